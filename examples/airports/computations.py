@@ -1,0 +1,55 @@
+"""What is computed: ordinary TFF, with not a word about brokers."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+DELAYS = tff.FederatedType(tff.StructType([("dep_delay", tff.TensorType(np.float32, [None]))]), tff.CLIENTS)
+
+
+@tff.tensorflow.computation(DELAYS.member)
+def totals_of(flights):
+    """One airport's totals. Minutes are whole numbers, so that sums of them are exact."""
+    delay = tf.cast(flights["dep_delay"], tf.float64)
+    return collections.OrderedDict(
+        flights=tf.size(delay, out_type=tf.int64),
+        minutes=tf.reduce_sum(delay),
+        delayed=tf.reduce_sum(tf.cast(delay > 15, tf.int64)),
+    )
+
+
+@tff.tensorflow.computation(totals_of.type_signature.result)
+def figures_of(totals):
+    """Count, mean delay in minutes, share of flights that left more than 15 minutes late."""
+    count = tf.cast(totals["flights"], tf.float64)
+    return totals["flights"], totals["minutes"] / count, tf.cast(totals["delayed"], tf.float64) / count
+
+
+@tff.federated_computation(DELAYS)
+def delays(flights):
+    """The figures over all airports; each sends its totals only."""
+    return tff.federated_map(figures_of, tff.federated_sum(tff.federated_map(totals_of, flights)))
+
+
+def late_arrival_model() -> tff.learning.models.VariableModel:
+    """Logistic regression: will a flight arrive more than 15 minutes late?"""
+    spec = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
+    return tff.learning.models.from_keras_model(
+        tf.keras.Sequential([tf.keras.layers.InputLayer(input_shape=(4,)), tf.keras.layers.Dense(1, "sigmoid")]),
+        input_spec=spec,
+        loss=tf.keras.losses.BinaryCrossentropy(),
+        metrics=[tf.keras.metrics.BinaryAccuracy(name="accuracy")],
+    )
+
+
+def learning() -> tff.learning.templates.LearningProcess:
+    """Weighted federated averaging of that model."""
+    return tff.learning.algorithms.build_weighted_fed_avg(
+        late_arrival_model,
+        client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.02),
+        server_optimizer_fn=tff.learning.optimizers.build_sgdm(1.0),
+    )

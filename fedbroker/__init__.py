@@ -1,0 +1,62 @@
+"""TensorFlow Federated over RabbitMQ: silos dial out to a broker and pull their work.
+
+The names here are imported when they are first used, so that ``import fedbroker`` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedbroker.context.api import (
+        create_async_execution_context,
+        create_sync_execution_context,
+        set_async_execution_context,
+        set_sync_execution_context,
+    )
+    from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
+    from fedbroker.context.data import SiloData, data
+    from fedbroker.errors import FedbrokerError
+    from fedbroker.plan.explain import Explanation, explain
+
+__all__ = [
+    "AsyncBrokerContext",
+    "Explanation",
+    "FedbrokerError",
+    "SiloData",
+    "SyncBrokerContext",
+    "__version__",
+    "create_async_execution_context",
+    "create_sync_execution_context",
+    "data",
+    "explain",
+    "set_async_execution_context",
+    "set_sync_execution_context",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "fedbroker.context.api": (
+        "create_async_execution_context",
+        "create_sync_execution_context",
+        "set_async_execution_context",
+        "set_sync_execution_context",
+    ),
+    "fedbroker.context.contexts": ("AsyncBrokerContext", "SyncBrokerContext"),
+    "fedbroker.context.data": ("SiloData", "data"),
+    "fedbroker.errors": ("FedbrokerError",),
+    "fedbroker.plan.explain": ("Explanation", "explain"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

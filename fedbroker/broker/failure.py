@@ -1,0 +1,38 @@
+"""Reads out of a node's output why it did not start: Erlang says it once, amid fifty lines. Imports nothing."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["why_it_failed"]
+
+_ERROR = re.compile(r"^.*?\[error\] <[\d.]+>(.*)$", flags=re.MULTILINE)
+_STAMP = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
+_CRASH_REPORT = re.compile(r"^\s*(supervisor|crasher):")
+_NOTHING = re.compile(r"^\W*$|^BOOT FAILED$")
+_LINES = 6
+
+
+def why_it_failed(guardian: str, output: str, log: str) -> str:
+    """The lines that matter of what the guardian, the VM and RabbitMQ wrote, joined to one line."""
+    for text in (guardian, output, log):
+        if errors := _errors(text):
+            return " | ".join(errors[:_LINES])
+    for text in (guardian, output, log):
+        if lines := _meaningful(text.splitlines()):
+            return " | ".join(lines[-3:])
+    return "it wrote nothing"
+
+
+def _errors(text: str) -> list[str]:
+    said: list[str] = []
+    for line in _ERROR.findall(text):
+        if _CRASH_REPORT.match(line):
+            break
+        said.append(line)
+    return list(dict.fromkeys(_meaningful(said)))
+
+
+def _meaningful(lines: list[str]) -> list[str]:
+    bare = [_STAMP.sub("", line).strip(" -") for line in lines]
+    return [line for line in bare if not _NOTHING.match(line)]

@@ -1,0 +1,105 @@
+"""Our end of a guardian (``guardian.py``): orders to it, news from it. Imports the base only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+from fedbroker.errors import BrokerStartError
+
+__all__ = ["Guard"]
+
+_PROGRAM = Path(__file__).with_name("guardian.py")
+_END = {True: "remove", False: "keep"}
+_LONGEST_END = 20.0
+
+
+class Guard:
+    """A guardian process for one directory; it ends with this object's ``close`` or with this process.
+
+    Args:
+        directory: the node's.
+        remove: whether the guardian removes it at its end.
+
+    Attributes:
+        up: whether the node's VM runs, as far as was heard.
+
+    Raises:
+        BrokerStartError: another node uses the directory.
+    """
+
+    def __init__(self, directory: Path, *, remove: bool) -> None:
+        self.up = False
+        self._rest = b""
+        lock = _locked(directory)
+        try:
+            with (directory / "guardian.txt").open("wb") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_PROGRAM), str(directory), str(os.getpid()), _END[remove]],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    bufsize=0,
+                    cwd="/",
+                    start_new_session=True,  # a terminal's Ctrl-C is for us, not for it
+                    pass_fds=[lock],  # the directory stays locked for as long as it lives
+                )
+        finally:
+            os.close(lock)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the guardian itself runs."""
+        return self._process.poll() is None
+
+    def order(self, word: str) -> None:
+        """Tell it to ``start`` the VM, to ``kill`` it, or to ``stop`` both and itself."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{word}\n".encode())
+
+    def hear(self, seconds: float | None) -> bool:
+        """Take in news, waiting that long for the first (for ever when None); whether there was any."""
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        if not select.select([pipe], [], [], seconds)[0]:
+            return False
+        data = os.read(pipe, 4096)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self.up = line.startswith(b"up")
+        if not data:
+            self.up = False
+        return bool(lines)
+
+    def close(self, *, orderly: bool) -> None:
+        """End it, and the node with it: with a word to the node's clients, or at once."""
+        self.order("stop" if orderly else "kill")
+        self.up = False
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        try:
+            process.wait(_LONGEST_END)
+        except subprocess.TimeoutExpired:
+            process.kill()  # the kernel kills its children
+            process.wait()
+        process.stdout.close()
+
+
+def _locked(directory: Path) -> int:
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise BrokerStartError(
+            f"another private broker uses {directory}", hint="stop it, or give another directory"
+        ) from error
+    return lock

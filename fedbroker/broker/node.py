@@ -1,0 +1,270 @@
+"""A private RabbitMQ node as an object: start, stop, kill. Imports the base only.
+
+The node itself is run by a guardian process (``guardian.py``), so that nothing is left of it however this process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedbroker.broker.guard import Guard
+from fedbroker.broker.ports import free_ports, is_free
+from fedbroker.broker.setup import Credentials, NodeFiles, Ports
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerStartError, UsageError
+
+__all__ = ["PrivateBroker"]
+
+_HEADER = b"AMQP\x00\x00\x09\x01"
+_ATTEMPTS = 3
+_HINT = "check extra_conf and the disk's free space, or `apt-get install --reinstall rabbitmq-server`"
+
+
+class PrivateBroker:
+    """A RabbitMQ node of one's own, from the installed server: own ports on the loopback, own user, own directory.
+
+    Usable with ``with`` and with ``async with``. Nothing of it outlives this process, not even when that is killed.
+    The server is found where Debian, Ubuntu, the RPMs, the official image and the generic archive put it; the
+    environment variable ``FEDBROKER_RABBITMQ_HOME`` names another place.
+
+    Args:
+        port: where to listen for AMQP; a free port when None. Kept over ``kill`` and ``start``.
+        directory: where to keep its data, log and credentials, for the next node there; when None, a temporary
+            directory that ``stop`` removes.
+        extra_conf: lines for ``rabbitmq.conf``, such as ``{"max_message_size": "16777216"}``; they win over ours.
+        plugins: names of plugins to enable, of those that come with the server.
+        start_timeout: seconds that a start may take.
+    """
+
+    def __init__(
+        self,
+        port: int | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        extra_conf: Mapping[str, str] | None = None,
+        plugins: Sequence[str] = (),
+        start_timeout: float = 30.0,
+    ) -> None:
+        self._given_port = port
+        self._given_directory = Path(directory) if directory is not None else None
+        self._extra_conf = dict(extra_conf or {})
+        self._plugins = tuple(plugins)
+        self._start_timeout = start_timeout
+        self._directory: Path | None = None
+        self._files: NodeFiles | None = None
+        self._ports: Ports | None = None
+        self._guard: Guard | None = None
+        self._abandoned = threading.Event()
+
+    def __repr__(self) -> str:
+        port = self._ports.amqp if self._ports else self._given_port
+        return f"PrivateBroker(port={port}, {'running' if self.running else 'not running'})"
+
+    @property
+    def port(self) -> int:
+        """Where it listens for AMQP on 127.0.0.1.
+
+        Raises:
+            UsageError: it was never started.
+        """
+        return self._chosen()[1].amqp
+
+    @property
+    def url(self) -> str:
+        """``amqp://user:password@127.0.0.1:port/``: a secret.
+
+        Raises:
+            UsageError: it was never started.
+        """
+        files, ports = self._chosen()
+        return f"amqp://{files.credentials.user}:{files.credentials.password}@127.0.0.1:{ports.amqp}/"
+
+    @property
+    def directory(self) -> Path:
+        """Where its data, log and configuration are.
+
+        Raises:
+            UsageError: it was never started.
+        """
+        return self._chosen()[0].directory
+
+    @property
+    def running(self) -> bool:
+        """Whether the node is up, as far as its guardian knows."""
+        if self._guard is None:
+            return False
+        while self._guard.hear(0.0):
+            pass
+        return self._guard.up
+
+    def start(self) -> None:
+        """Start the node and return once it accepts AMQP connections; does nothing if it is up already.
+
+        Raises:
+            BrokerStartError: no server is installed, the port or the directory is in use, or the node did not come up
+                in time; carries the last lines of its log.
+            ConfigError: a plugin or a setting is wrong.
+        """
+        if self.running:
+            return
+        deadline = Deadline.after(self._start_timeout)
+        try:
+            files = self._prepared()
+            for _ in range(_ATTEMPTS):
+                self._ports = self._choose_ports()
+                files.write(self._ports)
+                if self._boot(files, self._ports, deadline):
+                    return
+                if not files.lost_a_port():
+                    break
+            slow = f" within {self._start_timeout:g} s" if deadline.passed() else ""
+            raise BrokerStartError(f"the private broker did not start{slow}: {files.last_words()}", hint=_HINT)
+        except BaseException:
+            self._end(orderly=False)
+            raise
+
+    def stop(self) -> None:
+        """Stop the node in an orderly way (clients are told) and remove a temporary directory; takes a second."""
+        self._end(orderly=True)
+
+    def kill(self) -> None:
+        """Kill the node (SIGKILL), as a power cut would; ``start`` brings it back with the same data and port.
+
+        Raises:
+            UsageError: it is not running.
+        """
+        if self._guard is None or not self.running:
+            raise UsageError("the private broker is not running", hint="call start() first")
+        self._guard.order("kill")
+        deadline = Deadline.after(10.0)
+        while self._guard.up and not deadline.passed():
+            self._guard.hear(deadline.left())
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the node ends by itself, that long at most; whether it did."""
+        deadline = Deadline.after(seconds) if seconds is not None else None
+        while self._guard is not None and self.running:
+            if deadline is not None and deadline.passed():
+                return False
+            self._guard.hear(deadline.left() if deadline is not None else None)
+        return True
+
+    def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
+        """What ``rabbitmqctl --quiet ARGUMENTS`` prints about this node; takes about a second.
+
+        Raises:
+            UsageError: it was never started.
+            subprocess.CalledProcessError: the command failed; its ``stderr`` says why.
+        """
+        files, ports = self._chosen()
+        command = [str(files.home / "sbin" / "rabbitmqctl"), "--quiet", *arguments]
+        environment = files.environment(ports)
+        done = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        self._abandoned.clear()
+        starting = asyncio.create_task(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._abandoned.set()  # the thread sees it, stops the node and ends
+            await asyncio.wait([starting])
+            if not starting.cancelled() and starting.exception() is None:
+                await asyncio.to_thread(self.stop)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.to_thread(self.stop))
+
+    def _chosen(self) -> tuple[NodeFiles, Ports]:
+        if self._files is None or self._ports is None:
+            raise UsageError("the private broker is not started", hint="call start(), or use it in a with statement")
+        return self._files, self._ports
+
+    def _prepared(self) -> NodeFiles:
+        """The node's files, under the eyes of a guardian that has locked their directory."""
+        if self._files is None:
+            temporary = self._given_directory is None
+            self._directory = Path(tempfile.mkdtemp(prefix="fedbroker-")) if temporary else self._owned_directory()
+            self._guard = Guard(self._directory, remove=temporary)
+            files = NodeFiles(self._directory, Credentials.of(self._directory), self._extra_conf, self._plugins)
+            files.prepare()
+            self._files = files
+        return self._files
+
+    def _end(self, *, orderly: bool) -> None:
+        guard, self._guard = self._guard, None
+        directory, self._directory = self._directory, None
+        self._files = None
+        if guard is not None:
+            guard.close(orderly=orderly)
+        if directory is not None and self._given_directory is None:
+            shutil.rmtree(directory, ignore_errors=True)  # the guardian's work, unless it was killed
+
+    def _owned_directory(self) -> Path:
+        assert self._given_directory is not None
+        try:
+            self._given_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BrokerStartError(f"cannot use the directory: {error}", hint="give another directory") from error
+        return self._given_directory.resolve()
+
+    def _choose_ports(self) -> Ports:
+        """The AMQP port of the last time if there was one: clients come back to it."""
+        amqp, distribution, epmd = free_ports(3)
+        before = self._ports.amqp if self._ports is not None else None
+        if self._given_port is not None and not is_free(self._given_port):
+            raise BrokerStartError(f"port {self._given_port} is in use", hint="give another port, or none")
+        if before is not None and is_free(before):
+            amqp = before
+        return Ports(self._given_port or amqp, distribution, epmd)
+
+    def _boot(self, files: NodeFiles, ports: Ports, deadline: Deadline) -> bool:
+        """Whether the node accepts connections; False if it ended by itself or time ran out."""
+        if self._guard is None or not self._guard.alive:
+            self._guard = Guard(files.directory, remove=self._given_directory is None)
+        guard = self._guard
+        files.output.unlink(missing_ok=True)
+        guard.order("start")
+        while not deadline.passed() and guard.alive and not guard.up:
+            guard.hear(0.2)
+        while guard.up and not deadline.passed():
+            if _accepts(ports.amqp):
+                return True
+            guard.hear(0.05)
+            if self._abandoned.is_set():
+                raise BrokerStartError("the start was abandoned")
+        return False
+
+
+def _accepts(port: int) -> bool:
+    """Whether a broker answers the protocol header with its first frame (a method's: 1)."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(_HEADER)
+            return connection.recv(1) == b"\x01"
+    except OSError:
+        return False

@@ -1,0 +1,46 @@
+"""Ports of the loopback for a private node. Imports the base only."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+__all__ = ["free_ports", "is_free"]
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_240
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on that port of 127.0.0.1 now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """That many different free ports, outside the range from which the kernel takes ports for outgoing connections.
+
+    Inside that range a client that keeps trying a broker which is down can be given the broker's own port, connect
+    to itself, and keep the broker from ever listening again.
+    """
+    candidates = range(_LOWEST, max(_outgoing_from(), _LOWEST + 10_000))
+    found: list[int] = []
+    for port in random.sample(candidates, k=len(candidates)):
+        if is_free(port):
+            found.append(port)
+        if len(found) == count:
+            break
+    return tuple(found)
+
+
+def _outgoing_from() -> int:
+    try:
+        return int(_RANGE.read_text().split()[0])
+    except (OSError, ValueError):
+        return 32_768

@@ -1,0 +1,172 @@
+"""Writes a private node's directory: credentials, configuration, environment. Imports the base only."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedbroker.broker.failure import why_it_failed
+from fedbroker.broker.server import find_erlang, find_server, look_alike
+from fedbroker.errors import ConfigError
+
+__all__ = ["Credentials", "NodeFiles", "Ports"]
+
+NODE = "fedbroker@localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a node listens, on the loopback only."""
+
+    amqp: int
+    distribution: int
+    epmd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The node's only user."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(user={self.user!r})"
+
+    @classmethod
+    def of(cls, directory: Path) -> Credentials:
+        """Those of a directory that was used before, since its database knows them; else new ones, written there."""
+        file = directory / "credentials.json"
+        if file.exists():
+            return cls(**json.loads(file.read_text()))
+        new = cls("fedbroker", secrets.token_hex(16))
+        write_private(file, json.dumps({"user": new.user, "password": new.password}))
+        return new
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """The files of one node in its directory, all of them for the owner's eyes only."""
+
+    directory: Path
+    credentials: Credentials
+    extra_conf: Mapping[str, str]
+    plugins: Sequence[str]
+
+    @property
+    def home(self) -> Path:
+        """The look-alike of the installed server."""
+        return self.directory / "server"
+
+    @property
+    def output(self) -> Path:
+        """What the VM printed."""
+        return self.directory / "output.txt"
+
+    @property
+    def log(self) -> Path:
+        """RabbitMQ's own log."""
+        return self.directory / "log" / f"{NODE}.log"
+
+    def last_words(self) -> str:
+        """Why the last start failed, in the node's own words, on one line."""
+        guardian, output, log = (_read(file) for file in (self.directory / "guardian.txt", self.output, self.log))
+        return why_it_failed(guardian, output, log.rpartition("Starting RabbitMQ")[2])
+
+    def lost_a_port(self) -> bool:
+        """Whether somebody else was quicker to listen on one of its ports."""
+        said = self.last_words().lower()
+        return "eaddrinuse" in said or "address already in use" in said
+
+    def prepare(self) -> None:
+        """Write all that does not depend on the ports.
+
+        Raises:
+            BrokerStartError: no server is installed.
+            ConfigError: a plugin is not known.
+        """
+        look_alike(find_server(), self.home, self.plugins)
+        cookie = self.directory / ".erlang.cookie"
+        if not cookie.exists():
+            write_private(cookie, secrets.token_hex(16), mode=0o400)
+        for name in ("mnesia", "log", "conf"):
+            (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        write_private(self.directory / "env.conf", "")
+        write_private(self.directory / "plugins", f"[{','.join(self.plugins)}].\n")
+
+    def write(self, ports: Ports) -> None:
+        """Write what depends on the ports: the node's configuration and the guardian's orders."""
+        settings = self._settings(ports) | dict(self.extra_conf)
+        for key, value in settings.items():
+            if "\n" in f"{key}{value}":
+                raise ConfigError(f"line break in the RabbitMQ setting {key.splitlines()[0]!r}")
+        write_private(self.directory / "rabbitmq.conf", "".join(f"{k} = {v}\n" for k, v in settings.items()))
+        _, epmd = find_erlang()
+        orders = {
+            "server": [str(self.home / "sbin" / "rabbitmq-server")],
+            "epmd": [str(epmd), "-port", str(ports.epmd), "-address", "127.0.0.1"],
+            "env": self.environment(ports),
+            "output": str(self.output),
+        }
+        write_private(self.directory / "guardian.json", json.dumps(orders))
+
+    def _settings(self, ports: Ports) -> dict[str, str]:
+        return {
+            "listeners.tcp.local": f"127.0.0.1:{ports.amqp}",
+            "default_user": self.credentials.user,
+            "default_pass": self.credentials.password,
+            "loopback_users": "none",
+            "log.console": "false",
+            "log.file.level": "info",
+            "vm_memory_high_watermark.relative": "0.5",
+            "disk_free_limit.absolute": "100MB",
+            "frame_max": "2097152",
+        }
+
+    def environment(self, ports: Ports) -> dict[str, str]:
+        """A clean environment for the node and for its command-line tools."""
+        erl, _ = find_erlang()
+        place = self.directory
+        return {
+            "PATH": f"{erl.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(place),
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(place),
+            "ERL_EPMD_PORT": str(ports.epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(ports.amqp),
+            "RABBITMQ_DIST_PORT": str(ports.distribution),
+            "RABBITMQ_SCRIPTS_DIR": str(self.home / "sbin"),
+            "RABBITMQ_PLUGINS_DIR": str(self.home / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(place / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(place / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(place / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(place / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(place / "env.conf"),
+            "RABBITMQ_PID_FILE": str(place / "pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(place / "conf"),
+            "RABBITMQ_FEATURE_FLAGS_FILE": str(place / "feature_flags"),
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write a file that only its owner may read, from its first moment on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)

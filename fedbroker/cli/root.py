@@ -1,0 +1,21 @@
+"""The command line's root: add a group of commands by naming its module here."""
+
+from __future__ import annotations
+
+import cyclopts
+
+import fedbroker
+
+__all__ = ["app"]
+
+app = cyclopts.App(
+    name="fedbroker",
+    help="TensorFlow Federated over RabbitMQ: silos dial out to a broker and pull their work.",
+    help_epilogue="Exit codes: 0 done, 2 your settings, 3 the broker, 4 cohort, silo or data, 5 anything else, "
+    "130 interrupted. FEDBROKER_DEBUG=1 adds tracebacks.",
+    version=fedbroker.__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+app.command("fedbroker.cli.broker:app", name="broker", help="A RabbitMQ node for this machine only.")
+app.command("fedbroker.cli.version:version", name="version", help="What is installed.")

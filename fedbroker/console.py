@@ -1,0 +1,94 @@
+"""How both command lines end: one line and an exit code for what went wrong, never a traceback unless asked for.
+
+Imports the base only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from fedbroker.errors import (
+    BrokerError,
+    CohortError,
+    ConfigError,
+    FedbrokerError,
+    SiloError,
+    UsageError,
+)
+from fedbroker.redact import without_secrets
+
+__all__ = ["exit_code", "one_line", "run"]
+
+_INTERRUPTED = 130
+_PIPE_CLOSED = 141
+_OTHER = 5
+_CODES: tuple[tuple[type[FedbrokerError], int], ...] = (
+    (ConfigError, 2),
+    (BrokerError, 3),
+    (CohortError, 4),
+    (SiloError, 4),
+)
+
+
+def run(app: Callable[[], object]) -> NoReturn:
+    """Call a command line and end the process with its exit code.
+
+    What ``app`` returns is the exit code where it is an integer, else it is 0. An error becomes one line on standard
+    error and the code of :func:`exit_code`; ``FEDBROKER_DEBUG=1`` adds the traceback. Ctrl-C gives 130.
+    """
+    try:
+        code = app()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at exit
+        sys.exit(_PIPE_CLOSED)
+    except Exception as error:
+        sys.exit(_failed(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for what the caller can correct, 3 for the broker, 4 for cohort, silos and data, 5 for anything else."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), _OTHER)
+
+
+def one_line(error: BaseException) -> str:
+    """What happened and what to do, on one line, without secrets."""
+    if isinstance(error, FedbrokerError):
+        text = str(error)
+    else:
+        text = f"[{FedbrokerError.code}] unexpected {type(error).__name__}: {error}; FEDBROKER_DEBUG=1 shows where"
+    return without_secrets(" ".join(text.split()))
+
+
+def _failed(error: Exception) -> int:
+    error = _usage(_first(error))
+    if os.environ.get("FEDBROKER_DEBUG", "0") not in {"", "0"}:
+        sys.stderr.write(without_secrets("".join(traceback.format_exception(error))))
+    terminal = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    label = "\x1b[1;31merror:\x1b[0m" if terminal else "error:"
+    sys.stderr.write(f"{label} {one_line(error)}\n")
+    return exit_code(error)
+
+
+def _first(error: Exception) -> Exception:
+    """Of a group, the first error that is ours, since tasks that run side by side fail as a group."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    leaves = [_first(inner) for inner in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, FedbrokerError)), leaves[0])
+
+
+def _usage(error: Exception) -> Exception:
+    """A mistake on the command line as the error of ours that it is."""
+    if (cyclopts := sys.modules.get("cyclopts")) is None or not isinstance(error, cyclopts.CycloptsError):
+        return error
+    usage = UsageError(str(error).rstrip(". \n"), hint="--help shows what there is")
+    usage.__cause__ = error
+    return usage

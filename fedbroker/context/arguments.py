@@ -1,0 +1,122 @@
+"""What a computation was called with, leaf by leaf: values of the coordinator's, clients' values to be dealt, handles.
+
+Imports TFF, the plan's model and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import tensorflow_federated as tff
+import tree
+from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
+from tensorflow_federated.python.core.impl.computation import function_utils
+
+from fedbroker.context.data import SiloData
+from fedbroker.context.values import serialize
+from fedbroker.errors import UsageError
+from fedbroker.plan.model import Plan, Slot
+
+__all__ = ["Argument", "ClientValues", "Given", "client_count", "read_arguments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The same for all: server-placed, all-equal or unplaced. ``value`` is a serialized executor value."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClientValues:
+    """One value for each client, in order, still Python values."""
+
+    values: Sequence[object]
+
+
+Argument: TypeAlias = Given | ClientValues | SiloData
+
+
+def read_arguments(plan: Plan, argument: object) -> dict[str, Argument]:
+    """Take a call's argument apart along the plan's parameter.
+
+    Args:
+        plan: of the computation that was called.
+        argument: as TFF hands it to an execution context: None, a value, or a ``Struct`` of the call's arguments.
+
+    Returns:
+        For each slot of the parameter, by name, what was given.
+
+    Raises:
+        UsageError: a list where none may be, or none where one must be.
+        TypeError, ValueError: a value is not of its type, in TFF's own words.
+    """
+    whole = _normalize(argument)
+    return {slot.name: _read(slot, _at(whole, slot.path or ())) for slot in plan.parameters}
+
+
+def client_count(arguments: Mapping[str, Argument]) -> int | None:
+    """How many clients the lists speak of; None where there is no list.
+
+    Raises:
+        UsageError: they differ.
+    """
+    counts = {len(argument.values) for argument in arguments.values() if isinstance(argument, ClientValues)}
+    if len(counts) > 1:
+        raise UsageError(
+            f"the arguments hold lists of {', '.join(map(str, sorted(counts)))} client values",
+            hint="give every clients-placed argument one value for each client",
+        )
+    return next(iter(counts), None)
+
+
+def _read(slot: Slot, value: object) -> Argument:
+    type_ = slot.type
+    if not isinstance(type_, tff.FederatedType) or type_.placement is not tff.CLIENTS:
+        if isinstance(value, SiloData):
+            raise UsageError(
+                f"fedbroker.data({value.name!r}) was given for a parameter of type {type_}",
+                hint="silos' data can only stand for a parameter that is placed at tff.CLIENTS",
+            )
+        return Given(serialize(value, type_))
+    if isinstance(value, SiloData):
+        if type_.all_equal:
+            raise UsageError(
+                f"fedbroker.data({value.name!r}) was given for {type_}, which is the same at all clients",
+                hint="declare the parameter as tff.FederatedType(…, tff.CLIENTS) without all_equal",
+            )
+        return value
+    if type_.all_equal:
+        return Given(serialize(value, type_))
+    if not isinstance(value, (list, tuple)):
+        raise UsageError(
+            f"a parameter of type {type_} was given a {type(value).__name__}",
+            hint='give a list with one value for each client, or fedbroker.data("…")',
+        )
+    return ClientValues(list(value))
+
+
+def _at(value: object, path: Sequence[int]) -> object:
+    for index in path:
+        value = tff.structure.from_container(value)[index]
+    return value
+
+
+def _normalize(argument: object) -> object:
+    """The argument with TensorFlow values turned into numpy's, as TFF's own contexts do before they ingest it."""
+    if argument is None:
+        return None
+    if not isinstance(argument, tff.structure.Struct):
+        return tensorflow_computation.transform_args(tree.traverse(_to_python, argument))
+    args, kwargs = function_utils.unpack_args_from_struct(argument)
+    return function_utils.pack_args_into_struct(
+        tensorflow_computation.transform_args(tree.traverse(_to_python, args)),
+        tensorflow_computation.transform_args(tree.traverse(_to_python, kwargs)),
+    )
+
+
+def _to_python(value: object) -> object:
+    """For ``tree.traverse``: a TFF struct as a Python container; None means to leave the value as it is."""
+    return tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else None

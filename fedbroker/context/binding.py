@@ -1,0 +1,247 @@
+"""How a silo's columns become the value that a computation takes.
+
+The columns arrive in the silo's runtime as a struct of arrays; a small TensorFlow computation, the *binder*, makes the
+expected value of them there. Imports TFF, TensorFlow, wire and the base.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.backends.native import compiler as native
+
+from fedbroker.context.data import SiloData
+from fedbroker.errors import DataError, UsageError
+from fedbroker.plan.serialize import serialize_computation
+from fedbroker.wire.messages import Column, Source
+
+__all__ = ["Binding", "bind_type", "check_source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One tensor of the expected value.
+
+    Attributes:
+        column: name of its column, or ``#`` and the position.
+        dtype: numpy name of the dtype to hand over (``str`` for text).
+        row: shape of one row.
+    """
+
+    column: str
+    dtype: str
+    row: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """The same for every silo: what is read of a source, and what is made of it.
+
+    Attributes:
+        expected: the member type.
+        leaves: one for each column, in the order of the binder's parameter.
+        scalar: each column has one row, handed over without its first dimension.
+        rows: how many rows there must be, or None for any number.
+        binder: a TFF computation ``{<c0,c1,…>}@CLIENTS -> {expected}@CLIENTS``, as a serialized executor value.
+    """
+
+    expected: tff.Type
+    leaves: tuple[Leaf, ...]
+    scalar: bool
+    rows: int | None
+    binder: bytes
+
+
+@functools.lru_cache(maxsize=256)
+def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
+    """How ``handle`` is bound to a parameter ``{expected}@CLIENTS``.
+
+    Raises:
+        UsageError: no source could ever fit that type, or ``batch_size`` does not go with it.
+    """
+    sequence = isinstance(expected, tff.SequenceType)
+    tensors = list(_tensors(expected.element if sequence else expected))
+    if not tensors:
+        raise UsageError(f"{expected} holds no tensor to bind data to", hint="declare at least one column")
+    batch = _batch(handle, tensors, expected) if sequence else None
+    scalar = not sequence and all(not type_.shape for _, type_ in tensors)
+    stacked = batch is not None or not (sequence or scalar)
+    if stacked and any(not type_.shape for _, type_ in tensors):
+        raise UsageError(
+            f"{expected} mixes scalars with arrays of rows",
+            hint="give every column a first dimension for its rows, or none",
+        )
+    leaves = tuple(
+        Leaf(column, _dtype_name(type_), tuple(type_.shape[1:] if stacked else type_.shape)) for column, type_ in tensors
+    )
+    rows = {type_.shape[0] for _, type_ in tensors} - {None} if stacked and not sequence else set()
+    if len(rows) > 1:
+        raise UsageError(f"{expected} asks for columns of different lengths", hint="they come from the same rows")
+    return Binding(
+        expected, leaves, scalar, 1 if scalar else next(iter(rows), None), _binder(expected, leaves, scalar, batch)
+    )
+
+
+def check_source(binding: Binding, handle: SiloData, silo: str, sources: dict[str, Source]) -> tuple[tuple[str, str], ...]:
+    """See that a silo's source fits, by what it announced.
+
+    Returns:
+        Name (or ``#`` and position) and dtype of each column to read, in the order of ``binding.leaves``.
+
+    Raises:
+        DataError: names silo, column, what was expected and what is there.
+    """
+    source = sources.get(handle.name)
+    if source is None:
+        raise DataError(
+            silo,
+            handle.name,
+            expected="a source of that name",
+            found=", ".join(sorted(sources)) or "none at all",
+            hint=f"add [data.{handle.name}] to its silo.toml",
+        )
+    positional = [leaf for leaf in binding.leaves if leaf.column.startswith("#")]
+    if positional and len(source.columns) != len(binding.leaves):
+        raise DataError(
+            silo,
+            handle.name,
+            expected=f"{len(binding.leaves)} column{'s' * (len(binding.leaves) > 1)}, as the type has no names",
+            found=", ".join(column.name for column in source.columns),
+            hint="name the columns in the type, or select fewer in the source",
+        )
+    if binding.rows is not None and source.rows is not None and source.rows != binding.rows:
+        raise DataError(silo, handle.name, expected=f"{binding.rows} rows", found=f"{source.rows}")
+    for index, leaf in enumerate(binding.leaves):
+        _check_column(leaf, _column(source, leaf, index), handle, silo, source)
+    return tuple((leaf.column, leaf.dtype) for leaf in binding.leaves)
+
+
+def _column(source: Source, leaf: Leaf, index: int) -> Column | None:
+    if leaf.column.startswith("#"):
+        return source.columns[index]
+    return next((column for column in source.columns if column.name == leaf.column), None)
+
+
+def _check_column(leaf: Leaf, column: Column | None, handle: SiloData, silo: str, source: Source) -> None:
+    expected = _describe(leaf.dtype, leaf.row)
+    if column is None:
+        names = ", ".join(column.name for column in source.columns)
+        raise DataError(silo, handle.name, column=leaf.column, expected=expected, found=f"columns {names}")
+    if not (_converts(column.dtype, leaf.dtype) and _fits(column.shape, leaf.row)):
+        raise DataError(
+            silo,
+            handle.name,
+            column=column.name,
+            expected=expected,
+            found=_describe(column.dtype, column.shape),
+            hint="cast it in the source's query, or change the computation's type",
+        )
+
+
+def _describe(dtype: str, row: Sequence[int | None]) -> str:
+    return f"{dtype}[{','.join('?' if n is None else str(n) for n in row)}]" if row else dtype
+
+
+def _converts(found: str, expected: str) -> bool:
+    if "str" in (found, expected) or found == expected:
+        return found == expected
+    have, want = np.dtype(found), np.dtype(expected)
+    return bool(np.can_cast(have, want, "same_kind") or (have.kind in "iu" and want.kind == "f"))
+
+
+def _fits(found: Sequence[int | None], expected: Sequence[int | None]) -> bool:
+    return len(found) == len(expected) and all(
+        None in (have, want) or have == want for have, want in zip(found, expected, strict=True)
+    )
+
+
+def _tensors(type_: tff.Type) -> Iterator[tuple[str, tff.TensorType]]:
+    """Column and type of each tensor in ``type_``, left to right."""
+    counter = iter(range(1 << 30))
+
+    def visit(part: tff.Type, path: tuple[str, ...]) -> Iterator[tuple[str, tff.TensorType]]:
+        if isinstance(part, tff.TensorType):
+            position = next(counter)
+            yield ".".join(path) if path and all(path) else f"#{position}", part
+        elif isinstance(part, tff.StructType):
+            for name, element in tff.structure.iter_elements(part):
+                yield from visit(element, (*path, name or ""))
+        else:
+            raise UsageError(f"data cannot be bound to {part}", hint="use tensors, structs of them, or a sequence")
+
+    return visit(type_, ())
+
+
+def _dtype_name(type_: tff.TensorType) -> str:
+    return "str" if type_.dtype.type is np.str_ else str(np.dtype(type_.dtype).name)
+
+
+def _batch(handle: SiloData, tensors: Sequence[tuple[str, tff.TensorType]], expected: tff.Type) -> tuple[int, bool] | None:
+    """Rows in each element and whether a shorter last one is dropped; None for single rows.
+
+    A first dimension of fixed length is a batch when ``batch_size`` says so; one of unknown length always is.
+    """
+    first = {type_.shape[0] if type_.shape else () for _, type_ in tensors}
+    if handle.batch_size is None:
+        if None in first:
+            raise UsageError(
+                f"{expected} takes batches, and no batch_size was given",
+                hint=f'say how many rows: fedbroker.data("{handle.name}", batch_size=32)',
+            )
+        return None
+    if first == {None}:
+        return handle.batch_size, False
+    if first == {handle.batch_size}:
+        return handle.batch_size, True
+    raise UsageError(
+        f"{expected} does not take batches of {handle.batch_size} rows",
+        hint="the first dimension of each tensor must be open (?) or the batch size",
+    )
+
+
+def _binder(
+    expected: tff.Type, leaves: Sequence[Leaf], scalar: bool, batch: tuple[int, bool] | None
+) -> bytes:
+    rows: tuple[None, ...] = () if scalar else (None,)
+    columns = tff.StructType([tff.TensorType(_numpy_type(leaf.dtype), (*rows, *leaf.row)) for leaf in leaves])
+    sequence = isinstance(expected, tff.SequenceType)
+
+    @tff.tensorflow.computation(columns)
+    def build(arrays: Sequence[tf.Tensor]) -> object:
+        packed = _pack(expected.element if sequence else expected, iter(list(arrays)))
+        if not sequence:
+            return packed
+        dataset = tf.data.Dataset.from_tensor_slices(packed)
+        return dataset if batch is None else dataset.batch(batch[0], drop_remainder=batch[1])
+
+    if not expected.is_assignable_from(build.type_signature.result):
+        raise UsageError(f"data cannot be bound to {expected}", hint=f"it would be {build.type_signature.result}")
+
+    @tff.federated_computation(tff.FederatedType(columns, tff.CLIENTS))
+    def bind(value: object) -> object:
+        return tff.federated_map(build, value)
+
+    compiled = native.desugar_and_transform_to_native(bind)
+    return serialize_computation(tff.framework.ConcreteComputation.get_proto(compiled))
+
+
+def _numpy_type(dtype: str) -> type[np.generic]:
+    return np.str_ if dtype == "str" else np.dtype(dtype).type
+
+
+def _pack(type_: tff.Type, arrays: Iterator[tf.Tensor]) -> object:
+    """The arrays in the nest that ``type_`` describes."""
+    if isinstance(type_, tff.TensorType):
+        array = next(arrays)
+        # A first dimension of fixed length is checked when it runs: the number of rows is only known then.
+        return tf.ensure_shape(array, type_.shape) if type_.shape and array.shape.rank == len(type_.shape) else array
+    elements = [(name, _pack(element, arrays)) for name, element in tff.structure.iter_elements(type_)]
+    if all(name is None for name, _ in elements):
+        return tuple(value for _, value in elements)
+    return collections.OrderedDict(elements)

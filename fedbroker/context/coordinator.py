@@ -1,0 +1,126 @@
+"""The process that runs the TFF program: its plans, its C++ runtime, its cohort, each made when first needed.
+
+Imports the session, the plan, the runtime and this package's parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tensorflow_federated as tff
+
+from fedbroker.context.invocation import Environment, invoke
+from fedbroker.deadline import Deadline
+from fedbroker.errors import ConfigError
+from fedbroker.plan import Plan, make_plan
+from fedbroker.runtime import Executor, Runtime
+from fedbroker.session.cohort import Cohort
+from fedbroker.session.roster import Member
+from fedbroker.session.session import Session
+from fedbroker.transport.url import parse
+from fedbroker.wire.names import check_name
+
+__all__ = ["Coordinator", "Settings"]
+
+PLANS_KEPT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a coordinator works; see :func:`fedbroker.create_sync_execution_context`.
+
+    Raises:
+        ConfigError: a value is out of range, or the URL or the cohort's name is malformed.
+    """
+
+    url: str
+    cohort: str
+    min_silos: int = 1
+    max_silos: int | None = None
+    join_timeout: float = 60.0
+    stage_timeout: float = 300.0
+    isolation: Literal["namespace", "none"] = "namespace"
+
+    def __post_init__(self) -> None:
+        parse(self.url)
+        check_name("cohort", self.cohort)
+        if self.min_silos < 1:
+            raise ConfigError(f"min_silos is {self.min_silos}", hint="it must be at least 1")
+        if self.max_silos is not None and self.max_silos < self.min_silos:
+            raise ConfigError(
+                f"max_silos is {self.max_silos}, less than min_silos ({self.min_silos})", hint="raise it, or leave it out"
+            )
+        for name, seconds in (("join_timeout", self.join_timeout), ("stage_timeout", self.stage_timeout)):
+            if not seconds > 0:
+                raise ConfigError(f"{name} is {seconds} s", hint="it must be positive")
+
+    def __repr__(self) -> str:
+        """Without the URL, which may hold a password."""
+        return f"Settings(cohort={self.cohort!r}, min_silos={self.min_silos}, max_silos={self.max_silos})"
+
+
+class Coordinator:
+    """Runs computations on one cohort. All coroutines run on one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._plans: OrderedDict[int, tuple[tff.Computation, Plan]] = OrderedDict()
+        self._lock = asyncio.Lock()
+        self._cohort: Cohort | None = None
+        self._runtime: Runtime | None = None
+
+    async def invoke(self, comp: tff.Computation, argument: object) -> object:
+        """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
+        plan = await self.plan(comp)
+        environment = Environment(self._executor, self._gather, self._session, self.settings.stage_timeout)
+        return await invoke(plan, argument, environment)
+
+    async def plan(self, comp: tff.Computation) -> Plan:
+        """The plan of ``comp``, made once. A computation is told by its identity: comparing two costs a serialization."""
+        kept = self._plans.get(id(comp))
+        if kept is None:
+            kept = comp, await asyncio.to_thread(make_plan, comp)
+            self._plans[id(comp)] = kept
+            while len(self._plans) > PLANS_KEPT:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(id(comp))
+        return kept[1]
+
+    async def close(self) -> None:
+        """Leave nothing behind, at the broker or on this machine. Bounded in time; idempotent."""
+        async with self._lock:
+            cohort, self._cohort = self._cohort, None
+            runtime, self._runtime = self._runtime, None
+        if cohort is not None:
+            await cohort.close()
+        if runtime is not None:
+            await runtime.close()
+
+    async def _executor(self, clients: int) -> Executor:
+        async with self._lock:
+            if self._runtime is None:
+                runtime = Runtime(isolation=self.settings.isolation)
+                await runtime.start()
+                self._runtime = runtime
+        return await self._runtime.executor(clients)
+
+    async def _gather(self) -> Sequence[Member]:
+        settings = self.settings
+        async with self._lock:
+            if self._cohort is None:
+                cohort = Cohort(settings.url, settings.cohort)
+                try:
+                    await cohort.open(Deadline.after(settings.join_timeout))
+                except BaseException:
+                    await asyncio.shield(cohort.close())
+                    raise
+                self._cohort = cohort
+        return await self._cohort.gather(settings.min_silos, settings.max_silos, settings.join_timeout)
+
+    def _session(self, members: Sequence[Member], clients: Mapping[str, int]) -> Session:
+        assert self._cohort is not None, "a membership comes from a cohort"
+        return self._cohort.session(members, clients, self.settings.stage_timeout)

@@ -1,0 +1,202 @@
+"""One invocation of one plan: stages in turn, at the silos and at the server, to the result.
+
+Imports the session, the plan's model, the runtime and this package's parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
+from fedbroker.context.binding import bind_type, check_source
+from fedbroker.context.data import SiloData
+from fedbroker.context.programs import BoundData, Programs
+from fedbroker.context.results import ResultValues, assemble
+from fedbroker.context.server import ServerSide
+from fedbroker.context.values import deal
+from fedbroker.errors import DeadlineExceeded, UsageError
+from fedbroker.plan.model import ClientStage, Plan, ServerStage
+from fedbroker.runtime import Executor
+from fedbroker.session.roster import Member
+from fedbroker.session.session import StageWork
+from fedbroker.wire.codec import Buffer
+
+__all__ = ["Environment", "SessionLike", "invoke"]
+
+
+class SessionLike(Protocol):
+    """What an invocation needs of a session; :class:`fedbroker.session.session.Session` has it."""
+
+    async def run_stage(self, work: StageWork) -> list[list[Buffer]]: ...
+
+    async def abandon(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What an invocation runs in.
+
+    Attributes:
+        executor: gives an executor of the coordinator's runtime with that many clients.
+        gather: freezes a membership.
+        session: starts a session with a membership and the number of clients of each member.
+        stage_timeout: seconds for each server stage.
+    """
+
+    executor: Callable[[int], Awaitable[Executor]]
+    gather: Callable[[], Awaitable[Sequence[Member]]]
+    session: Callable[[Sequence[Member], Mapping[str, int]], SessionLike]
+    stage_timeout: float
+
+
+async def invoke(plan: Plan, argument: object, environment: Environment) -> object:
+    """Run a plan.
+
+    Args:
+        plan: of the computation.
+        argument: as TFF hands it to an execution context.
+        environment: where it runs; untouched, but for the runtime, by a plan without client stages.
+
+    Returns:
+        The result in the Python containers that the computation's type names.
+
+    Raises:
+        FedbrokerError: see :mod:`fedbroker.errors`.
+        TypeError, ValueError: an argument is not of its type, in TFF's own words.
+    """
+    arguments = await asyncio.to_thread(read_arguments, plan, argument)
+    members = await environment.gather() if plan.client_stages else ()
+    bound = await asyncio.to_thread(_bind, plan, arguments, members)
+    dealt = _deal(arguments, bound, members)
+    given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
+    async with _executor(environment, len(members)) as executor:
+        server = ServerSide(executor, given)
+        run = _Run(plan, environment, server, Programs(dealt, arguments, bound))
+        if not plan.client_stages:
+            await run.stages(None)
+        else:
+            session = environment.session(members, {silo: len(clients) for silo, clients in dealt.items()})
+            try:
+                await run.stages(session)
+            except BaseException:
+                await asyncio.shield(session.abandon())
+                raise
+        values = ResultValues({slot.name: await run.value(slot.name) for slot in plan.result_slots()})
+        return await asyncio.to_thread(assemble, plan, values)
+
+
+class _Run:
+    """The stages of one invocation, in turn."""
+
+    def __init__(self, plan: Plan, environment: Environment, server: ServerSide, programs: Programs) -> None:
+        self.plan = plan
+        self.environment = environment
+        self.server = server
+        self.programs = programs
+        self.partials: dict[str, list[Buffer]] = {}
+        self.returned: dict[str, list[Buffer]] = {}
+        self.at_server = {slot.name: slot for slot in plan.parameters} | {
+            slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
+        }
+
+    async def stages(self, session: SessionLike | None) -> None:
+        for index, stage in enumerate(self.plan.stages):
+            if isinstance(stage, ServerStage):
+                await self._at_server(stage)
+            elif session is not None:
+                await self._at_clients(stage, session, self.plan.stages[index + 1 :])
+
+    async def value(self, name: str) -> list[Buffer]:
+        """The serialized values of a slot of the result: one, or one for each silo."""
+        if name in self.returned:
+            return self.returned[name]
+        return [await self.server.value(self.at_server[name])]
+
+    async def _at_server(self, stage: ServerStage) -> None:
+        seconds = self.environment.stage_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self.server.run(stage, self.partials)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"server stage {stage.level} took more than {seconds:g} s",
+                stage=stage.level,
+                hint="raise stage_timeout, or give the coordinator a faster machine",
+            ) from None
+
+    async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
+        to_come = [one for one in later if isinstance(one, ClientStage)]
+        down = {
+            slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self._server_names()
+        }
+        keep = [slot.name for one in to_come for slot in one.inputs]
+        programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
+        replies = await session.run_stage(StageWork(stage.level, not to_come, programs, self.programs.blobs))
+        sent = (*stage.partials, *stage.returned)
+        columns = {slot.name: [outputs[index] for outputs in replies] for index, slot in enumerate(sent)}
+        self.partials = {slot.name: columns[slot.name] for slot in stage.partials}
+        self.returned |= {slot.name: columns[slot.name] for slot in stage.returned}
+
+    def _server_names(self) -> set[str]:
+        client_side = {name for name, one in self.programs.arguments.items() if not isinstance(one, Given)}
+        return self.at_server.keys() - client_side
+
+
+@contextlib.asynccontextmanager
+async def _executor(environment: Environment, silos: int) -> AsyncIterator[Executor]:
+    """One client for each partial but the first, which is the zero of the merge."""
+    executor = await environment.executor(max(0, silos - 1))
+    try:
+        yield executor
+    finally:
+        await asyncio.shield(executor.close())
+
+
+def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member]) -> dict[str, BoundData]:
+    """Bind every data handle, and check it at every member, before any work is sent."""
+    bound: dict[str, BoundData] = {}
+    for slot in plan.parameters:
+        handle = arguments[slot.name]
+        if isinstance(handle, SiloData):
+            binding = bind_type(handle, slot.type.member)
+            columns = {one.name: check_source(binding, handle, one.name, one.sources) for one in members}
+            bound[slot.name] = BoundData(handle, binding, columns)
+    return bound
+
+
+def _deal(
+    arguments: Mapping[str, Argument], bound: Mapping[str, BoundData], members: Sequence[Member]
+) -> dict[str, range]:
+    """Which clients each silo holds: those of its data, or its share of the lists, or one."""
+    names = [member.name for member in members]
+    count = client_count(arguments)
+    if not bound:
+        return deal(len(names) if count is None else count, names) if names else {}
+    sizes = _data_clients(bound, members)
+    if count is not None and count != sum(sizes.values()):
+        raise UsageError(
+            f"a list of {count} client values was given beside data of {sum(sizes.values())} clients",
+            hint="give one value for each client of the data",
+        )
+    dealt: dict[str, range] = {}
+    start = 0
+    for name in names:
+        dealt[name] = range(start, start + sizes[name])
+        start += sizes[name]
+    return dealt
+
+
+def _data_clients(bound: Mapping[str, BoundData], members: Sequence[Member]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for member in members:
+        counts = {one.handle.name: member.sources[one.handle.name].clients for one in bound.values()}
+        if len(set(counts.values())) > 1:
+            raise UsageError(f"at silo {member.name!r} the sources stand for different numbers of clients: {counts}")
+        sizes[member.name] = next(iter(counts.values()))
+    return sizes
+
+

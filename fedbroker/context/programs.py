@@ -1,0 +1,137 @@
+"""Work items' programs: what each silo's runtime is asked to do for each client stage of an invocation.
+
+Imports TFF by way of the plan's model and values, wire and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedbroker.context.arguments import Argument, ClientValues, Given
+from fedbroker.context.binding import Binding
+from fedbroker.context.data import SiloData
+from fedbroker.context.values import serialize
+from fedbroker.plan.model import ClientStage, Slot
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
+
+__all__ = ["BoundData", "Programs"]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundData:
+    """Silos' data bound to a parameter.
+
+    Attributes:
+        handle: what the program named.
+        binding: what is made of the columns; the same for every silo.
+        columns: for each silo, name and dtype of the columns to read.
+    """
+
+    handle: SiloData
+    binding: Binding
+    columns: Mapping[str, tuple[tuple[str, str], ...]]
+
+
+@dataclass
+class Programs:
+    """Writes the programs of one invocation, stage after stage; remembers what each silo holds by then.
+
+    References are numbered alike at every silo, so that programs differ only where their data does.
+
+    Attributes:
+        dealt: for each silo, which of the clients in the lists it holds.
+        arguments: by slot name.
+        bound: the data handles among them, by slot name.
+        blobs: the content of every digest named so far in the stage being written.
+    """
+
+    dealt: Mapping[str, range]
+    arguments: Mapping[str, Argument]
+    bound: Mapping[str, BoundData]
+    blobs: dict[Digest, bytes] = field(default_factory=dict)
+    _held: dict[str, int] = field(default_factory=dict)
+    _next: int = 0
+
+    def write(
+        self, stage: ClientStage, server_values: Mapping[str, bytes], keep: Sequence[str]
+    ) -> dict[str, tuple[Op, ...]]:
+        """The programs of a stage, one for each silo.
+
+        Args:
+            stage: to be run.
+            server_values: serialized values of the server-placed and unplaced inputs, by slot name.
+            keep: names of the slots that a later stage still needs at the silo.
+
+        Returns:
+            For each silo, its program. Its outputs are the stage's partials and then what the stage returns.
+        """
+        self.blobs = {}
+        shared = [slot for slot in stage.inputs if slot.name not in self._held]
+        refs = {slot.name: self._number() for slot in shared}
+        scratch = {slot.name: (self._number(), self._number()) for slot in shared if slot.name in self.bound}
+        loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.dealt}
+        self._held |= refs
+        tail = self._run(stage, keep)
+        return {silo: (*load, *tail) for silo, load in loads.items()}
+
+    def _run(self, stage: ClientStage, keep: Sequence[str]) -> list[Op]:
+        """Call the stage's computation, materialize what goes to the coordinator, forget what nobody needs."""
+        function, result = self._number(), self._number()
+        ops: list[Op] = [Value(function, self._blob(stage.computation))]
+        argument = None
+        temporary = [function, result]
+        if stage.inputs:
+            argument = self._number()
+            temporary.append(argument)
+            ops.append(Struct(argument, tuple((slot.name, self._held[slot.name]) for slot in stage.inputs)))
+        ops.append(Call(result, function, argument))
+        for index, slot in enumerate(stage.outputs):
+            self._held[slot.name] = self._number()
+            ops.append(Select(self._held[slot.name], result, index))
+        ops += [Compute(self._held[slot.name]) for slot in (*stage.partials, *stage.returned)]
+        gone = [name for name in self._held if name not in keep]
+        ops.append(Drop((*temporary, *(self._held.pop(name) for name in gone))))
+        return ops
+
+    def _load(
+        self,
+        slots: Sequence[Slot],
+        refs: Mapping[str, int],
+        scratch: Mapping[str, tuple[int, int]],
+        server_values: Mapping[str, bytes],
+        silo: str,
+    ) -> list[Op]:
+        """Bring the inputs that are not there yet to one silo."""
+        ops: list[Op] = []
+        for slot in slots:
+            argument = self.arguments.get(slot.name)
+            if slot.name in self.bound:
+                ops += self._load_data(refs[slot.name], self.bound[slot.name], silo, scratch[slot.name])
+            elif isinstance(argument, ClientValues):
+                mine = [argument.values[index] for index in self.dealt[silo]]
+                ops.append(Value(refs[slot.name], self._blob(serialize(mine, slot.type))))
+            else:
+                value = argument.value if isinstance(argument, Given) else server_values[slot.name]
+                ops.append(Value(refs[slot.name], self._blob(value)))
+        return ops
+
+    def _load_data(self, ref: int, bound: BoundData, silo: str, scratch: tuple[int, int]) -> list[Op]:
+        columns, binder = scratch
+        return [
+            Data(columns, bound.handle.name, bound.columns[silo], bound.binding.scalar),
+            Value(binder, self._blob(bound.binding.binder)),
+            Call(ref, binder, columns),
+            Drop((columns, binder)),
+        ]
+
+    def _blob(self, data: bytes) -> Digest:
+        digest = digest_of(data)
+        self.blobs[digest] = data
+        return digest
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next
+

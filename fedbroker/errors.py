@@ -1,0 +1,303 @@
+"""Every error that fedbroker raises, in one tree whose roots say who can act.
+
+    FedbrokerError
+    ├── ConfigError            you: a setting, a URL, an argument
+    │   └── UsageError
+    ├── BrokerError            the broker's operator
+    │   ├── BrokerUnreachable
+    │   ├── BrokerRefused      wrong password, no such vhost, no permission
+    │   ├── BrokerLost
+    │   ├── TopologyMismatch   a queue or exchange exists with other arguments
+    │   └── BrokerStartError   a private node did not start
+    ├── CohortError            whoever runs the silos
+    │   ├── CohortTimeout      too few silos joined in time
+    │   └── NameTaken          a second silo under one name
+    ├── SiloError              the administrator of the silo that is named
+    │   └── DataError          a source, column or type is not what was asked for
+    ├── DeadlineExceeded       a stage or an invocation ran out of time
+    ├── PlanError              the author of the computation
+    ├── RuntimeFailure         the C++ runtime
+    │   ├── RuntimeUnavailable it cannot be started or isolated
+    │   └── ComputationFailed  it ran and said no; carries its own words
+    └── WireError              a message that is not ours, or is damaged
+        └── Missing            a blob that was announced did not come
+
+Each class has a stable ``code`` (see ``docs/errors.md``). Each instance knows what happened, and, where that is known,
+at which silo and stage and in which session, and what to do about it. This module imports nothing of fedbroker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+__all__ = [
+    "BrokerError",
+    "BrokerLost",
+    "BrokerRefused",
+    "BrokerStartError",
+    "BrokerUnreachable",
+    "CohortError",
+    "CohortTimeout",
+    "ComputationFailed",
+    "ConfigError",
+    "DataError",
+    "DeadlineExceeded",
+    "FedbrokerError",
+    "Missing",
+    "NameTaken",
+    "PlanError",
+    "RuntimeFailure",
+    "RuntimeUnavailable",
+    "SiloError",
+    "TopologyMismatch",
+    "UsageError",
+    "WireError",
+]
+
+
+class FedbrokerError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: what happened, one clause without a full stop.
+        hint: what to do about it, one clause; empty when nothing can be said.
+    """
+
+    code: ClassVar[str] = "FB0000"
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """One line: the code, what happened, what to do."""
+        line = f"[{self.code}] {self.what}"
+        return f"{line}; {self.hint}" if self.hint else line
+
+
+class ConfigError(FedbrokerError):
+    """A setting is missing, misspelt or out of range."""
+
+    code = "FB1001"
+
+
+class UsageError(ConfigError, TypeError):
+    """An argument of a call does not fit; a ``TypeError`` too, as TFF's own contexts raise there."""
+
+    code = "FB1002"
+
+
+class BrokerError(FedbrokerError):
+    """The broker cannot be used as things are."""
+
+    code = "FB2000"
+
+
+class BrokerUnreachable(BrokerError):
+    """Nothing that speaks AMQP answers at that address."""
+
+    code = "FB2001"
+
+
+class BrokerRefused(BrokerError):
+    """The broker answers, and says no: password, vhost or permission."""
+
+    code = "FB2002"
+
+
+class BrokerLost(BrokerError):
+    """The connection went away and did not come back in time."""
+
+    code = "FB2003"
+
+
+class TopologyMismatch(BrokerError):
+    """A queue or an exchange exists with other arguments than ours."""
+
+    code = "FB2004"
+
+
+class BrokerStartError(BrokerError):
+    """A private RabbitMQ node did not start."""
+
+    code = "FB2005"
+
+
+class CohortError(FedbrokerError):
+    """The cohort is not as the program needs it."""
+
+    code = "FB3000"
+
+
+class CohortTimeout(CohortError):
+    """Too few silos joined in time.
+
+    Attributes:
+        cohort: the cohort's name.
+        wanted: how many silos were needed.
+        present: names of the silos that are there.
+        missing: names of silos known from before that are not there now.
+    """
+
+    code = "FB3001"
+
+    def __init__(self, cohort: str, wanted: int, present: Sequence[str], missing: Sequence[str], seconds: float) -> None:
+        there = ", ".join(present) or "none"
+        gone = f"; missing since: {', '.join(missing)}" if missing else ""
+        super().__init__(
+            f"cohort {cohort!r} has {len(present)} of {wanted} silos after {seconds:g} s (there: {there}{gone})",
+            hint="start the missing silos (`fedbroker-silo run`), or lower min_silos",
+        )
+        self.cohort = cohort
+        self.wanted = wanted
+        self.present = tuple(present)
+        self.missing = tuple(missing)
+
+
+class NameTaken(CohortError):
+    """Another silo holds this name in this cohort."""
+
+    code = "FB3002"
+
+    def __init__(self, cohort: str, silo: str) -> None:
+        super().__init__(
+            f"a silo named {silo!r} is already in cohort {cohort!r}",
+            hint="give this one another [silo] name, or stop the other",
+        )
+        self.cohort = cohort
+        self.silo = silo
+
+
+class SiloError(FedbrokerError):
+    """A silo failed at its part of a stage.
+
+    Attributes:
+        silo: its name.
+        stage: the number of the client stage, or None where it failed outside one.
+        session: the session's id, or None.
+        cause: the silo's own words.
+    """
+
+    code = "FB4001"
+
+    def __init__(
+        self, silo: str, cause: str, *, stage: int | None = None, session: str | None = None, hint: str = ""
+    ) -> None:
+        where = f" in client stage {stage}" if stage is not None else ""
+        super().__init__(f"silo {silo!r} failed{where}: {cause}", hint=hint)
+        self.silo = silo
+        self.stage = stage
+        self.session = session
+        self.cause = cause
+
+
+class DataError(SiloError):
+    """A silo's data is not what the computation expects.
+
+    Attributes:
+        source: the name of the data source.
+        column: the column, or None when the source as a whole does not fit.
+        expected: what the computation needs there.
+        found: what the silo has.
+    """
+
+    code = "FB4002"
+
+    def __init__(
+        self, silo: str, source: str, *, column: str | None = None, expected: str, found: str, hint: str = ""
+    ) -> None:
+        at = f"column {column!r} of source {source!r}" if column is not None else f"source {source!r}"
+        super().__init__(silo, f"{at}: expected {expected}, found {found}", hint=hint)
+        self.source = source
+        self.column = column
+        self.expected = expected
+        self.found = found
+
+
+class DeadlineExceeded(FedbrokerError):
+    """Time ran out.
+
+    Attributes:
+        silos: names of those whose answer was missing.
+        stage: the number of the client stage, or None.
+        session: the session's id, or None.
+        unread: those among ``silos`` that never picked their work up (the broker dead-lettered it).
+    """
+
+    code = "FB6001"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        silos: Sequence[str] = (),
+        unread: Sequence[str] = (),
+        stage: int | None = None,
+        session: str | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(what, hint=hint)
+        self.silos = tuple(silos)
+        self.unread = tuple(unread)
+        self.stage = stage
+        self.session = session
+
+
+class PlanError(FedbrokerError):
+    """A computation cannot be cut into stages; it names the intrinsic and what to use instead."""
+
+    code = "FB5001"
+
+    def __init__(self, what: str, *, intrinsic: str | None = None, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.intrinsic = intrinsic
+
+
+class RuntimeFailure(FedbrokerError):
+    """TFF's C++ runtime failed."""
+
+    code = "FB8000"
+
+
+class RuntimeUnavailable(RuntimeFailure):
+    """The C++ runtime cannot be started, cannot be isolated, or died under a request."""
+
+    code = "FB8001"
+
+
+class ComputationFailed(RuntimeFailure):
+    """The C++ runtime refused or failed a computation.
+
+    Attributes:
+        status: the gRPC status name, such as ``INVALID_ARGUMENT``.
+        detail: the runtime's own text.
+    """
+
+    code = "FB8002"
+
+    def __init__(self, status: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(f"{status}: {' '.join(detail.split())}", hint=hint)
+        self.status = status
+        self.detail = detail
+
+
+class WireError(FedbrokerError):
+    """A message is not ours, is damaged, or exceeds a limit."""
+
+    code = "FB7001"
+
+
+class Missing(WireError):
+    """A blob is not here and does not come: lost on the way, evicted, or never sent.
+
+    Attributes:
+        digest: its name.
+    """
+
+    code = "FB7002"
+
+    def __init__(self, digest: str, what: str, *, hint: str = "have it sent again") -> None:
+        super().__init__(f"blob {digest}: {what}", hint=hint)
+        self.digest = digest

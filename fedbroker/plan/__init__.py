@@ -1,0 +1,7 @@
+"""From a TFF computation to the stages that run at the silos and at the server."""
+
+from fedbroker.plan.explain import Crossing, Explanation, explain
+from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot, Stage
+from fedbroker.plan.planner import make_plan
+
+__all__ = ["ClientStage", "Crossing", "Explanation", "Plan", "ServerStage", "Slot", "Stage", "explain", "make_plan"]

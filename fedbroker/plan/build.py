@@ -1,0 +1,149 @@
+"""The stages themselves: TFF computations put together from the locals of one level and place.
+
+Imports TFF and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+
+from fedbroker.plan.aggregate import merge_of, partial_of, slots_of
+from fedbroker.plan.cut import Local, Place
+from fedbroker.plan.model import ClientStage, Merge, ServerStage, Slot, Stage
+from fedbroker.plan.rewrite import Block, bind, names_in_order
+from fedbroker.plan.serialize import serialize_computation
+
+__all__ = ["Builder"]
+
+_INPUTS = "inputs"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds the stages of one computation.
+
+    Attributes:
+        known: every parameter leaf and needed local, in order of evaluation.
+        slots: the slot of each of them.
+        result: names of the locals and leaves that the result consists of.
+    """
+
+    known: Mapping[str, Local]
+    slots: Mapping[str, Slot]
+    result: frozenset[str]
+
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages in the order in which they run; empty ones are left out."""
+        levels = 1 + max((local.level for local in self.known.values()), default=0)
+        pairs = [(self._server(level), self._client(level)) for level in range(levels)]
+        return tuple(stage for pair in pairs for stage in pair if stage is not None)
+
+    def _server(self, level: int) -> ServerStage | None:
+        mine = [local for local in self.known.values() if self._at_server(local) and local.level == level]
+        if not mine:
+            return None
+        merges = {local.name: slots_of(local.name, local.block) for local in mine if local.aggregate}
+        locals_ = [
+            (local.name, merge_of(local.block, merges[local.name]) if local.aggregate else local.block)
+            for local in mine
+        ]
+        outputs = [self.slots[local.name] for local in mine if self._leaves_server_stage(local)]
+        fed = {slot.name: slot for merge in merges.values() for slot in (merge.first, merge.rest)}
+        inputs, computation = self._assemble(locals_, outputs, fed)
+        return ServerStage(level, computation, inputs, tuple(merges.values()), tuple(outputs))
+
+    def _client(self, level: int) -> ClientStage | None:
+        mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]
+        aggregates = [local for local in self.known.values() if local.aggregate and local.level == level + 1]
+        # A client-placed leaf of the parameter may be the silos' own data: only they can return it.
+        passed = [local for local in self.known.values() if self._is_passed_on(local) and level == 0]
+        if not (mine or aggregates or passed):
+            return None
+        merges: dict[str, Merge] = {local.name: slots_of(local.name, local.block) for local in aggregates}
+        partials = tuple(merge.partial for merge in merges.values())
+        kept = tuple(self.slots[local.name] for local in mine if self._used_by_clients_after(local, level))
+        returned = tuple(self.slots[local.name] for local in (*passed, *mine) if local.name in self.result)
+        locals_ = [(local.name, local.block) for local in mine]
+        locals_ += [(merges[local.name].partial.name, partial_of(local.block)) for local in aggregates]
+        outputs = dict.fromkeys((*partials, *kept, *returned))
+        inputs, computation = self._assemble(locals_, list(outputs), {})
+        return ClientStage(level, computation, inputs, partials, kept, returned)
+
+    @staticmethod
+    def _at_server(local: Local) -> bool:
+        """Evaluated at the coordinator: server-placed, or unplaced and to be evaluated once."""
+        return local.block is not None and (local.place is Place.SERVER or local.once)
+
+    @staticmethod
+    def _at_clients(local: Local) -> bool:
+        return local.block is not None and local.place is Place.CLIENTS
+
+    def _is_passed_on(self, local: Local) -> bool:
+        return local.block is None and local.place is Place.CLIENTS and local.name in self.result
+
+    def _leaves_server_stage(self, local: Local) -> bool:
+        return local.name in self.result or any(
+            self._needs(other, local.name)
+            for other in self.known.values()
+            if self._at_clients(other) or other.aggregate or (self._at_server(other) and other.level > local.level)
+        )
+
+    def _used_by_clients_after(self, local: Local, level: int) -> bool:
+        """Whether a later client stage refers to it; an aggregate of level k+1 is taken in stage k."""
+        return any(
+            local.name in other.uses
+            for other in self.known.values()
+            if (self._at_clients(other) and other.level > level) or (other.aggregate and other.level > level + 1)
+        )
+
+    def _needs(self, local: Local, name: str) -> bool:
+        """Whether ``local`` refers to ``name``, be it by way of unplaced values that are evaluated again."""
+        return any(
+            use == name or (self._is_repeated(self.known[use]) and self._needs(self.known[use], name))
+            for use in local.uses
+        )
+
+    @staticmethod
+    def _is_repeated(local: Local) -> bool:
+        """Unplaced and pure: evaluated anew in whichever stage needs it."""
+        return local.block is not None and local.place is Place.NOWHERE and not local.once
+
+    def _assemble(
+        self, locals_: Sequence[tuple[str, Block]], outputs: Sequence[Slot], fed: Mapping[str, Slot]
+    ) -> tuple[tuple[Slot, ...], bytes]:
+        """A computation that binds ``locals_`` and returns ``outputs``.
+
+        Returns:
+            The slots that it takes besides ``fed``, and the computation, whose parameter is those slots and then
+            ``fed``, in this order.
+        """
+        bodies = [*self._repeated(block for _, block in locals_), *locals_]
+        bound = {name for name, _ in bodies}
+        result = bb.Struct([(slot.name, bb.Reference(slot.name, slot.type)) for slot in outputs])
+        wanted = [name for name in names_in_order(*(block for _, block in bodies), result) if name not in bound]
+        inputs = tuple(self.slots[name] for name in wanted if name not in fed)
+        every = (*inputs, *fed.values())
+        struct = tff.StructType([(slot.name, slot.type) for slot in every])
+        source = bb.Reference(_INPUTS, struct)
+        values: dict[str, Block] = {
+            slot.name: bb.Selection(source, index=index) for index, slot in enumerate(every)
+        }
+        body = bb.Block([(name, bind(block, values)) for name, block in bodies], bind(result, values))
+        function = bb.Lambda(_INPUTS, struct, body) if every else bb.Lambda(None, None, body)
+        return inputs, serialize_computation(function.proto)
+
+    def _repeated(self, blocks: Iterable[Block]) -> list[tuple[str, Block]]:
+        """The unplaced pure locals that ``blocks`` need, directly or through one another, in order of evaluation."""
+        needed: set[str] = set()
+        waiting = names_in_order(*blocks)
+        while waiting:
+            name = waiting.pop()
+            local = self.known.get(name)
+            if local is not None and name not in needed and self._is_repeated(local):
+                needed.add(name)
+                waiting.extend(local.uses)
+        return [(name, local.block) for name, local in self.known.items() if name in needed and local.block is not None]

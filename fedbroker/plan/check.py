@@ -1,0 +1,72 @@
+"""What cannot run on a cohort, said before anything is sent.
+
+Imports TFF and the base.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+
+from fedbroker.errors import PlanError
+from fedbroker.plan.rewrite import Block, walk
+
+__all__ = ["check_supported"]
+
+_SECURE_HINT = (
+    "there is no secure aggregation here: the coordinator would see each silo's sum; "
+    "use tff.federated_sum (or an aggregator without secure sums) if that is acceptable"
+)
+
+REFUSED = MappingProxyType(
+    {
+        "federated_secure_sum": _SECURE_HINT,
+        "federated_secure_sum_bitwidth": _SECURE_HINT,
+        "federated_secure_modular_sum": _SECURE_HINT,
+        "federated_secure_select": "use tff.federated_select if the server may see the clients' keys",
+    }
+)
+"""Intrinsics that a plan cannot hold, and what to do instead."""
+
+
+def check_supported(block: Block) -> None:
+    """Look through a computation.
+
+    Raises:
+        PlanError: naming the first intrinsic or construct that cannot be planned, and what to use instead.
+    """
+    _check_signature(block.type_signature)
+    for part in walk(block):
+        if isinstance(part, bb.Intrinsic) and part.uri in REFUSED:
+            raise PlanError(f"{part.uri} cannot be planned", intrinsic=part.uri, hint=REFUSED[part.uri])
+        if isinstance(part, bb.Data):
+            raise PlanError(
+                "a Data building block cannot be planned",
+                intrinsic="data",
+                hint='pass fedbroker.data("name") as the argument instead',
+            )
+        if isinstance(part, bb.CompiledComputation) and part.proto.WhichOneof("computation") == "xla":
+            raise PlanError(
+                "tff.jax.computation cannot be planned: TFF 0.87's C++ runtime does not run XLA",
+                intrinsic="xla",
+                hint="write it with tff.tensorflow.computation",
+            )
+
+
+def _check_signature(type_: tff.Type) -> None:
+    if not isinstance(type_, tff.FunctionType):
+        raise PlanError(
+            f"only a function can be invoked, not a value of type {type_}", hint="wrap it in a tff.federated_computation"
+        )
+    for side, part in (("parameter", type_.parameter), ("result", type_.result)):
+        if part is not None and _holds_function(part):
+            raise PlanError(
+                f"the {side} holds a function ({part}), which never leaves its process",
+                hint="pass values, and call functions inside the computation",
+            )
+
+
+def _holds_function(type_: tff.Type) -> bool:
+    return isinstance(type_, tff.FunctionType) or any(_holds_function(child) for child in type_.children())

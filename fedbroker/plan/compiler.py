@@ -1,0 +1,116 @@
+"""From a TFF computation to a flat list of local values, by TFF's own native compiler.
+
+What comes out is call-dominant: each local value is one call, arguments are references and selections. Imports TFF and
+the base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.backends.native import compiler as native
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+
+from fedbroker.errors import PlanError
+from fedbroker.plan.check import check_supported
+from fedbroker.plan.model import Slot
+from fedbroker.plan.rewrite import Block, bind, elements_of
+
+__all__ = ["Flat", "flatten"]
+
+PARAMETER_PREFIX = "arg"
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A computation as bindings.
+
+    Attributes:
+        parameters: leaves of the parameter; references to them bear the slot's name.
+        locals: name and value, each one call, in an order in which they can be evaluated.
+        result: structs, selections and references.
+    """
+
+    parameters: tuple[Slot, ...]
+    locals: tuple[tuple[str, Block], ...]
+    result: Block
+
+
+def flatten(comp: tff.framework.ConcreteComputation) -> Flat:
+    """Compile ``comp`` and take it apart.
+
+    Raises:
+        PlanError: it holds something that cannot run on a cohort.
+    """
+    check_supported(comp.to_building_block())
+    try:
+        compiled = native.desugar_and_transform_to_native(comp).to_building_block()
+    except Exception as error:  # TFF raises many kinds here, and all mean the same to the caller
+        raise PlanError(
+            f"TFF cannot compile the computation: {type(error).__name__}: {_first_line(error)}",
+            hint="run it on TFF's own context first: tff.backends.native.set_sync_local_cpp_execution_context()",
+        ) from error
+    check_supported(compiled)
+    function = _as_lambda(compiled)
+    parameters, arguments = _split_parameter(function)
+    locals_, result = _split_body(function.result)
+    # TFF's names are random; ours are the same for the same computation, and so are the stages' digests.
+    values = arguments | {
+        name: bb.Reference(f"v{index}", block.type_signature) for index, (name, block) in enumerate(locals_)
+    }
+    renamed = tuple((values[name].name, bind(block, values)) for name, block in locals_)
+    return Flat(parameters, renamed, bind(result, values))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+
+
+def _as_lambda(block: Block) -> bb.Lambda:
+    """A Lambda in any case: a lone TensorFlow computation becomes one that calls it."""
+    if isinstance(block, bb.Block) and isinstance(block.result, bb.Lambda):
+        inner = block.result
+        return bb.Lambda(inner.parameter_name, inner.parameter_type, bb.Block(block.locals, inner.result))
+    if isinstance(block, bb.Lambda):
+        return block
+    parameter = block.type_signature.parameter
+    name = None if parameter is None else "whole"
+    call = bb.Call(block, None if parameter is None else bb.Reference("whole", parameter))
+    return bb.Lambda(name, parameter, bb.Block([("called", call)], bb.Reference("called", call.type_signature)))
+
+
+def _split_body(body: Block) -> tuple[list[tuple[str, Block]], Block]:
+    """Bindings and result, of blocks that may be nested in the result position."""
+    locals_: list[tuple[str, Block]] = []
+    while isinstance(body, bb.Block):
+        locals_.extend(body.locals)
+        body = body.result
+    return locals_, body
+
+
+def _split_parameter(function: bb.Lambda) -> tuple[tuple[Slot, ...], dict[str, Block]]:
+    """The parameter's leaves, and the expression that stands for the parameter in terms of them."""
+    if function.parameter_name is None:
+        return (), {}
+    slots: list[Slot] = []
+
+    def expand(type_: tff.Type, path: tuple[int, ...]) -> Block:
+        if isinstance(type_, tff.StructType) and _holds_federated(type_):
+            return bb.Struct(
+                [(name, expand(element, (*path, index))) for index, (name, element) in enumerate(elements_of(type_))]
+            )
+        slot = Slot("_".join([PARAMETER_PREFIX, *map(str, path)]), type_, path)
+        slots.append(slot)
+        return bb.Reference(slot.name, type_)
+
+    whole = expand(function.parameter_type, ())
+    return tuple(slots), {function.parameter_name: whole}
+
+
+def _holds_federated(type_: tff.Type) -> bool:
+    return any(isinstance(part, tff.FederatedType) for part in _parts(type_))
+
+
+def _parts(type_: tff.Type) -> list[tff.Type]:
+    return [type_, *(part for child in type_.children() for part in _parts(child))]

@@ -1,0 +1,115 @@
+"""Where a flat computation is cut: the placement and level of each local, and what crosses the cuts.
+
+A parameter has level 0, anything else the highest level of what it refers to, and an aggregate one more. Imports TFF
+and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import tensorflow_federated as tff
+
+from fedbroker.errors import PlanError
+from fedbroker.plan.aggregate import is_aggregate
+from fedbroker.plan.compiler import Flat
+from fedbroker.plan.rewrite import Block, names_in_order
+from fedbroker.plan.stateful import is_stateful
+
+__all__ = ["Local", "Place", "analyse", "place_of"]
+
+
+class Place(Enum):
+    """Where a value lives."""
+
+    SERVER = "server"
+    CLIENTS = "clients"
+    NOWHERE = "unplaced"
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A value of the flat computation: a local, or a leaf of the parameter (which has no ``block``).
+
+    Attributes:
+        once: unplaced, and to be evaluated one single time, at the coordinator: it is part of the result, or a second
+            evaluation might differ.
+    """
+
+    name: str
+    type: tff.Type
+    block: Block | None
+    place: Place
+    level: int
+    uses: tuple[str, ...]
+    aggregate: bool = False
+    once: bool = False
+
+
+def place_of(type_: tff.Type) -> Place:
+    """The placement of a value of that type.
+
+    Raises:
+        PlanError: placements are mixed in one value, or it is placed elsewhere.
+    """
+    if isinstance(type_, tff.FederatedType):
+        if type_.placement is tff.SERVER:
+            return Place.SERVER
+        if type_.placement is tff.CLIENTS:
+            return Place.CLIENTS
+        raise PlanError(f"a value of type {type_} has a placement other than CLIENTS and SERVER")
+    return Place.NOWHERE
+
+
+def analyse(flat: Flat) -> dict[str, Local]:
+    """Every parameter leaf and every local that the result needs, by name, in order of evaluation.
+
+    Raises:
+        PlanError: a local is no call, or refers to something unknown.
+    """
+    known: dict[str, Local] = {
+        slot.name: Local(slot.name, slot.type, None, place_of(slot.type), 0, ()) for slot in flat.parameters
+    }
+    result = names_in_order(flat.result)
+    for name, block in flat.locals:
+        known[name] = _local(name, block, known, returned=name in result)
+    needed = _reachable(result, known)
+    return {name: local for name, local in known.items() if name in needed}
+
+
+def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: bool) -> Local:
+    uses = tuple(names_in_order(block))
+    strangers = [use for use in uses if use not in known]
+    if strangers:
+        raise PlanError(f"TFF's compiler left {', '.join(strangers)} unbound in {name}")
+    place = place_of(block.type_signature)
+    used = [known[use] for use in uses]
+    if place is Place.NOWHERE and any(one.place is not Place.NOWHERE for one in used):
+        raise PlanError(
+            f"{block.compact_representation()[:120]} makes an unplaced value from a federated one",
+            hint="use tff.federated_map or an aggregation",
+        )
+    crosses = is_aggregate(block)
+    return Local(
+        name,
+        block.type_signature,
+        block,
+        place,
+        max((one.level for one in used), default=0) + crosses,
+        uses,
+        aggregate=crosses,
+        once=place is Place.NOWHERE and (returned or is_stateful(block)),
+    )
+
+
+def _reachable(roots: Iterable[str], known: Mapping[str, Local]) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting.extend(known[name].uses)
+    return seen

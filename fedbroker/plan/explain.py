@@ -1,0 +1,132 @@
+"""A plan for people: its stages, what crosses between them and how much that is, its round trips.
+
+Imports TFF and this package's parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tensorflow_federated as tff
+
+from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot
+from fedbroker.plan.planner import make_plan
+from fedbroker.plan.sizes import human_bytes, static_bytes
+
+__all__ = ["Crossing", "Explanation", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """What crosses at one barrier.
+
+    Attributes:
+        stage: the client stage's number.
+        down: values sent to each silo.
+        computation_bytes: the stage's computation, sent to each silo once and remembered there.
+        up: partial aggregates and results that come from each silo.
+        kept: values that stay at each silo for a later stage.
+    """
+
+    stage: int
+    down: tuple[Slot, ...]
+    computation_bytes: int
+    up: tuple[Slot, ...]
+    kept: tuple[Slot, ...]
+
+    @property
+    def down_bytes(self) -> int | None:
+        """Bytes of ``down``, to one silo; None where a shape is not static."""
+        return _total(self.down)
+
+    @property
+    def up_bytes(self) -> int | None:
+        """Bytes of ``up``, from one silo; None where a shape is not static."""
+        return _total(self.up)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What running a computation on a cohort will take. ``str()`` of it is a page to read.
+
+    Attributes:
+        plan: the stages.
+        crossings: one for each barrier.
+    """
+
+    plan: Plan
+    crossings: tuple[Crossing, ...]
+
+    @property
+    def round_trips(self) -> int:
+        """How often the coordinator waits for the silos."""
+        return self.plan.round_trips
+
+    def messages(self, silos: int) -> int:
+        """Messages on the control lane with that many silos: a work item and a reply for each silo and barrier."""
+        return 2 * silos * self.round_trips
+
+    def __str__(self) -> str:
+        lines = [f"{self.plan.type}", ""]
+        at = {crossing.stage: crossing for crossing in self.crossings}
+        for stage in self.plan.stages:
+            lines += _server_lines(stage) if isinstance(stage, ServerStage) else _client_lines(at[stage.level])
+        trips = self.round_trips
+        lines += ["", f"round trips: {trips}   control messages: {self.messages(1)} per silo"]
+        if not trips:
+            lines.append("no clients: runs at the coordinator, the broker is not touched")
+        return "\n".join(lines)
+
+
+def explain(comp: tff.Computation) -> Explanation:
+    """What running ``comp`` on a cohort will take; nothing is sent.
+
+    Raises:
+        PlanError: it cannot run on a cohort; says which part and what to use instead.
+    """
+    plan = make_plan(comp)
+    return Explanation(plan, tuple(_crossing(plan, stage) for stage in plan.client_stages))
+
+
+def _crossing(plan: Plan, stage: ClientStage) -> Crossing:
+    earlier = [one for one in plan.client_stages if one.level < stage.level]
+    there = {slot.name for one in earlier for slot in (*one.inputs, *one.kept)}
+    down = tuple(slot for slot in stage.inputs if slot.name not in there and not _is_clients_own(slot))
+    return Crossing(stage.level, down, len(stage.computation), (*stage.partials, *stage.returned), stage.kept)
+
+
+def _is_clients_own(slot: Slot) -> bool:
+    """A clients-placed parameter: the silos' own data, or client values that are dealt to them."""
+    return isinstance(slot.type, tff.FederatedType) and slot.type.placement is tff.CLIENTS and not slot.type.all_equal
+
+
+def _total(slots: Sequence[Slot]) -> int | None:
+    sizes = [static_bytes(slot.type) for slot in slots]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _server_lines(stage: ServerStage) -> list[str]:
+    merges = len(stage.merges)
+    what = f"merges {merges} aggregate{'s' * (merges != 1)}" if merges else "runs"
+    return [f"server stage {stage.level}: {what}, makes {len(stage.outputs)} value{'s' * (len(stage.outputs) != 1)}"]
+
+
+def _client_lines(crossing: Crossing) -> list[str]:
+    lines = [f"client stage {crossing.stage}"]
+    lines += [f"  ↓ {_slot_line(slot)}" for slot in crossing.down]
+    lines.append(f"  ↓ computation  {human_bytes(crossing.computation_bytes)}, once per silo")
+    lines += [f"  ↑ {_slot_line(slot)}" for slot in crossing.up]
+    lines += [f"  · kept at the silo: {_shortened(str(slot.type))}" for slot in crossing.kept]
+    lines.append(
+        f"  = per silo: {human_bytes(crossing.down_bytes)} down, {human_bytes(crossing.up_bytes)} up, 1 round trip"
+    )
+    return lines
+
+
+def _slot_line(slot: Slot) -> str:
+    return f"{_shortened(str(slot.type))}  {human_bytes(static_bytes(slot.type))}"
+
+
+def _shortened(text: str, width: int = 96) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -1,0 +1,65 @@
+"""From a TFF computation to a plan.
+
+The one entry to this package's parts; imports TFF and the base.
+"""
+
+from __future__ import annotations
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+
+from fedbroker.errors import PlanError
+from fedbroker.plan.build import Builder
+from fedbroker.plan.compiler import Flat, flatten
+from fedbroker.plan.cut import analyse
+from fedbroker.plan.model import Plan, ResultStruct, Slot, Template
+from fedbroker.plan.rewrite import Block, elements_of, names_in_order
+
+__all__ = ["make_plan"]
+
+
+def make_plan(comp: tff.Computation, *, name: str = "computation") -> Plan:
+    """Cut ``comp`` into stages.
+
+    Takes some tenths of a second for a learning process: callers keep the plan.
+
+    Raises:
+        PlanError: it cannot run on a cohort; says which part and what to use instead.
+    """
+    if not isinstance(comp, tff.framework.ConcreteComputation):
+        raise PlanError(
+            f"{type(comp).__name__} is not a TFF computation with a type",
+            hint="decorate it with the parameter's types: @tff.federated_computation(tff.FederatedType(…))",
+        )
+    flat = _name_result_leaves(flatten(comp))
+    known = analyse(flat)
+    slots = {slot.name: slot for slot in flat.parameters}
+    slots |= {local.name: Slot(local.name, local.type) for local in known.values() if local.name not in slots}
+    builder = Builder(known, slots, frozenset(names_in_order(flat.result)))
+    return Plan(name, comp.type_signature, flat.parameters, builder.stages(), _template(flat.result, slots))
+
+
+def _name_result_leaves(flat: Flat) -> Flat:
+    """``flat`` with every leaf of its result a reference: one that is an expression becomes a local of its own."""
+    extra: list[tuple[str, Block]] = []
+
+    def named(block: Block) -> Block:
+        if isinstance(block, bb.Struct):
+            return bb.Struct([(name, named(element)) for name, element in elements_of(block)])
+        if isinstance(block, bb.Reference):
+            return block
+        name = f"result_{len(extra)}"
+        extra.append((name, block))
+        return bb.Reference(name, block.type_signature)
+
+    result = named(flat.result)
+    return Flat(flat.parameters, (*flat.locals, *extra), result)
+
+
+def _template(block: Block, slots: dict[str, Slot]) -> Template:
+    if isinstance(block, bb.Struct):
+        return ResultStruct(tuple((name, _template(element, slots)) for name, element in elements_of(block)))
+    if isinstance(block, bb.Reference):
+        return slots[block.name]
+    raise PlanError(f"the result holds {block.compact_representation()[:80]}, which is no value")
+

@@ -1,0 +1,15 @@
+"""Computations as the runtime takes them.
+
+Imports TFF's protos only.
+"""
+
+from __future__ import annotations
+
+from tensorflow_federated.proto.v0 import computation_pb2, executor_pb2
+
+__all__ = ["serialize_computation"]
+
+
+def serialize_computation(computation: computation_pb2.Computation) -> bytes:
+    """A computation as a serialized ``executor.Value``; equal computations give equal bytes."""
+    return bytes(executor_pb2.Value(computation=computation).SerializeToString(deterministic=True))

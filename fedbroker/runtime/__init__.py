@@ -1,0 +1,26 @@
+"""TFF's C++ runtime as a child process that nobody else reaches, and an asyncio client of its service.
+
+The names are imported when they are first used: the host process (``host.py``) must stay small.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedbroker.runtime.client import Executor, Ref
+    from fedbroker.runtime.runtime import Isolation, Runtime
+
+__all__ = ["Executor", "Isolation", "Ref", "Runtime"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Executor", "Ref"):
+        from fedbroker.runtime import client
+
+        return getattr(client, name)
+    if name in ("Isolation", "Runtime"):
+        from fedbroker.runtime import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

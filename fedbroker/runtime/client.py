@@ -1,0 +1,190 @@
+"""The C++ runtime's gRPC service, for asyncio: executors, and the values in them.
+
+Imports protos, framing and the base. gRPC's ordinary channel is used by its futures, since gRPC's own asyncio support
+allows one event loop in a process only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
+from fedbroker.runtime.framing import Buffer, frame, unframe
+from fedbroker.runtime.protos import executor_pb2
+
+__all__ = ["Executor", "Ref", "Service"]
+
+_METHODS: Final = (
+    "GetExecutor",
+    "CreateValue",
+    "CreateCall",
+    "CreateStruct",
+    "CreateSelection",
+    "Compute",
+    "Dispose",
+    "DisposeExecutor",
+)
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
+_VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
+_GOODBYE_SECONDS: Final = 2.0
+# TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
+_GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A value inside an executor."""
+
+    id: bytes
+
+
+class Service:
+    """One connection to one runtime.
+
+    Args:
+        target: its gRPC address.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        # No serializers: requests and responses are bytes.
+        self._calls: dict[str, Any] = {
+            name: self._channel.unary_unary(f"/tensorflow_federated.v0.ExecutorGroup/{name}") for name in _METHODS
+        }
+
+    async def call(self, method: str, request: bytes) -> bytes:
+        """One request and its answer; cancelling the await cancels the request.
+
+        Raises:
+            ComputationFailed: the runtime refused it; carries its words.
+            RuntimeUnavailable: the runtime, or the executor in it, is gone.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        call = self._calls[method].future(request)
+
+        def settle() -> None:
+            if answer.done():
+                return
+            error = call.exception()
+            answer.set_result(call.result()) if error is None else answer.set_exception(_translated(error))
+
+        def done(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, and with it whoever waited
+                loop.call_soon_threadsafe(settle)
+
+        call.add_done_callback(done)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+
+    def close(self) -> None:
+        """Requests under way fail."""
+        self._channel.close()
+
+
+class Executor:
+    """One executor of the runtime, with a fixed number of clients; made by ``Runtime.executor``.
+
+    A value is created by whoever names it first and is computed when somebody asks for its content.
+    """
+
+    def __init__(self, service: Service, identity: Any) -> None:
+        self._service = service
+        self._identity = identity
+        self._prefix = executor_pb2.CreateValueRequest(executor=identity).SerializeToString()
+
+    @classmethod
+    async def create(cls, service: Service, clients: int) -> Executor:
+        """An executor whose CLIENTS placement has ``clients`` members."""
+        request = executor_pb2.GetExecutorRequest()
+        cardinality = request.cardinalities.add()
+        cardinality.placement.uri = "clients"
+        cardinality.cardinality = clients
+        answer = await service.call("GetExecutor", request.SerializeToString())
+        return cls(service, executor_pb2.GetExecutorResponse.FromString(answer).executor)
+
+    async def value(self, serialized: Buffer) -> Ref:
+        """A value from a serialized ``executor.Value``, which is passed on as it is."""
+        request = b"".join((self._prefix, frame(_VALUE_IN, serialized), serialized))
+        answer = await self._service.call("CreateValue", request)
+        return _ref(executor_pb2.CreateValueResponse, answer)
+
+    async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
+        """A struct of values; an empty name is none."""
+        request = executor_pb2.CreateStructRequest(executor=self._identity)
+        for name, ref in elements:
+            element = request.element.add(value_ref=_proto(ref))
+            if name:
+                element.name = name
+        return _ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
+
+    async def select(self, source: Ref, index: int) -> Ref:
+        """An element of a struct."""
+        request = executor_pb2.CreateSelectionRequest(
+            executor=self._identity, source_ref=_proto(source), index=index
+        )
+        return _ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
+
+    async def call(self, function: Ref, argument: Ref | None) -> Ref:
+        """The result of a call, which may still be under way."""
+        request = executor_pb2.CreateCallRequest(executor=self._identity, function_ref=_proto(function))
+        if argument is not None:
+            request.argument_ref.CopyFrom(_proto(argument))
+        return _ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
+
+    async def compute(self, ref: Ref) -> bytes:
+        """A value's content, a serialized ``executor.Value``; waits as long as that takes.
+
+        Raises:
+            ComputationFailed: the computation failed; carries the runtime's words.
+            RuntimeUnavailable: the runtime died.
+        """
+        request = executor_pb2.ComputeRequest(executor=self._identity, value_ref=_proto(ref))
+        return unframe(await self._ask("Compute", request), _VALUE_OUT)
+
+    async def dispose(self, refs: Sequence[Ref]) -> None:
+        """Forget values."""
+        request = executor_pb2.DisposeRequest(executor=self._identity, value_ref=[_proto(ref) for ref in refs])
+        await self._ask("Dispose", request)
+
+    async def close(self) -> None:
+        """Forget everything in it. Bounded in time; a runtime that is gone does not matter."""
+        request = executor_pb2.DisposeExecutorRequest(executor=self._identity)
+        with contextlib.suppress(RuntimeFailure, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._ask("DisposeExecutor", request)
+
+    async def _ask(self, method: str, request: Any) -> bytes:
+        return await self._service.call(method, request.SerializeToString())
+
+
+def _proto(ref: Ref) -> Any:
+    return executor_pb2.ValueRef(id=ref.id)
+
+
+def _ref(kind: Callable[..., Any], answer: bytes) -> Ref:
+    return Ref(kind.FromString(answer).value_ref.id)  # type: ignore[attr-defined]
+
+
+def _translated(error: BaseException) -> RuntimeFailure:
+    if not isinstance(error, grpc.Call):
+        return RuntimeUnavailable("the connection to the C++ runtime was closed")
+    code, detail = error.code(), error.details() or "no details"
+    if code in _GONE or code is grpc.StatusCode.CANCELLED:
+        return RuntimeUnavailable(f"the C++ runtime is gone: {detail}", hint="it is started anew with the next request")
+    return ComputationFailed(code.name, detail)

@@ -1,0 +1,60 @@
+"""TFF's generated protobuf modules, without TFF: 0.2 s and 40 MiB where the full import takes 10 s and 600 MiB.
+
+Importing any submodule of ``tensorflow_federated`` executes the package first, and with it all of TensorFlow; here a
+bare stand-in takes the package's place for the moment of the import. Imports nothing of fedbroker.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2", "package_directory"]
+
+_PACKAGE = "tensorflow_federated"
+_PROTOS = f"{_PACKAGE}.proto.v0"
+_PARENTS = (_PACKAGE, f"{_PACKAGE}.proto", _PROTOS)
+
+
+def package_directory() -> Path:
+    """Where the installed ``tensorflow_federated`` lies, found without executing it.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"{_PACKAGE} is not installed; install the locked requirements of this distribution", name=_PACKAGE
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def _load(names: tuple[str, ...]) -> tuple[Any, ...]:
+    """Import generated modules, leaving ``sys.modules`` fit for a full import of TFF before or after."""
+    if _PACKAGE in sys.modules:
+        return tuple(importlib.import_module(f"{_PROTOS}.{name}") for name in names)
+    bare = ModuleType(_PACKAGE)
+    bare.__path__ = [str(package_directory())]
+    sys.modules[_PACKAGE] = bare
+    try:
+        return tuple(importlib.import_module(f"{_PROTOS}.{name}") for name in names)
+    finally:
+        # The generated modules stay, so that a later full import finds the same classes. Their parents go: that import
+        # must run the real package, and it ends with `del proto`, which needs `proto` to be imported anew.
+        for parent in _PARENTS:
+            sys.modules.pop(parent, None)
+
+
+# Generated code has no types that a checker could see: `Any` ends at the modules that use these.
+array_pb2: Any
+computation_pb2: Any
+data_type_pb2: Any
+executor_pb2: Any
+array_pb2, computation_pb2, data_type_pb2, executor_pb2 = _load(
+    ("array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2")
+)

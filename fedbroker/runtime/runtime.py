@@ -1,0 +1,120 @@
+"""The C++ runtime, kept running: started, started anew when it died, ended.
+
+Imports its neighbours and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from fedbroker.errors import RuntimeUnavailable
+from fedbroker.runtime.client import Executor, Service
+from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
+
+__all__ = ["Isolation", "Runtime"]
+
+_ATTEMPTS = 2
+_log = structlog.get_logger(__name__)
+
+
+class Runtime:
+    """One ``worker_binary``, reached by nobody but this process.
+
+    Args:
+        isolation: ``"namespace"``: in a user and network namespace of its own that holds a loopback only;
+            ``"none"``: on the host's network, for hosts that isolate by other means.
+        binary: path of ``worker_binary``; None for that of the installed TFF.
+        log: called with each line that it writes; None logs them at debug level.
+        start_timeout: seconds that a start may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        isolation: Isolation = "namespace",
+        binary: Path | None = None,
+        log: Callable[[str], None] | None = None,
+        start_timeout: float = 20.0,
+    ) -> None:
+        self._isolation: Isolation = isolation
+        self._binary = binary
+        self._log = log or _log_line
+        self._start_timeout = start_timeout
+        self._lock = asyncio.Lock()
+        self._process: RuntimeProcess | None = None
+        self._service: Service | None = None
+        self._closed = False
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Of the host process between us and the runtime; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Start it, if it does not run; it is ready to serve when this returns.
+
+        Raises:
+            RuntimeUnavailable: it did not start, could not be isolated, or this object was closed.
+        """
+        async with self._lock:
+            await self._running()
+
+    async def close(self) -> None:
+        """End it; under three seconds. May be called again; requests under way raise RuntimeUnavailable."""
+        async with self._lock:
+            self._closed = True
+            await self._end()
+
+    async def executor(self, clients: int) -> Executor:
+        """A new executor with so many clients, in a runtime that was started anew if it had died.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            async with self._lock:
+                service = await self._running()
+            try:
+                return await Executor.create(service, clients)
+            except RuntimeUnavailable:
+                # It may have died without our having been told yet.
+                if attempt == _ATTEMPTS:
+                    raise
+                async with self._lock:
+                    if self._service is service:
+                        await self._end()
+                        self.restarts += 1
+        raise AssertionError("the loop returns or raises")
+
+    async def _running(self) -> Service:
+        if self._closed:
+            raise RuntimeUnavailable("the C++ runtime was closed")
+        if self._service is not None and self._process is not None and self._process.alive:
+            return self._service
+        if self._process is not None:
+            _log.warning("runtime died, starting it anew", restarts=self.restarts + 1)
+            self.restarts += 1
+        await self._end()
+        process = RuntimeProcess(
+            self._isolation, self._binary or installed_binary(), self._log, self._start_timeout
+        )
+        await process.start()
+        self._process, self._service = process, Service(process.target)
+        return self._service
+
+    async def _end(self) -> None:
+        service, self._service = self._service, None
+        process, self._process = self._process, None
+        if service is not None:
+            service.close()
+        if process is not None:
+            await process.close()
+
+
+def _log_line(line: str) -> None:
+    _log.debug("runtime", line=line)

@@ -1,0 +1,205 @@
+"""A whole cohort on this machine, for programs' own tests: a private broker and silos as separate processes.
+
+Imports the broker and the base; the silos are started by their command line, as their administrators would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, TypeAlias
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import CohortError, UsageError
+
+__all__ = ["LocalCohort", "SiloProcess", "local_cohort"]
+
+Sources: TypeAlias = Mapping[str, Mapping[str, object]]
+"""Data sources by name, each with its keys as in ``[data.NAME]`` of a silo's settings."""
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCohort:
+    """A cohort that is up.
+
+    Attributes:
+        url: of its broker; holds a password.
+        cohort: its name.
+        silos: its processes, by silo name.
+        broker: the private node, or None where a URL was given.
+    """
+
+    url: str
+    cohort: str
+    silos: Mapping[str, SiloProcess]
+    broker: PrivateBroker | None
+
+    def __repr__(self) -> str:
+        return f"LocalCohort(cohort={self.cohort!r}, silos={sorted(self.silos)})"
+
+
+class SiloProcess:
+    """One silo as a process of its own.
+
+    It ends when this process does, however that ends: its standard input is a pipe from here.
+
+    Args:
+        directory: holds its ``silo.toml``; relative paths in it are relative to this directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = directory / "silo.log"
+        self._ready = directory / "ready"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process.
+
+        Raises:
+            UsageError: it was never started.
+        """
+        if self._process is None:
+            raise UsageError("the silo was not started", hint="call start() first")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it; :meth:`wait_ready` tells when it is in the cohort. May be called again after it ended."""
+        self._ready.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(self.directory / "silo.toml")]
+        command += ["--ready-file", str(self._ready), "--until-eof"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Return once it is in its cohort.
+
+        Raises:
+            CohortError: it ended, or was not ready by the deadline; carries the last line of its log.
+        """
+        waiting = threading.Event()
+        while not self._ready.exists():
+            if self._process is None or self._process.poll() is not None:
+                raise CohortError(f"silo {self.directory.name!r} ended: {self.last_words()}", hint=f"see {self.log}")
+            if deadline.passed():
+                raise CohortError(f"silo {self.directory.name!r} is not ready: {self.last_words()}")
+            waiting.wait(0.02)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+            _close(self._process.stdin)
+
+    def stop(self) -> int | None:
+        """Let it finish the work in hand and leave the cohort; its exit code, or None if it was never started."""
+        process = self._process
+        if process is None:
+            return None
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+        _close(process.stdin)
+        return process.returncode
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return lines[-1] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def local_cohort(
+    silos: int | Mapping[str, Sources] = 2,
+    *,
+    sources: Sources | None = None,
+    cohort: str = "local",
+    broker: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    isolation: Literal["namespace", "none"] = "namespace",
+    heartbeat: float = 1.0,
+) -> Iterator[LocalCohort]:
+    """A private broker and silos, up when the block starts and gone when it ends.
+
+    Args:
+        silos: how many, called ``silo-0``, ``silo-1``, …; or each one's data sources by its name.
+        sources: with a number of silos, the data sources that each of them has.
+        cohort: the cohort's name.
+        broker: the URL of a broker that is there already; None for a private node of the installed ``rabbitmq-server``.
+        directory: below it each silo has a directory of its own, with its ``silo.toml``, its log, and whatever files its
+            sources name; kept. None for a temporary one.
+        isolation: of the silos' C++ runtimes.
+        heartbeat: seconds between two announcements of a silo.
+
+    Yields:
+        The cohort; every silo of it is ready to answer.
+
+    Raises:
+        BrokerStartError: there is no ``rabbitmq-server``, or it did not start.
+        CohortError: a silo did not start; carries its last words.
+    """
+    by_name = dict.fromkeys((f"silo-{n}" for n in range(silos)), sources or {}) if isinstance(silos, int) else silos
+    with contextlib.ExitStack() as stack:
+        node = None
+        if broker is None:
+            node = stack.enter_context(PrivateBroker())
+            broker = node.url
+        root = Path(directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="fedbroker-cohort-")))
+        processes: dict[str, SiloProcess] = {}
+        stack.callback(_stop_all, processes)
+        for name, own in by_name.items():
+            settings = {"name": name, "cohort": cohort, "broker": broker, "isolation": isolation, "heartbeat": heartbeat}
+            processes[name] = _prepare(root / name, settings, own)
+            processes[name].start()
+        deadline = Deadline.after(READY_SECONDS)
+        for process in processes.values():
+            process.wait_ready(deadline)
+        yield LocalCohort(broker, cohort, processes, node)
+
+
+def _prepare(directory: Path, settings: Mapping[str, object], sources: Sources) -> SiloProcess:
+    directory.mkdir(parents=True, exist_ok=True)
+    tables = {"silo": settings} | {f"data.{name}": options for name, options in sources.items()}
+    text = "\n".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())
+    path = directory / "silo.toml"
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    return SiloProcess(directory)
+
+
+def _lines(table: Mapping[str, object]) -> str:
+    # JSON's strings, numbers, booleans and lists are TOML's as well.
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def _stop_all(processes: Mapping[str, SiloProcess]) -> None:
+    """Tell all of them first, so that they leave side by side."""
+    threads = [threading.Thread(target=process.stop) for process in processes.values()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None:
+        pipe.close()

@@ -1,0 +1,10 @@
+"""AMQP: topology, supervised connections, work and replies, blobs, presence; the only package that knows aio-pika."""
+
+from __future__ import annotations
+
+from fedbroker.errors import Missing
+from fedbroker.transport.coordinator import CoordinatorEnd, Dead
+from fedbroker.transport.silo import SiloEnd
+from fedbroker.transport.store import BlobStore
+
+__all__ = ["BlobStore", "CoordinatorEnd", "Dead", "Missing", "SiloEnd"]

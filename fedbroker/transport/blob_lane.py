@@ -1,0 +1,129 @@
+"""The bulk lane: blobs in chunks, a window of them unconfirmed, on a connection of their own.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerLost, WireError
+from fedbroker.transport.line import Handler
+from fedbroker.transport.link import Link
+from fedbroker.transport.message import Delivery, Outgoing
+from fedbroker.transport.store import BlobStore
+from fedbroker.transport.topology import Exchange
+from fedbroker.wire.blobs import Buffer, cut
+from fedbroker.wire.codec import decode, encode
+from fedbroker.wire.limits import Limits
+from fedbroker.wire.messages import Chunk, Digest
+
+__all__ = ["PREFETCH", "WINDOW", "BlobLane", "BlobStore", "receiver"]
+
+_log = structlog.get_logger(__name__)
+
+WINDOW: Final = 8
+"""Chunks under way to the broker that it has not confirmed yet."""
+PREFETCH: Final = 2 * WINDOW
+"""Chunks under way from the broker that we have not acknowledged yet."""
+LONGEST: Final = 600.0
+"""Seconds that a chunk may lie at the broker."""
+
+
+class BlobLane:
+    """Sends blobs over one link.
+
+    However many send at once, no more than ``WINDOW`` chunks are in memory besides the blobs, and the blobs go one
+    after another, so that the reader has few that are incomplete.
+    """
+
+    def __init__(self, link: Link, exchange: Exchange, limits: Limits) -> None:
+        self._link = link
+        self._exchange = exchange
+        self._limits = limits
+        self._turn = asyncio.Lock()
+        self._window = asyncio.Semaphore(WINDOW)
+
+    async def send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
+        """Send one blob; returns when the broker has confirmed all of it.
+
+        Args:
+            key: routing key.
+            digest: the blob's name; not checked here.
+            data: its content; must not change meanwhile.
+            deadline: by which it must be confirmed.
+
+        Raises:
+            BrokerLost: not confirmed by the deadline.
+            BrokerRefused: no permission, or the broker's limit is below the size of a chunk.
+            WireError: it is larger than the limits allow.
+        """
+        size = memoryview(data).nbytes
+        if size > self._limits.max_blob:
+            raise WireError(
+                f"a blob of {size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
+            )
+        try:
+            async with asyncio.timeout(deadline.left()):
+                await self._send(key, digest, data, deadline)
+        except TimeoutError:
+            raise BrokerLost(
+                f"the broker did not take a blob of {size} bytes in time", hint="allow more time, or a faster way to it"
+            ) from None
+
+    async def _send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            async with self._turn:
+                for chunk, view in cut(digest, data, self._limits.chunk_bytes(memoryview(data).nbytes)):
+                    await self._window.acquire()
+                    publishing = asyncio.create_task(self._publish(key, chunk, view, deadline))
+                    publishing.add_done_callback(lambda _: self._window.release())
+                    under_way.add(publishing)
+                    under_way = _without_done(under_way)
+            while under_way:
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                under_way = _without_done(under_way)
+        finally:
+            for task in under_way:
+                task.cancel()
+            if under_way:
+                await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _publish(self, key: str, chunk: Chunk, view: memoryview, deadline: Deadline) -> None:
+        body = encode(chunk, [view], self._limits)
+        expiration = min(deadline.left(), LONGEST)
+        await self._link.publish(Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline)
+
+
+def receiver(store: BlobStore, limits: Limits) -> Handler:
+    """What takes chunks in from a queue: acknowledges each as soon as it is copied, or refused."""
+
+    async def take(delivery: Delivery) -> None:
+        try:
+            message, attachments = decode(delivery.body, limits)
+            if not isinstance(message, Chunk):
+                raise WireError(f"a {type(message).__name__} on the bulk lane")
+            store.accept(message, attachments[0])
+        except WireError as error:
+            _log.warning("a chunk was refused", key=delivery.key, reason=error.what)
+        await delivery.ack()
+
+    return take
+
+
+def _without_done(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those that are not done.
+
+    Raises:
+        Exception: what one of the others failed with.
+    """
+    done = {task for task in tasks if task.done()}
+    failures = [error for task in done if (error := task.exception()) is not None]
+    if failures:
+        raise failures[0]
+    return tasks - done

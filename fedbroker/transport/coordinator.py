@@ -1,0 +1,275 @@
+"""The coordinator's end of a cohort: work items out, replies and dead letters in, blobs both ways.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
+from fedbroker.transport import topology
+from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
+from fedbroker.transport.line import Line
+from fedbroker.transport.link import Link
+from fedbroker.transport.lobby import Lobby
+from fedbroker.transport.message import Delivery, Outgoing
+from fedbroker.transport.refusals import Unroutable
+from fedbroker.transport.store import BlobStore
+from fedbroker.transport.url import parse
+from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.codec import decode, encode
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Announce, Digest, Done, EndSession, Failed, Leave, Need, WorkItem
+from fedbroker.wire.names import check_name
+
+__all__ = ["CoordinatorEnd", "Dead"]
+
+_log = structlog.get_logger(__name__)
+
+Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
+
+REPLY_PREFETCH: Final = 64
+GRACE: Final = 0.25
+"""Seconds that an answer or a dead letter may be late: a work item dies at the broker just before its deadline."""
+EARLIER: Final = 0.1
+"""The share of its time, up to ``GRACE`` seconds, by which a work item dies before its deadline."""
+END_TIMEOUT: Final = 5.0
+RESULTS_LINGER: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The broker gave a work item back.
+
+    Attributes:
+        silo: whom it was for.
+        session: its session.
+        stage: its stage.
+        reason: ``expired`` (nobody picked it up in time), ``delivery_limit`` (picked up again and again, never
+            acknowledged), ``rejected`` (the silo could not read it), ``unroutable`` (that silo has no queue).
+    """
+
+    silo: str
+    session: str
+    stage: int
+    reason: Reason
+
+
+Answer: TypeAlias = Done | Failed | Need | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Somebody waits for the answer to the work item of that message id."""
+
+    message_id: str
+    answer: asyncio.Future[Answer]
+
+
+class CoordinatorEnd:
+    """One coordinator's connection to one cohort; survives the loss of the broker.
+
+    Args:
+        url: ``amqp://`` or ``amqps://``.
+        cohort: its name.
+        key: the coordinator's own name in routing keys; random when None.
+        limits: bounds on messages and blobs.
+        on_announce: called for each announcement of a silo (on the event loop, must not block).
+        on_leave: called when a silo says that it goes.
+
+    Attributes:
+        key: the coordinator's own name in routing keys.
+        results: the silos' outputs, each kept for a minute after it was last asked for.
+        late: replies and dead letters that nobody waited for.
+
+    Raises:
+        ConfigError: a bad URL or name.
+    """
+
+    key: str
+    results: BlobStore
+    late: int
+
+    def __init__(
+        self,
+        url: str,
+        cohort: str,
+        *,
+        key: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        on_announce: Callable[[Announce], None],
+        on_leave: Callable[[Leave], None],
+    ) -> None:
+        address = parse(url)
+        self.key = check_name("coordinator", secrets.token_hex(6) if key is None else key)
+        self._cohort = check_name("cohort", cohort)
+        self._limits = limits
+        many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
+        self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
+        self.late = 0
+        self._waiting: dict[str, _Waiting] = {}
+        self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
+        self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
+        self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
+        self._lane = BlobLane(self._bulk, topology.BLOBS, limits)
+
+    async def open(self, deadline: Deadline) -> None:
+        """Connect, declare, and learn who waits in the lobby.
+
+        Whoever was found there and still answers has been announced when it returns.
+
+        Raises:
+            BrokerUnreachable, BrokerRefused, TopologyMismatch: the broker, or what is on it, does not do.
+            BrokerLost: it went away meanwhile.
+        """
+        try:
+            await self._control.open(deadline)
+            await self._bulk.open(deadline)
+            await self._lobby.confirmed(deadline)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Leave nothing on the broker; bounded in time; never raises for a broker that is gone."""
+        for waiting in self._waiting.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(BrokerLost("the connection was closed", hint="open another one"))
+        self._waiting.clear()
+        await self._control.close(lambda line: line.delete(topology.callback_queue(self.key)))
+        await self._bulk.close(lambda line: line.delete(topology.results_queue(self.key)))
+        self.results.close()
+
+    async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
+        """Send a blob to one silo, or, with None, once to the whole cohort; returns when the broker has all of it.
+
+        Raises:
+            BrokerLost: the broker did not take it by the deadline.
+            BrokerRefused: no permission, or the broker's limits are below ours.
+            WireError: it is larger than the limits allow.
+        """
+        await self._lane.send(topology.blobs_key(self._cohort, silo), digest, data, deadline)
+
+    async def request(self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline) -> Answer:
+        """Publish a work item and await the silo's reply, or the broker's word that nobody took it.
+
+        ``inline`` rides with the item. Small outputs ride with ``Done`` and are in ``results`` when it returns; larger
+        ones may still be on their way: ``await results.get(...)``. May be cancelled at any time.
+
+        Raises:
+            DeadlineExceeded: neither came in time (0.25 s later at most); ``silos`` names the silo.
+            BrokerRefused: no permission, or the broker's limits are below ours.
+            WireError: the item exceeds the limits.
+        """
+        correlation = _correlation(item.session, item.stage, item.silo)
+        body = encode(item, list(inline.values()), self._limits)
+        left = deadline.left()
+        message = Outgoing(
+            topology.WORK,
+            topology.work_key(self._cohort, item.silo, self.key),
+            body,
+            mandatory=True,
+            correlation_id=correlation,
+            message_id=secrets.token_hex(12),
+            expiration=left - min(GRACE, EARLIER * left),
+        )
+        waiting = _Waiting(message.message_id or "", asyncio.get_running_loop().create_future())
+        self._waiting[correlation] = waiting
+        try:
+            async with asyncio.timeout(left + GRACE):
+                return await self._answer(message, waiting, Deadline.after(left + GRACE))
+        except Unroutable:
+            return Dead(item.silo, item.session, item.stage, "unroutable")
+        except (TimeoutError, BrokerLost) as error:
+            why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
+            raise DeadlineExceeded(
+                f"silo {item.silo!r} did not answer stage {item.stage} in time{why}",
+                silos=(item.silo,),
+                stage=item.stage,
+                session=item.session,
+                hint="see the silo's log, or allow more time",
+            ) from None
+        finally:
+            if self._waiting.get(correlation) is waiting:
+                del self._waiting[correlation]
+
+    async def end_session(self, silo: str, session: str) -> None:
+        """Tell a silo to forget a session; best effort, bounded in time, never raises for the broker."""
+        key = topology.silo_key(self._cohort, silo)
+        message = Outgoing(topology.MAIL, key, encode(EndSession(session)), persistent=False)
+        try:
+            await self._control.publish(message, Deadline.after(END_TIMEOUT))
+        except BrokerError as error:
+            _log.warning("a silo was not told of a session's end", silo=silo, session=session, reason=str(error))
+
+    async def _answer(self, message: Outgoing, waiting: _Waiting, deadline: Deadline) -> Answer:
+        """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
+        publishing = asyncio.create_task(self._control.publish(message, deadline))
+        either: tuple[asyncio.Future[Any], ...] = (publishing, waiting.answer)
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.answer.done():
+                await publishing
+            return await waiting.answer
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+
+    async def _set_up_control(self, line: Line) -> None:
+        callback = topology.callback_queue(self.key)
+        await line.declare(topology.EXCHANGES, (topology.archive(self._cohort), callback))
+        await line.consume(callback, self._on_callback, prefetch=REPLY_PREFETCH)
+        await self._lobby.listen(line)
+
+    async def _set_up_bulk(self, line: Line) -> None:
+        queue = topology.results_queue(self.key)
+        await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
+        await line.consume(queue, receiver(self.results, self._limits), prefetch=PREFETCH)
+
+    async def _on_callback(self, delivery: Delivery) -> None:
+        """A reply, or a work item of ours on its way back; it settles whoever waits for it."""
+        try:
+            message, attachments = decode(delivery.body, self._limits)
+            match message:
+                case WorkItem() if delivery.death is not None:
+                    self._settle(_dead(message, delivery.death), delivery.message_id)
+                case Done() | Failed() | Need() if delivery.key == self._reply_key(message):
+                    if isinstance(message, Done):
+                        for attachment in attachments:
+                            self.results.put(attachment)
+                    self._settle(message)
+                case _:
+                    raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
+        except WireError as error:
+            _log.warning("a reply was dropped", key=delivery.key, reason=error.what)
+        await delivery.ack()
+
+    def _reply_key(self, reply: Done | Failed | Need) -> str:
+        return topology.reply_key(self.key, reply.session, reply.stage, reply.silo)
+
+    def _settle(self, answer: Answer, message_id: str | None = None) -> None:
+        """Hand an answer to who waits for it; a dead letter only if it is the very message that is waited for."""
+        waiting = self._waiting.get(_correlation(answer.session, answer.stage, answer.silo))
+        if waiting is None or waiting.answer.done() or message_id not in (None, waiting.message_id):
+            self.late += 1
+            _log.info("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
+            return
+        waiting.answer.set_result(answer)
+
+
+def _correlation(session: str, stage: int, silo: str) -> str:
+    return f"{session}.{stage}.{silo}"
+
+
+def _dead(item: WorkItem, death: str) -> Dead:
+    reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
+    return Dead(item.silo, item.session, item.stage, reasons.get(death, "rejected"))

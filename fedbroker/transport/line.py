@@ -1,0 +1,242 @@
+"""One live connection with its channels: declare, consume, publish; whatever ends any of it ends the line.
+
+A channel closed by the broker, a consumer cancelled by it and a lost connection are one event, ``down``. Imports
+transport.connect, transport.topology and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiormq.abc
+import aiormq.exceptions
+import structlog
+from pamqp import commands
+
+from fedbroker.errors import BrokerError, TopologyMismatch
+from fedbroker.transport.connect import Connected, guarded
+from fedbroker.transport.message import Delivery, Outgoing
+from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
+from fedbroker.transport.topology import Exchange, Queue
+
+__all__ = ["Consumer", "Handler", "Line"]
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer that can be stopped."""
+
+    _channel: aiormq.abc.AbstractChannel
+    _tag: str
+
+    async def cancel(self) -> None:
+        """Take no more deliveries. Those that are here may still be acknowledged.
+
+        Raises:
+            LineDown: the line ended, and the consumer with it.
+        """
+        try:
+            await guarded(self._channel.basic_cancel(self._tag))
+        except Exception as error:
+            raise LineDown(first_line(error)) from None
+
+
+Handler = Callable[[Delivery], Awaitable[None]]
+"""Takes a delivery. It runs in a task that is cancelled when its line ends."""
+
+
+class Line:
+    """One live connection. Make one with ``Line.start``.
+
+    Attributes:
+        down: done when the line has ended; its result says why.
+    """
+
+    def __init__(self, connected: Connected) -> None:
+        self._connected = connected
+        self._channels: list[object] = []  # aio-pika keeps only weak references to them
+        self._publisher: aiormq.abc.AbstractChannel | None = None
+        self.down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def start(cls, connected: Connected) -> Line:
+        """A line on that connection, with a channel to publish on.
+
+        Raises:
+            LineDown: the connection ended.
+        """
+        line = cls(connected)
+        if connected.amqp.transport is None:
+            raise LineDown("closed")
+        line._watch(connected.amqp.transport.connection)
+        line._publisher = await line._channel(publisher_confirms=True)
+        return line
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has ended it yet."""
+        return not self.down.done()
+
+    def fail(self, why: str) -> None:
+        """End the line."""
+        if not self.down.done():
+            self.down.set_result(why)
+
+    async def close(self) -> None:
+        """End the line in an orderly way; bounded in time, never raises."""
+        self.fail("closed")
+        await self._connected.close()
+        self._channels.clear()
+
+    async def declare(self, exchanges: tuple[Exchange, ...], queues: tuple[Queue, ...]) -> None:
+        """Make sure that these are there, with their bindings.
+
+        Raises:
+            TopologyMismatch: one is there already, of another kind; names it.
+            BrokerRefused: no permission.
+            Locked: a queue belongs to another connection.
+            LineDown: the line ended.
+        """
+        channel = await self._channel()
+        for exchange in exchanges:
+            await self._ask(
+                channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True),
+                f"exchange {exchange.name!r}",
+            )
+        for queue in queues:
+            what = f"queue {queue.name!r}"
+            declared = channel.queue_declare(
+                queue.name, durable=not queue.exclusive, exclusive=queue.exclusive, arguments=dict(queue.arguments)
+            )
+            await self._ask(declared, what)
+            for binding in queue.bindings:
+                await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
+
+    async def consume(self, queue: Queue, handler: Handler, *, prefetch: int, exclusive: bool = False) -> Consumer:
+        """Have a queue's messages handled; each is acknowledged by its handler.
+
+        Args:
+            queue: must be there.
+            handler: what takes a delivery; what it raises is logged, and the message rejected.
+            prefetch: how many deliveries may be unacknowledged.
+            exclusive: let nobody else consume.
+
+        Raises:
+            Locked: somebody else consumes.
+            BrokerRefused: no permission.
+            LineDown: the line ended.
+        """
+        channel = await self._channel()
+        channel.on_consumer_cancel_callbacks.add(lambda _: self.fail(f"the broker cancelled {queue.name!r}"))
+        await self._ask(channel.basic_qos(prefetch_count=prefetch), "prefetch")
+
+        async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
+            delivery = Delivery.of(message)
+            try:
+                await handler(delivery)
+            except Exception:
+                _log.exception("a message could not be handled", queue=queue.name)
+                await delivery.reject()
+
+        consuming = channel.basic_consume(queue.name, on_message, exclusive=exclusive)
+        answer = await self._ask(consuming, f"queue {queue.name!r}", locked=exclusive)
+        return Consumer(channel, str(answer.consumer_tag))
+
+    async def take_all(self, queue: Queue) -> list[bytes]:
+        """The bodies of the messages that are in a queue now, each rejected: the broker dead-letters them.
+
+        Those that come meanwhile stay: they may be the echo of our own rejections.
+
+        Raises:
+            LineDown: the line ended.
+        """
+        channel = await self._channel()
+        what = f"queue {queue.name!r}"
+        there = await self._ask(channel.queue_declare(queue.name, passive=True), what)
+        bodies: list[bytes] = []
+        for _ in range(there.message_count or 0):
+            message = await self._ask(channel.basic_get(queue.name), what)
+            if not isinstance(message.delivery, commands.Basic.GetOk):
+                break
+            delivery = Delivery.of(message)
+            bodies.append(delivery.body)
+            await delivery.reject()
+        return bodies
+
+    async def delete(self, queue: Queue) -> None:
+        """Delete a queue, whatever is in it and whoever uses it.
+
+        Raises:
+            LineDown: the line ended.
+        """
+        channel = await self._channel()
+        await self._ask(channel.queue_delete(queue.name), f"queue {queue.name!r}")
+
+    async def publish(self, message: Outgoing) -> None:
+        """Publish and await the broker's confirmation.
+
+        Raises:
+            Unroutable: it was mandatory, and no queue wants it.
+            Nacked: the broker did not take it.
+            LineDown: the line ended before the confirmation.
+        """
+        assert self._publisher is not None
+        publishing = self._publisher.basic_publish(
+            message.body,
+            exchange=message.exchange.name,
+            routing_key=message.key,
+            properties=message.properties(),
+            mandatory=message.mandatory,
+        )
+        try:
+            await guarded(publishing)
+        except aiormq.exceptions.PublishError:
+            raise Unroutable(message.key) from None
+        except aiormq.exceptions.DeliveryError:
+            raise Nacked(message.key) from None
+        except Exception as error:
+            self.fail(first_line(error))
+            raise LineDown(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
+
+    async def _channel(self, *, publisher_confirms: bool = False) -> aiormq.abc.AbstractChannel:
+        amqp = self._connected.amqp
+        try:
+            channel = amqp.channel(publisher_confirms=publisher_confirms, on_return_raises=publisher_confirms)
+            self._channels.append(channel)
+            await guarded(channel.initialize())
+            underlay = await channel.get_underlay_channel()
+        except Exception as error:
+            self.fail(first_line(error))
+            raise LineDown(first_line(error)) from None
+        self._watch(underlay)
+        return underlay
+
+    def _watch(self, part: aiormq.abc.AbstractChannel | aiormq.abc.AbstractConnection) -> None:
+        """Have the line end when this part of it closes."""
+        closing: asyncio.Future[Any] = part.closing
+        closing.add_done_callback(lambda done: self.fail(first_line(None if done.cancelled() else done.exception())))
+
+    async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False) -> _T:
+        """Await an answer; a refusal of the broker about ``what`` becomes a typed error."""
+        try:
+            return await guarded(asking)
+        except aiormq.exceptions.ChannelPreconditionFailed as error:
+            refusal: BrokerError = TopologyMismatch(
+                f"{what} exists at the broker with other properties than ours ({first_line(error)})",
+                hint="delete it at the broker if nobody needs it, or use another cohort",
+            )
+        except aiormq.exceptions.ChannelLockedResource:
+            refusal = Locked(what)
+        except aiormq.exceptions.ChannelAccessRefused as error:
+            refusal = Locked(what) if locked else forbidden(what, error)
+        except Exception as error:
+            self.fail(first_line(error))
+            raise LineDown(first_line(error)) from None
+        self.fail(str(refusal))
+        raise refusal

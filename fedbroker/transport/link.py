@@ -1,0 +1,218 @@
+"""A connection that comes back: the first attempt fails loudly, after that every loss is mended with back-off.
+
+Imports transport.connect, transport.line, transport.url and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
+from fedbroker.transport.connect import connect
+from fedbroker.transport.line import Line
+from fedbroker.transport.message import Outgoing
+from fedbroker.transport.refusals import LineDown, Nacked
+from fedbroker.transport.url import Address
+
+__all__ = ["Link", "delays"]
+
+_log = structlog.get_logger(__name__)
+
+FIRST_DELAY: Final = 0.1
+LONGEST_DELAY: Final = 10.0
+STABLE: Final = 5.0
+"""Seconds after which a line counts as good, and the next loss as a new one."""
+DIAL_TIMEOUT: Final = 30.0
+"""Seconds for one attempt to connect and set up."""
+FAREWELL_TIMEOUT: Final = 2.0
+LINGER: Final = 2.0
+"""Seconds during which a name may still be held by a process that was killed."""
+
+Setup = Callable[[Line], Awaitable[None]]
+"""Declares and consumes on a new line. Called for each line, the first and every later one."""
+
+
+def delays() -> Iterator[float]:
+    """Seconds to wait before each further attempt: doubling, with jitter, so that not all come back at once."""
+    longest = FIRST_DELAY
+    while True:
+        yield longest * random.uniform(0.5, 1.0)
+        longest = min(2 * longest, LONGEST_DELAY)
+
+
+class Link:
+    """One supervised connection to the broker.
+
+    Args:
+        address: where to.
+        name: what the broker's operator sees the connection called.
+        setup: see ``Setup``.
+    """
+
+    def __init__(self, address: Address, name: str, setup: Setup) -> None:
+        self._address = address
+        self._name = name
+        self._setup = setup
+        self._line: Line | None = None
+        self._changed = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._why = "it is not open"
+        self._closed = False
+
+    async def open(self, deadline: Deadline) -> None:
+        """Connect and set up.
+
+        Raises:
+            BrokerUnreachable: nothing that speaks AMQP answers, or not in time.
+            BrokerRefused: wrong user, password, vhost or permission.
+            TopologyMismatch: a queue or exchange is there already, of another kind.
+            NameTaken: the setup says so, for 2 s.
+        """
+        patience = Deadline.after(LINGER).earlier(deadline)
+        while True:
+            try:
+                line = await self._dial(deadline)
+                break
+            except NameTaken:
+                if patience.left() < FIRST_DELAY:
+                    raise
+                await asyncio.sleep(FIRST_DELAY)
+        self._line = line
+        self._changed.set()
+        self._supervisor = asyncio.create_task(self._supervise(line), name=f"supervise {self._name}")
+
+    async def close(self, farewell: Setup | None = None) -> None:
+        """Leave for good; bounded in time, never raises for a broker that is gone.
+
+        Args:
+            farewell: what to do on the line before, if there is one; may take 2 s.
+        """
+        self._closed = True
+        self._why = "it was closed"
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+            self._supervisor = None
+        line, self._line = self._line, None
+        self._changed.set()
+        if line is None:
+            return
+        try:
+            if farewell is not None and line.alive:
+                async with asyncio.timeout(FAREWELL_TIMEOUT):
+                    await farewell(line)
+        except (LineDown, TimeoutError) as error:
+            _log.debug("no farewell", connection=self._name, reason=str(error))
+        finally:
+            await line.close()
+
+    async def ready(self, deadline: Deadline) -> Line:
+        """A line that is set up; waits for a broker that is away.
+
+        Raises:
+            BrokerLost: there is none by the deadline, or the link was closed.
+        """
+        try:
+            async with asyncio.timeout(deadline.left()):
+                while self._line is None or not self._line.alive:
+                    if self._closed or self._supervisor is None:
+                        raise self._lost()
+                    self._changed.clear()
+                    await self._changed.wait()
+                return self._line
+        except TimeoutError:
+            raise self._lost() from None
+
+    async def publish(self, message: Outgoing, deadline: Deadline) -> None:
+        """Publish and await the broker's confirmation, over as many lines as it takes: at least once.
+
+        Raises:
+            BrokerLost: not confirmed by the deadline.
+            BrokerRefused: the broker does not take it, whoever asks: no permission, too large.
+            Unroutable: it was mandatory, and no queue wants it.
+        """
+        refused = False
+        pauses = delays()
+        while True:
+            line = await self.ready(deadline)
+            try:
+                async with asyncio.timeout(deadline.left()):
+                    return await line.publish(message)
+            except TimeoutError:
+                raise BrokerLost(
+                    f"the broker at {self._where} did not confirm a message in time",
+                    hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
+                ) from None
+            except LineDown as down:
+                if down.refusal is not None and refused:
+                    raise down.refusal from None
+                refused = down.refusal is not None
+            except Nacked:
+                await asyncio.sleep(min(next(pauses), deadline.left()))
+
+    @property
+    def _where(self) -> str:
+        return f"{self._address.host}:{self._address.port}"
+
+    def _lost(self) -> BrokerLost:
+        return BrokerLost(
+            f"no connection with the broker at {self._where}: {self._why}",
+            hint="start the broker again, or mend the network; we reconnect by ourselves",
+        )
+
+    async def _dial(self, deadline: Deadline) -> Line:
+        """A line that is set up, or a typed error."""
+        try:
+            async with asyncio.timeout(deadline.left()):
+                connected = await connect(self._address, self._name)
+        except TimeoutError:
+            raise BrokerUnreachable(
+                f"the broker at {self._where} did not answer in time",
+                hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
+            ) from None
+        line = None
+        try:
+            async with asyncio.timeout(deadline.left()):
+                line = await Line.start(connected)
+                await self._setup(line)
+        except BaseException as error:
+            await (line or connected).close()
+            if isinstance(error, LineDown | TimeoutError):
+                raise BrokerLost(
+                    f"the broker at {self._where} went away while we set up: {str(error) or 'no answer in time'}",
+                    hint="see the broker's log",
+                ) from None
+            raise
+        return line
+
+    async def _supervise(self, line: Line) -> None:
+        """Keep a line up, until cancelled."""
+        pauses = delays()
+        while True:
+            since = asyncio.get_running_loop().time()
+            await asyncio.wait([line.down])  # not awaited itself: cancelling us must not end the line
+            self._why = line.down.result()
+            self._changed.clear()
+            _log.warning("broker connection lost", connection=self._name, reason=self._why)
+            await line.close()
+            if asyncio.get_running_loop().time() - since > STABLE:
+                pauses = delays()
+            self._line = line = await self._redial(pauses)
+            self._changed.set()
+            _log.info("broker connection is back", connection=self._name)
+
+    async def _redial(self, pauses: Iterator[float]) -> Line:
+        while True:
+            await asyncio.sleep(next(pauses))
+            try:
+                return await self._dial(Deadline.after(DIAL_TIMEOUT))
+            except Exception as error:  # of whatever kind: there is nobody to tell, and the next attempt may do
+                if str(error) != self._why:
+                    self._why = str(error)
+                    _log.warning("no broker connection yet", connection=self._name, reason=self._why)

@@ -1,0 +1,113 @@
+"""How a coordinator knows its silos: it hears their announcements, and finds in the lobby who waited before it came.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import WireError
+from fedbroker.transport.line import Line
+from fedbroker.transport.message import Delivery
+from fedbroker.transport.topology import lobby_queue, roster_queue, silo_key
+from fedbroker.wire.codec import decode
+from fedbroker.wire.limits import Limits
+from fedbroker.wire.messages import Announce, Leave
+
+__all__ = ["Lobby"]
+
+_log = structlog.get_logger(__name__)
+
+PREFETCH: Final = 64
+PATIENCE: Final = 1.0
+"""Seconds that a silo has to say that it is still there, when its announcement was found in the lobby."""
+
+
+class Lobby:
+    """One coordinator's ear in a cohort's lobby.
+
+    Args:
+        cohort: its name.
+        key: the coordinator's.
+        limits: bounds on messages.
+        on_announce: called for each announcement.
+        on_leave: called for each goodbye.
+    """
+
+    def __init__(
+        self,
+        cohort: str,
+        key: str,
+        limits: Limits,
+        on_announce: Callable[[Announce], None],
+        on_leave: Callable[[Leave], None],
+    ) -> None:
+        self._cohort = cohort
+        self._key = key
+        self._limits = limits
+        self._on_announce = on_announce
+        self._on_leave = on_leave
+        self._found: set[tuple[str, str]] = set()  # silo and incarnation
+        self._answered: set[tuple[str, str]] = set()
+        self._heard = asyncio.Event()
+
+    async def listen(self, line: Line) -> None:
+        """Listen on a line, then empty the lobby: in this order, so that nobody is missed.
+
+        The broker sends each announcement that was there back to its silo, which makes that announce itself anew.
+        """
+        roster, lobby = roster_queue(self._key, self._cohort), lobby_queue(self._cohort)
+        await line.declare((), (roster, lobby))
+        await line.consume(roster, self._on_delivery, prefetch=PREFETCH)
+        self._found, self._answered = set(), set()
+        for body in await line.take_all(lobby):
+            match self._read(body):
+                case Announce() as announce:
+                    self._found.add((announce.silo, announce.incarnation))
+                case Leave() as leave:
+                    self._found.discard((leave.silo, leave.incarnation))
+
+    async def confirmed(self, deadline: Deadline) -> None:
+        """Wait, for a second at most, for those found in the lobby: one that was killed since does not answer."""
+        try:
+            async with asyncio.timeout(min(PATIENCE, deadline.left())):
+                while self._found - self._answered:
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            _log.info(
+                "silos in the lobby do not answer", silos=sorted(silo for silo, _ in self._found - self._answered)
+            )
+
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        match self._read(delivery.body, delivery.key):
+            case Announce() as announce:
+                self._on_announce(announce)
+                self._settle(announce.silo, announce.incarnation)
+            case Leave() as leave:
+                self._on_leave(leave)
+                self._settle(leave.silo, leave.incarnation)
+        await delivery.ack()
+
+    def _settle(self, silo: str, incarnation: str) -> None:
+        self._answered.add((silo, incarnation))
+        self._heard.set()
+
+    def _read(self, body: bytes, key: str | None = None) -> Announce | Leave | None:
+        """The announcement or goodbye, if it is one of this cohort's, and its sender's own."""
+        try:
+            message = decode(body, self._limits).message
+            if not isinstance(message, Announce | Leave) or message.cohort != self._cohort:
+                raise WireError(f"a {type(message).__name__} that does not belong in the lobby of {self._cohort!r}")
+            if key is not None and key != silo_key(message.cohort, message.silo):
+                raise WireError(f"a message of {message.silo!r} under the routing key {key!r}")
+        except WireError as error:
+            _log.warning("a message in the lobby was dropped", reason=error.what)
+            return None
+        return message

@@ -1,0 +1,111 @@
+"""A message on its way out, and one that came in, as far as fedbroker cares for their properties.
+
+Imports transport.connect, transport.topology and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiormq.abc
+import structlog
+from pamqp import commands
+
+from fedbroker.transport.connect import guarded
+from fedbroker.transport.refusals import first_line
+from fedbroker.transport.topology import Exchange
+
+__all__ = ["Delivery", "Outgoing"]
+
+_log = structlog.get_logger(__name__)
+
+ACK_TIMEOUT: Final = 15.0
+"""Seconds to get an acknowledgement into the socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish.
+
+    Attributes:
+        exchange: where to.
+        key: its routing key.
+        body: its bytes.
+        persistent: whether it survives a restart of the broker.
+        mandatory: whether it is an error that no queue takes it.
+        correlation_id: which conversation it belongs to.
+        message_id: its own name; the library chooses one where it is None.
+        expiration: seconds after which the broker gives it up.
+    """
+
+    exchange: Exchange
+    key: str
+    body: bytes
+    persistent: bool = True
+    mandatory: bool = False
+    correlation_id: str | None = None
+    message_id: str | None = None
+    expiration: float | None = None
+
+    def properties(self) -> commands.Basic.Properties:
+        """The same as AMQP has it."""
+        expiration = None if self.expiration is None else str(max(0, round(self.expiration * 1000)))
+        return commands.Basic.Properties(
+            delivery_mode=2 if self.persistent else 1,
+            correlation_id=self.correlation_id,
+            message_id=self.message_id,
+            expiration=expiration,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that came."""
+
+    body: bytes
+    key: str
+    correlation_id: str
+    message_id: str
+    headers: Mapping[str, Any]
+    _channel: aiormq.abc.AbstractChannel = field(repr=False)
+    _tag: int
+
+    @classmethod
+    def of(cls, message: aiormq.abc.DeliveredMessage) -> Delivery:
+        """The same as fedbroker sees it."""
+        properties = message.header.properties
+        return cls(
+            body=message.body,
+            key=message.routing_key or "",
+            correlation_id=properties.correlation_id or "",
+            message_id=properties.message_id or "",
+            headers=properties.headers or {},
+            _channel=message.channel,
+            _tag=message.delivery_tag or 0,
+        )
+
+    @property
+    def death(self) -> str | None:
+        """Why the broker dead-lettered it, the last time that it did; None for a message that never died."""
+        deaths = self.headers.get("x-death")
+        if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+            return str(deaths[0].get("reason", ""))
+        return None
+
+    async def ack(self) -> None:
+        """Tell the broker to forget it; does nothing if the line has ended (the broker delivers it again)."""
+        await self._settle(self._channel.basic_ack(self._tag))
+
+    async def reject(self) -> None:
+        """Have the broker dead-letter it; does nothing if the line has ended."""
+        await self._settle(self._channel.basic_reject(self._tag, requeue=False))
+
+    async def _settle(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT):
+                await guarded(sending)
+        except Exception as error:  # whatever it is, the line is at its end, and its owner hears of that elsewhere
+            _log.debug("not acknowledged", reason=first_line(error))

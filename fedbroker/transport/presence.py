@@ -1,0 +1,107 @@
+"""How a silo stays known: it announces itself, and the broker's own timers tell it when to do so again.
+
+A copy of each announcement lies in the cohort's lobby. The broker sends it back to the silo's mailbox when its time is
+up or a new coordinator has read it: that is the cue for the next one. Imports transport's own modules, wire and the
+base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerError, WireError
+from fedbroker.transport.link import Link
+from fedbroker.transport.message import Outgoing
+from fedbroker.transport.topology import LOBBY, silo_key
+from fedbroker.wire.codec import encode
+from fedbroker.wire.messages import Announce, Leave
+
+__all__ = ["Presence"]
+
+_log = structlog.get_logger(__name__)
+
+LEAVE_TIMEOUT: Final = 1.0
+
+
+class Presence:
+    """A silo's word that it is there, kept fresh until it leaves.
+
+    Args:
+        control: where to announce.
+        bulk: a silo that cannot receive blobs just now does not announce itself.
+        heartbeat: seconds between announcements.
+        announcement: what to say; asked anew each time.
+    """
+
+    def __init__(self, control: Link, bulk: Link, heartbeat: float, announcement: Callable[[], Announce]) -> None:
+        self._control = control
+        self._bulk = bulk
+        self._heartbeat = heartbeat
+        self._announcement = announcement
+        self._cue = asyncio.Event()
+        self._latest = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Announce now, and again on each cue."""
+        self._task = asyncio.create_task(self._keep_announcing(), name="announce")
+
+    def cue(self) -> None:
+        """Announce again."""
+        self._cue.set()
+
+    def returned(self, message_id: str) -> None:
+        """The broker sent a copy back: a cue, if it is of the latest announcement (else each would breed two)."""
+        if message_id == self._latest:
+            self._cue.set()
+
+    async def stop(self) -> None:
+        """Announce no more and say goodbye; bounded in time, never raises for the broker."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("announcing had ended before", reason=str(error))
+        said = self._announcement()
+        try:
+            leave = encode(Leave(said.cohort, said.silo, said.incarnation))
+            await self._control.publish(self._outgoing(said, leave), Deadline.after(LEAVE_TIMEOUT))
+        except BrokerError as error:
+            _log.debug("no goodbye", reason=str(error))
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            self._cue.clear()
+            try:
+                await self._announce(Deadline.after(2 * self._heartbeat + 1.0))
+            except (BrokerError, WireError) as error:
+                _log.debug("not announced", reason=str(error))
+            try:
+                async with asyncio.timeout(2 * self._heartbeat):  # the copy may be lost, as with a broker's restart
+                    await self._cue.wait()
+            except TimeoutError:
+                pass
+
+    async def _announce(self, deadline: Deadline) -> None:
+        await self._bulk.ready(deadline)
+        said = self._announcement()
+        self._latest = secrets.token_hex(8)
+        await self._control.publish(self._outgoing(said, encode(said), self._latest), deadline)
+
+    def _outgoing(self, said: Announce, body: bytes, message_id: str | None = None) -> Outgoing:
+        return Outgoing(
+            LOBBY,
+            silo_key(said.cohort, said.silo),
+            body,
+            persistent=False,
+            message_id=message_id,
+            expiration=self._heartbeat,
+        )

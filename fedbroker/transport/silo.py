@@ -1,0 +1,233 @@
+"""A silo's end of a cohort: announces itself, takes work items in, sends replies and outputs.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import ConfigError, NameTaken, WireError
+from fedbroker.transport import topology
+from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
+from fedbroker.transport.line import Consumer, Line
+from fedbroker.transport.link import Link
+from fedbroker.transport.message import Delivery, Outgoing
+from fedbroker.transport.presence import Presence
+from fedbroker.transport.refusals import LineDown, Locked
+from fedbroker.transport.store import CAPACITY, BlobStore
+from fedbroker.transport.url import parse
+from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.codec import decode, encode
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Announce, Digest, Done, EndSession, Failed, Need, WorkItem
+from fedbroker.wire.names import check_name, is_name
+
+__all__ = ["SiloEnd"]
+
+_log = structlog.get_logger(__name__)
+
+WORK_PREFETCH: Final = 16
+MAIL_PREFETCH: Final = 64
+
+
+class SiloEnd:
+    """One silo's connection to its cohort; survives the loss of the broker.
+
+    Args:
+        url: ``amqp://`` or ``amqps://``.
+        cohort: the cohort's name.
+        silo: this silo's name, unique in the cohort.
+        announcement: what to say of this silo; asked anew each time.
+        on_work: handles one work item, in a task of its own; has replied when it returns. May be called again with an
+            item that it is working on, or has answered: the broker redelivers what was not acknowledged.
+        on_end: called when the coordinator gives a session up (on the event loop, must not block).
+        limits: bounds on messages and blobs.
+        heartbeat: seconds between announcements, up to 60.
+        store_bytes: how much of blobs to keep.
+
+    Raises:
+        ConfigError: a bad URL, name or heartbeat.
+    """
+
+    blobs: BlobStore
+
+    def __init__(
+        self,
+        url: str,
+        cohort: str,
+        silo: str,
+        *,
+        announcement: Callable[[], Announce],
+        on_work: Callable[[WorkItem], Awaitable[None]],
+        on_end: Callable[[EndSession], None],
+        limits: Limits = DEFAULT_LIMITS,
+        heartbeat: float = 5.0,
+        store_bytes: int = CAPACITY,
+    ) -> None:
+        if not 0.0 < heartbeat <= topology.LONGEST_HEARTBEAT:
+            raise ConfigError(f"a heartbeat of {heartbeat} s", hint="use more than 0 and at most 60 s")
+        address = parse(url)
+        self._cohort = check_name("cohort", cohort)
+        self._silo = check_name("silo", silo)
+        self._on_work = on_work
+        self._on_end = on_end
+        self._limits = limits
+        self.blobs = BlobStore(store_bytes, limits=limits)
+        self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control)
+        self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk)
+        self._lane = BlobLane(self._bulk, topology.RESULTS, limits)
+        self._presence = Presence(self._control, self._bulk, heartbeat, announcement)
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._consumer: Consumer | None = None
+        self._draining = False
+
+    async def open(self, deadline: Deadline) -> None:
+        """Connect, take the name, declare, consume, announce.
+
+        Raises:
+            NameTaken: another silo holds the name (after 2 s: the lock of one that was killed may linger).
+            BrokerUnreachable, BrokerRefused, TopologyMismatch: the broker, or what is on it, does not do.
+            BrokerLost: it went away meanwhile.
+        """
+        try:
+            await self._control.open(deadline)
+            await self._bulk.open(deadline)
+        except BaseException:
+            await self._bulk.close()
+            await self._control.close()
+            raise
+        self._presence.start()
+
+    async def reply(
+        self, item: WorkItem, reply: Done | Failed | Need, outputs: Mapping[Digest, Buffer], deadline: Deadline
+    ) -> None:
+        """Answer a work item; returns when the broker has the answer. Waits for a broker that is away.
+
+        Small outputs ride with the reply, larger ones go ahead of it on the bulk lane.
+
+        Raises:
+            BrokerLost: the broker did not take it by the deadline.
+            BrokerRefused: no permission, or the broker's limits are below ours.
+            WireError: it exceeds the limits.
+        """
+        inline, bulk = self._sorted(outputs)
+        body = encode(reply, inline, self._limits)
+        for digest, data in bulk.items():
+            await self._lane.send(topology.results_key(item.reply_to, self._silo), digest, data, deadline)
+        answer = Outgoing(
+            topology.REPLY,
+            topology.reply_key(item.reply_to, item.session, item.stage, self._silo),
+            body,
+            correlation_id=f"{item.session}.{item.stage}.{self._silo}",
+        )
+        await self._control.publish(answer, deadline)
+
+    async def drain(self) -> None:
+        """Take no more work and say goodbye; handlers under way go on and may reply."""
+        self._draining = True
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            try:
+                async with asyncio.timeout(2.0):
+                    await consumer.cancel()
+            except (LineDown, TimeoutError) as error:  # then the consumer is gone, too
+                _log.debug("not cancelled", reason=str(error))
+        await self._presence.stop()
+
+    async def close(self) -> None:
+        """Leave: handlers still under way are cancelled (their work goes back to the queue), the name is free.
+
+        Bounded in time; never raises for a broker that is gone.
+        """
+        await self.drain()
+        for handler in self._handlers:
+            handler.cancel()
+        if self._handlers:
+            await asyncio.gather(*self._handlers, return_exceptions=True)
+        await self._bulk.close(self._delete_blobs_queue)
+        await self._control.close()
+        self.blobs.close()
+
+    async def _set_up_control(self, line: Line) -> None:
+        """Take the name first: it is what keeps us off another silo's queues."""
+        mailbox = topology.mailbox(self._cohort, self._silo)
+        work = topology.work_queue(self._cohort, self._silo)
+        shared = (topology.lobby_queue(self._cohort), topology.archive(self._cohort))
+        try:
+            await line.declare(topology.EXCHANGES, (mailbox,))
+        except Locked:
+            raise NameTaken(self._cohort, self._silo) from None
+        await line.declare((), (*shared, work))
+        await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH)
+        if not self._draining:
+            self._consumer = await line.consume(work, self._on_delivery, prefetch=WORK_PREFETCH)
+        self._presence.cue()
+
+    async def _set_up_bulk(self, line: Line) -> None:
+        queue = topology.blobs_queue(self._cohort, self._silo)
+        await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
+        try:
+            await line.consume(queue, receiver(self.blobs, self._limits), prefetch=PREFETCH, exclusive=True)
+        except Locked:
+            raise NameTaken(self._cohort, self._silo) from None
+
+    async def _delete_blobs_queue(self, line: Line) -> None:
+        await line.delete(topology.blobs_queue(self._cohort, self._silo))
+
+    async def _on_mail(self, delivery: Delivery) -> None:
+        """An announcement of our own on its way back, or a word from the coordinator."""
+        try:
+            message = decode(delivery.body, self._limits).message
+        except WireError as error:
+            _log.warning("a message in the mailbox was dropped", reason=error.what)
+        else:
+            if isinstance(message, EndSession):
+                self._on_end(message)
+            elif isinstance(message, Announce) and delivery.death is not None:
+                self._presence.returned(delivery.message_id)
+        await delivery.ack()
+
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        """Start a handler in a task of its own: this one is cancelled when its line ends, a handler is not."""
+        try:
+            item, attachments = decode(delivery.body, self._limits)
+            if not isinstance(item, WorkItem) or not self._is_for_us(item):
+                raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
+        except WireError as error:
+            _log.error("a work item was rejected", reason=error.what, message_id=delivery.message_id)
+            await delivery.reject()
+            return
+        handler = asyncio.create_task(self._handle(item, attachments, delivery))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    def _is_for_us(self, item: WorkItem) -> bool:
+        return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
+
+    async def _handle(self, item: WorkItem, attachments: Sequence[memoryview], delivery: Delivery) -> None:
+        with self.blobs.pinned([*map(self.blobs.put, attachments), *item.fresh]):
+            try:
+                await self._on_work(item)
+            except Exception:
+                _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
+        await delivery.ack()
+
+    def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
+        """What rides with the reply, and what goes ahead of it."""
+        inline: list[Buffer] = []
+        bulk: dict[Digest, Buffer] = {}
+        room = self._limits.inline_total
+        for digest, data in outputs.items():
+            size = memoryview(data).nbytes
+            if size <= min(self._limits.inline_blob, room) and len(inline) < self._limits.max_attachments:
+                inline.append(data)
+                room -= size
+            else:
+                bulk[digest] = data
+        return inline, bulk

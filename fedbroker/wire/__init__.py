@@ -1,0 +1,25 @@
+"""What crosses the wire: message types, their bytes, their limits, blobs and names; without any I/O."""
+
+from __future__ import annotations
+
+from fedbroker.wire.blobs import Assembler, Assembly, Buffer, cut, digest_of
+from fedbroker.wire.codec import Frame, decode, encode
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Message
+from fedbroker.wire.names import check_name, is_name
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Assembler",
+    "Assembly",
+    "Buffer",
+    "Frame",
+    "Limits",
+    "Message",
+    "check_name",
+    "cut",
+    "decode",
+    "digest_of",
+    "encode",
+    "is_name",
+]

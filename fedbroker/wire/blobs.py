@@ -1,0 +1,171 @@
+"""Blobs: named by what is in them, cut into chunks for the bulk lane and put together again, in any order.
+
+Plain functions and objects without I/O and without a clock of their own. Imports the errors and the wire's own modules.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import xxhash
+
+from fedbroker.errors import WireError
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Chunk, Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Assembler", "Assembly", "Buffer", "cut", "digest_of"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Contiguous bytes."""
+
+
+def digest_of(data: Buffer) -> Digest:
+    """The content's name: its xxh3-128 as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def cut(digest: Digest, data: Buffer, chunk_bytes: int) -> Iterator[tuple[Chunk, memoryview]]:
+    """The blob's chunks in order, each with its bytes (a view, not a copy); one empty chunk for an empty blob."""
+    view = memoryview(data).cast("B")
+    for offset in range(0, max(1, len(view)), chunk_bytes):
+        yield Chunk(digest=digest, size=len(view), offset=offset), view[offset : offset + chunk_bytes]
+
+
+@dataclass(slots=True)
+class Assembly:
+    """One blob on its way in: room for all of it, and which of its bytes are here.
+
+    Attributes:
+        size: of the whole blob, in bytes.
+        touched: when its last piece came, on the caller's clock.
+    """
+
+    size: int
+    touched: float
+    _room: bytearray = field(init=False)
+    _spans: list[tuple[int, int]] = field(default_factory=list)  # start and end of what is here: apart, and in order
+
+    def __post_init__(self) -> None:
+        self._room = bytearray(self.size)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is here."""
+        return self._spans == [(0, self.size)]
+
+    def add(self, offset: int, data: memoryview) -> None:
+        """Copy one piece in; bytes that were here already are as good again, since the digest judges in the end."""
+        end = offset + len(data)
+        self._room[offset:end] = data
+        first = bisect_left(self._spans, offset, key=lambda span: span[1])
+        last = bisect_right(self._spans, end, key=lambda span: span[0])
+        touching = self._spans[first:last]
+        if touching:
+            offset, end = min(offset, touching[0][0]), max(end, touching[-1][1])
+        self._spans[first:last] = [(offset, end)]
+
+    def content(self) -> memoryview:
+        """The blob, read-only."""
+        return memoryview(self._room).toreadonly()
+
+
+class Assembler:
+    """Puts blobs together from chunks that come in any order, some of them twice.
+
+    Nothing but complete blobs whose content fits their digest ever comes out. What is incomplete is bounded in number
+    and in bytes; what gets no further piece is given up. Times are seconds on any one monotonic clock.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._pending: OrderedDict[Digest, Assembly] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """How many blobs are incomplete."""
+        return len(self._pending)
+
+    @property
+    def pending_bytes(self) -> int:
+        """What the incomplete blobs take."""
+        return self._bytes
+
+    def add(self, chunk: Chunk, data: Buffer, now: float) -> memoryview | None:
+        """Take in one piece; the whole blob (read-only) if it was the last.
+
+        Raises:
+            WireError: the chunk contradicts itself or another one, or is beyond a limit, or the blob is complete and
+                its content does not fit its digest. What there was of that blob is dropped then, and of no other.
+        """
+        view = memoryview(data).cast("B")
+        try:
+            self._check(chunk, len(view))
+            if len(view) == chunk.size and chunk.digest not in self._pending:
+                return _verified(chunk.digest, view.toreadonly())  # the only piece: no room, no copy
+            assembly = self._assembly(chunk, now)
+            assembly.add(chunk.offset, view)
+        except WireError:
+            self.drop(chunk.digest)
+            raise
+        assembly.touched = now
+        self._pending.move_to_end(chunk.digest)
+        if not assembly.complete:
+            return None
+        self.drop(chunk.digest)
+        return _verified(chunk.digest, assembly.content())
+
+    def drop(self, digest: Digest) -> None:
+        """Forget what there is of a blob, if there is anything."""
+        assembly = self._pending.pop(digest, None)
+        if assembly is not None:
+            self._bytes -= assembly.size
+
+    def sweep(self, now: float) -> tuple[Digest, ...]:
+        """Give up the blobs that got no piece for ``limits.pending_seconds``; their names."""
+        before = now - self._limits.pending_seconds
+        stale = tuple(digest for digest, assembly in self._pending.items() if assembly.touched <= before)
+        for digest in stale:
+            self.drop(digest)
+        return stale
+
+    def _check(self, chunk: Chunk, length: int) -> None:
+        if not 0 <= chunk.size <= self._limits.max_blob:
+            raise WireError(
+                f"a blob of {chunk.size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
+            )
+        end = chunk.offset + length
+        fits = 0 <= chunk.offset <= end <= chunk.size
+        if not fits or (end < chunk.size and length < self._limits.min_chunk) or (length == 0 and chunk.size > 0):
+            raise WireError(
+                f"a chunk of {length} bytes at {chunk.offset} does not fit a blob of {chunk.size} bytes",
+                hint="send the blob again",
+            )
+
+    def _assembly(self, chunk: Chunk, now: float) -> Assembly:
+        assembly = self._pending.get(chunk.digest)
+        if assembly is None:
+            self.sweep(now)
+            limits = self._limits
+            if len(self._pending) >= limits.max_pending_blobs or self._bytes + chunk.size > limits.max_pending_bytes:
+                raise WireError(
+                    f"too much is incomplete ({len(self._pending)} blobs, {self._bytes} bytes) to start another blob",
+                    hint="send fewer blobs at the same time",
+                )
+            assembly = self._pending[chunk.digest] = Assembly(chunk.size, now)
+            self._bytes += chunk.size
+        elif assembly.size != chunk.size:
+            raise WireError(f"two sizes for one blob: {assembly.size} and {chunk.size}", hint="send the blob again")
+        return assembly
+
+
+def _verified(digest: Digest, content: memoryview) -> memoryview:
+    found = digest_of(content)
+    if found != digest:
+        raise WireError(f"a blob is damaged: its digest is {found}, not {digest}", hint="send it again")
+    return content

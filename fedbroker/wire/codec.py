@@ -1,0 +1,175 @@
+"""Messages as bytes and back: a small checked header in msgpack, the blobs behind it as they are.
+
+Whatever the bytes, decoding gives a message or raises WireError, within bounds of time and memory. Imports the errors
+and the wire's own modules.
+
+Layout: ``FB``, the version (one byte), a zero byte, the header's length and its checksum (xxh3-64 of the eight bytes
+before and of the header) as big-endian unsigned integers of four and eight bytes, the header, the attachments back to
+back. The header is msgpack of ``[message, [length of each attachment, …]]``.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgpack
+import msgspec
+import xxhash
+
+from fedbroker.errors import WireError
+from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Announce, Chunk, Done, Message, WorkItem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
+
+VERSION: Final = 1
+_MAGIC: Final = b"FB"
+_PREFIX: Final = struct.Struct(">2sBBI")
+_CHECKSUM: Final = struct.Struct(">Q")
+_HEADER_AT: Final = _PREFIX.size + _CHECKSUM.size
+
+_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
+_DAMAGED: Final = "send it again; if it happens again, find what changes messages on their way"
+
+
+class Frame(NamedTuple):
+    """A decoded message.
+
+    Attributes:
+        message: what was said.
+        attachments: read-only views into the bytes that were decoded.
+    """
+
+    message: Message
+    attachments: tuple[memoryview, ...]
+
+
+def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The message and its attachments as the body of one AMQP message.
+
+    Raises:
+        WireError: it exceeds the limits.
+    """
+    views = [memoryview(attachment).cast("B") for attachment in attachments]
+    lengths = [len(view) for view in views]
+    _check_counts(message, len(views), limits)
+    try:
+        header = msgpack.packb([msgspec.to_builtins(message), lengths], use_bin_type=True)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise WireError(f"a message cannot be written: {error}") from error
+    if len(header) > limits.max_header:
+        raise _too_large("header", len(header), limits.max_header)
+    total = _HEADER_AT + len(header) + sum(lengths)
+    if total > limits.max_message:
+        raise _too_large("message", total, limits.max_message)
+    prefix = _PREFIX.pack(_MAGIC, VERSION, 0, len(header))
+    return b"".join([prefix, _checksum(prefix, header), header, *views])
+
+
+def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
+    """The message in the body of an AMQP message.
+
+    Raises:
+        WireError: it is not one of ours, of another version, damaged, cut short, or exceeds the limits. Nothing else
+            is ever raised, whatever the bytes.
+    """
+    view = memoryview(body).toreadonly().cast("B")
+    if len(view) > limits.max_message:
+        raise _too_large("message", len(view), limits.max_message)
+    header, rest = _split(view, limits)
+    message, lengths = _parse(header, limits)
+    if sum(lengths) != len(rest):
+        raise WireError(f"attachments of {sum(lengths)} bytes announced, {len(rest)} there", hint=_DAMAGED)
+    _check_counts(message, len(lengths), limits)
+    _check_numbers(message)
+    attachments = []
+    at = 0
+    for length in lengths:
+        attachments.append(rest[at : at + length])
+        at += length
+    return Frame(message, tuple(attachments))
+
+
+def _split(view: memoryview, limits: Limits) -> tuple[memoryview, memoryview]:
+    """The header, checked against its checksum, and what follows it."""
+    if len(view) < _HEADER_AT:
+        raise WireError(f"a message of {len(view)} bytes is cut short, or not one of ours", hint=_SAME_VERSION)
+    magic, version, zero, length = _PREFIX.unpack_from(view)
+    if magic != _MAGIC or zero != 0:
+        raise WireError("a message is not one of ours", hint="let nothing but fedbroker publish to its exchanges")
+    if version != VERSION:
+        raise WireError(f"a message of version {version}, where {VERSION} is understood", hint=_SAME_VERSION)
+    if length > limits.max_header:
+        raise _too_large("header", length, limits.max_header)
+    header = view[_HEADER_AT : _HEADER_AT + length]
+    if len(header) != length:
+        raise WireError("a message is cut short in its header", hint=_DAMAGED)
+    if _checksum(view[: _PREFIX.size], header) != view[_PREFIX.size : _HEADER_AT]:
+        raise WireError("a message's header is damaged", hint=_DAMAGED)
+    return header, view[_HEADER_AT + length :]
+
+
+def _parse(header: memoryview, limits: Limits) -> tuple[Message, tuple[int, ...]]:
+    try:
+        raw = msgpack.unpackb(
+            header,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=limits.max_header,
+            max_bin_len=0,
+            max_ext_len=0,
+            max_array_len=limits.max_ops,
+            max_map_len=limits.max_ops,
+        )
+        message, lengths = msgspec.convert(raw, tuple[Message, tuple[int, ...]], strict=True)
+    except Exception as error:  # of whatever class: the sender must not choose what our reader dies of
+        raise WireError(f"a message cannot be understood: {_first_line(error)}", hint=_SAME_VERSION) from error
+    if any(length < 0 for length in lengths):
+        raise WireError("an attachment of negative length", hint=_DAMAGED)
+    return message, lengths
+
+
+def _check_counts(message: Message, attachments: int, limits: Limits) -> None:
+    if attachments > limits.max_attachments:
+        raise _too_large("number of attachments", attachments, limits.max_attachments)
+    if isinstance(message, Chunk) and attachments != 1:
+        raise WireError(f"a chunk with {attachments} attachments, not one", hint=_DAMAGED)
+    if isinstance(message, WorkItem) and len(message.program) > limits.max_ops:
+        raise _too_large("number of operations", len(message.program), limits.max_ops)
+
+
+def _check_numbers(message: Message) -> None:
+    """Times and sizes that nobody can mean, such as NaN."""
+    numbers: Sequence[float] = ()
+    match message:
+        case WorkItem():
+            numbers = (message.seconds, message.lease, message.stage, message.clients, *message.fresh.values())
+        case Announce():
+            numbers = (message.heartbeat,)
+        case Done():
+            numbers = (message.seconds, *(size for _, size in message.outputs))
+        case Chunk():
+            numbers = (message.size, message.offset)
+    if any(not math.isfinite(number) or number < 0 for number in numbers):
+        raise WireError("a message holds a time, a count or a size that is negative or no number", hint=_SAME_VERSION)
+
+
+def _checksum(prefix: Buffer, header: Buffer) -> bytes:
+    state: Any = xxhash.xxh3_64(prefix)
+    state.update(header)
+    return _CHECKSUM.pack(state.intdigest())
+
+
+def _too_large(what: str, size: int, limit: int) -> WireError:
+    return WireError(f"a message's {what} is {size}, the limit is {limit}", hint="send less at once")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:200]

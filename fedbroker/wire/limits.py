@@ -1,0 +1,59 @@
+"""How much one message may ask of its reader: checked by whoever writes it and again by whoever reads it.
+
+Imports nothing of fedbroker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["DEFAULT_LIMITS", "Limits"]
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on messages and blobs; sizes in bytes, times in seconds.
+
+    Attributes:
+        max_message: of one AMQP body. RabbitMQ 4 refuses more than 16 MiB by default.
+        max_header: of a message's header, the part that is parsed.
+        max_ops: operations of one work item, and elements of any other list or map in a header.
+        max_attachments: attachments of one message.
+        inline_blob: a blob up to this size rides with its message; a larger one goes by the bulk lane.
+        inline_total: all blobs that ride with one message together.
+        max_blob: of one blob.
+        small_blob: a blob up to this size is cut into pieces of ``small_chunk``, a larger one of ``large_chunk``.
+        small_chunk: see ``small_blob``.
+        large_chunk: see ``small_blob``.
+        min_chunk: what the reader takes as a piece, the last one of a blob apart.
+        max_pending_blobs: blobs of which some pieces are here and some are not.
+        max_pending_bytes: what those take together.
+        pending_seconds: a blob of which no further piece comes for so long is given up.
+    """
+
+    max_message: int = 16 * MIB - 64 * KIB
+    max_header: int = 4 * MIB
+    max_ops: int = 100_000
+    max_attachments: int = 4096
+    inline_blob: int = 16 * KIB
+    inline_total: int = 1 * MIB
+    max_blob: int = 1 * GIB
+    small_blob: int = 16 * MIB
+    small_chunk: int = 1 * MIB
+    large_chunk: int = 4 * MIB
+    min_chunk: int = 64 * KIB
+    max_pending_blobs: int = 64
+    max_pending_bytes: int = 2 * GIB
+    pending_seconds: float = 60.0
+
+    def chunk_bytes(self, size: int) -> int:
+        """How large the pieces of a blob of ``size`` bytes are."""
+        return self.small_chunk if size <= self.small_blob else self.large_chunk
+
+
+DEFAULT_LIMITS: Final = Limits()

@@ -1,0 +1,250 @@
+"""What coordinator and silos say to each other: immutable message types, one word for one thing.
+
+Every message is one of :data:`Message`. Bodies (values, computations, results) are *blobs*: bytes named by their
+digest that ride beside the message or on the bulk lane, never inside it. Imports nothing of fedbroker.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "Announce",
+    "Call",
+    "Chunk",
+    "Column",
+    "Compute",
+    "Data",
+    "Done",
+    "Drop",
+    "EndSession",
+    "Failed",
+    "Leave",
+    "Message",
+    "Need",
+    "Op",
+    "Select",
+    "Source",
+    "Struct",
+    "Value",
+    "WorkItem",
+]
+
+Ref: TypeAlias = int
+"""The name of a value in a session, chosen by the coordinator, so that a whole stage is one message."""
+
+Digest: TypeAlias = str
+"""The content's name: 32 hexadecimal digits of its xxh3-128."""
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
+    """Create ``ref`` from a serialized executor ``Value``."""
+
+    ref: Ref
+    blob: Digest
+
+
+class Data(msgspec.Struct, frozen=True, array_like=True, tag="data"):
+    """Create ``ref``, clients-placed, from columns of the silo's own source ``name``.
+
+    The value is ``<c0,c1,…>@CLIENTS``: a struct of arrays, one for each of ``columns`` in their order, for each client.
+
+    Attributes:
+        columns: name in the source (or, where it starts with ``#``, its position), and the dtype to hand over.
+        scalar: each column has one row and is handed over without its first dimension.
+    """
+
+    ref: Ref
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    scalar: bool = False
+
+
+class Struct(msgspec.Struct, frozen=True, array_like=True, tag="struct"):
+    """Create ``ref`` as a struct of others; a name is empty where the element has none."""
+
+    ref: Ref
+    elements: tuple[tuple[str, Ref], ...]
+
+
+class Select(msgspec.Struct, frozen=True, array_like=True, tag="select"):
+    """Create ``ref`` as element ``index`` of ``source``."""
+
+    ref: Ref
+    source: Ref
+    index: int
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """Create ``ref`` by calling ``function``; ``argument`` is None for one without parameter."""
+
+    ref: Ref
+    function: Ref
+    argument: Ref | None
+
+
+class Compute(msgspec.Struct, frozen=True, array_like=True, tag="compute"):
+    """Materialize ``ref`` and send it back: the next output of the work item."""
+
+    ref: Ref
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
+    """Forget values."""
+
+    refs: tuple[Ref, ...]
+
+
+Op: TypeAlias = Value | Data | Struct | Select | Call | Compute | Drop
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column of a source.
+
+    Attributes:
+        name: as the source calls it.
+        dtype: a numpy dtype name (``float64``, ``int32``, ``bool``, ``str``).
+        shape: of one row: ``()`` for a scalar, ``(4,)`` for four numbers; None stands for a length that varies.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What a silo announces of one of its data sources: never the data.
+
+    Attributes:
+        columns: in the source's order.
+        rows: how many, or None where counting is too dear.
+        clients: how many clients its data stands for.
+    """
+
+    columns: tuple[Column, ...]
+    rows: int | None = None
+    clients: int = 1
+
+
+class Announce(msgspec.Struct, frozen=True, tag="announce"):
+    """A silo says that it is there.
+
+    Attributes:
+        incarnation: differs for each start of the silo's process.
+        heartbeat: seconds until it says so again.
+    """
+
+    cohort: str
+    silo: str
+    incarnation: str
+    heartbeat: float
+    sources: dict[str, Source] = {}
+    version: str = ""
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """A silo says that it goes."""
+
+    cohort: str
+    silo: str
+    incarnation: str
+
+
+class WorkItem(msgspec.Struct, frozen=True, tag="work"):
+    """What one silo is asked to do for one client stage.
+
+    Attributes:
+        session: the session's id.
+        stage: number of the client stage.
+        silo: whom it is for.
+        reply_to: the coordinator's key, first word of the reply's routing key.
+        clients: how many clients the silo holds in this session; fixed at the session's first work item.
+        program: run in order.
+        fresh: digests that are on their way on the bulk lane, with their sizes in bytes; the silo waits for those,
+            and answers ``need`` for any other that it lacks.
+        seconds: time left for the stage when it was sent.
+        lease: seconds after which the silo may forget the session if it hears no more of it.
+        last: the session ends at this silo with the reply.
+    """
+
+    session: str
+    stage: int
+    silo: str
+    reply_to: str
+    clients: int
+    program: tuple[Op, ...]
+    fresh: dict[Digest, int]
+    seconds: float
+    lease: float
+    last: bool
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The silo's answer to a work item: the outputs, in the order of its ``compute`` operations.
+
+    Attributes:
+        outputs: digest and size in bytes of each.
+        seconds: time spent at the silo, from receipt to answer.
+    """
+
+    session: str
+    stage: int
+    silo: str
+    incarnation: str
+    outputs: tuple[tuple[Digest, int], ...]
+    seconds: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The silo could not do it.
+
+    Attributes:
+        kind: ``data`` (source, column or query), ``computation`` (the C++ runtime said no), ``lost`` (the runtime died
+            or the session is unknown here: its kept values are gone), ``refused`` (a bad or oversize work item),
+            ``time`` (the stage's time was up).
+        cause: one line.
+    """
+
+    session: str
+    stage: int
+    silo: str
+    incarnation: str
+    kind: Literal["data", "computation", "lost", "refused", "time"]
+    cause: str
+    hint: str = ""
+
+
+class Need(msgspec.Struct, frozen=True, tag="need"):
+    """The silo lacks blobs; it has dropped the work item, which is to be sent again with them."""
+
+    session: str
+    stage: int
+    silo: str
+    incarnation: str
+    digests: tuple[Digest, ...]
+
+
+class EndSession(msgspec.Struct, frozen=True, tag="end"):
+    """The coordinator gives a session up before its last stage."""
+
+    session: str
+
+
+class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
+    """A piece of a blob; its bytes are the message's only attachment.
+
+    Attributes:
+        digest: of the whole blob.
+        size: of the whole blob, in bytes.
+        offset: where this piece starts.
+    """
+
+    digest: Digest
+    size: int
+    offset: int
+
+
+Reply: TypeAlias = Done | Failed | Need
+Message: TypeAlias = Announce | Leave | WorkItem | Done | Failed | Need | EndSession | Chunk

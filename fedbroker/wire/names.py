@@ -1,0 +1,38 @@
+"""Names of cohorts, silos and coordinators: they become words of routing keys, so they hold no dot and no wildcard.
+
+Imports the errors only.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from fedbroker.errors import ConfigError
+
+__all__ = ["check_name", "is_name"]
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def is_name(value: str) -> bool:
+    """Whether ``value`` is 1 to 63 of ``a-z 0-9 _ -``, the first a letter or a digit."""
+    return _NAME.fullmatch(value) is not None
+
+
+def check_name(kind: str, value: str) -> str:
+    """The name itself, if it is one.
+
+    Args:
+        kind: what it names, for the error: ``"silo"``, ``"cohort"``.
+        value: the name.
+
+    Raises:
+        ConfigError: it is empty, too long, or holds other characters than ``a-z 0-9 _ -``.
+    """
+    if isinstance(value, str) and is_name(value):
+        return value
+    raise ConfigError(
+        f"{value!r} is not a name for a {kind}",
+        hint="use 1 to 63 of a-z, 0-9, '_' and '-', starting with a letter or a digit",
+    )

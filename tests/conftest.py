@@ -1,0 +1,30 @@
+"""What every test may ask for: a private broker for the whole run, and names that nobody else has."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[PrivateBroker]:
+    """One private RabbitMQ node for the whole run; its ``url`` is what programs need."""
+    with PrivateBroker() as node:
+        yield node
+
+
+@pytest.fixture
+def cohort() -> str:
+    """A cohort's name that no other test uses, since all share one broker."""
+    return f"t{secrets.token_hex(6)}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the broker is marked so: ``-m 'not broker'`` leaves those tests out."""
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker("broker")

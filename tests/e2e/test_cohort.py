@@ -1,0 +1,230 @@
+"""TFF programs over two silo processes and a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.errors import CohortTimeout, DataError, PlanError, SiloError
+from tests.e2e.conftest import ROWS
+from tests.support import computations as c
+from tests.support.counting import counted
+from tests.support.tff import assert_same, packed
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+COLUMN = tff.TensorType(np.float32, [None])
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def count_and_sum(delays):
+    size = tff.tensorflow.computation(lambda x: tf.size(x, out_type=tf.int64), COLUMN)
+    add = tff.tensorflow.computation(lambda x: tf.reduce_sum(tf.cast(x, tf.float64)), COLUMN)
+    return tff.federated_sum(tff.federated_map(size, delays)), tff.federated_sum(tff.federated_map(add, delays))
+
+
+def everything():
+    return [float(i * 7 % 50) for rows in ROWS.values() for i in range(rows)]
+
+
+def test_sums_over_the_silos_own_data(run):
+    assert run(count_and_sum, fedbroker.data("delays")) == (len(everything()), sum(everything()))
+
+
+def test_lists_of_client_values_are_dealt(run, tff_local):
+    for values in ([1.0, 2.0, 3.0, 4.0, 5.0], [1.0], [3.0, 4.0]):
+        assert_same(run(c.two_barriers, values, 2.0), tff_local(c.two_barriers, values, 2.0))
+
+
+def test_no_clients_at_all(run):
+    assert run(c.total, []) == 0.0
+
+
+def test_federated_averaging_gives_what_tff_gives(run, tff_local):
+    process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(0.01))
+    state, data = run(process.initialize), c.client_data(5, 9)
+    for _ in range(2):
+        ours, theirs = run(process.next, state, data), tff_local(process.next, state, data)
+        assert_same(ours, theirs)
+        state = ours.state
+
+
+def test_learning_over_the_silos_own_batches(run):
+    process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(1e-4))
+    state, losses = run(process.initialize), []
+    for _ in range(3):
+        output = run(process.next, state, fedbroker.data("batches", batch_size=32))
+        state, train = output.state, output.metrics["client_work"]["train"]
+        assert train["num_examples"] == sum(ROWS.values())
+        losses.append(float(train["loss"]))
+    assert losses[2] < losses[0]
+
+
+SUMMARY = collections.OrderedDict(n=np.int64, mean=np.float32)
+ROW = collections.OrderedDict(minutes=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("type_", "handle", "expected"),
+    [
+        (SUMMARY, fedbroker.data("summary"), list(ROWS.values())),
+        (collections.OrderedDict(minutes=COLUMN), fedbroker.data("delays"), list(ROWS.values())),
+        (tff.SequenceType(ROW), fedbroker.data("delays"), list(ROWS.values())),
+        (
+            tff.SequenceType(collections.OrderedDict(minutes=COLUMN)),
+            fedbroker.data("delays", batch_size=64),
+            list(ROWS.values()),
+        ),
+        (
+            tff.SequenceType(collections.OrderedDict(minutes=tff.TensorType(np.float32, [64]))),
+            fedbroker.data("delays", batch_size=64),
+            [rows // 64 * 64 for rows in ROWS.values()],
+        ),
+        (collections.OrderedDict(name=tff.TensorType(np.str_, [None])), fedbroker.data("names"), [3, 3]),
+    ],
+)
+def test_every_shape_of_data_binds(run, type_, handle, expected):
+    member = tff.types.to_type(type_)
+
+    def rows(value):
+        if isinstance(value, tf.data.Dataset):
+            return value.reduce(np.int64(0), lambda n, row: n + tf.size(tf.nest.flatten(row)[0], out_type=tf.int64))
+        first = tf.nest.flatten(value)[0]
+        return first if first.shape.rank == 0 else tf.size(first, out_type=tf.int64)
+
+    size = tff.tensorflow.computation(rows, member)
+
+    @tff.federated_computation(tff.FederatedType(member, tff.CLIENTS))
+    def sizes(value):
+        return tff.federated_map(size, value)
+
+    assert run(sizes, handle) == expected
+
+
+def test_client_placed_results_come_back_in_the_silos_order(run):
+    @tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+    def means(delays):
+        return tff.federated_map(tff.tensorflow.computation(lambda x: tf.reduce_mean(x), COLUMN), delays)
+
+    found = run(means, fedbroker.data("delays"))
+    assert found == pytest.approx([np.mean([i * 7 % 50 for i in range(rows)]) for rows in ROWS.values()], rel=1e-5)
+
+
+def test_messages_are_what_the_explanation_said(silos, context):
+    exchanges = ("fedbroker.work", "fedbroker.reply", "fedbroker.dead")
+
+    async def scenario(comp, args):
+        async with counted(silos.url, *exchanges) as count:
+            await asyncio.to_thread(context.invoke, comp, packed(comp, args))
+            return await count()
+
+    for comp, args in ((c.total, ([1.0, 2.0],)), (c.two_barriers, ([1.0, 2.0, 3.0], 1.0))):
+        found = asyncio.run(scenario(comp, args))
+        explained = fedbroker.explain(comp)
+        assert found["fedbroker.work"] + found["fedbroker.reply"] == explained.messages(silos=2)
+        assert found["fedbroker.work"] == 2 * explained.round_trips
+        assert found["fedbroker.dead"] == 0
+
+
+def test_without_clients_the_broker_is_not_touched():
+    with fedbroker.create_sync_execution_context("amqp://127.0.0.1:1/", cohort="nobody") as context:
+        assert context.invoke(c.server_only, packed(c.server_only, (3.0,))) == (1.5, 3.0)
+
+
+def test_sync_inside_a_running_loop(run):
+    async def notebook():
+        return run(c.total, [1.0, 2.0])
+
+    assert asyncio.run(notebook()) == 3.0
+
+
+def test_many_at_once_on_an_async_context(silos):
+    async def scenario():
+        async with fedbroker.create_async_execution_context(silos.url, cohort=silos.cohort, min_silos=2) as context:
+            calls = [context.invoke(c.total, packed(c.total, ([float(n), 1.0],))) for n in range(12)]
+            return await asyncio.gather(*calls)
+
+    assert asyncio.run(scenario()) == [n + 1.0 for n in range(12)]
+
+
+def test_set_context_runs_a_plain_call(silos):
+    stack = tff.framework.get_context_stack()
+    before = stack.current
+    try:
+        with fedbroker.set_sync_execution_context(silos.url, cohort=silos.cohort, min_silos=2):
+            assert c.total([1.0, 2.0, 3.0]) == 6.0
+    finally:
+        stack.set_default_context(before)
+
+
+def test_too_few_silos_says_who_is_there(silos):
+    with fedbroker.create_sync_execution_context(
+        silos.url, cohort=silos.cohort, min_silos=3, join_timeout=1.5
+    ) as context:
+        with pytest.raises(CohortTimeout, match="there: ewr, jfk") as caught:
+            context.invoke(c.total, packed(c.total, ([1.0],)))
+        assert caught.value.present == ("ewr", "jfk")
+
+
+def test_no_more_than_max_silos(silos):
+    with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, max_silos=1) as context:
+        until(lambda: context.invoke(count_and_sum, packed(count_and_sum, (fedbroker.data("delays"),)))[0] == ROWS["ewr"])
+
+
+@pytest.mark.parametrize(
+    ("comp_type", "handle", "message"),
+    [
+        (COLUMN, fedbroker.data("trains"), "source 'trains': expected a source of that name"),
+        (collections.OrderedDict(hours=COLUMN), fedbroker.data("delays"), "column 'hours'"),
+        (collections.OrderedDict(minutes=tff.TensorType(np.int32, [None])), fedbroker.data("delays"), "found float32"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_any_work_is_sent(silos, context, comp_type, handle, message):
+    member = tff.types.to_type(comp_type)
+    one = tff.tensorflow.computation(lambda x: tf.constant(1), member)
+
+    @tff.federated_computation(tff.FederatedType(member, tff.CLIENTS))
+    def count(values):
+        return tff.federated_sum(tff.federated_map(one, values))
+
+    async def scenario():
+        async with counted(silos.url, "fedbroker.work") as messages:
+            with pytest.raises(DataError, match="silo 'ewr' failed") as caught:
+                await asyncio.to_thread(context.invoke, count, packed(count, (handle,)))
+            assert message in str(caught.value)
+            return await messages()
+
+    assert asyncio.run(scenario()) == {"fedbroker.work": 0}
+
+
+def test_a_failing_graph_comes_back_in_the_runtimes_words_and_the_silos_go_on(run):
+    @tff.tensorflow.computation(np.float32)
+    def positive(x):
+        with tf.control_dependencies([tf.debugging.Assert(x > 0, ["this client is negative"])]):
+            return tf.identity(x)
+
+    @tff.federated_computation(c.AT_CLIENTS)
+    def checked(x):
+        return tff.federated_sum(tff.federated_map(positive, x))
+
+    with pytest.raises(SiloError, match="assertion failed") as caught:
+        run(checked, [1.0, -1.0])
+    assert (caught.value.silo, caught.value.stage) == ("jfk", 0)
+    assert "\n" not in str(caught.value)
+    assert run(checked, [1.0, 2.0]) == 3.0
+
+
+def test_what_cannot_be_planned_is_refused(run):
+    secure = tff.federated_computation(
+        lambda x: tff.federated_secure_sum(x, 10), tff.FederatedType(np.int32, tff.CLIENTS)
+    )
+    with pytest.raises(PlanError):
+        run(secure, [1, 2])
+    assert run(c.total, [1.0]) == 1.0

@@ -1,0 +1,42 @@
+"""What tests against the real C++ runtime share: one of ours, and TFF's own local context."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedbroker.context.loop import LoopThread
+from fedbroker.runtime import Runtime
+from tests.support.silos import DirectCohort
+from tests.support.tff import local_context, packed
+
+
+@pytest.fixture(scope="session")
+def loop_thread():
+    thread = LoopThread("tests")
+    yield thread
+    thread.stop()
+
+
+@pytest.fixture(scope="session")
+def runtime(loop_thread):
+    runtime = Runtime()
+    loop_thread.run(runtime.start())
+    yield runtime
+    loop_thread.run(runtime.close())
+
+
+@pytest.fixture(scope="session")
+def tff_local():
+    """``run(comp, *args)`` on TFF's own local context."""
+    context = local_context()
+    return lambda comp, *args: context.invoke(comp, packed(comp, args))
+
+
+@pytest.fixture
+def direct(loop_thread, runtime):
+    """``run(comp, *args, silos=n)`` on silos that are executors of one runtime, without a broker."""
+
+    def run(comp, *args, silos=3):
+        return loop_thread.run(DirectCohort(runtime, silos).run(comp, packed(comp, args)))
+
+    return run

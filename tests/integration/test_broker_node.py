@@ -1,0 +1,323 @@
+"""A private broker on its own: it starts, keeps its promises over a kill, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aio_pika
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerStartError, ConfigError, UsageError
+
+pytestmark = pytest.mark.broker
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Command lines of the processes that have the directory in their arguments or their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if int(entry.name) != os.getpid() and str(directory).encode() in b"\0".join(text):
+            found.append(text[0].replace(b"\0", b" ").decode())
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline, clock = Deadline.after(seconds), threading.Event()
+    while not condition():
+        assert not deadline.passed(), "it did not come true in time"
+        clock.wait(0.02)
+
+
+def nothing_left(directory: Path) -> bool:
+    return not processes_of(directory) and not directory.exists()
+
+
+async def round_trip(url: str) -> None:
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        queue = await channel.declare_queue(exclusive=True)
+        await channel.default_exchange.publish(aio_pika.Message(b"hello"), queue.name)
+        message = await queue.get(timeout=5)
+        assert message.body == b"hello"
+
+
+async def test_it_serves_with_the_password_that_it_made(broker: PrivateBroker) -> None:
+    await round_trip(broker.url)
+    password = broker.url.split(":")[2].split("@")[0]
+    with pytest.raises(aio_pika.exceptions.AMQPConnectionError, match="ACCESS_REFUSED"):
+        await aio_pika.connect(broker.url.replace(password, "guess"))
+    with pytest.raises(aio_pika.exceptions.AMQPConnectionError, match="ACCESS_REFUSED"):
+        await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{broker.port}/")
+    assert password not in repr(broker)
+
+
+def test_it_listens_on_the_loopback_only(broker: PrivateBroker) -> None:
+    pids = {link.parent.parent.name for link in _sockets_of(broker.directory)}
+    assert pids
+    inodes = {os.readlink(link) for link in _sockets_of(broker.directory)}
+    listening = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for row in Path(table).read_text().splitlines()[1:]:
+            _, local, _, state, *rest = row.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
+                listening.add(local.split(":")[0])
+    assert listening
+    assert listening <= {"0100007F", "00000000000000000000000001000000"}
+
+
+def _sockets_of(directory: Path) -> Iterator[Path]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(directory).encode() not in (entry / "environ").read_bytes():
+                continue
+            yield from (link for link in (entry / "fd").iterdir() if os.readlink(link).startswith("socket:"))
+        except OSError:
+            continue
+
+
+def test_secrets_are_for_the_owner_only(broker: PrivateBroker) -> None:
+    assert stat.S_IMODE(broker.directory.stat().st_mode) == 0o700
+    password = broker.url.split(":")[2].split("@")[0]
+    holders = [file for file in broker.directory.iterdir() if file.is_file() and password in file.read_text()]
+    assert {file.name for file in holders} == {"credentials.json", "rabbitmq.conf"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in holders} == {0o600}
+    seen = " ".join(processes_of(broker.directory))
+    assert password not in seen
+
+
+def test_ctl_asks_this_node(broker: PrivateBroker) -> None:
+    assert "/" in broker.ctl("list_vhosts")
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        broker.ctl("no_such_command")
+    assert "no_such_command" in failure.value.stderr + failure.value.stdout
+
+
+async def test_data_outlives_a_kill_and_a_stop_in_a_directory_of_ones_own(tmp_path: Path) -> None:
+    directory = tmp_path / "kept"
+    node = PrivateBroker(directory=directory)
+    node.start()
+    try:
+        first = node.url
+        await _publish_durable(first, b"before the kill")
+        node.kill()
+        assert not node.running
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", node.port), timeout=1)
+        node.start()
+        assert node.url == first
+        assert await _get_durable(first) == b"before the kill"
+        await _publish_durable(first, b"before the stop")
+        with pytest.raises(BrokerStartError, match="another private broker uses"):
+            PrivateBroker(directory=directory).start()
+        await round_trip(first)
+    finally:
+        node.stop()
+    assert directory.exists()
+    assert processes_of(directory) == []
+    async with PrivateBroker(directory=directory) as again:
+        assert re.findall(r"//(.*)@", again.url) == re.findall(r"//(.*)@", first)
+        assert await _get_durable(again.url) == b"before the stop"
+
+
+async def _publish_durable(url: str, body: bytes) -> None:
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        queue = await channel.declare_queue("kept", durable=True)
+        message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+        await channel.default_exchange.publish(message, queue.name)
+
+
+async def _get_durable(url: str) -> bytes:
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        queue = await channel.declare_queue("kept", durable=True)
+        message = await queue.get(timeout=5)
+        await message.ack()
+        return message.body
+
+
+async def test_settings_and_plugins_reach_the_node() -> None:
+    small = {"max_message_size": "65536"}
+    node = PrivateBroker(extra_conf=small, plugins=["rabbitmq_consistent_hash_exchange"])
+    with node:
+        directory = node.directory
+        async with await aio_pika.connect(node.url) as connection:
+            channel = await connection.channel()
+            await channel.declare_exchange("spread", type="x-consistent-hash")
+            with pytest.raises(aio_pika.exceptions.ChannelClosed, match="max size"):
+                await channel.default_exchange.publish(aio_pika.Message(b"x" * 100_000), "nowhere")
+    assert nothing_left(directory)
+    with pytest.raises(UsageError, match="not started"):
+        _ = node.url
+    with pytest.raises(UsageError, match="not running"):
+        node.kill()
+
+
+_PARENT = """
+import sys, threading
+from fedbroker.broker import PrivateBroker
+node = PrivateBroker()
+node.start()
+print(node.directory, flush=True)
+threading.Event().wait()
+"""
+
+
+def test_nothing_outlives_a_killed_parent_not_even_if_its_forked_child_does() -> None:
+    """The child has a copy of the pipe to the guardian, so that its closing is not seen."""
+    fork = "import os\nif os.fork() == 0:\n    os.close(1)\n    os.read(0, 1)\n    os._exit(0)\n"
+    program = _PARENT.replace("threading.Event().wait()", fork + "threading.Event().wait()")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True, env=_environment()
+    ) as parent:
+        assert parent.stdout is not None
+        directory = Path(parent.stdout.readline().strip())
+        assert any("beam" in line for line in processes_of(directory))
+        parent.kill()
+        wait_until(lambda: nothing_left(directory))
+
+
+def test_a_killed_guardian_takes_the_node_with_it() -> None:
+    with PrivateBroker() as node:
+        directory = node.directory
+        guardian = int(_pid_of(directory, "guardian.py"))
+        os.kill(guardian, signal.SIGKILL)
+        assert node.wait(10)
+        wait_until(lambda: not processes_of(directory))
+    assert nothing_left(directory)
+
+
+def _pid_of(directory: Path, word: str) -> str:
+    return next(
+        entry.name
+        for entry in Path("/proc").glob("[0-9]*")
+        if (line := _cmdline(entry)) and word in line and str(directory) in line
+    )
+
+
+def _cmdline(entry: Path) -> str:
+    try:
+        return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+    node = PrivateBroker()
+    entering = asyncio.create_task(node.__aenter__())
+    await asyncio.to_thread(wait_until, lambda: bool(node._directory and processes_of(node._directory)))
+    directory = node._directory
+    assert directory is not None
+    entering.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert time.monotonic() - began < 5
+    assert nothing_left(directory)
+
+
+def test_a_port_in_use_is_said(broker: PrivateBroker) -> None:
+    with pytest.raises(BrokerStartError, match=f"port {broker.port} is in use"):
+        PrivateBroker(broker.port).start()
+
+
+def test_a_wrong_setting_is_said_in_the_servers_words() -> None:
+    node = PrivateBroker(extra_conf={"max_message_size": "lots"})
+    began = time.monotonic()
+    with pytest.raises(BrokerStartError) as failure:
+        node.start()
+    assert "lots" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert time.monotonic() - began < 20
+    assert not node.running
+
+
+def test_an_unknown_plugin_is_said() -> None:
+    with pytest.raises(ConfigError, match="no plugin 'rabbitmq_telepathy'"):
+        PrivateBroker(plugins=["rabbitmq_telepathy"]).start()
+
+
+def test_a_line_break_cannot_smuggle_a_setting_in() -> None:
+    with pytest.raises(ConfigError, match="line break"):
+        PrivateBroker(extra_conf={"max_message_size": "1\nlisteners.tcp.other = 0.0.0.0:5672"}).start()
+
+
+def test_no_server_tells_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDBROKER_RABBITMQ_HOME", str(tmp_path))
+    with pytest.raises(BrokerStartError, match="apt-get install rabbitmq-server"):
+        PrivateBroker().start()
+
+
+def test_an_unusable_directory_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BrokerStartError, match="cannot use the directory"):
+        PrivateBroker(directory=tmp_path / "file" / "below").start()
+
+
+@contextmanager
+def command_line(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "fedbroker.cli", *arguments]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=_environment(), start_new_session=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+async def test_the_command_serves_until_it_is_told_to_end(ending: signal.Signals) -> None:
+    with command_line("broker", "run", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        facts = json.loads(await asyncio.to_thread(process.stdout.readline))
+        await round_trip(facts["url"])
+        os.killpg(process.pid, ending)  # as a terminal's Ctrl-C does
+        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert process.stderr.read() == ""
+    assert nothing_left(Path(facts["directory"]))
+
+
+async def test_the_command_says_ready_and_where(tmp_path: Path) -> None:
+    with command_line("broker", "run", "--dir", str(tmp_path / "kept")) as process:
+        assert process.stdout is not None
+        line = await asyncio.to_thread(process.stdout.readline)
+        assert re.fullmatch(r"ready amqp://fedbroker:[0-9a-f]{32}@127\.0\.0\.1:\d+/\n", line)
+        await round_trip(line.split()[1])
+        beam = int(_pid_of(tmp_path / "kept", "beam"))
+        os.kill(beam, signal.SIGKILL)
+        assert await asyncio.to_thread(process.wait, 15) == 3
+        assert process.stderr is not None
+        assert "FB2003" in process.stderr.read()
+    wait_until(lambda: processes_of(tmp_path / "kept") == [])
+
+
+def test_the_command_refuses_a_port_in_use(broker: PrivateBroker) -> None:
+    with command_line("broker", "run", "--port", str(broker.port)) as process:
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "in use" in err
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,0 +1,153 @@
+"""The law of the plan: whatever is cut into stages gives what TFF's own local context gives, value for value."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support import computations as c
+from tests.support.generate import build, steps
+from tests.support.tff import assert_same
+
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(300)]
+
+F = np.float32
+NUMBERS = tff.FederatedType(F, tff.CLIENTS)
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    program=steps,
+    returned=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+    nested=st.booleans(),
+    values=st.lists(st.integers(-8, 8).map(float), min_size=1, max_size=5),
+    silos=st.integers(1, 4),
+)
+def test_generated_computations(direct, tff_local, program, returned, nested, values, silos):
+    comp = build(program, returned, nested=nested, all_equal=True)
+    assert_same(direct(comp, values, 2.0, silos=silos), tff_local(comp, values, 2.0))
+
+
+@tff.federated_computation(
+    collections.OrderedDict(a=NUMBERS, b=collections.OrderedDict(s=c.AT_SERVER, n=F), e=collections.OrderedDict())
+)
+def mixed_struct(p):
+    return collections.OrderedDict(
+        s=tff.federated_sum(p["a"]),
+        z=tff.federated_zip([p["b"]["s"], tff.federated_max(p["a"])]),
+        n=p["b"]["n"],
+        empty=(),
+        t=tff.federated_map(c.half, p["a"]),
+    )
+
+
+@tff.federated_computation
+def no_parameter():
+    two = tff.federated_eval(tff.tensorflow.computation(lambda: tf.constant(2.0)), tff.SERVER)
+    return tff.federated_value(F(3), tff.SERVER), collections.OrderedDict(a=two), ()
+
+
+@tff.federated_computation(F)
+def unplaced(x):
+    return c.half(x), x
+
+
+@tff.federated_computation(NUMBERS)
+def identity(x):
+    return x
+
+
+@tff.federated_computation(tff.FederatedType(np.str_, tff.CLIENTS))
+def strings(x):
+    return x
+
+
+@tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int32), tff.CLIENTS))
+def sequences(x):
+    total = tff.tensorflow.computation(
+        lambda ds: ds.reduce(np.int32(0), lambda a, b: a + b), tff.SequenceType(np.int32)
+    )
+    return tff.federated_sum(tff.federated_map(total, x))
+
+
+@tff.federated_computation(NUMBERS, F)
+def zero_from_parameter(x, z):
+    add = tff.tensorflow.computation(lambda a, b: a + b, (F, F))
+    twice = tff.tensorflow.computation(lambda a: a * 2, F)
+    return tff.federated_aggregate(x, c.half(z), add, add, twice)
+
+
+@tff.federated_computation(NUMBERS)
+def from_clients(x):
+    one = tff.federated_eval(tff.tensorflow.computation(lambda: tf.constant(1)), tff.CLIENTS)
+    return tff.federated_sum(one), tff.federated_sum(tff.federated_value(2, tff.CLIENTS)), tff.federated_sum(x)
+
+
+CASES = {
+    "two barriers": (c.two_barriers, ([1.0, 2.0, 3.0, 7.0], 4.0)),
+    "server only": (c.server_only, (1.5,)),
+    "mixed struct": (mixed_struct, (collections.OrderedDict(a=[1.0, 2.0], b={"s": 2.0, "n": 1.5}, e={}),)),
+    "no parameter": (no_parameter, ()),
+    "unplaced": (unplaced, (3.0,)),
+    "identity": (identity, ([1.0, 2.0, 3.0],)),
+    "strings": (strings, (["a", "bc", "d"],)),
+    "sequences": (sequences, ([[1, 2], [3], [4, 5, 6]],)),
+    "zero from a parameter": (zero_from_parameter, ([1.0, 2.0, 3.0], 0.0)),
+    "values from clients": (from_clients, ([1.0, 2.0],)),
+    "no clients": (c.total, ([],)),
+    "one TensorFlow computation": (c.half, (3.0,)),
+}
+
+
+@pytest.mark.parametrize("silos", [1, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_each_kind_of_computation(direct, tff_local, name, silos):
+    comp, args = CASES[name]
+    assert_same(direct(comp, *args, silos=silos), tff_local(comp, *args))
+
+
+@pytest.mark.parametrize("process", ["fed_avg", "robust", "mime_lite", "eval"])
+def test_learning(direct, tff_local, process):
+    sgd = tff.learning.optimizers.build_sgdm(0.1)
+    algorithms = tff.learning.algorithms
+    learning = {
+        "fed_avg": lambda: algorithms.build_weighted_fed_avg(c.regression, sgd),
+        "robust": lambda: algorithms.build_weighted_fed_avg(
+            c.regression, sgd, model_aggregator=tff.learning.robust_aggregator()
+        ),
+        "mime_lite": lambda: algorithms.build_weighted_mime_lite(c.regression, sgd),
+        "eval": lambda: algorithms.build_fed_eval(c.regression),
+    }[process]()
+    state = tff_local(learning.initialize)
+    data = c.client_data(5, 9, 12)
+    assert_same(direct(learning.next, state, data), tff_local(learning.next, state, data))
+
+
+def test_a_random_value_is_the_same_on_both_sides(direct):
+    draw = tff.tensorflow.computation(lambda: tf.random.uniform([]))
+
+    @tff.federated_computation(NUMBERS)
+    def differences(x):
+        value = draw()
+        at_clients = tff.federated_value(value, tff.CLIENTS)
+        at_server = tff.federated_broadcast(tff.federated_value(value, tff.SERVER))
+        return tff.federated_max(tff.federated_map(c.minus, (at_clients, at_server))), tff.federated_sum(x)
+
+    difference, _ = direct(differences, [1.0, 2.0, 3.0])
+    assert difference == 0.0
+
+
+def test_a_parameter_that_is_all_equal(direct):
+    @tff.federated_computation(tff.FederatedType(F, tff.CLIENTS, all_equal=True))
+    def halved(x):
+        return x, tff.federated_map(c.half, x), tff.federated_sum(x)
+
+    assert direct(halved, 2.0, silos=3) == (2.0, [1.0, 1.0, 1.0], 6.0)

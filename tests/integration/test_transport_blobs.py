@@ -1,0 +1,255 @@
+"""The bulk lane: any size, in chunks, once for a whole cohort; lost, damaged and surplus chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerLost, Missing, WireError
+from fedbroker.wire import Limits, cut, digest_of, encode
+from fedbroker.wire.messages import Chunk, Done, WorkItem
+from tests.support.ends import Silo, admin, coordinator_end, silo_end, until, work
+from tests.support.proxy import Proxy
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@pytest.fixture(scope="module")
+def strict_broker() -> Iterator[PrivateBroker]:
+    """A broker that refuses messages above 16 MiB, as RabbitMQ 4 does unless told otherwise."""
+    with PrivateBroker(extra_conf={"max_message_size": str(16 * MIB)}) as node:
+        yield node
+
+
+@asynccontextmanager
+async def memory() -> AsyncIterator[list[int]]:
+    """The most that this process grew by within the block, in bytes (first element)."""
+    page = os.sysconf("SC_PAGE_SIZE")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    before = resident()
+    grown = [0]
+
+    async def watch() -> None:
+        while True:
+            grown[0] = max(grown[0], resident() - before)
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield grown
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+@pytest.mark.parametrize(
+    "size", [16 * KIB + 1, MIB, MIB + 1, 5 * MIB + 7, 16 * MIB, 16 * MIB + 1], ids=lambda size: f"{size}"
+)
+async def test_blobs_go_there_and_back(strict_broker: PrivateBroker, cohort: str, size: int) -> None:
+    data = secrets.token_bytes(size)
+    digest = digest_of(data)
+    async with (
+        silo_end(strict_broker.url, cohort) as silo,
+        coordinator_end(strict_broker.url, cohort) as coordinator,
+    ):
+        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+        item = work("ewr", coordinator.end.key, blobs={digest: size})
+        done = await coordinator.end.request(item, {}, Deadline.after(20))
+        assert isinstance(done, Done)
+        assert done.outputs == ((digest, size),)
+        assert bytes(await coordinator.end.results.get(digest, Deadline.after(5))) == data
+        assert (silo.end.blobs.pending_bytes, coordinator.end.results.pending_bytes) == (0, 0)
+
+
+async def test_64_mib_pass_a_broker_that_takes_16(strict_broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(64 * MIB)
+    digest = digest_of(data)
+    async with silo_end(strict_broker.url, cohort), coordinator_end(strict_broker.url, cohort) as coordinator:
+        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(60))
+        item = work("ewr", coordinator.end.key, blobs={digest: len(data)}, seconds=60)
+        done = await coordinator.end.request(item, {}, Deadline.after(60))
+        assert isinstance(done, Done)
+        assert await coordinator.end.results.get(digest, Deadline.after(30)) == data
+
+
+async def test_512_mib_pass_in_bounded_memory(strict_broker: PrivateBroker, cohort: str) -> None:
+    size = 512 * MIB
+    data = bytearray(size)
+    for at in range(0, size, MIB):
+        data[at : at + 8] = at.to_bytes(8, "big")
+    digest = digest_of(data)
+    async with (
+        silo_end(strict_broker.url, cohort) as silo,
+        coordinator_end(strict_broker.url, cohort) as coordinator,
+    ):
+        async with memory() as grown:
+            getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(100), 20))
+            await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(100))
+            content = await getting
+        assert len(content) == size
+        assert content[-MIB : -MIB + 8] == (size - MIB).to_bytes(8, "big")
+        assert grown[0] < size + 256 * MIB  # the blob itself, once, and what is under way at both ends
+
+
+async def test_a_broadcast_is_published_once(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(3 * MIB)
+    digest = digest_of(data)
+    names = ("ewr", "jfk", "lga")
+    async with AsyncExitStack() as stack:
+        look = await stack.enter_async_context(admin(broker.url))
+        silos = [await stack.enter_async_context(silo_end(broker.url, cohort, name)) for name in names]
+        coordinator = await stack.enter_async_context(coordinator_end(broker.url, cohort))
+        await look.declare(f"spy.{cohort}", ("fedbroker.blobs", cohort), durable=True)
+        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+        for silo in silos:
+            assert await silo.end.blobs.get(digest, Deadline.after(5)) == data
+        await until(lambda: look.holds(f"spy.{cohort}", 3))
+        await look.delete(f"spy.{cohort}")
+
+
+async def test_a_blob_for_one_silo_goes_to_no_other(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(MIB)
+    digest = digest_of(data)
+    async with (
+        silo_end(broker.url, cohort, "ewr") as silo,
+        silo_end(broker.url, cohort, "jfk") as other,
+        coordinator_end(broker.url, cohort) as coordinator,
+    ):
+        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+        assert await silo.end.blobs.get(digest, Deadline.after(5)) == data
+        await coordinator.end.send_blob(digest_of(b"end"), b"end", silo="jfk", deadline=Deadline.after(5))
+        assert await other.end.blobs.get(digest_of(b"end"), Deadline.after(5)) == b"end"
+        assert digest not in other.end.blobs
+
+
+async def test_a_silo_waits_for_blobs_that_come_after_its_work(broker: PrivateBroker, cohort: str) -> None:
+    blobs = {digest_of(data): data for data in (secrets.token_bytes(2 * MIB) for _ in range(5))}
+    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
+        item = work("ewr", coordinator.end.key, blobs={digest: len(data) for digest, data in blobs.items()})
+        request = asyncio.create_task(coordinator.end.request(item, {}, Deadline.after(20)))
+        await until(lambda: len(silo.items) == 1)
+        sending = (
+            coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+            for digest, data in blobs.items()
+        )
+        await asyncio.gather(*sending)
+        assert isinstance(await request, Done)
+        for digest, data in blobs.items():
+            assert await coordinator.end.results.get(digest, Deadline.after(5)) == data
+
+
+async def test_a_lost_chunk_is_noticed_and_the_blob_can_be_sent_again(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(3 * MIB)
+    digest = digest_of(data)
+    async with (
+        silo_end(broker.url, cohort) as silo,
+        coordinator_end(broker.url, cohort) as coordinator,
+        admin(broker.url) as look,
+    ):
+        chunks = list(cut(digest, data, MIB))
+        for chunk, view in (chunks[0], chunks[2]):
+            await look.publish("fedbroker.blobs", f"{cohort}.ewr", encode(chunk, [view]))
+        started = time.monotonic()
+        with pytest.raises(Missing, match=r"nothing came for 0\.5 s") as caught:
+            await silo.end.blobs.get(digest, Deadline.after(20), 0.5)
+        assert caught.value.digest == digest
+        assert time.monotonic() - started < 2
+        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+        assert await silo.end.blobs.get(digest, Deadline.after(5)) == data
+
+
+async def test_what_does_not_belong_on_the_lane_is_dropped(broker: PrivateBroker, cohort: str) -> None:
+    limits = Limits(max_blob=4 * MIB, max_pending_blobs=3, max_pending_bytes=9 * MIB)
+    async with (
+        silo_end(broker.url, cohort, limits=limits) as silo,
+        coordinator_end(broker.url, cohort) as coordinator,
+        admin(broker.url) as look,
+    ):
+        wrong = [b"", b"junk", encode(work("ewr", "k")), encode(Chunk("0" * 32, 5, 0), [b"wrong"])]
+        wrong += [encode(Chunk(f"{number:032}", 2**40, 0), [b"x" * MIB]) for number in range(3)]  # a terabyte
+        wrong += [encode(Chunk(f"{number:032}", 4 * MIB, 0), [b"x" * MIB]) for number in range(10)]  # never complete
+        for body in wrong:
+            await look.publish("fedbroker.blobs", cohort, body)
+        data = secrets.token_bytes(MIB)
+        await coordinator.end.send_blob(digest_of(data), data, silo=None, deadline=Deadline.after(5))
+        assert await silo.end.blobs.get(digest_of(data), Deadline.after(5)) == data
+        assert silo.end.blobs.pending_bytes == 8 * MIB
+
+
+async def test_a_damaged_blob_is_missed_at_once(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(2 * MIB)
+    digest = digest_of(data)
+    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
+        getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(30), 30))
+        await asyncio.sleep(0)
+        await coordinator.end.send_blob(digest, data[::-1], silo=None, deadline=Deadline.after(5))
+        with pytest.raises(Missing, match="damaged"):
+            async with asyncio.timeout(5):
+                await getting
+
+
+async def test_too_large_a_blob_is_refused_before_it_is_sent(broker: PrivateBroker, cohort: str) -> None:
+    async with coordinator_end(broker.url, cohort, limits=Limits(max_blob=MIB)) as coordinator:
+        with pytest.raises(WireError, match="exceeds the limit"):
+            await coordinator.end.send_blob("d", bytes(MIB + 1), silo=None, deadline=Deadline.after(5))
+
+
+async def test_sending_stops_at_its_deadline(broker: PrivateBroker, cohort: str) -> None:
+    async with Proxy(broker.url) as proxy, coordinator_end(proxy.url, cohort) as coordinator:
+        proxy.stall()
+        with pytest.raises(BrokerLost):
+            await coordinator.end.send_blob("d", bytes(64 * MIB), silo=None, deadline=Deadline.after(0.5))
+        proxy.flow()
+        await coordinator.end.send_blob("d", bytes(MIB), silo=None, deadline=Deadline.after(20))
+
+
+async def test_sending_can_be_cancelled(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(32 * MIB)
+    digest = digest_of(data)
+    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
+        for turns in (0, 1, 2, 5, 20, 50):
+            sending = asyncio.create_task(
+                coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+            )
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if sending.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+            else:
+                await sending
+        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+        assert await silo.end.blobs.get(digest, Deadline.after(10)) == data
+
+
+async def test_the_same_result_from_two_silos_is_one_blob(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(2 * MIB)
+    async with (
+        silo_end(broker.url, cohort, "ewr") as one,
+        silo_end(broker.url, cohort, "jfk") as other,
+        coordinator_end(broker.url, cohort) as coordinator,
+    ):
+
+        def same(silo: Silo) -> None:
+            async def answer(item: WorkItem) -> None:
+                await silo.send(item, [data], Deadline.after(20))
+
+            silo.answer = answer
+
+        same(one)
+        same(other)
+        assert await asyncio.gather(coordinator.ask("ewr"), coordinator.ask("jfk")) == [data, data]
+        assert coordinator.end.results.kept_bytes == len(data)

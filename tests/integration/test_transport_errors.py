@@ -1,0 +1,222 @@
+"""The first connection fails loudly: one typed line, with what to do, and never a password."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import (
+    BrokerError,
+    BrokerRefused,
+    BrokerUnreachable,
+    ConfigError,
+    FedbrokerError,
+    NameTaken,
+    TopologyMismatch,
+)
+from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until
+from tests.support.proxy import Proxy
+
+SECRET = "s3cr3t-pass"
+
+
+async def refusal(url: str, cohort: str, kind: type[FedbrokerError], seconds: float = 5.0) -> str:
+    """What both ends say of that URL: the same kind of error, in one line, with a hint, without a password."""
+    lines = []
+    for make in (lambda: Silo(url, cohort).end, lambda: Coordinator(url, cohort).end):
+        with pytest.raises(kind) as caught:
+            await make().open(Deadline.after(seconds))
+        assert type(caught.value) is kind
+        assert caught.value.hint
+        for shown in (str(caught.value), repr(caught.value)):
+            assert "\n" not in shown
+            assert SECRET not in shown
+            assert url.split("@")[0].rpartition(":")[2] not in shown
+        assert caught.value.__cause__ is None or SECRET not in str(caught.value.__cause__)
+        lines.append(str(caught.value))
+    assert lines[0] == lines[1]
+    return lines[0]
+
+
+def with_password(url: str, password: str) -> str:
+    head, at, tail = url.rpartition("@")
+    return head.rpartition(":")[0] + ":" + password + at + tail
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def stranger(answer: bytes | None) -> AsyncIterator[int]:
+    """A server that answers any client with that and hangs up; None: it says nothing and stays."""
+    writers = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read(8)
+        if answer is not None:
+            writer.write(answer)
+            writer.close()
+        else:
+            await reader.read()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await server.wait_closed()
+
+
+async def test_unknown_host(cohort: str) -> None:
+    line = await refusal(f"amqp://me:{SECRET}@nosuch.invalid/", cohort, BrokerUnreachable)
+    assert "host name 'nosuch.invalid' cannot be resolved" in line
+
+
+async def test_nothing_listens(cohort: str, free_port: int) -> None:
+    line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{free_port}/", cohort, BrokerUnreachable)
+    assert f"nothing answers at amqp://me@127.0.0.1:{free_port}/" in line
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x00\x01\x00\x00", b"\x01" * 100])
+async def test_what_answers_is_no_broker(cohort: str, answer: bytes) -> None:
+    async with stranger(answer) as port:
+        line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{port}/", cohort, BrokerUnreachable)
+    assert "does not speak AMQP" in line
+
+
+async def test_what_listens_does_not_answer(cohort: str) -> None:
+    async with stranger(None) as port:
+        started = time.monotonic()
+        line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{port}/", cohort, BrokerUnreachable, 0.3)
+        assert time.monotonic() - started < 3
+    assert "did not answer in time" in line
+
+
+async def test_tls_to_a_port_without(broker: PrivateBroker, cohort: str) -> None:
+    line = await refusal(broker.url.replace("amqp://", "amqps://"), cohort, BrokerUnreachable)
+    assert "no TLS connection" in line
+
+
+async def test_wrong_password(broker: PrivateBroker, cohort: str) -> None:
+    line = await refusal(with_password(broker.url, SECRET), cohort, BrokerRefused)
+    assert "refused the login of user" in line
+
+
+async def test_no_such_vhost(broker: PrivateBroker, cohort: str) -> None:
+    line = await refusal(broker.url + "nosuch", cohort, BrokerRefused)
+    assert "refused vhost 'nosuch'" in line
+
+
+@pytest.fixture(scope="module")
+def poor_url(broker: PrivateBroker) -> Iterator[str]:
+    """A user who may log in and nothing else."""
+    name = "poor" + secrets.token_hex(3)
+    broker.ctl("add_user", name, SECRET)
+    broker.ctl("set_permissions", name, "^nothing$", "^nothing$", "^nothing$")
+    yield f"amqp://{name}:{SECRET}@127.0.0.1:{broker.port}/"
+    broker.ctl("delete_user", name)
+
+
+async def test_no_permission(poor_url: str, cohort: str) -> None:
+    line = await refusal(poor_url, cohort, BrokerRefused)
+    assert "no permission for exchange 'fedbroker.work'" in line
+
+
+@pytest.mark.parametrize("queue", ["fedbroker.lobby.{}", "fedbroker.dead.{}"])
+async def test_a_queue_with_other_properties(broker: PrivateBroker, cohort: str, queue: str) -> None:
+    name = queue.format(cohort)
+    async with admin(broker.url) as look:
+        await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
+        line = await refusal(broker.url, cohort, TopologyMismatch)
+        await look.delete(name)
+    assert f"queue '{name}' exists at the broker with other properties" in line
+
+
+@pytest.mark.parametrize("queue", ["fedbroker.work.{}.ewr", "fedbroker.blobs.{}.ewr"])
+async def test_a_silos_queue_with_other_properties(broker: PrivateBroker, cohort: str, queue: str) -> None:
+    name = queue.format(cohort)
+    async with admin(broker.url) as look:
+        await look.declare(name, durable=True)
+        with pytest.raises(TopologyMismatch, match=name):
+            await Silo(broker.url, cohort).end.open(Deadline.after(5))
+        await look.delete(name)
+    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort) as coordinator:
+        assert await coordinator.ask("ewr") == b"ok"
+
+
+async def test_two_silos_under_one_name(broker: PrivateBroker, cohort: str) -> None:
+    async with silo_end(broker.url, cohort) as first, coordinator_end(broker.url, cohort) as coordinator:
+        started = time.monotonic()
+        second = Silo(broker.url, cohort)
+        with pytest.raises(NameTaken, match="'ewr' is already in cohort"):
+            await second.end.open(Deadline.after(20))
+        assert 1.5 < time.monotonic() - started < 4  # a lock that lingers is waited for
+        assert await coordinator.ask("ewr") == b"ok"
+        assert (len(first.items), len(second.items)) == (1, 0)
+    async with silo_end(broker.url, cohort):
+        pass
+
+
+async def test_a_name_that_becomes_free_is_taken(broker: PrivateBroker, cohort: str) -> None:
+    first = Silo(broker.url, cohort)
+    await first.end.open(Deadline.after(5))
+    second = Silo(broker.url, cohort)
+    opening = asyncio.create_task(second.end.open(Deadline.after(20)))
+    async with Proxy(broker.url):  # time for a try or two
+        await first.end.close()
+    await opening
+    await second.end.close()
+
+
+async def test_two_coordinators_under_one_key(broker: PrivateBroker, cohort: str) -> None:
+    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort, key="k1" + cohort) as first:
+        with pytest.raises(BrokerRefused, match="in use by another connection"):
+            await Coordinator(broker.url, cohort, key="k1" + cohort).end.open(Deadline.after(5))
+        assert await first.ask("ewr") == b"ok"
+
+
+async def test_the_broker_goes_away_while_we_open(broker: PrivateBroker, cohort: str) -> None:
+    async with Proxy(broker.url) as proxy:
+        opening = asyncio.create_task(Silo(proxy.url, cohort).end.open(Deadline.after(5)))
+        await until(lambda: proxy.connections > 0)
+        await proxy.refuse()
+        with pytest.raises(BrokerError):
+            await opening
+
+
+async def test_opening_can_be_cancelled(broker: PrivateBroker, cohort: str) -> None:
+    makers: list[Callable[[], Silo | Coordinator]] = [
+        lambda: Silo(broker.url, cohort),
+        lambda: Coordinator(broker.url, cohort),
+    ]
+    for make in makers:
+        for turns in range(0, 60, 3):
+            opening = asyncio.create_task(make().end.open(Deadline.after(5)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort) as coordinator:
+        assert await coordinator.ask("ewr") == b"ok"
+
+
+@pytest.mark.parametrize("heartbeat", [0.0, -1.0, 60.1, float("nan")])
+def test_heartbeats_are_checked(heartbeat: float) -> None:
+    with pytest.raises(ConfigError, match="heartbeat"):
+        Silo("amqp://localhost/", "c", heartbeat=heartbeat)

@@ -1,0 +1,218 @@
+"""Whatever happens to connections, channels, queues and the broker itself: afterwards all is as before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiormq.exceptions
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerLost, Missing
+from fedbroker.transport.link import delays
+from fedbroker.transport.topology import blobs_queue, callback_queue, results_queue, work_queue
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Done, WorkItem
+from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until, work
+from tests.support.proxy import Proxy
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
+    """A broker that tests may kill; it keeps its data."""
+    directory: Path = tmp_path_factory.mktemp("broker")
+    with PrivateBroker(directory=directory) as node:
+        yield node
+
+
+@asynccontextmanager
+async def both(url: str, cohort: str) -> AsyncIterator[tuple[Silo, Coordinator]]:
+    async with silo_end(url, cohort) as silo, coordinator_end(url, cohort) as coordinator:
+        yield silo, coordinator
+
+
+async def all_is_well(silo: Silo, coordinator: Coordinator, stage: int) -> None:
+    """Work, a reply, and blobs of both lanes' sizes both ways; and the silo is known."""
+    data = secrets.token_bytes(2**21)
+    digest = digest_of(data)
+    heard = len(coordinator.announces)
+    async with asyncio.timeout(30):
+        while True:  # transient chunks are lost with a queue: a silo then needs the blob again
+            await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+            with contextlib.suppress(Missing):
+                await silo.end.blobs.get(digest, Deadline.after(20), 1.0)
+                break
+        item = work(silo.name, coordinator.end.key, stage=stage, blobs={digest: len(data)}, seconds=20)
+        answer = await coordinator.end.request(item, {}, Deadline.after(20))
+        assert isinstance(answer, Done)
+        assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
+        await until(lambda: len(coordinator.announces) > heard)
+
+
+async def test_the_broker_is_killed_and_comes_back(mortal: PrivateBroker, cohort: str) -> None:
+    async with both(mortal.url, cohort) as (silo, coordinator):
+        await all_is_well(silo, coordinator, 1)
+        await asyncio.to_thread(mortal.kill)
+        await asyncio.to_thread(mortal.start)
+        await all_is_well(silo, coordinator, 2)
+
+
+async def test_the_broker_is_killed_under_work(mortal: PrivateBroker, cohort: str) -> None:
+    """What a silo is computing is still answered; it is called again with the same item, which it may recognise."""
+    async with both(mortal.url, cohort) as (silo, coordinator):
+        release = asyncio.Event()
+
+        async def answer(item: WorkItem) -> None:
+            await release.wait()
+            await silo.echo(item)
+
+        silo.answer = answer
+        request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
+        await until(lambda: len(silo.items) == 1)
+        await asyncio.to_thread(mortal.kill)
+        release.set()  # the answer comes while the broker is away
+        await asyncio.to_thread(mortal.start)
+        assert await request == b"ok"
+
+
+async def test_work_that_waits_outlives_the_broker(mortal: PrivateBroker, cohort: str) -> None:
+    async with coordinator_end(mortal.url, cohort) as coordinator:
+        async with silo_end(mortal.url, cohort):
+            pass  # its queue stays
+        request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
+        async with admin(mortal.url) as look:
+            await until(lambda: look.holds(work_queue(cohort, "ewr").name, 1))
+        await asyncio.to_thread(mortal.kill)
+        await asyncio.to_thread(mortal.start)
+        async with silo_end(mortal.url, cohort):
+            assert await request == b"ok"
+
+
+async def test_a_request_made_while_the_broker_is_away_waits_for_it(mortal: PrivateBroker, cohort: str) -> None:
+    async with both(mortal.url, cohort) as (_, coordinator):
+        await asyncio.to_thread(mortal.kill)
+        request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
+        await asyncio.to_thread(mortal.start)
+        assert await request == b"ok"
+
+
+async def test_ends_close_though_the_broker_is_gone(mortal: PrivateBroker, cohort: str) -> None:
+    silo, coordinator = Silo(mortal.url, cohort), Coordinator(mortal.url, cohort)
+    await silo.end.open(Deadline.after(20))
+    await coordinator.end.open(Deadline.after(20))
+    await asyncio.to_thread(mortal.kill)
+    try:
+        async with asyncio.timeout(8):
+            await coordinator.end.end_session("ewr", "s1")
+        async with asyncio.timeout(6):
+            await coordinator.end.close()
+            await silo.end.close()
+    finally:
+        await asyncio.to_thread(mortal.start)
+
+
+async def test_connections_are_cut(broker: PrivateBroker, cohort: str) -> None:
+    async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
+        for stage in range(3):
+            await all_is_well(silo, coordinator, stage)
+            proxy.cut()
+        await all_is_well(silo, coordinator, 3)
+
+
+async def test_connections_are_cut_under_a_blob(broker: PrivateBroker, cohort: str) -> None:
+    data = secrets.token_bytes(48 * 2**20)
+    digest = digest_of(data)
+    async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
+        getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(30), 20))
+        sending = asyncio.create_task(coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(30)))
+        await until(lambda: silo.end.blobs.pending_bytes > 0)
+        proxy.cut()
+        await sending
+        assert await getting == data
+
+
+async def test_the_broker_is_unreachable_for_a_while(broker: PrivateBroker, cohort: str) -> None:
+    async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
+        await proxy.refuse()
+        with pytest.raises(BrokerLost, match=r"no connection with the broker at 127\.0\.0\.1") as caught:
+            await coordinator.end.send_blob("d", b"x", silo=None, deadline=Deadline.after(0.4))
+        assert "reconnect by ourselves" in caught.value.hint
+        request = asyncio.create_task(coordinator.ask("ewr", seconds=30))
+        await proxy.accept()
+        assert await request == b"ok"
+        await all_is_well(silo, coordinator, 1)
+
+
+Blow = Callable[[str, Silo, Coordinator], Awaitable[None]]
+
+
+async def _silos_channel(_: str, silo: Silo, __: Coordinator) -> None:
+    """An acknowledgement of nothing: the broker closes the channel (406)."""
+    consumer = silo.end._consumer
+    assert consumer is not None
+    await consumer._channel.basic_ack(4711)
+
+
+async def _coordinators_channel(_: str, __: Silo, coordinator: Coordinator) -> None:
+    """A publication to no exchange: the broker closes the channel (404)."""
+    line = coordinator.end._control._line
+    assert line is not None
+    assert line._publisher is not None
+    with pytest.raises(aiormq.exceptions.ChannelNotFoundEntity):
+        await line._publisher.basic_publish(b"", exchange="nosuch")
+
+
+def _deletes(queue: Callable[[str, Coordinator], str]) -> Blow:
+    async def blow(url: str, silo: Silo, coordinator: Coordinator) -> None:
+        async with admin(url) as look:
+            await look.delete(queue(silo.end._cohort, coordinator))
+
+    return blow
+
+
+@pytest.mark.parametrize(
+    "blow",
+    [
+        pytest.param(_silos_channel, id="silo's channel"),
+        pytest.param(_coordinators_channel, id="coordinator's channel"),
+        pytest.param(_deletes(lambda cohort, _: work_queue(cohort, "ewr").name), id="work queue"),
+        pytest.param(_deletes(lambda cohort, _: blobs_queue(cohort, "ewr").name), id="blobs queue"),
+        pytest.param(_deletes(lambda _, end: callback_queue(end.end.key).name), id="callback queue"),
+        pytest.param(_deletes(lambda _, end: results_queue(end.end.key).name), id="results queue"),
+    ],
+)
+async def test_channels_are_closed_and_queues_are_deleted(broker: PrivateBroker, cohort: str, blow: Blow) -> None:
+    async with both(broker.url, cohort) as (silo, coordinator):
+        before = [silo.end._control._line, silo.end._bulk._line, coordinator.end._control._line]
+        before.append(coordinator.end._bulk._line)
+        await blow(broker.url, silo, coordinator)
+        await until(lambda: any(line is not None and not line.alive for line in before))
+        await all_is_well(silo, coordinator, 1)
+
+
+async def test_a_silo_that_was_cut_off_gets_its_name_back(broker: PrivateBroker, cohort: str) -> None:
+    """Another may take the name meanwhile; then the first waits until it is free."""
+    async with Proxy(broker.url) as proxy, coordinator_end(broker.url, cohort) as coordinator:
+        async with silo_end(proxy.url, cohort) as first:
+            await proxy.refuse()
+            async with silo_end(broker.url, cohort) as second:
+                await proxy.accept()
+                assert await coordinator.ask("ewr", 1) == b"ok"
+                assert (len(first.items), len(second.items)) == (0, 1)
+            assert await coordinator.ask("ewr", 2) == b"ok"
+            assert (len(first.items), len(second.items)) == (1, 1)
+
+
+def test_delays_double_with_jitter_up_to_ten_seconds() -> None:
+    pauses = delays()
+    first = [next(pauses) for _ in range(12)]
+    assert 0.05 <= first[0] <= 0.1
+    assert all(0.05 * 2**at <= pause <= 0.1 * 2**at for at, pause in enumerate(first[:7]))
+    assert all(5.0 <= pause <= 10.0 for pause in first[8:])
+    assert len(set(first[8:])) > 1

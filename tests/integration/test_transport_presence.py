@@ -1,0 +1,161 @@
+"""Who is there: announced at once, kept fresh by the broker's own timers, never twice, never a ghost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.wire import encode
+from fedbroker.wire.messages import Announce, Leave
+from tests.support.ends import HEARTBEAT, Silo, admin, coordinator_end, silo_end, until
+from tests.support.proxy import Proxy
+
+
+async def test_a_coordinator_that_comes_later_knows_who_waits(broker: PrivateBroker, cohort: str) -> None:
+    async with (
+        silo_end(broker.url, cohort, "ewr", heartbeat=30.0),
+        silo_end(broker.url, cohort, "jfk", heartbeat=30.0),
+    ):
+        async with admin(broker.url) as look:
+            await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 2))
+        started = time.monotonic()
+        async with coordinator_end(broker.url, cohort) as coordinator:
+            assert coordinator.silos == {"ewr", "jfk"}  # when open() returns
+            assert time.monotonic() - started < 1.0
+
+
+async def test_a_coordinator_that_came_before_hears_at_once(broker: PrivateBroker, cohort: str) -> None:
+    async with coordinator_end(broker.url, cohort) as coordinator:
+        assert coordinator.silos == set()
+        async with silo_end(broker.url, cohort, heartbeat=30.0) as silo:
+            await until(lambda: coordinator.silos == {"ewr"}, 1.0)
+            assert coordinator.announces[0].incarnation == silo.incarnation
+
+
+async def test_two_coordinators_know_the_same_silos(broker: PrivateBroker, cohort: str) -> None:
+    async with (
+        coordinator_end(broker.url, cohort) as one,
+        silo_end(broker.url, cohort, heartbeat=30.0),
+        coordinator_end(broker.url, cohort) as other,
+    ):
+        await until(lambda: one.silos == other.silos == {"ewr"}, 1.0)
+
+
+async def test_cohorts_do_not_hear_each_other(broker: PrivateBroker, cohort: str) -> None:
+    async with (
+        coordinator_end(broker.url, cohort + "-b") as other,
+        coordinator_end(broker.url, cohort) as coordinator,
+        silo_end(broker.url, cohort),
+    ):
+        await until(lambda: len(coordinator.announces) > 2)
+        assert other.announces == []
+
+
+async def test_a_goodbye_is_heard_at_once(broker: PrivateBroker, cohort: str) -> None:
+    async with coordinator_end(broker.url, cohort) as coordinator:
+        async with silo_end(broker.url, cohort, heartbeat=30.0) as silo:
+            await until(lambda: coordinator.silos == {"ewr"})
+        await until(lambda: coordinator.leaves == [Leave(cohort, "ewr", silo.incarnation)], 1.0)
+
+
+async def test_whoever_left_is_not_found_in_the_lobby(broker: PrivateBroker, cohort: str) -> None:
+    async with silo_end(broker.url, cohort, heartbeat=30.0), admin(broker.url) as look:
+        await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 1))
+    started = time.monotonic()
+    async with coordinator_end(broker.url, cohort) as coordinator:
+        assert coordinator.announces == []
+        assert time.monotonic() - started < 0.9  # and is not waited for
+
+
+async def test_without_a_coordinator_a_silo_announces_itself_each_heartbeat(broker: PrivateBroker, cohort: str) -> None:
+    async with silo_end(broker.url, cohort) as silo:
+        started = time.monotonic()
+        await until(lambda: silo.announced == 6)
+        assert 4.5 * HEARTBEAT < time.monotonic() - started < 9 * HEARTBEAT
+
+
+async def test_an_announcement_never_breeds_two(broker: PrivateBroker, cohort: str) -> None:
+    """Each coordinator that opens calls for an announcement, whose copy in the lobby must not add to the pace."""
+    async with silo_end(broker.url, cohort, heartbeat=0.5) as silo:
+        for _ in range(5):
+            async with coordinator_end(broker.url, cohort):
+                pass
+        async with coordinator_end(broker.url, cohort) as coordinator:
+            before = len(coordinator.announces)
+            started = time.monotonic()
+            await until(lambda: len(coordinator.announces) >= before + 4)
+            assert time.monotonic() - started > 3 * 0.5
+        assert silo.announced < 20
+
+
+async def test_a_lost_copy_does_not_silence_a_silo(broker: PrivateBroker, cohort: str) -> None:
+    async with (
+        coordinator_end(broker.url, cohort) as coordinator,
+        admin(broker.url) as look,
+        silo_end(broker.url, cohort),
+    ):
+        await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 1))
+        await look.delete(f"fedbroker.lobby.{cohort}")
+        before = len(coordinator.announces)
+        await until(lambda: len(coordinator.announces) >= before + 2)
+
+
+async def test_a_silo_that_was_killed_is_not_announced_again(broker: PrivateBroker, cohort: str) -> None:
+    async with Proxy(broker.url) as proxy, admin(broker.url) as look:
+        silo = Silo(proxy.url, cohort, heartbeat=30.0)
+        await silo.end.open(Deadline.after(5))
+        await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 1))
+        await proxy.refuse()  # no goodbye
+        async with coordinator_end(broker.url, cohort) as coordinator:
+            assert coordinator.announces == []  # though its announcement lay in the lobby
+            assert await look.holds(f"fedbroker.lobby.{cohort}", 0)
+        await silo.end.close()
+
+
+async def test_a_successor_takes_the_name_of_one_that_was_killed(broker: PrivateBroker, cohort: str) -> None:
+    async with Proxy(broker.url) as proxy, coordinator_end(broker.url, cohort) as coordinator:
+        killed = Silo(proxy.url, cohort)
+        await killed.end.open(Deadline.after(5))
+        await proxy.refuse()
+        async with silo_end(broker.url, cohort) as successor:
+            await until(lambda: any(word.incarnation == successor.incarnation for word in coordinator.announces))
+            assert await coordinator.ask("ewr") == b"ok"
+            assert killed.items == []
+        await killed.end.close()
+
+
+async def test_what_does_not_belong_in_the_lobby_is_dropped(broker: PrivateBroker, cohort: str) -> None:
+    async with (
+        admin(broker.url) as look,
+        coordinator_end(broker.url, cohort) as coordinator,
+    ):
+        foreign = [
+            b"junk",
+            encode(Announce("other", "ewr", "i", 1.0)),
+            encode(Announce(cohort, "jfk", "i", 1.0)),  # under the key of another
+            encode(Leave(cohort, "jfk", "i")),
+        ]
+        for body in foreign:
+            await look.publish("fedbroker.lobby", f"{cohort}.ewr", body, expiration=1)
+        async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort) as later:
+            await until(lambda: coordinator.silos == later.silos == {"ewr"})
+            assert coordinator.leaves == later.leaves == []
+
+
+async def test_a_stranger_in_the_mailbox_does_no_harm(broker: PrivateBroker, cohort: str) -> None:
+    async with silo_end(broker.url, cohort) as silo, admin(broker.url) as look:
+        for body in (b"junk", encode(Announce(cohort, "ewr", silo.incarnation, 1.0))):
+            await look.publish("fedbroker.mail", f"{cohort}.ewr", body)
+        async with coordinator_end(broker.url, cohort) as coordinator:
+            assert await coordinator.ask("ewr") == b"ok"
+
+
+async def test_many_silos_and_coordinators_at_once(broker: PrivateBroker, cohort: str) -> None:
+    names = {f"silo{number}" for number in range(8)}
+    silos = [Silo(broker.url, cohort, name, heartbeat=5.0) for name in names]
+    await asyncio.gather(*(silo.end.open(Deadline.after(20)) for silo in silos))
+    async with coordinator_end(broker.url, cohort) as one, coordinator_end(broker.url, cohort) as other:
+        await until(lambda: one.silos == other.silos == names)
+    await asyncio.gather(*(silo.end.close() for silo in silos))

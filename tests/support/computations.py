@@ -1,0 +1,65 @@
+"""Computations that tests have in common."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
+AT_SERVER = tff.FederatedType(np.float32, tff.SERVER)
+BATCHES = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
+
+
+@tff.tensorflow.computation(np.float32)
+def half(x):
+    return x / 2
+
+
+@tff.tensorflow.computation(np.float32, np.float32)
+def minus(x, y):
+    return x - y
+
+
+@tff.federated_computation(AT_CLIENTS)
+def total(x):
+    return tff.federated_sum(x)
+
+
+@tff.federated_computation(AT_CLIENTS, AT_SERVER)
+def two_barriers(x, s):
+    """Averages, broadcasts the mean, aggregates again; keeps client values between the two."""
+    mean = tff.federated_mean(tff.federated_map(half, x))
+    off = tff.federated_map(minus, (x, tff.federated_broadcast(mean)))
+    return mean, tff.federated_max(x), tff.federated_min(x), tff.federated_broadcast(s), tff.federated_sum(off), off
+
+
+@tff.federated_computation(AT_SERVER)
+def server_only(x):
+    return tff.federated_map(half, x), tff.federated_value(np.float32(3), tff.SERVER)
+
+
+def regression():
+    """A linear model with four inputs."""
+    layers = [tf.keras.layers.InputLayer(input_shape=(4,)), tf.keras.layers.Dense(1, kernel_initializer="ones")]
+    return tff.learning.models.from_keras_model(
+        tf.keras.Sequential(layers),
+        input_spec=BATCHES,
+        loss=tf.keras.losses.MeanSquaredError(),
+        metrics=[tf.keras.metrics.MeanAbsoluteError()],
+    )
+
+
+def client_data(*sizes, seed=0):
+    """A dataset of batches of four for each size."""
+    rng = np.random.default_rng(seed)
+    return [
+        tf.data.Dataset.from_tensor_slices(
+            collections.OrderedDict(
+                x=rng.normal(size=(size, 4)).astype(np.float32), y=rng.normal(size=(size, 1)).astype(np.float32)
+            )
+        ).batch(4)
+        for size in sizes
+    ]

@@ -1,0 +1,29 @@
+"""Counting what passes through the broker's exchanges, by a queue of the test's own bound beside the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import aio_pika
+
+
+@contextlib.asynccontextmanager
+async def counted(url: str, *exchanges: str):
+    """Yields a coroutine that returns how many messages have passed through each exchange so far."""
+    connection = await aio_pika.connect(url)
+    async with asyncio.timeout(30), connection:
+        channel = await connection.channel()
+        queues = {}
+        for exchange in exchanges:
+            queues[exchange] = await channel.declare_queue(exclusive=True)
+            await queues[exchange].bind(exchange, "#")
+
+        async def count() -> dict[str, int]:
+            found = {}
+            for exchange, queue in queues.items():
+                declared = await channel.declare_queue(queue.name, passive=True)
+                found[exchange] = declared.declaration_result.message_count
+            return found
+
+        yield count

@@ -1,0 +1,194 @@
+"""Both ends of a cohort for tests: a silo that answers, a coordinator that listens, and a look into the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aio_pika
+
+from fedbroker.deadline import Deadline
+from fedbroker.transport import CoordinatorEnd, SiloEnd
+from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
+from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value, WorkItem
+
+HEARTBEAT = 0.3
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Wait for a condition; TimeoutError if it does not come true."""
+    async with asyncio.timeout(seconds):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.01)
+
+
+def work(
+    silo: str, key: str, *, session: str = "s1", stage: int = 0, blobs: dict[str, int] | None = None, seconds: float = 9
+) -> WorkItem:
+    """A work item that names blobs."""
+    program: tuple[Op, ...] = tuple(Value(at, digest) for at, digest in enumerate(blobs or {}))
+    return WorkItem(session, stage, silo, key, 1, program, blobs or {}, seconds, seconds, False)
+
+
+class Silo:
+    """A silo that answers a work item with the blobs that it names, or with ``b"ok"``.
+
+    Attributes:
+        items: the work items that came, in order.
+        ended: the sessions that were given up.
+        answer: what handles a work item; to be replaced.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        cohort: str,
+        name: str = "ewr",
+        *,
+        heartbeat: float = HEARTBEAT,
+        limits: Limits = DEFAULT_LIMITS,
+        patience: float = 5.0,
+    ) -> None:
+        self.name = name
+        self.incarnation = secrets.token_hex(4)
+        self.items: list[WorkItem] = []
+        self.ended: list[EndSession] = []
+        self.announced = 0
+        self.answer: Callable[[WorkItem], Awaitable[None]] = self.echo
+        self.patience = patience
+        self._cohort = cohort
+        self._heartbeat = heartbeat
+        self.end = SiloEnd(
+            url,
+            cohort,
+            name,
+            announcement=self._announcement,
+            on_work=self._on_work,
+            on_end=self.ended.append,
+            heartbeat=heartbeat,
+            limits=limits,
+        )
+
+    def _announcement(self) -> Announce:
+        self.announced += 1
+        return Announce(self._cohort, self.name, self.incarnation, self._heartbeat)
+
+    async def _on_work(self, item: WorkItem) -> None:
+        self.items.append(item)
+        await self.answer(item)
+
+    async def echo(self, item: WorkItem) -> None:
+        """Answer."""
+        deadline = Deadline.after(item.seconds)
+        blobs: list[Buffer] = [
+            await self.end.blobs.get(op.blob, deadline, self.patience) for op in item.program if isinstance(op, Value)
+        ]
+        await self.send(item, blobs or [b"ok"], deadline)
+
+    async def send(self, item: WorkItem, blobs: list[Buffer], deadline: Deadline) -> None:
+        """Reply with these."""
+        outputs = {digest_of(blob): blob for blob in blobs}
+        sizes = tuple((digest, len(blob)) for digest, blob in outputs.items())
+        done = Done(item.session, item.stage, self.name, self.incarnation, sizes, 0.0)
+        await self.end.reply(item, done, outputs, deadline)
+
+
+class Coordinator:
+    """A coordinator that remembers what it heard."""
+
+    def __init__(self, url: str, cohort: str, *, key: str | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.announces: list[Announce] = []
+        self.leaves: list[Leave] = []
+        self.end = CoordinatorEnd(
+            url, cohort, key=key, limits=limits, on_announce=self.announces.append, on_leave=self.leaves.append
+        )
+
+    @property
+    def silos(self) -> set[str]:
+        """Whom it ever heard."""
+        return {announce.silo for announce in self.announces}
+
+    async def ask(self, silo: str, stage: int = 0, seconds: float = 20.0) -> bytes:
+        """Request one small answer; its first output."""
+        item = work(silo, self.end.key, stage=stage, seconds=seconds)
+        done = await self.end.request(item, {}, Deadline.after(seconds))
+        assert isinstance(done, Done), done
+        return bytes(await self.end.results.get(done.outputs[0][0], Deadline.after(seconds)))
+
+
+@asynccontextmanager
+async def silo_end(url: str, cohort: str, name: str = "ewr", **options: object) -> AsyncIterator[Silo]:
+    """An open silo."""
+    silo = Silo(url, cohort, name, **options)  # type: ignore[arg-type]
+    await silo.end.open(Deadline.after(20))
+    try:
+        yield silo
+    finally:
+        await silo.end.close()
+
+
+@asynccontextmanager
+async def coordinator_end(url: str, cohort: str, **options: object) -> AsyncIterator[Coordinator]:
+    """An open coordinator."""
+    coordinator = Coordinator(url, cohort, **options)  # type: ignore[arg-type]
+    await coordinator.end.open(Deadline.after(20))
+    try:
+        yield coordinator
+    finally:
+        await coordinator.end.close()
+
+
+class Admin:
+    """Somebody with a connection of his own who looks, publishes and deletes."""
+
+    def __init__(self, connection: aio_pika.abc.AbstractConnection) -> None:
+        self._connection = connection
+
+    async def has_queue(self, name: str) -> bool:
+        """Whether a queue is there."""
+        return await self.depth(name) is not None
+
+    async def depth(self, name: str) -> int | None:
+        """How many messages are ready in a queue; None if there is none (or it belongs to another connection)."""
+        channel = await self._connection.channel()
+        try:
+            queue = await channel.declare_queue(name, passive=True)
+        except aio_pika.exceptions.ChannelClosed as error:
+            return -1 if "RESOURCE_LOCKED" in str(error) else None
+        depth = queue.declaration_result.message_count
+        await channel.close()
+        return depth
+
+    async def holds(self, name: str, messages: int) -> bool:
+        """Whether a queue holds so many messages."""
+        return await self.depth(name) == messages
+
+    async def publish(self, exchange: str, key: str, body: bytes, **properties: object) -> None:
+        """Publish anything."""
+        async with self._connection.channel() as channel:
+            target = await channel.get_exchange(exchange, ensure=False)
+            await target.publish(aio_pika.Message(body, **properties), key)  # type: ignore[arg-type]
+
+    async def delete(self, queue: str) -> None:
+        """Delete a queue, whoever uses it."""
+        async with self._connection.channel() as channel:
+            await channel.queue_delete(queue)
+
+    async def declare(self, queue: str, *bindings: tuple[str, str], **options: object) -> None:
+        """Declare a queue."""
+        async with self._connection.channel() as channel:
+            declared = await channel.declare_queue(queue, **options)  # type: ignore[arg-type]
+            for exchange, key in bindings:
+                await declared.bind(exchange, key)
+
+
+@asynccontextmanager
+async def admin(url: str) -> AsyncIterator[Admin]:
+    """A connection of one's own."""
+    async with await aio_pika.connect(url) as connection:
+        yield Admin(connection)

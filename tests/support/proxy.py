@@ -1,0 +1,103 @@
+"""A TCP proxy on the loopback that a test can cut, stall and mend: a network that fails when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """Forwards to the broker behind ``url``; its own ``url`` has the same user, password and vhost.
+
+    Use as an async context manager.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.connections = 0
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        user = self._target.netloc.rpartition("@")[0]
+        return self._target._replace(netloc=f"{user}@127.0.0.1:{self._port}").geturl()
+
+    def cut(self) -> None:
+        """Reset every connection; new ones may be made at once."""
+        for pair in self._pairs:
+            for writer in pair:
+                writer.transport.abort()
+
+    def stall(self) -> None:
+        """Forward nothing more, without a word to either side: a cable that was pulled."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Forward again."""
+        self._flowing.set()
+
+    async def refuse(self) -> None:
+        """Cut, and accept nothing until ``accept``."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.cut()
+
+    async def accept(self) -> None:
+        """Accept connections."""
+        self._server = await asyncio.start_server(self._start, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.refuse()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = (writer, far_writer)
+        self._pairs.add(pair)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._forward(reader, far_writer))
+                both.create_task(self._forward(far_reader, writer))
+        finally:
+            self._pairs.discard(pair)
+            for end in pair:
+                end.transport.abort()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 18):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()

@@ -1,0 +1,80 @@
+"""Silos without a broker: each one an executor of one C++ runtime, asked through the session's own interface.
+
+Our own boundary, so that plans can be run by the thousand; whatever claims to show the broker uses a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedbroker.context.invocation import Environment, invoke
+from fedbroker.plan import make_plan
+from fedbroker.session.roster import Member
+from fedbroker.wire.messages import Call, Compute, Drop, Select, Struct, Value
+
+
+class DirectSession:
+    """A session whose silos are executors in this process's reach."""
+
+    def __init__(self, runtime, members: Sequence[Member], clients: Mapping[str, int]) -> None:
+        self.runtime = runtime
+        self.members = members
+        self.clients = clients
+        self.executors = {}
+        self.values = {member.name: {} for member in members}
+        self.stages = 0
+
+    async def run_stage(self, work):
+        self.stages += 1
+        replies = []
+        for member in self.members:
+            if member.name not in self.executors:
+                self.executors[member.name] = await self.runtime.executor(self.clients[member.name])
+            replies.append(await self._replay(member.name, work))
+        if work.last:
+            await self.abandon()
+        return replies
+
+    async def _replay(self, silo, work):
+        executor, refs, outputs = self.executors[silo], self.values[silo], []
+        for op in work.programs[silo]:
+            match op:
+                case Value(ref, blob):
+                    refs[ref] = await executor.value(work.blobs[blob])
+                case Struct(ref, elements):
+                    refs[ref] = await executor.struct([(name, refs[one]) for name, one in elements])
+                case Select(ref, source, index):
+                    refs[ref] = await executor.select(refs[source], index)
+                case Call(ref, function, argument):
+                    refs[ref] = await executor.call(refs[function], None if argument is None else refs[argument])
+                case Compute(ref):
+                    outputs.append(await executor.compute(refs[ref]))
+                case Drop(gone):
+                    for ref in gone:
+                        del refs[ref]
+        return outputs
+
+    async def abandon(self) -> None:
+        for executor in self.executors.values():
+            await executor.close()
+        self.executors = {}
+
+
+class DirectCohort:
+    """Runs computations over ``silos`` silos without a broker."""
+
+    def __init__(self, runtime, silos: int) -> None:
+        self.runtime = runtime
+        self.members = [Member(f"silo-{index:02}", "1") for index in range(silos)]
+        self.sessions = []
+
+    async def run(self, comp, argument=None):
+        async def gather():
+            return self.members
+
+        def session(members, clients):
+            self.sessions.append(DirectSession(self.runtime, members, clients))
+            return self.sessions[-1]
+
+        environment = Environment(self.runtime.executor, gather, session, 60.0)
+        return await invoke(make_plan(comp), argument, environment)

@@ -1,0 +1,48 @@
+"""TFF's own local context, for comparison, and structural equality of what computations return."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.computation import function_utils
+
+
+def local_context():
+    """TFF's native context.
+
+    It ends its worker with SIGINT and waits for that without a limit, so the worker must not inherit an ignored one.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return tff.backends.native.create_sync_local_cpp_execution_context()
+
+
+def packed(comp, args):
+    """A call's arguments as TFF hands them to a context."""
+    return function_utils.pack_args(comp.type_signature.parameter, args, {})
+
+
+def assert_same(found, expected):
+    """Same containers, same dtypes, same values, all the way down."""
+    assert type(found) is type(expected)
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_same(found[key], expected[key])
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, (np.ndarray, np.generic)):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    elif isinstance(expected, tf.data.Dataset):
+        assert found.element_spec == expected.element_spec
+        assert_same(list(found.as_numpy_iterator()), list(expected.as_numpy_iterator()))
+    elif hasattr(expected, "__attrs_attrs__"):
+        for attribute in expected.__attrs_attrs__:
+            assert_same(getattr(found, attribute.name), getattr(expected, attribute.name))
+    else:
+        assert found == expected

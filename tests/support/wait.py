@@ -1,0 +1,22 @@
+"""Waiting for a condition, with a time-out: the only way in which tests wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
+    """The first true value that ``condition`` returns; AssertionError when there is none in time."""
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or condition}"
+        pause.wait(0.02)

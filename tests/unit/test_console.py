@@ -1,0 +1,140 @@
+"""How command lines end: one line, one code, no secrets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import cyclopts
+import pytest
+
+from fedbroker.console import exit_code, one_line, run
+from fedbroker.errors import (
+    BrokerUnreachable,
+    CohortTimeout,
+    ConfigError,
+    DataError,
+    DeadlineExceeded,
+    FedbrokerError,
+    NameTaken,
+    PlanError,
+    RuntimeUnavailable,
+    SiloError,
+    UsageError,
+    WireError,
+)
+
+
+def ended(app: Callable[[], object]) -> int | str | None:
+    with pytest.raises(SystemExit) as end:
+        run(app)
+    return end.value.code
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def app() -> object:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (UsageError("x"), 2),
+        (BrokerUnreachable("x"), 3),
+        (CohortTimeout("c", 3, ["a"], [], 1.0), 4),
+        (NameTaken("c", "s"), 4),
+        (SiloError("s", "x"), 4),
+        (DataError("s", "flights", expected="int32", found="text"), 4),
+        (PlanError("x"), 5),
+        (RuntimeUnavailable("x"), 5),
+        (DeadlineExceeded("x"), 5),
+        (WireError("x"), 5),
+        (ValueError("x"), 5),
+    ],
+)
+def test_who_can_act_is_in_the_exit_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(error) == code
+    assert ended(raising(error)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"error: {one_line(error)}\n"
+
+
+def test_what_the_command_returns_is_the_code() -> None:
+    assert ended(lambda: 7) == 7
+    assert ended(lambda: None) == 0
+    assert ended(lambda: "text") == 0
+
+
+def test_ctrl_c_is_130_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_is_one_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    error = BrokerUnreachable("amqp://me:hunter2@host:5672/\n is not there", hint="try amqps://a:b%40c@other/ instead")
+    assert ended(raising(error)) == 3
+    line = capsys.readouterr().err
+    assert line == ("error: [FB2001] amqp://***@host:5672/ is not there; try amqps://***@other/ instead\n")
+
+
+def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEDBROKER_DEBUG", raising=False)
+    assert ended(raising(ZeroDivisionError("by zero"))) == 5
+    line = capsys.readouterr().err
+    assert line == "error: [FB0000] unexpected ZeroDivisionError: by zero; FEDBROKER_DEBUG=1 shows where\n"
+
+
+def test_debug_shows_where_without_secrets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDBROKER_DEBUG", "1")
+    ended(raising(BrokerUnreachable("amqp://me:hunter2@host/ is not there")))
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    assert "hunter2" not in text
+
+
+def test_of_a_group_ours_is_named() -> None:
+    group = ExceptionGroup("side by side", [ValueError("other"), ExceptionGroup("in", [SiloError("ewr", "no disk")])])
+    assert ended(raising(group)) == 4
+    assert ended(raising(ExceptionGroup("side by side", [ValueError("other")]))) == 5
+
+
+def test_a_mistake_on_the_command_line_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    app = cyclopts.App(name="x")
+
+    @app.default
+    def main(*, port: int = 1) -> None:
+        raise AssertionError(port)
+
+    mistaken = ["--prot", "3"]
+    assert ended(lambda: app(mistaken, exit_on_error=False, print_error=False)) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: [FB1002] ")
+    assert "--port" in line
+    assert line.count("\n") == 1
+
+
+def test_red_is_for_terminals_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    ended(raising(FedbrokerError("x")))
+    assert "\x1b[1;31m" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    ended(raising(FedbrokerError("x")))
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    program = "from fedbroker.console import run\nrun(lambda: print('x' * 100_000))"
+    command = f'{sys.executable} -c "{program}" | head -c 1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, env=_path())
+    assert done.stdout == "x141\n"
+    assert done.stderr == ""
+
+
+def _path() -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}

@@ -1,0 +1,71 @@
+"""A call's argument, leaf by leaf, and how clients are dealt to silos."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.context.arguments import ClientValues, Given, client_count, read_arguments
+from fedbroker.context.data import data
+from fedbroker.context.values import deal, deserialize
+from fedbroker.errors import UsageError
+from fedbroker.plan import make_plan
+from tests.support import computations as c
+from tests.support.tff import packed
+
+
+def read(comp, *args):
+    return read_arguments(make_plan(comp), packed(comp, args))
+
+
+def test_lists_values_and_handles_are_told_apart():
+    arguments = read(c.two_barriers, [1.0, 2.0], 3.0)
+    assert arguments["arg_0"] == ClientValues([1.0, 2.0])
+    server = arguments["arg_1"]
+    assert isinstance(server, Given)
+    assert deserialize(server.value, c.AT_SERVER) == np.float32(3)
+    assert read(c.total, data("delays"))["arg"] == data("delays")
+
+
+def test_no_parameter_is_no_argument():
+    @tff.federated_computation
+    def nothing():
+        return tff.federated_value(1, tff.SERVER)
+
+    assert read_arguments(make_plan(nothing), None) == {}
+
+
+def test_a_single_value_where_a_list_must_be():
+    with pytest.raises(UsageError, match="one value for each client"):
+        read(c.total, 1.0)
+
+
+def test_silos_data_stands_for_clients_values_only():
+    with pytest.raises(UsageError, match=r"tff\.CLIENTS"):
+        read(c.server_only, data("delays"))
+
+
+def test_usage_errors_are_type_errors_too():
+    with pytest.raises(TypeError):
+        read(c.total, 1.0)
+
+
+def test_lists_must_agree_on_the_number_of_clients():
+    both = {"a": ClientValues([1, 2]), "b": ClientValues([1, 2, 3])}
+    with pytest.raises(UsageError, match="lists of 2, 3 client values"):
+        client_count(both)
+    assert client_count({"a": ClientValues([]), "b": Given(b"")}) == 0
+    assert client_count({"b": Given(b"")}) is None
+
+
+@given(st.integers(0, 1000), st.integers(1, 40))
+def test_dealing_keeps_order_and_is_even(count, silos):
+    hands = [f"silo-{index}" for index in range(silos)]
+    dealt = deal(count, hands)
+    assert [client for hand in hands for client in dealt[hand]] == list(range(count))
+    sizes = [len(dealt[hand]) for hand in hands]
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)

@@ -1,0 +1,99 @@
+"""Silos' data bound to types: what fits, what is read, and what is said when it does not fit."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+from fedbroker.context.binding import bind_type, check_source
+from fedbroker.context.data import data
+from fedbroker.errors import DataError, UsageError
+from fedbroker.wire.messages import Column, Source
+
+OPEN = [None]
+BATCH = collections.OrderedDict(
+    x=tff.TensorType(np.float32, [None, 4]), y=tff.TensorType(np.int32, OPEN)
+)
+FLIGHTS = Source((Column("x", "float64", (4,)), Column("y", "int64"), Column("note", "str")), rows=100)
+
+
+def columns(type_, source=FLIGHTS, **options):
+    handle = data("flights", **options)
+    return check_source(bind_type(handle, tff.types.to_type(type_)), handle, "ewr", {"flights": source})
+
+
+def test_a_sequence_of_batches_takes_columns_by_name():
+    assert columns(tff.SequenceType(BATCH), batch_size=32) == (("x", "float32"), ("y", "int32"))
+
+
+def test_a_sequence_of_rows_needs_no_batch_size():
+    row = collections.OrderedDict(x=tff.TensorType(np.float32, [4]), y=np.int32)
+    assert columns(tff.SequenceType(row)) == (("x", "float32"), ("y", "int32"))
+
+
+def test_fixed_batches_need_the_same_batch_size():
+    fixed = collections.OrderedDict(x=tff.TensorType(np.float32, [32, 4]), y=tff.TensorType(np.int32, [32]))
+    assert columns(tff.SequenceType(fixed), batch_size=32)
+    with pytest.raises(UsageError, match="batches of 16 rows"):
+        columns(tff.SequenceType(fixed), batch_size=16)
+
+
+def test_arrays_scalars_and_nested_names():
+    assert columns(BATCH) == (("x", "float32"), ("y", "int32"))
+    nested = collections.OrderedDict(a=collections.OrderedDict(b=np.float32))
+    one = Source((Column("a.b", "float64"),), rows=1)
+    assert columns(nested, one) == (("a.b", "float32"),)
+
+
+def test_a_type_without_names_takes_columns_by_position():
+    one = Source((Column("delay", "float64"),))
+    assert columns(tff.TensorType(np.float32, OPEN), one) == (("#0", "float32"),)
+    with pytest.raises(DataError, match="1 column, as the type has no names, found x, y, note"):
+        columns(tff.TensorType(np.float32, OPEN))
+
+
+def test_batches_without_a_batch_size_are_refused():
+    with pytest.raises(UsageError, match=r'fedbroker.data\("flights", batch_size=32\)'):
+        columns(tff.SequenceType(BATCH))
+
+
+def test_a_missing_source_names_silo_and_what_is_there():
+    handle = data("trains")
+    with pytest.raises(DataError, match="expected a source of that name, found flights") as caught:
+        check_source(bind_type(handle, tff.TensorType(np.float32)), handle, "ewr", {"flights": FLIGHTS})
+    assert (caught.value.silo, caught.value.source) == ("ewr", "trains")
+
+
+@pytest.mark.parametrize(
+    ("expected", "column", "found"),
+    [
+        (collections.OrderedDict(z=tff.TensorType(np.float32, OPEN)), "z", "columns x, y, note"),
+        (collections.OrderedDict(note=tff.TensorType(np.float32, OPEN)), "note", "str"),
+        (collections.OrderedDict(y=tff.TensorType(np.str_, OPEN)), "y", "int64"),
+        (collections.OrderedDict(x=tff.TensorType(np.float32, [None, 3])), "x", "float64[4]"),
+        (collections.OrderedDict(x=tff.TensorType(np.int32, [None, 4])), "x", "float64[4]"),
+    ],
+)
+def test_a_column_that_does_not_fit_is_named_with_both_types(expected, column, found):
+    with pytest.raises(DataError) as caught:
+        columns(expected)
+    assert (caught.value.silo, caught.value.column, caught.value.found) == ("ewr", column, found)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scalar_needs_one_row():
+    with pytest.raises(DataError, match="expected 1 rows, found 100"):
+        columns(collections.OrderedDict(y=np.int32))
+
+
+def test_integers_become_floats_and_floats_do_not_become_integers():
+    assert columns(collections.OrderedDict(y=tff.TensorType(np.float32, OPEN))) == (("y", "float32"),)
+
+
+@pytest.mark.parametrize(("name", "size"), [("", None), ("flights", 0), ("flights", -1)])
+def test_a_handle_says_at_once_what_is_wrong_with_it(name, size):
+    with pytest.raises(UsageError):
+        data(name, batch_size=size)

@@ -1,0 +1,86 @@
+"""What cannot be planned is refused with its name and a way out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+from fedbroker.errors import PlanError
+from fedbroker.plan import make_plan
+from tests.support import computations as c
+
+INTS = tff.FederatedType(np.int32, tff.CLIENTS)
+
+
+def secure_sum(x):
+    return tff.federated_secure_sum(x, max_input=10)
+
+
+def secure_bitwidth(x):
+    return tff.federated_secure_sum_bitwidth(x, bitwidth=8)
+
+
+@pytest.mark.parametrize(
+    ("body", "intrinsic"),
+    [(secure_sum, "federated_secure_sum"), (secure_bitwidth, "federated_secure_sum_bitwidth")],
+)
+def test_secure_sums_are_refused_and_named(body, intrinsic):
+    with pytest.raises(PlanError, match="coordinator would see") as caught:
+        make_plan(tff.federated_computation(body, INTS))
+    assert caught.value.intrinsic == intrinsic
+    assert "federated_sum" in caught.value.hint
+
+
+def test_secure_select_is_refused():
+    @tff.federated_computation(
+        tff.FederatedType(tff.TensorType(np.int32, [1]), tff.CLIENTS),
+        tff.FederatedType(np.int32, tff.SERVER),
+        tff.FederatedType(np.float32, tff.SERVER),
+    )
+    def select(keys, max_key, value):
+        pick = tff.tensorflow.computation(lambda v, k: v, (np.float32, np.int32))
+        return tff.federated_secure_select(keys, max_key, value, pick)
+
+    with pytest.raises(PlanError, match="federated_select") as caught:
+        make_plan(select)
+    assert caught.value.intrinsic == "federated_secure_select"
+
+
+def test_jax_is_refused_plainly():
+    multiply = tff.jax.computation(lambda x: x * 2, np.float32)
+
+    @tff.federated_computation(c.AT_CLIENTS)
+    def doubled(x):
+        return tff.federated_sum(tff.federated_map(multiply, x))
+
+    with pytest.raises(PlanError, match=r"tff\.tensorflow\.computation"):
+        make_plan(doubled)
+
+
+def test_functions_do_not_cross():
+    @tff.federated_computation(tff.FunctionType(np.float32, np.float32))
+    def apply(f):
+        return f(np.float32(1))
+
+    with pytest.raises(PlanError, match="parameter holds a function"):
+        make_plan(apply)
+
+    @tff.federated_computation
+    def give():
+        return c.half
+
+    with pytest.raises(PlanError, match="result holds a function"):
+        make_plan(give)
+
+
+def test_a_computation_without_types_is_refused():
+    with pytest.raises(PlanError, match="parameter's types"):
+        make_plan(tff.federated_computation(lambda x: x))
+
+
+def test_errors_are_one_line():
+    with pytest.raises(PlanError) as caught:
+        make_plan(tff.federated_computation(secure_sum, INTS))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("[FB5001]")

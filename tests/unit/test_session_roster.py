@@ -1,0 +1,46 @@
+"""Presence, with a clock of the test's own."""
+
+from __future__ import annotations
+
+from fedbroker.session.roster import Roster
+from fedbroker.wire.messages import Announce, Leave
+
+
+def hello(silo, incarnation="1", heartbeat=5.0):
+    return Announce("airports", silo, incarnation, heartbeat)
+
+
+def names(roster, now):
+    return [member.name for member in roster.present(now)]
+
+
+def test_present_by_name_until_two_heartbeats_and_a_second_have_passed():
+    roster = Roster()
+    roster.announced(hello("lga"), 0.0)
+    roster.announced(hello("ewr"), 4.0)
+    assert names(roster, 11.0) == ["ewr", "lga"]
+    assert names(roster, 11.1) == ["ewr"]
+    assert roster.missing(11.1) == ("lga",)
+
+
+def test_a_word_renews():
+    roster = Roster()
+    roster.announced(hello("ewr"), 0.0)
+    roster.announced(hello("ewr"), 10.0)
+    assert names(roster, 20.0) == ["ewr"]
+
+
+def test_leaving_counts_at_once_and_coming_back_too():
+    roster = Roster()
+    roster.announced(hello("ewr"), 0.0)
+    roster.left(Leave("airports", "ewr", "1"))
+    assert names(roster, 0.1) == []
+    roster.announced(hello("ewr", "2"), 0.2)
+    assert [member.incarnation for member in roster.present(0.3)] == ["2"]
+
+
+def test_the_goodbye_of_an_earlier_incarnation_changes_nothing():
+    roster = Roster()
+    roster.announced(hello("ewr", "2"), 0.0)
+    roster.left(Leave("airports", "ewr", "1"))
+    assert names(roster, 0.1) == ["ewr"]

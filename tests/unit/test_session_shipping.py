@@ -1,0 +1,61 @@
+"""How blobs travel: with the work item, once for all, or to one silo."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.session.roster import Member
+from fedbroker.session.shipping import Known, ship
+from fedbroker.wire.limits import DEFAULT_LIMITS
+from fedbroker.wire.messages import Value
+
+MEMBERS = [Member(name, "1") for name in ("ewr", "jfk", "lga")]
+LIMITS = dataclasses.replace(DEFAULT_LIMITS, inline_blob=100, inline_total=150)
+
+
+def programs(**wanted):
+    return {m.name: tuple(Value(i, d) for i, d in enumerate(wanted.get(m.name, ()))) for m in MEMBERS}
+
+
+def test_small_rides_along_large_is_broadcast_and_own_goes_direct():
+    sizes = {"small": 10, "model": 5000, "mine": 5000}
+    shipment = ship(
+        programs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, Known(), LIMITS
+    )
+    assert shipment.inline["ewr"] == ("small",)
+    assert shipment.broadcast == ("model",)
+    assert shipment.direct == {"ewr": ("mine",), "jfk": (), "lga": ()}
+    assert shipment.on_bulk_lane("jfk", ("model", "mine")) == ("model",)
+
+
+def test_what_a_silo_has_is_not_sent_again_until_it_restarts():
+    known = Known()
+    known.add(MEMBERS[0], ["model"])
+    wanted = programs(ewr=["model"])
+    assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == ()
+    reborn = [Member("ewr", "2"), *MEMBERS[1:]]
+    assert ship(wanted, {"model": 5000}, reborn, known, LIMITS).direct["ewr"] == ("model",)
+    known.forget(MEMBERS[0], ["model"])
+    assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == ("model",)
+
+
+blobs = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 300), min_size=1, max_size=8)
+
+
+@given(blobs, st.data())
+def test_every_silo_gets_each_blob_it_lacks_exactly_one_way(sizes, data):
+    wanted = {m.name: data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True)) for m in MEMBERS}
+    known = Known()
+    for member in MEMBERS:
+        known.add(member, data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True)))
+    shipment = ship(programs(**wanted), sizes, MEMBERS, known, LIMITS)
+    for member in MEMBERS:
+        lacking = {digest for digest in wanted[member.name] if not known.has(member, digest)}
+        inline = set(shipment.inline[member.name])
+        bulk = set(shipment.on_bulk_lane(member.name, lacking))
+        assert inline | bulk == lacking
+        assert not inline & bulk
+        assert sum(sizes[digest] for digest in inline) <= LIMITS.inline_total

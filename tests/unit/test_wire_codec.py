@@ -1,0 +1,230 @@
+"""Laws of the codec: what is written is read again, and nothing that is read raises anything but WireError."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import msgpack
+import pytest
+import xxhash
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fedbroker.errors import WireError
+from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
+from fedbroker.wire import messages as m
+
+words = st.text(max_size=20)
+counts = st.integers(0, 2**31)
+seconds = st.floats(0, 1e9, allow_nan=False)
+digests = st.text("0123456789abcdef", min_size=32, max_size=32)
+
+ops = st.one_of(
+    st.builds(m.Value, counts, digests),
+    st.builds(m.Data, counts, words, st.lists(st.tuples(words, words), max_size=3).map(tuple), st.booleans()),
+    st.builds(m.Struct, counts, st.lists(st.tuples(words, counts), max_size=3).map(tuple)),
+    st.builds(m.Select, counts, counts, counts),
+    st.builds(m.Call, counts, counts, st.none() | counts),
+    st.builds(m.Compute, counts),
+    st.builds(m.Drop, st.lists(counts, max_size=3).map(tuple)),
+)
+columns = st.builds(m.Column, words, words, st.lists(st.none() | counts, max_size=3).map(tuple))
+sources = st.builds(m.Source, st.lists(columns, max_size=3).map(tuple), st.none() | counts, counts)
+messages = st.one_of(
+    st.builds(m.Announce, words, words, words, seconds, st.dictionaries(words, sources, max_size=2), words),
+    st.builds(m.Leave, words, words, words),
+    st.builds(
+        m.WorkItem,
+        *(words, counts, words, words, counts, st.lists(ops, max_size=5).map(tuple)),
+        *(st.dictionaries(digests, counts, max_size=3), seconds, seconds, st.booleans()),
+    ),
+    st.builds(
+        m.Done, words, counts, words, words, st.lists(st.tuples(digests, counts), max_size=3).map(tuple), seconds
+    ),
+    st.builds(
+        *(m.Failed, words, counts, words, words),
+        *(st.sampled_from(["data", "computation", "lost", "refused", "time"]), words, words),
+    ),
+    st.builds(m.Need, words, counts, words, words, st.lists(digests, max_size=3).map(tuple)),
+    st.builds(m.EndSession, words),
+)
+attachments = st.lists(st.binary(max_size=50), max_size=3)
+frames = st.one_of(
+    st.tuples(messages, attachments),
+    st.tuples(st.builds(m.Chunk, digests, counts, counts), st.lists(st.binary(max_size=50), min_size=1, max_size=1)),
+)
+
+
+def read(body: bytes) -> Frame | None:
+    """The frame, or None for a WireError; anything else that is raised fails the test."""
+    try:
+        return decode(body)
+    except WireError as error:
+        lines = str(error).splitlines()
+    assert len(lines) == 1
+    return None
+
+
+def crafted(header: object, rest: bytes = b"", *, packed: bytes | None = None) -> bytes:
+    """A body with a right prefix and checksum around any header."""
+    raw = msgpack.packb(header) if packed is None else packed
+    prefix = struct.pack(">2sBBI", b"FB", 1, 0, len(raw))
+    return prefix + xxhash.xxh3_64_digest(prefix + raw) + raw + rest
+
+
+@given(frames)
+def test_what_is_written_is_read_again(frame: tuple[m.Message, list[bytes]]) -> None:
+    message, bodies = frame
+    read_message, views = decode(encode(message, bodies))
+    assert read_message == message
+    assert type(read_message) is type(message)
+    assert [bytes(view) for view in views] == bodies
+    assert all(view.readonly for view in views)
+
+
+@given(frames, st.data())
+def test_a_message_cut_short_is_a_wire_error(frame: tuple[m.Message, list[bytes]], data: st.DataObject) -> None:
+    body = encode(*frame)
+    assert read(body[: data.draw(st.integers(0, len(body) - 1))]) is None
+
+
+@given(frames, st.data(), st.integers(1, 255))
+def test_a_changed_byte_is_a_wire_error_or_changes_no_message(
+    frame: tuple[m.Message, list[bytes]], data: st.DataObject, flip: int
+) -> None:
+    body = bytearray(encode(*frame))
+    at = data.draw(st.integers(0, len(body) - 1))
+    body[at] ^= flip
+    found = read(bytes(body))
+    assert found is None or found.message == frame[0]
+    if at < len(body) - sum(map(len, frame[1])):
+        assert found is None
+
+
+@given(frames, st.binary(min_size=1, max_size=9))
+def test_trailing_bytes_are_a_wire_error(frame: tuple[m.Message, list[bytes]], rest: bytes) -> None:
+    assert read(encode(*frame) + rest) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_wire_error(body: bytes) -> None:
+    assert read(body) is None
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | words | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words | st.integers(0, 5), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(json)
+@example([{"type": "leave", "cohort": "c", "silo": "s", "incarnation": "i"}, [-1]])
+@example([{"type": "leave", "cohort": "c", "silo": "s", "incarnation": "i"}, [2**63]])
+@example([{"type": "leave", "cohort": "c", "silo": 7, "incarnation": "i"}, []])
+@example([{"type": "invade", "cohort": "c"}, []])
+@example([{"type": []}, []])
+@example([{"type": "end", "session": "s"}, []][:1])
+def test_a_header_of_any_other_shape_is_a_wire_error(header: object) -> None:
+    assert read(crafted(header)) is None
+
+
+@given(st.binary(max_size=100))
+@example(b"\x91" * 4000)  # deeper than any stack
+@example(b"\xdd\xff\xff\xff\xff")  # an array of four billion
+@example(b"\xdb\xff\xff\xff\xff")  # a string of four billion
+@example(b"\xc7\x08\xff" + b"\0" * 8)  # a timestamp
+@example(b"\xa1\xff")  # not UTF-8
+@example(b"\x81\x90\x00")  # a key that cannot be hashed
+def test_a_header_of_any_bytes_is_a_wire_error(packed: bytes) -> None:
+    assert read(crafted(None, packed=packed)) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "0 bytes"),
+        (b"GET / HTTP/1.1\r\nHost: example\r\n", "not one of ours"),
+        (b"FB\x02\x00" + b"\0" * 40, "version 2"),
+        (b"FB\x01\x01" + b"\0" * 40, "not one of ours"),
+        (b"FB\x01\x00\xff\xff\xff\xff" + b"\0" * 40, "header is 4294967295"),
+    ],
+)
+def test_errors_say_what_is_wrong(body: bytes, words: str) -> None:
+    with pytest.raises(WireError, match=words) as caught:
+        decode(body)
+    assert caught.value.hint
+
+
+def test_a_program_in_a_header_keeps_its_types() -> None:
+    found = decode(crafted([{"type": "end", "session": "s"}, []])).message
+    assert found == m.EndSession("s")
+
+
+NAN = float("nan")
+ITEM = m.WorkItem("s", 1, "ewr", "k", 1, (), {}, 1.0, 1.0, True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Announce("c", "s", "i", NAN),
+        m.Announce("c", "s", "i", -1.0),
+        m.WorkItem("s", 1, "ewr", "k", 1, (), {}, float("inf"), 1.0, True),
+        m.WorkItem("s", -1, "ewr", "k", 1, (), {}, 1.0, 1.0, True),
+        m.WorkItem("s", 1, "ewr", "k", 1, (), {"d": -5}, 1.0, 1.0, True),
+        m.Done("s", 1, "ewr", "i", (("d", -1),), 1.0),
+        m.Chunk("d", -1, 0),
+    ],
+)
+def test_numbers_that_nobody_can_mean_are_wire_errors(message: m.Message) -> None:
+    assert read(encode(message, [b"x"] if isinstance(message, m.Chunk) else [])) is None
+
+
+def item(operations: int) -> m.WorkItem:
+    return m.WorkItem("s", 1, "ewr", "k", 1, (m.Compute(1),) * operations, {}, 1.0, 1.0, True)
+
+
+def test_limits_hold_at_their_edges() -> None:
+    exact = len(encode(m.EndSession("s"), [b"x" * 100]))
+    at_edge = dataclasses.replace(DEFAULT_LIMITS, max_message=exact)
+    below = dataclasses.replace(DEFAULT_LIMITS, max_message=exact - 1)
+    body = encode(m.EndSession("s"), [b"x" * 100], at_edge)
+    assert decode(body, at_edge).message == m.EndSession("s")
+    with pytest.raises(WireError, match=f"message is {exact}, the limit is {exact - 1}"):
+        encode(m.EndSession("s"), [b"x" * 100], below)
+    with pytest.raises(WireError, match="the limit is"):
+        decode(body, below)
+
+
+@pytest.mark.parametrize(
+    ("field", "largest", "message", "bodies"),
+    [
+        ("max_ops", 20, item(20), []),
+        ("max_attachments", 2, m.EndSession("s"), [b"a", b"b"]),
+        ("max_header", len(msgpack.packb([{"type": "end", "session": "s"}, []])), m.EndSession("s"), []),
+    ],
+)
+def test_each_limit_holds_for_writer_and_reader(
+    field: str, largest: int, message: m.Message, bodies: list[bytes]
+) -> None:
+    fits = dataclasses.replace(DEFAULT_LIMITS, **{field: largest})
+    short = dataclasses.replace(DEFAULT_LIMITS, **{field: largest - 1})
+    body = encode(message, bodies, fits)
+    assert decode(body, fits).message == message
+    with pytest.raises(WireError):
+        encode(message, bodies, short)
+    with pytest.raises(WireError):
+        decode(body, short)
+
+
+def test_what_msgpack_cannot_hold_is_a_wire_error() -> None:
+    with pytest.raises(WireError, match="cannot be written"):
+        encode(m.Need("s", 2**64, "ewr", "i", ()))
+
+
+def test_a_chunk_has_one_attachment() -> None:
+    with pytest.raises(WireError, match="2 attachments"):
+        encode(m.Chunk("d", 2, 0), [b"a", b"b"])
+    assert read(crafted([{"type": "chunk", "digest": "d", "size": 1, "offset": 0}, []])) is None

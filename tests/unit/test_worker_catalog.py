@@ -1,0 +1,154 @@
+"""The sources of a silo, open in an event loop: announced, loaded, given up in time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from fedbroker_worker.catalog import Catalog, OpenSource
+from fedbroker_worker.config import SourceSettings
+from fedbroker_worker.errors import ColumnError, SettingsError, SourceError, WorkRefused
+
+from fedbroker.runtime.protos import executor_pb2
+from fedbroker.wire import Limits
+from fedbroker.wire.messages import Column, Data, Source
+from tests.support.ends import until
+
+QUERY = "select i::int as x, (i * 2)::double as y, [i, i]::float[2] as v from range(4) t(i)"
+
+
+def tables(**queries):
+    return {name: SourceSettings("duckdb", {"query": sql}) for name, sql in queries.items()}
+
+
+@pytest.fixture
+async def catalog(tmp_path):
+    opened = Catalog(tables(flights=QUERY, one="select 7::bigint as n"), tmp_path, limits=Limits(max_blob=10_000))
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def arrays(value):
+    """The arrays of each member of a clients-placed struct."""
+    members = executor_pb2.Value.FromString(value).federated.value
+    return [[np.frombuffer(e.value.array.content, np.uint8).size for e in m.struct.element] for m in members]
+
+
+async def test_sources_are_announced_and_counted_meanwhile(catalog):
+    assert list(catalog.announced) == ["flights", "one"]
+    columns = (Column("x", "int32"), Column("y", "float64"), Column("v", "float32", (2,)))
+    assert catalog.announced["flights"].columns == columns
+    await until(lambda: catalog.announced["flights"].rows == 4)
+    await until(lambda: catalog.announced["one"].rows == 1)
+
+
+async def test_columns_are_found_by_name_and_by_position(catalog):
+    by_name = await catalog.load(Data(1, "flights", (("y", "float32"), ("v", "float64"))), 1)
+    by_position = await catalog.load(Data(1, "flights", (("#1", "float32"), ("#2", "float64"))), 1)
+    assert by_name == by_position
+    assert arrays(by_name) == [[4 * 4, 4 * 2 * 8]]
+
+
+async def test_no_client_needs_no_data(catalog):
+    assert arrays(await catalog.load(Data(1, "flights", (("x", "int32"),)), 0)) == []
+
+
+async def test_a_scalar_is_one_row(catalog):
+    value = executor_pb2.Value.FromString(await catalog.load(Data(1, "one", (("n", "int32"),), scalar=True), 1))
+    assert value.federated.value[0].struct.element[0].value.array.int32_list.value == [7]
+
+
+@pytest.mark.parametrize(
+    ("op", "clients", "error", "line"),
+    [
+        (Data(1, "nope", ()), 1, SourceError, "there is none of that name (there are: flights, one)"),
+        (Data(1, "flights", (("z", "int32"),)), 1, ColumnError, "column 'z' does not exist; there are x, y, v"),
+        (Data(1, "flights", (("#3", "int32"),)), 1, ColumnError, "column '#3' does not exist"),
+        (Data(1, "flights", (("#-1", "int32"),)), 1, ColumnError, "column '#-1' does not exist"),
+        (Data(1, "flights", (("y", "int32"),)), 1, ColumnError, "is float64, asked for as int32"),
+        (Data(1, "flights", (("x", "int33"),)), 1, WorkRefused, "is asked for as 'int33'"),
+        (Data(1, "flights", (("x", "int32"),), scalar=True), 1, SourceError, "has 4 rows where the computation takes"),
+        (Data(1, "flights", (("x", "int32"),)), 2, WorkRefused, "stands for 1 client, not for 2"),
+    ],
+)
+async def test_demands_that_do_not_fit_are_one_line(catalog, op, clients, error, line):
+    with pytest.raises(error) as caught:
+        await catalog.load(op, clients)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+async def test_more_than_a_blob_may_hold_is_refused(tmp_path):
+    catalog = Catalog(tables(big="select i from range(2000) t(i)"), tmp_path, limits=Limits(max_blob=10_000))
+    await catalog.open()
+    with pytest.raises(SourceError, match=r"takes 160\d\d bytes, more than the limit of 10000"):
+        await catalog.load(Data(1, "big", (("i", "int64"),)), 1)
+    await catalog.close()
+
+
+async def test_the_first_source_that_cannot_be_opened_is_told(tmp_path):
+    bad = tables(good="select 1 as x", none="from 'none.csv'", nope="select nope")
+    with pytest.raises(SourceError, match=r"source 'none': IO Error: No files found"):
+        await Catalog(bad, tmp_path).open()
+    with pytest.raises(SettingsError, match="unknown key 'qury'"):
+        await Catalog({"a": SourceSettings("duckdb", {"qury": "select 1"})}, tmp_path).open()
+
+
+async def test_a_read_that_is_given_up_ends_and_the_next_one_is_served(tmp_path):
+    slow = "select sum(a.i * b.i)::double as s from range(100000000) a(i), range(100000000) b(i)"
+    catalog = Catalog(tables(slow=slow, quick="select 1 as x"), tmp_path)
+    await catalog.open()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await catalog.load(Data(1, "slow", (("s", "float64"),)), 1)
+    await until(lambda: "read slow" not in names())
+    assert await catalog.load(Data(1, "quick", (("x", "int32"),)), 1)
+    await catalog.close()
+    await until(lambda: not {"count slow", "read slow"} & names())
+
+
+def names():
+    """Of the threads that run."""
+    return {thread.name for thread in threading.enumerate()}
+
+
+class Faulty:
+    """A source of somebody who forgot about errors."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def describe(self) -> Source:
+        return Source((Column("x", "int32"),))
+
+    def read(self, columns):
+        raise KeyError("x")
+
+    def count(self) -> int:
+        self.released.wait(10)
+        raise ValueError("two\nlines")
+
+    def interrupt(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        self.released.set()
+        raise RuntimeError("no")
+
+
+async def test_errors_of_others_sources_name_the_source():
+    faulty = Faulty()
+    one = OpenSource("theirs", faulty, faulty.describe())
+    with pytest.raises(SourceError, match="source 'theirs': KeyError: 'x'; see the package"):
+        await one.load(Data(1, "theirs", (("x", "int32"),)), 1, Limits())
+    await one.close()
+    with pytest.raises(SourceError, match="source 'theirs': ValueError: two lines"):
+        await one.count()
+
+
+async def test_a_source_that_knows_its_rows_is_not_counted():
+    one = OpenSource("theirs", Faulty(), Source((Column("x", "int32"),), rows=5))
+    assert await one.count() == 5

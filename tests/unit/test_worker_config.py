@@ -1,0 +1,211 @@
+"""silo.toml and the environment: what is read, and that each mistake is one line that names its place."""
+
+from __future__ import annotations
+
+import json
+import string
+
+import pytest
+from fedbroker_worker.config import Settings, SiloSettings, load
+from fedbroker_worker.errors import SettingsError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.errors import ConfigError
+
+GOOD = """
+[silo]
+name = "ewr"
+cohort = "airports"
+broker = "amqp://me:secret@localhost:5672/"
+
+[data.flights]
+source = "duckdb"
+query = "select 1 as x"
+"""
+
+SILO = {"name": "ewr", "cohort": "airports", "broker": "amqp://localhost/"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str):
+        path = tmp_path / "silo.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refused(path, environ=None):
+    """The one line that the settings are refused with."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "secret" not in line
+    return line
+
+
+def test_a_file_is_read(write):
+    settings = load(write(GOOD), {})
+    assert settings.silo == SiloSettings(name="ewr", cohort="airports", broker="amqp://me:secret@localhost:5672/")
+    assert settings.silo.heartbeat == 5.0
+    assert settings.silo.isolation == "namespace"
+    assert settings.data["flights"].kind == "duckdb"
+    assert settings.data["flights"].options == {"query": "select 1 as x"}
+
+
+def test_relative_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
+    write(GOOD)
+    monkeypatch.chdir(tmp_path.parent)
+    settings = load((tmp_path / "silo.toml").relative_to(tmp_path.parent), {})
+    assert settings.directory == tmp_path
+
+
+def test_a_silo_may_have_no_data(write):
+    assert load(write(GOOD.split("[data")[0]), {}).data == {}
+
+
+def test_passwords_are_not_shown(write):
+    settings = load(write(GOOD + 'password = "secret"\n'), {})
+    assert "secret" not in repr(settings)
+    assert "secret" not in settings.silo.shown_broker
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("name =", "nmae =", "unknown key 'nmae' in [silo] of silo.toml; did you mean 'name'?"),
+        ("[silo]", "[slio]", "unknown table [slio] in silo.toml; did you mean 'silo'?"),
+        ("[silo]", "[silo]\nzzz = 1", "unknown key 'zzz' in [silo] of silo.toml; valid are blob_cache_bytes, broker"),
+        ('name = "ewr"\n', "", "'name' in [silo] of silo.toml is missing; add it: this silo's name"),
+        ('"ewr"', "7", "'name' in [silo] of silo.toml: expected str, got int"),
+        ('"ewr"', '"EWR!"', "'name' in [silo] of silo.toml: 'EWR!' is not a name for a silo; use 1 to 63 of"),
+        ('"airports"', '"a.b"', "'cohort' in [silo] of silo.toml: 'a.b' is not a name for a cohort"),
+        (
+            "amqp://me",
+            "http://me",
+            "'broker' in [silo] of silo.toml: 'http://***@localhost:5672/' is not a broker's URL",
+        ),
+        ("[silo]", "[silo]\nheartbeat = 0", "'heartbeat' in [silo] of silo.toml: expected float >= 0.2; it is seconds"),
+        ("[silo]", '[silo]\nheartbeat = "5"', "'heartbeat' in [silo] of silo.toml: expected float, got str"),
+        ("[silo]", '[silo]\nisolation = "vm"', 'invalid enum value \'vm\'; it is "namespace" or "none"'),
+        ("[silo]", "[silo]\nblob_cache_bytes = 1", "expected int >= 1048576; it is a number of bytes"),
+        ("[silo]", "[silo]\nname =", "silo.toml is not TOML: Invalid value (at line 3, column 7); correct that line"),
+        ('source = "duckdb"\n', "", "'source' in [data.flights] of silo.toml is missing; add it"),
+        ('source = "duckdb"', "source = 3", "'source' in [data.flights] of silo.toml is not a name"),
+        ("[data.flights]", "[data]\nflights = 3\n[data.other]", "'data.flights' in silo.toml is not a table"),
+        ("[silo]", "data = 3\n[silo]", "not TOML"),
+    ],
+)
+def test_each_mistake_is_one_line(write, old, new, line):
+    assert line in refused(write(GOOD.replace(old, new, 1)))
+
+
+def test_silo_must_be_a_table(write):
+    assert "'silo' in silo.toml is not a table; write [silo] above its keys" in refused(write("silo = 3"))
+
+
+def test_no_file_no_text_no_directory(tmp_path):
+    assert "there is no file" in refused(tmp_path / "none.toml")
+    assert "cannot be read" in refused(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    assert "is not UTF-8 text" in refused(tmp_path / "binary.toml")
+
+
+def test_the_environment_overrides_the_file(write):
+    environ = {
+        "FEDBROKER_SILO_NAME": "jfk",
+        "FEDBROKER_SILO_HEARTBEAT": "2.5",
+        "FEDBROKER_SILO_BLOB_CACHE_BYTES": "2097152",
+        "FEDBROKER_DATA__FLIGHTS__QUERY": "select 2 as x",
+        "FEDBROKER_DATA__EXTRA__SOURCE": "duckdb",
+        "FEDBROKER_DATA__EXTRA__DEEP__KEY": "v",
+        "FEDBROKER_URL": "not ours",
+    }
+    settings = load(write(GOOD), environ)
+    assert settings.silo.name == "jfk"
+    assert settings.silo.heartbeat == 2.5
+    assert settings.silo.blob_cache_bytes == 2097152
+    assert settings.data["flights"].options == {"query": "select 2 as x"}
+    assert settings.data["extra"].options == {"deep": {"key": "v"}}
+
+
+def test_the_environment_names_a_source_as_it_can(write):
+    text = GOOD.replace("[data.flights]", '[data."My-Flights.2013"]')
+    settings = load(write(text), {"FEDBROKER_DATA__MY_FLIGHTS_2013__QUERY": "select 3 as x"})
+    assert settings.data["My-Flights.2013"].options == {"query": "select 3 as x"}
+
+
+def test_everything_may_come_from_the_environment(write):
+    environ = {f"FEDBROKER_SILO_{key.upper()}": value for key, value in SILO.items()}
+    assert load(write(""), environ).silo == SiloSettings(**SILO)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("FEDBROKER_SILO_NMAE", "x", "unknown key FEDBROKER_SILO_NMAE in the environment; did you mean 'name'?"),
+        ("FEDBROKER_SILO_HEARTBEAT", "soon", "FEDBROKER_SILO_HEARTBEAT in the environment: expected float, got str"),
+        ("FEDBROKER_SILO_BROKER", "amqp://u:secret@", "FEDBROKER_SILO_BROKER in the environment: 'amqp://***@' is not"),
+        ("FEDBROKER_DATA__FLIGHTS", "x", "FEDBROKER_DATA__FLIGHTS in the environment names no key of a data source"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(write, name, value, line):
+    assert line in refused(write(GOOD), {name: value})
+
+
+def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting(write):
+    environ = {
+        "FEDBROKER_SILO_SERVICE_HOST": "10.0.0.1",
+        "FEDBROKER_SILO_SERVICE_PORT": "80",
+        "FEDBROKER_SILO_PORT": "tcp://10.0.0.1:80",
+        "FEDBROKER_SILO_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(write(GOOD), environ).silo.name == "ewr"
+
+
+names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=20)
+
+
+@given(name=names, cohort=names, heartbeat=st.floats(0.2, 60), cache=st.integers(2**20, 2**40))
+def test_file_and_environment_say_the_same(tmp_path_factory, name, cohort, heartbeat, cache):
+    values = {**SILO, "name": name, "cohort": cohort, "heartbeat": heartbeat, "blob_cache_bytes": cache}
+    path = tmp_path_factory.mktemp("config") / "silo.toml"
+    path.write_text("[silo]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    by_file = load(path, {})
+    path.write_text("")
+    by_environment = load(path, {f"FEDBROKER_SILO_{key.upper()}": str(value) for key, value in values.items()})
+    assert by_file == by_environment
+    assert isinstance(by_file, Settings)
+
+
+@given(
+    document=st.recursive(
+        st.none() | st.booleans() | st.integers(-5, 5) | st.text(string.ascii_letters, max_size=5),
+        lambda inner: st.dictionaries(st.sampled_from(["silo", "data", "name", "x", "source"]), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_no_document_gives_anything_but_settings_or_one_line(tmp_path_factory, document):
+    def toml(value):
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+        return json.dumps(value) if value is not None else '""'
+
+    path = tmp_path_factory.mktemp("config") / "silo.toml"
+    lines = document.items() if isinstance(document, dict) else [("silo", document)]
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in lines))
+    with pytest.raises(SettingsError) as caught:
+        load(path, {})
+    assert "\n" not in str(caught.value)
+
+
+def test_the_example_is_valid(tmp_path):
+    from pathlib import Path
+
+    example = Path(__file__).parents[2] / "config" / "silo.example.toml"
+    settings = load(example, {})
+    assert settings.silo.name
+    assert settings.data

@@ -1,0 +1,111 @@
+"""Converts a column to the dtype that a computation asks for, or says why it cannot be: never another number, silently.
+
+Plain functions. Imports numpy and this distribution's errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fedbroker_worker.errors import ColumnError, WorkRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DTYPES", "cast_to"]
+
+Array = npt.NDArray[Any]
+
+BFLOAT16: Final = "bfloat16"
+TEXT: Final = "str"
+
+DTYPES: Final = (
+    "bool",
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", BFLOAT16, "complex64", "complex128"),
+    TEXT,
+)
+"""Every dtype that a column may be handed over in."""
+
+
+def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
+    """The values in the dtype that is asked for.
+
+    Numbers are converted within their kind and towards the more general kind (bool, integer, float, complex). Integers
+    and finite floats that the narrower dtype cannot hold are an error; floats are rounded to nearest.
+
+    Args:
+        dtype: one of :data:`DTYPES`.
+        values: of any shape.
+        source: for errors.
+        column: for errors.
+
+    Returns:
+        A contiguous array in the machine's byte order. Text: an object array of ``bytes``. ``bfloat16``, which numpy
+        lacks: ``uint16``, its bits.
+
+    Raises:
+        ColumnError: it does not convert, or a value does not fit.
+        WorkRefused: there is no such dtype.
+    """
+    if dtype not in DTYPES:
+        raise WorkRefused(f"column {column!r} is asked for as {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
+
+    def refused(what: str, hint: str) -> ColumnError:
+        return ColumnError(source, column, what, hint=hint)
+
+    if TEXT in (dtype, _name(values)):
+        if dtype != _name(values):
+            raise refused(f"is {_name(values)}, asked for as {dtype}", "cast it in the source's query")
+        return _encoded(values)
+    target = np.dtype("float32" if dtype == BFLOAT16 else dtype)
+    if not np.can_cast(values.dtype, target, "same_kind"):
+        raise refused(f"is {values.dtype}, asked for as {dtype}", "cast it in the source's query")
+    cast = _integers(values, target, refused) if target.kind in "iu" else _floats(values, target, refused)
+    return np.ascontiguousarray(_bfloat16_bits(cast, refused) if dtype == BFLOAT16 else cast).reshape(values.shape)
+
+
+def _name(values: Array) -> str:
+    return TEXT if values.dtype.kind in "OSU" else values.dtype.name
+
+
+def _encoded(values: Array) -> Array:
+    result = np.empty(values.size, dtype=object)
+    result[:] = [bytes(cell) if isinstance(cell, bytes) else str(cell).encode() for cell in values.ravel()]
+    return result.reshape(values.shape)
+
+
+def _integers(values: Array, target: np.dtype[Any], refused: Callable[[str, str], ColumnError]) -> Array:
+    if values.dtype.kind in "iu" and values.size:
+        bounds = np.iinfo(target)
+        low, high = int(values.min()), int(values.max())
+        if low < bounds.min or high > bounds.max:
+            worst = low if low < bounds.min else high
+            raise refused(f"holds {worst}, which {target} cannot", "ask for a wider dtype, or narrow the query")
+    return values.astype(target, copy=False)
+
+
+def _floats(values: Array, target: np.dtype[Any], refused: Callable[[str, str], ColumnError]) -> Array:
+    try:
+        with np.errstate(over="raise"):
+            return values.astype(target, copy=False)
+    except FloatingPointError:
+        raise _too_large(str(target), refused) from None
+
+
+def _bfloat16_bits(values: Array, refused: Callable[[str, str], ColumnError]) -> Array:
+    """The upper half of a float32, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    rounded[nan] = 0x7FC0
+    if np.any(((rounded & 0x7FFF) == 0x7F80) & np.isfinite(values)):
+        raise _too_large(BFLOAT16, refused)
+    return rounded
+
+
+def _too_large(dtype: str, refused: Callable[[str, str], ColumnError]) -> ColumnError:
+    return refused(f"holds a number too large for {dtype}", "ask for a wider dtype, or scale it in the query")

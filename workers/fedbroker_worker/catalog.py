@@ -1,0 +1,241 @@
+"""The silo's data sources, open: what they announce, and their columns as values for the runtime.
+
+Imports wire and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from fedbroker.errors import FedbrokerError
+from fedbroker.log import get_logger
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Source
+from fedbroker_worker.columns import ColumnType, clients_value, member_value
+from fedbroker_worker.errors import ColumnError, SourceError, WorkRefused
+from fedbroker_worker.sources.registry import open_source
+from fedbroker_worker.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
+
+    from fedbroker.wire.messages import Data
+    from fedbroker_worker.config import SourceSettings
+    from fedbroker_worker.sources.protocol import DataSource
+
+__all__ = ["Catalog", "OpenSource"]
+
+T = TypeVar("T")
+
+_log = get_logger(__name__)
+
+END_EVERY: Final = 0.05
+END_SECONDS: Final = 3.0
+"""For how long, and how often meanwhile, a source is asked to end calls that nobody waits for any more."""
+
+UNKNOWN: Final = Source(columns=())
+
+
+@dataclass(slots=True)
+class OpenSource:
+    """One source, opened.
+
+    Attributes:
+        name: in the settings.
+        source: what reads it.
+        announced: what coordinators are told of it.
+    """
+
+    name: str
+    source: DataSource
+    announced: Source = UNKNOWN
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _calls: set[asyncio.Future[Any]] = field(default_factory=set)
+
+    @classmethod
+    async def open(cls, name: str, settings: SourceSettings, directory: Path) -> OpenSource:
+        """Make the source and see what columns it has.
+
+        Raises:
+            ConfigError: its settings are wrong.
+            SourceError: it cannot be opened.
+        """
+        make = partial(open_source, name, settings.kind, settings.options, directory)
+        opened = cls(name, await _guarded(name, "make", make))
+        try:
+            opened.announced = await asyncio.shield(opened._start("describe", opened.source.describe))
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
+
+    async def count(self) -> int:
+        """How many rows there are, from now on announced.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        rows = self.announced.rows
+        if rows is None:
+            rows = await asyncio.shield(self._start("count", self.source.count))
+            self.announced = msgspec.structs.replace(self.announced, rows=rows)
+        return rows
+
+    async def load(self, op: Data, clients: int, limits: Limits) -> bytes:
+        """The columns that a work item asks for, as a serialized value with one member for each client.
+
+        Raises:
+            SourceError: it cannot be read, or what it holds is too large.
+            ColumnError: a column is missing or does not convert.
+            WorkRefused: it does not stand for so many clients.
+        """
+        types = self._types(op)
+        if clients == 0:
+            return clients_value(types, [], scalar=op.scalar)
+        if clients != self.announced.clients:
+            raise WorkRefused(f"source {self.name!r} stands for {self.announced.clients} client, not for {clients}")
+        async with self._reading:  # one at a time, so that giving one up interrupts no other
+            reading = self._start("read", partial(self._serialized, types, op.scalar))
+            try:
+                value = await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                await self._finish({reading}, self.source.interrupt)
+                raise
+        if len(value) > limits.max_blob:
+            what = f"takes {len(value)} bytes, more than the limit of {limits.max_blob}"
+            raise SourceError(self.name, what, hint="select fewer columns or rows in its query")
+        return value
+
+    async def close(self) -> None:
+        """Release it; calls under way are waited for, since the interpreter must not end under their feet."""
+        try:
+            self.source.close()
+        except Exception as error:
+            _log.warning("a source did not close", source=self.name, error=_words(error))
+        else:
+            await self._finish(self._calls, self.source.close)
+
+    def _types(self, op: Data) -> list[ColumnType]:
+        """Which columns are meant, by name or by position."""
+        types = []
+        for name, dtype in op.columns:
+            found = [column for column in self.announced.columns if column.name == name]
+            if not found and name.startswith("#") and name[1:].isdecimal():
+                found = list(self.announced.columns[int(name[1:]) :][:1])
+            if not found:
+                there = ", ".join(column.name for column in self.announced.columns)
+                raise ColumnError(self.name, name, "does not exist", hint=f"there are {there}")
+            types.append(ColumnType(found[0].name, dtype, found[0].shape))
+        return types
+
+    def _serialized(self, types: list[ColumnType], scalar: bool) -> bytes:
+        columns = self.source.read([type_.name for type_ in types])
+        return clients_value(types, [member_value(self.name, types, columns, scalar=scalar)], scalar=scalar)
+
+    def _start(self, what: str, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Call the source in a thread; to be shielded, so that the call is known to be under way until it ends."""
+        call = asyncio.ensure_future(_guarded(self.name, what, function))
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, call: asyncio.Future[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # looked at, in case that nobody else does
+
+    async def _finish(self, calls: Collection[asyncio.Future[Any]], end: Callable[[], None]) -> None:
+        """Have calls end that nobody waits for; asked again, since the first time may have come before one began."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + END_SECONDS
+        while (pending := [call for call in calls if not call.done()]) and loop.time() < until:
+            end()
+            await asyncio.wait(pending, timeout=END_EVERY)
+        if pending:
+            _log.warning("a source does not stop", source=self.name)
+
+
+class Catalog:
+    """All sources of a silo.
+
+    Args:
+        settings: the tables ``[data.NAME]``.
+        directory: what relative paths are relative to.
+        limits: bounds on values.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, SourceSettings], directory: Path, *, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._limits = limits
+        self._open: dict[str, OpenSource] = {}
+        self._counting: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Open every source, all at once; their rows are counted in the background.
+
+        Raises:
+            ConfigError: a source's settings are wrong.
+            SourceError: a source cannot be opened. Where several cannot, this is the first of them in the settings.
+        """
+        opening = [OpenSource.open(name, one, self._directory) for name, one in self._settings.items()]
+        results = await asyncio.gather(*opening, return_exceptions=True)
+        self._open = {one.name: one for one in results if isinstance(one, OpenSource)}
+        for result in results:
+            if isinstance(result, BaseException):
+                await self.close()
+                raise result
+        self._counting = [asyncio.create_task(self._count(one)) for one in self._open.values()]
+
+    @property
+    def announced(self) -> dict[str, Source]:
+        """What to say of each source now."""
+        return {name: one.announced for name, one in self._open.items()}
+
+    async def load(self, op: Data, clients: int) -> bytes:
+        """See :meth:`OpenSource.load`.
+
+        Raises:
+            SourceError: there is no such source here.
+        """
+        if op.name not in self._open:
+            there = ", ".join(self._open) or "none"
+            raise SourceError(op.name, f"there is none of that name (there are: {there})", hint="see silo.toml")
+        return await self._open[op.name].load(op, clients, self._limits)
+
+    async def close(self) -> None:
+        """Close every source."""
+        for task in self._counting:
+            task.cancel()
+        await asyncio.gather(*self._counting, return_exceptions=True)
+        opened, self._open = self._open, {}
+        await asyncio.gather(*(one.close() for one in opened.values()))
+
+    async def _count(self, one: OpenSource) -> None:
+        try:
+            rows = await one.count()
+            _log.debug("rows counted", source=one.name, rows=rows)
+        except FedbrokerError as error:
+            _log.warning("rows not counted", source=one.name, error=str(error))
+
+
+async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:
+    """Call a source in a thread; an error of a kind that it should not raise becomes one that names the source."""
+    try:
+        return await in_thread(function, f"{what} {name}")
+    except FedbrokerError:
+        raise
+    except Exception as error:
+        raise SourceError(name, _words(error), hint="see the package that brings this kind of source") from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

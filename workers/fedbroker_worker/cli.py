@@ -1,0 +1,92 @@
+"""The command line ``fedbroker-silo``: run a silo, or check its settings; what it needs is imported when it is used.
+
+Imports the base and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import cyclopts
+
+from fedbroker import console
+from fedbroker_worker.version import worker_version
+
+__all__ = ["app", "main"]
+
+_EPILOGUE: Final = (
+    "Exit codes: 0 done, 2 your settings, 3 the broker, 4 cohort, silo or data, 5 anything else. "
+    "FEDBROKER_DEBUG=1 adds tracebacks."
+)
+
+_RUN_EXAMPLES: Final = """Examples:
+  fedbroker-silo run                                     with ./silo.toml
+  fedbroker-silo run --config /etc/fedbroker/silo.toml
+  FEDBROKER_SILO_BROKER=amqps://me:secret@broker.example/ fedbroker-silo run
+  FEDBROKER_DATA__FLIGHTS__FILE=flights.parquet fedbroker-silo run"""
+
+_CHECK_EXAMPLES: Final = """Examples:
+  fedbroker-silo check --config silo.toml
+  fedbroker-silo check --json | jq .sources.flights.rows"""
+
+app = cyclopts.App(
+    name="fedbroker-silo",
+    help="A silo of a fedbroker cohort: computes over its own data, only ever connects out.",
+    help_epilogue=_EPILOGUE,
+    version=worker_version,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code (see :mod:`fedbroker.console`)."""
+    console.run(lambda: app(exit_on_error=False, print_error=False, result_action="return_value"))
+
+
+@app.command(help_epilogue=_RUN_EXAMPLES)
+def run(
+    *,
+    config: Path = Path("silo.toml"),
+    ready_file: Path | None = None,
+    until_eof: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Join the cohort and answer its work until SIGTERM or Ctrl-C.
+
+    The first signal lets the silo finish the work in hand and leave the cohort; the second one ends it at once. A lost
+    broker is reconnected. Relative paths in the settings are relative to their file, in whose directory the silo works.
+
+    Parameters
+    ----------
+    config
+        The silo's settings. FEDBROKER_SILO_KEY in the environment overrides `key` of [silo], and
+        FEDBROKER_DATA__NAME__KEY overrides `key` of [data.NAME].
+    ready_file
+        Made once the silo is in its cohort, removed when it leaves.
+    until_eof
+        Also stop, as after a signal, when standard input ends: with whoever started the silo.
+    """
+    from fedbroker_worker.config import load
+    from fedbroker_worker.daemon import run_silo
+
+    run_silo(load(config), ready_file=ready_file, until_eof=until_eof)
+
+
+@app.command(help_epilogue=_CHECK_EXAMPLES)
+def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Parameter(negative="")] = False) -> int:
+    """Try everything that the silo needs, without joining the cohort: the broker, the C++ runtime, each data source.
+
+    Prints each source's columns and rows. The exit code is 0 if all is well, else that of the first error.
+
+    Parameters
+    ----------
+    config
+        The silo's settings.
+    json
+        Print the findings as JSON.
+    """
+    from fedbroker_worker.check import check_silo
+    from fedbroker_worker.config import load
+
+    return check_silo(load(config), as_json=json)

@@ -1,0 +1,160 @@
+"""Columns as a serialized executor value, ``<c0,c1,…>@CLIENTS``, written without TensorFlow and with one copy.
+
+TFF's own Python serializes through lists of Python objects and nested messages, each level of which copies the data
+again; here only the small parts are messages, and the arrays' bytes are framed by hand. Imports runtime's protos and
+this distribution's casts and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
+from fedbroker_worker.casts import BFLOAT16, TEXT, cast_to
+from fedbroker_worker.errors import SourceError
+
+if TYPE_CHECKING:
+    from fedbroker_worker.sources.protocol import Columns
+
+__all__ = ["ColumnType", "clients_value", "member_value"]
+
+Array = npt.NDArray[Any]
+Parts: TypeAlias = list[bytes | memoryview]
+
+CLIENTS: Final = "clients"
+
+# Numbers of the fields of executor_pb2.Value and of what is in it that carry the bulk.
+_VALUE_STRUCT: Final = 3
+_VALUE_FEDERATED: Final = 5
+_VALUE_ARRAY: Final = 6
+_FEDERATED_TYPE: Final = 1
+_FEDERATED_VALUE: Final = 2
+_STRUCT_ELEMENT: Final = 1
+_ELEMENT_VALUE: Final = 2
+_ARRAY_CONTENT: Final = 18
+
+_LENGTH_DELIMITED: Final = 2
+
+_KINDS: Final = {
+    "float16": "DT_HALF",
+    "float32": "DT_FLOAT",
+    "float64": "DT_DOUBLE",
+    TEXT: "DT_STRING",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """What a column is handed over as.
+
+    Attributes:
+        name: in the source.
+        dtype: one of :data:`~fedbroker_worker.casts.DTYPES`.
+        shape: of one row; None stands for a length that varies.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, scalar: bool) -> Parts:
+    """One client's struct of arrays, as the pieces of a serialized value.
+
+    Args:
+        source: the source's name, for errors.
+        types: one for each element of the struct.
+        columns: by name; read together.
+        scalar: each column has one row, and is handed over without its first dimension.
+
+    Raises:
+        ColumnError: a column does not convert.
+        SourceError: ``scalar``, and there is not exactly one row.
+    """
+    elements: Parts = []
+    for type_ in types:
+        values = cast_to(type_.dtype, columns[type_.name], source=source, column=type_.name)
+        if scalar:
+            if len(values) != 1:
+                what = f"has {len(values)} rows where the computation takes one"
+                raise SourceError(source, what, hint="aggregate in the query, or declare columns in the computation")
+            values = values[0:1].reshape(values.shape[1:])
+        array = _field(_VALUE_ARRAY, _array(values, type_.dtype))
+        elements += _field(_STRUCT_ELEMENT, _field(_ELEMENT_VALUE, array))
+    return _field(_VALUE_STRUCT, elements)
+
+
+def clients_value(types: Sequence[ColumnType], members: Sequence[Parts], *, scalar: bool) -> bytes:
+    """The clients-placed value of those members: a serialized ``executor_pb2.Value``."""
+    parts = _field(_FEDERATED_TYPE, [_federated_type(types, scalar)])
+    for member in members:
+        parts += _field(_FEDERATED_VALUE, member)
+    return b"".join(_field(_VALUE_FEDERATED, parts))
+
+
+def _federated_type(types: Sequence[ColumnType], scalar: bool) -> bytes:
+    """A serialized ``computation_pb2.FederatedType``."""
+    rows = () if scalar else (-1,)
+    elements = [
+        computation_pb2.StructType.Element(
+            value=computation_pb2.Type(
+                tensor=computation_pb2.TensorType(
+                    dtype=_data_type(type_.dtype),
+                    dims=(*rows, *(-1 if size is None else size for size in type_.shape)),
+                )
+            )
+        )
+        for type_ in types
+    ]
+    type_ = computation_pb2.FederatedType(
+        member=computation_pb2.Type(struct=computation_pb2.StructType(element=elements)),
+        placement=computation_pb2.PlacementSpec(value=computation_pb2.Placement(uri=CLIENTS)),
+    )
+    return bytes(type_.SerializeToString())
+
+
+def _array(values: Array, dtype: str) -> Parts:
+    """A serialized ``array_pb2.Array``: scalars and text as lists, as TensorFlow has them, the rest as plain bytes."""
+    message = array_pb2.Array(dtype=_data_type(dtype), shape=array_pb2.ArrayShape(dim=values.shape))
+    if dtype == TEXT:
+        message.string_list.value.extend(values.ravel().tolist())
+    elif values.shape == ():
+        getattr(message, f"{dtype}_list").value.extend(_scalar(values, dtype))
+    else:
+        return [message.SerializeToString(), *_field(_ARRAY_CONTENT, [_bytes(values)])]
+    return [message.SerializeToString()]
+
+
+def _scalar(values: Array, dtype: str) -> list[object]:
+    if dtype in ("float16", BFLOAT16):
+        return [values.view(np.uint16).item()]
+    return [values.real.item(), values.imag.item()] if values.dtype.kind == "c" else [values.item()]
+
+
+def _bytes(values: Array) -> memoryview:
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return little.reshape(-1).view(np.uint8).data
+
+
+def _data_type(dtype: str) -> int:
+    return int(data_type_pb2.DataType.Value(_KINDS.get(dtype) or f"DT_{dtype.upper()}"))
+
+
+def _field(number: int, parts: Parts) -> Parts:
+    """A length-delimited field of a protobuf message around its content."""
+    head = _varint(number << 3 | _LENGTH_DELIMITED) + _varint(sum(len(part) for part in parts))
+    return [head, *parts]
+
+
+def _varint(value: int) -> bytes:
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    result.append(value)
+    return bytes(result)

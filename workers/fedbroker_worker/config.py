@@ -1,0 +1,211 @@
+"""A silo's settings: one TOML file, and environment variables that override it; checked before anything is tried.
+
+Imports wire's names, transport's URLs and this distribution's options.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from fedbroker.errors import ConfigError
+from fedbroker.transport.url import parse, redact
+from fedbroker.wire.names import check_name
+from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.options import nearest, read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
+
+MIB: Final = 1024 * 1024
+
+_SILO_PREFIX: Final = "FEDBROKER_SILO_"
+_DATA_PREFIX: Final = "FEDBROKER_DATA__"
+# Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: no settings of ours.
+_SERVICE_LINK: Final = re.compile(r"(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiloSettings:
+    """The table ``[silo]``.
+
+    Attributes:
+        name: unique in the cohort.
+        cohort: the group of silos that it joins.
+        broker: the broker's URL with its password, which is in no ``repr``.
+        heartbeat: seconds between two announcements.
+        isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
+        blob_cache_bytes: how much of models and computations is kept for the next round.
+        drain_seconds: how long a silo that is told to stop goes on with the work in hand.
+        log_format: ``auto`` is for people on a terminal and JSON elsewhere.
+        log_level: the least that is logged.
+    """
+
+    name: Annotated[str, Meta(description='this silo\'s name, unique in its cohort, such as "ewr"')]
+    cohort: Annotated[str, Meta(description='the name of the cohort to join, such as "airports"')]
+    broker: Annotated[str, Meta(description="the broker's URL, amqps://user:password@broker.example/vhost")] = field(
+        repr=False
+    )
+    heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
+    isolation: Literal["namespace", "none"] = "namespace"
+    blob_cache_bytes: Annotated[int, Meta(ge=MIB, description="a number of bytes, at least 1048576")] = 512 * MIB
+    drain_seconds: Annotated[float, Meta(gt=0, le=86400, description="seconds, up to 86400")] = 300.0
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def shown_broker(self) -> str:
+        """The broker's URL without its password."""
+        return redact(self.broker)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """One table ``[data.NAME]``.
+
+    Attributes:
+        kind: the value of its key ``source``.
+        options: its other keys, for the source to check; they may hold secrets, so they are in no ``repr``.
+    """
+
+    kind: str
+    options: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a silo.
+
+    Attributes:
+        path: the file.
+        silo: its table ``[silo]``.
+        data: its tables ``[data.NAME]``, by name.
+    """
+
+    path: Path
+    silo: SiloSettings
+    data: Mapping[str, SourceSettings]
+
+    @property
+    def directory(self) -> Path:
+        """What relative paths are relative to: the file's own directory."""
+        return self.path.parent
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``, ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of
+    ``[data.NAME]``, and makes that table where the file has none.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or a key or value in it or in the environment is wrong.
+        ConfigError: a name or the broker's URL is malformed.
+    """
+    document = _parse(path)
+    for table in document:
+        if table not in ("silo", "data"):
+            raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, ("silo", "data")))
+    return Settings(
+        path=path.absolute(),
+        silo=_silo(_table(document, "silo", path), path, environ),
+        data=_sources(_table(document, "data", path), path, environ),
+    )
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"there is no file {path}", hint="name the silo's settings with --config") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}", hint="correct --config") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path.name} is not TOML: {error}", hint="correct that line") from None
+
+
+def _table(document: Mapping[str, Any], name: str, path: Path, prefix: str = "") -> dict[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise SettingsError(
+            f"{prefix + name!r} in {path.name} is not a table", hint=f"write [{prefix}{name}] above its keys"
+        )
+    return table
+
+
+def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> SiloSettings:
+    overrides = {
+        name.removeprefix(_SILO_PREFIX).lower(): value
+        for name, value in environ.items()
+        if name.startswith(_SILO_PREFIX) and not _SERVICE_LINK.fullmatch(name.removeprefix(_SILO_PREFIX))
+    }
+
+    def label(key: str) -> str:
+        if key in overrides:
+            return f"{_SILO_PREFIX}{key.upper()} in the environment"
+        return f"{key!r} in [silo] of {path.name}"
+
+    silo = read_table(SiloSettings, {**table, **overrides}, lenient=overrides, label=label)
+    _check(label("name"), partial(check_name, "silo", silo.name))
+    _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
+    _check(label("broker"), partial(parse, silo.broker))
+    return silo
+
+
+def _check(label: str, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except ConfigError as error:
+        raise SettingsError(f"{label}: {error.what}", hint=error.hint) from None
+
+
+def _sources(tables: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> dict[str, SourceSettings]:
+    options: dict[str, dict[str, Any]] = {name: dict(_table(tables, name, path, "data.")) for name in tables}
+    for variable, value in environ.items():
+        if variable.startswith(_DATA_PREFIX):
+            source, *keys = _words(variable)
+            match = next((name for name in options if _as_word(name) == source), source)
+            _put(options.setdefault(match, {}), keys, value)
+    return {name: _source(name, table, path) for name, table in options.items()}
+
+
+def _words(variable: str) -> list[str]:
+    words = variable.removeprefix(_DATA_PREFIX).lower().split("__")
+    if len(words) < 2 or not all(words):
+        raise SettingsError(
+            f"{variable} in the environment names no key of a data source", hint=f"write {_DATA_PREFIX}NAME__KEY"
+        )
+    return words
+
+
+def _as_word(name: str) -> str:
+    """What a source is called in the environment, where names have no dashes, dots or small letters."""
+    return re.sub(r"[^a-z0-9_]", "_", name.lower())
+
+
+def _put(table: dict[str, Any], keys: Sequence[str], value: str) -> None:
+    *outer, last = keys
+    for key in outer:
+        inner = table.get(key)
+        table[key] = dict(inner) if isinstance(inner, dict) else {}
+        table = table[key]
+    table[last] = value
+
+
+def _source(name: str, table: Mapping[str, Any], path: Path) -> SourceSettings:
+    kind = table.get("source")
+    if not isinstance(kind, str) or not kind:
+        said = "is missing" if "source" not in table else "is not a name"
+        raise SettingsError(f"'source' in [data.{name}] of {path.name} {said}", hint='add it: source = "duckdb"')
+    return SourceSettings(kind, {key: value for key, value in table.items() if key != "source"})

@@ -1,0 +1,127 @@
+"""The process of a silo: signals, the working directory, and a sign for whoever waits until it is ready.
+
+Imports the base and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from fedbroker.log import configure, get_logger
+from fedbroker_worker.service import SiloService
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fedbroker_worker.config import Settings
+
+__all__ = ["run_silo"]
+
+_log = get_logger(__name__)
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_silo(settings: Settings, *, ready_file: Path | None = None, until_eof: bool = False) -> None:
+    """Run a silo until a signal, or the end of standard input, stops it.
+
+    Changes the process's working directory to that of the settings, so that a query's relative file names mean what
+    they say, and sets up its log.
+
+    Args:
+        settings: of the silo.
+        ready_file: made once the silo is in its cohort, removed at the end.
+        until_eof: stop when standard input ends, too.
+
+    Raises:
+        FedbrokerError: it could not join its cohort; see :meth:`SiloService.open`.
+    """
+    configure(settings.silo.log_format, settings.silo.log_level)
+    structlog.contextvars.bind_contextvars(silo=settings.silo.name)
+    ready_file = ready_file.absolute() if ready_file is not None else None
+    os.chdir(settings.directory)
+    asyncio.run(_run(settings, ready_file, until_eof))
+
+
+async def _run(settings: Settings, ready_file: Path | None, until_eof: bool) -> None:
+    started = time.monotonic()
+    stop = _stop_signal(until_eof)
+    service = SiloService(settings)
+    try:
+        if not await _opened(service, stop):
+            return
+        seconds = round(time.monotonic() - started, 3)
+        silo = settings.silo
+        _log.info("ready", cohort=silo.cohort, broker=silo.shown_broker, sources=list(settings.data), seconds=seconds)
+        with _sign(ready_file):
+            await stop.wait()
+            _log.info("stopping")
+            await service.drain()
+    finally:
+        await service.close()
+        _log.info("stopped")
+
+
+@contextlib.contextmanager
+def _sign(ready_file: Path | None) -> Iterator[None]:
+    """The file is there within the block; it holds the process's id."""
+    if ready_file is not None:
+        ready_file.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+
+async def _opened(service: SiloService, stop: asyncio.Event) -> bool:
+    """Open the service; False if it was told to stop meanwhile."""
+    opening = asyncio.create_task(service.open())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            await opening
+            return True
+        return False
+    finally:
+        for task in (opening, stopping):
+            task.cancel()
+        await asyncio.gather(opening, stopping, return_exceptions=True)
+
+
+def _stop_signal(until_eof: bool) -> asyncio.Event:
+    """Set by the first signal; the second one ends the process on the spot (the runtime's child goes with it)."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    if until_eof:
+        threading.Thread(target=_wait_for_eof, args=(loop, stop), name="stdin", daemon=True).start()
+    return stop
+
+
+def _wait_for_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    # The descriptor itself: a buffered reader would be locked by this thread when the interpreter ends.
+    descriptor = sys.__stdin__.fileno() if sys.__stdin__ is not None else None
+    with contextlib.suppress(OSError):  # closed: as good as its end
+        while descriptor is not None and os.read(descriptor, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        loop.call_soon_threadsafe(stop.set)

@@ -1,0 +1,101 @@
+"""What can go wrong inside a silo, hung into the tree of :mod:`fedbroker.errors` where the same people can act.
+
+    FedbrokerError
+    ├── ConfigError
+    │   ├── SettingsError        you: silo.toml or an environment variable
+    │   └── UnknownSource        you: no such kind of data source is installed
+    └── SiloError
+        ├── SourceError          the silo's administrator: a source cannot be opened or read
+        │   └── ColumnError      a column is missing, holds NULLs, or does not fit the dtype that is asked for
+        ├── WorkRefused          the coordinator's programmer: a work item that makes no sense
+        └── SessionLost          nobody: values that were kept for a session are gone
+
+Imports the base only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedbroker.errors import ConfigError, FedbrokerError, SiloError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ColumnError", "SessionLost", "SettingsError", "SourceError", "UnknownSource", "WorkRefused"]
+
+
+class SettingsError(ConfigError):
+    """A key or a value of the silo's settings is wrong, missing or unknown."""
+
+    code = "FB4201"
+
+
+class UnknownSource(ConfigError):
+    """No data source of that kind is installed.
+
+    Attributes:
+        kind: what the settings ask for.
+        installed: the kinds that there are.
+    """
+
+    code = "FB4202"
+
+    def __init__(self, name: str, kind: str, installed: Sequence[str]) -> None:
+        super().__init__(
+            f"[data.{name}] asks for a source {kind!r}, which is not installed (installed: {', '.join(installed)})",
+            hint="correct `source`, or install the package that brings it",
+        )
+        self.kind = kind
+        self.installed = tuple(installed)
+
+
+class _Local(SiloError):
+    """A silo's error at the silo itself: the line does not name the silo, and its stage is the log's to tell."""
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        FedbrokerError.__init__(self, what, hint=hint)
+        self.silo = ""
+        self.stage = None
+        self.session = None
+        self.cause = what
+
+
+class SourceError(_Local):
+    """A data source cannot be opened or read.
+
+    Attributes:
+        source: its name in the settings.
+    """
+
+    code = "FB4203"
+
+    def __init__(self, source: str, what: str, *, hint: str = "") -> None:
+        super().__init__(f"source {source!r}: {what}", hint=hint)
+        self.source = source
+
+
+class ColumnError(SourceError):
+    """A column cannot be handed over as it is.
+
+    Attributes:
+        column: its name.
+    """
+
+    code = "FB4204"
+
+    def __init__(self, source: str, column: str, what: str, *, hint: str = "") -> None:
+        super().__init__(source, f"column {column!r} {what}", hint=hint)
+        self.column = column
+
+
+class WorkRefused(_Local):
+    """A work item contradicts itself, its session or the limits; nothing of it was run, or nothing more."""
+
+    code = "FB4205"
+
+
+class SessionLost(_Local):
+    """A session is unknown here, or its values went with the C++ runtime that held them."""
+
+    code = "FB4206"

@@ -1,0 +1,88 @@
+"""Turns a table of settings into a dataclass, key by key, so that each mistake is one line that names its key.
+
+Imports this distribution's errors only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from fedbroker_worker.errors import SettingsError
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+__all__ = ["nearest", "read_table"]
+
+T = TypeVar("T")
+
+_CUTOFF: Final = 0.5
+
+
+def read_table(
+    model: type[T],
+    table: Mapping[str, object],
+    *,
+    label: Callable[[str], str],
+    lenient: Collection[str] = (),
+) -> T:
+    """Make a ``model`` of a table.
+
+    Args:
+        model: a dataclass; its annotations are types of :mod:`msgspec`, with ``msgspec.Meta`` for bounds and for a
+            description, which becomes the hint of an error. A field without default is required.
+        table: the settings, by key.
+        label: what to call a key in an error, such as ``'name' in [silo]``.
+        lenient: keys whose value is text that may stand for a number or a truth value.
+
+    Raises:
+        SettingsError: a key is unknown or missing, or its value is of another type or out of bounds.
+    """
+    fields = {field.name: field for field in dataclasses.fields(typing.cast("Any", model))}
+    for key in table:
+        if key not in fields:
+            raise SettingsError(f"unknown key {label(key)}", hint=nearest(key, fields))
+    hints = _annotations(model)
+    values: dict[str, object] = {}
+    for key, field in fields.items():
+        if key in table:
+            values[key] = _value(hints[key], table[key], label(key), strict=key not in lenient)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise SettingsError(f"{label(key)} is missing", hint=f"add it: {_description(hints[key])}")
+    return model(**values)
+
+
+def nearest(key: str, valid: Iterable[str]) -> str:
+    """The hint for a misspelt key: the valid one that looks most like it, or all that there are."""
+    known = list(valid)
+    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=_CUTOFF)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(known))}"
+
+
+def _annotations(model: type[object]) -> dict[str, object]:
+    return typing.get_type_hints(model, include_extras=True)
+
+
+def _value(annotation: object, value: object, name: str, *, strict: bool) -> object:
+    try:
+        return msgspec.convert(value, typing.cast("Any", annotation), strict=strict)
+    except msgspec.ValidationError as error:
+        what = str(error).split(" - at `", 1)[0].replace("`", "")
+        raise SettingsError(f"{name}: {what[0].lower()}{what[1:]}", hint=f"it is {_description(annotation)}") from None
+
+
+def _description(annotation: object) -> str:
+    """What a key is for, from its annotation."""
+    metadata = getattr(annotation, "__metadata__", ())
+    for meta in metadata:
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta.description
+    bare = typing.get_args(annotation)[0] if metadata else annotation
+    if typing.get_origin(bare) is Literal:
+        return " or ".join(f'"{choice}"' for choice in typing.get_args(bare))
+    return str(getattr(bare, "__name__", bare))

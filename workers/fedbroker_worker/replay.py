@@ -1,0 +1,82 @@
+"""Runs a work item's program against the silo's C++ runtime. Knows nothing of plans: ids in, serialized outputs out.
+
+Imports runtime's client, wire's messages and this distribution's errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
+from fedbroker_worker.errors import WorkRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+
+    from fedbroker.runtime import Executor, Ref
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, Op
+
+__all__ = ["replay"]
+
+
+async def replay(
+    program: Sequence[Op],
+    executor: Executor,
+    refs: MutableMapping[int, Ref],
+    blobs: Mapping[Digest, Buffer],
+    load: Callable[[Data], Awaitable[bytes]],
+) -> list[bytes]:
+    """Run a program in order.
+
+    Args:
+        program: what to do.
+        executor: the session's own.
+        refs: what the session holds, by the coordinator's ids; changed in place. An id that is used again stands for
+            the new value.
+        blobs: the content of every digest that the program names.
+        load: the serialized value of a ``Data`` operation.
+
+    Returns:
+        The serialized value of each ``Compute``, in order.
+
+    Raises:
+        WorkRefused: the program names a value that is not there.
+        ComputationFailed: the runtime refused or failed something; carries its words.
+        RuntimeUnavailable: the runtime died.
+        SourceError: data could not be had.
+    """
+
+    def held(ref: int) -> Ref:
+        try:
+            return refs[ref]
+        except KeyError:
+            raise WorkRefused(f"the program uses value {ref}, which this session does not have") from None
+
+    outputs: list[bytes] = []
+    for op in program:
+        match op:
+            case Value(ref, blob):
+                made = await executor.value(blobs[blob])
+            case Data(ref):
+                made = await executor.value(await load(op))
+            case Struct(ref, elements):
+                made = await executor.struct([(name, held(element)) for name, element in elements])
+            case Select(ref, source, index):
+                made = await executor.select(held(source), index)
+            case Call(ref, function, argument):
+                made = await executor.call(held(function), None if argument is None else held(argument))
+            case Compute(source):
+                outputs.append(await executor.compute(held(source)))
+                continue
+            case Drop(gone):
+                dropped = [held(ref) for ref in gone]
+                for ref in gone:
+                    refs.pop(ref, None)
+                await executor.dispose(dropped)
+                continue
+        replaced = refs.get(ref)
+        refs[ref] = made
+        if replaced is not None:
+            await executor.dispose([replaced])
+    return outputs

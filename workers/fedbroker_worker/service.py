@@ -1,0 +1,230 @@
+"""A silo in service: joins its cohort, answers work until it is told to stop, leaves.
+
+Imports transport, runtime, wire and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import FedbrokerError, WireError
+from fedbroker.log import get_logger
+from fedbroker.runtime import Runtime
+from fedbroker.transport import SiloEnd
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Announce, Done, Failed, Need
+from fedbroker_worker.answers import Answers
+from fedbroker_worker.catalog import Catalog
+from fedbroker_worker.sessions import Sessions
+from fedbroker_worker.version import worker_version
+from fedbroker_worker.work import Answer, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+    from typing import Any, Self
+
+    from fedbroker.wire.messages import EndSession, WorkItem
+    from fedbroker_worker.config import Settings
+
+__all__ = ["SiloService"]
+
+_log = get_logger(__name__)
+
+OPEN_SECONDS: Final = 30.0
+REPLY_GRACE: Final = 30.0
+"""Seconds beyond the stage's own time for which an answer is offered to a broker that is away."""
+
+DAY: Final = 86_400.0
+
+ENDED: Final = 1024
+"""Sessions that were given up are remembered, since their work may come after that word."""
+
+
+class SiloService:
+    """A silo, from its settings. Usable with ``async with``: open inside, gone after.
+
+    Args:
+        settings: of the silo.
+        limits: bounds on messages and blobs.
+    """
+
+    def __init__(self, settings: Settings, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        silo = settings.silo
+        self._settings = silo
+        self._incarnation = secrets.token_hex(8)
+        self._version = worker_version()
+        self._catalog = Catalog(settings.data, settings.directory, limits=limits)
+        self.runtime = Runtime(isolation=silo.isolation, log=_runtime_log)
+        self._end = SiloEnd(
+            silo.broker,
+            silo.cohort,
+            silo.name,
+            announcement=self._announcement,
+            on_work=self._on_work,
+            on_end=self._on_end,
+            limits=limits,
+            heartbeat=silo.heartbeat,
+            store_bytes=silo.blob_cache_bytes,
+        )
+        self._sessions = Sessions(self.runtime)
+        self._answers = Answers(silo.blob_cache_bytes)
+        self._worker = Worker(
+            silo.name, self._incarnation, self._end.blobs, self._catalog, self._sessions, limits=limits
+        )
+        self._jobs: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._busy: set[asyncio.Task[None]] = set()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+
+    async def open(self) -> None:
+        """Start the runtime and open the sources, side by side, and join the cohort.
+
+        Raises:
+            ConfigError: a source's settings are wrong.
+            SourceError: a source cannot be opened.
+            RuntimeUnavailable: the C++ runtime cannot be started or isolated.
+            BrokerError: the broker cannot be reached, refuses us, or has other queues than ours.
+            NameTaken: another silo has this name.
+        """
+        try:
+            await _side_by_side(self._catalog.open(), self.runtime.start())
+            await self._end.open(Deadline.after(OPEN_SECONDS))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def drain(self) -> None:
+        """Take no more work, finish what is in hand (for ``drain_seconds`` at most) and answer it."""
+        await self._end.drain()
+        if self._busy:
+            _log.info("finishing the work in hand", items=len(self._busy))
+            _, late = await asyncio.wait(self._busy, timeout=self._settings.drain_seconds)
+            if late:
+                _log.warning("gave up work in hand", items=len(late), drain_seconds=self._settings.drain_seconds)
+
+    async def close(self) -> None:
+        """Leave at once: work under way is given back to the broker. Bounded in time; may be called twice."""
+        jobs = list(self._busy)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._end.close()
+        await self._sessions.close()
+        self._answers.clear()
+        await _side_by_side(self.runtime.close(), self._catalog.close())
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _announcement(self) -> Announce:
+        return Announce(
+            cohort=self._settings.cohort,
+            silo=self._settings.name,
+            incarnation=self._incarnation,
+            heartbeat=self._settings.heartbeat,
+            sources=self._catalog.announced,
+            version=self._version,
+        )
+
+    async def _on_work(self, item: WorkItem) -> None:
+        """Have the item answered; one that comes again while it is being answered joins in."""
+        key = (item.session, item.stage)
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = asyncio.create_task(self._serve(item), name=f"work {item.session}.{item.stage}")
+            self._busy.add(job)
+            job.add_done_callback(self._busy.discard)
+            job.add_done_callback(lambda done: self._forget_job(key, done))
+        await asyncio.wait([job])  # not awaited itself: the delivery may be cancelled, the job goes on
+
+    def _forget_job(self, key: tuple[str, int], job: asyncio.Task[None] | None) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
+
+    def _on_end(self, message: EndSession) -> None:
+        """The coordinator gives a session up: whatever runs for it stops, unanswered."""
+        self._ended[message.session] = None
+        if len(self._ended) > ENDED:
+            self._ended.popitem(last=False)
+        for (session, _), job in list(self._jobs.items()):
+            if session == message.session:
+                job.cancel()
+        self._sessions.end(message.session)
+        self._answers.forget(message.session)
+        _log.info("session ended", session=message.session)
+
+    async def _serve(self, item: WorkItem) -> None:
+        structlog.contextvars.bind_contextvars(session=item.session, stage=item.stage)
+        _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
+        started = time.monotonic()
+        answer = await self._answer(item)
+        if not isinstance(answer.reply, Done):
+            # The same work may come again before this reply is confirmed: then it is another attempt.
+            self._forget_job((item.session, item.stage), asyncio.current_task())
+        _log_answer(answer, time.monotonic() - started)
+        await self._reply(item, answer)
+
+    async def _answer(self, item: WorkItem) -> Answer:
+        if item.session in self._ended:
+            return Answer(self._refusal(item, "the session was given up"))
+        remembered = self._answers.get(item.session, item.stage)
+        if remembered is not None:
+            return Answer(*remembered)
+        answer = await self._worker.answer(item)
+        if isinstance(answer.reply, Done):
+            self._answers.put(answer.reply, answer.outputs)
+        return answer
+
+    async def _reply(self, item: WorkItem, answer: Answer) -> None:
+        """Hand the answer to the broker; an answer that cannot be sent at all becomes one that says so."""
+        deadline = Deadline.after(max(0.0, min(item.seconds, DAY)) + REPLY_GRACE)
+        try:
+            try:
+                await self._end.reply(item, answer.reply, answer.outputs, deadline)
+            except WireError as error:
+                await self._end.reply(item, self._refusal(item, error.what, error.hint), {}, deadline)
+        except FedbrokerError as error:
+            _log.error("answer not delivered", error=str(error))
+
+    def _refusal(self, item: WorkItem, cause: str, hint: str = "") -> Failed:
+        silo = self._settings.name
+        return Failed(item.session, item.stage, silo, self._incarnation, "refused", cause, hint)
+
+
+def _log_answer(answer: Answer, seconds: float) -> None:
+    reply = answer.reply
+    if isinstance(reply, Done):
+        size = sum(size for _, size in reply.outputs)
+        _log.info("work done", outputs=len(reply.outputs), bytes=size, seconds=round(seconds, 3))
+    elif isinstance(reply, Need):
+        _log.info("blobs lacking", count=len(reply.digests))
+    else:
+        _log.warning("work failed", kind=reply.kind, cause=reply.cause, seconds=round(seconds, 3))
+
+
+async def _side_by_side(*steps: Coroutine[Any, Any, None]) -> None:
+    """Take steps side by side; the first failure ends the others and is raised."""
+    tasks = [asyncio.create_task(step) for step in steps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _runtime_log(line: str) -> None:
+    _log.debug("runtime", line=line)

@@ -1,0 +1,159 @@
+"""What a silo keeps for each session between its stages: an executor of the runtime and the values held in it.
+
+Imports runtime's client, wire's messages and this distribution's errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from fedbroker.log import get_logger
+from fedbroker_worker.errors import SessionLost, WorkRefused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fedbroker.runtime import Executor, Ref, Runtime
+    from fedbroker.wire.messages import WorkItem
+
+__all__ = ["Sessions", "SiloSession"]
+
+_log = get_logger(__name__)
+
+MOST: Final = 256
+"""Sessions at a time: each holds an executor and values, and a coordinator that died ends none of its own."""
+
+LONGEST_LEASE: Final = 86_400.0
+
+
+@dataclass(slots=True, eq=False)
+class SiloSession:
+    """One session at this silo.
+
+    Attributes:
+        id: the session's.
+        reply_to: the coordinator that it belongs to.
+        clients: how many clients the silo holds in it.
+        executor: of the runtime; made when the first program runs.
+        refs: values by the coordinator's ids.
+        over: it was ended; nothing more may run in it.
+    """
+
+    id: str
+    reply_to: str
+    clients: int
+    executor: Executor | None = None
+    refs: dict[int, Ref] = field(default_factory=dict)
+    over: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    timer: asyncio.TimerHandle | None = None
+
+
+class Sessions:
+    """The sessions that are alive at this silo.
+
+    Args:
+        runtime: where their executors are made.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._alive: dict[str, SiloSession] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """How many are alive."""
+        return len(self._alive)
+
+    def check(self, item: WorkItem) -> None:
+        """See that a work item fits what is here, before anything is done for it.
+
+        Raises:
+            SessionLost: it continues a session that is not here (any more).
+            WorkRefused: it contradicts its session, or there are too many sessions.
+        """
+        session = self._alive.get(item.session)
+        if session is None:
+            if item.stage > 0:
+                raise SessionLost(
+                    f"session {item.session} is not here: this silo was started again, or its lease ran out",
+                    hint="run the computation again",
+                )
+            if len(self._alive) >= MOST:
+                raise WorkRefused(f"{MOST} sessions are under way already", hint="try again later")
+        elif session.reply_to != item.reply_to:
+            raise WorkRefused(f"session {item.session} belongs to another coordinator")
+        elif session.clients != item.clients:
+            raise WorkRefused(f"session {item.session} has {session.clients} clients here, not {item.clients}")
+
+    @asynccontextmanager
+    async def entered(self, item: WorkItem) -> AsyncIterator[tuple[Executor, dict[int, Ref]]]:
+        """The executor and the values of a work item's session, for one item at a time.
+
+        The session is made where it is new. It ends with its last item, and with any exception; else it lives on for
+        the item's lease.
+
+        Raises:
+            SessionLost: see :meth:`check`; or it was ended while others were in it.
+            WorkRefused: see :meth:`check`.
+            RuntimeUnavailable: there is no runtime to be had.
+        """
+        self.check(item)
+        session = self._alive.setdefault(item.session, SiloSession(item.session, item.reply_to, item.clients))
+        async with session.lock:
+            if session.over:
+                raise SessionLost(f"session {item.session} was ended", hint="run the computation again")
+            self._stop_timer(session)
+            try:
+                if session.executor is None:
+                    session.executor = await self._runtime.executor(session.clients)
+                yield session.executor, session.refs
+            except BaseException:
+                self._end(session)
+                raise
+            if item.last:
+                self._end(session)
+            else:
+                self._lease(session, item.lease)
+
+    def end(self, session: str) -> None:
+        """Forget a session, if it is here; what runs in it has to be cancelled by the caller."""
+        if session in self._alive:
+            self._end(self._alive[session])
+
+    async def close(self) -> None:
+        """Forget all sessions."""
+        for session in list(self._alive.values()):
+            self._end(session)
+        await asyncio.gather(*self._closing)
+
+    def _lease(self, session: SiloSession, seconds: float) -> None:
+        # `not >=` also catches NaN
+        seconds = 0.0 if not seconds >= 0 else min(seconds, LONGEST_LEASE)
+        if not session.over:
+            session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
+
+    def _expire(self, session: SiloSession) -> None:
+        _log.warning("a session's lease ran out", session=session.id)
+        self._end(session)
+
+    def _stop_timer(self, session: SiloSession) -> None:
+        if session.timer is not None:
+            session.timer.cancel()
+            session.timer = None
+
+    def _end(self, session: SiloSession) -> None:
+        session.over = True
+        self._stop_timer(session)
+        session.refs.clear()
+        if self._alive.get(session.id) is session:
+            del self._alive[session.id]
+        executor, session.executor = session.executor, None
+        if executor is not None:
+            # Not waited for: an answer should not be late because the runtime tidies up.
+            task = asyncio.create_task(executor.close(), name=f"dispose {session.id}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

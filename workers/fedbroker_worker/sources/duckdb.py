@@ -1,0 +1,208 @@
+"""Columns by SQL: CSV, Parquet, JSON and DuckDB's own files, through the embedded database duckdb.
+
+Imports wire's messages and this distribution's errors, options and the other modules of the package.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import duckdb
+from msgspec import Meta
+
+from fedbroker.wire.messages import Source
+from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+from fedbroker_worker.options import read_table
+from fedbroker_worker.sources.cells import array_of
+from fedbroker_worker.sources.sqltypes import SqlColumn, quoted, sql_column
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from fedbroker_worker.sources.protocol import Columns
+
+__all__ = ["DuckDBOptions", "DuckDBSource"]
+
+_READERS: Final = {
+    ".csv": "read_csv",
+    ".tsv": "read_csv",
+    ".txt": "read_csv",
+    ".parquet": "read_parquet",
+    ".json": "read_json",
+    ".jsonl": "read_json",
+    ".ndjson": "read_json",
+}
+_COMPRESSED: Final = (".gz", ".zst")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuckDBOptions:
+    """The keys of a ``[data.NAME]`` with ``source = "duckdb"``; one of ``query`` and ``file``.
+
+    Attributes:
+        query: one SQL statement that yields the rows, in the order in which they are to be used.
+        file: a CSV, Parquet or JSON file, or a pattern with ``*`` for several; all of its columns.
+        database: a DuckDB database file for the query's tables; opened read-only.
+        memory_limit: the most that duckdb may use, such as ``"2GB"``; 80 % of the machine's when None.
+        threads: how many it may use; one for each core when None.
+    """
+
+    query: Annotated[str | None, Meta(description="an SQL query, such as \"select x, y from 'file.csv'\"")] = None
+    file: Annotated[str | None, Meta(description="a CSV, Parquet or JSON file")] = None
+    database: Annotated[str | None, Meta(description="a DuckDB database file")] = None
+    memory_limit: Annotated[str | None, Meta(description='a size, such as "2GB"')] = None
+    threads: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="a number, at least 1")] = None
+
+
+class DuckDBSource:
+    """One query's rows; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
+
+    Every dtype of numpy's integers and floats, ``bool`` and text have their counterparts; a fixed-size array or a list
+    of them makes a column of vectors. DECIMAL becomes ``float64``; HUGEINT becomes ``int64`` if it fits; ENUM and UUID
+    become text, BLOB text of the same bytes; DATE becomes ``int32``, days since 1970; TIMESTAMP becomes ``int64``,
+    microseconds since 1970 in UTC. For the rest (TIME, INTERVAL, STRUCT, MAP, …) the query has to choose.
+
+    A file's relative name in a query is taken from ``directory``. (duckdb itself prefers a file of that name in the
+    process's working directory, if there is one: ``fedbroker-silo`` therefore works in ``directory``.)
+
+    Args:
+        name: of the source in the settings.
+        options: see :class:`DuckDBOptions`.
+        directory: what relative paths are relative to.
+
+    Raises:
+        SettingsError: an option is wrong, or there is neither ``query`` nor ``file``, or both.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], directory: Path) -> None:
+        text = [key for key, value in options.items() if isinstance(value, str)]
+        self._options = read_table(DuckDBOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
+        self._name = name
+        self._directory = directory.absolute()
+        self._query = self._wanted()
+        self._lock = threading.Lock()
+        self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # and whether it is a read
+        self._closed = False
+
+    def describe(self) -> Source:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        with self._connected() as connection:
+            return Source(columns=tuple(column.announced for column in self._columns(connection)))
+
+    def count(self) -> int:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        with self._connected() as connection:
+            row = connection.execute(f"select count(*) from ({self._query}\n)").fetchone()
+        return int(row[0]) if row else 0
+
+    def read(self, columns: Sequence[str]) -> Columns:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        with self._connected(reading=True) as connection:
+            found = {column.name: column for column in self._columns(connection)}
+            for name in columns:
+                if name not in found:
+                    raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(found)}")
+            wanted = [found[name] for name in dict.fromkeys(columns)]
+            selected = ", ".join(f"{column.expression} as {quoted(column.name)}" for column in wanted)
+            cells = connection.execute(f"select {selected} from ({self._query}\n)").fetchnumpy()
+        return {column.name: array_of(self._name, column.announced, cells[column.name]) for column in wanted}
+
+    def interrupt(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        with self._lock:
+            for connection, reading in self._running.items():
+                if reading:
+                    connection.interrupt()
+
+    def close(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        with self._lock:
+            self._closed = True
+            for connection in self._running:
+                connection.interrupt()
+
+    def _columns(self, connection: duckdb.DuckDBPyConnection) -> list[SqlColumn]:
+        rows = connection.execute(f"describe select * from ({self._query}\n)").fetchall()
+        return [sql_column(self._name, str(row[0]), str(row[1])) for row in rows]
+
+    def _wanted(self) -> str:
+        query, file = self._options.query, self._options.file
+        if (query is None) == (file is None):
+            said = "neither" if query is None else "both"
+            raise SettingsError(f"[data.{self._name}] has {said} of 'query' and 'file'", hint="give one of them")
+        return self._of_file(file) if file is not None else self._one_statement(query or "")
+
+    def _of_file(self, file: str) -> str:
+        path = Path(file)
+        suffix = path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
+        reader = _READERS.get(suffix.lower())
+        if reader is None:
+            raise SettingsError(
+                f"'file' in [data.{self._name}]: {file!r} has none of the endings {', '.join(_READERS)}",
+                hint="rename it, or read it by a query such as \"from read_csv('…')\"",
+            )
+        return f"from {reader}({quoted(str(self._directory / path), mark=chr(39))})"
+
+    def _one_statement(self, query: str) -> str:
+        try:
+            with duckdb.connect(":memory:") as connection:
+                statements = connection.extract_statements(query)
+        except duckdb.Error as error:
+            raise SettingsError(f"'query' in [data.{self._name}]: {_one_line(error)}", hint="correct it") from None
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise SettingsError(
+                f"'query' in [data.{self._name}] is not one SELECT", hint="write one statement that yields the rows"
+            )
+        return statements[0].query.strip().rstrip(";")
+
+    @contextmanager
+    def _connected(self, *, reading: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database for one call; duckdb's errors become ours.
+
+        One that stayed open would keep 40 MiB, and the lock of a database file, and opening it takes milliseconds.
+        """
+        connection = None
+        try:
+            connection = self._connect()
+            with self._lock:
+                if self._closed:
+                    raise SourceError(self._name, "it is closed")
+                self._running[connection] = reading
+            yield connection
+        except duckdb.InterruptException:
+            raise SourceError(self._name, "reading was interrupted") from None
+        except duckdb.Error as error:
+            hint = f"correct its query; files are looked for in {self._directory}"
+            raise SourceError(self._name, _one_line(error), hint=hint) from None
+        finally:
+            if connection is not None:
+                with self._lock:
+                    self._running.pop(connection, None)
+                connection.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        options = self._options
+        # Fetching code from the network is for an administrator (`INSTALL` in duckdb's own shell), not for a query.
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "autoinstall_known_extensions": "false",
+            "enable_external_file_cache": "false",
+        }
+        if "," not in str(self._directory):  # the separator of this setting, and there is no way to quote it
+            config["file_search_path"] = str(self._directory)
+        if options.memory_limit is not None:
+            config["memory_limit"] = options.memory_limit
+        if options.threads is not None:
+            config["threads"] = str(options.threads)
+        if options.database is None:
+            return duckdb.connect(":memory:", config=config)
+        return duckdb.connect(str(self._directory / options.database), read_only=True, config=config)
+
+
+def _one_line(error: duckdb.Error) -> str:
+    """Duckdb's words without the excerpt of the query and the pointer below it."""
+    text = str(error).split("\n\nLINE ", 1)[0]
+    return " ".join(text.split())

@@ -1,0 +1,57 @@
+"""Finds the kind of source that the settings name: the one that comes with the worker, or an installed entry point.
+
+Imports the base and this distribution's errors.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from fedbroker_worker.errors import SettingsError, UnknownSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from fedbroker_worker.sources.protocol import DataSource, SourceFactory
+
+__all__ = ["GROUP", "installed_kinds", "open_source"]
+
+GROUP: Final = "fedbroker.data_sources"
+
+# Known without looking at the metadata of every installed distribution, which takes longer than all the rest.
+_OWN: Final = {"duckdb": EntryPoint("duckdb", "fedbroker_worker.sources.duckdb:DuckDBSource", GROUP)}
+
+
+def installed_kinds() -> tuple[str, ...]:
+    """Every kind of source that there is, by name."""
+    return tuple(sorted({*_OWN, *(point.name for point in entry_points(group=GROUP))}))
+
+
+def open_source(name: str, kind: str, options: Mapping[str, Any], directory: Path) -> DataSource:
+    """Make the source ``[data.NAME]``; nothing of its data is read yet.
+
+    Args:
+        name: of the source.
+        kind: the value of its key ``source``.
+        options: its other keys.
+        directory: what relative paths are relative to.
+
+    Raises:
+        UnknownSource: no such kind is installed.
+        SettingsError: an option is wrong, or the package that brings the kind cannot be imported.
+    """
+    return _factory(name, kind)(name, options, directory)
+
+
+def _factory(name: str, kind: str) -> SourceFactory:
+    point = _OWN.get(kind) or next(iter(entry_points(group=GROUP, name=kind)), None)
+    if point is None:
+        raise UnknownSource(name, kind, installed_kinds())
+    try:
+        return cast("SourceFactory", point.load())
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(
+            f"[data.{name}]: the source {kind!r} cannot be loaded: {error}", hint="install the package that brings it"
+        ) from error

@@ -1,0 +1,52 @@
+"""Blocking calls in threads that never keep the process from ending. Imports the standard library only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["in_thread"]
+
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[[], T], name: str) -> T:
+    """The result of a blocking call, made in a daemon thread of its own.
+
+    Unlike ``asyncio.to_thread``, calls that hang do not use up a pool that others need, and the interpreter does not
+    wait for them when it exits. Cancelling gives the result up, not the call.
+
+    Args:
+        function: what to call.
+        name: of the thread.
+
+    Raises:
+        Exception: whatever ``function`` raises.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: Exception | None) -> None:
+        if result.cancelled():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        value, problem = None, None
+        try:
+            value = function()
+        except Exception as error:
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            loop.call_soon_threadsafe(settle, value, problem)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await result

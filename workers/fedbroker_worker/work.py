@@ -1,0 +1,191 @@
+"""From a work item to its answer: blobs, data and the session's values brought together, every failure an answer, too.
+
+Imports transport's store, runtime's client by way of the sessions, wire and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import ComputationFailed, DeadlineExceeded, FedbrokerError, Missing, RuntimeUnavailable, WireError
+from fedbroker.log import get_logger
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Data, Done, Failed, Need, Value
+from fedbroker_worker.errors import SessionLost, SourceError, UnknownSource, WorkRefused
+from fedbroker_worker.replay import replay
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedbroker.transport import BlobStore
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, WorkItem
+    from fedbroker_worker.catalog import Catalog
+    from fedbroker_worker.sessions import Sessions
+
+__all__ = ["Answer", "Worker"]
+
+_log = get_logger(__name__)
+
+PATIENCE: Final = 10.0
+"""Seconds without progress on the bulk lane after which a blob that was announced is asked for again."""
+
+LONGEST_STAGE: Final = 7 * 86_400.0
+LONGEST_CAUSE: Final = 4000
+
+_SEE_LOG: Final = "see the silo's log"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a silo has to say to a work item.
+
+    Attributes:
+        reply: the message.
+        outputs: the blobs that ``Done`` names.
+    """
+
+    reply: Done | Failed | Need
+    outputs: Mapping[Digest, Buffer] = field(default_factory=dict)
+
+
+class _Lacking(Exception):
+    """Blobs are not here and will not come by themselves."""
+
+    def __init__(self, digests: Sequence[Digest]) -> None:
+        super().__init__(digests)
+        self.digests = tuple(digests)
+
+
+class Worker:
+    """Answers work items, several at a time.
+
+    Args:
+        silo: its name.
+        incarnation: of this process.
+        blobs: where the transport puts blobs.
+        catalog: the data.
+        sessions: what is kept between stages.
+        limits: bounds on blobs.
+        patience: seconds without progress on the bulk lane after which a blob counts as lost.
+    """
+
+    def __init__(
+        self,
+        silo: str,
+        incarnation: str,
+        blobs: BlobStore,
+        catalog: Catalog,
+        sessions: Sessions,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._silo = silo
+        self._incarnation = incarnation
+        self._blobs = blobs
+        self._catalog = catalog
+        self._sessions = sessions
+        self._limits = limits
+        self._patience = patience
+
+    async def answer(self, item: WorkItem) -> Answer:
+        """Do what the item says, within its time. Raises nothing but ``CancelledError``."""
+        started = time.monotonic()
+        seconds = min(item.seconds, LONGEST_STAGE) if item.seconds > 0 else 0.0
+        try:
+            async with asyncio.timeout(seconds):
+                outputs = await self._outputs(item, Deadline.after(seconds))
+            return self._done(item, outputs, time.monotonic() - started)
+        except _Lacking as lacking:
+            return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
+        except (TimeoutError, DeadlineExceeded):
+            return self._failed(item, "time", f"it was not done within {seconds:.3g} s", "raise stage_timeout")
+        except FedbrokerError as error:
+            return self._failed(item, _kind(error), _cause(error), error.hint)
+        except Exception as error:
+            _log.exception("a work item broke the silo's own code")
+            return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
+
+    async def _outputs(self, item: WorkItem, deadline: Deadline) -> list[bytes]:
+        self._sessions.check(item)
+        # Data are read while blobs are still on their way.
+        loads = {op: asyncio.create_task(self._catalog.load(op, item.clients)) for op in _data(item)}
+        try:
+            blobs = await self._collect(item, deadline)
+            async with self._sessions.entered(item) as (executor, refs):
+                return await replay(item.program, executor, refs, blobs, lambda op: loads[op])
+        finally:
+            for load in loads.values():
+                load.cancel()
+            await asyncio.gather(*loads.values(), return_exceptions=True)
+
+    async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:
+        """Every blob that the program names.
+
+        Raises:
+            _Lacking: some are neither here nor announced, or were announced and did not come.
+        """
+        wanted = list(dict.fromkeys(op.blob for op in item.program if isinstance(op, Value)))
+        with self._blobs.pinned(wanted):
+            lacking = [digest for digest in wanted if digest not in self._blobs and digest not in item.fresh]
+            if lacking:
+                raise _Lacking(lacking)
+            got = await asyncio.gather(
+                *(self._blobs.get(digest, deadline, self._patience) for digest in wanted), return_exceptions=True
+            )
+        for result in got:
+            if isinstance(result, BaseException) and not isinstance(result, Missing):
+                raise result
+        blobs = {digest: blob for digest, blob in zip(wanted, got, strict=True) if isinstance(blob, memoryview)}
+        if len(blobs) < len(wanted):
+            raise _Lacking([digest for digest in wanted if digest not in blobs])
+        return blobs
+
+    def _done(self, item: WorkItem, outputs: Sequence[bytes], seconds: float) -> Answer:
+        named = [(digest_of(output), output) for output in outputs]
+        for _, output in named:
+            if len(output) > self._limits.max_blob:
+                raise WorkRefused(
+                    f"an output takes {len(output)} bytes, more than the limit of {self._limits.max_blob}",
+                    hint="return less from the clients",
+                )
+        sizes = tuple((digest, len(output)) for digest, output in named)
+        reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds)
+        return Answer(reply, dict(named))
+
+    def _failed(
+        self,
+        item: WorkItem,
+        kind: Literal["data", "computation", "lost", "refused", "time"],
+        cause: str,
+        hint: str = "",
+    ) -> Answer:
+        line = " ".join(cause.split())[:LONGEST_CAUSE]
+        return Answer(Failed(item.session, item.stage, self._silo, self._incarnation, kind, line, hint))
+
+
+def _data(item: WorkItem) -> list[Data]:
+    """The program's demands for data, each once."""
+    return list(dict.fromkeys(op for op in item.program if isinstance(op, Data)))
+
+
+def _kind(error: FedbrokerError) -> Literal["data", "computation", "lost", "refused"]:
+    match error:
+        case SourceError() | UnknownSource():
+            return "data"
+        case SessionLost() | RuntimeUnavailable():
+            return "lost"
+        case WorkRefused() | WireError():
+            return "refused"
+        case _:
+            return "computation"
+
+
+def _cause(error: FedbrokerError) -> str:
+    return f"{error.status}: {error.detail}" if isinstance(error, ComputationFailed) else error.what
