@@ -143,7 +143,9 @@ class CohortTimeout(CohortError):
 
     code = "FB3001"
 
-    def __init__(self, cohort: str, wanted: int, present: Sequence[str], missing: Sequence[str], seconds: float) -> None:
+    def __init__(
+        self, cohort: str, wanted: int, present: Sequence[str], missing: Sequence[str], seconds: float
+    ) -> None:
         there = ", ".join(present) or "none"
         gone = f"; missing since: {', '.join(missing)}" if missing else ""
         super().__init__(

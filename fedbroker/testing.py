@@ -145,8 +145,8 @@ def local_cohort(
         sources: with a number of silos, the data sources that each of them has.
         cohort: the cohort's name.
         broker: the URL of a broker that is there already; None for a private node of the installed ``rabbitmq-server``.
-        directory: below it each silo has a directory of its own, with its ``silo.toml``, its log, and whatever files its
-            sources name; kept. None for a temporary one.
+        directory: below it each silo has a directory of its own, with its ``silo.toml``, its log, and whatever files
+            its sources name; kept. None for a temporary one.
         isolation: of the silos' C++ runtimes.
         heartbeat: seconds between two announcements of a silo.
 
@@ -167,7 +167,13 @@ def local_cohort(
         processes: dict[str, SiloProcess] = {}
         stack.callback(_stop_all, processes)
         for name, own in by_name.items():
-            settings = {"name": name, "cohort": cohort, "broker": broker, "isolation": isolation, "heartbeat": heartbeat}
+            settings = {
+                "name": name,
+                "cohort": cohort,
+                "broker": broker,
+                "isolation": isolation,
+                "heartbeat": heartbeat,
+            }
             processes[name] = _prepare(root / name, settings, own)
             processes[name].start()
         deadline = Deadline.after(READY_SECONDS)

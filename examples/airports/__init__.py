@@ -1,0 +1,1 @@
+"""New York's three airports as three silos."""

@@ -36,7 +36,7 @@ def delays(flights):
 
 
 def late_arrival_model() -> tff.learning.models.VariableModel:
-    """Logistic regression: will a flight arrive more than 15 minutes late?"""
+    """Logistic regression of whether a flight arrives more than 15 minutes late."""
     spec = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
     return tff.learning.models.from_keras_model(
         tf.keras.Sequential([tf.keras.layers.InputLayer(input_shape=(4,)), tf.keras.layers.Dense(1, "sigmoid")]),

@@ -50,8 +50,7 @@ def centrally(directory: Path) -> tuple[int, float, float]:
     files = [str(directory / airport / "flights.csv") for airport in AIRPORTS]
     with duckdb.connect() as database:
         row = database.execute(
-            "select count(*), avg(dep_delay), avg((dep_delay > 15)::int) "
-            "from read_csv(?) where dep_delay is not null",
+            "select count(*), avg(dep_delay), avg((dep_delay > 15)::int) from read_csv(?) where dep_delay is not null",
             [files],
         ).fetchone()
     assert row is not None, "an aggregate always has one row"

@@ -1,0 +1,1 @@
+"""TFF's seam: execution contexts whose clients are the silos of a cohort."""

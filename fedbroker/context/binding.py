@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,8 @@ def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
             hint="give every column a first dimension for its rows, or none",
         )
     leaves = tuple(
-        Leaf(column, _dtype_name(type_), tuple(type_.shape[1:] if stacked else type_.shape)) for column, type_ in tensors
+        Leaf(column, _dtype_name(type_), tuple(type_.shape[1:] if stacked else type_.shape))
+        for column, type_ in tensors
     )
     rows = {type_.shape[0] for _, type_ in tensors} - {None} if stacked and not sequence else set()
     if len(rows) > 1:
@@ -88,7 +89,9 @@ def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
     )
 
 
-def check_source(binding: Binding, handle: SiloData, silo: str, sources: dict[str, Source]) -> tuple[tuple[str, str], ...]:
+def check_source(
+    binding: Binding, handle: SiloData, silo: str, sources: Mapping[str, Source]
+) -> tuple[tuple[str, str], ...]:
     """See that a silo's source fits, by what it announced.
 
     Returns:
@@ -182,7 +185,9 @@ def _dtype_name(type_: tff.TensorType) -> str:
     return "str" if type_.dtype.type is np.str_ else str(np.dtype(type_.dtype).name)
 
 
-def _batch(handle: SiloData, tensors: Sequence[tuple[str, tff.TensorType]], expected: tff.Type) -> tuple[int, bool] | None:
+def _batch(
+    handle: SiloData, tensors: Sequence[tuple[str, tff.TensorType]], expected: tff.Type
+) -> tuple[int, bool] | None:
     """Rows in each element and whether a shorter last one is dropped; None for single rows.
 
     A first dimension of fixed length is a batch when ``batch_size`` says so; one of unknown length always is.
@@ -205,25 +210,26 @@ def _batch(handle: SiloData, tensors: Sequence[tuple[str, tff.TensorType]], expe
     )
 
 
-def _binder(
-    expected: tff.Type, leaves: Sequence[Leaf], scalar: bool, batch: tuple[int, bool] | None
-) -> bytes:
+def _binder(expected: tff.Type, leaves: Sequence[Leaf], scalar: bool, batch: tuple[int, bool] | None) -> bytes:
     rows: tuple[None, ...] = () if scalar else (None,)
     columns = tff.StructType([tff.TensorType(_numpy_type(leaf.dtype), (*rows, *leaf.row)) for leaf in leaves])
     sequence = isinstance(expected, tff.SequenceType)
 
-    @tff.tensorflow.computation(columns)
+    @tff.tensorflow.computation(columns)  # type: ignore[untyped-decorator]  # TFF has no types
     def build(arrays: Sequence[tf.Tensor]) -> object:
-        packed = _pack(expected.element if sequence else expected, iter(list(arrays)))
+        columns_ = iter(list(arrays))
         if not sequence:
-            return packed
-        dataset = tf.data.Dataset.from_tensor_slices(packed)
+            # A first dimension of fixed length is checked when it runs: the number of rows is only known then.
+            return _pack(expected, columns_, lambda array, type_: tf.ensure_shape(array, type_.shape))
+        dataset = tf.data.Dataset.from_tensor_slices(_pack(expected.element, columns_, lambda array, _: array))
         return dataset if batch is None else dataset.batch(batch[0], drop_remainder=batch[1])
 
     if not expected.is_assignable_from(build.type_signature.result):
         raise UsageError(f"data cannot be bound to {expected}", hint=f"it would be {build.type_signature.result}")
 
-    @tff.federated_computation(tff.FederatedType(columns, tff.CLIENTS))
+    @tff.federated_computation(  # type: ignore[untyped-decorator]  # TFF has no types
+        tff.FederatedType(columns, tff.CLIENTS)
+    )
     def bind(value: object) -> object:
         return tff.federated_map(build, value)
 
@@ -235,13 +241,13 @@ def _numpy_type(dtype: str) -> type[np.generic]:
     return np.str_ if dtype == "str" else np.dtype(dtype).type
 
 
-def _pack(type_: tff.Type, arrays: Iterator[tf.Tensor]) -> object:
-    """The arrays in the nest that ``type_`` describes."""
+def _pack(
+    type_: tff.Type, arrays: Iterator[tf.Tensor], checked: Callable[[tf.Tensor, tff.TensorType], tf.Tensor]
+) -> object:
+    """The arrays in the nest that ``type_`` describes, each passed through ``checked``."""
     if isinstance(type_, tff.TensorType):
-        array = next(arrays)
-        # A first dimension of fixed length is checked when it runs: the number of rows is only known then.
-        return tf.ensure_shape(array, type_.shape) if type_.shape and array.shape.rank == len(type_.shape) else array
-    elements = [(name, _pack(element, arrays)) for name, element in tff.structure.iter_elements(type_)]
+        return checked(next(arrays), type_)
+    elements = [(name, _pack(element, arrays, checked)) for name, element in tff.structure.iter_elements(type_)]
     if all(name is None for name, _ in elements):
         return tuple(value for _, value in elements)
     return collections.OrderedDict(elements)

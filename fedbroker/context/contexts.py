@@ -45,7 +45,7 @@ class _BrokerContext:
         return f"{type(self).__name__}({self._coordinator.settings!r})"
 
 
-class SyncBrokerContext(_BrokerContext, tff.framework.SyncContext):
+class SyncBrokerContext(_BrokerContext, tff.framework.SyncContext):  # type: ignore[misc]  # TFF has no types
     """Runs each computation to its end; works inside a running event loop too (notebooks).
 
     Made by :func:`fedbroker.create_sync_execution_context`. Usable as ``with ctx:``, which closes it; to have
@@ -64,11 +64,13 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncContext):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncContext):
+class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncContext):  # type: ignore[misc]  # TFF has no types
     """Returns a coroutine for each computation; many may be under way at once, from any event loop.
 
     Made by :func:`fedbroker.create_async_execution_context`. Usable as ``async with ctx:``, which closes it.

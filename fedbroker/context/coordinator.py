@@ -52,7 +52,8 @@ class Settings:
             raise ConfigError(f"min_silos is {self.min_silos}", hint="it must be at least 1")
         if self.max_silos is not None and self.max_silos < self.min_silos:
             raise ConfigError(
-                f"max_silos is {self.max_silos}, less than min_silos ({self.min_silos})", hint="raise it, or leave it out"
+                f"max_silos is {self.max_silos}, less than min_silos ({self.min_silos})",
+                hint="raise it, or leave it out",
             )
         for name, seconds in (("join_timeout", self.join_timeout), ("stage_timeout", self.stage_timeout)):
             if not seconds > 0:
@@ -80,7 +81,7 @@ class Coordinator:
         return await invoke(plan, argument, environment)
 
     async def plan(self, comp: tff.Computation) -> Plan:
-        """The plan of ``comp``, made once. A computation is told by its identity: comparing two costs a serialization."""
+        """The plan of ``comp``, made once; told by its identity, since comparing two costs a serialization of both."""
         kept = self._plans.get(id(comp))
         if kept is None:
             kept = comp, await asyncio.to_thread(make_plan, comp)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
+from fedbroker.context.arguments import Argument, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
 from fedbroker.context.programs import BoundData, Programs
@@ -31,9 +31,13 @@ __all__ = ["Environment", "SessionLike", "invoke"]
 class SessionLike(Protocol):
     """What an invocation needs of a session; :class:`fedbroker.session.session.Session` has it."""
 
-    async def run_stage(self, work: StageWork) -> list[list[Buffer]]: ...
+    async def run_stage(self, work: StageWork) -> list[list[Buffer]]:
+        """Run one client stage; for each participant, its outputs."""
+        ...
 
-    async def abandon(self) -> None: ...
+    async def abandon(self) -> None:
+        """Tell the silos that nothing more will come."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +134,7 @@ class _Run:
 
     async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
         to_come = [one for one in later if isinstance(one, ClientStage)]
-        down = {
-            slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self._server_names()
-        }
+        down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self._server_names()}
         keep = [slot.name for one in to_come for slot in one.inputs]
         programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
         replies = await session.run_stage(StageWork(stage.level, not to_come, programs, self.programs.blobs))
@@ -198,5 +200,3 @@ def _data_clients(bound: Mapping[str, BoundData], members: Sequence[Member]) -> 
             raise UsageError(f"at silo {member.name!r} the sources stand for different numbers of clients: {counts}")
         sizes[member.name] = next(iter(counts.values()))
     return sizes
-
-

@@ -134,4 +134,3 @@ class Programs:
     def _number(self) -> int:
         self._next += 1
         return self._next
-

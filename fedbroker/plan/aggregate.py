@@ -55,7 +55,8 @@ def _parts(call: bb.Call) -> list[Block]:
     """value, zero, accumulate, merge, report."""
     argument = call.argument
     return [
-        argument[index] if isinstance(argument, bb.Struct) else bb.Selection(argument, index=index) for index in range(5)
+        argument[index] if isinstance(argument, bb.Struct) else bb.Selection(argument, index=index)
+        for index in range(5)
     ]
 
 

@@ -129,9 +129,7 @@ class Builder:
         every = (*inputs, *fed.values())
         struct = tff.StructType([(slot.name, slot.type) for slot in every])
         source = bb.Reference(_INPUTS, struct)
-        values: dict[str, Block] = {
-            slot.name: bb.Selection(source, index=index) for index, slot in enumerate(every)
-        }
+        values: dict[str, Block] = {slot.name: bb.Selection(source, index=index) for index, slot in enumerate(every)}
         body = bb.Block([(name, bind(block, values)) for name, block in bodies], bind(result, values))
         function = bb.Lambda(_INPUTS, struct, body) if every else bb.Lambda(None, None, body)
         return inputs, serialize_computation(function.proto)

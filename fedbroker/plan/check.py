@@ -58,7 +58,8 @@ def check_supported(block: Block) -> None:
 def _check_signature(type_: tff.Type) -> None:
     if not isinstance(type_, tff.FunctionType):
         raise PlanError(
-            f"only a function can be invoked, not a value of type {type_}", hint="wrap it in a tff.federated_computation"
+            f"only a function can be invoked, not a value of type {type_}",
+            hint="wrap it in a tff.federated_computation",
         )
     for side, part in (("parameter", type_.parameter), ("result", type_.result)):
         if part is not None and _holds_function(part):

@@ -62,4 +62,3 @@ def _template(block: Block, slots: dict[str, Slot]) -> Template:
     if isinstance(block, bb.Reference):
         return slots[block.name]
     raise PlanError(f"the result holds {block.compact_representation()[:80]}, which is no value")
-

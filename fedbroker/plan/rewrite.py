@@ -6,13 +6,14 @@ Plain functions; imports TFF only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 __all__ = ["bind", "elements_of", "free", "names_in_order", "walk"]
 
-Block = bb.ComputationBuildingBlock
+Block: TypeAlias = bb.ComputationBuildingBlock
 
 
 def elements_of(type_or_struct: object) -> list[tuple[str | None, object]]:

@@ -21,7 +21,7 @@ def static_bytes(type_: tff.Type) -> int | None:
         shape = type_.shape
         if shape is None or None in shape or type_.dtype.type is np.str_:
             return None
-        return math.prod(shape) * np.dtype(type_.dtype).itemsize
+        return int(math.prod(shape) * np.dtype(type_.dtype).itemsize)
     if isinstance(type_, tff.StructType):
         sizes = [static_bytes(element) for _, element in tff.structure.iter_elements(type_)]
         return None if None in sizes else sum(size for size in sizes if size is not None)

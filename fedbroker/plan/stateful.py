@@ -42,10 +42,7 @@ _CARRIERS = frozenset(
 def is_stateful(block: Block) -> bool:
     """Whether any TensorFlow graph in ``block`` holds an op whose outcome may differ from run to run."""
     return any(
-        _op_is_stateful(op)
-        for part in walk(block)
-        if isinstance(part, bb.CompiledComputation)
-        for op in _ops(part)
+        _op_is_stateful(op) for part in walk(block) if isinstance(part, bb.CompiledComputation) for op in _ops(part)
     )
 
 

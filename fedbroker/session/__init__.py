@@ -1,0 +1,1 @@
+"""Sessions of a cohort: presence, a frozen membership, client stages, deadlines. No TFF."""

@@ -51,18 +51,28 @@ class Lane(Protocol):
     """What a session needs of the transport; :class:`fedbroker.transport.coordinator.CoordinatorEnd` has it."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The coordinator's own name in routing keys."""
+        ...
 
     @property
-    def results(self) -> Results: ...
+    def results(self) -> Results:
+        """Where the silos' blobs arrive."""
+        ...
 
-    async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None: ...
+    async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
+        """Send a blob to one silo, or, with None, once to the whole cohort."""
+        ...
 
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline
-    ) -> Done | Failed | Need | Dead: ...
+    ) -> Done | Failed | Need | Dead:
+        """Publish a work item and await the silo's reply, or the broker's word that nobody took it."""
+        ...
 
-    async def end_session(self, silo: str, session: str) -> None: ...
+    async def end_session(self, silo: str, session: str) -> None:
+        """Tell a silo to forget a session."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedbroker.session.roster import Member
-from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Digest, Op, Value
 

@@ -96,7 +96,7 @@ def test_every_shape_of_data_binds(run, type_, handle, expected):
     def rows(value):
         if isinstance(value, tf.data.Dataset):
             return value.reduce(np.int64(0), lambda n, row: n + tf.size(tf.nest.flatten(row)[0], out_type=tf.int64))
-        first = tf.nest.flatten(value)[0]
+        first = next(iter(value.values()))
         return first if first.shape.rank == 0 else tf.size(first, out_type=tf.int64)
 
     size = tff.tensorflow.computation(rows, member)
@@ -175,7 +175,9 @@ def test_too_few_silos_says_who_is_there(silos):
 
 def test_no_more_than_max_silos(silos):
     with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, max_silos=1) as context:
-        until(lambda: context.invoke(count_and_sum, packed(count_and_sum, (fedbroker.data("delays"),)))[0] == ROWS["ewr"])
+        until(
+            lambda: context.invoke(count_and_sum, packed(count_and_sum, (fedbroker.data("delays"),)))[0] == ROWS["ewr"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_no_more_than_max_silos(silos):
     [
         (COLUMN, fedbroker.data("trains"), "source 'trains': expected a source of that name"),
         (collections.OrderedDict(hours=COLUMN), fedbroker.data("delays"), "column 'hours'"),
-        (collections.OrderedDict(minutes=tff.TensorType(np.int32, [None])), fedbroker.data("delays"), "found float32"),
+        (collections.OrderedDict(minutes=tff.TensorType(np.int32, [None])), fedbroker.data("delays"), "found float64"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_before_any_work_is_sent(silos, context, comp_type, handle, message):
