@@ -1,0 +1,246 @@
+"""What silos, brokers and people do wrong: each has its error, in time, and the next invocation works."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.broker import PrivateBroker
+from fedbroker.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    CohortTimeout,
+    DeadlineExceeded,
+    SiloError,
+)
+from fedbroker.testing import local_cohort
+from tests.support import computations as c
+from tests.support.tff import packed
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+COLUMN = tff.TensorType(np.float32, [None])
+NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def sum_of(numbers):
+    add = tff.tensorflow.computation(lambda x: tf.reduce_sum(x), COLUMN)
+    return tff.federated_sum(tff.federated_map(add, numbers))
+
+
+def ask(context):
+    return context.invoke(sum_of, packed(sum_of, (fedbroker.data("numbers"),)))
+
+
+@contextlib.contextmanager
+def cohort_and_context(broker, cohort, **options):
+    with (
+        local_cohort(2, sources=NUMBERS, cohort=cohort, broker=broker.url) as silos,
+        fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=2, **options) as context,
+    ):
+        yield silos, context
+
+
+def test_a_stopped_silo_is_named_when_the_brokers_time_is_up_and_the_next_invocation_works(broker, cohort):
+    with cohort_and_context(broker, cohort, stage_timeout=4.0) as (silos, context):
+        assert ask(context) == 90.0
+        stopped = silos.silos["silo-1"]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            with pytest.raises(DeadlineExceeded) as caught:
+                ask(context)
+            assert 3.5 < time.monotonic() - start < 6.0
+        finally:
+            os.kill(stopped.pid, signal.SIGCONT)
+        assert caught.value.silos == ("silo-1",)
+        assert caught.value.stage == 0
+        assert until(lambda: _succeeds(context), 20)
+
+
+def test_a_killed_silo_is_missed_and_comes_back(broker, cohort):
+    with cohort_and_context(broker, cohort, join_timeout=3.0, stage_timeout=3.0) as (silos, context):
+        assert ask(context) == 90.0
+        silos.silos["silo-1"].kill()
+        with pytest.raises((DeadlineExceeded, CohortTimeout)):
+            ask(context)
+        with pytest.raises(CohortTimeout, match="missing since: silo-1"):
+            # Two heartbeats of one second later nobody counts on it any more.
+            until(lambda: _gone(context), 20)
+        silos.silos["silo-1"].start()
+        assert until(lambda: _succeeds(context), 20)
+
+
+def _succeeds(context):
+    with contextlib.suppress(DeadlineExceeded, CohortTimeout):
+        return ask(context) == 90.0
+    return False
+
+
+def _gone(context):
+    with contextlib.suppress(DeadlineExceeded):
+        return ask(context)
+    return False
+
+
+def test_a_silo_told_to_stop_leaves_the_cohort_at_once(broker, cohort):
+    with cohort_and_context(broker, cohort, join_timeout=0.5) as (silos, context):
+        assert ask(context) == 90.0
+        assert silos.silos["silo-1"].stop() == 0
+        with pytest.raises(CohortTimeout, match="missing since: silo-1"):
+            ask(context)
+
+
+def test_a_killed_runtime_is_started_anew(broker, cohort):
+    with cohort_and_context(broker, cohort) as (silos, context):
+        assert ask(context) == 90.0
+        for pid in _descendants(silos.silos["silo-0"].pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert until(lambda: _tolerant(context), 20) == 90.0
+
+
+def _tolerant(context):
+    with contextlib.suppress(SiloError):
+        return ask(context)
+    return False
+
+
+def _descendants(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        children = [int(one) for one in file.read().split()]
+    for entry in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{entry}/children") as file:
+            children += [int(one) for one in file.read().split()]
+    return [*dict.fromkeys(children), *(one for child in dict.fromkeys(children) for one in _descendants(child))]
+
+
+def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_path):
+    (tmp_path / "silo-0").mkdir()
+    data = tmp_path / "silo-0" / "x.csv"
+    data.write_text("x\n1.5\n2.5\n")
+    sources = {"silo-0": {"numbers": {"source": "duckdb", "query": "select x::float as x from 'x.csv'"}}}
+    with (
+        local_cohort(sources, cohort=cohort, broker=broker.url, directory=tmp_path),
+        fedbroker.create_sync_execution_context(broker.url, cohort=cohort) as context,
+    ):
+        assert ask(context) == 4.0
+        data.write_text("x\nnonsense\n")
+        with pytest.raises(SiloError) as caught:
+            ask(context)
+        assert caught.value.silo == "silo-0"
+        assert "\n" not in str(caught.value)
+        data.write_text("x\n3.5\n")
+        assert ask(context) == 3.5
+
+
+def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
+    with PrivateBroker(directory=tmp_path / "node") as node:
+        with (
+            local_cohort(2, sources=NUMBERS, cohort="phoenix", broker=node.url) as _,
+            fedbroker.create_sync_execution_context(
+                node.url, cohort="phoenix", min_silos=2, join_timeout=40.0, stage_timeout=40.0
+            ) as context,
+        ):
+            assert ask(context) == 90.0
+            node.kill()
+            node.start()
+            assert ask(context) == 90.0
+
+
+def invoke_in_a_new_context(url):
+    with fedbroker.create_sync_execution_context(url, cohort="nobody", join_timeout=5.0) as context:
+        ask(context)
+
+
+def test_wrong_password_vhost_and_address(broker):
+    right = broker.url
+    wrong_password = right.replace(right.split(":")[2].split("@")[0], "wrong-password")
+    with pytest.raises(BrokerRefused, match="FB2002") as caught:
+        invoke_in_a_new_context(wrong_password)
+    assert "wrong-password" not in str(caught.value)
+    with pytest.raises(BrokerRefused, match="nowhere"):
+        invoke_in_a_new_context(right + "nowhere")
+    with pytest.raises(BrokerUnreachable):
+        invoke_in_a_new_context("amqp://127.0.0.1:1/")
+
+
+def test_nothing_is_left_at_the_broker_when_a_context_closes(tmp_path):
+    with PrivateBroker(directory=tmp_path / "node") as node:
+        with (
+            local_cohort(1, sources=NUMBERS, cohort="tidy", broker=node.url),
+            fedbroker.create_sync_execution_context(node.url, cohort="tidy") as context,
+        ):
+            assert ask(context) == 45.0
+        names = _queues(node)
+        assert sorted(names) == ["fedbroker.dead.tidy", "fedbroker.lobby.tidy", "fedbroker.work.tidy.silo-0"]
+
+
+def _queues(node):
+    import asyncio
+
+    import aio_pika
+
+    candidates = [
+        f"fedbroker.{kind}.tidy{tail}"
+        for kind in ("work", "blobs", "mailbox", "lobby", "dead")
+        for tail in ("", ".silo-0")
+    ]
+
+    async def existing():
+        found = []
+        async with asyncio.timeout(20), await aio_pika.connect(node.url) as connection:
+            for name in candidates:
+                channel = await connection.channel()
+                with contextlib.suppress(aio_pika.exceptions.ChannelClosed):
+                    await channel.declare_queue(name, passive=True)
+                    found.append(name)
+        return found
+
+    return asyncio.run(existing())
+
+
+SCRIPT = """
+import sys, fedbroker
+import numpy as np, tensorflow_federated as tff
+context = fedbroker.set_sync_execution_context(sys.argv[1], cohort=sys.argv[2], min_silos=2)
+
+@tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
+def total(x):
+    return tff.federated_sum(x)
+
+print(total([1.0, 2.0]))
+"""
+
+
+def test_a_program_that_never_closes_its_context_ends_by_itself(broker, cohort):
+    with local_cohort(2, cohort=cohort, broker=broker.url):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, broker.url, cohort], capture_output=True, text=True, timeout=90, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "3.0"
+    assert "Traceback" not in done.stderr
+
+
+def test_silo_check_prints_columns_and_rows(broker, cohort, tmp_path):
+    with local_cohort(1, sources=NUMBERS, cohort=cohort, broker=broker.url, directory=tmp_path):
+        command = [sys.executable, "-m", "fedbroker_worker", "check", "--json"]
+        config = str(tmp_path / "silo-0" / "silo.toml")
+        done = subprocess.run([*command, "--config", config], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads(done.stdout)["sources"]["numbers"]
+    assert numbers["rows"] == 10
