@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -19,6 +19,9 @@ from fedbroker.runtime.framing import Buffer, frame, unframe
 from fedbroker.runtime.protos import executor_pb2
 
 __all__ = ["Executor", "Ref", "Service"]
+
+Proto: TypeAlias = Any
+"""A message of a generated module, which has no types."""
 
 _METHODS: Final = (
     "GetExecutor",
@@ -103,7 +106,7 @@ class Executor:
     A value is created by whoever names it first and is computed when somebody asks for its content.
     """
 
-    def __init__(self, service: Service, identity: Any) -> None:
+    def __init__(self, service: Service, identity: Proto) -> None:
         self._service = service
         self._identity = identity
         self._prefix = executor_pb2.CreateValueRequest(executor=identity).SerializeToString()
@@ -135,9 +138,7 @@ class Executor:
 
     async def select(self, source: Ref, index: int) -> Ref:
         """An element of a struct."""
-        request = executor_pb2.CreateSelectionRequest(
-            executor=self._identity, source_ref=_proto(source), index=index
-        )
+        request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
         return _ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
@@ -169,11 +170,11 @@ class Executor:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await self._ask("DisposeExecutor", request)
 
-    async def _ask(self, method: str, request: Any) -> bytes:
+    async def _ask(self, method: str, request: Proto) -> bytes:
         return await self._service.call(method, request.SerializeToString())
 
 
-def _proto(ref: Ref) -> Any:
+def _proto(ref: Ref) -> Proto:
     return executor_pb2.ValueRef(id=ref.id)
 
 

@@ -50,7 +50,7 @@ class Job:
 
 
 def main(argv: list[str]) -> NoReturn:
-    """``binary directory namespace|none start_seconds``; says ``ready TARGET`` or ``forbidden WHY`` on standard output."""
+    """``binary directory namespace|none start_seconds``; prints ``ready TARGET`` or ``forbidden WHY``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     job = Job(argv[0], argv[1], argv[2] == "namespace", float(argv[3]))

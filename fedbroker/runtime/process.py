@@ -153,5 +153,6 @@ class RuntimeProcess:
             )
         said = self._words[-1] if self._words else "it said nothing"
         return RuntimeUnavailable(
-            f"the C++ runtime did not start within {self._start_timeout:g} s: {said}", hint=f"run {self._binary} by hand"
+            f"the C++ runtime did not start within {self._start_timeout:g} s: {said}",
+            hint=f"run {self._binary} by hand",
         )

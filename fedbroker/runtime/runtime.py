@@ -9,16 +9,15 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from fedbroker.errors import RuntimeUnavailable
+from fedbroker.log import get_logger
 from fedbroker.runtime.client import Executor, Service
 from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
 
 __all__ = ["Isolation", "Runtime"]
 
 _ATTEMPTS = 2
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Runtime:
@@ -100,9 +99,7 @@ class Runtime:
             _log.warning("runtime died, starting it anew", restarts=self.restarts + 1)
             self.restarts += 1
         await self._end()
-        process = RuntimeProcess(
-            self._isolation, self._binary or installed_binary(), self._log, self._start_timeout
-        )
+        process = RuntimeProcess(self._isolation, self._binary or installed_binary(), self._log, self._start_timeout)
         await process.start()
         self._process, self._service = process, Service(process.target)
         return self._service

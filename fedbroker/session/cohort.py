@@ -10,10 +10,9 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
+from fedbroker.log import get_logger
 from fedbroker.session.roster import Member, Roster
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
@@ -23,7 +22,7 @@ from fedbroker.wire.messages import Announce, Leave
 
 __all__ = ["Cohort"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Cohort:

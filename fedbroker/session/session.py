@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, FedbrokerError, Missing
+from fedbroker.log import get_logger
 from fedbroker.session.roster import Member
 from fedbroker.session.shipping import Known, needs, ship
 from fedbroker.session.stage import FailPolicy, Lost, Outcome, Policy, StageState
@@ -36,7 +35,7 @@ LEASE_SLACK = 60.0
 
 GOODBYE_SECONDS = 5.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Results(Protocol):

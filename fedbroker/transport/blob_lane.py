@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, WireError
+from fedbroker.log import get_logger
 from fedbroker.transport.line import Handler
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
@@ -24,12 +23,13 @@ from fedbroker.wire.messages import Chunk, Digest
 
 __all__ = ["PREFETCH", "WINDOW", "BlobLane", "BlobStore", "receiver"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 WINDOW: Final = 8
 """Chunks under way to the broker that it has not confirmed yet."""
 PREFETCH: Final = 2 * WINDOW
 """Chunks under way from the broker that we have not acknowledged yet."""
+GRACE: Final = 0.1
 LONGEST: Final = 600.0
 """Seconds that a chunk may lie at the broker."""
 
@@ -68,7 +68,7 @@ class BlobLane:
                 f"a blob of {size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
             )
         try:
-            async with asyncio.timeout(deadline.left()):
+            async with asyncio.timeout(deadline.left() + GRACE):  # what is late inside says more
                 await self._send(key, digest, data, deadline)
         except TimeoutError:
             raise BrokerLost(

@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import aio_pika
 import aiormq
@@ -18,9 +18,7 @@ import aiormq.exceptions
 from yarl import URL
 
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
-
-if TYPE_CHECKING:
-    from fedbroker.transport.url import Address
+from fedbroker.transport.url import Address
 
 __all__ = ["Connected", "connect", "guarded"]
 
@@ -110,7 +108,7 @@ class _Sockets(aiormq.TransportFactory):
         self._address = address
         self._writer: asyncio.StreamWriter | None = None
 
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def create(self, url: URL, **kwargs: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect; aiormq calls this."""
         address = self._address
         context = await self._context(kwargs["ssl_context_provider"]) if address.tls else None
@@ -143,7 +141,8 @@ class _Sockets(aiormq.TransportFactory):
             transport: asyncio.WriteTransport = self._writer.transport
             transport.abort()
 
-    async def _context(self, provider: aiormq.SSLContextProvider) -> ssl.SSLContext:
+    async def _context(self, provider: object) -> ssl.SSLContext:
+        assert isinstance(provider, aiormq.SSLContextProvider)
         try:
             return await provider.get_context()
         except (OSError, ValueError) as error:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
+from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
 from fedbroker.transport.line import Line
@@ -33,7 +32,7 @@ from fedbroker.wire.names import check_name
 
 __all__ = ["CoordinatorEnd", "Dead"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
@@ -145,8 +144,10 @@ class CoordinatorEnd:
             if not waiting.answer.done():
                 waiting.answer.set_exception(BrokerLost("the connection was closed", hint="open another one"))
         self._waiting.clear()
-        await self._control.close(lambda line: line.delete(topology.callback_queue(self.key)))
-        await self._bulk.close(lambda line: line.delete(topology.results_queue(self.key)))
+        await asyncio.gather(
+            self._control.close(lambda line: line.delete(topology.callback_queue(self.key))),
+            self._bulk.close(lambda line: line.delete(topology.results_queue(self.key))),
+        )
         self.results.close()
 
     async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:

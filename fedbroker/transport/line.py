@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import aiormq.abc
 import aiormq.exceptions
-import structlog
 from pamqp import commands
 
 from fedbroker.errors import BrokerError, TopologyMismatch
+from fedbroker.log import get_logger
 from fedbroker.transport.connect import Connected, guarded
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
@@ -24,7 +24,7 @@ from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Consumer", "Handler", "Line"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _T = TypeVar("_T")
 
 

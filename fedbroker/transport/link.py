@@ -10,19 +10,18 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
+from fedbroker.log import get_logger
 from fedbroker.transport.connect import connect
 from fedbroker.transport.line import Line
 from fedbroker.transport.message import Outgoing
-from fedbroker.transport.refusals import LineDown, Nacked
+from fedbroker.transport.refusals import Again, LineDown, Nacked
 from fedbroker.transport.url import Address
 
 __all__ = ["Link", "delays"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
@@ -79,6 +78,8 @@ class Link:
             try:
                 line = await self._dial(deadline)
                 break
+            except Again as again:
+                _log.warning("setting up once more", connection=self._name, reason=str(again))
             except NameTaken:
                 if patience.left() < FIRST_DELAY:
                     raise

@@ -9,10 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import WireError
+from fedbroker.log import get_logger
 from fedbroker.transport.line import Line
 from fedbroker.transport.message import Delivery
 from fedbroker.transport.topology import lobby_queue, roster_queue, silo_key
@@ -22,7 +21,7 @@ from fedbroker.wire.messages import Announce, Leave
 
 __all__ = ["Lobby"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 PREFETCH: Final = 64
 PATIENCE: Final = 1.0

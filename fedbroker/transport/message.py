@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiormq.abc
-import structlog
 from pamqp import commands
 
+from fedbroker.log import get_logger
 from fedbroker.transport.connect import guarded
 from fedbroker.transport.refusals import first_line
 from fedbroker.transport.topology import Exchange
 
 __all__ = ["Delivery", "Outgoing"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 ACK_TIMEOUT: Final = 15.0
 """Seconds to get an acknowledgement into the socket."""

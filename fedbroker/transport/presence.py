@@ -12,10 +12,9 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, WireError
+from fedbroker.log import get_logger
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Outgoing
 from fedbroker.transport.topology import LOBBY, silo_key
@@ -24,7 +23,7 @@ from fedbroker.wire.messages import Announce, Leave
 
 __all__ = ["Presence"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 LEAVE_TIMEOUT: Final = 1.0
 

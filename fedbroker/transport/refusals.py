@@ -6,7 +6,7 @@ import aiormq.exceptions
 
 from fedbroker.errors import BrokerError, BrokerRefused
 
-__all__ = ["LineDown", "Locked", "Nacked", "Unroutable", "first_line", "forbidden", "refused"]
+__all__ = ["Again", "LineDown", "Locked", "Nacked", "Unroutable", "first_line", "forbidden", "refused"]
 
 
 class LineDown(Exception):
@@ -19,6 +19,10 @@ class LineDown(Exception):
     def __init__(self, why: str, refusal: BrokerError | None = None) -> None:
         super().__init__(why)
         self.refusal = refusal
+
+
+class Again(Exception):
+    """Something at the broker was mended on the way: set up once more, on a new line."""
 
 
 class Nacked(Exception):

@@ -9,17 +9,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ConfigError, NameTaken, WireError
+from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
 from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.presence import Presence
-from fedbroker.transport.refusals import LineDown, Locked
+from fedbroker.transport.refusals import Again, LineDown, Locked
 from fedbroker.transport.store import CAPACITY, BlobStore
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
@@ -30,10 +29,12 @@ from fedbroker.wire.names import check_name, is_name
 
 __all__ = ["SiloEnd"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
 MAIL_PREFETCH: Final = 64
+LEADERLESS: Final = 10.0
+"""Seconds after which a quorum queue without a leader is given up; an election takes less."""
 
 
 class SiloEnd:
@@ -166,8 +167,21 @@ class SiloEnd:
         await line.declare((), (*shared, work))
         await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH)
         if not self._draining:
-            self._consumer = await line.consume(work, self._on_delivery, prefetch=WORK_PREFETCH)
+            self._consumer = await self._consume_work(line, work)
         self._presence.cue()
+
+    async def _consume_work(self, line: Line, work: topology.Queue) -> Consumer:
+        """Consume; make the queue anew if the broker does not answer for it.
+
+        A quorum queue that was declared less than a second before its only node was killed comes back without a
+        leader, and never gets one. What it held is lost either way; its coordinators' deadlines take care of that.
+        """
+        try:
+            async with asyncio.timeout(LEADERLESS):
+                return await line.consume(work, self._on_delivery, prefetch=WORK_PREFETCH)
+        except TimeoutError:
+            await line.delete(work)
+            raise Again(f"queue {work.name!r} had no leader for {LEADERLESS:g} s and was made anew") from None
 
     async def _set_up_bulk(self, line: Line) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)

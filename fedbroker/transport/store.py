@@ -9,17 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing, WireError
+from fedbroker.log import get_logger
 from fedbroker.wire.blobs import Assembler, Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Chunk, Digest
 
 __all__ = ["BlobStore"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 CAPACITY: Final = 512 * 1024 * 1024
 SWEEP: Final = 5.0

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgpack
 import msgspec
@@ -22,9 +23,6 @@ from fedbroker.errors import WireError
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Chunk, Done, Message, WorkItem
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
 

@@ -22,9 +22,10 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Done, Failed, Need
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
+from fedbroker_worker.runtimes import Runtimes
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.version import worker_version
-from fedbroker_worker.work import Answer, Worker
+from fedbroker_worker.work import PATIENCE, Answer, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -54,15 +55,16 @@ class SiloService:
     Args:
         settings: of the silo.
         limits: bounds on messages and blobs.
+        patience: seconds without progress on the bulk lane after which a blob counts as lost.
     """
 
-    def __init__(self, settings: Settings, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, settings: Settings, *, limits: Limits = DEFAULT_LIMITS, patience: float = PATIENCE) -> None:
         silo = settings.silo
         self._settings = silo
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
-        self.runtime = Runtime(isolation=silo.isolation, log=_runtime_log)
+        self._runtimes = Runtimes(lambda: Runtime(isolation=silo.isolation, log=_runtime_log))
         self._end = SiloEnd(
             silo.broker,
             silo.cohort,
@@ -74,10 +76,16 @@ class SiloService:
             heartbeat=silo.heartbeat,
             store_bytes=silo.blob_cache_bytes,
         )
-        self._sessions = Sessions(self.runtime)
+        self._sessions = Sessions(self._runtimes)
         self._answers = Answers(silo.blob_cache_bytes)
         self._worker = Worker(
-            silo.name, self._incarnation, self._end.blobs, self._catalog, self._sessions, limits=limits
+            silo.name,
+            self._incarnation,
+            self._end.blobs,
+            self._catalog,
+            self._sessions,
+            limits=limits,
+            patience=patience,
         )
         self._jobs: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._busy: set[asyncio.Task[None]] = set()
@@ -94,7 +102,7 @@ class SiloService:
             NameTaken: another silo has this name.
         """
         try:
-            await _side_by_side(self._catalog.open(), self.runtime.start())
+            await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._end.open(Deadline.after(OPEN_SECONDS))
         except BaseException:
             await self.close()
@@ -118,7 +126,7 @@ class SiloService:
         await self._end.close()
         await self._sessions.close()
         self._answers.clear()
-        await _side_by_side(self.runtime.close(), self._catalog.close())
+        await _side_by_side(self._runtimes.close(), self._catalog.close())
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.log import get_logger
+from fedbroker.wire.messages import Call
 from fedbroker_worker.errors import SessionLost, WorkRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from fedbroker.runtime import Executor, Ref, Runtime
+    from fedbroker.runtime import Executor, Ref
     from fedbroker.wire.messages import WorkItem
+    from fedbroker_worker.runtimes import Lease, Runtimes
 
 __all__ = ["Sessions", "SiloSession"]
 
@@ -37,7 +39,7 @@ class SiloSession:
         id: the session's.
         reply_to: the coordinator that it belongs to.
         clients: how many clients the silo holds in it.
-        executor: of the runtime; made when the first program runs.
+        lease: of an executor of the runtime; made when the first program runs.
         refs: values by the coordinator's ids.
         over: it was ended; nothing more may run in it.
     """
@@ -45,7 +47,7 @@ class SiloSession:
     id: str
     reply_to: str
     clients: int
-    executor: Executor | None = None
+    lease: Lease | None = None
     refs: dict[int, Ref] = field(default_factory=dict)
     over: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -56,11 +58,11 @@ class Sessions:
     """The sessions that are alive at this silo.
 
     Args:
-        runtime: where their executors are made.
+        runtimes: where their executors are made.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtimes: Runtimes) -> None:
+        self._runtimes = runtimes
         self._alive: dict[str, SiloSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -108,16 +110,17 @@ class Sessions:
                 raise SessionLost(f"session {item.session} was ended", hint="run the computation again")
             self._stop_timer(session)
             try:
-                if session.executor is None:
-                    session.executor = await self._runtime.executor(session.clients)
-                yield session.executor, session.refs
-            except BaseException:
-                self._end(session)
+                if session.lease is None:
+                    session.lease = await self._runtimes.lease(session.clients)
+                yield session.lease.executor, session.refs
+            except BaseException as error:
+                given_up = isinstance(error, asyncio.CancelledError)
+                self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.program))
                 raise
             if item.last:
                 self._end(session)
             else:
-                self._lease(session, item.lease)
+                self._keep(session, item.lease)
 
     def end(self, session: str) -> None:
         """Forget a session, if it is here; what runs in it has to be cancelled by the caller."""
@@ -130,7 +133,7 @@ class Sessions:
             self._end(session)
         await asyncio.gather(*self._closing)
 
-    def _lease(self, session: SiloSession, seconds: float) -> None:
+    def _keep(self, session: SiloSession, seconds: float) -> None:
         # `not >=` also catches NaN
         seconds = 0.0 if not seconds >= 0 else min(seconds, LONGEST_LEASE)
         if not session.over:
@@ -145,15 +148,15 @@ class Sessions:
             session.timer.cancel()
             session.timer = None
 
-    def _end(self, session: SiloSession) -> None:
+    def _end(self, session: SiloSession, *, busy: bool = False) -> None:
         session.over = True
         self._stop_timer(session)
         session.refs.clear()
         if self._alive.get(session.id) is session:
             del self._alive[session.id]
-        executor, session.executor = session.executor, None
-        if executor is not None:
+        lease, session.lease = session.lease, None
+        if lease is not None:
             # Not waited for: an answer should not be late because the runtime tidies up.
-            task = asyncio.create_task(executor.close(), name=f"dispose {session.id}")
+            task = asyncio.create_task(self._runtimes.give_back(lease, busy=busy), name=f"dispose {session.id}")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -1,0 +1,69 @@
+# Every recipe sets up what it needs first (scripts/setup.sh): quick when it is all there.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+bin := .venv/bin
+# An environment that happens to be active is none of ours.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+##@ Use
+.PHONY: demo
+demo: setup ## three airports learn together over a private RabbitMQ
+	@$(bin)/python examples/airports/demo.py
+
+.PHONY: broker
+broker: setup ## a private RabbitMQ in the foreground, until Ctrl-C
+	@$(bin)/fedbroker broker run
+
+##@ Develop
+.PHONY: setup
+setup: ## the private .venv and RabbitMQ's server, if they are not there
+	@scripts/setup.sh
+
+.PHONY: test
+test: setup ## the whole test suite; ARGS="-k name" chooses
+	@$(bin)/python -m pytest $(ARGS)
+
+.PHONY: unit
+unit: setup ## the tests that need neither broker nor processes
+	@$(bin)/python -m pytest tests/unit $(ARGS)
+
+.PHONY: check
+check: setup ## lint, format, types, layers, words
+	@$(bin)/ruff check
+	@$(bin)/ruff format --check
+	@$(bin)/mypy
+	@$(bin)/lint-imports
+	@$(bin)/codespell
+
+.PHONY: format
+format: setup ## put the code into shape
+	@$(bin)/ruff check --fix --quiet || true
+	@$(bin)/ruff format
+
+.PHONY: bench
+bench: setup ## the benchmarks, one table each
+	@for file in benchmarks/bench_*.py; do $(bin)/python "$$file"; done
+
+##@ Maintain
+.PHONY: lock
+lock: ## write requirements/*.txt anew; UPGRADE=1 for newer versions
+	@UPGRADE=$(UPGRADE) scripts/lock.sh
+
+.PHONY: build
+build: setup ## wheels of both distributions, in dist/
+	@$(bin)/hatchling build -t wheel -d "$(CURDIR)/dist"
+	@cd workers && ../$(bin)/hatchling build -t wheel -d "$(CURDIR)/dist"
+
+.PHONY: clean
+clean: ## remove all that the recipes made here
+	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -1,0 +1,136 @@
+"""A silo and TFF's own computations: they run, fail in the runtime's words, and are stopped when their time is up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.backends.native import compiler
+
+from fedbroker.runtime.protos import executor_pb2
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Call, Compute, Data, Failed, Value
+from tests.support.ends import until
+from tests.support.worker import ROWS, apply, runtimes, served, settings
+
+MEMBER = tff.StructType([tff.TensorType(np.float32, [None])])
+
+
+def serialized(computation):
+    """A TFF computation as a blob."""
+    compiled = compiler.desugar_and_transform_to_native(computation)
+    proto = tff.framework.ConcreteComputation.get_proto(compiled)
+    return executor_pb2.Value(computation=proto).SerializeToString(deterministic=True)
+
+
+def over_clients(function):
+    """The sum over the clients of a function of their column."""
+    local = tff.tensorflow.computation(lambda struct: function(struct[0]), MEMBER)
+
+    @tff.federated_computation(tff.FederatedType(MEMBER, tff.CLIENTS))
+    def run(values):
+        return tff.federated_sum(tff.federated_map(local, values))
+
+    return serialized(run)
+
+
+def fails(x):
+    with tf.control_dependencies([tf.debugging.assert_negative(x, message="these are no delays")]):
+        return tf.reduce_sum(x)
+
+
+def spins(x):
+    return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [tf.reduce_sum(x)])[0]
+
+
+@pytest.fixture(scope="module")
+def functions():
+    return {"sums": over_clients(tf.reduce_sum), "fails": over_clients(fails), "spins": over_clients(spins)}
+
+
+@pytest.fixture
+async def both(broker, cohort, tmp_path):
+    sources = {"rows": {"query": ROWS}, "words": {"query": "select 'é' || i as x from range(3) t(i)"}}
+    async with served(settings(tmp_path, broker.url, cohort, sources)) as pair:
+        yield pair
+
+
+async def test_a_computation_runs_over_the_silos_own_data(both, functions):
+    _, client = both
+    (output,) = await client.outputs(client.item(apply(functions["sums"])), [functions["sums"]])
+    value = executor_pb2.Value.FromString(output)
+    assert value.federated.value[0].array.float32_list.value == [sum(range(100))]
+
+
+async def test_text_arrives_as_text(both):
+    _, client = both
+    member = tff.StructType([tff.TensorType(np.str_, [None])])
+    longest = tff.tensorflow.computation(
+        lambda struct: tf.reduce_max(tf.strings.length(struct[0], "UTF8_CHAR")), member
+    )
+
+    @tff.federated_computation(tff.FederatedType(member, tff.CLIENTS))
+    def run(values):
+        return tff.federated_sum(tff.federated_map(longest, values))
+
+    function = serialized(run)
+    (output,) = await client.outputs(client.item(apply(function, "words", [("x", "str")])), [function])
+    assert executor_pb2.Value.FromString(output).federated.value[0].array.int32_list.value == [2]
+
+
+async def test_a_computation_fails_in_the_runtimes_own_words_on_one_line(both, functions):
+    _, client = both
+    kind, line = await client.refused(client.item(apply(functions["fails"])), [functions["fails"]])
+    assert kind == "computation"
+    assert "these are no delays" in line
+
+
+async def test_a_computation_that_does_not_end_is_given_up_and_the_next_one_runs(both, functions):
+    _, client = both
+    item = client.item(apply(functions["spins"]), seconds=1.0)
+    kind, line = await client.refused(item, [functions["spins"]])
+    assert (kind, "it was not done within 1 s" in line) == ("time", True)
+    assert len(await client.outputs(client.item(apply(functions["sums"])), [functions["sums"]])) == 1
+    # What cannot be stopped has gone with its runtime.
+    await until(lambda: len(runtimes(os.getpid())) == 1)
+    assert runtimes(os.getpid())[0].cpu_percent(0.5) < 50
+
+
+async def test_giving_up_one_computation_leaves_the_others_alone(both, functions):
+    _, client = both
+    blobs = list(functions.values())
+    first = client.item(apply(functions["sums"]), session="other", last=False)
+    (before,) = await client.outputs(first, blobs)
+    await client.refused(client.item(apply(functions["spins"]), seconds=0.5))
+    (again,) = await client.outputs(client.item([Compute(3)], session="other", stage=1))
+    assert before == again
+    await until(lambda: len(runtimes(os.getpid())) == 1)
+
+
+async def test_a_session_given_up_stops_computing(both, functions):
+    service, client = both
+    item = client.item(apply(functions["spins"]), session="gone")
+    asking = asyncio.create_task(client.send(item, [functions["spins"]]))
+    await until(lambda: ("gone", 0) in service._jobs)
+    await client.end.end_session(client.silo, "gone")
+    await until(lambda: not service._jobs)
+    asking.cancel()
+    await client.check()
+
+
+async def test_work_under_way_is_lost_with_the_runtime_and_can_be_done_again(both, functions):
+    _, client = both
+    blobs = list(functions.values())
+    program = [Data(1, "rows", (("x", "float32"),)), Value(2, digest_of(functions["spins"])), Call(3, 2, 1), Compute(3)]
+    asking = asyncio.create_task(client.send(client.item(program, session="s"), blobs))
+    await until(lambda: any(runtime.cpu_percent(0.05) > 50 for runtime in runtimes(os.getpid())))
+    for runtime in runtimes(os.getpid()):
+        runtime.kill()
+    reply = await asking
+    assert isinstance(reply, Failed)
+    assert reply.kind == "lost"
+    assert len(await client.outputs(client.item(apply(functions["sums"]), session="s"), blobs)) == 1

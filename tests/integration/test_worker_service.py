@@ -1,0 +1,374 @@
+"""A silo in service, on a real broker with the real C++ runtime, asked by work items written by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+
+import numpy as np
+import pytest
+from fedbroker_worker.service import SiloService
+from fedbroker_worker.sources.registry import GROUP
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import NameTaken, SiloError
+from fedbroker.runtime.protos import executor_pb2
+from fedbroker.transport import Dead
+from fedbroker.wire import Limits, digest_of
+from fedbroker.wire.messages import (
+    Call,
+    Column,
+    Compute,
+    Data,
+    Drop,
+    Failed,
+    Need,
+    Select,
+    Source,
+    Struct,
+    Value,
+)
+from tests.support.ends import until
+from tests.support.proxy import Proxy
+from tests.support.worker import ROWS, SILO, apply, client_of, echo, identity, runtimes, served, settings
+
+SLOW = {"query": "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"}
+RANDOM = {"query": "select random()::float as x from range(10)"}
+
+
+@pytest.fixture
+def own(broker, cohort, tmp_path):
+    """A silo's settings."""
+    big = {"query": "select i::double as x from range(500000) t(i)"}
+    one = {"query": "select 7 as n"}
+    sources = {"rows": {"query": ROWS}, "slow": SLOW, "random": RANDOM, "big": big, "one": one}
+    return settings(tmp_path, broker.url, cohort, sources)
+
+
+@pytest.fixture
+async def both(own):
+    """A silo and its client."""
+    async with served(own) as pair:
+        yield pair
+
+
+@pytest.fixture
+async def client(both):
+    return both[1]
+
+
+def members(output, dtype=np.float32):
+    """The members of a clients-placed struct of arrays."""
+    value = executor_pb2.Value.FromString(output)
+    return [[np.frombuffer(e.value.array.content, dtype) for e in m.struct.element] for m in value.federated.value]
+
+
+async def test_a_silo_announces_its_sources(both):
+    _service, client = both
+    await until(lambda: client.coordinator.announces[-1].sources["rows"].rows == 100)
+    said = client.coordinator.announces[-1]
+    assert said.silo == SILO
+    assert said.version
+    assert said.heartbeat == 0.5
+    assert said.sources["rows"] == Source((Column("x", "float32"), Column("k", "int32")), rows=100)
+    assert len({announce.incarnation for announce in client.coordinator.announces}) == 1
+
+
+async def test_data_become_values(client):
+    (output,) = await client.outputs(client.item(echo()))
+    np.testing.assert_array_equal(members(output), [[np.arange(100, dtype=np.float32)]])
+
+
+async def test_no_client_is_no_member(client):
+    (output,) = await client.outputs(client.item(echo(), clients=0))
+    assert members(output) == []
+
+
+async def test_every_operation(client):
+    function = identity()
+    program = [
+        Data(1, "rows", (("x", "float32"), ("#1", "int64"))),
+        Value(2, digest_of(function)),
+        Struct(3, (("", 1), ("again", 1))),
+        Call(4, 2, 3),
+        Select(5, 4, 1),
+        Compute(5),
+        Compute(4),
+        Drop((2, 3)),
+        Compute(5),
+    ]
+    first, pair, again = await client.outputs(client.item(program), [function])
+    assert first == again
+    assert members(first)[0][0].tolist() == list(range(100))
+    assert len(executor_pb2.Value.FromString(pair).struct.element) == 2
+
+
+async def test_values_are_kept_between_stages_until_the_last(client):
+    session = "kept"
+    await client.outputs(client.item(echo("random"), session=session, last=False))
+    (first,) = await client.outputs(client.item([Compute(1)], session=session, stage=1, last=False))
+    (second,) = await client.outputs(client.item([Compute(1)], session=session, stage=2))
+    assert first == second
+    assert members(first) != [[]]
+    kind, line = await client.refused(client.item([Compute(1)], session=session, stage=3))
+    assert kind == "lost"
+    assert "session kept is not here" in line
+
+
+async def test_a_session_whose_lease_ran_out_is_lost(both):
+    service, client = both
+    await client.outputs(client.item(echo(), session="short", last=False, lease=0.05))
+    await until(lambda: len(service._sessions) == 0)
+    kind, _ = await client.refused(client.item([Compute(1)], session="short", stage=1))
+    assert kind == "lost"
+
+
+async def test_large_outputs_go_by_the_bulk_lane(client):
+    (output,) = await client.outputs(client.item(echo("big", [("x", "float64")])))
+    assert members(output, np.float64)[0][0].sum() == sum(range(500000))
+
+
+async def test_large_blobs_come_by_the_bulk_lane(client):
+    value = executor_pb2.Value()
+    value.array.dtype = 7  # DT_STRING
+    value.array.shape.SetInParent()
+    value.array.string_list.value.append(secrets.token_bytes(3_000_000))
+    blob = value.SerializeToString()
+    digest = digest_of(blob)
+    item = client.item([Value(1, digest), Compute(1)], fresh={digest: len(blob)})
+    sending = asyncio.create_task(client.end.send_blob(digest, blob, silo=None, deadline=Deadline.after(20)))
+    (output,) = await client.outputs(item)
+    await sending
+    assert executor_pb2.Value.FromString(output).array.string_list.value == value.array.string_list.value
+    # The next session finds it in the cache.
+    assert await client.outputs(client.item([Value(1, digest), Compute(1)])) == [output]
+
+
+async def test_what_is_lacking_is_asked_for(client):
+    function = identity()
+    item = client.item(apply(function))
+    reply = await client.send(item)
+    assert isinstance(reply, Need)
+    assert reply.digests == (digest_of(function),)
+    assert len(await client.outputs(item, [function])) == 1
+
+
+async def test_an_announced_blob_that_does_not_come_is_asked_for(broker, cohort, tmp_path):
+    function = identity()
+    async with served(settings(tmp_path, broker.url, cohort), patience=0.3) as (_, client):
+        item = client.item(apply(function), fresh={digest_of(function): len(function)})
+        reply = await client.send(item)
+        assert isinstance(reply, Need)
+        assert reply.digests == (digest_of(function),)
+
+
+async def test_lacking_a_blob_does_not_end_a_session(client):
+    function = identity()
+    await client.outputs(client.item(echo(), session="s", last=False))
+    item = client.item([Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)], session="s", stage=1)
+    assert isinstance(await client.send(item), Need)
+    assert len(await client.outputs(item, [function])) == 1
+
+
+GARBAGE = b"\xff\xffno protobuf at all"
+
+
+FAILURES = [
+    (echo("nope"), {}, "data", "source 'nope': there is none of that name (there are: rows, slow"),
+    (echo(columns=[("z", "float32")]), {}, "data", "column 'z' does not exist; there are x, k"),
+    (echo(columns=[("x", "int32")]), {}, "data", "column 'x' is float32, asked for as int32; cast it"),
+    (echo(columns=[("x", "float8")]), {}, "refused", "column 'x' is asked for as 'float8'"),
+    (echo(), {"clients": 3}, "refused", "source 'rows' stands for 1 client, not for 3"),
+    (echo("slow"), {"seconds": 0.3}, "time", "it was not done within 0.3 s"),
+    (echo(), {"seconds": 0.0}, "time", "it was not done within 0 s"),
+    ([Compute(9)], {}, "refused", "the program uses value 9, which this session does not have"),
+    ([Drop((9,))], {}, "refused", "the program uses value 9"),
+    ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 7), Compute(2)], {}, "computation", ""),
+    ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 2**40)], {}, "refused", "unexpected ValueError"),
+    ([Data(1, "rows", (("x", "float32"),)), Call(2, 1, 1), Compute(2)], {}, "computation", ""),
+    ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "computation", "INTERNAL"),
+    (echo(), {"stage": 1}, "lost", "is not here"),
+]
+
+
+async def test_each_failure_is_an_answer_and_the_next_item_is_served(client):
+    for program, options, kind, line in FAILURES:
+        found, said = await client.refused(client.item(program, **options), [GARBAGE])
+        assert (found, line in said) == (kind, True), said
+
+
+async def test_a_scalar_source(client):
+    program = [Data(1, "one", (("n", "int64"),), scalar=True), Compute(1)]
+    (output,) = await client.outputs(client.item(program))
+    member = executor_pb2.Value.FromString(output).federated.value[0]
+    assert member.struct.element[0].value.array.int64_list.value == [7]
+
+
+async def test_a_session_belongs_to_one_coordinator_with_so_many_clients(client, own):
+    await client.outputs(client.item(echo(), session="mine", last=False))
+    async with client_of(own) as other:
+        kind, line = await other.refused(other.item([Compute(1)], session="mine", stage=1))
+        assert (kind, "belongs to another coordinator" in line) == ("refused", True)
+    kind, line = await client.refused(client.item([Compute(1)], session="mine", stage=1, clients=0))
+    assert (kind, "has 1 clients here, not 0" in line) == ("refused", True)
+    assert len(await client.outputs(client.item([Compute(1)], session="mine", stage=1))) == 1
+
+
+async def test_work_that_comes_again_is_answered_again_not_done_again(client):
+    item = client.item(echo("random"))
+    first, again = await client.outputs(item), await client.outputs(item)
+    assert first == again
+    assert await client.outputs(client.item(echo("random"))) != first
+
+
+async def test_failed_work_that_comes_again_is_tried_again(client, tmp_path):
+    session = "retry"
+    kind, _ = await client.refused(client.item(echo("slow"), session=session, seconds=0.2))
+    assert kind == "time"
+    assert len(await client.outputs(client.item(echo(), session=session))) == 1
+
+
+async def test_an_output_beyond_the_limit_is_refused(broker, cohort, tmp_path):
+    sources = {"rows": {"query": ROWS}}
+    limits = Limits(max_blob=2000)
+    function = identity()
+    program = [*apply(function)[:-1], Struct(4, tuple(("", 3) for _ in range(6))), Compute(4)]
+    async with served(settings(tmp_path, broker.url, cohort, sources), limits=limits) as (_, client):
+        kind, line = await client.refused(client.item(program), [function])
+        assert (kind, "more than the limit of 2000" in line) == ("refused", True), line
+
+
+async def test_a_session_given_up_stops_its_work(both):
+    service, client = both
+    item = client.item(echo("slow"), session="gone", last=False)
+    asking = asyncio.create_task(client.send(item))
+    await until(lambda: ("gone", 0) in service._jobs)
+    await client.end.end_session(SILO, "gone")
+    await until(lambda: not service._jobs)
+    assert len(service._sessions) == 0
+    asking.cancel()
+    kind, line = await client.refused(client.item(echo(), session="gone"))
+    assert (kind, "the session was given up" in line) == ("refused", True)
+
+
+async def test_the_next_item_works_after_the_runtime_was_killed(both):
+    _, client = both
+    await client.outputs(client.item(echo(), session="s", last=False))
+    for runtime in runtimes(os.getpid()):
+        runtime.kill()
+    reply = await client.send(client.item([Compute(1)], session="s", stage=1))
+    assert isinstance(reply, Failed)
+    assert reply.kind == "lost"
+    await client.check()
+
+
+COUNTING = """
+import pathlib, time
+import numpy
+from fedbroker.wire.messages import Column, Source
+
+class Counting:
+    def __init__(self, name, options, directory):
+        self.reads = directory / "reads"
+        self.go = directory / "go"
+
+    def describe(self):
+        return Source((Column("x", "float32"),), rows=1)
+
+    def read(self, columns):
+        with self.reads.open("a") as reads:
+            reads.write("read\\n")
+        limit = time.monotonic() + 60
+        while not self.go.exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        return {"x": numpy.ones(1, numpy.float32)}
+
+    def interrupt(self): pass
+    def close(self): pass
+"""
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch):
+    """A source that counts its reads and waits for a file called ``go``."""
+    metadata = tmp_path / "counting-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    module = f"counting_{secrets.token_hex(4)}"
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\ncounting = {module}:Counting\n")
+    (tmp_path / f"{module}.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return {"rows": {"query": ROWS}, "waiting": {"source": "counting"}}
+
+
+def reads(tmp_path):
+    path = tmp_path / "reads"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort, tmp_path, waiting):
+    async with Proxy(broker.url) as proxy:
+        own = settings(tmp_path, proxy.url, cohort, waiting)
+        async with SiloService(own), client_of(own, broker.url) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo("waiting"))))
+            await until(lambda: reads(tmp_path) == 1)
+            before = proxy.connections
+            proxy.cut()
+            await until(lambda: proxy.connections >= before + 2)
+            await client.check()  # it is back, and was given its work again before this
+            (tmp_path / "go").touch()
+            assert len(await asking) == 1
+            assert reads(tmp_path) == 1
+
+
+async def test_what_was_computed_while_the_broker_restarted_is_answered(tmp_path, waiting):
+    async with PrivateBroker(directory=tmp_path / "node") as node:
+        own = settings(tmp_path, node.url, "restarted", waiting)
+        async with served(own) as (_, client):
+            asking = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
+            await until(lambda: reads(tmp_path) == 1)
+            await asyncio.to_thread(node.stop)
+            (tmp_path / "go").touch()
+            await asyncio.to_thread(node.start)
+            assert len(await asking) == 1
+            assert reads(tmp_path) == 1
+
+
+async def test_draining_answers_what_is_in_hand(broker, cohort, tmp_path, waiting):
+    async with served(settings(tmp_path, broker.url, cohort, waiting)) as (service, client):
+        asking = asyncio.create_task(client.outputs(client.item(echo("waiting"))))
+        await until(lambda: reads(tmp_path) == 1)
+        draining = asyncio.create_task(service.drain())
+        await until(lambda: len(client.coordinator.leaves) == 1)
+        nobody = await client.end.request(client.item(echo()), {}, Deadline.after(0.5))
+        assert isinstance(nobody, Dead)
+        assert nobody.reason == "expired"
+        assert not draining.done()
+        (tmp_path / "go").touch()
+        assert len(await asking) == 1
+        await draining
+
+
+async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):
+    own = settings(tmp_path, broker.url, cohort, waiting, drain_seconds=0.2)
+    async with served(own) as (service, client):
+        asking = asyncio.create_task(client.send(client.item(echo("waiting"))))
+        await until(lambda: reads(tmp_path) == 1)
+        await service.drain()
+        asking.cancel()
+        (tmp_path / "go").touch()
+
+
+async def test_a_second_silo_of_the_same_name_is_told(client, own):
+    with pytest.raises(NameTaken):
+        await SiloService(own).open()
+    await client.check()
+
+
+async def test_a_source_that_cannot_be_opened_leaves_nothing_behind(broker, cohort, tmp_path):
+    own = settings(tmp_path, broker.url, cohort, {"rows": {"query": "from 'none.csv'"}})
+    with pytest.raises(SiloError, match=r"source 'rows': IO Error: No files found"):
+        await SiloService(own).open()
+    assert runtimes(os.getpid()) == []

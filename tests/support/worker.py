@@ -1,0 +1,149 @@
+"""A silo of our own in this process, a coordinator that sends it work items by hand, and the programs in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+from fedbroker_worker.config import Settings, load
+from fedbroker_worker.service import SiloService
+
+from fedbroker.deadline import Deadline
+from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.transport import Dead
+from fedbroker.wire import Buffer, digest_of
+from fedbroker.wire.messages import Call, Compute, Data, Done, Failed, Need, Op, Value, WorkItem
+from tests.support.ends import Coordinator, coordinator_end, until
+
+SILO = "ewr"
+ROWS = "select i::float as x, (i % 3)::int as k from range(100) t(i)"
+
+
+def write_settings(
+    directory: Path,
+    url: str,
+    cohort: str,
+    sources: Mapping[str, Mapping[str, object]] | None = None,
+    **silo: object,
+) -> Path:
+    """A silo.toml with these sources; one called ``rows`` if there are none given."""
+    tables: dict[str, Mapping[str, object]] = {
+        "silo": {"name": SILO, "cohort": cohort, "broker": url, "heartbeat": 0.5} | silo
+    }
+    for name, options in (sources if sources is not None else {"rows": {"query": ROWS}}).items():
+        tables[f"data.{name}"] = {"source": "duckdb"} | options
+    text = "".join(
+        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+        for name, table in tables.items()
+    )
+    path = directory / "silo.toml"
+    path.write_text(text)
+    return path
+
+
+def settings(*args: object, **kwargs: object) -> Settings:
+    """The same, loaded."""
+    return load(write_settings(*args, **kwargs), {})  # type: ignore[arg-type]
+
+
+class Client:
+    """Sends work items to one silo, as a coordinator does, and remembers nothing."""
+
+    def __init__(self, coordinator: Coordinator, silo: str = SILO) -> None:
+        self.coordinator = coordinator
+        self.silo = silo
+
+    @property
+    def end(self):
+        """The transport's end."""
+        return self.coordinator.end
+
+    def item(
+        self,
+        program: Sequence[Op],
+        *,
+        session: str | None = None,
+        stage: int = 0,
+        clients: int = 1,
+        fresh: Mapping[str, int] | None = None,
+        seconds: float = 30.0,
+        lease: float = 60.0,
+        last: bool = True,
+    ) -> WorkItem:
+        """A work item."""
+        session = session or secrets.token_hex(4)
+        return WorkItem(
+            session, stage, self.silo, self.end.key, clients, tuple(program), dict(fresh or {}), seconds, lease, last
+        )
+
+    async def send(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> Done | Failed | Need | Dead:
+        """What comes back; the blobs ride along."""
+        inline = {digest_of(blob): blob for blob in blobs}
+        return await self.end.request(item, inline, Deadline.after(max(item.seconds, 10)))
+
+    async def outputs(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> list[bytes]:
+        """The outputs of an item that succeeds."""
+        reply = await self.send(item, blobs)
+        assert isinstance(reply, Done), reply
+        deadline = Deadline.after(30)
+        return [bytes(await self.end.results.get(digest, deadline)) for digest, _ in reply.outputs]
+
+    async def refused(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> tuple[str, str]:
+        """Kind and line of an item that fails; the silo must serve the next one."""
+        reply = await self.send(item, blobs)
+        assert isinstance(reply, Failed), reply
+        assert "\n" not in reply.cause
+        await self.check()
+        return reply.kind, f"{reply.cause}; {reply.hint}"
+
+    async def check(self) -> None:
+        """An item that must succeed."""
+        assert len(await self.outputs(self.item(echo()))) == 1
+
+
+def echo(name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
+    """A program that sends a source's columns back: nothing that a real one should do."""
+    return [Data(1, name, tuple(columns)), Compute(1)]
+
+
+def apply(function: bytes, name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
+    """A program that calls a function with a source's columns."""
+    return [Data(1, name, tuple(columns)), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
+
+
+def identity() -> bytes:
+    """A computation that returns its argument, as a serialized value: no TensorFlow needed to write it."""
+    function = computation_pb2.Computation()
+    getattr(function, "lambda").parameter_name = "x"
+    getattr(function, "lambda").result.reference.name = "x"
+    return bytes(executor_pb2.Value(computation=function).SerializeToString())
+
+
+@asynccontextmanager
+async def served(own: Settings, **options: object) -> AsyncIterator[tuple[SiloService, Client]]:
+    """A silo in this process and a coordinator that has heard of it."""
+    async with SiloService(own, **options) as service, client_of(own) as client:  # type: ignore[arg-type]
+        yield service, client
+
+
+@asynccontextmanager
+async def client_of(own: Settings, url: str | None = None) -> AsyncIterator[Client]:
+    """A coordinator that has heard of a silo."""
+    async with coordinator_end(url or own.silo.broker, own.silo.cohort) as coordinator:
+        await until(lambda: own.silo.name in coordinator.silos)
+        yield Client(coordinator, own.silo.name)
+
+
+def runtimes(of: int) -> list[psutil.Process]:
+    """The C++ runtimes that descend from a process."""
+    found = []
+    for child in psutil.Process(of).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "worker_binary" and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found

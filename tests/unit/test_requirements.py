@@ -1,0 +1,106 @@
+"""The committed requirements are what the two distributions name, and all that these need: asked offline."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+COORDINATOR = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKER = tomllib.loads((ROOT / "workers" / "pyproject.toml").read_text())
+
+Pins = dict[str, str]
+
+
+def requirements(lines: Iterable[str]) -> list[Requirement]:
+    return [Requirement(line) for line in lines]
+
+
+def named(name: str) -> list[Requirement]:
+    """What the project files name for one of the requirement files."""
+    coordinator = requirements(COORDINATOR["project"]["dependencies"])
+    worker = requirements(WORKER["project"]["dependencies"])
+    groups = requirements(line for group in COORDINATOR["dependency-groups"].values() for line in group)
+    return {"coordinator": coordinator, "silo": coordinator + worker, "dev": coordinator + worker + groups}[name]
+
+
+def overrides(name: str) -> dict[str, Requirement]:
+    """The overrides for one of the requirement files; one whose marker is never true leaves the package out."""
+    file = ROOT / "requirements" / ("overrides-silo.txt" if name == "silo" else "overrides.txt")
+    lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return {canonicalize_name(wanted.name): wanted for wanted in requirements(lines)}
+
+
+def pins(name: str) -> Pins:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return {
+        canonicalize_name(found): version for found, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
+    }
+
+
+def applies(wanted: Requirement, extras: Iterable[str] = ("",)) -> bool:
+    return wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def closure(name: str) -> set[str]:
+    """All that the named ones need, by what the installed distributions say of themselves."""
+    overridden, found = overrides(name), set[str]()
+    todo = [(wanted, ("",)) for wanted in named(name)]
+    while todo:
+        wanted, extras = todo.pop()
+        known = canonicalize_name(wanted.name)
+        if not applies(wanted, extras) or known in found or not applies(overridden.get(known, wanted), extras):
+            continue
+        found.add(known)
+        inner = ("", *wanted.extras)
+        todo += [(further, inner) for further in requirements(importlib.metadata.requires(known) or ())]
+    return found
+
+
+@pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])
+def test_each_dependency_that_is_named_is_locked_at_a_version_that_fits(name: str) -> None:
+    locked, left_out = pins(name), overrides(name)
+    for wanted in named(name):
+        known = canonicalize_name(wanted.name)
+        if applies(left_out.get(known, wanted)):
+            assert known in locked, f"{known} is not in {name}.txt: run `make lock`"
+            assert wanted.specifier.contains(locked[known]), f"{name}.txt has {known} {locked[known]}: run `make lock`"
+
+
+@pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])
+def test_what_is_locked_is_the_whole_closure_and_no_more(name: str) -> None:
+    assert set(pins(name)) == closure(name)
+
+
+@pytest.mark.parametrize("name", ["coordinator", "silo", "dev", "uv"])
+def test_each_locked_version_has_hashes_and_no_registry_or_path(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    blocks = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(pins(name))
+    for block in blocks:
+        assert "--hash=sha256:" in block
+    assert not re.search(r"https?:|file:|--index|--find-links|/(home|root|tmp|work|opt)/", text)
+
+
+def test_both_sides_of_the_wire_run_the_same_versions() -> None:
+    everything = pins("dev")
+    for name in ("coordinator", "silo"):
+        assert pins(name).items() <= everything.items()
+
+
+def test_a_silo_has_no_tensorflow() -> None:
+    assert not {"tensorflow", "tensorflow-cpu", "jax", "jaxlib", "keras", "scipy"} & set(pins("silo"))
+    assert "tensorflow-federated" in pins("silo")
+
+
+def test_the_two_distributions_are_of_one_version() -> None:
+    version = COORDINATOR["project"]["version"]
+    assert WORKER["project"]["version"] == version
+    assert f"fedbroker=={version}" in WORKER["project"]["dependencies"]

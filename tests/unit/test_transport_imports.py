@@ -1,0 +1,16 @@
+"""What wire and transport may not import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_no_tensorflow_in_a_fresh_interpreter() -> None:
+    program = (
+        "import sys, fedbroker.wire, fedbroker.transport\n"
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "('tensorflow', 'tensorflow_federated', 'numpy', 'grpc')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,107 @@
+"""The C++ runtime that sessions compute in, replaced when it is still busy with what nobody waits for any more.
+
+A computation cannot be cancelled: the runtime goes on with it, and one that never ends would keep a core for ever.
+Imports runtime and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedbroker.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedbroker.runtime import Executor, Runtime
+
+__all__ = ["Lease", "Runtimes"]
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Hosted:
+    """A runtime and how many executors in it are in use."""
+
+    runtime: Runtime
+    users: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """An executor, to be given back to its :class:`Runtimes`.
+
+    Attributes:
+        executor: it.
+    """
+
+    executor: Executor
+    _hosted: _Hosted
+
+
+class Runtimes:
+    """One runtime for new sessions, and any number of retired ones until their last session has ended.
+
+    Args:
+        make: a new runtime, not started.
+    """
+
+    def __init__(self, make: Callable[[], Runtime]) -> None:
+        self._make = make
+        self._hosted: list[_Hosted] = [_Hosted(make())]
+
+    async def start(self) -> None:
+        """Start the runtime, so that the first session finds it ready.
+
+        Raises:
+            RuntimeUnavailable: it cannot be started or isolated.
+        """
+        await self._hosted[-1].runtime.start()
+
+    async def lease(self, clients: int) -> Lease:
+        """An executor with so many clients.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had.
+        """
+        hosted = self._hosted[-1]
+        hosted.users += 1
+        try:
+            return Lease(await hosted.runtime.executor(clients), hosted)
+        except BaseException:
+            hosted.users -= 1
+            await self._tidy()
+            raise
+
+    async def give_back(self, lease: Lease, *, busy: bool = False) -> None:
+        """Dispose of an executor. Bounded in time.
+
+        Args:
+            lease: it.
+            busy: its last computation was given up and may go on; its runtime takes no new sessions then.
+        """
+        hosted = lease._hosted
+        if busy and not hosted.retired:
+            hosted.retired = True
+            _log.info("runtime retired, since a computation was given up")
+            if hosted is self._hosted[-1]:
+                self._hosted.append(_Hosted(self._make()))
+        try:
+            await lease.executor.close()
+        finally:
+            hosted.users -= 1
+            await self._tidy()
+
+    async def close(self) -> None:
+        """End all of them. Bounded in time; may be called twice."""
+        await asyncio.gather(*(hosted.runtime.close() for hosted in self._hosted))
+
+    async def _tidy(self) -> None:
+        """End those that are retired and have no users."""
+        idle = [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]
+        self._hosted = [hosted for hosted in self._hosted if hosted not in idle]
+        await asyncio.gather(*(hosted.runtime.close() for hosted in idle))
