@@ -25,7 +25,6 @@ from fedbroker.errors import (
     SiloError,
 )
 from fedbroker.testing import local_cohort
-from tests.support import computations as c
 from tests.support.tff import packed
 from tests.support.wait import until
 

@@ -15,6 +15,7 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
+from fedbroker.transport import silo as silo_module
 from fedbroker.transport.link import delays
 from fedbroker.transport.topology import blobs_queue, callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
@@ -128,8 +129,11 @@ async def test_ends_close_though_the_broker_is_gone(mortal: PrivateBroker) -> No
         await asyncio.to_thread(mortal.start)
 
 
-async def test_a_queue_without_a_leader_is_made_anew(mortal: PrivateBroker, cohort: str) -> None:
+async def test_a_queue_without_a_leader_is_made_anew(
+    mortal: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """See ``mortal``: this silo's queue is so young that it may lose its leader."""
+    monkeypatch.setattr(silo_module, "LEADERLESS", 2.0)
     async with both(mortal.url, cohort) as (silo, coordinator):
         await asyncio.to_thread(mortal.kill)
         await asyncio.to_thread(mortal.start)

@@ -115,11 +115,13 @@ async def test_a_session_given_up_stops_computing(both, functions):
     service, client = both
     item = client.item(apply(functions["spins"]), session="gone")
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
-    await until(lambda: ("gone", 0) in service._jobs)
+    await until(lambda: runtimes(os.getpid())[0].cpu_percent(0.05) > 50)
     await client.end.end_session(client.silo, "gone")
     await until(lambda: not service._jobs)
     asking.cancel()
     await client.check()
+    await until(lambda: len(runtimes(os.getpid())) == 1)
+    assert runtimes(os.getpid())[0].cpu_percent(0.5) < 50
 
 
 async def test_work_under_way_is_lost_with_the_runtime_and_can_be_done_again(both, functions):

@@ -10,6 +10,7 @@ import pytest
 from fedbroker_worker.catalog import Catalog, OpenSource
 from fedbroker_worker.config import SourceSettings
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError, WorkRefused
+from fedbroker_worker.threads import still_running
 
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import Limits
@@ -104,10 +105,10 @@ async def test_a_read_that_is_given_up_ends_and_the_next_one_is_served(tmp_path)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await catalog.load(Data(1, "slow", (("s", "float64"),)), 1)
-    await until(lambda: "read slow" not in names())
+    await until(lambda: "blocking: read slow" not in names())
     assert await catalog.load(Data(1, "quick", (("x", "int32"),)), 1)
     await catalog.close()
-    await until(lambda: not {"count slow", "read slow"} & names())
+    await until(lambda: not still_running())
 
 
 def names():

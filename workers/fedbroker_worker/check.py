@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker.console import exit_code, one_line
 from fedbroker.errors import BrokerUnreachable, FedbrokerError
+from fedbroker.log import configure
 from fedbroker.runtime import Runtime
 from fedbroker.transport.connect import connect
 from fedbroker.transport.url import parse
@@ -55,6 +56,7 @@ def check_silo(settings: Settings, *, as_json: bool) -> int:
     Returns:
         0 if all is well, else the exit code of the first error.
     """
+    configure(settings.silo.log_format, "error")
     os.chdir(settings.directory)
     findings = asyncio.run(_try(settings))
     if as_json:

@@ -18,6 +18,7 @@ import structlog
 
 from fedbroker.log import configure, get_logger
 from fedbroker_worker.service import SiloService
+from fedbroker_worker.threads import still_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,8 @@ def run_silo(settings: Settings, *, ready_file: Path | None = None, until_eof: b
     ready_file = ready_file.absolute() if ready_file is not None else None
     os.chdir(settings.directory)
     asyncio.run(_run(settings, ready_file, until_eof))
+    if still_running():
+        os._exit(0)  # a source that does not stop: the interpreter must not be taken down under its feet
 
 
 async def _run(settings: Settings, ready_file: Path | None, until_eof: bool) -> None:

@@ -25,7 +25,7 @@ from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.runtimes import Runtimes
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.version import worker_version
-from fedbroker_worker.work import PATIENCE, Answer, Worker
+from fedbroker_worker.work import LONGEST_STAGE, PATIENCE, Answer, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -42,8 +42,6 @@ _log = get_logger(__name__)
 OPEN_SECONDS: Final = 30.0
 REPLY_GRACE: Final = 30.0
 """Seconds beyond the stage's own time for which an answer is offered to a broker that is away."""
-
-DAY: Final = 86_400.0
 
 ENDED: Final = 1024
 """Sessions that were given up are remembered, since their work may come after that word."""
@@ -198,7 +196,7 @@ class SiloService:
 
     async def _reply(self, item: WorkItem, answer: Answer) -> None:
         """Hand the answer to the broker; an answer that cannot be sent at all becomes one that says so."""
-        deadline = Deadline.after(max(0.0, min(item.seconds, DAY)) + REPLY_GRACE)
+        deadline = Deadline.after(min(item.seconds, LONGEST_STAGE) + REPLY_GRACE)
         try:
             try:
                 await self._end.reply(item, answer.reply, answer.outputs, deadline)

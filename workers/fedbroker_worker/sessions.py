@@ -117,15 +117,18 @@ class Sessions:
                 given_up = isinstance(error, asyncio.CancelledError)
                 self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.program))
                 raise
-            if item.last:
+            if item.last or session.over:
                 self._end(session)
             else:
                 self._keep(session, item.lease)
 
     def end(self, session: str) -> None:
-        """Forget a session, if it is here; what runs in it has to be cancelled by the caller."""
-        if session in self._alive:
-            self._end(self._alive[session])
+        """Forget a session, if it is here, as soon as nobody is in it; that is for the caller to cancel."""
+        alive = self._alive.get(session)
+        if alive is not None and alive.lock.locked():
+            alive.over = True
+        elif alive is not None:
+            self._end(alive)
 
     async def close(self) -> None:
         """Forget all sessions."""
@@ -134,10 +137,8 @@ class Sessions:
         await asyncio.gather(*self._closing)
 
     def _keep(self, session: SiloSession, seconds: float) -> None:
-        # `not >=` also catches NaN
-        seconds = 0.0 if not seconds >= 0 else min(seconds, LONGEST_LEASE)
-        if not session.over:
-            session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
+        seconds = min(seconds, LONGEST_LEASE)
+        session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
 
     def _expire(self, session: SiloSession) -> None:
         _log.warning("a session's lease ran out", session=session.id)

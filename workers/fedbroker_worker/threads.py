@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["in_thread"]
+__all__ = ["in_thread", "still_running"]
 
 T = TypeVar("T")
+
+_PREFIX: Final = "blocking: "
 
 
 async def in_thread(function: Callable[[], T], name: str) -> T:
@@ -48,5 +50,10 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
             loop.call_soon_threadsafe(settle, value, problem)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    threading.Thread(target=run, name=_PREFIX + name, daemon=True).start()
     return await result
+
+
+def still_running() -> bool:
+    """Whether any call made by :func:`in_thread` has not returned yet."""
+    return any(thread.name.startswith(_PREFIX) for thread in threading.enumerate())

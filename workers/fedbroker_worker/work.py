@@ -97,7 +97,7 @@ class Worker:
     async def answer(self, item: WorkItem) -> Answer:
         """Do what the item says, within its time. Raises nothing but ``CancelledError``."""
         started = time.monotonic()
-        seconds = min(item.seconds, LONGEST_STAGE) if item.seconds > 0 else 0.0
+        seconds = min(item.seconds, LONGEST_STAGE)
         try:
             async with asyncio.timeout(seconds):
                 outputs = await self._outputs(item, Deadline.after(seconds))

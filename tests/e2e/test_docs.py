@@ -1,0 +1,101 @@
+"""What the documentation shows is run here as it stands; only addresses are put in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedbroker.testing import local_cohort
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+ROOT = Path(__file__).parents[2]
+FLIGHTS = "dep_delay,distance\n10,100\n20,200\n,300\n"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
+    (program,) = blocks("README.md", "python")
+    (toml,) = blocks("README.md", "toml")
+    sources = tomllib.loads(toml)["data"]
+    for name in ("ewr", "jfk", "lga"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flights.csv").write_text(FLIGHTS)
+    program, found = re.subn(r'"amqps://coordinator:[^"]*"', repr(broker.url), program)
+    assert found == 1
+    program = program.replace('cohort="airports"', f"cohort={cohort!r}")
+    # A graph of TensorFlow is traced from source, which therefore must be in a file.
+    (tmp_path / "program.py").write_text(program)
+    everyone = dict.fromkeys(("ewr", "jfk", "lga"), sources)
+    with local_cohort(everyone, cohort=cohort, broker=broker.url, directory=tmp_path):
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=90, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "15.0"
+
+
+def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
+    install, use = (block.strip().splitlines() for block in blocks("docs/silo.md", "sh"))
+    work = tmp_path / "copy"
+    keep = shutil.ignore_patterns(".venv", ".git", ".cache", "dist", "__pycache__")
+    shutil.copytree(ROOT, work, ignore=keep)
+    for line in install:
+        run(line, work)
+    assert not list((work / "silo-env").glob("lib/python*/site-packages/tensorflow/"))
+    (toml,) = blocks("docs/silo.md", "toml")
+    toml = toml.replace("amqp://localhost:5672/", broker.url).replace('"airports"', f'"{cohort}"')
+    (work / "silo.toml").write_text(toml)
+    (work / "flights.csv").write_text(FLIGHTS)
+    check, start = use
+    assert "dep_delay" in run(check, work)
+    process = subprocess.Popen([*start.split(), "--ready-file", "ready"], cwd=work, stderr=subprocess.DEVNULL)
+    try:
+        until((work / "ready").exists, 20)
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(line: str, directory: Path) -> str:
+    """Run one line of a page; packages come from where the set-up got them, not over the network again."""
+    private = ROOT / ".cache" / "uv" / "bin"
+    path = os.pathsep.join([os.environ["PATH"], str(private)])
+    environ = {**os.environ, "PATH": path, "UV_OFFLINE": "1"}
+    environ.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        line.split(), cwd=directory, env=environ, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_link_in_the_docs_leads_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("command", ["fedbroker", "fedbroker-silo"])
+def test_help_has_examples_and_a_wrong_option_exits_with_two(command):
+    binary = Path(sys.executable).with_name(command)
+    shown = subprocess.run([binary, "--help"], capture_output=True, text=True, timeout=30, check=False)
+    assert shown.returncode == 0
+    assert "run" in shown.stdout or "broker" in shown.stdout
+    wrong = subprocess.run([binary, "--no-such-option"], capture_output=True, text=True, timeout=30, check=False)
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.strip().splitlines()) == 1

@@ -1,0 +1,318 @@
+"""The command ``fedbroker-silo`` as a process of its own: starting, stopping, and saying what is wrong in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+from fedbroker_worker.config import load
+
+from tests.support.ends import until
+from tests.support.worker import SILO, client_of, echo, runtimes, write_settings
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 3.0
+RESIDENT_MIB = 150
+FLIGHTS = {"flights": {"query": "select dep_delay, distance from 'flights.csv' where dep_delay is not null"}}
+
+
+def environment(**variables):
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+    return {**ours, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}", **variables}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "fedbroker_worker", *map(str, arguments)]
+
+
+@contextmanager
+def process(path, *options, **variables):
+    """A running silo, started in another directory than its settings'."""
+    ready = path.parent / "ready"
+    with (path.parent / "log").open("wb") as log:
+        started = subprocess.Popen(
+            command("run", "--config", path, "--ready-file", ready, *options),
+            env=environment(**variables),
+            cwd="/",
+            stderr=log,
+            stdin=subprocess.PIPE,
+        )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+        started.stdin.close()
+
+
+async def ready(path, started):
+    await until(lambda: (path.parent / "ready").exists() or started.poll() is not None, 30)
+    assert started.poll() is None, (path.parent / "log").read_text()
+
+
+async def ended(started, seconds=15.0):
+    await until(lambda: started.poll() is not None, seconds)
+    return started.returncode
+
+
+def events(path):
+    return [json.loads(line) for line in (path.parent / "log").read_text().splitlines()]
+
+
+def run(*arguments, **variables):
+    """Exit code, standard output and standard error of a command that ends by itself."""
+    done = subprocess.run(
+        command(*arguments), env=environment(**variables), cwd="/", capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def flights(tmp_path, broker, cohort):
+    """Settings of a silo with a file like an airport's: 100,000 flights."""
+    query = "select i % 60 - 10 as dep_delay, i % 2000 as distance, 'N' || i as tailnum from range(100000) t(i)"
+    duckdb.sql(f"copy ({query}) to '{tmp_path / 'flights.csv'}' (header)")
+    return write_settings(tmp_path, broker.url, cohort, FLIGHTS)
+
+
+async def test_it_is_ready_in_time_and_small_and_leaves_nothing(flights, record_property):
+    own = load(flights, {})
+    began = time.monotonic()
+    with process(flights) as silo:
+        await ready(flights, silo)
+        seconds = time.monotonic() - began
+        async with client_of(own) as client:
+            assert len(await client.outputs(client.item(echo("flights", [("dep_delay", "float32")])))) == 1
+            resident = psutil.Process(silo.pid).memory_info().rss / 2**20
+            children = psutil.Process(silo.pid).children(recursive=True)
+            assert len(runtimes(silo.pid)) == 1
+            silo.terminate()
+            assert await ended(silo) == 0
+            await until(lambda: len(client.coordinator.leaves) == 1)
+        await until(lambda: not any(child.is_running() for child in children))
+        assert not (flights.parent / "ready").exists()
+    print(f"ready after {seconds:.2f} s, {resident:.0f} MiB resident after a work item")
+    record_property("ready_seconds", seconds)
+    record_property("resident_mib", resident)
+    assert seconds < READY_SECONDS
+    assert resident < RESIDENT_MIB
+    log = events(flights)
+    assert [event["event"] for event in log] == ["ready", "work received", "work done", "stopping", "stopped"]
+    assert all(event["silo"] == SILO for event in log)
+    assert all("session" in event and event["stage"] == 0 for event in log[1:3])
+    assert "guest" not in (flights.parent / "log").read_text()
+
+
+async def test_a_signal_lets_it_finish_the_work_in_hand(tmp_path, broker, cohort):
+    query = "select count(*) as n from range(300000) a(i), range(10000) b(j) where (a.i * b.j) % 7 = 3"
+    path = write_settings(tmp_path, broker.url, cohort, {"slow": {"query": query}})
+    with process(path) as silo:
+        await ready(path, silo)
+        async with client_of(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo("slow", [("n", "int64")]))))
+            await until(lambda: "work received" in (path.parent / "log").read_text())
+            silo.send_signal(signal.SIGINT)
+            assert len(await asking) == 1
+        assert await ended(silo) == 0
+    assert [event["event"] for event in events(path)][-3:] == ["finishing the work in hand", "work done", "stopped"]
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path, broker, cohort):
+    query = "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"
+    path = write_settings(tmp_path, broker.url, cohort, {"slow": {"query": query}})
+    with process(path) as silo:
+        await ready(path, silo)
+        async with client_of(load(path, {})) as client:
+            asking = asyncio.create_task(client.send(client.item(echo("slow"))))
+            await until(lambda: "work received" in (path.parent / "log").read_text())
+            silo.terminate()
+            await until(lambda: "finishing" in (path.parent / "log").read_text())
+            children = psutil.Process(silo.pid).children(recursive=True)
+            silo.terminate()
+            assert await ended(silo, 2.0) == 128 + signal.SIGTERM
+            asking.cancel()
+        await until(lambda: not any(child.is_running() for child in children))
+
+
+async def test_it_ends_with_its_standard_input_if_asked_to(flights):
+    with process(flights, "--until-eof") as silo:
+        await ready(flights, silo)
+        silo.stdin.close()
+        assert await ended(silo) == 0
+
+
+async def test_nothing_is_left_when_it_is_killed(flights):
+    with process(flights) as silo:
+        await ready(flights, silo)
+        children = psutil.Process(silo.pid).children(recursive=True)
+        assert children
+        silo.kill()
+        await until(lambda: not any(child.is_running() for child in children))
+
+
+async def test_a_signal_while_it_starts_ends_it(flights):
+    with process(flights) as silo:
+        await until(lambda: bool(psutil.Process(silo.pid).children()))
+        silo.terminate()
+        assert await ended(silo) == 0
+
+
+async def test_a_killed_silo_is_followed_by_another_that_does_its_work(tmp_path, flights):
+    own = load(flights, {})
+    with process(flights) as silo:
+        await ready(flights, silo)
+        async with client_of(own) as client:
+            silo.kill()
+            asking = asyncio.create_task(client.outputs(client.item(echo("flights", [("distance", "int64")]))))
+            with process(flights):
+                assert len(await asking) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "line"),
+    [
+        (("name =", "nmae ="), 2, "[FB4201] unknown key 'nmae' in [silo] of silo.toml; did you mean 'name'?"),
+        (("amqp://", "http://"), 2, "is not a broker's URL"),
+        (('"duckdb"', '"duckbd"'), 2, "[FB4202] [data.flights] asks for a source 'duckbd', which is not installed"),
+        (("query =", "qurey ="), 2, "[FB4201] unknown key 'qurey' in [data.flights]; did you mean 'query'?"),
+        (("'flights.csv'", "'none.csv'"), 4, "[FB4203] source 'flights': IO Error: No files found"),
+        (("distance", "nope"), 4, "[FB4203] source 'flights': Binder Error: Referenced column \"nope\""),
+        (("fedbroker:", "fedbroker:wrong"), 3, "refused the login of user 'fedbroker'; correct user and password"),
+        (("@127.0.0.1", "@localhost.invalid"), 3, "the broker's host name 'localhost.invalid' cannot be resolved"),
+    ],
+)
+@pytest.mark.parametrize("how", ["run", "check"])
+def test_each_mistake_is_one_line_and_an_exit_code(flights, change, code, line, how):
+    text = flights.read_text()
+    assert change[0] in text
+    flights.write_text(text.replace(*change, 1))
+    returned, _, said = run(how, "--config", flights)
+    errors = [one for one in said.splitlines() if one.startswith("error: ")]
+    assert (returned, len(errors)) == (code, 1), said
+    assert line in errors[0]
+    assert "Traceback" not in said
+    assert "wrong" not in said
+
+
+def test_no_vhost_and_no_broker(flights, broker):
+    nobody = broker.url.replace(f":{broker.port}", ":1")
+    assert_refused(flights, nobody, "nothing answers at")
+    assert_refused(flights, f"{broker.url}none", "refused vhost 'none'")
+
+
+def assert_refused(path, url, line):
+    returned, _, said = run("run", "--config", path, FEDBROKER_SILO_BROKER=url)
+    assert returned == 3
+    assert line in said.splitlines()[-1]
+
+
+async def test_a_second_silo_of_the_same_name_ends_with_one_line(flights):
+    with process(flights) as silo:
+        await ready(flights, silo)
+        returned, _, said = await asyncio.to_thread(run, "run", "--config", flights)
+        assert returned == 4
+        assert "[FB3002] a silo named 'ewr' is already in cohort" in said.splitlines()[-1]
+        async with client_of(load(flights, {})) as client:
+            assert len(await client.outputs(client.item(echo("flights", [("distance", "int64")])))) == 1
+
+
+def test_mistakes_on_the_command_line(tmp_path):
+    for arguments, line in (
+        (["run", "--config", tmp_path / "none.toml"], "error: [FB4201] there is no file"),
+        (["run", "--cnfig", "x"], "error: [FB1002]"),
+        (["rum"], "error: [FB1002]"),
+    ):
+        returned, _, said = run(*arguments)
+        assert returned == 2
+        assert said.startswith(line)
+        assert len(said.splitlines()) == 1
+
+
+def test_check_prints_what_there_is(flights):
+    returned, printed, said = run("check", "--config", flights)
+    assert (returned, said) == (0, "")
+    assert "ewr of cohort" in printed
+    assert "100,000  dep_delay  int64" in printed
+    returned, printed, said = run("check", "--json", "--config", flights)
+    found = json.loads(printed)
+    assert (returned, said) == (0, "")
+    assert found["sources"]["flights"] == {
+        "rows": 100000,
+        "columns": [
+            {"name": "dep_delay", "dtype": "int64", "shape": []},
+            {"name": "distance", "dtype": "int64", "shape": []},
+        ],
+        "error": None,
+    }
+    assert found["broker"]["error"] is None
+    assert found["runtime"] == {"isolation": "namespace", "error": None}
+    assert found["broker"]["url"].startswith("amqp://***@")
+
+
+def test_check_tells_of_everything_that_is_wrong(tmp_path, broker, cohort):
+    sources = {
+        "good": {"query": "select 1 as x"},
+        "bad": {"query": "from 'none.csv'"},
+        "null": {"query": "select [1] as v"},
+    }
+    url = broker.url.replace(f":{broker.port}", ":1")
+    path = write_settings(tmp_path, url, cohort, sources)
+    returned, printed, said = run("check", "--json", "--config", path)
+    found = json.loads(printed)
+    assert returned == 3
+    assert [line[:15] for line in said.splitlines()] == ["error: [FB2001]", "error: [FB4203]"]
+    assert found["sources"]["good"]["rows"] == 1
+    assert found["sources"]["null"]["columns"][0]["shape"] == [None]
+    assert "No files found" in found["sources"]["bad"]["error"]
+    returned, printed, _ = run("check", "--config", path)
+    assert returned == 3
+    assert "int32[?]" in printed
+    assert "failed" in printed
+
+
+async def test_check_does_not_join_the_cohort(flights):
+    """It works beside the running silo."""
+    with process(flights) as silo:
+        await ready(flights, silo)
+        assert (await asyncio.to_thread(run, "check", "--config", flights))[0] == 0
+
+
+def test_help_has_examples():
+    for arguments in (["--help"], ["run", "--help"], ["check", "--help"]):
+        returned, printed, _ = run(*arguments)
+        assert returned == 0
+        assert "fedbroker-silo" in printed
+    assert "Examples:" in printed
+
+
+def test_tensorflow_is_never_imported():
+    code = """
+import pkgutil, sys, importlib, fedbroker_worker
+for module in pkgutil.walk_packages(fedbroker_worker.__path__, "fedbroker_worker."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+bad = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "jax", "pandas", "scipy")]
+bad += [name for name in sys.modules if name.startswith("tensorflow_federated.python")]
+print(bad)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_imports_neither_data_nor_transport():
+    code = """
+import sys, fedbroker_worker.cli
+print([name for name in ("duckdb", "aio_pika", "grpc", "numpy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr

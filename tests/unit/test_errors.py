@@ -1,0 +1,67 @@
+"""The tree of errors and its page say the same, and every error is one line."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import fedbroker_worker.errors
+import pytest
+
+import fedbroker.errors
+from fedbroker.errors import CohortTimeout, ComputationFailed, DataError, FedbrokerError, SiloError
+
+PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+
+
+def classes():
+    every = {
+        value
+        for module in (fedbroker.errors, fedbroker_worker.errors)
+        for name, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, FedbrokerError) and not name.startswith("_")
+    }
+    return {value.__name__: value.code for value in every}
+
+
+def test_the_page_lists_each_class_with_its_code():
+    rows = re.findall(r"^\| (FB\d{4}) \| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)
+    assert {name: code for code, name in rows} == classes()
+    assert len(rows) == len(classes())
+
+
+def test_codes_are_unique():
+    codes = list(classes().values())
+    assert len(codes) == len(set(codes))
+
+
+def test_every_class_stands_in_its_modules_tree_and_in_all():
+    for module in (fedbroker.errors, fedbroker_worker.errors):
+        own = {
+            name
+            for name, value in inspect.getmembers(module, inspect.isclass)
+            if value.__module__ == module.__name__ and issubclass(value, FedbrokerError) and not name.startswith("_")
+        }
+        assert own == set(module.__all__)
+        for name in own:
+            assert name in module.__doc__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SiloError("ewr", "no such table", stage=0, session="s", hint="look"),
+        DataError("ewr", "flights", column="x", expected="float32", found="str"),
+        CohortTimeout("airports", 3, ["ewr"], ["jfk"], 60.0),
+        ComputationFailed("INVALID_ARGUMENT", "assertion failed:\n\t[[{{node Assert}}]]"),
+    ],
+)
+def test_an_error_is_one_line_with_its_code(error):
+    assert str(error).startswith(f"[{error.code}] ")
+    assert "\n" not in str(error)
+
+
+def test_fields_are_typed():
+    error = CohortTimeout("airports", 3, ["ewr"], ["jfk"], 60.0)
+    assert (error.cohort, error.wanted, error.present, error.missing) == ("airports", 3, ("ewr",), ("jfk",))
