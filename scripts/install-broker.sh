@@ -3,7 +3,6 @@
 # The package would start a service that listens on every interface, now and at each boot. Whoever typed `make demo`
 # did not ask for that: we start nodes of our own. A service that was there before is left as it is.
 set -eu
-export DEBIAN_FRONTEND=noninteractive
 
 policy=/usr/sbin/policy-rc.d
 ours=
@@ -19,8 +18,7 @@ if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy" # no service is started while this is there
     chmod 755 "$policy"
 fi
-apt-get -o DPkg::Lock::Timeout=120 update -qq || echo "apt-get update failed; trying with what is known" >&2
-apt-get -o DPkg::Lock::Timeout=120 install -qq -y --no-install-recommends rabbitmq-server
+sh "$(dirname "$0")/apt-install.sh" rabbitmq-server
 
 if [ -d /run/systemd/system ]; then
     # shellcheck disable=SC2086  # a list of words

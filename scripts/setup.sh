@@ -39,8 +39,7 @@ pip_somewhere() { # print a command that is pip, which a bare Debian python3 is 
         printf '.cache/pip/bin/python\n'
     elif command -v apt-get >/dev/null && {
         say "installing python3-venv, which uv comes through"
-        as_root env DEBIAN_FRONTEND=noninteractive sh -c \
-            'apt-get update -qq; apt-get install -qq -y --no-install-recommends python3-venv' >&2
+        as_root sh scripts/apt-install.sh python3-venv >&2
     } && python3 -m venv --clear .cache/pip >/dev/null 2>&1; then
         printf '.cache/pip/bin/python\n'
     else

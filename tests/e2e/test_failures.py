@@ -147,17 +147,16 @@ def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_p
 
 
 def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
-    with PrivateBroker(directory=tmp_path / "node") as node:
-        with (
-            local_cohort(2, sources=NUMBERS, cohort="phoenix", broker=node.url) as _,
-            fedbroker.create_sync_execution_context(
-                node.url, cohort="phoenix", min_silos=2, join_timeout=40.0, stage_timeout=40.0
-            ) as context,
-        ):
-            assert ask(context) == 90.0
-            node.kill()
-            node.start()
-            assert ask(context) == 90.0
+    patient = {"min_silos": 2, "join_timeout": 40.0, "stage_timeout": 40.0}
+    with (
+        PrivateBroker(directory=tmp_path / "node") as node,
+        local_cohort(2, sources=NUMBERS, cohort="phoenix", broker=node.url),
+        fedbroker.create_sync_execution_context(node.url, cohort="phoenix", **patient) as context,
+    ):
+        assert ask(context) == 90.0
+        node.kill()
+        node.start()
+        assert ask(context) == 90.0
 
 
 def invoke_in_a_new_context(url):
