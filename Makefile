@@ -11,7 +11,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 ##@ Use
 .PHONY: demo
 demo: setup ## three airports learn together over a private RabbitMQ
-	@$(bin)/python examples/airports/demo.py
+	@$(bin)/python -m examples.airports.demo
 
 .PHONY: broker
 broker: setup ## a private RabbitMQ in the foreground, until Ctrl-C
@@ -44,8 +44,8 @@ format: setup ## put the code into shape
 	@$(bin)/ruff format
 
 .PHONY: bench
-bench: setup ## the benchmarks, one table each
-	@for file in benchmarks/bench_*.py; do $(bin)/python "$$file"; done
+bench: setup ## the benchmarks, a table each
+	@for file in benchmarks/[a-z]*.py; do $(bin)/python "$$file"; done
 
 ##@ Maintain
 .PHONY: lock

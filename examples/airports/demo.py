@@ -7,7 +7,6 @@ compares the figures with the same ones computed centrally, and leaves nothing r
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import fedbroker
 from examples.airports import data
+from fedbroker import console as command_line
 from fedbroker.testing import local_cohort
 
 ROUNDS = 6
@@ -47,7 +47,7 @@ def analyse(console: Console, directory: Path) -> bool:
     from examples.airports.computations import delays
 
     console.rule("federated analytics")
-    console.print(str(fedbroker.explain(delays)), highlight=False, markup=False)
+    show(console, fedbroker.explain(delays))
     federated = [float(figure) for figure in delays(fedbroker.data("delays"))]
     central = data.centrally(directory)
     console.print(f"\n{'':24}{'federated':>14}{'central':>14}", highlight=False)
@@ -62,7 +62,7 @@ def learn(console: Console) -> bool:
 
     console.rule("federated learning")
     process = learning()
-    console.print(str(fedbroker.explain(process.next)), highlight=False, markup=False)
+    show(console, fedbroker.explain(process.next))
     state = process.initialize()
     losses: list[float] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -78,5 +78,10 @@ def learn(console: Console) -> bool:
     return losses[-1] < losses[0]
 
 
+def show(console: Console, explanation: fedbroker.Explanation) -> None:
+    """Print a plan as it is: what it would take, before anything is sent."""
+    console.print(str(explanation), highlight=False, markup=False, soft_wrap=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -68,7 +68,8 @@ class Explanation:
         return 2 * silos * self.round_trips
 
     def __str__(self) -> str:
-        lines = [f"{self.plan.type}", ""]
+        parameter, result = self.plan.type.parameter, self.plan.type.result
+        lines = [f"takes   {_shortened(str(parameter or 'nothing'))}", f"returns {_shortened(str(result))}", ""]
         at = {crossing.stage: crossing for crossing in self.crossings}
         for stage in self.plan.stages:
             lines += _server_lines(stage) if isinstance(stage, ServerStage) else _client_lines(at[stage.level])

@@ -74,7 +74,12 @@ def run(line: str, directory: Path) -> str:
     """Run one line of a page; packages come from where the set-up got them, not over the network again."""
     private = ROOT / ".cache" / "uv" / "bin"
     path = os.pathsep.join([os.environ["PATH"], str(private)])
-    environ = {**os.environ, "PATH": path, "UV_OFFLINE": "1"}
+    environ = {
+        **os.environ,
+        "PATH": path,
+        "UV_OFFLINE": "1",
+        "UV_BUILD_CONSTRAINT": str(ROOT / "requirements" / "dev.txt"),
+    }
     environ.pop("PYTHONPATH", None)
     done = subprocess.run(
         line.split(), cwd=directory, env=environ, capture_output=True, text=True, timeout=180, check=False
