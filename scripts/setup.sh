@@ -68,16 +68,19 @@ find_uv() { # print the path of uv: the one on PATH, or a private one
     printf '%s\n' "$root/.cache/uv/bin/uv"
 }
 
+new_venv() { # with the system's Python 3.11, or else one that uv fetches; not Ubuntu 22.04's release candidate
+    "$1" venv --quiet --no-project --clear --python '>=3.11.1,<3.12' "$venv" \
+        || fail "there is no Python 3.11, and uv could not fetch one: install it by other means, or set" \
+            "UV_PYTHON_INSTALL_MIRROR to a mirror of python-build-standalone's releases that can be reached from here"
+}
+
 make_environment() {
     local uv
     uv=$(find_uv)
     rm -f "$stamp"
-    if ! "$python" -c 'import sys; raise SystemExit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    if ! "$python" -c 'import sys; raise SystemExit(not (3, 11, 1) <= sys.version_info < (3, 12))' 2>/dev/null; then
         say "making .venv with Python 3.11"
-        rm -rf "$venv"
-        "$uv" venv --quiet --no-project --python 3.11 "$venv" \
-            || fail "there is no Python 3.11, and uv could not fetch one: install python3.11, or set" \
-                "UV_PYTHON_INSTALL_MIRROR to a mirror of its releases that can be reached"
+        new_venv "$uv"
     fi
     say "installing the locked packages (about 600 MB the first time)"
     "$uv" pip sync --quiet --python "$python" --require-hashes \

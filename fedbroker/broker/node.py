@@ -208,7 +208,9 @@ class PrivateBroker:
         """The node's files, under the eyes of a guardian that has locked their directory."""
         if self._files is None:
             temporary = self._given_directory is None
-            self._directory = Path(tempfile.mkdtemp(prefix="fedbroker-")) if temporary else self._owned_directory()
+            self._directory = (
+                Path(tempfile.mkdtemp(prefix="fedbroker-broker-")) if temporary else self._owned_directory()
+            )
             self._guard = Guard(self._directory, remove=temporary)
             files = NodeFiles(self._directory, Credentials.of(self._directory), self._extra_conf, self._plugins)
             files.prepare()

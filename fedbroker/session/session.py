@@ -144,6 +144,7 @@ class _StageRun:
         names = tuple(member.name for member in session.members)
         self.state = StageState(session.id, work.level, names, session.stage_timeout)
         self.received: dict[str, list[Buffer]] = {}
+        self.resends: list[asyncio.Task[None]] = []
         self.log = _log.bind(session=session.id, stage=work.level)
 
     async def outputs(self) -> list[list[Buffer]]:
@@ -158,7 +159,7 @@ class _StageRun:
             self.log.warning("stage failed", error=str(error))
             raise
         finally:
-            await _cancel([*asked, *bulk])
+            await _cancel([*asked, *bulk, *self.resends])
         self.log.info("stage finished", participants=len(self.state.participants))
         return [self.received[silo] for silo in self.state.participants]
 
@@ -182,6 +183,10 @@ class _StageRun:
         for digest in self.shipment.direct[silo]:
             await self._send(digest, silo)
 
+    async def _ship_again(self, digests: Sequence[Digest], silo: str) -> None:
+        for digest in digests:
+            await self._send(digest, silo)
+
     async def _send(self, digest: Digest, silo: str | None) -> None:
         await self.session.lane.send_blob(digest, self.work.blobs[digest], silo=silo, deadline=self.deadline)
 
@@ -197,9 +202,10 @@ class _StageRun:
             self.session.known.forget(member, outcome.digests)
             small = self.session.limits.inline_blob
             inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= small)
-            fresh = tuple(d for d in outcome.digests if d not in inline)
-            for digest in fresh:
-                await self._send(digest, member.name)
+            large = [d for d in outcome.digests if d not in inline]
+            # The work item goes ahead of them, so that the silo makes room and keeps what comes first.
+            self.resends.append(asyncio.create_task(self._ship_again(large, member.name)))
+            fresh = tuple(dict.fromkeys((*fresh, *large)))
         cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
         return self._failed(member, cause, "give it more room for blobs ([silo] blob_cache_bytes)")
 

@@ -153,8 +153,8 @@ async def _get_durable(url: str) -> bytes:
 
 
 async def test_settings_and_plugins_reach_the_node() -> None:
-    small = {"max_message_size": "65536"}
-    node = PrivateBroker(extra_conf=small, plugins=["rabbitmq_consistent_hash_exchange"])
+    small = {"max_message_size": "65536", "disk_free_limit.absolute": "100MB"}
+    node = PrivateBroker(extra_conf=_example() | small, plugins=["rabbitmq_consistent_hash_exchange"])
     with node:
         directory = node.directory
         async with await aio_pika.connect(node.url) as connection:
@@ -167,6 +167,13 @@ async def test_settings_and_plugins_reach_the_node() -> None:
         _ = node.url
     with pytest.raises(UsageError, match="not running"):
         node.kill()
+
+
+def _example() -> dict[str, str]:
+    """The example for operators: a server must take each line of it."""
+    text = (Path(__file__).parents[2] / "config" / "rabbitmq" / "rabbitmq.conf").read_text()
+    lines = (line.split(" = ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    return dict(lines)
 
 
 _PARENT = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Failed, Value
 from tests.support.ends import until
-from tests.support.worker import ROWS, apply, runtimes, served, settings
+from tests.support.worker import ROWS, apply, runtimes_from_now, served, settings
 
 MEMBER = tff.StructType([tff.TensorType(np.float32, [None])])
 
@@ -53,7 +52,13 @@ def functions():
 
 
 @pytest.fixture
-async def both(broker, cohort, tmp_path):
+def ours():
+    """The C++ runtimes of the silo in this process."""
+    return runtimes_from_now()
+
+
+@pytest.fixture
+async def both(ours, broker, cohort, tmp_path):
     sources = {"rows": {"query": ROWS}, "words": {"query": "select 'é' || i as x from range(3) t(i)"}}
     async with served(settings(tmp_path, broker.url, cohort, sources)) as pair:
         yield pair
@@ -89,18 +94,18 @@ async def test_a_computation_fails_in_the_runtimes_own_words_on_one_line(both, f
     assert "these are no delays" in line
 
 
-async def test_a_computation_that_does_not_end_is_given_up_and_the_next_one_runs(both, functions):
+async def test_a_computation_that_does_not_end_is_given_up_and_the_next_one_runs(both, functions, ours):
     _, client = both
     item = client.item(apply(functions["spins"]), seconds=1.0)
     kind, line = await client.refused(item, [functions["spins"]])
     assert (kind, "it was not done within 1 s" in line) == ("time", True)
     assert len(await client.outputs(client.item(apply(functions["sums"])), [functions["sums"]])) == 1
     # What cannot be stopped has gone with its runtime.
-    await until(lambda: len(runtimes(os.getpid())) == 1)
-    assert runtimes(os.getpid())[0].cpu_percent(0.5) < 50
+    await until(lambda: len(ours()) == 1)
+    assert ours()[0].cpu_percent(0.5) < 50
 
 
-async def test_giving_up_one_computation_leaves_the_others_alone(both, functions):
+async def test_giving_up_one_computation_leaves_the_others_alone(both, functions, ours):
     _, client = both
     blobs = list(functions.values())
     first = client.item(apply(functions["sums"]), session="other", last=False)
@@ -108,29 +113,29 @@ async def test_giving_up_one_computation_leaves_the_others_alone(both, functions
     await client.refused(client.item(apply(functions["spins"]), seconds=0.5))
     (again,) = await client.outputs(client.item([Compute(3)], session="other", stage=1))
     assert before == again
-    await until(lambda: len(runtimes(os.getpid())) == 1)
+    await until(lambda: len(ours()) == 1)
 
 
-async def test_a_session_given_up_stops_computing(both, functions):
+async def test_a_session_given_up_stops_computing(both, functions, ours):
     service, client = both
     item = client.item(apply(functions["spins"]), session="gone")
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
-    await until(lambda: runtimes(os.getpid())[0].cpu_percent(0.05) > 50)
+    await until(lambda: ours()[0].cpu_percent(0.05) > 50)
     await client.end.end_session(client.silo, "gone")
     await until(lambda: not service._jobs)
     asking.cancel()
     await client.check()
-    await until(lambda: len(runtimes(os.getpid())) == 1)
-    assert runtimes(os.getpid())[0].cpu_percent(0.5) < 50
+    await until(lambda: len(ours()) == 1)
+    assert ours()[0].cpu_percent(0.5) < 50
 
 
-async def test_work_under_way_is_lost_with_the_runtime_and_can_be_done_again(both, functions):
+async def test_work_under_way_is_lost_with_the_runtime_and_can_be_done_again(both, functions, ours):
     _, client = both
     blobs = list(functions.values())
     program = [Data(1, "rows", (("x", "float32"),)), Value(2, digest_of(functions["spins"])), Call(3, 2, 1), Compute(3)]
     asking = asyncio.create_task(client.send(client.item(program, session="s"), blobs))
-    await until(lambda: any(runtime.cpu_percent(0.05) > 50 for runtime in runtimes(os.getpid())))
-    for runtime in runtimes(os.getpid()):
+    await until(lambda: any(runtime.cpu_percent(0.05) > 50 for runtime in ours()))
+    for runtime in ours():
         runtime.kill()
     reply = await asking
     assert isinstance(reply, Failed)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 
 import numpy as np
 import pytest
 from fedbroker_worker.service import SiloService
-from fedbroker_worker.sources.registry import GROUP
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
@@ -32,7 +30,20 @@ from fedbroker.wire.messages import (
 )
 from tests.support.ends import until
 from tests.support.proxy import Proxy
-from tests.support.worker import ROWS, SILO, apply, client_of, echo, identity, runtimes, served, settings
+from tests.support.worker import (
+    ROWS,
+    SILO,
+    apply,
+    client_of,
+    echo,
+    go,
+    identity,
+    reads,
+    runtimes_from_now,
+    served,
+    settings,
+    waiting_source,
+)
 
 SLOW = {"query": "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"}
 RANDOM = {"query": "select random()::float as x from range(10)"}
@@ -48,7 +59,13 @@ def own(broker, cohort, tmp_path):
 
 
 @pytest.fixture
-async def both(own):
+def ours():
+    """The C++ runtimes of the silo in this process."""
+    return runtimes_from_now()
+
+
+@pytest.fixture
+async def both(ours, own):
     """A silo and its client."""
     async with served(own) as pair:
         yield pair
@@ -253,10 +270,10 @@ async def test_a_session_given_up_stops_its_work(both):
     assert (kind, "the session was given up" in line) == ("refused", True)
 
 
-async def test_the_next_item_works_after_the_runtime_was_killed(both):
+async def test_the_next_item_works_after_the_runtime_was_killed(both, ours):
     _, client = both
     await client.outputs(client.item(echo(), session="s", last=False))
-    for runtime in runtimes(os.getpid()):
+    for runtime in ours():
         runtime.kill()
     reply = await client.send(client.item([Compute(1)], session="s", stage=1))
     assert isinstance(reply, Failed)
@@ -264,48 +281,11 @@ async def test_the_next_item_works_after_the_runtime_was_killed(both):
     await client.check()
 
 
-COUNTING = """
-import pathlib, time
-import numpy
-from fedbroker.wire.messages import Column, Source
-
-class Counting:
-    def __init__(self, name, options, directory):
-        self.reads = directory / "reads"
-        self.go = directory / "go"
-
-    def describe(self):
-        return Source((Column("x", "float32"),), rows=1)
-
-    def read(self, columns):
-        with self.reads.open("a") as reads:
-            reads.write("read\\n")
-        limit = time.monotonic() + 60
-        while not self.go.exists() and time.monotonic() < limit:
-            time.sleep(0.01)
-        return {"x": numpy.ones(1, numpy.float32)}
-
-    def interrupt(self): pass
-    def close(self): pass
-"""
-
-
 @pytest.fixture
 def waiting(tmp_path, monkeypatch):
-    """A source that counts its reads and waits for a file called ``go``."""
-    metadata = tmp_path / "counting-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
-    module = f"counting_{secrets.token_hex(4)}"
-    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\ncounting = {module}:Counting\n")
-    (tmp_path / f"{module}.py").write_text(COUNTING)
+    """Sources, one of which waits for :func:`go` and counts how often it is read."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    return {"rows": {"query": ROWS}, "waiting": {"source": "counting"}}
-
-
-def reads(tmp_path):
-    path = tmp_path / "reads"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return {"rows": {"query": ROWS}, "waiting": waiting_source(tmp_path)}
 
 
 async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort, tmp_path, waiting):
@@ -318,7 +298,7 @@ async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort
             proxy.cut()
             await until(lambda: proxy.connections >= before + 2)
             await client.check()  # it is back, and was given its work again before this
-            (tmp_path / "go").touch()
+            go(tmp_path)
             assert len(await asking) == 1
             assert reads(tmp_path) == 1
 
@@ -330,7 +310,7 @@ async def test_what_was_computed_while_the_broker_restarted_is_answered(tmp_path
             asking = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
             await until(lambda: reads(tmp_path) == 1)
             await asyncio.to_thread(node.stop)
-            (tmp_path / "go").touch()
+            go(tmp_path)
             await asyncio.to_thread(node.start)
             assert len(await asking) == 1
             assert reads(tmp_path) == 1
@@ -346,7 +326,7 @@ async def test_draining_answers_what_is_in_hand(broker, cohort, tmp_path, waitin
         assert isinstance(nobody, Dead)
         assert nobody.reason == "expired"
         assert not draining.done()
-        (tmp_path / "go").touch()
+        go(tmp_path)
         assert len(await asking) == 1
         await draining
 
@@ -358,7 +338,7 @@ async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):
         await until(lambda: reads(tmp_path) == 1)
         await service.drain()
         asking.cancel()
-        (tmp_path / "go").touch()
+        go(tmp_path)
 
 
 async def test_a_second_silo_of_the_same_name_is_told(client, own):
@@ -367,8 +347,8 @@ async def test_a_second_silo_of_the_same_name_is_told(client, own):
     await client.check()
 
 
-async def test_a_source_that_cannot_be_opened_leaves_nothing_behind(broker, cohort, tmp_path):
+async def test_a_source_that_cannot_be_opened_leaves_nothing_behind(broker, cohort, tmp_path, ours):
     own = settings(tmp_path, broker.url, cohort, {"rows": {"query": "from 'none.csv'"}})
     with pytest.raises(SiloError, match=r"source 'rows': IO Error: No files found"):
         await SiloService(own).open()
-    assert runtimes(os.getpid()) == []
+    assert ours() == []

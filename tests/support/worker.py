@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 from fedbroker_worker.config import Settings, load
 from fedbroker_worker.service import SiloService
+from fedbroker_worker.sources.registry import GROUP
 
 from fedbroker.deadline import Deadline
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
@@ -139,6 +141,58 @@ async def client_of(own: Settings, url: str | None = None) -> AsyncIterator[Clie
         yield Client(coordinator, own.silo.name)
 
 
+WAITING = """
+import time
+import numpy
+from fedbroker.wire.messages import Column, Source
+
+
+class Waiting:
+    def __init__(self, name, options, directory):
+        self.reads = directory / "reads"
+        self.go = directory / "go"
+
+    def describe(self):
+        return Source((Column("x", "float32"),), rows=1)
+
+    def read(self, columns):
+        with self.reads.open("a") as reads:
+            reads.write("read\\n")
+        limit = time.monotonic() + 60
+        while not self.go.exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        return {"x": numpy.ones(1, numpy.float32)}
+
+    def interrupt(self):
+        pass
+
+    def close(self):
+        pass
+"""
+
+
+def waiting_source(directory: Path) -> dict[str, object]:
+    """The settings of a kind of source that waits for :func:`go`; ``directory`` must be on the module search path."""
+    module = f"waiting_{secrets.token_hex(4)}"
+    metadata = directory / "waiting-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\nwaiting = {module}:Waiting\n")
+    (directory / f"{module}.py").write_text(WAITING)
+    return {"source": "waiting"}
+
+
+def reads(directory: Path) -> int:
+    """How often it was read."""
+    path = directory / "reads"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def go(directory: Path) -> None:
+    """Let its reads return."""
+    (directory / "go").touch()
+
+
 def runtimes(of: int) -> list[psutil.Process]:
     """The C++ runtimes that descend from a process."""
     found = []
@@ -147,3 +201,9 @@ def runtimes(of: int) -> list[psutil.Process]:
             if child.name() == "worker_binary" and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
     return found
+
+
+def runtimes_from_now() -> Callable[[], list[psutil.Process]]:
+    """Lists this process's C++ runtimes, without those that are there now: other tests' own."""
+    before = {runtime.pid for runtime in runtimes(os.getpid())}
+    return lambda: [runtime for runtime in runtimes(os.getpid()) if runtime.pid not in before]

@@ -14,9 +14,7 @@ from fedbroker.errors import DataError, UsageError
 from fedbroker.wire.messages import Column, Source
 
 OPEN = [None]
-BATCH = collections.OrderedDict(
-    x=tff.TensorType(np.float32, [None, 4]), y=tff.TensorType(np.int32, OPEN)
-)
+BATCH = collections.OrderedDict(x=tff.TensorType(np.float32, [None, 4]), y=tff.TensorType(np.int32, OPEN))
 FLIGHTS = Source((Column("x", "float64", (4,)), Column("y", "int64"), Column("note", "str")), rows=100)
 
 

@@ -48,7 +48,7 @@ began = time.process_time()
 import fedbroker
 names = dir(fedbroker)
 spent = time.process_time() - began
-heavy = "numpy aio_pika msgspec structlog grpc google.protobuf cyclopts rich duckdb asyncio tensorflow tensorflow_federated"
+heavy = "numpy aio_pika msgspec structlog grpc google.protobuf cyclopts rich duckdb asyncio tensorflow"
 print(json.dumps({"seconds": spent, "heavy": [name for name in heavy.split() if name in sys.modules], "names": names}))
 """
 

@@ -133,6 +133,21 @@ def test_no_rows_are_arrays_of_their_shape(tmp_path):
     }
 
 
+@pytest.mark.parametrize("length", [1, 2, 32, 33, 100])
+@pytest.mark.parametrize("type_", ["float", "bigint", "boolean", "decimal(9, 2)", "varchar"])
+def test_vectors_of_any_length(tmp_path, length, type_):
+    read = query(
+        f"select list_transform(range({length}), lambda k: k + i)::{type_}[{length}] as v, i from range(5) t(i)",
+        tmp_path,
+    )
+    vectors = read.read(["v", "i"])
+    expected = np.arange(length)[None, :] + np.arange(5)[:, None]
+    expected = expected.astype(str).astype(object) if type_ == "varchar" else expected.astype(vectors["v"].dtype)
+    np.testing.assert_array_equal(vectors["v"], expected)
+    assert vectors["v"].shape == (5, length)
+    assert vectors["i"].tolist() == list(range(5))
+
+
 def test_the_order_of_the_query_is_kept(tmp_path):
     read = query("select i from range(100000) t(i) order by hash(i)", tmp_path).read(["i"])["i"]
     again = query("select i from range(100000) t(i) order by hash(i)", tmp_path).read(["i"])["i"]
@@ -179,6 +194,9 @@ def test_a_query_that_fails_is_one_line(files, sql, error, line):
         ("values ('a'), (null)", "column 'c' has 1 NULL among 2 values"),
         ("values ([1, 2]), (null)", "column 'c' has 1 NULL among 2 values; replace them in the query"),
         ("values ([1, null]), ([1, 2])", "column 'c' has 1 NULL among 4 values"),
+        ("values ([1, null]::int[2]), ([1, 2])", "column 'c' has 1 NULL among 2 values"),
+        ("values (null::int[2]), ([1, 2])", "column 'c' has 1 NULL among 2 values"),
+        ("values (range(40)::int[40]), (null)", "column 'c' has 1 NULL among 2 values"),
         ("values ([1, 2]), ([1])", "column 'c' has rows of different lengths, from 1 to 2; pad or cut them"),
         ("values (170141183460469231731687303715884105727::hugeint)", "Conversion Error: Type INT128"),
         ("values (1), (0)", "there are c"),

@@ -72,7 +72,7 @@ async def _run(settings: Settings, ready_file: Path | None, until_eof: bool) -> 
             await service.drain()
     finally:
         await service.close()
-        _log.info("stopped")
+    _log.info("stopped")
 
 
 @contextlib.contextmanager

@@ -32,8 +32,12 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
+    # Handed over, not shared: a thread that is still on its way out when the interpreter ends must hold nothing.
+    values: list[T] = []
+    errors: list[Exception] = []
 
-    def settle(value: T | None, error: Exception | None) -> None:
+    def settle() -> None:
+        error, value = (errors.pop(), None) if errors else (None, values.pop())
         if result.cancelled():
             return
         if error is not None:
@@ -42,13 +46,12 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
             result.set_result(value)  # type: ignore[arg-type]
 
     def run() -> None:
-        value, problem = None, None
         try:
-            value = function()
+            values.append(function())
         except Exception as error:
-            problem = error
+            errors.append(error)
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-            loop.call_soon_threadsafe(settle, value, problem)
+            loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=run, name=_PREFIX + name, daemon=True).start()
     return await result

@@ -15,7 +15,7 @@ from fedbroker_worker.errors import ColumnError
 if TYPE_CHECKING:
     from fedbroker.wire.messages import Column
 
-__all__ = ["array_of"]
+__all__ = ["Array", "array_of"]
 
 Array = npt.NDArray[Any]
 
@@ -60,11 +60,11 @@ def _stacked(source: str, column: Column, cells: Array, shape: tuple[int | None,
     """Cells that are arrays, put together along a new first dimension."""
     if not len(cells):
         return np.empty((0, *(size or 0 for size in shape)), dtype=object if column.dtype == "str" else column.dtype)
-    lengths = {len(cell) for cell in cells}
+    lengths = set(map(len, cells))
     if len(lengths) > 1:
         what = f"has rows of different lengths, from {min(lengths)} to {max(lengths)}"
         raise ColumnError(source, column.name, what, hint=_PAD)
-    masked = any(isinstance(cell, np.ma.MaskedArray) for cell in cells)
+    masked = np.ma.MaskedArray in set(map(type, cells))
     # numpy's own would forget the masks
     joined: Array = np.ma.concatenate(cells) if masked else np.concatenate(cells)  # type: ignore[no-untyped-call]
     inner = _without_null(source, column, joined)

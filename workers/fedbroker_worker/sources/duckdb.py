@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import duckdb
+import numpy as np
 from msgspec import Meta
 
-from fedbroker.wire.messages import Source
+from fedbroker.wire.messages import Column, Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.cells import array_of
+from fedbroker_worker.sources.cells import Array, array_of
 from fedbroker_worker.sources.sqltypes import SqlColumn, quoted, sql_column
 
 if TYPE_CHECKING:
@@ -107,9 +108,11 @@ class DuckDBSource:
                 if name not in found:
                     raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(found)}")
             wanted = [found[name] for name in dict.fromkeys(columns)]
-            selected = ", ".join(f"{column.expression} as {quoted(column.name)}" for column in wanted)
+            expressions = [expression for column in wanted for expression in column.elements or (column.expression,)]
+            selected = ", ".join(f"{expression} as c{at}" for at, expression in enumerate(expressions))
             cells = connection.execute(f"select {selected} from ({self._query}\n)").fetchnumpy()
-        return {column.name: array_of(self._name, column.announced, cells[column.name]) for column in wanted}
+        arrays = iter(cells.values())
+        return {column.name: self._array(column, arrays) for column in wanted}
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -128,6 +131,13 @@ class DuckDBSource:
     def _columns(self, connection: duckdb.DuckDBPyConnection) -> list[SqlColumn]:
         rows = connection.execute(f"describe select * from ({self._query}\n)").fetchall()
         return [sql_column(self._name, str(row[0]), str(row[1])) for row in rows]
+
+    def _array(self, column: SqlColumn, cells: Iterator[Array]) -> Array:
+        """One column from its own cells, or from those of its elements."""
+        if not column.elements:
+            return array_of(self._name, column.announced, next(cells))
+        element = Column(column.name, column.announced.dtype)
+        return np.stack([array_of(self._name, element, next(cells)) for _ in column.elements], axis=1)
 
     def _wanted(self) -> str:
         query, file = self._options.query, self._options.file

@@ -57,6 +57,9 @@ _HINTS: Final = {
     "JSON": "cast it in the query, such as {}::VARCHAR",
 }
 
+SHORT: Final = 32
+"""Elements up to which a vector is selected one by one."""
+
 _DIMENSION: Final = re.compile(r"\[(\d*)\]$")
 
 
@@ -76,6 +79,20 @@ class SqlColumn:
     def name(self) -> str:
         """The column's name."""
         return self.announced.name
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Select each element of a short vector, which is several times faster than a cell that is an array itself.
+
+        Empty for scalars, text, and vectors that are long or of no fixed length.
+        """
+        match self.announced:
+            case Column(dtype="str"):
+                return ()
+            case Column(shape=(int(length),)) if 0 < length <= SHORT:
+                return tuple(f"({self.expression})[{at}]" for at in range(1, length + 1))
+            case _:
+                return ()
 
 
 def quoted(text: str, *, mark: str = '"') -> str:

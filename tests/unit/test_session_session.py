@@ -1,0 +1,144 @@
+"""A session over a lane of the test's own: what is asked of each silo, and what becomes of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError
+from fedbroker.session.roster import Member
+from fedbroker.session.session import Session, StageWork
+from fedbroker.session.shipping import Known
+from fedbroker.transport.coordinator import Dead
+from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
+
+MEMBERS = (Member("ewr", "1"), Member("jfk", "1"))
+BIG = b"model" * 10_000
+SMALL = b"computation"
+PROGRAM = (Value(1, "small"), Value(2, "big"), Compute(2))
+
+
+class ScriptedLane:
+    """Answers each silo's work items from a list; keeps what it was asked to do."""
+
+    key = "coordinator"
+
+    def __init__(self, **answers):
+        self.answers = {silo: list(script) for silo, script in answers.items()}
+        self.items = {silo: [] for silo in answers}
+        self.inline = {silo: [] for silo in answers}
+        self.blobs = []
+        self.ended = []
+        self.stored = {}
+
+    @property
+    def results(self):
+        return self
+
+    async def get(self, digest, deadline, patience):
+        if digest not in self.stored:
+            raise Missing(digest, "lost")
+        return self.stored[digest]
+
+    async def send_blob(self, digest, data, *, silo, deadline):
+        self.blobs.append((digest, silo))
+
+    async def request(self, item, inline, deadline):
+        self.items[item.silo].append(item)
+        self.inline[item.silo].append(set(inline))
+        answer = self.answers[item.silo].pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            await asyncio.Event().wait()
+        return answer
+
+    async def end_session(self, silo, session):
+        self.ended.append((silo, session))
+
+
+def done(silo, *digests):
+    return Done("s", 0, silo, "1", tuple((digest, 1) for digest in digests), 0.1)
+
+
+def need(silo, *digests):
+    return Need("s", 0, silo, "1", digests)
+
+
+def session(lane, known=None):
+    clients = {member.name: 1 for member in MEMBERS}
+    return Session("s", lane, known or Known(), MEMBERS, clients, stage_timeout=5.0)
+
+
+def work():
+    programs = {member.name: PROGRAM for member in MEMBERS}
+    return StageWork(0, True, programs, {"small": SMALL, "big": BIG})
+
+
+async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():
+    lane = ScriptedLane(ewr=[done("ewr", "a")] * 2, jfk=[done("jfk", "b")] * 2)
+    lane.stored = {"a": b"1", "b": b"2"}
+    one = session(lane)
+    assert await one.run_stage(work()) == [[b"1"], [b"2"]]
+    assert lane.blobs == [("big", None)]
+    assert lane.inline["ewr"] == [{"small"}]
+    assert lane.items["jfk"][0].fresh == {"big": len(BIG)}
+    assert await one.run_stage(work()) == [[b"1"], [b"2"]]
+    assert lane.blobs == [("big", None)]
+    assert lane.inline["ewr"][1] == set()
+
+
+async def test_a_silo_that_lacks_blobs_gets_them_alone_and_still_waits_for_what_is_on_its_way():
+    known = Known()
+    known.add(MEMBERS[0], ["small"])
+    lane = ScriptedLane(ewr=[need("ewr", "small"), done("ewr", "a")], jfk=[done("jfk", "a")])
+    lane.stored = {"a": b"1"}
+    await session(lane, known).run_stage(work())
+    assert lane.inline["ewr"] == [set(), {"small"}]
+    assert [set(item.fresh) for item in lane.items["ewr"]] == [{"big"}, {"big"}]
+    assert lane.blobs == [("big", None)]
+
+
+async def test_a_large_blob_that_was_lost_goes_to_that_silo_alone():
+    lane = ScriptedLane(ewr=[need("ewr", "big"), done("ewr", "a")], jfk=[done("jfk", "a")])
+    lane.stored = {"a": b"1"}
+    await session(lane).run_stage(work())
+    assert sorted(lane.blobs, key=str) == [("big", "ewr"), ("big", None)]
+
+
+async def test_a_silo_that_never_has_enough_fails_by_name():
+    lane = ScriptedLane(ewr=[need("ewr", "big")] * 9, jfk=[None])
+    with pytest.raises(SiloError, match="asked 3 times") as caught:
+        await session(lane).run_stage(work())
+    assert caught.value.silo == "ewr"
+
+
+async def test_a_silo_may_not_ask_for_what_is_none_of_its_business():
+    lane = ScriptedLane(ewr=[need("ewr", "secret")], jfk=[None])
+    with pytest.raises(SiloError, match="never to have"):
+        await session(lane).run_stage(work())
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Failed("s", 0, "ewr", "1", "data", "no such table"), SiloError),
+        (Dead("ewr", "s", 0, "expired"), DeadlineExceeded),
+        (Dead("ewr", "s", 0, "unroutable"), SiloError),
+        (DeadlineExceeded("no answer", silos=["ewr"]), DeadlineExceeded),
+        (BrokerLost("gone"), BrokerLost),
+        (done("ewr", "lost"), SiloError),
+    ],
+)
+async def test_whatever_ends_a_silo_ends_the_stage_at_once(answer, error):
+    lane = ScriptedLane(ewr=[answer], jfk=[None])
+    async with asyncio.timeout(2):
+        with pytest.raises(error):
+            await session(lane).run_stage(work())
+
+
+async def test_abandoning_tells_every_member():
+    lane = ScriptedLane(ewr=[], jfk=[])
+    await session(lane).abandon()
+    assert sorted(lane.ended) == [("ewr", "s"), ("jfk", "s")]

@@ -1,0 +1,94 @@
+"""What a silo remembers of its answers, and for how long; blocking calls in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from fedbroker_worker.answers import Answers
+from fedbroker_worker.threads import in_thread, still_running
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.wire.messages import Done
+from tests.support.ends import until
+
+
+def done(session: str, stage: int = 0) -> Done:
+    return Done(session, stage, "ewr", "1", (), 0.0)
+
+
+async def test_the_latest_answer_of_a_session_is_remembered():
+    answers = Answers(100)
+    answers.put(done("a"), {"d": b"12345"})
+    answers.put(done("b"), {"d": b"1"})
+    assert answers.get("a", 0) == (done("a"), {"d": b"12345"})
+    answers.put(done("a", 1), {})
+    assert answers.get("a", 0) is None
+    assert answers.get("a", 1) == (done("a", 1), {})
+    assert answers.kept_bytes == 1
+    answers.clear()
+    assert answers.get("b", 0) is None
+    assert answers.kept_bytes == 0
+
+
+async def test_answers_are_forgotten_in_time():
+    answers = Answers(100, linger=0.01)
+    answers.put(done("a"), {"d": b"1"})
+    await until(lambda: answers.get("a", 0) is None)
+    assert answers.kept_bytes == 0
+
+
+@given(sizes=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 60)), max_size=20))
+def test_what_is_kept_is_bounded(sizes):
+    async def check():
+        answers = Answers(100)
+        for stage, (session, size) in enumerate(sizes):
+            answers.put(done(session, stage), {"d": b"x" * size})
+            assert answers.get(session, stage) is not None
+            assert answers.kept_bytes <= 100
+        kept = [answers.get(session, stage) for stage, (session, _) in enumerate(sizes)]
+        assert answers.kept_bytes == sum(len(one[1]["d"]) for one in kept if one is not None)
+        answers.clear()
+
+    asyncio.run(check())
+
+
+async def test_an_answer_that_is_too_large_is_not_kept():
+    answers = Answers(100)
+    answers.put(done("a"), {"d": b"x" * 101})
+    assert answers.get("a", 0) is None
+
+
+async def test_a_blocking_call_gives_its_result_or_its_error():
+    assert await in_thread(lambda: threading.current_thread().daemon, "call") is True
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0, "call")
+    await until(lambda: not still_running())
+
+
+async def test_a_blocking_call_can_be_given_up():
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await in_thread(lambda: release.wait(10), "call")
+    assert still_running()
+    release.set()
+    await until(lambda: not still_running())
+
+
+def test_a_loop_that_is_gone_does_not_matter():
+    release = threading.Event()
+
+    async def give_up():
+        call = asyncio.ensure_future(in_thread(lambda: release.wait(10), "call"))
+        await asyncio.sleep(0)
+        call.cancel()
+
+    asyncio.run(give_up())
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "blocking: call":
+            thread.join(10)
+    assert not still_running()
