@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
+
+
+def pytest_unconfigure() -> None:
+    """Let go of TFF's default context while that works: at the interpreter's end its clean-up prints a traceback."""
+    if "tensorflow_federated" in sys.modules:
+        from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
+        from tensorflow_federated.python.core.impl.context_stack.context_stack_impl import context_stack
+
+        context_stack.set_default_context(runtime_error_context.create_runtime_error_context())
+        gc.collect()
