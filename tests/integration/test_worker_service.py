@@ -261,9 +261,9 @@ async def test_a_session_given_up_stops_its_work(both):
     service, client = both
     item = client.item(echo("slow"), session="gone", last=False)
     asking = asyncio.create_task(client.send(item))
-    await until(lambda: ("gone", 0) in service._jobs)
+    await until(lambda: ("gone", 0) in service._computing)
     await client.end.end_session(SILO, "gone")
-    await until(lambda: not service._jobs)
+    await until(lambda: not service._busy)
     assert len(service._sessions) == 0
     asking.cancel()
     kind, line = await client.refused(client.item(echo(), session="gone"))

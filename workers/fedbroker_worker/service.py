@@ -85,8 +85,8 @@ class SiloService:
             limits=limits,
             patience=patience,
         )
-        self._jobs: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._busy: set[asyncio.Task[None]] = set()
+        self._computing: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._busy: dict[asyncio.Task[None], str] = {}  # every job, and its session
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     async def open(self) -> None:
@@ -146,26 +146,34 @@ class SiloService:
         )
 
     async def _on_work(self, item: WorkItem) -> None:
-        """Have the item answered; one that comes again while it is being answered joins in."""
+        """Have the item answered; one that comes again while it is being computed waits for the same answer."""
         key = (item.session, item.stage)
-        job = self._jobs.get(key)
+        job = self._computing.get(key)
         if job is None:
-            job = self._jobs[key] = asyncio.create_task(self._serve(item), name=f"work {item.session}.{item.stage}")
-            self._busy.add(job)
-            job.add_done_callback(self._busy.discard)
-            job.add_done_callback(lambda done: self._forget_job(key, done))
+            job = asyncio.create_task(self._serve(item), name=f"work {item.session}.{item.stage}")
+            self._computing[key] = job
+            self._busy[job] = item.session
+            job.add_done_callback(self._ended_job)
         await asyncio.wait([job])  # not awaited itself: the delivery may be cancelled, the job goes on
 
-    def _forget_job(self, key: tuple[str, int], job: asyncio.Task[None] | None) -> None:
-        if self._jobs.get(key) is job:
-            del self._jobs[key]
+    def _ended_job(self, job: asyncio.Task[None]) -> None:
+        del self._busy[job]
+        self._computed(job)
+
+    def _computed(self, job: asyncio.Task[None] | None) -> None:
+        """From now on the same work is answered by another job.
+
+        The coordinator may have the answer, and ask again, before we hear that the broker has taken it.
+        """
+        for key in [key for key, one in self._computing.items() if one is job]:
+            del self._computing[key]
 
     def _on_end(self, message: EndSession) -> None:
         """The coordinator gives a session up: whatever runs for it stops, unanswered."""
         self._ended[message.session] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
-        for (session, _), job in list(self._jobs.items()):
+        for job, session in list(self._busy.items()):
             if session == message.session:
                 job.cancel()
         self._sessions.end(message.session)
@@ -177,9 +185,7 @@ class SiloService:
         _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
         started = time.monotonic()
         answer = await self._answer(item)
-        if not isinstance(answer.reply, Done):
-            # The same work may come again before this reply is confirmed: then it is another attempt.
-            self._forget_job((item.session, item.stage), asyncio.current_task())
+        self._computed(asyncio.current_task())
         _log_answer(answer, time.monotonic() - started)
         await self._reply(item, answer)
 
