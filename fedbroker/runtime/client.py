@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +23,8 @@ __all__ = ["Executor", "Ref", "Service"]
 Proto: TypeAlias = Any
 """A message of a generated module, which has no types."""
 
+_Call: TypeAlias = Any  # gRPC's futures, which are also the errors that they raise
+
 _METHODS: Final = (
     "GetExecutor",
     "CreateValue",
@@ -33,24 +35,31 @@ _METHODS: Final = (
     "Dispose",
     "DisposeExecutor",
 )
+_LONGEST_WORDS: Final = 4 << 20
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # The words of a failed computation travel as metadata; a longer text would be dropped for gRPC's own complaint.
+    ("grpc.max_metadata_size", _LONGEST_WORDS),
+    ("grpc.absolute_max_metadata_size", _LONGEST_WORDS),
+    ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
 _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
-_GOODBYE_SECONDS: Final = 2.0
+_GOODBYE_SECONDS: Final = 1.0
+_OBITUARY_SECONDS: Final = 1.0
 # TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
-_GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION)
+_GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
+_ANEW: Final = "it is started anew with the next request"
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
     """A value inside an executor."""
 
-    id: bytes
+    id: str
 
 
 class Service:
@@ -58,9 +67,11 @@ class Service:
 
     Args:
         target: its gRPC address.
+        obituary: how the runtime ended, or None if it still runs after so many seconds.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, obituary: Callable[[float], Awaitable[str | None]]) -> None:
+        self._obituary = obituary
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         # No serializers: requests and responses are bytes.
         self._calls: dict[str, Any] = {
@@ -74,30 +85,50 @@ class Service:
             ComputationFailed: the runtime refused it; carries its words.
             RuntimeUnavailable: the runtime, or the executor in it, is gone.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
-        call = self._calls[method].future(request)
-
-        def settle() -> None:
-            if answer.done():
-                return
-            error = call.exception()
-            answer.set_result(call.result()) if error is None else answer.set_exception(_translated(error))
-
-        def done(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed, and with it whoever waited
-                loop.call_soon_threadsafe(settle)
-
-        call.add_done_callback(done)
         try:
-            return await answer
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
+            return await _awaited(self._calls[method].future(request))
+        except ValueError:
+            raise RuntimeUnavailable("the C++ runtime was closed") from None
+        except grpc.RpcError as error:
+            raise await self._translated(error) from None
 
     def close(self) -> None:
         """Requests under way fail."""
         self._channel.close()
+
+    async def _translated(self, error: _Call) -> RuntimeFailure:
+        code, detail = error.code(), " ".join((error.details() or "no details").split())
+        gone = code in _GONE
+        # Its end may show at the connection before we are told of it, in more than one way.
+        how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
+        if how is not None:
+            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", hint=_ANEW)
+        if gone:
+            return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", hint=_ANEW)
+        return ComputationFailed(code.name, detail)
+
+
+async def _awaited(call: _Call) -> bytes:
+    """The result of a gRPC future, in the event loop that runs."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+
+    def settle() -> None:
+        if answer.done():
+            return
+        error = call.exception()
+        answer.set_result(call.result()) if error is None else answer.set_exception(error)
+
+    def done(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed, and with it whoever waited
+            loop.call_soon_threadsafe(settle)
+
+    call.add_done_callback(done)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
 
 
 class Executor:
@@ -178,14 +209,5 @@ def _proto(ref: Ref) -> Proto:
     return executor_pb2.ValueRef(id=ref.id)
 
 
-def _ref(kind: Callable[..., Any], answer: bytes) -> Ref:
-    return Ref(kind.FromString(answer).value_ref.id)  # type: ignore[attr-defined]
-
-
-def _translated(error: BaseException) -> RuntimeFailure:
-    if not isinstance(error, grpc.Call):
-        return RuntimeUnavailable("the connection to the C++ runtime was closed")
-    code, detail = error.code(), error.details() or "no details"
-    if code in _GONE or code is grpc.StatusCode.CANCELLED:
-        return RuntimeUnavailable(f"the C++ runtime is gone: {detail}", hint="it is started anew with the next request")
-    return ComputationFailed(code.name, detail)
+def _ref(kind: Proto, answer: bytes) -> Ref:
+    return Ref(kind.FromString(answer).value_ref.id)

@@ -1,7 +1,14 @@
-"""The small process between us and ``worker_binary``: makes its namespaces, starts it, relays to it, outlives nobody.
+"""The small process between us and ``worker_binary``: keeps it apart, and sees to it that it never outlives us.
 
-Our end of its standard input is a pipe that closes however we end, and that is its signal to stop. Imports the standard
-library and its neighbours ``namespace`` and ``relay`` only.
+Two processes come of it. The *keeper* holds the socket's directory and waits for the end of its owner; the *warden*,
+its child, is the first process of the PID namespace, so that the kernel kills whatever is left in there when it ends.
+The warden starts the runtime, reports when it listens, and relays. Each learns of the end of the one above from the
+end of a stream, which no way of dying can prevent. Imports the standard library and its neighbours ``namespace`` and
+``relay`` only, never asyncio or grpc: it is up in some 30 ms and stays small.
+
+What the owner reads from standard output is one line each: ``directory PATH`` where there is a namespace, then
+``ready TARGET``, ``forbidden WHY`` (no namespace to be had) or ``failed WHY``; and ``exited HOW`` when the runtime
+ended by itself. Standard error carries the runtime's own words.
 """
 
 from __future__ import annotations
@@ -9,159 +16,258 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
+import traceback
 from typing import NoReturn
 
 from fedbroker.runtime.namespace import Forbidden, die_with_parent, enter, raise_loopback
 from fedbroker.runtime.relay import relay
 
-__all__ = ["FORBIDDEN", "READY", "SOCKET_NAME", "main"]
+__all__ = ["DIRECTORY", "EXITED", "FAILED", "FORBIDDEN", "READY", "longest_base", "main", "remove"]
 
+DIRECTORY = "directory"
 READY = "ready"
 FORBIDDEN = "forbidden"
-SOCKET_NAME = "runtime.sock"
+FAILED = "failed"
+EXITED = "exited"
 
 _INNER_PORT = 8000  # the namespace is empty: any port is free
-_TERM_SECONDS = 1.0
-_POLL_SECONDS = 0.01
+_SOCKET_NAME = "runtime.sock"
+_PREFIX = "fedbroker-"
+_RANDOM_BYTES = 8
+_LONGEST_ADDRESS = 107  # sun_path is 108 bytes with its terminating zero
+_POLL_SECONDS = 0.005
+_TERM_SECONDS = 0.7
+_ORDERLY_SECONDS = 1.2  # for the warden to end the runtime; more than _TERM_SECONDS
+_READ_BYTES = 64 << 10
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to run.
-
-    Attributes:
-        binary: path of ``worker_binary``.
-        directory: private; holds the socket; removed at the end.
-        namespace: whether to isolate.
-        start_seconds: that the binary may take to listen.
-    """
-
-    binary: str
-    directory: str
-    namespace: bool
-    start_seconds: float
+def longest_base() -> int:
+    """How long, in bytes, the path of the directory may be in which the private one is made."""
+    return _LONGEST_ADDRESS - len(f"/{_PREFIX}{'00' * _RANDOM_BYTES}/{_SOCKET_NAME}")
 
 
 def main(argv: list[str]) -> NoReturn:
-    """``binary directory namespace|none start_seconds``; prints ``ready TARGET`` or ``forbidden WHY``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    job = Job(argv[0], argv[1], argv[2] == "namespace", float(argv[3]))
+    """``namespace|none BINARY BASE OWNER``: keep one runtime until standard input or the process OWNER ends."""
+    isolation, binary, base, owner = argv
+    _plain_signals()
+    os.umask(0o077)
+    directory, listener = None, None
     try:
-        if job.namespace:
+        watched = _watched(int(owner))
+        if isolation == "namespace":
+            directory = os.path.join(base, _PREFIX + os.urandom(_RANDOM_BYTES).hex())
+            os.mkdir(directory, 0o700)
+            _say(DIRECTORY, directory)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(os.path.join(directory, _SOCKET_NAME))
+            listener.listen()
             enter()
-            code = _as_first_process(job)
-        else:
-            code = _serve(job)
+        _keep(watched, binary, listener)
     except Forbidden as error:
-        print(FORBIDDEN, error, flush=True)
-        code = 1
+        _say(FORBIDDEN, str(error))
+    except OSError as error:
+        _say(FAILED, str(error))
     finally:
-        shutil.rmtree(job.directory, ignore_errors=True)
-    sys.stdout.flush()
-    os._exit(code)
+        if directory is not None:
+            remove(directory)
+    os._exit(0)
 
 
-def _as_first_process(job: Job) -> int:
-    """Fork the first process of the new PID namespace; with its end, the kernel ends everything in there."""
-    child = os.fork()
-    if child == 0:
-        die_with_parent()
-        try:
-            raise_loopback()
-            os._exit(_serve(job))
-        except Forbidden as error:
-            print(FORBIDDEN, error, flush=True)
-        except BaseException as error:
-            print(f"runtime host: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) & 0x7F
+def _plain_signals() -> None:
+    """Undo what the owner may have blocked or ignored. Of the polite signals only SIGTERM counts: clean up and end."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
-def _serve(job: Job) -> int:
-    """Start the binary, relay to it, and end it when standard input ends."""
-    port = _INNER_PORT if job.namespace else _free_port()
-    worker = subprocess.Popen(
-        [job.binary, f"--port={port}"],
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        stderr=sys.stderr,
-        preexec_fn=_prepare_worker,
-    )
+def _watched(owner: int) -> list[int]:
+    """What becomes readable when the owner ends: our standard input, and a handle on the owner itself.
+
+    The handle is for an owner that has forked: its child holds the other end of our standard input open.
+    """
+    handles = [sys.stdin.fileno()]
+    with contextlib.suppress(OSError):  # some sandboxes have no such handles
+        handles.append(os.pidfd_open(owner))
+    if os.getppid() != owner:
+        raise OSError("the owner ended before its runtime was up")
+    return handles
+
+
+def _say(word: str, text: str) -> None:
+    with contextlib.suppress(OSError):  # the owner is gone: nobody to tell
+        os.write(sys.stdout.fileno(), os.fsencode(f"{word} {' '.join(text.splitlines())}\n"))
+
+
+def remove(directory: str) -> None:
+    """Remove the private directory, or what is left of it; keeper and owner both do, whoever comes first."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, _SOCKET_NAME))
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+
+
+# --- the keeper ---
+
+
+def _keep(watched: list[int], binary: str, listener: socket.socket | None) -> None:
+    """Fork the warden; when the owner ends, have it end in order, or else by force."""
+    ours, theirs = socket.socketpair()
+    warden = os.fork()
+    if warden == 0:
+        ours.close()
+        _guard(theirs, binary, listener)
+    theirs.close()
+    if listener is not None:
+        listener.close()
     try:
-        if not _listening(worker, port, job.start_seconds):
-            return 1
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            target = f"127.0.0.1:{port}"
-            if job.namespace:
-                path = os.path.join(job.directory, SOCKET_NAME)
-                listener.bind(path)
-                listener.listen(16)
-                target = f"unix:{path}"
-            print(READY, target, flush=True)
-            _attend(worker, listener if job.namespace else None, port)
+        ends: list[int | socket.socket] = [*watched, ours]
+        select.select(ends, [], [])
+        ours.shutdown(socket.SHUT_WR)
+        select.select([ours], [], [], _ORDERLY_SECONDS)
     finally:
-        _end(worker)
-    return 0
+        os.kill(warden, signal.SIGKILL)
+        os.waitpid(warden, 0)
 
 
-def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+# --- the warden ---
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def _guard(leash: socket.socket, binary: str, listener: socket.socket | None) -> NoReturn:
+    """Be the warden: run the runtime until it ends or the leash does."""
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        die_with_parent()
+        os.set_blocking(sys.stderr.fileno(), False)
+        if listener is not None:
+            raise_loopback()
+            _serve(leash, binary, _INNER_PORT, listener)
+        else:
+            with _free_port() as held:
+                _serve(leash, binary, held.getsockname()[1], None)
+    except Forbidden as error:
+        _say(FORBIDDEN, str(error))
+    except OSError as error:
+        _say(FAILED, str(error))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
 
 
-def _listening(worker: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
-    """Wait until the binary accepts; False when it ended, our parent did, or the time was up."""
-    until = time.monotonic() + seconds
-    while worker.poll() is None and time.monotonic() < until:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
-            return True
-        if _parent_gone(_POLL_SECONDS):
-            return False
+def _free_port() -> socket.socket:
+    """A free port, held for as long as the socket is open, so that nobody else is given it.
+
+    gRPC's servers share their port with whoever asks for that, so two runtimes that were given the same one would both
+    start. This socket shares it with ours, and does not listen.
+    """
+    for family in (socket.AF_INET6, socket.AF_INET):
+        with contextlib.suppress(OSError):  # IPv6 may be switched off
+            held = socket.socket(family, socket.SOCK_STREAM)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            held.bind(("", 0))
+            return held
+    raise OSError("no free port")
+
+
+def _serve(leash: socket.socket, binary: str, port: int, listener: socket.socket | None) -> None:
+    """Start the runtime, say when it is ready, relay to it, pass its words on; end it at the end of the leash."""
+    worker = _Worker(binary, port)
+    target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
+    waiting: list[int | socket.socket] = [leash, worker.words]
+    ready = False
+    try:
+        while True:
+            sources = waiting if listener is None or not ready else [*waiting, listener]
+            readable, _, _ = select.select(sources, [], [], None if ready else _POLL_SECONDS)
+            if leash in readable:
+                return
+            if worker.words in readable and not worker.pass_on():
+                _say(EXITED, worker.reap())
+                return
+            if not ready and _accepts(port):
+                _say(READY, target)
+                ready = True
+            if listener is not None and listener in readable:
+                _admit(listener, port)
+    finally:
+        worker.end()
+
+
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
     return False
 
 
-def _attend(worker: subprocess.Popen[bytes], listener: socket.socket | None, port: int) -> None:
-    """Accept and relay until the binary or our parent ends."""
-    ended = os.pidfd_open(worker.pid)
-    watched: list[int | socket.socket] = [sys.stdin.fileno(), ended, *([listener] if listener is not None else [])]
-    while True:
-        ready, _, _ = select.select(watched, [], [])
-        if ended in ready or (sys.stdin.fileno() in ready and _parent_gone(0.0)):
-            return
-        if listener is not None and listener in ready:
-            connection, _ = listener.accept()
-            try:
-                relay(connection, port)
-            except OSError:
-                connection.close()
-
-
-def _parent_gone(seconds: float) -> bool:
-    """Whether standard input ended; nothing is ever written to it."""
-    ready, _, _ = select.select([sys.stdin.fileno()], [], [], seconds)
-    return bool(ready) and not os.read(sys.stdin.fileno(), 64)
-
-
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    worker.terminate()
+def _admit(listener: socket.socket, port: int) -> None:
+    connection, _ = listener.accept()
     try:
-        worker.wait(_TERM_SECONDS)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
+        relay(connection, port)
+    except OSError:
+        connection.close()
+
+
+class _Worker:
+    """The C++ runtime's process.
+
+    Attributes:
+        words: end of a pipe: what it writes. It ends with the process.
+    """
+
+    def __init__(self, binary: str, port: int) -> None:
+        self.words, sink = os.pipe()
+        self._lost = 0
+        self._pid: int | None = os.fork()
+        if self._pid == 0:
+            _become(binary, port, sink)
+        os.close(sink)
+
+    def pass_on(self) -> bool:
+        """Hand some of its words to the owner; what the owner is too slow to read is lost. False at their end."""
+        words = os.read(self.words, _READ_BYTES)
+        if not words:
+            return False
+        notice = f"[{self._lost} bytes of the log were lost here]\n".encode() if self._lost else b""
+        try:
+            self._lost = len(words) - max(0, os.write(sys.stderr.fileno(), notice + words) - len(notice))
+        except OSError:
+            self._lost += len(words)
+        return True
+
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL if that does not help soon; nothing if it has ended."""
+        if self._pid is None:
+            return
+        os.kill(self._pid, signal.SIGTERM)
+        until = time.monotonic() + _TERM_SECONDS
+        while select.select([self.words], [], [], max(0.0, until - time.monotonic()))[0] and self.pass_on():
+            pass
+        self.reap()
+
+    def reap(self) -> str:
+        """How it ended. One that still lives is killed; that changes nothing for one that is about to end."""
+        assert self._pid is not None, "reaped once"
+        pid, self._pid = self._pid, None
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _become(binary: str, port: int, sink: int) -> NoReturn:
+    try:
+        die_with_parent()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        os.execv(binary, [binary, f"--port={port}"])
+    except OSError as error:
+        os.write(sink, f"{binary}: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(127)

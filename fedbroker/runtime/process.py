@@ -1,4 +1,4 @@
-"""The C++ runtime's processes, seen from ours: start, readiness, death, end.
+"""The C++ runtime's processes, seen from ours: start, readiness, words, death, end.
 
 Imports its neighbour ``host`` for the words they share, protos and the base.
 """
@@ -8,26 +8,36 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import shutil
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import IO, Final, Literal, TypeAlias
+from urllib.parse import quote
 
-import fedbroker
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import host
 from fedbroker.runtime.protos import package_directory
 
-__all__ = ["Isolation", "RuntimeProcess", "installed_binary"]
+__all__ = ["Isolation", "RuntimeProcess", "host_process", "installed_binary"]
 
 Isolation: TypeAlias = Literal["namespace", "none"]
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from fedbroker.runtime.host import main; main(sys.argv[2:])"
-_STOP_SECONDS = 2.0
-_START_SLACK = 5.0
-_WORDS_KEPT = 20
+# The host must stay small: only the name of the package is there, nothing of it is executed.
+_BOOT: Final = (
+    "import sys; package = sys.modules['fedbroker'] = type(sys)('fedbroker'); package.__path__ = [sys.argv[1]]; "
+    "from fedbroker.runtime.host import main; main(sys.argv[2:])"
+)
+# A graph can read its process's environment, and ours may hold passwords: these it gets, and no others.
+_ENVIRONMENT: Final = ("PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD")
+_ENVIRONMENT_PREFIXES: Final = ("LC_", "TF_", "XLA_", "OMP_", "KMP_", "MKL_", "GRPC_", "CUDA_", "MALLOC_", "GLIBC_")
+_STOP_SECONDS: Final = 2.0
+_KILL_SECONDS: Final = 0.5
+_WORDS_KEPT: Final = 20
+_WORDS_QUOTED: Final = 3
+_LONGEST_LINE: Final = 64 << 10
 
 
 def installed_binary() -> Path:
@@ -51,8 +61,12 @@ class RuntimeProcess:
     Args:
         isolation: ``"namespace"``: in a user and network namespace of its own; ``"none"``: on the host's network.
         binary: path of ``worker_binary``.
-        log: called with each line that it writes.
+        log: called in the event loop with each line that it writes. A loop that is too busy to take the lines in loses
+            some; the runtime never waits for it.
         start_timeout: seconds that it may take to be ready.
+
+    Attributes:
+        target: the gRPC address at which it serves, once it was started.
     """
 
     def __init__(self, isolation: Isolation, binary: Path, log: Callable[[str], None], start_timeout: float) -> None:
@@ -61,98 +75,192 @@ class RuntimeProcess:
         self._log = log
         self._start_timeout = start_timeout
         self._words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
-        self._directory: Path | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._drain: asyncio.Task[None] | None = None
+        self._said: dict[str, str] = {}
+        self._spoken = asyncio.Event()
+        self._status = _Lines(self._take_status)
+        self._output = _Lines(self._take_words)
+        self._child: subprocess.Popen[bytes] | None = None
         self.target = ""
 
     @property
     def alive(self) -> bool:
         """Whether it runs, as far as is known."""
-        return self._process is not None and self._process.returncode is None
+        return self._child is not None and not self._status.ended.is_set() and host.EXITED not in self._said
 
     @property
     def pid(self) -> int | None:
         """Of the host process."""
-        return self._process.pid if self._process is not None else None
+        return self._child.pid if self._child is not None else None
 
     async def start(self) -> None:
-        """Return when it serves at ``target``, a gRPC address.
+        """Return when it serves at ``target``.
 
         Raises:
             RuntimeUnavailable: it did not start, or could not be isolated.
         """
-        self._directory = Path(tempfile.mkdtemp(prefix="fedbroker-"))  # mode 0700
-        root = Path(fedbroker.__file__).parent.parent
-        arguments = [str(self._binary), str(self._directory), self._isolation, str(self._start_timeout)]
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-c", _BOOT, str(root), *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._drain = asyncio.create_task(self._listen(self._process))
         try:
-            word, _, rest = (await self._first_line(self._process)).partition(" ")
-            if word != host.READY:
-                raise self._failure(word, rest)
-            self.target = rest
+            await self._launch()
+            async with asyncio.timeout(self._start_timeout):
+                await self._spoken.wait()
+            if host.READY not in self._said:
+                await _within(_KILL_SECONDS, self._output.ended)
+                raise self._failure()
+        except TimeoutError:
+            await self.close()
+            raise self._failure() from None
         except BaseException:
-            await asyncio.shield(self.close())
+            await self.close()
             raise
+        scheme, _, path = self._said[host.READY].partition(":")
+        self.target = f"{scheme}:{quote(path)}"
+
+    def stop(self) -> None:
+        """Have it end, without waiting for that."""
+        if self._child is not None and self._child.stdin is not None:
+            self._child.stdin.close()
 
     async def close(self) -> None:
         """End it: an orderly stop, then SIGKILL. Under three seconds; may be called again."""
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None, "started with a pipe"
-            process.stdin.close()
-            try:
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await process.wait()
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if self._drain is not None:
-            self._drain.cancel()
-            await asyncio.gather(self._drain, return_exceptions=True)
-            self._drain = None
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        child = self._child
+        if child is None:
+            return
+        self.stop()
+        if not await _within(_STOP_SECONDS, self._status.ended):
+            child.kill()  # the kernel ends the rest
+            await _within(_KILL_SECONDS, self._status.ended)
+        self._status.close()
+        self._output.close()
+        if host.DIRECTORY in self._said:
+            host.remove(self._said[host.DIRECTORY])
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(child.wait, _KILL_SECONDS)
 
-    async def _first_line(self, process: asyncio.subprocess.Process) -> str:
-        assert process.stdout is not None, "started with a pipe"
+    async def obituary(self, patience: float) -> str | None:
+        """How it ended, for a line to people, or None if it is not known to have ended after ``patience`` seconds."""
+        await _within(patience, self._status.ended)
+        if self.alive:
+            return None
+        await _within(_KILL_SECONDS, self._output.ended)
+        how = self._said.get(host.EXITED, "its host process is gone")
+        return f"{how}, its last words: {self._last_words()}" if _speaks(how) and self._words else how
+
+    async def _launch(self) -> None:
+        base = tempfile.gettempdir()
+        if self._isolation == "namespace" and len(os.fsencode(base)) > host.longest_base():
+            raise RuntimeUnavailable(
+                f"a Unix socket cannot have so long a path as one in {base}", hint="set TMPDIR to a shorter one"
+            )
         try:
-            async with asyncio.timeout(self._start_timeout + _START_SLACK):
-                return (await process.stdout.readline()).decode(errors="replace").strip()
-        except TimeoutError:
-            return ""
+            self._child = host_process(self._isolation, os.fspath(self._binary), base)
+        except OSError as error:
+            raise RuntimeUnavailable(f"the C++ runtime's host process did not start: {error}") from error
+        await self._status.read(_pipe(self._child.stdout))
+        await self._output.read(_pipe(self._child.stderr))
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        """Take in all that it writes: a full pipe would stop it."""
-        assert process.stderr is not None, "started with a pipe"
-        while True:
-            try:
-                line = await process.stderr.readline()
-            except ValueError:  # longer than the reader's limit; the reader has dropped it
-                continue
-            if not line:
-                return
-            text = line.decode(errors="replace").rstrip()
-            self._words.append(text)
-            self._log(text)
+    def _take_status(self, line: str | None) -> None:
+        if line is not None:
+            word, _, rest = line.partition(" ")
+            self._said.setdefault(word, rest)
+        if line is None or word != host.DIRECTORY:
+            self._spoken.set()
 
-    def _failure(self, word: str, rest: str) -> RuntimeUnavailable:
-        if word == host.FORBIDDEN:
+    def _take_words(self, line: str | None) -> None:
+        if line is None:
+            return
+        self._words.append(line)
+        self._log(line)
+
+    def _last_words(self) -> str:
+        return " | ".join(list(self._words)[-_WORDS_QUOTED:]) or "it said nothing"
+
+    def _failure(self) -> RuntimeUnavailable:
+        if host.FORBIDDEN in self._said:
             return RuntimeUnavailable(
-                f"the C++ runtime cannot be isolated here: {rest}",
+                f"the C++ runtime cannot be isolated here: {self._said[host.FORBIDDEN]}",
                 hint='allow user namespaces, or set isolation = "none" where other means keep strangers from this host',
             )
-        said = self._words[-1] if self._words else "it said nothing"
+        if host.FAILED in self._said:
+            return RuntimeUnavailable(f"the C++ runtime did not start: {self._said[host.FAILED]}")
+        how = self._said.get(host.EXITED, f"not ready within {self._start_timeout:g} s")
         return RuntimeUnavailable(
-            f"the C++ runtime did not start within {self._start_timeout:g} s: {said}",
-            hint=f"run {self._binary} by hand",
+            f"the C++ runtime did not start ({how}): {self._last_words()}", hint=f"run {self._binary} by hand"
         )
+
+
+class _Lines(asyncio.Protocol):
+    """Takes a pipe's lines in, and None at its end."""
+
+    def __init__(self, take: Callable[[str | None], None]) -> None:
+        self._take = take
+        self._rest = b""
+        self._transport: asyncio.ReadTransport | None = None
+        self.ended = asyncio.Event()
+
+    async def read(self, pipe: IO[bytes]) -> None:
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self, pipe)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._give(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest:
+            self._give(self._rest)
+        self._take(None)
+        self.ended.set()
+
+    def _give(self, line: bytes) -> None:
+        try:
+            self._take(os.fsdecode(line).rstrip())
+        except Exception as error:  # somebody else's log function: neither to be hidden nor to stop the reading
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "the log function of the C++ runtime failed", "exception": error}
+            )
+
+
+def host_process(isolation: Isolation, binary: str, base: str) -> subprocess.Popen[bytes]:
+    """Start it in a session of its own, so that no signal to our process group reaches it."""
+    package = str(Path(host.__file__).parent.parent)
+    arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOT, package, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(os.environ),
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _pipe(end: IO[bytes] | None) -> IO[bytes]:
+    assert end is not None, "made with pipes"
+    return end
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value for name, value in ours.items() if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+
+
+def _speaks(how: str) -> bool:
+    """Whether its last words tell why: not where somebody, or the kernel for want of memory, has killed it."""
+    return "SIGKILL" not in how and "SIGTERM" not in how

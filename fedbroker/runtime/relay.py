@@ -1,7 +1,8 @@
-"""Bytes between a Unix socket outside and a TCP port inside a network namespace, moved by the kernel.
+"""Bytes between a Unix socket outside and a TCP port inside a network namespace, at the least cost that was measured.
 
-``splice`` hands pages from socket to pipe to socket, so that nothing is copied through this process. Runs in the small
-host process: imports the standard library only.
+Runs in the small host process: imports the standard library only. Inwards a plain copy is the cheaper way (a spliced
+stream reaches the runtime in single pages, which costs it more than the copy); outwards ``splice`` takes a third of
+the copy's processor time.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import fcntl
 import os
 import socket
 import threading
+from collections.abc import Callable
+from typing import TypeAlias
 
 __all__ = ["relay"]
 
+_BUFFER_BYTES = 256 << 10
 _PIPE_BYTES = 1 << 20
 _STACK_BYTES = 256 << 10
-_MOVE = 1  # SPLICE_F_MOVE
+
+_Pump: TypeAlias = Callable[[socket.socket, socket.socket], None]
 
 
 def relay(outer: socket.socket, port: int) -> None:
@@ -35,30 +40,38 @@ def relay(outer: socket.socket, port: int) -> None:
 
 def _both_ways(outer: socket.socket, inner: socket.socket) -> None:
     with outer, inner:
-        back = threading.Thread(target=_pump, args=(inner, outer), daemon=True)
-        back.start()
-        _pump(outer, inner)
-        back.join()
+        outwards = threading.Thread(target=_one_way, args=(_splice, inner, outer), daemon=True)
+        outwards.start()
+        _one_way(_copy, outer, inner)
+        outwards.join()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Move bytes one way until the end of either; then end both, since gRPC has no use for half a connection."""
-    reader, writer = os.pipe()
+def _one_way(pump: _Pump, source: socket.socket, sink: socket.socket) -> None:
+    """Move bytes until the end of either; then end both, since gRPC has no use for half a connection."""
     try:
-        with contextlib.suppress(OSError):  # the pipe may stay small where a limit forbids more
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        _splice_all(source.fileno(), writer, reader, sink.fileno())
+        pump(source, sink)
     except OSError:
         pass  # reset by either side: the same as its end
     finally:
-        os.close(reader)
-        os.close(writer)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def _splice_all(source: int, writer: int, reader: int, sink: int) -> None:
-    while held := os.splice(source, writer, _PIPE_BYTES, flags=_MOVE):
-        while held:
-            held -= os.splice(reader, sink, held, flags=_MOVE)
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    while count := source.recv_into(buffer):
+        sink.sendall(buffer[:count])
+
+
+def _splice(source: socket.socket, sink: socket.socket) -> None:
+    reader, writer = os.pipe()
+    try:
+        with contextlib.suppress(OSError):  # it stays small where the user's pipes have reached their limit
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        while held := os.splice(source.fileno(), writer, _PIPE_BYTES):
+            while held:
+                held -= os.splice(reader, sink.fileno(), held)
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -64,9 +64,11 @@ class Runtime:
             await self._running()
 
     async def close(self) -> None:
-        """End it; under three seconds. May be called again; requests under way raise RuntimeUnavailable."""
+        """End it; under three seconds. May be called again; requests and a start under way raise RuntimeUnavailable."""
+        self._closed = True
+        if self._process is not None:
+            self._process.stop()  # a start under way fails at once, and gives the lock up
         async with self._lock:
-            self._closed = True
             await self._end()
 
     async def executor(self, clients: int) -> Executor:
@@ -100,8 +102,13 @@ class Runtime:
             self.restarts += 1
         await self._end()
         process = RuntimeProcess(self._isolation, self._binary or installed_binary(), self._log, self._start_timeout)
-        await process.start()
-        self._process, self._service = process, Service(process.target)
+        self._process = process
+        try:
+            await process.start()
+        except BaseException:
+            self._process = None
+            raise
+        self._service = Service(process.target, process.obituary)
         return self._service
 
     async def _end(self) -> None:

@@ -1,0 +1,520 @@
+"""The runtime's processes: start, death, end. Executed by path, this file is a program that owns a runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import fedbroker
+from fedbroker.errors import RuntimeUnavailable
+from fedbroker.runtime import Runtime, host
+from fedbroker.runtime.process import host_process, installed_binary
+from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
+from tests.support.wait import until
+
+ROOT = str(Path(fedbroker.__file__).parent.parent)
+PROMPT_SECONDS = 3.0
+both = pytest.mark.parametrize("isolation", ["namespace", "none"])
+
+
+def three() -> bytes:
+    array = array_pb2.Array(dtype=data_type_pb2.DT_INT32, shape=array_pb2.ArrayShape())
+    array.int32_list.value.append(3)
+    return executor_pb2.Value(array=array).SerializeToString()
+
+
+async def serves(runtime):
+    executor = await runtime.executor(1)
+    answer = await executor.compute(await executor.value(three()))
+    await executor.close()
+    return answer == three()
+
+
+def family(pid):
+    """The host process and all below it: keeper, warden, worker."""
+    keeper = psutil.Process(pid)
+    return [keeper, *keeper.children(recursive=True)]
+
+
+async def started(runtime):
+    """All three processes of a runtime that will not be ready."""
+    return await asyncio.to_thread(until, lambda: runtime.pid and len(found := family(runtime.pid)) == 3 and found)
+
+
+def living(process):
+    """Whether it still runs: one that waits to be reaped, perhaps by init, does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def all_gone(processes, seconds=PROMPT_SECONDS):
+    """Wait for their end."""
+    return until(lambda: not any(map(living, processes)), seconds, f"the end of {processes}")
+
+
+@pytest.fixture
+def base(tmp_path_factory, monkeypatch):
+    """Where runtimes make their directories; it must be empty at the end."""
+    # pytest's own temporary directories have paths that are too long for a socket's.
+    with tempfile.TemporaryDirectory(prefix="rt") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(directory)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        assert list(Path(directory).glob("fedbroker-*")) == []
+
+
+@pytest.fixture
+def owner():
+    """This file as a program in a process of its own; ended with the test."""
+    started = []
+
+    def start(*arguments, prefix=()):
+        process = subprocess.Popen(
+            [*prefix, sys.executable, __file__, *arguments],
+            env={**os.environ, "PYTHONPATH": ROOT},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finished(process, seconds=60):
+    output, errors = process.communicate(timeout=seconds)
+    return process.returncode, output, errors
+
+
+# --- start and end ---
+
+
+@both
+async def test_it_serves_from_start_to_close_and_leaves_nothing(base, isolation):
+    runtime = Runtime(isolation=isolation)
+    await runtime.start()
+    processes = family(runtime.pid)
+    assert [one.name() for one in processes][-1] == "worker_binary"
+    assert len(list(base.iterdir())) == (1 if isolation == "namespace" else 0)
+    assert await serves(runtime)
+    start = time.monotonic()
+    await runtime.close()
+    assert time.monotonic() - start < PROMPT_SECONDS
+    assert not [one for one in processes if one.is_running()]
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailable, match="closed"):
+        await runtime.executor(1)
+
+
+async def test_the_directory_is_private(base):
+    runtime = Runtime()
+    await runtime.start()
+    (directory,) = base.iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    await runtime.close()
+
+
+async def test_the_runtime_is_in_namespaces_of_its_own(base):
+    runtime = Runtime()
+    await runtime.start()
+    worker = family(runtime.pid)[-1].pid
+    for kind in ("user", "net", "pid"):
+        assert os.readlink(f"/proc/{worker}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
+    await runtime.close()
+
+
+async def test_the_host_process_is_small(base):
+    runtime = Runtime()
+    await runtime.start()
+    keeper, warden, _ = family(runtime.pid)
+    for one in (keeper, warden):
+        assert one.memory_full_info().uss < 12 << 20
+        assert not [path for path in one.memory_maps() if "_asyncio" in path.path or "grpc" in path.path]
+    await runtime.close()
+
+
+async def test_many_side_by_side_do_not_meet(base):
+    runtimes = [Runtime(isolation=isolation) for isolation in ("none", "namespace") * 3]
+    await asyncio.gather(*(runtime.start() for runtime in runtimes))
+    ports = [family(runtime.pid)[-1].cmdline()[1] for runtime in runtimes[::2]]
+    assert len(set(ports)) == len(ports)
+    assert all(await asyncio.gather(*(serves(runtime) for runtime in runtimes)))
+    await asyncio.gather(*(runtime.close() for runtime in runtimes))
+
+
+def test_event_loops_in_several_threads_each_have_their_own(base, caplog):
+    served = []
+
+    async def use():
+        runtime = Runtime()
+        await runtime.start()
+        served.extend([await serves(runtime) for _ in range(30)])
+        await runtime.close()
+
+    threads = [threading.Thread(target=lambda: asyncio.run(use())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert served == [True] * 90
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(base):
+    binary = base / "silent"
+    binary.write_text("#!/bin/sh\nexec sleep 60\n")
+    binary.chmod(0o700)
+    runtime = Runtime(binary=binary)
+    start = asyncio.create_task(runtime.start())
+    processes = await started(runtime)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert all_gone(processes)
+    await runtime.close()
+
+
+async def test_close_ends_a_start_under_way(base):
+    binary = base / "silent"
+    binary.write_text("#!/bin/sh\nexec sleep 60\n")
+    binary.chmod(0o700)
+    runtime = Runtime(binary=binary)
+    start = asyncio.create_task(runtime.start())
+    processes = await started(runtime)
+    async with asyncio.timeout(PROMPT_SECONDS):
+        await runtime.close()
+    with pytest.raises(RuntimeUnavailable):
+        await start
+    assert all_gone(processes)
+
+
+# --- death ---
+
+
+@both
+@pytest.mark.parametrize("victim", [0, 1, 2], ids=["keeper", "warden", "worker"])
+async def test_a_death_fails_what_is_under_way_and_the_next_executor_starts_anew(base, isolation, victim):
+    runtime = Runtime(isolation=isolation)
+    await runtime.start()
+    executor = await runtime.executor(1)
+    ref = await executor.value(three())
+    processes = family(runtime.pid)
+    processes[2].suspend()  # so that the request is under way for certain
+    request = asyncio.create_task(executor.compute(ref))
+    await asyncio.wait([request], timeout=0.2)
+    assert not request.done()
+    processes[victim].kill()
+    with pytest.raises(RuntimeUnavailable, match="SIGKILL" if victim == 2 else "gone"):
+        async with asyncio.timeout(PROMPT_SECONDS):
+            await request
+    assert await serves(runtime)
+    assert runtime.restarts == 1
+    assert all_gone(processes)
+    with pytest.raises(RuntimeUnavailable):
+        await executor.value(three())
+    await executor.close()
+    await runtime.close()
+
+
+async def test_executors_asked_for_at_once_after_a_death_share_one_restart(base):
+    runtime = Runtime()
+    await runtime.start()
+    family(runtime.pid)[2].kill()
+    assert all(await asyncio.gather(*(serves(runtime) for _ in range(5))))
+    assert runtime.restarts == 1
+    await runtime.close()
+
+
+@both
+@pytest.mark.parametrize("way", ["plain", "forked"])
+def test_nothing_outlives_an_owner_that_is_killed(base, owner, isolation, way):
+    process = owner("serve", isolation, way)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    processes = [psutil.Process(pid) for pid in pids]
+    assert len(processes) == 3
+    process.kill()
+    assert all_gone(processes)
+
+
+@both
+def test_a_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
+    process = owner("serve", isolation, "plain")
+    processes = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    processes[0].terminate()
+    assert all_gone(processes)
+    until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
+
+
+@both
+@pytest.mark.parametrize("way", ["returns", "exits", "thread", "under request"])
+def test_the_interpreter_ends_though_nobody_called_close(base, owner, isolation, way):
+    process = owner("forget", isolation, way)
+    code, output, errors = finished(process, seconds=20)
+    assert (code, errors) == (7 if way == "exits" else 0, "")
+    assert all_gone([psutil.Process(pid) for pid in map(int, output.split()) if psutil.pid_exists(pid)])
+    until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
+
+
+# --- signals ---
+
+
+@both
+def test_an_owner_that_blocks_and_ignores_signals_can_start_and_end_it(base, owner, isolation):
+    code, output, errors = finished(owner("deaf", isolation))
+    assert (code, output, errors) == (0, "served\n", "")
+
+
+@both
+async def test_sigint_reaches_none_of_its_processes_and_is_ignored_by_each(base, isolation):
+    runtime = Runtime(isolation=isolation)
+    await runtime.start()
+    for one in family(runtime.pid):
+        assert os.getpgid(one.pid) != os.getpgrp()
+        one.send_signal(signal.SIGINT)
+    assert await serves(runtime)
+    assert runtime.restarts == 0
+    await runtime.close()
+
+
+# --- what the kernel allows ---
+
+
+def test_without_namespaces_the_error_names_the_setting(base, owner):
+    forbid = ("unshare", "--user", "--map-root-user", "sh", "-c")
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    code, output, errors = finished(owner("once", "namespace", prefix=(*forbid, script, "sh")))
+    assert code == 0, errors
+    assert "cannot be isolated here" in output
+    assert 'isolation = "none"' in output
+    assert "served" not in output
+
+
+def test_without_namespaces_isolation_none_works(base, owner):
+    forbid = ("unshare", "--user", "--map-root-user", "sh", "-c")
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    assert finished(owner("once", "none", prefix=(*forbid, script, "sh")))[:2] == (0, "served\n")
+
+
+def test_without_pid_namespaces_the_other_two_are_enough(base, owner):
+    forbid = ("unshare", "--user", "--map-root-user", "sh", "-c")
+    script = 'echo 0 > /proc/sys/user/max_pid_namespaces && exec "$@"'
+    assert finished(owner("once", "namespace", prefix=(*forbid, script, "sh")))[:2] == (0, "served\n")
+
+
+@both
+def test_an_ordinary_user_can_have_it(base, owner, isolation):
+    ordinary = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+    assert finished(owner("once", isolation, prefix=ordinary))[:2] == (0, "served\n")
+
+
+# --- a start that fails ---
+
+
+@both
+async def test_a_runtime_that_ends_at_once_is_quoted(base, isolation):
+    binary = base / "broken"
+    binary.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
+    binary.chmod(0o700)
+    lines: list[str] = []
+    with pytest.raises(RuntimeUnavailable, match=r"exit status 3.*out of luck"):
+        await Runtime(isolation=isolation, binary=binary, log=lines.append).start()
+    assert lines == ["out of luck"]
+
+
+@both
+async def test_a_runtime_that_never_listens_is_given_up(base, isolation):
+    binary = base / "silent"
+    binary.write_text("#!/bin/sh\necho thinking\nexec sleep 60\n")
+    binary.chmod(0o700)
+    runtime = Runtime(isolation=isolation, binary=binary, start_timeout=0.5)
+    start = time.monotonic()
+    with pytest.raises(RuntimeUnavailable, match=r"not ready within 0.5 s.*thinking"):
+        await runtime.start()
+    assert time.monotonic() - start < 0.5 + PROMPT_SECONDS
+
+
+async def test_a_binary_that_is_not_there_is_named(base):
+    with pytest.raises(RuntimeUnavailable, match=r"/no/such/binary.*No such file"):
+        await Runtime(binary=Path("/no/such/binary")).start()
+
+
+async def test_a_path_too_long_for_a_socket_names_the_variable(base, monkeypatch):
+    deep = base / ("d" * (host.longest_base() - len(str(base))))
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(RuntimeUnavailable, match="TMPDIR"):
+        await Runtime().start()
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "a%41?b#c&d", "é"])
+async def test_the_socket_s_path_may_be_odd_and_as_long_as_it_can_be(base, monkeypatch, name):
+    room = host.longest_base() - len(os.fsencode(f"{base}/{name}"))
+    odd = base / (name + "d" * room)
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    runtime = Runtime()
+    await runtime.start()
+    assert await serves(runtime)
+    await runtime.close()
+    assert list(odd.iterdir()) == []
+
+
+# --- words and environment ---
+
+
+async def test_its_words_go_to_the_log(base, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    lines: list[str] = []
+    runtime = Runtime(log=lines.append)
+    await runtime.start()
+    await runtime.close()
+    assert [line for line in lines if "listening on" in line]
+
+
+async def test_a_log_function_that_fails_is_reported_and_stops_nothing(base, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    reports = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context["message"]))
+
+    def fail(_line):
+        raise ValueError("the log is full")
+
+    runtime = Runtime(log=fail)
+    await runtime.start()
+    assert await serves(runtime)
+    await runtime.close()
+    assert set(reports) == {"the log function of the C++ runtime failed"}
+
+
+def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
+    binary = base / "talker"
+    flood = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2"
+    binary.write_text(f'#!/bin/sh\n{flood}\nexec {installed_binary()} "$@"\n')
+    binary.chmod(0o700)
+    process = host_process("namespace", str(binary), str(base))
+    said = [process.stdout.readline().split()[0].decode() for _ in range(2)]
+    assert said == [host.DIRECTORY, host.READY]
+    process.stdin.close()
+    words = process.stderr.read()  # what the pipe could hold
+    assert 0 < len(words) < 1_000_000
+    assert process.stdout.read() == b""
+    assert process.wait(PROMPT_SECONDS) == 0
+    process.stdout.close()
+    process.stderr.close()
+
+
+async def test_secrets_in_our_environment_are_not_in_its(base, monkeypatch):
+    monkeypatch.setenv("FEDBROKER_URL", "amqp://user:secret@broker/")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    runtime = Runtime()
+    await runtime.start()
+    for one in family(runtime.pid):
+        environment = one.environ()
+        assert "FEDBROKER_URL" not in environment
+        assert environment["OMP_NUM_THREADS"] == "1"
+    await runtime.close()
+
+
+async def test_a_proxy_in_our_environment_is_not_asked(base, monkeypatch):
+    for name in ("http_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    runtime = Runtime(isolation="none")
+    await runtime.start()
+    assert await serves(runtime)
+    await runtime.close()
+
+
+# --- the programs ---
+
+
+async def serve(isolation, way):
+    """Own a runtime until killed; with ``forked``, a child holds all our descriptors open until its input ends."""
+    runtime = Runtime(isolation=isolation, log=lambda _line: None)
+    await runtime.start()
+    if way == "forked" and os.fork() == 0:
+        sys.stdin.read()
+        os._exit(0)
+    print(*(one.pid for one in family(runtime.pid)), flush=True)
+    await asyncio.Event().wait()
+
+
+async def own(isolation, way, kept):
+    """Start a runtime and leave it."""
+    runtime = Runtime(isolation=isolation, log=lambda _line: None)
+    kept.append(runtime)
+    await runtime.start()
+    print(*(one.pid for one in family(runtime.pid)), flush=True)
+    if way == "under request":
+        executor = await runtime.executor(1)
+        ref = await executor.value(three())
+        family(runtime.pid)[2].suspend()
+        kept.append(asyncio.create_task(executor.compute(ref)))
+        await asyncio.wait([kept[-1]], timeout=0.2)
+    if way == "exits":
+        sys.exit(7)
+
+
+def forget(isolation, way):
+    """End without close, in one of several ways."""
+    kept: list[object] = []
+    if way != "thread":
+        asyncio.run(own(isolation, way, kept))
+        return
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    asyncio.run_coroutine_threadsafe(own(isolation, way, kept), loop).result()
+
+
+async def once(isolation):
+    """Start, use, close; print the error if there is one."""
+    runtime = Runtime(isolation=isolation, log=lambda _line: None)
+    try:
+        await runtime.start()
+    except RuntimeUnavailable as error:
+        print(error)
+        return
+    assert await serves(runtime)
+    await runtime.close()
+    print("served")
+
+
+def deaf(isolation):
+    """The same, with signals blocked and ignored."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    asyncio.run(once(isolation))
+
+
+def main(program, *arguments):
+    match program:
+        case "serve":
+            asyncio.run(serve(*arguments))
+        case "forget":
+            forget(*arguments)
+        case "once":
+            asyncio.run(once(*arguments))
+        case "deaf":
+            deaf(*arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

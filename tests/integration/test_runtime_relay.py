@@ -1,0 +1,23 @@
+"""The relay's cost, by the benchmark itself. The bar is loose: other work on the machine must not fail it."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.relay import measure, table
+
+LOOSE = 0.35
+
+
+@pytest.mark.timeout(180)
+async def test_a_relayed_transfer_costs_little_more_than_a_direct_one():
+    document = await measure(mib=100, repetitions=5)
+    for way in ("in", "out"):
+        assert document["ways"][way]["cost_best"] < LOOSE, table(document)
+
+
+async def test_the_benchmark_reports_every_way_for_both():
+    document = await measure(mib=0.5, repetitions=2)
+    assert set(document["ways"]) == {"in", "out", "small call"}
+    assert all(row["namespace_best"] > 0 < row["none_best"] for row in document["ways"].values())
+    assert "small call" in table(document)
