@@ -61,10 +61,10 @@ def test_auto_is_json_where_there_is_no_terminal(capsys: pytest.CaptureFixture[s
 def test_levels_and_other_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     configure("json", "info")
     get_logger("fedbroker.x").debug("not_this")
-    logging.getLogger("aiormq").info("not %s", "this either")
-    logging.getLogger("aiormq").warning("but %s", "this")
+    logging.getLogger("other").info("not %s", "this either")
+    logging.getLogger("other").warning("but %s", "this")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(line["event"], line["logger"], line["level"]) for line in lines] == [("but this", "aiormq", "warning")]
+    assert [(line["event"], line["logger"], line["level"]) for line in lines] == [("but this", "other", "warning")]
     configure("json", "debug")
     get_logger("fedbroker.x").debug("now_this")
     assert json.loads(capsys.readouterr().err)["event"] == "now_this"

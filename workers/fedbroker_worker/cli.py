@@ -5,6 +5,9 @@ Imports the base and this distribution's modules.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -41,8 +44,18 @@ app = cyclopts.App(
 
 
 def main() -> NoReturn:
-    """Run the command line and end the process with its exit code (see :mod:`fedbroker.console`)."""
-    console.run(lambda: app(exit_on_error=False, print_error=False, result_action="return_value"))
+    """Run the command line and end the process with its exit code (see :mod:`fedbroker.console`).
+
+    By then everything is closed. The interpreter's own clean-up is left out: a query of duckdb may still be under way
+    in its thread, and what duckdb says of that would bury the one line that tells what went wrong.
+    """
+    try:
+        console.run(lambda: app(exit_on_error=False, print_error=False, result_action="return_value"))
+    except SystemExit as end:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
 
 
 @app.command(help_epilogue=_RUN_EXAMPLES)
