@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
 from fedbroker.plan.aggregate import is_aggregate
 from fedbroker.plan.compiler import Flat
-from fedbroker.plan.rewrite import Block, names_in_order
+from fedbroker.plan.rewrite import Block, free, names_in_order, walk
 from fedbroker.plan.stateful import is_stateful
 
 __all__ = ["Local", "Place", "analyse", "place_of"]
@@ -84,6 +85,7 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
     strangers = [use for use in uses if use not in known]
     if strangers:
         raise PlanError(f"TFF's compiler left {', '.join(strangers)} unbound in {name}")
+    _check_captures(block)
     place = place_of(block.type_signature)
     used = [known[use] for use in uses]
     if place is Place.NOWHERE and any(one.place is not Place.NOWHERE for one in used):
@@ -102,6 +104,16 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
         aggregate=crosses,
         once=place is Place.NOWHERE and (returned or is_stateful(block)),
     )
+
+
+def _check_captures(block: Block) -> None:
+    """TFF's runtime evaluates a function that it is given apart from where it was written."""
+    for part in walk(block):
+        if isinstance(part, bb.Lambda) and any(free(part)):
+            raise PlanError(
+                f"a function captures a value of type {next(free(part)).type_signature} from outside of it",
+                hint="make that value part of its argument, with tff.federated_broadcast and tff.federated_zip",
+            )
 
 
 def _reachable(roots: Iterable[str], known: Mapping[str, Local]) -> set[str]:

@@ -89,7 +89,39 @@ def from_clients(x):
     return tff.federated_sum(one), tff.federated_sum(tff.federated_value(2, tff.CLIENTS)), tff.federated_sum(x)
 
 
+@tff.federated_computation(NUMBERS)
+def composed(x):
+    """A lambda of several computations, for clients and for the server."""
+    times = tff.tensorflow.computation(lambda a, b: a * b, (F, F))
+    three = tff.tensorflow.computation(lambda: tf.constant(3.0))
+
+    @tff.federated_computation(F)
+    def scaled(value):
+        return times(c.half(value), c.minus(value, three()))
+
+    return tff.federated_sum(tff.federated_map(scaled, x)), tff.federated_map(scaled, tff.federated_max(x))
+
+
+VECTOR = tff.TensorType(F, [None])
+
+
+@tff.federated_computation(
+    tff.FederatedType(np.int32, tff.CLIENTS),
+    tff.FederatedType(np.int32, tff.SERVER),
+    tff.FederatedType(VECTOR, tff.SERVER),
+)
+def selecting(row, rows, table):
+    """Each client asks for one row of the server's table, by key."""
+    pick = tff.tensorflow.computation(lambda values, key: tf.gather(values, key), (VECTOR, np.int32))
+    keys = tff.tensorflow.computation(lambda number: tf.reshape(number, [1]), np.int32)
+    add = tff.tensorflow.computation(lambda ds: ds.reduce(F(0), lambda a, b: a + b), tff.SequenceType(F))
+    selected = tff.federated_select(tff.federated_map(keys, row), rows, table, pick)
+    return tff.federated_sum(tff.federated_map(add, selected))
+
+
 CASES = {
+    "a composed function": (composed, ([1.0, 2.0, 3.0],)),
+    "select": (selecting, ([0, 2, 2], 3, np.array([1.0, 2.0, 4.0], F))),
     "two barriers": (c.two_barriers, ([1.0, 2.0, 3.0, 7.0], 4.0)),
     "server only": (c.server_only, (1.5,)),
     "mixed struct": (mixed_struct, (collections.OrderedDict(a=[1.0, 2.0], b={"s": 2.0, "n": 1.5}, e={}),)),

@@ -79,6 +79,15 @@ def test_a_computation_without_types_is_refused():
         make_plan(tff.federated_computation(lambda x: x))
 
 
+def test_a_function_that_captures_a_value_is_refused():
+    @tff.federated_computation(c.AT_CLIENTS, np.float32)
+    def shifted(x, by):
+        return tff.federated_map(tff.federated_computation(lambda value: c.minus(value, by), np.float32), x)
+
+    with pytest.raises(PlanError, match="captures a value of type float32"):
+        make_plan(shifted)
+
+
 def test_errors_are_one_line():
     with pytest.raises(PlanError) as caught:
         make_plan(tff.federated_computation(secure_sum, INTS))
