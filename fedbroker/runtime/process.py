@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias
 from urllib.parse import quote
 
+from fedbroker.deadline import Deadline
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import host
 from fedbroker.runtime.protos import package_directory
@@ -35,6 +35,7 @@ _ENVIRONMENT: Final = ("PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PR
 _ENVIRONMENT_PREFIXES: Final = ("LC_", "TF_", "XLA_", "OMP_", "KMP_", "MKL_", "GRPC_", "CUDA_", "MALLOC_", "GLIBC_")
 _STOP_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.005
 _WORDS_KEPT: Final = 20
 _WORDS_QUOTED: Final = 3
 _LONGEST_LINE: Final = 64 << 10
@@ -132,8 +133,10 @@ class RuntimeProcess:
         self._output.close()
         if host.DIRECTORY in self._said:
             host.remove(self._said[host.DIRECTORY])
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(child.wait, _KILL_SECONDS)
+        # Its streams have ended, so it is a matter of milliseconds. No thread: there are none at the interpreter's end.
+        deadline = Deadline.after(_KILL_SECONDS)
+        while child.poll() is None and not deadline.passed():
+            await asyncio.sleep(_POLL_SECONDS)  # noqa: ASYNC110 -- nothing tells of the end of a Popen
 
     async def obituary(self, patience: float) -> str | None:
         """How it ended, for a line to people, or None if it is not known to have ended after ``patience`` seconds."""
