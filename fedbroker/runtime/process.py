@@ -135,8 +135,8 @@ class RuntimeProcess:
             host.remove(self._said[host.DIRECTORY])
         # Its streams have ended, so it is a matter of milliseconds. No thread: there are none at the interpreter's end.
         deadline = Deadline.after(_KILL_SECONDS)
-        while child.poll() is None and not deadline.passed():
-            await asyncio.sleep(_POLL_SECONDS)  # noqa: ASYNC110 -- nothing tells of the end of a Popen
+        while child.poll() is None and not deadline.passed():  # noqa: ASYNC110 -- no event tells of it
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def obituary(self, patience: float) -> str | None:
         """How it ended, for a line to people, or None if it is not known to have ended after ``patience`` seconds."""
