@@ -1,7 +1,8 @@
 """What the relay into the runtime's namespace costs: the same transfers with and without it, in turns, in one run.
 
-Run as ``python benchmarks/relay.py [--mib 100] [--repetitions 10] [--json]``. The cost is of the *best* times, since
-whatever else the machine does only ever adds to a time; medians and the relay's own processor time stand beside it.
+Run as ``python benchmarks/relay.py [--mib 100] [--repetitions 20] [--json]``. Two estimates of the cost stand side by
+side, and where they differ neither is to be trusted: of the best times of all turns, and of the two times of each turn
+(median and quartiles). The relay's own processor time is the steadiest figure where other work shares the machine.
 """
 
 from __future__ import annotations
@@ -116,13 +117,18 @@ def report(mib: float, repetitions: int, relayed: Side, direct: Side) -> dict[st
             "namespace_median": statistics.median(relayed.times[way]) * 1e3,
             "none_median": statistics.median(direct.times[way]) * 1e3,
             "cost_best": min(relayed.times[way]) / min(direct.times[way]) - 1,
-            "cost_median": statistics.median(relayed.times[way]) / statistics.median(direct.times[way]) - 1,
+            "cost_turns": turns(relayed.times[way], direct.times[way]),
             "relay_processor": statistics.median(relayed.relay[way]) * 1e3,
         }
         for way in WAYS
     }
     starts = {side.isolation: side.start * 1e3 for side in (relayed, direct)}
     return {"mib": mib, "repetitions": repetitions, "processors": os.cpu_count(), "start": starts, "ways": ways}
+
+
+def turns(relayed: list[float], direct: list[float]) -> list[float]:
+    """Lower quartile, median and upper quartile of the cost in each turn."""
+    return statistics.quantiles([with_it / without - 1 for with_it, without in zip(relayed, direct, strict=True)], n=4)
 
 
 def table(document: dict[str, object]) -> str:
@@ -132,21 +138,23 @@ def table(document: dict[str, object]) -> str:
     head = (
         f"{document['mib']:g} MiB, {document['repetitions']} times each in turns, {document['processors']} processors"
     )
-    lines = [head, f"{'ms':12}{'namespace':>18}{'none':>18}{'cost':>18}{'relay':>12}"]
-    lines.append(f"{'':12}" + f"{'best':>9}{'median':>9}" * 3 + f"{'processor':>12}")
+    lines = [head, f"{'ms':12}{'namespace':>18}{'none':>18}{'cost':>36}{'relay':>12}"]
+    lines.append(
+        f"{'':12}{'best':>9}{'median':>9}{'best':>9}{'median':>9}{'of best':>9}{'by turn':>27}{'processor':>12}"
+    )
     for way, row in ways.items():
-        cells = [row[f"{side}_{kind}"] for side in ("namespace", "none") for kind in ("best", "median")]
-        costs = "".join(f"{row[f'cost_{kind}']:9.1%}" for kind in ("best", "median"))
-        lines.append(
-            f"{way:12}" + "".join(f"{cell:9.2f}" for cell in cells) + costs + f"{row['relay_processor']:12.2f}"
-        )
+        times = [row[f"{side}_{kind}"] for side in ("namespace", "none") for kind in ("best", "median")]
+        lower, median, upper = row["cost_turns"]
+        by_turn = f"{median:.1%} ({lower:.1%} to {upper:.1%})"
+        cells = "".join(f"{time:9.2f}" for time in times)
+        lines.append(f"{way:12}{cells}{row['cost_best']:9.1%}{by_turn:>27}{row['relay_processor']:12.2f}")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the relay into the runtime's namespace costs.")
     parser.add_argument("--mib", type=float, default=100.0)
-    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     document = asyncio.run(measure(options.mib, options.repetitions))

@@ -43,6 +43,8 @@ _POLL_SECONDS = 0.005
 _TERM_SECONDS = 0.7
 _ORDERLY_SECONDS = 1.2  # for the warden to end the runtime; more than _TERM_SECONDS
 _READ_BYTES = 64 << 10
+# Its default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
+_MESSAGE_MIB = 2047
 
 
 def longest_base() -> int:
@@ -266,7 +268,7 @@ def _become(binary: str, port: int, sink: int) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        os.execv(binary, [binary, f"--port={port}"])
+        os.execv(binary, [binary, f"--port={port}", f"--grpc_max_message_length_megabytes={_MESSAGE_MIB}"])
     except OSError as error:
         os.write(sink, f"{binary}: {error}\n".encode(errors="replace"))
     finally:

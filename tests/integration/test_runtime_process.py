@@ -141,6 +141,14 @@ async def test_the_runtime_is_in_namespaces_of_its_own(base):
     await runtime.close()
 
 
+async def test_messages_may_be_as_long_as_protocol_buffers_can_be(base):
+    # Nothing is sent, since two gibibytes take a machine's memory several times over.
+    runtime = Runtime()
+    await runtime.start()
+    assert "--grpc_max_message_length_megabytes=2047" in family(runtime.pid)[-1].cmdline()
+    await runtime.close()
+
+
 async def test_the_host_process_is_small(base):
     runtime = Runtime()
     await runtime.start()
