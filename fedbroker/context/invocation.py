@@ -106,6 +106,8 @@ class _Run:
         self.at_server = {slot.name: slot for slot in plan.parameters} | {
             slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
         }
+        clients_own = {name for name, one in programs.arguments.items() if not isinstance(one, Given)}
+        self.sent_down = self.at_server.keys() - clients_own
 
     async def stages(self, session: SessionLike | None) -> None:
         for index, stage in enumerate(self.plan.stages):
@@ -134,7 +136,7 @@ class _Run:
 
     async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
         to_come = [one for one in later if isinstance(one, ClientStage)]
-        down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self._server_names()}
+        down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
         keep = [slot.name for one in to_come for slot in one.inputs]
         programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
         replies = await session.run_stage(StageWork(stage.level, not to_come, programs, self.programs.blobs))
@@ -142,10 +144,6 @@ class _Run:
         columns = {slot.name: [outputs[index] for outputs in replies] for index, slot in enumerate(sent)}
         self.partials = {slot.name: columns[slot.name] for slot in stage.partials}
         self.returned |= {slot.name: columns[slot.name] for slot in stage.returned}
-
-    def _server_names(self) -> set[str]:
-        client_side = {name for name, one in self.programs.arguments.items() if not isinstance(one, Given)}
-        return self.at_server.keys() - client_side
 
 
 @contextlib.asynccontextmanager

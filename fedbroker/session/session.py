@@ -151,8 +151,8 @@ class _StageRun:
         """See :meth:`Session.run_stage`."""
         self.log.info("stage started", silos=len(self.state.silos), seconds=self.session.stage_timeout)
         asked = {asyncio.create_task(self._converse(member)): member.name for member in self.session.members}
-        bulk = [asyncio.create_task(self._ship_shared())]
-        bulk += [asyncio.create_task(self._ship_own(silo)) for silo, own in self.shipment.direct.items() if own]
+        bulk = [asyncio.create_task(self._ship(self.shipment.broadcast, None))]
+        bulk += [asyncio.create_task(self._ship(own, silo)) for silo, own in self.shipment.direct.items() if own]
         try:
             await self._settle(asked, bulk)
         except FedbrokerError as error:
@@ -175,20 +175,10 @@ class _StageRun:
             if error is not None:
                 raise error
 
-    async def _ship_shared(self) -> None:
-        for digest in self.shipment.broadcast:
-            await self._send(digest, None)
-
-    async def _ship_own(self, silo: str) -> None:
-        for digest in self.shipment.direct[silo]:
-            await self._send(digest, silo)
-
-    async def _ship_again(self, digests: Sequence[Digest], silo: str) -> None:
+    async def _ship(self, digests: Sequence[Digest], silo: str | None) -> None:
+        """Send blobs on the bulk lane, one after another, to one silo or (None) to the cohort."""
         for digest in digests:
-            await self._send(digest, silo)
-
-    async def _send(self, digest: Digest, silo: str | None) -> None:
-        await self.session.lane.send_blob(digest, self.work.blobs[digest], silo=silo, deadline=self.deadline)
+            await self.session.lane.send_blob(digest, self.work.blobs[digest], silo=silo, deadline=self.deadline)
 
     async def _converse(self, member: Member) -> Outcome:
         """One silo's way through the stage, to its outcome."""
@@ -204,7 +194,7 @@ class _StageRun:
             inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= small)
             large = [d for d in outcome.digests if d not in inline]
             # The work item goes ahead of them, so that the silo makes room and keeps what comes first.
-            self.resends.append(asyncio.create_task(self._ship_again(large, member.name)))
+            self.resends.append(asyncio.create_task(self._ship(large, member.name)))
             fresh = tuple(dict.fromkeys((*fresh, *large)))
         cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
         return self._failed(member, cause, "give it more room for blobs ([silo] blob_cache_bytes)")

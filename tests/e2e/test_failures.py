@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -106,9 +107,9 @@ def test_a_silo_told_to_stop_leaves_the_cohort_at_once(broker, cohort):
 def test_a_killed_runtime_is_started_anew(broker, cohort):
     with cohort_and_context(broker, cohort) as (silos, context):
         assert ask(context) == 90.0
-        for pid in _descendants(silos.silos["silo-0"].pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process in psutil.Process(silos.silos["silo-0"].pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         assert until(lambda: _tolerant(context), 20) == 90.0
 
 
@@ -116,15 +117,6 @@ def _tolerant(context):
     with contextlib.suppress(SiloError):
         return ask(context)
     return False
-
-
-def _descendants(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        children = [int(one) for one in file.read().split()]
-    for entry in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{entry}/children") as file:
-            children += [int(one) for one in file.read().split()]
-    return [*dict.fromkeys(children), *(one for child in dict.fromkeys(children) for one in _descendants(child))]
 
 
 def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_path):

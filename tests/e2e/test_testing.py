@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from fedbroker.errors import CohortError
@@ -26,19 +25,15 @@ with local_cohort(3) as cohort:
 """
 
 
-def running(pid):
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return False
+def gone(processes):
+    return all(ended(one) for one in processes)
 
 
-def descendants(pid):
-    found = []
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
-                found += [int(one) for one in file.read().split()]
-    return [*found, *(one for child in found for one in descendants(child))]
+def ended(process):
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_three_silos_and_a_broker_within_15_seconds():
@@ -47,11 +42,11 @@ def test_three_silos_and_a_broker_within_15_seconds():
         seconds = time.monotonic() - start
         assert sorted(cohort.silos) == ["silo-0", "silo-1", "silo-2"]
         assert cohort.url not in repr(cohort)
-        pids = [silo.pid for silo in cohort.silos.values()]
-        below = [one for pid in pids for one in descendants(pid)]
+        silos = [psutil.Process(silo.pid) for silo in cohort.silos.values()]
+        below = [one for silo in silos for one in silo.children(recursive=True)]
         assert len(below) >= 3  # each has its C++ runtime
     assert seconds < 15, f"{seconds:.1f} s"
-    until(lambda: not any(running(pid) for pid in (*pids, *below)), 15)
+    until(lambda: gone([*silos, *below]), 15)
 
 
 def test_nothing_outlives_a_killed_program():
@@ -59,13 +54,13 @@ def test_nothing_outlives_a_killed_program():
     try:
         line = program.stdout.readline()
         assert len(line.split()) == 3, line
-        family = descendants(program.pid)
+        family = psutil.Process(program.pid).children(recursive=True)
         assert len(family) > 6  # the broker's processes, three silos, their runtimes
     finally:
         program.send_signal(signal.SIGKILL)
         program.wait()
         program.stdout.close()
-    until(lambda: not any(running(pid) for pid in family), 30)
+    until(lambda: gone(family), 30)
 
 
 def test_a_silo_that_cannot_start_says_why(broker, cohort):
