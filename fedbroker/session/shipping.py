@@ -65,8 +65,8 @@ class Shipment:
     direct: Mapping[str, tuple[Digest, ...]]
 
     def on_bulk_lane(self, silo: str, lacking: Iterable[Digest]) -> tuple[Digest, ...]:
-        """Of what a silo lacks, what it is to wait for."""
-        mine = {*self.broadcast, *self.direct[silo]}
+        """Of what a silo lacks, what it is to wait for: all but what rides with its work item."""
+        mine = {*self.broadcast, *self.direct[silo]} - {*self.inline[silo]}
         return tuple(digest for digest in lacking if digest in mine)
 
 

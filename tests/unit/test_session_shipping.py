@@ -31,6 +31,17 @@ def test_small_rides_along_large_is_broadcast_and_own_goes_direct():
     assert shipment.on_bulk_lane("jfk", ("model", "mine")) == ("model",)
 
 
+def test_what_rides_with_one_silos_work_item_is_not_waited_for_on_the_bulk_lane():
+    sizes = {"small": 90, "other": 80}
+    shipment = ship(
+        programs(ewr=["small"], jfk=["other", "small"], lga=["other", "small"]), sizes, MEMBERS, Known(), LIMITS
+    )
+    assert shipment.inline == {"ewr": ("small",), "jfk": ("other",), "lga": ("other",)}
+    assert shipment.broadcast == ("small",)
+    assert shipment.on_bulk_lane("ewr", ("small",)) == ()
+    assert shipment.on_bulk_lane("jfk", ("other", "small")) == ("small",)
+
+
 def test_what_a_silo_has_is_not_sent_again_until_it_restarts():
     known = Known()
     known.add(MEMBERS[0], ["model"])
