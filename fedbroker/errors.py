@@ -62,9 +62,17 @@ class FedbrokerError(Exception):
     Args:
         what: what happened, one clause without a full stop.
         hint: what to do about it, one clause; empty when nothing can be said.
+
+    Attributes:
+        retryable: the same call may succeed on another try: something died or was lost, nothing was wrong. An execution
+            context raises such an error as TFF's own ``RetryableError``, too.
+        computation: the name of the computation that was invoked, or None outside of an invocation.
     """
 
     code: ClassVar[str] = "FB0000"
+
+    retryable: bool = False
+    computation: str | None = None
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         super().__init__(what, hint)
@@ -72,8 +80,9 @@ class FedbrokerError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """One line: the code, what happened, what to do."""
-        line = f"[{self.code}] {self.what}"
+        """One line: the code, the computation, what happened, what to do."""
+        where = f"{self.computation}: " if self.computation else ""
+        line = f"[{self.code}] {where}{self.what}"
         return f"{line}; {self.hint}" if self.hint else line
 
 
@@ -83,8 +92,8 @@ class ConfigError(FedbrokerError):
     code = "FB1001"
 
 
-class UsageError(ConfigError, TypeError):
-    """An argument of a call does not fit; a ``TypeError`` too, as TFF's own contexts raise there."""
+class UsageError(ConfigError, TypeError, ValueError):
+    """An argument of a call does not fit; a ``TypeError`` and ``ValueError`` too, as TFF's own contexts raise there."""
 
     code = "FB1002"
 
@@ -111,6 +120,7 @@ class BrokerLost(BrokerError):
     """The connection went away and did not come back in time."""
 
     code = "FB2003"
+    retryable = True
 
 
 class TopologyMismatch(BrokerError):
@@ -180,12 +190,20 @@ class SiloError(FedbrokerError):
         stage: the number of the client stage, or None where it failed outside one.
         session: the session's id, or None.
         cause: the silo's own words.
+        retryable: its runtime died or what it held was lost; not that its data or the computation are wrong.
     """
 
     code = "FB4001"
 
     def __init__(
-        self, silo: str, cause: str, *, stage: int | None = None, session: str | None = None, hint: str = ""
+        self,
+        silo: str,
+        cause: str,
+        *,
+        stage: int | None = None,
+        session: str | None = None,
+        retryable: bool = False,
+        hint: str = "",
     ) -> None:
         where = f" in client stage {stage}" if stage is not None else ""
         super().__init__(f"silo {silo!r} failed{where}: {cause}", hint=hint)
@@ -193,6 +211,7 @@ class SiloError(FedbrokerError):
         self.stage = stage
         self.session = session
         self.cause = cause
+        self.retryable = retryable
 
 
 class DataError(SiloError):
@@ -264,9 +283,17 @@ class RuntimeFailure(FedbrokerError):
 
 
 class RuntimeUnavailable(RuntimeFailure):
-    """The C++ runtime cannot be started, cannot be isolated, or died under a request."""
+    """The C++ runtime cannot be started, cannot be isolated, or died under a request.
+
+    Attributes:
+        retryable: it died, and is started anew; not that it cannot be had.
+    """
 
     code = "FB8001"
+
+    def __init__(self, what: str, *, retryable: bool = False, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.retryable = retryable
 
 
 class ComputationFailed(RuntimeFailure):
@@ -275,14 +302,17 @@ class ComputationFailed(RuntimeFailure):
     Attributes:
         status: the gRPC status name, such as ``INVALID_ARGUMENT``.
         detail: the runtime's own text.
+        stage: the number of the server stage, or None where it failed elsewhere.
     """
 
     code = "FB8002"
 
-    def __init__(self, status: str, detail: str, *, hint: str = "") -> None:
-        super().__init__(f"{status}: {' '.join(detail.split())}", hint=hint)
+    def __init__(self, status: str, detail: str, *, stage: int | None = None, hint: str = "") -> None:
+        where = f"server stage {stage} failed: " if stage is not None else ""
+        super().__init__(f"{where}{status}: {' '.join(detail.split())}", hint=hint)
         self.status = status
         self.detail = detail
+        self.stage = stage
 
 
 class WireError(FedbrokerError):

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 C = TypeVar("C", SyncBrokerContext, AsyncBrokerContext)
 
 
-def create_sync_execution_context(
+def _settings(
     url: str | None = None,
     *,
     cohort: str,
@@ -37,12 +37,13 @@ def create_sync_execution_context(
     max_silos: int | None = None,
     join_timeout: float = 60.0,
     stage_timeout: float = 300.0,
+    default_num_clients: int | None = None,
+    secure_sum: Literal["refuse", "plaintext"] = "refuse",
     isolation: Literal["namespace", "none"] = "namespace",
-) -> SyncBrokerContext:
-    """A context whose computations run on a cohort of silos, one call at a time.
+) -> Settings:
+    """Nothing is connected yet: that happens with the first computation that has clients in it.
 
-    Nothing is connected yet: that happens with the first computation that has clients in it. Computations without
-    clients run in the local C++ runtime and never touch the broker.
+    Computations without clients run in the local C++ runtime and never touch the broker.
 
     Args:
         url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``.
@@ -51,29 +52,43 @@ def create_sync_execution_context(
         max_silos: it takes no more than so many; None for all that are there.
         join_timeout: seconds to wait for the broker and for ``min_silos``.
         stage_timeout: seconds for each stage.
+        default_num_clients: how many clients there are where no argument tells; None for one at each silo.
+        secure_sum: what becomes of ``federated_secure_*``: a ``PlanError``, or, with ``"plaintext"``, the same sums in
+            the open, with TFF's range checks: the coordinator then sees each silo's sum.
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
 
     Raises:
         ConfigError: an argument is missing or out of range.
     """
-    return SyncBrokerContext(_settings(url, cohort, min_silos, max_silos, join_timeout, stage_timeout, isolation))
+    url = url or os.environ.get(URL_VARIABLE)
+    if not url:
+        raise ConfigError(
+            "no broker was named", hint=f"pass its URL (amqps://user:password@host/vhost) or set {URL_VARIABLE}"
+        )
+    return Settings(
+        url,
+        cohort,
+        min_silos=min_silos,
+        max_silos=max_silos,
+        join_timeout=join_timeout,
+        stage_timeout=stage_timeout,
+        default_num_clients=default_num_clients,
+        secure_sum=secure_sum,
+        isolation=isolation,
+    )
 
 
-def create_async_execution_context(
-    url: str | None = None,
-    *,
-    cohort: str,
-    min_silos: int = 1,
-    max_silos: int | None = None,
-    join_timeout: float = 60.0,
-    stage_timeout: float = 300.0,
-    isolation: Literal["namespace", "none"] = "namespace",
-) -> AsyncBrokerContext:
-    """Like :func:`create_sync_execution_context`; calls return coroutines and may run side by side."""
-    return AsyncBrokerContext(_settings(url, cohort, min_silos, max_silos, join_timeout, stage_timeout, isolation))
+def _creates(kind: type[C], settings: Callable[P, Settings], name: str, what: str) -> Callable[P, C]:
+    """A function that makes a context of that kind, with the arguments of ``settings``."""
+
+    @functools.wraps(settings)
+    def create(*args: P.args, **kwargs: P.kwargs) -> C:
+        return kind(settings(*args, **kwargs))
+
+    return _called(create, name, f"{what}\n\n    {settings.__doc__}")
 
 
-def _as_default(create: Callable[P, C], name: str) -> Callable[P, C]:
+def _sets(create: Callable[P, C], name: str) -> Callable[P, C]:
     """``create``, followed by setting what it made as TFF's default context."""
 
     @functools.wraps(create)
@@ -82,27 +97,29 @@ def _as_default(create: Callable[P, C], name: str) -> Callable[P, C]:
         tff.framework.get_context_stack().set_default_context(context)
         return context
 
-    set_default.__name__ = set_default.__qualname__ = name
-    set_default.__doc__ = f"""Make a context with :func:`{create.__name__}`, set it as TFF's default, and return it."""
-    return set_default
+    return _called(
+        set_default, name, f"Make a context with :func:`{create.__name__}`, set it as TFF's default, and return it."
+    )
 
 
-set_sync_execution_context = _as_default(create_sync_execution_context, "set_sync_execution_context")
-set_async_execution_context = _as_default(create_async_execution_context, "set_async_execution_context")
+def _called(function: Callable[P, C], name: str, doc: str) -> Callable[P, C]:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__annotations__["return"] = "SyncBrokerContext" if "sync" in name else "AsyncBrokerContext"
+    return function
 
 
-def _settings(
-    url: str | None,
-    cohort: str,
-    min_silos: int,
-    max_silos: int | None,
-    join_timeout: float,
-    stage_timeout: float,
-    isolation: Literal["namespace", "none"],
-) -> Settings:
-    url = url or os.environ.get(URL_VARIABLE)
-    if not url:
-        raise ConfigError(
-            "no broker was named", hint=f"pass its URL (amqps://user:password@host/vhost) or set {URL_VARIABLE}"
-        )
-    return Settings(url, cohort, min_silos, max_silos, join_timeout, stage_timeout, isolation)
+create_sync_execution_context = _creates(
+    SyncBrokerContext,
+    _settings,
+    "create_sync_execution_context",
+    "A context whose computations run on a cohort of silos, one call at a time.",
+)
+create_async_execution_context = _creates(
+    AsyncBrokerContext,
+    _settings,
+    "create_async_execution_context",
+    "Like :func:`create_sync_execution_context`; calls return coroutines and may run side by side.",
+)
+set_sync_execution_context = _sets(create_sync_execution_context, "set_sync_execution_context")
+set_async_execution_context = _sets(create_async_execution_context, "set_async_execution_context")

@@ -50,8 +50,7 @@ def read_arguments(plan: Plan, argument: object) -> dict[str, Argument]:
         For each slot of the parameter, by name, what was given.
 
     Raises:
-        UsageError: a list where none may be, or none where one must be.
-        TypeError, ValueError: a value is not of its type, in TFF's own words.
+        UsageError: a list where none may be, or none where one must be; a value is not of its type.
     """
     whole = _normalize(argument)
     return {slot.name: _read(slot, _at(whole, slot.path or ())) for slot in plan.parameters}

@@ -56,8 +56,8 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncContext):  # type: ign
         """What TFF calls for ``comp(...)``.
 
         Raises:
-            FedbrokerError: see ``docs/errors.md``.
-            TypeError, ValueError: an argument is not of its type.
+            FedbrokerError: see ``docs/errors.md``; a ``UsageError``, which is a ``TypeError`` and a ``ValueError`` too,
+                where an argument is not of its type.
         """
         return self._thread.run(self._coordinator.invoke(comp, arg))
 
@@ -80,8 +80,8 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncContext):  # type: i
         """What TFF calls for ``await comp(...)``; cancelling the await ends the session at the silos.
 
         Raises:
-            FedbrokerError: see ``docs/errors.md``.
-            TypeError, ValueError: an argument is not of its type.
+            FedbrokerError: see ``docs/errors.md``; a ``UsageError``, which is a ``TypeError`` and a ``ValueError`` too,
+                where an argument is not of its type.
         """
         if inspect.isawaitable(arg):
             arg = await arg

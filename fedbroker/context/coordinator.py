@@ -9,14 +9,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import tensorflow_federated as tff
 
+from fedbroker.context.failures import leaving
 from fedbroker.context.invocation import Environment, invoke
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ConfigError
+from fedbroker.errors import ConfigError, FedbrokerError
 from fedbroker.plan import Plan, make_plan
+from fedbroker.plan.secure import SecureSum
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.session.cohort import Cohort
 from fedbroker.session.roster import Member
@@ -43,6 +45,8 @@ class Settings:
     max_silos: int | None = None
     join_timeout: float = 60.0
     stage_timeout: float = 300.0
+    default_num_clients: int | None = None
+    secure_sum: SecureSum = "refuse"
     isolation: Literal["namespace", "none"] = "namespace"
 
     def __post_init__(self) -> None:
@@ -54,6 +58,15 @@ class Settings:
             raise ConfigError(
                 f"max_silos is {self.max_silos}, less than min_silos ({self.min_silos})",
                 hint="raise it, or leave it out",
+            )
+        if self.default_num_clients is not None and self.default_num_clients < 0:
+            raise ConfigError(
+                f"default_num_clients is {self.default_num_clients}",
+                hint="it must not be negative; leave it out for one client at each silo",
+            )
+        if self.secure_sum not in get_args(SecureSum):
+            raise ConfigError(
+                f"secure_sum is {self.secure_sum!r}", hint='use "refuse", or "plaintext" to compute in the open'
             )
         for name, seconds in (("join_timeout", self.join_timeout), ("stage_timeout", self.stage_timeout)):
             if not seconds > 0:
@@ -76,15 +89,20 @@ class Coordinator:
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
-        plan = await self.plan(comp)
-        environment = Environment(self._executor, self._gather, self._session, self.settings.stage_timeout)
-        return await invoke(plan, argument, environment)
+        settings = self.settings
+        environment = Environment(
+            self._executor, self._gather, self._session, settings.stage_timeout, settings.default_num_clients
+        )
+        try:
+            return await invoke(await self.plan(comp), argument, environment)
+        except FedbrokerError as error:
+            raise leaving(error, comp) from error.__cause__
 
     async def plan(self, comp: tff.Computation) -> Plan:
         """The plan of ``comp``, made once; told by its identity, since comparing two costs a serialization of both."""
         kept = self._plans.get(id(comp))
         if kept is None:
-            kept = comp, await asyncio.to_thread(make_plan, comp)
+            kept = comp, await asyncio.to_thread(make_plan, comp, secure_sum=self.settings.secure_sum)
             self._plans[id(comp)] = kept
             while len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)

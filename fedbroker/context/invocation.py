@@ -18,7 +18,8 @@ from fedbroker.context.programs import BoundData, Programs
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.server import ServerSide
 from fedbroker.context.values import deal
-from fedbroker.errors import DeadlineExceeded, UsageError
+from fedbroker.errors import ComputationFailed, DeadlineExceeded, UsageError
+from fedbroker.log import get_logger
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
 from fedbroker.runtime import Executor
 from fedbroker.session.roster import Member
@@ -27,9 +28,16 @@ from fedbroker.wire.codec import Buffer
 
 __all__ = ["Environment", "SessionLike", "invoke"]
 
+_log = get_logger(__name__)
+
 
 class SessionLike(Protocol):
     """What an invocation needs of a session; :class:`fedbroker.session.session.Session` has it."""
+
+    @property
+    def id(self) -> str:
+        """What names it in logs."""
+        ...
 
     async def run_stage(self, work: StageWork) -> list[list[Buffer]]:
         """Run one client stage; for each participant, its outputs."""
@@ -49,12 +57,14 @@ class Environment:
         gather: freezes a membership.
         session: starts a session with a membership and the number of clients of each member.
         stage_timeout: seconds for each server stage.
+        default_num_clients: how many clients there are where no argument tells; None for one at each silo.
     """
 
     executor: Callable[[int], Awaitable[Executor]]
     gather: Callable[[], Awaitable[Sequence[Member]]]
     session: Callable[[Sequence[Member], Mapping[str, int]], SessionLike]
     stage_timeout: float
+    default_num_clients: int | None = None
 
 
 async def invoke(plan: Plan, argument: object, environment: Environment) -> object:
@@ -69,13 +79,12 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         The result in the Python containers that the computation's type names.
 
     Raises:
-        FedbrokerError: see :mod:`fedbroker.errors`.
-        TypeError, ValueError: an argument is not of its type, in TFF's own words.
+        FedbrokerError: see :mod:`fedbroker.errors`; a ``UsageError`` where an argument is not of its type.
     """
     arguments = await asyncio.to_thread(read_arguments, plan, argument)
     members = await environment.gather() if plan.client_stages else ()
     bound = await asyncio.to_thread(_bind, plan, arguments, members)
-    dealt = _deal(arguments, bound, members)
+    dealt = _deal(arguments, bound, members, environment.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
     async with _executor(environment, len(members)) as executor:
         server = ServerSide(executor, given)
@@ -84,6 +93,8 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
             await run.stages(None)
         else:
             session = environment.session(members, {silo: len(clients) for silo, clients in dealt.items()})
+            if plan.exposed:
+                _log.warning("secure sums in plaintext", session=session.id, intrinsics=plan.exposed)
             try:
                 await run.stages(session)
             except BaseException:
@@ -133,6 +144,8 @@ class _Run:
                 stage=stage.level,
                 hint="raise stage_timeout, or give the coordinator a faster machine",
             ) from None
+        except ComputationFailed as error:
+            raise ComputationFailed(error.status, error.detail, stage=stage.level) from None
 
     async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
         to_come = [one for one in later if isinstance(one, ClientStage)]
@@ -169,12 +182,13 @@ def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Membe
 
 
 def _deal(
-    arguments: Mapping[str, Argument], bound: Mapping[str, BoundData], members: Sequence[Member]
+    arguments: Mapping[str, Argument], bound: Mapping[str, BoundData], members: Sequence[Member], default: int | None
 ) -> dict[str, range]:
-    """Which clients each silo holds: those of its data, or its share of the lists, or one."""
+    """Which clients each silo holds: those of its data, or its share of the lists or of the default."""
     names = [member.name for member in members]
     count = client_count(arguments)
     if not bound:
+        count = default if count is None else count
         return deal(len(names) if count is None else count, names) if names else {}
     sizes = _data_clients(bound, members)
     if count is not None and count != sum(sizes.values()):

@@ -1,6 +1,6 @@
 """Serialized executor values: to and from Python, and taking federated ones apart and together.
 
-Imports TFF only.
+Imports TFF and the base.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import type_serialization
 
+from fedbroker.errors import UsageError
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["deal", "deserialize", "federate", "members", "serialize"]
@@ -21,9 +22,13 @@ def serialize(value: object, type_: tff.Type) -> bytes:
     """A Python value as a serialized ``executor.Value`` of that type.
 
     Raises:
-        TypeError, ValueError: the value is not of that type.
+        UsageError: the value is not of that type; with TFF's own words.
     """
-    proto, _ = value_serialization.serialize_value(value, type_)
+    try:
+        proto, _ = value_serialization.serialize_value(value, type_)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"a value does not fit the type {type_}: {words}") from error
     return bytes(proto.SerializeToString(deterministic=True))
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
-from fedbroker.plan.aggregate import merge_of, partial_of, slots_of
 from fedbroker.plan.cut import Local, Place
-from fedbroker.plan.model import ClientStage, Merge, ServerStage, Slot, Stage
+from fedbroker.plan.model import ClientStage, ServerStage, Slot, Stage
 from fedbroker.plan.rewrite import Block, bind, names_in_order
 from fedbroker.plan.serialize import serialize_computation
 
@@ -46,10 +45,10 @@ class Builder:
         mine = [local for local in self.known.values() if self._at_server(local) and local.level == level]
         if not mine:
             return None
-        merges = {local.name: slots_of(local.name, local.block) for local in mine if local.aggregate}
+        merges = {one.name: one.aggregation.slots(one.name, one.block) for one in mine if one.aggregation}
         locals_ = [
-            (local.name, merge_of(local.block, merges[local.name]) if local.aggregate else local.block)
-            for local in mine
+            (one.name, one.aggregation.merge(one.block, merges[one.name]) if one.aggregation else one.block)
+            for one in mine
         ]
         outputs = [self.slots[local.name] for local in mine if self._leaves_server_stage(local)]
         fed = {slot.name: slot for merge in merges.values() for slot in (merge.first, merge.rest)}
@@ -58,17 +57,23 @@ class Builder:
 
     def _client(self, level: int) -> ClientStage | None:
         mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]
-        aggregates = [local for local in self.known.values() if local.aggregate and local.level == level + 1]
+        aggregates = [
+            (local.name, local.aggregation, local.block)
+            for local in self.known.values()
+            if local.aggregation and local.level == level + 1
+        ]
         # A client-placed leaf of the parameter may be the silos' own data: only they can return it.
         passed = [local for local in self.known.values() if self._is_passed_on(local) and level == 0]
         if not (mine or aggregates or passed):
             return None
-        merges: dict[str, Merge] = {local.name: slots_of(local.name, local.block) for local in aggregates}
-        partials = tuple(merge.partial for merge in merges.values())
+        partials = tuple(aggregation.slots(name, block).partial for name, aggregation, block in aggregates)
         kept = tuple(self.slots[local.name] for local in mine if self._used_by_clients_after(local, level))
         returned = tuple(self.slots[local.name] for local in (*passed, *mine) if local.name in self.result)
         locals_ = [(local.name, local.block) for local in mine]
-        locals_ += [(merges[local.name].partial.name, partial_of(local.block)) for local in aggregates]
+        locals_ += [
+            (slot.name, aggregation.partial(block))
+            for slot, (_, aggregation, block) in zip(partials, aggregates, strict=True)
+        ]
         outputs = dict.fromkeys((*partials, *kept, *returned))
         inputs, computation = self._assemble(locals_, list(outputs), {})
         return ClientStage(level, computation, inputs, partials, kept, returned)
@@ -89,7 +94,7 @@ class Builder:
         return local.name in self.result or any(
             self._needs(other, local.name)
             for other in self.known.values()
-            if self._at_clients(other) or other.aggregate or (self._at_server(other) and other.level > local.level)
+            if self._at_clients(other) or other.aggregation or (self._at_server(other) and other.level > local.level)
         )
 
     def _used_by_clients_after(self, local: Local, level: int) -> bool:
@@ -97,7 +102,7 @@ class Builder:
         return any(
             local.name in other.uses
             for other in self.known.values()
-            if (self._at_clients(other) and other.level > level) or (other.aggregate and other.level > level + 1)
+            if (self._at_clients(other) and other.level > level) or (other.aggregation and other.level > level + 1)
         )
 
     def _needs(self, local: Local, name: str) -> bool:

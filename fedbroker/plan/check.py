@@ -5,30 +5,14 @@ Imports TFF and the base.
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
 from fedbroker.plan.rewrite import Block, walk
+from fedbroker.plan.secure import SECURE, secure_intrinsics
 
 __all__ = ["check_supported"]
-
-_SECURE_HINT = (
-    "there is no secure aggregation here: the coordinator would see each silo's sum; "
-    "use tff.federated_sum (or an aggregator without secure sums) if that is acceptable"
-)
-
-REFUSED = MappingProxyType(
-    {
-        "federated_secure_sum": _SECURE_HINT,
-        "federated_secure_sum_bitwidth": _SECURE_HINT,
-        "federated_secure_modular_sum": _SECURE_HINT,
-        "federated_secure_select": "use tff.federated_select if the server may see the clients' keys",
-    }
-)
-"""Intrinsics that a plan cannot hold, and what to do instead."""
 
 
 def check_supported(block: Block) -> None:
@@ -38,9 +22,9 @@ def check_supported(block: Block) -> None:
         PlanError: naming the first intrinsic or construct that cannot be planned, and what to use instead.
     """
     _check_signature(block.type_signature)
+    for uri in secure_intrinsics(block):
+        raise PlanError(f"{uri} cannot be planned", intrinsic=uri, hint=SECURE[uri])
     for part in walk(block):
-        if isinstance(part, bb.Intrinsic) and part.uri in REFUSED:
-            raise PlanError(f"{part.uri} cannot be planned", intrinsic=part.uri, hint=REFUSED[part.uri])
         if isinstance(part, bb.Data):
             raise PlanError(
                 "a Data building block cannot be planned",

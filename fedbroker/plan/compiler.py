@@ -16,6 +16,7 @@ from fedbroker.errors import PlanError
 from fedbroker.plan.check import check_supported
 from fedbroker.plan.model import Slot
 from fedbroker.plan.rewrite import Block, bind, elements_of
+from fedbroker.plan.secure import SecureSum, in_plaintext, secure_intrinsics
 
 __all__ = ["Flat", "flatten"]
 
@@ -30,19 +31,24 @@ class Flat:
         parameters: leaves of the parameter; references to them bear the slot's name.
         locals: name and value, each one call, in an order in which they can be evaluated.
         result: structs, selections and references.
+        exposed: the secure intrinsics that are computed in plaintext.
     """
 
     parameters: tuple[Slot, ...]
     locals: tuple[tuple[str, Block], ...]
     result: Block
+    exposed: tuple[str, ...] = ()
 
 
-def flatten(comp: tff.framework.ConcreteComputation) -> Flat:
+def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> Flat:
     """Compile ``comp`` and take it apart.
 
     Raises:
         PlanError: it holds something that cannot run on a cohort.
     """
+    exposed = secure_intrinsics(comp.to_building_block()) if secure_sum == "plaintext" else ()
+    if exposed:
+        comp = in_plaintext(comp)
     check_supported(comp.to_building_block())
     try:
         compiled = native.desugar_and_transform_to_native(comp).to_building_block()
@@ -60,7 +66,7 @@ def flatten(comp: tff.framework.ConcreteComputation) -> Flat:
         name: bb.Reference(f"v{index}", block.type_signature) for index, (name, block) in enumerate(locals_)
     }
     renamed = tuple((values[name].name, bind(block, values)) for name, block in locals_)
-    return Flat(parameters, renamed, bind(result, values))
+    return Flat(parameters, renamed, bind(result, values), exposed)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
-from fedbroker.plan.aggregate import is_aggregate
+from fedbroker.plan.aggregation import Aggregation, aggregation_of
 from fedbroker.plan.compiler import Flat
 from fedbroker.plan.rewrite import Block, free, names_in_order, walk
 from fedbroker.plan.stateful import is_stateful
@@ -35,6 +35,7 @@ class Local:
     """A value of the flat computation: a local, or a leaf of the parameter (which has no ``block``).
 
     Attributes:
+        aggregation: how it gets from the silos to the server, for a call that crosses.
         once: unplaced, and to be evaluated one single time, at the coordinator: it is part of the result, or a second
             evaluation might differ.
     """
@@ -45,7 +46,7 @@ class Local:
     place: Place
     level: int
     uses: tuple[str, ...]
-    aggregate: bool = False
+    aggregation: Aggregation | None = None
     once: bool = False
 
 
@@ -93,15 +94,15 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
             f"{block.compact_representation()[:120]} makes an unplaced value from a federated one",
             hint="use tff.federated_map or an aggregation",
         )
-    crosses = is_aggregate(block)
+    aggregation = aggregation_of(block)
     return Local(
         name,
         block.type_signature,
         block,
         place,
-        max((one.level for one in used), default=0) + crosses,
+        max((one.level for one in used), default=0) + (aggregation is not None),
         uses,
-        aggregate=crosses,
+        aggregation=aggregation,
         once=place is Place.NOWHERE and (returned or is_stateful(block)),
     )
 

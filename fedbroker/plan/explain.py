@@ -12,6 +12,7 @@ import tensorflow_federated as tff
 
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot
 from fedbroker.plan.planner import make_plan
+from fedbroker.plan.secure import SecureSum
 from fedbroker.plan.sizes import human_bytes, static_bytes
 
 __all__ = ["Crossing", "Explanation", "explain"]
@@ -73,6 +74,8 @@ class Explanation:
         at = {crossing.stage: crossing for crossing in self.crossings}
         for stage in self.plan.stages:
             lines += _server_lines(stage) if isinstance(stage, ServerStage) else _client_lines(at[stage.level])
+        if self.plan.exposed:
+            lines.append(f"in plaintext, seen by the coordinator: {', '.join(self.plan.exposed)}")
         trips = self.round_trips
         lines += ["", f"round trips: {trips}   control messages: {self.messages(1)} per silo"]
         if not trips:
@@ -80,13 +83,17 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(comp: tff.Computation) -> Explanation:
+def explain(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Explanation:
     """What running ``comp`` on a cohort will take; nothing is sent.
+
+    Args:
+        comp: to be explained.
+        secure_sum: what becomes of secure intrinsics, as in :func:`fedbroker.create_sync_execution_context`.
 
     Raises:
         PlanError: it cannot run on a cohort; says which part and what to use instead.
     """
-    plan = make_plan(comp)
+    plan = make_plan(comp, secure_sum=secure_sum)
     return Explanation(plan, tuple(_crossing(plan, stage) for stage in plan.client_stages))
 
 

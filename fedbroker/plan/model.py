@@ -37,11 +37,13 @@ class Merge:
         partial: what each silo sends, ``U@SERVER`` of its own runtime.
         first: the server stage's input that takes the first silo's partial, ``U``.
         rest: the server stage's input that takes the others', ``{U}@CLIENTS``, in membership order.
+        aggregation: name of the strategy that computes it.
     """
 
     partial: Slot
     first: Slot
     rest: Slot
+    aggregation: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +114,7 @@ class Plan:
         parameters: the leaves of its parameter: each federated value, and each largest part without any.
         stages: server and client stages, alternating.
         result: where the stages' outputs go in the result.
+        exposed: the secure intrinsics that are computed in plaintext, so that the coordinator sees each silo's part.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Plan:
     parameters: tuple[Slot, ...]
     stages: tuple[Stage, ...]
     result: Template
+    exposed: tuple[str, ...] = ()
 
     @property
     def client_stages(self) -> tuple[ClientStage, ...]:

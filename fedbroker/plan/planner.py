@@ -5,6 +5,8 @@ The one entry to this package's parts; imports TFF and the base.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
@@ -13,15 +15,21 @@ from fedbroker.plan.build import Builder
 from fedbroker.plan.compiler import Flat, flatten
 from fedbroker.plan.cut import analyse
 from fedbroker.plan.model import Plan, ResultStruct, Slot, Template
+from fedbroker.plan.naming import name_of
 from fedbroker.plan.rewrite import Block, elements_of, names_in_order
+from fedbroker.plan.secure import SecureSum
 
 __all__ = ["make_plan"]
 
 
-def make_plan(comp: tff.Computation, *, name: str = "computation") -> Plan:
+def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Plan:
     """Cut ``comp`` into stages.
 
     Takes some tenths of a second for a learning process: callers keep the plan.
+
+    Args:
+        comp: with a type, as all are but polymorphic ones.
+        secure_sum: what becomes of secure intrinsics.
 
     Raises:
         PlanError: it cannot run on a cohort; says which part and what to use instead.
@@ -31,12 +39,13 @@ def make_plan(comp: tff.Computation, *, name: str = "computation") -> Plan:
             f"{type(comp).__name__} is not a TFF computation with a type",
             hint="decorate it with the parameter's types: @tff.federated_computation(tff.FederatedType(…))",
         )
-    flat = _name_result_leaves(flatten(comp))
+    flat = _name_result_leaves(flatten(comp, secure_sum))
     known = analyse(flat)
     slots = {slot.name: slot for slot in flat.parameters}
     slots |= {local.name: Slot(local.name, local.type) for local in known.values() if local.name not in slots}
     builder = Builder(known, slots, frozenset(names_in_order(flat.result)))
-    return Plan(name, comp.type_signature, flat.parameters, builder.stages(), _template(flat.result, slots))
+    template = _template(flat.result, slots)
+    return Plan(name_of(comp), comp.type_signature, flat.parameters, builder.stages(), template, flat.exposed)
 
 
 def _name_result_leaves(flat: Flat) -> Flat:
@@ -53,7 +62,7 @@ def _name_result_leaves(flat: Flat) -> Flat:
         return bb.Reference(name, block.type_signature)
 
     result = named(flat.result)
-    return Flat(flat.parameters, (*flat.locals, *extra), result)
+    return replace(flat, locals=(*flat.locals, *extra), result=result)
 
 
 def _template(block: Block, slots: dict[str, Slot]) -> Template:

@@ -102,9 +102,9 @@ class Service:
         # Its end may show at the connection before we are told of it, in more than one way.
         how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
         if how is not None:
-            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", hint=_ANEW)
+            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=_ANEW)
         if gone:
-            return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", hint=_ANEW)
+            return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
         return ComputationFailed(code.name, detail)
 
 

@@ -86,7 +86,14 @@ class FailPolicy:
 
 
 def _silo_error(state: StageState, failed: Failed) -> SiloError:
-    error = SiloError(failed.silo, failed.cause, stage=state.level, session=state.session, hint=failed.hint)
+    error = SiloError(
+        failed.silo,
+        failed.cause,
+        stage=state.level,
+        session=state.session,
+        retryable=failed.kind == "lost",
+        hint=failed.hint,
+    )
     if failed.kind == "computation":
         error.__cause__ = ComputationFailed("at the silo", failed.cause)
     return error
@@ -109,6 +116,7 @@ def _deadline_error(state: StageState, lost: Sequence[Lost]) -> FedbrokerError:
             f"it {_WHY[one.reason]}",
             stage=state.level,
             session=state.session,
+            retryable=one.reason == "unroutable",  # another try asks whoever is there by then
             hint="see the silo's log, and start it again if it is down",
         )
     details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)

@@ -23,6 +23,7 @@ class DirectSession:
         self.executors = {}
         self.values = {member.name: {} for member in members}
         self.stages = 0
+        self.id = "direct"
 
     async def run_stage(self, work):
         self.stages += 1

@@ -41,6 +41,8 @@ def test_setting_has_the_signature_of_creating():
         {"min_silos": 3, "max_silos": 2},
         {"join_timeout": 0},
         {"stage_timeout": -1.0},
+        {"default_num_clients": -1},
+        {"secure_sum": "maybe"},
     ],
 )
 def test_wrong_settings_are_one_line(wrong):

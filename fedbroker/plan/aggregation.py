@@ -1,0 +1,105 @@
+"""How an aggregate gets from the silos to the server: one strategy for each aggregate of a plan.
+
+The one strategy so far sends partial sums in the open. With aggregate(values, zero, accumulate, merge, report) over all
+clients, silo s sends ``p[s] = aggregate(values of s, zero, accumulate, merge, identity)`` and the server computes
+``aggregate(p[1:], p[0], merge, merge, report)``: the zero enters once per silo, as in TFF's own composing executor, and
+the fold is in membership order. Imports TFF only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+from tensorflow_federated.python.core.impl.compiler import intrinsic_defs
+
+from fedbroker.plan.model import Merge, Slot
+from fedbroker.plan.rewrite import Block
+
+__all__ = ["AGGREGATIONS", "Aggregation", "Partials", "aggregation_of"]
+
+AGGREGATE: Final = intrinsic_defs.FEDERATED_AGGREGATE.uri
+
+
+class Aggregation(Protocol):
+    """A way to compute one kind of aggregate: what each silo makes of its clients, what the server makes of that."""
+
+    @property
+    def name(self) -> str:
+        """What ``explain`` calls it."""
+        ...
+
+    def slots(self, name: str, call: bb.Call) -> Merge:
+        """The slots through which the aggregate bound to ``name`` travels."""
+        ...
+
+    def partial(self, call: bb.Call) -> Block:
+        """The silo's half, over its own clients; of the type of the merge's ``partial``."""
+        ...
+
+    def merge(self, call: bb.Call, merge: Merge) -> Block:
+        """The server's half, over references to the merge's ``first`` and ``rest``; of the call's own type."""
+        ...
+
+
+class Partials:
+    """Each silo sends its accumulator as it is; the server folds them. The coordinator sees every silo's."""
+
+    name: Final = "partials"
+
+    def slots(self, name: str, call: bb.Call) -> Merge:
+        """See :class:`Aggregation`."""
+        accumulator = _parts(call)[2].type_signature.result
+        return Merge(
+            partial=Slot(f"{name}_partial", tff.FederatedType(accumulator, tff.SERVER)),
+            first=Slot(f"{name}_first", accumulator),
+            rest=Slot(f"{name}_rest", tff.FederatedType(accumulator, tff.CLIENTS)),
+            aggregation=self.name,
+        )
+
+    def partial(self, call: bb.Call) -> bb.Call:
+        """The same zero, accumulate and merge; what is reported is the accumulator itself."""
+        value, zero, accumulate, merge, _ = _parts(call)
+        accumulator = accumulate.type_signature.result
+        identity = bb.Lambda("partial", accumulator, bb.Reference("partial", accumulator))
+        return _aggregate(value, zero, accumulate, merge, identity)
+
+    def merge(self, call: bb.Call, merge: Merge) -> bb.Call:
+        """An aggregate of the others' accumulators, whose zero is the first silo's."""
+        _, _, _, combine, report = _parts(call)
+        rest = bb.Reference(merge.rest.name, merge.rest.type)
+        first = bb.Reference(merge.first.name, merge.first.type)
+        return _aggregate(rest, first, combine, combine, report)
+
+
+AGGREGATIONS: Final[Mapping[str, Aggregation]] = MappingProxyType({AGGREGATE: Partials()})
+"""The strategy for each intrinsic that crosses from clients to server."""
+
+
+def aggregation_of(block: Block) -> Aggregation | None:
+    """The strategy for ``block`` if it is a call that crosses from clients to server, else None."""
+    if isinstance(block, bb.Call) and isinstance(block.function, bb.Intrinsic):
+        return AGGREGATIONS.get(block.function.uri)
+    return None
+
+
+def _parts(call: bb.Call) -> list[Block]:
+    """value, zero, accumulate, merge, report."""
+    argument = call.argument
+    return [
+        argument[index] if isinstance(argument, bb.Struct) else bb.Selection(argument, index=index)
+        for index in range(5)
+    ]
+
+
+def _aggregate(value: Block, zero: Block, accumulate: Block, merge: Block, report: Block) -> bb.Call:
+    argument = bb.Struct([value, zero, accumulate, merge, report])
+    # TFF has found these parts to fit together; the types here are the parts' own, since a silo's accumulator and the
+    # server's may be more or less precise in their shapes. The intrinsic takes all-equal values as any others.
+    values = tff.FederatedType(value.type_signature.member, tff.CLIENTS)
+    rest = [part.type_signature for part in (zero, accumulate, merge, report)]
+    signature = tff.FunctionType([values, *rest], tff.FederatedType(report.type_signature.result, tff.SERVER))
+    return bb.Call(bb.Intrinsic(AGGREGATE, signature), argument)

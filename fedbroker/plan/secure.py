@@ -1,0 +1,51 @@
+"""Secure sums: refused, or, where the program's author says so, computed in the open.
+
+In the open means as TFF's own test backend does it: ordinary aggregates with the same range checks. Imports TFF only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.backends.test import compiler as test_compiler
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+
+from fedbroker.plan.rewrite import Block, walk
+
+__all__ = ["SECURE", "SecureSum", "in_plaintext", "secure_intrinsics"]
+
+SecureSum: TypeAlias = Literal["refuse", "plaintext"]
+"""What becomes of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
+
+_IN_THE_OPEN: Final = 'or pass secure_sum="plaintext" to the context if that is acceptable'
+_SUM: Final = (
+    "there is no secure aggregation here: the coordinator would see each silo's sum; "
+    f"use tff.federated_sum (or an aggregator without secure sums), {_IN_THE_OPEN}"
+)
+
+SECURE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "federated_secure_sum": _SUM,
+        "federated_secure_sum_bitwidth": _SUM,
+        "federated_secure_modular_sum": _SUM,
+        "federated_secure_select": (
+            f"use tff.federated_select if the server may see the clients' keys, {_IN_THE_OPEN}"
+        ),
+    }
+)
+"""The intrinsics that promise what is not kept here, and what to do instead."""
+
+
+def secure_intrinsics(block: Block) -> tuple[str, ...]:
+    """Names of the secure intrinsics in ``block``, each once."""
+    return tuple(
+        dict.fromkeys(part.uri for part in walk(block) if isinstance(part, bb.Intrinsic) and part.uri in SECURE)
+    )
+
+
+def in_plaintext(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
+    """``comp`` with its secure intrinsics replaced by ordinary ones that compute, and check, the same."""
+    return test_compiler.replace_secure_intrinsics_with_bodies(comp)
