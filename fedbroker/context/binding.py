@@ -118,7 +118,8 @@ def check_source(
             found=", ".join(column.name for column in source.columns),
             hint="name the columns in the type, or select fewer in the source",
         )
-    if binding.rows is not None and source.rows is not None and source.rows != binding.rows:
+    # The number of rows is announced for all clients together: it tells nothing of each one's.
+    if source.clients == 1 and None not in (binding.rows, source.rows) and source.rows != binding.rows:
         raise DataError(silo, handle.name, expected=f"{binding.rows} rows", found=f"{source.rows}")
     for index, leaf in enumerate(binding.leaves):
         _check_column(leaf, _column(source, leaf, index), handle, silo, source)

@@ -270,12 +270,34 @@ def test_check_prints_what_there_is(flights):
     assert (returned, said) == (0, "")
     assert found["sources"]["flights"] == {
         "rows": 100000,
+        "clients": 1,
         "columns": [{"name": name, "dtype": "int64", "shape": []} for name in ("dep_delay", "distance")],
         "error": None,
     }
     assert found["broker"]["error"] is None
     assert found["runtime"] == {"isolation": "namespace", "error": None}
     assert found["broker"]["url"].startswith("amqp://***@")
+
+
+def test_check_tells_how_many_clients_there_are(tmp_path, broker, cohort):
+    several = "select i % 3 as k, i as n from range(1000) t(i)"
+    sources = {
+        "one": {"query": "select 1 as x"},
+        "several": {"query": several, "clients": "k"},
+        "nobody": {"query": several, "clients": "select 1 as k where false"},
+    }
+    path = write_settings(tmp_path, broker.url, cohort, sources)
+    returned, printed, said = run("check", "--config", path)
+    assert (returned, said) == (0, "")
+    table = [line.split() for line in printed.splitlines()]
+    assert ["source", "rows", "clients", "column", "dtype"] in table
+    assert ["one", "1", "1", "x", "int32"] in table
+    assert ["several", "1,000", "3", "n", "int64"] in table
+    assert ["nobody", "1,000", "0", "n", "int64"] in table
+    _, printed, _ = run("check", "--json", "--config", path)
+    found = json.loads(printed)["sources"]
+    assert {name: one["clients"] for name, one in found.items()} == {"one": 1, "several": 3, "nobody": 0}
+    assert found["several"]["columns"] == [{"name": "n", "dtype": "int64", "shape": []}]
 
 
 def test_check_tells_of_everything_that_is_wrong(tmp_path, broker, cohort):

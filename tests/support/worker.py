@@ -161,7 +161,7 @@ class Waiting:
         limit = time.monotonic() + 60
         while not self.go.exists() and time.monotonic() < limit:
             time.sleep(0.01)
-        return {"x": numpy.ones(1, numpy.float32)}
+        return [{"x": numpy.ones(1, numpy.float32)}]
 
     def interrupt(self):
         pass

@@ -62,6 +62,55 @@ async def test_a_scalar_is_one_row(catalog):
     assert value.federated.value[0].struct.element[0].value.array.int32_list.value == [7]
 
 
+async def opened(tmp_path, clients, sql="select * from (values (2, 20), (1, 10), (2, 21)) t(k, n)"):
+    """A source of several clients."""
+    return await OpenSource.open("several", SourceSettings("duckdb", {"query": sql, "clients": clients}), tmp_path)
+
+
+def numbers(value):
+    """What each member holds as its first column."""
+    members = executor_pb2.Value.FromString(value).federated.value
+    return [np.frombuffer(m.struct.element[0].value.array.content, np.int64).tolist() for m in members]
+
+
+async def test_each_client_is_a_member(tmp_path):
+    several = await opened(tmp_path, "select unnest([3, 2, 1]) as k")
+    assert several.announced == Source((Column("n", "int32"),), clients=3)
+    assert await several.count() == 3
+    assert several.announced == Source((Column("n", "int32"),), rows=3, clients=3)
+    op = Data(1, "several", (("n", "int64"),))
+    assert numbers(await several.load(op, 3, Limits())) == [[10], [20, 21], []]
+    assert numbers(await several.load(op, 0, Limits())) == []
+    with pytest.raises(WorkRefused, match="'several' stands for 3 clients, not for 1"):
+        await several.load(op, 1, Limits())
+    await several.close()
+
+
+async def test_a_scalar_is_one_row_of_each_client(tmp_path):
+    op = Data(1, "several", (("n", "int32"),), scalar=True)
+    one_each = await opened(
+        tmp_path, "k", "select k, max(n) as n from (values (2, 20), (1, 10), (2, 21)) t(k, n) group by k"
+    )
+    value = executor_pb2.Value.FromString(await one_each.load(op, 2, Limits()))
+    assert [m.struct.element[0].value.array.int32_list.value for m in value.federated.value] == [[10], [21]]
+    await one_each.close()
+    several = await opened(tmp_path, "k")
+    with pytest.raises(SourceError, match="'several': client 2 of 2 has 2 rows where the computation takes one"):
+        await several.load(op, 2, Limits())
+    await several.close()
+
+
+async def test_a_source_without_clients_is_announced_and_loaded(tmp_path):
+    nobody = await opened(tmp_path, "k", "select 1 as k, 2 as n where false")
+    assert await nobody.count() == 0
+    assert nobody.announced == Source((Column("n", "int32"),), rows=0, clients=0)
+    op = Data(1, "several", (("n", "int32"),))
+    assert arrays(await nobody.load(op, 0, Limits())) == []
+    with pytest.raises(WorkRefused, match="stands for 0 clients, not for 1"):
+        await nobody.load(op, 1, Limits())
+    await nobody.close()
+
+
 @pytest.mark.parametrize(
     ("op", "clients", "error", "line"),
     [
@@ -148,6 +197,21 @@ async def test_errors_of_others_sources_name_the_source():
     await one.close()
     with pytest.raises(SourceError, match="source 'theirs': ValueError: two lines"):
         await one.count()
+
+
+class Changing(Faulty):
+    """A source of somebody who forgot what was announced."""
+
+    def read(self, columns):
+        return [{"x": np.ones(1, np.int32)}] * 2
+
+
+async def test_as_many_clients_are_read_as_were_announced():
+    changing = Changing()
+    one = OpenSource("theirs", changing, changing.describe())
+    with pytest.raises(SourceError, match="came as those of 2 clients where it announced 1; see the package"):
+        await one.load(Data(1, "theirs", (("x", "int32"),)), 1, Limits())
+    await one.close()
 
 
 async def test_a_source_that_knows_its_rows_is_not_counted():

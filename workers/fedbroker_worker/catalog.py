@@ -99,7 +99,8 @@ class OpenSource:
         if clients == 0:
             return clients_value(types, [], scalar=op.scalar)
         if clients != self.announced.clients:
-            raise WorkRefused(f"source {self.name!r} stands for {self.announced.clients} client, not for {clients}")
+            there = f"{self.announced.clients} client{'s' * (self.announced.clients != 1)}"
+            raise WorkRefused(f"source {self.name!r} stands for {there}, not for {clients}")
         async with self._reading:  # one at a time, so that giving one up interrupts no other
             reading = self._start("read", partial(self._serialized, types, op.scalar))
             try:
@@ -135,8 +136,15 @@ class OpenSource:
         return types
 
     def _serialized(self, types: list[ColumnType], scalar: bool) -> bytes:
-        columns = self.source.read([type_.name for type_ in types])
-        return clients_value(types, [member_value(self.name, types, columns, scalar=scalar)], scalar=scalar)
+        read = self.source.read([type_.name for type_ in types])
+        if len(read) != self.announced.clients:
+            what = f"its rows came as those of {len(read)} clients where it announced {self.announced.clients}"
+            raise SourceError(self.name, what, hint="see the package that brings this kind of source")
+        members = []
+        for number, columns in enumerate(read, 1):
+            whose = f"client {number} of {len(read)}" if len(read) > 1 else ""
+            members.append(member_value(self.name, types, columns, scalar=scalar, whose=whose))
+        return clients_value(types, members, scalar=scalar)
 
     def _start(self, what: str, function: Callable[[], T]) -> asyncio.Future[T]:
         """Call the source in a thread; to be shielded, so that the call is known to be under way until it ends."""

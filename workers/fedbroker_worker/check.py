@@ -1,6 +1,6 @@
 """Tries what a silo needs without joining its cohort, and prints what was found.
 
-Imports transport, runtime and this distribution's modules.
+Imports wire's messages, transport, runtime and this distribution's modules.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from fedbroker.log import configure
 from fedbroker.runtime import Runtime
 from fedbroker.transport.connect import connect
 from fedbroker.transport.url import parse
+from fedbroker.wire.messages import Source
 from fedbroker_worker.catalog import OpenSource
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
     from typing import Any
 
+    from rich.table import Table
     from rich.text import Text
 
-    from fedbroker.wire.messages import Column, Source
+    from fedbroker.wire.messages import Column
     from fedbroker_worker.config import Settings, SourceSettings
 
 __all__ = ["check_silo"]
@@ -132,9 +134,9 @@ def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:
 
 def _source_as_json(found: Source | FedbrokerError) -> dict[str, object]:
     if isinstance(found, FedbrokerError):
-        return {"rows": None, "columns": [], "error": one_line(found)}
+        return {"rows": None, "clients": None, "columns": [], "error": one_line(found)}
     columns = [{"name": c.name, "dtype": c.dtype, "shape": list(c.shape)} for c in found.columns]
-    return {"rows": found.rows, "columns": columns, "error": None}
+    return {"rows": found.rows, "clients": found.clients, "columns": columns, "error": None}
 
 
 def _said(error: FedbrokerError | None) -> str | None:
@@ -150,20 +152,30 @@ def _print(settings: Settings, findings: _Findings) -> None:
     summary.add_row("silo", f"{silo.name} of cohort {silo.cohort}")
     summary.add_row("broker", silo.shown_broker, _verdict(findings.broker))
     summary.add_row("runtime", f"isolation {silo.isolation}", _verdict(findings.runtime))
-    columns = Table(box=None, pad_edge=False)
-    for heading in ("source", "rows", "column", "dtype"):
-        columns.add_column(heading, justify="right" if heading == "rows" else "left", overflow="fold")
-    for name, found in findings.sources.items():
-        if isinstance(found, FedbrokerError):
-            columns.add_row(name, "", _verdict(found))
-            continue
-        for at, column in enumerate(found.columns):
-            columns.add_row(*((name, f"{found.rows:,}") if at == 0 else ("", "")), column.name, _dtype(column))
     console = Console(highlight=False, markup=False)
     console.print(summary)
     if findings.sources:
         console.print()
-        console.print(columns)
+        console.print(_columns(findings.sources))
+
+
+def _columns(sources: Mapping[str, Source | FedbrokerError]) -> Table:
+    """A line for each column of each source; the number of clients where it is not one for every source."""
+    from rich.table import Table
+
+    several = any(isinstance(found, Source) and found.clients != 1 for found in sources.values())
+    numbers = ("rows", "clients") if several else ("rows",)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("source", *numbers, "column", "dtype"):
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for name, found in sources.items():
+        if isinstance(found, FedbrokerError):
+            table.add_row(name, *("" for _ in numbers), _verdict(found))
+            continue
+        first = (name, f"{found.rows:,}", f"{found.clients:,}")[: 1 + len(numbers)]
+        for at, column in enumerate(found.columns):
+            table.add_row(*(first if at == 0 else ("" for _ in first)), column.name, _dtype(column))
+    return table
 
 
 def _verdict(error: FedbrokerError | None) -> Text:

@@ -63,7 +63,7 @@ class ColumnType:
     shape: tuple[int | None, ...]
 
 
-def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, scalar: bool) -> Parts:
+def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, scalar: bool, whose: str = "") -> Parts:
     """One client's struct of arrays, as the pieces of a serialized value.
 
     Args:
@@ -71,6 +71,7 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
         types: one for each element of the struct.
         columns: by name; read together.
         scalar: each column has one row, and is handed over without its first dimension.
+        whose: which of the source's clients this is, for errors; empty where there is one only.
 
     Raises:
         ColumnError: a column does not convert.
@@ -81,7 +82,7 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
         values = cast_to(type_.dtype, columns[type_.name], source=source, column=type_.name)
         if scalar:
             if len(values) != 1:
-                what = f"has {len(values)} rows where the computation takes one"
+                what = f"{whose} has {len(values)} rows where the computation takes one".lstrip()
                 raise SourceError(source, what, hint="aggregate in the query, or declare columns in the computation")
             values = values[0:1].reshape(values.shape[1:])
         array = _field(_VALUE_ARRAY, _array(values, type_.dtype))

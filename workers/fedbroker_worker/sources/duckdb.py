@@ -8,8 +8,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import duckdb
 import numpy as np
@@ -19,25 +18,17 @@ from fedbroker.wire.messages import Column, Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.cells import Array, array_of
-from fedbroker_worker.sources.sqltypes import SqlColumn, quoted, sql_column
+from fedbroker_worker.sources.clients import Clients, find_clients
+from fedbroker_worker.sources.sqltypes import SqlColumn, sql_column
+from fedbroker_worker.sources.statements import READERS, from_file, one_line, one_select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from fedbroker_worker.sources.protocol import Columns
 
 __all__ = ["DuckDBOptions", "DuckDBSource"]
-
-_READERS: Final = {
-    ".csv": "read_csv",
-    ".tsv": "read_csv",
-    ".txt": "read_csv",
-    ".parquet": "read_parquet",
-    ".json": "read_json",
-    ".jsonl": "read_json",
-    ".ndjson": "read_json",
-}
-_COMPRESSED: Final = (".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +38,8 @@ class DuckDBOptions:
     Attributes:
         query: one SQL statement that yields the rows, in the order in which they are to be used.
         file: a CSV, Parquet or JSON file, or a pattern with ``*`` for several; all of its columns.
+        clients: a column of the query, whose rows with the same value are one client's; or one SELECT that yields the
+            clients' keys in one column, which is called as the query's is. All rows are one client's when None.
         database: a DuckDB database file for the query's tables; opened read-only.
         memory_limit: the most that duckdb may use, such as ``"2GB"``; 80 % of the machine's when None.
         threads: how many it may use; one for each core when None.
@@ -54,6 +47,7 @@ class DuckDBOptions:
 
     query: Annotated[str | None, Meta(description="an SQL query, such as \"select x, y from 'file.csv'\"")] = None
     file: Annotated[str | None, Meta(description="a CSV, Parquet or JSON file")] = None
+    clients: Annotated[str | None, Meta(description="a column of the query, or an SQL query of the keys")] = None
     database: Annotated[str | None, Meta(description="a DuckDB database file")] = None
     memory_limit: Annotated[str | None, Meta(description='a size, such as "2GB"')] = None
     threads: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="a number, at least 1")] = None
@@ -66,6 +60,10 @@ class DuckDBSource:
     of them makes a column of vectors. DECIMAL becomes ``float64``; HUGEINT becomes ``int64`` if it fits; ENUM and UUID
     become text, BLOB text of the same bytes; DATE becomes ``int32``, days since 1970; TIMESTAMP becomes ``int64``,
     microseconds since 1970 in UTC. For the rest (TIME, INTERVAL, STRUCT, MAP, …) the query has to choose.
+
+    With ``clients``, the clients are in the order of their keys, as duckdb sorts the SQL type of these, each with its
+    rows in the order of the query. Keys are compared as text. Their column is not announced itself; a query that
+    selects it twice has it as a column, too.
 
     A file's relative name in a query is taken from ``directory``. (duckdb itself prefers a file of that name in the
     process's working directory, if there is one: ``fedbroker-silo`` therefore works in ``directory``.)
@@ -85,6 +83,7 @@ class DuckDBSource:
         self._name = name
         self._directory = directory.absolute()
         self._query = self._wanted()
+        self._clients: Clients | None = None
         self._lock = threading.Lock()
         self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # and whether it is a read
         self._closed = False
@@ -92,7 +91,10 @@ class DuckDBSource:
     def describe(self) -> Source:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         with self._connected() as connection:
-            return Source(columns=tuple(column.announced for column in self._columns(connection)))
+            described = self._described(connection)
+            clients = self._clients = self._find_clients(connection, described)
+        columns = tuple(column.announced for column in self._columns(described, clients))
+        return Source(columns, clients=1 if clients is None else len(clients.keys))
 
     def count(self) -> int:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -100,19 +102,23 @@ class DuckDBSource:
             row = connection.execute(f"select count(*) from ({self._query}\n)").fetchone()
         return int(row[0]) if row else 0
 
-    def read(self, columns: Sequence[str]) -> Columns:
-        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+    def read(self, columns: Sequence[str]) -> Sequence[Columns]:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`.
+
+        The clients are those of the last ``describe``, else those that there are now.
+        """
         with self._connected(reading=True) as connection:
-            found = {column.name: column for column in self._columns(connection)}
-            for name in columns:
-                if name not in found:
-                    raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(found)}")
-            wanted = [found[name] for name in dict.fromkeys(columns)]
+            described = self._described(connection)
+            clients = self._clients = self._clients or self._find_clients(connection, described)
+            wanted = self._chosen(columns, self._columns(described, clients))
             expressions = [expression for column in wanted for expression in column.elements or (column.expression,)]
+            if clients is not None:
+                expressions.append(clients.expression)
             selected = ", ".join(f"{expression} as c{at}" for at, expression in enumerate(expressions))
             cells = connection.execute(f"select {selected} from ({self._query}\n)").fetchnumpy()
         arrays = iter(cells.values())
-        return {column.name: self._array(column, arrays) for column in wanted}
+        rows = {column.name: self._array(column, arrays) for column in wanted}
+        return [rows] if clients is None else clients.deal(self._name, rows, next(arrays))
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -128,9 +134,26 @@ class DuckDBSource:
             for connection in self._running:
                 connection.interrupt()
 
-    def _columns(self, connection: duckdb.DuckDBPyConnection) -> list[SqlColumn]:
+    def _described(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        """Name and SQL type of each column of the query."""
         rows = connection.execute(f"describe select * from ({self._query}\n)").fetchall()
-        return [sql_column(self._name, str(row[0]), str(row[1])) for row in rows]
+        return {str(row[0]): str(row[1]) for row in rows}
+
+    def _find_clients(self, connection: duckdb.DuckDBPyConnection, described: Mapping[str, str]) -> Clients | None:
+        wanted = self._options.clients
+        return None if wanted is None else find_clients(self._name, wanted, connection, self._query, list(described))
+
+    def _columns(self, described: Mapping[str, str], clients: Clients | None) -> list[SqlColumn]:
+        apart = None if clients is None else clients.column
+        return [sql_column(self._name, name, type_) for name, type_ in described.items() if name != apart]
+
+    def _chosen(self, names: Sequence[str], columns: Sequence[SqlColumn]) -> list[SqlColumn]:
+        """The columns of these names, each once."""
+        found = {column.name: column for column in columns}
+        for name in names:
+            if name not in found:
+                raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(found)}")
+        return [found[name] for name in dict.fromkeys(names)]
 
     def _array(self, column: SqlColumn, cells: Iterator[Array]) -> Array:
         """One column from its own cells, or from those of its elements."""
@@ -147,27 +170,25 @@ class DuckDBSource:
         return self._of_file(file) if file is not None else self._one_statement(query or "")
 
     def _of_file(self, file: str) -> str:
-        path = Path(file)
-        suffix = path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
-        reader = _READERS.get(suffix.lower())
-        if reader is None:
+        statement = from_file(self._directory / file)
+        if statement is None:
             raise SettingsError(
-                f"'file' in [data.{self._name}]: {file!r} has none of the endings {', '.join(_READERS)}",
+                f"'file' in [data.{self._name}]: {file!r} has none of the endings {', '.join(READERS)}",
                 hint="rename it, or read it by a query such as \"from read_csv('…')\"",
             )
-        return f"from {reader}({quoted(str(self._directory / path), mark=chr(39))})"
+        return statement
 
     def _one_statement(self, query: str) -> str:
         try:
             with duckdb.connect(":memory:") as connection:
-                statements = connection.extract_statements(query)
+                statement = one_select(connection, query)
         except duckdb.Error as error:
-            raise SettingsError(f"'query' in [data.{self._name}]: {_one_line(error)}", hint="correct it") from None
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise SettingsError(f"'query' in [data.{self._name}]: {one_line(error)}", hint="correct it") from None
+        if statement is None:
             raise SettingsError(
                 f"'query' in [data.{self._name}] is not one SELECT", hint="write one statement that yields the rows"
             )
-        return statements[0].query.strip().rstrip(";")
+        return statement
 
     @contextmanager
     def _connected(self, *, reading: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -187,7 +208,7 @@ class DuckDBSource:
             raise SourceError(self._name, "reading was interrupted") from None
         except duckdb.Error as error:
             hint = f"correct its query; files are looked for in {self._directory}"
-            raise SourceError(self._name, _one_line(error), hint=hint) from None
+            raise SourceError(self._name, one_line(error), hint=hint) from None
         finally:
             if connection is not None:
                 with self._lock:
@@ -210,9 +231,3 @@ class DuckDBSource:
         if options.database is None:
             return duckdb.connect(":memory:", config=config)
         return duckdb.connect(str(self._directory / options.database), read_only=True, config=config)
-
-
-def _one_line(error: duckdb.Error) -> str:
-    """Duckdb's words without the excerpt of the query and the pointer below it."""
-    text = str(error).split("\n\nLINE ", 1)[0]
-    return " ".join(text.split())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "DataSource", "SourceFactory"]
 
 Columns = Mapping[str, npt.NDArray[Any]]
-"""Arrays by column name, all with the same first dimension, the number of rows."""
+"""One client's arrays by column name, all with the same first dimension, the number of rows."""
 
 
 @runtime_checkable
@@ -35,29 +35,33 @@ class DataSource(Protocol):
         """Names, dtypes and row shapes of the columns, without reading all of the data.
 
         ``rows`` is None where counting takes longer than a moment. dtypes are numpy names, ``str`` for text.
+        ``clients`` is how many clients the rows are of, 0 or more; it holds for every ``read`` from then on.
 
         Raises:
+            SettingsError: an option does not go with what the data are.
             SourceError: it cannot be opened, or has a column of a type that has no counterpart.
         """
         ...
 
     def count(self) -> int:
-        """How many rows there are; may take as long as reading them.
+        """How many rows there are, of all clients; may take as long as reading them.
 
         Raises:
             SourceError: it cannot be read.
         """
         ...
 
-    def read(self, columns: Sequence[str]) -> Columns:
+    def read(self, columns: Sequence[str]) -> Sequence[Columns]:
         """All rows of these columns, from one pass, so that the rows belong together.
 
         Returns:
-            For each name an array of shape ``(rows, *row shape)`` and the dtype that ``describe`` gave, or, for text,
-            an object array of ``str`` or ``bytes``. No array is masked.
+            One for each client that ``describe`` announced, in the same order each time; one alone where the source
+            stands for one client. For each name an array of shape ``(rows, *row shape)`` and the dtype that
+            ``describe`` gave, or, for text, an object array of ``str`` or ``bytes``. No array is masked. A client
+            without rows has arrays of none.
 
         Raises:
-            SourceError: it cannot be read, or was interrupted.
+            SourceError: it cannot be read, was interrupted, or has rows of clients that were not announced.
             ColumnError: there is no such column, or it has missing values.
         """
         ...
