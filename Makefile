@@ -43,6 +43,10 @@ format: setup ## put the code into shape
 	@$(bin)/ruff check --fix --quiet || true
 	@$(bin)/ruff format
 
+.PHONY: compatibility
+compatibility: setup ## write docs/compatibility.md from what the conformance tests find
+	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)
+
 .PHONY: bench
 bench: setup ## the benchmarks, a table each
 	@for file in benchmarks/[a-z]*.py; do $(bin)/python "$$file"; done
@@ -66,4 +70,4 @@ clean: ## remove all that the recipes made here
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -50,13 +50,17 @@ _HOMES = {
     "fedbroker.plan.explain": ("Explanation", "explain"),
 }
 
+_MODULES = ("program", "testing")
+
 
 def __getattr__(name: str) -> object:
     for module, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
+    if name in _MODULES:
+        return importlib.import_module(f"fedbroker.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_MODULES))

@@ -147,20 +147,28 @@ class CohortTimeout(CohortError):
     Attributes:
         cohort: the cohort's name.
         wanted: how many silos were needed.
-        present: names of the silos that are there.
+        present: names of the silos that are there; where data was asked for, of those that have it.
         missing: names of silos known from before that are not there now.
     """
 
     code = "FB3001"
 
     def __init__(
-        self, cohort: str, wanted: int, present: Sequence[str], missing: Sequence[str], seconds: float
+        self,
+        cohort: str,
+        wanted: int,
+        present: Sequence[str],
+        missing: Sequence[str],
+        seconds: float,
+        *,
+        data: str = "",
     ) -> None:
         there = ", ".join(present) or "none"
         gone = f"; missing since: {', '.join(missing)}" if missing else ""
+        which = f" with data {data!r}" if data else ""
         super().__init__(
-            f"cohort {cohort!r} has {len(present)} of {wanted} silos after {seconds:g} s (there: {there}{gone})",
-            hint="start the missing silos (`fedbroker-silo run`), or lower min_silos",
+            f"cohort {cohort!r} has {len(present)} of {wanted} silos{which} after {seconds:g} s (there: {there}{gone})",
+            hint=f"start the missing silos (`fedbroker-silo run`), or {'select fewer' if data else 'lower min_silos'}",
         )
         self.cohort = cohort
         self.wanted = wanted

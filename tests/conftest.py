@@ -25,6 +25,10 @@ def cohort() -> str:
     return f"t{secrets.token_hex(6)}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-page", action="store_true", help="write docs/compatibility.md from what the tests find")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever asks for the broker is marked so: ``-m 'not broker'`` leaves those tests out."""
     for item in items:

@@ -15,6 +15,7 @@ import tensorflow_federated as tff
 
 from fedbroker.context.coordinator import Coordinator, Settings
 from fedbroker.context.loop import LoopThread
+from fedbroker.plan import Explanation, explain_plan
 
 __all__ = ["AsyncBrokerContext", "SyncBrokerContext"]
 
@@ -27,15 +28,27 @@ class _BrokerContext:
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__()
         self._thread = LoopThread(f"fedbroker-{settings.cohort}")
         self._coordinator = Coordinator(settings)
         self._finalizer = weakref.finalize(self, _close, self._thread, self._coordinator)
 
     @property
+    def executor_factory(self) -> object:
+        """There is none: computations run at silos."""
+        raise AttributeError(f"{type(self).__name__} has no executors of its own: computations run at silos")
+
+    @property
     def cohort(self) -> str:
         """The cohort's name."""
         return self._coordinator.settings.cohort
+
+    def explain(self, comp: tff.Computation) -> Explanation:
+        """What running ``comp`` in this context will take; nothing is sent, and the plan is kept for its invocations.
+
+        Raises:
+            PlanError: it cannot run here; says which part and what to use instead.
+        """
+        return explain_plan(self._thread.run(self._coordinator.plan(comp)))
 
     def close(self) -> None:
         """Disconnect, and end the C++ runtime. Bounded in time; may be called again."""
@@ -45,8 +58,10 @@ class _BrokerContext:
         return f"{type(self).__name__}({self._coordinator.settings!r})"
 
 
-class SyncBrokerContext(_BrokerContext, tff.framework.SyncContext):  # type: ignore[misc]  # TFF has no types
+class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # type: ignore[misc]  # TFF has no types
     """Runs each computation to its end; works inside a running event loop too (notebooks).
+
+    TFF's own kind of context in name only, since some code asks for that; all that it does is done here.
 
     Made by :func:`fedbroker.create_sync_execution_context`. Usable as ``with ctx:``, which closes it; to have
     computations run on it, it must be set as TFF's context.
@@ -70,8 +85,10 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncContext):  # type: ign
         self.close()
 
 
-class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncContext):  # type: ignore[misc]  # TFF has no types
+class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  # type: ignore[misc]  # TFF has no types
     """Returns a coroutine for each computation; many may be under way at once, from any event loop.
+
+    TFF's own kind of context in name only, since some code asks for that; all that it does is done here.
 
     Made by :func:`fedbroker.create_async_execution_context`. Usable as ``async with ctx:``, which closes it.
     """

@@ -15,12 +15,13 @@ import tensorflow_federated as tff
 
 from fedbroker.context.failures import leaving
 from fedbroker.context.invocation import Environment, invoke
+from fedbroker.context.membership import Wanted
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ConfigError, FedbrokerError
+from fedbroker.errors import ConfigError, FedbrokerError, UsageError
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.secure import SecureSum
 from fedbroker.runtime import Executor, Runtime
-from fedbroker.session.cohort import Cohort
+from fedbroker.session.cohort import Cohort, Pool
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.transport.url import parse
@@ -127,7 +128,7 @@ class Coordinator:
                 self._runtime = runtime
         return await self._runtime.executor(clients)
 
-    async def _gather(self) -> Sequence[Member]:
+    async def _gather(self, wanted: Wanted) -> Sequence[Member]:
         settings = self.settings
         async with self._lock:
             if self._cohort is None:
@@ -138,7 +139,14 @@ class Coordinator:
                     await asyncio.shield(cohort.close())
                     raise
                 self._cohort = cohort
-        return await self._cohort.gather(settings.min_silos, settings.max_silos, settings.join_timeout)
+        if settings.max_silos is not None and wanted.count > settings.max_silos:
+            raise UsageError(
+                f"{wanted.count} silos were selected where max_silos is {settings.max_silos}",
+                hint="select fewer, or raise max_silos",
+            )
+        pool = Pool(wanted.eligible, wanted.count, ", ".join(sorted(wanted.sources)))
+        there = await self._cohort.gather(settings.min_silos, settings.join_timeout, pool)
+        return wanted.choose(there)[: settings.max_silos]
 
     def _session(self, members: Sequence[Member], clients: Mapping[str, int]) -> Session:
         assert self._cohort is not None, "a membership comes from a cohort"

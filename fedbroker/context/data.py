@@ -5,11 +5,30 @@ Plain and light, so that naming data costs no import of TFF; imports the base on
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedbroker.errors import UsageError
 
-__all__ = ["SiloData", "data"]
+__all__ = ["Draw", "SiloData", "data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A choice of silos, uniformly at random without replacement.
+
+    Attributes:
+        count: how many.
+        seed: the same seed draws the same from the same silos.
+    """
+
+    count: int
+    seed: int
+
+    def of(self, silos: Iterable[str]) -> frozenset[str]:
+        """``count`` of these, of which there must be so many."""
+        return frozenset(random.Random(self.seed).sample(sorted(silos), self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +38,12 @@ class SiloData:
     Attributes:
         name: of the data source, the same at every silo.
         batch_size: rows in each element of a sequence, or None.
+        draw: which of the silos that have it take part; None for every silo of the session.
     """
 
     name: str
     batch_size: int | None = None
+    draw: Draw | None = None
 
 
 def data(name: str, *, batch_size: int | None = None) -> SiloData:

@@ -14,6 +14,7 @@ from typing import Protocol
 from fedbroker.context.arguments import Argument, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
+from fedbroker.context.membership import Wanted, wanted
 from fedbroker.context.programs import BoundData, Programs
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.server import ServerSide
@@ -54,14 +55,14 @@ class Environment:
 
     Attributes:
         executor: gives an executor of the coordinator's runtime with that many clients.
-        gather: freezes a membership.
+        gather: freezes a membership, waiting for the silos that are wanted.
         session: starts a session with a membership and the number of clients of each member.
         stage_timeout: seconds for each server stage.
         default_num_clients: how many clients there are where no argument tells; None for one at each silo.
     """
 
     executor: Callable[[int], Awaitable[Executor]]
-    gather: Callable[[], Awaitable[Sequence[Member]]]
+    gather: Callable[[Wanted], Awaitable[Sequence[Member]]]
     session: Callable[[Sequence[Member], Mapping[str, int]], SessionLike]
     stage_timeout: float
     default_num_clients: int | None = None
@@ -82,7 +83,7 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         FedbrokerError: see :mod:`fedbroker.errors`; a ``UsageError`` where an argument is not of its type.
     """
     arguments = await asyncio.to_thread(read_arguments, plan, argument)
-    members = await environment.gather() if plan.client_stages else ()
+    members = await environment.gather(wanted(arguments.values())) if plan.client_stages else ()
     bound = await asyncio.to_thread(_bind, plan, arguments, members)
     dealt = _deal(arguments, bound, members, environment.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}

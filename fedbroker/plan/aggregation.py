@@ -65,14 +65,14 @@ class Partials:
         value, zero, accumulate, merge, _ = _parts(call)
         accumulator = accumulate.type_signature.result
         identity = bb.Lambda("partial", accumulator, bb.Reference("partial", accumulator))
-        return _aggregate(value, zero, accumulate, merge, identity)
+        return _aggregate(value, zero, accumulate, merge, identity, accumulator)
 
     def merge(self, call: bb.Call, merge: Merge) -> bb.Call:
         """An aggregate of the others' accumulators, whose zero is the first silo's."""
-        _, _, _, combine, report = _parts(call)
+        _, _, accumulate, combine, report = _parts(call)
         rest = bb.Reference(merge.rest.name, merge.rest.type)
         first = bb.Reference(merge.first.name, merge.first.type)
-        return _aggregate(rest, first, combine, combine, report)
+        return _aggregate(rest, first, combine, combine, report, accumulate.type_signature.result)
 
 
 AGGREGATIONS: Final[Mapping[str, Aggregation]] = MappingProxyType({AGGREGATE: Partials()})
@@ -95,11 +95,16 @@ def _parts(call: bb.Call) -> list[Block]:
     ]
 
 
-def _aggregate(value: Block, zero: Block, accumulate: Block, merge: Block, report: Block) -> bb.Call:
+def _aggregate(
+    value: Block, zero: Block, accumulate: Block, merge: Block, report: Block, accumulator: tff.Type
+) -> bb.Call:
     argument = bb.Struct([value, zero, accumulate, merge, report])
     # TFF has found these parts to fit together; the types here are the parts' own, since a silo's accumulator and the
-    # server's may be more or less precise in their shapes. The intrinsic takes all-equal values as any others.
+    # server's may be more or less precise in their shapes. A zero may be more precise than what it grows into, such as
+    # an empty list. The intrinsic takes all-equal values as any others.
     values = tff.FederatedType(value.type_signature.member, tff.CLIENTS)
-    rest = [part.type_signature for part in (zero, accumulate, merge, report)]
-    signature = tff.FunctionType([values, *rest], tff.FederatedType(report.type_signature.result, tff.SERVER))
+    functions = [part.type_signature for part in (accumulate, merge, report)]
+    signature = tff.FunctionType(
+        [values, accumulator, *functions], tff.FederatedType(report.type_signature.result, tff.SERVER)
+    )
     return bb.Call(bb.Intrinsic(AGGREGATE, signature), argument)

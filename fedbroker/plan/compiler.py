@@ -17,6 +17,7 @@ from fedbroker.plan.check import check_supported
 from fedbroker.plan.model import Slot
 from fedbroker.plan.rewrite import Block, bind, elements_of
 from fedbroker.plan.secure import SecureSum, in_plaintext, secure_intrinsics
+from fedbroker.plan.sequences import has_sequence_intrinsics, sequences_as_tensorflow
 
 __all__ = ["Flat", "flatten"]
 
@@ -51,6 +52,8 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
         comp = in_plaintext(comp)
     check_supported(comp.to_building_block())
     try:
+        if has_sequence_intrinsics(comp.to_building_block()):
+            comp = sequences_as_tensorflow(comp)
         compiled = native.desugar_and_transform_to_native(comp).to_building_block()
     except Exception as error:  # TFF raises many kinds here, and all mean the same to the caller
         raise PlanError(

@@ -15,7 +15,7 @@ from fedbroker.plan.planner import make_plan
 from fedbroker.plan.secure import SecureSum
 from fedbroker.plan.sizes import human_bytes, static_bytes
 
-__all__ = ["Crossing", "Explanation", "explain"]
+__all__ = ["Crossing", "Explanation", "explain", "explain_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,11 @@ def explain(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Expla
     Raises:
         PlanError: it cannot run on a cohort; says which part and what to use instead.
     """
-    plan = make_plan(comp, secure_sum=secure_sum)
+    return explain_plan(make_plan(comp, secure_sum=secure_sum))
+
+
+def explain_plan(plan: Plan) -> Explanation:
+    """What running a plan will take."""
     return Explanation(plan, tuple(_crossing(plan, stage) for stage in plan.client_stages))
 
 

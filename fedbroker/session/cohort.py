@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
@@ -20,9 +21,24 @@ from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["Cohort"]
+__all__ = ["Cohort", "Pool"]
 
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Silos of a kind, of which there must be some.
+
+    Attributes:
+        holds: whether a silo is one of them.
+        at_least: how many there must be.
+        data: the data sources that they have, for errors.
+    """
+
+    holds: Callable[[Member], bool]
+    at_least: int
+    data: str
 
 
 class Cohort:
@@ -59,26 +75,24 @@ class Cohort:
         """Who is there now, by name."""
         return self._roster.present(time.monotonic())
 
-    async def gather(self, min_silos: int, max_silos: int | None, join_timeout: float) -> tuple[Member, ...]:
-        """Freeze a membership as soon as enough silos are there.
+    async def gather(self, min_silos: int, join_timeout: float, pool: Pool) -> tuple[Member, ...]:
+        """Wait until enough silos are there.
 
         Returns:
-            At least ``min_silos`` and at most ``max_silos`` of those that are there, by name.
+            Those that are there, by name: at least ``min_silos``, and at least ``pool.at_least`` of the pool.
 
         Raises:
             CohortTimeout: there were not enough within ``join_timeout`` seconds; says who is there and who is missing.
         """
         deadline = Deadline.after(join_timeout)
-        while len(self.silos) < min_silos:
+        while len(self.silos) < min_silos or len(self._of(pool)) < pool.at_least:
             self._heard.clear()
             try:
                 async with asyncio.timeout(deadline.left()):
                     await self._heard.wait()
             except TimeoutError:
-                names = [member.name for member in self.silos]
-                missing = self._roster.missing(time.monotonic())
-                raise CohortTimeout(self.name, min_silos, names, missing, join_timeout) from None
-        return self.silos[:max_silos]
+                raise self._too_few(min_silos, join_timeout, pool) from None
+        return self.silos
 
     def session(self, members: Sequence[Member], clients: Mapping[str, int], stage_timeout: float) -> Session:
         """A session with that membership; ``clients`` is how many clients each silo holds."""
@@ -87,6 +101,16 @@ class Cohort:
         )
         _log.info("session started", session=session.id, silos=[member.name for member in members])
         return session
+
+    def _of(self, pool: Pool) -> list[Member]:
+        return [member for member in self.silos if pool.holds(member)]
+
+    def _too_few(self, min_silos: int, seconds: float, pool: Pool) -> CohortTimeout:
+        missing = self._roster.missing(time.monotonic())
+        there, wanted, data = self.silos, min_silos, ""
+        if len(there) >= min_silos:
+            there, wanted, data = tuple(self._of(pool)), pool.at_least, pool.data
+        return CohortTimeout(self.name, wanted, [member.name for member in there], missing, seconds, data=data)
 
     def _on_announce(self, message: Announce) -> None:
         if message.cohort == self.name:

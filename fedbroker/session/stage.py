@@ -95,7 +95,8 @@ def _silo_error(state: StageState, failed: Failed) -> SiloError:
         hint=failed.hint,
     )
     if failed.kind == "computation":
-        error.__cause__ = ComputationFailed("at the silo", failed.cause)
+        status, _, detail = failed.cause.partition(": ")
+        error.__cause__ = ComputationFailed(status, detail)
     return error
 
 

@@ -70,8 +70,8 @@ class DirectCohort:
         self.sessions = []
 
     async def run(self, comp, argument=None):
-        async def gather():
-            return self.members
+        async def gather(wanted):
+            return wanted.choose(self.members)
 
         def session(members, clients):
             self.sessions.append(DirectSession(self.runtime, members, clients))

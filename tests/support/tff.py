@@ -46,3 +46,24 @@ def assert_same(found, expected):
             assert_same(getattr(found, attribute.name), getattr(expected, attribute.name))
     else:
         assert found == expected
+
+
+def assert_close(found, expected, rtol):
+    """Same containers and dtypes; floating-point numbers within ``rtol``."""
+    assert type(found) is type(expected)
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_close(found[key], expected[key], rtol)
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other, rtol)
+    elif hasattr(expected, "__attrs_attrs__"):
+        for attribute in expected.__attrs_attrs__:
+            assert_close(getattr(found, attribute.name), getattr(expected, attribute.name), rtol)
+    elif isinstance(expected, (float, np.ndarray, np.generic)) and np.asarray(expected).dtype.kind in "fc":
+        assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol / 100)
+    else:
+        assert_same(found, expected)

@@ -1,0 +1,111 @@
+"""Silos' data for federated programs: what ``tff.program`` and ``tff.learning.programs`` need besides a context.
+
+Imports TFF, the context's data handles and the base.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from typing import Any
+
+import msgspec
+import tensorflow_federated as tff
+from tensorflow_federated.python.program import serialization_utils
+
+from fedbroker.context.data import Draw, SiloData, data
+from fedbroker.errors import UsageError
+
+__all__ = ["SiloDataSource", "SiloDataSourceIterator"]
+
+
+class SiloDataSource(tff.program.FederatedDataSource):  # type: ignore[misc]  # TFF has no types
+    """Each silo's own data of one name, as a data source of a federated program.
+
+    Args:
+        name: of the data source in each silo's settings, ``[data.NAME]``.
+        type: the type of one client's data; see :func:`fedbroker.data` for what binds.
+        batch_size: rows in each element of a sequence; None for single rows.
+        seed: of the selections; None for one that differs each time.
+
+    Raises:
+        UsageError: the name is empty or ``batch_size`` is not positive.
+    """
+
+    def __init__(self, name: str, type: Any, *, batch_size: int | None = None, seed: int | None = None) -> None:  # noqa: ANN401
+        self._handle = data(name, batch_size=batch_size)
+        self._federated_type = tff.FederatedType(tff.types.to_type(type), tff.CLIENTS)
+        self._seed = secrets.randbits(63) if seed is None else seed
+
+    @property
+    def federated_type(self) -> tff.FederatedType:
+        """``{type}@CLIENTS``."""
+        return self._federated_type
+
+    def iterator(self) -> SiloDataSourceIterator:
+        """A new pass over the silos; every iterator of one source selects alike."""
+        return SiloDataSourceIterator(self._handle, self._federated_type, self._seed)
+
+
+class _State(msgspec.Struct, frozen=True):
+    name: str
+    batch_size: int | None
+    seed: int
+    selections: int
+
+
+class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: ignore[misc]  # TFF has no types
+    """Selects silos, uniformly at random and anew each time; made by :meth:`SiloDataSource.iterator`.
+
+    What is selected is decided when the computation runs, among the silos that are there by then and have the data, so
+    an iterator needs no connection. It can be saved with a program's state: one that is restored goes on with the
+    selections that would have come next.
+    """
+
+    def __init__(self, handle: SiloData, federated_type: tff.FederatedType, seed: int, selections: int = 0) -> None:
+        self._handle = handle
+        self._federated_type = federated_type
+        self._seed = seed
+        self._selections = selections
+
+    @property
+    def federated_type(self) -> tff.FederatedType:
+        """The type of what is selected."""
+        return self._federated_type
+
+    def select(self, k: int | None = None) -> SiloData:
+        """A handle for the data of ``k`` silos; for those of all silos of the session with None.
+
+        An invocation with it waits until so many silos that have the data are there.
+
+        Raises:
+            UsageError: ``k`` is no positive number.
+        """
+        if k is None:
+            return self._handle
+        if not isinstance(k, int) or k < 1:
+            raise UsageError(f"{k!r} silos cannot be selected", hint="select at least 1, or None for all")
+        seed = random.Random(f"{self._seed}/{self._selections}").getrandbits(63)
+        self._selections += 1
+        return SiloData(self._handle.name, self._handle.batch_size, Draw(k, seed))
+
+    def to_bytes(self) -> bytes:
+        """For a program's state."""
+        state = _State(self._handle.name, self._handle.batch_size, self._seed, self._selections)
+        packed = serialization_utils.pack_str(msgspec.json.encode(state).decode())
+        return bytes(packed + serialization_utils.pack_type_spec(self._federated_type))
+
+    @classmethod
+    def from_bytes(cls, buffer: bytes) -> SiloDataSourceIterator:
+        """What :meth:`to_bytes` gave."""
+        text, size = serialization_utils.unpack_str_from(buffer)
+        type_, _ = serialization_utils.unpack_type_spec_from(buffer, offset=size)
+        state = msgspec.json.decode(text, type=_State)
+        return cls(SiloData(state.name, state.batch_size), type_, state.seed, state.selections)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SiloDataSourceIterator):
+            return NotImplemented
+        return self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes with each selection

@@ -1,0 +1,88 @@
+"""One cohort of three silos for the whole suite, TFF's own local contexts beside it, and the page of what was found."""
+
+from __future__ import annotations
+
+import pytest
+from tensorflow_federated.python.core.backends.test import execution_contexts as test_contexts
+
+import fedbroker
+from fedbroker.testing import local_cohort
+from tests.support.conformance import Record, Same
+from tests.support.tff import local_context
+
+SILOS = ("ewr", "jfk", "lga")
+
+SOURCES = {
+    # One client at each silo; the silo's name is not known to the query, so all have the same rows.
+    "rows": {
+        "source": "duckdb",
+        "query": "select [i, 1, 2, 3]::float[4] as x, [i / 2]::float[1] as y from range(6) t(i)",
+    },
+    # Three clients at each silo, one of them without rows.
+    "wards": {
+        "source": "duckdb",
+        "query": "select i::float as days, 'ward ' || (i % 2) as ward from range(10) t(i)",
+        "clients": "select 'ward ' || w as ward from range(3) t(w)",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def record() -> Record:
+    return Record()
+
+
+@pytest.fixture(scope="session")
+def silos(broker):
+    with local_cohort(dict.fromkeys(SILOS, SOURCES), cohort="conformance", broker=broker.url) as cohort:
+        yield cohort
+
+
+@pytest.fixture(scope="session")
+def ours(silos):
+    with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, min_silos=3) as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def ours_in_plaintext(silos):
+    with fedbroker.create_sync_execution_context(
+        silos.url, cohort=silos.cohort, min_silos=3, secure_sum="plaintext"
+    ) as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def theirs():
+    return local_context()
+
+
+@pytest.fixture(scope="session")
+def theirs_in_plaintext(theirs):  # after it, which sees to SIGINT
+    return test_contexts.create_sync_test_cpp_execution_context()
+
+
+@pytest.fixture
+def same(request, record, ours, theirs):
+    """Compares a computation on both contexts, and records the test's row."""
+    yield from _compared(request, record, ours, theirs)
+
+
+@pytest.fixture
+def same_in_plaintext(request, record, ours_in_plaintext, theirs_in_plaintext):
+    """Like ``same``, with secure intrinsics computed in the open on both sides."""
+    yield from _compared(request, record, ours_in_plaintext, theirs_in_plaintext)
+
+
+def _compared(request, record, ours, theirs):
+    comparison = Same(ours, theirs)
+    failed_before = request.session.testsfailed
+    yield comparison
+    marker = request.node.get_closest_marker("feature")
+    if marker is not None and request.session.testsfailed == failed_before:
+        record.rows.append(comparison.row(*marker.args))
+
+
+def pytest_collection_modifyitems(items):
+    """The page comes last, when every row is known."""
+    items.sort(key=lambda item: item.name == "test_the_page_says_what_was_found")

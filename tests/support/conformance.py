@@ -1,0 +1,137 @@
+"""The same program on TFF's own local context and on a cohort, compared; and the page that tells what works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support.tff import assert_close, assert_same, packed
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+GROUPS = {
+    "intrinsics": "Intrinsics",
+    "types": "Types and values",
+    "learning": "`tff.learning`",
+    "aggregators": "Aggregators",
+    "analytics": "`tff.analytics`",
+    "secure": "Secure sums",
+    "program": "`tff.program`",
+    "mapreduce": "`tff.backends.mapreduce`",
+    "clients": "Clients and silos",
+    "refused": "What does not run",
+}
+
+HEAD = """\
+# What works
+
+Written by `make compatibility` from the tests in `tests/conformance`, which run each row on TFF's own local context and
+on a cohort of three silos and compare values, types and containers. *Barriers* is how often the coordinator waits for
+the silos: for each invocation, where there are several. Values are equal bit for bit unless the note says that they are
+close: where several clients share a silo, or a merge is not associative in floating point, sums are taken in another
+order.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the page."""
+
+    group: str
+    feature: str
+    works: str
+    barriers: str
+    note: str
+
+    @property
+    def text(self) -> str:
+        return f"| {self.feature} | {self.works} | {self.barriers} | {self.note} |"
+
+
+@dataclass
+class Record:
+    """What the tests of one run found."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def page(self) -> str:
+        parts = [HEAD]
+        for group, title in GROUPS.items():
+            rows = sorted(row.text for row in self.rows if row.group == group)
+            if rows:
+                parts.append(
+                    f"## {title}\n\n| feature | works | barriers | note |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+                )
+        return "\n".join(parts)
+
+
+class Same:
+    """Runs a computation on both contexts and compares. One for each test.
+
+    Args:
+        ours: a context on a cohort.
+        theirs: TFF's own local context.
+    """
+
+    def __init__(self, ours, theirs) -> None:
+        self.ours = ours
+        self.theirs = theirs
+        self.barriers: list[int] = []
+        self.refused = False
+        self.close = False
+        self.note = ""
+
+    def __call__(self, comp, *args, rtol: float | None = None):
+        """What both return; on the cohort first. With ``rtol`` floating-point numbers need only be close."""
+        found, expected = self.run_ours(comp, *args), self.run_theirs(comp, *args)
+        if rtol is None:
+            assert_same(found, expected)
+        else:
+            self.close = True
+            assert_close(found, expected, rtol)
+        return found
+
+    def run_ours(self, comp, *args):
+        self.barriers.append(self.ours.explain(comp).round_trips)
+        return self.ours.invoke(comp, packed(comp, args))
+
+    def run_theirs(self, comp, *args):
+        return self.theirs.invoke(comp, packed(comp, args))
+
+    def beyond(self, expected, comp, *args):
+        """What TFF's own context fails on, and the cohort's does not."""
+        self.note = "TFF's own context fails"
+        with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it says
+            self.run_theirs(comp, *args)
+        assert_same(self.run_ours(comp, *args), expected)
+
+    def rounds(self, process, data, *, rounds: int = 2, rtol: float | None = None):
+        """An iterative process: initialize, then rounds of next; each output compared. The last output."""
+        state = self(process.initialize)
+        output = None
+        for _ in range(rounds):
+            output = self(process.next, state, *data, rtol=rtol)
+            state = output.state
+        return output
+
+    def refuses(self, kind: type[Exception], match: str, comp, *args):
+        """The cohort's context raises; before anything is sent, if ``kind`` is a PlanError."""
+        self.refused = True
+        with pytest.raises(kind, match=match) as caught:
+            self.ours.invoke(comp, packed(comp, args))
+        return caught.value
+
+    def row(self, group: str, feature: str, note: str) -> Row:
+        words = [word for word in (note, self.note, "close" if self.close else "") if word]
+        barriers = sorted(set(self.barriers) or {0})
+        shown = "-" if self.refused else ", ".join(map(str, barriers))
+        return Row(group, feature, "no" if self.refused else "yes", shown, "; ".join(words))
+
+
+def feature(group: str, name: str, note: str = "") -> Callable:
+    """Marks a test as one row of the page."""
+    assert group in GROUPS, group
+    return pytest.mark.feature(group, name, note)

@@ -1,0 +1,54 @@
+"""Who takes part: all, or those that the data handles draw."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fedbroker
+from fedbroker.context.data import Draw, SiloData
+from fedbroker.context.membership import wanted
+from fedbroker.errors import UsageError
+from fedbroker.session.roster import Member
+from fedbroker.wire.messages import Source
+
+FLIGHTS = {"flights": Source(columns=())}
+
+
+def members(*names, sources=FLIGHTS):
+    return [Member(name, "1", sources) for name in names]
+
+
+def drawn(count, seed, name="flights"):
+    return SiloData(name, None, Draw(count, seed))
+
+
+def test_without_a_draw_everybody_takes_part():
+    everybody = members("ewr", "jfk")
+    want = wanted([fedbroker.data("flights"), 3.0])
+    assert (want.count, want.choose(everybody)) == (0, everybody)
+
+
+@given(st.sets(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=9), st.data())
+def test_a_draw_is_of_its_size_and_repeatable_and_in_order(names, data):
+    count = data.draw(st.integers(1, len(names)))
+    seed = data.draw(st.integers(0, 2**63))
+    there = members(*sorted(names))
+    chosen = wanted([drawn(count, seed)]).choose(there)
+    assert len(chosen) == count
+    assert chosen == [member for member in there if member in chosen]
+    assert chosen == wanted([drawn(count, seed)]).choose(there)
+
+
+def test_only_silos_that_have_all_of_the_data_are_drawn():
+    both = {"flights": Source(columns=()), "crews": Source(columns=())}
+    there = [*members("ewr"), *members("jfk", sources=both), *members("lga", sources={})]
+    want = wanted([drawn(1, 5), drawn(1, 5, "crews")])
+    assert [member.name for member in want.choose(there)] == ["jfk"]
+    assert [want.eligible(member) for member in there] == [False, True, False]
+
+
+def test_handles_that_draw_differently_do_not_go_together():
+    with pytest.raises(UsageError, match="crews, flights draw different silos"):
+        wanted([drawn(1, 5), drawn(1, 6, "crews")])

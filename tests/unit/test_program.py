@@ -1,0 +1,68 @@
+"""Silos' data as a data source of federated programs."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.context.data import Draw
+from fedbroker.errors import UsageError
+from fedbroker.program import SiloDataSource, SiloDataSourceIterator
+
+ROWS = tff.SequenceType(tff.TensorType(np.float32, [None]))
+
+
+def source(**options):
+    return SiloDataSource("delays", ROWS, batch_size=32, **options)
+
+
+def test_the_type_is_of_clients():
+    assert source().federated_type == tff.FederatedType(ROWS, tff.CLIENTS)
+    assert source().iterator().federated_type == tff.FederatedType(ROWS, tff.CLIENTS)
+
+
+def test_it_is_found_below_fedbroker():
+    assert fedbroker.program.SiloDataSource is SiloDataSource
+    assert {"program", "testing"} <= set(dir(fedbroker))
+
+
+def test_each_selection_is_another_draw_of_so_many():
+    iterator = source(seed=1).iterator()
+    handles = [iterator.select(2) for _ in range(20)]
+    assert {(handle.name, handle.batch_size, handle.draw.count) for handle in handles} == {("delays", 32, 2)}
+    assert len({handle.draw.seed for handle in handles}) == 20
+
+
+def test_without_a_number_it_is_everybody():
+    assert source().iterator().select() == fedbroker.data("delays", batch_size=32)
+
+
+def test_a_seed_makes_it_repeatable_and_none_does_not():
+    assert source(seed=1).iterator().select(1) == source(seed=1).iterator().select(1)
+    assert source(seed=1).iterator().select(1) != source(seed=2).iterator().select(1)
+    assert source().iterator().select(1) != source().iterator().select(1)
+
+
+def test_an_iterator_that_was_saved_goes_on_where_it_was():
+    iterator = source(seed=3).iterator()
+    iterator.select(2)
+    restored = SiloDataSourceIterator.from_bytes(iterator.to_bytes())
+    copied = copy.deepcopy(iterator)
+    assert restored == iterator == copied
+    assert restored.federated_type == iterator.federated_type
+    assert restored.select(2) == iterator.select(2) == copied.select(2)
+    assert restored != source(seed=3).iterator()
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "2"])
+def test_a_wrong_number_is_refused(k):
+    with pytest.raises(UsageError, match="silos cannot be selected"):
+        source().iterator().select(k)
+
+
+def test_a_draw_of_the_same_seed_is_the_same():
+    assert Draw(2, 7).of("abcd") == Draw(2, 7).of(reversed("abcd"))
