@@ -47,6 +47,10 @@ format: setup ## put the code into shape
 compatibility: setup ## write docs/compatibility.md from what the conformance tests find
 	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)
 
+.PHONY: upstream
+upstream: setup ## TFF's own end-to-end tests on a cohort; TFF=a checkout of its v0.87.0
+	@$(bin)/python -m tests.upstream "$(TFF)" $(ARGS)
+
 .PHONY: bench
 bench: setup ## the benchmarks, a table each
 	@for file in benchmarks/[a-z]*.py; do $(bin)/python "$$file"; done

@@ -14,6 +14,7 @@ import tree
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.computation import function_utils
 
+from fedbroker.context.composites import apart
 from fedbroker.context.data import SiloData
 from fedbroker.context.values import serialize
 from fedbroker.errors import UsageError
@@ -117,5 +118,5 @@ def _normalize(argument: object) -> object:
 
 
 def _to_python(value: object) -> object:
-    """For ``tree.traverse``: a TFF struct as a Python container; None means to leave the value as it is."""
-    return tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else None
+    """For ``tree.traverse``: what TFF or TensorFlow has structs of its own for, as a Python container; else None."""
+    return tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else apart(value)

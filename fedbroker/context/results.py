@@ -12,6 +12,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.types import type_conversions
 
+from fedbroker.context.composites import together
 from fedbroker.context.values import deserialize, federate, members
 from fedbroker.plan.model import Plan, Slot, Template
 from fedbroker.wire.codec import Buffer
@@ -29,7 +30,7 @@ class ResultValues:
 def assemble(plan: Plan, values: ResultValues) -> object:
     """The result, in the Python containers of the computation's type and with TFF's own dtypes."""
     python = _fill(plan.result, values)
-    contained = type_conversions.type_to_py_container(python, plan.type.result)
+    contained = type_conversions.type_to_py_container(python, together(plan.type.result))
     return tensorflow_computation.transform_result(contained)
 
 
