@@ -83,7 +83,7 @@ class Coordinator:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._plans: OrderedDict[int, tuple[tff.Computation, Plan]] = OrderedDict()
+        self._plans: OrderedDict[int, tuple[tff.Computation, asyncio.Task[Plan]]] = OrderedDict()
         self._lock = asyncio.Lock()
         self._cohort: Cohort | None = None
         self._runtime: Runtime | None = None
@@ -100,15 +100,23 @@ class Coordinator:
             raise leaving(error, comp) from error.__cause__
 
     async def plan(self, comp: tff.Computation) -> Plan:
-        """The plan of ``comp``, made once; told by its identity, since comparing two costs a serialization of both."""
-        kept = self._plans.get(id(comp))
-        if kept is None:
-            kept = comp, await asyncio.to_thread(make_plan, comp, secure_sum=self.settings.secure_sum)
-            self._plans[id(comp)] = kept
+        """The plan of ``comp``, made once; told by its identity, since comparing two costs a serialization of both.
+
+        Whoever asks while it is being made waits for the same one; it is made to its end even if nobody waits any more.
+        """
+        if id(comp) not in self._plans:
+            making = asyncio.create_task(asyncio.to_thread(make_plan, comp, secure_sum=self.settings.secure_sum))
+            making.add_done_callback(lambda plan: self._forget_failed(id(comp), plan))
+            self._plans[id(comp)] = comp, making
             while len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(id(comp))
-        return kept[1]
+        _, plan = self._plans[id(comp)]
+        return await asyncio.shield(plan)
+
+    def _forget_failed(self, key: int, plan: asyncio.Task[Plan]) -> None:
+        if plan.cancelled() or plan.exception() is not None:
+            self._plans.pop(key, None)
 
     async def close(self) -> None:
         """Leave nothing behind, at the broker or on this machine. Bounded in time; idempotent."""

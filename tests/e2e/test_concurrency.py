@@ -1,0 +1,172 @@
+"""Many invocations at once on one asynchronous context: each its own session, none in another's way, nothing left over.
+
+The silos run in this process, over a real broker and with real C++ runtimes, so that what they hold can be counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator
+
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from fedbroker_worker.service import SiloService
+
+import fedbroker
+from fedbroker.context.contexts import AsyncBrokerContext
+from fedbroker.errors import SiloError
+from tests.support import computations as c
+from tests.support.ends import until
+from tests.support.tff import packed
+from tests.support.worker import settings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+SILOS = ("ewr", "jfk")
+LARGE = tff.TensorType(np.float32, [1 << 19])  # 2 MiB, so that it travels on the bulk lane
+
+
+@tff.tensorflow.computation(np.float32)
+def forever(x):
+    return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
+
+
+@tff.federated_computation(c.AT_CLIENTS)
+def never_done(x):
+    return tff.federated_sum(tff.federated_map(forever, x))
+
+
+@tff.federated_computation(tff.FederatedType(LARGE, tff.CLIENTS), tff.FederatedType(LARGE, tff.SERVER))
+def large(x, s):
+    """Two barriers: client values of 2 MiB are kept between them."""
+    add = tff.tensorflow.computation(lambda a, b: a + b, (LARGE, LARGE))
+    moved = tff.federated_map(add, (x, tff.federated_broadcast(s)))
+    mean = tff.federated_mean(moved)
+    return tff.federated_sum(tff.federated_map(add, (moved, tff.federated_broadcast(mean))))
+
+
+class Cohort:
+    """Silos in this process and a context on them."""
+
+    def __init__(self, services: list[SiloService], context: AsyncBrokerContext) -> None:
+        self.services = services
+        self.context = context
+
+    async def run(self, comp, *args):
+        return await self.context.invoke(comp, packed(comp, args))
+
+    def held(self) -> dict[str, int]:
+        """What is alive on both sides; everything is zero when nothing is under way."""
+        end = self.context._coordinator._cohort._end
+        return {
+            "sessions": sum(len(service._sessions) for service in self.services),
+            "values": sum(len(one.refs) for service in self.services for one in service._sessions._alive.values()),
+            "executors": sum(hosted.users for service in self.services for hosted in service._runtimes._hosted),
+            "jobs": sum(len(service._busy) + len(service._computing) for service in self.services),
+            "runtimes": sum(len(service._runtimes._hosted) - 1 for service in self.services),
+            "replies awaited": len(end._waiting),
+        }
+
+    async def idle(self) -> None:
+        await until(lambda: set(self.held().values()) == {0}, 20)
+
+    def runtime_memory(self) -> int:
+        """Bytes resident in the silos' C++ runtimes."""
+        hosts = [hosted.runtime.pid for service in self.services for hosted in service._runtimes._hosted]
+        return sum(
+            process.memory_info().rss
+            for pid in hosts
+            if pid
+            for process in psutil.Process(pid).children(recursive=True)
+        )
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, name: str, directory) -> AsyncIterator[Cohort]:
+    async with contextlib.AsyncExitStack() as stack:
+        services = []
+        for silo in SILOS:
+            (directory / silo).mkdir()
+            service = SiloService(settings(directory / silo, url, name, name=silo))
+            services.append(await stack.enter_async_context(service))
+        context = fedbroker.create_async_execution_context(url, cohort=name, min_silos=len(SILOS))
+        yield Cohort(services, await stack.enter_async_context(context))
+
+
+async def test_fifty_at_once_have_a_session_each(broker, cohort, tmp_path, caplog):
+    async with opened(broker.url, cohort, tmp_path) as silos:
+        with caplog.at_level(logging.INFO, "fedbroker.session"):
+            calls = [
+                silos.run(c.total, [float(n), 1.0, 2.0]) if n % 2 else silos.run(c.two_barriers, [float(n), 1.0], 0.0)
+                for n in range(50)
+            ]
+            results = await asyncio.gather(*calls)
+        for n, result in enumerate(results):
+            assert (result if n % 2 else result[0]) == (n + 3.0 if n % 2 else (n + 1.0) / 4)
+        sessions = re.findall(r"session started.*?session='?(\w+)", caplog.text)
+        assert len(sessions) == len(set(sessions)) == 50
+        await silos.idle()
+
+
+async def test_invocations_overlap_and_cancelling_one_frees_its_silos_only(broker, cohort, tmp_path):
+    async with opened(broker.url, cohort, tmp_path) as silos:
+        assert await silos.run(c.total, [1.0, 2.0]) == 3.0
+        stuck = asyncio.create_task(silos.run(never_done, [1.0, 2.0]))
+        await until(lambda: silos.held()["sessions"] == len(SILOS))
+        # Another computation runs to its end on the silos that are busy with the first.
+        assert (await silos.run(c.two_barriers, [1.0, 2.0, 3.0], 1.0))[0] == 1.0
+        assert not stuck.done()
+        assert silos.held()["sessions"] == len(SILOS)
+        stuck.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stuck
+        await silos.idle()
+        assert await silos.run(c.total, [1.0, 2.0]) == 3.0
+
+
+async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path):
+    @tff.tensorflow.computation(np.float32)
+    def positive(x):
+        with tf.control_dependencies([tf.debugging.Assert(x > 0, ["negative"])]):
+            return tf.identity(x)
+
+    @tff.federated_computation(c.AT_CLIENTS)
+    def checked(x):
+        return tff.federated_sum(tff.federated_map(positive, x))
+
+    value = np.ones(LARGE.shape, np.float32)
+    async with opened(broker.url, cohort, tmp_path) as silos:
+        for _ in range(3):  # memory settles
+            await silos.run(large, [value, value], value)
+        await silos.idle()
+        queues, memory = await _queues(broker, cohort), silos.runtime_memory()
+        for n in range(12):
+            ended = asyncio.create_task(silos.run(never_done, [1.0, 2.0])) if n == 5 else None
+            calls = [silos.run(large, [value * n, value], value), silos.run(checked, [1.0, -1.0])]
+            done, failed = await asyncio.gather(*calls, return_exceptions=True)
+            assert float(done[0]) == 2 * (n + 3) + (n + 3) / 2 * 2 - (n + 3)
+            assert isinstance(failed, SiloError)
+            if ended is not None:
+                ended.cancel()
+                await asyncio.gather(ended, return_exceptions=True)
+        await silos.idle()
+        # 12 rounds kept 4 values of 2 MiB at each silo between their stages: 192 MiB had they stayed.
+        assert silos.runtime_memory() - memory < 64 << 20
+        await until(lambda: _same_queues(broker, cohort, queues), 30)  # the broker counts every few seconds
+
+
+async def _same_queues(broker, cohort: str, before: dict[str, str]) -> bool:
+    return await _queues(broker, cohort) == before
+
+
+async def _queues(broker, cohort: str) -> dict[str, str]:
+    """Each of the cohort's queues and how many messages it holds; announcements apart, which come and go."""
+    listed = await asyncio.to_thread(broker.ctl, "list_queues", "name", "messages")
+    rows = dict(line.split("\t") for line in listed.splitlines() if cohort in line and "\t" in line)
+    return {name: count for name, count in rows.items() if ".lobby." not in name}
