@@ -6,6 +6,8 @@ Imports TFF, gRPC, the plan's naming and the base.
 
 from __future__ import annotations
 
+from typing import Self
+
 import grpc
 import tensorflow_federated as tff
 
@@ -23,33 +25,37 @@ def leaving(error: FedbrokerError, comp: object) -> FedbrokerError:
     died or was lost. A failed graph, data that do not fit, a stage whose time is up would only fail again.
     """
     error.computation = name_of(comp) if isinstance(comp, tff.framework.ConcreteComputation) else UNNAMED
-    kind = type(error)
+    kind, status = type(error), _status(error)
     bases: list[type[Exception]] = []
-    if _status(error) is not None:
-        bases.append(_RpcError)
+    members: dict[str, object] = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    if status is not None:
+        bases.append(grpc.RpcError)
+        members |= {"code": _Code(kind.code, status), "details": FedbrokerError.__str__}
     if error.retryable:
         bases.append(tff.framework.RetryableError)
     if bases and not issubclass(kind, tuple(bases)):
         # Its class, so that traceback, cause and fields stay what they are.
-        error.__class__ = type(kind.__name__, (kind, *bases), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+        error.__class__ = type(kind.__name__, (kind, *bases), members)
     return error
 
 
-class _RpcError(grpc.RpcError):
-    """What callers of TFF's own contexts look at."""
+class _Code(str):
+    """Our code, which may be called as gRPC's are: ``error.code`` is ``"FB8002"``, ``error.code()`` a status."""
 
-    def code(self) -> grpc.StatusCode:
-        """The runtime's status."""
-        return grpc.StatusCode[_status(self) or grpc.StatusCode.UNKNOWN.name]
+    status: grpc.StatusCode
 
-    def details(self) -> str:
-        """The whole error in one line."""
-        return str(self)
+    def __new__(cls, code: str, status: grpc.StatusCode) -> Self:
+        made = super().__new__(cls, code)
+        made.status = status
+        return made
+
+    def __call__(self) -> grpc.StatusCode:
+        return self.status
 
 
-def _status(error: BaseException) -> str | None:
-    """Name of the gRPC status behind an error, or None if no runtime said anything."""
+def _status(error: FedbrokerError) -> grpc.StatusCode | None:
+    """The gRPC status behind an error, or None if no runtime said anything."""
     failed = error if isinstance(error, ComputationFailed) else error.__cause__
     if isinstance(failed, ComputationFailed):
-        return failed.status if failed.status in grpc.StatusCode.__members__ else grpc.StatusCode.UNKNOWN.name
-    return grpc.StatusCode.UNAVAILABLE.name if isinstance(error, RuntimeUnavailable) else None
+        return grpc.StatusCode.__members__.get(failed.status, grpc.StatusCode.UNKNOWN)
+    return grpc.StatusCode.UNAVAILABLE if isinstance(error, RuntimeUnavailable) else None

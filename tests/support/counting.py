@@ -27,3 +27,22 @@ async def counted(url: str, *exchanges: str):
             return found
 
         yield count
+
+
+@contextlib.asynccontextmanager
+async def weighed(url: str, *bindings: tuple[str, str]):
+    """Yields a coroutine that returns the bytes that have passed exchanges under a key since it was last called."""
+    connection = await aio_pika.connect(url)
+    async with asyncio.timeout(120), connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        for exchange, key in bindings:
+            await queue.bind(exchange, key)
+
+        async def weight() -> int:
+            total = 0
+            while (message := await queue.get(no_ack=True, fail=False)) is not None:
+                total += len(message.body)
+            return total
+
+        yield weight

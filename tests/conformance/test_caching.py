@@ -1,0 +1,70 @@
+"""What does not change is sent once: computations to each silo, plans made once for each context."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.transport import topology
+from tests.support import computations as c
+from tests.support.counting import weighed
+from tests.support.tff import packed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+WIDTH = 340
+PARAMETERS = 4 * WIDTH + WIDTH + WIDTH + 1
+
+
+def model():
+    layers = [
+        tf.keras.layers.InputLayer(input_shape=(4,)),
+        tf.keras.layers.Dense(WIDTH, kernel_initializer="ones"),
+        tf.keras.layers.Dense(1, kernel_initializer="ones"),
+    ]
+    return tff.learning.models.from_keras_model(
+        tf.keras.Sequential(layers), input_spec=c.BATCHES, loss=tf.keras.losses.MeanSquaredError()
+    )
+
+
+def test_from_the_second_round_on_only_the_weights_travel(ours, silos):
+    """FedAvg's ``next`` on a model of 8 KB: the computation is more than ten times that."""
+    process = tff.learning.algorithms.build_weighted_fed_avg(model, tff.learning.optimizers.build_sgdm(1e-9))
+    weights = PARAMETERS * 4
+    assert 8000 < weights < 8400
+
+    async def rounds():
+        sent, state = [], await asyncio.to_thread(ours.invoke, process.initialize, None)
+        keys = [topology.blobs_key(silos.cohort, silo) for silo in (None, *silos.silos)]
+        bindings = [(topology.WORK.name, "#"), *((topology.BLOBS.name, key) for key in keys)]
+        async with weighed(silos.url, *bindings) as weight:
+            for _ in range(3):
+                argument = packed(process.next, (state, fedbroker.data("rows", batch_size=3)))
+                state = (await asyncio.to_thread(ours.invoke, process.next, argument)).state
+                sent.append(await weight())
+        return sent
+
+    first, second, third = asyncio.run(rounds())
+    for later in (second, third):
+        # The weights once for each silo, with its work item; what else there is are programs and small values.
+        assert later < len(silos.silos) * (weights + 4096)
+    assert first > 10 * second / len(silos.silos)
+
+
+def test_a_plan_is_made_once_for_each_context(ours, ours_in_plaintext):
+    plan = ours.explain(c.two_barriers).plan
+    ours.invoke(c.two_barriers, packed(c.two_barriers, ([1.0, 2.0], 1.0)))
+    assert ours.explain(c.two_barriers).plan is plan
+    assert ours_in_plaintext.explain(c.two_barriers).plan is not plan
+
+
+def test_the_same_computation_has_the_same_digests_whoever_plans_it(ours, ours_in_plaintext):
+    stages = [
+        [stage.computation for stage in context.explain(c.two_barriers).plan.stages]
+        for context in (ours, ours_in_plaintext)
+    ]
+    assert stages[0] == stages[1]

@@ -1,0 +1,153 @@
+"""An error names the computation, the silo and the stage, with the runtime's words, and is retryable where TFF's is."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedbroker.errors import ComputationFailed, PlanError, RuntimeUnavailable, SiloError, UsageError
+from tests.support import computations as c
+from tests.support.tff import packed
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+F = np.float32
+
+
+@tff.tensorflow.computation(F)
+def positive(x):
+    with tf.control_dependencies([tf.debugging.Assert(x > 0, ["this one is negative"])]):
+        return tf.identity(x)
+
+
+@tff.tensorflow.computation(F)
+def forever(x):
+    return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
+
+
+@tff.federated_computation(c.AT_CLIENTS, c.AT_SERVER)
+def at_second_client_stage(x, s):
+    mean = tff.federated_mean(x)
+    checked = tff.federated_map(positive, tff.federated_map(c.minus, (x, tff.federated_broadcast(mean))))
+    return tff.federated_sum(checked), s
+
+
+@tff.federated_computation(c.AT_CLIENTS)
+def at_the_server(x):
+    return tff.federated_map(positive, tff.federated_sum(x))
+
+
+@tff.federated_computation(c.AT_CLIENTS)
+def never_done(x):
+    return tff.federated_sum(tff.federated_map(forever, x))
+
+
+@tff.federated_computation(c.AT_CLIENTS)
+def never_done_at_the_server(x):
+    return tff.federated_map(forever, tff.federated_sum(x))
+
+
+def test_an_error_in_a_clients_graph(ours):
+    with pytest.raises(SiloError, match="this one is negative") as caught:
+        ours.invoke(at_second_client_stage, packed(at_second_client_stage, ([1.0, 1.0, 1.0], 0.0)))
+    error = caught.value
+    assert (error.computation, error.stage) == ("at_second_client_stage", 1)
+    assert error.silo in ("ewr", "jfk", "lga")
+    assert error.session
+    assert str(error).startswith(f"[FB4001] at_second_client_stage: silo '{error.silo}' failed in client stage 1: ")
+    assert isinstance(error, grpc.RpcError)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "this one is negative" in error.details()
+    assert not isinstance(error, tff.framework.RetryableError)
+
+
+def test_an_error_in_a_server_stage(ours):
+    with pytest.raises(ComputationFailed, match="this one is negative") as caught:
+        ours.invoke(at_the_server, packed(at_the_server, ([-1.0, -2.0],)))
+    error = caught.value
+    assert (error.computation, error.stage, error.status) == ("at_the_server", 1, "INTERNAL")
+    assert str(error).startswith("[FB8002] at_the_server: server stage 1 failed: INTERNAL: ")
+    assert isinstance(error, grpc.RpcError)
+    assert not isinstance(error, tff.framework.RetryableError)
+    assert ours.invoke(at_the_server, packed(at_the_server, ([1.0, 2.0],))) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "server", "words"),
+    [
+        ([1.0, "two"], 0.0, "float32"),
+        ([1.0, np.ones(2, F)], 0.0, "shape"),
+        (3.0, 0.0, "one value for each client"),
+        ([1.0, 2.0], [1.0], "float32"),
+    ],
+)
+def test_an_argument_that_does_not_serialize(ours, values, server, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        ours.invoke(at_second_client_stage, packed(at_second_client_stage, (values, server)))
+    assert caught.value.computation == "at_second_client_stage"
+    assert isinstance(caught.value, TypeError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_type_that_cannot_be_planned(ours):
+    jax = tff.jax.computation(lambda x: x * 2, F)
+
+    @tff.federated_computation(c.AT_CLIENTS)
+    def doubled(x):
+        return tff.federated_sum(tff.federated_map(jax, x))
+
+    with pytest.raises(PlanError, match=r"doubled: tff\.jax\.computation cannot be planned"):
+        ours.invoke(doubled, packed(doubled, ([1.0],)))
+
+
+def test_a_silos_runtime_that_dies_is_retryable(ours, silos):
+    silo = silos.silos["jfk"]
+    error = _killed_while_running(ours, never_done, [1.0, 2.0, 3.0], lambda: _runtime_of(silo.pid))
+    assert isinstance(error, SiloError)
+    assert (error.computation, error.silo, error.stage) == ("never_done", "jfk", 0)
+    assert isinstance(error, tff.framework.RetryableError)
+    assert ours.invoke(c.total, packed(c.total, ([1.0, 2.0, 3.0],))) == 6.0
+
+
+def test_the_coordinators_runtime_that_dies_is_retryable(ours):
+    host = ours._coordinator._runtime.pid
+    error = _killed_while_running(ours, never_done_at_the_server, [1.0, 2.0], lambda: _runtime_of(host))
+    assert isinstance(error, RuntimeUnavailable)
+    assert error.computation == "never_done_at_the_server"
+    assert isinstance(error, tff.framework.RetryableError)
+    assert isinstance(error, grpc.RpcError)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert ours.invoke(c.total, packed(c.total, ([1.0, 2.0, 3.0],))) == 6.0
+
+
+def _killed_while_running(context, comp, values, runtime):
+    """The error of an invocation under which a runtime is killed as soon as it computes."""
+    ours, started = runtime(), threading.Event()
+    before = ours.cpu_times().user
+
+    def call():
+        started.set()
+        return context.invoke(comp, packed(comp, (values,)))
+
+    with ThreadPoolExecutor(1) as pool:
+        call_ = pool.submit(call)
+        started.wait(10)
+        until(lambda: ours.cpu_times().user > before + 0.5, 30, "the runtime computes")
+        ours.kill()
+        return call_.exception(60)
+
+
+def _runtime_of(pid: int) -> psutil.Process:
+    return next(
+        process
+        for process in psutil.Process(pid).children(recursive=True)
+        if process.name().startswith("worker_binary")
+    )
