@@ -103,6 +103,10 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
         state = msgspec.json.decode(text, type=_State)
         return cls(SiloData(state.name, state.batch_size), type_, state.seed, state.selections)
 
+    def __deepcopy__(self, memo: object) -> SiloDataSourceIterator:
+        # Its parts never change, and TFF's struct types cannot be copied. ``train_model`` copies iterators each round.
+        return SiloDataSourceIterator(self._handle, self._federated_type, self._seed, self._selections)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SiloDataSourceIterator):
             return NotImplemented

