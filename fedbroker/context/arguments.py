@@ -65,8 +65,9 @@ def client_count(arguments: Mapping[str, Argument]) -> int | None:
     """
     counts = {len(argument.values) for argument in arguments.values() if isinstance(argument, ClientValues)}
     if len(counts) > 1:
+        lengths = ", ".join(map(str, sorted(counts)))
         raise UsageError(
-            f"the arguments hold lists of {', '.join(map(str, sorted(counts)))} client values",
+            f"Conflicting cardinalities: the arguments hold lists of {lengths} client values",
             hint="give every clients-placed argument one value for each client",
         )
     return next(iter(counts), None)

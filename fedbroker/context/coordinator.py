@@ -19,6 +19,7 @@ from fedbroker.context.membership import Wanted
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ConfigError, FedbrokerError, UsageError
 from fedbroker.plan import Plan, make_plan
+from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.plan.secure import SecureSum
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.session.cohort import Cohort, Pool
@@ -84,6 +85,7 @@ class Coordinator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._plans: OrderedDict[int, tuple[tff.Computation, asyncio.Task[Plan]]] = OrderedDict()
+        self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
         self._lock = asyncio.Lock()
         self._cohort: Cohort | None = None
         self._runtime: Runtime | None = None
@@ -95,9 +97,21 @@ class Coordinator:
             self._executor, self._gather, self._session, settings.stage_timeout, settings.default_num_clients
         )
         try:
-            return await invoke(await self.plan(comp), argument, environment)
+            called, rest = self._with_functions(comp, argument)
+            return await invoke(await self.plan(called), rest, environment)
         except FedbrokerError as error:
             raise leaving(error, comp) from error.__cause__
+
+    def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
+        """What is planned, and called with what: ``comp`` itself, unless functions are among its arguments."""
+        if not (isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter)):
+            return comp, argument
+        special, rest = specialize(comp, argument)
+        special = self._special.setdefault(special, special)  # equal ones share a plan
+        self._special.move_to_end(special)
+        while len(self._special) > PLANS_KEPT:
+            self._special.popitem(last=False)
+        return special, rest
 
     async def plan(self, comp: tff.Computation) -> Plan:
         """The plan of ``comp``, made once; told by its identity, since comparing two costs a serialization of both.

@@ -14,7 +14,7 @@ from tensorflow_federated.python.core.impl.types import type_conversions
 
 from fedbroker.context.composites import together
 from fedbroker.context.values import deserialize, federate, members
-from fedbroker.plan.model import Plan, Slot, Template
+from fedbroker.plan.model import FunctionResult, Plan, Slot, Template
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["ResultValues", "assemble"]
@@ -37,6 +37,8 @@ def assemble(plan: Plan, values: ResultValues) -> object:
 def _fill(template: Template, values: ResultValues) -> object:
     if isinstance(template, Slot):
         return _value(template, values.by_slot[template.name])
+    if isinstance(template, FunctionResult):
+        return template.computation
     return tff.structure.Struct([(name, _fill(element, values)) for name, element in template.elements])
 
 

@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
+from fedbroker.plan.functions import holds_function
 from fedbroker.plan.rewrite import Block, walk
 from fedbroker.plan.secure import SECURE, secure_intrinsics
 
@@ -45,13 +46,8 @@ def _check_signature(type_: tff.Type) -> None:
             f"only a function can be invoked, not a value of type {type_}",
             hint="wrap it in a tff.federated_computation",
         )
-    for side, part in (("parameter", type_.parameter), ("result", type_.result)):
-        if part is not None and _holds_function(part):
-            raise PlanError(
-                f"the {side} holds a function ({part}), which never leaves its process",
-                hint="pass values, and call functions inside the computation",
-            )
-
-
-def _holds_function(type_: tff.Type) -> bool:
-    return isinstance(type_, tff.FunctionType) or any(_holds_function(child) for child in type_.children())
+    if holds_function(type_.parameter):
+        raise PlanError(
+            f"the parameter holds a function ({type_.parameter}), which becomes part of the computation in a call",
+            hint="call it, or explain a computation in which the function is called",
+        )

@@ -19,7 +19,7 @@ from fedbroker.plan.compiler import Flat
 from fedbroker.plan.rewrite import Block, free, names_in_order, walk
 from fedbroker.plan.stateful import is_stateful
 
-__all__ = ["Local", "Place", "analyse", "place_of"]
+__all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
 
 
 class Place(Enum):
@@ -86,7 +86,7 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
     strangers = [use for use in uses if use not in known]
     if strangers:
         raise PlanError(f"TFF's compiler left {', '.join(strangers)} unbound in {name}")
-    _check_captures(block)
+    check_captures(block)
     place = place_of(block.type_signature)
     used = [known[use] for use in uses]
     if place is Place.NOWHERE and any(one.place is not Place.NOWHERE for one in used):
@@ -107,8 +107,12 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
     )
 
 
-def _check_captures(block: Block) -> None:
-    """TFF's runtime evaluates a function that it is given apart from where it was written."""
+def check_captures(block: Block) -> None:
+    """TFF's runtime evaluates a function that it is given apart from where it was written.
+
+    Raises:
+        PlanError: a function in ``block`` refers to something outside of it.
+    """
     for part in walk(block):
         if isinstance(part, bb.Lambda) and any(free(part)):
             raise PlanError(

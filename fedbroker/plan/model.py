@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import tensorflow_federated as tff
 
-__all__ = ["ClientStage", "Merge", "Plan", "ResultStruct", "ServerStage", "Slot", "Stage", "Template"]
+__all__ = ["ClientStage", "FunctionResult", "Merge", "Plan", "ResultStruct", "ServerStage", "Slot", "Stage", "Template"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,18 @@ class ResultStruct:
     elements: tuple[tuple[str | None, Template], ...]
 
 
-Template: TypeAlias = Slot | ResultStruct
+@dataclass(frozen=True, slots=True, eq=False)
+class FunctionResult:
+    """A function in a plan's result: known beforehand, since functions are never computed.
+
+    Attributes:
+        computation: as TFF's own contexts return it, ``computation_pb2.Computation``.
+    """
+
+    computation: object
+
+
+Template: TypeAlias = Slot | FunctionResult | ResultStruct
 """The shape of the result: slots where values go."""
 
 
@@ -143,6 +154,6 @@ def leaves(template: Template) -> Iterator[Slot]:
     """The slots of a template, left to right."""
     if isinstance(template, Slot):
         yield template
-    else:
+    elif isinstance(template, ResultStruct):
         for _, element in template.elements:
             yield from leaves(element)

@@ -13,8 +13,8 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from fedbroker.errors import PlanError
 from fedbroker.plan.build import Builder
 from fedbroker.plan.compiler import Flat, flatten
-from fedbroker.plan.cut import analyse
-from fedbroker.plan.model import Plan, ResultStruct, Slot, Template
+from fedbroker.plan.cut import analyse, check_captures
+from fedbroker.plan.model import FunctionResult, Plan, ResultStruct, Slot, Template
 from fedbroker.plan.naming import name_of
 from fedbroker.plan.rewrite import Block, elements_of, names_in_order
 from fedbroker.plan.secure import SecureSum
@@ -49,12 +49,15 @@ def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Pla
 
 
 def _name_result_leaves(flat: Flat) -> Flat:
-    """``flat`` with every leaf of its result a reference: one that is an expression becomes a local of its own."""
+    """``flat`` with every leaf of its result a reference or a function: an expression becomes a local of its own."""
     extra: list[tuple[str, Block]] = []
+    bound = dict(flat.locals)
 
     def named(block: Block) -> Block:
         if isinstance(block, bb.Struct):
             return bb.Struct([(name, named(element)) for name, element in elements_of(block)])
+        if isinstance(block.type_signature, tff.FunctionType):
+            return bound[block.name] if isinstance(block, bb.Reference) and block.name in bound else block
         if isinstance(block, bb.Reference):
             return block
         name = f"result_{len(extra)}"
@@ -68,6 +71,9 @@ def _name_result_leaves(flat: Flat) -> Flat:
 def _template(block: Block, slots: dict[str, Slot]) -> Template:
     if isinstance(block, bb.Struct):
         return ResultStruct(tuple((name, _template(element, slots)) for name, element in elements_of(block)))
+    if isinstance(block.type_signature, tff.FunctionType):
+        check_captures(block)
+        return FunctionResult(block.proto)
     if isinstance(block, bb.Reference):
         return slots[block.name]
     raise PlanError(f"the result holds {block.compact_representation()[:80]}, which is no value")

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedbroker.errors import UsageError
 from tests.support import computations as c
 from tests.support.conformance import feature
 
@@ -232,3 +233,57 @@ def test_all_equal(same):
         return e, tff.federated_map(c.half, e), tff.federated_sum(e), tff.federated_sum(x), tff.federated_zip((e, x))
 
     same(all_equal, 2.0, [1.0, 2.0, 3.0, 4.0])
+
+
+FUNCTION = tff.FunctionType(F, F)
+negative = tff.tensorflow.computation(lambda x: -x, F)
+
+
+@tff.federated_computation(F)
+def half_of_half(x):
+    return c.half(c.half(x))
+
+
+@feature("types", "functions as arguments, alone and in structs", "put into the computation; one plan for each")
+def test_functions_as_arguments(same):
+    @tff.federated_computation(collections.OrderedDict(a=FUNCTION, b=[FUNCTION]), c.AT_CLIENTS, F)
+    def applied(functions, x, n):
+        first, second = functions["a"], functions["b"][0]
+        return tff.federated_sum(tff.federated_map(first, x)), tff.federated_map(second, tff.federated_max(x)), first(n)
+
+    functions = collections.OrderedDict(a=c.half, b=[half_of_half])
+    assert same.run_ours_unexplained(applied, functions, [1.0, 2.0], 4.0) == (1.5, 0.5, 2.0)
+    assert same.run_theirs(applied, functions, [1.0, 2.0], 4.0) == (1.5, 0.5, 2.0)
+    other = collections.OrderedDict(a=negative, b=[c.half])
+    assert same.run_ours_unexplained(applied, other, [1.0, 2.0], 4.0) == (-3.0, 1.0, -4.0)
+    alone = tff.federated_computation(lambda f: f(np.float32(3)), FUNCTION)
+    assert same.run_ours_unexplained(alone, c.half) == same.run_theirs(alone, c.half) == 1.5
+    same.barriers.append(1)
+
+
+def test_a_function_of_another_type_is_refused(ours):
+    applied = tff.federated_computation(lambda f, x: f(x), FUNCTION, F)
+    whole = tff.tensorflow.computation(lambda x: x, N)
+    for wrong, words in ((whole, "was given for one of type"), (np.abs, "was given for a function")):
+        with pytest.raises(UsageError, match=words):
+            ours.invoke(applied, tff.structure.Struct([(None, wrong), (None, 1.0)]))
+
+
+@feature("types", "functions as results, alone and in structs")
+def test_functions_as_results(same):
+    @tff.federated_computation(c.AT_CLIENTS)
+    def given(x):
+        return collections.OrderedDict(sum=tff.federated_sum(x), functions=[c.half, negative])
+
+    ours, theirs = same.run_ours(given, [1.0, 2.0]), same.run_theirs(given, [1.0, 2.0])
+    assert ours["sum"] == theirs["sum"] == 3.0
+    for found, expected in zip(ours["functions"], theirs["functions"], strict=True):
+        assert type(found) is type(expected)
+        assert found.type == expected.type
+    for function, expected in zip(ours["functions"], (2.0, -4.0), strict=True):
+        comp = tff.framework.ConcreteComputation(
+            computation_proto=function, context_stack=tff.framework.get_context_stack()
+        )
+        assert same.run_ours_unexplained(comp, 4.0) == expected
+    alone = tff.federated_computation(lambda: c.half)
+    assert type(same.run_ours(alone)) is type(same.run_theirs(alone))

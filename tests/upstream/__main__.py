@@ -22,7 +22,9 @@ import tensorflow_federated as tff
 
 FACTORY = re.compile(r"(set|create)_(a?sync)_(local|test)_cpp_execution_context")
 PARTS = ("aggregators", "analytics", "core/backends", "core/impl/execution_contexts", "learning", "program", "tests")
-NOT_IN_THE_WHEEL = re.compile(r"cpp_execution_contexts_test|/xla/|backend_accelerators|backend_test|remote_runtime")
+NOT_IN_THE_WHEEL = re.compile(
+    r"prefetching_data_source|cpp_execution_contexts_test|/xla/|backend_accelerators|backend_test|remote_runtime"
+)
 OF_TFFS_OWN_WORKER = {
     "SyncLocalCPPExecutionContextTest::test_process_starts": "looks for the worker process that TFF's context starts",
     "SyncLocalCPPExecutionContextTest::test_raises_runtime_error_if_no_worker_binarys": "takes that worker's file away",

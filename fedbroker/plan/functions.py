@@ -1,0 +1,91 @@
+"""Functions as arguments: put into the computation before it is planned, since they never travel as values.
+
+Imports TFF and the base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
+
+from fedbroker.errors import UsageError
+from fedbroker.plan.rewrite import Block, elements_of
+
+__all__ = ["holds_function", "specialize"]
+
+_WHOLE = "rest"
+
+
+def holds_function(type_: tff.Type | None) -> bool:
+    """Whether a function is anywhere in a type that is not one itself."""
+    if type_ is None:
+        return False
+    return isinstance(type_, tff.FunctionType) or any(holds_function(child) for child in type_.children())
+
+
+def specialize(
+    comp: tff.framework.ConcreteComputation, argument: object
+) -> tuple[tff.framework.ConcreteComputation, tff.structure.Struct | None]:
+    """``comp`` with the functions among its arguments put in, and the arguments that are left.
+
+    Args:
+        comp: takes functions, alone or in structs.
+        argument: what it is called with, as TFF hands it to an execution context.
+
+    Returns:
+        A computation of one struct of the other arguments, and that struct; no parameter and None if there are none.
+
+    Raises:
+        UsageError: what stands for a function is no computation, or one of another type.
+    """
+    rest = _Rest()
+    filled = rest.fill(comp.type_signature.parameter, argument)
+    types = tff.StructType(rest.types)
+    body = bb.Call(comp.to_building_block(), filled)
+    function = bb.Lambda(_WHOLE, types, _with_parameter(body, types)) if rest.types else bb.Lambda(None, None, body)
+    special = tff.framework.ConcreteComputation(
+        computation_proto=function.proto,
+        context_stack=context_stack_impl.context_stack,
+        annotated_type=tff.FunctionType(types if rest.types else None, comp.type_signature.result),
+    )
+    return special, tff.structure.Struct.unnamed(*rest.values) if rest.types else None
+
+
+@dataclass
+class _Rest:
+    """The arguments that are no functions, in order."""
+
+    types: list[tff.Type] = field(default_factory=list)
+    values: list[object] = field(default_factory=list)
+
+    def fill(self, type_: tff.Type, value: object) -> Block:
+        """What stands for ``value`` in the call: the function itself, or a reference to what is left."""
+        if isinstance(type_, tff.FunctionType):
+            return _function(type_, value)
+        if isinstance(type_, tff.StructType) and holds_function(type_):
+            given = tff.structure.from_container(value)
+            return bb.Struct(
+                [(name, self.fill(element, given[at])) for at, (name, element) in enumerate(elements_of(type_))]
+            )
+        self.types.append(type_)
+        self.values.append(value)
+        return bb.Reference(f"{_WHOLE}_{len(self.types) - 1}", type_)
+
+
+def _with_parameter(body: Block, types: tff.StructType) -> Block:
+    whole = bb.Reference(_WHOLE, types)
+    return bb.Block([(f"{_WHOLE}_{at}", bb.Selection(whole, index=at)) for at in range(len(types))], body)
+
+
+def _function(type_: tff.FunctionType, value: object) -> Block:
+    if not isinstance(value, tff.framework.ConcreteComputation):
+        raise UsageError(
+            f"a {type(value).__name__} was given for a function of type {type_}",
+            hint="give a tff.tensorflow.computation or tff.federated_computation with a type",
+        )
+    if not type_.is_assignable_from(value.type_signature):
+        raise UsageError(f"a function of type {value.type_signature} was given for one of type {type_}")
+    return value.to_building_block()
