@@ -23,8 +23,8 @@ setup: ## the private .venv and RabbitMQ's server, if they are not there
 	@scripts/setup.sh
 
 .PHONY: test
-test: setup ## the whole test suite; ARGS="-k name" chooses
-	@$(bin)/python -m pytest $(ARGS)
+test: setup ## the whole test suite, a file on each of two cores; ARGS="-k name" chooses
+	@$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: unit
 unit: setup ## the tests that need neither broker nor processes
