@@ -307,10 +307,9 @@ def test_sampled_metrics(same):
 @feature("learning", "metrics.secure_sum_then_finalize", "in plaintext")
 def test_secure_metrics(same_in_plaintext):
     process = algorithms.build_unweighted_fed_avg(
-        linear(), SGD, metrics_aggregator=tff.learning.metrics.secure_sum_then_finalize
+        c.regression, SGD, metrics_aggregator=tff.learning.metrics.secure_sum_then_finalize
     )
-    output = same_in_plaintext.rounds(process, [ONE_EACH], rounds=1)
-    assert output.metrics["client_work"]["train"]["examples"] == 13
+    assert examples(same_in_plaintext.rounds(process, [ONE_EACH], rounds=1)) == 13
 
 
 @feature("learning", "add_debug_measurements, add_debug_measurements_with_mixed_dtype")

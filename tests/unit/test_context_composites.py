@@ -1,0 +1,52 @@
+"""Ragged and sparse tensors are taken apart and put together, and nothing else is touched."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.types import type_conversions
+
+from fedbroker.context.composites import apart, together
+
+VALUES = {
+    "ragged": tf.ragged.constant([[1.0], [], [2.0, 3.0]]),
+    "ragged twice": tf.ragged.constant([[[1], [2, 3]], []]),
+    "sparse": tf.sparse.from_dense([[0, 5], [7, 0]]),
+}
+
+
+def struct(value):
+    """What the runtime would hand back: TFF's struct of the parts, and its type with TFF's container."""
+    parts = tff.structure.from_container(apart(value), recursive=True)
+    plain = type_conversions.infer_type(apart(value))
+    return parts, tff.types.StructWithPythonType(list(tff.structure.iter_elements(plain)), type(value))
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_together_again(name):
+    value = VALUES[name]
+    parts, type_ = struct(value)
+    nest = tff.StructType([("a", type_), ("b", tff.TensorType(np.int32))])
+    whole = tff.structure.Struct([("a", parts), ("b", 3)])
+    made = type_conversions.type_to_py_container(whole, together(nest))
+    assert type(made["a"]) is type(value)
+    assert _as_lists(made["a"]) == _as_lists(value)
+    assert made["b"] == 3
+
+
+def _as_lists(value):
+    return value.to_list() if isinstance(value, tf.RaggedTensor) else tf.sparse.to_dense(value).numpy().tolist()
+
+
+@pytest.mark.parametrize("value", [1.0, "text", np.ones(2), [1, 2], collections.OrderedDict(a=1), tf.constant(1)])
+def test_anything_else_is_left_alone(value):
+    assert apart(value) is None
+
+
+def test_other_types_stay_the_same_object():
+    type_ = tff.StructType([("a", np.int32), ("b", [np.float32])])
+    assert together(type_) == type_
