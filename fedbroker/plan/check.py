@@ -5,6 +5,8 @@ Imports TFF and the base.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
@@ -16,14 +18,18 @@ from fedbroker.plan.secure import SECURE, secure_intrinsics
 __all__ = ["check_supported"]
 
 
-def check_supported(block: Block) -> None:
+def check_supported(block: Block, exposed: Collection[str] = ()) -> None:
     """Look through a computation.
+
+    Args:
+        block: the computation.
+        exposed: the secure intrinsics that are to be computed in plaintext.
 
     Raises:
         PlanError: naming the first intrinsic or construct that cannot be planned, and what to use instead.
     """
     _check_signature(block.type_signature)
-    for uri in secure_intrinsics(block):
+    for uri in (uri for uri in secure_intrinsics(block) if uri not in exposed):
         raise PlanError(f"{uri} cannot be planned", intrinsic=uri, hint=SECURE[uri])
     for part in walk(block):
         if isinstance(part, bb.Data):

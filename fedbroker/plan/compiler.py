@@ -47,12 +47,13 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
     Raises:
         PlanError: it holds something that cannot run on a cohort.
     """
-    exposed = secure_intrinsics(comp.to_building_block()) if secure_sum == "plaintext" else ()
-    if exposed:
-        comp = in_plaintext(comp)
-    check_supported(comp.to_building_block())
+    block = comp.to_building_block()
+    exposed = secure_intrinsics(block) if secure_sum == "plaintext" else ()
+    check_supported(block, exposed)
     try:
-        if has_sequence_intrinsics(comp.to_building_block()):
+        if exposed:
+            comp = in_plaintext(comp)
+        if has_sequence_intrinsics(block):
             comp = sequences_as_tensorflow(comp)
         compiled = native.desugar_and_transform_to_native(comp).to_building_block()
     except Exception as error:  # TFF raises many kinds here, and all mean the same to the caller

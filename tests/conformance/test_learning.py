@@ -304,11 +304,14 @@ def test_sampled_metrics(same):
     assert output.metrics["client_work"]["train"]["examples"].tolist() == [8, 5, 0, 3, 6]
 
 
-@feature("learning", "metrics.secure_sum_then_finalize", "in plaintext")
+@feature("learning", "metrics.secure_sum_then_finalize", "with given ranges and the default; in plaintext")
 def test_secure_metrics(same_in_plaintext):
-    process = algorithms.build_unweighted_fed_avg(
-        c.regression, SGD, metrics_aggregator=tff.learning.metrics.secure_sum_then_finalize
+    pair = [(0.0, 100.0), (0.0, 100.0)]  # of a metric that is a mean
+    secure = functools.partial(
+        tff.learning.metrics.secure_sum_then_finalize,
+        metric_value_ranges=collections.OrderedDict(loss=pair, mean_absolute_error=pair, num_examples=[(0, 100)]),
     )
+    process = algorithms.build_unweighted_fed_avg(c.regression, SGD, metrics_aggregator=secure)
     assert examples(same_in_plaintext.rounds(process, [ONE_EACH], rounds=1)) == 13
 
 

@@ -30,7 +30,7 @@ HEAD = """\
 
 Written by `make compatibility` from the tests in `tests/conformance`, which run each row on TFF's own local context and
 on a cohort of three silos and compare values, types and containers. *Barriers* is how often the coordinator waits for
-the silos: for each invocation, where there are several. Values are equal bit for bit unless the note says that they are
+the silos in one invocation: of a process, in one round. Values are equal bit for bit unless the note says that they are
 close: where several clients share a silo, or a merge is not associative in floating point, sums are taken in another
 order.
 """
@@ -60,7 +60,7 @@ class Record:
     def page(self) -> str:
         parts = [HEAD]
         for group, title in GROUPS.items():
-            rows = sorted(row.text for row in self.rows if row.group == group)
+            rows = sorted({row.text for row in self.rows if row.group == group})
             if rows:
                 parts.append(
                     f"## {title}\n\n| feature | works | barriers | note |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
@@ -130,8 +130,7 @@ class Same:
 
     def row(self, group: str, feature: str, note: str) -> Row:
         words = [word for word in (note, self.note, "close" if self.close else "") if word]
-        barriers = sorted(set(self.barriers) or {0})
-        shown = "-" if self.refused else ", ".join(map(str, barriers))
+        shown = "-" if self.refused else str(max(self.barriers, default=0))
         return Row(group, feature, "no" if self.refused else "yes", shown, "; ".join(words))
 
 

@@ -9,9 +9,11 @@ Takes about half an hour. The checkout supplies the tests and their helpers; wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,7 +54,13 @@ def run(kind: str, tests: list[Path], directory: Path) -> dict[str, str]:
     environment = os.environ | {"UPSTREAM": kind, "PYTHONPATH": f"{directory}:{root}:{root / 'workers'}"}
     command = [sys.executable, "-m", "pytest", "-p", "tests.upstream.plugin", "-c", os.devnull, "--rootdir", directory]
     command += ["--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--timeout=300", f"--junitxml={report}"]
-    subprocess.run([*command, *tests], env=environment, cwd=directory, check=False)
+    process = subprocess.Popen([*command, *tests], env=environment, cwd=directory, start_new_session=True)
+    try:
+        process.wait()
+    finally:
+        # TFF's own contexts leave their workers behind.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
