@@ -97,16 +97,16 @@ class Coordinator:
             self._executor, self._gather, self._session, settings.stage_timeout, settings.default_num_clients
         )
         try:
-            called, rest = self._with_functions(comp, argument)
+            called, rest = await self._with_functions(comp, argument)
             return await invoke(await self.plan(called), rest, environment)
         except FedbrokerError as error:
             raise leaving(error, comp) from error.__cause__
 
-    def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
+    async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
         """What is planned, and called with what: ``comp`` itself, unless functions are among its arguments."""
         if not (isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter)):
             return comp, argument
-        special, rest = specialize(comp, argument)
+        special, rest = await asyncio.to_thread(specialize, comp, argument)
         special = self._special.setdefault(special, special)  # equal ones share a plan
         self._special.move_to_end(special)
         while len(self._special) > PLANS_KEPT:
@@ -129,8 +129,9 @@ class Coordinator:
         return await asyncio.shield(plan)
 
     def _forget_failed(self, key: int, plan: asyncio.Task[Plan]) -> None:
-        if plan.cancelled() or plan.exception() is not None:
-            self._plans.pop(key, None)
+        failed = plan.cancelled() or plan.exception() is not None
+        if failed and key in self._plans and self._plans[key][1] is plan:
+            del self._plans[key]
 
     async def close(self) -> None:
         """Leave nothing behind, at the broker or on this machine. Bounded in time; idempotent."""
