@@ -153,6 +153,11 @@ class Coordinator:
 
     async def _gather(self, wanted: Wanted) -> Sequence[Member]:
         settings = self.settings
+        if settings.max_silos is not None and wanted.count > settings.max_silos:
+            raise UsageError(
+                f"{wanted.count} silos were selected where max_silos is {settings.max_silos}",
+                hint="select fewer, or raise max_silos",
+            )
         async with self._lock:
             if self._cohort is None:
                 cohort = Cohort(settings.url, settings.cohort)
@@ -162,11 +167,6 @@ class Coordinator:
                     await asyncio.shield(cohort.close())
                     raise
                 self._cohort = cohort
-        if settings.max_silos is not None and wanted.count > settings.max_silos:
-            raise UsageError(
-                f"{wanted.count} silos were selected where max_silos is {settings.max_silos}",
-                hint="select fewer, or raise max_silos",
-            )
         pool = Pool(wanted.eligible, wanted.count, ", ".join(sorted(wanted.sources)))
         there = await self._cohort.gather(settings.min_silos, settings.join_timeout, pool)
         return wanted.choose(there)[: settings.max_silos]

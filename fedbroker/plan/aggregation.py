@@ -29,7 +29,7 @@ class Aggregation(Protocol):
 
     @property
     def name(self) -> str:
-        """What ``explain`` calls it."""
+        """What the plan's merges are marked with."""
         ...
 
     def slots(self, name: str, call: bb.Call) -> Merge:

@@ -15,6 +15,7 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from fedbroker.errors import PlanError
 from fedbroker.plan.check import check_supported
 from fedbroker.plan.model import Slot
+from fedbroker.plan.naming import name_of_block
 from fedbroker.plan.rewrite import Block, bind, elements_of
 from fedbroker.plan.secure import SecureSum, in_plaintext, secure_intrinsics
 from fedbroker.plan.sequences import has_sequence_intrinsics, sequences_as_tensorflow
@@ -29,12 +30,14 @@ class Flat:
     """A computation as bindings.
 
     Attributes:
+        name: what the computation is called, for people.
         parameters: leaves of the parameter; references to them bear the slot's name.
         locals: name and value, each one call, in an order in which they can be evaluated.
         result: structs, selections and references.
         exposed: the secure intrinsics that are computed in plaintext.
     """
 
+    name: str
     parameters: tuple[Slot, ...]
     locals: tuple[tuple[str, Block], ...]
     result: Block
@@ -70,7 +73,7 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
         name: bb.Reference(f"v{index}", block.type_signature) for index, (name, block) in enumerate(locals_)
     }
     renamed = tuple((values[name].name, bind(block, values)) for name, block in locals_)
-    return Flat(parameters, renamed, bind(result, values), exposed)
+    return Flat(name_of_block(block), parameters, renamed, bind(result, values), exposed)
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.plan.rewrite import Block
 
-__all__ = ["name_of"]
+__all__ = ["UNNAMED", "name_of", "name_of_block"]
 
 UNNAMED: Final = "computation"
 
@@ -24,7 +24,11 @@ _LOCAL: Final = re.compile(r"fc_(.+)_symbol_\d+")
 
 def name_of(comp: tff.framework.ConcreteComputation) -> str:
     """The name of the function that ``comp`` was made of, or ``computation`` where that cannot be told."""
-    block = comp.to_building_block()
+    return name_of_block(comp.to_building_block())
+
+
+def name_of_block(block: Block) -> str:
+    """The same of a computation's building block, as it is before it is compiled."""
     if not isinstance(block, bb.Lambda):
         return UNNAMED
     named = _PARAMETER.fullmatch(block.parameter_name or "") or _LOCAL.fullmatch(_first_local(block.result))

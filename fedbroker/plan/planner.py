@@ -15,7 +15,6 @@ from fedbroker.plan.build import Builder
 from fedbroker.plan.compiler import Flat, flatten
 from fedbroker.plan.cut import analyse, check_captures
 from fedbroker.plan.model import FunctionResult, Plan, ResultStruct, Slot, Template
-from fedbroker.plan.naming import name_of
 from fedbroker.plan.rewrite import Block, elements_of, names_in_order
 from fedbroker.plan.secure import SecureSum
 
@@ -45,7 +44,7 @@ def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Pla
     slots |= {local.name: Slot(local.name, local.type) for local in known.values() if local.name not in slots}
     builder = Builder(known, slots, frozenset(names_in_order(flat.result)))
     template = _template(flat.result, slots)
-    return Plan(name_of(comp), comp.type_signature, flat.parameters, builder.stages(), template, flat.exposed)
+    return Plan(flat.name, comp.type_signature, flat.parameters, builder.stages(), template, flat.exposed)
 
 
 def _name_result_leaves(flat: Flat) -> Flat:

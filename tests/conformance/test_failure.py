@@ -9,7 +9,6 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedbroker.errors import ComputationFailed, PlanError, RuntimeUnavailable, SiloError, UsageError
@@ -22,37 +21,21 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 F = np.float32
 
 
-@tff.tensorflow.computation(F)
-def positive(x):
-    with tf.control_dependencies([tf.debugging.Assert(x > 0, ["this one is negative"])]):
-        return tf.identity(x)
-
-
-@tff.tensorflow.computation(F)
-def forever(x):
-    return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
-
-
 @tff.federated_computation(c.AT_CLIENTS, c.AT_SERVER)
 def at_second_client_stage(x, s):
     mean = tff.federated_mean(x)
-    checked = tff.federated_map(positive, tff.federated_map(c.minus, (x, tff.federated_broadcast(mean))))
+    checked = tff.federated_map(c.positive, tff.federated_map(c.minus, (x, tff.federated_broadcast(mean))))
     return tff.federated_sum(checked), s
 
 
 @tff.federated_computation(c.AT_CLIENTS)
 def at_the_server(x):
-    return tff.federated_map(positive, tff.federated_sum(x))
-
-
-@tff.federated_computation(c.AT_CLIENTS)
-def never_done(x):
-    return tff.federated_sum(tff.federated_map(forever, x))
+    return tff.federated_map(c.positive, tff.federated_sum(x))
 
 
 @tff.federated_computation(c.AT_CLIENTS)
 def never_done_at_the_server(x):
-    return tff.federated_map(forever, tff.federated_sum(x))
+    return tff.federated_map(c.forever, tff.federated_sum(x))
 
 
 def test_an_error_in_a_clients_graph(ours):
@@ -110,7 +93,7 @@ def test_a_type_that_cannot_be_planned(ours):
 
 def test_a_silos_runtime_that_dies_is_retryable(ours, silos):
     silo = silos.silos["jfk"]
-    error = _killed_while_running(ours, never_done, [1.0, 2.0, 3.0], lambda: _runtime_of(silo.pid))
+    error = _killed_while_running(ours, c.never_done, [1.0, 2.0, 3.0], lambda: _runtime_of(silo.pid))
     assert isinstance(error, SiloError)
     assert (error.computation, error.silo, error.stage) == ("never_done", "jfk", 0)
     assert isinstance(error, tff.framework.RetryableError)

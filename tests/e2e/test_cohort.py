@@ -207,14 +207,9 @@ def test_data_that_does_not_fit_is_refused_before_any_work_is_sent(silos, contex
 
 
 def test_a_failing_graph_comes_back_in_the_runtimes_words_and_the_silos_go_on(run):
-    @tff.tensorflow.computation(np.float32)
-    def positive(x):
-        with tf.control_dependencies([tf.debugging.Assert(x > 0, ["this client is negative"])]):
-            return tf.identity(x)
-
     @tff.federated_computation(c.AT_CLIENTS)
     def checked(x):
-        return tff.federated_sum(tff.federated_map(positive, x))
+        return tff.federated_sum(tff.federated_map(c.positive, x))
 
     with pytest.raises(SiloError, match="assertion failed") as caught:
         run(checked, [1.0, -1.0])

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 import numpy as np
 import psutil
 import pytest
-import tensorflow as tf
 import tensorflow_federated as tff
 from fedbroker_worker.service import SiloService
 
@@ -30,16 +29,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SILOS = ("ewr", "jfk")
 LARGE = tff.TensorType(np.float32, [1 << 19])  # 2 MiB, so that it travels on the bulk lane
-
-
-@tff.tensorflow.computation(np.float32)
-def forever(x):
-    return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
-
-
-@tff.federated_computation(c.AT_CLIENTS)
-def never_done(x):
-    return tff.federated_sum(tff.federated_map(forever, x))
 
 
 @tff.federated_computation(tff.FederatedType(LARGE, tff.CLIENTS), tff.FederatedType(LARGE, tff.SERVER))
@@ -117,7 +106,7 @@ async def test_fifty_at_once_have_a_session_each(broker, cohort, tmp_path, caplo
 async def test_invocations_overlap_and_cancelling_one_frees_its_silos_only(broker, cohort, tmp_path):
     async with opened(broker.url, cohort, tmp_path) as silos:
         assert await silos.run(c.total, [1.0, 2.0]) == 3.0
-        stuck = asyncio.create_task(silos.run(never_done, [1.0, 2.0]))
+        stuck = asyncio.create_task(silos.run(c.never_done, [1.0, 2.0]))
         await until(lambda: silos.held()["sessions"] == len(SILOS))
         # Another computation runs to its end on the silos that are busy with the first.
         assert (await silos.run(c.two_barriers, [1.0, 2.0, 3.0], 1.0))[0] == 1.0
@@ -131,14 +120,9 @@ async def test_invocations_overlap_and_cancelling_one_frees_its_silos_only(broke
 
 
 async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path):
-    @tff.tensorflow.computation(np.float32)
-    def positive(x):
-        with tf.control_dependencies([tf.debugging.Assert(x > 0, ["negative"])]):
-            return tf.identity(x)
-
     @tff.federated_computation(c.AT_CLIENTS)
     def checked(x):
-        return tff.federated_sum(tff.federated_map(positive, x))
+        return tff.federated_sum(tff.federated_map(c.positive, x))
 
     value = np.ones(LARGE.shape, np.float32)
     async with opened(broker.url, cohort, tmp_path) as silos:
@@ -147,7 +131,7 @@ async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path
         await silos.idle()
         queues, memory = await _queues(broker, cohort), silos.runtime_memory()
         for n in range(12):
-            ended = asyncio.create_task(silos.run(never_done, [1.0, 2.0])) if n == 5 else None
+            ended = asyncio.create_task(silos.run(c.never_done, [1.0, 2.0])) if n == 5 else None
             calls = [silos.run(large, [value * n, value], value), silos.run(checked, [1.0, -1.0])]
             done, failed = await asyncio.gather(*calls, return_exceptions=True)
             assert float(done[0]) == 2 * (n + 3) + (n + 3) / 2 * 2 - (n + 3)

@@ -23,6 +23,24 @@ def minus(x, y):
     return x - y
 
 
+@tff.tensorflow.computation(np.float32)
+def positive(x):
+    """Fails on anything else."""
+    with tf.control_dependencies([tf.debugging.Assert(x > 0, ["this one is negative"])]):
+        return tf.identity(x)
+
+
+@tff.tensorflow.computation(np.float32)
+def forever(x):
+    """Computes until somebody ends it."""
+    return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
+
+
+@tff.federated_computation(AT_CLIENTS)
+def never_done(x):
+    return tff.federated_sum(tff.federated_map(forever, x))
+
+
 @tff.federated_computation(AT_CLIENTS)
 def total(x):
     return tff.federated_sum(x)
