@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "Accepted",
     "Announce",
     "Call",
     "Chunk",
@@ -25,6 +26,7 @@ __all__ = [
     "Message",
     "Need",
     "Op",
+    "Rejected",
     "Select",
     "Source",
     "Struct",
@@ -134,6 +136,9 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     Attributes:
         incarnation: differs for each start of the silo's process.
         heartbeat: seconds until it says so again.
+        version: of the silo's distribution.
+        capabilities: what it understands beyond the first version of the protocol.
+        in_flight: work items that it has in hand.
     """
 
     cohort: str
@@ -142,6 +147,8 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     heartbeat: float
     sources: dict[str, Source] = {}
     version: str = ""
+    capabilities: tuple[str, ...] = ()
+    in_flight: int = 0
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
@@ -150,6 +157,32 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
     cohort: str
     silo: str
     incarnation: str
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """A coordinator takes a silo into its cohort: the answer to the first announcement of an incarnation."""
+
+    coordinator: str
+    silo: str
+    incarnation: str
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """A coordinator does not take a silo in.
+
+    Attributes:
+        reason: one line.
+        retry: the silo asks again after a number of seconds that it picks from between these two, so that not all come
+            back at once.
+        never: asking again is of no use before the silo's administrator has changed something.
+    """
+
+    coordinator: str
+    silo: str
+    incarnation: str
+    reason: str
+    retry: tuple[float, float]
+    never: bool = False
 
 
 class WorkItem(msgspec.Struct, frozen=True, tag="work"):
@@ -187,6 +220,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     Attributes:
         outputs: digest and size in bytes of each.
         seconds: time spent at the silo, from receipt to answer.
+        waited: the part of it that was spent waiting for blobs to come.
     """
 
     session: str
@@ -195,6 +229,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     incarnation: str
     outputs: tuple[tuple[Digest, int], ...]
     seconds: float
+    waited: float = 0.0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -247,4 +282,4 @@ class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
 
 
 Reply: TypeAlias = Done | Failed | Need
-Message: TypeAlias = Announce | Leave | WorkItem | Done | Failed | Need | EndSession | Chunk
+Message: TypeAlias = Announce | Leave | Accepted | Rejected | WorkItem | Done | Failed | Need | EndSession | Chunk

@@ -34,6 +34,8 @@ sources = st.builds(m.Source, st.lists(columns, max_size=3).map(tuple), st.none(
 messages = st.one_of(
     st.builds(m.Announce, words, words, words, seconds, st.dictionaries(words, sources, max_size=2), words),
     st.builds(m.Leave, words, words, words),
+    st.builds(m.Accepted, words, words, words),
+    st.builds(m.Rejected, words, words, words, words, st.tuples(seconds, seconds), st.booleans()),
     st.builds(
         m.WorkItem,
         *(words, counts, words, words, counts, st.lists(ops, max_size=5).map(tuple)),
@@ -170,6 +172,8 @@ ITEM = m.WorkItem("s", 1, "ewr", "k", 1, (), {}, 1.0, 1.0, True)
     "message",
     [
         m.Announce("c", "s", "i", NAN),
+        m.Rejected("c", "s", "i", "why", (NAN, 1.0)),
+        m.Announce("c", "s", "i", 1.0, in_flight=-1),
         m.Announce("c", "s", "i", -1.0),
         m.WorkItem("s", 1, "ewr", "k", 1, (), {}, float("inf"), 1.0, True),
         m.WorkItem("s", -1, "ewr", "k", 1, (), {}, 1.0, 1.0, True),
