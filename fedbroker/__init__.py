@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from fedbroker.context.data import SiloData, data
     from fedbroker.errors import FedbrokerError
     from fedbroker.plan.explain import Explanation, explain
+    from fedbroker.session.cohort import Cohort
+    from fedbroker.session.report import Event, SessionReport
 
 __all__ = [
     "AsyncBrokerContext",
+    "Cohort",
+    "Event",
     "Explanation",
     "FedbrokerError",
+    "SessionReport",
     "SiloData",
     "SyncBrokerContext",
     "__version__",
@@ -48,6 +53,8 @@ _HOMES = {
     "fedbroker.context.data": ("SiloData", "data"),
     "fedbroker.errors": ("FedbrokerError",),
     "fedbroker.plan.explain": ("Explanation", "explain"),
+    "fedbroker.session.cohort": ("Cohort",),
+    "fedbroker.session.report": ("Event", "SessionReport"),
 }
 
 _MODULES = ("program", "testing")

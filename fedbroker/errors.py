@@ -15,6 +15,7 @@
     ├── SiloError              the administrator of the silo that is named
     │   └── DataError          a source, column or type is not what was asked for
     ├── DeadlineExceeded       a stage or an invocation ran out of time
+    │   └── StragglerTimeout   too few silos answered a stage in time; names the missing
     ├── PlanError              the author of the computation
     ├── RuntimeFailure         the C++ runtime
     │   ├── RuntimeUnavailable it cannot be started or isolated
@@ -50,6 +51,7 @@ __all__ = [
     "RuntimeFailure",
     "RuntimeUnavailable",
     "SiloError",
+    "StragglerTimeout",
     "TopologyMismatch",
     "UsageError",
     "WireError",
@@ -272,6 +274,12 @@ class DeadlineExceeded(FedbrokerError):
         self.unread = tuple(unread)
         self.stage = stage
         self.session = session
+
+
+class StragglerTimeout(DeadlineExceeded):
+    """A stage's time was up and fewer silos than the quorum had answered; ``silos`` names the missing."""
+
+    code = "FB6002"
 
 
 class PlanError(FedbrokerError):

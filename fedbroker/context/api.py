@@ -13,8 +13,9 @@ from typing import Literal, ParamSpec, TypeVar
 import tensorflow_federated as tff
 
 from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
-from fedbroker.context.coordinator import Settings
+from fedbroker.context.settings import Eligible, Select, Settings
 from fedbroker.errors import ConfigError
+from fedbroker.session.recorder import Listener
 
 __all__ = [
     "create_async_execution_context",
@@ -35,11 +36,19 @@ def _settings(
     cohort: str,
     min_silos: int = 1,
     max_silos: int | None = None,
+    select: Select = "all",
+    eligible: Eligible | None = None,
     join_timeout: float = 60.0,
     stage_timeout: float = 300.0,
+    deadline: float | None = None,
+    stragglers: Literal["fail", "drop", "replace"] = "fail",
+    quorum: int | float | None = None,
+    grace: float | None = None,
+    retries: int = 2,
     default_num_clients: int | None = None,
     secure_sum: Literal["refuse", "plaintext"] = "refuse",
     isolation: Literal["namespace", "none"] = "namespace",
+    on_event: Listener | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
 
@@ -50,12 +59,25 @@ def _settings(
         cohort: the silos' cohort.
         min_silos: an invocation waits until so many are there.
         max_silos: it takes no more than so many; None for all that are there.
+        select: who takes part where more are there: ``"all"`` (with ``max_silos``, the first by name), ``"random"``, or
+            a function that gets the silos that are there and returns some of them.
+        eligible: a rule on what a silo announced (name, version, capabilities, data sources); others take no part.
         join_timeout: seconds to wait for the broker and for ``min_silos``.
         stage_timeout: seconds for each stage.
+        deadline: seconds for an invocation as a whole, with all that it waits for and all its attempts.
+        stragglers: what becomes of a stage when a silo does not answer: ``"fail"``, by name; ``"drop"``, go on without
+            it if the quorum answered; ``"replace"``, the same, and a late joiner may take its place.
+        quorum: how many must answer a stage: a number of silos, or a fraction (a float up to 1.0) of the session's
+            membership; None for ``min_silos``.
+        grace: seconds after the quorum has answered when a stage closes, before its time is up; None waits for all.
+        retries: how often an invocation is tried again, with a fresh membership, after something died or was lost; what
+            would only fail again (data, the computation, time) is not.
         default_num_clients: how many clients there are where no argument tells; None for one at each silo.
         secure_sum: what becomes of ``federated_secure_*``: a ``PlanError``, or, with ``"plaintext"``, the same sums in
             the open, with TFF's range checks: the coordinator then sees each silo's sum.
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
+        on_event: called with each :class:`fedbroker.Event`: who joins and leaves, how a stage goes on. It is called on
+            the context's own event loop and must not block.
 
     Raises:
         ConfigError: an argument is missing or out of range.
@@ -66,15 +88,23 @@ def _settings(
             "no broker was named", hint=f"pass its URL (amqps://user:password@host/vhost) or set {URL_VARIABLE}"
         )
     return Settings(
-        url,
-        cohort,
+        url=url,
+        cohort=cohort,
         min_silos=min_silos,
         max_silos=max_silos,
+        select=select,
+        eligible=eligible,
         join_timeout=join_timeout,
         stage_timeout=stage_timeout,
+        deadline=deadline,
+        stragglers=stragglers,
+        quorum=quorum,
+        grace=grace,
+        retries=retries,
         default_num_clients=default_num_clients,
         secure_sum=secure_sum,
         isolation=isolation,
+        on_event=on_event,
     )
 
 

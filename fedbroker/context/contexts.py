@@ -13,9 +13,11 @@ from typing import Self
 
 import tensorflow_federated as tff
 
-from fedbroker.context.coordinator import Coordinator, Settings
+from fedbroker.context.coordinator import Coordinator
 from fedbroker.context.loop import LoopThread
+from fedbroker.context.settings import Settings
 from fedbroker.plan import Explanation, explain_plan
+from fedbroker.session.report import SessionReport
 
 __all__ = ["AsyncBrokerContext", "SyncBrokerContext"]
 
@@ -41,6 +43,14 @@ class _BrokerContext:
     def cohort(self) -> str:
         """The cohort's name."""
         return self._coordinator.settings.cohort
+
+    @property
+    def last_session(self) -> SessionReport | None:
+        """What became of the session that was started last: who answered when, who was dropped and why, and bytes.
+
+        It grows while the session runs, and with what comes late; None before the first session.
+        """
+        return self._coordinator.last_session
 
     def explain(self, comp: tff.Computation) -> Explanation:
         """What running ``comp`` in this context will take; nothing is sent, and the plan is kept for its invocations.

@@ -8,75 +8,29 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import tensorflow_federated as tff
 
+import fedbroker
+from fedbroker.context.attempts import attempt
 from fedbroker.context.failures import leaving
 from fedbroker.context.invocation import Environment, invoke
 from fedbroker.context.membership import Wanted
+from fedbroker.context.selection import choose, pool_of
+from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ConfigError, FedbrokerError, UsageError
+from fedbroker.errors import FedbrokerError
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
-from fedbroker.plan.secure import SecureSum
 from fedbroker.runtime import Executor, Runtime
-from fedbroker.session.cohort import Cohort, Pool
+from fedbroker.session.cohort import Cohort
+from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
-from fedbroker.transport.url import parse
-from fedbroker.wire.names import check_name
 
-__all__ = ["Coordinator", "Settings"]
+__all__ = ["Coordinator"]
 
 PLANS_KEPT = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a coordinator works; see :func:`fedbroker.create_sync_execution_context`.
-
-    Raises:
-        ConfigError: a value is out of range, or the URL or the cohort's name is malformed.
-    """
-
-    url: str
-    cohort: str
-    min_silos: int = 1
-    max_silos: int | None = None
-    join_timeout: float = 60.0
-    stage_timeout: float = 300.0
-    default_num_clients: int | None = None
-    secure_sum: SecureSum = "refuse"
-    isolation: Literal["namespace", "none"] = "namespace"
-
-    def __post_init__(self) -> None:
-        parse(self.url)
-        check_name("cohort", self.cohort)
-        if self.min_silos < 1:
-            raise ConfigError(f"min_silos is {self.min_silos}", hint="it must be at least 1")
-        if self.max_silos is not None and self.max_silos < self.min_silos:
-            raise ConfigError(
-                f"max_silos is {self.max_silos}, less than min_silos ({self.min_silos})",
-                hint="raise it, or leave it out",
-            )
-        if self.default_num_clients is not None and self.default_num_clients < 0:
-            raise ConfigError(
-                f"default_num_clients is {self.default_num_clients}",
-                hint="it must not be negative; leave it out for one client at each silo",
-            )
-        if self.secure_sum not in get_args(SecureSum):
-            raise ConfigError(
-                f"secure_sum is {self.secure_sum!r}", hint='use "refuse", or "plaintext" to compute in the open'
-            )
-        for name, seconds in (("join_timeout", self.join_timeout), ("stage_timeout", self.stage_timeout)):
-            if not seconds > 0:
-                raise ConfigError(f"{name} is {seconds} s", hint="it must be positive")
-
-    def __repr__(self) -> str:
-        """Without the URL, which may hold a password."""
-        return f"Settings(cohort={self.cohort!r}, min_silos={self.min_silos}, max_silos={self.max_silos})"
 
 
 class Coordinator:
@@ -89,18 +43,36 @@ class Coordinator:
         self._lock = asyncio.Lock()
         self._cohort: Cohort | None = None
         self._runtime: Runtime | None = None
+        self._last: Session | None = None
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
-        settings = self.settings
-        environment = Environment(
-            self._executor, self._gather, self._session, settings.stage_timeout, settings.default_num_clients
-        )
         try:
             called, rest = await self._with_functions(comp, argument)
-            return await invoke(await self.plan(called), rest, environment)
+            plan = await self.plan(called)
+            return await attempt(
+                lambda deadline: invoke(plan, rest, self._environment(deadline)),
+                retries=self.settings.retries,
+                seconds=self.settings.deadline,
+            )
         except FedbrokerError as error:
             raise leaving(error, comp) from error.__cause__
+
+    @property
+    def last_session(self) -> SessionReport | None:
+        """The report of the session that was started last, as far as it is by now; None before the first."""
+        return None if self._last is None else self._last.recorder.report
+
+    def _environment(self, deadline: Deadline) -> Environment:
+        """What one attempt runs in."""
+        return Environment(
+            executor=self._executor,
+            gather=lambda wanted: self._gather(wanted, deadline),
+            session=lambda members, clients: self._session(members, clients, deadline),
+            stage_timeout=self.settings.stage_timeout,
+            deadline=deadline,
+            default_num_clients=self.settings.default_num_clients,
+        )
 
     async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
         """What is planned, and called with what: ``comp`` itself, unless functions are among its arguments."""
@@ -151,26 +123,32 @@ class Coordinator:
                 self._runtime = runtime
         return await self._runtime.executor(clients)
 
-    async def _gather(self, wanted: Wanted) -> Sequence[Member]:
+    async def _gather(self, wanted: Wanted, deadline: Deadline) -> Sequence[Member]:
         settings = self.settings
-        if settings.max_silos is not None and wanted.count > settings.max_silos:
-            raise UsageError(
-                f"{wanted.count} silos were selected where max_silos is {settings.max_silos}",
-                hint="select fewer, or raise max_silos",
-            )
+        pool = pool_of(wanted, settings)
+        cohort = await self._opened(deadline)
+        seconds = min(settings.join_timeout, deadline.left())
+        return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
+
+    async def _opened(self, deadline: Deadline) -> Cohort:
+        settings = self.settings
         async with self._lock:
             if self._cohort is None:
-                cohort = Cohort(settings.url, settings.cohort)
+                cohort = Cohort(
+                    settings.url, settings.cohort, version=fedbroker.__version__, on_event=settings.on_event
+                )
                 try:
-                    await cohort.open(Deadline.after(settings.join_timeout))
+                    await cohort.open(Deadline.after(settings.join_timeout).earlier(deadline))
                 except BaseException:
                     await asyncio.shield(cohort.close())
                     raise
                 self._cohort = cohort
-        pool = Pool(wanted.eligible, wanted.count, ", ".join(sorted(wanted.sources)))
-        there = await self._cohort.gather(settings.min_silos, settings.join_timeout, pool)
-        return wanted.choose(there)[: settings.max_silos]
+            return self._cohort
 
-    def _session(self, members: Sequence[Member], clients: Mapping[str, int]) -> Session:
+    def _session(self, members: Sequence[Member], clients: Mapping[str, int], deadline: Deadline) -> Session:
         assert self._cohort is not None, "a membership comes from a cohort"
-        return self._cohort.session(members, clients, self.settings.stage_timeout)
+        settings = self.settings
+        self._last = self._cohort.session(
+            members, clients, settings.stage_timeout, policy=settings.policy, deadline=deadline
+        )
+        return self._last

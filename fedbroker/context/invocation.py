@@ -6,12 +6,12 @@ Imports the session, the plan's model, the runtime and this package's parts.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedbroker.context.arguments import Argument, Given, client_count, read_arguments
+from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
@@ -19,12 +19,13 @@ from fedbroker.context.programs import BoundData, Programs
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.server import ServerSide
 from fedbroker.context.values import deal
-from fedbroker.errors import ComputationFailed, DeadlineExceeded, UsageError
+from fedbroker.deadline import Deadline
+from fedbroker.errors import ComputationFailed, DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
 from fedbroker.runtime import Executor
+from fedbroker.session.lane import Enlisted, StageWork
 from fedbroker.session.roster import Member
-from fedbroker.session.session import StageWork
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["Environment", "SessionLike", "invoke"]
@@ -40,12 +41,17 @@ class SessionLike(Protocol):
         """What names it in logs."""
         ...
 
-    async def run_stage(self, work: StageWork) -> list[list[Buffer]]:
-        """Run one client stage; for each participant, its outputs."""
+    @property
+    def participants(self) -> Sequence[str]:
+        """Who takes part by now, in membership order."""
         ...
 
-    async def abandon(self) -> None:
-        """Tell the silos that nothing more will come."""
+    async def run_stage(self, work: StageWork) -> Mapping[str, Sequence[Buffer]]:
+        """Run one client stage; for each participant, in membership order, its outputs."""
+        ...
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """The session is over; with an error, the silos are told that nothing more will come."""
         ...
 
 
@@ -58,6 +64,7 @@ class Environment:
         gather: freezes a membership, waiting for the silos that are wanted.
         session: starts a session with a membership and the number of clients of each member.
         stage_timeout: seconds for each server stage.
+        deadline: of the whole invocation.
         default_num_clients: how many clients there are where no argument tells; None for one at each silo.
     """
 
@@ -65,6 +72,7 @@ class Environment:
     gather: Callable[[Wanted], Awaitable[Sequence[Member]]]
     session: Callable[[Sequence[Member], Mapping[str, int]], SessionLike]
     stage_timeout: float
+    deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
     default_num_clients: int | None = None
 
 
@@ -87,22 +95,28 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
     bound = await asyncio.to_thread(_bind, plan, arguments, members)
     dealt = _deal(arguments, bound, members, environment.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
-    async with _executor(environment, len(members)) as executor:
-        server = ServerSide(executor, given)
-        run = _Run(plan, environment, server, Programs(dealt, arguments, bound))
+    server = ServerSide(environment.executor, given)
+    run = _Run(plan, environment, server, Programs(dealt, arguments, bound))
+    try:
         if not plan.client_stages:
             await run.stages(None)
         else:
-            session = environment.session(members, {silo: len(clients) for silo, clients in dealt.items()})
-            if plan.exposed:
-                _log.warning("secure sums in plaintext", session=session.id, intrinsics=plan.exposed)
-            try:
-                await run.stages(session)
-            except BaseException:
-                await asyncio.shield(session.abandon())
-                raise
+            await _run_session(run, environment.session(members, {silo: len(held) for silo, held in dealt.items()}))
         values = ResultValues({slot.name: await run.value(slot.name) for slot in plan.result_slots()})
-        return await asyncio.to_thread(assemble, plan, values)
+    finally:
+        await asyncio.shield(server.close())
+    return await asyncio.to_thread(assemble, plan, values)
+
+
+async def _run_session(run: _Run, session: SessionLike) -> None:
+    if run.plan.exposed:
+        _log.warning("secure sums in plaintext", session=session.id, intrinsics=run.plan.exposed)
+    try:
+        await run.stages(session)
+    except BaseException as error:
+        await asyncio.shield(session.close(error))
+        raise
+    await session.close()
 
 
 class _Run:
@@ -113,8 +127,10 @@ class _Run:
         self.environment = environment
         self.server = server
         self.programs = programs
+        self.begun = False
         self.partials: dict[str, list[Buffer]] = {}
-        self.returned: dict[str, list[Buffer]] = {}
+        self.returned: dict[str, dict[str, Buffer]] = {}  # slot, silo
+        self.participants: Sequence[str] = ()
         self.at_server = {slot.name: slot for slot in plan.parameters} | {
             slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
         }
@@ -129,13 +145,13 @@ class _Run:
                 await self._at_clients(stage, session, self.plan.stages[index + 1 :])
 
     async def value(self, name: str) -> list[Buffer]:
-        """The serialized values of a slot of the result: one, or one for each silo."""
+        """The serialized values of a slot of the result: one, or one for each silo that took part to the end."""
         if name in self.returned:
-            return self.returned[name]
+            return [self.returned[name][silo] for silo in self.participants]
         return [await self.server.value(self.at_server[name])]
 
     async def _at_server(self, stage: ServerStage) -> None:
-        seconds = self.environment.stage_timeout
+        seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
         try:
             async with asyncio.timeout(seconds):
                 await self.server.run(stage, self.partials)
@@ -153,21 +169,33 @@ class _Run:
         down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
         keep = [slot.name for one in to_come for slot in one.inputs]
         programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
-        replies = await session.run_stage(StageWork(stage.level, not to_come, programs, self.programs.blobs))
-        sent = (*stage.partials, *stage.returned)
-        columns = {slot.name: [outputs[index] for outputs in replies] for index, slot in enumerate(sent)}
-        self.partials = {slot.name: columns[slot.name] for slot in stage.partials}
-        self.returned |= {slot.name: columns[slot.name] for slot in stage.returned}
+        enlist = None if self.begun else self._enlist
+        self.begun = True
+        work = StageWork(stage.level, not to_come, programs, self.programs.blobs, enlist)
+        replies = await session.run_stage(work)
+        self.participants = session.participants
+        partials, returned = len(stage.partials), (*stage.partials, *stage.returned)
+        columns = {
+            slot.name: {silo: out[index] for silo, out in replies.items()} for index, slot in enumerate(returned)
+        }
+        self.partials = {slot.name: list(columns[slot.name].values()) for slot in stage.partials}
+        self.returned |= {slot.name: columns[slot.name] for slot in returned[partials:]}
 
-
-@contextlib.asynccontextmanager
-async def _executor(environment: Environment, silos: int) -> AsyncIterator[Executor]:
-    """One client for each partial but the first, which is the zero of the merge."""
-    executor = await environment.executor(max(0, silos - 1))
-    try:
-        yield executor
-    finally:
-        await asyncio.shield(executor.close())
+    def _enlist(self, newcomer: Member, straggler: str) -> Enlisted | None:
+        """What a late joiner is asked in a straggler's place, in the first client stage, before anything is kept."""
+        columns = {}
+        for name, bound in self.programs.bound.items():
+            try:
+                columns[name] = check_source(bound.binding, bound.handle, newcomer.name, newcomer.sources)
+            except DataError:
+                return None
+        sizes = {newcomer.sources[bound.handle.name].clients for bound in self.programs.bound.values()}
+        place = self.programs.dealt[straggler]
+        dealt = any(isinstance(one, ClientValues) for one in self.programs.arguments.values())
+        if len(sizes) > 1 or (sizes and dealt and sizes != {len(place)}):
+            return None
+        clients = next(iter(sizes), len(place))
+        return Enlisted(self.programs.enlist(newcomer.name, straggler, clients, columns), clients)
 
 
 def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member]) -> dict[str, BoundData]:

@@ -31,7 +31,18 @@ class BoundData:
 
     handle: SiloData
     binding: Binding
-    columns: Mapping[str, tuple[tuple[str, str], ...]]
+    columns: dict[str, tuple[tuple[str, str], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the programs of one stage were made of."""
+
+    slots: Sequence[Slot]
+    refs: Mapping[str, int]
+    scratch: Mapping[str, tuple[int, int]]
+    server_values: Mapping[str, bytes]
+    tail: Sequence[Op]
 
 
 @dataclass
@@ -47,12 +58,13 @@ class Programs:
         blobs: the content of every digest named so far in the stage being written.
     """
 
-    dealt: Mapping[str, range]
+    dealt: dict[str, range]
     arguments: Mapping[str, Argument]
     bound: Mapping[str, BoundData]
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     _held: dict[str, int] = field(default_factory=dict)
     _next: int = 0
+    _written: _Written | None = None
 
     def write(
         self, stage: ClientStage, server_values: Mapping[str, bytes], keep: Sequence[str]
@@ -74,7 +86,28 @@ class Programs:
         loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.dealt}
         self._held |= refs
         tail = self._run(stage, keep)
+        self._written = _Written(shared, refs, scratch, server_values, tail)
         return {silo: (*load, *tail) for silo, load in loads.items()}
+
+    def enlist(
+        self, newcomer: str, straggler: str, clients: int, columns: Mapping[str, tuple[tuple[str, str], ...]]
+    ) -> tuple[Op, ...]:
+        """The program of the stage written last for a late joiner in a straggler's place.
+
+        Args:
+            newcomer: its name.
+            straggler: whose clients of the lists it holds now.
+            clients: how many it holds.
+            columns: for each data handle, by slot name, what to read of its source.
+        """
+        written = self._written
+        assert written is not None
+        place = self.dealt[straggler]
+        self.dealt[newcomer] = place if len(place) == clients else range(clients)
+        for name, chosen in columns.items():
+            self.bound[name].columns[newcomer] = chosen
+        load = self._load(written.slots, written.refs, written.scratch, written.server_values, newcomer)
+        return (*load, *written.tail)
 
     def _run(self, stage: ClientStage, keep: Sequence[str]) -> list[Op]:
         """Call the stage's computation, materialize what goes to the coordinator, forget what nobody needs."""

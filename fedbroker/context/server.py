@@ -7,7 +7,7 @@ and values, the runtime and the base.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fedbroker.context.values import federate, members
 from fedbroker.plan.model import Merge, ServerStage, Slot
@@ -21,12 +21,14 @@ class ServerSide:
     """The server's values of one invocation.
 
     Args:
-        executor: of the coordinator's runtime, with one client fewer than there are silos.
+        executor: gives an executor of the coordinator's runtime with that many clients.
         given: serialized values of the parameter's server-placed and unplaced leaves, by slot name.
     """
 
-    def __init__(self, executor: Executor, given: Mapping[str, bytes]) -> None:
-        self._executor = executor
+    def __init__(self, executor: Callable[[int], Awaitable[Executor]], given: Mapping[str, bytes]) -> None:
+        self._make = executor
+        self._current: Executor | None = None
+        self._clients = 0
         self._bytes: dict[str, bytes] = dict(given)
         self._refs: dict[str, Ref] = {}
 
@@ -40,6 +42,7 @@ class ServerSide:
         Raises:
             ComputationFailed: with the runtime's own words.
         """
+        await self._fit({len(partials[merge.partial.name]) - 1 for merge in stage.merges})
         function = await self._executor.value(stage.computation)
         elements = [(slot.name, await self._ref(slot)) for slot in stage.inputs]
         for merge in stage.merges:
@@ -50,6 +53,29 @@ class ServerSide:
             self._refs[slot.name] = await self._executor.select(result, index)
         # A stage that fails must fail here, as a stage, not wherever its value is first looked at.
         await asyncio.gather(*(self.value(slot) for slot in stage.outputs))
+
+    async def close(self) -> None:
+        """Let go of the runtime."""
+        current, self._current = self._current, None
+        if current is not None:
+            await current.close()
+
+    @property
+    def _executor(self) -> Executor:
+        assert self._current is not None, "a stage has run"
+        return self._current
+
+    async def _fit(self, clients: set[int]) -> None:
+        """Have an executor with one client for each partial but the first, which is the zero of the merge.
+
+        It is another one where fewer silos answered this stage than the last: every value of a stage that has run is
+        here as bytes, too. A stage without merges does with any.
+        """
+        if self._current is None or not clients <= {self._clients}:
+            await self.close()
+            self._refs.clear()
+            self._clients = max(clients, default=0)
+            self._current = await self._make(self._clients)
 
     async def value(self, slot: Slot) -> bytes:
         """The serialized value of a slot that a server stage made, or that was given."""

@@ -8,22 +8,31 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
-from fedbroker.log import get_logger
+from fedbroker.session.checkin import check_in
+from fedbroker.session.policy import Policy
+from fedbroker.session.recorder import Listener, Recorder, tell
+from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.roster import Member, Roster
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
-from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.transport.coordinator import Answer, CoordinatorEnd
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Leave
+from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
 __all__ = ["Cohort", "Pool"]
 
-_log = get_logger(__name__)
+REMEMBERED = 256
+"""Recent sessions whose late answers are still counted in their reports."""
+
+OPEN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +47,54 @@ class Pool:
 
     holds: Callable[[Member], bool]
     at_least: int
-    data: str
+    data: str = ""
+
+
+ANYBODY = Pool(lambda _: True, 0)
 
 
 class Cohort:
-    """The silos of one cohort, as one coordinator sees them.
+    """The silos of one cohort, as one coordinator sees them; of use apart from TFF, too.
+
+    ``async with fedbroker.Cohort(url, "airports") as cohort: await cohort.wait(min_silos=3)``
 
     Args:
         url: of the broker.
         name: of the cohort.
+        version: of this software; a silo of another series is not taken in.
         limits: on messages and blobs.
+        on_event: hears who joins and leaves, and what happens in sessions; must not block.
+
+    Raises:
+        ConfigError: the URL or the name is malformed.
     """
 
-    def __init__(self, url: str, name: str, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        version: str = "",
+        limits: Limits = DEFAULT_LIMITS,
+        on_event: Listener | None = None,
+    ) -> None:
         self.name = name
+        self._version = version
         self._limits = limits
+        self._listener = on_event
         self._roster = Roster()
         self._known = Known()
         self._heard = asyncio.Event()
-        self._end = CoordinatorEnd(url, name, limits=limits, on_announce=self._on_announce, on_leave=self._on_leave)
+        self._words: set[asyncio.Task[None]] = set()
+        self._recent: OrderedDict[str, Recorder] = OrderedDict()
+        self._end = CoordinatorEnd(
+            url,
+            name,
+            limits=limits,
+            on_announce=self._on_announce,
+            on_leave=self._on_leave,
+            on_late=self._on_late,
+        )
 
     async def open(self, deadline: Deadline) -> None:
         """Connect and learn who waits in the lobby.
@@ -68,14 +106,37 @@ class Cohort:
 
     async def close(self) -> None:
         """Leave nothing behind at the broker. Bounded in time."""
+        for word in self._words:
+            word.cancel()
         await self._end.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open(Deadline.after(OPEN_SECONDS))
+        except BaseException:
+            await asyncio.shield(self.close())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     @property
     def silos(self) -> tuple[Member, ...]:
         """Who is there now, by name."""
         return self._roster.present(time.monotonic())
 
-    async def gather(self, min_silos: int, join_timeout: float, pool: Pool) -> tuple[Member, ...]:
+    async def wait(self, min_silos: int, timeout: float = 60.0) -> tuple[Member, ...]:  # noqa: ASYNC109 the public name
+        """Wait until enough silos are there; those, by name.
+
+        Raises:
+            CohortTimeout: there were not enough within ``timeout`` seconds; says who is there and who is missing.
+        """
+        return await self.gather(min_silos, timeout)
+
+    async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANYBODY) -> tuple[Member, ...]:
         """Wait until enough silos are there.
 
         Returns:
@@ -85,7 +146,12 @@ class Cohort:
             CohortTimeout: there were not enough within ``join_timeout`` seconds; says who is there and who is missing.
         """
         deadline = Deadline.after(join_timeout)
+        told = None
         while len(self.silos) < min_silos or len(self._of(pool)) < pool.at_least:
+            names = [member.name for member in self.silos]
+            if names != told:
+                told = names
+                self._tell("waiting for silos", present=names, wanted=max(min_silos, pool.at_least))
             self._heard.clear()
             try:
                 async with asyncio.timeout(deadline.left()):
@@ -94,12 +160,52 @@ class Cohort:
                 raise self._too_few(min_silos, join_timeout, pool) from None
         return self.silos
 
-    def session(self, members: Sequence[Member], clients: Mapping[str, int], stage_timeout: float) -> Session:
-        """A session with that membership; ``clients`` is how many clients each silo holds."""
+    async def newcomer(self, fits: Callable[[Member], bool]) -> Member:
+        """Wait, without end, until a silo is there that fits."""
+        while True:
+            self._heard.clear()
+            for member in self.silos:
+                if fits(member):
+                    return member
+            await self._heard.wait()
+
+    def session(
+        self,
+        members: Sequence[Member],
+        clients: Mapping[str, int],
+        stage_timeout: float,
+        *,
+        policy: Policy | None = None,
+        deadline: Deadline | None = None,
+    ) -> Session:
+        """A session with that membership.
+
+        Args:
+            members: frozen from now on.
+            clients: how many clients each silo holds.
+            stage_timeout: seconds for each client stage.
+            policy: what becomes of silos that do not answer; every one must where it is None.
+            deadline: of all stages together.
+        """
+        name = uuid.uuid4().hex[:16]
+        report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
+        recorder = self._recent[name] = Recorder(report, self._listener)
+        if len(self._recent) > REMEMBERED:
+            self._recent.popitem(last=False)
         session = Session(
-            uuid.uuid4().hex[:16], self._end, self._known, tuple(members), clients, stage_timeout, limits=self._limits
+            name,
+            self._end,
+            self._known,
+            tuple(members),
+            clients,
+            stage_timeout,
+            late_joiner=self.newcomer,
+            recorder=recorder,
+            limits=self._limits,
         )
-        _log.info("session started", session=session.id, silos=[member.name for member in members])
+        session.policy = policy or session.policy
+        session.deadline = deadline or session.deadline
+        recorder.session_started()
         return session
 
     def _of(self, pool: Pool) -> list[Member]:
@@ -113,10 +219,34 @@ class Cohort:
         return CohortTimeout(self.name, wanted, [member.name for member in there], missing, seconds, data=data)
 
     def _on_announce(self, message: Announce) -> None:
-        if message.cohort == self.name:
-            self._roster.announced(message, time.monotonic())
-            self._heard.set()
+        if not self._roster.knows(message) and not self._checked_in(message):
+            return
+        if self._roster.announced(message, time.monotonic()):
+            self._tell("silo joined", message.silo, incarnation=message.incarnation, sources=sorted(message.sources))
+        self._heard.set()
+
+    def _checked_in(self, message: Announce) -> bool:
+        """Answer the first word of an incarnation."""
+        now = time.monotonic()
+        most = self._limits.max_silos
+        if len(self._roster) >= most:
+            self._roster.forget_longest_gone(now)
+        answer = check_in(message, self._end.key, version=self._version, members=len(self._roster), most=most)
+        word = asyncio.get_running_loop().create_task(self._end.tell(message.silo, answer))
+        self._words.add(word)
+        word.add_done_callback(self._words.discard)
+        if isinstance(answer, Rejected):
+            self._tell("silo rejected", message.silo, reason=answer.reason)
+        return isinstance(answer, Accepted)
 
     def _on_leave(self, message: Leave) -> None:
-        if message.cohort == self.name:
-            self._roster.left(message)
+        if self._roster.left(message):
+            self._tell("silo left", message.silo)
+
+    def _on_late(self, answer: Answer) -> None:
+        recorder = self._recent.get(answer.session)
+        if recorder is not None:
+            recorder.late(answer.silo, answer.stage)
+
+    def _tell(self, name: str, silo: str = "", **details: object) -> None:
+        tell(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))

@@ -18,17 +18,21 @@ SECONDS_OF_GRACE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A silo as it announced itself.
+    """A silo as it announced itself: what a rule for ``eligible`` or ``select`` goes by.
 
     Attributes:
         name: unique in the cohort.
         incarnation: differs for each start of the silo's process.
         sources: its data sources by name.
+        version: of its software.
+        capabilities: what it understands beyond the first version of the protocol.
     """
 
     name: str
     incarnation: str
     sources: Mapping[str, Source] = field(default_factory=dict)
+    version: str = ""
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -44,16 +48,34 @@ class Roster:
 
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
-    def announced(self, message: Announce, now: float) -> None:
-        """A silo said that it is there; it counts as gone two heartbeats and a second after its last word."""
-        until = now + HEARTBEATS_OF_GRACE * message.heartbeat + SECONDS_OF_GRACE
-        self._seen[message.silo] = _Seen(Member(message.silo, message.incarnation, message.sources), until)
+    def __len__(self) -> int:
+        """How many are known, present or past."""
+        return len(self._seen)
 
-    def left(self, message: Leave) -> None:
-        """A silo said that it goes; a word from an earlier incarnation changes nothing."""
+    def announced(self, message: Announce, now: float) -> bool:
+        """A silo said that it is there; it counts as gone two heartbeats and a second after its last word.
+
+        Returns:
+            Whether it is new here: never seen, or another incarnation, or back after it was gone.
+        """
         seen = self._seen.get(message.silo)
-        if seen is not None and seen.member.incarnation == message.incarnation:
-            seen.left = True
+        until = now + HEARTBEATS_OF_GRACE * message.heartbeat + SECONDS_OF_GRACE
+        member = Member(message.silo, message.incarnation, message.sources, message.version, message.capabilities)
+        self._seen[message.silo] = _Seen(member, until)
+        return seen is None or seen.left or seen.until < now or seen.member.incarnation != message.incarnation
+
+    def knows(self, message: Announce) -> bool:
+        """Whether this very incarnation has been heard before."""
+        seen = self._seen.get(message.silo)
+        return seen is not None and seen.member.incarnation == message.incarnation
+
+    def left(self, message: Leave) -> bool:
+        """A silo said that it goes; a word from an earlier incarnation changes nothing, and gives False."""
+        seen = self._seen.get(message.silo)
+        if seen is None or seen.left or seen.member.incarnation != message.incarnation:
+            return False
+        seen.left = True
+        return True
 
     def present(self, now: float) -> tuple[Member, ...]:
         """Who is there, by name."""
@@ -63,3 +85,11 @@ class Roster:
     def missing(self, now: float) -> tuple[str, ...]:
         """Names of those who were there once and are not now."""
         return tuple(sorted(name for name, seen in self._seen.items() if seen.left or seen.until < now))
+
+    def forget_longest_gone(self, now: float) -> bool:
+        """Make room: forget whoever is gone for the longest time; False if all are there."""
+        gone = [(seen.until, name) for name, seen in self._seen.items() if seen.left or seen.until < now]
+        if not gone:
+            return False
+        del self._seen[min(gone)[1]]
+        return True

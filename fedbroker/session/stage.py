@@ -1,43 +1,42 @@
-"""The state of one client stage: who has answered what, and whether it is over.
+"""The state of one client stage: who was asked, who has answered what, and whether it is over.
 
-A plain state machine: no clock, no broker. What becomes of a stage is its policy's to say; this is the seam for other
-ways to treat stragglers than to fail. Imports wire and the base.
+A plain state machine: no clock of its own, no broker. Times are seconds on any one monotonic clock. Imports wire, the
+session's failures and the base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import TypeAlias
 
-from fedbroker.errors import ComputationFailed, DeadlineExceeded, FedbrokerError, SiloError
-from fedbroker.wire.messages import Done, Failed
+from fedbroker.errors import FedbrokerError
+from fedbroker.session.outcomes import Late, Lost, Outcome, stage_error
+from fedbroker.wire.messages import Done
 
-__all__ = ["FailPolicy", "Lost", "Outcome", "Policy", "StageState"]
+__all__ = ["Close", "Fail", "StageState", "Verdict", "Wait"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """No answer came from a silo.
+class Wait:
+    """Nothing is decided; look again when something happens, or at ``until``."""
 
-    Attributes:
-        reason: ``expired`` (never picked up in time), ``delivery_limit`` (picked up again and again, never
-            acknowledged), ``rejected``, ``unroutable`` (the silo has no queue), ``time`` (picked up, not answered).
-    """
-
-    silo: str
-    reason: Literal["expired", "delivery_limit", "rejected", "unroutable", "time"]
+    until: float
 
 
-Outcome: TypeAlias = Done | Failed | Lost
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The stage is over; its participants' answers count."""
 
 
-class Policy(Protocol):
-    """What to do about silos that did not answer."""
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The stage cannot end well any more."""
 
-    def failure(self, state: StageState) -> FedbrokerError | None:
-        """The error that ends the stage, or None to go on with those that are pending or done."""
-        ...
+    error: FedbrokerError
+
+
+Verdict: TypeAlias = Wait | Close | Fail
 
 
 @dataclass(slots=True)
@@ -47,85 +46,89 @@ class StageState:
     Attributes:
         session: the session's id.
         level: the stage's number.
-        silos: everybody who was asked, in membership order.
+        silos: everybody who is asked at first, in membership order.
+        needed: how many must answer.
         seconds: the time that the stage was given.
+        deadline: when that is up.
+        grace: seconds after the quorum at which the stage closes; None waits for all.
     """
 
     session: str
     level: int
-    silos: tuple[str, ...]
+    silos: Sequence[str]
+    needed: int
     seconds: float
+    deadline: float
+    grace: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    _seats: dict[str, int] = field(init=False)
+    _vacant: dict[str, int] = field(default_factory=dict)
+    _quorum_at: float | None = None
 
-    def settle(self, silo: str, outcome: Outcome) -> None:
-        """Record how a silo ended; whatever comes after its first outcome is ignored."""
-        if silo in self.silos:
-            self.outcomes.setdefault(silo, outcome)
+    def __post_init__(self) -> None:
+        self._seats = {silo: seat for seat, silo in enumerate(self.silos)}
+
+    def settle(self, silo: str, outcome: Outcome, now: float) -> bool:
+        """Record how a silo ended; False for whatever comes after its first outcome, and for strangers."""
+        if silo not in self._seats or silo in self.outcomes:
+            return False
+        self.outcomes[silo] = outcome
+        if self._quorum_at is None and len(self.participants) >= self.needed:
+            self._quorum_at = now
+        return True
+
+    def offer(self, silo: str) -> None:
+        """A silo that ended without an answer gives its seat to whoever comes."""
+        self._vacant[silo] = self._seats[silo]
+
+    def seat(self, newcomer: str, in_place_of: str) -> None:
+        """A late joiner takes the seat, and is asked."""
+        self._seats[newcomer] = self._vacant.pop(in_place_of)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Everybody who was ever asked, in membership order: a late joiner right behind whose place it took."""
+        return tuple(sorted(self._seats, key=self._seats.__getitem__))
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Who has not ended yet, in membership order."""
-        return tuple(silo for silo in self.silos if silo not in self.outcomes)
+        """Who was asked and has not ended yet, in membership order."""
+        return tuple(silo for silo in self.asked if silo not in self.outcomes)
 
     @property
     def participants(self) -> tuple[str, ...]:
         """Whose answers count, in membership order."""
-        return tuple(silo for silo in self.silos if isinstance(self.outcomes.get(silo), Done))
+        return tuple(silo for silo in self.asked if isinstance(self.outcomes.get(silo), Done))
 
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Who was asked and takes no part, in membership order."""
+        return tuple(silo for silo in self.asked if not isinstance(self.outcomes.get(silo), Done))
 
-class FailPolicy:
-    """Every silo must answer: the first that does not ends the stage."""
+    def verdict(self, now: float) -> Verdict:
+        """Whether the stage goes on."""
+        answered, open_seats = len(self.participants), len(self.pending) + len(self._vacant)
+        in_time = now < self.deadline
+        if answered + (open_seats if in_time else 0) < self.needed:
+            return Fail(stage_error(self.session, self.level, self.seconds, self._endings(in_time)))
+        if answered >= self.needed:
+            until = self.deadline
+            if self.grace is not None and self._quorum_at is not None:
+                until = min(until, self._quorum_at + self.grace)
+            if not open_seats or now >= until:
+                return Close()
+            return Wait(until)
+        return Wait(self.deadline)
 
-    def failure(self, state: StageState) -> FedbrokerError | None:
-        """See :class:`Policy`."""
-        failed = [outcome for outcome in state.outcomes.values() if isinstance(outcome, Failed)]
-        if failed:
-            return _silo_error(state, failed[0])
-        lost = [outcome for outcome in state.outcomes.values() if isinstance(outcome, Lost)]
-        return _deadline_error(state, lost) if lost else None
+    def close(self, now: float) -> dict[str, Outcome]:
+        """Whoever is pending is out: nothing that comes from now on counts. How each of them ended."""
+        late: dict[str, Outcome] = {
+            silo: Late(silo) if now < self.deadline else Lost(silo, "time") for silo in self.pending
+        }
+        self.outcomes |= late
+        return late
 
-
-def _silo_error(state: StageState, failed: Failed) -> SiloError:
-    error = SiloError(
-        failed.silo,
-        failed.cause,
-        stage=state.level,
-        session=state.session,
-        retryable=failed.kind == "lost",
-        hint=failed.hint,
-    )
-    if failed.kind == "computation":
-        status, _, detail = failed.cause.partition(": ")
-        error.__cause__ = ComputationFailed(status, detail)
-    return error
-
-
-_WHY = {
-    "expired": "never picked its work up",
-    "time": "picked its work up but did not answer",
-    "delivery_limit": "picked its work up again and again without answering",
-    "rejected": "rejected its work",
-    "unroutable": "has no queue at the broker",
-}
-
-
-def _deadline_error(state: StageState, lost: Sequence[Lost]) -> FedbrokerError:
-    if all(one.reason in ("unroutable", "rejected", "delivery_limit") for one in lost):
-        one = lost[0]
-        return SiloError(
-            one.silo,
-            f"it {_WHY[one.reason]}",
-            stage=state.level,
-            session=state.session,
-            retryable=one.reason == "unroutable",  # another try asks whoever is there by then
-            hint="see the silo's log, and start it again if it is down",
-        )
-    details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)
-    return DeadlineExceeded(
-        f"client stage {state.level} was not answered by all within {state.seconds:g} s: {details}",
-        silos=[one.silo for one in lost],
-        unread=[one.silo for one in lost if one.reason == "expired"],
-        stage=state.level,
-        session=state.session,
-        hint="raise stage_timeout if the silos are slow, or see why they are down",
-    )
+    def _endings(self, in_time: bool) -> list[Outcome]:
+        """In the order in which they came; who is pending when the time is up has run out of it."""
+        overdue = () if in_time else self.pending
+        return [*self.outcomes.values(), *(Lost(silo, "time") for silo in overdue)]

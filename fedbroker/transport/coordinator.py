@@ -27,10 +27,21 @@ from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Digest, Done, EndSession, Failed, Leave, Need, WorkItem
+from fedbroker.wire.messages import (
+    Accepted,
+    Announce,
+    Digest,
+    Done,
+    EndSession,
+    Failed,
+    Leave,
+    Need,
+    Rejected,
+    WorkItem,
+)
 from fedbroker.wire.names import check_name
 
-__all__ = ["CoordinatorEnd", "Dead"]
+__all__ = ["Answer", "CoordinatorEnd", "Dead"]
 
 _log = get_logger(__name__)
 
@@ -41,8 +52,11 @@ GRACE: Final = 0.25
 """Seconds that an answer or a dead letter may be late: a work item dies at the broker just before its deadline."""
 EARLIER: Final = 0.1
 """The share of its time, up to ``GRACE`` seconds, by which a work item dies before its deadline."""
-END_TIMEOUT: Final = 5.0
+MAIL_TIMEOUT: Final = 5.0
 RESULTS_LINGER: Final = 60.0
+NO_QUEUE: Final = 15.0
+"""Seconds for which a silo may have no queue: it makes a new one for a queue that a killed broker left unusable."""
+NO_QUEUE_PAUSE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class CoordinatorEnd:
         limits: bounds on messages and blobs.
         on_announce: called for each announcement of a silo (on the event loop, must not block).
         on_leave: called when a silo says that it goes.
+        on_late: called for each reply and dead letter that nobody waited for.
 
     Attributes:
         key: the coordinator's own name in routing keys.
@@ -107,6 +122,7 @@ class CoordinatorEnd:
         limits: Limits = DEFAULT_LIMITS,
         on_announce: Callable[[Announce], None],
         on_leave: Callable[[Leave], None],
+        on_late: Callable[[Answer], None] = lambda _: None,
     ) -> None:
         address = parse(url)
         self.key = check_name("coordinator", secrets.token_hex(6) if key is None else key)
@@ -115,6 +131,7 @@ class CoordinatorEnd:
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
         self.late = 0
+        self._on_late = on_late
         self._waiting: dict[str, _Waiting] = {}
         self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
@@ -160,11 +177,14 @@ class CoordinatorEnd:
         """
         await self._lane.send(topology.blobs_key(self._cohort, silo), digest, data, deadline)
 
-    async def request(self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline) -> Answer:
+    async def request(
+        self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
+    ) -> Answer:
         """Publish a work item and await the silo's reply, or the broker's word that nobody took it.
 
         ``inline`` rides with the item. Small outputs ride with ``Done`` and are in ``results`` when it returns; larger
-        ones may still be on their way: ``await results.get(...)``. May be cancelled at any time.
+        ones may still be on their way: ``await results.get(...)``. May be cancelled at any time. The broker gives the
+        item back if the silo has not picked it up by ``unread``, or else just before ``deadline``.
 
         Raises:
             DeadlineExceeded: neither came in time (0.25 s later at most); ``silos`` names the silo.
@@ -181,7 +201,7 @@ class CoordinatorEnd:
             mandatory=True,
             correlation_id=correlation,
             message_id=secrets.token_hex(12),
-            expiration=left - min(GRACE, EARLIER * left),
+            expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
         waiting = _Waiting(message.message_id or "", asyncio.get_running_loop().create_future())
         self._waiting[correlation] = waiting
@@ -203,18 +223,24 @@ class CoordinatorEnd:
             if self._waiting.get(correlation) is waiting:
                 del self._waiting[correlation]
 
-    async def end_session(self, silo: str, session: str) -> None:
-        """Tell a silo to forget a session; best effort, bounded in time, never raises for the broker."""
-        key = topology.silo_key(self._cohort, silo)
-        message = Outgoing(topology.MAIL, key, encode(EndSession(session)), persistent=False)
+    async def end_session(self, silo: str, session: str, incarnation: str = "") -> None:
+        """Tell a silo, or that incarnation of it, to forget a session.
+
+        Best effort, bounded in time, never raises for the broker.
+        """
+        await self.tell(silo, EndSession(session, incarnation))
+
+    async def tell(self, silo: str, word: EndSession | Accepted | Rejected) -> None:
+        """Put a word into a silo's mailbox; best effort, bounded in time, never raises for the broker."""
+        message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), encode(word), persistent=False)
         try:
-            await self._control.publish(message, Deadline.after(END_TIMEOUT))
+            await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
         except BrokerError as error:
-            _log.warning("a silo was not told of a session's end", silo=silo, session=session, reason=str(error))
+            _log.warning("a silo was not told", kind=type(word).__name__, silo=silo, reason=str(error))
 
     async def _answer(self, message: Outgoing, waiting: _Waiting, deadline: Deadline) -> Answer:
         """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
-        publishing = asyncio.create_task(self._control.publish(message, deadline))
+        publishing = asyncio.create_task(self._publish(message, deadline))
         either: tuple[asyncio.Future[Any], ...] = (publishing, waiting.answer)
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -224,6 +250,21 @@ class CoordinatorEnd:
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
+
+    async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
+        """Publish until confirmed; a silo that has no queue yet may be coming back, as after a broker's restart.
+
+        Raises:
+            Unroutable: it has none after ``NO_QUEUE`` seconds either.
+        """
+        patience = Deadline.after(NO_QUEUE).earlier(deadline)
+        while True:
+            try:
+                return await self._control.publish(message, deadline)
+            except Unroutable:
+                if patience.left() < NO_QUEUE_PAUSE:
+                    raise
+                await asyncio.sleep(NO_QUEUE_PAUSE)
 
     async def _set_up_control(self, line: Line) -> None:
         callback = topology.callback_queue(self.key)
@@ -262,7 +303,8 @@ class CoordinatorEnd:
         waiting = self._waiting.get(_correlation(answer.session, answer.stage, answer.silo))
         if waiting is None or waiting.answer.done() or message_id not in (None, waiting.message_id):
             self.late += 1
-            _log.info("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
+            _log.debug("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
+            self._on_late(answer)
             return
         waiting.answer.set_result(answer)
 

@@ -34,6 +34,7 @@ class Limits:
         max_pending_blobs: blobs of which some pieces are here and some are not.
         max_pending_bytes: what those take together.
         pending_seconds: a blob of which no further piece comes for so long is given up.
+        max_silos: silos that one coordinator knows at a time; it sends further ones away for a while.
     """
 
     max_message: int = 16 * MIB - 64 * KIB
@@ -50,6 +51,7 @@ class Limits:
     max_pending_blobs: int = 64
     max_pending_bytes: int = 2 * GIB
     pending_seconds: float = 60.0
+    max_silos: int = 10_000
 
     def chunk_bytes(self, size: int) -> int:
         """How large the pieces of a blob of ``size`` bytes are."""

@@ -262,9 +262,15 @@ class Need(msgspec.Struct, frozen=True, tag="need"):
 
 
 class EndSession(msgspec.Struct, frozen=True, tag="end"):
-    """The coordinator gives a session up before its last stage."""
+    """The coordinator gives a session up before its last stage, or goes on without this silo.
+
+    Attributes:
+        incarnation: whom it is for; a silo that was started again since may have a part in the session anew. Empty for
+            whoever has the name.
+    """
 
     session: str
+    incarnation: str = ""
 
 
 class Chunk(msgspec.Struct, frozen=True, tag="chunk"):

@@ -27,14 +27,16 @@ class DirectSession:
 
     async def run_stage(self, work):
         self.stages += 1
-        replies = []
+        replies = {}
         for member in self.members:
             if member.name not in self.executors:
                 self.executors[member.name] = await self.runtime.executor(self.clients[member.name])
-            replies.append(await self._replay(member.name, work))
-        if work.last:
-            await self.abandon()
+            replies[member.name] = await self._replay(member.name, work)
         return replies
+
+    @property
+    def participants(self):
+        return [member.name for member in self.members]
 
     async def _replay(self, silo, work):
         executor, refs, outputs = self.executors[silo], self.values[silo], []
@@ -55,7 +57,7 @@ class DirectSession:
                         del refs[ref]
         return outputs
 
-    async def abandon(self) -> None:
+    async def close(self, error=None) -> None:
         for executor in self.executors.values():
             await executor.close()
         self.executors = {}

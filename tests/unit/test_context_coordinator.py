@@ -7,14 +7,15 @@ import asyncio
 import pytest
 
 from fedbroker.context import coordinator as module
-from fedbroker.context.coordinator import Coordinator, Settings
+from fedbroker.context.coordinator import Coordinator
+from fedbroker.context.settings import Settings
 from fedbroker.errors import PlanError
 from tests.support import computations as c
 
 
 @pytest.fixture
 def coordinator():
-    return Coordinator(Settings("amqp://localhost/", "airports"))
+    return Coordinator(Settings(url="amqp://localhost/", cohort="airports"))
 
 
 @pytest.fixture

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError
+from fedbroker.session.policy import Policy
+from fedbroker.session.recorder import Recorder
+from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
-from fedbroker.session.session import Session, StageWork
+from fedbroker.session.session import Enlisted, Session, StageWork
 from fedbroker.session.shipping import Known
 from fedbroker.transport.coordinator import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
@@ -44,7 +47,7 @@ class ScriptedLane:
     async def send_blob(self, digest, data, *, silo, deadline):
         self.blobs.append((digest, silo))
 
-    async def request(self, item, inline, deadline):
+    async def request(self, item, inline, deadline, *, unread=None):
         self.items[item.silo].append(item)
         self.inline[item.silo].append(set(inline))
         answer = self.answers[item.silo].pop(0)
@@ -54,8 +57,8 @@ class ScriptedLane:
             await asyncio.Event().wait()
         return answer
 
-    async def end_session(self, silo, session):
-        self.ended.append((silo, session))
+    async def end_session(self, silo, session, incarnation):
+        self.ended.append((silo, session, incarnation))
 
 
 def done(silo, *digests):
@@ -66,25 +69,27 @@ def need(silo, *digests):
     return Need("s", 0, silo, "1", digests)
 
 
-def session(lane, known=None):
+def session(lane, known=None, **options):
     clients = {member.name: 1 for member in MEMBERS}
-    return Session("s", lane, known or Known(), MEMBERS, clients, stage_timeout=5.0)
+    one = Session("s", lane, known or Known(), MEMBERS, clients, **({"stage_timeout": 5.0} | options))
+    one.recorder = Recorder(SessionReport(session="s", cohort="c", members=one.participants))
+    return one
 
 
-def work():
+def work(**options):
     programs = {member.name: PROGRAM for member in MEMBERS}
-    return StageWork(0, True, programs, {"small": SMALL, "big": BIG})
+    return StageWork(0, True, programs, {"small": SMALL, "big": BIG}, **options)
 
 
 async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():
     lane = ScriptedLane(ewr=[done("ewr", "a")] * 2, jfk=[done("jfk", "b")] * 2)
     lane.stored = {"a": b"1", "b": b"2"}
     one = session(lane)
-    assert await one.run_stage(work()) == [[b"1"], [b"2"]]
+    assert await one.run_stage(work()) == {"ewr": [b"1"], "jfk": [b"2"]}
     assert lane.blobs == [("big", None)]
     assert lane.inline["ewr"] == [{"small"}]
     assert lane.items["jfk"][0].fresh == {"big": len(BIG)}
-    assert await one.run_stage(work()) == [[b"1"], [b"2"]]
+    assert await one.run_stage(work()) == {"ewr": [b"1"], "jfk": [b"2"]}
     assert lane.blobs == [("big", None)]
     assert lane.inline["ewr"][1] == set()
 
@@ -138,7 +143,80 @@ async def test_whatever_ends_a_silo_ends_the_stage_at_once(answer, error):
             await session(lane).run_stage(work())
 
 
-async def test_abandoning_tells_every_member():
-    lane = ScriptedLane(ewr=[], jfk=[])
-    await session(lane).abandon()
-    assert sorted(lane.ended) == [("ewr", "s"), ("jfk", "s")]
+async def test_a_session_that_fails_tells_every_member_once():
+    lane = ScriptedLane(ewr=[Dead("ewr", "s", 0, "expired")], jfk=[None])
+    one = session(lane)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await one.run_stage(work())
+    await one.close(caught.value)
+    assert sorted(lane.ended) == [("ewr", "s", "1"), ("jfk", "s", "1")]
+    assert "FB6002" in one.recorder.report.error
+
+
+async def test_a_dropped_silo_is_told_and_never_asked_again_and_reported():
+    lane = ScriptedLane(ewr=[Failed("s", 0, "ewr", "1", "lost", "it died")], jfk=[done("jfk", "a")] * 2)
+    lane.stored = {"a": b"1"}
+    one = session(lane, policy=Policy("drop", 1))
+    assert await one.run_stage(work()) == {"jfk": [b"1"]}
+    assert await one.run_stage(work()) == {"jfk": [b"1"]}
+    await one.close()
+    assert lane.ended == [("ewr", "s", "1")]
+    assert len(lane.items["ewr"]) == 1
+    report = one.recorder.report
+    assert [stage.participants for stage in report.stages] == [("jfk",), ("jfk",)]
+    assert report.dropped == {"ewr": "crashed"}
+    assert report.stages[0].silos[0].why == "it died"
+
+
+async def test_the_quorum_is_of_the_membership_at_the_start():
+    lane = ScriptedLane(ewr=[Failed("s", 0, "ewr", "1", "lost", "it died")], jfk=[done("jfk", "a")])
+    lane.stored = {"a": b"1"}
+    with pytest.raises(SiloError, match="it died"):
+        await session(lane, policy=Policy("drop", 0.6)).run_stage(work())
+
+
+async def test_grace_closes_a_stage_without_who_is_slow():
+    lane = ScriptedLane(ewr=[None], jfk=[done("jfk", "a")])
+    lane.stored = {"a": b"1"}
+    one = session(lane, policy=Policy("drop", 1, grace=0.05))
+    async with asyncio.timeout(2):
+        assert await one.run_stage(work()) == {"jfk": [b"1"]}
+    await one.close()
+    assert one.recorder.report.dropped == {"ewr": "late"}
+    assert lane.ended == [("ewr", "s", "1")]
+
+
+async def test_a_late_joiner_takes_over_what_the_broker_gave_back():
+    bos = Member("bos", "9")
+    lane = ScriptedLane(ewr=[Dead("ewr", "s", 0, "expired")], jfk=[done("jfk", "a")], bos=[done("bos", "b")])
+    lane.stored = {"a": b"1", "b": b"2"}
+    came = asyncio.Event()
+
+    async def late_joiner(fits):
+        came.set()
+        return next(member for member in (*MEMBERS, bos) if fits(member))
+
+    one = session(lane, policy=Policy("replace", 2), late_joiner=late_joiner)
+    replies = await one.run_stage(work(enlist=lambda member, straggler: Enlisted(PROGRAM, 1)))
+    assert replies == {"bos": [b"2"], "jfk": [b"1"]}
+    assert one.participants == ("bos", "jfk")
+    assert lane.items["bos"][0].clients == 1
+    reports = {silo.silo: silo for silo in one.recorder.report.stages[0].silos}
+    assert reports["bos"].in_place_of == "ewr"
+    assert reports["ewr"].ending == "expired"
+
+
+async def test_events_tell_the_same_story():
+    events = []
+    lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[Dead("jfk", "s", 0, "expired")])
+    lane.stored = {"a": b"1"}
+    one = session(lane, policy=Policy("drop", 1))
+    one.recorder.listener = events.append
+    await one.run_stage(work())
+    one.recorder.late("jfk", 0)
+    await one.close()
+    told = [(event.name, event.silo) for event in events]
+    assert told[0] == ("stage started", "")
+    assert set(told[1:3]) == {("silo answered", "ewr"), ("silo dropped", "jfk")}
+    assert told[3:] == [("stage finished", ""), ("late answer", "jfk"), ("session finished", "")]
+    assert one.recorder.report.late == 1

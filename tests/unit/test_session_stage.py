@@ -1,4 +1,4 @@
-"""The state machine of a stage, and what its policy says."""
+"""The state machine of a stage under any schedule: who takes part, when it closes, and what its error says."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.errors import DeadlineExceeded, SiloError
-from fedbroker.session.stage import FailPolicy, Lost, StageState
+from fedbroker.errors import DeadlineExceeded, SiloError, StragglerTimeout
+from fedbroker.session.outcomes import Late, Lost
+from fedbroker.session.stage import Close, Fail, StageState, Wait
 from fedbroker.wire.messages import Done, Failed
 
 SILOS = ("ewr", "jfk", "lga")
+DEADLINE = 10.0
 
 
 def done(silo):
@@ -21,63 +23,128 @@ def failed(silo, cause="no such table"):
     return Failed("s", 0, silo, "1", "data", cause, "look there")
 
 
-def state():
-    return StageState("s", 0, SILOS, 2.0)
+def state(needed=3, grace=None):
+    return StageState("s", 0, SILOS, needed, 2.0, DEADLINE, grace)
 
 
 outcomes = st.sampled_from(SILOS).flatmap(
     lambda silo: st.sampled_from([done(silo), failed(silo), Lost(silo, "expired"), Lost(silo, "time")])
 )
+events = st.lists(st.tuples(outcomes, st.floats(0.0, 1.0)), max_size=12)
+needed = st.integers(1, 3)
 
 
-@given(st.lists(outcomes, max_size=12))
-def test_the_first_outcome_of_a_silo_counts_and_order_is_the_memberships(events):
+def play(machine, happenings):
+    now = 0.0
+    for outcome, pause in happenings:
+        now += pause / 2
+        machine.settle(outcome.silo, outcome, now)
+    return now
+
+
+@given(events)
+def test_the_first_outcome_of_a_silo_counts_and_order_is_the_memberships(happenings):
     machine = state()
+    play(machine, happenings)
     first = {}
-    for outcome in events:
-        machine.settle(outcome.silo, outcome)
+    for outcome, _ in happenings:
         first.setdefault(outcome.silo, outcome)
     assert machine.outcomes == first
     assert machine.pending == tuple(silo for silo in SILOS if silo not in first)
     assert machine.participants == tuple(silo for silo in SILOS if isinstance(first.get(silo), Done))
 
 
-@given(st.lists(outcomes, max_size=12))
-def test_any_failure_ends_the_stage_and_none_does_not(events):
-    machine = state()
-    for outcome in events:
-        machine.settle(outcome.silo, outcome)
-    bad = [one for one in machine.outcomes.values() if not isinstance(one, Done)]
-    assert (FailPolicy().failure(machine) is not None) == bool(bad)
+@given(events, needed, st.none() | st.floats(0.0, 3.0))
+def test_a_stage_closes_with_its_quorum_and_only_then(happenings, needed, grace):
+    machine = state(needed, grace)
+    now = play(machine, happenings)
+    verdict = machine.verdict(now)
+    answered, pending = len(machine.participants), len(machine.pending)
+    assert isinstance(verdict, Fail) == (answered + pending < needed)
+    if isinstance(verdict, Close):
+        assert answered >= needed
+        assert not pending or grace is not None
+    if isinstance(verdict, Wait):
+        assert pending
+        assert now < verdict.until <= DEADLINE
+        after = machine.verdict(verdict.until)
+        assert isinstance(after, Close if answered >= needed else Fail)
+
+
+def test_grace_starts_with_the_quorum():
+    machine = state(needed=2, grace=1.5)
+    machine.settle("ewr", done("ewr"), 1.0)
+    assert machine.verdict(3.0) == Wait(DEADLINE)
+    machine.settle("jfk", done("jfk"), 4.0)
+    assert machine.verdict(4.0) == Wait(5.5)
+    assert machine.verdict(5.5) == Close()
+    assert machine.close(5.5) == {"lga": Late("lga")}
+    assert not machine.settle("lga", done("lga"), 5.6)
+    assert (machine.participants, machine.dropped) == (("ewr", "jfk"), ("lga",))
+
+
+def test_a_late_joiner_takes_the_place_of_whom_it_replaces():
+    machine = state(needed=3)
+    machine.settle("jfk", Lost("jfk", "expired"), 1.0)
+    machine.offer("jfk")
+    assert machine.verdict(1.0) == Wait(DEADLINE)
+    machine.seat("bos", "jfk")
+    assert machine.asked == ("ewr", "jfk", "bos", "lga")
+    for silo in ("lga", "bos", "ewr"):
+        machine.settle(silo, done(silo), 2.0)
+    assert machine.verdict(2.0) == Close()
+    assert (machine.participants, machine.dropped) == (("ewr", "bos", "lga"), ("jfk",))
+
+
+def test_a_place_that_nobody_takes_ends_with_the_stages_time():
+    machine = state(needed=3)
+    machine.settle("jfk", Lost("jfk", "expired"), 1.0)
+    machine.offer("jfk")
+    for silo in ("ewr", "lga"):
+        machine.settle(silo, done(silo), 2.0)
+    assert machine.verdict(9.9) == Wait(DEADLINE)
+    verdict = machine.verdict(DEADLINE)
+    assert isinstance(verdict, Fail)
+    assert isinstance(verdict.error, StragglerTimeout)
+    assert verdict.error.silos == ("jfk",)
 
 
 def test_strangers_are_ignored():
     machine = state()
-    machine.settle("mallory", done("mallory"))
+    assert not machine.settle("mallory", done("mallory"), 0.0)
     assert machine.outcomes == {}
 
 
-def test_a_failed_silo_is_named_with_its_words_and_stage():
+def error(*settled):
     machine = state()
-    machine.settle("jfk", failed("jfk"))
-    error = FailPolicy().failure(machine)
-    assert isinstance(error, SiloError)
-    assert (error.silo, error.stage, error.session, error.cause) == ("jfk", 0, "s", "no such table")
-    assert "look there" in str(error)
+    for outcome in settled:
+        machine.settle(outcome.silo, outcome, 1.0)
+    verdict = machine.verdict(1.0)
+    assert isinstance(verdict, Fail)
+    return verdict.error
+
+
+def test_a_failed_silo_is_named_with_its_words_and_stage():
+    one = error(failed("jfk"))
+    assert isinstance(one, SiloError)
+    assert (one.silo, one.stage, one.session, one.cause) == ("jfk", 0, "s", "no such table")
+    assert "look there" in str(one)
 
 
 def test_unread_and_unanswered_are_told_apart():
     machine = state()
-    machine.settle("ewr", Lost("ewr", "expired"))
-    machine.settle("lga", Lost("lga", "time"))
-    error = FailPolicy().failure(machine)
-    assert isinstance(error, DeadlineExceeded)
-    assert (error.silos, error.unread) == (("ewr", "lga"), ("ewr",))
-    assert "never picked its work up" in str(error)
+    machine.settle("ewr", Lost("ewr", "expired"), 1.0)
+    machine.settle("jfk", done("jfk"), 1.0)
+    verdict = machine.verdict(DEADLINE)
+    assert isinstance(verdict, Fail)
+    one = verdict.error
+    assert isinstance(one, DeadlineExceeded)
+    assert (one.silos, one.unread) == (("ewr", "lga"), ("ewr",))
+    assert "never picked its work up" in str(one)
 
 
 @pytest.mark.parametrize("reason", ["unroutable", "rejected", "delivery_limit"])
 def test_a_silo_that_cannot_take_work_is_a_silo_error(reason):
-    machine = state()
-    machine.settle("ewr", Lost("ewr", reason))
-    assert isinstance(FailPolicy().failure(machine), SiloError)
+    one = error(Lost("ewr", reason))
+    assert isinstance(one, SiloError)
+    assert one.retryable == (reason == "unroutable")

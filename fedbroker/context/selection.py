@@ -1,0 +1,80 @@
+"""Who of the silos that are there take part in an invocation.
+
+Plain functions; imports this package's membership and settings, and the base.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from fedbroker.context.membership import Wanted
+from fedbroker.context.settings import Settings
+from fedbroker.errors import UsageError
+from fedbroker.session.cohort import Pool
+from fedbroker.session.roster import Member
+
+__all__ = ["choose", "pool_of"]
+
+
+def pool_of(wanted: Wanted, settings: Settings) -> Pool:
+    """The silos that may take part, and how many of them there must be.
+
+    Raises:
+        UsageError: the data handles draw more silos than may take part.
+    """
+    most = settings.max_silos
+    if most is not None and wanted.count > most:
+        raise UsageError(
+            f"{wanted.count} silos were selected where max_silos is {most}", hint="select fewer, or raise max_silos"
+        )
+    rule = settings.eligible
+
+    def holds(member: Member) -> bool:
+        return wanted.eligible(member) and (rule is None or bool(rule(member)))
+
+    at_least = wanted.count if wanted.draw is not None or rule is None else settings.min_silos
+    return Pool(holds, at_least, ", ".join(sorted(wanted.sources)))
+
+
+def choose(there: Sequence[Member], wanted: Wanted, settings: Settings) -> list[Member]:
+    """The membership, by name.
+
+    Args:
+        there: who is there, by name; enough of them are in the pool.
+        wanted: what the call's arguments ask for; a draw of theirs comes before ``select``.
+        settings: ``eligible``, ``select`` and ``max_silos``.
+
+    Raises:
+        UsageError: ``select`` returned silos that it was not given, or fewer than ``min_silos``.
+    """
+    rule = settings.eligible
+    candidates = list(there) if rule is None else [member for member in there if rule(member)]
+    chosen = list(wanted.choose(candidates))
+    if wanted.draw is not None:
+        return chosen
+    if callable(settings.select):
+        return _by_function(chosen, settings)
+    most = settings.max_silos
+    if settings.select == "random" and most is not None and len(chosen) > most:
+        drawn = {member.name for member in random.sample(chosen, most)}
+        return [member for member in chosen if member.name in drawn]
+    return chosen[:most]
+
+
+def _by_function(candidates: Sequence[Member], settings: Settings) -> list[Member]:
+    assert callable(settings.select)
+    given = {member.name for member in candidates}
+    selected = {getattr(member, "name", member) for member in settings.select(tuple(candidates))}
+    if not selected <= given:
+        strangers = ", ".join(sorted(map(str, selected - given)))
+        raise UsageError(
+            f"select returned silos that it was not given: {strangers}", hint="return some of its argument"
+        )
+    chosen = [member for member in candidates if member.name in selected][: settings.max_silos]
+    if len(chosen) < settings.min_silos:
+        raise UsageError(
+            f"select returned {len(chosen)} silos where min_silos is {settings.min_silos}",
+            hint="return more of its argument, or lower min_silos",
+        )
+    return chosen

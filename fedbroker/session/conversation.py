@@ -1,0 +1,152 @@
+"""One silo's way through one client stage: its work item, the blobs that it lacks, its results.
+
+Imports transport's answers, wire, and the session's own parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import DeadlineExceeded, Missing
+from fedbroker.log import get_logger
+from fedbroker.session.lane import Lane, StageWork
+from fedbroker.session.outcomes import Lost, Outcome
+from fedbroker.session.recorder import Talk
+from fedbroker.session.roster import Member
+from fedbroker.session.shipping import Known, needs
+from fedbroker.transport.coordinator import Dead
+from fedbroker.wire.codec import Buffer
+from fedbroker.wire.limits import Limits
+from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
+
+__all__ = ["Conversation"]
+
+ROUNDS_OF_NEED = 3
+"""How often a silo may ask for blobs that it lacks before that counts as a failure."""
+
+RESULT_PATIENCE = 30.0
+"""Seconds without any progress on the bulk lane after which a result that was announced counts as lost."""
+
+LEASE_SLACK = 60.0
+"""Seconds beyond the stage's own time for which a silo keeps a session that it hears nothing of: server stages."""
+
+_log = get_logger(__name__)
+
+
+@dataclass
+class Conversation:
+    """With one silo, for one stage.
+
+    Attributes:
+        session: the session's id.
+        lane: to the silo.
+        known: what the silos have of blobs.
+        work: what the stage asks.
+        program: what it asks of this silo.
+        member: the silo.
+        clients: how many clients it holds.
+        inline: digests that ride with the work item.
+        bulk: digests that go to it on the bulk lane.
+        deadline: the stage's.
+        unread: by when it must have picked the item up; None for the stage's own deadline.
+        talk: what is written down.
+        spawn: starts a transfer that the silo waits for.
+        limits: on blobs.
+        outputs: serialized executor values, once it has answered.
+    """
+
+    session: str
+    lane: Lane
+    known: Known
+    work: StageWork
+    program: tuple[Op, ...]
+    member: Member
+    clients: int
+    inline: Sequence[Digest]
+    bulk: Sequence[Digest]
+    deadline: Deadline
+    unread: Deadline | None
+    talk: Talk
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    limits: Limits
+    outputs: Sequence[Buffer] = ()
+
+    async def run(self) -> Outcome:
+        """Ask until the silo has all that it needs; how it ended.
+
+        Raises:
+            BrokerError: the broker went away and did not come back in time, or refuses us.
+        """
+        inline, fresh = tuple(self.inline), tuple(self.bulk)
+        self.talk.started = time.monotonic()
+        self.talk.bytes_out = self._size(fresh)
+        for _ in range(ROUNDS_OF_NEED):
+            outcome = await self._ask(inline, fresh)
+            if not isinstance(outcome, Need):
+                return outcome
+            _log.info("blobs sent again", session=self.session, silo=self.member.name, count=len(outcome.digests))
+            self.known.forget(self.member, outcome.digests)
+            inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= self.limits.inline_blob)
+            large = tuple(d for d in outcome.digests if d not in inline)
+            # The work item goes ahead of them, so that the silo makes room and keeps what comes first.
+            self.spawn(self._resend(large))
+            self.talk.bytes_out += self._size(large)
+            fresh = tuple(dict.fromkeys((*fresh, *large)))
+        cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
+        return self._failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
+
+    async def _ask(self, inline: Sequence[Digest], fresh: Sequence[Digest]) -> Outcome | Need:
+        blobs = {digest: self.work.blobs[digest] for digest in inline}
+        item = self._item({digest: len(self.work.blobs[digest]) for digest in fresh})
+        self.talk.asked += 1
+        self.talk.bytes_out += self._size(inline)
+        try:
+            reply = await self.lane.request(item, blobs, self.deadline, unread=self.unread)
+            self.talk.replied = time.monotonic()
+            if isinstance(reply, Dead):
+                return Lost(self.member.name, reply.reason)
+            if isinstance(reply, Done):
+                self.outputs = await self._fetch(reply)
+                self.talk.fetched = time.monotonic()
+                self.known.add(self.member, needs(item.program))
+        except DeadlineExceeded:
+            return Lost(self.member.name, "time")
+        except Missing:
+            return self._failed("lost", "its results were lost on the way", "run the computation again")
+        if isinstance(reply, Need) and not self.work.blobs.keys() >= set(reply.digests):
+            return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
+        return reply
+
+    async def _fetch(self, reply: Done) -> list[Buffer]:
+        results = self.lane.results
+        return [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest, _ in reply.outputs]
+
+    async def _resend(self, digests: Sequence[Digest]) -> None:
+        for digest in digests:
+            await self.lane.send_blob(digest, self.work.blobs[digest], silo=self.member.name, deadline=self.deadline)
+
+    def _item(self, fresh: Mapping[Digest, int]) -> WorkItem:
+        left = self.deadline.left()
+        return WorkItem(
+            session=self.session,
+            stage=self.work.level,
+            silo=self.member.name,
+            reply_to=self.lane.key,
+            clients=self.clients,
+            program=self.program,
+            fresh=dict(fresh),
+            seconds=left,
+            lease=left + LEASE_SLACK,
+            last=self.work.last,
+        )
+
+    def _size(self, digests: Sequence[Digest]) -> int:
+        return sum(len(self.work.blobs[digest]) for digest in digests)
+
+    def _failed(self, kind: Literal["lost", "refused"], cause: str, hint: str) -> Failed:
+        member = self.member
+        return Failed(self.session, self.work.level, member.name, member.incarnation, kind, cause, hint)

@@ -1,0 +1,87 @@
+"""What a session needs of the transport, and what it asks of each silo in a client stage.
+
+Imports transport's answers, wire and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedbroker.deadline import Deadline
+from fedbroker.session.roster import Member
+from fedbroker.transport.coordinator import Dead
+from fedbroker.wire.codec import Buffer
+from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
+
+__all__ = ["Enlisted", "Lane", "Results", "StageWork"]
+
+
+class Results(Protocol):
+    """Where blobs from silos arrive."""
+
+    async def get(self, digest: Digest, deadline: Deadline, patience: float) -> Buffer:
+        """The blob, once it is whole."""
+        ...
+
+
+class Lane(Protocol):
+    """What a session needs of the transport; :class:`fedbroker.transport.coordinator.CoordinatorEnd` has it."""
+
+    @property
+    def key(self) -> str:
+        """The coordinator's own name in routing keys."""
+        ...
+
+    @property
+    def results(self) -> Results:
+        """Where the silos' blobs arrive."""
+        ...
+
+    async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
+        """Send a blob to one silo, or, with None, once to the whole cohort."""
+        ...
+
+    async def request(
+        self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
+    ) -> Done | Failed | Need | Dead:
+        """Publish a work item and await the silo's reply, or the broker's word that nobody took it."""
+        ...
+
+    async def end_session(self, silo: str, session: str, incarnation: str) -> None:
+        """Tell that incarnation of a silo to forget a session."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Enlisted:
+    """What a late joiner is asked in a straggler's place.
+
+    Attributes:
+        program: its own.
+        clients: how many clients it holds.
+    """
+
+    program: tuple[Op, ...]
+    clients: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """What a client stage asks of each silo.
+
+    Attributes:
+        level: the stage's number.
+        last: no client stage follows.
+        programs: for each silo.
+        blobs: the content of every digest that the programs name.
+        enlist: what to ask of a late joiner in place of the straggler that is named; returns None where it cannot take
+            that place. None where nobody can, since silos keep values from an earlier stage.
+    """
+
+    level: int
+    last: bool
+    programs: Mapping[str, tuple[Op, ...]]
+    blobs: Mapping[Digest, Buffer]
+    enlist: Callable[[Member, str], Enlisted | None] | None = None

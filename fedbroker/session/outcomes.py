@@ -1,0 +1,150 @@
+"""How a silo can end in a stage, in one word for reports and as the error of a stage that fails for it.
+
+Imports wire and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from fedbroker.errors import ComputationFailed, FedbrokerError, SiloError, StragglerTimeout
+from fedbroker.wire.messages import Done, Failed
+
+__all__ = ["Ending", "Late", "Lost", "Outcome", "ending", "replaceable", "stage_error", "why"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No answer came from a silo.
+
+    Attributes:
+        reason: ``expired`` (never picked up in time), ``delivery_limit`` (picked up again and again, never
+            acknowledged), ``rejected``, ``unroutable`` (the silo has no queue), ``time`` (picked up, not answered).
+    """
+
+    silo: str
+    reason: Literal["expired", "delivery_limit", "rejected", "unroutable", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The stage closed before a silo's answer came: the quorum had answered, and the grace was over."""
+
+    silo: str
+
+
+Outcome: TypeAlias = Done | Failed | Lost | Late
+
+Ending: TypeAlias = Literal["answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late"]
+"""``expired``: never picked its work up. ``timed out``: picked it up and did not answer. ``crashed``: its agent or its
+runtime died. ``refused``: it would not, or said what it must not. ``failed``: its data or the computation."""
+
+_LOST: Final[dict[str, Ending]] = {
+    "expired": "expired",
+    "time": "timed out",
+    "delivery_limit": "crashed",
+    "rejected": "refused",
+    "unroutable": "unreachable",
+}
+_FAILED: Final[dict[str, Ending]] = {
+    "data": "failed",
+    "computation": "failed",
+    "lost": "crashed",
+    "refused": "refused",
+    "time": "timed out",
+}
+_WHY: Final = {
+    "expired": "never picked its work up",
+    "time": "picked its work up but did not answer",
+    "delivery_limit": "picked its work up again and again without answering",
+    "rejected": "rejected its work",
+    "unroutable": "has no queue at the broker",
+}
+
+
+def ending(outcome: Outcome) -> Ending:
+    """The outcome in one word."""
+    match outcome:
+        case Done():
+            return "answered"
+        case Failed():
+            return _FAILED[outcome.kind]
+        case Lost():
+            return _LOST[outcome.reason]
+        case Late():
+            return "late"
+
+
+def why(outcome: Outcome) -> str:
+    """What there is to say about it; empty for an answer."""
+    match outcome:
+        case Done():
+            return ""
+        case Failed():
+            return outcome.cause
+        case Lost():
+            return f"it {_WHY[outcome.reason]}"
+        case Late():
+            return "the stage closed before it answered"
+
+
+def replaceable(outcome: Outcome) -> bool:
+    """Whether the broker gave the work item back, or nothing of it was done: another silo may have it.
+
+    What a silo's data or the computation itself ran into, another silo would run into as well.
+    """
+    return (isinstance(outcome, Lost) and outcome.reason != "time") or (
+        isinstance(outcome, Failed) and outcome.kind == "lost"
+    )
+
+
+def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outcome]) -> FedbrokerError:
+    """The error of a stage that too few answered.
+
+    Args:
+        session: its id.
+        level: the stage's number.
+        seconds: the time that it was given.
+        endings: of all that were asked, in the order in which they came.
+    """
+    failed = [outcome for outcome in endings if isinstance(outcome, Failed)]
+    if failed:
+        return _silo_error(session, level, failed[0])
+    lost = [outcome for outcome in endings if isinstance(outcome, Lost)]
+    early = [one for one in lost if one.reason in ("unroutable", "rejected", "delivery_limit")]
+    if early and len(early) == len(lost):
+        one = early[0]
+        return SiloError(
+            one.silo,
+            f"it {_WHY[one.reason]}",
+            stage=level,
+            session=session,
+            retryable=one.reason == "unroutable",  # another try asks whoever is there by then
+            hint="see the silo's log, and start it again if it is down",
+        )
+    details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)
+    return StragglerTimeout(
+        f"client stage {level} was not answered by enough silos within {seconds:g} s: {details}",
+        silos=[one.silo for one in lost],
+        unread=[one.silo for one in lost if one.reason == "expired"],
+        stage=level,
+        session=session,
+        hint="raise stage_timeout if the silos are slow, lower the quorum, or see why they are down",
+    )
+
+
+def _silo_error(session: str, level: int, failed: Failed) -> SiloError:
+    error = SiloError(
+        failed.silo,
+        failed.cause,
+        stage=level,
+        session=session,
+        retryable=failed.kind == "lost",
+        hint=failed.hint,
+    )
+    if failed.kind == "computation":
+        status, _, detail = failed.cause.partition(": ")
+        error.__cause__ = ComputationFailed(status, detail)
+    return error

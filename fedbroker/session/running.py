@@ -1,0 +1,224 @@
+"""A client stage under way: a conversation with each silo, the bulk lane beside them, and the state machine's word.
+
+What happens comes in as events, one after another; :class:`fedbroker.session.stage.StageState` decides. Imports the
+session's own parts, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import FedbrokerError
+from fedbroker.session.conversation import Conversation
+from fedbroker.session.lane import StageWork
+from fedbroker.session.outcomes import Outcome, replaceable
+from fedbroker.session.recorder import Talk
+from fedbroker.session.roster import Member
+from fedbroker.session.shipping import needs, ship
+from fedbroker.session.stage import Close, Fail, StageState, Wait
+from fedbroker.wire.codec import Buffer
+from fedbroker.wire.messages import Digest, Done, Op
+
+if TYPE_CHECKING:
+    from fedbroker.session.session import Session
+
+__all__ = ["run_stage"]
+
+LATENESS = 0.5
+"""Seconds beyond the deadline for which answers and dead letters that are on their way are waited for."""
+
+PICKUP_SHARE = 0.5
+"""With late joiners to be had, the share of the stage's time in which its silos must have picked their work up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    member: Member
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    member: Member
+    program: tuple[Op, ...]
+    in_place_of: str
+
+
+_Happening: TypeAlias = _Ended | _Joined | BaseException
+
+
+async def run_stage(session: Session, work: StageWork) -> dict[str, Sequence[Buffer]]:
+    """See :meth:`fedbroker.session.session.Session.run_stage`."""
+    stage = _Stage(session, work)
+    try:
+        await stage.run()
+    except FedbrokerError as error:
+        stage.record(error)
+        raise
+    finally:
+        await stage.stop()
+    stage.record()
+    return stage.answers
+
+
+class _Stage:
+    def __init__(self, session: Session, work: StageWork) -> None:
+        self.session = session
+        self.work = work
+        self.deadline = Deadline.after(session.stage_timeout).earlier(session.deadline)
+        seconds = self.deadline.left()
+        members = session.members
+        needed = session.policy.needed(len(session.frozen)) if session.policy.stragglers != "fail" else len(members)
+        self.state = StageState(
+            session.id,
+            work.level,
+            [member.name for member in members],
+            needed,
+            round(seconds, 3),
+            self.deadline.at + LATENESS,
+            session.policy.grace,
+        )
+        self.conversations: dict[str, Conversation] = {}
+        self._happenings: asyncio.Queue[_Happening] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def answers(self) -> dict[str, Sequence[Buffer]]:
+        """Each participant's outputs, in membership order."""
+        return {silo: self.conversations[silo].outputs for silo in self.state.participants}
+
+    async def run(self) -> None:
+        """Until the stage is over; raises if it cannot end well."""
+        session = self.session
+        session.recorder.stage_started(self.work.level, self.state.silos, self.state.seconds)
+        self._ask(session.members, self.work.programs)
+        while True:
+            match self.state.verdict(time.monotonic()):
+                case Close():
+                    return
+                case Fail(error):
+                    raise error
+                case Wait(until):
+                    await self._next(until)
+
+    async def stop(self) -> None:
+        """End whatever is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def record(self, error: FedbrokerError | None = None) -> None:
+        """Write down who was too late, and that the stage is over; out of the session with whoever did not answer."""
+        for silo, outcome in self.state.close(time.monotonic()).items():
+            self.session.recorder.ended(self.conversations[silo].talk, outcome)
+        self.session.recorder.stage_finished(self.state.asked, self.state.needed, error)
+        if error is None:
+            members = {silo: conversation.member for silo, conversation in self.conversations.items()}
+            self.session.go_on_with([members[silo] for silo in self.state.participants])
+
+    def _ask(self, members: Sequence[Member], programs: Mapping[str, tuple[Op, ...]], in_place_of: str = "") -> None:
+        """Start a conversation with each, and the transfers that they wait for."""
+        session, work = self.session, self.work
+        sizes = {digest: len(blob) for digest, blob in work.blobs.items()}
+        shipment = ship(programs, sizes, members, session.known, session.limits)
+        for member in members:
+            conversation = Conversation(
+                session=session.id,
+                lane=session.lane,
+                known=session.known,
+                work=work,
+                program=programs[member.name],
+                member=member,
+                clients=session.clients[member.name],
+                inline=shipment.inline[member.name],
+                bulk=shipment.on_bulk_lane(member.name, needs(programs[member.name])),
+                deadline=self.deadline,
+                unread=None if in_place_of else self._pickup(),
+                talk=Talk(member.name, member.incarnation, in_place_of),
+                spawn=self._spawn,
+                limits=session.limits,
+            )
+            self.conversations[member.name] = conversation
+            self._spawn(self._converse(conversation))
+        self._spawn(self._ship(shipment.broadcast, None))
+        for silo, own in shipment.direct.items():
+            self._spawn(self._ship(own, silo))
+
+    def _pickup(self) -> Deadline | None:
+        """Where late joiners may take a place, the broker gives unread work back while there is time left for them."""
+        if not self._replaces:
+            return None
+        return Deadline.after(PICKUP_SHARE * self.deadline.left())
+
+    @property
+    def _replaces(self) -> bool:
+        return self.session.policy.stragglers == "replace" and self.work.enlist is not None
+
+    async def _converse(self, conversation: Conversation) -> None:
+        self._happenings.put_nowait(_Ended(conversation.member, await conversation.run()))
+
+    async def _ship(self, digests: Sequence[Digest], silo: str | None) -> None:
+        """Send blobs on the bulk lane, one after another, to one silo or (None) to the cohort."""
+        for digest in digests:
+            await self.session.lane.send_blob(digest, self.work.blobs[digest], silo=silo, deadline=self.deadline)
+
+    async def _recruit(self, straggler: str) -> None:
+        """Wait for a late joiner who can take a straggler's place."""
+        session, enlist = self.session, self.work.enlist
+        assert session.late_joiner is not None
+        assert enlist is not None
+        enlisted = None
+
+        def fits(member: Member) -> bool:
+            nonlocal enlisted
+            enlisted = None if session.has_met(member) else enlist(member, straggler)
+            return enlisted is not None
+
+        newcomer = await session.late_joiner(fits)
+        assert enlisted is not None
+        session.take_in(newcomer, enlisted.clients)
+        self._happenings.put_nowait(_Joined(newcomer, enlisted.program, straggler))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it beside; what it raises ends the stage."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._happenings.put_nowait(error)
+
+    async def _next(self, until: float) -> None:
+        """Take in what happens next; or come back when the state machine wants to look again."""
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                happening = await self._happenings.get()
+        except TimeoutError:
+            return
+        match happening:
+            case _Ended(member, outcome):
+                self._on_ended(member, outcome)
+            case _Joined(member, program, straggler):
+                self.state.seat(member.name, straggler)
+                self.session.recorder.say("late joiner taken in", member.name, in_place_of=straggler)
+                self._ask([member], {member.name: program}, straggler)
+            case BaseException() as error:
+                raise error  # a failed transfer or a lost broker ends the stage here
+
+    def _on_ended(self, member: Member, outcome: Outcome) -> None:
+        if not self.state.settle(member.name, outcome, time.monotonic()):
+            return
+        self.session.recorder.ended(self.conversations[member.name].talk, outcome)
+        if isinstance(outcome, Done):
+            return
+        self.session.dismiss(member)
+        if self._replaces and replaceable(outcome):
+            self.state.offer(member.name)
+            self._spawn(self._recruit(member.name))
