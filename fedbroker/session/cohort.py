@@ -16,7 +16,7 @@ from typing import Self
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
-from fedbroker.session.checkin import check_in
+from fedbroker.session.admission import admit
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Listener, Recorder, tell
 from fedbroker.session.report import Event, SessionReport
@@ -85,6 +85,7 @@ class Cohort:
         self._roster = Roster()
         self._known = Known()
         self._heard = asyncio.Event()
+        self._open = asyncio.Event()
         self._words: set[asyncio.Task[None]] = set()
         self._recent: OrderedDict[str, Recorder] = OrderedDict()
         self._end = CoordinatorEnd(
@@ -103,6 +104,7 @@ class Cohort:
             BrokerError: it cannot be reached, refuses us, or has other queues than ours.
         """
         await self._end.open(deadline)
+        self._open.set()
 
     async def close(self) -> None:
         """Leave nothing behind at the broker. Bounded in time."""
@@ -219,25 +221,29 @@ class Cohort:
         return CohortTimeout(self.name, wanted, [member.name for member in there], missing, seconds, data=data)
 
     def _on_announce(self, message: Announce) -> None:
-        if not self._roster.knows(message) and not self._checked_in(message):
+        if not self._roster.knows(message) and not self._admitted(message):
             return
         if self._roster.announced(message, time.monotonic()):
             self._tell("silo joined", message.silo, incarnation=message.incarnation, sources=sorted(message.sources))
         self._heard.set()
 
-    def _checked_in(self, message: Announce) -> bool:
+    def _admitted(self, message: Announce) -> bool:
         """Answer the first word of an incarnation."""
         now = time.monotonic()
         most = self._limits.max_silos
         if len(self._roster) >= most:
             self._roster.forget_longest_gone(now)
-        answer = check_in(message, self._end.key, version=self._version, members=len(self._roster), most=most)
-        word = asyncio.get_running_loop().create_task(self._end.tell(message.silo, answer))
+        answer = admit(message, self._end.key, version=self._version, members=len(self._roster), most=most)
+        word = asyncio.get_running_loop().create_task(self._answer(answer))
         self._words.add(word)
         word.add_done_callback(self._words.discard)
         if isinstance(answer, Rejected):
             self._tell("silo rejected", message.silo, reason=answer.reason)
         return isinstance(answer, Accepted)
+
+    async def _answer(self, answer: Accepted | Rejected) -> None:
+        await self._open.wait()  # those who wait in the lobby are heard while we connect
+        await self._end.tell(answer.silo, answer)
 
     def _on_leave(self, message: Leave) -> None:
         if self._roster.left(message):

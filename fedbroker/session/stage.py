@@ -110,6 +110,8 @@ class StageState:
         answered, open_seats = len(self.participants), len(self.pending) + len(self._vacant)
         in_time = now < self.deadline
         if answered + (open_seats if in_time else 0) < self.needed:
+            if in_time and self.pending and self._time_is_up:
+                return Wait(self.deadline)  # the others are as good as due: the error names all who are missing
             return Fail(stage_error(self.session, self.level, self.seconds, self._endings(in_time)))
         if answered >= self.needed:
             until = self.deadline
@@ -127,6 +129,12 @@ class StageState:
         }
         self.outcomes |= late
         return late
+
+    @property
+    def _time_is_up(self) -> bool:
+        """Whether nothing but time ended those who did not answer: the broker's clock and ours agree to a moment."""
+        short = [outcome for outcome in self.outcomes.values() if not isinstance(outcome, Done)]
+        return all(isinstance(outcome, Lost) and outcome.reason in ("expired", "time") for outcome in short)
 
     def _endings(self, in_time: bool) -> list[Outcome]:
         """In the order in which they came; who is pending when the time is up has run out of it."""

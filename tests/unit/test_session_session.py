@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError
+from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Recorder
 from fedbroker.session.report import SessionReport
@@ -129,9 +129,7 @@ async def test_a_silo_may_not_ask_for_what_is_none_of_its_business():
     ("answer", "error"),
     [
         (Failed("s", 0, "ewr", "1", "data", "no such table"), SiloError),
-        (Dead("ewr", "s", 0, "expired"), DeadlineExceeded),
         (Dead("ewr", "s", 0, "unroutable"), SiloError),
-        (DeadlineExceeded("no answer", silos=["ewr"]), DeadlineExceeded),
         (BrokerLost("gone"), BrokerLost),
         (done("ewr", "lost"), SiloError),
     ],
@@ -143,9 +141,17 @@ async def test_whatever_ends_a_silo_ends_the_stage_at_once(answer, error):
             await session(lane).run_stage(work())
 
 
+@pytest.mark.parametrize("answer", [Dead("ewr", "s", 0, "expired"), DeadlineExceeded("no answer", silos=["ewr"])])
+async def test_who_is_out_of_time_ends_the_stage_when_its_time_is_up(answer):
+    lane = ScriptedLane(ewr=[answer], jfk=[None])
+    with pytest.raises(StragglerTimeout) as caught:
+        await session(lane, stage_timeout=0.1).run_stage(work())
+    assert caught.value.silos == ("ewr", "jfk")
+
+
 async def test_a_session_that_fails_tells_every_member_once():
     lane = ScriptedLane(ewr=[Dead("ewr", "s", 0, "expired")], jfk=[None])
-    one = session(lane)
+    one = session(lane, stage_timeout=0.1)
     with pytest.raises(DeadlineExceeded) as caught:
         await one.run_stage(work())
     await one.close(caught.value)

@@ -60,7 +60,9 @@ def test_a_stage_closes_with_its_quorum_and_only_then(happenings, needed, grace)
     now = play(machine, happenings)
     verdict = machine.verdict(now)
     answered, pending = len(machine.participants), len(machine.pending)
-    assert isinstance(verdict, Fail) == (answered + pending < needed)
+    ended = [outcome for outcome in machine.outcomes.values() if not isinstance(outcome, Done)]
+    only_time = all(isinstance(outcome, Lost) for outcome in ended)
+    assert isinstance(verdict, Fail) == (answered + pending < needed and not (pending and only_time))
     if isinstance(verdict, Close):
         assert answered >= needed
         assert not pending or grace is not None
@@ -69,6 +71,19 @@ def test_a_stage_closes_with_its_quorum_and_only_then(happenings, needed, grace)
         assert now < verdict.until <= DEADLINE
         after = machine.verdict(verdict.until)
         assert isinstance(after, Close if answered >= needed else Fail)
+
+
+def test_when_the_time_is_up_for_one_the_error_waits_for_the_others_to_name_them_all():
+    machine = state()
+    machine.settle("ewr", Lost("ewr", "expired"), 1.0)
+    assert machine.verdict(1.0) == Wait(DEADLINE)
+    machine.settle("jfk", Lost("jfk", "time"), 1.1)
+    machine.settle("lga", Lost("lga", "expired"), 1.2)
+    verdict = machine.verdict(1.2)
+    assert isinstance(verdict, Fail)
+    assert isinstance(verdict.error, StragglerTimeout)
+    assert verdict.error.silos == SILOS
+    assert verdict.error.unread == ("ewr", "lga")
 
 
 def test_grace_starts_with_the_quorum():

@@ -9,7 +9,7 @@ from typing import Final
 
 from fedbroker.wire.messages import Accepted, Announce, Rejected
 
-__all__ = ["check_in"]
+__all__ = ["admit"]
 
 NOT_NOW: Final = (30.0, 90.0)
 """Seconds from which a silo picks when to ask again, where room may be made meanwhile."""
@@ -17,7 +17,7 @@ NEVER: Final = (900.0, 2700.0)
 """The same where somebody has to change something first."""
 
 
-def check_in(said: Announce, coordinator: str, *, version: str, members: int, most: int) -> Accepted | Rejected:
+def admit(said: Announce, coordinator: str, *, version: str, members: int, most: int) -> Accepted | Rejected:
     """The answer to an incarnation's first announcement.
 
     Args:
