@@ -1,0 +1,111 @@
+"""Whatever silos and the network do, what is summed is what the report says: nobody lost, nobody counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import FedbrokerError, SiloError, StragglerTimeout
+from fedbroker.session.policy import Policy
+from fedbroker.session.recorder import Recorder
+from fedbroker.session.report import SessionReport
+from fedbroker.session.roster import Member
+from fedbroker.session.session import Enlisted, Session, StageWork
+from fedbroker.session.shipping import Known
+from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.wire.messages import Compute
+from tests.support.virtual import Network, Reply, run_virtually
+
+SECONDS = 10.0
+MEMBERS = tuple(Member(name, "1") for name in ("bos", "ewr", "jfk", "lga"))
+SPARE = tuple(Member(name, "1") for name in ("ord", "sfo"))
+EVERYBODY = tuple(member.name for member in (*MEMBERS, *SPARE))
+
+times = st.floats(0.0, 1.5 * SECONDS)
+replies = st.lists(
+    st.builds(Reply, times, st.sampled_from(["done", "done", "done", "lost", "data", "dead"])), max_size=4
+)
+policies = st.builds(
+    Policy,
+    st.sampled_from(["fail", "drop", "replace"]),
+    st.integers(1, 4) | st.floats(0.1, 1.0),
+    st.none() | st.floats(0.0, SECONDS),
+)
+
+
+def value(silo: str, stage: int) -> int:
+    return 10 ** EVERYBODY.index(silo) * (stage + 1)
+
+
+@st.composite
+def schedules(draw):
+    stages = draw(st.integers(1, 3))
+    return stages, {(silo, stage): draw(replies) for silo in EVERYBODY for stage in range(stages)}
+
+
+@settings(max_examples=400, deadline=None)
+@given(schedules(), policies, st.lists(times, max_size=2), st.none() | st.floats(1.0, 3 * SECONDS))
+def test_the_sum_is_over_exactly_the_participants_that_the_report_names(schedule, policy, arrivals, limit):
+    run_virtually(lambda: play(schedule, policy, arrivals, limit))
+
+
+async def play(schedule, policy, arrivals, limit):
+    stages, script = schedule
+    answers = []
+    end = CoordinatorEnd(
+        "amqp://localhost/",
+        "c",
+        on_announce=print,
+        on_leave=print,
+        on_late=lambda late: one.recorder.late(late.silo, 0),
+    )
+    network = Network(end, lambda silo, stage: script.get((silo, stage), ()), value)
+    began = time.monotonic()
+    spare = [(began + after, member) for after, member in zip(sorted(arrivals), SPARE, strict=False)]
+    one = Session("s", end, Known(), MEMBERS, {member.name: 1 for member in MEMBERS}, SECONDS, policy=policy)
+    one.late_joiner = lambda fits: joiner(spare, fits)
+    one.recorder = Recorder(SessionReport(session="s", cohort="c", members=one.participants))
+    if limit is not None:
+        one.deadline = Deadline.after(limit)
+    error = None
+    out = set()
+    try:
+        for stage in range(stages):
+            entered = time.monotonic()
+            programs = dict.fromkeys(EVERYBODY, (Compute(1),))
+            enlist = (lambda member, straggler: Enlisted((Compute(1),), 1)) if stage == 0 else None
+            got = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, enlist))
+            answers.append(sum(int(bytes(outputs[0])) for outputs in got.values()))
+            report = one.recorder.report.stages[-1]
+            assert time.monotonic() - entered <= SECONDS + 0.6
+            assert tuple(got) == report.participants == one.participants
+            assert answers[-1] == sum(value(silo, stage) for silo in report.participants)
+            assert len(report.participants) >= (4 if policy.stragglers == "fail" else policy.needed(4))
+            assert not out & set(report.participants)
+            out |= set(report.dropped)
+    except FedbrokerError as caught:
+        error = caught
+    await one.close(error)
+    await network.quiet()
+    assert isinstance(error, SiloError | StragglerTimeout | None)
+    report = one.recorder.report
+    assert len(report.stages) == len(answers) + (error is not None)
+    delivered = sum(len(script.get(asked, ())) for asked in network.sent)
+    endings = [silo.ending for stage in report.stages for silo in stage.silos]
+    settled = len(endings) - endings.count("late") - endings.count("timed out")
+    assert report.late == end.late
+    # What came at the very moment at which its stage closed was heard, and is not counted as late.
+    assert delivered - settled - endings.count("late") <= end.late <= delivered - settled
+    assert not end._waiting
+
+
+async def joiner(spare, fits):
+    for at, member in spare:
+        await asyncio.sleep(max(0.0, at - time.monotonic()))
+        if fits(member):
+            return member
+    return await asyncio.Event().wait()
