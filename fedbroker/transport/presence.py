@@ -8,24 +8,38 @@ base.
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import secrets
 from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Outgoing
-from fedbroker.transport.topology import LOBBY, silo_key
+from fedbroker.transport.topology import LOBBY, LONGEST_HEARTBEAT, silo_key
 from fedbroker.wire.codec import encode
-from fedbroker.wire.messages import Announce, Leave
+from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
 __all__ = ["Presence"]
 
 _log = get_logger(__name__)
 
 LEAVE_TIMEOUT: Final = 1.0
+
+BACK_OFF: Final = 1.5
+LONGEST_BACK_OFF: Final = 4.0
+"""While no coordinator has taken us in, each announcement waits longer for one, up to so many heartbeats."""
+
+REMEMBERED: Final = 1024
+
+SHORTEST_RETRY: Final = 0.1
+LONGEST_RETRY: Final = 86_400.0
+"""Seconds: bounds on how long a coordinator may send a silo away."""
 
 
 class Presence:
@@ -45,6 +59,9 @@ class Presence:
         self._announcement = announcement
         self._cue = asyncio.Event()
         self._latest = ""
+        self._interval = heartbeat
+        self._accepted: set[str] = set()  # coordinators that took us in
+        self._sent_away_until = -math.inf
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -55,9 +72,37 @@ class Presence:
         """Announce again."""
         self._cue.set()
 
-    def returned(self, message_id: str) -> None:
-        """The broker sent a copy back: a cue, if it is of the latest announcement (else each would breed two)."""
-        if message_id == self._latest:
+    def returned(self, message_id: str, death: str) -> None:
+        """The broker sent a copy back: a cue, if it is of the latest announcement (else each would breed two).
+
+        One that died of old age, while no coordinator has taken us in, was read by nobody: the next may wait longer.
+        One that was taken from the lobby was read by a coordinator that has just come.
+        """
+        if message_id != self._latest:
+            return
+        if death != "expired":
+            self._interval = self._heartbeat
+        elif not self._accepted:
+            self._interval = min(BACK_OFF * self._interval, LONGEST_BACK_OFF * self._heartbeat, LONGEST_HEARTBEAT)
+        self._cue.set()
+
+    def answered(self, word: Accepted | Rejected) -> None:
+        """A coordinator took us in, or sent us away for a while."""
+        if word.incarnation != self._announcement().incarnation:
+            return
+        if isinstance(word, Accepted):
+            if word.coordinator not in self._accepted:
+                _log.info("taken in", coordinator=word.coordinator)
+            if len(self._accepted) >= REMEMBERED:
+                self._accepted.clear()
+            self._accepted.add(word.coordinator)
+            self._interval = self._heartbeat
+            return
+        seconds = min(max(random.uniform(*word.retry), SHORTEST_RETRY), LONGEST_RETRY)
+        say = _log.error if word.never else _log.warning
+        say("sent away", coordinator=word.coordinator, reason=word.reason, asking_again_in=round(seconds, 1))
+        if not self._accepted:  # else we stay for those who took us in
+            self._sent_away_until = asyncio.get_running_loop().time() + seconds
             self._cue.set()
 
     async def stop(self) -> None:
@@ -79,28 +124,31 @@ class Presence:
     async def _keep_announcing(self) -> None:
         while True:
             self._cue.clear()
+            away = self._sent_away_until - asyncio.get_running_loop().time()
+            if away <= 0:
+                try:
+                    await self._announce(Deadline.after(2 * self._interval + 1.0))
+                except (BrokerError, WireError) as error:
+                    _log.debug("not announced", reason=str(error))
+            patience = away if away > 0 else 2 * self._interval  # the copy may be lost, as with a broker's restart
             try:
-                await self._announce(Deadline.after(2 * self._heartbeat + 1.0))
-            except (BrokerError, WireError) as error:
-                _log.debug("not announced", reason=str(error))
-            try:
-                async with asyncio.timeout(2 * self._heartbeat):  # the copy may be lost, as with a broker's restart
+                async with asyncio.timeout(patience):
                     await self._cue.wait()
             except TimeoutError:
                 pass
 
     async def _announce(self, deadline: Deadline) -> None:
         await self._bulk.ready(deadline)
-        said = self._announcement()
+        said = msgspec.structs.replace(self._announcement(), heartbeat=self._interval)
         self._latest = secrets.token_hex(8)
         await self._control.publish(self._outgoing(said, encode(said), self._latest), deadline)
 
-    def _outgoing(self, said: Announce, body: bytes, message_id: str | None = None) -> Outgoing:
+    def _outgoing(self, said: Announce | Leave, body: bytes, message_id: str | None = None) -> Outgoing:
         return Outgoing(
             LOBBY,
             silo_key(said.cohort, said.silo),
             body,
             persistent=False,
             message_id=message_id,
-            expiration=self._heartbeat,
+            expiration=self._interval,
         )

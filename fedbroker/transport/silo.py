@@ -24,7 +24,7 @@ from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Digest, Done, EndSession, Failed, Need, WorkItem
+from fedbroker.wire.messages import Accepted, Announce, Digest, Done, EndSession, Failed, Need, Rejected, WorkItem
 from fedbroker.wire.names import check_name, is_name
 
 __all__ = ["SiloEnd"]
@@ -129,6 +129,10 @@ class SiloEnd:
         )
         await self._control.publish(answer, deadline)
 
+    async def leave(self) -> None:
+        """Say goodbye, so that no new session counts on us; work still comes."""
+        await self._presence.stop()
+
     async def drain(self) -> None:
         """Take no more work and say goodbye; handlers under way go on and may reply."""
         self._draining = True
@@ -203,8 +207,10 @@ class SiloEnd:
         else:
             if isinstance(message, EndSession):
                 self._on_end(message)
+            elif isinstance(message, Accepted | Rejected):
+                self._presence.answered(message)
             elif isinstance(message, Announce) and delivery.death is not None:
-                self._presence.returned(delivery.message_id)
+                self._presence.returned(delivery.message_id, delivery.death)
         await delivery.ack()
 
     async def _on_delivery(self, delivery: Delivery) -> None:

@@ -8,7 +8,7 @@ import time
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.wire import encode
-from fedbroker.wire.messages import Announce, Leave
+from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 from tests.support.ends import HEARTBEAT, Silo, admin, coordinator_end, silo_end, until
 from tests.support.proxy import Proxy
 
@@ -69,11 +69,44 @@ async def test_whoever_left_is_not_found_in_the_lobby(broker: PrivateBroker, coh
         assert time.monotonic() - started < 0.9  # and is not waited for
 
 
-async def test_without_a_coordinator_a_silo_announces_itself_each_heartbeat(broker: PrivateBroker, cohort: str) -> None:
+async def test_without_a_coordinator_a_silo_announces_itself_ever_more_seldom(
+    broker: PrivateBroker, cohort: str
+) -> None:
     async with silo_end(broker.url, cohort) as silo:
         started = time.monotonic()
-        await until(lambda: silo.announced == 6)
-        assert 4.5 * HEARTBEAT < time.monotonic() - started < 9 * HEARTBEAT
+        await until(lambda: silo.announced == 5)
+        # 1, 1.5, 2.25, 3.375 heartbeats; never more than 4
+        assert 6 * HEARTBEAT < time.monotonic() - started < 12 * HEARTBEAT
+        async with coordinator_end(broker.url, cohort) as coordinator:
+            assert coordinator.announces[-1].heartbeat == HEARTBEAT
+            await coordinator.end.tell("ewr", Accepted(coordinator.end.key, "ewr", silo.incarnation))
+            before, started = len(coordinator.announces), time.monotonic()
+            await until(lambda: len(coordinator.announces) >= before + 3)
+            assert time.monotonic() - started < 6 * HEARTBEAT
+
+
+async def test_a_silo_that_is_sent_away_asks_again_when_it_was_told_to(broker: PrivateBroker, cohort: str) -> None:
+    async with coordinator_end(broker.url, cohort) as coordinator, silo_end(broker.url, cohort) as silo:
+        await until(lambda: coordinator.silos == {"ewr"})
+        await coordinator.end.tell("ewr", Rejected("k", "ewr", "another", "no room", (60.0, 60.0)))
+        before = len(coordinator.announces)
+        await until(lambda: len(coordinator.announces) > before + 1)  # that word was meant for another
+        await coordinator.end.tell("ewr", Rejected("k", "ewr", silo.incarnation, "no room", (2.0, 2.5)))
+        told = time.monotonic()
+        count = len(coordinator.announces)
+        await until(lambda: len(coordinator.announces) >= count + 2)
+        assert 1.5 < time.monotonic() - told < 4.0
+
+
+async def test_who_is_taken_in_by_one_coordinator_stays_whatever_another_says(
+    broker: PrivateBroker, cohort: str
+) -> None:
+    async with coordinator_end(broker.url, cohort) as coordinator, silo_end(broker.url, cohort) as silo:
+        await until(lambda: coordinator.silos == {"ewr"})
+        await coordinator.end.tell("ewr", Accepted("ours", "ewr", silo.incarnation))
+        await coordinator.end.tell("ewr", Rejected("other", "ewr", silo.incarnation, "too old", (60.0, 60.0), True))
+        count = len(coordinator.announces)
+        await until(lambda: len(coordinator.announces) >= count + 3)
 
 
 async def test_an_announcement_never_breeds_two(broker: PrivateBroker, cohort: str) -> None:

@@ -322,13 +322,77 @@ async def test_draining_answers_what_is_in_hand(broker, cohort, tmp_path, waitin
         await until(lambda: reads(tmp_path) == 1)
         draining = asyncio.create_task(service.drain())
         await until(lambda: len(client.coordinator.leaves) == 1)
-        nobody = await client.end.request(client.item(echo()), {}, Deadline.after(0.5))
-        assert isinstance(nobody, Dead)
-        assert nobody.reason == "expired"
+        refused = await client.send(client.item(echo()))
+        assert isinstance(refused, Failed)
+        assert (refused.kind, "leaving" in refused.cause) == ("lost", True)
         assert not draining.done()
         go(tmp_path)
         assert len(await asking) == 1
         await draining
+        nobody = await client.end.request(client.item(echo()), {}, Deadline.after(0.5))
+        assert isinstance(nobody, Dead)
+        assert nobody.reason == "expired"
+
+
+async def test_draining_sees_the_sessions_that_are_here_to_their_end(both):
+    service, client = both
+    await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
+    draining = asyncio.create_task(service.drain())
+    await until(lambda: len(client.coordinator.leaves) == 1)
+    assert len(await client.outputs(client.item([Compute(1)], session="s", stage=1, last=False))) == 1
+    assert not draining.done()
+    assert len(await client.outputs(client.item([Compute(1)], session="s", stage=2))) == 1
+    await draining
+
+
+async def test_a_runtime_that_dies_under_a_new_session_has_its_work_done_again(broker, cohort, tmp_path, waiting, ours):
+    async with served(settings(tmp_path, broker.url, cohort, waiting)) as (_, client):
+        asking = asyncio.create_task(client.outputs(client.item(echo("waiting"))))
+        await until(lambda: reads(tmp_path) == 1)
+        before = ours()
+        for runtime in before:
+            runtime.kill()
+        await until(lambda: not any(runtime.is_running() for runtime in before))
+        go(tmp_path)
+        assert len(await asking) == 1
+        assert ours()
+        assert reads(tmp_path) == 1
+
+
+async def test_a_runtime_that_dies_with_kept_values_is_said_to(both, ours):
+    _, client = both
+    await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
+    for runtime in ours():
+        runtime.kill()
+    reply = await client.send(client.item([Compute(1)], session="s", stage=1))
+    assert isinstance(reply, Failed)
+    assert reply.kind == "lost"
+    await client.check()
+
+
+async def test_a_word_for_an_earlier_incarnation_ends_nothing(both):
+    _, client = both
+    await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
+    await client.end.end_session(SILO, "s", "somebody-else")
+    assert len(await client.outputs(client.item([Compute(1)], session="s", stage=1))) == 1
+
+
+async def test_an_answer_says_how_long_it_waited_for_blobs(both):
+    _, client = both
+    blob = identity()
+    program = apply(blob)
+    item = client.item(program, fresh={digest_of(blob): len(blob)})
+    asking = asyncio.create_task(client.send(item))
+    await client.end.send_blob(digest_of(blob), blob, silo=SILO, deadline=Deadline.after(10))
+    done = await asking
+    assert 0 < done.waited <= done.seconds
+
+
+async def test_what_is_announced(both):
+    _, client = both
+    said = client.coordinator.announces[-1]
+    assert said.capabilities == ("replay/1",)
+    assert said.in_flight == 0
 
 
 async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):

@@ -43,6 +43,9 @@ OPEN_SECONDS: Final = 30.0
 REPLY_GRACE: Final = 30.0
 """Seconds beyond the stage's own time for which an answer is offered to a broker that is away."""
 
+CAPABILITIES: Final = ("replay/1",)
+"""What the silo tells of what it understands: programs of executor requests, first version."""
+
 ENDED: Final = 1024
 """Sessions that were given up are remembered, since their work may come after that word."""
 
@@ -88,6 +91,7 @@ class SiloService:
         self._computing: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._busy: dict[asyncio.Task[None], str] = {}  # every job, and its session
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._leaving = False
 
     async def open(self) -> None:
         """Start the runtime and open the sources, side by side, and join the cohort.
@@ -107,13 +111,20 @@ class SiloService:
             raise
 
     async def drain(self) -> None:
-        """Take no more work, finish what is in hand (for ``drain_seconds`` at most) and answer it."""
-        await self._end.drain()
+        """Leave the cohort: take no new session, finish those that are here, for ``drain_seconds`` at most."""
+        self._leaving = True
+        await self._end.leave()
+        deadline = Deadline.after(self._settings.drain_seconds)
+        if self._busy or len(self._sessions):
+            _log.info("finishing the work in hand", items=len(self._busy), sessions=len(self._sessions))
+        while (self._busy or len(self._sessions)) and not deadline.passed():
+            if self._busy:
+                await asyncio.wait(self._busy, timeout=deadline.left(), return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await self._sessions.changed(deadline)
         if self._busy:
-            _log.info("finishing the work in hand", items=len(self._busy))
-            _, late = await asyncio.wait(self._busy, timeout=self._settings.drain_seconds)
-            if late:
-                _log.warning("gave up work in hand", items=len(late), drain_seconds=self._settings.drain_seconds)
+            _log.warning("gave up work in hand", items=len(self._busy), drain_seconds=self._settings.drain_seconds)
+        await self._end.drain()
 
     async def close(self) -> None:
         """Leave at once: work under way is given back to the broker. Bounded in time; may be called twice."""
@@ -143,6 +154,8 @@ class SiloService:
             heartbeat=self._settings.heartbeat,
             sources=self._catalog.announced,
             version=self._version,
+            capabilities=CAPABILITIES,
+            in_flight=len(self._busy),
         )
 
     async def _on_work(self, item: WorkItem) -> None:
@@ -170,6 +183,8 @@ class SiloService:
 
     def _on_end(self, message: EndSession) -> None:
         """The coordinator gives a session up: whatever runs for it stops, unanswered."""
+        if message.incarnation not in ("", self._incarnation):
+            return  # meant for whoever had our name before
         self._ended[message.session] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
@@ -192,6 +207,8 @@ class SiloService:
     async def _answer(self, item: WorkItem) -> Answer:
         if item.session in self._ended:
             return Answer(self._refusal(item, "the session was given up"))
+        if self._leaving and not self._sessions.knows(item.session):
+            return Answer(self._lost(item, "this silo is leaving its cohort and takes no new session"))
         remembered = self._answers.get(item.session, item.stage)
         if remembered is not None:
             return Answer(*remembered)
@@ -214,6 +231,10 @@ class SiloService:
     def _refusal(self, item: WorkItem, cause: str, hint: str = "") -> Failed:
         silo = self._settings.name
         return Failed(item.session, item.stage, silo, self._incarnation, "refused", cause, hint)
+
+    def _lost(self, item: WorkItem, cause: str) -> Failed:
+        silo = self._settings.name
+        return Failed(item.session, item.stage, silo, self._incarnation, "lost", cause, "run the computation again")
 
 
 def _log_answer(answer: Answer, seconds: float) -> None:

@@ -6,7 +6,7 @@ Imports runtime's client, wire's messages and this distribution's errors.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from fedbroker_worker.errors import SessionLost, WorkRefused
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from fedbroker.deadline import Deadline
     from fedbroker.runtime import Executor, Ref
     from fedbroker.wire.messages import WorkItem
     from fedbroker_worker.runtimes import Lease, Runtimes
@@ -65,13 +66,28 @@ class Sessions:
         self._runtimes = runtimes
         self._alive: dict[str, SiloSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         """How many are alive."""
         return len(self._alive)
 
-    def check(self, item: WorkItem) -> None:
+    def knows(self, session: str) -> bool:
+        """Whether that session is alive here."""
+        return session in self._alive
+
+    async def changed(self, deadline: Deadline) -> None:
+        """Wait until one has ended, or for the deadline."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline.left()):
+                await self._changed.wait()
+
+    def check(self, item: WorkItem) -> bool:
         """See that a work item fits what is here, before anything is done for it.
+
+        Returns:
+            Whether the session is here already, and may have values in the runtime.
 
         Raises:
             SessionLost: it continues a session that is not here (any more).
@@ -90,6 +106,7 @@ class Sessions:
             raise WorkRefused(f"session {item.session} belongs to another coordinator")
         elif session.clients != item.clients:
             raise WorkRefused(f"session {item.session} has {session.clients} clients here, not {item.clients}")
+        return session is not None
 
     @asynccontextmanager
     async def entered(self, item: WorkItem) -> AsyncIterator[tuple[Executor, dict[int, Ref]]]:
@@ -155,6 +172,7 @@ class Sessions:
         session.refs.clear()
         if self._alive.get(session.id) is session:
             del self._alive[session.id]
+            self._changed.set()
         lease, session.lease = session.lease, None
         if lease is not None:
             # Not waited for: an answer should not be late because the runtime tidies up.

@@ -38,6 +38,9 @@ PATIENCE: Final = 10.0
 LONGEST_STAGE: Final = 7 * 86_400.0
 LONGEST_CAUSE: Final = 4000
 
+ATTEMPTS: Final = 3
+"""How often a work item is tried when the runtime dies under it: it may be the item that kills it."""
+
 _SEE_LOG: Final = "see the silo's log"
 
 
@@ -100,8 +103,8 @@ class Worker:
         seconds = min(item.seconds, LONGEST_STAGE)
         try:
             async with asyncio.timeout(seconds):
-                outputs = await self._outputs(item, Deadline.after(seconds))
-            return self._done(item, outputs, time.monotonic() - started)
+                outputs, waited = await self._outputs(item, Deadline.after(seconds))
+            return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
         except (TimeoutError, DeadlineExceeded):
@@ -112,18 +115,38 @@ class Worker:
             _log.exception("a work item broke the silo's own code")
             return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
 
-    async def _outputs(self, item: WorkItem, deadline: Deadline) -> list[bytes]:
-        self._sessions.check(item)
+    async def _outputs(self, item: WorkItem, deadline: Deadline) -> tuple[list[bytes], float]:
+        """What the program materializes, and the seconds spent waiting for blobs."""
+        kept = self._sessions.check(item)
         # Data are read while blobs are still on their way.
         loads = {op: asyncio.create_task(self._catalog.load(op, item.clients)) for op in _data(item)}
         try:
+            started = time.monotonic()
             blobs = await self._collect(item, deadline)
-            async with self._sessions.entered(item) as (executor, refs):
-                return await replay(item.program, executor, refs, blobs, lambda op: loads[op])
+            waited = time.monotonic() - started
+            return await self._replayed(item, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
             for load in loads.values():
                 load.cancel()
             await asyncio.gather(*loads.values(), return_exceptions=True)
+
+    async def _replayed(
+        self,
+        item: WorkItem,
+        blobs: Mapping[Digest, memoryview],
+        loads: Mapping[Data, asyncio.Task[bytes]],
+        attempts: int,
+    ) -> list[bytes]:
+        """Run the program; once more, in a new runtime, if the runtime dies and nothing of the session was in it."""
+        for attempt in range(attempts):
+            try:
+                async with self._sessions.entered(item) as (executor, refs):
+                    return await replay(item.program, executor, refs, blobs, lambda op: loads[op])
+            except RuntimeUnavailable as error:
+                if not error.retryable or attempt == attempts - 1:
+                    raise
+                _log.warning("the runtime died under a work item, which is done again", error=error.what)
+        raise AssertionError("an attempt returns or raises")
 
     async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:
         """Every blob that the program names.
@@ -147,7 +170,7 @@ class Worker:
             raise _Lacking([digest for digest in wanted if digest not in blobs])
         return blobs
 
-    def _done(self, item: WorkItem, outputs: Sequence[bytes], seconds: float) -> Answer:
+    def _done(self, item: WorkItem, outputs: Sequence[bytes], seconds: float, waited: float) -> Answer:
         named = [(digest_of(output), output) for output in outputs]
         for _, output in named:
             if len(output) > self._limits.max_blob:
@@ -156,7 +179,7 @@ class Worker:
                     hint="return less from the clients",
                 )
         sizes = tuple((digest, len(output)) for digest, output in named)
-        reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds)
+        reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
         return Answer(reply, dict(named))
 
     def _failed(
