@@ -43,6 +43,10 @@ format: setup ## put the code into shape
 	@$(bin)/ruff check --fix --quiet || true
 	@$(bin)/ruff format
 
+.PHONY: faults
+faults: setup ## the whole fault matrix and a long soak; writes docs/faults.md
+	@$(bin)/python -m pytest tests/faults --faults --soak 500 $(ARGS)
+
 .PHONY: compatibility
 compatibility: setup ## write docs/compatibility.md from what the conformance tests find
 	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)

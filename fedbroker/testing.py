@@ -76,6 +76,11 @@ class SiloProcess:
             raise UsageError("the silo was not started", hint="call start() first")
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and has ended."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> None:
         """Start it; :meth:`wait_ready` tells when it is in the cohort. May be called again after it ended."""
         self._ready.unlink(missing_ok=True)

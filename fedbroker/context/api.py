@@ -49,6 +49,7 @@ def _settings(
     secure_sum: Literal["refuse", "plaintext"] = "refuse",
     isolation: Literal["namespace", "none"] = "namespace",
     on_event: Listener | None = None,
+    journal: str | os.PathLike[str] | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
 
@@ -78,6 +79,9 @@ def _settings(
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
         on_event: called with each :class:`fedbroker.Event`: who joins and leaves, how a stage goes on. It is called on
             the context's own event loop and must not block.
+        journal: a directory in which sessions under way are written down: if the program is killed and run again, the
+            same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
+            aggregates; one program uses it at a time.
 
     Raises:
         ConfigError: an argument is missing or out of range.
@@ -105,6 +109,7 @@ def _settings(
         secure_sum=secure_sum,
         isolation=isolation,
         on_event=on_event,
+        journal=journal,
     )
 
 

@@ -24,6 +24,7 @@ from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.session.cohort import Cohort
+from fedbroker.session.journal import Journal
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
@@ -43,6 +44,7 @@ class Coordinator:
         self._lock = asyncio.Lock()
         self._cohort: Cohort | None = None
         self._runtime: Runtime | None = None
+        self._journal: Journal | None = None
         self._last: Session | None = None
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
@@ -68,7 +70,8 @@ class Coordinator:
         return Environment(
             executor=self._executor,
             gather=lambda wanted: self._gather(wanted, deadline),
-            session=lambda members, clients: self._session(members, clients, deadline),
+            session=lambda members, clients, fingerprint: self._session(members, clients, deadline, fingerprint),
+            resume=None if self.settings.journal is None else lambda name: self._resume(name, deadline),
             stage_timeout=self.settings.stage_timeout,
             deadline=deadline,
             default_num_clients=self.settings.default_num_clients,
@@ -110,8 +113,11 @@ class Coordinator:
         async with self._lock:
             cohort, self._cohort = self._cohort, None
             runtime, self._runtime = self._runtime, None
+            journal, self._journal = self._journal, None
         if cohort is not None:
             await cohort.close()
+        if journal is not None:
+            journal.close()
         if runtime is not None:
             await runtime.close()
 
@@ -134,8 +140,14 @@ class Coordinator:
         settings = self.settings
         async with self._lock:
             if self._cohort is None:
+                if settings.journal is not None and self._journal is None:
+                    self._journal = await asyncio.to_thread(Journal, settings.journal)
                 cohort = Cohort(
-                    settings.url, settings.cohort, version=fedbroker.__version__, on_event=settings.on_event
+                    settings.url,
+                    settings.cohort,
+                    version=fedbroker.__version__,
+                    on_event=settings.on_event,
+                    journal=self._journal,
                 )
                 try:
                     await cohort.open(Deadline.after(settings.join_timeout).earlier(deadline))
@@ -145,10 +157,27 @@ class Coordinator:
                 self._cohort = cohort
             return self._cohort
 
-    def _session(self, members: Sequence[Member], clients: Mapping[str, int], deadline: Deadline) -> Session:
+    def _session(
+        self, members: Sequence[Member], clients: Mapping[str, int], deadline: Deadline, fingerprint: str
+    ) -> Session:
         assert self._cohort is not None, "a membership comes from a cohort"
         settings = self.settings
         self._last = self._cohort.session(
-            members, clients, settings.stage_timeout, policy=settings.policy, deadline=deadline
+            members,
+            clients,
+            settings.stage_timeout,
+            policy=settings.policy,
+            deadline=deadline,
+            fingerprint=fingerprint,
         )
+        return self._last
+
+    async def _resume(self, fingerprint: str, deadline: Deadline) -> Session | None:
+        """The session of that very computation in which an earlier process was killed, if there is one."""
+        cohort = await self._opened(deadline)
+        assert self._journal is not None
+        unfinished = self._journal.take(fingerprint)
+        if unfinished is None:
+            return None
+        self._last = cohort.resume(unfinished, self.settings.stage_timeout, self.settings.policy, deadline)
         return self._last

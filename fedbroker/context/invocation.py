@@ -18,14 +18,17 @@ from fedbroker.context.membership import Wanted, wanted
 from fedbroker.context.programs import BoundData, Programs
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.server import ServerSide
-from fedbroker.context.values import deal
+from fedbroker.context.values import deal, serialize
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
+from fedbroker.plan.identity import identity_of
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
 from fedbroker.runtime import Executor
+from fedbroker.session.journal import SessionJournal
 from fedbroker.session.lane import Enlisted, StageWork
 from fedbroker.session.roster import Member
+from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["Environment", "SessionLike", "invoke"]
@@ -39,6 +42,16 @@ class SessionLike(Protocol):
     @property
     def id(self) -> str:
         """What names it in logs."""
+        ...
+
+    @property
+    def frozen(self) -> Sequence[Member]:
+        """The membership that it started with."""
+        ...
+
+    @property
+    def journal(self) -> SessionJournal | None:
+        """What is written down to go on after being killed."""
         ...
 
     @property
@@ -62,7 +75,9 @@ class Environment:
     Attributes:
         executor: gives an executor of the coordinator's runtime with that many clients.
         gather: freezes a membership, waiting for the silos that are wanted.
-        session: starts a session with a membership and the number of clients of each member.
+        session: starts a session with a membership, the number of clients of each member, and a fingerprint.
+        resume: the session with that fingerprint that an earlier process was killed in, or None; None itself where no
+            journal is kept.
         stage_timeout: seconds for each server stage.
         deadline: of the whole invocation.
         default_num_clients: how many clients there are where no argument tells; None for one at each silo.
@@ -70,7 +85,8 @@ class Environment:
 
     executor: Callable[[int], Awaitable[Executor]]
     gather: Callable[[Wanted], Awaitable[Sequence[Member]]]
-    session: Callable[[Sequence[Member], Mapping[str, int]], SessionLike]
+    session: Callable[[Sequence[Member], Mapping[str, int], str], SessionLike]
+    resume: Callable[[str], Awaitable[SessionLike | None]] | None
     stage_timeout: float
     deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
     default_num_clients: int | None = None
@@ -91,7 +107,15 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         FedbrokerError: see :mod:`fedbroker.errors`; a ``UsageError`` where an argument is not of its type.
     """
     arguments = await asyncio.to_thread(read_arguments, plan, argument)
-    members = await environment.gather(wanted(arguments.values())) if plan.client_stages else ()
+    fingerprint, session = "", None
+    if plan.client_stages and environment.resume is not None:
+        fingerprint = await asyncio.to_thread(_fingerprint, plan, arguments)
+        session = await environment.resume(fingerprint)
+    members: Sequence[Member] = ()
+    if session is not None:
+        members = session.frozen
+    elif plan.client_stages:
+        members = await environment.gather(wanted(arguments.values()))
     bound = await asyncio.to_thread(_bind, plan, arguments, members)
     dealt = _deal(arguments, bound, members, environment.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
@@ -101,7 +125,8 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         if not plan.client_stages:
             await run.stages(None)
         else:
-            await _run_session(run, environment.session(members, {silo: len(held) for silo, held in dealt.items()}))
+            clients = {silo: len(held) for silo, held in dealt.items()}
+            await _run_session(run, session or environment.session(members, clients, fingerprint))
         values = ResultValues({slot.name: await run.value(slot.name) for slot in plan.result_slots()})
     finally:
         await asyncio.shield(server.close())
@@ -166,7 +191,7 @@ class _Run:
 
     async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
         to_come = [one for one in later if isinstance(one, ClientStage)]
-        down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
+        down = await self._sent(stage, session.journal)
         keep = [slot.name for one in to_come for slot in one.inputs]
         programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
         enlist = None if self.begun else self._enlist
@@ -180,6 +205,16 @@ class _Run:
         }
         self.partials = {slot.name: list(columns[slot.name].values()) for slot in stage.partials}
         self.returned |= {slot.name: columns[slot.name] for slot in returned[partials:]}
+
+    async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, bytes]:
+        """The server's values that the stage needs; those that went down already, if we were killed in it."""
+        before = journal.sent(stage.level) if journal is not None else None
+        if before is not None:
+            return before
+        down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
+        if journal is not None:
+            await journal.record_sent(stage.level, down)
+        return down
 
     def _enlist(self, newcomer: Member, straggler: str) -> Enlisted | None:
         """What a late joiner is asked in a straggler's place, in the first client stage, before anything is kept."""
@@ -196,6 +231,20 @@ class _Run:
             return None
         clients = next(iter(sizes), len(place))
         return Enlisted(self.programs.enlist(newcomer.name, straggler, clients, columns), clients)
+
+
+def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
+    """A name for this very computation with this very argument, the same in another process."""
+    parts = [identity_of(plan).encode()]
+    for slot in plan.parameters:
+        match arguments[slot.name]:
+            case Given(value):
+                parts.append(value)
+            case ClientValues(values):
+                parts.append(serialize(list(values), slot.type))
+            case handle:
+                parts.append(repr(handle).encode())
+    return digest_of("".join(digest_of(part) for part in parts).encode())
 
 
 def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member]) -> dict[str, BoundData]:

@@ -6,6 +6,7 @@ Imports the session's policy, the plan's secure sums, transport's URLs and the b
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
@@ -52,6 +53,7 @@ class Settings:
     secure_sum: SecureSum = "refuse"
     isolation: Literal["namespace", "none"] = "namespace"
     on_event: Listener | None = field(default=None, repr=False)
+    journal: str | os.PathLike[str] | None = None
     policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:

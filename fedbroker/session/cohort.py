@@ -17,6 +17,7 @@ from typing import Self
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
 from fedbroker.session.admission import admit
+from fedbroker.session.journal import Journal, SessionJournal
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Listener, Recorder, tell
 from fedbroker.session.report import Event, SessionReport
@@ -64,6 +65,7 @@ class Cohort:
         version: of this software; a silo of another series is not taken in.
         limits: on messages and blobs.
         on_event: hears who joins and leaves, and what happens in sessions; must not block.
+        journal: where sessions are written down, to go on with after being killed.
 
     Raises:
         ConfigError: the URL or the name is malformed.
@@ -77,11 +79,13 @@ class Cohort:
         version: str = "",
         limits: Limits = DEFAULT_LIMITS,
         on_event: Listener | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.name = name
         self._version = version
         self._limits = limits
         self._listener = on_event
+        self._journal = journal
         self._roster = Roster()
         self._known = Known()
         self._heard = asyncio.Event()
@@ -91,6 +95,7 @@ class Cohort:
         self._end = CoordinatorEnd(
             url,
             name,
+            key=None if journal is None else journal.key,
             limits=limits,
             on_announce=self._on_announce,
             on_leave=self._on_leave,
@@ -179,6 +184,7 @@ class Cohort:
         *,
         policy: Policy | None = None,
         deadline: Deadline | None = None,
+        fingerprint: str = "",
     ) -> Session:
         """A session with that membership.
 
@@ -188,13 +194,38 @@ class Cohort:
             stage_timeout: seconds for each client stage.
             policy: what becomes of silos that do not answer; every one must where it is None.
             deadline: of all stages together.
+            fingerprint: of what is computed; with a journal, another process may go on with the session by it.
         """
         name = uuid.uuid4().hex[:16]
+        journal = None
+        if self._journal is not None and fingerprint:
+            journal = self._journal.begin(fingerprint, name, members, clients)
+        session = self._session(name, members, clients, stage_timeout, journal)
+        session.policy = policy or session.policy
+        session.deadline = deadline or session.deadline
+        return session
+
+    def resume(self, unfinished: SessionJournal, stage_timeout: float, policy: Policy, deadline: Deadline) -> Session:
+        """Go on with a session that a coordinator of this journal was killed in."""
+        session = self._session(unfinished.session, unfinished.members, unfinished.clients, stage_timeout, unfinished)
+        session.policy, session.deadline = policy, deadline
+        session.recorder.say("session resumed")
+        return session
+
+    def _session(
+        self,
+        name: str,
+        members: Sequence[Member],
+        clients: Mapping[str, int],
+        stage_timeout: float,
+        journal: SessionJournal | None,
+    ) -> Session:
         report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
         recorder = self._recent[name] = Recorder(report, self._listener)
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
-        session = Session(
+        recorder.session_started()
+        return Session(
             name,
             self._end,
             self._known,
@@ -204,11 +235,8 @@ class Cohort:
             late_joiner=self.newcomer,
             recorder=recorder,
             limits=self._limits,
+            journal=journal,
         )
-        session.policy = policy or session.policy
-        session.deadline = deadline or session.deadline
-        recorder.session_started()
-        return session
 
     def _of(self, pool: Pool) -> list[Member]:
         return [member for member in self.silos if pool.holds(member)]

@@ -54,6 +54,9 @@ _Happening: TypeAlias = _Ended | _Joined | BaseException
 
 async def run_stage(session: Session, work: StageWork) -> dict[str, Sequence[Buffer]]:
     """See :meth:`fedbroker.session.session.Session.run_stage`."""
+    closed = session.journal.participants(work.level) if session.journal is not None else None
+    if closed is not None:  # before we were killed: whoever was dropped then stays out
+        session.go_on_with([member for member in session.members if member.name in closed])
     stage = _Stage(session, work)
     try:
         await stage.run()
@@ -63,6 +66,8 @@ async def run_stage(session: Session, work: StageWork) -> dict[str, Sequence[Buf
     finally:
         await stage.stop()
     stage.record()
+    if session.journal is not None and closed is None:
+        await session.journal.record_closed(work.level, stage.state.participants)
     return stage.answers
 
 
@@ -142,6 +147,7 @@ class _Stage:
                 talk=Talk(member.name, member.incarnation, in_place_of),
                 spawn=self._spawn,
                 limits=session.limits,
+                journal=session.journal,
             )
             self.conversations[member.name] = conversation
             self._spawn(self._converse(conversation))

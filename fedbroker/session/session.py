@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedbroker.deadline import Deadline
+from fedbroker.session.journal import SessionJournal
 from fedbroker.session.lane import Enlisted, Lane, StageWork
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Recorder
@@ -40,7 +41,8 @@ class Session:
         deadline: of the whole invocation.
         policy: what becomes of silos that do not answer.
         late_joiner: waits for a silo that fits.
-        recorder: what is written down.
+        recorder: what is written down for people.
+        journal: what is written down to go on after being killed; None where nobody wants that.
         members: who takes part by now, in the order in which partials are merged.
     """
 
@@ -55,6 +57,7 @@ class Session:
     late_joiner: Callable[[Callable[[Member], bool]], Awaitable[Member]] | None = None
     recorder: Recorder = field(default_factory=lambda: Recorder(SessionReport(session="", cohort="", members=())))
     limits: Limits = DEFAULT_LIMITS
+    journal: SessionJournal | None = None
     members: Sequence[Member] = field(init=False)
     _met: dict[str, str] = field(init=False)  # silo: incarnation
     _dismissed: set[tuple[str, str]] = field(default_factory=set)  # silo and incarnation
@@ -116,6 +119,8 @@ class Session:
         A broker that is gone does not matter: silos forget a session that they hear nothing of.
         """
         self.recorder.finished(error)
+        if self.journal is not None:
+            self.journal.forget()
         if error is not None:
             for member in self.members:
                 self.dismiss(member)

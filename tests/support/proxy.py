@@ -4,9 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlsplit
+
+Direction = Literal["up", "down"]
+"""``up`` is towards the broker."""
+
+
+@dataclass
+class Trap:
+    """Springs once, when so many bytes have gone by.
+
+    Attributes:
+        sprung: set when it has; may be waited for from another thread.
+    """
+
+    direction: Direction
+    left: int
+    sprung: threading.Event = field(default_factory=threading.Event)
+
+    def springs(self, direction: Direction, size: int) -> bool:
+        """Whether these bytes spring it."""
+        if direction != self.direction or self.sprung.is_set():
+            return False
+        self.left -= size
+        if self.left <= 0:
+            self.sprung.set()
+        return self.sprung.is_set()
 
 
 class Proxy:
@@ -23,6 +50,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._trap: Trap | None = None
         self.connections = 0
 
     @property
@@ -44,6 +72,11 @@ class Proxy:
     def flow(self) -> None:
         """Forward again."""
         self._flowing.set()
+
+    def stall_after(self, size: int, direction: Direction) -> Trap:
+        """Stall as soon as so many further bytes have gone in that direction."""
+        self._trap = Trap(direction, size)
+        return self._trap
 
     async def refuse(self) -> None:
         """Cut, and accept nothing until ``accept``."""
@@ -85,8 +118,8 @@ class Proxy:
         self._pairs.add(pair)
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._forward(reader, far_writer))
-                both.create_task(self._forward(far_reader, writer))
+                both.create_task(self._forward(reader, far_writer, "up"))
+                both.create_task(self._forward(far_reader, writer, "down"))
         finally:
             self._pairs.discard(pair)
             for end in pair:
@@ -94,9 +127,11 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 18):
+                if self._trap is not None and self._trap.springs(direction, len(data)):
+                    self.stall()
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()

@@ -24,6 +24,7 @@ class DirectSession:
         self.values = {member.name: {} for member in members}
         self.stages = 0
         self.id = "direct"
+        self.journal = None
 
     async def run_stage(self, work):
         self.stages += 1
@@ -75,9 +76,9 @@ class DirectCohort:
         async def gather(wanted):
             return wanted.choose(self.members)
 
-        def session(members, clients):
+        def session(members, clients, fingerprint):
             self.sessions.append(DirectSession(self.runtime, members, clients))
             return self.sessions[-1]
 
-        environment = Environment(self.runtime.executor, gather, session, 60.0)
+        environment = Environment(self.runtime.executor, gather, session, None, 60.0)
         return await invoke(make_plan(comp), argument, environment)

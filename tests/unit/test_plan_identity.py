@@ -1,0 +1,26 @@
+"""A plan's identity is that of its program, whoever compiles it and whenever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from fedbroker.plan import make_plan
+from fedbroker.plan.identity import identity_of
+from tests.support import computations as c
+
+CODE = """
+from fedbroker.plan import make_plan
+from fedbroker.plan.identity import identity_of
+from tests.support import computations as c
+print(identity_of(make_plan(c.two_barriers)))
+"""
+
+
+def test_two_processes_agree():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=90)
+    assert done.stdout.split()[-1] == identity_of(make_plan(c.two_barriers))
+
+
+def test_different_programs_differ():
+    assert identity_of(make_plan(c.two_barriers)) != identity_of(make_plan(c.total))

@@ -1,0 +1,81 @@
+"""What a journal keeps through a kill, wherever in a record it came."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from fedbroker.session.journal import Journal
+from fedbroker.session.roster import Member
+from fedbroker.wire.messages import Column, Source
+
+MEMBERS = (Member("ewr", "1", {"rows": Source((Column("x", "float32"),), 3)}), Member("jfk", "2"))
+CLIENTS = {"ewr": 1, "jfk": 2}
+
+
+@pytest.fixture
+async def written(tmp_path):
+    """A journal whose process was killed: nothing of it was closed in order."""
+    journal = Journal(tmp_path)
+    one = journal.begin("print", "s1", MEMBERS, CLIENTS)
+    await one.record_sent(0, {"model": b"m"})
+    await one.record_answer(0, "jfk", [b"a", memoryview(b"b")])
+    await one.record_closed(0, ["jfk"])
+    await one.record_answer(1, "jfk", [b"c"])
+    journal.close()
+    return tmp_path / "s1.session"
+
+
+@pytest.fixture
+def again(written):
+    """The journal of the next process."""
+    journal = Journal(written.parent)
+    yield journal
+    journal.close()
+
+
+async def test_everything_is_found_again(written, again):
+    found = again.take("print")
+    assert (found.session, found.members, found.clients) == ("s1", MEMBERS, CLIENTS)
+    assert found.sent(0) == {"model": b"m"}
+    assert found.answer(0, "jfk") == [b"a", b"b"]
+    assert found.answer(0, "ewr") is None
+    assert found.participants(0) == ["jfk"]
+    assert found.participants(1) is None
+    assert found.answer(1, "jfk") == [b"c"]
+    found.forget()
+    assert not written.exists()
+
+
+async def test_a_session_is_handed_out_once_and_only_to_its_own_computation(again):
+    assert again.take("another") is None
+    assert again.take("print") is not None
+    assert again.take("print") is None
+
+
+async def test_wherever_it_is_cut_short_the_whole_records_count(written):
+    content = written.read_bytes()
+    for length in range(len(content)):
+        written.write_bytes(content[:length])
+        journal = Journal(written.parent)
+        found = journal.take("print")
+        if found is not None:
+            assert found.members == MEMBERS
+            assert found.answer(0, "jfk") in (None, [b"a", b"b"])
+            assert found.answer(1, "jfk") in (None, [b"c"])
+            assert found.participants(0) in (None, ["jfk"])
+        else:
+            assert not written.exists()
+        journal.close()
+
+
+async def test_garbage_and_what_is_old_is_forgotten(written):
+    old = time.time() - 2 * 86_400
+    os.utime(written, (old, old))
+    (written.parent / "s2.session").write_bytes(b"\xc1 nonsense")
+    journal = Journal(written.parent)
+    assert journal.take("print") is None
+    assert list(written.parent.glob("*.session")) == []
+    journal.close()
