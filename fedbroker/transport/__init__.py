@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedbroker.errors import Missing
 from fedbroker.transport.coordinator import CoordinatorEnd, Dead
 from fedbroker.transport.silo import SiloEnd
+from fedbroker.transport.standby import until_free
 from fedbroker.transport.store import BlobStore
 
-__all__ = ["BlobStore", "CoordinatorEnd", "Dead", "Missing", "SiloEnd"]
+__all__ = ["BlobStore", "CoordinatorEnd", "Dead", "Missing", "SiloEnd", "until_free"]

@@ -39,6 +39,7 @@ class Outgoing:
         correlation_id: which conversation it belongs to.
         message_id: its own name; the library chooses one where it is None.
         expiration: seconds after which the broker gives it up.
+        headers: numbers that go with it.
     """
 
     exchange: Exchange
@@ -49,6 +50,7 @@ class Outgoing:
     correlation_id: str | None = None
     message_id: str | None = None
     expiration: float | None = None
+    headers: Mapping[str, int] = field(default_factory=dict)
 
     def properties(self) -> commands.Basic.Properties:
         """The same as AMQP has it."""
@@ -58,6 +60,7 @@ class Outgoing:
             correlation_id=self.correlation_id,
             message_id=self.message_id,
             expiration=expiration,
+            headers=dict(self.headers) or None,
         )
 
 

@@ -6,19 +6,22 @@ Imports transport's own modules, wire and the base.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ConfigError, NameTaken, WireError
+from fedbroker.errors import BrokerError, ConfigError, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
+from fedbroker.transport.holding import COUNT, MOST_DELIVERIES, Holding, deliveries_of
 from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.presence import Presence
-from fedbroker.transport.refusals import Again, LineDown, Locked
+from fedbroker.transport.refusals import Again, LineDown, Locked, Unroutable
 from fedbroker.transport.store import CAPACITY, BlobStore
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
@@ -33,6 +36,8 @@ _log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
 MAIL_PREFETCH: Final = 64
+RENEWAL: Final = 30.0
+"""Seconds for the broker to take a copy of a work item."""
 LEADERLESS: Final = 10.0
 """Seconds after which a quorum queue without a leader is given up; an election takes less."""
 
@@ -51,6 +56,7 @@ class SiloEnd:
         limits: bounds on messages and blobs.
         heartbeat: seconds between announcements, up to 60.
         store_bytes: how much of blobs to keep.
+        renew_seconds: after which a work item in hand is given back to the broker and taken anew.
 
     Raises:
         ConfigError: a bad URL, name or heartbeat.
@@ -70,6 +76,7 @@ class SiloEnd:
         limits: Limits = DEFAULT_LIMITS,
         heartbeat: float = 5.0,
         store_bytes: int = CAPACITY,
+        renew_seconds: float = 600.0,
     ) -> None:
         if not 0.0 < heartbeat <= topology.LONGEST_HEARTBEAT:
             raise ConfigError(f"a heartbeat of {heartbeat} s", hint="use more than 0 and at most 60 s")
@@ -84,6 +91,8 @@ class SiloEnd:
         self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk)
         self._lane = BlobLane(self._bulk, topology.RESULTS, limits)
         self._presence = Presence(self._control, self._bulk, heartbeat, announcement)
+        self._renew_seconds = renew_seconds
+        self._holdings: dict[str, Holding] = {}  # by message id
         self._handlers: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._draining = False
@@ -215,10 +224,16 @@ class SiloEnd:
 
     async def _on_delivery(self, delivery: Delivery) -> None:
         """Start a handler in a task of its own: this one is cancelled when its line ends, a handler is not."""
+        holding = self._holdings.get(delivery.message_id)
+        if holding is not None:
+            holding.adopt(delivery)
+            return
         try:
             item, attachments = decode(delivery.body, self._limits)
             if not isinstance(item, WorkItem) or not self._is_for_us(item):
                 raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
+            if deliveries_of(delivery) > MOST_DELIVERIES:
+                raise WireError(f"it came back {deliveries_of(delivery)} times without an answer")
         except WireError as error:
             _log.error("a work item was rejected", reason=error.what, message_id=delivery.message_id)
             await delivery.reject()
@@ -231,12 +246,39 @@ class SiloEnd:
         return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
 
     async def _handle(self, item: WorkItem, attachments: Sequence[memoryview], delivery: Delivery) -> None:
-        with self.blobs.pinned([*map(self.blobs.put, attachments), *item.fresh]):
-            try:
-                await self._on_work(item)
-            except Exception:
-                _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
-        await delivery.ack()
+        holding = Holding(delivery, partial(self._renew, item), self._renew_seconds)
+        self._holdings[delivery.message_id] = holding
+        try:
+            with self.blobs.pinned([*map(self.blobs.put, attachments), *item.fresh]):
+                await holding.keep(asyncio.ensure_future(self._work_on(item)))
+        finally:
+            del self._holdings[delivery.message_id]
+
+    async def _work_on(self, item: WorkItem) -> None:
+        try:
+            await self._on_work(item)
+        except Exception:
+            _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
+
+    async def _renew(self, item: WorkItem, delivery: Delivery) -> bool:
+        """Put a copy of a work item in hand into our own queue; whether the broker has it."""
+        left = item.seconds - (time.monotonic() - self._holdings[delivery.message_id].since)
+        copy = Outgoing(
+            topology.WORK,
+            delivery.key,
+            delivery.body,
+            mandatory=True,
+            correlation_id=delivery.correlation_id,
+            message_id=delivery.message_id,
+            expiration=max(0.0, left),
+            headers={COUNT: deliveries_of(delivery)},
+        )
+        try:
+            await self._control.publish(copy, Deadline.after(RENEWAL))
+        except (BrokerError, Unroutable) as error:
+            _log.warning("a delivery was not renewed", message_id=delivery.message_id, reason=str(error))
+            return False
+        return True
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
         """What rides with the reply, and what goes ahead of it."""

@@ -69,6 +69,7 @@ def pytest_generate_tests(metafunc):
 
 def test_a_fault_ends_as_it_should(cell: Cell, bench, model, outcomes):
     outcomes.seconds[cell] = None
+    bench.mend()
     events = []
     moments = Moments(cell, bench)
     options = {

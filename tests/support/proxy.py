@@ -120,6 +120,8 @@ class Proxy:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._forward(reader, far_writer, "up"))
                 both.create_task(self._forward(far_reader, writer, "down"))
+        except* OSError:
+            pass  # one side was reset: so is the other
         finally:
             self._pairs.discard(pair)
             for end in pair:
@@ -128,11 +130,10 @@ class Proxy:
                     await end.wait_closed()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 18):
-                if self._trap is not None and self._trap.springs(direction, len(data)):
-                    self.stall()
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
-            writer.write_eof()
+        while data := await reader.read(1 << 18):
+            if self._trap is not None and self._trap.springs(direction, len(data)):
+                self.stall()
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()

@@ -45,6 +45,9 @@ class SiloSettings:
         heartbeat: seconds between two announcements.
         isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
         blob_cache_bytes: how much of models and computations is kept for the next round.
+        standby: wait until the silo of this name that runs elsewhere has gone, then take its place.
+        renew_seconds: after which a work item in hand is given back to the broker and taken anew; less than its
+            ``consumer_timeout``.
         drain_seconds: how long a silo that is told to stop goes on with the work in hand.
         log_format: ``auto`` is for people on a terminal and JSON elsewhere.
         log_level: the least that is logged.
@@ -59,6 +62,8 @@ class SiloSettings:
     isolation: Literal["namespace", "none"] = "namespace"
     blob_cache_bytes: Annotated[int, Meta(ge=MIB, description="a number of bytes, at least 1048576")] = 512 * MIB
     drain_seconds: Annotated[float, Meta(gt=0, le=86400, description="seconds, up to 86400")] = 300.0
+    standby: bool = False
+    renew_seconds: Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")] = 600.0
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

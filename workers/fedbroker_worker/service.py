@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import FedbrokerError, WireError
+from fedbroker.errors import FedbrokerError, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
-from fedbroker.transport import SiloEnd
+from fedbroker.transport import SiloEnd, until_free
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Done, Failed, Need
 from fedbroker_worker.answers import Answers
@@ -76,6 +76,7 @@ class SiloService:
             limits=limits,
             heartbeat=silo.heartbeat,
             store_bytes=silo.blob_cache_bytes,
+            renew_seconds=silo.renew_seconds,
         )
         self._sessions = Sessions(self._runtimes)
         self._answers = Answers(silo.blob_cache_bytes)
@@ -92,6 +93,7 @@ class SiloService:
         self._busy: dict[asyncio.Task[None], str] = {}  # every job, and its session
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._leaving = False
+        self._closing = False
 
     async def open(self) -> None:
         """Start the runtime and open the sources, side by side, and join the cohort.
@@ -105,10 +107,23 @@ class SiloService:
         """
         try:
             await _side_by_side(self._catalog.open(), self._runtimes.start())
-            await self._end.open(Deadline.after(OPEN_SECONDS))
+            await self._join()
         except BaseException:
             await self.close()
             raise
+
+    async def _join(self) -> None:
+        """Take the name; where we stand by, once it is free."""
+        silo = self._settings
+        while True:
+            if silo.standby:
+                _log.info("standing by until the name is free", cohort=silo.cohort)
+                await until_free(silo.broker, silo.cohort, silo.name)
+            try:
+                return await self._end.open(Deadline.after(OPEN_SECONDS))
+            except NameTaken:
+                if not silo.standby:
+                    raise  # else another one that stood by was faster
 
     async def drain(self) -> None:
         """Leave the cohort: take no new session, finish those that are here, for ``drain_seconds`` at most."""
@@ -128,6 +143,7 @@ class SiloService:
 
     async def close(self) -> None:
         """Leave at once: work under way is given back to the broker. Bounded in time; may be called twice."""
+        self._closing = True
         jobs = list(self._busy)
         for job in jobs:
             job.cancel()
@@ -168,6 +184,8 @@ class SiloService:
             self._busy[job] = item.session
             job.add_done_callback(self._ended_job)
         await asyncio.wait([job])  # not awaited itself: the delivery may be cancelled, the job goes on
+        if job.cancelled() and self._closing:
+            raise asyncio.CancelledError  # not done: the broker gives it to whoever comes after us
 
     def _ended_job(self, job: asyncio.Task[None]) -> None:
         del self._busy[job]

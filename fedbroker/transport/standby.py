@@ -1,0 +1,72 @@
+"""Waiting for a silo's name: a second process of one silo stands by until the first has gone.
+
+The name's lock is the silo's mailbox, a queue that belongs to one connection and goes with it. Imports transport's own
+modules and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+import aiormq.exceptions
+
+from fedbroker.errors import BrokerError
+from fedbroker.log import get_logger
+from fedbroker.transport.connect import Connected, connect, guarded
+from fedbroker.transport.link import delays
+from fedbroker.transport.topology import mailbox
+from fedbroker.transport.url import parse
+
+__all__ = ["until_free"]
+
+_log = get_logger(__name__)
+
+PAUSE: Final = 1.0
+"""Seconds between two looks; each costs the broker one passive declaration."""
+ANSWER: Final = 10.0
+"""Seconds for the broker to answer."""
+
+
+async def until_free(url: str, cohort: str, silo: str) -> None:
+    """Return once nobody holds the name; somebody else who stands by may be faster still.
+
+    Waits as long as it takes, for a broker that is away as well.
+
+    Raises:
+        ConfigError: a bad URL.
+    """
+    address = parse(url)
+    pauses = delays()
+    while True:
+        try:
+            async with asyncio.timeout(ANSWER):
+                connected = await connect(address, f"fedbroker silo {cohort}.{silo} standby")
+            try:
+                while await _taken(connected, mailbox(cohort, silo).name):
+                    pauses = delays()
+                    await asyncio.sleep(PAUSE * random.uniform(0.5, 1.0))
+                return
+            finally:
+                await connected.close()
+        except (BrokerError, ConnectionError, TimeoutError) as error:
+            _log.warning("cannot look whether the silo's name is free", reason=str(error) or "no answer in time")
+            await asyncio.sleep(next(pauses))
+
+
+async def _taken(connected: Connected, queue: str) -> bool:
+    """Whether a queue is there; asking for one that is not, or that is another connection's, ends the channel."""
+    async with asyncio.timeout(ANSWER):
+        channel = connected.amqp.channel(publisher_confirms=False)
+        await guarded(channel.initialize())
+        try:
+            await guarded((await channel.get_underlay_channel()).queue_declare(queue, passive=True))
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return False
+        except aiormq.exceptions.ChannelLockedResource:
+            return True
+        except aiormq.exceptions.AMQPError as error:
+            raise ConnectionError(str(error)) from None
+        await guarded(channel.close())
+        return True

@@ -1,0 +1,115 @@
+"""Work that takes longer than the broker lets a consumer hold a message: done once, and nobody is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from fedbroker_worker.service import SiloService
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.transport import Dead
+from tests.support.ends import admin, until
+from tests.support.proxy import Proxy
+from tests.support.worker import ROWS, client_of, echo, go, reads, settings, waiting_source
+
+TIMEOUT = 2.0
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    """A broker that closes the channel of whoever holds a message for two seconds; it looks every half."""
+    with PrivateBroker(extra_conf={"consumer_timeout": str(int(TIMEOUT * 1000))}) as node:
+        node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
+        yield node
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch):
+    """Sources, one of which waits for :func:`go` and counts how often it is read."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return {"rows": {"query": ROWS}, "waiting": waiting_source(tmp_path)}
+
+
+@contextlib.asynccontextmanager
+async def working(broker, cohort, tmp_path, waiting, **silo):
+    """A silo behind a proxy that counts its connections, with a work item in hand."""
+    async with Proxy(broker.url) as proxy:
+        own = settings(tmp_path, proxy.url, cohort, waiting, **silo)
+        async with SiloService(own) as service, client_of(own, broker.url) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
+            await until(lambda: reads(tmp_path) == 1)
+            try:
+                yield service, client, proxy, asking
+            finally:
+                go(tmp_path)
+                asking.cancel()
+
+
+async def passed(seconds):
+    """That much time with the work in hand is what these tests are about."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
+
+
+async def test_work_of_several_timeouts_is_renewed_and_answered_once(impatient, cohort, tmp_path, waiting):
+    async with working(impatient, cohort, tmp_path, waiting, renew_seconds=0.5) as (_, client, proxy, asking):
+        await passed(4 * TIMEOUT)
+        assert proxy.connections == 2  # those of the start
+        go(tmp_path)
+        assert len(await asking) == 1
+        assert reads(tmp_path) == 1
+        assert client.end.late == 0
+        async with admin(impatient.url) as look:
+            await until(lambda: look.holds(f"fedbroker.work.{cohort}.ewr", 0))
+        await client.check()
+
+
+async def test_without_renewal_the_broker_cuts_the_silo_off(impatient, cohort, tmp_path, waiting):
+    async with working(impatient, cohort, tmp_path, waiting, renew_seconds=600) as (_, _, proxy, asking):
+        await until(lambda: proxy.connections > 2, 10 * TIMEOUT)
+        go(tmp_path)
+        assert len(await asking) == 1
+        assert reads(tmp_path) == 1
+
+
+async def test_a_silo_that_dies_with_renewed_work_gives_it_back(impatient, cohort, tmp_path, waiting):
+    async with working(impatient, cohort, tmp_path, waiting, renew_seconds=0.3) as (service, client, _, asking):
+        await passed(1.5)
+        await service.close()
+        go(tmp_path)
+        async with SiloService(settings(tmp_path, impatient.url, cohort, waiting)):
+            assert len(await asking) == 1
+        assert reads(tmp_path) == 2
+
+
+async def test_work_that_comes_back_too_often_is_dead_whoever_counted(impatient, cohort, tmp_path, waiting):
+    """The copies carry on the count: a crash loop ends, even if each round is longer than a renewal."""
+    own = settings(tmp_path, impatient.url, cohort, waiting, renew_seconds=0.3)
+    async with client_of_started(own, tmp_path) as (client, asking):
+        for round_ in range(2, 12):
+            async with SiloService(own):
+                await until(lambda r=round_: reads(tmp_path) == r or asking.done(), 20)
+                if asking.done():
+                    break
+                await passed(0.8)  # renewed at least once
+        reply = await asking
+        assert isinstance(reply, Dead)
+        assert reads(tmp_path) <= 5
+        go(tmp_path)
+        async with SiloService(own):
+            await client.check()
+
+
+@contextlib.asynccontextmanager
+async def client_of_started(own, tmp_path):
+    async with SiloService(own) as service, client_of(own) as client:
+        asking = asyncio.create_task(client.send(client.item(echo("waiting"), seconds=90)))
+        await until(lambda: reads(tmp_path) == 1)
+        await passed(0.8)
+        await service.close()
+        yield client, asking
