@@ -6,6 +6,7 @@ Imports transport's own modules, wire and the base.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from fedbroker.deadline import Deadline
@@ -100,8 +101,14 @@ class BlobLane:
         await self._link.publish(Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline)
 
 
-def receiver(store: BlobStore, limits: Limits) -> Handler:
-    """What takes chunks in from a queue: acknowledges each as soon as it is copied, or refused."""
+def receiver(store: BlobStore, limits: Limits, *, refused: Callable[[str], None] = lambda _: None) -> Handler:
+    """What takes chunks in from a queue: acknowledges each as soon as it is copied, or refused.
+
+    Args:
+        store: where they go.
+        limits: on chunks and blobs.
+        refused: called with the routing key of each that is refused.
+    """
 
     async def take(delivery: Delivery) -> None:
         try:
@@ -111,6 +118,7 @@ def receiver(store: BlobStore, limits: Limits) -> Handler:
             store.accept(message, attachments[0])
         except WireError as error:
             _log.warning("a chunk was refused", key=delivery.key, reason=error.what)
+            refused(delivery.key)
         await delivery.ack()
 
     return take

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -23,6 +24,7 @@ from fedbroker.transport.lobby import Lobby
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import Unroutable
 from fedbroker.transport.store import BlobStore
+from fedbroker.transport.strikes import Strikes
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
@@ -85,6 +87,7 @@ class _Waiting:
     """Somebody waits for the answer to the work item of that message id."""
 
     message_id: str
+    item: WorkItem
     answer: asyncio.Future[Answer]
 
 
@@ -132,6 +135,7 @@ class CoordinatorEnd:
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
         self.late = 0
         self._on_late = on_late
+        self._strikes = Strikes(limits.max_strikes)
         self._waiting: dict[str, _Waiting] = {}
         self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
@@ -203,7 +207,7 @@ class CoordinatorEnd:
             message_id=secrets.token_hex(12),
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
-        waiting = _Waiting(message.message_id or "", asyncio.get_running_loop().create_future())
+        waiting = _Waiting(message.message_id or "", item, asyncio.get_running_loop().create_future())
         self._waiting[correlation] = waiting
         try:
             async with asyncio.timeout(left + GRACE):
@@ -275,10 +279,15 @@ class CoordinatorEnd:
     async def _set_up_bulk(self, line: Line) -> None:
         queue = topology.results_queue(self.key)
         await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
-        await line.consume(queue, receiver(self.results, self._limits), prefetch=PREFETCH)
+        take = receiver(self.results, self._limits, refused=lambda key: self._strike(_sender(key)))
+        await line.consume(queue, take, prefetch=PREFETCH)
 
     async def _on_callback(self, delivery: Delivery) -> None:
         """A reply, or a work item of ours on its way back; it settles whoever waits for it."""
+        silo = _sender(delivery.key)
+        if delivery.death is None and self._strikes.out(silo, time.monotonic()):
+            await delivery.ack()
+            return
         try:
             message, attachments = decode(delivery.body, self._limits)
             match message:
@@ -293,7 +302,20 @@ class CoordinatorEnd:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except WireError as error:
             _log.warning("a reply was dropped", key=delivery.key, reason=error.what)
+            self._strike(silo)
         await delivery.ack()
+
+    def _strike(self, silo: str) -> None:
+        """Count a message that should not have come; with one too many the silo is out."""
+        if not self._strikes.add(silo, time.monotonic()):
+            return
+        cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
+        _log.error("a silo is not listened to for a while", silo=silo, reason=cause)
+        for waiting in list(self._waiting.values()):
+            item = waiting.item
+            if item.silo == silo and not waiting.answer.done():
+                hint = "see its log, and what else uses its user at the broker"
+                waiting.answer.set_result(Failed(item.session, item.stage, silo, "", "refused", cause, hint))
 
     def _reply_key(self, reply: Done | Failed | Need) -> str:
         return topology.reply_key(self.key, reply.session, reply.stage, reply.silo)
@@ -305,12 +327,19 @@ class CoordinatorEnd:
             self.late += 1
             _log.debug("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
             self._on_late(answer)
+            if not isinstance(answer, Dead):
+                self._strike(answer.silo)
             return
         waiting.answer.set_result(answer)
 
 
 def _correlation(session: str, stage: int, silo: str) -> str:
     return f"{session}.{stage}.{silo}"
+
+
+def _sender(key: str) -> str:
+    """The silo that a routing key ends with."""
+    return key.rpartition(".")[2]
 
 
 def _dead(item: WorkItem, death: str) -> Dead:

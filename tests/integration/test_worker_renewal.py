@@ -78,7 +78,7 @@ async def test_without_renewal_the_broker_cuts_the_silo_off(impatient, cohort, t
 
 
 async def test_a_silo_that_dies_with_renewed_work_gives_it_back(impatient, cohort, tmp_path, waiting):
-    async with working(impatient, cohort, tmp_path, waiting, renew_seconds=0.3) as (service, client, _, asking):
+    async with working(impatient, cohort, tmp_path, waiting, renew_seconds=0.3) as (service, _, _, asking):
         await passed(1.5)
         await service.close()
         go(tmp_path)

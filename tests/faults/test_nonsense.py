@@ -1,0 +1,102 @@
+"""A silo that floods, or sends garbage: out of the session by name, and nobody else's result is harmed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.session.cohort import Cohort
+from fedbroker.session.lane import StageWork
+from fedbroker.session.policy import Policy
+from fedbroker.wire import Limits
+from fedbroker.wire.messages import Compute
+from tests.support.ends import admin, silo_end, until
+
+LIMITS = Limits(max_strikes=20)
+
+
+async def flood_of_garbage(look, key, work):
+    for _ in range(LIMITS.max_strikes + 1):
+        await look.publish("fedbroker.reply", f"{key}.{work.session}.0.mallory", b"garbage")
+
+
+async def flood_of_answers(look, key, work):
+    """Its own answers to a session that there is not, well-formed."""
+    from fedbroker.wire import encode
+    from fedbroker.wire.messages import Done
+
+    body = encode(Done("none", 0, "mallory", "1", (), 0.0))
+    for _ in range(LIMITS.max_strikes + 1):
+        await look.publish("fedbroker.reply", f"{key}.none.0.mallory", body)
+
+
+async def flood_of_chunks(look, key, work):
+    for _ in range(LIMITS.max_strikes + 1):
+        await look.publish("fedbroker.results", f"{key}.mallory", b"no chunk at all")
+
+
+async def bad_answer(look, key, work):
+    """An answer in another's name, under its own routing key."""
+    from fedbroker.wire import digest_of, encode
+    from fedbroker.wire.messages import Done
+
+    forged = encode(Done(work.session, 0, "ewr", "1", ((digest_of(b"9"), 1),), 0.0), [b"9"])
+    for _ in range(LIMITS.max_strikes + 1):
+        await look.publish("fedbroker.reply", f"{key}.{work.session}.0.mallory", forged)
+
+
+@pytest.mark.parametrize("flood", [flood_of_garbage, flood_of_answers, flood_of_chunks, bad_answer])
+async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroker, cohort: str, flood):
+    ours = Cohort(broker.url, cohort, limits=LIMITS)
+    async with ours, silo_end(broker.url, cohort, "ewr") as good, silo_end(broker.url, cohort, "mallory") as bad:
+        asked: list = []
+        release = asyncio.Event()
+
+        async def never(item):
+            asked.append(item)
+
+        async def later(item):
+            await release.wait()
+            await good.send(item, [b"good"], Deadline.after(10))
+
+        bad.answer, good.answer = never, later
+        members = await ours.wait(min_silos=2)
+        session = ours.session(members, {"ewr": 1, "mallory": 1}, 30.0, policy=Policy("drop", 1))
+        programs = dict.fromkeys(("ewr", "mallory"), (Compute(1),))
+        running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {})))
+        await until(lambda: bool(asked))
+        async with admin(broker.url) as look:
+            await flood(look, ours._end.key, asked[0])
+        await until(lambda: dict(session.recorder._silos).get("mallory") is not None)
+        assert not running.done()
+        release.set()
+        assert {silo: [bytes(out) for out in outputs] for silo, outputs in (await running).items()} == {
+            "ewr": [b"good"]
+        }
+        await session.close()
+        report = session.recorder.report
+        assert dict(report.dropped) == {"mallory": "refused"}
+        assert "more than 20 messages" in report.stages[0].silos[1].why
+
+
+async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, cohort: str):
+    ours = Cohort(broker.url, cohort, limits=LIMITS)
+    async with ours, silo_end(broker.url, cohort, "mallory") as silo:
+        members = await ours.wait(min_silos=1)
+        session = ours.session(members, {"mallory": 1}, 30.0)
+        arrived = asyncio.Event()
+
+        async def after_garbage(item):
+            async with admin(broker.url) as look:
+                for _ in range(LIMITS.max_strikes):
+                    await look.publish("fedbroker.reply", f"{ours._end.key}.{item.session}.0.mallory", b"garbage")
+            await silo.send(item, [b"fine"], Deadline.after(10))
+            arrived.set()
+
+        silo.answer = after_garbage
+        replies = await session.run_stage(StageWork(0, True, {"mallory": (Compute(1),)}, {}))
+        assert bytes(replies["mallory"][0]) == b"fine"
+        await session.close()

@@ -1,0 +1,45 @@
+"""Each row of docs/cohorts.md names a test that is there, and its programs use what there is."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import fedbroker
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "cohorts.md").read_text(encoding="utf-8")
+TESTS = {
+    name
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+}
+
+
+def rows() -> list[list[str]]:
+    lines = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
+    return [row for row in lines if not row[0].startswith(("what ", "`"))]
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_each_row_names_a_test(row):
+    name = row[-1].strip("`")
+    assert name in TESTS or (ROOT / name).exists()
+
+
+def test_the_programs_name_arguments_that_there_are():
+    known = inspect.signature(fedbroker.create_sync_execution_context).parameters
+    calls = [
+        node
+        for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+        if block.startswith("context")
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "create_sync_execution_context"
+    ]
+    assert len(calls) == 2
+    for call in calls:
+        assert {keyword.arg for keyword in call.keywords} <= known.keys()
