@@ -1,0 +1,137 @@
+"""Clients and silos come and go: parts of a cohort, fixed numbers of clients, results that no aggregate is in."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.errors import CohortTimeout, DeadlineExceeded
+from tests.faults.harness import COHORT, VICTIM
+from tests.support.tff import packed
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+COLUMN = tff.TensorType(np.float32, [None])
+DROP = {"min_silos": 2, "stragglers": "drop", "stage_timeout": 4.0}
+SIX = [1.0, 2.0, 10.0, 20.0, 100.0, 200.0]  # two at each silo, dealt in order
+
+
+@tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
+def total(values):
+    return tff.federated_sum(values)
+
+
+@tff.federated_computation()
+def count():
+    return tff.federated_sum(tff.federated_value(np.int32(1), tff.CLIENTS))
+
+
+@tff.tensorflow.computation(COLUMN)
+def add(column):
+    return tf.reduce_sum(column)
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def each(values):
+    return tff.federated_map(add, values)
+
+
+@pytest.fixture
+def mended(bench):
+    yield bench
+    bench.mend()
+
+
+@pytest.fixture
+def of_cohort(mended):
+    """``with of_cohort(**options) as (context, ask)``: ``ask(comp, *arguments)``; all three silos are known."""
+    contexts = []
+
+    def make(*, there=3, **options):
+        context = fedbroker.create_sync_execution_context(mended.broker.url, cohort=COHORT, **options)
+        contexts.append(context)
+        context.invoke(count, None)
+        until(lambda: len(context._coordinator._cohort.silos) == there, 30, f"{there} silos are there")
+        return context, lambda comp, *arguments: context.invoke(comp, packed(comp, arguments))
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+def test_a_dropped_silo_takes_the_clients_with_it_that_the_program_dealt_it(mended, of_cohort):
+    context, ask = of_cohort(**DROP)
+    assert ask(total, SIX) == 333.0
+    mended.meddle("stopped")
+    assert ask(total, SIX) == 303.0
+    assert context.last_session.participants == ("bos", "jfk")
+
+
+def test_where_every_client_must_answer_a_lost_silo_is_an_error(mended, of_cohort):
+    _, ask = of_cohort(min_silos=3, stage_timeout=3.0)
+    mended.meddle("stopped")
+    with pytest.raises(DeadlineExceeded, match=VICTIM):
+        ask(total, SIX)
+
+
+def test_a_late_joiner_gets_the_clients_of_whom_it_replaces(mended, of_cohort):
+    context, ask = of_cohort(min_silos=2, stragglers="replace", stage_timeout=14.0)
+    mended.meddle("killed", spare=True)
+    assert ask(total, SIX) == 333.0
+    assert context.last_session.participants == ("bos", "lga", "jfk")
+
+
+def test_a_part_of_the_cohort_is_enough_or_is_an_error_that_names_the_missing(mended, of_cohort):
+    mended.victim.process.stop()
+    _, ask = of_cohort(there=2, min_silos=2)
+    assert ask(total, SIX) == 333.0  # dealt to the two that are there
+    with (
+        fedbroker.create_sync_execution_context(
+            mended.broker.url, cohort=COHORT, min_silos=3, join_timeout=1.5
+        ) as context,
+        pytest.raises(CohortTimeout) as caught,
+    ):
+        context.invoke(count, None)
+    assert caught.value.present == ("bos", "jfk")
+
+
+def test_membership_and_number_of_clients_change_between_invocations(mended, of_cohort):
+    context, ask = of_cohort(min_silos=2)
+    silos = context._coordinator._cohort
+    assert ask(total, SIX) == 333.0
+    assert ask(total, SIX[:2]) == 3.0
+    assert ask(count) == 3
+    assert mended.victim.process.stop() == 0
+    until(lambda: len(silos.silos) == 2, 10)
+    assert ask(count) == 2
+    assert ask(total, SIX[:5]) == 133.0
+    assert ask(total, []) == 0.0
+    mended.spare.start()
+    until(lambda: len(silos.silos) == 3, 30)
+    assert ask(count) == 3
+    assert context.last_session.participants == ("bos", "jfk", "lga")
+
+
+def test_a_worker_restarted_in_mid_computation_with_no_aggregate_under_way(mended, of_cohort):
+    _, ask = of_cohort(min_silos=3, stage_timeout=30.0)
+    victim = mended.victim
+    before = victim.reads
+    victim.hold()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, each, fedbroker.data("numbers"))
+        until(lambda: victim.reads > before, 20, "the silo reads")
+        mended.meddle("restarted")
+        victim.release()
+        assert [float(value) for value in asking.result(60)] == [1.0, 10.0, 100.0]
+
+
+def test_client_values_of_a_dropped_silo_are_not_in_the_result(mended, of_cohort):
+    _, ask = of_cohort(**DROP)
+    mended.meddle("stopped")
+    assert [float(value) for value in ask(each, fedbroker.data("numbers"))] == [1.0, 100.0]
