@@ -56,6 +56,8 @@ class SiloEnd:
         limits: bounds on messages and blobs.
         heartbeat: seconds between announcements, up to 60.
         store_bytes: how much of blobs to keep.
+        store_seconds: for how long to keep a blob that nobody uses.
+        prefetch: how many work items to take in hand at a time.
         renew_seconds: after which a work item in hand is given back to the broker and taken anew.
 
     Raises:
@@ -76,6 +78,8 @@ class SiloEnd:
         limits: Limits = DEFAULT_LIMITS,
         heartbeat: float = 5.0,
         store_bytes: int = CAPACITY,
+        store_seconds: float | None = None,
+        prefetch: int = WORK_PREFETCH,
         renew_seconds: float = 600.0,
     ) -> None:
         if not 0.0 < heartbeat <= topology.LONGEST_HEARTBEAT:
@@ -86,7 +90,8 @@ class SiloEnd:
         self._on_work = on_work
         self._on_end = on_end
         self._limits = limits
-        self.blobs = BlobStore(store_bytes, limits=limits)
+        self.blobs = BlobStore(store_bytes, limits=limits, linger=store_seconds)
+        self._prefetch = prefetch
         self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control)
         self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk)
         self._lane = BlobLane(self._bulk, topology.RESULTS, limits)
@@ -191,7 +196,7 @@ class SiloEnd:
         """
         try:
             async with asyncio.timeout(LEADERLESS):
-                return await line.consume(work, self._on_delivery, prefetch=WORK_PREFETCH)
+                return await line.consume(work, self._on_delivery, prefetch=self._prefetch)
         except TimeoutError:
             await line.delete(work)
             raise Again(f"queue {work.name!r} had no leader for {LEADERLESS:g} s and was made anew") from None

@@ -94,7 +94,10 @@ def _cells() -> list[Cell]:
     for fault in ("restarted", "both restarted", "runtime killed"):
         moments = EARLY if fault != "both restarted" else ("computing", "reply under way")
         # Nothing was kept: the work is done again, in the same session.
-        cells += [Cell(fault, moment, policy, (ALL,)) for moment in moments for policy in ("fail", "drop")]
+        cells += [Cell(fault, moment, "fail", (ALL,)) for moment in moments]
+        # A runtime that dies when the first stage's work is done takes what was kept of it along.
+        late = (LEFT_LATER,) if fault == "runtime killed" else (ALL,)
+        cells += [Cell(fault, moment, "drop", late if moment == "reply under way" else (ALL,)) for moment in moments]
         # Kept values are lost: another attempt with a fresh membership, or on without the silo.
         cells += [Cell(fault, "between stages", "fail", (ALL,))]
         cells += [Cell(fault, "between stages", "drop", (LEFT_LATER,))]

@@ -97,6 +97,7 @@ class Bench:
         self.spare = Silo(root, SPARE, SPARE_VALUE, broker.url, self.loop)
         self._stopped: list[psutil.Process] = []
         self._meddling: list[threading.Thread] = []
+        self.leaving = False
 
     @property
     def victim(self) -> Silo:
@@ -136,6 +137,9 @@ class Bench:
         self.victim.release()
         self.flow()
         self.spare.kill()
+        if self.leaving:
+            until(lambda: self.victim.process.ended, 40, "the silo has left")
+            self.leaving = False
         for silo in self.silos.values():
             if silo.running and silo.process.ended:
                 silo.kill()
@@ -203,6 +207,7 @@ def _link_silent(bench: Bench) -> None:
 
 def _leaving(bench: Bench) -> None:
     os.kill(bench.victim.process.pid, signal.SIGTERM)
+    bench.leaving = True
 
 
 def _broker_restarted(bench: Bench) -> None:

@@ -28,7 +28,7 @@ from fedbroker.wire.messages import (
     Struct,
     Value,
 )
-from tests.support.ends import until
+from tests.support.ends import admin, until
 from tests.support.proxy import Proxy
 from tests.support.worker import (
     ROWS,
@@ -393,6 +393,30 @@ async def test_what_is_announced(both):
     said = client.coordinator.announces[-1]
     assert said.capabilities == ("replay/1",)
     assert said.in_flight == 0
+
+
+async def test_no_more_work_is_taken_in_hand_than_allowed(broker, cohort, tmp_path, waiting):
+    async with served(settings(tmp_path, broker.url, cohort, waiting, max_work=2)) as (_, client):
+        asking = [asyncio.create_task(client.outputs(client.item(echo("waiting")))) for _ in range(3)]
+        async with admin(broker.url) as look:
+            queue = f"fedbroker.work.{cohort}.{SILO}"
+            await until(lambda: reads(tmp_path) > 0)
+            await until(lambda: look.holds(queue, 1))  # the third one
+            go(tmp_path)
+            assert [len(outputs) for outputs in await asyncio.gather(*asking)] == [1, 1, 1]
+            await until(lambda: look.holds(queue, 0))
+
+
+async def test_no_more_sessions_are_held_than_allowed(broker, cohort, tmp_path):
+    async with served(settings(tmp_path, broker.url, cohort, max_sessions=2)) as (_, client):
+        keep = [Data(1, "rows", (("x", "float32"),))]
+        for session in ("s1", "s2"):
+            await client.outputs(client.item(keep, session=session, last=False))
+        reply = await client.send(client.item(keep, session="s3", last=False))
+        assert isinstance(reply, Failed)
+        assert (reply.kind, "2 sessions" in reply.cause) == ("refused", True)
+        assert len(await client.outputs(client.item([Compute(1)], session="s1", stage=1))) == 1
+        await client.outputs(client.item(keep, session="s3", last=False))
 
 
 async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):

@@ -78,7 +78,11 @@ def test_passwords_are_not_shown(write):
     [
         ("name =", "nmae =", "unknown key 'nmae' in [silo] of silo.toml; did you mean 'name'?"),
         ("[silo]", "[slio]", "unknown table [slio] in silo.toml; did you mean 'silo'?"),
-        ("[silo]", "[silo]\nzzz = 1", "unknown key 'zzz' in [silo] of silo.toml; valid are blob_cache_bytes, broker"),
+        (
+            "[silo]",
+            "[silo]\nzzz = 1",
+            "unknown key 'zzz' in [silo] of silo.toml; valid are blob_cache_bytes, blob_cache_s",
+        ),
         ('name = "ewr"\n', "", "'name' in [silo] of silo.toml is missing; add it: this silo's name"),
         ('"ewr"', "7", "'name' in [silo] of silo.toml: expected str, got int"),
         ('"ewr"', '"EWR!"', "'name' in [silo] of silo.toml: 'EWR!' is not a name for a silo; use 1 to 63 of"),

@@ -45,6 +45,9 @@ class SiloSettings:
         heartbeat: seconds between two announcements.
         isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
         blob_cache_bytes: how much of models and computations is kept for the next round.
+        blob_cache_seconds: for how long one that nobody uses is kept.
+        max_work: work items that are taken in hand at a time; further ones wait at the broker.
+        max_sessions: sessions that may hold values here at a time; work of a further one is refused.
         standby: wait until the silo of this name that runs elsewhere has gone, then take its place.
         renew_seconds: after which a work item in hand is given back to the broker and taken anew; less than its
             ``consumer_timeout``.
@@ -61,6 +64,9 @@ class SiloSettings:
     heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
     isolation: Literal["namespace", "none"] = "namespace"
     blob_cache_bytes: Annotated[int, Meta(ge=MIB, description="a number of bytes, at least 1048576")] = 512 * MIB
+    blob_cache_seconds: Annotated[float, Meta(ge=1, le=604800, description="seconds, from 1 to 604800")] = 86400.0
+    max_work: Annotated[int, Meta(ge=1, le=1024, description="a number from 1 to 1024")] = 16
+    max_sessions: Annotated[int, Meta(ge=1, le=100000, description="a number from 1 to 100000")] = 256
     drain_seconds: Annotated[float, Meta(gt=0, le=86400, description="seconds, up to 86400")] = 300.0
     standby: bool = False
     renew_seconds: Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")] = 600.0

@@ -76,9 +76,11 @@ class SiloService:
             limits=limits,
             heartbeat=silo.heartbeat,
             store_bytes=silo.blob_cache_bytes,
+            store_seconds=silo.blob_cache_seconds,
+            prefetch=silo.max_work,
             renew_seconds=silo.renew_seconds,
         )
-        self._sessions = Sessions(self._runtimes)
+        self._sessions = Sessions(self._runtimes, silo.max_sessions)
         self._answers = Answers(silo.blob_cache_bytes)
         self._worker = Worker(
             silo.name,

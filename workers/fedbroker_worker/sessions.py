@@ -26,9 +26,6 @@ __all__ = ["Sessions", "SiloSession"]
 
 _log = get_logger(__name__)
 
-MOST: Final = 256
-"""Sessions at a time: each holds an executor and values, and a coordinator that died ends none of its own."""
-
 LONGEST_LEASE: Final = 86_400.0
 
 
@@ -60,10 +57,12 @@ class Sessions:
 
     Args:
         runtimes: where their executors are made.
+        most: how many there may be: each holds an executor and values, and a coordinator that died ends none of its own.
     """
 
-    def __init__(self, runtimes: Runtimes) -> None:
+    def __init__(self, runtimes: Runtimes, most: int) -> None:
         self._runtimes = runtimes
+        self._most = most
         self._alive: dict[str, SiloSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -100,8 +99,10 @@ class Sessions:
                     f"session {item.session} is not here: this silo was started again, or its lease ran out",
                     hint="run the computation again",
                 )
-            if len(self._alive) >= MOST:
-                raise WorkRefused(f"{MOST} sessions are under way already", hint="try again later")
+            if len(self._alive) >= self._most:
+                raise WorkRefused(
+                    f"{self._most} sessions are under way already", hint="try again later, or raise [silo] max_sessions"
+                )
         elif session.reply_to != item.reply_to:
             raise WorkRefused(f"session {item.session} belongs to another coordinator")
         elif session.clients != item.clients:
