@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bench(tmp_path_factory):
     """Three silos on a broker of their own, each behind a proxy."""
     with bench_in(tmp_path_factory.mktemp("faults")) as bench:

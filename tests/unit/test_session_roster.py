@@ -44,3 +44,24 @@ def test_the_goodbye_of_an_earlier_incarnation_changes_nothing():
     roster.announced(hello("ewr", "2"), 0.0)
     roster.left(Leave("airports", "ewr", "1"))
     assert names(roster, 0.1) == ["ewr"]
+
+
+def test_new_is_who_was_not_there_a_moment_ago():
+    roster = Roster()
+    first = Announce("c", "ewr", "1", 1.0)
+    assert roster.announced(first, 0.0)
+    assert not roster.announced(first, 1.0)
+    assert roster.announced(Announce("c", "ewr", "2", 1.0), 2.0)  # started again
+    assert roster.announced(Announce("c", "ewr", "2", 1.0), 9.0)  # had been gone
+    assert roster.left(Leave("c", "ewr", "2"))
+    assert not roster.left(Leave("c", "ewr", "2"))
+    assert not roster.left(Leave("c", "ewr", "1"))
+
+
+def test_room_is_made_of_who_is_gone_the_longest():
+    roster = Roster()
+    for at, name in enumerate(("ewr", "jfk", "lga")):
+        roster.announced(Announce("c", name, "1", 1.0), float(at))
+    assert not roster.forget_longest_gone(1.0)
+    assert roster.forget_longest_gone(4.5)  # ewr and jfk are gone
+    assert (len(roster), roster.missing(4.5)) == (2, ("jfk",))

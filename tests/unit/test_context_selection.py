@@ -1,0 +1,67 @@
+"""Who takes part: by rule, by choice, by the arguments' own draw, and never more than allowed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.context.data import Draw
+from fedbroker.context.membership import Wanted
+from fedbroker.context.selection import choose, pool_of
+from fedbroker.context.settings import Settings
+from fedbroker.errors import UsageError
+from fedbroker.session.roster import Member
+
+THERE = tuple(Member(name, "1") for name in ("bos", "ewr", "jfk", "lga"))
+
+
+def settings(**options):
+    return Settings(url="amqp://localhost/", cohort="c", **options)
+
+
+def names(members):
+    return [member.name for member in members]
+
+
+@given(st.integers(1, 6), st.sampled_from(["all", "random"]))
+def test_never_more_than_allowed_and_in_order(most, select):
+    chosen = choose(THERE, Wanted(), settings(max_silos=most, select=select))
+    assert len(chosen) == min(most, 4)
+    assert chosen == [member for member in THERE if member in chosen]
+    if select == "all":
+        assert chosen == list(THERE[:most])
+
+
+def test_random_draws_everybody_sooner_or_later():
+    drawn = {choose(THERE, Wanted(), settings(max_silos=1, select="random"))[0].name for _ in range(200)}
+    assert drawn == set(names(THERE))
+
+
+def test_a_rule_comes_before_any_choice():
+    rule = settings(eligible=lambda silo: silo.name > "c", max_silos=2)
+    assert names(choose(THERE, Wanted(), rule)) == ["ewr", "jfk"]
+    pool = pool_of(Wanted(), settings(min_silos=2, eligible=lambda silo: silo.name > "c"))
+    assert pool.at_least == 2
+    assert [pool.holds(member) for member in THERE] == [False, True, True, True]
+
+
+def test_a_function_chooses():
+    two = settings(select=lambda silos: [silos[-1], silos[0]])
+    assert names(choose(THERE, Wanted(), two)) == ["bos", "lga"]
+    by_name = settings(select=lambda silos: ["jfk"])
+    assert names(choose(THERE, Wanted(), by_name)) == ["jfk"]
+
+
+def test_a_function_that_chooses_strangers_or_too_few_is_told():
+    with pytest.raises(UsageError, match="mallory"):
+        choose(THERE, Wanted(), settings(select=lambda silos: ["mallory"]))
+    with pytest.raises(UsageError, match="1 silos where min_silos is 2"):
+        choose(THERE, Wanted(), settings(min_silos=2, select=lambda silos: silos[:1]))
+
+
+def test_the_arguments_draw_comes_before_select():
+    drawn = choose(THERE, Wanted(Draw(2, 4)), settings(select=lambda silos: []))
+    assert len(drawn) == 2
+    with pytest.raises(UsageError, match="max_silos is 1"):
+        pool_of(Wanted(Draw(2, 4)), settings(max_silos=1))
