@@ -77,13 +77,11 @@ class _Stage:
         self.work = work
         self.deadline = Deadline.after(session.stage_timeout).earlier(session.deadline)
         seconds = self.deadline.left()
-        members = session.members
-        needed = session.policy.needed(len(session.frozen)) if session.policy.stragglers != "fail" else len(members)
         self.state = StageState(
             session.id,
             work.level,
-            [member.name for member in members],
-            needed,
+            [member.name for member in session.members],
+            session.policy.needed(len(session.frozen)),
             round(seconds, 3),
             self.deadline.at + LATENESS,
             session.policy.grace,
