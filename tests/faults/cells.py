@@ -118,12 +118,9 @@ def _cells() -> list[Cell]:
 IN_THE_CUT = {
     "killed, computing, drop",
     "killed, computing, replace",
-    "killed, between stages, fail",
     "restarted, computing, fail",
     "restarted, between stages, drop",
-    "runtime killed, computing, fail",
     "runtime stopped, computing, drop",
-    "stopped, reply under way, drop",
     "link silent, blobs under way, fail",
     "leaving, between stages, fail",
     "broker restarted, computing, fail",

@@ -73,6 +73,7 @@ def test_a_dropped_silo_takes_the_clients_with_it_that_the_program_dealt_it(mend
     assert context.last_session.participants == ("bos", "jfk")
 
 
+@pytest.mark.whole
 def test_where_every_client_must_answer_a_lost_silo_is_an_error(mended, of_cohort):
     _, ask = of_cohort(min_silos=3, stage_timeout=3.0)
     mended.meddle("stopped")
@@ -131,6 +132,7 @@ def test_a_worker_restarted_in_mid_computation_with_no_aggregate_under_way(mende
         assert [float(value) for value in asking.result(60)] == [1.0, 10.0, 100.0]
 
 
+@pytest.mark.whole
 def test_client_values_of_a_dropped_silo_are_not_in_the_result(mended, of_cohort):
     _, ask = of_cohort(**DROP)
     mended.meddle("stopped")

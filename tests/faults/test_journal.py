@@ -111,6 +111,7 @@ def test_a_killed_coordinator_goes_on_and_no_silo_computes_twice(bench, tmp_path
     assert sorted(path.name for path in journal.iterdir()) == ["key", "lock"]
 
 
+@pytest.mark.whole
 def test_a_coordinator_killed_in_the_second_stage_does_not_ask_for_the_first_again(bench, tmp_path, reads):
     journal = tmp_path / "journal"
     first = Program(bench, tmp_path, journal)

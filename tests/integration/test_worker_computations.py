@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -120,7 +122,7 @@ async def test_a_session_given_up_stops_computing(both, functions, ours):
     service, client = both
     item = client.item(apply(functions["spins"]), session="gone")
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
-    await until(lambda: ours()[0].cpu_percent(0.05) > 50)
+    await until(lambda: ours()[0].cpu_percent(0.05) > 30)
     await client.end.end_session(client.silo, "gone")
     await until(lambda: not service._busy)
     asking.cancel()
@@ -129,14 +131,20 @@ async def test_a_session_given_up_stops_computing(both, functions, ours):
     assert ours()[0].cpu_percent(0.5) < 50
 
 
-async def test_work_under_way_is_lost_with_the_runtime_and_can_be_done_again(both, functions, ours):
+async def test_work_that_loses_its_runtime_each_time_is_lost_and_can_be_done_again(both, functions, ours):
     _, client = both
     blobs = list(functions.values())
     program = [Data(1, "rows", (("x", "float32"),)), Value(2, digest_of(functions["spins"])), Call(3, 2, 1), Compute(3)]
     asking = asyncio.create_task(client.send(client.item(program, session="s"), blobs))
-    await until(lambda: any(runtime.cpu_percent(0.05) > 50 for runtime in ours()))
-    for runtime in ours():
-        runtime.kill()
+
+    def killed():
+        for runtime in ours():
+            with contextlib.suppress(psutil.Error):
+                if runtime.cpu_percent(0.05) > 30:
+                    runtime.kill()
+        return asking.done()
+
+    await until(killed, 25)
     reply = await asking
     assert isinstance(reply, Failed)
     assert reply.kind == "lost"

@@ -207,7 +207,12 @@ def test_limits_hold_at_their_edges() -> None:
     [
         ("max_ops", 20, item(20), []),
         ("max_attachments", 2, m.EndSession("s"), [b"a", b"b"]),
-        ("max_header", len(msgpack.packb([{"type": "end", "session": "s"}, []])), m.EndSession("s"), []),
+        (
+            "max_header",
+            len(msgpack.packb([{"type": "end", "session": "s", "incarnation": ""}, []])),
+            m.EndSession("s"),
+            [],
+        ),
     ],
 )
 def test_each_limit_holds_for_writer_and_reader(
