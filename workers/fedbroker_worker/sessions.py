@@ -57,7 +57,8 @@ class Sessions:
 
     Args:
         runtimes: where their executors are made.
-        most: how many there may be: each holds an executor and values, and a coordinator that died ends none of its own.
+        most: how many there may be: each holds an executor and values, and a coordinator that died ends none of its
+            own.
     """
 
     def __init__(self, runtimes: Runtimes, most: int) -> None:
