@@ -5,6 +5,7 @@ Imports nothing of fedbroker.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ class Deadline:
     def after(cls, seconds: float, *, now: float | None = None) -> Deadline:
         """The deadline that many seconds from now (``now`` is for tests with a clock of their own)."""
         return cls((time.monotonic() if now is None else now) + seconds)
+
+    @classmethod
+    def never(cls) -> Deadline:
+        """One that does not come."""
+        return cls(math.inf)
 
     def left(self, *, now: float | None = None) -> float:
         """Seconds until it, never negative."""

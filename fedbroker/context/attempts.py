@@ -42,7 +42,7 @@ async def attempt(
         DeadlineExceeded: the time was up.
         FedbrokerError: the error of the last attempt.
     """
-    deadline = Deadline.after(float("inf") if seconds is None else seconds)
+    deadline = Deadline.never() if seconds is None else Deadline.after(seconds)
     try:
         async with asyncio.timeout(None if seconds is None else seconds + OVERTIME):
             for number in range(retries + 1):

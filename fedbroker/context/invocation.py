@@ -6,7 +6,6 @@ Imports the session, the plan's model, the runtime and this package's parts.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,11 +53,6 @@ class SessionLike(Protocol):
         """What is written down to go on after being killed."""
         ...
 
-    @property
-    def participants(self) -> Sequence[str]:
-        """Who takes part by now, in membership order."""
-        ...
-
     async def run_stage(self, work: StageWork) -> Mapping[str, Sequence[Buffer]]:
         """Run one client stage; for each participant, in membership order, its outputs."""
         ...
@@ -88,7 +82,7 @@ class Environment:
     session: Callable[[Sequence[Member], Mapping[str, int], str], SessionLike]
     resume: Callable[[str], Awaitable[SessionLike | None]] | None
     stage_timeout: float
-    deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
+    deadline: Deadline = field(default_factory=Deadline.never)
     default_num_clients: int | None = None
 
 
@@ -152,7 +146,6 @@ class _Run:
         self.environment = environment
         self.server = server
         self.programs = programs
-        self.begun = False
         self.partials: dict[str, list[Buffer]] = {}
         self.returned: dict[str, dict[str, Buffer]] = {}  # slot, silo
         self.participants: Sequence[str] = ()
@@ -194,17 +187,13 @@ class _Run:
         down = await self._sent(stage, session.journal)
         keep = [slot.name for one in to_come for slot in one.inputs]
         programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
-        enlist = None if self.begun else self._enlist
-        self.begun = True
-        work = StageWork(stage.level, not to_come, programs, self.programs.blobs, enlist)
-        replies = await session.run_stage(work)
-        self.participants = session.participants
-        partials, returned = len(stage.partials), (*stage.partials, *stage.returned)
-        columns = {
-            slot.name: {silo: out[index] for silo, out in replies.items()} for index, slot in enumerate(returned)
-        }
+        enlist = self._enlist if stage is self.plan.client_stages[0] else None
+        replies = await session.run_stage(StageWork(stage.level, not to_come, programs, self.programs.blobs, enlist))
+        self.participants = tuple(replies)
+        sent = (*stage.partials, *stage.returned)
+        columns = {slot.name: {silo: out[index] for silo, out in replies.items()} for index, slot in enumerate(sent)}
         self.partials = {slot.name: list(columns[slot.name].values()) for slot in stage.partials}
-        self.returned |= {slot.name: columns[slot.name] for slot in returned[partials:]}
+        self.returned |= {slot.name: columns[slot.name] for slot in stage.returned}
 
     async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, bytes]:
         """The server's values that the stage needs; those that went down already, if we were killed in it."""
@@ -218,19 +207,18 @@ class _Run:
 
     def _enlist(self, newcomer: Member, straggler: str) -> Enlisted | None:
         """What a late joiner is asked in a straggler's place, in the first client stage, before anything is kept."""
-        columns = {}
-        for name, bound in self.programs.bound.items():
-            try:
-                columns[name] = check_source(bound.binding, bound.handle, newcomer.name, newcomer.sources)
-            except DataError:
-                return None
-        sizes = {newcomer.sources[bound.handle.name].clients for bound in self.programs.bound.values()}
-        place = self.programs.dealt[straggler]
-        dealt = any(isinstance(one, ClientValues) for one in self.programs.arguments.values())
-        if len(sizes) > 1 or (sizes and dealt and sizes != {len(place)}):
+        bound, clients = self.programs.bound, len(self.programs.dealt[straggler])
+        try:
+            columns = {
+                name: check_source(one.binding, one.handle, newcomer.name, newcomer.sources)
+                for name, one in bound.items()
+            }
+            own = _data_clients(bound, [newcomer])[newcomer.name] if bound else clients
+        except (DataError, UsageError):
             return None
-        clients = next(iter(sizes), len(place))
-        return Enlisted(self.programs.enlist(newcomer.name, straggler, clients, columns), clients)
+        if own != clients and client_count(self.programs.arguments) is not None:
+            return None
+        return Enlisted(self.programs.enlist(newcomer.name, straggler, own, columns), own)
 
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:

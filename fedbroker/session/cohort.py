@@ -35,6 +35,9 @@ REMEMBERED = 256
 
 OPEN_SECONDS = 60.0
 
+EVERYBODY = Policy()
+NEVER = Deadline.never()
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -182,8 +185,8 @@ class Cohort:
         clients: Mapping[str, int],
         stage_timeout: float,
         *,
-        policy: Policy | None = None,
-        deadline: Deadline | None = None,
+        policy: Policy = EVERYBODY,
+        deadline: Deadline = NEVER,
         fingerprint: str = "",
     ) -> Session:
         """A session with that membership.
@@ -192,7 +195,7 @@ class Cohort:
             members: frozen from now on.
             clients: how many clients each silo holds.
             stage_timeout: seconds for each client stage.
-            policy: what becomes of silos that do not answer; every one must where it is None.
+            policy: what becomes of silos that do not answer; every one must where nothing is said.
             deadline: of all stages together.
             fingerprint: of what is computed; with a journal, another process may go on with the session by it.
         """
@@ -200,15 +203,13 @@ class Cohort:
         journal = None
         if self._journal is not None and fingerprint:
             journal = self._journal.begin(fingerprint, name, members, clients)
-        session = self._session(name, members, clients, stage_timeout, journal)
-        session.policy = policy or session.policy
-        session.deadline = deadline or session.deadline
-        return session
+        return self._session(name, members, clients, stage_timeout, policy, deadline, journal)
 
     def resume(self, unfinished: SessionJournal, stage_timeout: float, policy: Policy, deadline: Deadline) -> Session:
         """Go on with a session that a coordinator of this journal was killed in."""
-        session = self._session(unfinished.session, unfinished.members, unfinished.clients, stage_timeout, unfinished)
-        session.policy, session.deadline = policy, deadline
+        session = self._session(
+            unfinished.session, unfinished.members, unfinished.clients, stage_timeout, policy, deadline, unfinished
+        )
         session.recorder.say("session resumed")
         return session
 
@@ -218,6 +219,8 @@ class Cohort:
         members: Sequence[Member],
         clients: Mapping[str, int],
         stage_timeout: float,
+        policy: Policy,
+        deadline: Deadline,
         journal: SessionJournal | None,
     ) -> Session:
         report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
@@ -232,6 +235,8 @@ class Cohort:
             tuple(members),
             clients,
             stage_timeout,
+            deadline,
+            policy,
             late_joiner=self.newcomer,
             recorder=recorder,
             limits=self._limits,

@@ -6,9 +6,9 @@ Imports transport's answers, wire, and the session's own parts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing
@@ -56,7 +56,7 @@ class Conversation:
         deadline: the stage's.
         unread: by when it must have picked the item up; None for the stage's own deadline.
         talk: what is written down.
-        spawn: starts a transfer that the silo waits for.
+        send: starts sending blobs to it on the bulk lane.
         limits: on blobs.
         journal: keeps what has come; None where nobody wants that.
         outputs: serialized executor values, once it has answered.
@@ -74,7 +74,7 @@ class Conversation:
     deadline: Deadline
     unread: Deadline | None
     talk: Talk
-    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    send: Callable[[Sequence[Digest]], object]
     limits: Limits
     journal: SessionJournal | None = None
     outputs: Sequence[Buffer] = ()
@@ -100,7 +100,7 @@ class Conversation:
             inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= self.limits.inline_blob)
             large = tuple(d for d in outcome.digests if d not in inline)
             # The work item goes ahead of them, so that the silo makes room and keeps what comes first.
-            self.spawn(self._resend(large))
+            self.send(large)
             self.talk.bytes_out += self._size(large)
             fresh = tuple(dict.fromkeys((*fresh, *large)))
         cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
@@ -141,11 +141,7 @@ class Conversation:
         results = self.lane.results
         return [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest, _ in reply.outputs]
 
-    async def _resend(self, digests: Sequence[Digest]) -> None:
-        for digest in digests:
-            await self.lane.send_blob(digest, self.work.blobs[digest], silo=self.member.name, deadline=self.deadline)
-
-    def _item(self, fresh: Mapping[Digest, int]) -> WorkItem:
+    def _item(self, fresh: dict[Digest, int]) -> WorkItem:
         left = self.deadline.left()
         return WorkItem(
             session=self.session,
@@ -154,7 +150,7 @@ class Conversation:
             reply_to=self.lane.key,
             clients=self.clients,
             program=self.program,
-            fresh=dict(fresh),
+            fresh=fresh,
             seconds=left,
             lease=left + LEASE_SLACK,
             last=self.work.last,

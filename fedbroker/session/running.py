@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fedbroker.deadline import Deadline
@@ -143,15 +144,15 @@ class _Stage:
                 deadline=self.deadline,
                 unread=None if in_place_of else self._pickup(),
                 talk=Talk(member.name, member.incarnation, in_place_of),
-                spawn=self._spawn,
+                send=partial(self._send, silo=member.name),
                 limits=session.limits,
                 journal=session.journal,
             )
             self.conversations[member.name] = conversation
             self._spawn(self._converse(conversation))
-        self._spawn(self._ship(shipment.broadcast, None))
+        self._send(shipment.broadcast, None)
         for silo, own in shipment.direct.items():
-            self._spawn(self._ship(own, silo))
+            self._send(own, silo)
 
     def _pickup(self) -> Deadline | None:
         """Where late joiners may take a place, the broker gives unread work back while there is time left for them."""
@@ -165,6 +166,10 @@ class _Stage:
 
     async def _converse(self, conversation: Conversation) -> None:
         self._happenings.put_nowait(_Ended(conversation.member, await conversation.run()))
+
+    def _send(self, digests: Sequence[Digest], silo: str | None) -> None:
+        """Start sending blobs, beside whatever else is under way."""
+        self._spawn(self._ship(digests, silo))
 
     async def _ship(self, digests: Sequence[Digest], silo: str | None) -> None:
         """Send blobs on the bulk lane, one after another, to one silo or (None) to the cohort."""

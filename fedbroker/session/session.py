@@ -6,13 +6,12 @@ Imports the session's own parts, wire and the base.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedbroker.deadline import Deadline
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.lane import Enlisted, Lane, StageWork
+from fedbroker.session.lane import Lane, StageWork
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Recorder
 from fedbroker.session.report import SessionReport
@@ -22,7 +21,7 @@ from fedbroker.session.shipping import Known
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
-__all__ = ["Enlisted", "Session", "StageWork"]
+__all__ = ["Session"]
 
 GOODBYE_SECONDS = 5.0
 
@@ -52,7 +51,7 @@ class Session:
     frozen: Sequence[Member]
     clients: Mapping[str, int]
     stage_timeout: float
-    deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
+    deadline: Deadline = field(default_factory=Deadline.never)
     policy: Policy = field(default_factory=Policy)
     late_joiner: Callable[[Callable[[Member], bool]], Awaitable[Member]] | None = None
     recorder: Recorder = field(default_factory=lambda: Recorder(SessionReport(session="", cohort="", members=())))

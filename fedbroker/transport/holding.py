@@ -9,7 +9,6 @@ Imports transport's own modules and the base.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -50,7 +49,6 @@ class Holding:
         self._seconds = seconds
         self._expected = False
         self._came = asyncio.Event()
-        self.since = time.monotonic()
 
     def adopt(self, delivery: Delivery) -> None:
         """The same message came again: our copy, or what the broker delivers again after a lost connection."""

@@ -143,7 +143,7 @@ class Presence:
         self._latest = secrets.token_hex(8)
         await self._control.publish(self._outgoing(said, encode(said), self._latest), deadline)
 
-    def _outgoing(self, said: Announce | Leave, body: bytes, message_id: str | None = None) -> Outgoing:
+    def _outgoing(self, said: Announce, body: bytes, message_id: str | None = None) -> Outgoing:
         return Outgoing(
             LOBBY,
             silo_key(said.cohort, said.silo),

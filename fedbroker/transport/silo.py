@@ -6,7 +6,6 @@ Imports transport's own modules, wire and the base.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -251,7 +250,7 @@ class SiloEnd:
         return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
 
     async def _handle(self, item: WorkItem, attachments: Sequence[memoryview], delivery: Delivery) -> None:
-        holding = Holding(delivery, partial(self._renew, item), self._renew_seconds)
+        holding = Holding(delivery, partial(self._renew, Deadline.after(item.seconds)), self._renew_seconds)
         self._holdings[delivery.message_id] = holding
         try:
             with self.blobs.pinned([*map(self.blobs.put, attachments), *item.fresh]):
@@ -265,9 +264,8 @@ class SiloEnd:
         except Exception:
             _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
 
-    async def _renew(self, item: WorkItem, delivery: Delivery) -> bool:
+    async def _renew(self, deadline: Deadline, delivery: Delivery) -> bool:
         """Put a copy of a work item in hand into our own queue; whether the broker has it."""
-        left = item.seconds - (time.monotonic() - self._holdings[delivery.message_id].since)
         copy = Outgoing(
             topology.WORK,
             delivery.key,
@@ -275,7 +273,7 @@ class SiloEnd:
             mandatory=True,
             correlation_id=delivery.correlation_id,
             message_id=delivery.message_id,
-            expiration=max(0.0, left),
+            expiration=deadline.left(),
             headers={COUNT: deliveries_of(delivery)},
         )
         try:

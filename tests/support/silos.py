@@ -35,10 +35,6 @@ class DirectSession:
             replies[member.name] = await self._replay(member.name, work)
         return replies
 
-    @property
-    def participants(self):
-        return [member.name for member in self.members]
-
     async def _replay(self, silo, work):
         executor, refs, outputs = self.executors[silo], self.values[silo], []
         for op in work.programs[silo]:

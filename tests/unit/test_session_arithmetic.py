@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, SiloError, StragglerTimeout
+from fedbroker.session.lane import Enlisted, StageWork
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Recorder
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
-from fedbroker.session.session import Enlisted, Session, StageWork
+from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
 from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.wire.messages import Compute

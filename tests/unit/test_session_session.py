@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout
+from fedbroker.session.lane import Enlisted, StageWork
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Recorder
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
-from fedbroker.session.session import Enlisted, Session, StageWork
+from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
 from fedbroker.transport.coordinator import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value

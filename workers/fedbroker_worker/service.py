@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
@@ -226,9 +226,10 @@ class SiloService:
 
     async def _answer(self, item: WorkItem) -> Answer:
         if item.session in self._ended:
-            return Answer(self._refusal(item, "the session was given up"))
+            return Answer(self._failed(item, "refused", "the session was given up"))
         if self._leaving and not self._sessions.knows(item.session):
-            return Answer(self._lost(item, "this silo is leaving its cohort and takes no new session"))
+            cause = "this silo is leaving its cohort and takes no new session"
+            return Answer(self._failed(item, "lost", cause, "run the computation again"))
         remembered = self._answers.get(item.session, item.stage)
         if remembered is not None:
             return Answer(*remembered)
@@ -244,17 +245,13 @@ class SiloService:
             try:
                 await self._end.reply(item, answer.reply, answer.outputs, deadline)
             except WireError as error:
-                await self._end.reply(item, self._refusal(item, error.what, error.hint), {}, deadline)
+                await self._end.reply(item, self._failed(item, "refused", error.what, error.hint), {}, deadline)
         except FedbrokerError as error:
             _log.error("answer not delivered", error=str(error))
 
-    def _refusal(self, item: WorkItem, cause: str, hint: str = "") -> Failed:
+    def _failed(self, item: WorkItem, kind: Literal["refused", "lost"], cause: str, hint: str = "") -> Failed:
         silo = self._settings.name
-        return Failed(item.session, item.stage, silo, self._incarnation, "refused", cause, hint)
-
-    def _lost(self, item: WorkItem, cause: str) -> Failed:
-        silo = self._settings.name
-        return Failed(item.session, item.stage, silo, self._incarnation, "lost", cause, "run the computation again")
+        return Failed(item.session, item.stage, silo, self._incarnation, kind, cause, hint)
 
 
 def _log_answer(answer: Answer, seconds: float) -> None:
