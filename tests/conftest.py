@@ -27,6 +27,9 @@ def cohort() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-page", action="store_true", help="write docs/compatibility.md from what the tests find")
+    parser.addoption("--faults", action="store_true", help="every cell of the fault matrix, not only the cut")
+    parser.addoption("--soak", type=int, default=20, help="how many invocations the soak makes")
+    parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ from fedbroker.errors import ComputationFailed, PlanError, RuntimeUnavailable, S
 from tests.support import computations as c
 from tests.support.tff import packed
 from tests.support.wait import until
+from tests.support.worker import runtimes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -139,5 +140,5 @@ def _killed_while_running(context, comp, values, host):
 
 def _runtimes_of(pid):
     with contextlib.suppress(psutil.Error, TypeError):
-        return [one for one in psutil.Process(pid).children(recursive=True) if one.name() == "worker_binary"]
+        return runtimes(pid)
     return []

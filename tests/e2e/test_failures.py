@@ -10,10 +10,8 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
-import tensorflow as tf
 import tensorflow_federated as tff
 
 import fedbroker
@@ -26,23 +24,12 @@ from fedbroker.errors import (
     SiloError,
 )
 from fedbroker.testing import local_cohort
-from tests.support.tff import packed
+from tests.support.computations import ask
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-COLUMN = tff.TensorType(np.float32, [None])
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
-
-
-@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
-def sum_of(numbers):
-    add = tff.tensorflow.computation(lambda x: tf.reduce_sum(x), COLUMN)
-    return tff.federated_sum(tff.federated_map(add, numbers))
-
-
-def ask(context):
-    return context.invoke(sum_of, packed(sum_of, (fedbroker.data("numbers"),)))
 
 
 @contextlib.contextmanager

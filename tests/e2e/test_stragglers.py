@@ -7,20 +7,16 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
-import tensorflow as tf
-import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.errors import DeadlineExceeded, StragglerTimeout
 from fedbroker.testing import local_cohort
-from tests.support.tff import packed
+from tests.support.computations import ask
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-COLUMN = tff.TensorType(np.float32, [None])
 NAMES = ("bos", "ewr", "jfk")
 
 
@@ -29,16 +25,6 @@ def numbers(rows):
 
 
 SOURCES = {"bos": numbers(1), "ewr": numbers(10), "jfk": numbers(100)}
-
-
-@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
-def sum_of(values):
-    add = tff.tensorflow.computation(lambda x: tf.reduce_sum(x), COLUMN)
-    return tff.federated_sum(tff.federated_map(add, values))
-
-
-def ask(context):
-    return context.invoke(sum_of, packed(sum_of, (fedbroker.data("numbers"),)))
 
 
 @contextlib.contextmanager

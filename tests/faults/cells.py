@@ -61,7 +61,6 @@ class Cell:
             the late joiner 1000.
         errors: or what may be raised.
         stage_timeout: seconds for each stage.
-        cut: whether it is in the cut that every test run makes.
     """
 
     fault: Fault
@@ -70,7 +69,6 @@ class Cell:
     results: tuple[tuple[float, float], ...] = ()
     errors: tuple[type[Exception], ...] = ()
     stage_timeout: float = RECOVERS
-    cut: bool = False
 
     @property
     def name(self) -> str:

@@ -1,16 +1,10 @@
-"""The matrix's own options: all of its cells instead of the cut, the page of what was found, and the soak's length."""
+"""One cohort for the whole matrix, and its cut for every test run."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.faults.harness import bench_in
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", action="store_true", help="every cell of the fault matrix, not only the cut")
-    parser.addoption("--soak", type=int, default=20, help="how many invocations the soak makes")
-    parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.context.loop import LoopThread
 from fedbroker.deadline import Deadline
 from fedbroker.testing import SiloProcess
 from tests.faults.cells import Fault
-from tests.faults.gated import install
+from tests.support.gated import gated_source, hold, reads, release
 from tests.support.proxy import Proxy
 from tests.support.wait import until
+from tests.support.worker import runtimes, write_settings
 
 VALUES = {"bos": 1.0, "ewr": 10.0, "jfk": 100.0}
 VICTIM = "ewr"
@@ -37,10 +39,9 @@ class Silo:
         self.directory.mkdir()
         self._loop = loop
         self.proxy = loop.run(_proxy(broker))
-        (self.directory / "silo.toml").write_text(
-            f'[silo]\nname = "{name}"\ncohort = "{COHORT}"\nbroker = "{self.proxy.url}"\nheartbeat = {HEARTBEAT}\n'
-            f'drain_seconds = 30.0\n[data.numbers]\nsource = "gated"\nvalue = {value}\n'
-        )
+        numbers = {"numbers": {"source": "gated", "value": value}}
+        own = {"name": name, "heartbeat": HEARTBEAT, "drain_seconds": 30.0}
+        write_settings(self.directory, self.proxy.url, COHORT, numbers, **own)
         self.process = SiloProcess(self.directory)
         self.running = False
 
@@ -58,25 +59,19 @@ class Silo:
 
     @property
     def reads(self) -> int:
-        path = self.directory / "reads"
-        return len(path.read_text().splitlines()) if path.exists() else 0
+        return reads(self.directory)
 
     def hold(self) -> None:
-        (self.directory / "hold").touch()
+        hold(self.directory)
 
     def release(self) -> None:
-        (self.directory / "hold").unlink(missing_ok=True)
+        release(self.directory)
 
     def agent(self) -> psutil.Process:
         return psutil.Process(self.process.pid)
 
     def runtimes(self) -> list[psutil.Process]:
-        found = []
-        for child in self.agent().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if child.name() == "worker_binary" and child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(child)
-        return found
+        return runtimes(self.process.pid)
 
     def close(self) -> None:
         self.kill()
@@ -123,7 +118,7 @@ class Bench:
     def flow(self) -> None:
         """The victim's network works, unless a fault keeps it silent."""
         if not any(thread.is_alive() and thread.name == "silent" for thread in self._meddling):
-            self.loop.run(_do(self.victim.proxy.flow))
+            self.on_network(self.victim.proxy.flow)
 
     def mend(self) -> None:
         """Everything as it was; the victim is back."""
@@ -147,6 +142,10 @@ class Bench:
                 silo.start()
         for silo in self.silos.values():
             silo.ready()
+
+    def on_network(self, action: Callable[[], object]) -> None:
+        """Do it on the event loop of the proxies."""
+        self.loop.run(_do(action))
 
     def beside(self, name: str, action: Callable[[], object]) -> None:
         thread = threading.Thread(target=action, name=name)
@@ -192,15 +191,15 @@ def _runtime_stopped(bench: Bench) -> None:
 
 
 def _link_reset(bench: Bench) -> None:
-    bench.loop.run(_do(bench.victim.proxy.cut))
+    bench.on_network(bench.victim.proxy.cut)
 
 
 def _link_silent(bench: Bench) -> None:
-    bench.loop.run(_do(bench.victim.proxy.stall))
+    bench.on_network(bench.victim.proxy.stall)
 
     def mend() -> None:
         threading.Event().wait(SILENT_SECONDS)  # this is the fault itself
-        bench.loop.run(_do(bench.victim.proxy.flow))
+        bench.on_network(bench.victim.proxy.flow)
 
     bench.beside("silent", mend)
 
@@ -236,24 +235,17 @@ FAULTS: dict[Fault, Callable[[Bench], None]] = {
 def bench_in(directory: Path) -> Iterator[Bench]:
     """A cohort that is up."""
     plugins = directory / "plugins"
-    install(plugins)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(plugins), before)))
-    try:
-        with PrivateBroker(directory=directory / "node") as broker:
-            bench = Bench(directory, broker)
-            try:
-                bench.start()
-                yield bench
-            finally:
-                bench.close()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    gated_source(plugins)
+    with pytest.MonkeyPatch.context() as patch, PrivateBroker(directory=directory / "node") as broker:
+        patch.setenv("PYTHONPATH", str(plugins), prepend=os.pathsep)
+        bench = Bench(directory, broker)
+        try:
+            bench.start()
+            yield bench
+        finally:
+            bench.close()
 
 
 def wait_for_new(present: Callable[[], dict[str, str]], old: str | None) -> None:
-    """Until the coordinator knows all three, and the victim by another incarnation than ``old``."""
+    """Until the coordinator knows just these three, and the victim by another incarnation than ``old``."""
     until(lambda: present().keys() == VALUES.keys() and present()[VICTIM] != old, 30, "the victim is back")

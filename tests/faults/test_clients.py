@@ -6,25 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.errors import CohortTimeout, DeadlineExceeded
 from tests.faults.harness import COHORT, VICTIM
+from tests.support import computations as c
 from tests.support.tff import packed
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-COLUMN = tff.TensorType(np.float32, [None])
 DROP = {"min_silos": 2, "stragglers": "drop", "stage_timeout": 4.0}
 SIX = [1.0, 2.0, 10.0, 20.0, 100.0, 200.0]  # two at each silo, dealt in order
-
-
-@tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
-def total(values):
-    return tff.federated_sum(values)
 
 
 @tff.federated_computation()
@@ -32,14 +26,9 @@ def count():
     return tff.federated_sum(tff.federated_value(np.int32(1), tff.CLIENTS))
 
 
-@tff.tensorflow.computation(COLUMN)
-def add(column):
-    return tf.reduce_sum(column)
-
-
-@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+@tff.federated_computation(tff.FederatedType(c.COLUMN, tff.CLIENTS))
 def each(values):
-    return tff.federated_map(add, values)
+    return tff.federated_map(c.add, values)
 
 
 @pytest.fixture
@@ -67,9 +56,9 @@ def of_cohort(mended):
 
 def test_a_dropped_silo_takes_the_clients_with_it_that_the_program_dealt_it(mended, of_cohort):
     context, ask = of_cohort(**DROP)
-    assert ask(total, SIX) == 333.0
+    assert ask(c.total, SIX) == 333.0
     mended.meddle("stopped")
-    assert ask(total, SIX) == 303.0
+    assert ask(c.total, SIX) == 303.0
     assert context.last_session.participants == ("bos", "jfk")
 
 
@@ -78,20 +67,20 @@ def test_where_every_client_must_answer_a_lost_silo_is_an_error(mended, of_cohor
     _, ask = of_cohort(min_silos=3, stage_timeout=3.0)
     mended.meddle("stopped")
     with pytest.raises(DeadlineExceeded, match=VICTIM):
-        ask(total, SIX)
+        ask(c.total, SIX)
 
 
 def test_a_late_joiner_gets_the_clients_of_whom_it_replaces(mended, of_cohort):
     context, ask = of_cohort(min_silos=2, stragglers="replace", stage_timeout=14.0)
     mended.meddle("killed", spare=True)
-    assert ask(total, SIX) == 333.0
+    assert ask(c.total, SIX) == 333.0
     assert context.last_session.participants == ("bos", "lga", "jfk")
 
 
 def test_a_part_of_the_cohort_is_enough_or_is_an_error_that_names_the_missing(mended, of_cohort):
     mended.victim.process.stop()
     _, ask = of_cohort(there=2, min_silos=2)
-    assert ask(total, SIX) == 333.0  # dealt to the two that are there
+    assert ask(c.total, SIX) == 333.0  # dealt to the two that are there
     with (
         fedbroker.create_sync_execution_context(
             mended.broker.url, cohort=COHORT, min_silos=3, join_timeout=1.5
@@ -105,14 +94,14 @@ def test_a_part_of_the_cohort_is_enough_or_is_an_error_that_names_the_missing(me
 def test_membership_and_number_of_clients_change_between_invocations(mended, of_cohort):
     context, ask = of_cohort(min_silos=2)
     silos = context._coordinator._cohort
-    assert ask(total, SIX) == 333.0
-    assert ask(total, SIX[:2]) == 3.0
+    assert ask(c.total, SIX) == 333.0
+    assert ask(c.total, SIX[:2]) == 3.0
     assert ask(count) == 3
     assert mended.victim.process.stop() == 0
     until(lambda: len(silos.silos) == 2, 10)
     assert ask(count) == 2
-    assert ask(total, SIX[:5]) == 133.0
-    assert ask(total, []) == 0.0
+    assert ask(c.total, SIX[:5]) == 133.0
+    assert ask(c.total, []) == 0.0
     mended.spare.start()
     until(lambda: len(silos.silos) == 3, 30)
     assert ask(count) == 3

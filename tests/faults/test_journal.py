@@ -45,12 +45,10 @@ def twice(values):
     down = tff.federated_broadcast(tff.federated_map(scaled, (first, tff.federated_eval(noise, tff.SERVER))))
     return first, tff.federated_sum(tff.federated_map(scaled, (added, down)))
 
-events = []
-with fedbroker.create_sync_execution_context(
+with fedbroker.set_sync_execution_context(
     url, cohort=cohort, min_silos=3, stage_timeout=60.0, journal=journal or None,
     on_event=lambda event: print("event", event.name, event.stage, flush=True),
 ) as context:
-    fedbroker.set_default = tff.framework.get_context_stack().set_default_context(context)
     first, second = twice(fedbroker.data("numbers"))
     print("result", float(first), float(second), *context.last_session.participants, flush=True)
 """

@@ -6,32 +6,18 @@ import random
 import threading
 import time
 
-import numpy as np
 import psutil
 import pytest
-import tensorflow as tf
-import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.errors import FedbrokerError
 from tests.faults.harness import COHORT, VALUES
-from tests.support.tff import packed
+from tests.support.computations import ask
 
 pytestmark = [pytest.mark.e2e]
 
-COLUMN = tff.TensorType(np.float32, [None])
 MOST_GROWTH = 1.25
 """A process may be so much larger at the end than after the first quarter."""
-
-
-@tff.tensorflow.computation(COLUMN)
-def add(column):
-    return tf.reduce_sum(column)
-
-
-@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
-def total(values):
-    return tff.federated_sum(tff.federated_map(add, values))
 
 
 class Chaos(threading.Thread):
@@ -59,7 +45,7 @@ class Chaos(threading.Thread):
                     for runtime in silo.runtimes():
                         runtime.kill()
                 case "link reset":
-                    self.bench.loop.run(_cut(silo.proxy))
+                    self.bench.on_network(silo.proxy.cut)
             if what in ("killed", "told to stop"):
                 silo.ready()
             self.done[what] += 1
@@ -67,10 +53,6 @@ class Chaos(threading.Thread):
     def stop(self) -> None:
         self.over.set()
         self.join(60)
-
-
-async def _cut(proxy):
-    proxy.cut()
 
 
 @pytest.mark.timeout(3600)
@@ -88,14 +70,13 @@ def test_nothing_is_lost_and_nothing_is_wrong(bench, request, capsys):
         retries=5,
         join_timeout=30.0,
     ) as context:
-        argument = packed(total, (fedbroker.data("numbers"),))
-        context.invoke(total, argument)
+        ask(context)
         chaos.start()
         started = time.monotonic()
         try:
             for number in range(count):
                 try:
-                    result = context.invoke(total, argument)
+                    result = ask(context)
                 except FedbrokerError as error:
                     errors.append(str(error))
                 else:

@@ -6,8 +6,10 @@ import pytest
 
 from fedbroker.context.loop import LoopThread
 from fedbroker.runtime import Runtime
+from tests.support.gated import gated_source
 from tests.support.silos import DirectCohort
 from tests.support.tff import local_context, packed
+from tests.support.worker import ROWS
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +42,10 @@ def direct(loop_thread, runtime):
         return loop_thread.run(DirectCohort(runtime, silos).run(comp, packed(comp, args)))
 
     return run
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch):
+    """Sources, one of which waits for ``go`` and counts how often it is read."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return {"rows": {"query": ROWS}, "waiting": gated_source(tmp_path, waits=True)}

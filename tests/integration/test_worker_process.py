@@ -19,7 +19,8 @@ import pytest
 from fedbroker_worker.config import load
 
 from tests.support.ends import until
-from tests.support.worker import SILO, client_of, echo, go, reads, runtimes, waiting_source, write_settings
+from tests.support.gated import gated_source, go, reads
+from tests.support.worker import SILO, client_of, echo, runtimes, write_settings
 
 ROOT = Path(__file__).parents[2]
 PYTHONPATH = f"{ROOT}:{ROOT / 'workers'}"
@@ -138,7 +139,7 @@ async def test_each_line_of_its_log_names_silo_session_and_stage(flights, broker
 
 
 async def test_a_signal_lets_it_finish_the_work_in_hand(tmp_path, broker, cohort):
-    path = write_settings(tmp_path, broker.url, cohort, {"slow": waiting_source(tmp_path)})
+    path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with process(path, PYTHONPATH=f"{tmp_path}:{PYTHONPATH}") as silo:
         await ready(path, silo)
         async with client_of(load(path, {})) as client:
@@ -153,7 +154,7 @@ async def test_a_signal_lets_it_finish_the_work_in_hand(tmp_path, broker, cohort
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path, broker, cohort):
-    path = write_settings(tmp_path, broker.url, cohort, {"slow": waiting_source(tmp_path)})
+    path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with process(path, PYTHONPATH=f"{tmp_path}:{PYTHONPATH}") as silo:
         await ready(path, silo)
         async with client_of(load(path, {})) as client:

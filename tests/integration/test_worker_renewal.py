@@ -11,8 +11,9 @@ from fedbroker_worker.service import SiloService
 from fedbroker.broker import PrivateBroker
 from fedbroker.transport import Dead
 from tests.support.ends import admin, until
+from tests.support.gated import go, reads
 from tests.support.proxy import Proxy
-from tests.support.worker import ROWS, client_of, echo, go, reads, settings, waiting_source
+from tests.support.worker import client_of, echo, settings
 
 TIMEOUT = 2.0
 
@@ -25,13 +26,6 @@ def impatient():
     with PrivateBroker(extra_conf={"consumer_timeout": str(int(TIMEOUT * 1000))}) as node:
         node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
         yield node
-
-
-@pytest.fixture
-def waiting(tmp_path, monkeypatch):
-    """Sources, one of which waits for :func:`go` and counts how often it is read."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return {"rows": {"query": ROWS}, "waiting": waiting_source(tmp_path)}
 
 
 @contextlib.asynccontextmanager

@@ -29,21 +29,9 @@ from fedbroker.wire.messages import (
     Value,
 )
 from tests.support.ends import admin, until
+from tests.support.gated import go, reads
 from tests.support.proxy import Proxy
-from tests.support.worker import (
-    ROWS,
-    SILO,
-    apply,
-    client_of,
-    echo,
-    go,
-    identity,
-    reads,
-    runtimes_from_now,
-    served,
-    settings,
-    waiting_source,
-)
+from tests.support.worker import ROWS, SILO, apply, client_of, echo, identity, runtimes_from_now, served, settings
 
 SLOW = {"query": "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"}
 RANDOM = {"query": "select random()::float as x from range(10)"}
@@ -281,13 +269,6 @@ async def test_the_next_item_works_after_the_runtime_was_killed(both, ours):
     await client.check()
 
 
-@pytest.fixture
-def waiting(tmp_path, monkeypatch):
-    """Sources, one of which waits for :func:`go` and counts how often it is read."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return {"rows": {"query": ROWS}, "waiting": waiting_source(tmp_path)}
-
-
 async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort, tmp_path, waiting):
     async with Proxy(broker.url) as proxy:
         own = settings(tmp_path, proxy.url, cohort, waiting)
@@ -357,17 +338,6 @@ async def test_a_runtime_that_dies_under_a_new_session_has_its_work_done_again(b
         assert len(await asking) == 1
         assert ours()
         assert reads(tmp_path) == 1
-
-
-async def test_a_runtime_that_dies_with_kept_values_is_said_to(both, ours):
-    _, client = both
-    await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
-    for runtime in ours():
-        runtime.kill()
-    reply = await client.send(client.item([Compute(1)], session="s", stage=1))
-    assert isinstance(reply, Failed)
-    assert reply.kind == "lost"
-    await client.check()
 
 
 async def test_a_word_for_an_earlier_incarnation_ends_nothing(both):

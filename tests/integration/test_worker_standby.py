@@ -12,7 +12,8 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError
 from fedbroker.testing import SiloProcess
 from tests.support.ends import until
-from tests.support.worker import ROWS, client_of, echo, go, reads, settings, waiting_source
+from tests.support.gated import gated_source, go, reads
+from tests.support.worker import ROWS, client_of, echo, settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -20,8 +21,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 @pytest.fixture
 def pair(broker, cohort, tmp_path, monkeypatch):
     """Two processes of one silo with the same data, the second one standing by; and the first one's settings."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
-    sources = {"rows": {"query": ROWS}, "waiting": waiting_source(tmp_path)}
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    sources = {"rows": {"query": ROWS}, "waiting": gated_source(tmp_path, waits=True)}
     processes = []
     for name, standby in (("first", False), ("second", True)):
         directory = tmp_path / name

@@ -8,9 +8,32 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+import fedbroker
+from tests.support.tff import packed
+
 AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
 AT_SERVER = tff.FederatedType(np.float32, tff.SERVER)
 BATCHES = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
+
+
+COLUMN = tff.TensorType(np.float32, [None])
+
+
+@tff.tensorflow.computation(COLUMN)
+def add(column):
+    """The rows' sum."""
+    return tf.reduce_sum(column)
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def sum_of(columns):
+    """The sum over all rows of all clients."""
+    return tff.federated_sum(tff.federated_map(add, columns))
+
+
+def ask(context):
+    """That sum over the silos' own data of the name ``numbers``."""
+    return context.invoke(sum_of, packed(sum_of, (fedbroker.data("numbers"),)))
 
 
 @tff.tensorflow.computation(np.float32)

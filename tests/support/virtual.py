@@ -7,7 +7,6 @@ broker are replaced. What claims to show the broker uses a real one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from unittest import mock
 
 from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.wire import decode, digest_of, encode
-from fedbroker.wire.messages import Done, EndSession, Failed, WorkItem
+from fedbroker.wire.messages import Done, Failed, WorkItem
 
 T = TypeVar("T")
 
@@ -63,15 +62,13 @@ class Network:
     """Silos by what they reply, for each stage, to their work items: any number of replies, in any order.
 
     Attributes:
-        told: silos that were told of a session's end.
-        unheard: replies that came when nobody waited for them.
+        sent: silo and stage of each work item that was published.
     """
 
     def __init__(self, end: CoordinatorEnd, script: Callable[[str, int], Sequence[Reply]], value) -> None:
         self.end = end
         self.script = script
         self.value = value
-        self.told: list[str] = []
         self.sent: list[tuple[str, int]] = []
         self._coming: set[asyncio.Task[None]] = set()
         end._control = end._bulk = self  # type: ignore[assignment]
@@ -79,8 +76,6 @@ class Network:
     async def publish(self, message, deadline) -> None:
         """What the coordinator's end hands to the broker."""
         word = decode(message.body).message
-        if isinstance(word, EndSession):
-            self.told.append(message.key.split(".")[1])
         if isinstance(word, WorkItem):
             self.sent.append((word.silo, word.stage))
             for reply in self.script(word.silo, word.stage):
@@ -110,10 +105,9 @@ class Network:
                 body, death = message.body, "expired"
             case kind:
                 body = encode(Failed(item.session, item.stage, item.silo, "1", kind, "it died"))  # type: ignore[arg-type]
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.end._on_callback(
-                SimpleNamespace(body=body, key=key, message_id=message.message_id, death=death, ack=_nothing)  # type: ignore[arg-type]
-            )
+        await self.end._on_callback(
+            SimpleNamespace(body=body, key=key, message_id=message.message_id, death=death, ack=_nothing)  # type: ignore[arg-type]
+        )
 
 
 async def _nothing() -> None:

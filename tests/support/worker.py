@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 from fedbroker_worker.config import Settings, load
 from fedbroker_worker.service import SiloService
-from fedbroker_worker.sources.registry import GROUP
 
 from fedbroker.deadline import Deadline
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
@@ -139,58 +138,6 @@ async def client_of(own: Settings, url: str | None = None) -> AsyncIterator[Clie
     async with coordinator_end(url or own.silo.broker, own.silo.cohort) as coordinator:
         await until(lambda: own.silo.name in coordinator.silos)
         yield Client(coordinator, own.silo.name)
-
-
-WAITING = """
-import time
-import numpy
-from fedbroker.wire.messages import Column, Source
-
-
-class Waiting:
-    def __init__(self, name, options, directory):
-        self.reads = directory / "reads"
-        self.go = directory / "go"
-
-    def describe(self):
-        return Source((Column("x", "float32"),), rows=1)
-
-    def read(self, columns):
-        with self.reads.open("a") as reads:
-            reads.write("read\\n")
-        limit = time.monotonic() + 60
-        while not self.go.exists() and time.monotonic() < limit:
-            time.sleep(0.01)
-        return [{"x": numpy.ones(1, numpy.float32)}]
-
-    def interrupt(self):
-        pass
-
-    def close(self):
-        pass
-"""
-
-
-def waiting_source(directory: Path) -> dict[str, object]:
-    """The settings of a kind of source that waits for :func:`go`; ``directory`` must be on the module search path."""
-    module = f"waiting_{secrets.token_hex(4)}"
-    metadata = directory / "waiting-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\nwaiting = {module}:Waiting\n")
-    (directory / f"{module}.py").write_text(WAITING)
-    return {"source": "waiting"}
-
-
-def reads(directory: Path) -> int:
-    """How often it was read."""
-    path = directory / "reads"
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def go(directory: Path) -> None:
-    """Let its reads return."""
-    (directory / "go").touch()
 
 
 def runtimes(of: int) -> list[psutil.Process]:
