@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 import aiormq.abc
 import aiormq.exceptions
@@ -19,13 +19,16 @@ from fedbroker.errors import BrokerError, TopologyMismatch
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import Connected, guarded
 from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
+from fedbroker.transport.refusals import HomeDown, LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Consumer", "Handler", "Line"]
 
 _log = get_logger(__name__)
 _T = TypeVar("_T")
+
+MOST_NAMES: Final = 5
+"""Names that one queue may have had, as one node of a cluster after another went down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,61 @@ class Line:
                 f"exchange {exchange.name!r}",
             )
         for queue in queues:
-            what = f"queue {queue.name!r}"
-            declared = channel.queue_declare(
-                queue.name, durable=not queue.exclusive, exclusive=queue.exclusive, arguments=dict(queue.arguments)
-            )
-            await self._ask(declared, what)
-            for binding in queue.bindings:
-                await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
+            await self._declare_queue(channel, queue)
+
+    async def declare_elsewhere(self, queue: Queue, last: Queue | None = None) -> Queue:
+        """Make sure that a durable classic queue is there, under another name where the node that holds it is down.
+
+        Args:
+            queue: with the name that it has as long as all is well.
+            last: what this method returned the last time, which may hold messages.
+
+        Returns:
+            the queue, with the name that it has now.
+
+        Raises:
+            TopologyMismatch, BrokerRefused, Locked, LineDown: as ``declare`` does.
+        """
+        names = [queue.name, *(f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))]
+        for name in dict.fromkeys([last.name if last is not None else queue.name, *names]):
+            named = replace(queue, name=name)
+            try:
+                await self._declare_queue(await self._channel(watched=False), named, elsewhere=True)
+                return named
+            except HomeDown:
+                _log.warning("a queue's node is down; it is made anew under another name", queue=name)
+        why = f"the nodes that hold {queue.name!r} are down"
+        self.fail(why)
+        raise LineDown(why)
+
+    async def answers(self, queue: Queue, seconds: float) -> bool:
+        """Whether a queue that is there answers within that time: a quorum queue without a leader does not.
+
+        Raises:
+            LineDown: the line ended.
+        """
+        channel = await self._channel(watched=False)
+        try:
+            async with asyncio.timeout(seconds):
+                await guarded(channel.basic_get(queue.name))
+                await guarded(channel.close())  # gives the message back, if there was one
+        except (TimeoutError, aiormq.exceptions.ChannelClosed):
+            return False
+        except Exception as error:
+            self.fail(first_line(error))
+            raise LineDown(first_line(error)) from None
+        return True
+
+    async def _declare_queue(
+        self, channel: aiormq.abc.AbstractChannel, queue: Queue, *, elsewhere: bool = False
+    ) -> None:
+        what = f"queue {queue.name!r}"
+        declared = channel.queue_declare(
+            queue.name, durable=not queue.exclusive, exclusive=queue.exclusive, arguments=dict(queue.arguments)
+        )
+        await self._ask(declared, what, elsewhere=elsewhere)
+        for binding in queue.bindings:
+            await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
 
     async def consume(self, queue: Queue, handler: Handler, *, prefetch: int, exclusive: bool = False) -> Consumer:
         """Have a queue's messages handled; each is acknowledged by its handler.
@@ -204,7 +255,7 @@ class Line:
             self.fail(first_line(error))
             raise LineDown(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
 
-    async def _channel(self, *, publisher_confirms: bool = False) -> aiormq.abc.AbstractChannel:
+    async def _channel(self, *, publisher_confirms: bool = False, watched: bool = True) -> aiormq.abc.AbstractChannel:
         amqp = self._connected.amqp
         try:
             channel = amqp.channel(publisher_confirms=publisher_confirms, on_return_raises=publisher_confirms)
@@ -214,7 +265,8 @@ class Line:
         except Exception as error:
             self.fail(first_line(error))
             raise LineDown(first_line(error)) from None
-        self._watch(underlay)
+        if watched:
+            self._watch(underlay)
         return underlay
 
     def _watch(self, part: aiormq.abc.AbstractChannel | aiormq.abc.AbstractConnection) -> None:
@@ -222,7 +274,7 @@ class Line:
         closing: asyncio.Future[Any] = part.closing
         closing.add_done_callback(lambda done: self.fail(first_line(None if done.cancelled() else done.exception())))
 
-    async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False) -> _T:
+    async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False, elsewhere: bool = False) -> _T:
         """Await an answer; a refusal of the broker about ``what`` becomes a typed error."""
         try:
             return await guarded(asking)
@@ -236,6 +288,8 @@ class Line:
         except aiormq.exceptions.ChannelAccessRefused as error:
             refusal = Locked(what) if locked else forbidden(what, error)
         except Exception as error:
+            if elsewhere and isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
+                raise HomeDown(what) from None
             self.fail(first_line(error))
             raise LineDown(first_line(error)) from None
         self.fail(str(refusal))

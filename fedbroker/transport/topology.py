@@ -86,6 +86,7 @@ def work_queue(cohort: str, silo: str) -> Queue:
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": 3,
+        "x-single-active-consumer": True,  # of two processes of one silo, one works
         "x-dead-letter-exchange": DEAD.name,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",  # at-least-once dead-lettering needs it
@@ -98,7 +99,7 @@ def work_queue(cohort: str, silo: str) -> Queue:
 def blobs_queue(cohort: str, silo: str) -> Queue:
     """Chunks on their way to a silo."""
     bindings = (Binding(BLOBS, cohort), Binding(BLOBS, f"{cohort}.{silo}"))
-    return Queue(f"fedbroker.blobs.{cohort}.{silo}", bindings, {"x-expires": 10 * MINUTES})
+    return Queue(f"fedbroker.blobs.{cohort}.{silo}", bindings, {}, exclusive=True)
 
 
 def mailbox(cohort: str, silo: str) -> Queue:
@@ -117,7 +118,12 @@ def lobby_queue(cohort: str) -> Queue:
 
 def archive(cohort: str) -> Queue:
     """Dead letters, for people to read and replay."""
-    arguments: dict[str, str | int] = {"x-message-ttl": 7 * DAYS, "x-max-length": 10_000}
+    arguments: dict[str, str | int] = {
+        "x-queue-type": "quorum",
+        "x-message-ttl": 7 * DAYS,
+        "x-max-length": 10_000,
+        "x-delivery-limit": 1_000_000,  # looking at a letter counts; from RabbitMQ 4 on the limit is 20 by itself
+    }
     return Queue(f"fedbroker.dead.{cohort}", (Binding(DEAD, f"{cohort}.#"),), arguments)
 
 

@@ -227,11 +227,11 @@ class SiloService:
     async def _answer(self, item: WorkItem) -> Answer:
         if item.session in self._ended:
             return Answer(self._refusal(item, "the session was given up"))
-        if self._leaving and not self._sessions.knows(item.session):
-            return Answer(self._lost(item, "this silo is leaving its cohort and takes no new session"))
         remembered = self._answers.get(item.session, item.stage)
         if remembered is not None:
             return Answer(*remembered)
+        if self._leaving and not self._sessions.knows(item.session):
+            return Answer(self._lost(item, "this silo is leaving its cohort and takes no new session"))
         answer = await self._worker.answer(item)
         if isinstance(answer.reply, Done):
             self._answers.put(answer.reply, answer.outputs)
