@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError
 
 __all__ = ["Guard"]
@@ -58,7 +59,7 @@ class Guard:
         return self._process.poll() is None
 
     def order(self, word: str) -> None:
-        """Tell it to ``start`` the VM, to ``kill`` it, or to ``stop`` both and itself."""
+        """Tell it to ``start``, ``kill`` or ``halt`` (in an orderly way) the VM, or to ``stop`` both and itself."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n".encode())
@@ -76,6 +77,13 @@ class Guard:
         if not data:
             self.up = False
         return bool(lines)
+
+    def end_vm(self, word: str) -> None:
+        """Have it ``kill`` or ``halt`` the VM, and wait until that is gone; bounded in time."""
+        self.order(word)
+        deadline = Deadline.after(_LONGEST_END)
+        while self.up and not deadline.passed():
+            self.hear(deadline.left())
 
     def close(self, *, orderly: bool) -> None:
         """End it, and the node with it: with a word to the node's clients, or at once."""

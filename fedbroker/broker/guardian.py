@@ -2,8 +2,8 @@
 
 A program of its own (``python -I -S guardian.py DIRECTORY PARENT keep|remove``) that imports nothing of fedbroker. It
 is the parent of the Erlang VM and of its port mapper, obeys one word a line on its standard input (``start``,
-``kill``, ``stop``), reports ``up PID`` and ``down STATUS`` on its standard output, and ends everything when that input
-closes, when its parent is gone, or on SIGTERM. Should it be killed itself, the kernel kills its children.
+``kill``, ``halt``, ``stop``), reports ``up PID`` and ``down STATUS`` on its standard output, and ends everything when
+that input closes, when its parent is gone, or on SIGTERM. Should it be killed itself, the kernel kills its children.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _say(line: str) -> None:
 
 
 class Guardian:
-    """The node of one directory, which holds ``guardian.json``: server, epmd, env, output."""
+    """The node of one directory, which holds ``guardian.json``: server, epmd (null if another runs it), env, output."""
 
     def __init__(self, directory: str, parent: int, *, keep: bool) -> None:
         self.directory = directory
@@ -82,6 +82,9 @@ class Guardian:
             elif word == "kill":
                 self.end(orderly=0.0)
                 _say("down killed")
+            elif word == "halt":
+                self.end(orderly=_ORDERLY)
+                _say("down halted")
             elif word == "stop":
                 self.done, self.orderly = True, _ORDERLY
 
@@ -92,7 +95,8 @@ class Guardian:
         with open(str(spec["output"]), "ab") as output:
             common = {"env": spec["env"], "cwd": self.directory, "stdin": subprocess.DEVNULL, "stdout": output}
             common |= {"stderr": subprocess.STDOUT, "preexec_fn": _die_with_guardian}
-            self.epmd = subprocess.Popen(spec["epmd"], **common)  # type: ignore[call-overload]
+            if spec["epmd"] is not None:
+                self.epmd = subprocess.Popen(spec["epmd"], **common)  # type: ignore[call-overload]
             self.server = subprocess.Popen(spec["server"], **common)  # type: ignore[call-overload]
         assert self.server is not None
         _say(f"up {self.server.pid}")

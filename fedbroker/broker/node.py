@@ -8,24 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from fedbroker.broker.guard import Guard
-from fedbroker.broker.ports import free_ports, is_free
-from fedbroker.broker.setup import Credentials, NodeFiles, Ports
+from fedbroker.broker.ports import free_ports, is_free, speaks_amqp
+from fedbroker.broker.setup import NODE, Credentials, Family, NodeFiles, Ports
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError
 
 __all__ = ["PrivateBroker"]
 
-_HEADER = b"AMQP\x00\x00\x09\x01"
 _ATTEMPTS = 3
 _HINT = "check extra_conf and the disk's free space, or `apt-get install --reinstall rabbitmq-server`"
 
@@ -65,6 +63,15 @@ class PrivateBroker:
         self._ports: Ports | None = None
         self._guard: Guard | None = None
         self._abandoned = threading.Event()
+        self._node = NODE
+        self._family: Family | None = None
+
+    @classmethod
+    def _member(cls, node: str, family: Family, options: Mapping[str, Any]) -> Self:
+        """A node that is to join a cluster: of that name, with what its family shares."""
+        member = cls(**options)
+        member._node, member._family = node, family
+        return member
 
     def __repr__(self) -> str:
         port = self._ports.amqp if self._ports else self._given_port
@@ -145,10 +152,17 @@ class PrivateBroker:
         """
         if self._guard is None or not self.running:
             raise UsageError("the private broker is not running", hint="call start() first")
-        self._guard.order("kill")
-        deadline = Deadline.after(10.0)
-        while self._guard.up and not deadline.passed():
-            self._guard.hear(deadline.left())
+        self._guard.end_vm("kill")
+
+    def halt(self) -> None:
+        """Stop the node in an orderly way, and keep its data even in a temporary directory, for ``start``.
+
+        Raises:
+            UsageError: it is not running.
+        """
+        if self._guard is None or not self.running:
+            raise UsageError("the private broker is not running", hint="call start() first")
+        self._guard.end_vm("halt")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the node ends by itself, that long at most; whether it did."""
@@ -212,7 +226,9 @@ class PrivateBroker:
                 Path(tempfile.mkdtemp(prefix="fedbroker-broker-")) if temporary else self._owned_directory()
             )
             self._guard = Guard(self._directory, remove=temporary)
-            files = NodeFiles(self._directory, Credentials.of(self._directory), self._extra_conf, self._plugins)
+            family = self._family
+            credentials = family.credentials if family else Credentials.of(self._directory)
+            files = NodeFiles(self._directory, credentials, self._extra_conf, self._plugins, self._node, family)
             files.prepare()
             self._files = files
         return self._files
@@ -242,7 +258,7 @@ class PrivateBroker:
             raise BrokerStartError(f"port {self._given_port} is in use", hint="give another port, or none")
         if before is not None and is_free(before):
             amqp = before
-        return Ports(self._given_port or amqp, distribution, epmd)
+        return Ports(self._given_port or amqp, distribution, self._family.epmd if self._family else epmd)
 
     def _boot(self, files: NodeFiles, ports: Ports, deadline: Deadline) -> bool:
         """Whether the node accepts connections; False if it ended by itself or time ran out."""
@@ -254,19 +270,9 @@ class PrivateBroker:
         while not deadline.passed() and guard.alive and not guard.up:
             guard.hear(0.2)
         while guard.up and not deadline.passed():
-            if _accepts(ports.amqp):
+            if speaks_amqp(ports.amqp):
                 return True
             guard.hear(0.05)
             if self._abandoned.is_set():
                 raise BrokerStartError("the start was abandoned")
-        return False
-
-
-def _accepts(port: int) -> bool:
-    """Whether a broker answers the protocol header with its first frame (a method's: 1)."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            connection.sendall(_HEADER)
-            return connection.recv(1) == b"\x01"
-    except OSError:
         return False

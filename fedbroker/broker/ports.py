@@ -6,10 +6,11 @@ import random
 import socket
 from pathlib import Path
 
-__all__ = ["free_ports", "is_free"]
+__all__ = ["free_ports", "is_free", "speaks_amqp"]
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 10_240
+_HEADER = b"AMQP\x00\x00\x09\x01"
 
 
 def is_free(port: int) -> bool:
@@ -44,3 +45,13 @@ def _outgoing_from() -> int:
         return int(_RANGE.read_text().split()[0])
     except (OSError, ValueError):
         return 32_768
+
+
+def speaks_amqp(port: int) -> bool:
+    """Whether a broker answers the protocol header with its first frame (a method's: 1)."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(_HEADER)
+            return connection.recv(1) == b"\x01"
+    except OSError:
+        return False

@@ -6,14 +6,14 @@ import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedbroker.broker.failure import why_it_failed
 from fedbroker.broker.server import find_erlang, find_server, look_alike
 from fedbroker.errors import ConfigError
 
-__all__ = ["Credentials", "NodeFiles", "Ports"]
+__all__ = ["Credentials", "Family", "NodeFiles", "Ports", "epmd_command", "write_private"]
 
 NODE = "fedbroker@localhost"
 
@@ -48,6 +48,21 @@ class Credentials:
         return new
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What the nodes of one cluster share.
+
+    Attributes:
+        cookie: what they know each other by.
+        credentials: the cluster's only user.
+        epmd: port of the port mapper that serves them all; none of them runs it.
+    """
+
+    cookie: str = field(repr=False)
+    credentials: Credentials
+    epmd: int
+
+
 @dataclass(frozen=True)
 class NodeFiles:
     """The files of one node in its directory, all of them for the owner's eyes only."""
@@ -56,6 +71,8 @@ class NodeFiles:
     credentials: Credentials
     extra_conf: Mapping[str, str]
     plugins: Sequence[str]
+    node: str = NODE
+    family: Family | None = None
 
     @property
     def home(self) -> Path:
@@ -70,7 +87,7 @@ class NodeFiles:
     @property
     def log(self) -> Path:
         """RabbitMQ's own log."""
-        return self.directory / "log" / f"{NODE}.log"
+        return self.directory / "log" / f"{self.node}.log"
 
     def last_words(self) -> str:
         """Why the last start failed, in the node's own words, on one line."""
@@ -92,7 +109,7 @@ class NodeFiles:
         look_alike(find_server(), self.home, self.plugins)
         cookie = self.directory / ".erlang.cookie"
         if not cookie.exists():
-            write_private(cookie, secrets.token_hex(16), mode=0o400)
+            write_private(cookie, self.family.cookie if self.family else secrets.token_hex(16), mode=0o400)
         for name in ("mnesia", "log", "conf"):
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         write_private(self.directory / "env.conf", "")
@@ -105,10 +122,9 @@ class NodeFiles:
             if "\n" in f"{key}{value}":
                 raise ConfigError(f"line break in the RabbitMQ setting {key.splitlines()[0]!r}")
         write_private(self.directory / "rabbitmq.conf", "".join(f"{k} = {v}\n" for k, v in settings.items()))
-        _, epmd = find_erlang()
         orders = {
             "server": [str(self.home / "sbin" / "rabbitmq-server")],
-            "epmd": [str(epmd), "-port", str(ports.epmd), "-address", "127.0.0.1"],
+            "epmd": None if self.family else epmd_command(ports.epmd),
             "env": self.environment(ports),
             "output": str(self.output),
         }
@@ -139,7 +155,7 @@ class NodeFiles:
             "ERL_EPMD_PORT": str(ports.epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP_SECONDS": "0",
-            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(ports.amqp),
             "RABBITMQ_DIST_PORT": str(ports.distribution),
@@ -156,6 +172,11 @@ class NodeFiles:
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
         }
+
+
+def epmd_command(port: int) -> list[str]:
+    """What runs Erlang's port mapper, on the loopback."""
+    return [str(find_erlang()[1]), "-port", str(port), "-address", "127.0.0.1"]
 
 
 def _read(path: Path) -> str:

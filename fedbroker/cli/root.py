@@ -18,4 +18,6 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 app.command("fedbroker.cli.broker:app", name="broker", help="A RabbitMQ node for this machine only.")
+app.command("fedbroker.cli.cohort:app", name="cohort", help="Which silos are there, and what they are doing.")
+app.command("fedbroker.cli.dead:app", name="dead", help="Work that silos did not get to, or choked on.")
 app.command("fedbroker.cli.version:version", name="version", help="What is installed.")

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final, TypeVar
 
 import aio_pika
@@ -17,18 +17,23 @@ import aiormq
 import aiormq.exceptions
 from yarl import URL
 
+from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
-from fedbroker.transport.url import Address
+from fedbroker.transport.url import Address, Endpoint
 
 __all__ = ["Connected", "connect", "guarded"]
 
 _T = TypeVar("_T")
+_HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
 
 READ_BUFFER: Final = 1024 * 1024
 """Bytes of the socket's read buffer; asyncio's own 64 KiB stop the reader after every frame of a blob."""
 
 UNACKNOWLEDGED: Final = 20_000
 """Milliseconds after which the kernel gives up a connection that takes our data without a word (a cut cable)."""
+
+HOST_TIMEOUT: Final = 5.0
+"""Seconds for one of several hosts to let us in, before the next one is tried."""
 
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds for an orderly goodbye."""
@@ -54,10 +59,12 @@ class Connected:
 
     Attributes:
         amqp: the aio-pika connection.
+        endpoint: which of the broker's hosts it leads to.
     """
 
-    def __init__(self, amqp: aio_pika.Connection, sockets: _Sockets) -> None:
+    def __init__(self, amqp: aio_pika.Connection, sockets: _Sockets, endpoint: Endpoint) -> None:
         self.amqp = amqp
+        self.endpoint = endpoint
         self._sockets = sockets
 
     async def close(self) -> None:
@@ -72,23 +79,56 @@ class Connected:
             await _finish(self.amqp)
 
 
-async def connect(address: Address, name: str) -> Connected:
-    """Connect and log in.
+async def connect(address: Address, name: str, deadline: Deadline | None = None) -> Connected:
+    """Connect and log in, to the first of the broker's hosts that lets us.
 
     The caller sets the time-out; cancelling leaves nothing behind.
 
     Args:
         address: where to.
         name: what the broker's operator sees the connection called.
+        deadline: the caller's time-out, so that a host that is silent leaves some of it to the next one.
 
     Raises:
-        BrokerUnreachable: nothing that speaks AMQP answers.
+        BrokerUnreachable: nothing that speaks AMQP answers, at any host.
         BrokerRefused: wrong user, password or vhost.
         ConfigError: a certificate or key of ours cannot be read.
     """
     _quiet()
-    sockets = _Sockets(address)
-    amqp = aio_pika.Connection(URL(address.secret), client_properties={"connection_name": name})
+    failed: dict[Endpoint, BrokerError] = {}
+    turn = address.turn()
+    for tried, endpoint in enumerate(turn, 1):
+        try:
+            async with asyncio.timeout(_time_for_one(len(turn) - tried, deadline)):
+                return await _connect_to(endpoint, address, name)
+        except TimeoutError:
+            failed[endpoint] = BrokerUnreachable("no answer in time", hint=_HINT_HOSTS)
+        except BrokerError as error:
+            failed[endpoint] = error
+    raise _none_of(failed)
+
+
+def _time_for_one(others: int, deadline: Deadline | None) -> float | None:
+    """Seconds for one host when so many others are still to be tried; None: as long as the caller waits."""
+    if others == 0:
+        return None
+    return HOST_TIMEOUT if deadline is None else min(HOST_TIMEOUT, deadline.left() / (others + 1))
+
+
+def _none_of(failed: Mapping[Endpoint, BrokerError]) -> BrokerError:
+    """One error for all hosts; the refusal of one that answered tells more than the silence of the others."""
+    if len(failed) == 1:
+        return next(iter(failed.values()))
+    refusals = [error for error in failed.values() if isinstance(error, BrokerRefused)]
+    said = "; ".join(f"{endpoint}: {error.what}" for endpoint, error in failed.items())
+    if refusals:
+        return BrokerRefused(f"none of the broker's hosts lets us in ({said})", hint=refusals[0].hint)
+    return BrokerUnreachable(f"none of the broker's hosts can be reached ({said})", hint=_HINT_HOSTS)
+
+
+async def _connect_to(endpoint: Endpoint, address: Address, name: str) -> Connected:
+    sockets = _Sockets(endpoint, address.tls)
+    amqp = aio_pika.Connection(URL(endpoint.secret), client_properties={"connection_name": name})
     amqp.kwargs |= {"transport_factory": sockets}
     try:
         await amqp.connect()
@@ -96,36 +136,37 @@ async def connect(address: Address, name: str) -> Connected:
         sockets.abort()
         await _finish(amqp)
         if isinstance(error, Exception):
-            raise _explained(error, address) from None
+            raise _explained(error, endpoint, address) from None
         raise
-    return Connected(amqp, sockets)
+    return Connected(amqp, sockets, endpoint)
 
 
 class _Sockets(aiormq.TransportFactory):
     """Opens the socket itself, to tell its errors apart and to be able to cut it."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, endpoint: Endpoint, tls: bool) -> None:
+        self._endpoint = endpoint
+        self._tls = tls
         self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect; aiormq calls this."""
-        address = self._address
-        context = await self._context(kwargs["ssl_context_provider"]) if address.tls else None
+        there = self._endpoint
+        context = await self._context(kwargs["ssl_context_provider"]) if self._tls else None
         try:
-            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, limit=READ_BUFFER)
+            reader, writer = await asyncio.open_connection(there.host, there.port, ssl=context, limit=READ_BUFFER)
         except ssl.SSLError as error:
             raise BrokerUnreachable(
-                f"no TLS connection with {address.shown}: {error.reason or error}",
+                f"no TLS connection with {there.shown}: {error.reason or error}",
                 hint="see that the port is the broker's TLS port and that `cafile` in the URL is its CA",
             ) from None
         except socket.gaierror:
             raise BrokerUnreachable(
-                f"the broker's host name {address.host!r} cannot be resolved", hint="correct the broker's URL"
+                f"the broker's host name {there.host!r} cannot be resolved", hint="correct the broker's URL"
             ) from None
         except OSError as error:
             raise BrokerUnreachable(
-                f"nothing answers at {address.shown}: {error.strerror or error}",
+                f"nothing answers at {there.shown}: {error.strerror or error}",
                 hint="start the broker, or correct host and port in its URL",
             ) from None
         transport = writer.transport
@@ -152,30 +193,30 @@ class _Sockets(aiormq.TransportFactory):
             ) from None
 
 
-def _explained(error: Exception, address: Address) -> Exception:
+def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Exception:
     """The same in our words."""
     match error:
         case BrokerError() | ConfigError():
             return error
         case aiormq.exceptions.ProbableAuthenticationError():
             return BrokerRefused(
-                f"the broker at {address.host}:{address.port} refused the login of user {address.user!r}",
+                f"the broker at {endpoint} refused the login of user {address.user!r}",
                 hint="correct user and password in the broker's URL, or create the user (`rabbitmqctl add_user`)",
             )
         case aiormq.exceptions.AuthenticationError():
             return BrokerRefused(
-                f"the broker at {address.host}:{address.port} does not offer this way to log in",
+                f"the broker at {endpoint} does not offer this way to log in",
                 hint="correct `auth` in the broker's URL (PLAIN or EXTERNAL), or enable it at the broker",
             )
         case aiormq.exceptions.InvalidFrameError() if "Connection.OpenOk" in str(error):
             # aiormq keeps the broker's words to itself here; it is always 530 NOT_ALLOWED
             return BrokerRefused(
-                f"the broker at {address.host}:{address.port} refused vhost {address.vhost!r} to user {address.user!r}",
+                f"the broker at {endpoint} refused vhost {address.vhost!r} to user {address.user!r}",
                 hint="correct the vhost in the URL, or at the broker `rabbitmqctl add_vhost` and `set_permissions`",
             )
         case _:
             return BrokerUnreachable(
-                f"what answers at {address.host}:{address.port} does not speak AMQP as we do ({_words(error)})",
+                f"what answers at {endpoint} does not speak AMQP as we do ({_words(error)})",
                 hint="correct host, port and scheme (amqp or amqps) of the broker's URL",
             )
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport import topology
+from fedbroker.transport import failover, topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
 from fedbroker.transport.line import Line
 from fedbroker.transport.link import Link
@@ -56,9 +56,6 @@ EARLIER: Final = 0.1
 """The share of its time, up to ``GRACE`` seconds, by which a work item dies before its deadline."""
 MAIL_TIMEOUT: Final = 5.0
 RESULTS_LINGER: Final = 60.0
-NO_QUEUE: Final = 15.0
-"""Seconds for which a silo may have no queue: it makes a new one for a queue that a killed broker left unusable."""
-NO_QUEUE_PAUSE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +138,8 @@ class CoordinatorEnd:
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
         self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
         self._lane = BlobLane(self._bulk, topology.BLOBS, limits)
+        self._callback: topology.Queue | None = None  # under the names that they had the last time
+        self._results: topology.Queue | None = None
 
     async def open(self, deadline: Deadline) -> None:
         """Connect, declare, and learn who waits in the lobby.
@@ -165,10 +164,7 @@ class CoordinatorEnd:
             if not waiting.answer.done():
                 waiting.answer.set_exception(BrokerLost("the connection was closed", hint="open another one"))
         self._waiting.clear()
-        await asyncio.gather(
-            self._control.close(lambda line: line.delete(topology.callback_queue(self.key))),
-            self._bulk.close(lambda line: line.delete(topology.results_queue(self.key))),
-        )
+        await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
         self.results.close()
 
     async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
@@ -244,7 +240,7 @@ class CoordinatorEnd:
 
     async def _answer(self, message: Outgoing, waiting: _Waiting, deadline: Deadline) -> Answer:
         """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
-        publishing = asyncio.create_task(self._publish(message, deadline))
+        publishing = asyncio.create_task(self._control.publish_routed(message, deadline))
         either: tuple[asyncio.Future[Any], ...] = (publishing, waiting.answer)
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -255,32 +251,27 @@ class CoordinatorEnd:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
 
-    async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish until confirmed; a silo that has no queue yet may be coming back, as after a broker's restart.
-
-        Raises:
-            Unroutable: it has none after ``NO_QUEUE`` seconds either.
-        """
-        patience = Deadline.after(NO_QUEUE).earlier(deadline)
-        while True:
-            try:
-                return await self._control.publish(message, deadline)
-            except Unroutable:
-                if patience.left() < NO_QUEUE_PAUSE:
-                    raise
-                await asyncio.sleep(NO_QUEUE_PAUSE)
-
     async def _set_up_control(self, line: Line) -> None:
-        callback = topology.callback_queue(self.key)
-        await line.declare(topology.EXCHANGES, (topology.archive(self._cohort), callback))
-        await line.consume(callback, self._on_callback, prefetch=REPLY_PREFETCH)
+        archive = topology.archive(self._cohort)
+        await line.declare(topology.EXCHANGES, (archive,))
+        self._callback = await failover.declare_elsewhere(line, topology.callback_queue(self.key), self._callback)
+        await line.consume(self._callback, self._on_callback, prefetch=REPLY_PREFETCH)
         await self._lobby.listen(line)
+        await failover.see_leader(line, archive)
 
     async def _set_up_bulk(self, line: Line) -> None:
-        queue = topology.results_queue(self.key)
-        await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
+        await line.declare((topology.BLOBS, topology.RESULTS), ())
+        self._results = await failover.declare_elsewhere(line, topology.results_queue(self.key), self._results)
         take = receiver(self.results, self._limits, refused=lambda key: self._strike(_sender(key)))
-        await line.consume(queue, take, prefetch=PREFETCH)
+        await line.consume(self._results, take, prefetch=PREFETCH)
+
+    async def _leave_control(self, line: Line) -> None:
+        if self._callback is not None:
+            await line.delete(self._callback)
+
+    async def _leave_bulk(self, line: Line) -> None:
+        if self._results is not None:
+            await line.delete(self._results)
 
     async def _on_callback(self, delivery: Delivery) -> None:
         """A reply, or a work item of ours on its way back; it settles whoever waits for it."""

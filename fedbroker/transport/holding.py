@@ -41,7 +41,12 @@ class Holding:
         delivery: the first one of it.
         renew: puts a copy into the queue; returns when the broker has it.
         seconds: after which a delivery is renewed.
+
+    Attributes:
+        owed: the work is done, and a copy of it is still to come.
     """
+
+    owed: bool
 
     def __init__(self, delivery: Delivery, renew: Callable[[Delivery], Awaitable[bool]], seconds: float) -> None:
         self._deliveries = [delivery]
@@ -49,6 +54,7 @@ class Holding:
         self._seconds = seconds
         self._expected = False
         self._came = asyncio.Event()
+        self.owed = False
 
     def adopt(self, delivery: Delivery) -> None:
         """The same message came again: our copy, or what the broker delivers again after a lost connection."""
@@ -93,4 +99,4 @@ class Holding:
                 async with asyncio.timeout(COPY_SECONDS):
                     await self._came.wait()
             except TimeoutError:
-                _log.debug("a copy did not come back")
+                self.owed = True  # behind a long queue

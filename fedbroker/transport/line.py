@@ -19,7 +19,7 @@ from fedbroker.errors import BrokerError, TopologyMismatch
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import Connected, guarded
 from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
+from fedbroker.transport.refusals import HomeDown, LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Consumer", "Handler", "Line"]
@@ -110,13 +110,48 @@ class Line:
                 f"exchange {exchange.name!r}",
             )
         for queue in queues:
-            what = f"queue {queue.name!r}"
-            declared = channel.queue_declare(
-                queue.name, durable=not queue.exclusive, exclusive=queue.exclusive, arguments=dict(queue.arguments)
-            )
-            await self._ask(declared, what)
-            for binding in queue.bindings:
-                await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
+            await self._declare_queue(channel, queue)
+
+    async def declare_here(self, queue: Queue) -> bool:
+        """Make sure that a durable classic queue is there; False where the node that holds it is down.
+
+        Raises:
+            TopologyMismatch, BrokerRefused, Locked, LineDown: as ``declare`` does.
+        """
+        try:
+            await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
+        except HomeDown:
+            return False
+        return True
+
+    async def answers(self, queue: Queue, seconds: float) -> bool:
+        """Whether a queue that is there answers within that time: a quorum queue without a leader does not.
+
+        Raises:
+            LineDown: the line ended.
+        """
+        channel = await self._channel(watched=False)
+        try:
+            async with asyncio.timeout(seconds):
+                await guarded(channel.basic_get(queue.name))
+                await guarded(channel.close())  # gives the message back, if there was one
+        except (TimeoutError, aiormq.exceptions.ChannelClosed):
+            return False
+        except Exception as error:
+            self.fail(first_line(error))
+            raise LineDown(first_line(error)) from None
+        return True
+
+    async def _declare_queue(
+        self, channel: aiormq.abc.AbstractChannel, queue: Queue, *, elsewhere: bool = False
+    ) -> None:
+        what = f"queue {queue.name!r}"
+        declared = channel.queue_declare(
+            queue.name, durable=not queue.exclusive, exclusive=queue.exclusive, arguments=dict(queue.arguments)
+        )
+        await self._ask(declared, what, elsewhere=elsewhere)
+        for binding in queue.bindings:
+            await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
 
     async def consume(self, queue: Queue, handler: Handler, *, prefetch: int, exclusive: bool = False) -> Consumer:
         """Have a queue's messages handled; each is acknowledged by its handler.
@@ -204,7 +239,7 @@ class Line:
             self.fail(first_line(error))
             raise LineDown(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
 
-    async def _channel(self, *, publisher_confirms: bool = False) -> aiormq.abc.AbstractChannel:
+    async def _channel(self, *, publisher_confirms: bool = False, watched: bool = True) -> aiormq.abc.AbstractChannel:
         amqp = self._connected.amqp
         try:
             channel = amqp.channel(publisher_confirms=publisher_confirms, on_return_raises=publisher_confirms)
@@ -214,7 +249,8 @@ class Line:
         except Exception as error:
             self.fail(first_line(error))
             raise LineDown(first_line(error)) from None
-        self._watch(underlay)
+        if watched:
+            self._watch(underlay)
         return underlay
 
     def _watch(self, part: aiormq.abc.AbstractChannel | aiormq.abc.AbstractConnection) -> None:
@@ -222,7 +258,7 @@ class Line:
         closing: asyncio.Future[Any] = part.closing
         closing.add_done_callback(lambda done: self.fail(first_line(None if done.cancelled() else done.exception())))
 
-    async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False) -> _T:
+    async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False, elsewhere: bool = False) -> _T:
         """Await an answer; a refusal of the broker about ``what`` becomes a typed error."""
         try:
             return await guarded(asking)
@@ -236,6 +272,8 @@ class Line:
         except aiormq.exceptions.ChannelAccessRefused as error:
             refusal = Locked(what) if locked else forbidden(what, error)
         except Exception as error:
+            if elsewhere and isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
+                raise HomeDown(what) from None
             self.fail(first_line(error))
             raise LineDown(first_line(error)) from None
         self.fail(str(refusal))

@@ -6,6 +6,7 @@ Imports transport.connect, transport.line, transport.url and the base.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -16,7 +17,7 @@ from fedbroker.log import get_logger
 from fedbroker.transport.connect import connect
 from fedbroker.transport.line import Line
 from fedbroker.transport.message import Outgoing
-from fedbroker.transport.refusals import Again, LineDown, Nacked
+from fedbroker.transport.refusals import Again, LineDown, Nacked, Unroutable
 from fedbroker.transport.url import Address
 
 __all__ = ["Link", "delays"]
@@ -30,19 +31,29 @@ STABLE: Final = 5.0
 DIAL_TIMEOUT: Final = 30.0
 """Seconds for one attempt to connect and set up."""
 FAREWELL_TIMEOUT: Final = 2.0
+RETURN_TIMEOUT: Final = 0.5
+"""Seconds that a farewell waits for a line that has just been lost."""
 LINGER: Final = 2.0
 """Seconds during which a name may still be held by a process that was killed."""
+NO_QUEUE: Final = 15.0
+"""Seconds for which a message may have no queue: its reader makes a new one for one that the broker lost."""
+NO_QUEUE_PAUSE: Final = 0.25
 
 Setup = Callable[[Line], Awaitable[None]]
 """Declares and consumes on a new line. Called for each line, the first and every later one."""
 
 
-def delays() -> Iterator[float]:
-    """Seconds to wait before each further attempt: doubling, with jitter, so that not all come back at once."""
-    longest = FIRST_DELAY
+def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
+    """Seconds to wait before each attempt to come back.
+
+    The first is any moment of ``spread``: all who lost the same broker lose it in the same moment. Then it doubles,
+    up to 10 s or ``spread``, whichever is longer, less up to a half at random.
+    """
+    yield random.uniform(0.0, spread)
+    longest = spread
     while True:
+        longest = max(spread, min(2 * longest, LONGEST_DELAY))
         yield longest * random.uniform(0.5, 1.0)
-        longest = min(2 * longest, LONGEST_DELAY)
 
 
 class Link:
@@ -52,12 +63,14 @@ class Link:
         address: where to.
         name: what the broker's operator sees the connection called.
         setup: see ``Setup``.
+        spread: seconds within which to come back after a loss, at random: the more there are of a kind, the longer.
     """
 
-    def __init__(self, address: Address, name: str, setup: Setup) -> None:
+    def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
         self._address = address
         self._name = name
         self._setup = setup
+        self._spread = spread
         self._line: Line | None = None
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -73,6 +86,7 @@ class Link:
             TopologyMismatch: a queue or exchange is there already, of another kind.
             NameTaken: the setup says so, for 2 s.
         """
+        self._closed = False
         patience = Deadline.after(LINGER).earlier(deadline)
         while True:
             try:
@@ -92,8 +106,12 @@ class Link:
         """Leave for good; bounded in time, never raises for a broker that is gone.
 
         Args:
-            farewell: what to do on the line before, if there is one; may take 2 s.
+            farewell: what to do on the line before, if there is one, or is one again within half a second; may take
+                2 s.
         """
+        if farewell is not None and self._supervisor is not None:
+            with contextlib.suppress(BrokerLost):
+                await self.ready(Deadline.after(RETURN_TIMEOUT))
         self._closed = True
         self._why = "it was closed"
         if self._supervisor is not None:
@@ -147,7 +165,7 @@ class Link:
                     return await line.publish(message)
             except TimeoutError:
                 raise BrokerLost(
-                    f"the broker at {self._where} did not confirm a message in time",
+                    f"the broker at {self._address} did not confirm a message in time",
                     hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
                 ) from None
             except LineDown as down:
@@ -157,13 +175,25 @@ class Link:
             except Nacked:
                 await asyncio.sleep(min(next(pauses), deadline.left()))
 
-    @property
-    def _where(self) -> str:
-        return f"{self._address.host}:{self._address.port}"
+    async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
+        """Publish a mandatory message; a queue that is missing may be coming back, as after the loss of its node.
+
+        Raises:
+            BrokerLost, BrokerRefused: as ``publish`` does.
+            Unroutable: no queue wanted it for ``NO_QUEUE`` seconds.
+        """
+        patience = Deadline.after(NO_QUEUE).earlier(deadline)
+        while True:
+            try:
+                return await self.publish(message, deadline)
+            except Unroutable:
+                if patience.left() < NO_QUEUE_PAUSE:
+                    raise
+                await asyncio.sleep(NO_QUEUE_PAUSE)
 
     def _lost(self) -> BrokerLost:
         return BrokerLost(
-            f"no connection with the broker at {self._where}: {self._why}",
+            f"no connection with the broker at {self._address}: {self._why}",
             hint="start the broker again, or mend the network; we reconnect by ourselves",
         )
 
@@ -171,10 +201,10 @@ class Link:
         """A line that is set up, or a typed error."""
         try:
             async with asyncio.timeout(deadline.left()):
-                connected = await connect(self._address, self._name)
+                connected = await connect(self._address, self._name, deadline)
         except TimeoutError:
             raise BrokerUnreachable(
-                f"the broker at {self._where} did not answer in time",
+                f"the broker at {self._address} did not answer in time",
                 hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
             ) from None
         line = None
@@ -186,7 +216,7 @@ class Link:
             await (line or connected).close()
             if isinstance(error, LineDown | TimeoutError):
                 raise BrokerLost(
-                    f"the broker at {self._where} went away while we set up: {str(error) or 'no answer in time'}",
+                    f"the broker at {self._address} went away while we set up: {str(error) or 'no answer in time'}",
                     hint="see the broker's log",
                 ) from None
             raise
@@ -194,7 +224,7 @@ class Link:
 
     async def _supervise(self, line: Line) -> None:
         """Keep a line up, until cancelled."""
-        pauses = delays()
+        pauses = delays(self._spread)
         while True:
             since = asyncio.get_running_loop().time()
             await asyncio.wait([line.down])  # not awaited itself: cancelling us must not end the line
@@ -203,7 +233,7 @@ class Link:
             _log.warning("broker connection lost", connection=self._name, reason=self._why)
             await line.close()
             if asyncio.get_running_loop().time() - since > STABLE:
-                pauses = delays()
+                pauses = delays(self._spread)
             self._line = line = await self._redial(pauses)
             self._changed.set()
             _log.info("broker connection is back", connection=self._name)

@@ -12,9 +12,10 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import WireError
 from fedbroker.log import get_logger
+from fedbroker.transport.failover import declare_elsewhere
 from fedbroker.transport.line import Line
 from fedbroker.transport.message import Delivery
-from fedbroker.transport.topology import lobby_queue, roster_queue, silo_key
+from fedbroker.transport.topology import Queue, lobby_queue, roster_queue, silo_key
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Announce, Leave
@@ -52,8 +53,9 @@ class Lobby:
         self._limits = limits
         self._on_announce = on_announce
         self._on_leave = on_leave
-        self._found: set[tuple[str, str]] = set()  # silo and incarnation
-        self._answered: set[tuple[str, str]] = set()
+        self._queue: Queue | None = None  # under the name that it had the last time
+        self._found: dict[str, set[str]] = {}  # the incarnations of each silo
+        self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
         self._heard = asyncio.Event()
 
     async def listen(self, line: Line) -> None:
@@ -61,28 +63,44 @@ class Lobby:
 
         The broker sends each announcement that was there back to its silo, which makes that announce itself anew.
         """
-        roster, lobby = roster_queue(self._key, self._cohort), lobby_queue(self._cohort)
-        await line.declare((), (roster, lobby))
+        roster = roster_queue(self._key, self._cohort)
+        await line.declare((), (roster,))
+        self._queue = await declare_elsewhere(line, lobby_queue(self._cohort), self._queue)
         await line.consume(roster, self._on_delivery, prefetch=PREFETCH)
-        self._found, self._answered = set(), set()
-        for body in await line.take_all(lobby):
+        self._found = {}
+        for body in await line.take_all(self._queue):
             match self._read(body):
                 case Announce() as announce:
-                    self._found.add((announce.silo, announce.incarnation))
+                    self._find(announce)
                 case Leave() as leave:
-                    self._found.discard((leave.silo, leave.incarnation))
+                    self._found.get(leave.silo, set()).discard(leave.incarnation)
 
     async def confirmed(self, deadline: Deadline) -> None:
         """Wait, for a second at most, for those found in the lobby: one that was killed since does not answer."""
         try:
             async with asyncio.timeout(min(PATIENCE, deadline.left())):
-                while self._found - self._answered:
+                while self._unconfirmed():
                     self._heard.clear()
                     await self._heard.wait()
         except TimeoutError:
-            _log.info(
-                "silos in the lobby do not answer", silos=sorted(silo for silo, _ in self._found - self._answered)
-            )
+            _log.info("silos in the lobby do not answer", silos=self._unconfirmed())
+        self._answered = None
+
+    def _find(self, announce: Announce) -> None:
+        incarnations = self._found.setdefault(announce.silo, set())
+        if len(incarnations) < self._limits.max_lobby_entries or announce.incarnation in incarnations:
+            incarnations.add(announce.incarnation)
+        else:
+            _log.warning("a silo has too many announcements in the lobby", silo=announce.silo)
+
+    def _unconfirmed(self) -> list[str]:
+        """The silos of which an incarnation was found that has not answered."""
+        answered = self._answered or set()
+        return sorted(
+            silo
+            for silo, incarnations in self._found.items()
+            if any((silo, incarnation) not in answered for incarnation in incarnations)
+        )
 
     async def _on_delivery(self, delivery: Delivery) -> None:
         match self._read(delivery.body, delivery.key):
@@ -95,8 +113,9 @@ class Lobby:
         await delivery.ack()
 
     def _settle(self, silo: str, incarnation: str) -> None:
-        self._answered.add((silo, incarnation))
-        self._heard.set()
+        if self._answered is not None:
+            self._answered.add((silo, incarnation))
+            self._heard.set()
 
     def _read(self, body: bytes, key: str | None = None) -> Announce | Leave | None:
         """The announcement or goodbye, if it is one of this cohort's, and its sender's own."""

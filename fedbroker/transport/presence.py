@@ -41,6 +41,8 @@ SHORTEST_RETRY: Final = 0.1
 LONGEST_RETRY: Final = 86_400.0
 """Seconds: bounds on how long a coordinator may send a silo away."""
 
+CHANGE: Final = "change what the reason names, as by installing the coordinator's version, and start the silo again"
+
 
 class Presence:
     """A silo's word that it is there, kept fresh until it leaves.
@@ -76,9 +78,10 @@ class Presence:
         """The broker sent a copy back: a cue, if it is of the latest announcement (else each would breed two).
 
         One that died of old age, while no coordinator has taken us in, was read by nobody: the next may wait longer.
-        One that was taken from the lobby was read by a coordinator that has just come.
+        One that was taken from the lobby was read by a coordinator that has just come. One that had to make room in a
+        lobby that is full would only have to again.
         """
-        if message_id != self._latest:
+        if message_id != self._latest or death == "maxlen":
             return
         if death != "expired":
             self._interval = self._heartbeat
@@ -97,10 +100,17 @@ class Presence:
                 self._accepted.clear()
             self._accepted.add(word.coordinator)
             self._interval = self._heartbeat
+            if self._sent_away_until > -math.inf:  # by another one: this one is to hear of us
+                self._sent_away_until = -math.inf
+                self._cue.set()
             return
-        seconds = min(max(random.uniform(*word.retry), SHORTEST_RETRY), LONGEST_RETRY)
-        say = _log.error if word.never else _log.warning
-        say("sent away", coordinator=word.coordinator, reason=word.reason, asking_again_in=round(seconds, 1))
+        self._accepted.discard(word.coordinator)
+        seconds = random.uniform(*map(_bounded, word.retry))
+        again = {"asking_again_in": round(seconds, 1)} if not self._accepted else {}
+        if word.never:
+            _log.error("sent away", coordinator=word.coordinator, reason=word.reason, hint=CHANGE, **again)
+        else:
+            _log.warning("sent away", coordinator=word.coordinator, reason=word.reason, **again)
         if not self._accepted:  # else we stay for those who took us in
             self._sent_away_until = asyncio.get_running_loop().time() + seconds
             self._cue.set()
@@ -152,3 +162,8 @@ class Presence:
             message_id=message_id,
             expiration=self._interval,
         )
+
+
+def _bounded(seconds: float) -> float:
+    """Within the bounds; the order of the arguments makes of NaN the shortest."""
+    return min(LONGEST_RETRY, max(SHORTEST_RETRY, seconds))

@@ -6,7 +6,7 @@ import aiormq.exceptions
 
 from fedbroker.errors import BrokerError, BrokerRefused
 
-__all__ = ["Again", "LineDown", "Locked", "Nacked", "Unroutable", "first_line", "forbidden", "refused"]
+__all__ = ["Again", "HomeDown", "LineDown", "Locked", "Nacked", "Unroutable", "first_line", "forbidden", "refused"]
 
 
 class LineDown(Exception):
@@ -23,6 +23,10 @@ class LineDown(Exception):
 
 class Again(Exception):
     """Something at the broker was mended on the way: set up once more, on a new line."""
+
+
+class HomeDown(Exception):
+    """A durable queue lives on one node of the cluster only, and that one is down: it is neither there nor gone."""
 
 
 class Nacked(Exception):

@@ -6,28 +6,27 @@ Imports transport's own modules, wire and the base.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerError, ConfigError, NameTaken, WireError
+from fedbroker.errors import BrokerLost, ConfigError, NameTaken, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport import topology
+from fedbroker.transport import failover, topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
-from fedbroker.transport.holding import COUNT, MOST_DELIVERIES, Holding, deliveries_of
+from fedbroker.transport.inbox import Inbox
 from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.presence import Presence
-from fedbroker.transport.refusals import Again, LineDown, Locked, Unroutable
+from fedbroker.transport.refusals import LineDown, Locked, Unroutable
 from fedbroker.transport.store import CAPACITY, BlobStore
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Digest, Done, EndSession, Failed, Need, Rejected, WorkItem
-from fedbroker.wire.names import check_name, is_name
+from fedbroker.wire.names import check_name
 
 __all__ = ["SiloEnd"]
 
@@ -35,10 +34,8 @@ _log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
 MAIL_PREFETCH: Final = 64
-RENEWAL: Final = 30.0
-"""Seconds for the broker to take a copy of a work item."""
-LEADERLESS: Final = 10.0
-"""Seconds after which a quorum queue without a leader is given up; an election takes less."""
+SPREAD: Final = 3.0
+"""Seconds over which the silos of a broker that was away come back."""
 
 
 class SiloEnd:
@@ -58,6 +55,7 @@ class SiloEnd:
         store_seconds: for how long to keep a blob that nobody uses.
         prefetch: how many work items to take in hand at a time.
         renew_seconds: after which a work item in hand is given back to the broker and taken anew.
+        spread: seconds within which to come back, at random, when the broker was lost.
 
     Raises:
         ConfigError: a bad URL, name or heartbeat.
@@ -80,25 +78,27 @@ class SiloEnd:
         store_seconds: float | None = None,
         prefetch: int = WORK_PREFETCH,
         renew_seconds: float = 600.0,
+        spread: float = SPREAD,
     ) -> None:
         if not 0.0 < heartbeat <= topology.LONGEST_HEARTBEAT:
             raise ConfigError(f"a heartbeat of {heartbeat} s", hint="use more than 0 and at most 60 s")
         address = parse(url)
         self._cohort = check_name("cohort", cohort)
         self._silo = check_name("silo", silo)
-        self._on_work = on_work
         self._on_end = on_end
         self._limits = limits
         self.blobs = BlobStore(store_bytes, limits=limits, linger=store_seconds)
         self._prefetch = prefetch
-        self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control)
-        self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk)
+        self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control, spread=spread)
+        self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread)
         self._lane = BlobLane(self._bulk, topology.RESULTS, limits)
         self._presence = Presence(self._control, self._bulk, heartbeat, announcement)
-        self._renew_seconds = renew_seconds
-        self._holdings: dict[str, Holding] = {}  # by message id
-        self._handlers: set[asyncio.Task[None]] = set()
+        self._inbox = Inbox(
+            self._control, silo, on_work, self._ready, self.blobs, limits, most=prefetch, renew_seconds=renew_seconds
+        )
         self._consumer: Consumer | None = None
+        self._lobby: topology.Queue | None = None  # under the name that it had the last time
+        self._opened = asyncio.Event()
         self._draining = False
 
     async def open(self, deadline: Deadline) -> None:
@@ -113,9 +113,11 @@ class SiloEnd:
             await self._control.open(deadline)
             await self._bulk.open(deadline)
         except BaseException:
+            await self._inbox.close()
             await self._bulk.close()
             await self._control.close()
             raise
+        self._opened.set()
         self._presence.start()
 
     async def reply(
@@ -123,7 +125,8 @@ class SiloEnd:
     ) -> None:
         """Answer a work item; returns when the broker has the answer. Waits for a broker that is away.
 
-        Small outputs ride with the reply, larger ones go ahead of it on the bulk lane.
+        Small outputs ride with the reply, larger ones go ahead of it on the bulk lane. An answer for which no queue
+        comes up is dropped: its coordinator is gone.
 
         Raises:
             BrokerLost: the broker did not take it by the deadline.
@@ -138,9 +141,13 @@ class SiloEnd:
             topology.REPLY,
             topology.reply_key(item.reply_to, item.session, item.stage, self._silo),
             body,
+            mandatory=True,
             correlation_id=f"{item.session}.{item.stage}.{self._silo}",
         )
-        await self._control.publish(answer, deadline)
+        try:
+            await self._control.publish_routed(answer, deadline)
+        except Unroutable:
+            _log.info("nobody waits for an answer any more", session=item.session, stage=item.stage)
 
     async def leave(self) -> None:
         """Say goodbye, so that no new session counts on us; work still comes."""
@@ -164,10 +171,7 @@ class SiloEnd:
         Bounded in time; never raises for a broker that is gone.
         """
         await self.drain()
-        for handler in self._handlers:
-            handler.cancel()
-        if self._handlers:
-            await asyncio.gather(*self._handlers, return_exceptions=True)
+        await self._inbox.close()
         await self._bulk.close(self._delete_blobs_queue)
         await self._control.close()
         self.blobs.close()
@@ -176,12 +180,12 @@ class SiloEnd:
         """Take the name first: it is what keeps us off another silo's queues."""
         mailbox = topology.mailbox(self._cohort, self._silo)
         work = topology.work_queue(self._cohort, self._silo)
-        shared = (topology.lobby_queue(self._cohort), topology.archive(self._cohort))
         try:
             await line.declare(topology.EXCHANGES, (mailbox,))
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
-        await line.declare((), (*shared, work))
+        self._lobby = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._lobby)
+        await line.declare((), (topology.archive(self._cohort), work))
         await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH)
         if not self._draining:
             self._consumer = await self._consume_work(line, work)
@@ -190,20 +194,27 @@ class SiloEnd:
     async def _consume_work(self, line: Line, work: topology.Queue) -> Consumer:
         """Consume; make the queue anew if the broker does not answer for it.
 
-        A quorum queue that was declared less than a second before its only node was killed comes back without a
-        leader, and never gets one. What it held is lost either way; its coordinators' deadlines take care of that.
+        What it held is lost either way; its coordinators' deadlines take care of that.
         """
         try:
-            async with asyncio.timeout(LEADERLESS):
-                return await line.consume(work, self._on_delivery, prefetch=self._prefetch)
+            async with asyncio.timeout(failover.LEADERLESS):
+                return await line.consume(work, self._inbox.take, prefetch=self._prefetch)
         except TimeoutError:
-            await line.delete(work)
-            raise Again(f"queue {work.name!r} had no leader for {LEADERLESS:g} s and was made anew") from None
+            raise await failover.anew(line, work) from None
+
+    async def _ready(self, deadline: Deadline) -> None:
+        """Wait until blobs have a queue to come to; the work queue may give work before, as on taking a name over."""
+        try:
+            async with asyncio.timeout(deadline.left()):
+                await self._opened.wait()
+            await self._bulk.ready(deadline)
+        except (BrokerLost, TimeoutError) as error:
+            _log.debug("no way for blobs", reason=str(error))
 
     async def _set_up_bulk(self, line: Line) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)
-        await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
         try:
+            await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
             await line.consume(queue, receiver(self.blobs, self._limits), prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
@@ -225,63 +236,6 @@ class SiloEnd:
             elif isinstance(message, Announce) and delivery.death is not None:
                 self._presence.returned(delivery.message_id, delivery.death)
         await delivery.ack()
-
-    async def _on_delivery(self, delivery: Delivery) -> None:
-        """Start a handler in a task of its own: this one is cancelled when its line ends, a handler is not."""
-        holding = self._holdings.get(delivery.message_id)
-        if holding is not None:
-            holding.adopt(delivery)
-            return
-        try:
-            item, attachments = decode(delivery.body, self._limits)
-            if not isinstance(item, WorkItem) or not self._is_for_us(item):
-                raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
-            if deliveries_of(delivery) > MOST_DELIVERIES:
-                raise WireError(f"it came back {deliveries_of(delivery)} times without an answer")
-        except WireError as error:
-            _log.error("a work item was rejected", reason=error.what, message_id=delivery.message_id)
-            await delivery.reject()
-            return
-        handler = asyncio.create_task(self._handle(item, attachments, delivery))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
-
-    def _is_for_us(self, item: WorkItem) -> bool:
-        return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
-
-    async def _handle(self, item: WorkItem, attachments: Sequence[memoryview], delivery: Delivery) -> None:
-        holding = Holding(delivery, partial(self._renew, Deadline.after(item.seconds)), self._renew_seconds)
-        self._holdings[delivery.message_id] = holding
-        try:
-            with self.blobs.pinned([*map(self.blobs.put, attachments), *item.fresh]):
-                await holding.keep(asyncio.ensure_future(self._work_on(item)))
-        finally:
-            del self._holdings[delivery.message_id]
-
-    async def _work_on(self, item: WorkItem) -> None:
-        try:
-            await self._on_work(item)
-        except Exception:
-            _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
-
-    async def _renew(self, deadline: Deadline, delivery: Delivery) -> bool:
-        """Put a copy of a work item in hand into our own queue; whether the broker has it."""
-        copy = Outgoing(
-            topology.WORK,
-            delivery.key,
-            delivery.body,
-            mandatory=True,
-            correlation_id=delivery.correlation_id,
-            message_id=delivery.message_id,
-            expiration=deadline.left(),
-            headers={COUNT: deliveries_of(delivery)},
-        )
-        try:
-            await self._control.publish(copy, Deadline.after(RENEWAL))
-        except (BrokerError, Unroutable) as error:
-            _log.warning("a delivery was not renewed", message_id=delivery.message_id, reason=str(error))
-            return False
-        return True
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
         """What rides with the reply, and what goes ahead of it."""

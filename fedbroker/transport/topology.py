@@ -44,6 +44,9 @@ DAYS: Final = 24 * HOURS
 LONGEST_HEARTBEAT: Final = 60.0
 """Seconds: how long an announcement lies in the lobby at most; each silo's own heartbeat is shorter, or this."""
 
+MOST_WAITING: Final = 20_000
+"""Announcements in a cohort's lobby: twice as many as a coordinator takes silos."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -86,6 +89,7 @@ def work_queue(cohort: str, silo: str) -> Queue:
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": 3,
+        "x-single-active-consumer": True,  # of two processes of one silo, one works
         "x-dead-letter-exchange": DEAD.name,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",  # at-least-once dead-lettering needs it
@@ -98,7 +102,7 @@ def work_queue(cohort: str, silo: str) -> Queue:
 def blobs_queue(cohort: str, silo: str) -> Queue:
     """Chunks on their way to a silo."""
     bindings = (Binding(BLOBS, cohort), Binding(BLOBS, f"{cohort}.{silo}"))
-    return Queue(f"fedbroker.blobs.{cohort}.{silo}", bindings, {"x-expires": 10 * MINUTES})
+    return Queue(f"fedbroker.blobs.{cohort}.{silo}", bindings, {}, exclusive=True)
 
 
 def mailbox(cohort: str, silo: str) -> Queue:
@@ -107,9 +111,13 @@ def mailbox(cohort: str, silo: str) -> Queue:
 
 
 def lobby_queue(cohort: str) -> Queue:
-    """A copy of each silo's announcement; the broker sends it back to the silo when its time is up or it was read."""
+    """A copy of each silo's announcement; the broker sends it back to the silo when its time is up or it was read.
+
+    Or when there are too many of them: the oldest go.
+    """
     arguments: dict[str, str | int] = {
         "x-message-ttl": int(LONGEST_HEARTBEAT * SECONDS),
+        "x-max-length": MOST_WAITING,
         "x-dead-letter-exchange": MAIL.name,
     }
     return Queue(f"fedbroker.lobby.{cohort}", (Binding(LOBBY, f"{cohort}.*"),), arguments)
@@ -117,7 +125,12 @@ def lobby_queue(cohort: str) -> Queue:
 
 def archive(cohort: str) -> Queue:
     """Dead letters, for people to read and replay."""
-    arguments: dict[str, str | int] = {"x-message-ttl": 7 * DAYS, "x-max-length": 10_000}
+    arguments: dict[str, str | int] = {
+        "x-queue-type": "quorum",
+        "x-message-ttl": 7 * DAYS,
+        "x-max-length": 10_000,
+        "x-delivery-limit": 1_000_000,  # looking at a letter counts; from RabbitMQ 4 on the limit is 20 by itself
+    }
     return Queue(f"fedbroker.dead.{cohort}", (Binding(DEAD, f"{cohort}.#"),), arguments)
 
 
@@ -135,7 +148,8 @@ def results_queue(key: str) -> Queue:
 def roster_queue(key: str, cohort: str) -> Queue:
     """Announcements, as one coordinator hears them."""
     bindings = (Binding(LOBBY, f"{cohort}.*"),)
-    return Queue(f"fedbroker.roster.{key}", bindings, {"x-message-ttl": 30 * SECONDS}, exclusive=True)
+    arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MOST_WAITING}
+    return Queue(f"fedbroker.roster.{key}", bindings, arguments, exclusive=True)
 
 
 def silo_key(cohort: str, silo: str) -> str:

@@ -5,46 +5,98 @@ Imports the errors only.
 
 from __future__ import annotations
 
+import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["Address", "parse", "redact"]
+__all__ = ["Address", "Endpoint", "parse", "redact"]
 
 HEARTBEAT: Final = 15
 """Seconds, of the AMQP connection, where the URL says nothing else."""
 
 _EXAMPLE: Final = "write it like amqps://user:password@broker.example/vhost"
+_PARTS: Final = re.compile(
+    r"(?P<before>[a-z]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#@]+)(?P<after>.*)", flags=re.DOTALL | re.IGNORECASE
+)
 _FILES: Final = ("cafile", "capath", "certfile", "keyfile")
 _OPTIONS: Final = ("auth", "cadata", *_FILES, "heartbeat", "no_verify_ssl")
 _MECHANISMS: Final = ("PLAIN", "EXTERNAL")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """A broker's address that was checked.
+class Endpoint:
+    """One of the hosts that a broker's URL names.
 
     Attributes:
-        secret: the URL to connect to, with the password: never show it.
+        secret: the URL to connect to it, with the password: never show it.
         shown: the same without the password and the options.
         host: name or IP address.
         port: TCP port.
-        vhost: RabbitMQ's virtual host.
-        user: who logs in.
-        tls: whether the connection is encrypted.
     """
 
     secret: str = field(repr=False)
     shown: str
     host: str
     port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A broker's address that was checked: of one host, or of several that are nodes of one cluster.
+
+    Attributes:
+        endpoints: the hosts, each once, in the URL's order.
+        shown: the URL without the password and the options.
+        vhost: RabbitMQ's virtual host.
+        user: who logs in.
+        tls: whether the connection is encrypted.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    shown: str
     vhost: str
     user: str
     tls: bool
+    _order: list[Endpoint] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_order", random.sample(self.endpoints, k=len(self.endpoints)))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.endpoints))
+
+    @property
+    def secret(self) -> str:
+        """The URL of the first host, with the password: never show it."""
+        return self.endpoints[0].secret
+
+    @property
+    def host(self) -> str:
+        """The first host."""
+        return self.endpoints[0].host
+
+    @property
+    def port(self) -> int:
+        """The first host's port."""
+        return self.endpoints[0].port
+
+    def turn(self) -> tuple[Endpoint, ...]:
+        """All hosts, in the order in which to try them this time.
+
+        Shuffled once, so that many who know the same URL spread over the cluster, and each time begun one further, so
+        that whoever lost a host does not go back to it first.
+        """
+        order = tuple(self._order)
+        self._order.append(self._order.pop(0))
+        return order
 
 
 def redact(url: str) -> str:
@@ -53,33 +105,55 @@ def redact(url: str) -> str:
 
 
 def parse(url: str) -> Address:
-    """Check a broker's URL.
+    """Check a broker's URL, which may name several hosts: ``amqps://user:password@a.example,b.example:5673/vhost``.
 
     Raises:
         ConfigError: scheme, host, port, option or a file that an option names is wrong.
     """
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"{redact(url)!r} is not a broker's URL", hint=_EXAMPLE) from error
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.fragment or port == 0:
-        raise ConfigError(f"{redact(url)!r} is not a broker's URL", hint=_EXAMPLE)
+    found = _PARTS.fullmatch(url.strip())
+    if found is None:
+        raise _bad(url)
+    before, hosts, after = found["before"], found["hosts"].split(","), found["after"]
+    each = list(dict.fromkeys(_split(f"{before}{host}{after}", url) for host in hosts))
+    parts = each[0]
     tls = parts.scheme == "amqps"
-    options = _options(parts, tls)
-    port = port or (5671 if tls else 5672)
-    vhost = unquote(parts.path[1:]) or "/"
-    user = unquote(parts.username or "guest")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    query = urlencode(_options(parts, tls))
+    endpoints = tuple(_endpoint(one, query, tls) for one in each)
+    endpoints = tuple({str(endpoint): endpoint for endpoint in endpoints}.values())
     return Address(
-        secret=parts._replace(query=urlencode(options), path=parts.path or "/").geturl(),
-        shown=f"{parts.scheme}://{parts.username + '@' if parts.username else ''}{host}:{port}{parts.path or '/'}",
-        host=parts.hostname,
-        port=port,
-        vhost=vhost,
-        user=user,
+        endpoints=endpoints,
+        shown=f"{_shown_login(parts)}{','.join(map(str, endpoints))}{parts.path or '/'}",
+        vhost=unquote(parts.path[1:]) or "/",
+        user=unquote(parts.username or "guest"),
         tls=tls,
     )
+
+
+def _split(one: str, url: str) -> SplitResult:
+    """The parts of a URL that names one host."""
+    try:
+        parts = urlsplit(one)
+        port = parts.port
+    except ValueError:
+        raise _bad(url) from None  # its text may show the password
+    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.fragment or port == 0:
+        raise _bad(url)
+    return parts
+
+
+def _endpoint(parts: SplitResult, query: str, tls: bool) -> Endpoint:
+    host, port = parts.hostname or "", parts.port or (5671 if tls else 5672)
+    secret = parts._replace(query=query, path=parts.path or "/").geturl()
+    endpoint = Endpoint(secret, "", host, port)
+    return replace(endpoint, shown=f"{_shown_login(parts)}{endpoint}{parts.path or '/'}")
+
+
+def _shown_login(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.username + '@' if parts.username else ''}"
+
+
+def _bad(url: str) -> ConfigError:
+    return ConfigError(f"{redact(url)!r} is not a broker's URL", hint=_EXAMPLE)
 
 
 def _options(parts: SplitResult, tls: bool) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Limits:
         pending_seconds: a blob of which no further piece comes for so long is given up.
         max_strikes: messages of one silo in a minute that make no sense or that nobody waits for; with one more it is
             out of whatever it takes part in, and not listened to for the rest of the minute.
+        max_lobby_entries: incarnations of one silo that a coordinator takes note of in the lobby.
         max_silos: silos that one coordinator knows at a time; it sends further ones away for a while.
     """
 
@@ -54,6 +55,7 @@ class Limits:
     max_pending_bytes: int = 2 * GIB
     pending_seconds: float = 60.0
     max_strikes: int = 256
+    max_lobby_entries: int = 16
     max_silos: int = 10_000
 
     def chunk_bytes(self, size: int) -> int:

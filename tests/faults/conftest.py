@@ -12,11 +12,3 @@ def bench(tmp_path_factory):
     """Three silos on a broker of their own, each behind a proxy."""
     with bench_in(tmp_path_factory.mktemp("faults")) as bench:
         yield bench
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``--faults`` the cut: what is marked ``whole`` belongs to the whole matrix only."""
-    if not config.getoption("--faults"):
-        left_out = [item for item in items if item.get_closest_marker("whole")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.wire import encode
+from fedbroker.transport import topology
+from fedbroker.wire import Limits, encode
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
-from tests.support.ends import HEARTBEAT, Silo, admin, coordinator_end, silo_end, until
+from tests.support.ends import HEARTBEAT, Coordinator, Silo, admin, coordinator_end, silo_end, until
 from tests.support.proxy import Proxy
 
 
@@ -192,3 +195,43 @@ async def test_many_silos_and_coordinators_at_once(broker: PrivateBroker, cohort
     async with coordinator_end(broker.url, cohort) as one, coordinator_end(broker.url, cohort) as other:
         await until(lambda: one.silos == other.silos == names)
     await asyncio.gather(*(silo.end.close() for silo in silos))
+
+
+async def test_a_silo_that_fills_the_lobby_is_counted_up_to_its_limit(broker: PrivateBroker, cohort: str) -> None:
+    """As one that crashes and restarts all day long; nobody waits longer for the others."""
+    limits = Limits(max_lobby_entries=2)
+    async with coordinator_end(broker.url, cohort):  # declares
+        pass
+    async with admin(broker.url) as look, silo_end(broker.url, cohort, "jfk", heartbeat=30.0):
+        for incarnation in ("a", "b", "b", "c", "d"):
+            word = encode(Announce(cohort, "ewr", incarnation, 30.0))
+            await look.publish("fedbroker.lobby", f"{cohort}.ewr", word, expiration=30)
+        await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 6))
+        async with coordinator_end(broker.url, cohort, limits=limits) as coordinator:
+            assert coordinator.silos == {"jfk"}
+            assert coordinator.end._lobby._found == {"ewr": {"a", "b"}, "jfk": coordinator_incarnations(coordinator)}
+
+
+def coordinator_incarnations(coordinator: Coordinator) -> set[str]:
+    return {announce.incarnation for announce in coordinator.announces}
+
+
+async def test_a_lobby_that_is_full_drops_the_oldest_and_silences_nobody(
+    broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "MOST_WAITING", 3)
+    async with (
+        coordinator_end(broker.url, cohort) as coordinator,
+        admin(broker.url) as look,
+        silo_end(broker.url, cohort) as silo,
+    ):
+        await until(lambda: coordinator.silos == {"ewr"})
+        before = silo.announced
+        for number in range(50):
+            word = encode(Announce(cohort, f"x{number}", "i", 30.0))
+            await look.publish("fedbroker.lobby", f"{cohort}.x{number}", word, expiration=30)
+            assert (await look.depth(f"fedbroker.lobby.{cohort}") or 0) <= 3
+        assert silo.announced - before < 10  # a copy that made room is no reason for another
+        before = silo.announced
+        await until(lambda: silo.announced >= before + 2)
+        assert len(coordinator.silos) == 51

@@ -9,13 +9,14 @@ import pytest
 from fedbroker_worker.service import SiloService
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.transport import Dead
+from fedbroker.transport import Dead, holding
 from tests.support.ends import admin, until
 from tests.support.gated import go, reads
 from tests.support.proxy import Proxy
 from tests.support.worker import client_of, echo, settings
 
 TIMEOUT = 2.0
+SLOW = {"query": "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"}
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -107,3 +108,42 @@ async def client_of_started(own, tmp_path):
         await passed(0.8)
         await service.close()
         yield client, asking
+
+
+async def test_renewals_do_not_let_more_work_in(broker, cohort, tmp_path, waiting):
+    """The place of a delivery that is given back goes to the next one in the queue: that one has to wait here."""
+    own = settings(tmp_path, broker.url, cohort, waiting, max_work=2, renew_seconds=0.3)
+    async with SiloService(own) as service, client_of(own) as client:
+        asking = [asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60))) for _ in range(6)]
+        held = service._end._inbox._holdings
+        await until(lambda: len(held) == 6)  # since those in hand were renewed
+        assert len(service._busy) == 2
+        go(tmp_path)
+        assert [len(outputs) for outputs in await asyncio.gather(*asking)] == [1] * 6
+        assert client.end.late == 0
+        async with admin(broker.url) as look:
+            await until(lambda: look.holds(f"fedbroker.work.{cohort}.ewr", 0))
+        await until(lambda: not held)
+        await client.check()
+
+
+async def test_a_copy_behind_a_long_queue_is_not_done_again(broker, cohort, tmp_path, waiting, monkeypatch):
+    monkeypatch.setattr(holding, "COPY_SECONDS", 0.0)
+    own = settings(tmp_path, broker.url, cohort, {**waiting, "slow": SLOW}, max_work=1, renew_seconds=2.0)
+    async with SiloService(own) as service, client_of(own) as client, admin(broker.url) as look:
+        inbox, queue = service._end._inbox, f"fedbroker.work.{cohort}.ewr"
+        first = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
+        await until(lambda: reads(tmp_path) == 1)
+        second = asyncio.create_task(client.send(client.item(echo("slow"), session="slow", seconds=60)))
+        await until(lambda: len(inbox._holdings) == 2)  # the first one's copy is behind the second one
+        go(tmp_path)
+        assert len(await first) == 1
+        await until(lambda: len(inbox._owed) == 1)
+        assert await look.holds(queue, 1)
+        await until(lambda: look.holds(queue, 0))  # since the second one was renewed
+        await client.end.end_session("ewr", "slow")
+        await until(lambda: not service._busy)
+        assert (client.end.late, reads(tmp_path)) == (0, 1)
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        await client.check()

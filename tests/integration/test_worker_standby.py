@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 
 import pytest
+from fedbroker_worker.service import SiloService
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import CohortError
+from fedbroker.errors import CohortError, NameTaken
+from fedbroker.runtime.protos import executor_pb2
 from fedbroker.testing import SiloProcess
-from tests.support.ends import until
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Done, Need, Value
+from tests.support.ends import admin, until
 from tests.support.gated import gated_source, go, reads
 from tests.support.worker import ROWS, client_of, echo, settings
 
@@ -79,3 +84,55 @@ async def test_without_standby_the_second_is_refused(pair):
     second.start()
     with pytest.raises(CohortError, match="FB3002"):
         await asyncio.to_thread(second.wait_ready, Deadline.after(30))
+
+
+def large_value() -> bytes:
+    """A value that goes by the bulk lane."""
+    value = executor_pb2.Value()
+    value.array.dtype = 7  # DT_STRING
+    value.array.shape.SetInParent()
+    value.array.string_list.value.append(secrets.token_bytes(3_000_000))
+    return bytes(value.SerializeToString())
+
+
+async def test_blobs_that_went_to_the_first_are_asked_for_at_once(pair):
+    own, (first, second) = pair
+    await start(first)
+    second.start()
+    await until(lambda: in_log(second, "standing by"), 30)
+    async with client_of(own) as client:
+        blob = large_value()
+        digest, later = digest_of(blob), Deadline.after(60)
+        item = client.item([Value(2, digest), *echo("waiting")], fresh={digest: len(blob)}, seconds=60)
+        asking = asyncio.create_task(client.send(item))
+        await client.end.send_blob(digest, blob, silo=None, deadline=later)
+        await until(lambda: reads(first.directory) == 1)
+        go(second.directory)
+        first.kill()
+        killed = time.monotonic()
+        reply = await asking
+        assert isinstance(reply, Need)
+        assert reply.digests == (digest,)
+        asking = asyncio.create_task(client.send(item))
+        await client.end.send_blob(digest, blob, silo="ewr", deadline=later)
+        assert isinstance(await asking, Done)
+        assert time.monotonic() - killed < 5.0
+
+
+async def test_a_lock_that_lingers_on_the_bulk_lane_is_waited_for(broker, cohort, tmp_path):
+    """The two connections of a silo whose machine lost its power do not end in the same moment."""
+    own = settings(tmp_path, broker.url, cohort, standby=True)
+    async with admin(broker.url) as killed:
+        await killed.declare(f"fedbroker.blobs.{cohort}.ewr", exclusive=True)
+        with pytest.raises(NameTaken):
+            await SiloService(settings(tmp_path, broker.url, cohort)).open()
+        service = SiloService(own)
+        opening = asyncio.create_task(service.open())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(opening), 4.0)  # longer than it takes to be refused
+    try:
+        await asyncio.wait_for(opening, 10.0)
+        async with client_of(own) as client:
+            await client.check()
+    finally:
+        await service.close()

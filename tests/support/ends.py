@@ -72,6 +72,7 @@ class Silo:
             on_end=self.ended.append,
             heartbeat=heartbeat,
             limits=limits,
+            spread=0.1,
         )
 
     def _announcement(self) -> Announce:

@@ -51,6 +51,10 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._trap: Trap | None = None
+        self._readers: set[asyncio.StreamReader] = set()
+        self._lost: set[asyncio.StreamReader] = set()
+        self._losing = False
+        self._mending: asyncio.Task[None] | None = None
         self.connections = 0
 
     @property
@@ -78,6 +82,28 @@ class Proxy:
         self._trap = Trap(direction, size)
         return self._trap
 
+    def swallow(self, seconds: float) -> None:
+        """Lose all that is sent, without a word to either side, for so long: what was connected is lost for ever."""
+        self._losing = True
+        self._lost |= self._readers
+        self._mending = asyncio.create_task(self._mend(seconds))
+
+    async def refuse_for(self, seconds: float) -> None:
+        """Cut, and accept nothing for so long."""
+        await self.refuse()
+        self._mending = asyncio.create_task(self._mend(seconds))
+
+    async def mended(self) -> None:
+        """Return when all is well again."""
+        if self._mending is not None:
+            await self._mending
+
+    async def _mend(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._losing = False
+        if self._server is None:
+            await self.accept()
+
     async def refuse(self) -> None:
         """Cut, and accept nothing until ``accept``."""
         if self._server is not None:
@@ -98,9 +124,10 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.refuse()
-        for task in self._tasks:
+        tasks = self._tasks | ({self._mending} if self._mending is not None else set())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -130,10 +157,19 @@ class Proxy:
                     await end.wait_closed()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
-        while data := await reader.read(1 << 18):
-            if self._trap is not None and self._trap.springs(direction, len(data)):
-                self.stall()
-            await self._flowing.wait()
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+        self._readers.add(reader)
+        if self._losing:
+            self._lost.add(reader)
+        try:
+            while data := await reader.read(1 << 18):
+                if self._trap is not None and self._trap.springs(direction, len(data)):
+                    self.stall()
+                await self._flowing.wait()
+                if reader not in self._lost:
+                    writer.write(data)
+                    await writer.drain()
+            if reader not in self._lost:
+                writer.write_eof()
+        finally:
+            self._readers.discard(reader)
+            self._lost.discard(reader)

@@ -39,24 +39,35 @@ def test_queues_and_bindings() -> None:
         "fedbroker.results.k": {("fedbroker.results", "k.*")},
         "fedbroker.roster.k": {("fedbroker.lobby", "c.*")},
     }
-    assert [queue.name for queue in queues if queue.exclusive] == ["fedbroker.mailbox.c.s", "fedbroker.roster.k"]
+    exclusive = ["fedbroker.blobs.c.s", "fedbroker.mailbox.c.s", "fedbroker.roster.k"]
+    assert [queue.name for queue in queues if queue.exclusive] == exclusive
 
 
 def test_arguments() -> None:
     assert t.work_queue("c", "s").arguments == {
         "x-queue-type": "quorum",
         "x-delivery-limit": 3,
+        "x-single-active-consumer": True,
         "x-dead-letter-exchange": "fedbroker.dead",
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
         "x-expires": 3_600_000,
         "x-consumer-timeout": 86_400_000,
     }
-    assert t.blobs_queue("c", "s").arguments == {"x-expires": 600_000}
-    assert t.lobby_queue("c").arguments == {"x-message-ttl": 60_000, "x-dead-letter-exchange": "fedbroker.mail"}
-    assert t.archive("c").arguments == {"x-message-ttl": 604_800_000, "x-max-length": 10_000}
+    assert t.blobs_queue("c", "s").arguments == {}
+    assert t.lobby_queue("c").arguments == {
+        "x-message-ttl": 60_000,
+        "x-max-length": 20_000,
+        "x-dead-letter-exchange": "fedbroker.mail",
+    }
+    assert t.archive("c").arguments == {
+        "x-queue-type": "quorum",
+        "x-message-ttl": 604_800_000,
+        "x-max-length": 10_000,
+        "x-delivery-limit": 1_000_000,
+    }
     assert t.callback_queue("k").arguments == t.results_queue("k").arguments == {"x-expires": 600_000}
-    assert t.roster_queue("k", "c").arguments == {"x-message-ttl": 30_000}
+    assert t.roster_queue("k", "c").arguments == {"x-message-ttl": 30_000, "x-max-length": 20_000}
 
 
 def test_keys() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
 
 from fedbroker.errors import ConfigError
 from fedbroker.transport.url import parse, redact
@@ -92,3 +97,61 @@ def test_the_password_is_not_shown() -> None:
 )
 def test_redact(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+def test_several_hosts() -> None:
+    address = parse("amqps://me:secret@a.example,B.example:5673,[::1]:7,c.example/air?heartbeat=10")
+    assert [(one.host, one.port) for one in address.endpoints] == [
+        ("a.example", 5671),
+        ("b.example", 5673),
+        ("::1", 7),
+        ("c.example", 5671),
+    ]
+    assert (address.vhost, address.user, address.tls) == ("air", "me", True)
+    assert (address.host, address.port) == ("a.example", 5671)
+    assert str(address) == "a.example:5671, b.example:5673, [::1]:7, c.example:5671"
+    assert address.shown == "amqps://me@a.example:5671,b.example:5673,[::1]:7,c.example:5671/air"
+    assert address.endpoints[2].secret == "amqps://me:secret@[::1]:7/air?heartbeat=10"
+    assert address.endpoints[2].shown == "amqps://me@[::1]:7/air"
+    assert "secret" not in repr(address).replace("secret=", "") + str(address) + repr(address.turn())
+
+
+def test_a_host_named_twice_counts_once() -> None:
+    assert len(parse("amqp://a,b,a:5672,A/").endpoints) == 2
+
+
+@pytest.mark.parametrize("hosts", ["a,", ",a", "a,,b", ",", "a,b:0", "a,b:99999", "a:x,b", "a,[::1"])
+def test_bad_hosts_among_several(hosts: str) -> None:
+    with pytest.raises(ConfigError, match="not a broker's URL") as caught:
+        parse(f"amqp://me:secret@{hosts}/")
+    assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_each_turn_begins_one_further() -> None:
+    address = parse("amqp://a,b,c,d/")
+    first = address.turn()
+    assert set(first) == set(address.endpoints)
+    for shift in range(1, 9):
+        assert address.turn() == first[shift % 4 :] + first[: shift % 4]
+
+
+def test_many_who_know_the_same_url_spread_over_its_hosts() -> None:
+    begun = Counter(str(parse("amqp://a,b,c/").turn()[0]) for _ in range(600))
+    assert all(count > 100 for count in begun.values())  # 200 each are expected, give or take 12
+    assert len(begun) == 3
+
+
+_NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}(\.[a-z][a-z0-9]{0,8}){0,2}", fullmatch=True)
+_HOSTS = st.one_of(_NAMES, st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str))
+_ENDPOINTS = st.lists(st.tuples(_HOSTS, st.integers(1, 65535)), min_size=1, max_size=6, unique=True)
+
+
+@given(_ENDPOINTS, st.text("pq@:/?#%, ", min_size=1).map("sesame".__add__), st.booleans())
+def test_what_is_written_is_read(endpoints: list[tuple[str, int]], password: str, tls: bool) -> None:
+    hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in endpoints)
+    address = parse(f"amqp{'s' * tls}://me:{quote(password, safe='')}@{hosts}/")
+    assert [(one.host, one.port) for one in address.endpoints] == endpoints
+    assert "sesame" not in repr(address) + str(address) + address.shown
+    for one in address.endpoints:
+        url = URL(one.secret)
+        assert (url.host, url.port, url.password) == (one.host, one.port, password)

@@ -33,6 +33,12 @@ _CHECK_EXAMPLES: Final = """Examples:
   fedbroker-silo check --config silo.toml
   fedbroker-silo check --json | jq .sources.flights.rows"""
 
+_REPLAY_EXAMPLES: Final = """Examples:
+  fedbroker dead show 53c2 --cohort airports --save item    at the coordinator's
+  fedbroker-silo replay item --config silo.toml
+  fedbroker-silo replay item --blobs blobs --out outputs
+  fedbroker-silo replay item --pdb"""
+
 app = cyclopts.App(
     name="fedbroker-silo",
     help="A silo of a fedbroker cohort: computes over its own data, only ever connects out.",
@@ -103,3 +109,41 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
     from fedbroker_worker.config import load
 
     return check_silo(load(config), as_json=json)
+
+
+@app.command(help_epilogue=_REPLAY_EXAMPLES)
+def replay(
+    file: Path,
+    /,
+    *,
+    config: Path = Path("silo.toml"),
+    blobs: Path | None = None,
+    out: Path | None = None,
+    pdb: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Run a saved work item over this silo's own data and print its outputs' digests and sizes.
+
+    Everything but the C++ runtime runs in this process, so that a debugger
+    works. No broker is needed, and nothing is sent to anybody. The outputs are
+    the bytes that the silo would send.
+
+    Parameters
+    ----------
+    file
+        The work item: the body of a dead letter.
+    config
+        The silo's settings.
+    blobs
+        A directory with the blobs that are not in the file, each in a file that is named by its digest.
+    out
+        Save the outputs in this directory, each in a file that is named by its digest.
+    pdb
+        Stop in the debugger before the first operation and where it fails; there is no time limit then.
+    json
+        Print JSON.
+    """
+    from fedbroker_worker.config import load
+    from fedbroker_worker.rerun import rerun
+
+    rerun(load(config), file, blobs=blobs, out=out, as_json=json, debug=pdb)

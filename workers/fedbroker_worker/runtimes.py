@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fedbroker.log import get_logger
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "Runtimes"]
 
 _log = get_logger(__name__)
+
+SILENT: Final = 0.9
+"""Seconds: a runtime that takes longer than this to forget an executor, which it does in milliseconds, has stopped."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +56,7 @@ class Runtimes:
     def __init__(self, make: Callable[[], Runtime]) -> None:
         self._make = make
         self._hosted: list[_Hosted] = [_Hosted(make())]
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start the runtime, so that the first session finds it ready.
@@ -72,9 +76,11 @@ class Runtimes:
         hosted.users += 1
         try:
             return Lease(await hosted.runtime.executor(clients), hosted)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._retire(hosted, "it gave no executor in time")
             hosted.users -= 1
-            await self._tidy()
+            self._tidy()
             raise
 
     async def give_back(self, lease: Lease, *, busy: bool = False) -> None:
@@ -85,23 +91,35 @@ class Runtimes:
             busy: its last computation was given up and may go on; its runtime takes no new sessions then.
         """
         hosted = lease._hosted
-        if busy and not hosted.retired:
-            hosted.retired = True
-            _log.info("runtime retired, since a computation was given up")
-            if hosted is self._hosted[-1]:
-                self._hosted.append(_Hosted(self._make()))
+        if busy:
+            self._retire(hosted, "a computation in it was given up")
+        started = asyncio.get_running_loop().time()
         try:
             await lease.executor.close()
         finally:
+            if asyncio.get_running_loop().time() - started > SILENT:
+                self._retire(hosted, "it does not answer")
             hosted.users -= 1
-            await self._tidy()
+            self._tidy()
 
     async def close(self) -> None:
         """End all of them. Bounded in time; may be called twice."""
-        await asyncio.gather(*(hosted.runtime.close() for hosted in self._hosted))
+        await asyncio.gather(*(hosted.runtime.close() for hosted in self._hosted), *self._ending)
 
-    async def _tidy(self) -> None:
-        """End those that are retired and have no users."""
+    def _retire(self, hosted: _Hosted, why: str) -> None:
+        """Give it no new sessions."""
+        if hosted.retired:
+            return
+        hosted.retired = True
+        _log.info("runtime retired", reason=why)
+        if hosted is self._hosted[-1]:
+            self._hosted.append(_Hosted(self._make()))
+
+    def _tidy(self) -> None:
+        """End those that are retired and have no users; not waited for, since a stopped one takes seconds to end."""
         idle = [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]
         self._hosted = [hosted for hosted in self._hosted if hosted not in idle]
-        await asyncio.gather(*(hosted.runtime.close() for hosted in idle))
+        for hosted in idle:
+            task = asyncio.create_task(hosted.runtime.close(), name="end a retired runtime")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)

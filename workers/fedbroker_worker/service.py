@@ -227,12 +227,12 @@ class SiloService:
     async def _answer(self, item: WorkItem) -> Answer:
         if item.session in self._ended:
             return Answer(self._failed(item, "refused", "the session was given up"))
-        if self._leaving and not self._sessions.knows(item.session):
-            cause = "this silo is leaving its cohort and takes no new session"
-            return Answer(self._failed(item, "lost", cause, "run the computation again"))
         remembered = self._answers.get(item.session, item.stage)
         if remembered is not None:
             return Answer(*remembered)
+        if self._leaving and not self._sessions.knows(item.session):
+            cause = "this silo is leaving its cohort and takes no new session"
+            return Answer(self._failed(item, "lost", cause, "run the computation again"))
         answer = await self._worker.answer(item)
         if isinstance(answer.reply, Done):
             self._answers.put(answer.reply, answer.outputs)

@@ -1,0 +1,73 @@
+"""Erlang's port mapper for a private cluster: one that no node takes down with it. Imports the base only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from fedbroker.broker.guard import Guard
+from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import epmd_command, write_private
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerStartError
+
+__all__ = ["PortMapper"]
+
+_START_TIMEOUT = 10.0
+_ATTEMPTS = 3
+
+
+class PortMapper:
+    """A running port mapper under the eyes of a guardian of its own: it ends with ``close`` or with this process.
+
+    Attributes:
+        port: where it listens, on the loopback.
+
+    Raises:
+        BrokerStartError: Erlang is not installed, or the port mapper did not start.
+    """
+
+    port: int
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="fedbroker-broker-"))
+        self._guard: Guard | None = None
+        try:
+            self._guard = Guard(self._directory, remove=True)
+            for _ in range(_ATTEMPTS):  # somebody else may be quicker to take a port that was free
+                (self.port,) = free_ports(1)
+                if self._started(self._guard):
+                    return
+            raise BrokerStartError("Erlang's port mapper did not start", hint="`apt-get install erlang-base`")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it, and remove its directory."""
+        if self._guard is not None:
+            self._guard.close(orderly=False)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _started(self, guard: Guard) -> bool:
+        orders = {
+            "server": epmd_command(self.port),
+            "epmd": None,
+            "env": {"HOME": str(self._directory), "TMPDIR": str(self._directory)},
+            "output": str(self._directory / "output.txt"),
+        }
+        write_private(self._directory / "guardian.json", json.dumps(orders))
+        guard.order("start")
+        deadline = Deadline.after(_START_TIMEOUT)
+        while not deadline.passed() and guard.alive and not guard.up:
+            guard.hear(0.2)
+        while guard.up and not deadline.passed():
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+                    return True
+            except OSError:
+                guard.hear(0.02)
+        return False

@@ -1,0 +1,140 @@
+"""Runs a dead work item once more at a silo, as a session of its own, and says what came of it.
+
+Imports transport and wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from fedbroker.cli.common import console, size_text, table
+from fedbroker.deadline import Deadline
+from fedbroker.errors import CohortError, SiloError
+from fedbroker.transport import CoordinatorEnd, Dead
+from fedbroker.transport.parcel import Parcel
+from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
+
+__all__ = ["Replayed", "replay", "show"]
+
+OPEN: Final = 20.0
+PRESENT: Final = 6.0
+"""Seconds to hear of the silo: a little more than the heartbeat that silos have by default."""
+UNREAD: Final = 15.0
+"""Seconds for a silo that is there to pick the work item up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a silo answered.
+
+    Attributes:
+        done: its reply.
+        outputs: the blobs that this names, in order.
+    """
+
+    done: Done
+    outputs: tuple[tuple[Digest, memoryview], ...]
+
+    def as_json(self) -> dict[str, object]:
+        """The same without the outputs' content."""
+        sizes = [{"digest": digest, "size": len(content)} for digest, content in self.outputs]
+        return {"silo": self.done.silo, "seconds": self.done.seconds, "outputs": sizes}
+
+
+async def replay(url: str, cohort: str, parcel: Parcel, silo: str, seconds: float) -> Replayed:
+    """Send the work item to a silo under a new session and await the outputs.
+
+    The original session is neither continued nor disturbed, and its coordinator hears nothing.
+
+    Raises:
+        CohortError: the item continues a session, whose values nobody has any more; or the silo is not there.
+        SiloError: the silo failed, or lacks blobs that are not in the parcel.
+        DeadlineExceeded: it did not answer in time.
+        BrokerError: the broker cannot be used.
+    """
+    if parcel.kept:
+        kept = ", ".join(f"%{ref}" for ref in parcel.kept)
+        raise CohortError(
+            f"the work item continues session {parcel.item.session} with values of an earlier stage ({kept}), "
+            "so it cannot be replayed alone",
+            hint="run the computation again",
+        )
+    heard = asyncio.Event()
+
+    def on_announce(announce: Announce) -> None:
+        if announce.silo == silo:
+            heard.set()
+
+    end = CoordinatorEnd(url, cohort, on_announce=on_announce, on_leave=lambda _: None)
+    await end.open(Deadline.after(OPEN))
+    try:
+        await _present(cohort, silo, heard)
+        return await _asked(end, parcel, silo, Deadline.after(seconds))
+    finally:
+        await end.close()
+
+
+def show(replayed: Replayed) -> None:
+    """Print it as a table."""
+    out = console()
+    out.print(f"silo {replayed.done.silo} answered after {replayed.done.seconds:.3g} s")
+    if replayed.outputs:
+        outputs = table("output", "digest", "size", right=("size",))
+        for at, (digest, content) in enumerate(replayed.outputs):
+            outputs.add_row(str(at), digest, size_text(len(content)))
+        out.print(outputs)
+
+
+async def _present(cohort: str, silo: str, heard: asyncio.Event) -> None:
+    """See that the silo is there: what is sent to one that is not only dies again."""
+    try:
+        async with asyncio.timeout(PRESENT):
+            await heard.wait()
+    except TimeoutError:
+        raise CohortError(f"silo {silo!r} is not in cohort {cohort!r} now", hint="start it first") from None
+
+
+async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadline) -> Replayed:
+    riders, apart = _shipped(parcel)
+    item = msgspec.structs.replace(
+        parcel.item,
+        session=secrets.token_hex(8),
+        stage=0,
+        silo=silo,
+        reply_to=end.key,
+        fresh={digest: memoryview(parcel.blobs[digest]).nbytes for digest in apart},
+        seconds=deadline.left(),
+        last=True,
+    )
+    for digest in apart:
+        await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline)
+    inline = {digest: parcel.blobs[digest] for digest in riders}
+    answer = await end.request(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline))
+    match answer:
+        case Done():
+            outputs = [(digest, await end.results.get(digest, deadline)) for digest, _ in answer.outputs]
+            return Replayed(answer, tuple(outputs))
+        case Failed():
+            raise SiloError(silo, f"{answer.kind}: {answer.cause}", hint=answer.hint)
+        case Need():
+            raise SiloError(
+                silo,
+                f"it lacks what is not in the letter either: {', '.join(answer.digests)}",
+                hint="put each into a file of that name, the directory behind --blobs; or run the computation again",
+            )
+        case Dead():
+            raise SiloError(
+                silo, f"it did not take the work item ({answer.reason})", hint="see its log; the copy died, too"
+            )
+
+
+def _shipped(parcel: Parcel) -> tuple[list[Digest], list[Digest]]:
+    """Which blobs ride with the item, as they did in the letter, and which go ahead of it on the bulk lane."""
+    here = [digest for digest in parcel.named if digest in parcel.blobs]
+    riders = [digest for digest in here if digest not in parcel.loaded]
+    return riders, [digest for digest in here if digest in parcel.loaded]

@@ -1,0 +1,213 @@
+"""``fedbroker cohort``: which silos are there, and what they are doing. Imports transport and wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections import defaultdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Final
+
+import cyclopts
+
+from fedbroker.cli.common import Json, Seconds, Url, age_text, console, plain, print_json, table
+from fedbroker.deadline import Deadline
+from fedbroker.log import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.table import Table
+
+    from fedbroker.cli.board import Board, Row
+    from fedbroker.transport.lookout import Lookout
+
+__all__ = ["app"]
+
+OPEN: Final = 20.0
+LISTEN: Final = 6.0
+"""Seconds; a little more than the heartbeat that silos have by default."""
+REFRESH: Final = 1.0
+
+STYLES: Final = {"present": "green", "left": "yellow", "gone": "red"}
+
+Listen = Annotated[Seconds, cyclopts.Parameter(help="How long to listen; silos say that they are there every 5 s.")]
+Name = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
+
+app = cyclopts.App(
+    name="cohort",
+    help="Which silos are there, and what they are doing: heard in the lobby, as coordinators hear it, without being "
+    "one. Neither silos nor coordinators are disturbed.",
+    help_format="plaintext",
+)
+
+_LIST = """Examples:
+  export FEDBROKER_URL=amqps://me:secret@broker.example/
+  fedbroker cohort list
+  fedbroker cohort list --seconds 60        where silos have long heartbeats
+  fedbroker cohort list --json | jq -r '.[].cohort'"""
+
+_SHOW = """Examples:
+  fedbroker cohort show airports
+  fedbroker cohort show airports --json | jq '.[] | select(.state == "present").silo'"""
+
+_WATCH = """Examples:
+  fedbroker cohort watch airports
+  fedbroker cohort watch airports --json    a line for each change"""
+
+
+@app.command(name="list", help_epilogue=_LIST)
+def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
+    """List the cohorts whose silos are heard within some seconds: the broker keeps no list of them."""
+    configure("auto", "error")
+    boards = asyncio.run(_boards(url, seconds))
+    now = time.monotonic()
+    counted = [
+        (name, [row.announce.silo for row in board.rows(now) if row.state == "present"]) for name, board in boards
+    ]
+    if json:
+        print_json([{"cohort": name, "silos": len(there), "names": there} for name, there in counted])
+    elif counted:
+        shown = table("cohort", "silos", "names", right=("silos",))
+        for name, there in counted:
+            shown.add_row(plain(name), str(len(there)), plain(", ".join(there)))
+        console().print(shown)
+    else:
+        print(f"no silo was heard within {seconds:g} s")
+
+
+@app.command(help_epilogue=_SHOW)
+def show(cohort: Name, /, *, url: Url, json: Json = False) -> None:
+    """Show a cohort's silos: state, incarnation, data sources, when last heard, work in hand."""
+    configure("auto", "error")
+    rows = asyncio.run(_rows(url, cohort))
+    if json:
+        print_json([row.as_json() for row in rows])
+    elif rows:
+        console().print(_table(rows))
+    else:
+        print(f"no silo is in cohort {cohort}")
+
+
+@app.command(help_epilogue=_WATCH)
+def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
+    """Show a cohort's silos as they come, work and go, until Ctrl-C.
+
+    On a terminal it is a table that is kept up to date, elsewhere (and with
+    --json) a line for each change. A silo that said goodbye has `left`, one that
+    missed two heartbeats is `gone`.
+    """
+    configure("auto", "warning" if json or not sys.stdout.isatty() else "error")
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        asyncio.run(_watch(url, cohort, json))
+
+
+async def _boards(url: str, seconds: float) -> list[tuple[str, Board]]:
+    from fedbroker.cli.board import Board
+    from fedbroker.transport.lookout import Heard, Lookout
+
+    boards: dict[str, Board] = defaultdict(Board)
+
+    def hear(word: Heard) -> None:
+        boards[word.cohort].hear(word, time.monotonic())
+
+    lookout = Lookout(url, None, hear)
+    await lookout.open(Deadline.after(OPEN))
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await lookout.close()
+    return sorted((name, board) for name, board in boards.items() if board.rows(0.0))
+
+
+async def _rows(url: str, cohort: str) -> list[Row]:
+    board, lookout = _lookout(url, cohort, lambda: None)
+    await lookout.open(Deadline.after(OPEN))
+    await lookout.close()
+    return board.rows(time.monotonic())
+
+
+async def _watch(url: str, cohort: str, json: bool) -> None:
+    heard = asyncio.Event()
+    board, lookout = _lookout(url, cohort, heard.set)
+    await lookout.open(Deadline.after(OPEN))
+    try:
+        if sys.stdout.isatty() and not json:
+            await _live(cohort, board, lookout, heard)
+        else:
+            await _lines(board, heard, json)
+    finally:
+        await lookout.close()
+
+
+def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board, Lookout]:
+    from fedbroker.cli.board import Board
+    from fedbroker.transport.lookout import Heard, Lookout
+
+    board = Board()
+
+    def hear(word: Heard) -> None:
+        board.hear(word, time.monotonic())
+        changed()
+
+    return board, Lookout(url, cohort, hear)
+
+
+async def _live(cohort: str, board: Board, lookout: Lookout, heard: asyncio.Event) -> None:
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+        while True:
+            shown = _table(board.rows(time.monotonic()))
+            lost = await lookout.lost()
+            shown.title = f"cohort {cohort}" + (f"\n{lost}" if lost else "")
+            shown.title_justify = "left"
+            live.update(shown, refresh=True)
+            await _next(heard)
+
+
+async def _lines(board: Board, heard: asyncio.Event, json: bool) -> None:
+    from fedbroker.cli.board import news
+
+    before: dict[str, Row] = {}
+    while True:
+        rows = {row.announce.silo: row for row in board.rows(time.monotonic())}
+        for row in news(before, rows):
+            if json:
+                print_json(row.as_json())
+            else:
+                _print_line(row)
+        before = rows
+        await _next(heard)
+
+
+async def _next(heard: asyncio.Event) -> None:
+    """Wait for a word, or a second: who is gone says nothing."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REFRESH):
+            await heard.wait()
+    heard.clear()
+
+
+def _print_line(row: Row) -> None:
+    said = row.announce
+    what = f"{row.state}, incarnation {said.incarnation}, sources {', '.join(said.sources) or 'none'}"
+    print(plain(f"{datetime.now():%H:%M:%S} {said.silo} {what}, {said.in_flight} in flight"), flush=True)
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    from rich.text import Text
+
+    shown = table("silo", "state", "incarnation", "sources", "last seen", "in flight", right=("last seen", "in flight"))
+    for row in rows:
+        said = row.announce
+        sources = "\n".join(
+            f"{plain(name)} ({'?' if source.rows is None else source.rows})" for name, source in said.sources.items()
+        )
+        state = Text(row.state, style=STYLES[row.state])
+        shown.add_row(plain(said.silo), state, plain(said.incarnation), sources, age_text(row.ago), str(said.in_flight))
+    return shown

@@ -1,0 +1,66 @@
+"""What the groups of commands that talk to a broker share: their options, and how they print. Imports the base only."""
+
+from __future__ import annotations
+
+import json as json_lib
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import cyclopts
+
+from fedbroker.redact import without_secrets
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "plain", "print_json", "size_text", "table"]
+
+Url: TypeAlias = Annotated[
+    str, cyclopts.Parameter(env_var="FEDBROKER_URL", help="The broker's URL; better in the environment than here.")
+]
+Cohort: TypeAlias = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
+Json: TypeAlias = Annotated[bool, cyclopts.Parameter(negative="", help="Print JSON.")]
+Seconds: TypeAlias = Annotated[float, cyclopts.Parameter(validator=cyclopts.validators.Number(gt=0, lte=86_400))]
+
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
+
+
+def print_json(value: object) -> None:
+    """One line of JSON; what JSON does not know (times) as text."""
+    print(without_secrets(json_lib.dumps(value, default=str)), flush=True)
+
+
+def console() -> Console:
+    """Standard output: coloured on a terminal only, text as it is."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table; long cells are folded, so that nothing is cut off."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return made
+
+
+def plain(text: str) -> str:
+    """What others wrote, without anything that a terminal would obey."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def age_text(seconds: float | None) -> str:
+    """A span of time in its largest unit; a dash for None."""
+    if seconds is None:
+        return "-"
+    return next((f"{seconds / unit:.0f} {name}" for unit, name in _UNITS if seconds >= unit), f"{seconds:.0f} s")
+
+
+def size_text(size: int) -> str:
+    """A number of bytes, for people."""
+    if size < 10_000:
+        return f"{size} B"
+    return f"{size / 1024:.0f} KiB" if size < 10_240_000 else f"{size / 1024 / 1024:.0f} MiB"

@@ -1,0 +1,170 @@
+"""Dead letters as tables and as JSON, and their programs as a listing that can be read. Imports transport and wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import assert_never
+
+import msgspec
+
+from fedbroker.cli.common import age_text, console, plain, size_text, table
+from fedbroker.transport.letters import Letter
+from fedbroker.transport.parcel import Parcel
+from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
+
+__all__ = ["as_json", "listing", "print_letter", "print_letters", "program_as_json"]
+
+SHORT = 8
+"""Characters of an id that are shown at least."""
+
+
+def as_json(letter: Letter) -> dict[str, object]:
+    """A letter's envelope."""
+    return {
+        "id": letter.id,
+        "reason": letter.reason,
+        "silo": letter.silo,
+        "session": letter.session,
+        "stage": letter.stage,
+        "died": letter.died.isoformat() if letter.died is not None else None,
+        "age": _age(letter),
+        "size": letter.size,
+        "deliveries": letter.deliveries,
+        "coordinator": letter.coordinator,
+        "flaw": letter.flaw or None,
+    }
+
+
+def program_as_json(parcel: Parcel) -> dict[str, object]:
+    """What is inside of a letter."""
+    item = parcel.item
+    return {
+        "clients": item.clients,
+        "seconds": item.seconds,
+        "lease": item.lease,
+        "last": item.last,
+        "kept": list(parcel.kept),
+        "program": [msgspec.to_builtins(op) for op in item.program],
+        "listing": listing(item.program),
+        "blobs": [{"digest": name, "size": size, "inside": inside} for name, size, inside in _blobs(parcel)],
+    }
+
+
+def print_letters(letters: Sequence[Letter]) -> None:
+    """A line for each; ids as short as they are still told apart."""
+    shown = table("id", "reason", "silo", "session", "stage", "age", "size", "deliveries", right=("age", "size"))
+    length = _telling(letters)
+    for one in letters:
+        count = f"{one.deliveries}+"  # the broker forgets the count, the reason tells the least
+        stage = "-" if one.stage is None else str(one.stage)
+        middle = (one.silo, one.session or "-", stage, age_text(_age(one)), size_text(one.size))
+        shown.add_row(*map(plain, (one.id[:length], one.reason, *middle, count)))
+    console().print(shown)
+
+
+def print_letter(letter: Letter, parcel: Parcel | None) -> None:
+    """Envelope, headers, program, blobs."""
+    from rich.table import Table
+
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(letter, parcel):
+        facts.add_row(plain(name), plain(value))
+    out = console()
+    out.print(facts)
+    if parcel is None:
+        return
+    out.print("\nprogram")
+    for line in listing(parcel.item.program):
+        out.print(f"  {plain(line)}", soft_wrap=True)
+    if parcel.named:
+        blobs = table("blob", "size", "where", right=("size",))
+        for digest, size, inside in _blobs(parcel):
+            where = "in the letter" if inside else "not here: " + ("sent apart" if size else "the silo's cache had it")
+            blobs.add_row(plain(digest), "-" if size is None else size_text(size), where)
+        out.print()
+        out.print(blobs)
+
+
+def listing(program: Sequence[Op]) -> list[str]:
+    """A program in words, a line for each operation: ``%3 = call %2(%1)``."""
+    outputs = 0
+    lines = []
+    for op in program:
+        lines.append(_in_words(op) + (f"  -> output {outputs}" if isinstance(op, Compute) else ""))
+        outputs += isinstance(op, Compute)
+    return lines
+
+
+def _in_words(op: Op) -> str:
+    match op:
+        case Value(ref, blob):
+            return f"%{ref} = value {blob}"
+        case Data(ref, name, columns, scalar):
+            read = ", ".join(f"{column}: {dtype}" for column, dtype in columns)
+            return f"%{ref} = data {name}({read}){' one row' if scalar else ''}"
+        case Struct(ref, elements):
+            inner = ", ".join(f"{name}=%{one}" if name else f"%{one}" for name, one in elements)
+            return f"%{ref} = struct <{inner}>"
+        case Select(ref, source, index):
+            return f"%{ref} = select %{source}[{index}]"
+        case Call(ref, function, argument):
+            return f"%{ref} = call %{function}({'' if argument is None else f'%{argument}'})"
+        case Compute(ref):
+            return f"compute %{ref}"
+        case Drop(refs):
+            return f"drop {', '.join(f'%{ref}' for ref in refs)}"
+        case _:
+            assert_never(op)
+
+
+def _facts(letter: Letter, parcel: Parcel | None) -> list[tuple[str, str]]:
+    died = letter.died.isoformat() if letter.died is not None else "unknown"
+    facts = [
+        ("id", letter.id),
+        ("reason", letter.reason),
+        ("died", f"{died}, {age_text(_age(letter))} ago" if letter.died is not None else died),
+        ("deliveries", f"{letter.deliveries} or more"),
+        ("silo", letter.silo),
+        ("coordinator", letter.coordinator),
+        ("size", f"{letter.size} bytes"),
+    ]
+    if parcel is None:
+        facts.append(("unreadable", letter.flaw))
+    else:
+        item = parcel.item
+        stage = f"{item.stage}{', the last at this silo' if item.last else ''}"
+        facts += [("session", item.session), ("stage", stage), ("clients", str(item.clients))]
+        facts += [("time", f"{item.seconds:g} s, lease {item.lease:g} s")]
+        if parcel.kept:
+            facts.append(("continues", "with " + ", ".join(f"%{ref}" for ref in parcel.kept) + " of an earlier stage"))
+    return facts + [(f"header {name}", text) for name, text in _flat(letter.headers)]
+
+
+def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
+    """Headers as lines; x-death is a list of maps."""
+    if isinstance(value, dict):
+        return [line for key, one in value.items() for line in _flat(one, f"{path}.{key}".lstrip("."))]
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return [line for at, one in enumerate(value) for line in _flat(one, f"{path}[{at}]")]
+    return [(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
+
+
+def _blobs(parcel: Parcel) -> list[tuple[str, int | None, bool]]:
+    """Digest, size where it is known, and whether it is in the letter."""
+    blobs: list[tuple[str, int | None, bool]] = []
+    for digest in parcel.named:
+        inside = parcel.blobs.get(digest)
+        known = parcel.item.fresh.get(digest)
+        blobs.append((digest, memoryview(inside).nbytes if inside is not None else known, inside is not None))
+    return blobs
+
+
+def _age(letter: Letter) -> float | None:
+    return None if letter.died is None else max(0.0, round((datetime.now(UTC) - letter.died).total_seconds(), 1))
+
+
+def _telling(letters: Sequence[Letter]) -> int:
+    ids = {one.id for one in letters}
+    longest = max((len(one) for one in ids), default=SHORT)
+    return next((n for n in range(SHORT, longest) if len({one[:n] for one in ids}) == len(ids)), longest)

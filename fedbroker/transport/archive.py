@@ -1,0 +1,209 @@
+"""A cohort's dead letters: read them without taking them, send one to its silo again, delete them.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
+from fedbroker.transport import topology
+from fedbroker.transport.connect import Connected, connect
+from fedbroker.transport.letters import Letter, choose
+from fedbroker.transport.line import Line
+from fedbroker.transport.message import Delivery, Outgoing
+from fedbroker.transport.peek import Reader, Taken, in_time
+from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
+from fedbroker.transport.url import Address, parse
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.names import check_name
+
+__all__ = ["Archive", "open_archive"]
+
+TURN: Final = 0.1
+"""Seconds between looks whether it is our turn to read."""
+
+
+class Archive:
+    """The dead letters of one cohort; made by :func:`open_archive`.
+
+    While a letter is looked at nobody else can see it, so one reader reads at a time and another one waits. Nothing is
+    lost when a reader is killed: the broker puts back what it held, in any order.
+    """
+
+    def __init__(self, cohort: str, line: Line, reader: Reader, deadline: Deadline, limits: Limits) -> None:
+        self._cohort = cohort
+        self._queue = topology.archive(cohort)
+        self._line = line
+        self._reader = reader
+        self._deadline = deadline
+        self._limits = limits
+
+    async def letters(self) -> list[Letter]:
+        """All of them, the oldest first; none where there is no archive.
+
+        Raises:
+            BrokerError: the broker went away, or does not permit it.
+        """
+        async with self._held() as all_:
+            letters = [Letter.of(one.delivery, self._limits) async for one in all_]
+        # The queue keeps the order, unless a reader was killed over it.
+        return sorted(letters, key=lambda letter: letter.died.timestamp() if letter.died is not None else 0.0)
+
+    async def find(self, prefix: str) -> tuple[Letter, bytes]:
+        """A letter and its body, by its id or the first characters of that.
+
+        Raises:
+            CohortError: there is none, or several.
+            BrokerError: as above.
+        """
+        async with self._held() as all_:
+            letter, taken = await self._chosen(prefix, all_)
+            return letter, taken.delivery.body
+
+    async def requeue(self, prefix: str, expires: float) -> tuple[Letter, bool]:
+        """Send a letter to its silo's work queue again; gone from the archive once the broker has confirmed that.
+
+        It keeps its id. It may be done twice, where the connection is lost in between.
+
+        Args:
+            prefix: its id, or the first characters of that.
+            expires: seconds after which it dies again, if the silo does not pick it up.
+
+        Returns:
+            The letter, and whether its coordinator's queue is there; after the loss of a node it may have another name.
+
+        Raises:
+            CohortError: there is none, or several; or the silo has no queue.
+            BrokerError: as above.
+        """
+        async with self._held() as all_:
+            letter, taken = await self._chosen(prefix, all_)
+            waits = await self._reader.count(topology.callback_queue(letter.coordinator)) is not None
+            await self._publish(letter, taken.delivery, expires)
+            await self._reader.remove(taken)
+            return letter, waits
+
+    async def count(self) -> int:
+        """How many letters there are."""
+        async with self._bounded():
+            return await self._reader.count(self._queue) or 0
+
+    async def purge(self) -> int:
+        """Delete all of them; how many that were."""
+        async with self._bounded():
+            return 0 if await self._reader.count(self._queue) is None else await self._reader.purge(self._queue)
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        with in_time():
+            async with asyncio.timeout(self._deadline.left()):
+                yield
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[AsyncIterator[Taken]]:
+        """Whatever is in the archive now; what is not settled within the block is put back after it."""
+        async with self._bounded():
+            there = await self._reader.count(self._queue)
+            try:
+                yield self._taken(there or 0)
+            except asyncio.CancelledError:
+                raise  # no time left: the connection is closed next, and that puts them back, too, in any order
+            except BaseException:
+                await self._reader.put_back(self._queue)
+                raise
+            await self._reader.put_back(self._queue)
+
+    async def _taken(self, most: int) -> AsyncIterator[Taken]:
+        for _ in range(most):
+            if (taken := await self._reader.take(self._queue)) is None:
+                return
+            yield taken
+
+    async def _chosen(self, prefix: str, all_: AsyncIterator[Taken]) -> tuple[Letter, Taken]:
+        """The letter that is meant; of two with the same id, the later one."""
+        ids: list[str] = []
+        meant: dict[str, tuple[Letter, Taken]] = {}
+        async for taken in all_:
+            letter = Letter.of(taken.delivery, self._limits)
+            ids.append(letter.id)
+            if letter.id.startswith(prefix):  # only those are kept in memory
+                meant[letter.id] = letter, taken
+        return meant[choose(self._cohort, prefix, ids)]
+
+    async def _publish(self, letter: Letter, delivery: Delivery, expires: float) -> None:
+        """Publish it as it was, without the headers that tell of its death."""
+        message = Outgoing(
+            topology.WORK,
+            letter.key,
+            delivery.body,
+            mandatory=True,
+            correlation_id=delivery.correlation_id or None,
+            message_id=delivery.message_id or None,
+            expiration=expires,
+        )
+        try:
+            await self._line.publish(message)
+        except Unroutable:
+            raise CohortError(
+                f"silo {letter.silo!r} has no queue in cohort {self._cohort!r}; the letter was kept",
+                hint="start the silo first",
+            ) from None
+        except Nacked:
+            raise BrokerError(
+                f"the broker did not take the work item for {letter.silo!r}; the letter was kept",
+                hint="see whether the silo's queue is full, and try again",
+            ) from None
+        except LineDown as down:
+            raise down.refusal or BrokerLost(f"the broker went away ({down})", hint="try again") from None
+
+
+@asynccontextmanager
+async def open_archive(
+    url: str, cohort: str, deadline: Deadline, *, limits: Limits = DEFAULT_LIMITS
+) -> AsyncIterator[Archive]:
+    """The archive of a cohort, for one reader at a time; everything that is done with it ends by the deadline.
+
+    Raises:
+        ConfigError: a bad URL or name.
+        BrokerUnreachable, BrokerRefused: the broker cannot be reached, or refuses us.
+        Locked: others are reading, up to the deadline.
+    """
+    address = parse(url)
+    connected, line = await _our_turn(address, check_name("cohort", cohort), deadline)
+    try:
+        yield Archive(cohort, line, Reader(connected), deadline, limits)
+    finally:
+        await line.close()
+
+
+async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Line]:
+    """A connection that holds the lock: a queue that only one connection can have."""
+    lock = topology.Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
+    while True:
+        try:
+            async with asyncio.timeout(deadline.left()):
+                connected = await connect(address, f"fedbroker dead letters {cohort}")
+        except TimeoutError:
+            raise BrokerUnreachable(
+                f"the broker at {address.host}:{address.port} did not answer in time",
+                hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
+            ) from None
+        try:
+            with in_time():
+                async with asyncio.timeout(deadline.left()):
+                    line = await Line.start(connected)
+                    await line.declare((), (lock,))
+            return connected, line
+        except BaseException as error:
+            await connected.close()
+            if isinstance(error, LineDown):
+                raise BrokerLost(f"the broker went away ({error})", hint="try again") from None
+            if not isinstance(error, Locked) or deadline.left() < TURN:
+                raise
+        await asyncio.sleep(TURN)

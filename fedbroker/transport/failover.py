@@ -1,0 +1,78 @@
+"""Queues where the broker lost some of itself: a node of a cluster, or the leader of a replicated queue.
+
+A classic queue lives on one node, and while that is down the queue can neither be used nor declared. A quorum queue
+whose only node was killed less than a second after the declaration comes back without a leader, and never gets one
+(RabbitMQ 3.10). Imports transport.line, transport.topology and the base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from fedbroker.log import get_logger
+from fedbroker.transport.line import Line
+from fedbroker.transport.refusals import Again, LineDown
+from fedbroker.transport.topology import DAYS, Queue
+
+__all__ = ["LEADERLESS", "anew", "declare_elsewhere", "see_leader"]
+
+_log = get_logger(__name__)
+
+LEADERLESS: Final = 10.0
+"""Seconds after which a quorum queue without a leader is given up; an election takes less."""
+MOST_NAMES: Final = 5
+"""Names that one queue may have had, as one node of a cluster after another went down."""
+
+
+async def declare_elsewhere(line: Line, queue: Queue, last: Queue | None = None) -> Queue:
+    """Make sure that a durable classic queue is there, under another name where the node that holds it is down.
+
+    Its bindings are the same under each name, so that whoever publishes need not know.
+
+    Args:
+        line: where to declare it.
+        queue: with the name that it has as long as all is well.
+        last: what this function returned the last time, which may hold messages.
+
+    Returns:
+        the queue, with the name that it has now; one under another name is gone when nobody used it for a day.
+
+    Raises:
+        TopologyMismatch, BrokerRefused, Locked, LineDown: as ``Line.declare`` does.
+    """
+    names = [queue.name, *(f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))]
+    for name in dict.fromkeys([last.name if last is not None else queue.name, *names]):
+        named = queue
+        if name != queue.name:
+            named = replace(queue, name=name, arguments={"x-expires": DAYS, **queue.arguments})
+        if await line.declare_here(named):
+            return named
+        _log.warning("a queue's node is down; it is made anew under another name", queue=name)
+    why = f"the nodes that hold {queue.name!r} are down"
+    line.fail(why)
+    raise LineDown(why)
+
+
+async def see_leader(line: Line, queue: Queue) -> None:
+    """Make sure that somebody answers for a quorum queue that is there; delete it if nobody does.
+
+    Raises:
+        Again: it was deleted: declare it once more, on a new line.
+        LineDown: the line ended.
+    """
+    if not await line.answers(queue, LEADERLESS):
+        raise await anew(line, queue)
+
+
+async def anew(line: Line, queue: Queue) -> Again:
+    """Delete a quorum queue that has no leader. What it held is lost either way.
+
+    Returns:
+        what to raise.
+
+    Raises:
+        LineDown: the line ended.
+    """
+    await line.delete(queue)
+    return Again(f"queue {queue.name!r} had no leader for {LEADERLESS:g} s and was made anew")

@@ -1,0 +1,165 @@
+"""The work items in one silo's hands: each handled once, in a task of its own, however often it is delivered.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerError, WireError
+from fedbroker.log import get_logger
+from fedbroker.transport import topology
+from fedbroker.transport.holding import COUNT, MOST_DELIVERIES, Holding, deliveries_of
+from fedbroker.transport.link import Link
+from fedbroker.transport.message import Delivery, Outgoing
+from fedbroker.transport.refusals import Unroutable
+from fedbroker.transport.store import BlobStore
+from fedbroker.wire.codec import decode
+from fedbroker.wire.limits import Limits
+from fedbroker.wire.messages import WorkItem
+from fedbroker.wire.names import is_name
+
+__all__ = ["Inbox"]
+
+_log = get_logger(__name__)
+
+RENEWAL: Final = 30.0
+"""Seconds for the broker to take a copy of a work item."""
+MOST_OWED: Final = 4096
+NOTHING: Final = 0.1
+"""Seconds: whoever waited for less has not waited."""
+
+
+class Inbox:
+    """Takes a silo's deliveries in hand until they are answered.
+
+    Args:
+        control: where copies of work items are published.
+        silo: its name.
+        on_work: handles one work item; has replied when it returns.
+        ready: returns when blobs that are asked for have a way here.
+        blobs: where attachments go.
+        limits: bounds on messages.
+        most: how many work items are handled at a time.
+        renew_seconds: after which a work item in hand is given back to the broker and taken anew.
+    """
+
+    def __init__(
+        self,
+        control: Link,
+        silo: str,
+        on_work: Callable[[WorkItem], Awaitable[None]],
+        ready: Callable[[Deadline], Awaitable[None]],
+        blobs: BlobStore,
+        limits: Limits,
+        *,
+        most: int,
+        renew_seconds: float,
+    ) -> None:
+        self._control = control
+        self._silo = silo
+        self._on_work = on_work
+        self._ready = ready
+        self._blobs = blobs
+        self._limits = limits
+        self._renew_seconds = renew_seconds
+        # The prefetch alone does not bound them: a delivery that is renewed makes room for another one at the broker.
+        self._room = asyncio.Semaphore(most)
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._holdings: dict[str, Holding] = {}  # by message id
+        self._owed: OrderedDict[str, None] = OrderedDict()  # message ids of work that is done and will come again
+
+    async def take(self, delivery: Delivery) -> None:
+        """Take a delivery in hand, or have the broker dead-letter it if it is no work item for this silo."""
+        holding = self._holdings.get(delivery.message_id)
+        if holding is not None:
+            holding.adopt(delivery)
+            return
+        if delivery.message_id in self._owed:
+            await delivery.ack()
+            return
+        try:
+            item, attachments = self._read(delivery)
+        except WireError as error:
+            _log.error("a work item was rejected", reason=error.what, message_id=delivery.message_id)
+            await delivery.reject()
+            return
+        # Not in the caller's task: that is cancelled when its line ends, a handler is not.
+        handler = asyncio.create_task(self._handle(item, attachments, delivery))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    async def close(self) -> None:
+        """Cancel what is under way; the broker has it still."""
+        for handler in self._handlers:
+            handler.cancel()
+        if self._handlers:
+            await asyncio.gather(*self._handlers, return_exceptions=True)
+
+    def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview]]:
+        item, attachments = decode(delivery.body, self._limits)
+        if not isinstance(item, WorkItem) or not self._is_for_us(item) or not delivery.message_id:
+            raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
+        before = deliveries_of(delivery)
+        if before > MOST_DELIVERIES:
+            raise WireError(f"it came back {before} times without an answer")
+        if before:  # what was on its way to it went to whoever had it before us
+            item = msgspec.structs.replace(item, fresh={})
+        return item, attachments
+
+    def _is_for_us(self, item: WorkItem) -> bool:
+        return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
+
+    async def _handle(self, item: WorkItem, attachments: Sequence[memoryview], delivery: Delivery) -> None:
+        deadline = Deadline.after(item.seconds)
+
+        async def renew(held: Delivery) -> bool:
+            return await self._renewed(held, deadline)
+
+        holding = self._holdings[delivery.message_id] = Holding(delivery, renew, self._renew_seconds)
+        try:
+            with self._blobs.pinned([*map(self._blobs.put, attachments), *item.fresh]):
+                await holding.keep(asyncio.ensure_future(self._work_on(item, deadline)))
+        finally:
+            del self._holdings[delivery.message_id]
+            if holding.owed:
+                self._owed[delivery.message_id] = None
+                if len(self._owed) > MOST_OWED:
+                    self._owed.popitem(last=False)
+
+    async def _work_on(self, item: WorkItem, deadline: Deadline) -> None:
+        try:
+            await self._ready(deadline)
+            async with self._room:
+                left = deadline.left()
+                if left < item.seconds - NOTHING:
+                    item = msgspec.structs.replace(item, seconds=left)
+                await self._on_work(item)
+        except Exception:
+            _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
+
+    async def _renewed(self, held: Delivery, deadline: Deadline) -> bool:
+        """Put a copy of a work item in hand into the silo's own queue; whether the broker has it."""
+        copy = Outgoing(
+            topology.WORK,
+            held.key,
+            held.body,
+            mandatory=True,
+            correlation_id=held.correlation_id,
+            message_id=held.message_id,
+            expiration=deadline.left(),
+            headers={COUNT: deliveries_of(held)},
+        )
+        try:
+            await self._control.publish(copy, Deadline.after(RENEWAL))
+        except (BrokerError, Unroutable) as error:
+            _log.warning("a delivery was not renewed", message_id=held.message_id, reason=str(error))
+            return False
+        return True

@@ -1,0 +1,145 @@
+"""Hears who is in a cohort, or in any, without being a coordinator: announcements and goodbyes, nothing else.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerLost, WireError
+from fedbroker.log import get_logger
+from fedbroker.transport import topology
+from fedbroker.transport.connect import connect
+from fedbroker.transport.line import Line
+from fedbroker.transport.link import Link
+from fedbroker.transport.message import Delivery
+from fedbroker.transport.peek import Reader, in_time
+from fedbroker.transport.url import parse
+from fedbroker.wire.codec import decode
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+from fedbroker.wire.messages import Announce, Leave
+from fedbroker.wire.names import check_name
+
+__all__ = ["Heard", "Lookout"]
+
+_log = get_logger(__name__)
+
+Heard: TypeAlias = Announce | Leave
+
+PREFETCH: Final = 64
+PATIENCE: Final = 1.0
+"""Seconds that a silo has to say that it is still there, when its announcement was found in the lobby."""
+
+
+class Lookout:
+    """An ear in the lobby, on a queue of its own that goes with its connection; comes back when the broker does.
+
+    Args:
+        url: ``amqp://`` or ``amqps://``.
+        cohort: whose silos to hear; None for every cohort's.
+        on_heard: called for each word of a silo (on the event loop, must not block).
+        limits: bounds on messages.
+
+    Raises:
+        ConfigError: a bad URL or name.
+    """
+
+    def __init__(
+        self, url: str, cohort: str | None, on_heard: Callable[[Heard], None], *, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._address = parse(url)
+        self._cohort = None if cohort is None else check_name("cohort", cohort)
+        self._on_heard = on_heard
+        self._limits = limits
+        self._queue = topology.roster_queue(f"look-{secrets.token_hex(6)}", cohort or "*")
+        self._link = Link(self._address, f"fedbroker lookout {cohort or ''}".strip(), self._set_up)
+        self._answered: set[tuple[str, str]] = set()  # silo and incarnation
+        self._changed = asyncio.Event()
+
+    async def open(self, deadline: Deadline) -> None:
+        """Connect and listen; of one cohort, learn who waits in its lobby, too.
+
+        Those who were found there and still answer have been heard when it returns: what is taken out of the lobby goes
+        back to its silo, which announces itself anew, to everybody.
+
+        Raises:
+            BrokerError: the broker cannot be reached, refuses us, or went away.
+        """
+        try:
+            await self._link.open(deadline)
+            if self._cohort is not None:
+                with in_time():
+                    async with asyncio.timeout(deadline.left()):
+                        found = await self._wake(topology.lobby_queue(self._cohort))
+                await self._answers(found)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Listen no more; bounded in time, never raises."""
+        await self._link.close()
+
+    async def lost(self) -> str:
+        """Why nothing is heard just now; empty while the broker is there."""
+        try:
+            await self._link.ready(Deadline.after(0.01))
+        except BrokerLost as error:
+            return error.what
+        return ""
+
+    async def _set_up(self, line: Line) -> None:
+        await line.declare((topology.LOBBY,), (self._queue,))
+        await line.consume(self._queue, self._on_delivery, prefetch=PREFETCH)
+
+    async def _wake(self, lobby: topology.Queue) -> set[tuple[str, str]]:
+        """Take all that is in the lobby; who that was. A lobby that is not there is not made, whatever its name."""
+        connected = await connect(self._address, "fedbroker lookout")
+        try:
+            reader = Reader(connected)
+            found: set[tuple[str, str]] = set()
+            for _ in range(await reader.count(lobby) or 0):
+                if (taken := await reader.take(lobby)) is None:
+                    break
+                match self._read(taken.delivery):
+                    case Announce() as announce:
+                        found.add((announce.silo, announce.incarnation))
+                    case Leave() as leave:
+                        found.discard((leave.silo, leave.incarnation))
+                await taken.delivery.reject()
+            return found
+        finally:
+            await connected.close()
+
+    async def _answers(self, found: set[tuple[str, str]]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while found - self._answered:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            _log.debug("silos in the lobby do not answer", silos=sorted(silo for silo, _ in found - self._answered))
+
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        if (heard := self._read(delivery)) is not None:
+            self._on_heard(heard)
+            self._answered.add((heard.silo, heard.incarnation))
+            self._changed.set()
+        await delivery.ack()
+
+    def _read(self, delivery: Delivery) -> Heard | None:
+        """The announcement or goodbye, if it is its sender's own."""
+        try:
+            message = decode(delivery.body, self._limits).message
+        except WireError as error:
+            _log.warning("a message in the lobby was dropped", reason=error.what)
+            return None
+        if isinstance(message, Announce | Leave) and delivery.key == topology.silo_key(message.cohort, message.silo):
+            return message
+        _log.warning("a message in the lobby was dropped", reason=f"a {type(message).__name__} under {delivery.key!r}")
+        return None

@@ -1,0 +1,81 @@
+"""A cluster of three broker nodes loses one of them in the middle of a stage: the session completes, with everybody."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.testing import local_cohort
+from tests.support.cluster import PrivateCluster, killed, whole
+from tests.support.computations import COLUMN
+from tests.support.gated import gated_source, hold, reads, release
+from tests.support.tff import packed
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+VALUES = {"bos": 1.0, "ewr": 10.0, "jfk": 100.0}
+LARGE = 200_000
+"""Elements of what goes down to the silos and comes up from them: more than rides with a message."""
+
+
+@tff.tensorflow.computation(COLUMN)
+def wide(column):
+    return tf.fill([LARGE], tf.reduce_sum(column))
+
+
+@tff.tensorflow.computation(tff.TensorType(np.float32, [LARGE]), tff.TensorType(np.float32, [LARGE]))
+def plus(one, other):
+    return one + other
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
+def twice(columns):
+    """Two stages: each silo's value, then its value and the total."""
+    values = tff.federated_map(wide, columns)
+    total = tff.federated_broadcast(tff.federated_sum(values))
+    return tff.federated_sum(tff.federated_map(plus, (values, total)))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with PrivateCluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("victim", [0, *(pytest.param(number, marks=pytest.mark.whole) for number in (1, 2))])
+def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatch, victim):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "sources"), prepend=os.pathsep)
+    gated = gated_source(tmp_path / "sources")
+    sources = {name: {"numbers": gated | {"value": value}} for name, value in VALUES.items()}
+    with (
+        local_cohort(sources, cohort=cohort, broker=cluster.url, directory=tmp_path, heartbeat=1.0) as silos,
+        fedbroker.create_sync_execution_context(
+            silos.url, cohort=cohort, min_silos=3, stage_timeout=90.0, retries=0
+        ) as context,
+    ):
+        assert until(lambda: whole(cluster), 60)
+        directories = [silo.directory for silo in silos.silos.values()]
+        for directory in directories:
+            hold(directory)
+        arguments = packed(twice, (fedbroker.data("numbers"),))
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(context.invoke, twice, arguments)
+            assert until(lambda: all(reads(directory) == 1 for directory in directories), 60)
+            with killed(cluster, cluster.nodes[victim]):
+                for directory in directories:
+                    release(directory)
+                total = asking.result(90)
+                assert total.shape == (LARGE,)
+                assert set(total) == {4 * 111.0}
+                assert context.last_session.participants == tuple(VALUES)
+                assert not context.last_session.dropped
+                assert all(reads(directory) == 1 for directory in directories)  # nobody computed twice
+                again = context.invoke(twice, arguments)  # with two nodes left
+                assert again[0] == 4 * 111.0

@@ -1,0 +1,342 @@
+"""``fedbroker dead`` and ``fedbroker-silo replay`` as processes, on letters that really died, against a real silo."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+
+from fedbroker.deadline import Deadline
+from fedbroker.transport import Dead
+from fedbroker.wire import digest_of, encode
+from fedbroker.wire.messages import Compute
+from tests.support.ends import admin, coordinator_end, silo_end, until, work
+from tests.support.worker import SILO, apply, identity, served, settings
+
+ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+SECONDS = 60
+
+
+class Ran:
+    """How a command ended."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self):
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(broker, cohort, tmp_path):
+    """``await run("fedbroker", "dead", "list")``: in an empty directory, with the broker's URL in the environment."""
+    secret = urlsplit(broker.url).password
+
+    async def run(*command, url=broker.url, stdin=asyncio.subprocess.DEVNULL):
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command),
+            cwd=tmp_path,
+            env={
+                **ours,
+                "PATH": PATH,
+                "FEDBROKER_URL": url,
+                "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}",
+                "COLUMNS": "80",
+            },
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(SECONDS):
+            out, err = (stream.decode() for stream in await process.communicate())
+        assert secret not in out + err
+        return Ran(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def dead(run, cohort):
+    """``await dead("show", id)``."""
+    return lambda command, *more, **options: run("fedbroker", "dead", command, *more, "--cohort", cohort, **options)
+
+
+@pytest.fixture
+def silo(broker, cohort, tmp_path):
+    """A silo's settings."""
+    return settings(tmp_path, broker.url, cohort)
+
+
+@pytest.fixture
+def kill(broker, cohort):
+    """``await kill(item, blobs)``: a work item that nobody picks up, so that it dies; the silo must have been there."""
+
+    async def kill(*items, blobs=()):
+        async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as at:
+            before = await at.depth(f"fedbroker.dead.{cohort}") or 0
+            inline = {digest_of(blob): blob for blob in blobs}
+            for number, item in enumerate(items, before + 1):
+                assert isinstance(await coordinator.end.request(item, inline, Deadline.after(0.3)), Dead)
+                await until(lambda number=number: at.holds(f"fedbroker.dead.{cohort}", number))
+
+    return kill
+
+
+@asynccontextmanager
+async def once_there(silo):
+    """The silo was there, so that it has a queue, and is gone after the block."""
+    async with served(silo) as (_, client):
+        yield client
+
+
+def outputs(ran):
+    return [(one["digest"], one["size"]) for one in ran.json["outputs"]]
+
+
+async def test_an_item_that_died_is_replayed_at_the_silo_and_in_a_process_to_the_same_bytes(
+    silo, kill, dead, run, tmp_path
+):
+    function = identity()
+    async with once_there(silo) as client:
+        item = client.item(apply(function), session="s1")
+        live = [(digest_of(one), len(one)) for one in await client.outputs(item, [function])]
+    await kill(item, blobs=[function])
+    (letter,) = (await dead("list", "--json")).json
+    assert (letter["reason"], letter["silo"], letter["session"], letter["stage"]) == ("expired", SILO, "s1", 0)
+    assert letter["deliveries"] == 0
+    assert 0 <= letter["age"] < 60
+    short = letter["id"][:6]
+
+    async with served(silo):
+        at_silo = await dead("replay", short, "--json", "--out", "at-silo")
+        shown = await dead("replay", short)
+    assert outputs(at_silo) == live
+    assert live[0][0] in shown.out
+    assert digest_of((tmp_path / "at-silo" / live[0][0]).read_bytes()) == live[0][0]
+
+    assert (await dead("show", short, "--save", "item")).code == 0
+    local = await run("fedbroker-silo", "replay", "item", "--json", "--out", "local", url="")
+    assert outputs(local) == live
+    assert (tmp_path / "local" / live[0][0]).read_bytes() == (tmp_path / "at-silo" / live[0][0]).read_bytes()
+    assert live[0][0] in (await run("fedbroker-silo", "replay", "item")).out
+    assert len((await dead("list", "--json")).json) == 1
+
+
+async def test_blobs_that_are_not_in_the_letter_are_named_and_can_be_given(silo, kill, dead, run, tmp_path):
+    function = identity()
+    digest = digest_of(function)
+    async with once_there(silo) as client:
+        item = client.item(apply(function))
+        live = [(digest_of(one), len(one)) for one in await client.outputs(item, [function])]
+    await kill(item)
+    (letter,) = (await dead("list", "--json")).json
+    shown = (await dead("show", letter["id"], "--save", "item", "--json")).json
+    assert shown["blobs"] == [{"digest": digest, "size": None, "inside": False}]
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / digest).write_bytes(function)
+    async with served(silo):  # a new one: its cache is empty
+        failed = await dead("replay", letter["id"])
+        given = await dead("replay", letter["id"], "--blobs", "blobs", "--json")
+    async with served(silo) as (_, client):
+        await client.outputs(client.item(apply(function)), [function])
+        cached = await dead("replay", letter["id"], "--json")
+    assert failed.code == 4
+    assert digest in failed.err
+    assert len(failed.err.splitlines()) == 1
+    assert outputs(given) == outputs(cached) == live
+    failed = await run("fedbroker-silo", "replay", "item")
+    assert failed.code == 4
+    assert digest in failed.err
+    assert outputs(await run("fedbroker-silo", "replay", "item", "--blobs", "blobs", "--json")) == live
+    (tmp_path / "blobs" / digest).write_bytes(b"something else")
+    assert (await dead("replay", letter["id"], "--blobs", "blobs")).code == 2
+
+
+async def test_work_that_continues_a_session_is_not_replayed(silo, kill, dead, run):
+    async with once_there(silo) as client:
+        item = client.item([Compute(9)], stage=1, session="s7")
+    await kill(item)
+    (letter,) = (await dead("list", "--json")).json
+    failed = await dead("replay", letter["id"])
+    assert failed.code == 4
+    assert "s7" in failed.err
+    assert "%9" in failed.err
+    await dead("show", letter["id"], "--save", "item")
+    assert (await run("fedbroker-silo", "replay", "item")).code == 4
+
+
+async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, kill, dead, run, tmp_path):
+    async with once_there(silo) as client:
+        item = client.item(apply(identity(), columns=[("nothing", "float32")]))
+    await kill(item, blobs=[identity()])
+    (letter,) = (await dead("list", "--json")).json
+    absent = await dead("replay", letter["id"])
+    assert absent.code == 4
+    assert "start it first" in absent.err
+    async with served(silo):
+        failed = await dead("replay", letter["id"])
+    assert failed.code == 4
+    assert "nothing" in failed.err
+    await dead("show", letter["id"], "--save", "item")
+    failed = await run("fedbroker-silo", "replay", "item")
+    assert (failed.code, "nothing" in failed.err) == (4, True)
+    (tmp_path / "orders").write_text("continue\nwhere\nquit\n")
+    with (tmp_path / "orders").open() as orders:
+        debugged = await run("fedbroker-silo", "replay", "item", "--pdb", stdin=orders)
+    assert "catalog.py" in debugged.out
+
+
+async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, cohort, dead):
+    async with silo_end(broker.url, cohort):
+        pass
+    async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as at:
+        item = work("ewr", coordinator.end.key)
+        assert isinstance(await coordinator.end.request(item, {}, Deadline.after(0.3)), Dead)
+        await until(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
+        (letter,) = (await dead("list", "--json")).json
+        sent = (await dead("requeue", letter["id"][:5], "--json")).json
+        assert sent["coordinator_there"] is True
+        assert await at.holds(f"fedbroker.dead.{cohort}", 0)
+        async with silo_end(broker.url, cohort) as silo:
+            await until(lambda: coordinator.end.late == 1)
+            assert silo.items == [item]
+
+
+async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody_listens(broker, cohort, dead, kill):
+    async with silo_end(broker.url, cohort):
+        pass
+    await kill(work("ewr", "gone"))
+    (letter,) = (await dead("list", "--json")).json
+    told = await dead("requeue", letter["id"], "--expires", "0.2")
+    assert told.code == 0
+    assert "nobody hears" in told.out
+    async with admin(broker.url) as at:
+        await until(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
+        (again,) = (await dead("list", "--json")).json
+        assert again["id"] == letter["id"]
+        await at.delete(f"fedbroker.work.{cohort}.ewr")
+    failed = await dead("requeue", letter["id"])
+    assert failed.code == 4
+    assert "kept" in failed.err
+    assert len((await dead("list", "--json")).json) == 1
+
+
+async def test_many_readers_at_once_each_see_all_and_take_none(broker, cohort, dead, kill):
+    async with silo_end(broker.url, cohort):
+        pass
+    await kill(*(work("ewr", "gone", stage=stage) for stage in range(4)))
+    lists = await asyncio.gather(*(dead("list", "--json") for _ in range(3)))
+    assert [[one["stage"] for one in each.json] for each in lists] == [[0, 1, 2, 3]] * 3
+    constant = ("id", "reason", "deliveries", "stage", "died")
+    assert len({json.dumps([[one[name] for name in constant] for one in each.json]) for each in lists}) == 1
+    middle = lists[0].json[1]["id"]
+    await dead("requeue", middle)
+    assert [one["stage"] for one in (await dead("list", "--json")).json] == [0, 2, 3]
+    shown = (await dead("list")).out.splitlines()
+    assert len(shown) == 4
+    assert all(len(line) <= 80 for line in shown)
+    assert "expired" in shown[1]
+
+
+async def test_many_letters_keep_their_order_over_many_looks_and_none_is_lost_to_a_reader_that_dies(
+    broker, cohort, dead
+):
+    many = 100  # a quorum queue mixes up more than 32 that come back at once
+    archive = f"fedbroker.dead.{cohort}"
+    async with silo_end(broker.url, cohort), admin(broker.url) as at:
+        for stage in range(many):
+            await at.publish("fedbroker.dead", f"{cohort}.ewr.k", encode(work("ewr", "k", stage=stage)))
+        await until(lambda: at.holds(archive, many))
+        for _ in range(3):
+            assert [one["stage"] for one in (await dead("list", "--json")).json] == list(range(many))
+            assert await at.holds(archive, many)
+        async with await aio_pika.connect(broker.url) as reader:
+            channel = await reader.channel()
+            queue = await channel.get_queue(archive)
+            for _ in range(many // 2):
+                await queue.get()
+        await until(lambda: at.holds(archive, many))
+        assert sorted(one["stage"] for one in (await dead("list", "--json")).json) == list(range(many))
+
+
+async def test_what_a_silo_cannot_read_is_listed_too(broker, cohort, dead, run):
+    async with silo_end(broker.url, cohort), admin(broker.url) as at:
+        await at.publish("fedbroker.work", f"{cohort}.ewr.somebody", b"no work item \x1b[31m", message_id="odd\x1b[31m")
+        await until(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
+    (letter,) = (await dead("list", "--json")).json
+    assert (letter["reason"], letter["silo"], letter["session"]) == ("rejected", "ewr", None)
+    assert letter["flaw"]
+    listed, shown = await dead("list"), await dead("show", "odd")
+    assert "\x1b" not in listed.out + shown.out
+    assert "unreadable" in shown.out
+    failed = await dead("replay", "odd")
+    assert failed.code == 5
+    assert len(failed.err.splitlines()) == 1
+    await dead("show", "odd", "--save", "item")
+    assert (await dead("requeue", "odd")).code == 0
+
+
+async def test_without_letters_it_says_so(broker, cohort, dead, run):
+    for command, said in (("list", "no dead letters"), ("purge", "0 dead letters deleted")):
+        options = ["--yes"] if command == "purge" else []
+        ran = await dead(command, *options)
+        assert ran.code == 0
+        assert said in ran.out
+    assert (await dead("list", "--json")).json == []
+    for command in ("show", "replay", "requeue"):
+        unknown = await dead(command, "0123")
+        assert unknown.code == 4
+        assert len(unknown.err.splitlines()) == 1
+    async with admin(broker.url) as at:
+        assert not await at.has_queue(f"fedbroker.dead.{cohort}")
+    assert (await dead("list", url="amqp://me:" + urlsplit(broker.url).password + "@127.0.0.1:1/")).code == 3
+    assert (await run("fedbroker", "dead", "list")).code == 2
+
+
+async def test_purge_asks_first(broker, cohort, dead, kill):
+    async with silo_end(broker.url, cohort):
+        pass
+    await kill(work("ewr", "gone"), work("ewr", "gone", stage=1))
+    assert (await dead("purge")).code == 2
+    for answer, left in ((b"n\n", 2), (b"y\n", 0)):
+        ours, theirs = pty.openpty()
+        try:
+            os.write(ours, answer)
+            asked = await dead("purge", stdin=theirs)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert asked.code == 0
+        assert "2 dead letters" in asked.out
+        assert len((await dead("list", "--json")).json) == left
+
+
+async def test_the_pages_commands_run(silo, kill, run, dead, cohort, tmp_path):
+    function = identity()
+    page = (ROOT / "docs" / "dead-letters.md").read_text()
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
+    async with once_there(silo) as client:
+        items = [client.item(apply(function), session=session) for session in ("s1", "s2")]
+    await kill(*items, blobs=[function])
+    (tmp_path / "blobs").mkdir()
+    ids = [one["id"] for one in (await dead("list", "--json")).json]
+    async with served(silo):
+        for line in lines:
+            if line.startswith("export "):
+                continue
+            line = line.replace("airports", cohort).replace("ID", ids[0])
+            ran = await run("bash", "-euo", "pipefail", "-c", line)
+            assert ran.code == 0, f"{line}\n{ran.err}"

@@ -1,0 +1,190 @@
+"""Three broker nodes, of which any one may be lost: what was asked is answered, and all goes on without that node."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerUnreachable, Missing
+from fedbroker.transport.link import Link
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Done, WorkItem
+from tests.support.cluster import ClusterNode, PrivateCluster, at_port, killed
+from tests.support.ends import Coordinator, Silo, coordinator_end, silo_end, until, work
+from tests.support.proxy import Proxy
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[PrivateCluster]:
+    with PrivateCluster() as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def lost(cluster: PrivateCluster, node: ClusterNode) -> AsyncIterator[None]:
+    """The same as ``killed``, off the event loop."""
+    away = killed(cluster, node)
+    await asyncio.to_thread(away.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(away.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def both(url: str, cohort: str) -> AsyncIterator[tuple[Silo, Coordinator]]:
+    async with silo_end(url, cohort) as silo, coordinator_end(url, cohort) as coordinator:
+        yield silo, coordinator
+
+
+async def large_blobs_pass(silo: Silo, coordinator: Coordinator, stage: int) -> None:
+    """Both ways, on the bulk lane."""
+    data = secrets.token_bytes(2**21)
+    digest = digest_of(data)
+    async with asyncio.timeout(60):
+        while True:  # chunks are lost with a connection's queue: the blob is then sent again
+            await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+            try:
+                await silo.end.blobs.get(digest, Deadline.after(20), 1.0)
+                break
+            except Missing:
+                continue
+        item = work(silo.name, coordinator.end.key, stage=stage, blobs={digest: len(data)}, seconds=20)
+        assert isinstance(await coordinator.end.request(item, {}, Deadline.after(20)), Done)
+        assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
+
+
+def _node_of(cluster: PrivateCluster, link: Link) -> ClusterNode:
+    """Where a link is connected now."""
+    assert link._line is not None
+    return at_port(cluster, link._line._connected.endpoint.port)
+
+
+Victim = Callable[[PrivateCluster, Silo, Coordinator], ClusterNode]
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param(lambda cluster, *_: cluster.nodes[0], id="first", marks=pytest.mark.whole),
+        pytest.param(lambda cluster, *_: cluster.nodes[1], id="second", marks=pytest.mark.whole),
+        pytest.param(lambda cluster, *_: cluster.nodes[2], id="third", marks=pytest.mark.whole),
+        pytest.param(lambda cluster, _, end: _node_of(cluster, end.end._control), id="with replies"),
+        pytest.param(
+            lambda cluster, _, end: _node_of(cluster, end.end._bulk), id="with results", marks=pytest.mark.whole
+        ),
+        pytest.param(lambda cluster, silo, _: _node_of(cluster, silo.end._control), id="with the lobby"),
+        pytest.param(
+            lambda cluster, silo, _: _node_of(cluster, silo.end._bulk), id="with blobs", marks=pytest.mark.whole
+        ),
+    ],
+)
+async def test_any_node_may_die_under_work(cluster: PrivateCluster, cohort: str, victim: Victim) -> None:
+    async with both(cluster.url, cohort) as (silo, coordinator):
+        release = asyncio.Event()
+
+        async def answer(item: WorkItem) -> None:
+            await release.wait()
+            await silo.echo(item)
+
+        silo.answer = answer
+        request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
+        await until(lambda: len(silo.items) == 1)
+        async with lost(cluster, victim(cluster, silo, coordinator)):
+            release.set()
+            assert await request == b"ok"
+            assert await coordinator.ask("ewr", 2, seconds=60) == b"ok"
+            await large_blobs_pass(silo, coordinator, 3)
+            heard = len(coordinator.announces)
+            await until(lambda: len(coordinator.announces) > heard)
+        assert await coordinator.ask("ewr", 4, seconds=60) == b"ok"
+        await large_blobs_pass(silo, coordinator, 5)
+
+
+async def test_an_answer_reaches_a_coordinator_whose_queue_is_being_made_anew(
+    cluster: PrivateCluster, cohort: str
+) -> None:
+    """The silo answers in the very moment in which there is no queue for answers: its node has just died."""
+    async with silo_end(cluster.url, cohort) as silo, coordinator_end(cluster.url, cohort) as coordinator:
+        release = asyncio.Event()
+
+        async def answer(item: WorkItem) -> None:
+            await release.wait()
+            await silo.echo(item)
+
+        silo.answer = answer
+        request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
+        await until(lambda: len(silo.items) == 1)
+        victim = _node_of(cluster, coordinator.end._control)
+        link = coordinator.end._control
+        line = link._line
+        assert line is not None
+        line.down.add_done_callback(lambda _: release.set())
+        async with lost(cluster, victim):
+            assert await request == b"ok"
+
+
+async def test_a_cohort_forms_while_a_node_is_away(cluster: PrivateCluster, cohort: str) -> None:
+    """Also where that node held the cohort's queues, and whichever host the URL names first."""
+    async with both(cluster.url, cohort) as (silo, coordinator):
+        victim = _node_of(cluster, silo.end._control)
+        assert await coordinator.ask("ewr", 1) == b"ok"
+    async with lost(cluster, victim):
+        for stage in range(3):
+            async with both(cluster.url, cohort) as (silo, coordinator):
+                assert await coordinator.ask("ewr", stage, seconds=60) == b"ok"
+                await large_blobs_pass(silo, coordinator, stage + 10)
+
+
+async def test_all_hosts_that_were_tried_are_named(cluster: PrivateCluster, cohort: str) -> None:
+    login = cluster.url.rpartition("@")[0]
+    with pytest.raises(BrokerUnreachable) as caught:
+        async with silo_end(f"{login}@127.0.0.1:1,127.0.0.1:2/", cohort):
+            pass
+    assert "127.0.0.1:1: nothing answers" in caught.value.what
+    assert "127.0.0.1:2: nothing answers" in caught.value.what
+    assert login.rpartition(":")[2] not in str(caught.value)
+
+
+async def test_a_host_that_is_silent_leaves_time_for_the_next_one(cluster: PrivateCluster, cohort: str) -> None:
+    async with Proxy(cluster.nodes[0].url) as silent:
+        silent.stall()
+        for _ in range(2):  # either may come first
+            url = f"{silent.url.removesuffix('/')},127.0.0.1:{cluster.nodes[1].port}/"
+            silo = Silo(url, cohort)
+            async with asyncio.timeout(10):
+                await silo.end.open(Deadline.after(4))
+            await silo.end.close()
+
+
+def test_nothing_is_left_of_a_cluster_whose_owner_is_killed() -> None:
+    program = "import sys\nfrom fedbroker.broker.cluster import PrivateCluster\nc = PrivateCluster(2)\nc.start()\n"
+    program += "print(*(b.directory for b in c._brokers), c._mapper._directory, flush=True)\nsys.stdin.read()\n"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        places = [Path(word) for word in owner.stdout.readline().decode().split()]
+        assert len(places) == 3
+        assert all(place.exists() for place in places)
+        owner.kill()
+    asyncio.run(until(lambda: not any(place.exists() or _used(place) for place in places), 20))
+
+
+def _used(place: Path) -> bool:
+    """Whether a process has the directory in its environment."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(place).encode() in (entry / "environ").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False

@@ -1,0 +1,72 @@
+"""A silo's network fails for half a minute under work: the answer comes all the same, and was computed once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.wire.messages import WorkItem
+from tests.support.ends import coordinator_end, silo_end, until
+from tests.support.proxy import Proxy
+
+CUT = 30.0
+HEARTBEAT = 2
+"""Seconds, of AMQP: either side gives a silent connection up after some 6 s, well within the cut."""
+
+
+async def _silent(proxy: Proxy) -> None:
+    proxy.swallow(CUT)
+
+
+async def _refused(proxy: Proxy) -> None:
+    await proxy.refuse_for(CUT)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("fail", "answered"),
+    [
+        pytest.param(_silent, "while it is cut", id="silent, answered meanwhile"),
+        pytest.param(_silent, "when it is back", id="silent, answered later", marks=pytest.mark.whole),
+        pytest.param(_refused, "while it is cut", id="refused, answered meanwhile", marks=pytest.mark.whole),
+        pytest.param(_refused, "when it is back", id="refused, answered later", marks=pytest.mark.whole),
+    ],
+)
+async def test_half_a_minute_without_network(
+    broker: PrivateBroker, cohort: str, fail: Callable[[Proxy], Awaitable[None]], answered: str
+) -> None:
+    async with (
+        Proxy(f"{broker.url}?heartbeat={HEARTBEAT}") as proxy,
+        coordinator_end(broker.url, cohort) as coordinator,
+        silo_end(proxy.url, cohort) as silo,
+    ):
+        release = asyncio.Event()
+
+        async def answer(item: WorkItem) -> None:
+            await release.wait()
+            await silo.echo(item)
+
+        silo.answer = answer
+        request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=100))
+        await until(lambda: len(silo.items) == 1)
+        lines = silo.end._control._line, silo.end._bulk._line
+        started = time.monotonic()
+        await fail(proxy)
+        await until(lambda: all(line is not None and not line.alive for line in lines), 20)
+        if answered == "while it is cut":
+            release.set()
+        await proxy.mended()
+        assert not request.done()
+        if answered == "when it is back":
+            await until(lambda: silo.end._control._line not in (None, lines[0]), 30)
+            release.set()
+        assert await request == b"ok"
+        assert time.monotonic() - started >= CUT
+        assert len(silo.items) == 1
+        assert await coordinator.ask("ewr", 2, seconds=30) == b"ok"
+        assert [item.stage for item in silo.items] == [1, 2]
+        assert coordinator.end.late == 0

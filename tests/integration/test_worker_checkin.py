@@ -1,0 +1,92 @@
+"""What a silo makes of the coordinators' words on whether it is taken into the cohort."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.wire import encode
+from fedbroker.wire.messages import Accepted, Rejected
+from tests.support.ends import HEARTBEAT, Silo, admin, coordinator_end, silo_end, until
+
+FAR = (3600.0, 3600.0)
+
+
+@pytest.fixture
+async def ends(broker: PrivateBroker, cohort: str):
+    """A silo, a coordinator that says nothing by itself, and somebody who says it by hand."""
+    async with (
+        admin(broker.url) as look,
+        coordinator_end(broker.url, cohort) as coordinator,
+        silo_end(broker.url, cohort) as silo,
+    ):
+        await until(lambda: coordinator.silos == {"ewr"})
+
+        async def say(word) -> None:
+            await look.publish("fedbroker.mail", f"{cohort}.ewr", encode(word))
+
+        yield silo, coordinator, say
+
+
+def rejected(silo: Silo, coordinator: str = "one", retry=FAR, **options) -> Rejected:
+    return Rejected(coordinator, "ewr", silo.incarnation, "no room", retry, **options)
+
+
+async def quiet(silo: Silo) -> None:
+    """Wait until it has not announced itself for several heartbeats."""
+    last, since = silo.announced, time.monotonic()
+
+    def still() -> bool:
+        nonlocal last, since
+        if silo.announced != last:
+            last, since = silo.announced, time.monotonic()
+        return time.monotonic() - since > 10 * HEARTBEAT  # more than its longest interval twice
+
+    await until(still, 30)
+
+
+async def goes_on(silo: Silo) -> None:
+    count = silo.announced
+    await until(lambda: silo.announced >= count + 3)
+
+
+async def test_whoever_is_taken_in_after_being_sent_away_announces_itself(ends):
+    silo, _, say = ends
+    await say(rejected(silo))
+    await quiet(silo)
+    await say(Accepted("other", "ewr", silo.incarnation))
+    await goes_on(silo)
+
+
+async def test_a_coordinator_may_take_its_word_back(ends):
+    silo, _, say = ends
+    await say(Accepted("one", "ewr", silo.incarnation))
+    await goes_on(silo)
+    await say(rejected(silo))
+    await quiet(silo)
+
+
+@pytest.mark.parametrize("retry", [(math.nan, math.nan), (-5.0, -1.0), (0.3, 0.1)])
+async def test_senseless_times_do_not_silence_it(ends, retry):
+    silo, _, say = ends
+    for _ in range(3):
+        await say(rejected(silo, retry=retry))
+    await goes_on(silo)
+
+
+async def test_its_log_says_what_to_do(ends, caplog):
+    silo, _, say = ends
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            await say(Accepted("one", "ewr", silo.incarnation))
+        await say(rejected(silo, "other", never=True))
+        await say(Accepted("one", "ewr", "another"))
+        await until(lambda: "sent away" in caplog.text)
+    assert caplog.text.count("taken in") == 1
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert all(word in errors[0] for word in ("no room", "other", "start the silo again"))

@@ -1,0 +1,91 @@
+"""A C++ runtime that dies or stops while it works: the item ends in time, the next session has another runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psutil
+import pytest
+
+from fedbroker.wire.messages import Compute, Data, Failed
+from tests.support.ends import until
+from tests.support.worker import apply, echo, identity, runtimes_from_now, served, settings
+
+
+@pytest.fixture
+def ours():
+    """The C++ runtimes of the silo in this process."""
+    return runtimes_from_now()
+
+
+@pytest.fixture
+async def client(ours, broker, cohort, tmp_path):
+    async with served(settings(tmp_path, broker.url, cohort)) as (_, client):
+        yield client
+
+
+def stop(runtimes) -> None:
+    """As SIGSTOP does: it keeps its connections and says nothing more."""
+    assert runtimes
+    for runtime in runtimes:
+        runtime.suspend()
+
+
+async def test_a_runtime_that_stops_fails_the_item_in_its_time_and_no_other(client, ours):
+    before = ours()
+    stop(before)
+    began = time.monotonic()
+    reply = await client.send(client.item(echo(), seconds=1.0))
+    assert isinstance(reply, Failed)
+    assert reply.kind == "time"
+    assert time.monotonic() - began < 2.0
+    await client.check()
+    await until(lambda: not set(ours()) & set(before))
+    assert ours()
+
+
+async def test_a_runtime_that_stops_with_kept_values_is_replaced(client, ours):
+    function = identity()
+    await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
+    stop(ours())
+    reply = await client.send(client.item(apply(function), session="s", stage=1, seconds=1.0), [function])
+    assert isinstance(reply, Failed)
+    assert reply.kind == "time"
+    await client.check()
+    lost = await client.send(client.item([Compute(1)], session="s", stage=2))
+    assert isinstance(lost, Failed)
+    assert lost.kind == "lost"
+
+
+async def test_a_runtime_that_is_stopped_without_a_call_is_replaced(client, ours):
+    await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
+    stopped = ours()
+    stop(stopped)
+    reply = await client.send(client.item([Compute(1)], session="s", stage=1, seconds=0.5))
+    assert isinstance(reply, Failed)
+    assert reply.kind == "time"
+    # It is asked to forget the session first, which it does not do within its second; by then it is known.
+    await client.send(client.item(echo(), seconds=2.0))
+    await client.check()
+
+
+async def test_a_runtime_that_dies_each_time_is_said_to_after_three(client, ours):
+    async def keep_killing():
+        while True:
+            for runtime in ours():
+                try:
+                    runtime.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            await asyncio.sleep(0.01)
+
+    killing = asyncio.create_task(keep_killing())
+    try:
+        reply = await client.send(client.item(echo(), seconds=30.0))
+    finally:
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+    assert isinstance(reply, Failed)
+    assert reply.kind == "lost"
+    await client.check()

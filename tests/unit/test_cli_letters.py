@@ -1,0 +1,101 @@
+"""Dead letters as people see them, and which of them is meant by a few characters."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedbroker.cli.common import age_text, plain, size_text
+from fedbroker.cli.letters import listing
+from fedbroker.errors import CohortError, WireError
+from fedbroker.transport.letters import Letter, choose
+from fedbroker.transport.parcel import Parcel
+from fedbroker.wire import digest_of, encode
+from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Select, Struct, Value, WorkItem
+
+PROGRAM = (
+    Data(1, "flights", (("dep_delay", "float32"), ("#1", "int32"))),
+    Value(2, "d" * 32),
+    Struct(3, (("x", 1), ("", 7))),
+    Call(4, 2, 3),
+    Call(5, 2, None),
+    Select(6, 4, 0),
+    Compute(6),
+    Compute(8),
+    Drop((1, 9)),
+)
+
+
+def item(program=PROGRAM):
+    return WorkItem("s1", 1, "ewr", "k", 1, tuple(program), {}, 1.0, 1.0, True)
+
+
+def test_a_program_is_listed_operation_by_operation():
+    assert listing(PROGRAM) == [
+        "%1 = data flights(dep_delay: float32, #1: int32)",
+        "%2 = value " + "d" * 32,
+        "%3 = struct <x=%1, %7>",
+        "%4 = call %2(%3)",
+        "%5 = call %2()",
+        "%6 = select %4[0]",
+        "compute %6  -> output 0",
+        "compute %8  -> output 1",
+        "drop %1, %9",
+    ]
+
+
+def test_values_that_the_program_does_not_make_are_from_an_earlier_stage():
+    assert Parcel(item(), {}).kept == (7, 8, 9)
+    assert Parcel(item([Value(1, "d" * 32), Compute(1)]), {}).kept == ()
+
+
+def test_a_parcel_knows_what_it_lacks():
+    small, large = b"small", b"large"
+    program = [Value(1, digest_of(small)), Value(2, digest_of(large)), Value(3, digest_of(small))]
+    parcel = Parcel.opened(encode(item(program), [small]))
+    assert parcel.named == (digest_of(small), digest_of(large))
+    assert parcel.lacking == (digest_of(large),)
+
+
+def test_only_work_items_are_parcels():
+    with pytest.raises(WireError, match="EndSession"):
+        Parcel.opened(encode(EndSession("s1")))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "meant"), [("abc", "abc"), ("abcd", "abcd"), ("b", "bcd"), ("abcde", None), ("a", None), ("", None)]
+)
+def test_a_prefix_that_tells_is_enough(prefix, meant):
+    ids = ["abc", "abcd", "bcd", "bcd"]
+    if meant is not None:
+        assert choose("airports", prefix, ids) == meant
+        return
+    with pytest.raises(CohortError, match="airports"):
+        choose("airports", prefix, ids)
+
+
+def test_numbers_for_people():
+    assert [age_text(one) for one in (None, 0, 59, 60, 7200, 200_000)] == ["-", "0 s", "59 s", "1 min", "2 h", "2 d"]
+    assert [size_text(one) for one in (0, 9999, 20_480, 20 * 1024 * 1024)] == ["0 B", "9999 B", "20 KiB", "20 MiB"]
+
+
+def test_nothing_that_a_terminal_would_obey():
+    assert plain("a\x1b[31m\r\nb é") == "a?[31m??b é"
+
+
+class Came:
+    """A delivery, as the archive gives it for the third time."""
+
+    def __init__(self, reason):
+        self.body = encode(item())
+        self.key = "airports.ewr.k"
+        self.message_id = "abc"
+        self.death = reason
+        self.headers = {"x-death": [{"reason": reason}], "x-delivery-count": 3}
+
+
+@pytest.mark.parametrize(("reason", "least"), [("expired", 0), ("rejected", 1), ("delivery_limit", 4), ("maxlen", 0)])
+def test_the_archives_own_count_of_looks_is_not_the_letters_count_of_deliveries(reason, least):
+    letter = Letter.of(Came(reason))
+    assert letter.deliveries == least
+    assert "x-delivery-count" not in letter.headers
+    assert (letter.silo, letter.coordinator, letter.died) == ("ewr", "k", None)

@@ -1,0 +1,55 @@
+"""Silos come back one after another: a thousand of them, of which none knows of the others, and a clock of our own."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from fedbroker.transport.link import LONGEST_DELAY, delays
+
+SILOS = 1000
+SPREAD = 5.0
+
+
+def comes_back(outage: float, spread: float) -> float:
+    """When a link that was lost at 0 tries for the first time after the outage, which refuses it at once."""
+    at = 0.0
+    for pause in delays(spread):
+        at += pause
+        if at >= outage:
+            return at
+    raise AssertionError("delays end")
+
+
+@pytest.mark.parametrize("outage", [0.1, 5.0, 60.0])
+def test_no_second_sees_more_than_a_third_of_the_silos(outage: float) -> None:
+    """A fifth is expected, as 5 s of spread have it; a third is ten standard deviations (1.3 %) above that."""
+    random.seed(20_240)
+    moments = [comes_back(outage, SPREAD) for _ in range(SILOS)]
+    first = min(moments)
+    seconds = Counter(int(moment - first) for moment in moments)
+    assert max(seconds.values()) <= SILOS / 3
+    # the same, wherever the second begins
+    moments.sort()
+    assert all(later - sooner > 1.0 for sooner, later in zip(moments, moments[SILOS // 3 :], strict=False))
+
+
+@pytest.mark.parametrize("outage", [0.1, 5.0, 60.0])
+@pytest.mark.parametrize("spread", [0.1, SPREAD])
+def test_nobody_waits_longer_than_the_longest_delay(outage: float, spread: float) -> None:
+    assert all(comes_back(outage, spread) - outage <= LONGEST_DELAY for _ in range(SILOS))
+
+
+def test_without_a_spread_one_is_back_at_once() -> None:
+    assert max(comes_back(0.0, 0.1) for _ in range(SILOS)) <= 0.1
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0, 5.0, 30.0])
+def test_delays_are_bounded_and_do_not_hammer(spread: float) -> None:
+    first, *later = islice(delays(spread), 40)
+    assert 0.0 <= first <= spread
+    assert all(spread / 2 <= pause <= max(spread, LONGEST_DELAY) for pause in later)
+    assert min(later[10:]) >= LONGEST_DELAY / 2

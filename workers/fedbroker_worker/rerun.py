@@ -1,0 +1,169 @@
+"""Runs a saved work item once more, in this process, over this silo's own data: no broker, nothing sent to anybody.
+
+Imports transport's parcels, runtime, wire and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pdb
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fedbroker.errors import ConfigError, DeadlineExceeded
+from fedbroker.log import configure
+from fedbroker.runtime import Runtime
+from fedbroker.transport.parcel import Parcel, save_blobs
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.messages import Data
+from fedbroker_worker.catalog import Catalog
+from fedbroker_worker.errors import SessionLost, SettingsError, WorkRefused
+from fedbroker_worker.replay import replay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from fedbroker.runtime import Ref
+    from fedbroker_worker.config import Settings
+
+__all__ = ["rerun"]
+
+SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    silo: str
+    seconds: float
+    blobs: Sequence[bytes]
+
+
+def rerun(
+    settings: Settings,
+    file: Path,
+    *,
+    blobs: Path | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Run the work item in a file and print its outputs' digests and sizes.
+
+    The outputs are the bytes that the silo would send. Changes the working directory to that of the settings.
+
+    Args:
+        settings: of the silo.
+        file: the body of a dead letter.
+        blobs: a directory with what is not in the file, each in a file that is named by its digest.
+        out: a directory for the outputs.
+        as_json: print JSON.
+        debug: stop in the debugger before the program runs and where it fails, and set no time limit.
+
+    Raises:
+        ConfigError: a file cannot be read or written, or the settings are another silo's.
+        WireError: the file holds no work item.
+        WorkRefused: blobs are lacking.
+        SessionLost: it continues a session.
+        SiloError: the silo's data are not as the work item needs them.
+        RuntimeFailure: the C++ runtime cannot be had, or refused something.
+        DeadlineExceeded: it took more than an hour.
+    """
+    configure(settings.silo.log_format, "error")
+    parcel = Parcel.opened(_body(file))
+    if blobs is not None:
+        parcel = parcel.with_files(blobs)
+    _check(parcel, settings)
+    out = out.absolute() if out is not None else None
+    os.chdir(settings.directory)
+    try:
+        outputs = asyncio.run(_run(settings, parcel, None if debug else SECONDS))
+    except Exception as error:
+        if debug:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            pdb.post_mortem(error.__traceback__)
+        raise
+    if out is not None:
+        save_blobs(out, outputs.blobs)
+    _print(outputs, as_json=as_json)
+
+
+async def _run(settings: Settings, parcel: Parcel, seconds: float | None) -> _Outputs:
+    """The same steps as for work from the broker, with a runtime and sources of its own."""
+    item = parcel.item
+    named = {op.name for op in item.program if isinstance(op, Data)}
+    # Sources that the program does not name may be missing where one debugs.
+    own = {name: one for name, one in settings.data.items() if name in named}
+    catalog = Catalog(own, settings.directory)
+    runtime = Runtime(isolation=settings.silo.isolation)
+    refs: dict[int, Ref] = {}
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(seconds):
+            await catalog.open()
+            executor = await runtime.executor(item.clients)
+            if seconds is None:
+                pdb.set_trace()
+            outputs = await replay(
+                item.program, executor, refs, parcel.blobs, lambda op: catalog.load(op, item.clients)
+            )
+            return _Outputs(settings.silo.name, time.monotonic() - started, outputs)
+    except TimeoutError:
+        raise DeadlineExceeded(f"the work item was not done within {SECONDS:g} s", hint="--pdb sets no limit") from None
+    finally:
+        await runtime.close()
+        await catalog.close()
+
+
+def _body(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read: {error.strerror}", hint="name what `fedbroker dead show --save` wrote"
+        ) from None
+
+
+def _check(parcel: Parcel, settings: Settings) -> None:
+    """See that it can be run here, before anything is started."""
+    item = parcel.item
+    if item.silo != settings.silo.name:
+        raise SettingsError(
+            f"the work item is for silo {item.silo!r}, the settings are those of {settings.silo.name!r}",
+            hint=f"use its settings, or set FEDBROKER_SILO_NAME={item.silo} to run it over these data all the same",
+        )
+    if parcel.kept:
+        kept = ", ".join(f"%{ref}" for ref in parcel.kept)
+        raise SessionLost(
+            f"the work item continues session {item.session} with values of an earlier stage ({kept})",
+            hint="it cannot be run alone: run the computation again",
+        )
+    if parcel.lacking:
+        raise WorkRefused(
+            f"blobs that the work item needs are not in the file: {', '.join(parcel.lacking)}",
+            hint="put each into a file of that name, and name the directory with --blobs",
+        )
+
+
+def _print(outputs: _Outputs, *, as_json: bool) -> None:
+    named = [(digest_of(blob), len(blob)) for blob in outputs.blobs]
+    if as_json:
+        sizes = [{"digest": digest, "size": size} for digest, size in named]
+        print(json.dumps({"silo": outputs.silo, "seconds": outputs.seconds, "outputs": sizes}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(f"silo {outputs.silo} was done after {outputs.seconds:.3g} s")
+    if named:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("output", "digest", "bytes"):
+            table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
+        for at, (digest, size) in enumerate(named):
+            table.add_row(str(at), digest, str(size))
+        console.print(table)
