@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedbroker.plan.explain import Explanation, explain
     from fedbroker.session.cohort import Cohort
     from fedbroker.session.report import Event, SessionReport
+    from fedbroker.wire.limits import Limits
 
 __all__ = [
     "AsyncBrokerContext",
@@ -28,6 +29,7 @@ __all__ = [
     "Event",
     "Explanation",
     "FedbrokerError",
+    "Limits",
     "SessionReport",
     "SiloData",
     "SyncBrokerContext",
@@ -55,6 +57,7 @@ _HOMES = {
     "fedbroker.plan.explain": ("Explanation", "explain"),
     "fedbroker.session.cohort": ("Cohort",),
     "fedbroker.session.report": ("Event", "SessionReport"),
+    "fedbroker.wire.limits": ("Limits",),
 }
 
 _MODULES = ("program", "testing")

@@ -1,6 +1,7 @@
 """Making execution contexts and making them TFF's own: the one line that a program changes.
 
-Names and behaviour follow ``tff.backends.native``'s. Imports TFF and this package's contexts.
+Names and behaviour follow ``tff.backends.native``'s. Imports TFF, this package's
+contexts and wire's limits.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
 from fedbroker.context.settings import Eligible, Select, Settings
 from fedbroker.errors import ConfigError
 from fedbroker.session.recorder import Listener
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = [
     "create_async_execution_context",
@@ -50,6 +52,7 @@ def _settings(
     isolation: Literal["namespace", "none"] = "namespace",
     on_event: Listener | None = None,
     journal: str | os.PathLike[str] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
 
@@ -82,6 +85,7 @@ def _settings(
         journal: a directory in which sessions under way are written down: if the program is killed and run again, the
             same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
+        limits: bounds on messages, blobs and what silos may ask of this process.
 
     Raises:
         ConfigError: an argument is missing or out of range.
@@ -110,6 +114,7 @@ def _settings(
         isolation=isolation,
         on_event=on_event,
         journal=journal,
+        limits=limits,
     )
 
 

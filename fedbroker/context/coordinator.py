@@ -146,6 +146,7 @@ class Coordinator:
                     settings.url,
                     settings.cohort,
                     version=fedbroker.__version__,
+                    limits=settings.limits,
                     on_event=settings.on_event,
                     journal=self._journal,
                 )

@@ -1,6 +1,6 @@
 """How a coordinator works: what a program passes when it makes a context, checked before anything is tried.
 
-Imports the session's policy, the plan's secure sums, transport's URLs and the base.
+Imports the session's policy, the plan's secure sums, transport's URLs, wire and the base.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
 from fedbroker.session.roster import Member
 from fedbroker.transport.url import parse
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 
 __all__ = ["Eligible", "Select", "Settings"]
@@ -54,6 +55,7 @@ class Settings:
     isolation: Literal["namespace", "none"] = "namespace"
     on_event: Listener | None = field(default=None, repr=False)
     journal: str | os.PathLike[str] | None = None
+    limits: Limits = DEFAULT_LIMITS
     policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
 from fedbroker.transport.connect import Connected, connect
+from fedbroker.transport.failover import names_of
 from fedbroker.transport.letters import Letter, choose
 from fedbroker.transport.line import Line
 from fedbroker.transport.message import Delivery, Outgoing
@@ -76,7 +77,7 @@ class Archive:
             expires: seconds after which it dies again, if the silo does not pick it up.
 
         Returns:
-            The letter, and whether its coordinator's queue is there; after the loss of a node it may have another name.
+            The letter, and whether its coordinator's queue is there.
 
         Raises:
             CohortError: there is none, or several; or the silo has no queue.
@@ -84,10 +85,17 @@ class Archive:
         """
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
-            waits = await self._reader.count(topology.callback_queue(letter.coordinator)) is not None
+            waits = await self._waits(letter.coordinator)
             await self._publish(letter, taken.delivery, expires)
             await self._reader.remove(taken)
             return letter, waits
+
+    async def _waits(self, coordinator: str) -> bool:
+        """Whether a coordinator has a queue, under whichever name."""
+        for queue in names_of(topology.callback_queue(coordinator)):
+            if await self._reader.count(queue) is not None:
+                return True
+        return False
 
     async def count(self) -> int:
         """How many letters there are."""
@@ -184,7 +192,7 @@ async def open_archive(
 
 async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Line]:
     """A connection that holds the lock: a queue that only one connection can have."""
-    lock = topology.Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
+    lock = topology.reading_lock(cohort)
     while True:
         try:
             async with asyncio.timeout(deadline.left()):

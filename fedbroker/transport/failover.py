@@ -15,7 +15,7 @@ from fedbroker.transport.line import Line
 from fedbroker.transport.refusals import Again, LineDown
 from fedbroker.transport.topology import DAYS, Queue
 
-__all__ = ["LEADERLESS", "anew", "declare_elsewhere", "see_leader"]
+__all__ = ["LEADERLESS", "anew", "declare_elsewhere", "names_of", "see_leader"]
 
 _log = get_logger(__name__)
 
@@ -36,22 +36,26 @@ async def declare_elsewhere(line: Line, queue: Queue, last: Queue | None = None)
         last: what this function returned the last time, which may hold messages.
 
     Returns:
-        the queue, with the name that it has now; one under another name is gone when nobody used it for a day.
+        the queue, with the name that it has now.
 
     Raises:
         TopologyMismatch, BrokerRefused, Locked, LineDown: as ``Line.declare`` does.
     """
-    names = [queue.name, *(f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))]
-    for name in dict.fromkeys([last.name if last is not None else queue.name, *names]):
-        named = queue
-        if name != queue.name:
-            named = replace(queue, name=name, arguments={"x-expires": DAYS, **queue.arguments})
+    names = names_of(queue)
+    for named in [last, *(name for name in names if name != last)] if last is not None else names:
         if await line.declare_here(named):
             return named
-        _log.warning("a queue's node is down; it is made anew under another name", queue=name)
+        _log.warning("a queue's node is down; it is made anew under another name", queue=named.name)
     why = f"the nodes that hold {queue.name!r} are down"
     line.fail(why)
     raise LineDown(why)
+
+
+def names_of(queue: Queue) -> list[Queue]:
+    """A queue under each of the names that it may have; those after the first go when nobody used them for a day."""
+    arguments = {"x-expires": DAYS, **queue.arguments}
+    others = (f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))
+    return [queue, *(replace(queue, name=name, arguments=arguments) for name in others)]
 
 
 async def see_leader(line: Line, queue: Queue) -> None:

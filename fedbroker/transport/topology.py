@@ -27,6 +27,7 @@ __all__ = [
     "callback_queue",
     "lobby_queue",
     "mailbox",
+    "reading_lock",
     "reply_key",
     "results_key",
     "results_queue",
@@ -150,6 +151,11 @@ def roster_queue(key: str, cohort: str) -> Queue:
     bindings = (Binding(LOBBY, f"{cohort}.*"),)
     arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MOST_WAITING}
     return Queue(f"fedbroker.roster.{key}", bindings, arguments, exclusive=True)
+
+
+def reading_lock(cohort: str) -> Queue:
+    """Never holds anything: whoever has it reads the archive."""
+    return Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
 
 
 def silo_key(cohort: str, silo: str) -> str:

@@ -1,12 +1,14 @@
 """How much one message may ask of its reader: checked by whoever writes it and again by whoever reads it.
 
-Imports nothing of fedbroker.
+Imports the errors only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
+
+from fedbroker.errors import ConfigError
 
 __all__ = ["DEFAULT_LIMITS", "Limits"]
 
@@ -38,6 +40,9 @@ class Limits:
             out of whatever it takes part in, and not listened to for the rest of the minute.
         max_lobby_entries: incarnations of one silo that a coordinator takes note of in the lobby.
         max_silos: silos that one coordinator knows at a time; it sends further ones away for a while.
+
+    Raises:
+        ConfigError: one of them is not positive.
     """
 
     max_message: int = 16 * MIB - 64 * KIB
@@ -57,6 +62,11 @@ class Limits:
     max_strikes: int = 256
     max_lobby_entries: int = 16
     max_silos: int = 10_000
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if not getattr(self, limit.name) > 0:
+                raise ConfigError(f"{limit.name} is {getattr(self, limit.name)}", hint="it must be positive")
 
     def chunk_bytes(self, size: int) -> int:
         """How large the pieces of a blob of ``size`` bytes are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 
 import numpy as np
@@ -240,7 +241,8 @@ async def test_an_output_beyond_the_limit_is_refused(broker, cohort, tmp_path):
     limits = Limits(max_blob=2000)
     function = identity()
     program = [*apply(function)[:-1], Struct(4, tuple(("", 3) for _ in range(6))), Compute(4)]
-    async with served(settings(tmp_path, broker.url, cohort, sources), limits=limits) as (_, client):
+    own = dataclasses.replace(settings(tmp_path, broker.url, cohort, sources), limits=limits)
+    async with served(own) as (_, client):
         kind, line = await client.refused(client.item(program), [function])
         assert (kind, "more than the limit of 2000" in line) == ("refused", True), line
 

@@ -27,6 +27,7 @@ def test_queues_and_bindings() -> None:
         t.callback_queue("k"),
         t.results_queue("k"),
         t.roster_queue("k", "c"),
+        t.reading_lock("c"),
     ]
     found = {queue.name: {(binding.exchange.name, binding.key) for binding in queue.bindings} for queue in queues}
     assert found == {
@@ -38,8 +39,9 @@ def test_queues_and_bindings() -> None:
         "fedbroker.callback.k": {("fedbroker.reply", "k.#"), ("fedbroker.dead", "*.*.k")},
         "fedbroker.results.k": {("fedbroker.results", "k.*")},
         "fedbroker.roster.k": {("fedbroker.lobby", "c.*")},
+        "fedbroker.reading.c": set(),
     }
-    exclusive = ["fedbroker.blobs.c.s", "fedbroker.mailbox.c.s", "fedbroker.roster.k"]
+    exclusive = ["fedbroker.blobs.c.s", "fedbroker.mailbox.c.s", "fedbroker.roster.k", "fedbroker.reading.c"]
     assert [queue.name for queue in queues if queue.exclusive] == exclusive
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import string
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import ConfigError
+from fedbroker.wire import Limits
 
 GOOD = """
 [silo]
@@ -54,6 +57,13 @@ def test_a_file_is_read(write):
     assert settings.silo.isolation == "namespace"
     assert settings.data["flights"].kind == "duckdb"
     assert settings.data["flights"].options == {"query": "select 1 as x"}
+
+
+def test_limits_are_read(write):
+    assert load(write(GOOD), {}).limits == Limits()
+    assert load(write(GOOD + "[limits]\nmax_blob = 1\npending_seconds = 0.5\n"), {}).limits == Limits(
+        max_blob=1, pending_seconds=0.5
+    )
 
 
 def test_relative_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
@@ -106,6 +116,9 @@ def test_passwords_are_not_shown(write):
         ('source = "duckdb"\n', "", "'source' in [data.flights] of silo.toml is missing; add it"),
         ('source = "duckdb"', "source = 3", "'source' in [data.flights] of silo.toml is not a name"),
         ("[data.flights]", "[data]\nflights = 3\n[data.other]", "'data.flights' in silo.toml is not a table"),
+        ("[data.fl", "[limits]\nmax_blob = 0\n[data.fl", "[limits] of silo.toml: max_blob is 0; it must be positive"),
+        ("[data.fl", "[limits]\nmax_blib = 1\n[data.fl", "key 'max_blib' in [limits] of silo.toml; did you mean"),
+        ("[data.fl", '[limits]\nmax_blob = "1"\n[data.fl', "'max_blob' in [limits] of silo.toml: expected int"),
         ("[silo]", "data = 3\n[silo]", "not TOML"),
     ],
 )
@@ -210,6 +223,14 @@ def test_no_document_gives_anything_but_settings_or_one_line(tmp_path_factory, d
     with pytest.raises(SettingsError) as caught:
         load(path, {})
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_shows_each_limit_with_its_default():
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "config" / "silo.example.toml").read_text()
+    shown = dict(re.findall(r"^# (\w+) = ([\d.]+)", text.partition("[limits]")[2], re.MULTILINE))
+    assert shown == {name: str(value) for name, value in dataclasses.asdict(Limits()).items()}
 
 
 def test_the_example_is_valid(tmp_path):

@@ -1,6 +1,6 @@
 """A silo's settings: one TOML file, and environment variables that override it; checked before anything is tried.
 
-Imports wire's names, transport's URLs and this distribution's options.
+Imports wire's names and limits, transport's URLs and this distribution's options.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from fedbroker.errors import ConfigError
 from fedbroker.transport.url import parse, redact
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
@@ -28,6 +29,7 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
 
+_TABLES: Final = ("silo", "data", "limits")
 _SILO_PREFIX: Final = "FEDBROKER_SILO_"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 # Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: no settings of ours.
@@ -100,11 +102,13 @@ class Settings:
         path: the file.
         silo: its table ``[silo]``.
         data: its tables ``[data.NAME]``, by name.
+        limits: its table ``[limits]``.
     """
 
     path: Path
     silo: SiloSettings
     data: Mapping[str, SourceSettings]
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def directory(self) -> Path:
@@ -124,12 +128,13 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     """
     document = _parse(path)
     for table in document:
-        if table not in ("silo", "data"):
-            raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, ("silo", "data")))
+        if table not in _TABLES:
+            raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, _TABLES))
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
         data=_sources(_table(document, "data", path), path, environ),
+        limits=_limits(_table(document, "limits", path), path),
     )
 
 
@@ -172,6 +177,15 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
     return silo
+
+
+def _limits(table: Mapping[str, Any], path: Path) -> Limits:
+    try:
+        return read_table(Limits, table, label=lambda key: f"{key!r} in [limits] of {path.name}")
+    except SettingsError:
+        raise
+    except ConfigError as error:
+        raise SettingsError(f"[limits] of {path.name}: {error.what}", hint=error.hint) from None
 
 
 def _check(label: str, check: Callable[[], object]) -> None:

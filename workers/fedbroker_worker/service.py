@@ -18,7 +18,6 @@ from fedbroker.errors import FedbrokerError, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
 from fedbroker.transport import SiloEnd, until_free
-from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Done, Failed, Need
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
@@ -55,12 +54,11 @@ class SiloService:
 
     Args:
         settings: of the silo.
-        limits: bounds on messages and blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
     """
 
-    def __init__(self, settings: Settings, *, limits: Limits = DEFAULT_LIMITS, patience: float = PATIENCE) -> None:
-        silo = settings.silo
+    def __init__(self, settings: Settings, *, patience: float = PATIENCE) -> None:
+        silo, limits = settings.silo, settings.limits
         self._settings = silo
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()

@@ -1,0 +1,38 @@
+"""A limit that a program sets holds at its edge, is one clear line beyond it, and harms nothing that comes after."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.errors import FedbrokerError
+from tests.support.computations import COLUMN, add
+from tests.support.tff import packed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+BYTES = 400_000
+"""Below the limit of what may be sent at once, by what the envelope of a value takes."""
+
+
+@tff.federated_computation(tff.FederatedType(COLUMN, tff.SERVER))
+def there_and_back(column):
+    return tff.federated_sum(tff.federated_map(add, tff.federated_broadcast(column)))
+
+
+def test_a_blob_beyond_the_limit_is_refused_by_name_and_the_next_one_goes(silos):
+    limits = fedbroker.Limits(max_blob=BYTES + 100)
+    with fedbroker.create_sync_execution_context(
+        silos.url, cohort=silos.cohort, min_silos=2, limits=limits, retries=0
+    ) as context:
+
+        def ask(size):
+            return context.invoke(there_and_back, packed(there_and_back, (np.ones(size // 4, np.float32),)))
+
+        assert ask(BYTES) == 2 * BYTES / 4
+        with pytest.raises(FedbrokerError, match=rf"exceeds the limit of {BYTES + 100}") as caught:
+            ask(BYTES + 200)
+        assert "\n" not in str(caught.value)
+        assert ask(BYTES) == 2 * BYTES / 4
