@@ -1,4 +1,4 @@
-"""``fedbroker doctor``: what is wrong between here, the broker and a cohort. Imports session, transport and the base."""
+"""``fedbroker doctor``: what is wrong between here, a broker and a cohort. Imports session, transport and the base."""
 
 from __future__ import annotations
 
