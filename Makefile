@@ -25,8 +25,8 @@ setup: ## the private .venv and RabbitMQ's server, if they are not there
 	@scripts/setup.sh
 
 .PHONY: test
-test: setup ## the whole test suite, a file on each of two cores; ARGS="-k name" chooses
-	@$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: setup ## the whole test suite, three files at a time; ARGS="-k name" chooses
+	@$(bin)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: unit
 unit: setup ## the tests that need neither broker nor processes
