@@ -24,7 +24,8 @@ from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.roster import Member, Roster
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
-from fedbroker.transport.coordinator import Answer, CoordinatorEnd
+from fedbroker.transport.answers import Answer
+from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 

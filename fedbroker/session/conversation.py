@@ -19,7 +19,7 @@ from fedbroker.session.outcomes import Lost, Outcome
 from fedbroker.session.recorder import Talk
 from fedbroker.session.roster import Member
 from fedbroker.session.shipping import Known, needs
-from fedbroker.transport.coordinator import Dead
+from fedbroker.transport.answers import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits

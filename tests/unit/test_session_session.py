@@ -14,7 +14,7 @@ from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
-from fedbroker.transport.coordinator import Dead
+from fedbroker.transport.answers import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
 
 MEMBERS = (Member("ewr", "1"), Member("jfk", "1"))
