@@ -221,8 +221,11 @@ class CoordinatorEnd:
         await failover.see_leader(line, archive)
 
     async def _set_up_bulk(self, line: Line) -> None:
+        again = self._results is not None
         await line.declare((topology.BLOBS, topology.RESULTS), ())
         self._results = await failover.declare_elsewhere(line, topology.results_queue(self.key), self._results)
+        if again:
+            self.results.cut()
         take = receiver(self.results, self._limits, refused=lambda key: self._strike(_sender(key)))
         await line.consume(self._results, take, prefetch=PREFETCH)
 

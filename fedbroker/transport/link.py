@@ -33,6 +33,8 @@ DIAL_TIMEOUT: Final = 30.0
 FAREWELL_TIMEOUT: Final = 2.0
 RETURN_TIMEOUT: Final = 0.5
 """Seconds that a farewell waits for a line that has just been lost."""
+SETTLING: Final = 5.0
+"""Seconds for a broker that lets us in and goes away while we set up, as when a cluster has just lost a node."""
 LINGER: Final = 2.0
 """Seconds during which a name may still be held by a process that was killed."""
 NO_QUEUE: Final = 15.0
@@ -84,18 +86,19 @@ class Link:
             BrokerUnreachable: nothing that speaks AMQP answers, or not in time.
             BrokerRefused: wrong user, password, vhost or permission.
             TopologyMismatch: a queue or exchange is there already, of another kind.
+            BrokerLost: it went away while we set up, again and again, for 5 s.
             NameTaken: the setup says so, for 2 s.
         """
         self._closed = False
-        patience = Deadline.after(LINGER).earlier(deadline)
+        patience, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
         while True:
             try:
                 line = await self._dial(deadline)
                 break
             except Again as again:
                 _log.warning("setting up once more", connection=self._name, reason=str(again))
-            except NameTaken:
-                if patience.left() < FIRST_DELAY:
+            except (NameTaken, BrokerLost) as error:
+                if (patience if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
                     raise
                 await asyncio.sleep(FIRST_DELAY)
         self._line = line
