@@ -218,8 +218,7 @@ class SiloEnd:
             await line.consume(queue, receiver(self.blobs, self._limits), prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
-        if self._opened.is_set():
-            self.blobs.cut()
+        self.blobs.cut()  # what came before this queue went to nobody
 
     async def _delete_blobs_queue(self, line: Line) -> None:
         await line.delete(topology.blobs_queue(self._cohort, self._silo))

@@ -22,7 +22,7 @@ __all__ = ["BlobStore"]
 _log = get_logger(__name__)
 
 CAPACITY: Final = 512 * 1024 * 1024
-PATIENCE_AFTER_A_CUT: Final = 3.0
+PATIENCE_AFTER_A_CUT: Final = 5.0
 """Seconds in which whatever a lost connection held comes again, or does not."""
 SWEEP: Final = 5.0
 """Seconds between looks for what can be forgotten."""
