@@ -68,6 +68,10 @@ class Expected:
         self._waiting: dict[str, _Waiting] = {}
         self.late = 0
 
+    def __len__(self) -> int:
+        """How many are waited for now."""
+        return len(self._waiting)
+
     @contextmanager
     def answer_to(self, item: WorkItem, message_id: str) -> Iterator[asyncio.Future[Answer]]:
         """The answer to a work item, which somebody waits for within the block."""

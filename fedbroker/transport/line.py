@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiormq.abc
 import aiormq.exceptions
@@ -46,6 +46,9 @@ class Consumer:
         except Exception as error:
             raise LineDown(first_line(error)) from None
 
+
+SILENT: Final = 3.0
+"""Seconds without an answer after which the node of a queue counts as down."""
 
 Handler = Callable[[Delivery], Awaitable[None]]
 """Takes a delivery. It runs in a task that is cancelled when its line ends."""
@@ -115,12 +118,15 @@ class Line:
     async def declare_here(self, queue: Queue) -> bool:
         """Make sure that a durable classic queue is there; False where the node that holds it is down.
 
+        RabbitMQ 3 says so, RabbitMQ 4 says nothing.
+
         Raises:
             TopologyMismatch, BrokerRefused, Locked, LineDown: as ``declare`` does.
         """
         try:
-            await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
-        except HomeDown:
+            async with asyncio.timeout(SILENT):
+                await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
+        except (HomeDown, TimeoutError):
             return False
         return True
 

@@ -40,6 +40,12 @@ LINGER: Final = 2.0
 NO_QUEUE: Final = 15.0
 """Seconds for which a message may have no queue: its reader makes a new one for one that the broker lost."""
 NO_QUEUE_PAUSE: Final = 0.25
+SILENT: Final = 5.0
+"""Seconds without a word on a reply after which it is sent again."""
+SLOWEST: Final = 100_000
+"""Bytes a second of the slowest way to the broker that a reply is sent on once only."""
+UNCONFIRMED: Final = 30.0
+"""Seconds without a word on a transient message after which it is let go."""
 
 Setup = Callable[[Line], Awaitable[None]]
 """Declares and consumes on a new line. Called for each line, the first and every later one."""
@@ -143,7 +149,7 @@ class Link:
         try:
             async with asyncio.timeout(deadline.left()):
                 while self._line is None or not self._line.alive:
-                    if self._closed or self._supervisor is None:
+                    if not self._open:
                         raise self._lost()
                     self._changed.clear()
                     await self._changed.wait()
@@ -154,13 +160,32 @@ class Link:
     async def publish(self, message: Outgoing, deadline: Deadline) -> None:
         """Publish and await the broker's confirmation, over as many lines as it takes: at least once.
 
+        A transient message that the broker refuses, or says nothing about for a while, is let go: one of several queues
+        may be on a node that is down, the others have it, and its reader asks again for what it lacks.
+
         Raises:
             BrokerLost: not confirmed by the deadline.
             BrokerRefused: the broker does not take it, whoever asks: no permission, too large.
             Unroutable: it was mandatory, and no queue wants it.
         """
-        refused = False
         pauses = delays()
+        while True:
+            attempt = deadline if message.persistent else Deadline.after(UNCONFIRMED).earlier(deadline)
+            try:
+                return await self._publish(message, attempt)
+            except Nacked:
+                if not message.persistent:
+                    return
+                await asyncio.sleep(min(next(pauses), deadline.left()))
+            except BrokerLost:
+                if deadline.passed() or not self._open:
+                    raise
+                if self._line is not None and self._line.alive:
+                    return
+
+    async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
+        """The same; what the broker does not take raises ``Nacked``."""
+        refused = False
         while True:
             line = await self.ready(deadline)
             try:
@@ -175,8 +200,6 @@ class Link:
                 if down.refusal is not None and refused:
                     raise down.refusal from None
                 refused = down.refusal is not None
-            except Nacked:
-                await asyncio.sleep(min(next(pauses), deadline.left()))
 
     async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
         """Publish a mandatory message; a queue that is missing may be coming back, as after the loss of its node.
@@ -193,6 +216,34 @@ class Link:
                 if patience.left() < NO_QUEUE_PAUSE:
                     raise
                 await asyncio.sleep(NO_QUEUE_PAUSE)
+
+    async def publish_reply(self, message: Outgoing, deadline: Deadline) -> None:
+        """The same for a reply: its queue may also be on a node that is down, and another one be made in its place.
+
+        Then the broker says no, or nothing, whether the other one has it or not: it is sent again, and may come twice.
+
+        Raises:
+            BrokerLost, BrokerRefused: as ``publish`` does.
+            Unroutable, Nacked: the broker did not take it for ``NO_QUEUE`` seconds.
+        """
+        seconds = SILENT + len(message.body) / SLOWEST
+        patience: Deadline | None = None
+        while True:
+            try:
+                return await self._publish(message, Deadline.after(seconds).earlier(deadline))
+            except BrokerLost:
+                if deadline.passed() or not self._open:
+                    raise
+            except (Unroutable, Nacked):
+                patience = patience or Deadline.after(NO_QUEUE).earlier(deadline)
+                if patience.left() < NO_QUEUE_PAUSE:
+                    raise
+                await asyncio.sleep(NO_QUEUE_PAUSE)
+
+    @property
+    def _open(self) -> bool:
+        """Whether there is a line, or will be one again."""
+        return not self._closed and self._supervisor is not None
 
     def _lost(self) -> BrokerLost:
         return BrokerLost(

@@ -19,7 +19,7 @@ from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.presence import Presence
-from fedbroker.transport.refusals import LineDown, Locked, Unroutable
+from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
 from fedbroker.transport.store import CAPACITY, BlobStore
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
@@ -145,8 +145,8 @@ class SiloEnd:
             correlation_id=f"{item.session}.{item.stage}.{self._silo}",
         )
         try:
-            await self._control.publish_routed(answer, deadline)
-        except Unroutable:
+            await self._control.publish_reply(answer, deadline)
+        except (Nacked, Unroutable):
             _log.info("nobody waits for an answer any more", session=item.session, stage=item.stage)
 
     async def leave(self) -> None:
