@@ -1,13 +1,12 @@
 """A connection that comes back: the first attempt fails loudly, after that every loss is mended with back-off.
 
-Imports transport.connect, transport.line, transport.url and the base.
+Imports transport's connect, line, publishing and url, and the base.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -16,16 +15,14 @@ from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import connect
 from fedbroker.transport.line import Line
-from fedbroker.transport.message import Outgoing
-from fedbroker.transport.refusals import Again, LineDown, Nacked, Unroutable
+from fedbroker.transport.publishing import FIRST_DELAY, Publisher, delays
+from fedbroker.transport.refusals import Again, LineDown
 from fedbroker.transport.url import Address
 
-__all__ = ["Link", "delays"]
+__all__ = ["Link"]
 
 _log = get_logger(__name__)
 
-FIRST_DELAY: Final = 0.1
-LONGEST_DELAY: Final = 10.0
 STABLE: Final = 5.0
 """Seconds after which a line counts as good, and the next loss as a new one."""
 DIAL_TIMEOUT: Final = 30.0
@@ -37,34 +34,12 @@ SETTLING: Final = 5.0
 """Seconds for a broker that lets us in and goes away while we set up, as when a cluster has just lost a node."""
 LINGER: Final = 2.0
 """Seconds during which a name may still be held by a process that was killed."""
-NO_QUEUE: Final = 15.0
-"""Seconds for which a message may have no queue: its reader makes a new one for one that the broker lost."""
-NO_QUEUE_PAUSE: Final = 0.25
-SILENT: Final = 5.0
-"""Seconds without a word on a reply after which it is sent again."""
-SLOWEST: Final = 100_000
-"""Bytes a second of the slowest way to the broker that a reply is sent on once only."""
-UNCONFIRMED: Final = 30.0
-"""Seconds without a word on a transient message after which it is let go."""
 
 Setup = Callable[[Line], Awaitable[None]]
 """Declares and consumes on a new line. Called for each line, the first and every later one."""
 
 
-def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
-    """Seconds to wait before each attempt to come back.
-
-    The first is any moment of ``spread``: all who lost the same broker lose it in the same moment. Then it doubles,
-    up to 10 s or ``spread``, whichever is longer, less up to a half at random.
-    """
-    yield random.uniform(0.0, spread)
-    longest = spread
-    while True:
-        longest = max(spread, min(2 * longest, LONGEST_DELAY))
-        yield longest * random.uniform(0.5, 1.0)
-
-
-class Link:
+class Link(Publisher):
     """One supervised connection to the broker.
 
     Args:
@@ -149,7 +124,7 @@ class Link:
         try:
             async with asyncio.timeout(deadline.left()):
                 while self._line is None or not self._line.alive:
-                    if not self._open:
+                    if not self._goes_on:
                         raise self._lost()
                     self._changed.clear()
                     await self._changed.wait()
@@ -157,93 +132,18 @@ class Link:
         except TimeoutError:
             raise self._lost() from None
 
-    async def publish(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish and await the broker's confirmation, over as many lines as it takes: at least once.
-
-        A transient message that the broker refuses, or says nothing about for a while, is let go: one of several queues
-        may be on a node that is down, the others have it, and its reader asks again for what it lacks.
-
-        Raises:
-            BrokerLost: not confirmed by the deadline.
-            BrokerRefused: the broker does not take it, whoever asks: no permission, too large.
-            Unroutable: it was mandatory, and no queue wants it.
-        """
-        pauses = delays()
-        while True:
-            attempt = deadline if message.persistent else Deadline.after(UNCONFIRMED).earlier(deadline)
-            try:
-                return await self._publish(message, attempt)
-            except Nacked:
-                if not message.persistent:
-                    return
-                await asyncio.sleep(min(next(pauses), deadline.left()))
-            except BrokerLost:
-                if deadline.passed() or not self._open:
-                    raise
-                if self._line is not None and self._line.alive:
-                    return
-
-    async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
-        """The same; what the broker does not take raises ``Nacked``."""
-        refused = False
-        while True:
-            line = await self.ready(deadline)
-            try:
-                async with asyncio.timeout(deadline.left()):
-                    return await line.publish(message)
-            except TimeoutError:
-                raise BrokerLost(
-                    f"the broker at {self._address} did not confirm a message in time",
-                    hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
-                ) from None
-            except LineDown as down:
-                if down.refusal is not None and refused:
-                    raise down.refusal from None
-                refused = down.refusal is not None
-
-    async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish a mandatory message; a queue that is missing may be coming back, as after the loss of its node.
-
-        Raises:
-            BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable: no queue wanted it for ``NO_QUEUE`` seconds.
-        """
-        patience = Deadline.after(NO_QUEUE).earlier(deadline)
-        while True:
-            try:
-                return await self.publish(message, deadline)
-            except Unroutable:
-                if patience.left() < NO_QUEUE_PAUSE:
-                    raise
-                await asyncio.sleep(NO_QUEUE_PAUSE)
-
-    async def publish_reply(self, message: Outgoing, deadline: Deadline) -> None:
-        """The same for a reply: its queue may also be on a node that is down, and another one be made in its place.
-
-        Then the broker says no, or nothing, whether the other one has it or not: it is sent again, and may come twice.
-
-        Raises:
-            BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable, Nacked: the broker did not take it for ``NO_QUEUE`` seconds.
-        """
-        seconds = SILENT + len(message.body) / SLOWEST
-        patience: Deadline | None = None
-        while True:
-            try:
-                return await self._publish(message, Deadline.after(seconds).earlier(deadline))
-            except BrokerLost:
-                if deadline.passed() or not self._open:
-                    raise
-            except (Unroutable, Nacked):
-                patience = patience or Deadline.after(NO_QUEUE).earlier(deadline)
-                if patience.left() < NO_QUEUE_PAUSE:
-                    raise
-                await asyncio.sleep(NO_QUEUE_PAUSE)
+    @property
+    def where(self) -> str:
+        """The broker's hosts and ports."""
+        return str(self._address)
 
     @property
-    def _open(self) -> bool:
-        """Whether there is a line, or will be one again."""
+    def _goes_on(self) -> bool:
         return not self._closed and self._supervisor is not None
+
+    @property
+    def _up(self) -> bool:
+        return self._line is not None and self._line.alive
 
     def _lost(self) -> BrokerLost:
         return BrokerLost(

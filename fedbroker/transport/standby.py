@@ -15,7 +15,7 @@ import aiormq.exceptions
 from fedbroker.errors import BrokerError
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import Connected, connect, guarded
-from fedbroker.transport.link import delays
+from fedbroker.transport.publishing import delays
 from fedbroker.transport.topology import mailbox
 from fedbroker.transport.url import parse
 

@@ -16,7 +16,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
 from fedbroker.transport import Dead, failover
-from fedbroker.transport.link import delays
+from fedbroker.transport.publishing import delays
 from fedbroker.transport.topology import callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
