@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -25,6 +26,7 @@ from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import Unroutable
 from fedbroker.transport.store import BlobStore
 from fedbroker.transport.strikes import Strikes
+from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
@@ -43,7 +45,7 @@ from fedbroker.wire.messages import (
 )
 from fedbroker.wire.names import check_name
 
-__all__ = ["Answer", "CoordinatorEnd", "Dead"]
+__all__ = ["Answer", "CoordinatorEnd", "Dead", "Reason"]
 
 _log = get_logger(__name__)
 
@@ -104,6 +106,7 @@ class CoordinatorEnd:
         key: the coordinator's own name in routing keys.
         results: the silos' outputs, each kept for a minute after it was last asked for.
         late: replies and dead letters that nobody waited for.
+        dead: work items of ours that the broker gave back, or had no queue for, by reason.
 
     Raises:
         ConfigError: a bad URL or name.
@@ -112,6 +115,7 @@ class CoordinatorEnd:
     key: str
     results: BlobStore
     late: int
+    dead: Counter[Reason]
 
     def __init__(
         self,
@@ -131,6 +135,7 @@ class CoordinatorEnd:
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
         self.late = 0
+        self.dead = Counter()
         self._on_late = on_late
         self._strikes = Strikes(limits.max_strikes)
         self._waiting: dict[str, _Waiting] = {}
@@ -166,6 +171,11 @@ class CoordinatorEnd:
         self._waiting.clear()
         await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
         self.results.close()
+
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """What has gone over the connections, by lane: ``control`` and ``bulk``."""
+        return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
         """Send a blob to one silo, or, with None, once to the whole cohort; returns when the broker has all of it.
@@ -209,6 +219,7 @@ class CoordinatorEnd:
             async with asyncio.timeout(left + GRACE):
                 return await self._answer(message, waiting, Deadline.after(left + GRACE))
         except Unroutable:
+            self.dead["unroutable"] += 1
             return Dead(item.silo, item.session, item.stage, "unroutable")
         except (TimeoutError, BrokerLost) as error:
             why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
@@ -236,7 +247,7 @@ class CoordinatorEnd:
         try:
             await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
         except BrokerError as error:
-            _log.warning("a silo was not told", kind=type(word).__name__, silo=silo, reason=str(error))
+            _log.warning("silo not told", kind=type(word).__name__, silo=silo, reason=str(error))
 
     async def _answer(self, message: Outgoing, waiting: _Waiting, deadline: Deadline) -> Answer:
         """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
@@ -283,7 +294,9 @@ class CoordinatorEnd:
             message, attachments = decode(delivery.body, self._limits)
             match message:
                 case WorkItem() if delivery.death is not None:
-                    self._settle(_dead(message, delivery.death), delivery.message_id)
+                    dead = _dead(message, delivery.death)
+                    self.dead[dead.reason] += 1
+                    self._settle(dead, delivery.message_id)
                 case Done() | Failed() | Need() if delivery.key == self._reply_key(message):
                     if isinstance(message, Done):
                         for attachment in attachments:
@@ -292,7 +305,7 @@ class CoordinatorEnd:
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except WireError as error:
-            _log.warning("a reply was dropped", key=delivery.key, reason=error.what)
+            _log.warning("message dropped", at="callback", key=delivery.key, reason=error.what)
             self._strike(silo)
         await delivery.ack()
 
@@ -301,7 +314,7 @@ class CoordinatorEnd:
         if not self._strikes.add(silo, time.monotonic()):
             return
         cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
-        _log.error("a silo is not listened to for a while", silo=silo, reason=cause)
+        _log.error("silo muted", silo=silo, reason=cause)
         for waiting in list(self._waiting.values()):
             item = waiting.item
             if item.silo == silo and not waiting.answer.done():
@@ -316,7 +329,6 @@ class CoordinatorEnd:
         waiting = self._waiting.get(_correlation(answer.session, answer.stage, answer.silo))
         if waiting is None or waiting.answer.done() or message_id not in (None, waiting.message_id):
             self.late += 1
-            _log.debug("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
             self._on_late(answer)
             if not isinstance(answer, Dead):
                 self._strike(answer.silo)
