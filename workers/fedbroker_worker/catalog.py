@@ -118,7 +118,7 @@ class OpenSource:
         try:
             self.source.close()
         except Exception as error:
-            _log.warning("source not closed", source=self.name, error=_words(error))
+            _log.warning("source not closed", source=self.name, reason=_words(error))
         else:
             await self._finish(self._calls, self.source.close)
 
@@ -232,7 +232,7 @@ class Catalog:
             rows = await one.count()
             _log.debug("rows counted", source=one.name, rows=rows)
         except FedbrokerError as error:
-            _log.warning("rows not counted", source=one.name, error=str(error))
+            _log.warning("rows not counted", source=one.name, reason=str(error))
 
 
 async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:

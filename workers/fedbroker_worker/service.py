@@ -264,7 +264,7 @@ class SiloService:
             except WireError as error:
                 await self._end.reply(item, self._failed(item, "refused", error.what, error.hint), {}, deadline)
         except FedbrokerError as error:
-            _log.error("answer not delivered", error=str(error))
+            _log.error("answer not delivered", reason=str(error))
 
     def _failed(self, item: WorkItem, kind: Literal["refused", "lost"], cause: str, hint: str = "") -> Failed:
         silo = self._settings.name
@@ -279,7 +279,7 @@ def _log_answer(answer: Answer, seconds: float) -> None:
     elif isinstance(reply, Need):
         _log.info("blobs lacking", count=len(reply.digests))
     else:
-        _log.warning("work failed", kind=reply.kind, cause=reply.cause, seconds=round(seconds, 3))
+        _log.warning("work failed", kind=reply.kind, reason=reply.cause, seconds=round(seconds, 3))
 
 
 async def _side_by_side(*steps: Coroutine[Any, Any, None]) -> None:
