@@ -25,7 +25,7 @@ setup: ## the private .venv and RabbitMQ's server, if they are not there
 	@scripts/setup.sh $(also)
 
 # What the tests and checks of config/ need beside.
-test check faults: also := prometheus
+test check: also := prometheus
 
 .PHONY: test
 test: setup ## the whole test suite, a file on each of two cores; ARGS="-k name" chooses
