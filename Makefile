@@ -22,7 +22,10 @@ broker: setup ## a private RabbitMQ in the foreground, until Ctrl-C
 ##@ Develop
 .PHONY: setup
 setup: ## the private .venv and RabbitMQ's server, if they are not there
-	@scripts/setup.sh
+	@scripts/setup.sh $(also)
+
+# What the tests and checks of config/ need beside.
+test check: also := prometheus
 
 .PHONY: test
 test: setup ## the whole test suite, three files at a time; ARGS="-k name" chooses
@@ -39,6 +42,7 @@ check: setup ## lint, format, types, layers, words
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/codespell
+	@promtool check config config/prometheus/prometheus.yml >/dev/null
 
 .PHONY: format
 format: setup ## put the code into shape

@@ -53,6 +53,7 @@ def _settings(
     on_event: Listener | None = None,
     journal: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    metrics: str | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
 
@@ -86,9 +87,12 @@ def _settings(
             same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
         limits: bounds on messages, blobs and what silos may ask of this process.
+        metrics: ``HOST:PORT``, such as ``"127.0.0.1:9464"``, where the context's metrics are served over HTTP for
+            Prometheus, without a password, until it is closed; None for nowhere. Port 0 is any free one:
+            ``context.metrics_url`` tells.
 
     Raises:
-        ConfigError: an argument is missing or out of range.
+        ConfigError: an argument is missing or out of range, or the metrics' address is in use.
     """
     url = url or os.environ.get(URL_VARIABLE)
     if not url:
@@ -115,6 +119,7 @@ def _settings(
         on_event=on_event,
         journal=journal,
         limits=limits,
+        metrics=metrics,
     )
 
 

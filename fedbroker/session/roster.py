@@ -80,12 +80,16 @@ class Roster:
 
     def present(self, now: float) -> tuple[Member, ...]:
         """Who is there, by name."""
-        there = [seen.member for seen in self._seen.values() if not seen.left and seen.until >= now]
+        there = [seen.member for seen in self._all() if not seen.left and seen.until >= now]
         return tuple(sorted(there, key=lambda member: member.name))
 
     def missing(self, now: float) -> tuple[str, ...]:
         """Names of those who were there once and are not now."""
-        return tuple(sorted(name for name, seen in self._seen.items() if seen.left or seen.until < now))
+        return tuple(sorted(seen.member.name for seen in self._all() if seen.left or seen.until < now))
+
+    def _all(self) -> list[_Seen]:
+        """A copy, made in one step: whoever serves metrics reads from another thread."""
+        return list(self._seen.values())
 
     def forget_longest_gone(self, now: float) -> bool:
         """Make room: forget whoever is gone for the longest time; False if all are there."""

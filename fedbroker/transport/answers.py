@@ -1,6 +1,6 @@
 """What comes back for a work item, and who waits for it: each answer is handed over once, the rest is late.
 
-Plain state around futures; imports wire and the base.
+Plain state around futures; imports wire.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from fedbroker.log import get_logger
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
-__all__ = ["Answer", "Dead", "Expected", "correlation", "dead"]
-
-_log = get_logger(__name__)
+__all__ = ["Answer", "Dead", "Expected", "Reason", "correlation", "dead"]
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
@@ -92,7 +89,6 @@ class Expected:
         waiting = self._waiting.get(correlation(answer))
         if waiting is None or waiting.answer.done() or message_id not in (None, waiting.message_id):
             self.late += 1
-            _log.debug("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
             self._on_late(answer)
             return False
         waiting.answer.set_result(answer)

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
-from fedbroker.transport.answers import Answer, Dead, Expected, correlation, dead
+from fedbroker.transport.answers import Answer, Dead, Expected, Reason, correlation, dead
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
 from fedbroker.transport.line import Line
 from fedbroker.transport.link import Link
@@ -25,6 +26,7 @@ from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import Unroutable
 from fedbroker.transport.store import BlobStore
 from fedbroker.transport.strikes import Strikes
+from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
@@ -71,6 +73,7 @@ class CoordinatorEnd:
     Attributes:
         key: the coordinator's own name in routing keys.
         results: the silos' outputs, each kept for a minute after it was last asked for.
+        dead: work items of ours that the broker gave back, or had no queue for, by reason.
 
     Raises:
         ConfigError: a bad URL or name.
@@ -78,6 +81,7 @@ class CoordinatorEnd:
 
     key: str
     results: BlobStore
+    dead: Counter[Reason]
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class CoordinatorEnd:
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
         self._expected = Expected(on_late)
+        self.dead = Counter()
         self._strikes = Strikes(limits.max_strikes)
         self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
@@ -132,6 +137,11 @@ class CoordinatorEnd:
         self._expected.close(BrokerLost("the connection was closed", hint="open another one"))
         await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
         self.results.close()
+
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """What has gone over the connections, by lane: ``control`` and ``bulk``."""
+        return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
         """Send a blob to one silo, or, with None, once to the whole cohort; returns when the broker has all of it.
@@ -173,6 +183,7 @@ class CoordinatorEnd:
                 async with asyncio.timeout(left + GRACE):
                     return await self._answer(message, answer, Deadline.after(left + GRACE))
         except Unroutable:
+            self.dead["unroutable"] += 1
             return Dead(item.silo, item.session, item.stage, "unroutable")
         except (TimeoutError, BrokerLost) as error:
             why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
@@ -197,7 +208,7 @@ class CoordinatorEnd:
         try:
             await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
         except BrokerError as error:
-            _log.warning("a silo was not told", kind=type(word).__name__, silo=silo, reason=str(error))
+            _log.warning("silo not told", kind=type(word).__name__, silo=silo, reason=str(error))
 
     async def _answer(self, message: Outgoing, answer: asyncio.Future[Answer], deadline: Deadline) -> Answer:
         """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
@@ -247,7 +258,9 @@ class CoordinatorEnd:
             message, attachments = decode(delivery.body, self._limits)
             match message:
                 case WorkItem() if delivery.death is not None:
-                    self._expected.settle(dead(message, delivery.death), delivery.message_id)
+                    returned = dead(message, delivery.death)
+                    self.dead[returned.reason] += 1
+                    self._expected.settle(returned, delivery.message_id)
                 case Done() | Failed() | Need() if delivery.key == self._reply_key(message):
                     if isinstance(message, Done):
                         for attachment in attachments:
@@ -257,7 +270,7 @@ class CoordinatorEnd:
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except WireError as error:
-            _log.warning("a reply was dropped", key=delivery.key, reason=error.what)
+            _log.warning("message dropped", at="callback", key=delivery.key, reason=error.what)
             self._strike(silo)
         await delivery.ack()
 
@@ -266,7 +279,7 @@ class CoordinatorEnd:
         if not self._strikes.add(silo, time.monotonic()):
             return
         cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
-        _log.error("a silo is not listened to for a while", silo=silo, reason=cause)
+        _log.error("silo muted", silo=silo, reason=cause)
         self._expected.refuse(silo, cause, "see its log, and what else uses its user at the broker")
 
     def _reply_key(self, reply: Done | Failed | Need) -> str:

@@ -17,6 +17,7 @@ from fedbroker.transport.connect import connect
 from fedbroker.transport.line import Line
 from fedbroker.transport.publishing import FIRST_DELAY, Publisher, delays
 from fedbroker.transport.refusals import Again, LineDown
+from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import Address
 
 __all__ = ["Link"]
@@ -47,13 +48,19 @@ class Link(Publisher):
         name: what the broker's operator sees the connection called.
         setup: see ``Setup``.
         spread: seconds within which to come back after a loss, at random: the more there are of a kind, the longer.
+
+    Attributes:
+        traffic: what has gone over it so far.
     """
+
+    traffic: Traffic
 
     def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
         self._address = address
         self._name = name
         self._setup = setup
         self._spread = spread
+        self.traffic = Traffic()
         self._line: Line | None = None
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -77,12 +84,13 @@ class Link(Publisher):
                 line = await self._dial(deadline)
                 break
             except Again as again:
-                _log.warning("setting up once more", connection=self._name, reason=str(again))
+                _log.warning("broker connection set up again", connection=self._name, reason=str(again))
             except (NameTaken, BrokerLost) as error:
                 if (patience if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
                     raise
                 await asyncio.sleep(FIRST_DELAY)
         self._line = line
+        self.traffic.up = True
         self._changed.set()
         self._supervisor = asyncio.create_task(self._supervise(line), name=f"supervise {self._name}")
 
@@ -103,6 +111,7 @@ class Link(Publisher):
             await asyncio.wait([self._supervisor])
             self._supervisor = None
         line, self._line = self._line, None
+        self.traffic.up = False
         self._changed.set()
         if line is None:
             return
@@ -111,7 +120,7 @@ class Link(Publisher):
                 async with asyncio.timeout(FAREWELL_TIMEOUT):
                     await farewell(line)
         except (LineDown, TimeoutError) as error:
-            _log.debug("no farewell", connection=self._name, reason=str(error))
+            _log.debug("broker connection not tidied", connection=self._name, reason=str(error))
         finally:
             await line.close()
 
@@ -164,7 +173,7 @@ class Link(Publisher):
         line = None
         try:
             async with asyncio.timeout(deadline.left()):
-                line = await Line.start(connected)
+                line = await Line.start(connected, self.traffic)
                 await self._setup(line)
         except BaseException as error:
             await (line or connected).close()
@@ -184,13 +193,16 @@ class Link(Publisher):
             await asyncio.wait([line.down])  # not awaited itself: cancelling us must not end the line
             self._why = line.down.result()
             self._changed.clear()
+            self.traffic.up = False
             _log.warning("broker connection lost", connection=self._name, reason=self._why)
             await line.close()
             if asyncio.get_running_loop().time() - since > STABLE:
                 pauses = delays(self._spread)
             self._line = line = await self._redial(pauses)
+            self.traffic.up = True
+            self.traffic.reconnections += 1
             self._changed.set()
-            _log.info("broker connection is back", connection=self._name)
+            _log.info("broker connection back", connection=self._name)
 
     async def _redial(self, pauses: Iterator[float]) -> Line:
         while True:

@@ -53,6 +53,8 @@ def test_setting_has_the_signature_of_creating():
         {"retries": -1},
         {"default_num_clients": -1},
         {"secure_sum": "maybe"},
+        {"metrics": "9464"},
+        {"metrics": ""},
     ],
 )
 def test_wrong_settings_are_one_line(wrong):

@@ -102,6 +102,7 @@ def test_passwords_are_not_shown(write):
             "http://me",
             "'broker' in [silo] of silo.toml: 'http://***@localhost:5672/' is not a broker's URL",
         ),
+        ("[silo]", '[silo]\nmetrics = "9465"', "'metrics' in [silo] of silo.toml: '9465' is no address to serve"),
         ("[silo]", "[silo]\nheartbeat = 0", "'heartbeat' in [silo] of silo.toml: expected float >= 0.2; it is seconds"),
         ("[silo]", '[silo]\nheartbeat = "5"', "'heartbeat' in [silo] of silo.toml: expected float, got str"),
         ("[silo]", '[silo]\nisolation = "vm"', 'invalid enum value \'vm\'; it is "namespace" or "none"'),

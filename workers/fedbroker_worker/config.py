@@ -1,6 +1,6 @@
 """A silo's settings: one TOML file, and environment variables that override it; checked before anything is tried.
 
-Imports wire's names and limits, transport's URLs and this distribution's options.
+Imports wire's names and limits, transport's URLs, metrics' addresses and this distribution's options.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from fedbroker.errors import ConfigError
+from fedbroker.metrics.address import parse_address
 from fedbroker.transport.url import parse, redact
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
@@ -54,6 +55,7 @@ class SiloSettings:
         renew_seconds: after which a work item in hand is given back to the broker and taken anew; less than its
             ``consumer_timeout``.
         drain_seconds: how long a silo that is told to stop goes on with the work in hand.
+        metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for nowhere.
         log_format: ``auto`` is for people on a terminal and JSON elsewhere.
         log_level: the least that is logged.
     """
@@ -72,6 +74,7 @@ class SiloSettings:
     drain_seconds: Annotated[float, Meta(gt=0, le=86400, description="seconds, up to 86400")] = 300.0
     standby: bool = False
     renew_seconds: Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")] = 600.0
+    metrics: str = ""
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -176,6 +179,8 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
+    if silo.metrics:
+        _check(label("metrics"), partial(parse_address, silo.metrics))
     return silo
 
 

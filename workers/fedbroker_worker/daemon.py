@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fedbroker.metrics.exposition import Exposition
     from fedbroker_worker.config import Settings
 
 __all__ = ["run_silo"]
@@ -59,7 +60,7 @@ def run_silo(settings: Settings, *, ready_file: Path | None = None, until_eof: b
 async def _run(settings: Settings, ready_file: Path | None, until_eof: bool) -> None:
     started = time.monotonic()
     stop = _stop_signal(until_eof)
-    service = SiloService(settings)
+    service, exposition = _service(settings)
     try:
         if not await _opened(service, stop):
             return
@@ -72,7 +73,23 @@ async def _run(settings: Settings, ready_file: Path | None, until_eof: bool) -> 
             await service.drain()
     finally:
         await service.close()
+        if exposition is not None:
+            exposition.close()
     _log.info("stopped")
+
+
+def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
+    """The service, and what serves its metrics if its settings say so."""
+    silo = settings.silo
+    if not silo.metrics:
+        return SiloService(settings), None
+    from fedbroker.metrics.exposition import Exposition
+    from fedbroker_worker.metrics import SiloMetrics
+
+    metrics = SiloMetrics(silo.cohort, silo.name)
+    service = SiloService(settings, on_answer=metrics.answered)
+    metrics.watch(service.statistics)
+    return service, Exposition(silo.metrics, metrics.registry)
 
 
 @contextlib.contextmanager
