@@ -15,6 +15,7 @@ import tensorflow_federated as tff
 
 from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
 from fedbroker.context.settings import Eligible, Select, Settings
+from fedbroker.credentials import broker_url
 from fedbroker.errors import ConfigError
 from fedbroker.session.recorder import Listener
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -25,8 +26,6 @@ __all__ = [
     "set_async_execution_context",
     "set_sync_execution_context",
 ]
-
-URL_VARIABLE = "FEDBROKER_URL"
 
 P = ParamSpec("P")
 C = TypeVar("C", SyncBrokerContext, AsyncBrokerContext)
@@ -60,7 +59,8 @@ def _settings(
     Computations without clients run in the local C++ runtime and never touch the broker.
 
     Args:
-        url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``.
+        url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``, or
+            for what is in the file that ``FEDBROKER_URL_FILE`` names.
         cohort: the silos' cohort.
         min_silos: an invocation waits until so many are there.
         max_silos: it takes no more than so many; None for all that are there.
@@ -94,10 +94,11 @@ def _settings(
     Raises:
         ConfigError: an argument is missing or out of range, or the metrics' address is in use.
     """
-    url = url or os.environ.get(URL_VARIABLE)
+    url = url or broker_url()
     if not url:
         raise ConfigError(
-            "no broker was named", hint=f"pass its URL (amqps://user:password@host/vhost) or set {URL_VARIABLE}"
+            "no broker was named",
+            hint="pass its URL (amqps://user:password@host/vhost), or set FEDBROKER_URL or FEDBROKER_URL_FILE",
         )
     return Settings(
         url=url,

@@ -130,6 +130,12 @@ class SiloService:
                 if not silo.standby:
                     raise  # else another one that stood by was faster
 
+    @property
+    def status(self) -> str:
+        """Its cohort and what it has in hand, for people."""
+        items, sessions = len(self._busy), len(self._sessions)
+        return f"cohort {self._settings.cohort}: {items} work items, {sessions} sessions in hand"
+
     async def drain(self) -> None:
         """Leave the cohort: take no new session, finish those that are here, for ``drain_seconds`` at most."""
         self._leaving = True
