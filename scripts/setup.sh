@@ -108,6 +108,8 @@ main() {
                 "rabbitmq-server by other means, or set FEDBROKER_RABBITMQ_HOME to the directory that holds its sbin/"
         fi
     fi
+    command -v systemd-analyze >/dev/null || as_root sh scripts/apt-install.sh systemd >&2 \
+        || say "there is no systemd-analyze, by which tests judge config/systemd: install the package systemd"
 }
 
 main "$@"
