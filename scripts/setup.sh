@@ -121,6 +121,8 @@ main() {
                 "promtool on PATH by other means"
         fi
     fi
+    command -v systemd-analyze >/dev/null || as_root sh scripts/apt-install.sh systemd >&2 \
+        || say "there is no systemd-analyze, by which tests judge config/systemd: install the package systemd"
 }
 
 main "$@"

@@ -43,7 +43,7 @@ class Tree:
         for name in ("pyproject.toml", "workers/pyproject.toml", "requirements/dev.txt", "requirements/uv.txt"):
             shutil.copy(ROOT / name, self.root / name)
         self.bin.mkdir()
-        for tool in [*TOOLS, "erl", "epmd", "chmod"]:
+        for tool in [*TOOLS, "erl", "epmd", "chmod", "systemd-analyze"]:
             found = shutil.which(tool)
             assert found is not None, tool
             (self.bin / tool).symlink_to(found)
