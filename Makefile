@@ -25,7 +25,7 @@ setup: ## the private .venv and RabbitMQ's server, if they are not there
 	@scripts/setup.sh $(also)
 
 # What the tests and checks of config/ need beside.
-test check: also := prometheus
+test check: also := tests
 
 .PHONY: test
 test: setup ## the whole test suite, three files at a time; ARGS="-k name" chooses

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes ready whatever `make demo`, `make test` and the others need; does nothing, quickly, when it is all there:
-# a private .venv with the locked environment, and RabbitMQ's server; with the argument `prometheus`, Prometheus and its
-# promtool as well, which tests and checks need.
+# a private .venv with the locked environment, and RabbitMQ's server; with the argument `tests`, what tests and checks
+# judge config/ by as well: Prometheus with its promtool, and systemd-analyze.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -102,6 +102,18 @@ install() { # PACKAGE UNIT...
 
 prometheus_is_there() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
 
+judges() {
+    if ! prometheus_is_there; then
+        if ! install prometheus prometheus.service || ! prometheus_is_there; then
+            fail "there is no Prometheus, and installing it needs apt-get with root or sudo: put prometheus and" \
+                "promtool on PATH by other means"
+        fi
+    fi
+    if ! command -v systemd-analyze >/dev/null; then
+        install systemd || fail "there is no systemd-analyze: install the package systemd"
+    fi
+}
+
 main() {
     mkdir -p .cache
     exec 9>.cache/set-up.lock
@@ -115,14 +127,9 @@ main() {
                 "rabbitmq-server by other means, or set FEDBROKER_RABBITMQ_HOME to the directory that holds its sbin/"
         fi
     fi
-    if [ "${1-}" = prometheus ] && ! prometheus_is_there; then
-        if ! install prometheus prometheus.service || ! prometheus_is_there; then
-            fail "there is no Prometheus, and installing it needs apt-get with root or sudo: put prometheus and" \
-                "promtool on PATH by other means"
-        fi
+    if [ "${1-}" = tests ]; then
+        judges
     fi
-    command -v systemd-analyze >/dev/null || as_root sh scripts/apt-install.sh systemd >&2 \
-        || say "there is no systemd-analyze, by which tests judge config/systemd: install the package systemd"
 }
 
 main "$@"
