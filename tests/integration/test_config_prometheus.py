@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from fedbroker_worker.config import SiloSettings
 
-CONFIG = Path(__file__).parents[2] / "config" / "prometheus"
+from fedbroker.metrics.address import parse_address
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "prometheus"
 RULES = [
     rule for group in yaml.safe_load((CONFIG / "fedbroker.rules.yml").read_text())["groups"] for rule in group["rules"]
 ]
 TESTS = yaml.safe_load((CONFIG / "fedbroker.rules.test.yml").read_text())["tests"]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "check config prometheus.yml",
-        "check rules fedbroker.rules.yml",
-        "test rules fedbroker.rules.test.yml",
-    ],
-)
-def test_promtool_is_content(command):
-    done = subprocess.run(["promtool", *command.split()], cwd=CONFIG, capture_output=True, text=True, timeout=60)
+def blocks(language: str) -> list[str]:
+    """The page's blocks in a language."""
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("line", blocks("sh")[0].splitlines())
+def test_promtool_is_content_when_called_as_the_page_says(line):
+    assert line.startswith("promtool ")
+    done = subprocess.run(line.split(), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_silos_key_on_the_page_is_one():
+    (toml,) = blocks("toml")
+    ((table, keys),) = tomllib.loads(toml).items()
+    assert (table, set(keys)) == ("silo", {"metrics"})
+    assert parse_address(keys["metrics"])
+    assert "metrics" in {field.name for field in dataclasses.fields(SiloSettings)}
 
 
 def test_promtool_finds_a_broken_rule(tmp_path):
