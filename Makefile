@@ -36,13 +36,14 @@ unit: setup ## the tests that need neither broker nor processes
 	@$(bin)/python -m pytest tests/unit $(ARGS)
 
 .PHONY: check
-check: setup ## lint, format, types, layers, words
+check: setup ## lint, format, types, layers, words, what is deployed with
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/codespell
 	@promtool check config config/prometheus/prometheus.yml >/dev/null
+	@scripts/check-deploy.sh
 
 .PHONY: format
 format: setup ## put the code into shape
