@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import create_engine, event, exc
@@ -19,15 +18,15 @@ from fedbroker.redact import without_secrets
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from fedbroker_worker.sources.calls import Call
 
 __all__ = ["Database", "Rows", "database_at"]
 
-_CANCELS: Final = ("interrupt", "cancel")
-"""What drivers call it: sqlite3 has the one, psycopg and oracledb have the other, some have neither."""
+_PROGRESS: Final = 100_000
+"""SQLite's instructions between two looks at whether the call is ended."""
 
 _OPTIONS: Final = {"stream_results": True, "no_parameters": True}
 _KEYS: Final = 10_000
@@ -114,8 +113,10 @@ class Database:
         cancel = None
         try:
             with contextlib.closing(self.engine.connect()) as connection:
-                cancel = partial(_cancel, connection.connection.driver_connection)
+                cancel = _cancelled(connection.connection.driver_connection, call)
                 call.on_end(cancel)
+                if call.ended:
+                    raise SourceError(self.source, "reading was interrupted")
                 yield connection.execution_options(**_OPTIONS)
         except exc.SQLAlchemyError as error:
             raise SourceError(self.source, self._words(error), hint="correct its query or its url") from None
@@ -186,10 +187,14 @@ def _reading_only(engine: Engine) -> Engine:
     return engine
 
 
-def _cancel(connection: object) -> None:
-    """Have the driver give up what is under way, if it knows how; else the thread is left behind."""
-    for name in _CANCELS:
-        if callable(cancel := getattr(connection, name, None)):
-            with contextlib.suppress(Exception):
-                cancel()
-            return
+def _cancelled(connection: object, call: Call) -> Callable[[], None]:
+    """What has the driver give up, for those that know how; with others the call's thread is left behind."""
+    if callable(watch := getattr(connection, "set_progress_handler", None)):  # sqlite3's
+        watch(lambda: call.ended, _PROGRESS)
+        return lambda: None
+
+    def cancel() -> None:
+        with contextlib.suppress(Exception):
+            connection.cancel()  # type: ignore[attr-defined]  # psycopg, oracledb and others have it
+
+    return cancel

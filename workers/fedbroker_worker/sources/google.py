@@ -11,13 +11,14 @@ import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import gspread
 import requests
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.transport.requests import Request
 from google.oauth2.service_account import Credentials
 from gspread.http_client import HTTPClient
 from gspread.urls import SPREADSHEETS_API_V4_BASE_URL
@@ -95,10 +96,6 @@ def service_account(label: str, text: str) -> Credentials:
         raise SettingsError(what, hint=hint) from None
 
 
-def _session(credentials: Credentials) -> requests.Session:
-    return cast("requests.Session", AuthorizedSession(credentials, refresh_timeout=_TIMEOUT))  # type: ignore[no-untyped-call]
-
-
 def _from_info(info: dict[str, Any]) -> Credentials:
     return cast("Credentials", Credentials.from_service_account_info(info, scopes=[_SCOPE]))  # type: ignore[no-untyped-call]
 
@@ -110,8 +107,8 @@ def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
         SourceError: Google cannot be reached or refuses; says who can do what about it.
     """
     with _errors(place, credentials):
-        with _session(credentials) as session:
-            http = _PatientClient(session, place, call)
+        with requests.Session() as session:
+            http = _PatientClient(session, credentials, place, call)
             client = gspread.Client(cast("Any", None), session, cast("Any", lambda *_: http))
             book = client.open_by_key(place.key)
             sheet = book.get_worksheet(0) if place.worksheet is None else book.worksheet(place.worksheet)
@@ -124,11 +121,17 @@ def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
 
 
 class _PatientClient(HTTPClient):
-    """gspread's client, which asks again where the server is busy, and may ask another endpoint than Google's."""
+    """gspread's client, which asks again where the server is busy, and may ask another endpoint than Google's.
 
-    def __init__(self, session: requests.Session, place: Place, call: Call) -> None:
+    It gets its tokens itself: google-auth's own session would also ask a third server of Google's, in the background,
+    about where the account may be used, and a firewall would have to let that pass.
+    """
+
+    def __init__(self, session: requests.Session, credentials: Credentials, place: Place, call: Call) -> None:
         super().__init__(cast("Any", None), session)
         self.set_timeout(_TIMEOUT)
+        self._credentials = credentials
+        self._renewed = False
         self._place = place
         self._call = call
         self._until = time.monotonic() + place.patience
@@ -138,17 +141,30 @@ class _PatientClient(HTTPClient):
         url = base + endpoint.removeprefix(SPREADSHEETS_API_V4_BASE_URL)
         for tried in range(1, _TRIES + 1):
             try:
-                return super().request(method, url, *args, **kwargs)
+                return self._ask(method, url, *args, **kwargs)
             except (gspread.exceptions.APIError, requests.RequestException, TransportError) as error:
                 pause = _pause(error, tried)
-                if (
-                    pause is None
-                    or tried == _TRIES
-                    or time.monotonic() + pause > self._until
-                    or self._call.pause(pause)
-                ):
+                late = pause is None or tried == _TRIES or time.monotonic() + pause > self._until
+                if late or self._call.pause(pause or 0):
                     raise
         raise AssertionError("the last try returns or raises")
+
+    def _ask(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
+        """One request; with a new token, once, where Google does not take the one that there is."""
+        if not self._credentials.valid:
+            self._renew()
+        self.session.headers["Authorization"] = f"Bearer {self._credentials.token}"
+        try:
+            return super().request(method, url, *args, **kwargs)
+        except gspread.exceptions.APIError as error:
+            if error.response.status_code != HTTPStatus.UNAUTHORIZED or self._renewed:
+                raise
+            self._renew()
+            return self._ask(method, url, *args, **kwargs)
+
+    def _renew(self) -> None:
+        self._renewed = True
+        self._credentials.refresh(partial(Request(self.session), timeout=_TIMEOUT))  # type: ignore[no-untyped-call]
 
 
 def _pause(error: Exception, tried: int) -> float | None:
@@ -195,7 +211,8 @@ def _errors(place: Place, credentials: Credentials) -> Iterator[None]:
         raise SourceError(place.source, what, hint=hint) from None
     except (requests.RequestException, GoogleAuthError) as error:
         # Without their own words: these hold the spreadsheet's key.
-        what = f"{place.endpoint} or {credentials._token_uri} cannot be reached ({type(error).__name__})"
+        where = "the address that gives tokens" if isinstance(error, GoogleAuthError) else place.endpoint
+        what = f"{where} cannot be reached ({type(error).__name__})"
         raise SourceError(place.source, what, hint="see what blocks the way (a firewall, a proxy?)") from None
 
 

@@ -77,7 +77,7 @@ class Grid:
         Raises:
             ColumnError: a cell has no value, or one of another kind.
         """
-        own = self.cells[typed.name]
+        own = self._own(typed.name)
         cells = [own[at] for at in rows]
         if nan and "float" in typed.word:
             cells = [float("nan") if cell is None else cell for cell in cells]
@@ -90,9 +90,15 @@ class Grid:
             cells = [_moment(cell, whole=typed.word == DATE) for cell in cells]
         return array_from(self.source, typed, cells, lambda at: f"in cell {self._cell(typed.name, rows[at])}")
 
+    def _own(self, name: str) -> list[object]:
+        if name not in self.cells:
+            what = "is not in the sheet any more"
+            raise ColumnError(self.source, name, what, hint="name it there as before, or start the silo again")
+        return self.cells[name]
+
     def complete(self, names: Sequence[str]) -> list[int]:
         """The rows that have a value in each of these columns."""
-        columns = [self.cells[name] for name in names]
+        columns = [self._own(name) for name in names]
         return [at for at in range(len(self.lines)) if all(column[at] is not None for column in columns)]
 
     def _cell(self, name: str, at: int) -> str:

@@ -155,6 +155,10 @@ class SqlSource:
             batch = rows.next()
             for one in wanted:
                 cells = [row[self._place(one.name, rows)] for row in batch]
+                if None in cells:
+                    what = f"has a NULL {_in_row(before)(cells.index(None))}"
+                    hint = f"add `where {one.name} is not null` to the query, or coalesce()"
+                    raise ColumnError(self._name, one.name, what, hint=hint)
                 pieces[one.name].append(array_from(self._name, one, cells, _in_row(before)))
             if clients is not None:
                 owners.append(words_of([row[self._place(clients.column, rows)] for row in batch]))
