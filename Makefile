@@ -33,12 +33,13 @@ unit: setup ## the tests that need neither broker nor processes
 	@$(bin)/python -m pytest tests/unit $(ARGS)
 
 .PHONY: check
-check: setup ## lint, format, types, layers, words
+check: setup ## lint, format, types, layers, words, the documentation's site
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/codespell
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet # the site, in .cache/site
 
 .PHONY: format
 format: setup ## put the code into shape
