@@ -66,6 +66,9 @@ class FedbrokerError(Exception):
         hint: what to do about it, one clause; empty when nothing can be said.
 
     Attributes:
+        code: which error it is; stable, and explained in ``docs/errors.md``.
+        what: what happened.
+        hint: what to do about it, or empty.
         retryable: the same call may succeed on another try: something died or was lost, nothing was wrong. An execution
             context raises such an error as TFF's own ``RetryableError``, too.
         computation: the name of the computation that was invoked, or None outside of an invocation.
@@ -179,7 +182,12 @@ class CohortTimeout(CohortError):
 
 
 class NameTaken(CohortError):
-    """Another silo holds this name in this cohort."""
+    """Another silo holds this name in this cohort.
+
+    Attributes:
+        cohort: the cohort's name.
+        silo: the name that is taken.
+    """
 
     code = "FB3002"
 
@@ -283,7 +291,11 @@ class StragglerTimeout(DeadlineExceeded):
 
 
 class PlanError(FedbrokerError):
-    """A computation cannot be cut into stages; it names the intrinsic and what to use instead."""
+    """A computation cannot be cut into stages; it names the intrinsic and what to use instead.
+
+    Attributes:
+        intrinsic: what stands in the way: an intrinsic's URI, ``data`` or ``xla``; or None.
+    """
 
     code = "FB5001"
 

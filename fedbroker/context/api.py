@@ -7,6 +7,7 @@ contexts and wire's limits.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
@@ -15,6 +16,7 @@ import tensorflow_federated as tff
 
 from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
 from fedbroker.context.settings import Eligible, Select, Settings
+from fedbroker.credentials import broker_url
 from fedbroker.errors import ConfigError
 from fedbroker.session.recorder import Listener
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -25,8 +27,6 @@ __all__ = [
     "set_async_execution_context",
     "set_sync_execution_context",
 ]
-
-URL_VARIABLE = "FEDBROKER_URL"
 
 P = ParamSpec("P")
 C = TypeVar("C", SyncBrokerContext, AsyncBrokerContext)
@@ -54,13 +54,15 @@ def _settings(
     progress: bool | None = None,
     journal: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    metrics: str | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
 
     Computations without clients run in the local C++ runtime and never touch the broker.
 
     Args:
-        url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``.
+        url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``, or
+            for what is in the file that ``FEDBROKER_URL_FILE`` names.
         cohort: the silos' cohort.
         min_silos: an invocation waits until so many are there.
         max_silos: it takes no more than so many; None for all that are there.
@@ -89,14 +91,18 @@ def _settings(
             same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
         limits: bounds on messages, blobs and what silos may ask of this process.
+        metrics: ``HOST:PORT``, such as ``"127.0.0.1:9464"``, where the context's metrics are served over HTTP for
+            Prometheus, without a password, until it is closed; None for nowhere. Port 0 is any free one:
+            ``context.metrics_url`` tells.
 
     Raises:
-        ConfigError: an argument is missing or out of range.
+        ConfigError: an argument is missing or out of range, or the metrics' address is in use.
     """
-    url = url or os.environ.get(URL_VARIABLE)
+    url = url or broker_url()
     if not url:
         raise ConfigError(
-            "no broker was named", hint=f"pass its URL (amqps://user:password@host/vhost) or set {URL_VARIABLE}"
+            "no broker was named",
+            hint="pass its URL (amqps://user:password@host/vhost), or set FEDBROKER_URL or FEDBROKER_URL_FILE",
         )
     return Settings(
         url=url,
@@ -119,51 +125,50 @@ def _settings(
         progress=progress,
         journal=journal,
         limits=limits,
+        metrics=metrics,
     )
 
 
-def _creates(kind: type[C], settings: Callable[P, Settings], name: str, what: str) -> Callable[P, C]:
-    """A function that makes a context of that kind, with the arguments of ``settings``."""
+def _takes(settings: Callable[P, Settings]) -> Callable[[Callable[[Settings], C]], Callable[P, C]]:
+    """Make a function of settings one of their arguments, with their documentation after its own."""
 
-    @functools.wraps(settings)
-    def create(*args: P.args, **kwargs: P.kwargs) -> C:
-        return kind(settings(*args, **kwargs))
+    def decorate(function: Callable[[Settings], C]) -> Callable[P, C]:
+        @functools.wraps(settings)
+        def taking(*args: P.args, **kwargs: P.kwargs) -> C:
+            return function(settings(*args, **kwargs))
 
-    return _called(create, name, f"{what}\n\n    {settings.__doc__}")
+        taking.__name__, taking.__qualname__ = function.__name__, function.__qualname__
+        taking.__doc__ = f"{inspect.getdoc(function)}\n\n{inspect.getdoc(settings)}"
+        taking.__annotations__["return"] = function.__annotations__["return"]
+        return taking
 
-
-def _sets(create: Callable[P, C], name: str) -> Callable[P, C]:
-    """``create``, followed by setting what it made as TFF's default context."""
-
-    @functools.wraps(create)
-    def set_default(*args: P.args, **kwargs: P.kwargs) -> C:
-        context = create(*args, **kwargs)
-        tff.framework.get_context_stack().set_default_context(context)
-        return context
-
-    return _called(
-        set_default, name, f"Make a context with :func:`{create.__name__}`, set it as TFF's default, and return it."
-    )
+    return decorate
 
 
-def _called(function: Callable[P, C], name: str, doc: str) -> Callable[P, C]:
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
-    function.__annotations__["return"] = "SyncBrokerContext" if "sync" in name else "AsyncBrokerContext"
-    return function
+def _as_default(context: C) -> C:
+    tff.framework.get_context_stack().set_default_context(context)
+    return context
 
 
-create_sync_execution_context = _creates(
-    SyncBrokerContext,
-    _settings,
-    "create_sync_execution_context",
-    "A context whose computations run on a cohort of silos, one call at a time.",
-)
-create_async_execution_context = _creates(
-    AsyncBrokerContext,
-    _settings,
-    "create_async_execution_context",
-    "Like :func:`create_sync_execution_context`; calls return coroutines and may run side by side.",
-)
-set_sync_execution_context = _sets(create_sync_execution_context, "set_sync_execution_context")
-set_async_execution_context = _sets(create_async_execution_context, "set_async_execution_context")
+@_takes(_settings)
+def create_sync_execution_context(settings: Settings) -> SyncBrokerContext:
+    """A context whose computations run on a cohort of silos, one call at a time."""
+    return SyncBrokerContext(settings)
+
+
+@_takes(_settings)
+def create_async_execution_context(settings: Settings) -> AsyncBrokerContext:
+    """Like :func:`create_sync_execution_context`; calls return coroutines and may run side by side."""
+    return AsyncBrokerContext(settings)
+
+
+@_takes(_settings)
+def set_sync_execution_context(settings: Settings) -> SyncBrokerContext:
+    """Make a context with :func:`create_sync_execution_context`, set it as TFF's default, and return it."""
+    return _as_default(SyncBrokerContext(settings))
+
+
+@_takes(_settings)
+def set_async_execution_context(settings: Settings) -> AsyncBrokerContext:
+    """Make a context with :func:`create_async_execution_context`, set it as TFF's default, and return it."""
+    return _as_default(AsyncBrokerContext(settings))

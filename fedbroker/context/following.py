@@ -67,7 +67,7 @@ class Invocation:
                 self.answered = []
             case "silo answered":
                 self.answered.append(event.silo)
-                self.bytes_in += int(details.get("bytes_in", details.get("bytes", 0)))
+                self.bytes_in += int(details.get("bytes_in", 0))
             case "silo dropped":
                 self.dropped[event.silo] = str(details.get("ending", "dropped"))
                 self.asked = [silo for silo in self.asked if silo != event.silo]

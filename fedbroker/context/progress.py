@@ -39,19 +39,15 @@ class Progress:
         """Of one invocation."""
         return Watch(self._cohort, self._display)
 
-    def listening(self, listener: Listener | None) -> Listener | None:
-        """A listener that hears for us, too."""
-        if self._wanted is False:
-            return listener
+    @property
+    def listener(self) -> Listener | None:
+        """What hears of the context's events."""
+        return None if self._wanted is False else self._hear
 
-        def hear(event: Event) -> None:
-            display = self._display()
-            if display is not None:
-                display.hear(self._cohort, event)
-            if listener is not None:
-                listener(event)
-
-        return hear
+    def _hear(self, event: Event) -> None:
+        display = self._display()
+        if display is not None:
+            display.hear(self._cohort, event)
 
     def _display(self) -> Display | None:
         if self._wanted is False or sys.stderr is None:

@@ -26,7 +26,7 @@ def test_an_invocation_is_followed():
     one.attempt("s1", ["bos", "ewr", "jfk"])
     for event in events(
         ("stage started", "", {"silos": 3}),
-        ("silo answered", "bos", {"bytes": 2048}),
+        ("silo answered", "bos", {"bytes_in": 2048}),
         ("silo dropped", "ewr", {"ending": "timed out"}),
         ("late joiner taken in", "lga", {}),
     ):
