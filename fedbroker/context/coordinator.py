@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow_federated as tff
 
 import fedbroker
+from fedbroker import tracing
 from fedbroker.context.attempts import attempt
 from fedbroker.context.failures import leaving
 from fedbroker.context.invocation import Environment, invoke
@@ -65,10 +66,16 @@ class Coordinator:
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
+        tracing.start("fedbroker-coordinator")
+        with tracing.span("invocation", cohort=self.settings.cohort) as span:
+            return await self._invoke(comp, argument, span)
+
+    async def _invoke(self, comp: tff.Computation, argument: object, span: tracing.Span) -> object:
         watch = self._progress.watch()
         try:
             called, rest = await self._with_functions(comp, argument)
             plan = await self.plan(called)
+            span.set(computation=plan.name, stages=len(plan.client_stages))
             watch.planned(plan.name, len(plan.client_stages))
             result = await attempt(
                 lambda deadline: invoke(plan, rest, self._environment(deadline, watch)),

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fedbroker import tracing
 from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
@@ -172,7 +173,8 @@ class _Run:
         seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
         try:
             async with asyncio.timeout(seconds):
-                await self.server.run(stage, self.partials)
+                with tracing.span("server stage", stage=stage.level):
+                    await self.server.run(stage, self.partials)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"server stage {stage.level} took more than {seconds:g} s",

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing
 from fedbroker.log import get_logger
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.lane import Lane, StageWork
-from fedbroker.session.outcomes import Lost, Outcome
+from fedbroker.session.outcomes import Lost, Outcome, ending, why
 from fedbroker.session.recorder import Talk
 from fedbroker.session.roster import Member
 from fedbroker.session.shipping import Known, needs
@@ -88,6 +89,14 @@ class Conversation:
         Raises:
             BrokerError: the broker went away and did not come back in time, or refuses us.
         """
+        with tracing.span("silo request", "producer", silo=self.member.name, stage=self.work.level) as span:
+            outcome = await self._run()
+            span.set(ending=ending(outcome), asked=self.talk.asked, bytes_out=self.talk.bytes_out)
+            if not isinstance(outcome, Done):
+                span.failed(why(outcome), ending(outcome))
+            return outcome
+
+    async def _run(self) -> Outcome:
         inline, fresh = tuple(self.inline), tuple(self.bulk)
         self.talk.started = time.monotonic()
         before = self.journal.answer(self.work.level, self.member.name) if self.journal is not None else None
@@ -150,7 +159,8 @@ class Conversation:
 
     async def _fetch(self, reply: Done) -> list[Buffer]:
         results = self.lane.results
-        return [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest, _ in reply.outputs]
+        with tracing.span("transfer", what="results", bytes=sum(size for _, size in reply.outputs)):
+            return [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest, _ in reply.outputs]
 
     def _item(self, fresh: dict[Digest, int]) -> WorkItem:
         left = self.deadline.left()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.conversation import Conversation
@@ -59,14 +60,16 @@ async def run_stage(session: Session, work: StageWork) -> dict[str, Sequence[Buf
     if closed is not None:  # before we were killed: whoever was dropped then stays out
         session.go_on_with([member for member in session.members if member.name in closed])
     stage = _Stage(session, work)
-    try:
-        await stage.run()
-    except FedbrokerError as error:
-        stage.record(error)
-        raise
-    finally:
-        await stage.stop()
-    stage.record()
+    with tracing.span("client stage", session=session.id, stage=work.level, silos=len(session.members)) as span:
+        try:
+            await stage.run()
+        except FedbrokerError as error:
+            stage.record(error)
+            raise
+        finally:
+            await stage.stop()
+        stage.record()
+        span.set(participants=len(stage.state.participants))
     if session.journal is not None and closed is None:
         await session.journal.record_closed(work.level, stage.state.participants)
     return stage.answers
@@ -174,7 +177,9 @@ class _Stage:
     async def _ship(self, digests: Sequence[Digest], silo: str | None) -> None:
         """Send blobs on the bulk lane, one after another, to one silo or (None) to the cohort."""
         for digest in digests:
-            await self.session.lane.send_blob(digest, self.work.blobs[digest], silo=silo, deadline=self.deadline)
+            blob = self.work.blobs[digest]
+            with tracing.span("transfer", what="blob", bytes=len(blob), silo=silo or "*"):
+                await self.session.lane.send_blob(digest, blob, silo=silo, deadline=self.deadline)
 
     async def _recruit(self, straggler: str) -> None:
         """Wait for a late joiner who can take a straggler's place."""

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
 from fedbroker.log import get_logger
@@ -176,6 +177,7 @@ class CoordinatorEnd:
             mandatory=True,
             correlation_id=correlation(item),
             message_id=secrets.token_hex(12),
+            headers=tracing.carrier(),
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
         try:

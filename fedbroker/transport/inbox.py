@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, WireError
 from fedbroker.log import get_logger
@@ -138,7 +139,7 @@ class Inbox:
             sent = [*map(self._blobs.put, attachments), *item.fresh]
             self._count_blobs(item, sent)
             with self._blobs.pinned(sent):
-                await holding.keep(asyncio.ensure_future(self._work_on(item, deadline)))
+                await holding.keep(asyncio.ensure_future(self._work_on(item, deadline, delivery)))
         finally:
             del self._holdings[delivery.message_id]
             if holding.owed:
@@ -155,14 +156,15 @@ class Inbox:
             else:
                 self.taken.blobs_lacking += 1
 
-    async def _work_on(self, item: WorkItem, deadline: Deadline) -> None:
+    async def _work_on(self, item: WorkItem, deadline: Deadline, delivery: Delivery) -> None:
         try:
             await self._ready(deadline)
             async with self._room:
                 left = deadline.left()
                 if left < item.seconds - NOTHING:
                     item = msgspec.structs.replace(item, seconds=left)
-                await self._on_work(item)
+                with tracing.continued(delivery.headers):
+                    await self._on_work(item)
         except Exception:
             _log.exception("work handler failed", session=item.session, stage=item.stage)
 
@@ -176,7 +178,7 @@ class Inbox:
             correlation_id=held.correlation_id,
             message_id=held.message_id,
             expiration=deadline.left(),
-            headers={COUNT: deliveries_of(held)},
+            headers={COUNT: deliveries_of(held), **tracing.carried(held.headers)},
         )
         try:
             await self._control.publish(copy, Deadline.after(RENEWAL))

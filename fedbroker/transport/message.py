@@ -39,7 +39,7 @@ class Outgoing:
         correlation_id: which conversation it belongs to.
         message_id: its own name; the library chooses one where it is None.
         expiration: seconds after which the broker gives it up.
-        headers: numbers that go with it.
+        headers: numbers and words that go with it.
     """
 
     exchange: Exchange
@@ -50,7 +50,7 @@ class Outgoing:
     correlation_id: str | None = None
     message_id: str | None = None
     expiration: float | None = None
-    headers: Mapping[str, int] = field(default_factory=dict)
+    headers: Mapping[str, int | str] = field(default_factory=dict)
 
     def properties(self) -> commands.Basic.Properties:
         """The same as AMQP has it."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from fedbroker import tracing
 from fedbroker.log import configure, get_logger
 from fedbroker_worker.notify import Manager, Pulse
 from fedbroker_worker.service import SiloService
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["run_silo"]
 
 _log = get_logger(__name__)
+
+FLUSH_SECONDS: Final = 3.0
+"""At the end, for what was traced; a collector that is away does not hold a silo up."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -61,7 +65,11 @@ def run_silo(
     ready_file = ready_file.absolute() if ready_file is not None else None
     alive_file = alive_file.absolute() if alive_file is not None else None
     os.chdir(settings.directory)
-    asyncio.run(_run(settings, ready_file, alive_file, until_eof))
+    tracing.start("fedbroker-silo", silo=settings.silo.name, cohort=settings.silo.cohort)
+    try:
+        asyncio.run(_run(settings, ready_file, alive_file, until_eof))
+    finally:
+        tracing.flush(FLUSH_SECONDS)
     if still_running():
         os._exit(0)  # a source that does not stop: the interpreter must not be taken down under its feet
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
+from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, NameTaken, WireError
 from fedbroker.log import get_logger
@@ -241,11 +242,15 @@ class SiloService:
         structlog.contextvars.bind_contextvars(session=item.session, stage=item.stage)
         _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
         started = time.monotonic()
-        answer = await self._answer(item)
-        self._computed(asyncio.current_task())
-        self._on_answer(answer)
-        _log_answer(answer, time.monotonic() - started)
-        await self._reply(item, answer)
+        with tracing.span("work", "consumer", silo=item.silo, session=item.session, stage=item.stage) as span:
+            answer = await self._answer(item)
+            self._computed(asyncio.current_task())
+            self._on_answer(answer)
+            _log_answer(answer, time.monotonic() - started)
+            if isinstance(answer.reply, Failed):
+                span.failed(answer.reply.cause, answer.reply.kind)
+            with tracing.span("transfer", what="answer", bytes=sum(map(len, answer.outputs.values()))):
+                await self._reply(item, answer)
 
     async def _answer(self, item: WorkItem) -> Answer:
         if item.session in self._ended:

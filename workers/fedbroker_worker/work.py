@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, DeadlineExceeded, FedbrokerError, Missing, RuntimeUnavailable, WireError
 from fedbroker.log import get_logger
@@ -122,7 +123,8 @@ class Worker:
         loads = {op: asyncio.create_task(self._catalog.load(op, item.clients)) for op in _data(item)}
         try:
             started = time.monotonic()
-            blobs = await self._collect(item, deadline)
+            with tracing.span("transfer", what="blobs", bytes=sum(item.fresh.values())):
+                blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
             return await self._replayed(item, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
@@ -140,8 +142,9 @@ class Worker:
         """Run the program; once more, in a new runtime, if the runtime dies and nothing of the session was in it."""
         for attempt in range(attempts):
             try:
-                async with self._sessions.entered(item) as (executor, refs):
-                    return await replay(item.program, executor, refs, blobs, lambda op: loads[op])
+                with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
+                    async with self._sessions.entered(item) as (executor, refs):
+                        return await replay(item.program, executor, refs, blobs, lambda op: loads[op])
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:
                     raise

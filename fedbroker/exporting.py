@@ -1,0 +1,79 @@
+"""Sends traces to a collector, as the ``OTEL_*`` variables say; imported only where they say so.
+
+Needs the extra ``otel``. Imports the base only.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
+
+from fedbroker.log import get_logger
+from fedbroker.redact import without_secrets
+
+__all__ = ["export"]
+
+_log = get_logger(__name__)
+
+UNNAMED: Final = "unknown_service"
+"""What the library calls a service whose name nobody gave."""
+FAREWELL: Final = 3000
+"""Milliseconds at the process's end for what is not sent yet."""
+
+
+def export(exporter: str, service: str, resource: Mapping[str, str | int | float | bool]) -> None:
+    """Make a tracer provider and set it, unless the program has set one.
+
+    Args:
+        exporter: the value of ``OTEL_TRACES_EXPORTER``.
+        service: the service's name, unless the environment gives another.
+        resource: attributes of the process.
+
+    Raises:
+        ValueError: there is no such exporter here.
+    """
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return
+    if exporter not in ("otlp", "console"):
+        raise ValueError(f"OTEL_TRACES_EXPORTER={exporter}: otlp, console and none are known")
+    target: SpanExporter = OTLPSpanExporter() if exporter == "otlp" else ConsoleSpanExporter()
+    said = Resource.create(dict(resource))  # with what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say
+    if str(said.attributes.get("service.name", UNNAMED)).startswith(UNNAMED):
+        said = said.merge(Resource({"service.name": service}))
+    provider = TracerProvider(resource=said, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(_Quiet(target)))
+    trace.set_tracer_provider(provider)
+    # The library's own way out waits without a limit for a collector that is away.
+    atexit.register(provider.force_flush, FAREWELL)
+
+
+class _Quiet(SpanExporter):
+    """Says once that spans cannot be sent, and not with a traceback every five seconds."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send them."""
+        reason = "the collector refused them"
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:
+            result, reason = SpanExportResult.FAILURE, f"{type(error).__name__}: {error}"
+        failed = result is not SpanExportResult.SUCCESS
+        if failed and not self._failing:
+            _log.warning("traces not exported", reason=without_secrets(reason)[:300])
+        self._failing = failed
+        return result
+
+    def shutdown(self) -> None:
+        """Send no more."""
+        self._exporter.shutdown()
