@@ -22,11 +22,14 @@ broker: setup ## a private RabbitMQ in the foreground, until Ctrl-C
 ##@ Develop
 .PHONY: setup
 setup: ## the private .venv and RabbitMQ's server, if they are not there
-	@scripts/setup.sh
+	@scripts/setup.sh $(also)
+
+# What the tests and checks of config/ need beside.
+test check: also := tests
 
 .PHONY: test
-test: setup ## the whole test suite, a file on each of two cores; ARGS="-k name" chooses
-	@$(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: setup ## the whole test suite, three files at a time; ARGS="-k name" chooses
+	@$(bin)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: unit
 unit: setup ## the tests that need neither broker nor processes
@@ -40,6 +43,7 @@ check: setup ## lint, format, types, layers, words, the documentation's site
 	@$(bin)/lint-imports
 	@$(bin)/codespell
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet # the site, in .cache/site
+	@promtool check config config/prometheus/prometheus.yml >/dev/null
 
 .PHONY: format
 format: setup ## put the code into shape

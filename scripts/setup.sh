@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes ready whatever `make demo`, `make test` and the others need; does nothing, quickly, when it is all there:
-# a private .venv with the locked environment, and RabbitMQ's server.
+# a private .venv with the locked environment, and RabbitMQ's server; with the argument `tests`, what tests and checks
+# judge config/ by as well: Prometheus with its promtool, and systemd-analyze.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -94,6 +95,25 @@ broker_is_there() {
     "$python" -c 'from fedbroker.broker.server import find_erlang, find_server; find_server(); find_erlang()' 2>/dev/null
 }
 
+install() { # PACKAGE UNIT...
+    say "installing $1"
+    command -v apt-get >/dev/null && as_root sh scripts/install-quietly.sh "$@" >&2
+}
+
+prometheus_is_there() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
+
+judges() {
+    if ! prometheus_is_there; then
+        if ! install prometheus prometheus.service || ! prometheus_is_there; then
+            fail "there is no Prometheus, and installing it needs apt-get with root or sudo: put prometheus and" \
+                "promtool on PATH by other means"
+        fi
+    fi
+    if ! command -v systemd-analyze >/dev/null; then
+        install systemd || fail "there is no systemd-analyze: install the package systemd"
+    fi
+}
+
 main() {
     mkdir -p .cache
     exec 9>.cache/set-up.lock
@@ -102,11 +122,13 @@ main() {
         make_environment
     fi
     if ! broker_is_there; then
-        say "installing rabbitmq-server"
-        if ! command -v apt-get >/dev/null || ! as_root sh scripts/install-broker.sh >&2 || ! broker_is_there; then
+        if ! install rabbitmq-server rabbitmq-server.service epmd.service epmd.socket || ! broker_is_there; then
             fail "there is no RabbitMQ server, and installing it needs apt-get with root or sudo: install" \
                 "rabbitmq-server by other means, or set FEDBROKER_RABBITMQ_HOME to the directory that holds its sbin/"
         fi
+    fi
+    if [ "${1-}" = tests ]; then
+        judges
     fi
 }
 

@@ -7,16 +7,31 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import cyclopts
 
+from fedbroker.credentials import from_file
 from fedbroker.redact import without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.table import Table
 
 __all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "plain", "print_json", "size_text", "table"]
 
+
+def _url(_: object, tokens: Sequence[cyclopts.Token]) -> str:
+    """As it was given, or what is in the file that the environment names."""
+    token = tokens[0]
+    return from_file(token.keyword) if token.keyword == "FEDBROKER_URL_FILE" else token.value
+
+
 Url: TypeAlias = Annotated[
-    str, cyclopts.Parameter(env_var="FEDBROKER_URL", help="The broker's URL; better in the environment than here.")
+    str,
+    cyclopts.Parameter(
+        env_var=("FEDBROKER_URL", "FEDBROKER_URL_FILE"),
+        converter=_url,
+        help="The broker's URL; better in the environment, or in the file that FEDBROKER_URL_FILE names, than here.",
+    ),
 ]
 Cohort: TypeAlias = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
 Json: TypeAlias = Annotated[bool, cyclopts.Parameter(negative="", help="Print JSON.")]

@@ -16,6 +16,7 @@ import tensorflow_federated as tff
 
 from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
 from fedbroker.context.settings import Eligible, Select, Settings
+from fedbroker.credentials import broker_url
 from fedbroker.errors import ConfigError
 from fedbroker.session.recorder import Listener
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -26,8 +27,6 @@ __all__ = [
     "set_async_execution_context",
     "set_sync_execution_context",
 ]
-
-URL_VARIABLE = "FEDBROKER_URL"
 
 P = ParamSpec("P")
 C = TypeVar("C", SyncBrokerContext, AsyncBrokerContext)
@@ -54,13 +53,15 @@ def _settings(
     on_event: Listener | None = None,
     journal: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    metrics: str | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
 
     Computations without clients run in the local C++ runtime and never touch the broker.
 
     Args:
-        url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``.
+        url: of the broker, ``amqp://`` or ``amqps://``; None for the environment variable ``FEDBROKER_URL``, or
+            for what is in the file that ``FEDBROKER_URL_FILE`` names.
         cohort: the silos' cohort.
         min_silos: an invocation waits until so many are there.
         max_silos: it takes no more than so many; None for all that are there.
@@ -87,14 +88,18 @@ def _settings(
             same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
         limits: bounds on messages, blobs and what silos may ask of this process.
+        metrics: ``HOST:PORT``, such as ``"127.0.0.1:9464"``, where the context's metrics are served over HTTP for
+            Prometheus, without a password, until it is closed; None for nowhere. Port 0 is any free one:
+            ``context.metrics_url`` tells.
 
     Raises:
-        ConfigError: an argument is missing or out of range.
+        ConfigError: an argument is missing or out of range, or the metrics' address is in use.
     """
-    url = url or os.environ.get(URL_VARIABLE)
+    url = url or broker_url()
     if not url:
         raise ConfigError(
-            "no broker was named", hint=f"pass its URL (amqps://user:password@host/vhost) or set {URL_VARIABLE}"
+            "no broker was named",
+            hint="pass its URL (amqps://user:password@host/vhost), or set FEDBROKER_URL or FEDBROKER_URL_FILE",
         )
     return Settings(
         url=url,
@@ -116,6 +121,7 @@ def _settings(
         on_event=on_event,
         journal=journal,
         limits=limits,
+        metrics=metrics,
     )
 
 

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, FedbrokerError
-from fedbroker.log import get_logger
 
 __all__ = ["attempt"]
 
@@ -21,14 +20,17 @@ T = TypeVar("T")
 PAUSE = 0.5
 """Seconds before the second attempt, doubled for each further one, with jitter: what died needs a moment."""
 
-_log = get_logger(__name__)
-
 OVERTIME = 1.0
 """Seconds beyond the deadline after which an invocation is stopped wherever it is; what stops by itself says more."""
 
 
 async def attempt(
-    once: Callable[[Deadline], Awaitable[T]], *, retries: int, seconds: float | None, pause: float = PAUSE
+    once: Callable[[Deadline], Awaitable[T]],
+    *,
+    retries: int,
+    seconds: float | None,
+    pause: float = PAUSE,
+    on_retry: Callable[[int, FedbrokerError], None] = lambda number, error: None,
 ) -> T:
     """The result of the first attempt that ends well.
 
@@ -37,6 +39,7 @@ async def attempt(
         retries: how many further attempts there may be; only after an error that is ``retryable``.
         seconds: for all attempts together; None for no bound but the stages' own.
         pause: seconds before the second attempt.
+        on_retry: told before each further attempt: its number, from 2, and what the one before failed with.
 
     Raises:
         DeadlineExceeded: the time was up.
@@ -52,7 +55,7 @@ async def attempt(
                     wait = pause * 2**number * random.uniform(0.5, 1.0)
                     if not error.retryable or number == retries or wait >= deadline.left():
                         raise
-                    _log.warning("trying again", attempt=number + 2, of=retries + 1, reason=str(error))
+                    on_retry(number + 2, error)
                 await asyncio.sleep(wait)
     except TimeoutError:
         raise DeadlineExceeded(

@@ -52,6 +52,11 @@ class _BrokerContext:
         """
         return self._coordinator.last_session
 
+    @property
+    def metrics_url(self) -> str | None:
+        """Where the metrics are served; None where they are not."""
+        return self._coordinator.metrics_url
+
     def explain(self, comp: tff.Computation) -> Explanation:
         """What running ``comp`` in this context will take; nothing is sent, and the plan is kept for its invocations.
 
@@ -124,6 +129,9 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  
 
 
 def _close(thread: LoopThread, coordinator: Coordinator) -> None:
-    if thread.started:
-        thread.run(coordinator.close())
-    thread.stop()
+    try:
+        if thread.started:
+            thread.run(coordinator.close())
+        thread.stop()
+    finally:
+        coordinator.close_metrics()

@@ -1,6 +1,6 @@
 """The process that runs the TFF program: its plans, its C++ runtime, its cohort, each made when first needed.
 
-Imports the session, the plan, the runtime and this package's parts.
+Imports metrics, the session, the plan, the runtime and this package's parts.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from fedbroker.context.selection import choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
+from fedbroker.metrics.coordinator import CoordinatorMetrics
+from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.session.cohort import Cohort
 from fedbroker.session.journal import Journal
-from fedbroker.session.report import SessionReport
+from fedbroker.session.recorder import both, tell
+from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
+from fedbroker.session.statistics import Statistics
 
 __all__ = ["Coordinator"]
 
@@ -35,7 +39,11 @@ PLANS_KEPT = 128
 
 
 class Coordinator:
-    """Runs computations on one cohort. All coroutines run on one event loop."""
+    """Runs computations on one cohort. All coroutines run on one event loop.
+
+    Raises:
+        ConfigError: metrics cannot be served where the settings say.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -46,6 +54,12 @@ class Coordinator:
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._last: Session | None = None
+        self._listener = settings.on_event
+        self._exposition: Exposition | None = None
+        if settings.metrics is not None:
+            metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
+            self._exposition = Exposition(settings.metrics, metrics.registry)
+            self._listener = both(metrics.hear, settings.on_event)
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
@@ -56,6 +70,7 @@ class Coordinator:
                 lambda deadline: invoke(plan, rest, self._environment(deadline)),
                 retries=self.settings.retries,
                 seconds=self.settings.deadline,
+                on_retry=self._on_retry,
             )
         except FedbrokerError as error:
             raise leaving(error, comp) from error.__cause__
@@ -64,6 +79,28 @@ class Coordinator:
     def last_session(self) -> SessionReport | None:
         """The report of the session that was started last, as far as it is by now; None before the first."""
         return None if self._last is None else self._last.recorder.report
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where metrics are served; None where they are not."""
+        return None if self._exposition is None else self._exposition.url
+
+    def close_metrics(self) -> None:
+        """Serve no metrics any more; may be called from any thread, and again."""
+        if self._exposition is not None:
+            self._exposition.close()
+
+    def _statistics(self) -> Statistics | None:
+        cohort = self._cohort
+        return None if cohort is None else cohort.statistics()
+
+    def _restarts(self) -> int:
+        runtime = self._runtime
+        return 0 if runtime is None else runtime.restarts
+
+    def _on_retry(self, number: int, error: FedbrokerError) -> None:
+        details = {"attempt": number, "of": self.settings.retries + 1, "reason": str(error)}
+        tell(self._listener, Event("invocation retried", details=details))
 
     def _environment(self, deadline: Deadline) -> Environment:
         """What one attempt runs in."""
@@ -147,7 +184,7 @@ class Coordinator:
                     settings.cohort,
                     version=fedbroker.__version__,
                     limits=settings.limits,
-                    on_event=settings.on_event,
+                    on_event=self._listener,
                     journal=self._journal,
                 )
                 try:

@@ -1,6 +1,6 @@
 """How a coordinator works: what a program passes when it makes a context, checked before anything is tried.
 
-Imports the session's policy, the plan's secure sums, transport's URLs, wire and the base.
+Imports the session's policy, the plan's secure sums, transport's URLs, metrics' addresses, wire and the base.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
+from fedbroker.metrics.address import parse_address
 from fedbroker.plan.secure import SecureSum
 from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
@@ -56,11 +57,14 @@ class Settings:
     on_event: Listener | None = field(default=None, repr=False)
     journal: str | os.PathLike[str] | None = None
     limits: Limits = DEFAULT_LIMITS
+    metrics: str | None = None
     policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:
         parse(self.url)
         check_name("cohort", self.cohort)
+        if self.metrics is not None:
+            parse_address(self.metrics)
         self._check_counts()
         if self.secure_sum not in get_args(SecureSum):
             raise ConfigError(

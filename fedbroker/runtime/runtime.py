@@ -98,7 +98,7 @@ class Runtime:
         if self._service is not None and self._process is not None and self._process.alive:
             return self._service
         if self._process is not None:
-            _log.warning("runtime died, starting it anew", restarts=self.restarts + 1)
+            _log.warning("runtime died", restarts=self.restarts + 1)
             self.restarts += 1
         await self._end()
         process = RuntimeProcess(self._isolation, self._binary or installed_binary(), self._log, self._start_timeout)

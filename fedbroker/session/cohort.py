@@ -24,7 +24,9 @@ from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.roster import Member, Roster
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
-from fedbroker.transport.coordinator import Answer, CoordinatorEnd
+from fedbroker.session.statistics import Statistics
+from fedbroker.transport.answers import Answer
+from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
@@ -137,6 +139,12 @@ class Cohort:
     def silos(self) -> tuple[Member, ...]:
         """Who is there now, by name."""
         return self._roster.present(time.monotonic())
+
+    def statistics(self) -> Statistics:
+        """Who is there, and what was counted so far; may be called from any thread."""
+        end, now = self._end, time.monotonic()
+        present = tuple(member.name for member in self._roster.present(now))
+        return Statistics(present, self._roster.missing(now), end.traffic, end.late, end.dead)
 
     async def wait(self, min_silos: int, timeout: float = 60.0) -> tuple[Member, ...]:  # noqa: ASYNC109 the public name
         """Wait until enough silos are there; those, by name.
@@ -271,7 +279,7 @@ class Cohort:
         self._words.add(word)
         word.add_done_callback(self._words.discard)
         if isinstance(answer, Rejected):
-            self._tell("silo rejected", message.silo, reason=answer.reason)
+            self._tell("silo sent away", message.silo, reason=answer.reason)
         return isinstance(answer, Accepted)
 
     async def _answer(self, answer: Accepted | Rejected) -> None:
@@ -286,6 +294,8 @@ class Cohort:
         recorder = self._recent.get(answer.session)
         if recorder is not None:
             recorder.late(answer.silo, answer.stage)
+        else:  # of a session long gone, or of another process's
+            tell(self._listener, Event("late answer", answer.session, answer.stage, answer.silo))
 
     def _tell(self, name: str, silo: str = "", **details: object) -> None:
         tell(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))

@@ -19,7 +19,7 @@ from fedbroker.session.outcomes import Lost, Outcome
 from fedbroker.session.recorder import Talk
 from fedbroker.session.roster import Member
 from fedbroker.session.shipping import Known, needs
-from fedbroker.transport.coordinator import Dead
+from fedbroker.transport.answers import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits
@@ -29,6 +29,9 @@ __all__ = ["Conversation"]
 
 ROUNDS_OF_NEED = 3
 """How often a silo may ask for blobs that it lacks before that counts as a failure."""
+
+ROUNDS_OF_RESULTS = 3
+"""How often results may be lost on their way before that counts as a failure; the silo remembers them."""
 
 RESULT_PATIENCE = 30.0
 """Seconds without any progress on the bulk lane after which a result that was announced counts as lost."""
@@ -91,10 +94,20 @@ class Conversation:
         if before is not None:
             return self._remembered(before)
         self.talk.bytes_out = self._size(fresh)
-        for _ in range(ROUNDS_OF_NEED):
-            outcome = await self._ask(inline, fresh)
+        unread, needed, missed = self.unread, 0, 0
+        while needed < ROUNDS_OF_NEED:
+            try:
+                outcome = await self._ask(inline, fresh, unread)
+            except Missing as missing:
+                missed += 1
+                if missed == ROUNDS_OF_RESULTS:
+                    return self._failed("lost", "its results were lost on the way", "run the computation again")
+                _log.info("results asked for again", session=self.session, silo=self.member.name, reason=str(missing))
+                inline, unread = (), None
+                continue
             if not isinstance(outcome, Need):
                 return outcome
+            needed, unread = needed + 1, None
             _log.info("blobs sent again", session=self.session, silo=self.member.name, count=len(outcome.digests))
             self.known.forget(self.member, outcome.digests)
             inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= self.limits.inline_blob)
@@ -106,13 +119,13 @@ class Conversation:
         cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
         return self._failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
 
-    async def _ask(self, inline: Sequence[Digest], fresh: Sequence[Digest]) -> Outcome | Need:
+    async def _ask(self, inline: Sequence[Digest], fresh: Sequence[Digest], unread: Deadline | None) -> Outcome | Need:
         blobs = {digest: self.work.blobs[digest] for digest in inline}
         item = self._item({digest: len(self.work.blobs[digest]) for digest in fresh})
         self.talk.asked += 1
         self.talk.bytes_out += self._size(inline)
         try:
-            reply = await self.lane.request(item, blobs, self.deadline, unread=self.unread)
+            reply = await self.lane.request(item, blobs, self.deadline, unread=unread)
             self.talk.replied = time.monotonic()
             if isinstance(reply, Dead):
                 return Lost(self.member.name, reply.reason)
@@ -124,8 +137,6 @@ class Conversation:
                 self.known.add(self.member, needs(item.program))
         except DeadlineExceeded:
             return Lost(self.member.name, "time")
-        except Missing:
-            return self._failed("lost", "its results were lost on the way", "run the computation again")
         if isinstance(reply, Need) and not self.work.blobs.keys() >= set(reply.digests):
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply

@@ -184,7 +184,7 @@ class Journal:
                 for record in records:
                     one.replay(record)
         except (ValueError, TypeError, StopIteration, OSError, msgpack.UnpackException) as error:
-            _log.warning("a session in the journal was forgotten", path=path.name, reason=str(error))
+            _log.warning("journal entry forgotten", path=path.name, reason=str(error))
             path.unlink(missing_ok=True)
             return
         self._unfinished.setdefault(fingerprint, []).append(one)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from fedbroker.deadline import Deadline
 from fedbroker.session.roster import Member
-from fedbroker.transport.coordinator import Dead
+from fedbroker.transport.answers import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 

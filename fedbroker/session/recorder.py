@@ -5,35 +5,62 @@ Imports the session's outcomes and report, and the base.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from fedbroker.errors import FedbrokerError
 from fedbroker.log import get_logger
 from fedbroker.session.outcomes import Outcome, ending, why
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from fedbroker.wire.messages import Done
 
-__all__ = ["Listener", "Recorder", "Talk", "tell"]
+__all__ = ["Listener", "Recorder", "Talk", "both", "tell"]
 
 _log = get_logger(__name__)
 
 Listener: TypeAlias = Callable[[Event], None]
 """Called for each event, on the event loop: it must not block."""
 
+WARNINGS: Final = ("silo dropped", "silo sent away", "stage failed", "invocation retried")
+
 
 def tell(listener: Listener | None, event: Event) -> None:
     """Log an event and hand it to whoever listens; what a listener raises is logged and changes nothing."""
     where = {"session": event.session, "stage": event.stage, "silo": event.silo}
-    facts: dict[str, Any] = {**event.details, **{key: value for key, value in where.items() if value not in ("", None)}}
-    say = _log.warning if event.name in ("silo dropped", "stage failed") else _log.info
+    facts: dict[str, Any] = {key: _short(value) for key, value in event.details.items()}
+    facts |= {key: value for key, value in where.items() if value not in ("", None)}
+    say = _log.warning if event.name in WARNINGS else _log.info
     say(event.name, **facts)
-    if listener is not None:
-        try:
-            listener(event)
-        except Exception:
-            _log.exception("on_event failed", event_name=event.name)
+    _hand(listener, event)
+
+
+def both(one: Listener | None, other: Listener | None) -> Listener | None:
+    """A listener that hands each event to both, whatever either of them raises."""
+    if one is None or other is None:
+        return one or other
+
+    def listen(event: Event) -> None:
+        _hand(one, event)
+        _hand(other, event)
+
+    return listen
+
+
+def _hand(listener: Listener | None, event: Event) -> None:
+    if listener is None:
+        return
+    try:
+        listener(event)
+    except Exception:
+        _log.exception("on_event failed", event_name=event.name)
+
+
+def _short(value: object) -> object:
+    """For people: nobody reads more than milliseconds in a log."""
+    return round(value, 3) if isinstance(value, float) else value
 
 
 @dataclass(slots=True)
@@ -117,9 +144,10 @@ class Recorder:
         """A silo answered, or was dropped."""
         one = self._silos[talk.silo] = talk.report(outcome, self._stage_began, time.monotonic())
         if isinstance(outcome, Done):
-            self.say("silo answered", talk.silo, seconds=round(one.at, 3), bytes=one.bytes_in)
+            facts = {name: getattr(one, name) for name in ("queue", "transfer", "compute", "bytes_out", "bytes_in")}
+            self.say("silo answered", talk.silo, seconds=one.at, **facts)
         else:
-            self.say("silo dropped", talk.silo, ending=one.ending, why=one.why)
+            self.say("silo dropped", talk.silo, ending=one.ending, why=one.why, seconds=one.at)
 
     def stage_finished(self, order: Sequence[str], needed: int, error: Exception | None = None) -> None:
         """The stage is over; ``order`` is all that were asked, in membership order."""
@@ -128,9 +156,9 @@ class Recorder:
         stage = StageReport(level=self._level or 0, needed=needed, seconds=seconds, silos=silos)
         self.report = replace(self.report, stages=(*self.report.stages, stage), seconds=time.monotonic() - self._began)
         if error is None:
-            self.say("stage finished", participants=len(stage.participants), seconds=round(seconds, 3))
+            self.say("stage finished", participants=len(stage.participants), seconds=seconds)
         else:
-            self.say("stage failed", error=str(error))
+            self.say("stage failed", error=str(error), seconds=seconds)
         self._level = None
 
     def late(self, silo: str, stage: int) -> None:
@@ -142,4 +170,8 @@ class Recorder:
         """The session is over."""
         words = "" if error is None else str(error) or type(error).__name__
         self.report = replace(self.report, seconds=time.monotonic() - self._began, error=words)
-        self.say("session finished", seconds=round(self.report.seconds, 3), error=words)
+        outcome: Literal["ok", "cancelled", "failed"] = "ok"
+        if error is not None:
+            outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
+        code = error.code if isinstance(error, FedbrokerError) else ""
+        self.say("session finished", seconds=self.report.seconds, outcome=outcome, code=code, error=words)

@@ -117,13 +117,12 @@ class Event:
     """Something that happened in a cohort or a session; the same as the structured log says.
 
     Attributes:
-        name: what, in the words of the log: ``silo joined``, ``silo left``, ``waiting for silos``, ``session started``,
-            ``stage started``, ``silo answered``, ``silo dropped``, ``late joiner taken in``, ``stage finished``,
-            ``stage failed``, ``late answer``, ``session finished``.
+        name: what, in the words of the log, such as ``silo joined`` or ``stage finished``; ``docs/events.md`` lists
+            them all.
         session: the session's id; empty for what concerns the cohort.
         stage: the client stage's number, or None.
         silo: its name, or empty.
-        details: whatever else the log says.
+        details: whatever else the log says; times in seconds, sizes in bytes.
     """
 
     name: str

@@ -13,7 +13,8 @@ from fedbroker.wire.messages import Announce, Leave, Source
 __all__ = ["Member", "Roster"]
 
 HEARTBEATS_OF_GRACE = 2
-SECONDS_OF_GRACE = 1.0
+LEAST_GRACE = 2.0
+"""Seconds that an announcement may be late, where heartbeats are shorter than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,13 @@ class Roster:
         return len(self._seen)
 
     def announced(self, message: Announce, now: float) -> bool:
-        """A silo said that it is there; it counts as gone two heartbeats and a second after its last word.
+        """A silo said that it is there; it counts as gone two heartbeats after its last word.
 
         Returns:
             Whether it is new here: never seen, or another incarnation, or back after it was gone.
         """
         seen = self._seen.get(message.silo)
-        until = now + HEARTBEATS_OF_GRACE * message.heartbeat + SECONDS_OF_GRACE
+        until = now + max(HEARTBEATS_OF_GRACE * message.heartbeat, message.heartbeat + LEAST_GRACE)
         member = Member(message.silo, message.incarnation, message.sources, message.version, message.capabilities)
         self._seen[message.silo] = _Seen(member, until)
         return seen is None or seen.left or seen.until < now or seen.member.incarnation != message.incarnation
@@ -79,12 +80,16 @@ class Roster:
 
     def present(self, now: float) -> tuple[Member, ...]:
         """Who is there, by name."""
-        there = [seen.member for seen in self._seen.values() if not seen.left and seen.until >= now]
+        there = [seen.member for seen in self._all() if not seen.left and seen.until >= now]
         return tuple(sorted(there, key=lambda member: member.name))
 
     def missing(self, now: float) -> tuple[str, ...]:
         """Names of those who were there once and are not now."""
-        return tuple(sorted(name for name, seen in self._seen.items() if seen.left or seen.until < now))
+        return tuple(sorted(seen.member.name for seen in self._all() if seen.left or seen.until < now))
+
+    def _all(self) -> list[_Seen]:
+        """A copy, made in one step: whoever serves metrics reads from another thread."""
+        return list(self._seen.values())
 
     def forget_longest_gone(self, now: float) -> bool:
         """Make room: forget whoever is gone for the longest time; False if all are there."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fedbroker.errors import Missing
-from fedbroker.transport.coordinator import CoordinatorEnd, Dead
+from fedbroker.transport.answers import Dead
+from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.transport.silo import SiloEnd
 from fedbroker.transport.standby import until_free
 from fedbroker.transport.store import BlobStore

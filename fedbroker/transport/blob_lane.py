@@ -117,7 +117,7 @@ def receiver(store: BlobStore, limits: Limits, *, refused: Callable[[str], None]
                 raise WireError(f"a {type(message).__name__} on the bulk lane")
             store.accept(message, attachments[0])
         except WireError as error:
-            _log.warning("a chunk was refused", key=delivery.key, reason=error.what)
+            _log.warning("message dropped", at="bulk", key=delivery.key, reason=error.what)
             refused(delivery.key)
         await delivery.ack()
 

@@ -9,14 +9,15 @@ import asyncio
 import dataclasses
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
+from fedbroker.transport.answers import Answer, Dead, Expected, Reason, correlation, dead
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
 from fedbroker.transport.line import Line
 from fedbroker.transport.link import Link
@@ -25,6 +26,7 @@ from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import Unroutable
 from fedbroker.transport.store import BlobStore
 from fedbroker.transport.strikes import Strikes
+from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
@@ -43,11 +45,9 @@ from fedbroker.wire.messages import (
 )
 from fedbroker.wire.names import check_name
 
-__all__ = ["Answer", "CoordinatorEnd", "Dead"]
+__all__ = ["CoordinatorEnd"]
 
 _log = get_logger(__name__)
-
-Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
 REPLY_PREFETCH: Final = 64
 GRACE: Final = 0.25
@@ -56,36 +56,6 @@ EARLIER: Final = 0.1
 """The share of its time, up to ``GRACE`` seconds, by which a work item dies before its deadline."""
 MAIL_TIMEOUT: Final = 5.0
 RESULTS_LINGER: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """The broker gave a work item back.
-
-    Attributes:
-        silo: whom it was for.
-        session: its session.
-        stage: its stage.
-        reason: ``expired`` (nobody picked it up in time), ``delivery_limit`` (picked up again and again, never
-            acknowledged), ``rejected`` (the silo could not read it), ``unroutable`` (that silo has no queue).
-    """
-
-    silo: str
-    session: str
-    stage: int
-    reason: Reason
-
-
-Answer: TypeAlias = Done | Failed | Need | Dead
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """Somebody waits for the answer to the work item of that message id."""
-
-    message_id: str
-    item: WorkItem
-    answer: asyncio.Future[Answer]
 
 
 class CoordinatorEnd:
@@ -103,7 +73,7 @@ class CoordinatorEnd:
     Attributes:
         key: the coordinator's own name in routing keys.
         results: the silos' outputs, each kept for a minute after it was last asked for.
-        late: replies and dead letters that nobody waited for.
+        dead: work items of ours that the broker gave back, or had no queue for, by reason.
 
     Raises:
         ConfigError: a bad URL or name.
@@ -111,7 +81,7 @@ class CoordinatorEnd:
 
     key: str
     results: BlobStore
-    late: int
+    dead: Counter[Reason]
 
     def __init__(
         self,
@@ -130,16 +100,20 @@ class CoordinatorEnd:
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
-        self.late = 0
-        self._on_late = on_late
+        self._expected = Expected(on_late)
+        self.dead = Counter()
         self._strikes = Strikes(limits.max_strikes)
-        self._waiting: dict[str, _Waiting] = {}
         self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
         self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
         self._lane = BlobLane(self._bulk, topology.BLOBS, limits)
         self._callback: topology.Queue | None = None  # under the names that they had the last time
         self._results: topology.Queue | None = None
+
+    @property
+    def late(self) -> int:
+        """How many replies and dead letters nobody waited for."""
+        return self._expected.late
 
     async def open(self, deadline: Deadline) -> None:
         """Connect, declare, and learn who waits in the lobby.
@@ -160,12 +134,14 @@ class CoordinatorEnd:
 
     async def close(self) -> None:
         """Leave nothing on the broker; bounded in time; never raises for a broker that is gone."""
-        for waiting in self._waiting.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(BrokerLost("the connection was closed", hint="open another one"))
-        self._waiting.clear()
+        self._expected.close(BrokerLost("the connection was closed", hint="open another one"))
         await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
         self.results.close()
+
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """What has gone over the connections, by lane: ``control`` and ``bulk``."""
+        return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
         """Send a blob to one silo, or, with None, once to the whole cohort; returns when the broker has all of it.
@@ -191,7 +167,6 @@ class CoordinatorEnd:
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: the item exceeds the limits.
         """
-        correlation = _correlation(item.session, item.stage, item.silo)
         body = encode(item, list(inline.values()), self._limits)
         left = deadline.left()
         message = Outgoing(
@@ -199,16 +174,16 @@ class CoordinatorEnd:
             topology.work_key(self._cohort, item.silo, self.key),
             body,
             mandatory=True,
-            correlation_id=correlation,
+            correlation_id=correlation(item),
             message_id=secrets.token_hex(12),
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
-        waiting = _Waiting(message.message_id or "", item, asyncio.get_running_loop().create_future())
-        self._waiting[correlation] = waiting
         try:
-            async with asyncio.timeout(left + GRACE):
-                return await self._answer(message, waiting, Deadline.after(left + GRACE))
+            with self._expected.answer_to(item, message.message_id or "") as answer:
+                async with asyncio.timeout(left + GRACE):
+                    return await self._answer(message, answer, Deadline.after(left + GRACE))
         except Unroutable:
+            self.dead["unroutable"] += 1
             return Dead(item.silo, item.session, item.stage, "unroutable")
         except (TimeoutError, BrokerLost) as error:
             why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
@@ -219,9 +194,6 @@ class CoordinatorEnd:
                 session=item.session,
                 hint="see the silo's log, or allow more time",
             ) from None
-        finally:
-            if self._waiting.get(correlation) is waiting:
-                del self._waiting[correlation]
 
     async def end_session(self, silo: str, session: str, incarnation: str = "") -> None:
         """Tell a silo, or that incarnation of it, to forget a session.
@@ -236,17 +208,17 @@ class CoordinatorEnd:
         try:
             await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
         except BrokerError as error:
-            _log.warning("a silo was not told", kind=type(word).__name__, silo=silo, reason=str(error))
+            _log.warning("silo not told", kind=type(word).__name__, silo=silo, reason=str(error))
 
-    async def _answer(self, message: Outgoing, waiting: _Waiting, deadline: Deadline) -> Answer:
+    async def _answer(self, message: Outgoing, answer: asyncio.Future[Answer], deadline: Deadline) -> Answer:
         """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
         publishing = asyncio.create_task(self._control.publish_routed(message, deadline))
-        either: tuple[asyncio.Future[Any], ...] = (publishing, waiting.answer)
+        either: tuple[asyncio.Future[Any], ...] = (publishing, answer)
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.answer.done():
+            if not answer.done():
                 await publishing
-            return await waiting.answer
+            return await answer
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
@@ -260,8 +232,11 @@ class CoordinatorEnd:
         await failover.see_leader(line, archive)
 
     async def _set_up_bulk(self, line: Line) -> None:
+        again = self._results is not None
         await line.declare((topology.BLOBS, topology.RESULTS), ())
         self._results = await failover.declare_elsewhere(line, topology.results_queue(self.key), self._results)
+        if again:
+            self.results.cut()
         take = receiver(self.results, self._limits, refused=lambda key: self._strike(_sender(key)))
         await line.consume(self._results, take, prefetch=PREFETCH)
 
@@ -283,16 +258,19 @@ class CoordinatorEnd:
             message, attachments = decode(delivery.body, self._limits)
             match message:
                 case WorkItem() if delivery.death is not None:
-                    self._settle(_dead(message, delivery.death), delivery.message_id)
+                    returned = dead(message, delivery.death)
+                    self.dead[returned.reason] += 1
+                    self._expected.settle(returned, delivery.message_id)
                 case Done() | Failed() | Need() if delivery.key == self._reply_key(message):
                     if isinstance(message, Done):
                         for attachment in attachments:
                             self.results.put(attachment)
-                    self._settle(message)
+                    if not self._expected.settle(message):
+                        self._strike(silo)
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except WireError as error:
-            _log.warning("a reply was dropped", key=delivery.key, reason=error.what)
+            _log.warning("message dropped", at="callback", key=delivery.key, reason=error.what)
             self._strike(silo)
         await delivery.ack()
 
@@ -301,38 +279,13 @@ class CoordinatorEnd:
         if not self._strikes.add(silo, time.monotonic()):
             return
         cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
-        _log.error("a silo is not listened to for a while", silo=silo, reason=cause)
-        for waiting in list(self._waiting.values()):
-            item = waiting.item
-            if item.silo == silo and not waiting.answer.done():
-                hint = "see its log, and what else uses its user at the broker"
-                waiting.answer.set_result(Failed(item.session, item.stage, silo, "", "refused", cause, hint))
+        _log.error("silo muted", silo=silo, reason=cause)
+        self._expected.refuse(silo, cause, "see its log, and what else uses its user at the broker")
 
     def _reply_key(self, reply: Done | Failed | Need) -> str:
         return topology.reply_key(self.key, reply.session, reply.stage, reply.silo)
-
-    def _settle(self, answer: Answer, message_id: str | None = None) -> None:
-        """Hand an answer to who waits for it; a dead letter only if it is the very message that is waited for."""
-        waiting = self._waiting.get(_correlation(answer.session, answer.stage, answer.silo))
-        if waiting is None or waiting.answer.done() or message_id not in (None, waiting.message_id):
-            self.late += 1
-            _log.debug("late", kind=type(answer).__name__, silo=answer.silo, session=answer.session, stage=answer.stage)
-            self._on_late(answer)
-            if not isinstance(answer, Dead):
-                self._strike(answer.silo)
-            return
-        waiting.answer.set_result(answer)
-
-
-def _correlation(session: str, stage: int, silo: str) -> str:
-    return f"{session}.{stage}.{silo}"
 
 
 def _sender(key: str) -> str:
     """The silo that a routing key ends with."""
     return key.rpartition(".")[2]
-
-
-def _dead(item: WorkItem, death: str) -> Dead:
-    reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
-    return Dead(item.silo, item.session, item.stage, reasons.get(death, "rejected"))

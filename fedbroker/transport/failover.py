@@ -45,7 +45,7 @@ async def declare_elsewhere(line: Line, queue: Queue, last: Queue | None = None)
     for named in [last, *(name for name in names if name != last)] if last is not None else names:
         if await line.declare_here(named):
             return named
-        _log.warning("a queue's node is down; it is made anew under another name", queue=named.name)
+        _log.warning("queue made anew", queue=named.name)
     why = f"the nodes that hold {queue.name!r} are down"
     line.fail(why)
     raise LineDown(why)

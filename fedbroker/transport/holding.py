@@ -90,7 +90,7 @@ class Holding:
             return
         for delivery in held:
             await delivery.ack()
-        _log.debug("a delivery was renewed", message_id=held[-1].message_id)
+        _log.debug("delivery renewed", message_id=held[-1].message_id)
 
     async def _returned(self) -> None:
         """Wait for a copy that is on its way: else it would be taken for new work."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -21,9 +21,10 @@ from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import Unroutable
 from fedbroker.transport.store import BlobStore
+from fedbroker.transport.traffic import Taken
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import WorkItem
+from fedbroker.wire.messages import Digest, Value, WorkItem
 from fedbroker.wire.names import is_name
 
 __all__ = ["Inbox"]
@@ -49,7 +50,12 @@ class Inbox:
         limits: bounds on messages.
         most: how many work items are handled at a time.
         renew_seconds: after which a work item in hand is given back to the broker and taken anew.
+
+    Attributes:
+        taken: what was found in the queue so far.
     """
+
+    taken: Taken
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Inbox:
         self._blobs = blobs
         self._limits = limits
         self._renew_seconds = renew_seconds
+        self.taken = Taken()
         # The prefetch alone does not bound them: a delivery that is renewed makes room for another one at the broker.
         self._room = asyncio.Semaphore(most)
         self._handlers: set[asyncio.Task[None]] = set()
@@ -78,6 +85,8 @@ class Inbox:
 
     async def take(self, delivery: Delivery) -> None:
         """Take a delivery in hand, or have the broker dead-letter it if it is no work item for this silo."""
+        if delivery.redelivered:
+            self.taken.redelivered += 1
         holding = self._holdings.get(delivery.message_id)
         if holding is not None:
             holding.adopt(delivery)
@@ -88,7 +97,8 @@ class Inbox:
         try:
             item, attachments = self._read(delivery)
         except WireError as error:
-            _log.error("a work item was rejected", reason=error.what, message_id=delivery.message_id)
+            self.taken.rejected += 1
+            _log.error("work rejected", reason=error.what, message_id=delivery.message_id)
             await delivery.reject()
             return
         # Not in the caller's task: that is cancelled when its line ends, a handler is not.
@@ -125,7 +135,9 @@ class Inbox:
 
         holding = self._holdings[delivery.message_id] = Holding(delivery, renew, self._renew_seconds)
         try:
-            with self._blobs.pinned([*map(self._blobs.put, attachments), *item.fresh]):
+            sent = [*map(self._blobs.put, attachments), *item.fresh]
+            self._count_blobs(item, sent)
+            with self._blobs.pinned(sent):
                 await holding.keep(asyncio.ensure_future(self._work_on(item, deadline)))
         finally:
             del self._holdings[delivery.message_id]
@@ -133,6 +145,15 @@ class Inbox:
                 self._owed[delivery.message_id] = None
                 if len(self._owed) > MOST_OWED:
                     self._owed.popitem(last=False)
+
+    def _count_blobs(self, item: WorkItem, sent: Collection[Digest]) -> None:
+        for digest in {op.blob for op in item.program if isinstance(op, Value)}:
+            if digest in sent:
+                self.taken.blobs_sent += 1
+            elif digest in self._blobs:
+                self.taken.blobs_cached += 1
+            else:
+                self.taken.blobs_lacking += 1
 
     async def _work_on(self, item: WorkItem, deadline: Deadline) -> None:
         try:
@@ -143,7 +164,7 @@ class Inbox:
                     item = msgspec.structs.replace(item, seconds=left)
                 await self._on_work(item)
         except Exception:
-            _log.exception("a work item's handler failed", session=item.session, stage=item.stage)
+            _log.exception("work handler failed", session=item.session, stage=item.stage)
 
     async def _renewed(self, held: Delivery, deadline: Deadline) -> bool:
         """Put a copy of a work item in hand into the silo's own queue; whether the broker has it."""
@@ -160,6 +181,6 @@ class Inbox:
         try:
             await self._control.publish(copy, Deadline.after(RENEWAL))
         except (BrokerError, Unroutable) as error:
-            _log.warning("a delivery was not renewed", message_id=held.message_id, reason=str(error))
+            _log.warning("delivery not renewed", message_id=held.message_id, reason=str(error))
             return False
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiormq.abc
 import aiormq.exceptions
@@ -21,6 +21,7 @@ from fedbroker.transport.connect import Connected, guarded
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import HomeDown, LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
 from fedbroker.transport.topology import Exchange, Queue
+from fedbroker.transport.traffic import Traffic
 
 __all__ = ["Consumer", "Handler", "Line"]
 
@@ -47,6 +48,9 @@ class Consumer:
             raise LineDown(first_line(error)) from None
 
 
+SILENT: Final = 3.0
+"""Seconds without an answer after which the node of a queue counts as down."""
+
 Handler = Callable[[Delivery], Awaitable[None]]
 """Takes a delivery. It runs in a task that is cancelled when its line ends."""
 
@@ -58,20 +62,21 @@ class Line:
         down: done when the line has ended; its result says why.
     """
 
-    def __init__(self, connected: Connected) -> None:
+    def __init__(self, connected: Connected, traffic: Traffic) -> None:
         self._connected = connected
+        self._traffic = traffic
         self._channels: list[object] = []  # aio-pika keeps only weak references to them
         self._publisher: aiormq.abc.AbstractChannel | None = None
         self.down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def start(cls, connected: Connected) -> Line:
-        """A line on that connection, with a channel to publish on.
+    async def start(cls, connected: Connected, traffic: Traffic | None = None) -> Line:
+        """A line on that connection, with a channel to publish on; what goes over it is counted in ``traffic``.
 
         Raises:
             LineDown: the connection ended.
         """
-        line = cls(connected)
+        line = cls(connected, traffic or Traffic())
         if connected.amqp.transport is None:
             raise LineDown("closed")
         line._watch(connected.amqp.transport.connection)
@@ -115,12 +120,15 @@ class Line:
     async def declare_here(self, queue: Queue) -> bool:
         """Make sure that a durable classic queue is there; False where the node that holds it is down.
 
+        RabbitMQ 3 says so, RabbitMQ 4 says nothing.
+
         Raises:
             TopologyMismatch, BrokerRefused, Locked, LineDown: as ``declare`` does.
         """
         try:
-            await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
-        except HomeDown:
+            async with asyncio.timeout(SILENT):
+                await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
+        except (HomeDown, TimeoutError):
             return False
         return True
 
@@ -173,10 +181,11 @@ class Line:
 
         async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
             delivery = Delivery.of(message)
+            self._traffic.received(delivery.body)
             try:
                 await handler(delivery)
             except Exception:
-                _log.exception("a message could not be handled", queue=queue.name)
+                _log.exception("message handler failed", queue=queue.name)
                 await delivery.reject()
 
         consuming = channel.basic_consume(queue.name, on_message, exclusive=exclusive)
@@ -238,6 +247,7 @@ class Line:
         except Exception as error:
             self.fail(first_line(error))
             raise LineDown(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
+        self._traffic.sent(message.body)
 
     async def _channel(self, *, publisher_confirms: bool = False, watched: bool = True) -> aiormq.abc.AbstractChannel:
         amqp = self._connected.amqp

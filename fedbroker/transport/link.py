@@ -1,13 +1,12 @@
 """A connection that comes back: the first attempt fails loudly, after that every loss is mended with back-off.
 
-Imports transport.connect, transport.line, transport.url and the base.
+Imports transport's connect, line, publishing and url, and the base.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -16,16 +15,15 @@ from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import connect
 from fedbroker.transport.line import Line
-from fedbroker.transport.message import Outgoing
-from fedbroker.transport.refusals import Again, LineDown, Nacked, Unroutable
+from fedbroker.transport.publishing import FIRST_DELAY, Publisher, delays
+from fedbroker.transport.refusals import Again, LineDown
+from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import Address
 
-__all__ = ["Link", "delays"]
+__all__ = ["Link"]
 
 _log = get_logger(__name__)
 
-FIRST_DELAY: Final = 0.1
-LONGEST_DELAY: Final = 10.0
 STABLE: Final = 5.0
 """Seconds after which a line counts as good, and the next loss as a new one."""
 DIAL_TIMEOUT: Final = 30.0
@@ -33,30 +31,16 @@ DIAL_TIMEOUT: Final = 30.0
 FAREWELL_TIMEOUT: Final = 2.0
 RETURN_TIMEOUT: Final = 0.5
 """Seconds that a farewell waits for a line that has just been lost."""
+SETTLING: Final = 5.0
+"""Seconds for a broker that lets us in and goes away while we set up, as when a cluster has just lost a node."""
 LINGER: Final = 2.0
 """Seconds during which a name may still be held by a process that was killed."""
-NO_QUEUE: Final = 15.0
-"""Seconds for which a message may have no queue: its reader makes a new one for one that the broker lost."""
-NO_QUEUE_PAUSE: Final = 0.25
 
 Setup = Callable[[Line], Awaitable[None]]
 """Declares and consumes on a new line. Called for each line, the first and every later one."""
 
 
-def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
-    """Seconds to wait before each attempt to come back.
-
-    The first is any moment of ``spread``: all who lost the same broker lose it in the same moment. Then it doubles,
-    up to 10 s or ``spread``, whichever is longer, less up to a half at random.
-    """
-    yield random.uniform(0.0, spread)
-    longest = spread
-    while True:
-        longest = max(spread, min(2 * longest, LONGEST_DELAY))
-        yield longest * random.uniform(0.5, 1.0)
-
-
-class Link:
+class Link(Publisher):
     """One supervised connection to the broker.
 
     Args:
@@ -64,13 +48,19 @@ class Link:
         name: what the broker's operator sees the connection called.
         setup: see ``Setup``.
         spread: seconds within which to come back after a loss, at random: the more there are of a kind, the longer.
+
+    Attributes:
+        traffic: what has gone over it so far.
     """
+
+    traffic: Traffic
 
     def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
         self._address = address
         self._name = name
         self._setup = setup
         self._spread = spread
+        self.traffic = Traffic()
         self._line: Line | None = None
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -84,21 +74,23 @@ class Link:
             BrokerUnreachable: nothing that speaks AMQP answers, or not in time.
             BrokerRefused: wrong user, password, vhost or permission.
             TopologyMismatch: a queue or exchange is there already, of another kind.
+            BrokerLost: it went away while we set up, again and again, for 5 s.
             NameTaken: the setup says so, for 2 s.
         """
         self._closed = False
-        patience = Deadline.after(LINGER).earlier(deadline)
+        patience, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
         while True:
             try:
                 line = await self._dial(deadline)
                 break
             except Again as again:
-                _log.warning("setting up once more", connection=self._name, reason=str(again))
-            except NameTaken:
-                if patience.left() < FIRST_DELAY:
+                _log.warning("broker connection set up again", connection=self._name, reason=str(again))
+            except (NameTaken, BrokerLost) as error:
+                if (patience if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
                     raise
                 await asyncio.sleep(FIRST_DELAY)
         self._line = line
+        self.traffic.up = True
         self._changed.set()
         self._supervisor = asyncio.create_task(self._supervise(line), name=f"supervise {self._name}")
 
@@ -119,6 +111,7 @@ class Link:
             await asyncio.wait([self._supervisor])
             self._supervisor = None
         line, self._line = self._line, None
+        self.traffic.up = False
         self._changed.set()
         if line is None:
             return
@@ -127,7 +120,7 @@ class Link:
                 async with asyncio.timeout(FAREWELL_TIMEOUT):
                     await farewell(line)
         except (LineDown, TimeoutError) as error:
-            _log.debug("no farewell", connection=self._name, reason=str(error))
+            _log.debug("broker connection not tidied", connection=self._name, reason=str(error))
         finally:
             await line.close()
 
@@ -140,7 +133,7 @@ class Link:
         try:
             async with asyncio.timeout(deadline.left()):
                 while self._line is None or not self._line.alive:
-                    if self._closed or self._supervisor is None:
+                    if not self._goes_on:
                         raise self._lost()
                     self._changed.clear()
                     await self._changed.wait()
@@ -148,48 +141,18 @@ class Link:
         except TimeoutError:
             raise self._lost() from None
 
-    async def publish(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish and await the broker's confirmation, over as many lines as it takes: at least once.
+    @property
+    def where(self) -> str:
+        """The broker's hosts and ports."""
+        return str(self._address)
 
-        Raises:
-            BrokerLost: not confirmed by the deadline.
-            BrokerRefused: the broker does not take it, whoever asks: no permission, too large.
-            Unroutable: it was mandatory, and no queue wants it.
-        """
-        refused = False
-        pauses = delays()
-        while True:
-            line = await self.ready(deadline)
-            try:
-                async with asyncio.timeout(deadline.left()):
-                    return await line.publish(message)
-            except TimeoutError:
-                raise BrokerLost(
-                    f"the broker at {self._address} did not confirm a message in time",
-                    hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
-                ) from None
-            except LineDown as down:
-                if down.refusal is not None and refused:
-                    raise down.refusal from None
-                refused = down.refusal is not None
-            except Nacked:
-                await asyncio.sleep(min(next(pauses), deadline.left()))
+    @property
+    def _goes_on(self) -> bool:
+        return not self._closed and self._supervisor is not None
 
-    async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish a mandatory message; a queue that is missing may be coming back, as after the loss of its node.
-
-        Raises:
-            BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable: no queue wanted it for ``NO_QUEUE`` seconds.
-        """
-        patience = Deadline.after(NO_QUEUE).earlier(deadline)
-        while True:
-            try:
-                return await self.publish(message, deadline)
-            except Unroutable:
-                if patience.left() < NO_QUEUE_PAUSE:
-                    raise
-                await asyncio.sleep(NO_QUEUE_PAUSE)
+    @property
+    def _up(self) -> bool:
+        return self._line is not None and self._line.alive
 
     def _lost(self) -> BrokerLost:
         return BrokerLost(
@@ -210,7 +173,7 @@ class Link:
         line = None
         try:
             async with asyncio.timeout(deadline.left()):
-                line = await Line.start(connected)
+                line = await Line.start(connected, self.traffic)
                 await self._setup(line)
         except BaseException as error:
             await (line or connected).close()
@@ -230,13 +193,16 @@ class Link:
             await asyncio.wait([line.down])  # not awaited itself: cancelling us must not end the line
             self._why = line.down.result()
             self._changed.clear()
+            self.traffic.up = False
             _log.warning("broker connection lost", connection=self._name, reason=self._why)
             await line.close()
             if asyncio.get_running_loop().time() - since > STABLE:
                 pauses = delays(self._spread)
             self._line = line = await self._redial(pauses)
+            self.traffic.up = True
+            self.traffic.reconnections += 1
             self._changed.set()
-            _log.info("broker connection is back", connection=self._name)
+            _log.info("broker connection back", connection=self._name)
 
     async def _redial(self, pauses: Iterator[float]) -> Line:
         while True:

@@ -91,7 +91,7 @@ class Lobby:
         if len(incarnations) < self._limits.max_lobby_entries or announce.incarnation in incarnations:
             incarnations.add(announce.incarnation)
         else:
-            _log.warning("a silo has too many announcements in the lobby", silo=announce.silo)
+            _log.warning("silo has too many announcements", silo=announce.silo)
 
     def _unconfirmed(self) -> list[str]:
         """The silos of which an incarnation was found that has not answered."""
@@ -126,6 +126,6 @@ class Lobby:
             if key is not None and key != silo_key(message.cohort, message.silo):
                 raise WireError(f"a message of {message.silo!r} under the routing key {key!r}")
         except WireError as error:
-            _log.warning("a message in the lobby was dropped", reason=error.what)
+            _log.warning("message dropped", at="lobby", reason=error.what)
             return None
         return message

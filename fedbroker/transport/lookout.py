@@ -137,9 +137,9 @@ class Lookout:
         try:
             message = decode(delivery.body, self._limits).message
         except WireError as error:
-            _log.warning("a message in the lobby was dropped", reason=error.what)
+            _log.warning("message dropped", at="lobby", reason=error.what)
             return None
         if isinstance(message, Announce | Leave) and delivery.key == topology.silo_key(message.cohort, message.silo):
             return message
-        _log.warning("a message in the lobby was dropped", reason=f"a {type(message).__name__} under {delivery.key!r}")
+        _log.warning("message dropped", at="lobby", reason=f"a {type(message).__name__} under {delivery.key!r}")
         return None

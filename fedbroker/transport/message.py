@@ -73,6 +73,7 @@ class Delivery:
     correlation_id: str
     message_id: str
     headers: Mapping[str, Any]
+    redelivered: bool
     _channel: aiormq.abc.AbstractChannel = field(repr=False)
     _tag: int
 
@@ -86,6 +87,7 @@ class Delivery:
             correlation_id=properties.correlation_id or "",
             message_id=properties.message_id or "",
             headers=properties.headers or {},
+            redelivered=bool(message.redelivered),
             _channel=message.channel,
             _tag=message.delivery_tag or 0,
         )
@@ -111,4 +113,4 @@ class Delivery:
             async with asyncio.timeout(ACK_TIMEOUT):
                 await guarded(sending)
         except Exception as error:  # whatever it is, the line is at its end, and its owner hears of that elsewhere
-            _log.debug("not acknowledged", reason=first_line(error))
+            _log.debug("message not acknowledged", reason=first_line(error))

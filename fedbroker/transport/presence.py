@@ -123,13 +123,13 @@ class Presence:
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("announcing had ended before", reason=str(error))
+            _log.error("announcing had failed", reason=str(error))
         said = self._announcement()
         try:
             leave = encode(Leave(said.cohort, said.silo, said.incarnation))
             await self._control.publish(self._outgoing(said, leave), Deadline.after(LEAVE_TIMEOUT))
         except BrokerError as error:
-            _log.debug("no goodbye", reason=str(error))
+            _log.debug("goodbye not sent", reason=str(error))
 
     async def _keep_announcing(self) -> None:
         while True:
@@ -139,7 +139,7 @@ class Presence:
                 try:
                     await self._announce(Deadline.after(2 * self._interval + 1.0))
                 except (BrokerError, WireError) as error:
-                    _log.debug("not announced", reason=str(error))
+                    _log.debug("silo not announced", reason=str(error))
             patience = away if away > 0 else 2 * self._interval  # the copy may be lost, as with a broker's restart
             try:
                 async with asyncio.timeout(patience):

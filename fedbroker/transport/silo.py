@@ -19,8 +19,9 @@ from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.presence import Presence
-from fedbroker.transport.refusals import LineDown, Locked, Unroutable
+from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
 from fedbroker.transport.store import CAPACITY, BlobStore
+from fedbroker.transport.traffic import Taken, Traffic
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
@@ -59,6 +60,9 @@ class SiloEnd:
 
     Raises:
         ConfigError: a bad URL, name or heartbeat.
+
+    Attributes:
+        blobs: what was received, by digest.
     """
 
     blobs: BlobStore
@@ -120,6 +124,16 @@ class SiloEnd:
         self._opened.set()
         self._presence.start()
 
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """What has gone over the connections, by lane: ``control`` and ``bulk``."""
+        return {"control": self._control.traffic, "bulk": self._bulk.traffic}
+
+    @property
+    def taken(self) -> Taken:
+        """What was found in the work queue so far."""
+        return self._inbox.taken
+
     async def reply(
         self, item: WorkItem, reply: Done | Failed | Need, outputs: Mapping[Digest, Buffer], deadline: Deadline
     ) -> None:
@@ -145,9 +159,9 @@ class SiloEnd:
             correlation_id=f"{item.session}.{item.stage}.{self._silo}",
         )
         try:
-            await self._control.publish_routed(answer, deadline)
-        except Unroutable:
-            _log.info("nobody waits for an answer any more", session=item.session, stage=item.stage)
+            await self._control.publish_reply(answer, deadline)
+        except (Nacked, Unroutable):
+            _log.info("answer not wanted", session=item.session, stage=item.stage)
 
     async def leave(self) -> None:
         """Say goodbye, so that no new session counts on us; work still comes."""
@@ -162,7 +176,7 @@ class SiloEnd:
                 async with asyncio.timeout(2.0):
                     await consumer.cancel()
             except (LineDown, TimeoutError) as error:  # then the consumer is gone, too
-                _log.debug("not cancelled", reason=str(error))
+                _log.debug("consumer not cancelled", reason=str(error))
         await self._presence.stop()
 
     async def close(self) -> None:
@@ -209,7 +223,7 @@ class SiloEnd:
                 await self._opened.wait()
             await self._bulk.ready(deadline)
         except (BrokerLost, TimeoutError) as error:
-            _log.debug("no way for blobs", reason=str(error))
+            _log.debug("no queue for blobs", reason=str(error))
 
     async def _set_up_bulk(self, line: Line) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)
@@ -218,6 +232,7 @@ class SiloEnd:
             await line.consume(queue, receiver(self.blobs, self._limits), prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
+        self.blobs.cut()  # what came before this queue went to nobody
 
     async def _delete_blobs_queue(self, line: Line) -> None:
         await line.delete(topology.blobs_queue(self._cohort, self._silo))
@@ -227,7 +242,7 @@ class SiloEnd:
         try:
             message = decode(delivery.body, self._limits).message
         except WireError as error:
-            _log.warning("a message in the mailbox was dropped", reason=error.what)
+            _log.warning("message dropped", at="mailbox", reason=error.what)
         else:
             if isinstance(message, EndSession):
                 self._on_end(message)

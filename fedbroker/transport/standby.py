@@ -15,7 +15,7 @@ import aiormq.exceptions
 from fedbroker.errors import BrokerError
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import Connected, connect, guarded
-from fedbroker.transport.link import delays
+from fedbroker.transport.publishing import delays
 from fedbroker.transport.topology import mailbox
 from fedbroker.transport.url import parse
 
@@ -51,7 +51,7 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             finally:
                 await connected.close()
         except (BrokerError, ConnectionError, TimeoutError) as error:
-            _log.warning("cannot look whether the silo's name is free", reason=str(error) or "no answer in time")
+            _log.warning("silo name not looked up", reason=str(error) or "no answer in time")
             await asyncio.sleep(next(pauses))
 
 

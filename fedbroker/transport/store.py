@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ __all__ = ["BlobStore"]
 _log = get_logger(__name__)
 
 CAPACITY: Final = 512 * 1024 * 1024
+PATIENCE_AFTER_A_CUT: Final = 5.0
+"""Seconds in which whatever a lost connection held comes again, or does not."""
 SWEEP: Final = 5.0
 """Seconds between looks for what can be forgotten."""
 
@@ -54,6 +57,7 @@ class BlobStore:
         self._pins: Counter[Digest] = Counter()
         self._damaged: dict[Digest, str] = {}
         self._progress = 0.0
+        self._cut = -math.inf
         self._changed = asyncio.Event()
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
@@ -124,13 +128,19 @@ class BlobStore:
                     raise Missing(digest, self._damaged.get(digest, "the connection was closed"))
                 if deadline.passed():
                     raise DeadlineExceeded(f"blob {digest} was not there in time")
-                left = max(started, self._progress) + patience - loop.time()
+                allowed = self._allowed(patience, started)
+                left = max(started, self._progress, self._cut) + allowed - loop.time()
                 if left <= 0:
-                    raise Missing(digest, f"nothing came for {patience:g} s")
+                    raise Missing(digest, f"nothing came for {allowed:g} s")
                 await self._wait(min(left, deadline.left()))
             kept.used = loop.time()
             self._kept.move_to_end(digest)
             return kept.content
+
+    def cut(self) -> None:
+        """The connection was lost, and what was on its way with it, unless it comes again soon."""
+        self._cut = asyncio.get_running_loop().time()
+        self._wake()
 
     def discard(self, digest: Digest) -> None:
         """Forget a blob, if it is here."""
@@ -162,6 +172,10 @@ class BlobStore:
             self._sweeping.cancel()
             self._sweeping = None
         self._wake()
+
+    def _allowed(self, patience: float, started: float) -> float:
+        """Less, where the connection was lost a short while before somebody began to wait, or since."""
+        return min(patience, PATIENCE_AFTER_A_CUT) if self._cut >= started - patience else patience
 
     def _keep(self, digest: Digest, content: memoryview) -> None:
         if self._closed:
@@ -205,7 +219,7 @@ class BlobStore:
         self._sweeping = None
         now = asyncio.get_running_loop().time()
         for digest in self._assembler.sweep(now):
-            _log.warning("an incomplete blob was given up", digest=digest)
+            _log.warning("blob given up", digest=digest)
         if self._linger is not None:
             before = now - self._linger
             old = [digest for digest, kept in self._kept.items() if kept.used <= before and digest not in self._pins]

@@ -59,7 +59,7 @@ class Cohort:
             "executors": sum(hosted.users for service in self.services for hosted in service._runtimes._hosted),
             "jobs": sum(len(service._busy) + len(service._computing) for service in self.services),
             "runtimes": sum(len(service._runtimes._hosted) - 1 for service in self.services),
-            "replies awaited": len(end._waiting),
+            "replies awaited": len(end._expected),
         }
 
     async def idle(self) -> None:

@@ -253,3 +253,17 @@ async def test_the_same_result_from_two_silos_is_one_blob(broker: PrivateBroker,
         same(other)
         assert await asyncio.gather(coordinator.ask("ewr"), coordinator.ask("jfk")) == [data, data]
         assert coordinator.end.results.kept_bytes == len(data)
+
+
+async def test_results_that_went_with_the_connection_are_missed_soon(
+    broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator waits long for what is slow, not for what cannot come."""
+    monkeypatch.setattr("fedbroker.transport.store.PATIENCE_AFTER_A_CUT", 0.3)
+    async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as look:
+        getting = asyncio.create_task(coordinator.end.results.get("d", Deadline.after(30), 30.0))
+        await asyncio.sleep(0)
+        await look.delete(f"fedbroker.results.{coordinator.end.key}")
+        with pytest.raises(Missing, match=r"nothing came for 0\.3 s"):
+            async with asyncio.timeout(10):
+                await getting

@@ -16,7 +16,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerUnreachable, Missing
 from fedbroker.transport.link import Link
 from fedbroker.wire import digest_of
-from fedbroker.wire.messages import Done, WorkItem
+from fedbroker.wire.messages import Done
 from tests.support.cluster import ClusterNode, PrivateCluster, at_port, killed
 from tests.support.ends import Coordinator, Silo, coordinator_end, silo_end, until, work
 from tests.support.proxy import Proxy
@@ -91,13 +91,7 @@ Victim = Callable[[PrivateCluster, Silo, Coordinator], ClusterNode]
 )
 async def test_any_node_may_die_under_work(cluster: PrivateCluster, cohort: str, victim: Victim) -> None:
     async with both(cluster.url, cohort) as (silo, coordinator):
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
         await until(lambda: len(silo.items) == 1)
         async with lost(cluster, victim(cluster, silo, coordinator)):
@@ -116,13 +110,7 @@ async def test_an_answer_reaches_a_coordinator_whose_queue_is_being_made_anew(
 ) -> None:
     """The silo answers in the very moment in which there is no queue for answers: its node has just died."""
     async with silo_end(cluster.url, cohort) as silo, coordinator_end(cluster.url, cohort) as coordinator:
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
         await until(lambda: len(silo.items) == 1)
         victim = _node_of(cluster, coordinator.end._control)

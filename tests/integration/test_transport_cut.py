@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.wire.messages import WorkItem
 from tests.support.ends import coordinator_end, silo_end, until
 from tests.support.proxy import Proxy
 
@@ -44,13 +43,7 @@ async def test_half_a_minute_without_network(
         coordinator_end(broker.url, cohort) as coordinator,
         silo_end(proxy.url, cohort) as silo,
     ):
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=100))
         await until(lambda: len(silo.items) == 1)
         lines = silo.end._control._line, silo.end._bulk._line

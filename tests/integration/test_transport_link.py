@@ -16,10 +16,10 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
 from fedbroker.transport import Dead, failover
-from fedbroker.transport.link import delays
+from fedbroker.transport.publishing import delays
 from fedbroker.transport.topology import callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
-from fedbroker.wire.messages import Done, WorkItem
+from fedbroker.wire.messages import Done
 from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until, work
 from tests.support.proxy import Proxy
 
@@ -78,13 +78,7 @@ async def test_the_broker_is_killed_and_comes_back(mortal: PrivateBroker) -> Non
 async def test_the_broker_is_killed_under_work(mortal: PrivateBroker) -> None:
     """What a silo is computing is still answered; it is called again with the same item, which it may recognise."""
     async with both(mortal.url, "mortal") as (silo, coordinator):
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
         await until(lambda: len(silo.items) == 1)
         await asyncio.to_thread(mortal.kill)

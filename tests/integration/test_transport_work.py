@@ -97,13 +97,7 @@ async def test_work_that_nobody_picks_up_expires(broker: PrivateBroker, cohort: 
 
 async def test_work_that_is_not_answered_runs_out_of_time(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         with pytest.raises(DeadlineExceeded, match="silo 'ewr' did not answer stage 3") as caught:
             await coordinator.end.request(work("ewr", coordinator.end.key, stage=3), {}, Deadline.after(0.4))
         assert (caught.value.silos, caught.value.stage, caught.value.session) == (("ewr",), 3, "s1")
@@ -114,13 +108,7 @@ async def test_work_that_is_not_answered_runs_out_of_time(broker: PrivateBroker,
 
 async def test_a_cancelled_request_is_forgotten(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr"))
         await until(lambda: len(silo.items) == 1)
         request.cancel()
@@ -234,13 +222,7 @@ async def test_the_end_of_a_session_is_told(broker: PrivateBroker, cohort: str) 
 
 async def test_drained_silos_still_answer_what_they_have(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
-        release = asyncio.Event()
-
-        async def answer(item: WorkItem) -> None:
-            await release.wait()
-            await silo.echo(item)
-
-        silo.answer = answer
+        release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr"))
         await until(lambda: len(silo.items) == 1)
         await silo.end.drain()

@@ -24,8 +24,8 @@ def whole(cluster: PrivateCluster) -> bool:
     """Whether every replica of every replicated queue is there: then any one node may be lost."""
     if not all(node.running for node in cluster.nodes):
         return False
-    queues = json.loads(cluster.nodes[0].ctl("list_queues", "name", "members", "online", "--formatter", "json"))
-    return all(len(queue["online"]) == len(queue["members"]) for queue in queues if queue.get("members"))
+    queues = json.loads(cluster.nodes[0].ctl("list_queues", "type", "members", "online", "--formatter", "json"))
+    return all(len(queue["online"]) == len(queue["members"]) for queue in queues if queue["type"] == "quorum")
 
 
 @contextmanager

@@ -91,6 +91,17 @@ class Silo:
         ]
         await self.send(item, blobs or [b"ok"], deadline)
 
+    def gated(self) -> asyncio.Event:
+        """From now on answer only once this is set."""
+        gate = asyncio.Event()
+
+        async def answer(item: WorkItem) -> None:
+            await gate.wait()
+            await self.echo(item)
+
+        self.answer = answer
+        return gate
+
     async def send(self, item: WorkItem, blobs: list[Buffer], deadline: Deadline) -> None:
         """Reply with these."""
         outputs = {digest_of(blob): blob for blob in blobs}

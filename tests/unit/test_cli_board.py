@@ -19,8 +19,8 @@ def states(board, now):
 def test_a_silo_is_present_then_gone_when_it_missed_two_heartbeats():
     board = Board()
     board.hear(announce(), 0.0)
-    assert states(board, 11.0) == {"ewr": "present"}
-    assert states(board, 11.1) == {"ewr": "gone"}
+    assert states(board, 10.0) == {"ewr": "present"}
+    assert states(board, 10.1) == {"ewr": "gone"}
     board.hear(announce(), 20.0)
     assert states(board, 20.0) == {"ewr": "present"}
 

@@ -53,6 +53,8 @@ def test_setting_has_the_signature_of_creating():
         {"retries": -1},
         {"default_num_clients": -1},
         {"secure_sum": "maybe"},
+        {"metrics": "9464"},
+        {"metrics": ""},
     ],
 )
 def test_wrong_settings_are_one_line(wrong):
@@ -70,6 +72,22 @@ def test_the_url_comes_from_the_environment(monkeypatch):
     with fedbroker.create_sync_execution_context(cohort="airports") as context:
         assert context.cohort == "airports"
         assert "secret-word" not in repr(context)
+
+
+def test_the_url_comes_from_a_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDBROKER_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.delenv("FEDBROKER_URL", raising=False)
+    with pytest.raises(ConfigError, match=r"FEDBROKER_URL_FILE: .* cannot be read"):
+        fedbroker.create_sync_execution_context(cohort="airports")
+    (tmp_path / "url").write_text(URL.replace("localhost", "from-file") + "\n")
+    with fedbroker.create_sync_execution_context(cohort="airports") as context:
+        assert "secret-word" not in repr(context)
+    with fedbroker.create_sync_execution_context("amqp://given/", cohort="airports"):
+        pass  # what is passed wins
+    monkeypatch.setenv("FEDBROKER_URL", URL)
+    with pytest.raises(ConfigError, match="are both set") as caught:
+        fedbroker.create_sync_execution_context(cohort="airports")
+    assert "secret-word" not in str(caught.value)
 
 
 def test_importing_fedbroker_imports_next_to_nothing():

@@ -12,6 +12,7 @@ LIGHT = [
     "fedbroker.wire",
     "fedbroker.transport",
     "fedbroker.session",
+    "fedbroker.metrics",
     "fedbroker.runtime",
     "fedbroker.broker",
     "fedbroker.testing",

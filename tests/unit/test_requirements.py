@@ -25,8 +25,12 @@ def requirements(lines: Iterable[str]) -> list[Requirement]:
 
 def named(name: str) -> list[Requirement]:
     """What the project files name for one of the requirement files."""
-    coordinator = requirements(COORDINATOR["project"]["dependencies"])
-    worker = requirements(WORKER["project"]["dependencies"])
+    coordinator, worker = (
+        requirements(
+            line for lines in (project["dependencies"], *project["optional-dependencies"].values()) for line in lines
+        )
+        for project in (COORDINATOR["project"], WORKER["project"])
+    )
     groups = requirements(line for group in COORDINATOR["dependency-groups"].values() for line in group)
     return {"coordinator": coordinator, "silo": coordinator + worker, "dev": coordinator + worker + groups}[name]
 
@@ -51,17 +55,17 @@ def applies(wanted: Requirement, extras: Iterable[str] = ("",)) -> bool:
 
 def closure(name: str) -> set[str]:
     """All that the named ones need, by what the installed distributions say of themselves."""
-    overridden, found = overrides(name), set[str]()
+    overridden, found = overrides(name), set[tuple[str, tuple[str, ...]]]()
     todo = [(wanted, ("",)) for wanted in named(name)]
     while todo:
         wanted, extras = todo.pop()
         known = canonicalize_name(wanted.name)
-        if not applies(wanted, extras) or known in found or not applies(overridden.get(known, wanted), extras):
+        inner = ("", *sorted(wanted.extras))
+        if not applies(wanted, extras) or (known, inner) in found or not applies(overridden.get(known, wanted), extras):
             continue
-        found.add(known)
-        inner = ("", *wanted.extras)
+        found.add((known, inner))
         todo += [(further, inner) for further in requirements(importlib.metadata.requires(known) or ())]
-    return found
+    return {known for known, _ in found}
 
 
 @pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])

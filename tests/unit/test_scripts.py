@@ -43,17 +43,17 @@ class Tree:
         for name in ("pyproject.toml", "workers/pyproject.toml", "requirements/dev.txt", "requirements/uv.txt"):
             shutil.copy(ROOT / name, self.root / name)
         self.bin.mkdir()
-        for tool in [*TOOLS, "erl", "epmd", "chmod"]:
+        for tool in [*TOOLS, "erl", "epmd", "chmod", "systemd-analyze"]:
             found = shutil.which(tool)
             assert found is not None, tool
             (self.bin / tool).symlink_to(found)
         (self.bin / "uv").write_text(UV)
         (self.bin / "uv").chmod(0o755)
 
-    def set_up(self, **environment: str) -> subprocess.CompletedProcess[str]:
+    def set_up(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         self.notes.write_text("")
         known = {"PATH": str(self.bin), "NOTES": str(self.notes), "PYTHON": sys.executable, "SOURCE": str(ROOT)}
-        command = [str(self.root / "scripts" / "setup.sh")]
+        command = [str(self.root / "scripts" / "setup.sh"), *arguments]
         return subprocess.run(command, env=known | environment, capture_output=True, text=True, timeout=60)
 
     def calls(self) -> list[str]:
@@ -117,6 +117,20 @@ def test_no_broker_and_no_way_to_install_one_is_said(tree: Tree) -> None:
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("set-up: error: there is no RabbitMQ server")
     assert "FEDBROKER_RABBITMQ_HOME" in said
+
+
+def test_what_only_tests_need_is_asked_for_by_them_only(tree: Tree) -> None:
+    assert tree.set_up().returncode == 0
+    done = tree.set_up("tests")
+    assert done.returncode != 0
+    said = done.stderr.strip().splitlines()
+    assert said[0] == "set-up: installing prometheus"
+    assert said[-1].startswith("set-up: error: there is no Prometheus")
+    for tool in ("prometheus", "promtool", "systemd-analyze"):
+        (tree.bin / tool).write_text("#!/bin/sh\n")
+        (tree.bin / tool).chmod(0o755)
+    again = tree.set_up("tests")
+    assert (again.returncode, again.stderr) == (0, "")
 
 
 def test_no_uv_and_no_pip_is_said(tree: Tree) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from fedbroker.transport.link import LONGEST_DELAY, delays
+from fedbroker.transport.publishing import LONGEST_DELAY, delays
 from fedbroker.transport.silo import SPREAD
 
 SILOS = 1000

@@ -96,6 +96,20 @@ async def test_no_progress_means_missing() -> None:
     assert 0.08 < time.monotonic() - started < 1
 
 
+async def test_after_a_cut_nobody_waits_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedbroker.transport.store.PATIENCE_AFTER_A_CUT", 0.1)
+    store = BlobStore()
+    waiting = asyncio.create_task(store.get("d", Deadline.after(SOON), SOON))
+    await asyncio.sleep(0)
+    store.cut()
+    with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):
+        await waiting
+    with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):  # it may have been on its way then
+        await store.get("e", Deadline.after(SOON), SOON)
+    with pytest.raises(Missing, match=r"nothing came for 0\.05 s"):  # it was not
+        await store.get("f", Deadline.after(SOON), 0.05)
+
+
 async def test_progress_of_any_blob_is_progress() -> None:
     store = BlobStore(limits=LIMITS)
     waiting = asyncio.create_task(store.get(digest_of(b"x"), Deadline.after(SOON), 0.2))

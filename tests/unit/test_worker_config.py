@@ -102,6 +102,7 @@ def test_passwords_are_not_shown(write):
             "http://me",
             "'broker' in [silo] of silo.toml: 'http://***@localhost:5672/' is not a broker's URL",
         ),
+        ("[silo]", '[silo]\nmetrics = "9465"', "'metrics' in [silo] of silo.toml: '9465' is no address to serve"),
         ("[silo]", "[silo]\nheartbeat = 0", "'heartbeat' in [silo] of silo.toml: expected float >= 0.2; it is seconds"),
         ("[silo]", '[silo]\nheartbeat = "5"', "'heartbeat' in [silo] of silo.toml: expected float, got str"),
         ("[silo]", '[silo]\nisolation = "vm"', 'invalid enum value \'vm\'; it is "namespace" or "none"'),
@@ -177,6 +178,37 @@ def test_everything_may_come_from_the_environment(write):
 )
 def test_a_mistake_in_the_environment_names_the_variable(write, name, value, line):
     assert line in refused(write(GOOD), {name: value})
+
+
+def test_a_secret_may_come_from_a_file(write, tmp_path):
+    url = "amqps://me:pass-word@broker.example/"
+    (tmp_path / "broker").write_text(url + "\n")
+    by_path = {"FEDBROKER_SILO_BROKER_FILE": str(tmp_path / "broker")}
+    as_credential = {"FEDBROKER_SILO_BROKER_FILE": "broker", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    for environ in (by_path, as_credential):
+        assert load(write(GOOD), environ).silo.broker == url
+    assert load(write(GOOD.replace("broker =", "# broker =")), by_path).silo.broker == url
+    (tmp_path / "heartbeat").write_text("2.5")
+    assert load(write(GOOD), {"FEDBROKER_SILO_HEARTBEAT_FILE": str(tmp_path / "heartbeat")}).silo.heartbeat == 2.5
+
+
+@pytest.mark.parametrize(
+    ("contents", "environ", "line"),
+    [
+        (None, {}, "FEDBROKER_SILO_BROKER_FILE: {path} cannot be read: No such file or directory"),
+        (b"\n", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is empty; correct FEDBROKER_SILO_BROKER_FILE, or what it"),
+        (b"\xff", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is not UTF-8 text"),
+        (b"http://u:secret@h/", {}, "FEDBROKER_SILO_BROKER_FILE in the environment: 'http://***@h/' is not a broker's"),
+        (b"amqp://h/", {"FEDBROKER_SILO_BROKER": "amqp://h/"}, "_BROKER and FEDBROKER_SILO_BROKER_FILE are both set"),
+    ],
+)
+def test_a_mistake_in_such_a_file_names_variable_and_file(write, tmp_path, contents, environ, line):
+    path = tmp_path / "broker"
+    if contents is not None:
+        path.write_bytes(contents)
+    for order in (1, -1):  # whichever variable comes first
+        variables = list({"FEDBROKER_SILO_BROKER_FILE": str(path), **environ}.items())[::order]
+        assert line.format(path=path) in refused(write(GOOD), dict(variables))
 
 
 def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting(write):

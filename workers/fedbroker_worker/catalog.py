@@ -118,7 +118,7 @@ class OpenSource:
         try:
             self.source.close()
         except Exception as error:
-            _log.warning("a source did not close", source=self.name, error=_words(error))
+            _log.warning("source not closed", source=self.name, reason=_words(error))
         else:
             await self._finish(self._calls, self.source.close)
 
@@ -166,7 +166,7 @@ class OpenSource:
             end()
             await asyncio.wait(pending, timeout=END_EVERY)
         if pending:
-            _log.warning("a source does not stop", source=self.name)
+            _log.warning("source does not stop", source=self.name)
 
 
 class Catalog:
@@ -232,7 +232,7 @@ class Catalog:
             rows = await one.count()
             _log.debug("rows counted", source=one.name, rows=rows)
         except FedbrokerError as error:
-            _log.warning("rows not counted", source=one.name, error=str(error))
+            _log.warning("rows not counted", source=one.name, reason=str(error))
 
 
 async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:

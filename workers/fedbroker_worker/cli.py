@@ -69,6 +69,7 @@ def run(
     *,
     config: Path = Path("silo.toml"),
     ready_file: Path | None = None,
+    alive_file: Path | None = None,
     until_eof: Annotated[bool, cyclopts.Parameter(negative="")] = False,
 ) -> None:
     """Join the cohort and answer its work until SIGTERM or Ctrl-C.
@@ -79,17 +80,20 @@ def run(
     Parameters
     ----------
     config
-        The silo's settings. FEDBROKER_SILO_KEY in the environment overrides `key` of [silo], and
-        FEDBROKER_DATA__NAME__KEY overrides `key` of [data.NAME].
+        The silo's settings. FEDBROKER_SILO_KEY in the environment overrides `key` of [silo], or
+        FEDBROKER_SILO_KEY_FILE, with what is in that file; FEDBROKER_DATA__NAME__KEY overrides `key` of [data.NAME].
     ready_file
         Made once the silo is in its cohort, removed when it leaves.
+    alive_file
+        Touched every 5 seconds while the silo is alive: if it is older than a minute, start the silo again. systemd
+        is told the same (Type=notify, WatchdogSec).
     until_eof
         Also stop, as after a signal, when standard input ends: with whoever started the silo.
     """
     from fedbroker_worker.config import load
     from fedbroker_worker.daemon import run_silo
 
-    run_silo(load(config), ready_file=ready_file, until_eof=until_eof)
+    run_silo(load(config), ready_file=ready_file, alive_file=alive_file, until_eof=until_eof)
 
 
 @app.command(help_epilogue=_CHECK_EXAMPLES)

@@ -1,6 +1,6 @@
 """A silo's settings: one TOML file, and environment variables that override it; checked before anything is tried.
 
-Imports wire's names and limits, transport's URLs and this distribution's options.
+Imports wire's names and limits, transport's URLs, metrics' addresses and this distribution's options.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
 from fedbroker.errors import ConfigError
+from fedbroker.metrics.address import parse_address
 from fedbroker.transport.url import parse, redact
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
+from fedbroker_worker.environment import overrides
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
 
@@ -30,10 +32,7 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 MIB: Final = 1024 * 1024
 
 _TABLES: Final = ("silo", "data", "limits")
-_SILO_PREFIX: Final = "FEDBROKER_SILO_"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
-# Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: no settings of ours.
-_SERVICE_LINK: Final = re.compile(r"(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +53,7 @@ class SiloSettings:
         renew_seconds: after which a work item in hand is given back to the broker and taken anew; less than its
             ``consumer_timeout``.
         drain_seconds: how long a silo that is told to stop goes on with the work in hand.
+        metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for nowhere.
         log_format: ``auto`` is for people on a terminal and JSON elsewhere.
         log_level: the least that is logged.
     """
@@ -72,6 +72,7 @@ class SiloSettings:
     drain_seconds: Annotated[float, Meta(gt=0, le=86400, description="seconds, up to 86400")] = 300.0
     standby: bool = False
     renew_seconds: Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")] = 600.0
+    metrics: str = ""
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -119,8 +120,8 @@ class Settings:
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings.
 
-    ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``, ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of
-    ``[data.NAME]``, and makes that table where the file has none.
+    ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``, or ``FEDBROKER_SILO_KEY_FILE``, with what is in that file;
+    ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of ``[data.NAME]``, and makes that table where the file has none.
 
     Raises:
         SettingsError: the file cannot be read, is not TOML, or a key or value in it or in the environment is wrong.
@@ -161,21 +162,20 @@ def _table(document: Mapping[str, Any], name: str, path: Path, prefix: str = "")
 
 
 def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> SiloSettings:
-    overrides = {
-        name.removeprefix(_SILO_PREFIX).lower(): value
-        for name, value in environ.items()
-        if name.startswith(_SILO_PREFIX) and not _SERVICE_LINK.fullmatch(name.removeprefix(_SILO_PREFIX))
-    }
+    given = overrides(environ, {one.name for one in fields(SiloSettings)})
 
     def label(key: str) -> str:
-        if key in overrides:
-            return f"{_SILO_PREFIX}{key.upper()} in the environment"
+        if key in given:
+            return f"{given[key].variable} in the environment"
         return f"{key!r} in [silo] of {path.name}"
 
-    silo = read_table(SiloSettings, {**table, **overrides}, lenient=overrides, label=label)
+    values = {key: one.value for key, one in given.items()}
+    silo = read_table(SiloSettings, {**table, **values}, lenient=given, label=label)
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
+    if silo.metrics:
+        _check(label("metrics"), partial(parse_address, silo.metrics))
     return silo
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from fedbroker.log import configure, get_logger
+from fedbroker_worker.notify import Manager, Pulse
 from fedbroker_worker.service import SiloService
 from fedbroker_worker.threads import still_running
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fedbroker.metrics.exposition import Exposition
     from fedbroker_worker.config import Settings
 
 __all__ = ["run_silo"]
@@ -33,7 +35,13 @@ _log = get_logger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_silo(settings: Settings, *, ready_file: Path | None = None, until_eof: bool = False) -> None:
+def run_silo(
+    settings: Settings,
+    *,
+    ready_file: Path | None = None,
+    alive_file: Path | None = None,
+    until_eof: bool = False,
+) -> None:
     """Run a silo until a signal, or the end of standard input, stops it.
 
     Changes the process's working directory to that of the settings, so that a query's relative file names mean what
@@ -42,6 +50,7 @@ def run_silo(settings: Settings, *, ready_file: Path | None = None, until_eof: b
     Args:
         settings: of the silo.
         ready_file: made once the silo is in its cohort, removed at the end.
+        alive_file: touched every few seconds while the event loop turns, removed at the end.
         until_eof: stop when standard input ends, too.
 
     Raises:
@@ -50,29 +59,52 @@ def run_silo(settings: Settings, *, ready_file: Path | None = None, until_eof: b
     configure(settings.silo.log_format, settings.silo.log_level)
     structlog.contextvars.bind_contextvars(silo=settings.silo.name)
     ready_file = ready_file.absolute() if ready_file is not None else None
+    alive_file = alive_file.absolute() if alive_file is not None else None
     os.chdir(settings.directory)
-    asyncio.run(_run(settings, ready_file, until_eof))
+    asyncio.run(_run(settings, ready_file, alive_file, until_eof))
     if still_running():
         os._exit(0)  # a source that does not stop: the interpreter must not be taken down under its feet
 
 
-async def _run(settings: Settings, ready_file: Path | None, until_eof: bool) -> None:
+async def _run(settings: Settings, ready_file: Path | None, alive_file: Path | None, until_eof: bool) -> None:
     started = time.monotonic()
     stop = _stop_signal(until_eof)
-    service = SiloService(settings)
-    try:
-        if not await _opened(service, stop):
-            return
-        seconds = round(time.monotonic() - started, 3)
-        silo = settings.silo
-        _log.info("ready", cohort=silo.cohort, broker=silo.shown_broker, sources=list(settings.data), seconds=seconds)
-        with _sign(ready_file):
-            await stop.wait()
-            _log.info("stopping")
-            await service.drain()
-    finally:
-        await service.close()
+    service, exposition = _service(settings)
+    async with Pulse(Manager(), lambda: service.status, alive_file) as pulse:
+        try:
+            if not await _opened(service, stop):
+                pulse.stopping()
+                return
+            seconds = round(time.monotonic() - started, 3)
+            silo = settings.silo
+            _log.info(
+                "ready", cohort=silo.cohort, broker=silo.shown_broker, sources=list(settings.data), seconds=seconds
+            )
+            pulse.ready()
+            with _sign(ready_file):
+                await stop.wait()
+                _log.info("stopping")
+                pulse.stopping()
+                await service.drain()
+        finally:
+            await service.close()
+            if exposition is not None:
+                exposition.close()
     _log.info("stopped")
+
+
+def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
+    """The service, and what serves its metrics if its settings say so."""
+    silo = settings.silo
+    if not silo.metrics:
+        return SiloService(settings), None
+    from fedbroker.metrics.exposition import Exposition
+    from fedbroker_worker.metrics import SiloMetrics
+
+    metrics = SiloMetrics(silo.cohort, silo.name)
+    service = SiloService(settings, on_answer=metrics.answered)
+    metrics.watch(service.statistics)
+    return service, Exposition(silo.metrics, metrics.registry)
 
 
 @contextlib.contextmanager

@@ -51,12 +51,24 @@ class Runtimes:
 
     Args:
         make: a new runtime, not started.
+
+    Attributes:
+        retired: how many have got no new sessions any more, since they were busy with what was given up.
     """
+
+    retired: int
 
     def __init__(self, make: Callable[[], Runtime]) -> None:
         self._make = make
         self._hosted: list[_Hosted] = [_Hosted(make())]
         self._ending: set[asyncio.Task[None]] = set()
+        self._restarts_before = 0  # of those that have ended
+        self.retired = 0
+
+    @property
+    def restarts(self) -> int:
+        """How often a runtime had died and was started anew; may be read from any thread."""
+        return self._restarts_before + sum(hosted.runtime.restarts for hosted in list(self._hosted))
 
     async def start(self) -> None:
         """Start the runtime, so that the first session finds it ready.
@@ -111,6 +123,7 @@ class Runtimes:
         if hosted.retired:
             return
         hosted.retired = True
+        self.retired += 1
         _log.info("runtime retired", reason=why)
         if hosted is self._hosted[-1]:
             self._hosted.append(_Hosted(self._make()))
@@ -119,6 +132,7 @@ class Runtimes:
         """End those that are retired and have no users; not waited for, since a stopped one takes seconds to end."""
         idle = [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]
         self._hosted = [hosted for hosted in self._hosted if hosted not in idle]
+        self._restarts_before += sum(hosted.runtime.restarts for hosted in idle)
         for hosted in idle:
             task = asyncio.create_task(hosted.runtime.close(), name="end a retired runtime")
             self._ending.add(task)

@@ -23,11 +23,12 @@ from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.runtimes import Runtimes
 from fedbroker_worker.sessions import Sessions
+from fedbroker_worker.statistics import Statistics
 from fedbroker_worker.version import worker_version
 from fedbroker_worker.work import LONGEST_STAGE, PATIENCE, Answer, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
     from typing import Any, Self
 
@@ -55,9 +56,12 @@ class SiloService:
     Args:
         settings: of the silo.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
+        on_answer: called with each answer, before it is sent; must not block.
     """
 
-    def __init__(self, settings: Settings, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, settings: Settings, *, patience: float = PATIENCE, on_answer: Callable[[Answer], None] = lambda _: None
+    ) -> None:
         silo, limits = settings.silo, settings.limits
         self._settings = silo
         self._incarnation = secrets.token_hex(8)
@@ -92,6 +96,7 @@ class SiloService:
         self._computing: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._busy: dict[asyncio.Task[None], str] = {}  # every job, and its session
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._on_answer = on_answer
         self._leaving = False
         self._closing = False
 
@@ -117,13 +122,19 @@ class SiloService:
         silo = self._settings
         while True:
             if silo.standby:
-                _log.info("standing by until the name is free", cohort=silo.cohort)
+                _log.info("standing by", cohort=silo.cohort)
                 await until_free(silo.broker, silo.cohort, silo.name)
             try:
                 return await self._end.open(Deadline.after(OPEN_SECONDS))
             except NameTaken:
                 if not silo.standby:
                     raise  # else another one that stood by was faster
+
+    @property
+    def status(self) -> str:
+        """Its cohort and what it has in hand, for people."""
+        items, sessions = len(self._busy), len(self._sessions)
+        return f"cohort {self._settings.cohort}: {items} work items, {sessions} sessions in hand"
 
     async def drain(self) -> None:
         """Leave the cohort: take no new session, finish those that are here, for ``drain_seconds`` at most."""
@@ -138,7 +149,7 @@ class SiloService:
             else:
                 await self._sessions.changed(deadline)
         if self._busy:
-            _log.warning("gave up work in hand", items=len(self._busy), drain_seconds=self._settings.drain_seconds)
+            _log.warning("work given up", items=len(self._busy), drain_seconds=self._settings.drain_seconds)
         await self._end.drain()
 
     async def close(self) -> None:
@@ -161,6 +172,19 @@ class SiloService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def statistics(self) -> Statistics:
+        """How it is now, and what was counted so far; may be called from any thread."""
+        runtimes, end = self._runtimes, self._end
+        return Statistics(
+            in_hand=len(self._busy),
+            sessions=len(self._sessions),
+            restarts=runtimes.restarts,
+            retired=runtimes.retired,
+            cached_bytes=end.blobs.kept_bytes,
+            traffic=end.traffic,
+            taken=end.taken,
+        )
 
     def _announcement(self) -> Announce:
         return Announce(
@@ -219,6 +243,7 @@ class SiloService:
         started = time.monotonic()
         answer = await self._answer(item)
         self._computed(asyncio.current_task())
+        self._on_answer(answer)
         _log_answer(answer, time.monotonic() - started)
         await self._reply(item, answer)
 
@@ -245,7 +270,7 @@ class SiloService:
             except WireError as error:
                 await self._end.reply(item, self._failed(item, "refused", error.what, error.hint), {}, deadline)
         except FedbrokerError as error:
-            _log.error("answer not delivered", error=str(error))
+            _log.error("answer not delivered", reason=str(error))
 
     def _failed(self, item: WorkItem, kind: Literal["refused", "lost"], cause: str, hint: str = "") -> Failed:
         silo = self._settings.name
@@ -260,7 +285,7 @@ def _log_answer(answer: Answer, seconds: float) -> None:
     elif isinstance(reply, Need):
         _log.info("blobs lacking", count=len(reply.digests))
     else:
-        _log.warning("work failed", kind=reply.kind, cause=reply.cause, seconds=round(seconds, 3))
+        _log.warning("work failed", kind=reply.kind, reason=reply.cause, seconds=round(seconds, 3))
 
 
 async def _side_by_side(*steps: Coroutine[Any, Any, None]) -> None:

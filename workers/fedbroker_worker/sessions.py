@@ -160,7 +160,7 @@ class Sessions:
         session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
 
     def _expire(self, session: SiloSession) -> None:
-        _log.warning("a session's lease ran out", session=session.id)
+        _log.warning("session expired", session=session.id)
         self._end(session)
 
     def _stop_timer(self, session: SiloSession) -> None:

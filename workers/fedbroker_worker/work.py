@@ -112,7 +112,7 @@ class Worker:
         except FedbrokerError as error:
             return self._failed(item, _kind(error), _cause(error), error.hint)
         except Exception as error:
-            _log.exception("a work item broke the silo's own code")
+            _log.exception("work handler failed")
             return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
 
     async def _outputs(self, item: WorkItem, deadline: Deadline) -> tuple[list[bytes], float]:
@@ -145,7 +145,7 @@ class Worker:
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:
                     raise
-                _log.warning("the runtime died under a work item, which is done again", error=error.what)
+                _log.warning("work done again", reason=error.what)
         raise AssertionError("an attempt returns or raises")
 
     async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:

@@ -1,0 +1,28 @@
+# A coordinator: TensorFlow Federated and fedbroker, about 2.1 GB. From the repository's root:
+#
+#     docker build -f compose/coordinator.Dockerfile -t fedbroker-coordinator .
+#
+# It runs the program that it is given, in /var/lib/fedbroker, and writes there and to /tmp only.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY requirements/coordinator.txt requirements/dev.txt requirements/
+RUN python -m venv --without-pip /opt/fedbroker \
+    && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --require-hashes \
+        -r requirements/coordinator.txt
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY fedbroker fedbroker
+# Ours, built with the locked versions of what builds them.
+RUN sed -e '/--hash=/d' -e 's/ \\$//' requirements/dev.txt >constraints.txt \
+    && PIP_CONSTRAINT=/src/constraints.txt \
+        pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps .
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/fedbroker /opt/fedbroker
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fedbroker \
+    && install -d -o fedbroker -g fedbroker -m 0700 /var/lib/fedbroker
+ENV PATH=/opt/fedbroker/bin:$PATH HOME=/var/lib/fedbroker TF_CPP_MIN_LOG_LEVEL=2 \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /var/lib/fedbroker
+ENTRYPOINT ["python"]
+CMD ["-m", "fedbroker.cli", "version"]

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Makes compose/secrets/: users and passwords for the broker of compose.yaml, and Grafana's. Needs Python 3 alone.
+
+Each silo and the coordinator get a user of their own, whose URL goes into a file of that name; the broker gets hashes
+of the passwords. What is there already is left as it is. To have new passwords, remove the directory and start the
+broker again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import sys
+from pathlib import Path
+
+SILOS = ("ewr", "jfk", "lga")
+COHORT = "airports"
+OURS = r"^fedbroker\."
+
+
+def main() -> None:
+    """Write the files into the directory that the first argument names."""
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "secrets"
+    try:
+        directory.mkdir(mode=0o700)  # nobody else gets at the files, which containers' users must be able to read
+    except FileExistsError:
+        sys.exit(f"{directory} is there already: remove it to have new passwords")
+    passwords = {name: secrets.token_urlsafe(24) for name in ("coordinator", *SILOS)}
+    for name, password in passwords.items():
+        write(directory / name, f"amqp://{name}:{password}@broker:5672/")
+    write(directory / "definitions.json", json.dumps(definitions(passwords), indent=2))
+    write(directory / "grafana", secrets.token_urlsafe(24))
+
+
+def write(path: Path, text: str) -> None:
+    """A secret, readable in the directory that is its owner's alone."""
+    path.write_text(f"{text}\n")
+    path.chmod(0o444)
+
+
+def definitions(passwords: dict[str, str]) -> dict[str, object]:
+    """What the broker loads when it starts: no user but ours, none of them its administrator."""
+    return {
+        "vhosts": [{"name": "/"}],
+        "users": [
+            {
+                "name": name,
+                "password_hash": hashed(password),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": "",
+            }
+            for name, password in passwords.items()
+        ],
+        "permissions": [
+            {"user": name, "vhost": "/", "configure": OURS, "write": OURS, "read": OURS} for name in passwords
+        ],
+        "topic_permissions": [
+            {"user": silo, "vhost": "/", "exchange": f"fedbroker.{exchange}", "write": write, "read": ".*"}
+            for silo in SILOS
+            for exchange, write in speaks_for_itself(silo).items()
+        ],
+    }
+
+
+def speaks_for_itself(silo: str) -> dict[str, str]:
+    """The routing keys that a silo may publish with: they name it."""
+    return {
+        "reply": rf"\.{silo}$",
+        "results": rf"\.{silo}$",
+        "lobby": rf"^{COHORT}\.{silo}$",
+        "work": rf"^{COHORT}\.{silo}\.",
+        "dead": "^$",
+    }
+
+
+def hashed(password: str) -> str:
+    """As RabbitMQ keeps it: four random bytes, and SHA-256 of these and the password."""
+    salt = secrets.token_bytes(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+if __name__ == "__main__":
+    main()

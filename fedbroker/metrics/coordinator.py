@@ -1,0 +1,191 @@
+"""A coordinator's metrics: what happens in its cohort and its sessions, from the same events that the log has.
+
+Imports the session's events and counts, and its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, get_args
+
+from prometheus_client import Counter, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from fedbroker.metrics.exposition import SECONDS, Registry
+from fedbroker.metrics.lanes import counter, gauge, lanes
+from fedbroker.session.outcomes import Ending
+from fedbroker.session.report import Event
+from fedbroker.session.statistics import Statistics
+from fedbroker.transport.answers import Reason
+
+__all__ = ["CoordinatorMetrics"]
+
+MOST_SILOS: Final = 1000
+"""Silos that have series of their own; further ones share those of ``OTHERS``."""
+OTHERS: Final = "(others)"
+
+OUTCOMES: Final = ("ok", "failed", "cancelled")
+PHASES: Final = ("queue", "transfer", "compute")
+
+
+class CoordinatorMetrics:
+    """Counts events, and reads what is counted elsewhere when it is scraped. No session's id is ever a label.
+
+    Args:
+        cohort: its name: a label of each metric.
+        statistics: reads the cohort's own counts, from any thread; None as long as there are none.
+        restarts: reads how often the coordinator's C++ runtime was started anew.
+
+    Attributes:
+        registry: holds the metrics.
+    """
+
+    def __init__(
+        self, cohort: str, *, statistics: Callable[[], Statistics | None], restarts: Callable[[], int]
+    ) -> None:
+        self.registry = Registry()
+        self._cohort = cohort
+        self._statistics = statistics
+        self._restarts = restarts
+        self._running: set[str] = set()
+        self._asked: dict[str, int] = {}  # by session: work items that are not answered
+        self._silos: set[str] = set()
+        self._define()
+        self.registry.register(self)
+
+    def _define(self) -> None:
+        self._sessions = self._counter("fedbroker_sessions", "Sessions that are over, by outcome.", "outcome")
+        self._errors = self._counter("fedbroker_session_errors", "Sessions that failed, by the error's code.", "code")
+        self._session_seconds = self._histogram("fedbroker_session_seconds", "Sessions, from start to end.")
+        self._retries = self._counter("fedbroker_invocation_retries", "Further attempts of invocations.")
+        self._stages = self._counter("fedbroker_stages", "Client stages that are over, by outcome.", "outcome")
+        self._stage_seconds = self._histogram("fedbroker_stage_seconds", "Client stages, from start to end.")
+        self._phases = self._histogram("fedbroker_phase_seconds", "Where the time of answers went, by phase.", "phase")
+        self._stragglers = self._counter("fedbroker_stragglers", "Silos dropped from a stage, by reason.", "reason")
+        self._late_joiners = self._counter("fedbroker_late_joiners", "Silos that took a straggler's place.")
+        self._joins = self._counter("fedbroker_silo_joins", "Silos that joined, or came back.")
+        self._sent_away = self._counter("fedbroker_silos_sent_away", "Silos that were not taken in.")
+        self._answers = self._counter("fedbroker_silo_answers", "Work items that a silo answered.", "silo")
+        self._drops = self._counter("fedbroker_silo_drops", "Work items that a silo was dropped for.", "silo")
+        self._seconds = self._counter(
+            "fedbroker_silo_phase_seconds", "Seconds that a silo's answers took, by phase.", "silo", "phase"
+        )
+        self._bytes = self._counter(
+            "fedbroker_silo_blob_bytes", "Bytes of blobs to a silo, and of its outputs.", "silo", "direction"
+        )
+        for outcome in OUTCOMES:
+            self._sessions.labels(self._cohort, outcome)
+        for outcome in OUTCOMES[:2]:
+            self._stages.labels(self._cohort, outcome)
+        for reason in get_args(Ending):
+            if reason != "answered":
+                self._stragglers.labels(self._cohort, reason)
+        for phase in PHASES:
+            self._phases.labels(self._cohort, phase)
+        for alone in (self._session_seconds, self._retries, self._stage_seconds):
+            alone.labels(self._cohort)
+        for alone in (self._late_joiners, self._joins, self._sent_away):
+            alone.labels(self._cohort)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(name, help, ("cohort", *labels), registry=self.registry)
+
+    def _histogram(self, name: str, help: str, *labels: str) -> Histogram:
+        return Histogram(name, help, ("cohort", *labels), registry=self.registry, buckets=SECONDS)
+
+    def hear(self, event: Event) -> None:
+        """Count an event; to be called on one thread at a time."""
+        cohort, said = self._cohort, event.details
+        match event.name:
+            case "silo joined":
+                self._joins.labels(cohort).inc()
+                self._silo(event.silo)
+            case "silo sent away":
+                self._sent_away.labels(cohort).inc()
+            case "session started":
+                self._running.add(event.session)
+            case "stage started":
+                self._asked[event.session] = said["silos"]
+            case "late joiner taken in":
+                self._late_joiners.labels(cohort).inc()
+                self._answered(event.session, -1)
+            case "silo answered":
+                self._on_answer(event.silo, said)
+                self._answered(event.session)
+            case "silo dropped":
+                self._stragglers.labels(cohort, said["ending"]).inc()
+                self._drops.labels(cohort, self._silo(event.silo)).inc()
+                self._answered(event.session)
+            case "stage finished" | "stage failed":
+                self._asked.pop(event.session, None)
+                self._stages.labels(cohort, "ok" if event.name == "stage finished" else "failed").inc()
+                self._stage_seconds.labels(cohort).observe(said["seconds"])
+            case "session finished":
+                self._on_session(event.session, said)
+            case "invocation retried":
+                self._retries.labels(cohort).inc()
+
+    def _on_answer(self, silo: str, said: Mapping[str, Any]) -> None:
+        cohort, silo = self._cohort, self._silo(silo)
+        self._answers.labels(cohort, silo).inc()
+        for phase in PHASES:
+            self._phases.labels(cohort, phase).observe(said[phase])
+            self._seconds.labels(cohort, silo, phase).inc(said[phase])
+        self._bytes.labels(cohort, silo, "out").inc(said["bytes_out"])
+        self._bytes.labels(cohort, silo, "in").inc(said["bytes_in"])
+
+    def _on_session(self, session: str, said: Mapping[str, Any]) -> None:
+        self._running.discard(session)
+        self._asked.pop(session, None)
+        self._sessions.labels(self._cohort, said["outcome"]).inc()
+        self._session_seconds.labels(self._cohort).observe(said["seconds"])
+        if said["outcome"] == "failed":
+            self._errors.labels(self._cohort, said["code"] or "other").inc()
+
+    def _answered(self, session: str, items: int = 1) -> None:
+        if session in self._asked:
+            self._asked[session] -= items
+
+    def _silo(self, name: str) -> str:
+        """The label of a silo, with all of its series: a counter that appears with its first event hides that one."""
+        if name in self._silos:
+            return name
+        if len(self._silos) >= MOST_SILOS:
+            return OTHERS
+        self._silos.add(name)
+        self._answers.labels(self._cohort, name)
+        self._drops.labels(self._cohort, name)
+        return name
+
+    def collect(self) -> Iterable[Metric]:
+        """What is read when it is scraped; prometheus-client calls it, in a thread of its own."""
+        who = {"cohort": self._cohort}
+        awaited = sum(list(self._asked.values()))
+        statistics = self._statistics() or Statistics((), (), {}, 0, {})
+        yield gauge("fedbroker_sessions_running", "Sessions under way.", who, len(self._running))
+        yield gauge("fedbroker_work_awaited", "Work items that silos have not answered yet.", who, awaited)
+        yield counter("fedbroker_runtime_restarts", "Times that the C++ runtime had died.", who, self._restarts())
+        yield counter("fedbroker_late_answers", "Answers that nobody waited for.", who, statistics.late)
+        yield from self._of_cohort(statistics)
+        yield from lanes(statistics.traffic, who)
+
+    def _of_cohort(self, statistics: Statistics) -> list[Metric]:
+        cohort = self._cohort
+        silos = GaugeMetricFamily(
+            "fedbroker_silos", "Silos that are there, and those that were and are not.", labels=("cohort", "state")
+        )
+        silos.add_metric((cohort, "present"), len(statistics.present))
+        silos.add_metric((cohort, "gone"), len(statistics.gone))
+        up = GaugeMetricFamily(
+            "fedbroker_silo_up", "Whether a silo that was ever there is there.", labels=("cohort", "silo")
+        )
+        for here, names in ((1, statistics.present), (0, statistics.gone)):
+            for name in names:
+                if name in self._silos:
+                    up.add_metric((cohort, name), here)
+        dead = CounterMetricFamily(
+            "fedbroker_dead_letters", "Work items that the broker gave back.", labels=("cohort", "reason")
+        )
+        for reason in get_args(Reason):
+            dead.add_metric((cohort, reason), statistics.dead.get(reason, 0))
+        return [silos, up, dead]

@@ -1,0 +1,84 @@
+"""Serves one registry of metrics over HTTP, in threads of its own, by prometheus-client.
+
+Nothing is global: each context and each silo has its own registry. Imports its neighbours and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Self
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
+
+from fedbroker.errors import ConfigError
+from fedbroker.log import get_logger
+from fedbroker.metrics.address import parse_address
+
+__all__ = ["SECONDS", "Exposition", "Registry"]
+
+_log = get_logger(__name__)
+
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+"""The buckets of every histogram of times: from a small answer on one machine to hours of training."""
+
+STOP_SECONDS: Final = 5.0
+
+
+class Registry(CollectorRegistry):
+    """The metrics of one context or silo, with those of the process: memory, processor, open files."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_describe=True)
+        ProcessCollector(registry=self)
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them, without the moments at which counters were made: a second series for each, of use to nobody."""
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+class Exposition:
+    """``http://HOST:PORT/metrics``, from when it is made until it is closed.
+
+    Whoever reaches the address can read it: there is no password.
+
+    Args:
+        address: ``HOST:PORT``; port 0 is any free one.
+        registry: what is served.
+
+    Attributes:
+        url: of the metrics.
+
+    Raises:
+        ConfigError: it is no address, or cannot be listened on.
+    """
+
+    def __init__(self, address: str, registry: CollectorRegistry) -> None:
+        host, port = parse_address(address)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics cannot be served at {address}: {error.strerror or error}",
+                hint="choose another port, or stop what listens there",
+            ) from None
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self._server.server_port}/metrics"
+        _log.info("metrics served", url=self.url)
+
+    def close(self) -> None:
+        """Serve no more. May be called again."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join(STOP_SECONDS)
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,54 @@
+"""The connections to the broker as metrics, the same at a coordinator and at a silo.
+
+Imports transport's counts and its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from fedbroker.transport.traffic import Traffic
+
+__all__ = ["counter", "gauge", "lanes"]
+
+
+def counter(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
+    """A counter with one value, read when it is scraped; ``who`` are its labels."""
+    family = CounterMetricFamily(name, help, labels=tuple(who))
+    family.add_metric(tuple(who.values()), value)
+    return family
+
+
+def gauge(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
+    """The same of a gauge."""
+    family = GaugeMetricFamily(name, help, labels=tuple(who))
+    family.add_metric(tuple(who.values()), value)
+    return family
+
+
+def lanes(traffic: Mapping[str, Traffic], who: Mapping[str, str]) -> list[Metric]:
+    """The metrics of connections.
+
+    Args:
+        traffic: what has gone over each, by lane.
+        who: labels that tell whose they are.
+    """
+    lane, way = (*who, "lane"), (*who, "lane", "direction")
+    up = GaugeMetricFamily("fedbroker_broker_up", "Whether the connection to the broker is up.", labels=lane)
+    again = CounterMetricFamily(
+        "fedbroker_broker_reconnections", "Times that the connection was lost and came back.", labels=lane
+    )
+    messages = CounterMetricFamily("fedbroker_broker_messages", "Messages that the broker took and gave.", labels=way)
+    size = CounterMetricFamily("fedbroker_broker_bytes", "Bytes of their bodies.", labels=way)
+    for name, one in traffic.items():
+        values = (*who.values(), name)
+        up.add_metric(values, one.up)
+        again.add_metric(values, one.reconnections)
+        messages.add_metric((*values, "out"), one.messages_out)
+        messages.add_metric((*values, "in"), one.messages_in)
+        size.add_metric((*values, "out"), one.bytes_out)
+        size.add_metric((*values, "in"), one.bytes_in)
+    return [up, again, messages, size]

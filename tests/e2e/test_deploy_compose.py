@@ -1,0 +1,156 @@
+"""What compose.yaml describes, run here: its broker's configuration and users, its silos' settings, its program.
+
+Containers are processes here, each with its service's environment, command and health check; container paths are those
+of the mounts' sources, and the broker's name is this machine's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import aiormq
+import pytest
+import yaml
+
+from fedbroker.broker import PrivateBroker
+from tests.support.ends import admin
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose"
+SERVICES = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
+SILOS = ("ewr", "jfk", "lga")
+SILO = ["-m", "fedbroker_worker", "run", "--config", "/etc/fedbroker/silo.toml", "--ready-file", "/run/fedbroker/ready"]
+SILO += ["--alive-file", "/run/fedbroker/alive"]
+
+
+def conf(path: Path) -> dict[str, str]:
+    lines = path.read_text().splitlines()
+    return dict(line.split(" = ", 1) for line in lines if line and not line.startswith("#"))
+
+
+class Container:
+    """A service's process on this machine."""
+
+    def __init__(self, name: str, directory: Path, secrets: Path) -> None:
+        self.name = name
+        self.service = SERVICES[name]
+        self.root = directory / name
+        self.log = directory / f"{name}.log"
+        (self.root / "run" / "fedbroker").mkdir(parents=True)
+        (self.root / "var" / "lib" / "fedbroker").mkdir(parents=True)
+        for volume in self.service["volumes"]:
+            source, target, *_ = volume.split(":")
+            if source.startswith("."):
+                self._mount((COMPOSE / source).resolve(), target)
+        for secret in self.service["secrets"]:
+            self._mount(secrets / secret["source"], f"/run/secrets/{secret['target']}")
+
+    def _mount(self, source: Path, target: str) -> None:
+        place = self.root / target.removeprefix("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".toml":  # its query names a file of the container
+            place.write_text(source.read_text().replace("'/data/", f"'{self.root}/data/"))
+        else:
+            place.symlink_to(source)
+
+    def here(self, text: str) -> str:
+        """The text with the container's paths in it as they are here."""
+        for path in ("/run/", "/etc/fedbroker/", "/var/lib/fedbroker"):
+            text = text.replace(path, f"{self.root}{path}")
+        return text
+
+    def start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+        own = {name: self.here(str(value)) for name, value in self.service["environment"].items()}
+        own.pop("FEDBROKER_SILO_METRICS", None)  # three containers' port, which there is once here
+        environ = ours | {"PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"} | own
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, *map(self.here, arguments)],
+                env=environ,
+                cwd=self.root / "var" / "lib" / "fedbroker",
+                stdout=log,
+                stderr=log,
+            )
+
+    def healthy(self) -> bool:
+        test = self.here(self.service["healthcheck"]["test"].replace("$$", "$"))
+        return subprocess.run(["sh", "-c", test], timeout=30).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("compose") / "secrets"
+    subprocess.run([sys.executable, COMPOSE / "passwords.py", directory], check=True, timeout=30)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def composed(secrets):
+    """The broker of compose.yaml; its users' URLs lead to where it is."""
+    extra = conf(ROOT / "config" / "rabbitmq" / "rabbitmq.conf") | conf(COMPOSE / "rabbitmq.conf")
+    extra = {key: value.replace("/run/secrets", str(secrets)) for key, value in extra.items()}
+    with PrivateBroker(extra_conf=extra) as node:
+        for name in ("coordinator", *SILOS):
+            path = secrets / name
+            path.chmod(0o600)
+            path.write_text(path.read_text().replace("broker:5672", f"127.0.0.1:{node.port}"))
+        yield node
+
+
+def test_the_cohort_computes(composed, secrets, tmp_path):
+    with contextlib.ExitStack() as stack:
+        silos = [Container(name, tmp_path, secrets) for name in SILOS]
+        for silo in silos:
+            assert not silo.healthy()
+            process = silo.start(SILO)
+            stack.callback(process.wait, 15)
+            stack.callback(process.terminate)
+        for silo in silos:
+            until(silo.healthy, 30, silo.name)
+        coordinator = Container("coordinator", tmp_path, secrets)
+        program = coordinator.start(coordinator.service["command"])
+        stack.callback(program.kill)
+        assert program.wait(120) == 0, coordinator.log.read_text()
+    said = [line for line in coordinator.log.read_text().splitlines() if line.startswith("mean delay: ")]
+    assert said == [f"mean delay: {mean():.2f} minutes"]
+    for container in (*silos, coordinator):
+        for path in secrets.iterdir():
+            assert path.read_text().strip() not in container.log.read_text()
+
+
+def mean() -> float:
+    rows = [line.split(",")[1] for path in COMPOSE.glob("data/*/flights.csv") for line in path.read_text().split()[1:]]
+    delays = [float(row) for row in rows if row]
+    return sum(delays) / len(delays)
+
+
+async def test_a_silo_speaks_for_itself_alone(composed, secrets):
+    async with admin((secrets / "ewr").read_text().strip()) as ewr:
+        await ewr.declare("fedbroker.mailbox.airports.ewr", exclusive=True)
+        with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+            await ewr.declare("somebody.elses")
+        await ewr.publish("fedbroker.lobby", "airports.ewr", b"")
+        for exchange, key in (("fedbroker.lobby", "airports.jfk"), ("fedbroker.reply", "c.s.0.jfk"), ("", "any")):
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                await ewr.publish(exchange, key, b"")
+
+
+def test_guest_is_nobody_and_nobody_administers(composed):
+    users = [line.split("\t") for line in composed.ctl("list_users").splitlines()[1:]]
+    assert sorted(users) == [[name, "[]"] for name in ("coordinator", *SILOS)]
+
+
+def test_the_health_check_of_the_broker_is_a_command_of_its(composed):
+    test = SERVICES["broker"]["healthcheck"]["test"]
+    assert shlex.join(test[:2]) == "CMD rabbitmq-diagnostics"
+    home = Path(composed.ctl("eval", 'os:getenv("RABBITMQ_HOME").').strip().strip('"'))
+    assert (home / "sbin" / "rabbitmq-diagnostics").exists()

@@ -1,0 +1,40 @@
+"""How ``fedbroker`` is told its broker: by an option, the environment, or a file that the environment names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def run(broker, tmp_path):
+    (tmp_path / "url").write_text(broker.url + "\n")
+
+    def run(*arguments, **variables):
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+        command = [sys.executable, "-m", "fedbroker.cli", "cohort", "show", "nobody", "--json", *arguments]
+        return subprocess.run(command, env=ours | variables, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def test_each_way_leads_to_the_broker(run, broker, tmp_path):
+    file = str(tmp_path / "url")
+    for done in (
+        run("--url", broker.url, FEDBROKER_URL_FILE="/none"),
+        run(FEDBROKER_URL=broker.url),
+        run(FEDBROKER_URL_FILE=file),
+        run(FEDBROKER_URL_FILE="url", CREDENTIALS_DIRECTORY=str(tmp_path)),
+    ):
+        assert done.returncode in (0, 4), done.stderr  # nobody is there
+        assert "FB2" not in done.stderr
+
+
+def test_a_file_that_is_not_there_is_one_line(run):
+    done = run(FEDBROKER_URL_FILE="/no/such/file")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: /no/such/file cannot be read")
+    assert len(done.stderr.splitlines()) == 1

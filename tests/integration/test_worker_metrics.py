@@ -1,0 +1,124 @@
+"""A silo's metrics tell what it did and what happened to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+from fedbroker_worker.metrics import SiloMetrics
+from fedbroker_worker.service import SiloService
+
+from fedbroker.metrics.exposition import Exposition
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.messages import Compute, Data, Need, Value
+from tests.support.ends import admin, until
+from tests.support.gated import go, reads
+from tests.support.prometheus import sample
+from tests.support.proxy import Proxy
+from tests.support.worker import SILO, apply, client_of, echo, identity, runtimes_from_now, settings, write_settings
+
+
+class Metrics:
+    """What a silo in this process serves, as whoever scrapes it sees it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def value(self, name: str, **labels: str) -> float:
+        """Of the one silo; the HTTP is spoken in another thread."""
+        return await asyncio.to_thread(sample, self.url, name, silo=SILO, **labels)
+
+
+@asynccontextmanager
+async def watched(own):
+    """A silo, its metrics, and a coordinator that has heard of it."""
+    metrics = SiloMetrics(own.silo.cohort, own.silo.name)
+    service = SiloService(own, on_answer=metrics.answered)
+    metrics.watch(service.statistics)
+    with Exposition("127.0.0.1:0", metrics.registry) as exposition:
+        async with service, client_of(own) as client:
+            yield Metrics(exposition.url), client
+
+
+async def test_work_is_counted_by_outcome_with_its_times_and_where_its_blobs_were(broker, cohort, tmp_path):
+    function = identity()
+    async with watched(settings(tmp_path, broker.url, cohort)) as (metrics, client):
+        await client.outputs(client.item(apply(function)), [function])
+        await client.outputs(client.item(apply(function)))
+        unknown = [Value(1, digest_of(b"unknown")), Compute(1)]
+        assert isinstance(await client.send(client.item(unknown)), Need)
+        await client.refused(client.item(echo("nope")))  # and one more that is done
+        outcomes = {"done": 3, "lacking": 1, "data": 1, "refused": 0}
+        assert {one: await metrics.value("fedbroker_work_items_total", outcome=one) for one in outcomes} == outcomes
+        blobs = {"sent": 1, "cached": 1, "lacking": 1}
+        assert {one: await metrics.value("fedbroker_blobs_total", found=one) for one in blobs} == blobs
+        assert await metrics.value("fedbroker_work_seconds_count", phase="compute") == 3
+        assert 0 < await metrics.value("fedbroker_work_seconds_sum", phase="compute") < 30
+        assert await metrics.value("fedbroker_blob_cache_bytes") == len(function)
+        assert await metrics.value("fedbroker_broker_up", lane="control") == 1
+        assert await metrics.value("fedbroker_broker_bytes_total", lane="control", direction="in") > 0
+
+
+async def test_what_is_in_hand_is_seen_while_it_is(broker, cohort, tmp_path, waiting):
+    async with watched(settings(tmp_path, broker.url, cohort, waiting)) as (metrics, client):
+        await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="held", last=False))
+        asking = asyncio.create_task(client.send(client.item(echo("waiting"))))
+        await until(lambda: reads(tmp_path) == 1)
+        assert await metrics.value("fedbroker_work_in_hand") == 1
+        assert await metrics.value("fedbroker_sessions_held") == 2
+        go(tmp_path)
+        await asking
+        await until(lambda: _is(metrics, "fedbroker_work_in_hand", 0))
+        assert await metrics.value("fedbroker_sessions_held") == 1
+
+
+async def test_a_cut_connection_is_counted_and_so_is_what_comes_again(broker, cohort, tmp_path, waiting):
+    async with Proxy(broker.url) as proxy:
+        own = settings(tmp_path, proxy.url, cohort, waiting)
+        async with watched(own) as (metrics, client):
+            asking = asyncio.create_task(client.send(client.item(echo("waiting"))))
+            await until(lambda: reads(tmp_path) == 1)
+            await proxy.refuse()
+            proxy.cut()
+            await until(lambda: _is(metrics, "fedbroker_broker_up", 0))
+            await proxy.accept()
+            await until(lambda: _is(metrics, "fedbroker_broker_reconnections_total", 2), 20)  # of both lanes
+            await until(lambda: _is(metrics, "fedbroker_broker_up", 2))
+            await until(lambda: _is(metrics, "fedbroker_work_redeliveries_total", 1))
+            go(tmp_path)
+            await asking
+            assert reads(tmp_path) == 1
+
+
+async def test_a_runtime_that_died_and_a_message_that_is_no_work_are_counted(broker, cohort, tmp_path):
+    ours = runtimes_from_now()
+    async with watched(settings(tmp_path, broker.url, cohort)) as (metrics, client), admin(broker.url) as somebody:
+        await client.check()
+        for runtime in ours():
+            runtime.kill()
+        psutil.wait_procs(ours(), 5)
+        await client.check()
+        assert await metrics.value("fedbroker_runtime_restarts_total") == 1
+        await somebody.publish("fedbroker.work", f"{cohort}.{SILO}.x", b"no work at all", message_id="m")
+        await until(lambda: _is(metrics, "fedbroker_work_rejected_total", 1))
+
+
+async def _is(metrics: Metrics, name: str, value: float) -> bool:
+    return await metrics.value(name) == value
+
+
+@pytest.mark.parametrize("where", ["taken", "nowhere"])
+def test_a_silo_whose_metrics_cannot_be_served_ends_with_one_line(broker, cohort, tmp_path, where):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}" if where == "taken" else "192.0.2.1:9465"
+        path = write_settings(tmp_path, broker.url, cohort, metrics=address)
+        command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"[FB1001] metrics cannot be served at {address}: " in line

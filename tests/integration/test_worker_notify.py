@@ -1,0 +1,190 @@
+"""What systemd and a container's probes hear of a silo: a real process, and a notify socket of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fedbroker_worker.config import load
+from fedbroker_worker.notify import Manager
+from fedbroker_worker.sources.registry import GROUP
+
+from tests.support.ends import until
+from tests.support.gated import gated_source, go, reads
+from tests.support.notify import notify_socket
+from tests.support.wait import until as wait_until
+from tests.support.worker import client_of, echo, write_settings
+
+ROOT = Path(__file__).parents[2]
+WATCH_USEC = 900_000
+
+# It holds the interpreter's lock while it waits for a byte: nothing else of the process's Python goes on meanwhile.
+HOLDING = """
+import ctypes, os
+import numpy
+from fedbroker.wire.messages import Column, Source
+
+class Holding:
+    def __init__(self, name, options, directory):
+        self.directory = directory
+    def describe(self):
+        return Source((Column("x", "float32"),), rows=1)
+    def read(self, columns):
+        pipe = os.open(self.directory / "pipe", os.O_RDONLY)
+        ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+        return [{"x": numpy.ones(1, numpy.float32)}]
+    def interrupt(self):
+        pass
+    def close(self):
+        pass
+"""
+
+
+def holding_source(directory: Path) -> dict[str, object]:
+    module = f"holding_{secrets.token_hex(4)}"
+    metadata = directory / "holding-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: holding\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\nholding = {module}:Holding\n")
+    (directory / f"{module}.py").write_text(HOLDING)
+    os.mkfifo(directory / "pipe")
+    return {"source": "holding"}
+
+
+@contextmanager
+def silo(path, manager=None, *options, **variables):
+    """A silo's process, as systemd would start it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+    environ |= {"PYTHONPATH": f"{path.parent}:{ROOT}:{ROOT / 'workers'}", "WATCHDOG_USEC": str(WATCH_USEC)} | variables
+    if manager is not None:
+        environ["NOTIFY_SOCKET"] = manager.path
+    command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path), *map(str, options)]
+    process = subprocess.Popen(command, env=environ, cwd="/", stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_hears_when_it_has_joined_what_it_does_and_that_it_leaves(tmp_path, broker, cohort, abstract):
+    path = write_settings(tmp_path, broker.url, cohort)
+    address = f"@fedbroker-{secrets.token_hex(8)}" if abstract else tmp_path / "notify"
+    with notify_socket(address) as manager, silo(path, manager) as process:
+        *joining, ready = manager.until("READY")
+        assert joining
+        assert all(one["WATCHDOG"] == "1" and one["STATUS"].startswith("joining") for one in joining)
+        assert all(int(one["EXTEND_TIMEOUT_USEC"]) > WATCH_USEC for one in joining)
+        assert ready["READY"] == "1"
+        assert ready["STATUS"] == f"in cohort {cohort}: 0 work items, 0 sessions in hand"
+        assert "EXTEND_TIMEOUT_USEC" not in manager.until("WATCHDOG")[-1]
+        process.terminate()
+        assert manager.until("STOPPING")[-1]["STATUS"].startswith("leaving")
+        assert process.wait(15) == 0
+
+
+def test_a_silo_that_cannot_join_says_why(tmp_path, broker, cohort):
+    path = write_settings(tmp_path, broker.url.replace("fedbroker:", "fedbroker:wrong"), cohort)
+    with notify_socket(tmp_path / "notify") as manager, silo(path, manager) as process:
+        assert process.wait(30) == 3
+        heard = []
+        while (message := manager.hear(0.01)) is not None:
+            heard.append(message)
+    assert "READY" not in {word for message in heard for word in message}
+    assert heard[-1]["STATUS"].startswith("failed: [FB2002] ")
+    assert "wrong" not in heard[-1]["STATUS"]
+
+
+async def test_the_status_counts_the_work_in_hand(tmp_path, broker, cohort):
+    path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
+    with notify_socket(tmp_path / "notify") as manager, silo(path, manager):
+        await asyncio.to_thread(manager.until, "READY")
+        async with client_of(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo("slow"))))
+            await until(lambda: reads(tmp_path) == 1)
+            manager.drain()
+            beat = await asyncio.to_thread(manager.until, "WATCHDOG")
+            assert beat[-1]["STATUS"] == f"in cohort {cohort}: 1 work items, 1 sessions in hand"
+            go(tmp_path)
+            await asking
+
+
+async def test_the_watchdog_is_fed_by_the_event_loop_and_not_while_that_is_held_up(tmp_path, broker, cohort):
+    path = write_settings(tmp_path, broker.url, cohort, {"held": holding_source(tmp_path)})
+    alive = tmp_path / "alive"
+    with notify_socket(tmp_path / "notify") as manager, silo(path, manager, "--alive-file", alive):
+        await asyncio.to_thread(manager.until, "READY")
+        for _ in range(3):  # each comes within the time that systemd would wait
+            assert await asyncio.to_thread(manager.hear, WATCH_USEC / 1e6) is not None
+        async with client_of(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo("held"))))
+            writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)  # once it reads
+            try:
+                await until(lambda: asyncio.to_thread(quiet, manager))
+                assert await asyncio.to_thread(manager.hear, WATCH_USEC / 1e6) is None  # systemd would kill it now
+                touched = alive.stat().st_mtime_ns
+            finally:
+                os.write(writer, b"x")
+                os.close(writer)
+            assert len(await asking) == 1
+        await asyncio.to_thread(manager.until, "WATCHDOG")
+        await until(lambda: alive.stat().st_mtime_ns > touched)
+
+
+def quiet(manager) -> bool:
+    """Whether the silo has missed a sign: the last one may still be on its way."""
+    return manager.hear(WATCH_USEC / 2e6) is None
+
+
+def test_the_file_for_probes_is_there_from_the_start_to_the_end(tmp_path, broker, cohort):
+    path = write_settings(tmp_path, broker.url, cohort)
+    alive, ready = tmp_path / "alive", tmp_path / "ready"
+    with silo(path, None, "--alive-file", alive, "--ready-file", ready) as process:
+        wait_for(alive, process)
+        assert not ready.exists()
+        wait_for(ready, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert not alive.exists()
+    assert not ready.exists()
+
+
+def wait_for(path, process):
+    wait_until(lambda: path.exists() or process.poll() is not None, 30)
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "period"),
+    [
+        ({}, 5.0),
+        ({"NOTIFY_SOCKET": "/x"}, 5.0),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000"}, 1.0),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000"}, 5.0),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 1.0),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, 5.0),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "soon"}, 5.0),
+        ({"WATCHDOG_USEC": "3000000"}, 5.0),
+    ],
+)
+def test_signs_come_as_often_as_systemd_asks(environ, period):
+    assert Manager(environ).period == period
+
+
+def test_nobody_to_tell_is_no_error(tmp_path):
+    Manager({}).tell("READY=1")
+    Manager({"NOTIFY_SOCKET": str(tmp_path / "none")}).tell("READY=1")
+
+
+def test_a_message_is_words_a_line_each_whatever_is_in_them(tmp_path):
+    with notify_socket(tmp_path / "notify") as socket:
+        Manager({"NOTIFY_SOCKET": socket.path}).tell("STATUS=one\nREADY=1", "WATCHDOG=1")
+        assert socket.hear(1.0) == {"STATUS": "one READY=1", "WATCHDOG": "1"}

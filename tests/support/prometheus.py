@@ -1,0 +1,114 @@
+"""A Prometheus of the test's own on the loopback, with the configuration that we ship but for times and targets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from fedbroker.broker.ports import free_ports
+from tests.support.wait import until
+
+CONFIG = Path(__file__).parents[2] / "config" / "prometheus"
+INTERVAL = "250ms"
+
+
+class Prometheus:
+    """One that runs.
+
+    Attributes:
+        url: of its API.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def get(self, what: str, **parameters: str) -> Any:
+        """The data of an answer of its API."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}", timeout=5) as got:
+            answer = json.load(got)
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What an expression gives now: metrics (``metric``) and values (``value``)."""
+        try:
+            return list(self.get("query", query=expression)["result"])
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{expression}: {error.read().decode()}") from None
+
+    def value(self, expression: str) -> float:
+        """The one value of an expression; 0 as long as there is none."""
+        found = self.query(expression)
+        assert len(found) < 2, found
+        return float(found[0]["value"][1]) if found else 0.0
+
+    def ready(self) -> bool:
+        """Whether it answers."""
+        try:
+            urllib.request.urlopen(f"{self.url}/-/ready", timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def up(self) -> dict[str, set[str]]:
+        """By job, the addresses that it scrapes with success."""
+        found: dict[str, set[str]] = {}
+        for target in self.get("targets")["activeTargets"]:
+            if target["health"] == "up":
+                found.setdefault(target["labels"]["job"], set()).add(target["labels"]["instance"])
+        return found
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
+    """Scrapes ``targets``: addresses, by the name of a file in ``targets/``; ends with this process in any case."""
+    shutil.copytree(CONFIG, directory, dirs_exist_ok=True)
+    for name, addresses in targets.items():
+        file = directory / "targets" / f"{name}.yml"
+        assert file.exists(), name
+        file.write_text(json.dumps([{"targets": list(addresses)}]))
+    file = directory / "prometheus.yml"
+    text, found = re.subn(r"(_interval: )15s", rf"\g<1>{INTERVAL}", file.read_text())
+    assert found == 2
+    file.write_text(text)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    command = ["setpriv", "--pdeathsig", "KILL", "prometheus", f"--config.file={file}"]
+    command += [f"--storage.tsdb.path={directory / 'data'}", f"--web.listen-address={address}", "--log.level=warn"]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        own = Prometheus(f"http://{address}")
+        until(lambda: own.ready() or process.poll() is not None, 20, "Prometheus is up")
+        assert process.poll() is None, (directory / "log").read_text()
+        yield own
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def scraped(url: str) -> dict[str, Metric]:
+    """The metrics served at an address, by name."""
+    with urllib.request.urlopen(url, timeout=5) as got:
+        return {family.name: family for family in text_string_to_metric_families(got.read().decode())}
+
+
+def sample(url: str, name: str, **labels: str) -> float:
+    """The sum of the samples of that name that have these labels."""
+    return sum(
+        one.value
+        for family in scraped(url).values()
+        for one in family.samples
+        if one.name == name and labels.items() <= one.labels.items()
+    )

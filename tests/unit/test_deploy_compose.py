@@ -1,0 +1,197 @@
+"""compose/: what Compose would refuse, and what an operator would rue, found without a Docker daemon."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose"
+FILES = ("compose.yaml", "tls.yaml", "watch.yaml")
+DOCKERFILES = sorted(COMPOSE.glob("*.Dockerfile"))
+ELSEWHERE = {ROOT / "config" / "prometheus", ROOT / "config" / "grafana"}
+PUBLIC = {"rabbitmq", "prom/prometheus", "grafana/grafana"}
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load((COMPOSE / name).read_text())
+
+
+WHOLE = load("compose.yaml")
+SERVICES = WHOLE["services"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_named_is_there(name):
+    document = load(name)
+    known = {
+        key: document.get(key, {}).keys() | WHOLE.get(key, {}).keys()
+        for key in ("services", "networks", "volumes", "secrets")
+    }
+    for service in document["services"].values():
+        assert set(service.get("depends_on", {})) <= known["services"]
+        assert set(service.get("networks", ())) <= known["networks"]
+        secrets = {one if isinstance(one, str) else one["source"] for one in service.get("secrets", ())}
+        assert secrets <= known["secrets"]
+        for volume in service.get("volumes", ()):
+            source, _, _ = volume.partition(":")
+            path = (COMPOSE / source).resolve()
+            if not source.startswith("."):
+                assert source in known["volumes"]
+            elif path not in ELSEWHERE and not ELSEWHERE & set(path.parents):
+                assert path.exists(), source
+                assert volume.endswith(":ro")
+
+
+def test_images_are_ours_or_official_and_pinned():
+    for service in SERVICES.values():
+        image = re.sub(r"\$\{\w+:-(.*)\}", r"\1", service["image"])
+        if "build" in service:
+            assert (COMPOSE / service["build"]["context"]).resolve() == ROOT
+            assert ROOT / service["build"]["dockerfile"] in DOCKERFILES
+        else:
+            repository, _, tag = image.partition(":")
+            assert repository in PUBLIC
+            assert tag[:1].removeprefix("v").isdigit() or tag[1:2].isdigit()
+
+
+def test_whatever_runs_for_long_has_a_health_check_and_comes_back():
+    for name, service in SERVICES.items():
+        if name != "coordinator":  # ends with its program
+            assert service["healthcheck"]["test"]
+            assert service["restart"] == "unless-stopped"
+
+
+def test_everybody_waits_until_what_he_needs_is_healthy():
+    for name, service in SERVICES.items():
+        if name != "broker":
+            assert service["depends_on"]
+        for needed, how in service.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}
+            assert "healthcheck" in SERVICES[needed]
+
+
+def test_only_the_broker_is_published_and_without_tls_on_this_machine_alone():
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"broker": ["127.0.0.1:5672:5672"]}
+    assert load("tls.yaml")["services"].keys() == {"broker"}
+    assert load("tls.yaml")["services"]["broker"]["ports"] == ["5671:5671"]
+    assert all(port.startswith("127.0.0.1:") for port in load("watch.yaml")["services"]["grafana"]["ports"])
+    assert not any("network_mode" in service or "expose" in service for service in SERVICES.values())
+
+
+def test_a_silos_network_holds_broker_and_prometheus_only():
+    """Its C++ runtime has no namespace in a container: it listens there."""
+    for one in ("ewr", "jfk", "lga", "coordinator"):
+        assert SERVICES[one]["networks"] == [one]
+        assert WHOLE["networks"][one] == {"internal": True}
+        assert {name for name, service in SERVICES.items() if one in service["networks"]} == {
+            one,
+            "broker",
+            "prometheus",
+        }
+
+
+def test_what_is_ours_may_write_where_it_must_and_nothing_else():
+    for name, service in SERVICES.items():
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert "privileged" not in service
+        assert "user" not in service
+        if name != "broker":  # whose image begins as root
+            assert service["read_only"] is True
+            assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_password_is_in_the_files_or_in_the_environment(name):
+    document = load(name)
+    for secret in document.get("secrets", {}).values():
+        assert secret["file"].startswith("./secrets/")
+    for service in document["services"].values():
+        for variable, value in service.get("environment", {}).items():
+            if re.search(r"PASS|SECRET|TOKEN|_BROKER|_URL", variable) and "://" not in str(value):
+                assert variable.endswith("_FILE")
+                assert value.startswith("/run/secrets/")
+    text = (COMPOSE / name).read_text()
+    assert not re.search(r"://[^/\s]*:[^/\s]*@", text)
+    assert not re.search(r"default_pass|DEFAULT_PASS|guest", text)
+
+
+def test_secrets_are_no_part_of_the_repository_or_of_an_image():
+    assert "compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert not any(line.startswith(("!compose", "!config")) for line in ignored)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_a_dockerfile_copies_what_is_there_and_ends_as_nobody(path):
+    text = path.read_text().replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    stages = {line[3] for line in lines if line[0] == "FROM" and len(line) > 2}
+    for words in (line for line in lines if line[0] == "COPY"):
+        *sources, _ = [word for word in words[1:] if not word.startswith("--")]
+        if words[1].startswith("--from="):
+            assert words[1].removeprefix("--from=") in stages
+            continue
+        for source in sources:
+            assert (ROOT / source).exists(), source
+            assert source.split("/")[0] in allowed
+    assert [line[1] for line in lines if line[0] == "FROM"] == ["python:3.11-slim-bookworm"] * 2
+    (user,) = [line[1] for line in lines if line[0] == "USER"]
+    assert user == "10001:10001"
+    assert [line[0] for line in lines].index("USER") > [line[0] for line in lines].index("RUN")
+    assert "--require-hashes" in text
+    assert f"requirements/{path.name.removesuffix('.Dockerfile')}.txt" in text
+
+
+def test_the_silos_image_knows_its_own_command_line():
+    from fedbroker_worker.cli import app
+
+    text = (COMPOSE / "silo.Dockerfile").read_text().replace("\\\n", "")
+    command = re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    assert command is not None
+    arguments = yaml.safe_load(command[1])
+    _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    assert {"config", "ready_file", "alive_file"} <= bound.arguments.keys()
+    health = SERVICES["ewr"]["healthcheck"]["test"]
+    for name in ("ready_file", "alive_file"):
+        assert str(bound.arguments[name]) in health
+        assert str(bound.arguments[name].parent) in SERVICES["ewr"]["tmpfs"]
+
+
+def test_prometheus_is_told_of_whom_there_is():
+    for path in sorted((COMPOSE / "targets").glob("*.yml")):
+        (group,) = yaml.safe_load(path.read_text())
+        for target in group["targets"]:
+            service, _, port = target.partition(":")
+            assert service in SERVICES
+            assert set(SERVICES[service]["networks"]) & set(SERVICES["prometheus"]["networks"])
+            own = SERVICES[service].get("environment", {}).get("FEDBROKER_SILO_METRICS", "").rpartition(":")[2]
+            assert port == (own or {"coordinator": "9464", "broker": "15692"}[service])
+
+
+def test_passwords_are_new_each_time_and_for_their_owner_alone(tmp_path):
+    def make(name):
+        command = [sys.executable, str(COMPOSE / "passwords.py"), str(tmp_path / name)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    assert make("one").returncode == make("two").returncode == 0
+    assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o700
+    files = {path.name: path.read_text() for path in (tmp_path / "one").iterdir()}
+    assert {f"./secrets/{name}" for name in files} == {one["file"] for one in WHOLE["secrets"].values()}
+    assert all(text != (tmp_path / "two" / name).read_text() for name, text in files.items())
+    hidden = {re.search(r":([^:@/]*)@", files[name])[1] for name in ("coordinator", "ewr", "jfk", "lga")}
+    assert len(hidden) == 4
+    assert not any(password in files["definitions.json"] for password in hidden)
+    again = make("one")
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    assert {path.name: path.read_text() for path in (tmp_path / "one").iterdir()} == files

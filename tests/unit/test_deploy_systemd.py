@@ -1,0 +1,123 @@
+"""config/systemd: systemd itself judges the units; what a silo needs of them is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "config" / "systemd"
+INSTANCES = ("fedbroker-silo@ewr.service", "fedbroker-coordinator@delays.service")
+TEMPLATES = [re.sub("@.*", "@.service", name) for name in INSTANCES]
+THRESHOLD = 20  # of systemd's exposure, in tenths: 2.0
+
+
+def settings(name: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / name).read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A root with our units, those of systemd's own, and the commands that ours start."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(UNITS, root / "etc" / "systemd" / "system")
+    own = next(path for path in map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system")) if path.is_dir())
+    shutil.copytree(own, root / "usr" / "lib" / "systemd" / "system", symlinks=True)
+    for template in TEMPLATES:
+        for start in settings(template)["ExecStart"]:
+            command = root / start.split()[0].removeprefix("/")
+            command.parent.mkdir(parents=True, exist_ok=True)
+            command.write_text("#!/bin/sh\n")
+            command.chmod(0o755)
+    return root
+
+
+def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = shutil.which("systemd-analyze")
+    assert command is not None, "scripts/setup.sh installs it (Debian's package systemd)"
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_systemd_understands_each_line(installed, name):
+    done = analyze("verify", "--man=no", f"--root={installed}", name)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_misspelt_line_would_be_seen(installed, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(installed, root, symlinks=True)
+    path = root / "etc" / "systemd" / "system" / "fedbroker-silo@.service"
+    path.write_text(path.read_text().replace("RestartSec", "RestatSec"))
+    assert "Unknown key" in analyze("verify", "--man=no", f"--root={root}", INSTANCES[0]).stderr
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_systemd_finds_little_that_is_exposed(name):
+    judged = ("security", "--offline=true", "--no-pager", UNITS / name)
+    done = analyze(*judged, f"--threshold={THRESHOLD}")
+    assert done.returncode == 0, done.stdout
+    assert analyze(*judged, "--threshold=1").returncode != 0
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_runtimes_own_namespaces_are_allowed(name):
+    unit = settings(name)
+    assert set(unit["RestrictNamespaces"][0].split()) == {"user", "net", "pid"}
+    allowed, forbidden = filtered(unit["SystemCallFilter"])
+    for call in ("unshare", "clone", "clone3", "prctl", "pidfd_open", "socket", "bind", "ioctl"):
+        assert call in allowed - forbidden, call
+    assert {"AF_UNIX", "AF_INET"} <= set(unit["RestrictAddressFamilies"][0].split())
+    assert not {"SocketBindDeny", "PrivateNetwork", "MemoryDenyWriteExecute"} & unit.keys()
+
+
+def filtered(lines: list[str]) -> tuple[set[str], set[str]]:
+    allowed = {call for line in lines if not line.startswith("~") for call in calls(line)}
+    return allowed, {call for line in lines if line.startswith("~") for call in calls(line[1:])}
+
+
+def calls(words: str) -> set[str]:
+    """The system calls of a list, with those of its groups."""
+    found: set[str] = set()
+    for word in words.split():
+        if not word.startswith("@"):
+            found.add(word)
+            continue
+        printed = analyze("syscall-filter", "--no-pager", word).stdout.splitlines()[1:]
+        found |= calls(" ".join(line.strip() for line in printed if line.strip() and "#" not in line))
+    return found
+
+
+def test_secrets_are_credentials_and_are_found_as_such():
+    for name, variable in zip(TEMPLATES, ("FEDBROKER_SILO_BROKER_FILE", "FEDBROKER_URL_FILE"), strict=True):
+        unit = settings(name)
+        loaded = {line.split(":")[0] for line in unit["LoadCredential"]}
+        assert f"{variable}=broker" in unit["Environment"]
+        assert "broker" in loaded
+        assert "://" not in " ".join(unit["Environment"])
+
+
+def test_a_silo_is_watched_and_given_the_time_that_it_needs():
+    from fedbroker_worker.notify import PATIENCE, PER_WATCH, PERIOD
+
+    unit = settings("fedbroker-silo@.service")
+    assert unit["Type"] == ["notify"]
+    assert float(unit["WatchdogSec"][0]) >= PERIOD * PER_WATCH
+    assert float(unit["TimeoutStopSec"][0]) > PERIOD
+    assert PATIENCE > PERIOD
+    assert unit["RestartPreventExitStatus"] == ["2"]
+
+
+def test_the_example_allows_what_the_runtime_needs():
+    site = (UNITS / "fedbroker-silo@ewr.service.d" / "site.conf").read_text()
+    assert re.search(r"^IPAddressDeny=any$", site, re.MULTILINE)
+    assert re.search(r"^IPAddressAllow=.*\blocalhost\b", site, re.MULTILINE)

@@ -1,0 +1,96 @@
+"""docs/events.md and the code have the same vocabulary: each event's name, level and keys."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedbroker.session.recorder import WARNINGS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+TOLD = "## In a cohort and its sessions"
+"""The section of what ``on_event`` hears."""
+SAYS = ("say", "_tell", "Event")
+"""How the session and the context tell of an event."""
+ON_EACH_EVENT = {"silo", "session", "stage"}
+
+
+def calls() -> Iterator[tuple[Path, ast.Call]]:
+    for package in (ROOT / "fedbroker", ROOT / "workers" / "fedbroker_worker"):
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    yield path, node
+
+
+def name_of(path: Path, call: ast.Call) -> str:
+    """The event's name, which must stand there in full: else nobody could look for it."""
+    first = call.args[0]
+    assert isinstance(first, ast.Constant), f"{path}:{call.lineno}: {ast.unparse(call)}"
+    return str(first.value)
+
+
+def logged() -> dict[str, tuple[set[str], set[str]]]:
+    """Levels and keys of each event that goes straight into the log."""
+    found: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+    for path, call in calls():
+        match call.func:
+            case ast.Attribute(ast.Name("_log"), level):
+                levels, keys = found[name_of(path, call)]
+                levels.add("error" if level == "exception" else level)
+                keys |= {keyword.arg for keyword in call.keywords if keyword.arg}
+    return found
+
+
+def told() -> set[str]:
+    """The events that ``on_event`` hears; where a name is passed on, it was written down elsewhere."""
+    found = set()
+    for _, call in calls():
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if name in SAYS and call.args and isinstance(call.args[0], ast.Constant):
+            found.add(str(call.args[0].value))
+    return found
+
+
+def rows(text: str) -> dict[str, tuple[set[str], set[str]]]:
+    lines = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \|([^|]*)\|", text, re.MULTILINE)
+    assert len(lines) == len({name for name, _, _ in lines}), "an event has two rows"
+    return {name: (set(levels.split(", ")), set(re.findall(r"`(\w+)`", keys))) for name, levels, keys in lines}
+
+
+def sections() -> tuple[str, str]:
+    before, _, rest = PAGE.partition(TOLD)
+    assert not rows(before)
+    told, _, others = rest.partition("\n## ")
+    return told, others
+
+
+def test_each_event_of_the_log_is_on_the_page_with_its_levels_and_keys():
+    page = rows(sections()[1])
+    code = logged()
+    assert page.keys() == code.keys()
+    for name, (levels, keys) in code.items():
+        # What is added under a condition is not seen here.
+        assert (page[name][0], page[name][1] - {"asking_again_in"}) == (levels, keys), name
+
+
+def test_each_event_that_is_told_is_on_the_page_with_its_level():
+    page = rows(sections()[0])
+    assert page.keys() == told()
+    for name, (levels, keys) in page.items():
+        assert levels == {"warning" if name in WARNINGS else "info"}, name
+        assert not keys & ON_EACH_EVENT, name
+
+
+def test_nobody_logs_past_structlog():
+    """But for the log itself, and for what quietens other libraries."""
+    users = {
+        str(path.relative_to(ROOT))
+        for path, call in calls()
+        if ast.unparse(call.func) in ("logging.getLogger", "warnings.warn", "structlog.get_logger")
+    }
+    assert users == {"fedbroker/log.py", "fedbroker/transport/connect.py"}

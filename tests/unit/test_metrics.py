@@ -1,0 +1,201 @@
+"""The coordinator's metrics from events, and how a registry is served."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+from fedbroker.errors import ConfigError, SiloError
+from fedbroker.metrics.address import parse_address
+from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
+from fedbroker.metrics.exposition import Exposition, Registry
+from fedbroker.session.outcomes import Lost
+from fedbroker.session.recorder import Recorder, Talk, both
+from fedbroker.session.report import Event, SessionReport
+from fedbroker.session.statistics import Statistics
+from fedbroker.transport.traffic import Traffic
+from fedbroker.wire.messages import Done
+
+QUIET = Statistics((), (), {}, 0, {})
+
+
+def metrics(statistics: Statistics | None = None) -> CoordinatorMetrics:
+    return CoordinatorMetrics("airports", statistics=lambda: statistics, restarts=lambda: 0)
+
+
+def value(of: CoordinatorMetrics, name: str, **labels: str) -> float | None:
+    return of.registry.get_sample_value(name, {"cohort": "airports", **labels})
+
+
+def recorder(of: CoordinatorMetrics, session: str = "5e55101") -> Recorder:
+    return Recorder(SessionReport(session=session, cohort="airports", members=("ewr", "jfk")), of.hear)
+
+
+def stage(of: Recorder, error: Exception | None = None) -> None:
+    """One silo answers, the other never picks its work up."""
+    of.session_started()
+    of.stage_started(0, ["ewr", "jfk"], 10.0)
+    talk = Talk("ewr", "1")
+    talk.started, talk.replied, talk.fetched, talk.bytes_out = 1.0, 4.0, 4.5, 1000
+    of.ended(talk, Done(of.report.session, 0, "ewr", "1", (("d", 50),), 2.0, 0.5))
+    of.ended(Talk("jfk", "1"), Lost("jfk", "expired"))
+    of.stage_finished(["ewr", "jfk"], 1, error)
+
+
+def test_a_session_is_counted_with_its_stages_silos_and_times():
+    own = metrics()
+    one = recorder(own)
+    stage(one)
+    assert value(own, "fedbroker_sessions_running") == 1
+    one.finished()
+    assert value(own, "fedbroker_sessions_running") == 0
+    assert value(own, "fedbroker_sessions_total", outcome="ok") == 1
+    assert value(own, "fedbroker_stages_total", outcome="ok") == 1
+    assert value(own, "fedbroker_stage_seconds_count") == 1
+    assert value(own, "fedbroker_stragglers_total", reason="expired") == 1
+    assert value(own, "fedbroker_silo_drops_total", silo="jfk") == 1
+    assert value(own, "fedbroker_silo_answers_total", silo="ewr") == 1
+    for phase, seconds in (("queue", 1.0), ("transfer", 1.0), ("compute", 1.5)):
+        assert value(own, "fedbroker_phase_seconds_sum", phase=phase) == seconds
+        assert value(own, "fedbroker_silo_phase_seconds_total", phase=phase, silo="ewr") == seconds
+    assert value(own, "fedbroker_silo_blob_bytes_total", silo="ewr", direction="out") == 1000
+    assert value(own, "fedbroker_silo_blob_bytes_total", silo="ewr", direction="in") == 50
+
+
+def test_how_a_session_ended_and_its_errors_code():
+    own = metrics()
+    failed = recorder(own, "a")
+    stage(failed, SiloError("jfk", "no"))
+    failed.finished(SiloError("jfk", "no"))
+    broken = recorder(own, "b")
+    broken.session_started()
+    broken.finished(KeyError("a fault of ours"))
+    assert value(own, "fedbroker_sessions_total", outcome="failed") == 2
+    assert value(own, "fedbroker_stages_total", outcome="failed") == 1
+    assert value(own, "fedbroker_session_errors_total", code="FB4001") == 1
+    assert value(own, "fedbroker_session_errors_total", code="other") == 1
+
+
+def test_what_is_awaited_ends_with_its_session_however_that_ends():
+    own = metrics()
+    one = recorder(own)
+    one.session_started()
+    one.stage_started(0, ["ewr", "jfk"], 10.0)
+    assert value(own, "fedbroker_work_awaited") == 2
+    one.say("late joiner taken in", "lga", in_place_of="jfk")
+    assert value(own, "fedbroker_work_awaited") == 3
+    one.finished(TimeoutError())  # as with a cancelled invocation, no stage ever finished
+    assert value(own, "fedbroker_work_awaited") == 0
+    assert value(own, "fedbroker_late_joiners_total") == 1
+
+
+def test_counters_are_there_before_their_first_event():
+    """Else nobody could see that one, since a rate needs a value before it."""
+    own = metrics(QUIET)
+    own.hear(Event("silo joined", silo="ewr"))
+    for name, labels in (
+        ("fedbroker_sessions_total", {"outcome": "failed"}),
+        ("fedbroker_stragglers_total", {"reason": "timed out"}),
+        ("fedbroker_dead_letters_total", {"reason": "delivery_limit"}),
+        ("fedbroker_silo_drops_total", {"silo": "ewr"}),
+        ("fedbroker_invocation_retries_total", {}),
+    ):
+        assert value(own, name, **labels) == 0, name
+    assert value(own, "fedbroker_silo_joins_total") == 1
+
+
+def test_silos_of_any_number_have_a_bounded_number_of_series():
+    own = metrics(Statistics(tuple(f"silo-{n}" for n in range(2 * MOST_SILOS)), (), {}, 0, {}))
+    for number in range(2 * MOST_SILOS):
+        own.hear(Event("silo joined", silo=f"silo-{number}"))
+        own.hear(Event("silo dropped", "s", 0, f"silo-{number}", {"ending": "late", "why": "", "seconds": 1.0}))
+    samples = [one for family in own.registry.collect() for one in family.samples]
+    assert len({one.labels["silo"] for one in samples if "silo" in one.labels}) == MOST_SILOS + 1
+    assert value(own, "fedbroker_silo_drops_total", silo="(others)") == MOST_SILOS
+
+
+def test_no_label_holds_a_session():
+    own = metrics()
+    one = recorder(own, "5e55101")
+    stage(one)
+    one.finished()
+    for family in own.registry.collect():
+        for sample in family.samples:
+            assert "5e55101" not in sample.labels.values()
+            assert not sample.name.endswith("_created")
+
+
+def test_what_others_count_is_read_when_it_is_asked_for():
+    traffic = Traffic(up=True)
+    own = metrics(Statistics(("ewr",), ("jfk",), {"bulk": traffic}, 3, {"expired": 2}))
+    own.hear(Event("silo joined", silo="ewr"))
+    own.hear(Event("silo joined", silo="jfk"))
+    assert value(own, "fedbroker_broker_bytes_total", lane="bulk", direction="out") == 0
+    traffic.sent(b"four")
+    traffic.up = False
+    assert value(own, "fedbroker_broker_bytes_total", lane="bulk", direction="out") == 4
+    assert value(own, "fedbroker_broker_up", lane="bulk") == 0
+    assert value(own, "fedbroker_silo_up", silo="ewr") == 1
+    assert value(own, "fedbroker_silo_up", silo="jfk") == 0
+    assert value(own, "fedbroker_silos", state="gone") == 1
+    assert value(own, "fedbroker_late_answers_total") == 3
+    assert value(own, "fedbroker_dead_letters_total", reason="expired") == 2
+
+
+def test_both_listeners_hear_whatever_one_of_them_raises(caplog):
+    heard = []
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("no")
+
+    listener = both(broken, heard.append)
+    assert listener is not None
+    listener(Event("silo left", silo="ewr"))
+    assert [event.name for event in heard] == ["silo left"]
+    assert "on_event failed" in caplog.text
+    assert both(None, heard.append) == heard.append
+    assert both(None, None) is None
+
+
+def test_a_registry_is_served_until_it_is_closed():
+    with Exposition("127.0.0.1:0", metrics().registry) as one, Exposition("127.0.0.1:0", Registry()) as other:
+        text = urllib.request.urlopen(one.url, timeout=5).read().decode()
+        assert 'fedbroker_sessions_total{cohort="airports",outcome="ok"} 0.0' in text
+        assert "process_resident_memory_bytes" in text
+        assert "fedbroker" not in urllib.request.urlopen(other.url, timeout=5).read().decode()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(one.url, timeout=5)
+    one.close()
+
+
+def test_an_address_in_use_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        before = threading.active_count()
+        with pytest.raises(ConfigError, match=f"metrics cannot be served at {address}: .* in use; choose another port"):
+            Exposition(address, Registry())
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("monitoring.example:0", ("monitoring.example", 0)),
+        ("[::1]:9464", ("::1", 9464)),
+    ],
+)
+def test_an_address(text, found):
+    assert parse_address(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9464", ":9464", "127.0.0.1", "::1:9464", "localhost:70000", "http://a:1", "a:-1"]
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(ConfigError, match=r"HOST:PORT"):
+        parse_address(text)
