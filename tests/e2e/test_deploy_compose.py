@@ -73,7 +73,8 @@ class Container:
     def start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
         own = {name: self.here(str(value)) for name, value in self.service["environment"].items()}
-        own.pop("FEDBROKER_SILO_METRICS", None)  # three containers' port, which there is once here
+        for name in {"FEDBROKER_SILO_METRICS", "FEDBROKER_METRICS"} & own.keys():
+            own[name] = "127.0.0.1:0"  # ports that each container has, and this machine once
         environ = ours | {"PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"} | own
         with self.log.open("wb") as log:
             return subprocess.Popen(
