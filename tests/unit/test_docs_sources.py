@@ -20,6 +20,7 @@ from fedbroker_worker.sources.sql import SqlOptions
 from examples.sheets.server import SheetsServer
 from fedbroker.wire.messages import Column, Source
 from tests.support.google import KEY, STAYS, share
+from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "sources.md").read_text()
@@ -35,9 +36,8 @@ def section(kind):
 
 def shown(kind):
     """The example of a kind: its source's name and its keys."""
-    (toml,) = re.findall(r"^```toml\n(.*?)^```", section(kind), re.MULTILINE | re.DOTALL)
-    ((name, keys),) = tomllib.loads(toml)["data"].items()
-    assert keys.pop("source") == kind
+    examples = [tomllib.loads(toml)["data"] for toml in blocks("docs/sources.md", "toml")]
+    ((name, keys),) = [item for example in examples for item in example.items() if item[1].pop("source") == kind]
     return name, keys
 
 
@@ -52,7 +52,7 @@ def here(tmp_path, monkeypatch):
         database.executemany("insert into stays values (?, ?, ?)", rows)
     database.close()
     (tmp_path / "database.url").write_text("sqlite:///hospital.db\n")
-    (program,) = re.findall(r"^```python\n(.*?)^```", section("python"), re.MULTILINE | re.DOTALL)
+    (program,) = blocks("docs/sources.md", "python")
     (tmp_path / "registry.py").write_text(program)
     return tmp_path
 
