@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import re
 import runpy
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -16,11 +15,11 @@ import tensorflow_federated as tff
 from fedbroker.errors import PlanError
 from tests.support import computations as c
 from tests.support.conformance import feature
+from tests.support.pages import blocks
 from tests.support.tff import assert_close, assert_same, packed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
-PAGE = Path(__file__).parents[2] / "docs" / "mapreduce.md"
 FORMS = tff.backends.mapreduce
 F, N = np.float32, np.int32
 STATE = collections.OrderedDict(rounds=N, total=F)
@@ -329,9 +328,8 @@ def test_several_rounds(same):
 
 
 def test_the_pages_program_prints_what_the_page_says(silos, tmp_path, capsys):
-    text = PAGE.read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    (output,) = re.findall(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (code,) = blocks("docs/mapreduce.md", "python")
+    (output,) = blocks("docs/mapreduce.md", "text")
     here = f'"{silos.url}", cohort="{silos.cohort}"'
     code, found = re.subn(r'"amqps://coordinator:[^"]*", cohort="airports"', here, code)
     assert found == 1

@@ -6,7 +6,6 @@ import asyncio
 import collections
 import contextlib
 import csv
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +20,12 @@ from fedbroker.errors import CohortTimeout
 from fedbroker.program import SiloDataSource
 from tests.support import computations as c
 from tests.support.conformance import feature
+from tests.support.pages import blocks
 from tests.support.tff import packed
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-PAGE = Path(__file__).parents[2] / "docs" / "programs.md"
 ROW = collections.OrderedDict(x=tff.TensorType(np.float32, [None, 4]), y=tff.TensorType(np.float32, [None, 1]))
 ROWS = 6  # at each silo
 
@@ -126,13 +125,13 @@ def metrics(directory: Path) -> list[dict[str, str]]:
 @feature("program", "learning.programs.train_model", "goes on from its saved state after the coordinator was killed")
 def test_train_model_goes_on_after_the_coordinator_was_killed(same, silos, tmp_path):
     rounds = 4
-    (page,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (page,) = blocks("docs/programs.md", "python")
     program, straight, killed = tmp_path / "program.py", tmp_path / "straight", tmp_path / "killed"
     program.write_text(page)
     with started(program, silos, straight, rounds) as uninterrupted:
         with started(program, silos, killed, 1000):
             # The first of its states is there before any round, the third after two of them.
-            until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 90)
+            until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 240)
         done = len(metrics(killed)) if (killed / "metrics.csv").exists() else 0
         assert done < rounds, "it was killed too late for this test to show anything"
         with started(program, silos, killed, rounds) as process:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import fedbroker
 from fedbroker.testing import local_cohort
+from tests.support.computations import total
+from tests.support.pages import blocks
+from tests.support.tff import packed
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = "dep_delay,distance\n10,100\n20,200\n,300\n"
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
@@ -70,6 +72,34 @@ def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_cohort_pages_programs_run(silos, capsys):
+    forming, alone, stragglers = (here(block, silos) for block in blocks("docs/cohorts.md", "python"))
+    there = {"fedbroker": fedbroker}
+    for block in (forming, stragglers):
+        exec(block, there)
+        with there["context"] as context:
+            assert context.invoke(total, packed(total, ([1.0, 2.0],))) == 3.0
+    exec(f"async def program():\n{textwrap.indent(alone, '    ')}", there)
+    asyncio.run(there["program"]())
+    assert capsys.readouterr().out.strip() == "['ewr', 'jfk']"
+
+
+def here(program: str, silos) -> str:
+    """A page's program for the cohort that is there."""
+    for shown, ours in (("amqps://…", silos.url), ("airports", silos.cohort), ("min_silos=3", "min_silos=2")):
+        assert shown in program
+        program = program.replace(shown, ours)
+    return program
+
+
+def test_the_readmes_commands_are_what_continuous_integration_runs():
+    (commands,) = blocks("README.md", "sh")
+    wanted = [line.partition("#")[0].strip() for line in commands.splitlines()]
+    done = [line.partition("||")[0].strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    assert wanted
+    assert set(wanted) <= set(done)
 
 
 def run(line: str, directory: Path) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import pty
-import re
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from fedbroker.transport import Dead
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import Compute
 from tests.support.ends import admin, coordinator_end, silo_end, until, work
+from tests.support.pages import blocks
 from tests.support.worker import SILO, apply, identity, served, settings
 
 ROOT = Path(__file__).parents[2]
@@ -326,8 +326,7 @@ async def test_purge_asks_first(broker, cohort, dead, kill):
 
 async def test_the_pages_commands_run(silo, kill, run, dead, cohort, tmp_path):
     function = identity()
-    page = (ROOT / "docs" / "dead-letters.md").read_text()
-    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
+    lines = [line for block in blocks("docs/dead-letters.md", "sh") for line in block.splitlines()]
     async with once_there(silo) as client:
         items = [client.item(apply(function), session=session) for session in ("s1", "s2")]
     await kill(*items, blobs=[function])

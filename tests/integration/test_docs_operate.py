@@ -18,14 +18,10 @@ import pytest
 import yaml
 
 from tests.support.kustomize import render
+from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "operate.md").read_text()
-COMMANDS = [
-    shlex.split(line)
-    for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = [shlex.split(line) for block in blocks("docs/operate.md", "sh") for line in block.splitlines()]
 
 
 def of(program: str) -> list[list[str]]:

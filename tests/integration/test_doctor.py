@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from fedbroker.findings import exit_code_of
 from fedbroker.transport.probe import coordinator_role, examine, silo_role
 from tests.support.certificates import self_signed
 from tests.support.ends import admin, coordinator_end, silo_end, until
+from tests.support.pages import blocks
 from tests.support.worker import write_settings
 
 ROOT = Path(__file__).parents[2]
@@ -313,8 +313,7 @@ async def test_an_alarm(odd, cohort):
 
 async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
     """Its commands run as they stand; only addresses are put in."""
-    page = (ROOT / "docs" / "errors.md").read_text()
-    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (block,) = blocks("docs/errors.md", "sh")
     export, look, check = block.splitlines()
     assert export.startswith("export FEDBROKER_URL=amqps://")
     write_settings(tmp_path, broker.url, cohort)

@@ -57,7 +57,11 @@ def run(url, sql):
 
 
 def source(url, tmp_path, query="select * from stays", **options):
-    return open_source("stays", "sql", {"url": url, "query": query} | options, tmp_path)
+    return open_source("stays", "sql", {"url": by_psycopg2(url), "query": query} | options, tmp_path)
+
+
+def by_psycopg2(url):
+    return url.replace("postgresql:", "postgresql+psycopg2:")
 
 
 def line(error, function, *arguments):
@@ -183,7 +187,9 @@ def test_an_interrupted_read_is_cancelled_at_the_server(server, tmp_path):
 
 
 async def test_a_silo_hands_the_columns_over(server, tmp_path):
-    settings = SourceSettings("sql", {"url": server, "query": "select ward, days from stays", "clients": "ward"})
+    settings = SourceSettings(
+        "sql", {"url": by_psycopg2(server), "query": "select ward, days from stays", "clients": "ward"}
+    )
     opened = await OpenSource.open("stays", settings, tmp_path)
     assert opened.announced == Source((Column("days", "int64"),), rows=2, clients=2)
     assert await opened.load(Data(1, "stays", (("days", "float32"),)), 2, Limits())

@@ -133,6 +133,17 @@ def test_a_url_stands_for_its_key(stays):
     assert stays(spreadsheet=url).count() == 3
 
 
+def test_the_worksheet_that_a_url_names_is_read(stays, server):
+    def url(gid):
+        return f"https://docs.google.com/spreadsheets/d/{KEY}/edit?gid={gid}#gid={gid}"
+
+    source = stays(spreadsheet=url(1))
+    server.books[KEY].sheets['it\'s "other"'] = [["x"], [7]]
+    assert values(source, "x") == {"x": [7]}
+    assert "there is no such worksheet; correct 'worksheet'" in line(SourceError, stays(spreadsheet=url(2)).describe)
+    assert stays(spreadsheet=url(1), worksheet="Stays").count() == 3
+
+
 def test_cells_without_value(stays):
     rows = [["x", "name"], [1, "a"], ["", "b"], [3, ""], [4, "d"]]
     source = stays(rows)

@@ -157,7 +157,9 @@ def database_at(source: str, url: str, directory: Path) -> Database:
         ) from None
     except ImportError as error:
         what = f"{label} needs the driver {error.name}, which is not installed"
-        raise SettingsError(what, hint="install it, or name another, as in postgresql+psycopg://") from None
+        raise SettingsError(
+            what, hint="install it, or name another in the URL, such as postgresql+psycopg2://"
+        ) from None
     except (exc.ArgumentError, ValueError):
         hint = (
             "write it as SQLAlchemy does: postgresql://user:password@host/database, with %40 for an @ in the password"

@@ -54,7 +54,7 @@ class Place:
     Attributes:
         source: the source's name, for errors.
         key: of the spreadsheet; whoever has the key of one that is shared with everybody can read it.
-        worksheet: its title; None for the first one.
+        worksheet: its title, or its number as URLs have it (``gid``); None for the first one.
         range: in A1 notation; None for all of the worksheet.
         endpoint: of the API.
         patience: seconds for which a busy server is asked again.
@@ -62,7 +62,7 @@ class Place:
 
     source: str
     key: str
-    worksheet: str | None
+    worksheet: str | int | None
     range: str | None
     endpoint: str
     patience: float
@@ -111,13 +111,22 @@ def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
             http = _PatientClient(session, credentials, place, call)
             client = gspread.Client(cast("Any", None), session, cast("Any", lambda *_: http))
             book = client.open_by_key(place.key)
-            sheet = book.get_worksheet(0) if place.worksheet is None else book.worksheet(place.worksheet)
-            values = sheet.get(
+            values = _worksheet(book, place.worksheet).get(
                 place.range,
                 value_render_option=ValueRenderOption.unformatted,
                 date_time_render_option=DateTimeOption.serial_number,
             )
         return Cells(values, _corner(cast("Any", values).range))
+
+
+def _worksheet(book: gspread.Spreadsheet, which: str | int | None) -> gspread.Worksheet:
+    match which:
+        case None:
+            return book.get_worksheet(0)
+        case int():
+            return book.get_worksheet_by_id(which)
+        case _:
+            return book.worksheet(which)
 
 
 class _PatientClient(HTTPClient):
@@ -196,7 +205,8 @@ def _errors(place: Place, credentials: Credentials) -> Iterator[None]:
     try:
         yield
     except gspread.exceptions.WorksheetNotFound:
-        what = "the spreadsheet has no worksheet" + (f" {place.worksheet!r}" if place.worksheet else "")
+        by_title = isinstance(place.worksheet, str)
+        what = f"the spreadsheet has no worksheet {place.worksheet!r}" if by_title else "there is no such worksheet"
         raise SourceError(place.source, what, hint=f"correct 'worksheet' in [data.{place.source}]") from None
     except gspread.exceptions.APIError as error:
         raise _refused(place, credentials, error) from None

@@ -5,6 +5,7 @@ Imports wire's messages and this distribution's errors, options and the other mo
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SheetsOptions", "SheetsSource"]
 
+_GID: Final = re.compile(r"[#?&]gid=(\d+)")
 _KEY: Final = "its URL, or its key: what is between /d/ and /edit there"
 
 
@@ -46,7 +48,7 @@ class SheetsOptions:
     Attributes:
         spreadsheet: its URL or key; in no ``repr``, since whoever has it can read one that is shared with everybody.
         service_account: the JSON file of a service account's key: one of systemd's credentials, else a path.
-        worksheet: its title; the first one when None.
+        worksheet: its title; when None the one that the URL names (``gid=…``), else the first one.
         range: in A1 notation; all of the worksheet when None.
         header: the row of the range that names the columns, from 1; 0 for none, columns are called by their letters.
         columns: which to offer; all that have a name when None.
@@ -97,7 +99,7 @@ class SheetsSource:
         self._directory = directory.absolute()
         self._given = given_types(name, self._options.types)
         self._place = Place(
-            name, self._key(), self._options.worksheet, self._options.range, self._options.endpoint,
+            name, self._key(), self._worksheet(), self._options.range, self._options.endpoint,
             self._options.retry_seconds,
         )  # fmt: skip
         self._calls = Calls(name)
@@ -204,6 +206,10 @@ class SheetsSource:
                 text = read_secret(label, self._options.service_account, self._directory)
                 self._credentials = service_account(label, text)
             return self._credentials
+
+    def _worksheet(self) -> str | int | None:
+        told = _GID.search(self._options.spreadsheet)
+        return self._options.worksheet or (int(told[1]) if told else None)
 
     def _key(self) -> str:
         given = self._options.spreadsheet.strip()
