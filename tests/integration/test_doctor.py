@@ -324,3 +324,23 @@ async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
         assert (code, err) == (0, "")
         found = [one for one in out.splitlines() if one.startswith(("ok ", "warning "))]
         assert [one[9:26].strip().partition("  ")[0] for one in found] == subjects
+
+
+async def test_work_and_letters_stay_where_they_are(broker, cohort):
+    """A silo's work is not even looked at; of the archive a letter is taken and put back."""
+    names = [f"fedbroker.work.{cohort}.ewr", f"fedbroker.dead.{cohort}", f"fedbroker.lobby.{cohort}"]
+    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort):
+        pass
+    async with admin(broker.url) as look:
+        for name in names:
+            await look.publish("", name, b"kept", delivery_mode=2)
+            await until(lambda name=name: look.holds(name, 1))
+        for role in (silo_role(cohort, "ewr"), coordinator_role(cohort)):
+            assert problems(await examine(broker.url, role)) == []
+        for name in names:
+            await until(lambda name=name: look.holds(name, 1))
+        # Looked at three times unacknowledged, work would be a dead letter.
+        work = await look.first(names[0])
+        assert (work.body, work.redelivered) == (b"kept", False)
+        for name in names:
+            await look.delete(name)

@@ -186,6 +186,13 @@ class Admin:
             target = await channel.get_exchange(exchange, ensure=False)
             await target.publish(aio_pika.Message(body, **properties), key)  # type: ignore[arg-type]
 
+    async def first(self, queue: str) -> aio_pika.abc.AbstractIncomingMessage:
+        """A queue's first message, by consuming it; it goes back."""
+        came: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
+        async with self._connection.channel() as channel, asyncio.timeout(10):
+            await (await channel.get_queue(queue, ensure=False)).consume(came.put)
+            return await came.get()
+
     async def delete(self, queue: str) -> None:
         """Delete a queue, whoever uses it."""
         async with self._connection.channel() as channel:

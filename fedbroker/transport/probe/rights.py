@@ -2,7 +2,9 @@
 
 RabbitMQ looks at permissions first and at the rest of a request after that. So each trial is a request with something
 in it that cannot be granted: a user without the permission is refused for that, anybody else for the flaw, and nothing
-is made, taken or delivered either way. Imports transport's own modules and the base.
+is made or delivered either way. Reading is tried for real where a queue is there: of lobby and archive a message
+is taken and put back, which counts as a delivery; a silo's work queue refuses that, having a single active consumer.
+Imports transport's own modules and the base.
 """
 
 from __future__ import annotations
