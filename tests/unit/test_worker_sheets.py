@@ -300,6 +300,14 @@ def test_what_was_read_is_read_anew_when_it_is_old(stays, server):
     assert server.requests.count("POST /token") == 1  # the token is still good
 
 
+def test_a_column_that_is_new_in_the_sheet_leaves_no_row_out(stays, server):
+    source = stays([["x"], [1], [2]], nulls="drop", ttl=0)
+    assert source.describe().rows == 2
+    server.books[KEY].sheets["Stays"][:2] = [["x", "note"], [1, "seen"]]
+    assert values(source, "x") == {"x": [1, 2]}
+    assert source.count() == 2
+
+
 def test_a_column_stays_what_it_was_announced_as(stays, server):
     source = stays(ttl=0)
     source.describe()
@@ -371,7 +379,7 @@ def test_a_server_that_stays_busy_is_asked_so_often_and_no_more(stays, server):
     server.requests.clear()
     server.instead += [Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded", Retry_After="11")] * 2
     assert "Google's quota of requests is used up" in line(SourceError, source.describe)
-    assert len(server.requests) == 1  # there is no time to wait for so long
+    assert [one[:3] for one in server.requests] == ["POS", "GET"]  # there is no time to wait for so long
 
 
 def test_a_server_that_is_down_says_so(stays, server):
@@ -390,6 +398,15 @@ def test_a_service_account_that_google_does_not_know(stays, server):
         "Google gives silo@example.iam.gserviceaccount.com no token: invalid_grant: Invalid grant: account not" in said
     )
     assert said.endswith("or make a new key for it")
+
+
+def test_a_new_key_is_taken_from_the_file(stays, server, tmp_path):
+    source = stays(ttl=0)
+    source.describe()
+    server.remove_account("silo@example.iam.gserviceaccount.com")
+    line(SourceError, source.describe)
+    server.books[KEY].readers.add(server.save_account("other", tmp_path / "account.json"))
+    assert source.describe().rows == 3
 
 
 def test_a_token_that_counts_no_longer(stays, server):

@@ -1,4 +1,4 @@
-"""What of Google's Sheets is asked, by gspread: patient where Google is busy, and plain about what is wrong.
+"""What of Google's Sheets is asked, by gspread: patient where Google is busy.
 
 Imports this distribution's errors and the package's calls.
 """
@@ -9,7 +9,6 @@ import json
 import random
 import re
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -17,21 +16,22 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import gspread
 import requests
-from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+from google.auth.exceptions import TransportError
 from google.auth.transport.requests import Request
 from google.oauth2.service_account import Credentials
 from gspread.http_client import HTTPClient
 from gspread.urls import SPREADSHEETS_API_V4_BASE_URL
 from gspread.utils import DateTimeOption, ValueRenderOption
 
-from fedbroker_worker.errors import SettingsError, SourceError
+from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.sources.google_errors import Place, google_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fedbroker_worker.sources.calls import Call
 
-__all__ = ["Cells", "Place", "fetch", "service_account"]
+__all__ = ["GOOGLE", "Cells", "fetch", "service_account"]
 
 GOOGLE: Final = "https://sheets.googleapis.com"
 
@@ -45,27 +45,6 @@ _LEAST_PAUSE: Final = 0.05
 
 _BUSY: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _CORNER: Final = re.compile(r"(?:.*!)?\$?([A-Z]*)\$?(\d*)(?::.*)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in Google's Sheets the rows are.
-
-    Attributes:
-        source: the source's name, for errors.
-        key: of the spreadsheet; whoever has the key of one that is shared with everybody can read it.
-        worksheet: its title, or its number as URLs have it (``gid``); None for the first one.
-        range: in A1 notation; None for all of the worksheet.
-        endpoint: of the API.
-        patience: seconds for which a busy server is asked again.
-    """
-
-    source: str
-    key: str
-    worksheet: str | int | None
-    range: str | None
-    endpoint: str
-    patience: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +85,7 @@ def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
     Raises:
         SourceError: Google cannot be reached or refuses; says who can do what about it.
     """
-    with _errors(place, credentials):
+    with google_errors(place, credentials):
         with requests.Session() as session:
             http = _PatientClient(session, credentials, place, call)
             client = gspread.Client(cast("Any", None), session, cast("Any", lambda *_: http))
@@ -197,61 +176,3 @@ def _corner(range_: str) -> tuple[int, int]:
     for letter in letters:
         column = column * 26 + ord(letter) - ord("A") + 1
     return int(digits or 1), column or 1
-
-
-@contextmanager
-def _errors(place: Place, credentials: Credentials) -> Iterator[None]:
-    """What gspread and google-auth raise, as one line that says who can do what about it."""
-    try:
-        yield
-    except gspread.exceptions.WorksheetNotFound:
-        by_title = isinstance(place.worksheet, str)
-        what = f"the spreadsheet has no worksheet {place.worksheet!r}" if by_title else "there is no such worksheet"
-        raise SourceError(place.source, what, hint=f"correct 'worksheet' in [data.{place.source}]") from None
-    except gspread.exceptions.APIError as error:
-        raise _refused(place, credentials, error) from None
-    except (PermissionError, gspread.exceptions.SpreadsheetNotFound) as error:
-        raise _refused(place, credentials, error.__cause__) from None
-    except RefreshError as error:
-        said = " ".join(str(error.args[0] if error.args else error).split())
-        what = f"Google gives {credentials.service_account_email} no token: {said}"
-        hint = (
-            "see that the service account is not disabled and this machine's clock is right, or make a new key for it"
-        )
-        raise SourceError(place.source, what, hint=hint) from None
-    except (requests.RequestException, GoogleAuthError) as error:
-        # Without their own words: these hold the spreadsheet's key.
-        where = "the address that gives tokens" if isinstance(error, GoogleAuthError) else place.endpoint
-        what = f"{where} cannot be reached ({type(error).__name__})"
-        raise SourceError(place.source, what, hint="see what blocks the way (a firewall, a proxy?)") from None
-
-
-def _refused(place: Place, credentials: Credentials, error: BaseException | None) -> SourceError:
-    """Google's answer as an error of ours."""
-    if not isinstance(error, gspread.exceptions.APIError):
-        return SourceError(place.source, f"Google Sheets failed ({type(error).__name__})")
-    status = error.response.status_code
-    said = " ".join(str(error.error.get("message", "")).split()).replace(place.key, "…")
-    match status:
-        case HTTPStatus.FORBIDDEN if "SERVICE_DISABLED" in str(error.error.get("details", "")):
-            what = "the Google Sheets API is not enabled in the service account's project"
-            hint = "enable it there, in Google's console, and wait some minutes"
-        case HTTPStatus.FORBIDDEN:
-            what = f"the spreadsheet is not shared with {credentials.service_account_email}"
-            hint = "share it with that address; to view is enough"
-        case HTTPStatus.NOT_FOUND:
-            what = "there is no spreadsheet of that key"
-            hint = f"correct 'spreadsheet' in [data.{place.source}]: its URL, or what is between /d/ and /edit there"
-        case HTTPStatus.BAD_REQUEST:
-            what = f"Google refuses the range {place.range!r}: {said}"
-            hint = f"correct 'range' in [data.{place.source}]"
-        case HTTPStatus.TOO_MANY_REQUESTS:
-            what = "Google's quota of requests is used up"
-            hint = "raise 'ttl', or the project's quota of read requests"
-        case HTTPStatus.UNAUTHORIZED:
-            what = f"Google refuses what {credentials.service_account_email} shows: {said}"
-            hint = "make a new key for the service account"
-        case _:
-            what = f"Google Sheets answered {status}: {said}"
-            hint = "try again later"
-    return SourceError(place.source, what, hint=hint)

@@ -77,18 +77,26 @@ class Grid:
         Raises:
             ColumnError: a cell has no value, or one of another kind.
         """
-        own = self._own(typed.name)
-        cells = [own[at] for at in rows]
+        cells = self.chosen(typed.name, rows)
         if nan and "float" in typed.word:
             cells = [float("nan") if cell is None else cell for cell in cells]
         elif None in cells:
-            empty = [at for at in rows if own[at] is None]
+            empty = [row for row, cell in zip(rows, cells, strict=True) if cell is None]
             more = f" and {len(empty) - 1} more" * (len(empty) > 1)
             what = f"has no value in cell {self._cell(typed.name, empty[0])}{more}"
             raise ColumnError(self.source, typed.name, what, hint='fill it in, or say nulls = "drop"')
         if typed.word in (DATE, DATETIME):
             cells = [_moment(cell, whole=typed.word == DATE) for cell in cells]
         return array_from(self.source, typed, cells, lambda at: f"in cell {self._cell(typed.name, rows[at])}")
+
+    def chosen(self, name: str, rows: Sequence[int]) -> list[object]:
+        """The cells of a column in these rows.
+
+        Raises:
+            ColumnError: there is no such column.
+        """
+        own = self._own(name)
+        return [own[at] for at in rows]
 
     def _own(self, name: str) -> list[object]:
         if name not in self.cells:

@@ -16,18 +16,19 @@ from gspread.utils import extract_id_from_url
 from msgspec import Meta
 
 from fedbroker.wire.messages import Source
-from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.calls import Calls
 from fedbroker_worker.sources.clients import Clients
-from fedbroker_worker.sources.google import GOOGLE, Place, fetch, service_account
+from fedbroker_worker.sources.google import GOOGLE, fetch, service_account
+from fedbroker_worker.sources.google_errors import Place
 from fedbroker_worker.sources.grid import Grid, grid_of
 from fedbroker_worker.sources.keyed import clients_among, words_of
 from fedbroker_worker.sources.secret_files import read_secret
 from fedbroker_worker.sources.typed import Typed, check_names, given_types
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from google.oauth2.service_account import Credentials
@@ -99,9 +100,13 @@ class SheetsSource:
         self._directory = directory.absolute()
         self._given = given_types(name, self._options.types)
         self._place = Place(
-            name, self._key(), self._worksheet(), self._options.range, self._options.endpoint,
-            self._options.retry_seconds,
-        )  # fmt: skip
+            source=name,
+            key=self._key(),
+            worksheet=self._worksheet(),
+            range=self._options.range,
+            endpoint=self._options.endpoint,
+            patience=self._options.retry_seconds,
+        )
         self._calls = Calls(name)
         self._lock = threading.Lock()
         self._credentials: Credentials | None = None
@@ -116,11 +121,14 @@ class SheetsSource:
         with self._lock:
             self._typed, self._clients = typed, clients
         number = 1 if clients is None else len(clients.keys)
-        return Source(tuple(one.announced for one in typed.values()), rows=len(self._rows(grid)), clients=number)
+        return Source(tuple(one.announced for one in typed.values()), rows=len(self._rows(grid, typed)), clients=number)
 
     def count(self) -> int:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
-        return len(self._rows(self._calls.run(self._grid)))
+        grid = self._calls.run(self._grid)
+        with self._lock:
+            typed = self._typed
+        return len(self._rows(grid, self._offered(grid) if typed is None else typed))
 
     def read(self, columns: Sequence[str]) -> Sequence[Columns]:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -139,7 +147,7 @@ class SheetsSource:
             if self._typed is None:
                 self._typed, self._clients = self._look(grid)
             typed, clients = self._typed, self._clients
-        rows = self._rows(grid)
+        rows = self._rows(grid, typed)
         wanted = {name: self._column(name, typed) for name in columns}
         nan = self._options.nulls == "nan"
         arrays = {name: grid.array(one, rows, nan=nan) for name, one in wanted.items()}
@@ -157,11 +165,10 @@ class SheetsSource:
         if not typed:
             what = f"'clients' in [data.{self._name}] takes {column!r}, the only column"
             raise SettingsError(what, hint="name what the clients compute with in 'columns'")
-        return typed, clients_among(column, self._keys(grid, column, self._rows(grid)))
+        return typed, clients_among(column, self._keys(grid, column, self._rows(grid, typed)))
 
     def _keys(self, grid: Grid, column: str, rows: Sequence[int]) -> list[object]:
-        own = grid.cells[column]
-        keys = [_as_shown(own[at]) for at in rows]
+        keys = [_as_shown(cell) for cell in grid.chosen(column, rows)]
         if None in keys:
             what = "has cells without value, which are no client's key"
             raise ColumnError(self._name, column, what, hint='fill them in, or say nulls = "drop"')
@@ -177,8 +184,9 @@ class SheetsSource:
         # What is named itself is offered, as a query's column that is selected twice.
         return [name for name in chosen if name != options.clients or options.columns is not None]
 
-    def _rows(self, grid: Grid) -> list[int]:
-        needed = self._offered(grid) + ([self._options.clients] if self._options.clients else [])
+    def _rows(self, grid: Grid, offered: Iterable[str]) -> list[int]:
+        """The rows that count: the same ones, whichever of the columns are asked for."""
+        needed = [*offered, self._options.clients] if self._options.clients else list(offered)
         return grid.complete(needed if self._options.nulls == "drop" else [])
 
     def _column(self, name: str, typed: Mapping[str, Typed]) -> Typed:
@@ -193,7 +201,12 @@ class SheetsSource:
             cached = self._cached
         if cached is not None and now < cached[0] + self._options.ttl:
             return cached[1]
-        found = fetch(self._place, self._account(), call)
+        try:
+            found = fetch(self._place, self._account(), call)
+        except SourceError:
+            with self._lock:
+                self._credentials = None  # perhaps there is a new key in the file by the next time
+            raise
         grid = grid_of(self._name, found.rows, found.corner, self._options.header)
         with self._lock:
             self._cached = now, grid

@@ -17,7 +17,8 @@ from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.calls import Calls
 from fedbroker_worker.sources.database import Database, database_at
-from fedbroker_worker.sources.keyed import clients_among, words_of
+from fedbroker_worker.sources.keyed import words_of
+from fedbroker_worker.sources.listed import listed_clients
 from fedbroker_worker.sources.secret_files import read_secret
 from fedbroker_worker.sources.select import one_select
 from fedbroker_worker.sources.typed import Typed, check_names, given_types
@@ -125,7 +126,9 @@ class SqlSource:
             typed = {name: self._type(name, at, first) for at, name in enumerate(rows.names) if not self._apart(name)}
             number = len(first) if len(first) < self._options.batch_rows else None
             names = list(rows.names)
-        return typed, self._find_clients(names, call), number
+        wanted = self._options.clients
+        clients = None if wanted is None else listed_clients(self._database, wanted, self._query, names, call)
+        return typed, clients, number
 
     def _read(self, columns: Sequence[str], call: Call) -> Sequence[Columns]:
         with self._lock:
@@ -185,40 +188,6 @@ class SqlSource:
             hint = f'say what it is, such as types.{name} = "float64"'
             raise ColumnError(self._name, name, f"has no value {seen} to tell its type by", hint=hint)
         return typed
-
-    def _find_clients(self, names: Sequence[str], call: Call) -> Clients | None:
-        wanted = self._options.clients
-        if wanted is None:
-            return None
-        label = f"'clients' in [data.{self._name}]"
-        listed = wanted not in names
-        query = one_select(wanted) if listed else self._query
-        if query is None:
-            what = f"{label} is neither a column of the query nor one SELECT"
-            raise SettingsError(what, hint=f"there are the columns {', '.join(names)}")
-        if len(names) == 1:
-            what = f"{label} takes {names[0]!r}, the only column of the query"
-            raise SettingsError(
-                what, hint="select what the clients compute with, too; the same column twice if need be"
-            )
-        column = self._only_column(label, query, names, call) if listed else wanted
-        keys = self._database.distinct(query, column, call)
-        if None in keys:
-            where = "the query of 'clients'" if listed else "the query"
-            hint = f"add `where {column} is not null` to {where}, or coalesce()"
-            raise ColumnError(self._name, column, "has NULLs, which are no client's key", hint=hint)
-        return clients_among(column, keys, listed=listed)
-
-    def _only_column(self, label: str, query: str, names: Sequence[str], call: Call) -> str:
-        with self._database.rows(query, call, 1) as rows:
-            found = list(rows.names)
-        if len(found) != 1:
-            what = f"{label} yields {len(found)} columns ({', '.join(found)}), not one"
-            raise SettingsError(what, hint="select the clients' keys only")
-        if found[0] not in names:
-            what = f"{label} yields a column {found[0]!r}, which the query lacks"
-            raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(names)}")
-        return found[0]
 
     def _one_select(self) -> str:
         statement = one_select(self._options.query)

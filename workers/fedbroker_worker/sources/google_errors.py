@@ -1,0 +1,103 @@
+"""What Google refuses, as one line that says who can do what about it.
+
+Imports this distribution's errors.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import gspread
+import requests
+from google.auth.exceptions import GoogleAuthError, RefreshError
+
+from fedbroker_worker.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.oauth2.service_account import Credentials
+
+__all__ = ["Place", "google_errors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in Google's Sheets the rows are.
+
+    Attributes:
+        source: the source's name, for errors.
+        key: of the spreadsheet; whoever has the key of one that is shared with everybody can read it.
+        worksheet: its title, or its number as URLs have it (``gid``); None for the first one.
+        range: in A1 notation; None for all of the worksheet.
+        endpoint: of the API.
+        patience: seconds for which a busy server is asked again.
+    """
+
+    source: str
+    key: str
+    worksheet: str | int | None
+    range: str | None
+    endpoint: str
+    patience: float
+
+
+@contextmanager
+def google_errors(place: Place, credentials: Credentials) -> Iterator[None]:
+    """What gspread and google-auth raise, as one line that says who can do what about it."""
+    try:
+        yield
+    except gspread.exceptions.WorksheetNotFound:
+        by_title = isinstance(place.worksheet, str)
+        what = f"the spreadsheet has no worksheet {place.worksheet!r}" if by_title else "there is no such worksheet"
+        raise SourceError(place.source, what, hint=f"correct 'worksheet' in [data.{place.source}]") from None
+    except gspread.exceptions.APIError as error:
+        raise _refused(place, credentials, error) from None
+    except (PermissionError, gspread.exceptions.SpreadsheetNotFound) as error:
+        raise _refused(place, credentials, error.__cause__) from None
+    except RefreshError as error:
+        said = " ".join(str(error.args[0] if error.args else error).split())
+        what = f"Google gives {credentials.service_account_email} no token: {said}"
+        hint = (
+            "see that the service account is not disabled and this machine's clock is right, or make a new key for it"
+        )
+        raise SourceError(place.source, what, hint=hint) from None
+    except (requests.RequestException, GoogleAuthError) as error:
+        # Without their own words: these hold the spreadsheet's key.
+        where = "the address that gives tokens" if isinstance(error, GoogleAuthError) else place.endpoint
+        what = f"{where} cannot be reached ({type(error).__name__})"
+        raise SourceError(place.source, what, hint="see what blocks the way (a firewall, a proxy?)") from None
+
+
+def _refused(place: Place, credentials: Credentials, error: BaseException | None) -> SourceError:
+    """Google's answer as an error of ours."""
+    if not isinstance(error, gspread.exceptions.APIError):
+        return SourceError(place.source, f"Google Sheets failed ({type(error).__name__})")
+    status = error.response.status_code
+    said = " ".join(str(error.error.get("message", "")).split()).replace(place.key, "…")
+    match status:
+        case HTTPStatus.FORBIDDEN if "SERVICE_DISABLED" in str(error.error.get("details", "")):
+            what = "the Google Sheets API is not enabled in the service account's project"
+            hint = "enable it there, in Google's console, and wait some minutes"
+        case HTTPStatus.FORBIDDEN:
+            what = f"the spreadsheet is not shared with {credentials.service_account_email}"
+            hint = "share it with that address; to view is enough"
+        case HTTPStatus.NOT_FOUND:
+            what = "there is no spreadsheet of that key"
+            hint = f"correct 'spreadsheet' in [data.{place.source}]: its URL, or what is between /d/ and /edit there"
+        case HTTPStatus.BAD_REQUEST:
+            what = f"Google refuses the range {place.range!r}: {said}"
+            hint = f"correct 'range' in [data.{place.source}]"
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            what = "Google's quota of requests is used up"
+            hint = "raise 'ttl', or the project's quota of read requests"
+        case HTTPStatus.UNAUTHORIZED:
+            what = f"Google refuses what {credentials.service_account_email} shows: {said}"
+            hint = "make a new key for the service account"
+        case _:
+            what = f"Google Sheets answered {status}: {said}"
+            hint = "try again later"
+    return SourceError(place.source, what, hint=hint)
