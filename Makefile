@@ -36,14 +36,15 @@ unit: setup ## the tests that need neither broker nor processes
 	@$(bin)/python -m pytest tests/unit $(ARGS)
 
 .PHONY: check
-check: setup ## lint, format, types, layers, words, the documentation's site
+check: setup ## lint, format, types, layers, words, what is deployed with, the documentation's site
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/codespell
-	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet # the site, in .cache/site
 	@promtool check config config/prometheus/prometheus.yml >/dev/null
+	@scripts/check-deploy.sh
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet # the site, in .cache/site
 
 .PHONY: format
 format: setup ## put the code into shape

@@ -1,4 +1,4 @@
-# A coordinator: TensorFlow Federated and fedbroker, about 2.1 GB. From the repository's root:
+# A coordinator: TensorFlow Federated and fedbroker, about 2.3 GB. From the repository's root:
 #
 #     docker build -f compose/coordinator.Dockerfile -t fedbroker-coordinator .
 #

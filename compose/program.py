@@ -24,6 +24,12 @@ def mean_delay(delays: object) -> object:
 # In a container the C++ runtime has no namespaces of its own: FEDBROKER_ISOLATION is none there.
 isolation = os.environ.get("FEDBROKER_ISOLATION", "namespace")
 with fedbroker.set_sync_execution_context(
-    cohort="airports", min_silos=3, stragglers="drop", quorum=2, isolation=isolation, journal="journal"
+    cohort="airports",
+    min_silos=3,
+    stragglers="drop",
+    quorum=2,
+    isolation=isolation,
+    journal="journal",
+    metrics=os.environ.get("FEDBROKER_METRICS"),
 ):
     print(f"mean delay: {mean_delay(fedbroker.data('delays')):.2f} minutes", flush=True)

@@ -198,8 +198,14 @@ def _prepare(directory: Path, settings: Mapping[str, object], sources: Sources) 
 
 
 def _lines(table: Mapping[str, object]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
     # JSON's strings, numbers, booleans and lists are TOML's as well.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    return json.dumps(value)
 
 
 def _stop_all(processes: Mapping[str, SiloProcess]) -> None:

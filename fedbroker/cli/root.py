@@ -20,4 +20,5 @@ app = cyclopts.App(
 app.command("fedbroker.cli.broker:app", name="broker", help="A RabbitMQ node for this machine only.")
 app.command("fedbroker.cli.cohort:app", name="cohort", help="Which silos are there, and what they are doing.")
 app.command("fedbroker.cli.dead:app", name="dead", help="Work that silos did not get to, or choked on.")
+app.command("fedbroker.cli.doctor:doctor", name="doctor", help="What is wrong with the broker, and what to do.")
 app.command("fedbroker.cli.version:version", name="version", help="What is installed.")

@@ -51,6 +51,7 @@ def _settings(
     secure_sum: Literal["refuse", "plaintext"] = "refuse",
     isolation: Literal["namespace", "none"] = "namespace",
     on_event: Listener | None = None,
+    progress: bool | None = None,
     journal: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
     metrics: str | None = None,
@@ -84,6 +85,8 @@ def _settings(
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
         on_event: called with each :class:`fedbroker.Event`: who joins and leaves, how a stage goes on. It is called on
             the context's own event loop and must not block.
+        progress: what standard error shows of invocations under way: None, a live display where it is a terminal and
+            one plain line for each client stage elsewhere; False, nothing; True, the live display wherever it goes.
         journal: a directory in which sessions under way are written down: if the program is killed and run again, the
             same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
@@ -119,6 +122,7 @@ def _settings(
         secure_sum=secure_sum,
         isolation=isolation,
         on_event=on_event,
+        progress=progress,
         journal=journal,
         limits=limits,
         metrics=metrics,

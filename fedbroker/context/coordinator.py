@@ -16,6 +16,7 @@ from fedbroker.context.attempts import attempt
 from fedbroker.context.failures import leaving
 from fedbroker.context.invocation import Environment, invoke
 from fedbroker.context.membership import Wanted
+from fedbroker.context.progress import Progress, Watch
 from fedbroker.context.selection import choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
@@ -47,6 +48,7 @@ class Coordinator:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._progress = Progress(settings.cohort, settings.progress)
         self._plans: OrderedDict[int, tuple[tff.Computation, asyncio.Task[Plan]]] = OrderedDict()
         self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
         self._lock = asyncio.Lock()
@@ -54,26 +56,33 @@ class Coordinator:
         self._runtime: Runtime | None = None
         self._journal: Journal | None = None
         self._last: Session | None = None
-        self._listener = settings.on_event
+        self._listener = both(self._progress.listener, settings.on_event)
         self._exposition: Exposition | None = None
         if settings.metrics is not None:
             metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
             self._exposition = Exposition(settings.metrics, metrics.registry)
-            self._listener = both(metrics.hear, settings.on_event)
+            self._listener = both(metrics.hear, self._listener)
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
+        watch = self._progress.watch()
         try:
             called, rest = await self._with_functions(comp, argument)
             plan = await self.plan(called)
-            return await attempt(
-                lambda deadline: invoke(plan, rest, self._environment(deadline)),
+            watch.planned(plan.name, len(plan.client_stages))
+            result = await attempt(
+                lambda deadline: invoke(plan, rest, self._environment(deadline, watch)),
                 retries=self.settings.retries,
                 seconds=self.settings.deadline,
                 on_retry=self._on_retry,
             )
-        except FedbrokerError as error:
-            raise leaving(error, comp) from error.__cause__
+        except BaseException as error:
+            await watch.ended(error)
+            if isinstance(error, FedbrokerError):
+                raise leaving(error, comp) from error.__cause__
+            raise
+        await watch.ended()
+        return result
 
     @property
     def last_session(self) -> SessionReport | None:
@@ -102,13 +111,14 @@ class Coordinator:
         details = {"attempt": number, "of": self.settings.retries + 1, "reason": str(error)}
         tell(self._listener, Event("invocation retried", details=details))
 
-    def _environment(self, deadline: Deadline) -> Environment:
+    def _environment(self, deadline: Deadline, watch: Watch) -> Environment:
         """What one attempt runs in."""
+        resumes = self.settings.journal is not None
         return Environment(
             executor=self._executor,
-            gather=lambda wanted: self._gather(wanted, deadline),
-            session=lambda members, clients, fingerprint: self._session(members, clients, deadline, fingerprint),
-            resume=None if self.settings.journal is None else lambda name: self._resume(name, deadline),
+            gather=lambda wanted: self._gather(wanted, deadline, watch),
+            session=lambda members, clients, fingerprint: self._session(members, clients, deadline, fingerprint, watch),
+            resume=(lambda name: self._resume(name, deadline, watch)) if resumes else None,
             stage_timeout=self.settings.stage_timeout,
             deadline=deadline,
             default_num_clients=self.settings.default_num_clients,
@@ -166,11 +176,12 @@ class Coordinator:
                 self._runtime = runtime
         return await self._runtime.executor(clients)
 
-    async def _gather(self, wanted: Wanted, deadline: Deadline) -> Sequence[Member]:
+    async def _gather(self, wanted: Wanted, deadline: Deadline, watch: Watch) -> Sequence[Member]:
         settings = self.settings
         pool = pool_of(wanted, settings)
         cohort = await self._opened(deadline)
         seconds = min(settings.join_timeout, deadline.left())
+        watch.waits()
         return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
 
     async def _opened(self, deadline: Deadline) -> Cohort:
@@ -196,7 +207,12 @@ class Coordinator:
             return self._cohort
 
     def _session(
-        self, members: Sequence[Member], clients: Mapping[str, int], deadline: Deadline, fingerprint: str
+        self,
+        members: Sequence[Member],
+        clients: Mapping[str, int],
+        deadline: Deadline,
+        fingerprint: str,
+        watch: Watch,
     ) -> Session:
         assert self._cohort is not None, "a membership comes from a cohort"
         settings = self.settings
@@ -208,9 +224,10 @@ class Coordinator:
             deadline=deadline,
             fingerprint=fingerprint,
         )
+        watch.runs(self._last)
         return self._last
 
-    async def _resume(self, fingerprint: str, deadline: Deadline) -> Session | None:
+    async def _resume(self, fingerprint: str, deadline: Deadline, watch: Watch) -> Session | None:
         """The session of that very computation in which an earlier process was killed, if there is one."""
         cohort = await self._opened(deadline)
         assert self._journal is not None
@@ -218,4 +235,5 @@ class Coordinator:
         if unfinished is None:
             return None
         self._last = cohort.resume(unfinished, self.settings.stage_timeout, self.settings.policy, deadline)
+        watch.runs(self._last)
         return self._last

@@ -55,6 +55,7 @@ class Settings:
     secure_sum: SecureSum = "refuse"
     isolation: Literal["namespace", "none"] = "namespace"
     on_event: Listener | None = field(default=None, repr=False)
+    progress: bool | None = None
     journal: str | os.PathLike[str] | None = None
     limits: Limits = DEFAULT_LIMITS
     metrics: str | None = None
@@ -75,6 +76,8 @@ class Settings:
         for name, call in (("eligible", self.eligible), ("on_event", self.on_event)):
             if call is not None and not callable(call):
                 raise ConfigError(f"{name} is {call!r}", hint="it must be a function")
+        if self.progress not in (None, False, True):
+            raise ConfigError(f"progress is {self.progress!r}", hint="use None, False or True")
         for name, seconds in (
             ("join_timeout", self.join_timeout),
             ("stage_timeout", self.stage_timeout),

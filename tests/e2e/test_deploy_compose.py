@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ import pytest
 import yaml
 
 from fedbroker.broker import PrivateBroker
+from fedbroker.broker.ports import free_ports
+from tests.support.certificates import self_signed
 from tests.support.ends import admin
 from tests.support.wait import until
 
@@ -70,7 +73,8 @@ class Container:
     def start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
         own = {name: self.here(str(value)) for name, value in self.service["environment"].items()}
-        own.pop("FEDBROKER_SILO_METRICS", None)  # three containers' port, which there is once here
+        for name in {"FEDBROKER_SILO_METRICS", "FEDBROKER_METRICS"} & own.keys():
+            own[name] = "127.0.0.1:0"  # ports that each container has, and this machine once
         environ = ours | {"PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"} | own
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -94,9 +98,21 @@ def secrets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def composed(secrets):
-    """The broker of compose.yaml; its users' URLs lead to where it is."""
+def tls_port():
+    (port,) = free_ports(1)
+    return port
+
+
+@pytest.fixture(scope="module")
+def composed(secrets, tls_port):
+    """The broker of compose.yaml and tls.yaml; its users' URLs lead to where it is."""
+    certificate, key = self_signed(secrets, days=1)
+    for source, name in ((certificate, "ca.pem"), (certificate, "server.pem"), (key, "server.key")):
+        shutil.copy(source, secrets / name)
     extra = conf(ROOT / "config" / "rabbitmq" / "rabbitmq.conf") | conf(COMPOSE / "rabbitmq.conf")
+    extra |= conf(COMPOSE / "tls.conf")
+    assert extra["listeners.ssl.default"] == "5671"
+    extra["listeners.ssl.default"] = str(tls_port)
     extra = {key: value.replace("/run/secrets", str(secrets)) for key, value in extra.items()}
     with PrivateBroker(extra_conf=extra) as node:
         for name in ("coordinator", *SILOS):
@@ -131,6 +147,16 @@ def mean() -> float:
     rows = [line.split(",")[1] for path in COMPOSE.glob("data/*/flights.csv") for line in path.read_text().split()[1:]]
     delays = [float(row) for row in rows if row]
     return sum(delays) / len(delays)
+
+
+async def test_silos_elsewhere_come_by_tls(composed, secrets, tls_port):
+    plain = (secrets / "jfk").read_text().strip()
+    elsewhere = plain.replace("amqp:", "amqps:").replace(str(composed.port), str(tls_port))
+    async with admin(f"{elsewhere}?cafile={secrets / 'ca.pem'}") as jfk:
+        await jfk.publish("fedbroker.lobby", "airports.jfk", b"")
+    with pytest.raises(aiormq.exceptions.AMQPConnectionError, match="certificate"):
+        async with admin(elsewhere):
+            pass
 
 
 async def test_a_silo_speaks_for_itself_alone(composed, secrets):

@@ -22,6 +22,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.broker.ports import free_ports
 from fedbroker.testing import SiloProcess, local_cohort
 from tests.support.computations import ask, positive
+from tests.support.pages import blocks
 from tests.support.prometheus import Prometheus, prometheus, scraped
 from tests.support.tff import packed
 from tests.support.wait import until
@@ -228,7 +229,7 @@ def test_each_event_has_the_details_that_its_row_names(watched):
 
 
 def test_the_program_of_the_page_names_arguments_that_there_are():
-    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (program,) = blocks("docs/metrics.md", "python")
     call = next(node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call))
     assert {keyword.arg for keyword in call.keywords} == {"cohort", "metrics"}
     assert isinstance(fedbroker.SyncBrokerContext.metrics_url, property)

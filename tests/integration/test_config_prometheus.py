@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from fedbroker_worker.config import SiloSettings
 
 from fedbroker.metrics.address import parse_address
+from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "prometheus"
@@ -22,13 +22,7 @@ RULES = [
 TESTS = yaml.safe_load((CONFIG / "fedbroker.rules.test.yml").read_text())["tests"]
 
 
-def blocks(language: str) -> list[str]:
-    """The page's blocks in a language."""
-    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("line", blocks("sh")[0].splitlines())
+@pytest.mark.parametrize("line", blocks("docs/metrics.md", "sh")[0].splitlines())
 def test_promtool_is_content_when_called_as_the_page_says(line):
     assert line.startswith("promtool ")
     done = subprocess.run(line.split(), cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -36,7 +30,7 @@ def test_promtool_is_content_when_called_as_the_page_says(line):
 
 
 def test_the_silos_key_on_the_page_is_one():
-    (toml,) = blocks("toml")
+    (toml,) = blocks("docs/metrics.md", "toml")
     ((table, keys),) = tomllib.loads(toml).items()
     assert (table, set(keys)) == ("silo", {"metrics"})
     assert parse_address(keys["metrics"])

@@ -9,45 +9,49 @@ import asyncio
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fedbroker.console import exit_code, one_line
-from fedbroker.errors import BrokerUnreachable, FedbrokerError
+from fedbroker.console import one_line
+from fedbroker.errors import FedbrokerError, RuntimeUnavailable
+from fedbroker.findings import Finding, exit_code_of, print_findings
 from fedbroker.log import configure
 from fedbroker.runtime import Runtime
-from fedbroker.transport.connect import connect
-from fedbroker.transport.url import parse
+from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.transport.probe import examine, silo_role
 from fedbroker.wire.messages import Source
 from fedbroker_worker.catalog import OpenSource
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
     from typing import Any
 
     from rich.table import Table
-    from rich.text import Text
 
     from fedbroker.wire.messages import Column
     from fedbroker_worker.config import Settings, SourceSettings
 
 __all__ = ["check_silo"]
 
-BROKER_SECONDS: Final = 15.0
+RUNTIME_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What became of each trial: the error, or None (for a source: what it announces)."""
+    """What became of each trial: of the broker all that was found, of a source what it announces."""
 
-    broker: FedbrokerError | None
-    runtime: FedbrokerError | None
+    broker: Sequence[Finding]
+    runtime: Finding
     sources: Mapping[str, Source | FedbrokerError]
 
     @property
-    def errors(self) -> list[FedbrokerError]:
-        all_ = (self.broker, self.runtime, *self.sources.values())
-        return [one for one in all_ if isinstance(one, FedbrokerError)]
+    def all(self) -> list[Finding]:
+        return [*self.broker, self.runtime, *(_source_finding(name, one) for name, one in self.sources.items())]
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [one for one in self.all if one.level == "problem"]
 
 
 def check_silo(settings: Settings, *, as_json: bool) -> int:
@@ -65,40 +69,52 @@ def check_silo(settings: Settings, *, as_json: bool) -> int:
         print(json.dumps(_as_json(settings, findings), indent=2))
     else:
         _print(settings, findings)
-    for error in findings.errors:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-    return exit_code(findings.errors[0]) if findings.errors else 0
+    for problem in findings.problems:
+        print(f"error: {problem.line}", file=sys.stderr)
+    return exit_code_of(findings.all)
 
 
 async def _try(settings: Settings) -> _Findings:
     names = list(settings.data)
-    sources = (_source(name, settings.data[name], settings) for name in names)
-    broker, runtime, *found = await asyncio.gather(
-        _caught(_broker(settings)), _caught(_runtime(settings)), *map(_caught, sources)
+    silo = settings.silo
+    sources = (_caught(_source(name, settings.data[name], settings)) for name in names)
+    broker, runtime, found = await asyncio.gather(
+        examine(silo.broker, silo_role(silo.cohort, silo.name), renew_seconds=silo.renew_seconds),
+        _runtime(settings),
+        asyncio.gather(*sources),
     )
-    by_name = {name: one for name, one in zip(names, found, strict=True) if one is not None}
-    return _Findings(_error(broker), _error(runtime), by_name)
+    return _Findings(broker, runtime, dict(zip(names, found, strict=True)))
 
 
-async def _broker(settings: Settings) -> None:
-    address = parse(settings.silo.broker)
+async def _runtime(settings: Settings) -> Finding:
+    """Start it once, and have it hand back what it is given."""
+    started = time.monotonic()
+    isolation = settings.silo.isolation
+    runtime = Runtime(isolation=isolation)
     try:
-        async with asyncio.timeout(BROKER_SECONDS):
-            connection = await connect(address, f"fedbroker-silo check {settings.silo.name}")
+        async with asyncio.timeout(RUNTIME_SECONDS):
+            executor = await runtime.executor(1)
+            function, argument = await executor.value(_identity()), await executor.struct([])
+            await executor.compute(await executor.call(function, argument))
     except TimeoutError:
-        raise BrokerUnreachable(
-            f"the broker at {address.host}:{address.port} did not answer within {BROKER_SECONDS:g} s",
-            hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
-        ) from None
-    await connection.close()
-
-
-async def _runtime(settings: Settings) -> None:
-    runtime = Runtime(isolation=settings.silo.isolation)
-    try:
-        await runtime.start()
+        slow = RuntimeUnavailable(
+            f"the C++ runtime gave no result in {RUNTIME_SECONDS:g} s", hint="see the machine's load"
+        )
+        return Finding.problem("runtime", slow)
+    except FedbrokerError as error:
+        return Finding.problem("runtime", error)
     finally:
         await runtime.close()
+    said = f"started with isolation {isolation!r} and computed something, in {time.monotonic() - started:.1f} s"
+    return Finding.ok("runtime", said)
+
+
+def _identity() -> bytes:
+    """A computation that returns its argument, as a serialized value."""
+    function = computation_pb2.Computation()
+    body = getattr(function, "lambda")
+    body.parameter_name = body.result.reference.name = "x"
+    return bytes(executor_pb2.Value(computation=function).SerializeToString())
 
 
 async def _source(name: str, own: SourceSettings, settings: Settings) -> Source:
@@ -110,15 +126,18 @@ async def _source(name: str, own: SourceSettings, settings: Settings) -> Source:
         await source.close()
 
 
-async def _caught(trial: Coroutine[Any, Any, Source | None]) -> Source | FedbrokerError | None:
+async def _caught(trial: Coroutine[Any, Any, Source]) -> Source | FedbrokerError:
     try:
         return await trial
     except FedbrokerError as error:
         return error
 
 
-def _error(found: Source | FedbrokerError | None) -> FedbrokerError | None:
-    return found if isinstance(found, FedbrokerError) else None
+def _source_finding(name: str, found: Source | FedbrokerError) -> Finding:
+    if isinstance(found, FedbrokerError):
+        return Finding.problem("source", found)
+    rows = "an unknown number of" if found.rows is None else f"{found.rows:,}"
+    return Finding.ok("source", f"{name!r} has {rows} rows, columns {', '.join(c.name for c in found.columns)}")
 
 
 def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:
@@ -127,8 +146,9 @@ def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:
         "silo": silo.name,
         "cohort": silo.cohort,
         "broker": {"url": silo.shown_broker, "error": _said(findings.broker)},
-        "runtime": {"isolation": silo.isolation, "error": _said(findings.runtime)},
+        "runtime": {"isolation": silo.isolation, "error": _said([findings.runtime])},
         "sources": {name: _source_as_json(found) for name, found in findings.sources.items()},
+        "findings": [one.as_json() for one in findings.all],
     }
 
 
@@ -139,22 +159,18 @@ def _source_as_json(found: Source | FedbrokerError) -> dict[str, object]:
     return {"rows": found.rows, "clients": found.clients, "columns": columns, "error": None}
 
 
-def _said(error: FedbrokerError | None) -> str | None:
-    return one_line(error) if error is not None else None
+def _said(findings: Sequence[Finding]) -> str | None:
+    """The first problem."""
+    return next((one.line for one in findings if one.level == "problem"), None)
 
 
 def _print(settings: Settings, findings: _Findings) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    silo = settings.silo
-    summary = Table.grid(padding=(0, 2))
-    summary.add_row("silo", f"{silo.name} of cohort {silo.cohort}")
-    summary.add_row("broker", silo.shown_broker, _verdict(findings.broker))
-    summary.add_row("runtime", f"isolation {silo.isolation}", _verdict(findings.runtime))
-    console = Console(highlight=False, markup=False)
-    console.print(summary)
+    print(f"silo {settings.silo.name} of cohort {settings.silo.cohort}", flush=True)
+    print_findings(findings.all)
     if findings.sources:
+        console = Console(highlight=False, markup=False)
         console.print()
         console.print(_columns(findings.sources))
 
@@ -162,6 +178,7 @@ def _print(settings: Settings, findings: _Findings) -> None:
 def _columns(sources: Mapping[str, Source | FedbrokerError]) -> Table:
     """A line for each column of each source; the number of clients where it is not one for every source."""
     from rich.table import Table
+    from rich.text import Text
 
     several = any(isinstance(found, Source) and found.clients != 1 for found in sources.values())
     numbers = ("rows", "clients") if several else ("rows",)
@@ -170,18 +187,12 @@ def _columns(sources: Mapping[str, Source | FedbrokerError]) -> Table:
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for name, found in sources.items():
         if isinstance(found, FedbrokerError):
-            table.add_row(name, *("" for _ in numbers), _verdict(found))
+            table.add_row(name, *("" for _ in numbers), Text("failed", style="red"))
             continue
         first = (name, f"{found.rows:,}", f"{found.clients:,}")[: 1 + len(numbers)]
         for at, column in enumerate(found.columns):
             table.add_row(*(first if at == 0 else ("" for _ in first)), column.name, _dtype(column))
     return table
-
-
-def _verdict(error: FedbrokerError | None) -> Text:
-    from rich.text import Text
-
-    return Text("ok", style="green") if error is None else Text("failed", style="red")
 
 
 def _dtype(column: Column) -> str:

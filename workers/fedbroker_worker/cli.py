@@ -100,7 +100,10 @@ def run(
 def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Parameter(negative="")] = False) -> int:
     """Try everything that the silo needs, without joining the cohort: the broker, the C++ runtime, each data source.
 
-    Prints each source's columns and rows. The exit code is 0 if all is well, else that of the first error.
+    Prints a line for each finding (ok, warning or problem, with the error's code
+    and what to do) and each source's columns and rows. Nothing is left on the
+    broker, and a silo that runs is not disturbed. The exit code is 0 if there is
+    no problem, else that of the first.
 
     Parameters
     ----------

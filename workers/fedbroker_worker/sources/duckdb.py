@@ -18,7 +18,7 @@ from fedbroker.wire.messages import Column, Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.cells import Array, array_of
-from fedbroker_worker.sources.clients import Clients, find_clients
+from fedbroker_worker.sources.keys import find_clients, key_of
 from fedbroker_worker.sources.sqltypes import SqlColumn, sql_column
 from fedbroker_worker.sources.statements import READERS, from_file, one_line, one_select
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from fedbroker_worker.sources.clients import Clients
     from fedbroker_worker.sources.protocol import Columns
 
 __all__ = ["DuckDBOptions", "DuckDBSource"]
@@ -113,7 +114,7 @@ class DuckDBSource:
             wanted = self._chosen(columns, self._columns(described, clients))
             expressions = [expression for column in wanted for expression in column.elements or (column.expression,)]
             if clients is not None:
-                expressions.append(clients.expression)
+                expressions.append(key_of(clients))
             selected = ", ".join(f"{expression} as c{at}" for at, expression in enumerate(expressions))
             cells = connection.execute(f"select {selected} from ({self._query}\n)").fetchnumpy()
         arrays = iter(cells.values())

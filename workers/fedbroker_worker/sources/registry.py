@@ -1,4 +1,4 @@
-"""Finds the kind of source that the settings name: the one that comes with the worker, or an installed entry point.
+"""Finds the kind of source that the settings name: one that comes with the worker, or an installed entry point.
 
 Imports the base and this distribution's errors.
 """
@@ -21,7 +21,18 @@ __all__ = ["GROUP", "installed_kinds", "open_source"]
 GROUP: Final = "fedbroker.data_sources"
 
 # Known without looking at the metadata of every installed distribution, which takes longer than all the rest.
-_OWN: Final = {"duckdb": EntryPoint("duckdb", "fedbroker_worker.sources.duckdb:DuckDBSource", GROUP)}
+_OWN: Final = {
+    kind: EntryPoint(kind, f"fedbroker_worker.sources.{where}", GROUP)
+    for kind, where in {
+        "duckdb": "duckdb:DuckDBSource",
+        "python": "python:PythonSource",
+        "sheets": "sheets:SheetsSource",
+        "sql": "sql:SqlSource",
+    }.items()
+}
+
+_EXTRAS: Final = {"sheets": ("gspread", "google", "requests"), "sql": ("sqlalchemy",)}
+"""What a kind needs that is installed only where it is asked for."""
 
 
 def installed_kinds() -> tuple[str, ...]:
@@ -52,6 +63,10 @@ def _factory(name: str, kind: str) -> SourceFactory:
     try:
         return cast("SourceFactory", point.load())
     except (ImportError, AttributeError) as error:
+        missing = (getattr(error, "name", None) or "").split(".")[0]
+        if missing in _EXTRAS.get(kind, ()):
+            what = f"[data.{name}]: the source {kind!r} needs {missing}, which is not installed"
+            raise SettingsError(what, hint=f"install fedbroker-worker[{kind}]") from None
         raise SettingsError(
             f"[data.{name}]: the source {kind!r} cannot be loaded: {error}", hint="install the package that brings it"
         ) from error

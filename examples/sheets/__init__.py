@@ -1,0 +1,1 @@
+"""Three hospitals as three silos, each with its own Google spreadsheet."""

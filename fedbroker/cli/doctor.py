@@ -1,0 +1,103 @@
+"""``fedbroker doctor``: what is wrong between here, a broker and a cohort. Imports session, transport and the base."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+
+import fedbroker
+from fedbroker.cli.common import Json, Url, print_json
+from fedbroker.deadline import Deadline
+from fedbroker.log import configure
+
+if TYPE_CHECKING:
+    from fedbroker.findings import Finding
+    from fedbroker.wire.messages import Announce
+
+__all__ = ["doctor"]
+
+OPEN = 20.0
+
+Cohort = Annotated[
+    str | None, cyclopts.Parameter(help="A cohort's name: its queues and silos are looked at, too, if it is given.")
+]
+
+
+def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
+    """Examine the broker, as a coordinator sees it: what is wrong, and what to do about it.
+
+    One line for each finding: ok, warning or problem; the code explains itself in
+    docs/errors.md. Looked at are every host of the URL (name, port, certificate,
+    login, version, alarms), permissions, queues that are there with other
+    properties, speed, the largest message, time-outs, clocks, and with --cohort
+    its silos and their versions. Nothing is left on the broker, and nobody is
+    disturbed. The exit code is 0, or that of the first problem.
+    """
+    from fedbroker.findings import exit_code_of, print_findings
+
+    configure("auto", "error")
+    findings = asyncio.run(_examine(url, cohort))
+    if json:
+        print_json([one.as_json() for one in findings])
+    else:
+        print_findings(findings)
+    return exit_code_of(findings)
+
+
+async def _examine(url: str, cohort: str | None) -> list[Finding]:
+    from fedbroker.transport.probe import coordinator_role, examine
+    from fedbroker.wire.names import check_name
+
+    if cohort is not None:
+        check_name("cohort", cohort)
+    findings = await examine(url, coordinator_role(cohort))
+    if cohort is not None and not any(one.level == "problem" for one in findings):
+        findings += await _silos(url, cohort)
+    return findings
+
+
+async def _silos(url: str, cohort: str) -> list[Finding]:
+    """Who is there, and whether each would be taken in."""
+    from fedbroker.cli.board import Board
+    from fedbroker.errors import BrokerError, CohortError
+    from fedbroker.findings import Finding
+    from fedbroker.transport.lookout import Heard, Lookout
+
+    board = Board()
+
+    def hear(word: Heard) -> None:
+        board.hear(word, time.monotonic())
+
+    lookout = Lookout(url, cohort, hear)
+    try:
+        await lookout.open(Deadline.after(OPEN))
+        await lookout.close()
+    except BrokerError as error:
+        return [Finding.problem("silos", error)]
+    there = [row.announce for row in board.rows(time.monotonic()) if row.state == "present"]
+    if not there:
+        nobody = CohortError(
+            f"no silo is in cohort {cohort!r}", hint="start them (`fedbroker-silo run`), or correct the cohort's name"
+        )
+        return [Finding.warning("silos", nobody)]
+    names = ", ".join(said.silo for said in there)
+    return [Finding.ok("silos", f"{len(there)} in cohort {cohort!r}: {names}"), *map(_version, there)]
+
+
+def _version(said: Announce) -> Finding:
+    from fedbroker.errors import CohortError
+    from fedbroker.findings import Finding
+    from fedbroker.session.admission import admit
+    from fedbroker.wire.messages import Rejected
+
+    ours = fedbroker.__version__
+    answer = admit(said, "doctor", version=ours, members=0, most=1)
+    if isinstance(answer, Rejected):
+        other = CohortError(
+            f"silo {said.silo!r} is sent away: {answer.reason}", hint="install the same version at either side"
+        )
+        return Finding.problem("versions", other)
+    return Finding.ok("versions", f"silo {said.silo!r} has {said.version or 'an unknown version'}, we have {ours}")

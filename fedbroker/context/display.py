@@ -1,0 +1,132 @@
+"""Shows progress from a thread of its own: a terminal that is stopped, or a pipe that nobody reads, stops nobody else.
+
+Imports this package's state and painters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from fedbroker.context.following import Invocation
+from fedbroker.context.painters import LinePainter, LivePainter, Painter
+from fedbroker.session.report import Event
+
+__all__ = ["Display", "display_of"]
+
+PATIENCE: Final = 0.5
+"""Seconds to wait for what was said last to be written."""
+
+
+def display_of(*, live: bool, force: bool) -> Display:
+    """The display of that kind: all contexts of a process share standard error."""
+    return _display(os.getpid(), live, force)
+
+
+@functools.cache
+def _display(process: int, live: bool, force: bool) -> Display:
+    """The process's number, since a fork has no threads of its parent's."""
+    return Display(LivePainter(force=force) if live else LinePainter())
+
+
+class Display:
+    """Invocations under way and how they are shown. Every method may be called from any thread, and never blocks."""
+
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+        self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._shown: list[Invocation] = []
+        self._silent = False
+        self._late = False
+        threading.Thread(target=self._run, name="fedbroker progress", daemon=True).start()
+        atexit.register(self._leave)
+
+    def begin(self, invocation: Invocation) -> None:
+        """Show one more. From now on it belongs to the display, and is changed by :meth:`change` only."""
+        self._changes.put(lambda: self._shown.append(invocation))
+
+    def change(self, change: Callable[[], None]) -> None:
+        """Change an invocation that is shown."""
+        self._changes.put(change)
+
+    def hear(self, cohort: str, event: Event) -> None:
+        """Something happened in a cohort."""
+        self._changes.put(lambda: self._heard(cohort, event))
+
+    async def end(self, invocation: Invocation, words: Callable[[float], str]) -> None:
+        """Show one less, and say how it went; returns when that is written, or after half a second."""
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+
+        def over() -> None:
+            try:
+                self._ended(invocation, words)
+            finally:
+                self._late = False
+                with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+                    loop.call_soon_threadsafe(lambda: None if written.done() else written.set_result(None))
+
+        self._changes.put(over)
+        if self._late:
+            return  # nobody takes what we write: waiting once was enough
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await written
+        except TimeoutError:
+            self._late = True
+
+    def _heard(self, cohort: str, event: Event) -> None:
+        now = time.monotonic()
+        for one in self._shown:
+            if event.session and event.session == one.session:
+                one.hear(event, now)
+                if event.name == "stage finished" and not self._silent:
+                    self._painter.stage_over(one, now)
+            elif event.name == "waiting for silos" and one.phase == "waiting" and one.cohort == cohort:
+                one.present = tuple(event.details.get("present", ()))
+                one.wanted = int(event.details.get("wanted", 0))
+
+    def _ended(self, invocation: Invocation, words: Callable[[float], str]) -> None:
+        self._shown = [one for one in self._shown if one is not invocation]
+        now = time.monotonic()
+        if not self._silent:
+            if not self._shown:
+                self._painter.paint((), now)
+            self._painter.say(words(now))
+
+    def _run(self) -> None:
+        painted = 0.0
+        while True:
+            with contextlib.suppress(queue.Empty):
+                self._do(self._changes.get(timeout=self._painter.pause if self._shown else None))
+            now = time.monotonic()
+            if self._shown and not self._silent and now - painted >= self._painter.pause:
+                painted = now
+                self._do(lambda: self._painter.paint(self._shown, time.monotonic()))
+
+    def _do(self, change: Callable[[], None]) -> None:
+        """What goes wrong with showing is nobody's business: nothing more is shown."""
+        try:
+            change()
+        except Exception:
+            self._silent = True
+
+    def _leave(self) -> None:
+        """Leave the terminal as it was."""
+        gone = threading.Event()
+
+        def clear() -> None:
+            self._shown = []
+            self._painter.paint((), time.monotonic())
+            gone.set()
+
+        self._changes.put(clear)
+        gone.wait(PATIENCE)

@@ -1,0 +1,85 @@
+"""Channels for single questions, since the broker closes one with each refusal.
+
+Imports transport's own modules and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final, TypeVar
+
+import aiormq.abc
+import aiormq.exceptions
+
+from fedbroker.errors import BrokerLost
+from fedbroker.transport.connect import Connected, guarded
+from fedbroker.transport.refusals import first_line
+
+__all__ = ["Asked", "Channels"]
+
+T = TypeVar("T")
+
+SECONDS: Final = 10.0
+"""For the answer to one question."""
+
+_GONE: Final = (ConnectionError, aiormq.exceptions.AMQPConnectionError, aiormq.exceptions.ChannelInvalidStateError)
+
+Asked = Callable[[aiormq.abc.AbstractChannel], Awaitable[T]]
+
+
+class Channels:
+    """Makes channels on one connection."""
+
+    def __init__(self, connected: Connected) -> None:
+        self._connected = connected
+        self._kept: list[object] = []  # aio-pika keeps only weak references to them
+
+    async def open(self, *, confirms: bool = False) -> aiormq.abc.AbstractChannel:
+        """A channel; it ends with its connection.
+
+        Raises:
+            BrokerLost: the connection went, or there is no answer.
+        """
+        channel = self._connected.amqp.channel(publisher_confirms=confirms)
+        self._kept.append(channel)
+        with _lost():
+            async with asyncio.timeout(SECONDS):
+                await guarded(channel.initialize())
+                return await channel.get_underlay_channel()
+
+    async def ask(self, question: Asked[T], *, confirms: bool = False) -> T:
+        """The answer to one question, on a channel of its own.
+
+        Raises:
+            ChannelClosed: aiormq's, of a kind that tells the broker's refusal.
+            BrokerLost: the connection went, or there is no answer.
+        """
+        async with self._passing(confirms) as channel:
+            with _lost():
+                async with asyncio.timeout(SECONDS):
+                    return await guarded(question(channel))
+
+    @asynccontextmanager
+    async def _passing(self, confirms: bool) -> AsyncIterator[aiormq.abc.AbstractChannel]:
+        channel = await self.open(confirms=confirms)
+        try:
+            yield channel
+        finally:
+            with suppress(Exception):
+                async with asyncio.timeout(SECONDS):
+                    await guarded(channel.close())
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """Within the block a lost connection and silence are the broker's, and said to be."""
+    try:
+        yield
+    except TimeoutError:
+        raise BrokerLost("the broker did not answer in time", hint="see whether it is overloaded") from None
+    except aiormq.exceptions.ChannelClosed:
+        raise
+    except _GONE as error:
+        raise BrokerLost(f"the connection went away ({first_line(error)})", hint="see the broker's log") from None

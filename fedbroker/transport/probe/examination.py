@@ -1,0 +1,205 @@
+"""The steps of an examination in their order: a step is left out where an earlier one shows that it cannot work.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import aiormq.exceptions
+
+from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
+from fedbroker.findings import Finding
+from fedbroker.transport.connect import Connected, connect
+from fedbroker.transport.probe.channels import Channels
+from fedbroker.transport.probe.layout import layout
+from fedbroker.transport.probe.loop import ROUNDS, Loop, Pace, confirmed
+from fedbroker.transport.probe.reach import is_loopback, reach
+from fedbroker.transport.probe.rights import may
+from fedbroker.transport.probe.roles import Role
+from fedbroker.transport.probe.server import Server, alarm, message_limit, server_of
+from fedbroker.transport.topology import BLOBS
+from fedbroker.transport.url import Address, Endpoint, parse
+
+__all__ = ["examine"]
+
+LOGIN: Final = 15.0
+"""Seconds to log in."""
+NAME: Final = "fedbroker examination"
+MIB: Final = 1024 * 1024
+SLOW_WAY: Final = 1 * MIB
+"""Bytes a second below which models take long."""
+PATIENCE: Final = 20.0
+"""Seconds that the probe of the message limit may take."""
+CLOCKS_APART: Final = 5.0
+"""Seconds; fedbroker itself compares no clocks of two machines."""
+USUAL_TIME_OUT: Final = 1800.0
+EXCHANGES: Final = (BLOBS.name, "amq.direct")
+"""Where to make a loop: ours, or what every broker has."""
+
+
+async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list[Finding]:
+    """Look at a broker as somebody sees it who has that role; nothing is left on it.
+
+    Args:
+        url: ``amqp://`` or ``amqps://``; each of its hosts is looked at.
+        role: what is done there.
+        renew_seconds: after which a silo gives long work back.
+
+    Returns:
+        What was found, in the order in which it was looked at.
+    """
+    try:
+        address = parse(url)
+    except ConfigError as error:
+        return [Finding.problem("url", error)]
+    found = [_url(address)]
+    several = len(address.endpoints) > 1
+    servers: list[Server] = []
+    rest: list[Finding] = []
+    for endpoint in address.endpoints:
+        host, connected = await _host(endpoint, address)
+        if connected is not None:
+            servers.append(server_of(connected))
+            try:
+                host += servers[-1].findings()
+                host.append(await alarm(connected, Channels(connected), role.unheard))
+                if not rest and host[-1].level == "ok":
+                    rest = await _inside(connected, servers[-1], address, role, renew_seconds)
+            except BrokerError as error:
+                host.append(Finding.problem("broker", error))
+            finally:
+                await connected.close()
+        found += [one.at(str(endpoint)) for one in host] if several else host
+    return [*found, *_clusters(servers), *rest]
+
+
+def _url(address: Address) -> Finding:
+    if address.tls or all(is_loopback(endpoint.host) for endpoint in address.endpoints):
+        return Finding.ok("url", f"{address.shown}")
+    error = ConfigError(
+        f"{address.shown}: password and data cross the network unencrypted",
+        hint="have the broker's operator set TLS up, and write amqps://",
+    )
+    return Finding.warning("url", error)
+
+
+async def _host(endpoint: Endpoint, address: Address) -> tuple[list[Finding], Connected | None]:
+    """The way to one host, and a connection that is logged in."""
+    found, reached = await reach(endpoint, tls=address.tls)
+    if not reached:
+        return found, None
+    alone = replace(address, endpoints=(endpoint,))
+    try:
+        async with asyncio.timeout(LOGIN):
+            connected = await connect(alone, NAME)
+    except TimeoutError:
+        silent = BrokerUnreachable(
+            f"what listens at {endpoint} does not answer as a broker", hint="correct host and port in its URL"
+        )
+        return [*found, Finding.problem("login", silent)], None
+    except (BrokerError, ConfigError) as error:
+        return [*found, Finding.problem("login", error)], None
+    return [*found, Finding.ok("login", f"user {address.user!r} is let into vhost {address.vhost!r}")], connected
+
+
+async def _inside(
+    connected: Connected, server: Server, address: Address, role: Role, renew_seconds: float
+) -> list[Finding]:
+    """What is the same at every host of a cluster."""
+    channels = Channels(connected)
+    found: list[Finding] = []
+    subject = "permissions"
+    try:
+        found += await may(channels, role, user=address.user, vhost=address.vhost)
+        subject = "topology"
+        found += (await layout(channels, role)).findings
+        subject = "round trip"
+        pace, ahead = await _measured(channels, role)
+        found += _pace(pace)
+        subject = "message limit"
+        most = PATIENCE * pace.bytes_per_second if pace is not None else math.inf
+        found.append(await message_limit(channels, role.unheard, most=most))
+        found += [_time_out(server, renew_seconds), _clock(ahead)]
+    except BrokerError as error:
+        found.append(Finding.problem(subject, error))
+    return found
+
+
+async def _measured(channels: Channels, role: Role) -> tuple[Pace | None, tuple[float, float] | None]:
+    """How fast messages go, and how far the broker's clock is ahead; None for what cannot be told."""
+    for exchange in EXCHANGES:
+        try:
+            loop = await Loop.open(channels, role.private, exchange)
+            ahead = await loop.clock()
+            return await loop.pace(), ahead
+        except aiormq.exceptions.ChannelClosed:  # no permission, or no such exchange
+            continue
+    try:
+        return await confirmed(channels, role.unheard), None
+    except aiormq.exceptions.ChannelClosed:
+        return None, None
+
+
+def _pace(pace: Pace | None) -> list[Finding]:
+    if pace is None:
+        return [Finding.ok("round trip", "not measured: there is no exchange yet that this user may publish to")]
+    where = (
+        "to the broker and back" if pace.delivered else "to the broker's confirmation (this user may not hear itself)"
+    )
+    trip = Finding.ok("round trip", f"{1000 * pace.round_trip:.1f} ms {where}, median of {ROUNDS}")
+    if not pace.bytes_per_second:
+        return [trip]
+    speed = f"{pace.bytes_per_second / MIB:.1f} MiB/s {where}"
+    if pace.bytes_per_second >= SLOW_WAY:
+        return [trip, Finding.ok("throughput", speed)]
+    slow = DeadlineExceeded(
+        f"{speed}: 100 MiB take {100 * MIB / pace.bytes_per_second:.0f} s", hint="allow for that in stage_timeout"
+    )
+    return [trip, Finding.warning("throughput", slow)]
+
+
+def _time_out(server: Server, renew_seconds: float) -> Finding:
+    """The broker does not tell its own ``consumer_timeout``."""
+    if server.queues_have_time_outs:
+        return Finding.ok("consumer time-out", "a day, as silos' queues ask for: this broker heeds it")
+    told = f"the broker does not tell its own (30 min by default); silos give work back every {renew_seconds:g} s"
+    if renew_seconds < USUAL_TIME_OUT:
+        return Finding.ok("consumer time-out", f"{told}, so that it may take longer")
+    late = BrokerLost(told, hint="lower [silo] renew_seconds, or have the operator raise consumer_timeout")
+    return Finding.warning("consumer time-out", late)
+
+
+def _clock(ahead: tuple[float, float] | None) -> Finding:
+    if ahead is None:
+        return Finding.ok("clock", "the broker's cannot be told: this user may not hear itself")
+    seconds, off = ahead
+    if abs(seconds) <= off:
+        return Finding.ok("clock", f"the broker's is ours, to {off:.1f} s")
+    said = (
+        f"the broker's is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} ours, give or take {off:.1f} s"
+    )
+    if abs(seconds) < CLOCKS_APART:
+        return Finding.ok("clock", said)
+    return Finding.warning(
+        "clock",
+        BrokerError(
+            f"{said}: logs do not fit together, certificates may seem expired", hint="use NTP on both machines"
+        ),
+    )
+
+
+def _clusters(servers: Sequence[Server]) -> list[Finding]:
+    names = sorted({server.cluster for server in servers})
+    if len(names) < 2:
+        return []
+    error = BrokerError(
+        f"the hosts are not nodes of one cluster but of several: {', '.join(names)}",
+        hint="name the hosts of one cluster only",
+    )
+    return [Finding.problem("cluster", error)]

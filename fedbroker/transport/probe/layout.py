@@ -1,0 +1,119 @@
+"""Whether exchanges and queues that are there are as ours. Imports transport's own modules and the base."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiormq.abc
+import aiormq.exceptions
+
+from fedbroker.errors import BrokerLost, TopologyMismatch
+from fedbroker.findings import Finding
+from fedbroker.transport.probe.channels import Asked, Channels
+from fedbroker.transport.probe.roles import Role
+from fedbroker.transport.refusals import first_line
+from fedbroker.transport.topology import Exchange, Queue
+
+__all__ = ["Layout", "layout"]
+
+_HOME_DOWN: Final = "home node"
+
+
+@dataclass(slots=True)
+class Layout:
+    """What is there.
+
+    Attributes:
+        there: names of what is as ours.
+        missing: names of what is not there.
+        in_use: names of queues that belong to somebody's connection now.
+        findings: one for each that is not as it should be, or one for all.
+    """
+
+    there: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    in_use: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+async def layout(channels: Channels, role: Role) -> Layout:
+    """Look at all that a role declares and that may be there before it comes.
+
+    What is there is declared once more, as we would, which changes nothing or is refused with the difference; what is
+    not there is left so.
+
+    Raises:
+        BrokerLost: the connection went away.
+    """
+    found = Layout()
+    for exchange in role.exchanges:
+        await _look(channels, exchange.name, "exchange", _exchange(exchange, passive=True), _exchange(exchange), found)
+    for queue in role.queues if role.name == "silo" else role.lasting:
+        await _look(channels, queue.name, "queue", _queue(queue, passive=True), _queue(queue), found)
+    if not found.findings:
+        found.findings.append(Finding.ok("topology", _words(found)))
+    if role.name == "silo" and found.in_use:
+        found.findings.append(Finding.ok("name", "a silo of this name runs now"))
+    return found
+
+
+def _words(found: Layout) -> str:
+    if not found.there:
+        return "nothing of fedbroker's is there yet: the first silo or coordinator makes it"
+    words = f"{len(found.there)} exchanges and queues are there as they should be"
+    if found.missing:
+        words += f"; made when they are needed: {', '.join(found.missing)}"
+    return words
+
+
+async def _look(
+    channels: Channels, name: str, kind: str, passively: Asked[object], as_ours: Asked[object], found: Layout
+) -> None:
+    try:
+        await channels.ask(passively)
+    except aiormq.exceptions.ChannelNotFoundEntity as error:
+        if _HOME_DOWN in str(error):
+            down = BrokerLost(f"the node that holds {kind} {name!r} is down", hint="start that node again")
+            found.findings.append(Finding.warning("topology", down))
+        else:
+            found.missing.append(name)
+        return
+    except aiormq.exceptions.ChannelLockedResource:
+        found.in_use.append(name)
+        return
+    try:
+        await channels.ask(as_ours)
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        mismatch = TopologyMismatch(
+            f"{kind} {name!r} is there with other properties than ours ({first_line(error)})",
+            hint="delete it at the broker if nobody needs it, or use another cohort or vhost",
+        )
+        found.findings.append(Finding.problem("topology", mismatch))
+    except aiormq.exceptions.ChannelLockedResource:
+        found.in_use.append(name)
+    except aiormq.exceptions.ChannelAccessRefused:
+        pass  # said of the permissions
+    else:
+        found.there.append(name)
+
+
+def _exchange(exchange: Exchange, *, passive: bool = False) -> Asked[object]:
+    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
+        return channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True, passive=passive)
+
+    return ask
+
+
+def _queue(queue: Queue, *, passive: bool = False) -> Asked[object]:
+    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
+        return channel.queue_declare(
+            queue.name,
+            durable=not queue.exclusive,
+            exclusive=queue.exclusive,
+            passive=passive,
+            arguments=dict(queue.arguments),
+        )
+
+    return ask

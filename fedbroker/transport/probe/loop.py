@@ -1,0 +1,176 @@
+"""Messages from us to us, through queues that go with their connection: how fast they are, and what time it is there.
+
+Imports transport's own modules and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+from typing import Any, Final
+
+import aiormq.abc
+import aiormq.exceptions
+from pamqp import commands
+
+from fedbroker.errors import BrokerLost
+from fedbroker.transport.connect import guarded
+from fedbroker.transport.probe.channels import Channels
+from fedbroker.transport.probe.roles import Target
+
+__all__ = ["ROUNDS", "Loop", "Pace", "confirmed"]
+
+MIB: Final = 1024 * 1024
+ROUNDS: Final = 21
+PIECE: Final = 1 * MIB
+PIECES: Final = 8
+WINDOW: Final = 8
+"""As on the bulk lane."""
+SECONDS: Final = 30.0
+SLOW: Final = 1.0
+"""Seconds for one piece after which no more are sent: the way is slow, and the number is known."""
+
+_TRANSIENT: Final = commands.Basic.Properties(delivery_mode=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast it goes.
+
+    Attributes:
+        round_trip: median seconds of one small message at a time.
+        bytes_per_second: of larger ones, several at a time; 0.0 where the broker refuses messages of that size.
+        delivered: whether that is to the broker and back; else to its confirmation only.
+    """
+
+    round_trip: float
+    bytes_per_second: float
+    delivered: bool
+
+
+class Loop:
+    """A queue that we publish to and consume from. Make one with :meth:`open`; it ends with its connection."""
+
+    def __init__(self, publisher: aiormq.abc.AbstractChannel, exchange: str, key: str) -> None:
+        self._publisher = publisher
+        self._exchange = exchange
+        self._key = key
+        self._came: asyncio.Queue[aiormq.abc.DeliveredMessage] = asyncio.Queue()
+
+    @classmethod
+    async def open(cls, channels: Channels, name: str, exchange: str) -> Loop:
+        """A loop over a queue of that name, and one beside it, by way of a direct exchange.
+
+        Raises:
+            ChannelClosed: aiormq's: the user may not do all that (silos mostly may not hear what they say), or there is
+                no such exchange.
+            BrokerLost: the connection went away.
+        """
+        loop = cls(await channels.open(confirms=True), exchange, name)
+        channel = await channels.open()
+        dying: Any = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": name}
+        for queue, arguments in ((name, {}), (f"{name}.clock", dying)):
+            await guarded(channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=arguments))
+            await guarded(channel.queue_bind(queue, exchange, queue))
+        await guarded(channel.basic_qos(prefetch_count=2 * WINDOW))
+
+        async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
+            loop._came.put_nowait(message)
+            await message.channel.basic_ack(message.delivery_tag or 0)
+
+        await guarded(channel.basic_consume(name, on_message))
+        return loop
+
+    async def pace(self) -> Pace:
+        """Measure.
+
+        Raises:
+            BrokerLost: the broker did not confirm or deliver in time.
+        """
+        return await _pace(self._there_and_back, delivered=True)
+
+    async def clock(self) -> tuple[float, float]:
+        """How many seconds the broker's clock is ahead of ours, and how far that may be off.
+
+        A message dies on arrival in the queue beside; the broker writes the time of that on it, in whole seconds.
+        """
+        asked = time.time()
+        await self._published(f"{self._key}.clock", b"")
+        message = await self._next()
+        answered = time.time()
+        deaths: Any = (message.header.properties.headers or {}).get("x-death")
+        died: datetime = deaths[0]["time"]
+        return died.timestamp() + 0.5 - (asked + answered) / 2, 0.5 + (answered - asked) / 2
+
+    async def _there_and_back(self, body: bytes) -> None:
+        await self._published(self._key, body)
+        await self._next()
+
+    async def _published(self, key: str, body: bytes) -> None:
+        publishing = self._publisher.basic_publish(
+            body, exchange=self._exchange, routing_key=key, properties=_TRANSIENT, mandatory=True
+        )
+        await guarded(publishing)
+
+    async def _next(self) -> aiormq.abc.DeliveredMessage:
+        return await self._came.get()
+
+
+async def confirmed(channels: Channels, target: Target) -> Pace:
+    """Measure messages that nobody hears, to the broker's confirmation.
+
+    Raises:
+        ChannelAccessRefused: aiormq's: not even that is allowed.
+        BrokerLost: the broker did not confirm in time.
+    """
+    channel = await channels.open(confirms=True)
+
+    async def send(body: bytes) -> None:
+        publishing = channel.basic_publish(
+            body, exchange=target.exchange.name, routing_key=target.key, properties=_TRANSIENT
+        )
+        await guarded(publishing)
+
+    return await _pace(send, delivered=False)
+
+
+async def _pace(send: Callable[[bytes], Awaitable[None]], *, delivered: bool) -> Pace:
+    try:
+        async with asyncio.timeout(SECONDS):
+            trips = [await _timed(send(b"")) for _ in range(ROUNDS)]
+            return Pace(median(trips), await _speed(send), delivered)
+    except TimeoutError:
+        raise BrokerLost(
+            f"{PIECES} MiB did not go through in {SECONDS:g} s", hint="see the network and the broker's load"
+        ) from None
+
+
+async def _speed(send: Callable[[bytes], Awaitable[None]]) -> float:
+    piece = bytes(PIECE)
+    try:
+        seconds = await _timed(send(piece))
+    except aiormq.exceptions.ChannelPreconditionFailed:
+        return 0.0
+    if seconds > SLOW:
+        return PIECE / seconds
+    return PIECES * PIECE / await _timed(_several(send, piece))
+
+
+async def _several(send: Callable[[bytes], Awaitable[None]], piece: bytes) -> None:
+    turn = asyncio.Semaphore(WINDOW)
+
+    async def one() -> None:
+        async with turn:
+            await send(piece)
+
+    await asyncio.gather(*(one() for _ in range(PIECES)))
+
+
+async def _timed(work: Awaitable[None]) -> float:
+    started = time.perf_counter()
+    await work
+    return time.perf_counter() - started

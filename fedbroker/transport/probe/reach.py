@@ -1,0 +1,189 @@
+"""The way to one of the broker's hosts: its name, its port, its certificate. Imports transport.url and the base."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from aiormq.abc import SSLCerts
+from aiormq.connection import SSLContextProvider
+
+from fedbroker.errors import BrokerUnreachable, ConfigError
+from fedbroker.findings import Finding
+from fedbroker.transport.url import Endpoint
+
+__all__ = ["is_loopback", "reach"]
+
+SECONDS: Final = 5.0
+"""For each step."""
+SOON: Final = timedelta(days=30)
+
+_UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's numbers: self-signed, and issuers that cannot be found
+_EXPIRED: Final = (9, 10)
+_OTHER_NAME: Final = (62, 64)
+_TLS_PORT: Final = "see that the port is the broker's TLS port, mostly 5671"
+
+
+async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
+    """Look the host up, connect to it, and, with TLS, shake hands.
+
+    Returns:
+        What was found, and whether it can be reached.
+    """
+    found: list[Finding] = []
+    try:
+        addresses = await _resolved(endpoint)
+        literal = addresses == [endpoint.host]
+        said = "is an address: nothing to look up" if literal else f"is {', '.join(addresses)}"
+        found.append(Finding.ok("dns", f"{endpoint.host} {said}"))
+        found += await _tcp(endpoint, addresses)
+        if tls:
+            found += await _tls(endpoint)
+    except ConfigError as error:
+        return [*found, Finding.problem("tls", error)], False
+    except _Failed as failed:
+        return [*found, Finding.problem(failed.subject, failed.error)], False
+    return found, True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that host is this one, as far as its name tells."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Failed(Exception):
+    """A step that the next one needs did not work out."""
+
+    def __init__(self, subject: str, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.subject = subject
+        self.error = BrokerUnreachable(what, hint=hint)
+
+
+async def _resolved(endpoint: Endpoint) -> list[str]:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(SECONDS):
+            infos = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise _Failed(
+            "dns",
+            f"the host name {endpoint.host!r} cannot be resolved: {error.strerror}",
+            "correct the broker's URL, or this machine's name server",
+        ) from None
+    except TimeoutError:
+        raise _Failed(
+            "dns", f"no answer within {SECONDS:g} s what {endpoint.host!r} is", "see this machine's name server"
+        ) from None
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
+    """Connect to each address: one that does not answer makes every connection slow, or fail now and then."""
+    refused: dict[str, str] = {}
+    took = 0.0
+    for address in addresses:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(SECONDS):
+                _, writer = await asyncio.open_connection(address, endpoint.port)
+            took = time.perf_counter() - started
+            writer.close()
+        except TimeoutError:
+            refused[address] = f"no answer within {SECONDS:g} s"
+        except OSError as error:
+            refused[address] = os.strerror(error.errno) if error.errno else str(error)
+    if len(refused) == len(addresses):
+        why = ", ".join(dict.fromkeys(refused.values()))
+        silent = "no answer" in why
+        hint = "see what blocks the way (a firewall?)" if silent else "start the broker"
+        raise _Failed("tcp", f"nothing answers at {endpoint}: {why}", f"{hint}, or correct host and port in its URL")
+    found = [Finding.ok("tcp", f"{endpoint} accepts connections, in {1000 * took:.1f} ms")]
+    for address, why in refused.items():
+        if ip_address(address).is_loopback:
+            continue  # "localhost" is two addresses, and few servers listen on both
+        dead = BrokerUnreachable(f"its address {address} does not answer: {why}", hint="correct the name's addresses")
+        found.append(Finding.warning("tcp", dead))
+    return found
+
+
+async def _tls(endpoint: Endpoint) -> list[Finding]:
+    options = dict(parse_qsl(urlsplit(endpoint.secret).query))
+    context = await _context(options)
+    try:
+        async with asyncio.timeout(SECONDS):
+            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
+    except ssl.SSLCertVerificationError as error:
+        what = f"the certificate of {endpoint} is not trusted: {error.verify_message}"
+        raise _Failed("tls", what, _advice(error)) from None
+    except TimeoutError:
+        raise _Failed("tls", f"{endpoint} did not shake hands within {SECONDS:g} s", _TLS_PORT) from None
+    except OSError as error:
+        why = getattr(error, "reason", None) or str(error)
+        raise _Failed("tls", f"no TLS connection with {endpoint}: {why}", _TLS_PORT) from None
+    made: Any = writer.get_extra_info("ssl_object")
+    certificate: Mapping[str, Any] = made.getpeercert() or {}
+    version = made.version()
+    writer.transport.abort()
+    if context.verify_mode is ssl.CERT_NONE:
+        unchecked = ConfigError(
+            f"{version}, but anybody may pretend to be the broker: no_verify_ssl is set",
+            hint="take it out of the broker's URL and name the broker's CA with cafile=",
+        )
+        return [Finding.warning("tls", unchecked)]
+    return [_expiry(certificate, version)]
+
+
+async def _context(options: Mapping[str, str]) -> ssl.SSLContext:
+    certificates = SSLCerts(
+        cafile=options.get("cafile"),
+        capath=options.get("capath"),
+        cadata=b64decode(options["cadata"]) if "cadata" in options else None,
+        key=options.get("keyfile"),
+        cert=options.get("certfile"),
+        verify=options.get("no_verify_ssl", "0") == "0",
+    )
+    provider = SSLContextProvider(ssl_context=None, ssl_certs=certificates, loop=asyncio.get_running_loop())
+    try:
+        return await provider.get_context()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"a certificate or key in the broker's URL cannot be used: {error}",
+            hint="correct cafile, certfile or keyfile",
+        ) from None
+
+
+def _expiry(certificate: Mapping[str, Any], version: str) -> Finding:
+    until = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
+    left = until - datetime.now(UTC)
+    said = f"{version}, certificate issued by {_issuer(certificate)}, good until {until:%Y-%m-%d} ({left.days} days)"
+    if left < SOON:
+        return Finding.warning("tls", BrokerUnreachable(said, hint="have the broker's operator renew it"))
+    return Finding.ok("tls", said)
+
+
+def _issuer(certificate: Mapping[str, Any]) -> str:
+    names = {key: value for part in certificate.get("issuer", ()) for key, value in part}
+    return names.get("commonName") or names.get("organizationName") or "somebody without a name"
+
+
+def _advice(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in _UNKNOWN_CA:
+        return "name the CA that issued it with cafile= in the broker's URL"
+    if error.verify_code in _EXPIRED:
+        return "have the broker's operator renew it, or correct this machine's clock"
+    if error.verify_code in _OTHER_NAME:
+        return "use the host name that is in it, or have the operator put this one in"
+    return "have the broker's operator look at it"

@@ -1,0 +1,168 @@
+"""What a user may do at the broker, found out without doing it.
+
+RabbitMQ looks at permissions first and at the rest of a request after that. So each trial is a request with something
+in it that cannot be granted: a user without the permission is refused for that, anybody else for the flaw, and nothing
+is made, taken or delivered either way. Imports transport's own modules and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import aiormq.abc
+import aiormq.exceptions
+from pamqp import commands
+
+from fedbroker.errors import BrokerRefused
+from fedbroker.findings import Finding
+from fedbroker.transport.probe.channels import Asked, Channels
+from fedbroker.transport.probe.roles import Role, Target
+from fedbroker.transport.topology import EXCHANGES, Binding, Exchange, Queue
+
+__all__ = ["may"]
+
+Kind: TypeAlias = Literal["configure", "write", "read"]
+
+KINDS: Final[tuple[Kind, ...]] = ("configure", "write", "read")
+AT_A_TIME: Final = 8
+
+_DEAD: Final = {exchange.name: exchange for exchange in EXCHANGES}
+_OR_READ: Final = "or read permission on"
+_FLAW: Final = 1
+"""Where the name of an exchange should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One request.
+
+    Attributes:
+        kind: of the permission that it needs.
+        what: on which of the broker's things.
+        ask: makes it.
+    """
+
+    kind: Kind
+    what: str
+    ask: Asked[object]
+
+
+async def may(channels: Channels, role: Role, *, user: str, vhost: str) -> list[Finding]:
+    """Whether a user may do all that a role does.
+
+    Returns:
+        One finding if so, else one for each kind of permission that is lacking.
+
+    Raises:
+        BrokerLost: the connection went away.
+    """
+    turn = asyncio.Semaphore(AT_A_TIME)
+
+    async def tried(trial: _Trial) -> tuple[_Trial, str | None]:
+        async with turn:
+            return trial, await _refusal(channels, trial)
+
+    tries = list(_trials(role))
+    results = await asyncio.gather(*(tried(trial) for trial in tries))
+    lacking: dict[Kind, dict[str, None]] = defaultdict(dict)
+    for trial, refusal in results:
+        if refusal is not None:
+            kind, what = _lacked(trial, refusal)
+            lacking[kind][what] = None
+    if not lacking:
+        return [Finding.ok("permissions", f"user {user!r} may do all {len(tries)} things that a {role.name} does")]
+    return [_lacking(kind, list(lacking[kind]), user, vhost) for kind in KINDS if kind in lacking]
+
+
+def _lacking(kind: Kind, what: list[str], user: str, vhost: str) -> Finding:
+    first, rest = what[:4], len(what) - 4
+    more = f" and {rest} more" if rest > 0 else ""
+    topics = any(one.startswith("topic ") for one in what)
+    command = f"rabbitmqctl {'set_topic_permissions' if topics else 'set_permissions'} -p {vhost} {user} …"
+    error = BrokerRefused(
+        f"user {user!r} has no {kind} permission on {', '.join(first)}{more}",
+        hint=f"have the broker's operator grant it (`{command}`)",
+    )
+    return Finding.problem("permissions", error)
+
+
+async def _refusal(channels: Channels, trial: _Trial) -> str | None:
+    """Why the user may not; None where it may."""
+    try:
+        await channels.ask(trial.ask, confirms=True)
+    except aiormq.exceptions.ChannelAccessRefused as error:
+        return str(error)
+    except aiormq.exceptions.ChannelClosed:
+        return None  # refused for the flaw, or since it is not there, or since it is in use
+    except aiormq.exceptions.DeliveryError:
+        return None
+    return None
+
+
+def _trials(role: Role) -> Iterator[_Trial]:
+    for exchange in role.exchanges:
+        yield _Trial("configure", f"exchange {exchange.name!r}", _declaring_exchange(exchange))
+    for queue in role.queues:
+        what = f"queue {queue.name!r}"
+        yield _Trial("configure", what, _declaring(queue))
+        for binding in queue.bindings:
+            yield _Trial("write", f"{what} {_OR_READ} exchange {binding.exchange.name!r}", _binding(queue, binding))
+        yield _Trial("read", what, _reading(queue))
+        if (dead := queue.arguments.get("x-dead-letter-exchange")) is not None:
+            yield _Trial("write", f"exchange {dead!r}", _publishing(Target(_DEAD[str(dead)], queue.bindings[0].key)))
+    for target in role.targets:
+        yield _Trial("write", f"exchange {target.exchange.name!r}", _publishing(target))
+
+
+def _declaring_exchange(exchange: Exchange) -> Asked[object]:
+    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
+        arguments: Any = {"alternate-exchange": _FLAW}
+        return channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True, arguments=arguments)
+
+    return ask
+
+
+def _declaring(queue: Queue) -> Asked[object]:
+    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
+        arguments: Any = {"x-dead-letter-exchange": _FLAW}
+        return channel.queue_declare(queue.name, durable=True, arguments=arguments)
+
+    return ask
+
+
+def _binding(queue: Queue, binding: Binding) -> Asked[object]:
+    """The binding that it has anyhow, if the queue is there."""
+    return lambda channel: channel.queue_bind(queue.name, binding.exchange.name, binding.key)
+
+
+def _reading(queue: Queue) -> Asked[object]:
+    """What was taken goes back to its place when the channel closes."""
+    return lambda channel: channel.basic_get(queue.name)
+
+
+def _publishing(target: Target) -> Asked[object]:
+    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
+        flawed = commands.Basic.Properties(expiration="never")
+        return channel.basic_publish(b"", exchange=target.exchange.name, routing_key=target.key, properties=flawed)
+
+    return ask
+
+
+def _lacked(trial: _Trial, refusal: str) -> tuple[Kind, str]:
+    """To bind takes a permission on either side; the broker's words tell which was lacking."""
+    queue, either, exchange = trial.what.partition(_OR_READ)
+    if (topic := _topic(refusal)) is not None:
+        return "read" if either else trial.kind, topic
+    if not either:
+        return trial.kind, trial.what
+    return ("read", exchange.strip()) if "to exchange" in refusal else ("write", queue.strip())
+
+
+def _topic(refusal: str) -> str | None:
+    """The topic that the broker's words name, if it was that; everybody may use the exchange itself then."""
+    _, found, rest = refusal.partition(" to topic ")
+    return f"topic {rest.partition(' in vhost')[0]}" if found else None

@@ -1,0 +1,86 @@
+"""What a coordinator and what a silo do at the broker, as far as it takes permissions. Imports transport.topology."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from fedbroker.transport import topology
+from fedbroker.transport.topology import Exchange, Queue
+
+__all__ = ["Role", "Target", "coordinator_role", "silo_role"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where something is published to."""
+
+    exchange: Exchange
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What somebody needs of the broker.
+
+    Attributes:
+        name: ``coordinator`` or ``silo``.
+        exchanges: that it declares.
+        lasting: queues that it declares and that are there before it comes or after it has gone.
+        passing: queues of its own that go with it.
+        targets: what it publishes to.
+        unheard: one of those, with a key that nobody listens to.
+        private: what the names of queues that we make for a moment begin with, within what it should be allowed.
+    """
+
+    name: str
+    exchanges: tuple[Exchange, ...]
+    lasting: tuple[Queue, ...]
+    passing: tuple[Queue, ...]
+    targets: tuple[Target, ...]
+    unheard: Target
+    private: str
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """All of its queues."""
+        return (*self.lasting, *self.passing)
+
+
+def coordinator_role(cohort: str | None) -> Role:
+    """A coordinator's; None stands for a cohort whose name is not known."""
+    key = secrets.token_hex(6)  # of the same shape as a coordinator's own
+    name = cohort or f"doctor-{key}"
+    lasting = (topology.lobby_queue(name), topology.archive(name)) if cohort is not None else ()
+    return Role(
+        "coordinator",
+        topology.EXCHANGES,
+        lasting,
+        (topology.callback_queue(key), topology.results_queue(key), topology.roster_queue(key, name)),
+        (
+            Target(topology.WORK, topology.work_key(name, key, key)),
+            Target(topology.MAIL, topology.silo_key(name, key)),
+            Target(topology.BLOBS, topology.blobs_key(name, key)),
+        ),
+        Target(topology.BLOBS, topology.blobs_key(key, key)),
+        topology.results_queue(key).name,
+    )
+
+
+def silo_role(cohort: str, silo: str) -> Role:
+    """A silo's."""
+    key = secrets.token_hex(6)
+    return Role(
+        "silo",
+        topology.EXCHANGES,
+        (topology.lobby_queue(cohort), topology.archive(cohort), topology.work_queue(cohort, silo)),
+        (topology.mailbox(cohort, silo), topology.blobs_queue(cohort, silo)),
+        (
+            Target(topology.LOBBY, topology.silo_key(cohort, silo)),
+            Target(topology.REPLY, topology.reply_key(key, key, 0, silo)),
+            Target(topology.RESULTS, topology.results_key(key, silo)),
+            Target(topology.WORK, topology.work_key(cohort, silo, key)),
+        ),
+        Target(topology.RESULTS, topology.results_key(key, silo)),
+        f"{topology.blobs_queue(cohort, silo).name}.{key}",
+    )

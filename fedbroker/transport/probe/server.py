@@ -1,0 +1,175 @@
+"""What a broker says of itself, and whether it takes messages now, and how large ones.
+
+Imports transport's own modules, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiormq.exceptions
+from pamqp import commands
+
+from fedbroker.errors import BrokerError, BrokerLost, BrokerRefused
+from fedbroker.findings import Finding
+from fedbroker.transport.connect import Connected, guarded
+from fedbroker.transport.probe.channels import Channels
+from fedbroker.transport.probe.roles import Target
+from fedbroker.transport.refusals import first_line
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["Server", "alarm", "message_limit", "server_of"]
+
+MIB: Final = 1024 * 1024
+OLDEST: Final = (3, 10)
+GOOD_FRAME: Final = 1 * MIB
+ALARM: Final = 3.0
+"""Seconds of silence after a message, from a broker that says it has one."""
+LARGEST_PROBE: Final = 60.0
+"""Seconds for the largest message."""
+HEADERS: Final = 4096
+"""Bytes of a chunk's message besides the chunk."""
+
+_WORDS: Final = re.compile(r"configured max size (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a broker says of itself.
+
+    Attributes:
+        product: its name.
+        version: as it writes it.
+        cluster: the name of its cluster.
+        frame_max: bytes of a frame, 0 for any number.
+    """
+
+    product: str
+    version: str
+    cluster: str
+    frame_max: int
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version's first two numbers; empty where they cannot be told."""
+        found = re.match(r"(\d+)\.(\d+)", self.version)
+        return (int(found[1]), int(found[2])) if found else ()
+
+    @property
+    def queues_have_time_outs(self) -> bool:
+        """Whether a queue may have a consumer time-out of its own."""
+        return self.product == "RabbitMQ" and self.numbers >= (3, 12)
+
+    def findings(self) -> list[Finding]:
+        """What there is to say of that."""
+        said = f"{self.product} {self.version}, node or cluster {self.cluster}"
+        if self.product != "RabbitMQ":
+            error = BrokerError(f"{said}: fedbroker is made for RabbitMQ", hint="use RabbitMQ 3.10 or later")
+            return [Finding.warning("broker", error)]
+        if self.numbers and self.numbers < OLDEST:
+            error = BrokerError(f"{said}: fedbroker is tested with 3.10 and later", hint="update the broker")
+            return [Finding.warning("broker", error)]
+        if 0 < self.frame_max < GOOD_FRAME:
+            said += f"; frames of {self.frame_max // 1024} KiB (with frame_max = 2097152 large models travel faster)"
+        return [Finding.ok("broker", said)]
+
+
+def server_of(connected: Connected) -> Server:
+    """What the broker said when we connected."""
+    connection: Any = connected.amqp.transport.connection if connected.amqp.transport is not None else None
+    properties: Mapping[str, Any] = getattr(connection, "server_properties", None) or {}
+
+    def text(name: str) -> str:
+        return str(properties.get(name, "") or "unknown")
+
+    frame = int(connection.connection_tune.frame_max or 0) if connection is not None else 0
+    return Server(text("product"), text("version"), text("cluster_name"), frame)
+
+
+async def alarm(connected: Connected, channels: Channels, target: Target) -> Finding:
+    """Whether the broker has stopped taking messages, for want of memory or disk space.
+
+    It says so, and reads nothing more of a connection, once that has published.
+    """
+    publisher = await channels.open()
+    flawed = commands.Basic.Properties(expiration="never")
+    await guarded(
+        publisher.basic_publish(b"", exchange=target.exchange.name, routing_key=target.key, properties=flawed)
+    )
+    try:
+        async with asyncio.timeout(ALARM):
+            await channels.open()
+    except (TimeoutError, BrokerLost):
+        return Finding.problem("alarm", await _why_silent(connected))
+    return Finding.ok("alarm", "none: the broker takes messages")
+
+
+async def _why_silent(connected: Connected) -> BrokerLost:
+    transport = connected.amqp.transport
+    try:
+        async with asyncio.timeout(0.1):
+            if transport is not None:
+                await transport.connection.ready()  # waits while the broker has said that it takes nothing
+    except TimeoutError:
+        return BrokerLost(
+            "the broker takes no messages: it is short of memory or disk space",
+            hint="see `rabbitmqctl status` for the alarm, and make room or raise vm_memory_high_watermark or "
+            "disk_free_limit",
+        )
+    return BrokerLost(f"the broker is silent for {ALARM:g} s", hint="see its log and its load")
+
+
+async def message_limit(channels: Channels, target: Target, *, most: float, limits: Limits = DEFAULT_LIMITS) -> Finding:
+    """Whether the broker takes messages as large as ours.
+
+    It looks at a message's size first, so that one which cannot be delivered does; nothing is kept.
+
+    Args:
+        channels: on a connection that may be slow.
+        target: where the user may publish.
+        most: bytes to send at most.
+        limits: ours.
+    """
+    chunk = limits.large_chunk + HEADERS
+    size = int(max(chunk, min(limits.max_message, most)))
+    limit = await _limit(channels, target, size)
+    if limit is None:
+        all_ = (
+            "the largest that we send" if size >= limits.max_message else "larger ones were not tried: the way is slow"
+        )
+        return Finding.ok("message limit", f"it takes messages of {size / MIB:.1f} MiB, {all_}")
+    hint = f"have the broker's operator set max_message_size = {16 * MIB} or more"
+    if limit < chunk:
+        what = f"it refuses messages of more than {limit} bytes, so that models cannot be sent ({chunk} are needed)"
+        return Finding.problem("message limit", BrokerRefused(what, hint=hint))
+    what = f"it refuses messages of more than {limit} bytes: work items of up to {limits.max_message} may be refused"
+    return Finding.warning("message limit", BrokerRefused(what, hint=hint))
+
+
+async def _limit(channels: Channels, target: Target, size: int) -> int | None:
+    """The limit that a message of that size is above; None where it is taken."""
+    channel = await channels.open(confirms=True)
+    flawed = commands.Basic.Properties(expiration="never")
+    try:
+        async with asyncio.timeout(LARGEST_PROBE):
+            await guarded(
+                channel.basic_publish(
+                    bytes(size), exchange=target.exchange.name, routing_key=target.key, properties=flawed
+                )
+            )
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        found = _WORDS.search(str(error))
+        if found is not None:
+            return int(found[1])
+        return size - 1 if "size" in first_line(error) else None
+    except aiormq.exceptions.ChannelClosed:
+        return None  # no permission, or no such exchange: it was looked at after the size
+    except TimeoutError:
+        raise BrokerLost(
+            f"a message of {size} bytes was not through in {LARGEST_PROBE:g} s", hint="see the network"
+        ) from None
+    return None

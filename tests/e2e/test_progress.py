@@ -1,0 +1,147 @@
+"""What a program shows of its progress: on a real terminal, in a pipe, and when nobody reads; with a real cohort."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from fedbroker.testing import local_cohort
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "tests" / "support" / "progress_program.py"
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}",
+    "TERM": "xterm",
+    "COLUMNS": "120",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
+TIME = r"\d+\.\d s"
+
+
+@pytest.fixture(scope="module")
+def silos(broker):
+    with local_cohort({"ewr": {}, "jfk": {}}, cohort="progress", broker=broker.url) as silos:
+        yield silos
+
+
+class Terminal:
+    """A program whose standard error is a terminal; what it has shown so far."""
+
+    def __init__(self, process, ours):
+        self.process = process
+        self._ours = ours
+        self._bytes = b""
+
+    def read(self):
+        with suppress(BlockingIOError):
+            self._bytes += os.read(self._ours, 65536)
+        return self._bytes.decode(errors="replace")
+
+    def until(self, *words):
+        until(lambda: all(word in self.read() for word in words), 30, f"{words} on the terminal: {self.read()[-2000:]}")
+
+    def key(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def line(self):
+        return self.process.stdout.readline().rstrip("\n")
+
+    def settings(self):
+        return termios.tcgetattr(self._ours)
+
+
+@contextmanager
+def program(silos):
+    """The program, and the end of the pipe that is its standard error at first."""
+    ours, theirs = pty.openpty()
+    reader, writer = os.pipe()
+    os.set_blocking(ours, False)
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), silos.url, silos.cohort, str(writer)],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        pass_fds=[writer],
+        text=True,
+    )
+    try:
+        yield Terminal(process, ours), reader
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        for descriptor in (ours, theirs, reader, writer):
+            os.close(descriptor)
+
+
+@contextmanager
+def stopped(silo):
+    os.kill(silo.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(silo.pid, signal.SIGCONT)
+
+
+def test_what_a_program_shows(silos):
+    """One program in turn, since TensorFlow takes its time to come up."""
+    with program(silos) as (shown, pipe):
+        before = shown.settings()
+        assert [shown.line() for _ in range(6)] == ["0.0"] * 3 + ["2.0"] * 3
+        assert float(shown.line()) < 5  # half a second is waited, once, for a pipe that is full
+        in_a_pipe(os.read(pipe, 1 << 20).decode())
+        shown.key()
+        assert shown.line() == "2.0"
+        ewr = silos.silos["ewr"]
+        with stopped(ewr):
+            shown.key()
+            shown.until("alone", "1/2 silos", "waiting for ewr")
+        assert shown.line() == "2.0"
+        shown.until("alone: done in ")
+        with stopped(ewr):
+            shown.key()
+            shown.until("first", "second")
+        assert shown.line() == "2.0 2.0"
+        shown.until("first: done in ", "second: done in ")
+        with stopped(ewr):
+            shown.key()
+            shown.until("broken")
+            shown.process.send_signal(signal.SIGINT)
+            shown.process.wait(30)
+        shown.until("broken: failed in ", "KeyboardInterrupt")
+        assert shown.settings() == before
+        assert "Exception in thread" not in shown.read()
+        assert shown.read().rfind("\x1b[?25h") > shown.read().rfind("\x1b[?25l")  # the cursor is there
+
+
+def in_a_pipe(said):
+    """A line for each stage; nothing where nothing was wanted; codes where they were."""
+    lines = [line for line in said.splitlines() if "fedbroker: " in line]
+    patterns = [
+        rf"fedbroker: lines: stage 1 of 2: 2 of 2 silos, {TIME}",
+        rf"fedbroker: lines: done in {TIME}, 2 silos, 2 stages, \d+ K?i?B out, \d+ B in",
+        rf"fedbroker: warm: done in {TIME}, 2 silos, 1 stage, \d+ K?i?B out, \d+ B in",
+    ]
+    assert len(lines) == len(patterns), said
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert "silent" not in said
+    assert "stuffed" not in said
+    assert re.search(rf"forced: done in {TIME}, 2 silos, 2 stages", said)
+    assert "Traceback" not in said

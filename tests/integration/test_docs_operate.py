@@ -1,0 +1,150 @@
+"""Each command of docs/operate.md: run where this machine can, else what it names is looked at.
+
+There is no Docker daemon, no cluster and no systemd to be had by a test: of their commands, files, services, units and
+objects are compared with what is in the repository.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.kustomize import render
+from tests.support.pages import blocks
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [shlex.split(line) for block in blocks("docs/operate.md", "sh") for line in block.splitlines()]
+
+
+def of(program: str) -> list[list[str]]:
+    found = [command for command in COMMANDS if command[0] == program]
+    assert found
+    return found
+
+
+def after(command: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(command) if name == option]
+
+
+def test_no_program_is_forgotten_here():
+    known = {"python3", "docker", "uv", "install", "systemctl", "journalctl", "kubectl", "rabbitmqctl"}
+    assert {command[0] for command in COMMANDS} == known
+
+
+def test_passwords_are_made(tmp_path):
+    (command,) = of("python3")
+    done = subprocess.run([sys.executable, *command[1:], tmp_path / "secrets"], cwd=ROOT, timeout=30)
+    assert done.returncode == 0
+
+
+def test_compose_is_given_files_profiles_and_services_that_there_are():
+    for command in of("docker"):
+        assert command[1] == "compose"
+        files = [yaml.safe_load((ROOT / name).read_text()) for name in after(command, "-f")]
+        services = {name: service for file in files[:1] for name, service in file["services"].items()}
+        profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
+        assert set(after(command, "--profile")) <= profiles
+        words = [word for word in command[2:] if word in ("up", "run", "down")]
+        assert len(words) == 1
+        assert {word for word in command[command.index(words[0]) + 1 :] if not word.startswith("-")} <= services.keys()
+
+
+def test_uv_installs_what_is_there():
+    for command in of("uv")[1:]:
+        for name in [*after(command, "-r"), *(word for word in command if word.startswith("."))]:
+            assert (ROOT / name).exists(), name
+    text = (ROOT / "config" / "systemd" / "fedbroker-silo@.service").read_text()
+    assert f"ExecStart={of('uv')[0][-1]}/bin/" in text
+
+
+def test_files_are_installed_where_the_units_look(tmp_path):
+    for command in of("install"):
+        *rest, source, target = command
+        place = tmp_path / target.removeprefix("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(exist_ok=True) if target.endswith("/") else None
+        done = subprocess.run([*rest, source, str(place)], cwd=ROOT, input=b"amqps://x/\n", timeout=30)
+        assert done.returncode == 0
+    units = tmp_path / "etc" / "systemd" / "system"
+    for unit, instance in (("fedbroker-silo@.service", "ewr"), ("fedbroker-coordinator@.service", "delays")):
+        text = (units / unit).read_text().replace("%i", instance)
+        named = set(re.findall(r"(?:^ExecStart=.* |^LoadCredential=broker:)(/etc/\S+)", text, re.MULTILINE))
+        assert len(named) == 2
+        for path in named:
+            assert (tmp_path / path.removeprefix("/")).stat().st_mode & 0o777 == (
+                0o600 if path.endswith(".broker") else 0o644
+            )
+    assert (tmp_path / "etc" / "fedbroker" / "silos" / "ewr.broker").read_text() == "amqps://x/\n"
+
+
+def test_services_are_instances_of_our_units():
+    for command in (*of("systemctl"), *of("journalctl")):
+        service = command[-1]
+        template = re.sub("@.*", "@.service", service)
+        assert service == "rabbitmq-server" or (ROOT / "config" / "systemd" / template).exists()
+
+
+def test_objects_of_the_cluster_are_in_what_is_applied():
+    applied = [render(ROOT / path) for command in of("kubectl") for path in after(command, "-k")]
+    assert len(applied) == 3
+    objects = {
+        (one["metadata"].get("namespace"), f"{one['kind'].lower()}/{one['metadata']['name']}")
+        for documents in applied
+        for one in documents
+    }
+    wanted = {
+        (one["metadata"]["namespace"], volume["secret"]["secretName"])
+        for documents in applied
+        for one in documents
+        if one["kind"] in ("Deployment", "Job")
+        for volume in one["spec"]["template"]["spec"]["volumes"]
+        if "secret" in volume
+    }
+    made = set()
+    for command in of("kubectl"):
+        (space,) = after(command, "-n") or [None]
+        if "secret" in command:
+            made.add((space, command[command.index("secret") + 2]))
+        elif {"logs", "rollout"} & set(command):
+            assert (space, command[-1]) in objects
+    assert made - {("fedbroker", "broker-tls")} == wanted
+
+
+@pytest.mark.timeout(180)
+def test_the_broker_takes_the_commands(broker, tmp_path):
+    before = users(broker)
+    broker.ctl("add_user", "guest", "guest")
+    seen: set[str] = set()
+    try:
+        for _, name, *rest in of("rabbitmqctl"):
+            if name not in seen:  # each kind of them once: they take a second
+                seen.add(name)
+                rest = [str(tmp_path / one) if one.endswith(".json") else one for one in rest]
+                broker.ctl(name, *rest, *(["pass-word"] if name == "add_user" else []))
+        assert {"set_permissions", "export_definitions", "import_definitions", "enable_feature_flag"} <= seen
+        assert users(broker) - before == {"ewr"}
+        assert '"ewr"' in (tmp_path / "definitions.json").read_text()
+    finally:
+        for name in users(broker) - before:
+            broker.ctl("delete_user", name)
+
+
+def users(broker) -> set[str]:
+    return {line.split("\t")[0] for line in broker.ctl("list_users").splitlines()[1:]}
+
+
+def test_its_topic_permissions_are_those_that_compose_gives(tmp_path):
+    subprocess.run([sys.executable, ROOT / "compose" / "passwords.py", tmp_path / "secrets"], check=True, timeout=30)
+    given = json.loads((tmp_path / "secrets" / "definitions.json").read_text())
+    theirs = {
+        (one["exchange"], one["write"], one["read"]) for one in given["topic_permissions"] if one["user"] == "ewr"
+    }
+    assert {tuple(one[3:]) for one in of("rabbitmqctl") if one[1] == "set_topic_permissions"} == theirs

@@ -1,0 +1,326 @@
+"""The examination of a broker: each thing that can be wrong is said in one line with its code, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.broker.ports import free_ports
+from fedbroker.findings import exit_code_of
+from fedbroker.transport.probe import coordinator_role, examine, silo_role
+from tests.support.certificates import self_signed
+from tests.support.ends import admin, coordinator_end, silo_end, until
+from tests.support.pages import blocks
+from tests.support.worker import write_settings
+
+ROOT = Path(__file__).parents[2]
+SECRET = "open-sesame"
+MIB = 1024 * 1024
+
+STEPS = [
+    "url",
+    "dns",
+    "tcp",
+    "login",
+    "broker",
+    "alarm",
+    "permissions",
+    "topology",
+    "round trip",
+    "throughput",
+    "message limit",
+    "consumer time-out",
+    "clock",
+]
+
+
+async def doctor(url, *arguments):
+    """Exit code, standard output and standard error of the command."""
+    return await command_line(url, ROOT, "fedbroker.cli", "doctor", *arguments)
+
+
+async def command_line(url, directory, module, *arguments):
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        env={**ours, "FEDBROKER_URL": url, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"},
+        cwd=directory,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, err = (stream.decode() for stream in await process.communicate())
+    assert (urlsplit(url).password or SECRET) not in out + err
+    return process.returncode, out, err
+
+
+def login(node, user):
+    return f"amqp://{user}:{SECRET}@127.0.0.1:{node.port}/"
+
+
+def problems(findings):
+    return [(one.subject, one.code) for one in findings if one.level == "problem"]
+
+
+def of(findings, subject):
+    return next(one for one in findings if one.subject == subject)
+
+
+async def test_all_is_well(broker, cohort):
+    before = everything(broker)
+    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
+        await until(lambda: coordinator.silos == {"ewr"})
+        code, out, err = await doctor(broker.url, "--cohort", cohort, "--json")
+        found = json.loads(out)
+        assert (code, err) == (0, "")
+        assert [one["subject"] for one in found] == [*STEPS, "silos", "versions"]
+        assert {one["level"] for one in found} == {"ok"}
+        by_subject = {one["subject"]: one["what"] for one in found}
+        assert "9 exchanges and queues are there" in by_subject["topology"]
+        assert f"1 in cohort '{cohort}': ewr" in by_subject["silos"]
+        assert by_subject["message limit"].startswith("it takes messages of 15.9 MiB")
+        assert "the broker's is ours" in by_subject["clock"]
+        assert await coordinator.ask("ewr") == b"ok"
+        assert len(silo.items) == 1
+    left = everything(broker) - before
+    assert left <= {f"fedbroker.{kind}.{cohort}" for kind in ("lobby", "dead", "work")} | {
+        f"fedbroker.work.{cohort}.ewr"
+    }
+
+
+def everything(node):
+    """The names of all that is at a broker; the exchanges are the same for all tests."""
+    return {line.split()[0] for line in node.ctl("list_queues", "name").splitlines() if line.startswith("fedbroker.")}
+
+
+async def test_nothing_is_made_for_a_cohort_that_is_not_there(broker, cohort):
+    code, out, _ = await doctor(broker.url, "--cohort", cohort)
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * len(STEPS) + ["warning"]
+    assert f"[FB3000] no silo is in cohort '{cohort}'; start them" in lines[-1]
+    await examine(broker.url, silo_role(cohort, "ewr"))
+    async with admin(broker.url) as look:
+        for queue in (f"lobby.{cohort}", f"dead.{cohort}", f"work.{cohort}.ewr", f"mailbox.{cohort}.ewr"):
+            assert not await look.has_queue(f"fedbroker.{queue}")
+
+
+async def test_a_silo_of_another_series_is_told(broker, cohort, monkeypatch):
+    import fedbroker
+    from fedbroker.cli import doctor as module
+    from fedbroker.wire.messages import Announce
+
+    monkeypatch.setattr(fedbroker, "__version__", "0.1.0")
+    said = module._version(Announce(cohort, "ewr", "1", 5.0, version="0.2.7"))
+    assert (said.level, said.code) == ("problem", "FB3000")
+    assert "0.2.7 does not fit the coordinator's 0.1.0" in said.what
+    assert module._version(Announce(cohort, "ewr", "1", 5.0, version="0.1.9")).level == "ok"
+
+
+async def test_down(broker, cohort):
+    url = broker.url.replace(f":{broker.port}", ":1")
+    code, out, err = await doctor(url)
+    assert (code, err) == (3, "")
+    assert out.splitlines()[-1].startswith("problem  tcp  [FB2001] nothing answers at 127.0.0.1:1: Connection refused")
+
+
+async def test_a_name_that_is_none(cohort):
+    findings = await examine("amqp://broker.invalid/", coordinator_role(cohort))
+    assert problems(findings) == [("dns", "FB2001")]
+    assert of(findings, "url").level == "warning"  # not encrypted
+
+
+async def test_another_kind_of_server(cohort):
+    async with stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        findings = await examine(f"amqp://me:{SECRET}@127.0.0.1:{port}/", coordinator_role(cohort))
+    assert problems(findings) == [("login", "FB2001")]
+    assert "does not speak AMQP as we do" in findings[-1].what
+
+
+@asynccontextmanager
+async def stranger(answer):
+    async def serve(reader, writer):
+        await reader.read(8)
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{password}", SECRET, "refused the login of user 'fedbroker'"),
+        ("{port}/", "{port}/nosuch", "refused vhost 'nosuch'"),
+    ],
+)
+async def test_login(broker, cohort, old, new, words):
+    facts = {"password": urlsplit(broker.url).password, "port": broker.port}
+    url = broker.url.replace(old.format(**facts), new.format(**facts))
+    findings = await examine(url, coordinator_role(cohort))
+    assert problems(findings) == [("login", "FB2002")]
+    assert words in findings[-1].what
+    assert exit_code_of(findings) == 3
+
+
+async def test_a_url_that_is_none():
+    findings = await examine(f"http://me:{SECRET}@host/", coordinator_role(None))
+    assert problems(findings) == [("url", "FB1001")]
+    assert SECRET not in findings[0].line
+    assert exit_code_of(findings) == 2
+
+
+@pytest.fixture
+def user(broker) -> Iterator[str]:
+    """A user who may log in and nothing else."""
+    name = "u" + secrets.token_hex(4)
+    broker.ctl("add_user", name, SECRET)
+    broker.ctl("set_permissions", name, "^$", "^$", "^$")
+    yield name
+    broker.ctl("delete_user", name)
+
+
+async def test_no_permissions(broker, cohort, user):
+    for role in (coordinator_role(cohort), silo_role(cohort, "ewr")):
+        findings = await examine(login(broker, user), role)
+        assert problems(findings) == [("permissions", "FB2002")] * 3
+        kinds = [one.what.partition(" permission on ")[0].split()[-1] for one in findings if one.level == "problem"]
+        assert kinds == ["configure", "write", "read"]
+        assert "cannot be told" in of(findings, "clock").what
+
+
+async def test_a_silo_that_may_do_what_silos_do(broker, cohort, user):
+    """As tightly as it goes: its own queues, and replies under its own name."""
+    own = rf"^fedbroker\.(work|blobs|mailbox)\.{cohort}\.ewr$|^fedbroker\.(lobby|dead)\.{cohort}$"
+    exchanges = r"^fedbroker\.(work|reply|blobs|results|lobby|mail|dead)$"
+    both = f"{own}|{exchanges}"
+    broker.ctl("set_permissions", user, both, both, both)
+    broker.ctl("set_topic_permissions", user, "fedbroker.reply", r"\.ewr$", ".*")
+    async with silo_end(login(broker, user), cohort), admin(broker.url):
+        findings = await examine(login(broker, user), silo_role(cohort, "ewr"))
+    assert problems(findings) == []
+    assert "to the broker's confirmation" in of(findings, "round trip").what
+    assert of(findings, "name").what == "a silo of this name runs now"
+    findings = await examine(login(broker, user), silo_role(cohort, "jfk"))
+    assert ("permissions", "FB2002") in problems(findings)
+    assert any("no write permission on" in one.what and "topic '" in one.what for one in findings)
+
+
+@pytest.mark.parametrize("queue", ["fedbroker.lobby.{}", "fedbroker.work.{}.ewr"])
+async def test_a_queue_with_other_arguments(broker, cohort, queue):
+    name = queue.format(cohort)
+    async with admin(broker.url) as look:
+        await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
+        findings = await examine(broker.url, silo_role(cohort, "ewr"))
+        await look.delete(name)
+    assert problems(findings) == [("topology", "FB2004")]
+    assert f"queue '{name}' is there with other properties than ours" in of(findings, "topology").what
+    assert exit_code_of(findings) == 3
+
+
+async def test_every_host_is_examined(broker, cohort):
+    where = f"127.0.0.1:{broker.port}"
+    findings = await examine(broker.url.replace(where, f"127.0.0.1:1,{where}"), coordinator_role(cohort))
+    assert [(one.where, one.subject) for one in findings if one.level == "problem"] == [("127.0.0.1:1", "tcp")]
+    assert [one.subject for one in findings if one.where == where] == ["dns", "tcp", "login", "broker", "alarm"]
+    assert of(findings, "permissions").where == ""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Iterator[tuple[PrivateBroker, str]]:
+    """A broker with a small limit on messages, and TLS; and the URL of the latter."""
+    certificate, key = self_signed(tmp_path_factory.mktemp("tls"), days=10)
+    (port,) = free_ports(1)
+    conf = {
+        "max_message_size": str(8 * MIB),
+        "listeners.ssl.1": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(certificate),
+        "ssl_options.certfile": str(certificate),
+        "ssl_options.keyfile": str(key),
+    }
+    with PrivateBroker(extra_conf=conf) as node:
+        secure = node.url.replace("amqp://", "amqps://").replace(f":{node.port}/", f":{port}/")
+        yield node, f"{secure}?cafile={certificate}"
+
+
+async def test_a_small_limit_on_messages(odd, cohort):
+    node, _ = odd
+    findings = await examine(node.url, coordinator_role(cohort))
+    limit = of(findings, "message limit")
+    assert (limit.level, limit.code) == ("warning", "FB2002")
+    assert f"refuses messages of more than {8 * MIB} bytes" in limit.what
+    assert "max_message_size = 16777216" in limit.hint
+    assert exit_code_of(findings) == 0
+
+
+async def test_a_limit_below_a_chunk(odd, cohort):
+    node, _ = odd
+    node.ctl("eval", "application:set_env(rabbit, max_message_size, 1000000).")
+    try:
+        findings = await examine(node.url, coordinator_role(cohort))
+    finally:
+        node.ctl("eval", f"application:set_env(rabbit, max_message_size, {8 * MIB}).")
+    assert problems(findings) == [("message limit", "FB2002")]
+    assert "models cannot be sent" in of(findings, "message limit").what
+    assert of(findings, "round trip").level == "ok"
+
+
+async def test_tls(odd, cohort):
+    _, url = odd
+    tls = of(await examine(url, coordinator_role(cohort)), "tls")
+    assert (tls.level, tls.code) == ("warning", "FB2001")  # it ends in ten days
+    assert "issued by our own CA, good until" in tls.what
+    findings = await examine(url.partition("?")[0], coordinator_role(cohort))
+    assert problems(findings) == [("tls", "FB2001")]
+    assert "not trusted: self-signed certificate" in findings[-1].what
+    assert "cafile=" in findings[-1].hint
+    findings = await examine(url.replace("127.0.0.1", "localhost"), coordinator_role(cohort))
+    assert problems(findings) == [("tls", "FB2001")]
+    assert "use the host name that is in it" in findings[-1].hint
+    tls = of(await examine(f"{url.partition('?')[0]}?no_verify_ssl=1", coordinator_role(cohort)), "tls")
+    assert (tls.level, tls.code) == ("warning", "FB1001")
+
+
+async def test_tls_where_there_is_none(broker, cohort):
+    findings = await examine(broker.url.replace("amqp://", "amqps://"), coordinator_role(cohort))
+    assert problems(findings) == [("tls", "FB2001")]
+    assert "the broker's TLS port" in findings[-1].hint
+
+
+async def test_an_alarm(odd, cohort):
+    node, _ = odd
+    node.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        findings = await examine(node.url, coordinator_role(cohort))
+    finally:
+        node.ctl("set_vm_memory_high_watermark", "0.5")
+    assert problems(findings) == [("alarm", "FB2003")]
+    assert "short of memory or disk space" in findings[-1].what
+
+
+async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
+    """Its commands run as they stand; only addresses are put in."""
+    (block,) = blocks("docs/errors.md", "sh")
+    export, look, check = block.splitlines()
+    assert export.startswith("export FEDBROKER_URL=amqps://")
+    write_settings(tmp_path, broker.url, cohort)
+    for line, subjects in ((look, [*STEPS, "silos"]), (check, [*STEPS, "runtime", "source"])):
+        command, *arguments = line.replace("airports", cohort).split()
+        module = {"fedbroker": "fedbroker.cli", "fedbroker-silo": "fedbroker_worker"}[command]
+        code, out, err = await command_line(broker.url, tmp_path, module, *arguments)
+        assert (code, err) == (0, "")
+        found = [one for one in out.splitlines() if one.startswith(("ok ", "warning "))]
+        assert [one[9:26].strip().partition("  ")[0] for one in found] == subjects

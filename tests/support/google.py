@@ -1,0 +1,34 @@
+"""A server that speaks what of Google's Sheets a silo uses, and spreadsheets in it that a service account may read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from examples.sheets.server import Book, Cells, SheetsServer
+
+__all__ = ["KEY", "STAYS", "share"]
+
+KEY = "1aBcDeFgHiJkLmNoPqRsTuVwXyZ-0123456789"
+
+STAYS: Cells = [
+    ["ward", "days", "age", "urgent", "admitted"],
+    ["A", 3, 61.5, True, 41275],
+    ["B", 10, 47, False, 41277.5],
+    ["", "", "", "", ""],
+    ["A", 1, 30, True, 41276],
+]
+
+
+def share(server: SheetsServer, directory: Path, rows: Cells | None = None, **options: object) -> dict[str, object]:
+    """A spreadsheet that is shared with a service account, whose file is written; the keys of a source for it.
+
+    Args:
+        server: that has the spreadsheet.
+        directory: where ``account.json`` is.
+        rows: of its first worksheet, ``Stays``; the second one, ``it's "other"``, is empty.
+        options: further keys.
+    """
+    email = server.save_account("silo", directory / "account.json")
+    server.books[KEY] = Book({"Stays": [list(row) for row in rows or STAYS], 'it\'s "other"': []}, {email})
+    common = {"spreadsheet": KEY, "service_account": "account.json", "endpoint": server.url, "retry_seconds": 0}
+    return common | options

@@ -1,0 +1,127 @@
+"""What is known of an invocation from its events, how that reads, and what a display does when it cannot write."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from fedbroker.context.display import Display
+from fedbroker.context.following import Invocation, names_text, size_text, time_text
+from fedbroker.context.painters import LinePainter
+from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
+
+
+def invocation(**options):
+    return Invocation("mean", "airports", 2, 0.0, **options)
+
+
+def events(*names_and_silos):
+    return [Event(name, "s1", 0, silo, details) for name, silo, details in names_and_silos]
+
+
+def test_an_invocation_is_followed():
+    one = invocation()
+    one.attempt("s1", ["bos", "ewr", "jfk"])
+    for event in events(
+        ("stage started", "", {"silos": 3}),
+        ("silo answered", "bos", {"bytes_in": 2048}),
+        ("silo dropped", "ewr", {"ending": "timed out"}),
+        ("late joiner taken in", "lga", {}),
+    ):
+        one.hear(event, 1.0)
+    assert (one.phase, one.stage, one.awaited, one.bytes_in) == ("clients", 1, ["jfk", "lga"], 2048)
+    for event in events(("silo answered", "jfk", {}), ("silo answered", "lga", {}), ("stage finished", "", {})):
+        one.hear(event, 2.0)
+    assert (one.phase, one.awaited) == ("server", [])
+    assert one.stage_text(3.5) == "stage 1 of 2: 3 of 4 silos, 2.5 s"
+    one.attempt("s2", ["bos"])
+    assert (one.attempts, one.stage, one.dropped) == (2, 0, {})
+
+
+def test_the_summary_says_what_it_took():
+    silos = (
+        SiloReport(silo="bos", incarnation="1", ending="answered", bytes_out=4096, bytes_in=10),
+        SiloReport(silo="ewr", incarnation="1", ending="timed out", bytes_out=4096),
+    )
+    stage = StageReport(level=0, needed=1, seconds=1.0, silos=silos)
+    report = SessionReport(session="s1", cohort="airports", members=("bos", "ewr"), stages=(stage,))
+    one = invocation(attempts=2)
+    assert one.summary(report, "", 61.0) == (
+        "done in 1 min 01 s, 1 silos, 1 stage, 8 KiB out, 10 B in, dropped: ewr (timed out), 2 attempts"
+    )
+    assert invocation().summary(None, "FB3001", 2.0) == "failed in 2.0 s (FB3001)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (names_text("abcdef"), "a, b, c, d and 2 more"),
+        (size_text(12), "12 B"),
+        (size_text(3_500_000), "3.3 MiB"),
+        (time_text(3725), "1 h 02 min"),
+    ],
+)
+def test_numbers_for_people(text, expected):
+    assert text == expected
+
+
+def test_a_long_wait_is_told_once(capsys):
+    painter = LinePainter()
+    one = invocation(phase="waiting", present=("bos",), wanted=3)
+    for now in (1.0, 6.0, 7.0):
+        painter.paint([one], now)
+    assert capsys.readouterr().err == "fedbroker: mean: waiting for silos, 1 of 3 are there: bos\n"
+
+
+class Broken:
+    """A painter whose stream is gone."""
+
+    pause = 0.01
+
+    def __init__(self):
+        self.calls = 0
+
+    def paint(self, invocations, now):
+        self.calls += 1
+        raise OSError("gone")
+
+    def stage_over(self, invocation, now):
+        raise OSError("gone")
+
+    def say(self, line):
+        raise OSError("gone")
+
+
+async def test_a_display_that_cannot_write_gives_up_and_disturbs_nobody():
+    painter = Broken()
+    display = Display(painter)
+    for _ in range(3):
+        one = invocation()
+        display.begin(one)
+        display.change(lambda one=one: one.attempt("s1", ["bos"]))
+        display.hear("airports", Event("stage started", "s1"))
+        display.hear("airports", Event("stage finished", "s1"))
+        await display.end(one, lambda _: "over")
+    assert painter.calls <= 1
+
+
+class Stuck(Broken):
+    """A painter whose stream takes nothing for a while."""
+
+    def say(self, line):
+        time.sleep(1.0)
+
+    def paint(self, invocations, now):
+        pass
+
+
+async def test_a_display_that_is_stuck_is_waited_for_once():
+    display = Display(Stuck())
+    started = asyncio.get_running_loop().time()
+    for _ in range(5):
+        one = invocation()
+        display.begin(one)
+        await display.end(one, lambda _: "over")
+    assert asyncio.get_running_loop().time() - started < 1.0

@@ -1,0 +1,87 @@
+"""Calls of a source that another thread ends."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fedbroker_worker.errors import SourceError
+from fedbroker_worker.sources.calls import Call, Calls
+
+from tests.support.wait import until
+
+
+@pytest.fixture
+def calls():
+    return Calls("flights")
+
+
+def test_a_call_gives_its_result_or_its_error(calls):
+    assert calls.run(lambda call: call.ended) is False
+    with pytest.raises(ZeroDivisionError):
+        calls.run(lambda _: 1 // 0)
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_only_reads_are_interrupted_and_closing_ends_all(calls, reading):
+    under_way, release, errors = threading.Event(), threading.Event(), []
+
+    def function(call):
+        call.on_end(release.set)
+        under_way.set()
+        release.wait(10)
+
+    def run():
+        try:
+            calls.run(function, reading=reading)
+        except SourceError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert under_way.wait(5)
+    calls.interrupt()
+    assert release.is_set() is reading
+    calls.close()
+    thread.join(5)
+    said = "reading was interrupted" if reading else "it is closed"
+    assert errors == [f"[FB4203] source 'flights': {said}"]
+    with pytest.raises(SourceError, match="it is closed"):
+        calls.run(lambda _: 1)
+
+
+def test_a_call_that_does_not_stop_is_left_behind(calls):
+    under_way, release, errors = threading.Event(), threading.Event(), []
+
+    def run():
+        try:
+            calls.run(lambda _: (under_way.set(), release.wait(10)), reading=True)
+        except SourceError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert under_way.wait(5)
+    calls.interrupt()
+    thread.join(5)
+    assert len(errors) == 1
+    assert not release.is_set()
+    assert calls.run(lambda _: 7, reading=True) == 7
+    release.set()
+    until(lambda: not [one for one in threading.enumerate() if one.name == "source flights"], 5)
+
+
+def test_a_call_that_has_ended_is_cancelled_at_once():
+    call, cancelled = Call(), []
+    call.on_end(lambda: cancelled.append(1))
+
+    def forgotten():
+        cancelled.append(2)
+
+    call.on_end(forgotten)
+    call.off_end(forgotten)
+    assert not call.pause(0)
+    call.end()
+    call.on_end(lambda: cancelled.append(3))
+    assert cancelled == [1, 3]
+    assert call.pause(10)

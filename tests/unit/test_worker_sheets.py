@@ -1,0 +1,508 @@
+"""The source ``sheets``: gspread's real client against a server of our own that speaks Google's Sheets."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+from fedbroker_worker.sources import DataSource, open_source
+
+from examples.sheets.server import Answer, SheetsServer
+from fedbroker.wire.messages import Column, Source
+from tests.support.google import KEY, share
+from tests.support.wait import until
+
+BUSY = Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Read requests'", Retry_After="0")
+DOWN = Answer.error(503, "UNAVAILABLE", "The service is currently unavailable.", Retry_After="0")
+
+
+@pytest.fixture(scope="module")
+def google():
+    with SheetsServer(key_size=1024) as server:
+        yield server
+
+
+@pytest.fixture
+def server(google):
+    """The server as it is at first."""
+    yield google
+    google.release.set()
+    for changed in (google.instead, google.token_instead, google.requests, google.books):
+        changed.clear()
+
+
+@pytest.fixture
+def stays(server, tmp_path):
+    """``stays(rows=…, **options)``: a source over a spreadsheet of its own."""
+
+    def make(rows=None, **options):
+        return open_source("stays", "sheets", share(server, tmp_path, rows, **options), tmp_path)
+
+    return make
+
+
+def line(error, function, *arguments):
+    """The line of an error."""
+    with pytest.raises(error) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)  # whoever has it may be able to read the spreadsheet
+    return str(caught.value)
+
+
+def values(source, *columns):
+    (rows,) = source.read(columns)
+    return {name: rows[name].tolist() for name in columns}
+
+
+def test_columns_are_read_as_what_they_are(stays):
+    source = stays(types={"admitted": "datetime", "days": "int32"})
+    assert isinstance(source, DataSource)
+    columns = (
+        Column("ward", "str"),
+        Column("days", "int32"),
+        Column("age", "float64"),
+        Column("urgent", "bool"),
+        Column("admitted", "int64"),
+    )
+    assert source.describe() == Source(columns, rows=3)
+    assert source.count() == 3
+    (rows,) = source.read([column.name for column in columns])
+    assert {name: array.dtype.name for name, array in rows.items()} == {
+        column.name: column.dtype.replace("str", "object") for column in columns
+    }
+    assert rows["ward"].tolist() == ["A", "B", "A"]
+    assert rows["days"].tolist() == [3, 10, 1]
+    assert rows["urgent"].tolist() == [True, False, True]
+    assert (rows["admitted"] / 86_400e6).tolist() == [15706.0, 15708.5, 15707.0]
+
+
+@pytest.mark.parametrize(
+    ("word", "cells", "expected"),
+    [
+        ("date", [41275, "2013-01-02"], [15706, 15707]),
+        ("datetime", [41275.000011574, 0.25], [1_356_998_401_000_000, -2_209_140_000_000_000]),
+        ("str", [12, True], ["12", "true"]),
+        ("str", [12.5, "x"], ["12.5", "x"]),
+        ("float32", [1, 2.5], [1.0, 2.5]),
+        ("uint8", [0, 255], [0, 255]),
+    ],
+)
+def test_types_are_given(stays, word, cells, expected):
+    source = stays([["x"], *([cell] for cell in cells)], types={"x": word})
+    assert source.describe().columns[0].name == "x"
+    assert values(source, "x")["x"] == expected
+
+
+def test_a_worksheet_a_range_and_a_row_of_names_are_chosen(stays, server):
+    source = stays(
+        [["a note"], ["", "x", "", "y"], ["", 1, "ignored", 4], ["", 2, "", 5], ["", 3, "", 6]],
+        worksheet="Stays",
+        range="B1:D4",
+        header=2,
+    )
+    assert source.describe() == Source((Column("x", "float64"), Column("y", "float64")), rows=2)
+    assert values(source, "x", "y") == {"x": [1, 2], "y": [4, 5]}
+    assert server.requests[-1] == f"GET /v4/spreadsheets/{KEY}/values/%27Stays%27%21B1%3AD4"
+
+
+def test_a_worksheets_name_is_quoted(stays, server):
+    source = stays(worksheet='it\'s "other"')
+    server.books[KEY].sheets['it\'s "other"'] = [["x"], [7]]
+    assert values(source, "x") == {"x": [7]}
+
+
+def test_without_names_columns_are_called_by_their_letters(stays):
+    source = stays([[1, 2], [3, 4]], header=0, range="A1:B2")
+    assert values(source, "B", "A") == {"B": [2, 4], "A": [1, 3]}
+
+
+def test_columns_are_chosen(stays):
+    source = stays(columns=["days", "age"])
+    assert [column.name for column in source.describe().columns] == ["days", "age"]
+    assert "column 'ward' does not exist; there are days, age" in line(ColumnError, source.read, ["ward"])
+
+
+def test_a_url_stands_for_its_key(stays):
+    url = f"https://docs.google.com/spreadsheets/d/{KEY}/edit#gid=0"
+    assert stays(spreadsheet=url).count() == 3
+
+
+def test_the_worksheet_that_a_url_names_is_read(stays, server):
+    def url(gid):
+        return f"https://docs.google.com/spreadsheets/d/{KEY}/edit?gid={gid}#gid={gid}"
+
+    source = stays(spreadsheet=url(1))
+    server.books[KEY].sheets['it\'s "other"'] = [["x"], [7]]
+    assert values(source, "x") == {"x": [7]}
+    assert "there is no such worksheet; correct 'worksheet'" in line(SourceError, stays(spreadsheet=url(2)).describe)
+    assert stays(spreadsheet=url(1), worksheet="Stays").count() == 3
+
+
+def test_cells_without_value(stays):
+    rows = [["x", "name"], [1, "a"], ["", "b"], [3, ""], [4, "d"]]
+    source = stays(rows)
+    assert source.describe().rows == 4
+    said = line(ColumnError, source.read, ["x"])
+    assert "column 'x' has no value in cell A3; fill it in, or say nulls = \"drop\"" in said
+    dropping = stays(rows, nulls="drop")
+    assert dropping.describe().rows == 2
+    assert values(dropping, "x") == {"x": [1, 4]}  # the same rows, whichever columns are asked for
+    filling = stays(rows, nulls="nan")
+    (read,) = filling.read(["x"])
+    np.testing.assert_array_equal(read["x"], [1, np.nan, 3, 4])
+    assert "column 'name' has no value in cell B4" in line(ColumnError, filling.read, ["name"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([["x"], [1], ["n/a"], [2]], {}, "column 'x' holds cells of different kinds: see A3; correct it, or say"),
+        ([["x"], [1], ["#DIV/0!"]], {}, "column 'x' has a formula without value in cell A3: #DIV/0!; correct the"),
+        (
+            [["x"], [1], ["secret"]],
+            {"types": {"x": "int64"}},
+            "column 'x' is int64, but holds text in cell A3; correct",
+        ),
+        ([["x"], [1.5]], {"types": {"x": "int8"}}, "column 'x' is int8, but holds float64 in cell A2; correct it, or"),
+        ([["x"], [300]], {"types": {"x": "int8"}}, "column 'x' holds 300, which int8 cannot"),
+        ([["x"], [-1]], {"types": {"x": "uint8"}}, "column 'x' holds a number that uint8 cannot hold"),
+        (
+            [["x"], [41275.5]],
+            {"types": {"x": "date"}},
+            "is date, but holds datetime in cell A2; correct it, or say what",
+        ),
+        ([["x"], [1e12]], {"types": {"x": "date"}}, "column 'x' is date, but holds float64 in cell A2"),
+        ([["x"], [True]], {"types": {"x": "float64"}}, "column 'x' is float64, but holds bool in cell A2"),
+        ([["x", "y"], [1], [2]], {}, "column 'y' has no value to tell its type by; say what it is, such as types.y"),
+        ([["x", "y", "x"], [1, 2, 3]], {}, "column 'x' stands twice in the header, as A and C; rename one of them"),
+        ([["", ""], [1, 2]], {}, "row 1 of the sheet names no columns; correct 'header' or 'range'"),
+        ([["x"]], {"header": 3}, "row 3 of the sheet names no columns"),
+    ],
+)
+def test_cells_that_do_not_fit_are_one_line(stays, rows, options, said):
+    source = stays(rows, **options)
+
+    def read():
+        source.describe()
+        source.read(["x"])
+
+    told = line(SourceError, read)
+    assert said in told
+    assert "secret" not in told  # the coordinator may be told this line, too
+
+
+def test_an_empty_sheet_has_the_columns_whose_types_are_given(stays):
+    source = stays([["x", "name"]], types={"x": "float32", "name": "str"})
+    assert source.describe() == Source((Column("x", "float32"), Column("name", "str")), rows=0)
+    (read,) = source.read(["x", "name"])
+    assert [(array.shape, array.dtype.name) for array in read.values()] == [((0,), "float32"), ((0,), "object")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"spreadsheet": "https://example.com/x"},
+            "'spreadsheet' in [data.stays] is no spreadsheet; it is its URL, or",
+        ),
+        ({"spreadsheet": ""}, "'spreadsheet' in [data.stays] is no spreadsheet"),
+        ({"sheet": "Stays"}, "unknown key 'sheet' in [data.stays]; did you mean 'worksheet'?"),
+        ({"header": -1}, "'header' in [data.stays]: expected int >= 0; it is the number of the range's row"),
+        ({"nulls": "zero"}, '\'nulls\' in [data.stays]: invalid enum value \'zero\'; it is "error" or "drop" or "nan"'),
+        ({"types": {"x": "float31"}}, "'types.x' in [data.stays]: 'float31' is no type; did you mean 'float32'?"),
+        ({"types": {"x": "complex64"}}, "'types.x' in [data.stays]: 'complex64' is no type"),
+        ({"ttl": -1}, "'ttl' in [data.stays]: expected float >= 0.0; it is a number of seconds"),
+        ({"endpoint": "sheets.example"}, "'endpoint' in [data.stays]: expected str matching regex"),
+        ({"columns": "days"}, "'columns' in [data.stays]"),
+    ],
+)
+def test_wrong_options_are_one_line(stays, options, said):
+    assert said in line(SettingsError, lambda: stays(**options))
+
+
+def test_numbers_from_the_environment_are_text(stays):
+    assert stays(ttl="0", retry_seconds="1.5", header="1").count() == 3
+
+
+@pytest.mark.parametrize("missing", ["spreadsheet", "service_account"])
+def test_what_is_needed_is_asked_for(server, tmp_path, missing):
+    options = share(server, tmp_path)
+    del options[missing]
+    said = line(SettingsError, open_source, "stays", "sheets", options, tmp_path)
+    assert f"'{missing}' in [data.stays] is missing; add it: " in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"types": {"dayz": "int32"}}, "'types' in [data.stays]: there is no column 'dayz'; did you mean 'days'?"),
+        ({"columns": ["age", "name"]}, "'columns' in [data.stays]: there is no column 'name'"),
+        ({"clients": "wards"}, "'clients' in [data.stays]: there is no column 'wards'; did you mean 'ward'?"),
+        ({"clients": "ward", "range": "A1:A5"}, "'clients' in [data.stays] takes 'ward', the only column"),
+    ],
+)
+def test_columns_that_are_not_there_are_one_line(stays, options, said):
+    assert said in line(SettingsError, stays(**options).describe)
+
+
+def test_clients_are_those_with_rows_of_the_same_key(stays, server):
+    source = stays(clients="ward", ttl=0)
+    described = source.describe()
+    assert (described.clients, described.rows) == (2, 3)
+    assert "ward" not in [column.name for column in described.columns]
+    assert [rows["days"].tolist() for rows in source.read(["days"])] == [[3, 1], [10]]
+    cells = server.books[KEY].sheets["Stays"]
+    del cells[2]
+    assert [rows["days"].tolist() for rows in source.read(["days"])] == [[3, 1], []]
+    cells.append(["Z", 7, 30, True, 41276])
+    said = line(SourceError, source.read, ["days"])
+    assert "1 of 3 rows are of no client that it announced; start the silo again" in said
+    assert source.describe().clients == 2
+    assert [rows["days"].tolist() for rows in source.read(["days"])] == [[3, 1], [7]]
+
+
+def test_clients_are_in_the_order_of_their_keys(stays):
+    rows = [["k", "x"], [10, 1], [9, 2], [10, 3], [-1.5, 4]]
+    assert [one["x"].tolist() for one in stays(rows, clients="k").read(["x"])] == [[4], [2], [1, 3]]
+    both = stays(rows, clients="k", columns=["k", "x"])
+    assert [one["k"].tolist() for one in both.read(["k"])] == [[-1.5], [9], [10, 10]]
+
+
+def test_a_row_without_a_key_is_no_clients(stays):
+    rows = [["k", "x"], ["a", 1], ["", 2]]
+    said = line(ColumnError, stays(rows, clients="k").describe)
+    assert "column 'k' has cells without value, which are no client's key; fill them in, or say nulls" in said
+    assert stays(rows, clients="k", nulls="drop").describe() == Source((Column("x", "float64"),), rows=1)
+
+
+def test_what_was_read_is_used_again_while_it_is_new(stays, server):
+    source = stays(ttl=3600)
+    source.describe()
+    asked = len(server.requests)
+    server.books[KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
+    assert len(values(source, "days")["days"]) == source.count() == 3
+    assert len(server.requests) == asked
+
+
+def test_what_was_read_is_read_anew_when_it_is_old(stays, server):
+    source = stays(ttl=0.2)
+    source.describe()
+    asked = len(server.requests)
+    server.books[KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
+    until(lambda: len(values(source, "days")["days"]) == 4, 5)
+    assert len(server.requests) > asked
+    assert server.requests.count("POST /token") == 1  # the token is still good
+
+
+def test_a_column_stays_what_it_was_announced_as(stays, server):
+    source = stays(ttl=0)
+    source.describe()
+    server.books[KEY].sheets["Stays"][2][1] = "ten"
+    assert "column 'days' is float64, but holds text in cell B3" in line(ColumnError, source.read, ["days"])
+    server.books[KEY].sheets["Stays"][0][1] = "nights"
+    assert "column 'days' is not in the sheet any more; name it there as before" in line(
+        ColumnError, source.read, ["days"]
+    )
+
+
+def test_a_spreadsheet_that_is_not_shared(stays, server):
+    source = stays()
+    server.books[KEY].readers.clear()
+    said = line(SourceError, source.describe)
+    assert said == (
+        "[FB4203] source 'stays': the spreadsheet is not shared with silo@example.iam.gserviceaccount.com; "
+        "share it with that address; to view is enough"
+    )
+
+
+def test_an_api_that_is_not_enabled(stays, server):
+    source = stays()
+    server.instead.append(
+        Answer.error(403, "PERMISSION_DENIED", "Google Sheets API has not been used", reason="SERVICE_DISABLED")
+    )
+    assert "the Google Sheets API is not enabled in the service account's project; enable it" in line(
+        SourceError, source.describe
+    )
+
+
+def test_a_spreadsheet_that_does_not_exist(stays, server):
+    source = stays()
+    server.books.clear()
+    assert "there is no spreadsheet of that key; correct 'spreadsheet' in [data.stays]: its URL, or what is" in line(
+        SourceError, source.describe
+    )
+
+
+def test_a_worksheet_or_a_range_that_does_not_exist(stays):
+    said = line(SourceError, stays(worksheet="Flights").describe)
+    assert "the spreadsheet has no worksheet 'Flights'; correct 'worksheet' in [data.stays]" in said
+    said = line(SourceError, stays(range="first:last").describe)
+    assert "Google refuses the range 'first:last': Unable to parse range: 'Stays'!first:last; correct 'range'" in said
+
+
+@pytest.mark.parametrize("answer", [BUSY, DOWN], ids=["quota", "down"])
+def test_a_busy_server_is_asked_again(stays, server, answer):
+    source = stays(retry_seconds=10)
+    server.instead += [answer, answer]
+    assert source.describe().rows == 3
+    assert len(server.requests) == 1 + 3 + 2
+
+
+def test_a_busy_server_without_a_word_when_is_asked_again_after_a_pause(stays, server):
+    source = stays(retry_seconds=10)
+    server.instead.append(Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded"))
+    assert source.describe().rows == 3
+    assert len(server.requests) == 1 + 3 + 1
+
+
+def test_a_server_that_stays_busy_is_asked_so_often_and_no_more(stays, server):
+    source = stays(retry_seconds=10)
+    server.instead += [BUSY] * 20
+    said = line(SourceError, source.describe)
+    assert "Google's quota of requests is used up; raise 'ttl', or the project's quota of read requests" in said
+    assert len(server.requests) == 1 + 8
+    server.instead.clear()
+    server.requests.clear()
+    server.instead += [Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded", Retry_After="11")] * 2
+    assert "Google's quota of requests is used up" in line(SourceError, source.describe)
+    assert len(server.requests) == 1  # there is no time to wait for so long
+
+
+def test_a_server_that_is_down_says_so(stays, server):
+    source = stays()
+    server.instead.append(DOWN)
+    assert "Google Sheets answered 503: The service is currently unavailable.; try again later" in line(
+        SourceError, source.describe
+    )
+
+
+def test_a_service_account_that_google_does_not_know(stays, server):
+    source = stays(ttl=0)
+    server.remove_account("silo@example.iam.gserviceaccount.com")
+    said = line(SourceError, source.describe)
+    assert (
+        "Google gives silo@example.iam.gserviceaccount.com no token: invalid_grant: Invalid grant: account not" in said
+    )
+    assert said.endswith("or make a new key for it")
+
+
+def test_a_token_that_counts_no_longer(stays, server):
+    source = stays(ttl=0)
+    source.describe()
+    server.remove_account("silo@example.iam.gserviceaccount.com")
+    assert "Google gives silo@example.iam.gserviceaccount.com no token" in line(SourceError, source.describe)
+
+
+def test_a_key_of_somebody_else(stays, tmp_path):
+    source = stays()
+    account = json.loads((tmp_path / "account.json").read_text())
+    other = rsa.generate_private_key(public_exponent=65537, key_size=1024).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "account.json").write_text(json.dumps(account | {"private_key": other.decode()}))
+    assert "no token: invalid_grant: Invalid JWT Signature" in line(SourceError, source.describe)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "'service_account' in [data.stays]: there is no file account.json; it is looked for in"),
+        ("", "account.json is empty"),
+        ("secret", "'service_account' in [data.stays] is not JSON; download a key of the type JSON"),
+        ("[1]", "'service_account' in [data.stays] is not the key of a service account"),
+        ('{"type": "authorized_user"}', "'service_account' in [data.stays] is not the key of a service account"),
+        (
+            '{"type": "service_account"}',
+            "'service_account' in [data.stays] is damaged: it lacks client_email, token_uri",
+        ),
+        (
+            '{"type": "service_account", "client_email": "a@b", "token_uri": "http://c", "private_key": "secret"}',
+            "'service_account' in [data.stays] is damaged",
+        ),
+    ],
+)
+def test_a_service_account_that_is_none(stays, tmp_path, text, said):
+    source = stays()
+    path = tmp_path / "account.json"
+    path.unlink() if text is None else path.write_text(text)
+    told = line(SettingsError, source.describe)
+    assert said in told
+    assert "secret" not in told
+
+
+def test_a_service_account_among_systemds_credentials(stays, server, tmp_path, monkeypatch):
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert stays().count() == 3  # one that is not there is a path
+    source = stays(service_account="sheets")
+    assert f"looked for in {tmp_path} and {credentials}" in line(SettingsError, source.describe)
+    (tmp_path / "account.json").rename(credentials / "sheets")
+    assert source.count() == 3
+
+
+def test_a_server_that_is_not_there(stays, server, tmp_path):
+    source = stays(endpoint="http://127.0.0.1:1")
+    assert "http://127.0.0.1:1 cannot be reached (ConnectionError); see what blocks the way" in line(
+        SourceError, source.describe
+    )
+    account = json.loads((tmp_path / "account.json").read_text())
+    (tmp_path / "account.json").write_text(json.dumps(account | {"token_uri": "http://127.0.0.1:1/token"}))
+    again = open_source("stays", "sheets", {"spreadsheet": KEY, "service_account": "account.json",
+                                            "endpoint": server.url, "retry_seconds": 0}, tmp_path)  # fmt: skip
+    assert "the address that gives tokens cannot be reached (TransportError)" in line(SourceError, again.describe)
+
+
+def test_a_read_that_waits_for_google_can_be_interrupted(stays, server):
+    source = stays(ttl=0)
+    source.describe()
+    server.release.clear()
+    errors = _meanwhile(
+        lambda: source.read(["days"]), lambda: until(lambda: len(server.requests) > 4), source.interrupt
+    )
+    assert errors == ["[FB4203] source 'stays': reading was interrupted"]
+    server.release.set()
+    assert values(source, "days") == {"days": [3, 10, 1]}
+
+
+def test_a_read_between_two_tries_can_be_interrupted(stays, server):
+    source = stays(ttl=0, retry_seconds=3600)
+    source.describe()
+    server.instead.append(Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded", Retry_After="3000"))
+    errors = _meanwhile(lambda: source.read(["days"]), lambda: until(lambda: not server.instead), source.interrupt)
+    assert errors == ["[FB4203] source 'stays': reading was interrupted"]
+    until(lambda: not [one for one in threading.enumerate() if one.name == "source stays"], 5)
+    assert values(source, "days") == {"days": [3, 10, 1]}
+
+
+def test_closing_ends_what_is_under_way_and_is_final(stays, server):
+    source = stays()
+    server.release.clear()
+    errors = _meanwhile(source.describe, lambda: until(lambda: len(server.requests) > 1), source.close)
+    assert errors == ["[FB4203] source 'stays': it is closed"]
+    assert "it is closed" in line(SourceError, source.count)
+
+
+def _meanwhile(call, ready, end):
+    """The lines of the errors that a call in another thread raises as it is ended, once it is under way."""
+    errors = []
+
+    def run():
+        try:
+            call()
+        except SourceError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready()
+    end()
+    thread.join(5)
+    assert not thread.is_alive()
+    return errors

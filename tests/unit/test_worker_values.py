@@ -1,0 +1,126 @@
+"""Python's values as arrays: what they are taken for, and what is refused."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from fedbroker_worker.errors import ColumnError
+from fedbroker_worker.sources.keyed import clients_among, words_of
+from fedbroker_worker.sources.typed import Typed, given_types
+from fedbroker_worker.sources.values import array_from, infer
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def array(word, cells, shape=()):
+    return array_from("s", Typed("x", word, shape), cells, lambda at: f"in row {at + 1}")
+
+
+@given(st.sampled_from(["int64", "int8", "uint64", "float64", "bool", "str"]), st.data())
+def test_what_fits_comes_back_as_it_was(word, data):
+    cells = {
+        "int64": st.integers(-(2**63), 2**63 - 1),
+        "int8": st.integers(-128, 127),
+        "uint64": st.integers(0, 2**64 - 1),
+        "float64": st.floats(allow_nan=False),
+        "bool": st.booleans(),
+        "str": st.text(),
+    }[word]
+    values = data.draw(st.lists(cells))
+    result = array(word, values)
+    assert result.tolist() == values
+    assert result.dtype == np.dtype(object if word == "str" else word)
+
+
+@given(st.lists(st.one_of(st.integers(), st.integers(-5, 5), st.floats(), st.booleans(), st.text())))
+def test_what_does_not_fit_an_integer_is_an_error_and_never_another_number(cells):
+    whole = all(type(cell) is not bool and not isinstance(cell, str) and cell == cell // 1 for cell in cells)
+    if whole and all(-(2**15) <= cell < 2**15 for cell in cells):
+        assert array("int16", cells).tolist() == cells
+    else:
+        with pytest.raises(ColumnError):
+            array("int16", cells)
+
+
+@given(st.lists(st.datetimes()))
+def test_points_in_time_are_microseconds(moments):
+    epoch = datetime.datetime(1970, 1, 1)
+    found = array("datetime", moments).tolist()
+    assert [epoch + datetime.timedelta(microseconds=one) for one in found] == moments
+
+
+@pytest.mark.parametrize(
+    ("cells", "word", "shape"),
+    [
+        ([1, None], "int64", ()),
+        ([1, 2.5, Decimal(1)], "float64", ()),
+        ([True], "bool", ()),
+        (["a", b"b", memoryview(b"c")], "str", ()),
+        ([datetime.date(2013, 1, 1)], "date", ()),
+        ([datetime.datetime(2013, 1, 1)], "datetime", ()),
+        ([None, [1, 2], [3.5]], "float64", (None,)),
+        ([[[True]]], "bool", (None, None)),
+    ],
+)
+def test_a_column_is_what_its_values_are(cells, word, shape):
+    assert infer("s", "x", cells) == Typed("x", word, shape)
+
+
+def test_of_nothing_there_is_nothing_to_tell():
+    assert infer("s", "x", []) is None
+    assert infer("s", "x", [None, None]) is None
+    assert infer("s", "x", [[], None]) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([1, "a"], "column 'x' holds int64 and str; say what it is"),
+        ([True, 1], "column 'x' holds bool and int64"),
+        ([1, [1]], "holds values of the type list, which has no counterpart"),
+        ([datetime.time(1)], "holds values of the type time, which has no counterpart here; cast it"),
+    ],
+)
+def test_what_has_no_counterpart_is_one_line(cells, said):
+    with pytest.raises(ColumnError) as caught:
+        infer("s", "x", cells)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "cells", "said"),
+    [
+        ("int64", [2**63], 'holds a number that int64 cannot hold; types.x = "float64" would'),
+        ("uint64", [-1], "holds a number that uint64 cannot hold"),
+        ("float64", [10**400], "holds a number that float64 cannot hold"),
+        ("float32", [1e300], "holds a number too large for float32"),
+        ("int64", [float("inf")], "is int64, but holds float64 in row 1"),
+        ("int64", [1, float("nan")], "is int64, but holds float64 in row 2"),
+        ("bool", [2], "is bool, but holds int64 in row 1"),
+        ("float64", [True], "is float64, but holds bool in row 1"),
+        ("date", [datetime.datetime(2013, 1, 1)], "is date, but holds datetime in row 1; correct it, or say what the"),
+        ("datetime", ["yesterday"], "is datetime, but holds text in row 1"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(word, cells, said):
+    with pytest.raises(ColumnError) as caught:
+        array(word, cells)
+    assert said in str(caught.value)
+
+
+def test_types_are_words_with_dimensions():
+    types = given_types("s", {"x": "float32[4]", "y": "str[][2]", "z": "date"})
+    assert list(map(str, types.values())) == ["float32[4]", "str[][2]", "date"]
+    assert types["y"].announced.shape == (None, 2)
+    assert array("float32", [], (4,)).shape == (0, 4)
+
+
+def test_clients_are_in_the_order_of_their_keys_where_these_have_one():
+    assert clients_among("k", [10, 9, 10, -1]).keys == ("-1", "9", "10")
+    assert clients_among("k", ["b", "a"]).keys == ("a", "b")
+    assert clients_among("k", [True, False]).keys == ("false", "true")
+    assert clients_among("k", [10, "9", b"\xff"]).keys == ("10", "9", "\\xff")
+    assert words_of([1, None]).mask.tolist() == [False, True]

@@ -1,0 +1,202 @@
+"""One database by SQLAlchemy, 1.4 or 2: a connection for each call, rows in batches, nothing written.
+
+Imports this distribution's errors and the package's calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import create_engine, event, exc
+from sqlalchemy.engine import URL, Connection, Engine, Result, make_url
+from sqlalchemy.pool import NullPool
+
+from fedbroker.redact import without_secrets
+from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from fedbroker_worker.sources.calls import Call
+
+__all__ = ["Database", "Rows", "database_at"]
+
+_PROGRESS: Final = 100_000
+"""SQLite's instructions between two looks at whether the call is ended."""
+
+_OPTIONS: Final = {"stream_results": True, "no_parameters": True}
+_KEYS: Final = 10_000
+
+
+class Rows:
+    """The rows of a query, a batch at a time.
+
+    Args:
+        result: of SQLAlchemy's.
+        names: of the columns.
+        size: of a batch.
+        call: for which they are read.
+    """
+
+    def __init__(self, result: Result, names: Sequence[str], size: int, call: Call) -> None:
+        self.names = names
+        self._result = result
+        self._size = size
+        self._call = call
+
+    def next(self) -> Sequence[Sequence[object]]:
+        """The next batch; fewer rows than its size, or none, at the end, and when the call is ended."""
+        rows: Sequence[Sequence[object]] = () if self._call.ended else self._result.fetchmany(self._size)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database.
+
+    Attributes:
+        source: the source's name, for errors.
+        engine: SQLAlchemy's.
+        secrets: what is in no error.
+    """
+
+    source: str
+    engine: Engine = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+    @contextmanager
+    def rows(self, query: str, call: Call, size: int) -> Iterator[Rows]:
+        """The query's rows, to be read within the block.
+
+        Raises:
+            SourceError: the database cannot be reached, or refuses the query.
+            ColumnError: two columns have one name.
+        """
+        with self._connected(call) as connection:
+            result = connection.execution_options(max_row_buffer=size).exec_driver_sql(query)
+            names = list(map(str, result.keys()))
+            for at, name in enumerate(names):
+                if name in names[:at]:
+                    hint = "give one of them another name in the query, by `as`"
+                    raise ColumnError(self.source, name, "stands twice in the query", hint=hint)
+            yield Rows(result, names, size, call)
+
+    def count(self, query: str, call: Call) -> int:
+        """How many rows the query yields.
+
+        Raises:
+            SourceError: as :meth:`rows`.
+        """
+        with self._connected(call) as connection:
+            return int(connection.exec_driver_sql(f"select count(*) from ({query}\n) q").scalar())
+
+    def distinct(self, query: str, column: str, call: Call) -> list[object]:
+        """The values of a column, each once; None among them if it has NULLs.
+
+        Raises:
+            SourceError: as :meth:`rows`.
+        """
+        name = self.engine.dialect.identifier_preparer.quote(column)
+        keys: list[object] = []
+        with self.rows(f"select distinct {name} from ({query}\n) q", call, _KEYS) as rows:
+            while batch := rows.next():
+                keys += [row[0] for row in batch]
+        return keys
+
+    @contextmanager
+    def _connected(self, call: Call) -> Iterator[Connection]:
+        """A connection that is given up when the call is ended; errors become ours. Nothing is ever committed."""
+        cancel = None
+        try:
+            with contextlib.closing(self.engine.connect()) as connection:
+                cancel = _cancelled(connection.connection.driver_connection, call)
+                call.on_end(cancel)
+                if call.ended:
+                    raise SourceError(self.source, "reading was interrupted")
+                yield connection.execution_options(**_OPTIONS)
+        except exc.SQLAlchemyError as error:
+            raise SourceError(self.source, self._words(error), hint="correct its query or its url") from None
+        finally:
+            if cancel is not None:
+                call.off_end(cancel)
+
+    def _words(self, error: exc.SQLAlchemyError) -> str:
+        """The driver's own words: the first line, without the query, its values and the password."""
+        said = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
+        for secret in self.secrets:
+            said = said.replace(secret, "***")
+        return without_secrets(" ".join(said.split()))
+
+
+def database_at(source: str, url: str, directory: Path) -> Database:
+    """The database of that URL; nothing is connected yet.
+
+    Args:
+        source: the source's name, for errors.
+        url: as SQLAlchemy writes it; in no error.
+        directory: what the relative path of a file of SQLite's is relative to.
+
+    Raises:
+        SettingsError: the URL is malformed, or no driver for it is installed.
+    """
+    label = f"the database's URL in [data.{source}]"
+    try:
+        parsed: URL = make_url(url)
+        is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
+        if is_file and not str(parsed.database).startswith("file:"):
+            parsed = parsed.set(database=str(_there(label, directory / str(parsed.database))))
+        engine: Engine = create_engine(parsed, poolclass=NullPool)
+    except exc.NoSuchModuleError:
+        what = f"{label} begins with {url.split(':', 1)[0]!r}, which is no dialect that is installed"
+        raise SettingsError(
+            what, hint="write postgresql, mysql, sqlite, …, or install the package that brings it"
+        ) from None
+    except ImportError as error:
+        what = f"{label} needs the driver {error.name}, which is not installed"
+        raise SettingsError(
+            what, hint="install it, or name another in the URL, such as postgresql+psycopg2://"
+        ) from None
+    except (exc.ArgumentError, ValueError):
+        hint = (
+            "write it as SQLAlchemy does: postgresql://user:password@host/database, with %40 for an @ in the password"
+        )
+        raise SettingsError(f"{label} is malformed", hint=hint) from None
+    if getattr(engine.dialect, "is_async", False):
+        hint = "name one that is not, as in postgresql+psycopg2://"
+        raise SettingsError(f"{label} names the driver {engine.dialect.driver}, which is for asyncio", hint=hint)
+    secrets = (parsed.password, parsed.query.get("password"))
+    return Database(source, _reading_only(engine), tuple(str(secret) for secret in secrets if secret))
+
+
+def _there(label: str, path: Path) -> Path:
+    # sqlite3 would make an empty database.
+    if not path.exists():
+        raise SettingsError(f"{label}: there is no file {path}", hint="correct it")
+    return path
+
+
+def _reading_only(engine: Engine) -> Engine:
+    """The engine, which tells the databases that can do so to refuse what writes."""
+    match engine.dialect.name:
+        case "postgresql":
+            return engine.execution_options(postgresql_readonly=True)
+        case "sqlite":
+            event.listen(engine, "connect", lambda connection, _: connection.execute("pragma query_only = on").close())
+    return engine
+
+
+def _cancelled(connection: object, call: Call) -> Callable[[], None]:
+    """What has the driver give up, for those that know how; with others the call's thread is left behind."""
+    if callable(watch := getattr(connection, "set_progress_handler", None)):  # sqlite3's
+        watch(lambda: call.ended, _PROGRESS)
+        return lambda: None
+
+    def cancel() -> None:
+        with contextlib.suppress(Exception):
+            connection.cancel()  # type: ignore[attr-defined]  # psycopg, oracledb and others have it
+
+    return cancel

@@ -1,0 +1,175 @@
+"""A spreadsheet's cells as columns: which row names them, which rows count, and where each cell is.
+
+Plain functions. Imports this distribution's errors and the package's types and values.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fedbroker_worker.errors import ColumnError, SourceError
+from fedbroker_worker.sources.typed import DATE, DATETIME, Typed
+from fedbroker_worker.sources.values import array_from, infer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedbroker_worker.sources.cells import Array
+
+__all__ = ["Grid", "grid_of"]
+
+_FAILED: Final = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A", "#ERROR!", "Loading...")
+"""What a cell holds whose formula has no value."""
+
+_DAY_ZERO: Final = datetime.datetime(1899, 12, 30)
+"""From which spreadsheets count days; the time of day is the sheet's own."""
+
+_DAY_MILLISECONDS: Final = 86_400_000
+
+_ALPHABET: Final = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Rows under a header; a cell without value is None, and a row without any is none.
+
+    Attributes:
+        source: the source's name, for errors.
+        places: the number in the sheet of each named column, A being 1.
+        lines: the number in the sheet of each row, the first being 1.
+        cells: of each column.
+    """
+
+    source: str
+    places: dict[str, int]
+    lines: list[int]
+    cells: dict[str, list[object]]
+
+    def infer(self, name: str) -> Typed:
+        """What a column is: numbers are ``float64``, as they are in every spreadsheet.
+
+        Raises:
+            ColumnError: it is empty, or its cells are of different kinds.
+        """
+        values = [float(cell) if type(cell) is int else cell for cell in self.cells[name]]
+        kinds = [type(value) for value in values if value is not None]
+        if len(set(kinds)) > 1:
+            rarest = min(sorted(set(kinds), key=lambda kind: kind.__name__), key=kinds.count)
+            at = next(at for at, value in enumerate(values) if type(value) is rarest)
+            what = f"holds cells of different kinds: see {self._cell(name, at)}"
+            raise ColumnError(self.source, name, what, hint=f'correct it, or say types.{name} = "str"')
+        typed = infer(self.source, name, values)
+        if typed is None:
+            hint = f'say what it is, such as types.{name} = "float64", or leave it out of columns'
+            raise ColumnError(self.source, name, "has no value to tell its type by", hint=hint)
+        return typed
+
+    def array(self, typed: Typed, rows: Sequence[int], *, nan: bool) -> Array:
+        """One array of a column.
+
+        Args:
+            typed: the column, and what it is to be.
+            rows: which; by their index in ``lines``.
+            nan: a cell without value is not a number, where the column is of floats.
+
+        Raises:
+            ColumnError: a cell has no value, or one of another kind.
+        """
+        own = self._own(typed.name)
+        cells = [own[at] for at in rows]
+        if nan and "float" in typed.word:
+            cells = [float("nan") if cell is None else cell for cell in cells]
+        elif None in cells:
+            empty = [at for at in rows if own[at] is None]
+            more = f" and {len(empty) - 1} more" * (len(empty) > 1)
+            what = f"has no value in cell {self._cell(typed.name, empty[0])}{more}"
+            raise ColumnError(self.source, typed.name, what, hint='fill it in, or say nulls = "drop"')
+        if typed.word in (DATE, DATETIME):
+            cells = [_moment(cell, whole=typed.word == DATE) for cell in cells]
+        return array_from(self.source, typed, cells, lambda at: f"in cell {self._cell(typed.name, rows[at])}")
+
+    def _own(self, name: str) -> list[object]:
+        if name not in self.cells:
+            what = "is not in the sheet any more"
+            raise ColumnError(self.source, name, what, hint="name it there as before, or start the silo again")
+        return self.cells[name]
+
+    def complete(self, names: Sequence[str]) -> list[int]:
+        """The rows that have a value in each of these columns."""
+        columns = [self._own(name) for name in names]
+        return [at for at in range(len(self.lines)) if all(column[at] is not None for column in columns)]
+
+    def _cell(self, name: str, at: int) -> str:
+        return f"{_letters(self.places[name])}{self.lines[at]}"
+
+
+def grid_of(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int], header: int) -> Grid:
+    """The grid of what a range of a sheet holds.
+
+    Args:
+        source: the source's name, for errors.
+        rows: of cells, each without the empty ones at its end; ``""`` where a cell is empty.
+        corner: row and column in the sheet of the first cell.
+        header: the row of the range that names the columns, from 1; columns without a name there are left out. With 0
+            there is none, and they are called by their letters.
+
+    Raises:
+        SourceError: there is no such row, or it names nothing.
+        ColumnError: two columns have one name, or a formula has no value.
+    """
+    top, left = corner
+    names = _names(source, rows, corner, header)
+    body = [(top + at, row) for at, row in enumerate(rows) if at >= header and any(cell != "" for cell in row)]
+    places = {name: left + at for at, name in names.items()}
+    columns = {
+        name: [row[at] if at < len(row) and row[at] != "" else None for _, row in body] for at, name in names.items()
+    }
+    grid = Grid(source, places, [line for line, _ in body], columns)
+    for name, cells in columns.items():
+        for at, cell in enumerate(cells):
+            if isinstance(cell, str) and cell in _FAILED:
+                what = f"has a formula without value in cell {grid._cell(name, at)}: {cell}"
+                raise ColumnError(source, name, what, hint="correct the formula")
+    return grid
+
+
+def _names(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int], header: int) -> dict[int, str]:
+    """The name of each column that has one, by its index in a row."""
+    top, left = corner
+    if header == 0:
+        return {at: _letters(left + at) for at in range(max(map(len, rows), default=0))}
+    cells = rows[header - 1] if len(rows) >= header else ()
+    names = {at: str(cell).strip() for at, cell in enumerate(cells) if str(cell).strip()}
+    if not names:
+        what = f"row {top + header - 1} of the sheet names no columns"
+        raise SourceError(source, what, hint="correct 'header' or 'range', or write names into that row")
+    places: dict[str, int] = {}
+    for at, name in names.items():
+        if name in places:
+            both = f"{_letters(left + places[name])} and {_letters(left + at)}"
+            raise ColumnError(source, name, f"stands twice in the header, as {both}", hint="rename one of them")
+        places[name] = at
+    return names
+
+
+def _letters(number: int) -> str:
+    """What a spreadsheet calls a column: A to Z, AA, AB and so on."""
+    letters = ""
+    while number:
+        number, rest = divmod(number - 1, _ALPHABET)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def _moment(cell: object, *, whole: bool) -> object:
+    """The point in time that a spreadsheet's number of days stands for; as a date if there is no time of day in it."""
+    if not isinstance(cell, float | int) or isinstance(cell, bool):
+        return cell
+    try:
+        # To the millisecond, which is as exactly as a double of days tells the time.
+        moment = _DAY_ZERO + datetime.timedelta(milliseconds=round(cell * _DAY_MILLISECONDS))
+    except OverflowError:
+        return cell
+    return moment.date() if whole and float(cell).is_integer() else moment

@@ -1,0 +1,88 @@
+"""Several clients in one query of duckdb's: which keys there are, in what order.
+
+Imports this distribution's errors and the other modules of the package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.sources.clients import Clients
+from fedbroker_worker.sources.sqltypes import quoted
+from fedbroker_worker.sources.statements import one_line, one_select
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["find_clients", "key_of"]
+
+
+def key_of(clients: Clients) -> str:
+    """Selects the key of each row from the source's query."""
+    return f"{quoted(clients.column)}::VARCHAR"
+
+
+def find_clients(
+    source: str, wanted: str, connection: duckdb.DuckDBPyConnection, query: str, columns: Sequence[str]
+) -> Clients:
+    """The clients that there are now.
+
+    They are in the order in which duckdb sorts the keys' own SQL type: numbers by size, text by its bytes.
+
+    Args:
+        source: the source's name, for errors.
+        wanted: one of ``columns``; else one SELECT of the keys, whose only column is called as one of ``columns`` is.
+        connection: to the source's database.
+        query: the source's own.
+        columns: of ``query``.
+
+    Raises:
+        SettingsError: ``wanted`` is neither, or leaves the source without columns.
+        ColumnError: a key is NULL.
+        duckdb.Error: a query fails.
+    """
+    label = f"'clients' in [data.{source}]"
+    listed = wanted not in columns
+    keys = _statement(label, wanted, connection, columns) if listed else query
+    column = _only_column(label, keys, connection, columns) if listed else wanted
+    if len(columns) == 1:
+        what = f"{label} takes {column!r}, the only column of the query"
+        raise SettingsError(what, hint="select what the clients compute with, too; the same column twice if need be")
+    return Clients(column, _keys(source, column, keys, connection, listed), listed)
+
+
+def _statement(label: str, wanted: str, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> str:
+    try:
+        statement, why = one_select(connection, wanted), ""
+    except duckdb.ParserException as error:
+        statement, why = None, f" ({one_line(error)})"
+    if statement is None:
+        what = f"{label} is neither a column of the query nor one SELECT{why}"
+        raise SettingsError(what, hint=f"there are the columns {', '.join(columns)}")
+    return statement
+
+
+def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> str:
+    found = [str(row[0]) for row in connection.execute(f"describe select * from ({keys}\n)").fetchall()]
+    if len(found) != 1:
+        what = f"{label} yields {len(found)} columns ({', '.join(found)}), not one"
+        raise SettingsError(what, hint="select the clients' keys only")
+    if found[0] not in columns:
+        what = f"{label} yields a column {found[0]!r}, which the query lacks"
+        raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(columns)}")
+    return found[0]
+
+
+def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnection, listed: bool) -> tuple[str, ...]:
+    # Values that count as the same may differ as text (-0.0 and 0.0), and the other way round.
+    each = f"select distinct key, key::VARCHAR as word from (select {quoted(column)} as key from ({keys}\n))"
+    rows = connection.execute(f"select word from ({each}) order by key, word").fetchall()
+    words = dict.fromkeys(row[0] for row in rows)
+    if None in words:
+        where = "the query of 'clients'" if listed else "the query"
+        hint = f"add `where {column} is not null` to {where}, or coalesce()"
+        raise ColumnError(source, column, "has NULLs, which are no client's key", hint=hint)
+    return tuple(words)

@@ -1,0 +1,215 @@
+"""Columns that a function of the administrator's returns: for whatever Python can read.
+
+Imports wire's messages and this distribution's errors, options and the other modules of the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+import numpy as np
+from msgspec import Meta
+
+from fedbroker.wire.messages import Column, Source
+from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+from fedbroker_worker.options import read_table
+from fedbroker_worker.sources.arrays import as_array
+from fedbroker_worker.sources.calls import Calls
+from fedbroker_worker.sources.keyed import clients_among, words_of
+from fedbroker_worker.sources.typed import check_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from fedbroker_worker.sources.cells import Array
+    from fedbroker_worker.sources.clients import Clients
+    from fedbroker_worker.sources.protocol import Columns
+
+__all__ = ["PythonOptions", "PythonSource"]
+
+_FORM: Final = '"module:function"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonOptions:
+    """The keys of a ``[data.NAME]`` with ``source = "python"``.
+
+    Attributes:
+        callable: ``module:function``; the module is installed, or lies beside the settings.
+        arguments: what the function is called with, by name; in no ``repr``, since there may be secrets among them.
+        clients: a column, whose rows with the same value are one client's.
+        ttl: seconds for which what it returned is used again; with 0 it is called for every read.
+    """
+
+    callable: Annotated[str, Meta(description=_FORM)]
+    arguments: Annotated[dict[str, Any], Meta(description="a table of arguments")] = field(
+        default_factory=dict, repr=False
+    )
+    clients: Annotated[str | None, Meta(description="a column")] = None
+    ttl: Annotated[float, Meta(ge=0, description="a number of seconds")] = 0.0
+
+
+class PythonSource:
+    """The columns that a function returns; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
+
+    It returns a mapping from names to columns of one length: arrays, lists, or what numpy makes an array of (a data
+    frame is such a mapping). A column is of numbers, truth values or text; more dimensions than one make vectors;
+    ``datetime64`` becomes ``int32``, days since 1970, if its unit is the day, else ``int64``, microseconds since 1970.
+
+    A read that is interrupted raises at once; the function goes on in its thread until it returns.
+
+    Args:
+        name: of the source in the settings.
+        options: see :class:`PythonOptions`.
+        directory: where the module may lie.
+
+    Raises:
+        SettingsError: an option is wrong, or there is no such function.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], directory: Path) -> None:
+        text = [key for key, value in options.items() if isinstance(value, str)]
+        self._options = read_table(PythonOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
+        self._name = name
+        self._function = self._found(directory.absolute())
+        self._calls = Calls(name)
+        self._lock = threading.Lock()
+        self._cached: tuple[float, dict[str, Array]] | None = None
+        self._announced: dict[str, Column] | None = None
+        self._clients: Clients | None = None
+
+    def describe(self) -> Source:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        arrays = self._calls.run(lambda _: self._arrays())
+        announced, clients = self._look(arrays)
+        with self._lock:
+            self._announced, self._clients = announced, clients
+        number = 1 if clients is None else len(clients.keys)
+        return Source(tuple(announced.values()), rows=_length(arrays), clients=number)
+
+    def count(self) -> int:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        return _length(self._calls.run(lambda _: self._arrays()))
+
+    def read(self, columns: Sequence[str]) -> Sequence[Columns]:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        arrays = self._calls.run(lambda _: self._arrays(), reading=True)
+        with self._lock:
+            if self._announced is None:
+                self._announced, self._clients = self._look(arrays)
+            announced, clients = self._announced, self._clients
+        for name in columns:
+            if name not in announced:
+                raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(announced)}")
+        chosen = {name: self._as_announced(announced[name], arrays) for name in columns}
+        if clients is None:
+            return [chosen]
+        return clients.deal(self._name, chosen, words_of(self._keys(clients.column, arrays)))
+
+    def interrupt(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        self._calls.interrupt()
+
+    def close(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        self._calls.close()
+
+    def _arrays(self) -> dict[str, Array]:
+        """What the function returns, as old as ``ttl`` allows."""
+        now = time.monotonic()
+        with self._lock:
+            cached = self._cached
+        if cached is not None and now < cached[0] + self._options.ttl:
+            return cached[1]
+        arrays = self._checked(self._called())
+        if self._options.ttl:
+            with self._lock:
+                self._cached = now, arrays
+        return arrays
+
+    def _called(self) -> Mapping[str, object]:
+        try:
+            returned = self._function(**self._options.arguments)
+        except Exception as error:
+            what = " ".join(f"{self._options.callable} failed: {type(error).__name__}: {error}".split())
+            raise SourceError(self._name, what, hint="correct it") from error
+        if not hasattr(returned, "keys") or not hasattr(returned, "__getitem__"):
+            what = f"{self._options.callable} returned {type(returned).__name__}, not columns by name"
+            raise SourceError(self._name, what, hint='return a dictionary, such as {"x": [1.0, 2.0]}')
+        return {str(name): values for name, values in dict(returned).items()}
+
+    def _checked(self, returned: Mapping[str, object]) -> dict[str, Array]:
+        arrays = {name: as_array(self._name, name, values) for name, values in returned.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise SourceError(
+                self._name, f"its columns are of different lengths: {told}", hint="return one row for each"
+            )
+        if not arrays:
+            raise SourceError(self._name, f"{self._options.callable} returned no column", hint="return at least one")
+        return arrays
+
+    def _look(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Column], Clients | None]:
+        """What the columns are, and which clients there are."""
+        apart = self._options.clients
+        columns = {name: _column(name, array) for name, array in arrays.items() if name != apart}
+        if apart is None:
+            return columns, None
+        check_names(self._name, "clients", [apart], arrays)
+        if not columns:
+            what = f"'clients' in [data.{self._name}] takes {apart!r}, the only column"
+            raise SettingsError(what, hint="return what the clients compute with, too")
+        return columns, clients_among(apart, self._keys(apart, arrays))
+
+    def _keys(self, column: str, arrays: Mapping[str, Array]) -> list[object]:
+        if column not in arrays:
+            raise ColumnError(self._name, column, "is not there any more, and was the clients'")
+        if arrays[column].ndim > 1:
+            raise ColumnError(self._name, column, "is of vectors, which are no client's keys", hint="correct 'clients'")
+        return cast("list[object]", arrays[column].tolist())
+
+    def _as_announced(self, column: Column, arrays: Mapping[str, Array]) -> Array:
+        found = _column(column.name, arrays[column.name]) if column.name in arrays else None
+        if found != column:
+            now = "is not there any more" if found is None else f"is {_said(found)} now"
+            what = f"{now}, and was announced as {_said(column)}"
+            raise ColumnError(self._name, column.name, what, hint="return the same each time, or start the silo again")
+        return arrays[column.name]
+
+    def _found(self, directory: Path) -> Callable[..., Any]:
+        where = f"'callable' in [data.{self._name}]"
+        module, separator, attribute = self._options.callable.partition(":")
+        if not (separator and module and attribute):
+            raise SettingsError(f"{where}: {self._options.callable!r} names no function", hint=f"write {_FORM}")
+        if str(directory) not in sys.path:
+            # Last, so that a file there never takes the place of what is installed.
+            sys.path.append(str(directory))
+        try:
+            found = importlib.import_module(module)
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            hint = f"it is looked for among what is installed, and in {directory}"
+            raise SettingsError(f"{where}: {module!r} cannot be imported: {said}", hint=hint) from error
+        function = getattr(found, attribute, None)
+        if not callable(function):
+            raise SettingsError(f"{where}: {module!r} has no function {attribute!r}", hint=f"write {_FORM}")
+        return cast("Callable[..., Any]", function)
+
+
+def _column(name: str, array: Array) -> Column:
+    return Column(name, "str" if array.dtype == np.dtype(object) else array.dtype.name, array.shape[1:])
+
+
+def _length(arrays: Mapping[str, Array]) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def _said(column: Column) -> str:
+    return column.dtype + "".join(f"[{size}]" for size in column.shape)

@@ -1,0 +1,228 @@
+"""Columns of a Google spreadsheet, read as a service account with which it is shared.
+
+Imports wire's messages and this distribution's errors, options and the other modules of the package.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from gspread.exceptions import NoValidUrlKeyFound
+from gspread.utils import extract_id_from_url
+from msgspec import Meta
+
+from fedbroker.wire.messages import Source
+from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.options import read_table
+from fedbroker_worker.sources.calls import Calls
+from fedbroker_worker.sources.clients import Clients
+from fedbroker_worker.sources.google import GOOGLE, Place, fetch, service_account
+from fedbroker_worker.sources.grid import Grid, grid_of
+from fedbroker_worker.sources.keyed import clients_among, words_of
+from fedbroker_worker.sources.secret_files import read_secret
+from fedbroker_worker.sources.typed import Typed, check_names, given_types
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from google.oauth2.service_account import Credentials
+
+    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.protocol import Columns
+
+__all__ = ["SheetsOptions", "SheetsSource"]
+
+_GID: Final = re.compile(r"[#?&]gid=(\d+)")
+_KEY: Final = "its URL, or its key: what is between /d/ and /edit there"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetsOptions:
+    """The keys of a ``[data.NAME]`` with ``source = "sheets"``.
+
+    Attributes:
+        spreadsheet: its URL or key; in no ``repr``, since whoever has it can read one that is shared with everybody.
+        service_account: the JSON file of a service account's key: one of systemd's credentials, else a path.
+        worksheet: its title; when None the one that the URL names (``gid=…``), else the first one.
+        range: in A1 notation; all of the worksheet when None.
+        header: the row of the range that names the columns, from 1; 0 for none, columns are called by their letters.
+        columns: which to offer; all that have a name when None.
+        types: of columns that are not what they look like, such as dates.
+        nulls: cells without value are an error, or their rows are left out, or they are not a number.
+        clients: a column, whose rows with the same value are one client's.
+        ttl: seconds for which what was read is used again.
+        retry_seconds: for how long Google is asked again when it is busy or cannot be reached.
+        endpoint: of the Sheets API, for networks that reach it by an address of their own.
+    """
+
+    spreadsheet: Annotated[str, Meta(description=_KEY)] = field(repr=False)
+    service_account: Annotated[str, Meta(description="the JSON file of a service account's key")]
+    worksheet: Annotated[str | None, Meta(description="a worksheet's title")] = None
+    range: Annotated[str | None, Meta(description='a range, such as "A1:D200"')] = None
+    header: Annotated[int, Meta(ge=0, description="the number of the range's row that names the columns")] = 1
+    columns: Annotated[list[str] | None, Meta(description="a list of the columns' names")] = None
+    types: Annotated[dict[str, str], Meta(description='types by column, such as {day = "date"}')] = field(
+        default_factory=dict
+    )
+    nulls: Literal["error", "drop", "nan"] = "error"
+    clients: Annotated[str | None, Meta(description="a column")] = None
+    ttl: Annotated[float, Meta(ge=0, description="a number of seconds")] = 60.0
+    retry_seconds: Annotated[float, Meta(ge=0, le=3600, description="seconds, up to 3600")] = 60.0
+    endpoint: Annotated[str, Meta(description="a URL", pattern="^https?://")] = GOOGLE
+
+
+class SheetsSource:
+    """The rows of one range of a spreadsheet; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
+
+    Numbers are ``float64``, truth values ``bool``, everything else text, unless ``types`` says otherwise. ``date``
+    becomes ``int32``, days since 1970, ``datetime`` becomes ``int64``, microseconds since 1970 as the sheet shows the
+    time. Rows without any value are none. Types and clients are those of the last ``describe``.
+
+    Args:
+        name: of the source in the settings.
+        options: see :class:`SheetsOptions`.
+        directory: what relative paths are relative to.
+
+    Raises:
+        SettingsError: an option is wrong.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], directory: Path) -> None:
+        text = [key for key, value in options.items() if isinstance(value, str)]
+        self._options = read_table(SheetsOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
+        self._name = name
+        self._directory = directory.absolute()
+        self._given = given_types(name, self._options.types)
+        self._place = Place(
+            name, self._key(), self._worksheet(), self._options.range, self._options.endpoint,
+            self._options.retry_seconds,
+        )  # fmt: skip
+        self._calls = Calls(name)
+        self._lock = threading.Lock()
+        self._credentials: Credentials | None = None
+        self._cached: tuple[float, Grid] | None = None
+        self._typed: dict[str, Typed] | None = None
+        self._clients: Clients | None = None
+
+    def describe(self) -> Source:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        grid = self._calls.run(self._grid)
+        typed, clients = self._look(grid)
+        with self._lock:
+            self._typed, self._clients = typed, clients
+        number = 1 if clients is None else len(clients.keys)
+        return Source(tuple(one.announced for one in typed.values()), rows=len(self._rows(grid)), clients=number)
+
+    def count(self) -> int:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        return len(self._rows(self._calls.run(self._grid)))
+
+    def read(self, columns: Sequence[str]) -> Sequence[Columns]:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        return self._calls.run(lambda call: self._read(columns, self._grid(call)), reading=True)
+
+    def interrupt(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        self._calls.interrupt()
+
+    def close(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        self._calls.close()
+
+    def _read(self, columns: Sequence[str], grid: Grid) -> Sequence[Columns]:
+        with self._lock:
+            if self._typed is None:
+                self._typed, self._clients = self._look(grid)
+            typed, clients = self._typed, self._clients
+        rows = self._rows(grid)
+        wanted = {name: self._column(name, typed) for name in columns}
+        nan = self._options.nulls == "nan"
+        arrays = {name: grid.array(one, rows, nan=nan) for name, one in wanted.items()}
+        if clients is None:
+            return [arrays]
+        owners = words_of(self._keys(grid, clients.column, rows))
+        return clients.deal(self._name, arrays, owners)
+
+    def _look(self, grid: Grid) -> tuple[dict[str, Typed], Clients | None]:
+        """What the columns are, and which clients there are."""
+        typed = {name: self._given.get(name) or grid.infer(name) for name in self._offered(grid)}
+        column = self._options.clients
+        if column is None:
+            return typed, None
+        if not typed:
+            what = f"'clients' in [data.{self._name}] takes {column!r}, the only column"
+            raise SettingsError(what, hint="name what the clients compute with in 'columns'")
+        return typed, clients_among(column, self._keys(grid, column, self._rows(grid)))
+
+    def _keys(self, grid: Grid, column: str, rows: Sequence[int]) -> list[object]:
+        own = grid.cells[column]
+        keys = [_as_shown(own[at]) for at in rows]
+        if None in keys:
+            what = "has cells without value, which are no client's key"
+            raise ColumnError(self._name, column, what, hint='fill them in, or say nulls = "drop"')
+        return keys
+
+    def _offered(self, grid: Grid) -> list[str]:
+        """The columns to announce; raises SettingsError where an option names one that is not there."""
+        names, options = list(grid.cells), self._options
+        check_names(self._name, "clients", [options.clients] if options.clients else [], names)
+        check_names(self._name, "columns", options.columns or [], names)
+        check_names(self._name, "types", options.types, names)
+        chosen = names if options.columns is None else list(dict.fromkeys(options.columns))
+        # What is named itself is offered, as a query's column that is selected twice.
+        return [name for name in chosen if name != options.clients or options.columns is not None]
+
+    def _rows(self, grid: Grid) -> list[int]:
+        needed = self._offered(grid) + ([self._options.clients] if self._options.clients else [])
+        return grid.complete(needed if self._options.nulls == "drop" else [])
+
+    def _column(self, name: str, typed: Mapping[str, Typed]) -> Typed:
+        if name not in typed:
+            raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(typed)}")
+        return typed[name]
+
+    def _grid(self, call: Call) -> Grid:
+        """What the sheet holds, as old as ``ttl`` allows."""
+        now = time.monotonic()
+        with self._lock:
+            cached = self._cached
+        if cached is not None and now < cached[0] + self._options.ttl:
+            return cached[1]
+        found = fetch(self._place, self._account(), call)
+        grid = grid_of(self._name, found.rows, found.corner, self._options.header)
+        with self._lock:
+            self._cached = now, grid
+        return grid
+
+    def _account(self) -> Credentials:
+        with self._lock:
+            if self._credentials is None:
+                label = f"'service_account' in [data.{self._name}]"
+                text = read_secret(label, self._options.service_account, self._directory)
+                self._credentials = service_account(label, text)
+            return self._credentials
+
+    def _worksheet(self) -> str | int | None:
+        told = _GID.search(self._options.spreadsheet)
+        return self._options.worksheet or (int(told[1]) if told else None)
+
+    def _key(self) -> str:
+        given = self._options.spreadsheet.strip()
+        if "/" not in given and given:
+            return given
+        try:
+            return extract_id_from_url(given)
+        except NoValidUrlKeyFound:
+            raise SettingsError(
+                f"'spreadsheet' in [data.{self._name}] is no spreadsheet", hint=f"it is {_KEY}"
+            ) from None
+
+
+def _as_shown(cell: object) -> object:
+    """A number as the sheet writes it: 7, not 7.0."""
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell

@@ -1,0 +1,254 @@
+"""Columns of one SELECT in any database that SQLAlchemy has a dialect for, read in batches.
+
+Imports wire's messages and this distribution's errors, options and the other modules of the package.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import numpy as np
+from msgspec import Meta
+
+from fedbroker.wire.messages import Source
+from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.options import read_table
+from fedbroker_worker.sources.calls import Calls
+from fedbroker_worker.sources.database import Database, database_at
+from fedbroker_worker.sources.keyed import clients_among, words_of
+from fedbroker_worker.sources.secret_files import read_secret
+from fedbroker_worker.sources.select import one_select
+from fedbroker_worker.sources.typed import Typed, check_names, given_types
+from fedbroker_worker.sources.values import array_from, infer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.cells import Array
+    from fedbroker_worker.sources.clients import Clients
+    from fedbroker_worker.sources.database import Rows
+    from fedbroker_worker.sources.protocol import Columns
+
+__all__ = ["SqlOptions", "SqlSource"]
+
+_URL: Final = 'a URL of SQLAlchemy\'s, such as "postgresql://user:password@host/database"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlOptions:
+    """The keys of a ``[data.NAME]`` with ``source = "sql"``; one of ``url`` and ``url_file``.
+
+    Attributes:
+        url: of the database, as SQLAlchemy writes it; with its password, which is in no ``repr``.
+        url_file: a file that holds the URL: one of systemd's credentials, else a path.
+        query: one SELECT that yields the rows, in the order in which they are to be used.
+        clients: a column of the query, whose rows with the same value are one client's; or one SELECT that yields the
+            clients' keys in one column, which is called as the query's is. All rows are one client's when None.
+        types: of columns that are not what their first rows look like.
+        batch_rows: how many rows are read at a time.
+    """
+
+    query: Annotated[str, Meta(description='an SQL query, such as "select x, y from t"')]
+    url: Annotated[str | None, Meta(description=_URL)] = field(default=None, repr=False)
+    url_file: Annotated[str | None, Meta(description="a file that holds the database's URL")] = None
+    clients: Annotated[str | None, Meta(description="a column of the query, or an SQL query of the keys")] = None
+    types: Annotated[dict[str, str], Meta(description='types by column, such as {day = "date"}')] = field(
+        default_factory=dict
+    )
+    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="a number from 1 to 1000000")] = 10_000
+
+
+class SqlSource:
+    """One query's rows; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
+
+    Integers are ``int64``, other numbers ``float64``, truth values ``bool``; text, UUIDs and bytes are text; a date
+    becomes ``int32``, days since 1970, a point in time ``int64``, microseconds since 1970 in UTC; a list (an array of
+    PostgreSQL's) makes a column of vectors. What a column is, is told by the first ``batch_rows`` rows unless ``types``
+    says it. Types and clients are those of the last ``describe``.
+
+    Nothing is ever committed, and where the database can, it is told that nothing will be written.
+
+    Args:
+        name: of the source in the settings.
+        options: see :class:`SqlOptions`.
+        directory: what relative paths are relative to, SQLite's among them.
+
+    Raises:
+        SettingsError: an option is wrong, or the database's driver is not installed.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any], directory: Path) -> None:
+        text = [key for key, value in options.items() if isinstance(value, str)]
+        self._options = read_table(SqlOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
+        self._name = name
+        self._given = given_types(name, self._options.types)
+        self._query = self._one_select()
+        self._database: Database = database_at(name, self._url(directory.absolute()), directory.absolute())
+        self._calls = Calls(name)
+        self._lock = threading.Lock()
+        self._typed: dict[str, Typed] | None = None
+        self._clients: Clients | None = None
+
+    def describe(self) -> Source:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        typed, clients, rows = self._calls.run(self._described)
+        with self._lock:
+            self._typed, self._clients = typed, clients
+        columns = tuple(one.announced for one in self._offered(typed, clients).values())
+        return Source(columns, rows=rows, clients=1 if clients is None else len(clients.keys))
+
+    def count(self) -> int:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        return self._calls.run(lambda call: self._database.count(self._query, call))
+
+    def read(self, columns: Sequence[str]) -> Sequence[Columns]:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        return self._calls.run(lambda call: self._read(columns, call), reading=True)
+
+    def interrupt(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        self._calls.interrupt()
+
+    def close(self) -> None:
+        """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
+        self._calls.close()
+
+    def _described(self, call: Call) -> tuple[dict[str, Typed], Clients | None, int | None]:
+        """What the columns are, which clients there are, and how many rows, if these are few."""
+        with self._database.rows(self._query, call, self._options.batch_rows) as rows:
+            first = rows.next()
+            check_names(self._name, "types", self._options.types, rows.names)
+            typed = {name: self._type(name, at, first) for at, name in enumerate(rows.names) if not self._apart(name)}
+            number = len(first) if len(first) < self._options.batch_rows else None
+            names = list(rows.names)
+        return typed, self._find_clients(names, call), number
+
+    def _read(self, columns: Sequence[str], call: Call) -> Sequence[Columns]:
+        with self._lock:
+            typed, clients = self._typed, self._clients
+        if typed is None:
+            typed, clients, _ = self._described(call)
+            with self._lock:
+                self._typed, self._clients = typed, clients
+        offered = self._offered(typed, clients)
+        for name in columns:
+            if name not in offered:
+                raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(offered)}")
+        wanted = [offered[name] for name in dict.fromkeys(columns)]
+        with self._database.rows(self._query, call, self._options.batch_rows) as rows:
+            pieces, owners = self._batches(rows, wanted, clients)
+        arrays = {one.name: _joined(self._name, one, pieces[one.name]) for one in wanted}
+        return [arrays] if clients is None else clients.deal(self._name, arrays, _owners(owners))
+
+    def _batches(
+        self, rows: Rows, wanted: Sequence[Typed], clients: Clients | None
+    ) -> tuple[dict[str, list[Array]], list[Array]]:
+        """The arrays of each batch, by column, and the client's key of each row."""
+        pieces: dict[str, list[Array]] = {one.name: [] for one in wanted}
+        owners: list[Array] = []
+        before = 0
+        while True:
+            batch = rows.next()
+            for one in wanted:
+                cells = [row[self._place(one.name, rows)] for row in batch]
+                if None in cells:
+                    what = f"has a NULL {_in_row(before)(cells.index(None))}"
+                    hint = f"add `where {one.name} is not null` to the query, or coalesce()"
+                    raise ColumnError(self._name, one.name, what, hint=hint)
+                pieces[one.name].append(array_from(self._name, one, cells, _in_row(before)))
+            if clients is not None:
+                owners.append(words_of([row[self._place(clients.column, rows)] for row in batch]))
+            before += len(batch)
+            if len(batch) < self._options.batch_rows:
+                return pieces, owners
+
+    def _place(self, name: str, rows: Rows) -> int:
+        if name not in rows.names:
+            raise ColumnError(self._name, name, "is not there any more", hint="start the silo again")
+        return rows.names.index(name)
+
+    def _apart(self, name: str) -> bool:
+        return name == self._options.clients
+
+    def _offered(self, typed: Mapping[str, Typed], clients: Clients | None) -> dict[str, Typed]:
+        apart = None if clients is None else clients.column
+        return {name: one for name, one in typed.items() if name != apart}
+
+    def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> Typed:
+        typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
+        if typed is None:
+            seen = f"in its first {len(rows)} rows" if rows else "as there are no rows"
+            hint = f'say what it is, such as types.{name} = "float64"'
+            raise ColumnError(self._name, name, f"has no value {seen} to tell its type by", hint=hint)
+        return typed
+
+    def _find_clients(self, names: Sequence[str], call: Call) -> Clients | None:
+        wanted = self._options.clients
+        if wanted is None:
+            return None
+        label = f"'clients' in [data.{self._name}]"
+        listed = wanted not in names
+        query = one_select(wanted) if listed else self._query
+        if query is None:
+            what = f"{label} is neither a column of the query nor one SELECT"
+            raise SettingsError(what, hint=f"there are the columns {', '.join(names)}")
+        if len(names) == 1:
+            what = f"{label} takes {names[0]!r}, the only column of the query"
+            raise SettingsError(
+                what, hint="select what the clients compute with, too; the same column twice if need be"
+            )
+        column = self._only_column(label, query, names, call) if listed else wanted
+        keys = self._database.distinct(query, column, call)
+        if None in keys:
+            where = "the query of 'clients'" if listed else "the query"
+            hint = f"add `where {column} is not null` to {where}, or coalesce()"
+            raise ColumnError(self._name, column, "has NULLs, which are no client's key", hint=hint)
+        return clients_among(column, keys, listed=listed)
+
+    def _only_column(self, label: str, query: str, names: Sequence[str], call: Call) -> str:
+        with self._database.rows(query, call, 1) as rows:
+            found = list(rows.names)
+        if len(found) != 1:
+            what = f"{label} yields {len(found)} columns ({', '.join(found)}), not one"
+            raise SettingsError(what, hint="select the clients' keys only")
+        if found[0] not in names:
+            what = f"{label} yields a column {found[0]!r}, which the query lacks"
+            raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(names)}")
+        return found[0]
+
+    def _one_select(self) -> str:
+        statement = one_select(self._options.query)
+        if statement is None:
+            what = f"'query' in [data.{self._name}] is not one SELECT"
+            raise SettingsError(what, hint="write one statement that yields the rows")
+        return statement
+
+    def _url(self, directory: Path) -> str:
+        url, file = self._options.url, self._options.url_file
+        if (url is None) == (file is None):
+            said = "neither" if url is None else "both"
+            raise SettingsError(f"[data.{self._name}] has {said} of 'url' and 'url_file'", hint="give one of them")
+        return read_secret(f"'url_file' in [data.{self._name}]", file, directory) if file is not None else url or ""
+
+
+def _in_row(before: int) -> Callable[[int], str]:
+    return lambda at: f"in row {before + at + 1}"
+
+
+def _owners(pieces: Sequence[Array]) -> Array:
+    # numpy's own would forget the masks
+    joined: Array = np.ma.concatenate(pieces)  # type: ignore[no-untyped-call]
+    return joined
+
+
+def _joined(source: str, typed: Typed, pieces: Sequence[Array]) -> Array:
+    """The arrays of all batches as one; an empty last one has no length of its own."""
+    filled = [piece for piece in pieces if len(piece)] or list(pieces[:1])
+    lengths = {piece.shape[1:] for piece in filled}
+    if len(lengths) > 1:
+        raise ColumnError(source, typed.name, "has rows of different lengths", hint="pad or cut them to one length")
+    return np.concatenate(filled)

@@ -1,0 +1,229 @@
+"""From Python's values, as database drivers and spreadsheets hand them out, to arrays: never another value, silently.
+
+What is wrong is told by its place and its kind; the value itself is not, since a coordinator reads that line, too.
+Plain functions. Imports this distribution's errors and casts and the package's types.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from fedbroker_worker.casts import cast_to
+from fedbroker_worker.errors import ColumnError
+from fedbroker_worker.sources.cells import Array
+from fedbroker_worker.sources.typed import DATE, DATETIME, Typed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["array_from", "infer"]
+
+_DAY_ONE: Final = datetime.date(1970, 1, 1)
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+
+_WORDS: Final[dict[type[Any], str]] = {
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    decimal.Decimal: "float64",
+    str: "str",
+    bytes: "str",
+    bytearray: "str",
+    memoryview: "str",
+    uuid.UUID: "str",
+    datetime.datetime: DATETIME,
+    datetime.date: DATE,
+}
+"""What a column is whose cells are of that type."""
+
+_NUMBERS: Final = {"int64", "float64"}
+
+_FIT: Final = "correct it, or say what the column is: types.{} = "
+
+_PAD: Final = "pad or cut them to one length"
+
+
+def infer(source: str, name: str, cells: Iterable[object]) -> Typed | None:
+    """What a column is, by its cells; None where all are NULL.
+
+    Raises:
+        ColumnError: they are of different kinds, or of one that has no counterpart.
+    """
+    kinds = set(map(type, cells)) - {type(None)}
+    if kinds and kinds <= {list, tuple}:
+        nested = (cell for cell in cells if cell is not None)
+        inner = infer(source, name, list(chain.from_iterable(nested)))  # type: ignore[arg-type]
+        return None if inner is None else Typed(name, inner.word, (None, *inner.shape))
+    words = {_word(source, name, kind) for kind in kinds}
+    if not words:
+        return None
+    if len(words) > 1:
+        if words != _NUMBERS:
+            what = f"holds {' and '.join(sorted(words))}"
+            raise ColumnError(source, name, what, hint=f'say what it is: types.{name} = "str"')
+        return Typed(name, "float64")
+    return Typed(name, words.pop())
+
+
+def array_from(source: str, typed: Typed, cells: Sequence[object], place: Callable[[int], str]) -> Array:
+    """One array of a column's cells.
+
+    Args:
+        source: the source's name, for errors.
+        typed: what they are to be.
+        cells: one for each row.
+        place: where the cell of that index is, for errors, such as ``"in row 3"``.
+
+    Returns:
+        Shape ``(rows, *typed.shape)``; text is an object array of ``str`` or ``bytes``.
+
+    Raises:
+        ColumnError: a NULL, a cell of another kind, a number that the dtype cannot hold, rows of different lengths.
+    """
+    kinds = set(map(type, cells))
+    if type(None) in kinds:
+        raise ColumnError(
+            source, typed.name, f"has a NULL {place(cells.index(None))}", hint="replace it, or leave it out"
+        )
+    if typed.shape:
+        return _vectors(source, typed, cells, place)
+    if typed.text:
+        return _objects([cell if isinstance(cell, str) else _text(cell) for cell in cells])
+    if kinds <= _PLAIN.get(typed.word, set()):
+        plain: list[Any] = list(cells)
+    else:
+        plain = [_plain(source, typed, cell, at, place) for at, cell in enumerate(cells)]
+    return _numbers(source, typed, plain)
+
+
+_PLAIN: Final[dict[str, set[type[Any]]]] = {
+    "bool": {bool},
+    **{f"{sign}int{bits}": {int} for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": {int, float} for bits in (16, 32, 64)},
+}
+"""Types of cells that numpy itself converts to a word, and to no other value."""
+
+
+def _word(source: str, name: str, kind: type[object]) -> str:
+    word = _WORDS.get(kind) or next((word for known, word in _WORDS.items() if issubclass(kind, known)), None)
+    if word is None:
+        what = f"holds values of the type {kind.__name__}, which has no counterpart here"
+        raise ColumnError(source, name, what, hint="cast it in the query, or leave it out")
+    return word
+
+
+def _numbers(source: str, typed: Typed, plain: list[Any]) -> Array:
+    """Of what is a number, a truth value or a point in time already."""
+    dtype = typed.announced.dtype
+    wide = {"f": "float64", "b": "bool", "u": "uint64", "i": "int64"}[np.dtype(dtype).kind]
+    try:
+        if wide == "uint64" and min(plain, default=0) < 0:
+            raise OverflowError  # which numpy would not: it would wrap around
+        values: Array = np.array(plain, dtype=wide)
+    except OverflowError:
+        what = f"holds a number that {dtype} cannot hold"
+        raise ColumnError(source, typed.name, what, hint=f'types.{typed.name} = "float64" would') from None
+    return cast_to(dtype, values, source=source, column=typed.name)
+
+
+def _vectors(source: str, typed: Typed, cells: Sequence[object], place: Callable[[int], str]) -> Array:
+    """Cells that are lists, put together along a new first dimension."""
+    for at, cell in enumerate(cells):
+        if not isinstance(cell, list | tuple):
+            raise _misfit(source, typed, cell, at, place)
+    rows: list[Sequence[object]] = list(cells)  # type: ignore[arg-type]
+    size, lengths = typed.shape[0], set(map(len, rows))
+    if size is not None and lengths - {size}:
+        odd = next(length for length in lengths if length != size)
+        raise ColumnError(source, typed.name, f"has a row of length {odd} where each has {size}", hint=_PAD)
+    if len(lengths) > 1:
+        what = f"has rows of different lengths, from {min(lengths)} to {max(lengths)}"
+        raise ColumnError(source, typed.name, what, hint=_PAD)
+    length = lengths.pop() if lengths else size or 0
+    flat = list(chain.from_iterable(rows))
+    inner = array_from(source, typed.inner, flat, lambda at: place(at // (length or 1)))
+    return inner.reshape(len(rows), length, *inner.shape[1:])
+
+
+def _plain(source: str, typed: Typed, cell: object, at: int, place: Callable[[int], str]) -> object:
+    """One cell as a number of that kind."""
+    found: object = None
+    match typed.word:
+        case "date":
+            found = _days(cell)
+        case "datetime":
+            found = _microseconds(cell)
+        case "bool":
+            found = bool(cell) if cell in (0, 1) and isinstance(cell, int | float) else None
+        case word if "int" in word:
+            found = _whole(cell)
+        case _:
+            found = float(cell) if isinstance(cell, int | float | decimal.Decimal) and type(cell) is not bool else None
+    if found is None:
+        raise _misfit(source, typed, cell, at, place)
+    return found
+
+
+def _whole(cell: object) -> int | None:
+    if isinstance(cell, bool) or not isinstance(cell, int | float | decimal.Decimal):
+        return None
+    try:
+        whole = int(cell)
+    except (OverflowError, ValueError):  # infinite, or not a number
+        return None
+    return whole if whole == cell else None
+
+
+def _days(cell: object) -> int | None:
+    """Days since 1970 of a date, or of its text as ISO 8601 writes it."""
+    day = _parsed(datetime.date.fromisoformat, cell) if isinstance(cell, str) else cell
+    if isinstance(day, datetime.datetime) or not isinstance(day, datetime.date):
+        return None
+    return (day - _DAY_ONE).days
+
+
+def _microseconds(cell: object) -> int | None:
+    """Microseconds since 1970 of a point in time, or of its text as ISO 8601 writes it; in UTC unless it says."""
+    moment = _parsed(datetime.datetime.fromisoformat, cell) if isinstance(cell, str) else cell
+    if not isinstance(moment, datetime.datetime):
+        return None
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+def _parsed(parse: Callable[[str], object], text: str) -> object:
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
+def _text(cell: object) -> str | bytes:
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return bytes(cell)
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    return str(cell)
+
+
+def _objects(cells: Sequence[object]) -> Array:
+    result = np.empty(len(cells), dtype=object)
+    result[:] = cells
+    return result
+
+
+def _misfit(source: str, typed: Typed, cell: object, at: int, place: Callable[[int], str]) -> ColumnError:
+    """A cell that is not what the column is; says of which kind it is, not what is in it."""
+    kind = type(cell)
+    word = "text" if issubclass(kind, str | bytes) else _WORDS.get(kind, kind.__name__)
+    wider = word == DATETIME or (word == "float64" and "int" in typed.word)
+    fit = word if wider else "str"
+    what = f"is {typed}, but holds {word} {place(at)}"
+    return ColumnError(source, typed.name, what, hint=f'{_FIT.format(typed.name)}"{fit}"')
