@@ -24,7 +24,7 @@ from tests.support.pages import blocks
 from tests.support.tff import packed
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROW = collections.OrderedDict(x=tff.TensorType(np.float32, [None, 4]), y=tff.TensorType(np.float32, [None, 1]))
 ROWS = 6  # at each silo
@@ -131,7 +131,7 @@ def test_train_model_goes_on_after_the_coordinator_was_killed(same, silos, tmp_p
     with started(program, silos, straight, rounds) as uninterrupted:
         with started(program, silos, killed, 1000):
             # The first of its states is there before any round, the third after two of them.
-            until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 90)
+            until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 240)
         done = len(metrics(killed)) if (killed / "metrics.csv").exists() else 0
         assert done < rounds, "it was killed too late for this test to show anything"
         with started(program, silos, killed, rounds) as process:
