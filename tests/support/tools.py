@@ -1,0 +1,20 @@
+"""RabbitMQ's own command-line tools for a private node, as pages call them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from fedbroker.broker import PrivateBroker
+
+
+def tools_of(broker: PrivateBroker, directory: Path) -> Path:
+    """Put a ``rabbitmqctl`` that means this node into a directory, for PATH; returns the directory."""
+    orders = json.loads((broker.directory / "guardian.json").read_text(encoding="utf-8"))
+    program = Path(orders["server"][0]).with_name("rabbitmqctl")
+    variables = " ".join(shlex.quote(f"{name}={value}") for name, value in orders["env"].items())
+    tool = directory / "rabbitmqctl"
+    tool.write_text(f'#!/bin/sh\nexec env -i {variables} {shlex.quote(str(program))} --quiet "$@"\n', encoding="utf-8")
+    tool.chmod(0o700)
+    return directory
