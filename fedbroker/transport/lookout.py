@@ -34,6 +34,8 @@ Heard: TypeAlias = Announce | Leave
 PREFETCH: Final = 64
 PATIENCE: Final = 1.0
 """Seconds that a silo has to say that it is still there, when its announcement was found in the lobby."""
+OTHERS: Final = 0.25
+"""Seconds of listening at the least: another's look may have just then taken an announcement out of the lobby."""
 
 
 class Lookout:
@@ -65,7 +67,8 @@ class Lookout:
         """Connect and listen; of one cohort, learn who waits in its lobby, too.
 
         Those who were found there and still answer have been heard when it returns: what is taken out of the lobby goes
-        back to its silo, which announces itself anew, to everybody.
+        back to its silo, which announces itself anew, to everybody. An empty lobby is listened at as long, since its
+        announcements may be in another's hands.
 
         Raises:
             BrokerError: the broker cannot be reached, refuses us, or went away.
@@ -76,7 +79,8 @@ class Lookout:
                 with in_time():
                     async with asyncio.timeout(deadline.left()):
                         found = await self._wake(topology.lobby_queue(self._cohort))
-                await self._answers(found)
+                if found is not None:
+                    await asyncio.gather(self._answers(found), asyncio.sleep(OTHERS))
         except BaseException:
             await self.close()
             raise
@@ -97,13 +101,15 @@ class Lookout:
         await line.declare((topology.LOBBY,), (self._queue,))
         await line.consume(self._queue, self._on_delivery, prefetch=PREFETCH)
 
-    async def _wake(self, lobby: topology.Queue) -> set[tuple[str, str]]:
-        """Take all that is in the lobby; who that was. A lobby that is not there is not made, whatever its name."""
+    async def _wake(self, lobby: topology.Queue) -> set[tuple[str, str]] | None:
+        """Take all that is in the lobby; who that was. None if there is no lobby: none is made, whatever its name."""
         connected = await connect(self._address, "fedbroker lookout")
         try:
             reader = Reader(connected)
+            if (count := await reader.count(lobby)) is None:
+                return None
             found: set[tuple[str, str]] = set()
-            for _ in range(await reader.count(lobby) or 0):
+            for _ in range(count):
                 if (taken := await reader.take(lobby)) is None:
                     break
                 match self._read(taken.delivery):
@@ -119,7 +125,7 @@ class Lookout:
     async def _answers(self, found: set[tuple[str, str]]) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                while found - self._answered:
+                while found - self._answered or not self._answered:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

@@ -11,8 +11,12 @@ import sys
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
+import aio_pika
 import pytest
 
+from fedbroker.deadline import Deadline
+from fedbroker.transport import topology
+from fedbroker.transport.lookout import PATIENCE, Lookout
 from tests.support.ends import admin, coordinator_end, silo_end, until
 from tests.support.worker import SILO, served, settings
 
@@ -98,6 +102,20 @@ async def test_cohorts_are_heard(broker, cohort, run):
         assert found[other] == ["lga"]
         _, out, _ = await run("list", "--seconds", "1.5")
         assert any(cohort in line and "ewr, jfk" in line for line in out.splitlines())
+
+
+async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
+    heard = []
+    lookout = Lookout(broker.url, cohort, heard.append)
+    async with silo_end(broker.url, cohort), await aio_pika.connect(broker.url) as connection:
+        lobby = await (await connection.channel()).get_queue(topology.lobby_queue(cohort).name)
+        taken = await lobby.get(timeout=10)
+        opening = asyncio.create_task(lookout.open(Deadline.after(10)))
+        await asyncio.wait({opening}, timeout=PATIENCE / 2)
+        await taken.reject()
+        await opening
+        await lookout.close()
+        assert {word.silo for word in heard} == {"ewr"}
 
 
 async def test_nobody_is_disturbed(broker, cohort, run):
