@@ -6,16 +6,31 @@ Imports TFF and the base.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import tensorflow_federated as tff
 from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import type_serialization
 
-from fedbroker.errors import UsageError
+from fedbroker.errors import UsageError, WireError
+from fedbroker.runtime.framing import fields, framed
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["deal", "deserialize", "federate", "members", "serialize"]
+__all__ = ["deal", "deserialize", "federate", "members", "serialize", "structure"]
+
+
+def _number(message: object, field: str) -> int:
+    return int(message.DESCRIPTOR.fields_by_name[field].number)  # type: ignore[attr-defined]  # protos have no types
+
+
+_FEDERATED: Final = _number(executor_pb2.Value, "federated")
+_FEDERATED_TYPE: Final = _number(executor_pb2.Value.Federated, "type")
+_MEMBER: Final = _number(executor_pb2.Value.Federated, "value")
+_STRUCT: Final = _number(executor_pb2.Value, "struct")
+_ELEMENT: Final = _number(executor_pb2.Value.Struct, "element")
+_ELEMENT_VALUE: Final = _number(executor_pb2.Value.Struct.Element, "value")
+_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
 
 def serialize(value: object, type_: tff.Type) -> bytes:
@@ -38,19 +53,39 @@ def deserialize(data: Buffer, type_: tff.Type) -> object:
     return value
 
 
-def members(data: Buffer) -> list[bytes]:
-    """The serialized member values of a serialized federated value."""
-    federated = executor_pb2.Value.FromString(bytes(data)).federated
-    return [value.SerializeToString() for value in federated.value]
+def members(data: Buffer) -> list[memoryview]:
+    """The serialized member values of a serialized federated value: views of it.
+
+    Raises:
+        WireError: it is no such value.
+    """
+    try:
+        return [
+            member
+            for field, federated in fields(data)
+            if field == _FEDERATED
+            for inner, member in fields(federated)
+            if inner == _MEMBER
+        ]
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
 
 
 def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> bytes:
     """A serialized federated value of that type with these serialized members."""
-    federated = executor_pb2.Value.Federated(
-        type=type_serialization.serialize_type(type_).federated,
-        value=[executor_pb2.Value.FromString(bytes(value)) for value in values],
-    )
-    return bytes(executor_pb2.Value(federated=federated).SerializeToString(deterministic=True))
+    kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
+    parts = framed(_FEDERATED_TYPE, [kind])
+    for value in values:
+        parts += framed(_MEMBER, [value])
+    return b"".join(framed(_FEDERATED, parts))
+
+
+def structure(values: Iterable[Buffer]) -> list[Buffer]:
+    """A serialized struct of these serialized values, in parts: one after another they are the value."""
+    parts: list[Buffer] = []
+    for value in values:
+        parts += framed(_ELEMENT, framed(_ELEMENT_VALUE, [value]))
+    return framed(_STRUCT, parts)
 
 
 def deal(count: int, hands: Sequence[str]) -> dict[str, range]:
