@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from fedbroker.session import handover
 from fedbroker.session.handover import Handover, MergeOrder
 from fedbroker.session.lane import Take
 from fedbroker.session.stage import StageState
@@ -29,7 +30,7 @@ class Intake:
     def __init__(self, state: StageState, order: MergeOrder, take: Take) -> None:
         self._state = state
         self._take = take
-        self._handover = Handover(order)
+        self._handover = Handover(order, handover.ROOM)
         self._turns: dict[str, asyncio.Future[None]] = {}
         self._outputs: dict[str, Sequence[Buffer]] = {}
 
