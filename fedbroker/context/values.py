@@ -9,27 +9,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import tensorflow_federated as tff
-from tensorflow_federated.proto.v0 import executor_pb2
-from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import type_serialization
 
+from fedbroker.context.codec import ELEMENT, ELEMENT_VALUE, FEDERATED, FEDERATED_TYPE, MEMBER, STRUCT, read, write
 from fedbroker.errors import UsageError, WireError
 from fedbroker.runtime.framing import fields, framed
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["deal", "deserialize", "federate", "members", "serialize", "structure"]
 
-
-def _number(message: object, field: str) -> int:
-    return int(message.DESCRIPTOR.fields_by_name[field].number)  # type: ignore[attr-defined]  # protos have no types
-
-
-_FEDERATED: Final = _number(executor_pb2.Value, "federated")
-_FEDERATED_TYPE: Final = _number(executor_pb2.Value.Federated, "type")
-_MEMBER: Final = _number(executor_pb2.Value.Federated, "value")
-_STRUCT: Final = _number(executor_pb2.Value, "struct")
-_ELEMENT: Final = _number(executor_pb2.Value.Struct, "element")
-_ELEMENT_VALUE: Final = _number(executor_pb2.Value.Struct.Element, "value")
 _SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
 
@@ -40,17 +28,18 @@ def serialize(value: object, type_: tff.Type) -> bytes:
         UsageError: the value is not of that type; with TFF's own words.
     """
     try:
-        proto, _ = value_serialization.serialize_value(value, type_)
+        return b"".join(write(value, type_))
     except (TypeError, ValueError, NotImplementedError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"a value does not fit the type {type_}: {words}") from error
-    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def deserialize(data: Buffer, type_: tff.Type) -> object:
-    """The Python value of a serialized ``executor.Value``, as TFF's own contexts would return it."""
-    value, _ = value_serialization.deserialize_value(executor_pb2.Value.FromString(bytes(data)), type_)
-    return value
+    """The Python value of a serialized ``executor.Value``, as TFF's own contexts would return it.
+
+    Large arrays are read-only views of ``data``, as theirs are of a copy.
+    """
+    return read(data, type_)
 
 
 def members(data: Buffer) -> list[memoryview]:
@@ -63,9 +52,9 @@ def members(data: Buffer) -> list[memoryview]:
         return [
             member
             for field, federated in fields(data)
-            if field == _FEDERATED
+            if field == FEDERATED
             for inner, member in fields(federated)
-            if inner == _MEMBER
+            if inner == MEMBER
         ]
     except ValueError as error:
         raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
@@ -74,18 +63,18 @@ def members(data: Buffer) -> list[memoryview]:
 def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> bytes:
     """A serialized federated value of that type with these serialized members."""
     kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
-    parts = framed(_FEDERATED_TYPE, [kind])
+    parts = framed(FEDERATED_TYPE, [kind])
     for value in values:
-        parts += framed(_MEMBER, [value])
-    return b"".join(framed(_FEDERATED, parts))
+        parts += framed(MEMBER, [value])
+    return b"".join(framed(FEDERATED, parts))
 
 
 def structure(values: Iterable[Buffer]) -> list[Buffer]:
     """A serialized struct of these serialized values, in parts: one after another they are the value."""
     parts: list[Buffer] = []
     for value in values:
-        parts += framed(_ELEMENT, framed(_ELEMENT_VALUE, [value]))
-    return framed(_STRUCT, parts)
+        parts += framed(ELEMENT, framed(ELEMENT_VALUE, [value]))
+    return framed(STRUCT, parts)
 
 
 def deal(count: int, hands: Sequence[str]) -> dict[str, range]:
