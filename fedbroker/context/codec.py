@@ -1,6 +1,6 @@
 """Serialized executor values to and from Python: arrays are copied once on their way out, and not at all back in.
 
-The bytes are TFF's own: a large array is its dtype, its shape and then its memory as it is (``Array.content``), so it is
+The bytes are TFF's own: a large array is its dtype, its shape and then its memory as it is (``Array.content``): it is
 enough to write and read what is around it. Whatever is not covered here goes through TFF's serializer. Imports TFF and
 the runtime's framing.
 """
