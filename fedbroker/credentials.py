@@ -9,33 +9,71 @@ from typing import Final
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["broker_url", "from_file"]
+__all__ = ["broker_url", "from_file", "read_secret"]
 
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
-_LONGEST: Final = 64 << 10
+_CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+_LONGEST: Final = 1 << 20
 
 
-def from_file(variable: str, environ: Mapping[str, str] = os.environ) -> str:
-    """What is in the file that an environment variable names, without white space around it.
+def read_secret(
+    label: str,
+    name: str,
+    directory: Path,
+    environ: Mapping[str, str] = os.environ,
+    error: type[ConfigError] = ConfigError,
+) -> str:
+    """What is in a file, without white space around it.
 
-    A relative name is one of systemd's credentials (in ``$CREDENTIALS_DIRECTORY``) where there are any.
+    Args:
+        label: what names the file, for errors.
+        name: of a credential that systemd hands over (``LoadCredential=``), if there is one; else a path.
+        directory: what a relative path is relative to.
+        environ: the environment.
+        error: what to raise.
 
     Raises:
-        ConfigError: it cannot be read, holds nothing, or no text; its contents are in no error.
+        ConfigError: ``error``, when it cannot be read, is larger than 1 MiB, holds nothing, or no text; its contents
+            are in no error.
     """
-    path = Path(environ.get("CREDENTIALS_DIRECTORY", ""), environ[variable])
-    hint = f"correct {variable}, or what it names"
+    path = _path(name, directory, environ)
+    hint = f"correct {label}, or what it names"
     try:
         with path.open("rb") as file:
-            text = file.read(_LONGEST).decode().strip()
-    except OSError as error:
-        raise ConfigError(f"{variable}: {path} cannot be read: {error.strerror}", hint=hint) from None
+            read = file.read(_LONGEST + 1)
+        text = read.decode().strip()
+    except FileNotFoundError:
+        among = environ.get(_CREDENTIALS)
+        neither = f", nor a credential {name} in {among}" if among and not Path(name).is_absolute() else ""
+        raise error(f"{label}: there is no file {path}{neither}", hint=hint) from None
+    except OSError as reason:
+        what = f"{label}: {path} cannot be read: {reason.strerror}"
+        raise error(what, hint="let this process's user read it, and nobody else") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{variable}: {path} is not UTF-8 text", hint=hint) from None
+        raise error(f"{label}: {path} is not UTF-8 text", hint=hint) from None
+    if len(read) > _LONGEST:
+        raise error(f"{label}: {path} is larger than 1 MiB", hint=hint)
     if not text:
-        raise ConfigError(f"{variable}: {path} is empty", hint=hint)
+        raise error(f"{label}: {path} is empty", hint=hint)
     return text
+
+
+def _path(name: str, directory: Path, environ: Mapping[str, str]) -> Path:
+    if environ.get(_CREDENTIALS):
+        credential = Path(environ[_CREDENTIALS]) / name
+        if credential.exists():
+            return credential
+    return directory / name
+
+
+def from_file(variable: str, environ: Mapping[str, str] = os.environ, error: type[ConfigError] = ConfigError) -> str:
+    """What is in the file that an environment variable names: see :func:`read_secret`.
+
+    Raises:
+        ConfigError: ``error``, as there.
+    """
+    return read_secret(variable, environ[variable], Path(), environ, error)
 
 
 def broker_url(environ: Mapping[str, str] = os.environ) -> str | None:

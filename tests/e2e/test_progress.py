@@ -70,6 +70,7 @@ def program(silos):
     ours, theirs = pty.openpty()
     reader, writer = os.pipe()
     os.set_blocking(ours, False)
+    os.set_blocking(reader, False)
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), silos.url, silos.cohort, str(writer)],
         env=ENVIRONMENT,
@@ -105,7 +106,7 @@ def test_what_a_program_shows(silos):
         before = shown.settings()
         assert [shown.line() for _ in range(6)] == ["0.0"] * 3 + ["2.0"] * 3
         assert float(shown.line()) < 5  # half a second is waited, once, for a pipe that is full
-        in_a_pipe(os.read(pipe, 1 << 20).decode())
+        in_a_pipe(pipe)
         shown.key()
         assert shown.line() == "2.0"
         ewr = silos.silos["ewr"]
@@ -131,8 +132,19 @@ def test_what_a_program_shows(silos):
         assert shown.read().rfind("\x1b[?25h") > shown.read().rfind("\x1b[?25l")  # the cursor is there
 
 
-def in_a_pipe(said):
+def in_a_pipe(pipe):
     """A line for each stage; nothing where nothing was wanted; codes where they were."""
+    said = ""
+
+    def read():
+        nonlocal said
+        with suppress(BlockingIOError):
+            said += os.read(pipe, 1 << 20).decode()
+        return said
+
+    # The first of those for whom standard error was full got stuck there, the others come once it is another one.
+    until(lambda: read().count("fedbroker: stuffed: done in ") == 2, 10, "what was late is said")
+    said = re.sub("fedbroker: stuffed: .*", "", said)
     lines = [line for line in said.splitlines() if "fedbroker: " in line]
     patterns = [
         rf"fedbroker: lines: stage 1 of 2: 2 of 2 silos, {TIME}",
@@ -143,6 +155,5 @@ def in_a_pipe(said):
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(pattern, line), line
     assert "silent" not in said
-    assert "stuffed" not in said
     assert re.search(rf"forced: done in {TIME}, 2 silos, 2 stages", said)
     assert "Traceback" not in said

@@ -36,5 +36,5 @@ def test_each_way_leads_to_the_broker(run, broker, tmp_path):
 def test_a_file_that_is_not_there_is_one_line(run):
     done = run(FEDBROKER_URL_FILE="/no/such/file")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: /no/such/file cannot be read")
+    assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: there is no file /no/such/file")
     assert len(done.stderr.splitlines()) == 1

@@ -124,7 +124,7 @@ async def test_a_session_given_up_stops_computing(both, functions, ours):
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
     await until(lambda: ours()[0].cpu_percent(0.05) > 30)
     await client.end.end_session(client.silo, "gone")
-    await until(lambda: not service._busy)
+    await until(lambda: not service.statistics().in_hand)
     asking.cancel()
     await client.check()
     await until(lambda: len(ours()) == 1)

@@ -126,7 +126,7 @@ async def test_renewals_do_not_let_more_work_in(broker, cohort, tmp_path, waitin
         asking = [asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60))) for _ in range(6)]
         held = service._end._inbox._holdings
         await until(lambda: len(held) == 6)  # since those in hand were renewed
-        assert len(service._busy) == 2
+        assert service.statistics().in_hand == 2
         go(tmp_path)
         assert [len(outputs) for outputs in await asyncio.gather(*asking)] == [1] * 6
         assert client.end.late == 0
@@ -151,7 +151,7 @@ async def test_a_copy_behind_a_long_queue_is_not_done_again(broker, cohort, tmp_
         assert await look.holds(queue, 1)
         await until(lambda: look.holds(queue, 0))  # since the second one was renewed
         await client.end.end_session("ewr", "slow")
-        await until(lambda: not service._busy)
+        await until(lambda: not service.statistics().in_hand)
         assert (client.end.late, reads(tmp_path)) == (0, 1)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)

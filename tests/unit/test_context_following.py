@@ -11,6 +11,9 @@ from fedbroker.context.display import Display
 from fedbroker.context.following import Invocation, names_text, size_text, time_text
 from fedbroker.context.painters import LinePainter
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
+from tests.support.pages import blocks
+
+NAMES = ("bos", "ewr", "jfk")
 
 
 def invocation(**options):
@@ -65,6 +68,32 @@ def test_the_summary_says_what_it_took():
 )
 def test_numbers_for_people(text, expected):
     assert text == expected
+
+
+def test_the_page_shows_lines_as_they_are(capsys):
+    def reported(out, into, *dropped_by_stage):
+        stages = tuple(
+            StageReport(level=level, needed=1, seconds=1.0, silos=tuple(ended(name, late, out, into) for name in NAMES))
+            for level, late in enumerate(dropped_by_stage)
+        )
+        return SessionReport(session="s1", cohort="airports", members=NAMES, stages=stages)
+
+    def ended(name, late, out, into):
+        ending = "timed out" if name == late else "answered"
+        return SiloReport(
+            silo=name, incarnation="1", ending=ending, bytes_out=out, bytes_in=0 if name == late else into
+        )
+
+    one = Invocation("train", "airports", 2, 0.0, present=("ewr",), wanted=3)
+    painter = LinePainter()
+    painter.say(f"train: {one.waiting_text()}")
+    one.attempt("s1", NAMES)
+    for event in events(("stage started", "", {}), *(("silo answered", name, {}) for name in NAMES)):
+        one.hear(event, 10.0)
+    painter.stage_over(one, 10.8)
+    painter.say(f"train: {one.summary(reported(210_000, 600, '', 'jfk'), '', 12.4)}")
+    done = invocation().summary(reported(8192, 400, ""), "", 3.4)
+    assert [f"mean_delay: {done}\n", capsys.readouterr().err] == blocks("docs/observe.md", "text")
 
 
 def test_a_long_wait_is_told_once(capsys):

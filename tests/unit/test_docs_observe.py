@@ -10,8 +10,8 @@ from pathlib import Path
 
 import fedbroker
 from fedbroker import tracing
+from tests.support.pages import ROOT, blocks
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "observe.md").read_text(encoding="utf-8")
 
 
@@ -44,7 +44,7 @@ def test_each_span_is_on_the_page_with_its_attributes():
 
 def test_the_program_names_arguments_that_there_are():
     known = inspect.signature(fedbroker.create_sync_execution_context).parameters
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (block,) = blocks("docs/observe.md", "python")
     (call,) = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
     assert {keyword.arg for keyword in call.keywords} <= known.keys()
     assert known["progress"].default is None

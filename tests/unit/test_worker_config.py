@@ -195,8 +195,9 @@ def test_a_secret_may_come_from_a_file(write, tmp_path):
 @pytest.mark.parametrize(
     ("contents", "environ", "line"),
     [
-        (None, {}, "FEDBROKER_SILO_BROKER_FILE: {path} cannot be read: No such file or directory"),
+        (None, {}, "FEDBROKER_SILO_BROKER_FILE: there is no file {path}; correct FEDBROKER_SILO_BROKER_FILE, or what"),
         (b"\n", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is empty; correct FEDBROKER_SILO_BROKER_FILE, or what it"),
+        (b"x" * (1 << 20) + b"\n", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is larger than 1 MiB; correct"),
         (b"\xff", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is not UTF-8 text"),
         (b"http://u:secret@h/", {}, "FEDBROKER_SILO_BROKER_FILE in the environment: 'http://***@h/' is not a broker's"),
         (b"amqp://h/", {"FEDBROKER_SILO_BROKER": "amqp://h/"}, "_BROKER and FEDBROKER_SILO_BROKER_FILE are both set"),

@@ -429,7 +429,7 @@ def test_a_key_of_somebody_else(stays, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "'service_account' in [data.stays]: there is no file account.json; it is looked for in"),
+        (None, "'service_account' in [data.stays]: there is no file "),
         ("", "account.json is empty"),
         ("secret", "'service_account' in [data.stays] is not JSON; download a key of the type JSON"),
         ("[1]", "'service_account' in [data.stays] is not the key of a service account"),
@@ -459,7 +459,9 @@ def test_a_service_account_among_systemds_credentials(stays, server, tmp_path, m
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     assert stays().count() == 3  # one that is not there is a path
     source = stays(service_account="sheets")
-    assert f"looked for in {tmp_path} and {credentials}" in line(SettingsError, source.describe)
+    assert f"no file {tmp_path / 'sheets'}, nor a credential sheets in {credentials}; correct" in line(
+        SettingsError, source.describe
+    )
     (tmp_path / "account.json").rename(credentials / "sheets")
     assert source.count() == 3
 

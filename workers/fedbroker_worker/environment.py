@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.credentials import from_file
-from fedbroker.errors import ConfigError
 from fedbroker_worker.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -59,12 +58,5 @@ def overrides(environ: Mapping[str, str], keys: Collection[str]) -> dict[str, Ov
         if key in found:
             both = " and ".join(sorted((variable, found[key].variable)))
             raise SettingsError(f"{both} are both set in the environment", hint="unset one of them")
-        found[key] = Override(variable, _read(variable, environ) if by_file else value)
+        found[key] = Override(variable, from_file(variable, environ, SettingsError) if by_file else value)
     return found
-
-
-def _read(variable: str, environ: Mapping[str, str]) -> str:
-    try:
-        return from_file(variable, environ)
-    except ConfigError as error:
-        raise SettingsError(error.what, hint=error.hint) from None

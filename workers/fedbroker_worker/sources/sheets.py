@@ -15,6 +15,7 @@ from gspread.exceptions import NoValidUrlKeyFound
 from gspread.utils import extract_id_from_url
 from msgspec import Meta
 
+from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
@@ -24,7 +25,6 @@ from fedbroker_worker.sources.google import GOOGLE, fetch, service_account
 from fedbroker_worker.sources.google_errors import Place
 from fedbroker_worker.sources.grid import Grid, grid_of
 from fedbroker_worker.sources.keyed import clients_among, words_of
-from fedbroker_worker.sources.secret_files import read_secret
 from fedbroker_worker.sources.typed import Typed, check_names, given_types
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class SheetsSource:
         with self._lock:
             if self._credentials is None:
                 label = f"'service_account' in [data.{self._name}]"
-                text = read_secret(label, self._options.service_account, self._directory)
+                text = read_secret(label, self._options.service_account, self._directory, error=SettingsError)
                 self._credentials = service_account(label, text)
             return self._credentials
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 from msgspec import Meta
 
+from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.options import read_table
@@ -19,7 +20,6 @@ from fedbroker_worker.sources.calls import Calls
 from fedbroker_worker.sources.database import Database, database_at
 from fedbroker_worker.sources.keyed import words_of
 from fedbroker_worker.sources.listed import listed_clients
-from fedbroker_worker.sources.secret_files import read_secret
 from fedbroker_worker.sources.select import one_select
 from fedbroker_worker.sources.typed import Typed, check_names, given_types
 from fedbroker_worker.sources.values import array_from, infer
@@ -201,7 +201,9 @@ class SqlSource:
         if (url is None) == (file is None):
             said = "neither" if url is None else "both"
             raise SettingsError(f"[data.{self._name}] has {said} of 'url' and 'url_file'", hint="give one of them")
-        return read_secret(f"'url_file' in [data.{self._name}]", file, directory) if file is not None else url or ""
+        if file is None:
+            return url or ""
+        return read_secret(f"'url_file' in [data.{self._name}]", file, directory, error=SettingsError)
 
 
 def _in_row(before: int) -> Callable[[int], str]:

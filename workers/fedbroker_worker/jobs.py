@@ -1,0 +1,188 @@
+"""The work that a silo has in hand: each item is answered once, and what was given up stops.
+
+Imports transport, wire and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, Literal
+
+import structlog
+
+from fedbroker import tracing
+from fedbroker.deadline import Deadline
+from fedbroker.errors import FedbrokerError, WireError
+from fedbroker.log import get_logger
+from fedbroker.wire.messages import Done, Failed, Need
+from fedbroker_worker.answers import Answers
+from fedbroker_worker.work import LONGEST_STAGE, Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedbroker.transport import SiloEnd
+    from fedbroker.wire.messages import EndSession, WorkItem
+    from fedbroker_worker.sessions import Sessions
+    from fedbroker_worker.work import Worker
+
+__all__ = ["Jobs"]
+
+_log = get_logger(__name__)
+
+REPLY_GRACE: Final = 30.0
+"""Seconds beyond the stage's own time for which an answer is offered to a broker that is away."""
+
+ENDED: Final = 1024
+"""Sessions that were given up are remembered, since their work may come after that word."""
+
+
+class Jobs:
+    """Work items under way, one task for each.
+
+    Args:
+        silo: its name.
+        incarnation: of this process.
+        end: answers go through it.
+        worker: computes the answers.
+        sessions: that the silo keeps values for.
+        remembered: answers, for work that comes again.
+        on_answer: called with each answer, before it is sent; must not block.
+    """
+
+    def __init__(
+        self,
+        silo: str,
+        incarnation: str,
+        end: SiloEnd,
+        worker: Worker,
+        sessions: Sessions,
+        remembered: Answers,
+        on_answer: Callable[[Answer], None],
+    ) -> None:
+        self._silo = silo
+        self._incarnation = incarnation
+        self._end = end
+        self._worker = worker
+        self._sessions = sessions
+        self._answers = remembered
+        self._on_answer = on_answer
+        self._computing: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._busy: dict[asyncio.Task[None], str] = {}  # every job, and its session
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._leaving = False
+        self._closing = False
+
+    def __len__(self) -> int:
+        """How many there are, those included whose answer is on its way."""
+        return len(self._busy)
+
+    def leave(self) -> None:
+        """Work of new sessions is refused from now on."""
+        self._leaving = True
+
+    async def one_done(self, deadline: Deadline) -> None:
+        """Returns when one of those that are under way is done, or time is up."""
+        await asyncio.wait(self._busy, timeout=deadline.left(), return_when=asyncio.FIRST_COMPLETED)
+
+    async def close(self) -> None:
+        """Give up whatever is under way; the broker gives it to whoever comes after us."""
+        self._closing = True
+        jobs = list(self._busy)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def answer(self, item: WorkItem) -> None:
+        """Have the item answered; one that comes again while it is being computed waits for the same answer."""
+        key = (item.session, item.stage)
+        job = self._computing.get(key)
+        if job is None:
+            job = asyncio.create_task(self._serve(item), name=f"work {item.session}.{item.stage}")
+            self._computing[key] = job
+            self._busy[job] = item.session
+            job.add_done_callback(self._ended_job)
+        await asyncio.wait([job])  # not awaited itself: the delivery may be cancelled, the job goes on
+        if job.cancelled() and self._closing:
+            raise asyncio.CancelledError  # not done: the broker gives it to whoever comes after us
+
+    def _ended_job(self, job: asyncio.Task[None]) -> None:
+        del self._busy[job]
+        self._computed(job)
+
+    def _computed(self, job: asyncio.Task[None] | None) -> None:
+        """From now on the same work is answered by another job.
+
+        The coordinator may have the answer, and ask again, before we hear that the broker has taken it.
+        """
+        for key in [key for key, one in self._computing.items() if one is job]:
+            del self._computing[key]
+
+    def end_session(self, message: EndSession) -> None:
+        """The coordinator gives a session up: whatever runs for it stops, unanswered."""
+        if message.incarnation not in ("", self._incarnation):
+            return  # meant for whoever had our name before
+        self._ended[message.session] = None
+        if len(self._ended) > ENDED:
+            self._ended.popitem(last=False)
+        for job, session in list(self._busy.items()):
+            if session == message.session:
+                job.cancel()
+        self._sessions.end(message.session)
+        self._answers.forget(message.session)
+        _log.info("session ended", session=message.session)
+
+    async def _serve(self, item: WorkItem) -> None:
+        structlog.contextvars.bind_contextvars(session=item.session, stage=item.stage)
+        _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
+        started = time.monotonic()
+        with tracing.span("work", "consumer", silo=item.silo, session=item.session, stage=item.stage) as span:
+            answer = await self._answer(item)
+            self._computed(asyncio.current_task())
+            self._on_answer(answer)
+            _log_answer(answer, time.monotonic() - started)
+            if isinstance(answer.reply, Failed):
+                span.failed(answer.reply.cause, answer.reply.kind)
+            with tracing.span("transfer", what="answer", bytes=sum(map(len, answer.outputs.values()))):
+                await self._reply(item, answer)
+
+    async def _answer(self, item: WorkItem) -> Answer:
+        if item.session in self._ended:
+            return Answer(self._failed(item, "refused", "the session was given up"))
+        remembered = self._answers.get(item.session, item.stage)
+        if remembered is not None:
+            return Answer(*remembered)
+        if self._leaving and not self._sessions.knows(item.session):
+            cause = "this silo is leaving its cohort and takes no new session"
+            return Answer(self._failed(item, "lost", cause, "run the computation again"))
+        answer = await self._worker.answer(item)
+        if isinstance(answer.reply, Done):
+            self._answers.put(answer.reply, answer.outputs)
+        return answer
+
+    async def _reply(self, item: WorkItem, answer: Answer) -> None:
+        """Hand the answer to the broker; an answer that cannot be sent at all becomes one that says so."""
+        deadline = Deadline.after(min(item.seconds, LONGEST_STAGE) + REPLY_GRACE)
+        try:
+            try:
+                await self._end.reply(item, answer.reply, answer.outputs, deadline)
+            except WireError as error:
+                await self._end.reply(item, self._failed(item, "refused", error.what, error.hint), {}, deadline)
+        except FedbrokerError as error:
+            _log.error("answer not delivered", reason=str(error))
+
+    def _failed(self, item: WorkItem, kind: Literal["refused", "lost"], cause: str, hint: str = "") -> Failed:
+        return Failed(item.session, item.stage, self._silo, self._incarnation, kind, cause, hint)
+
+
+def _log_answer(answer: Answer, seconds: float) -> None:
+    reply = answer.reply
+    if isinstance(reply, Done):
+        size = sum(size for _, size in reply.outputs)
+        _log.info("work done", outputs=len(reply.outputs), bytes=size, seconds=round(seconds, 3))
+    elif isinstance(reply, Need):
+        _log.info("blobs lacking", count=len(reply.digests))
+    else:
+        _log.warning("work failed", kind=reply.kind, reason=reply.cause, seconds=round(seconds, 3))
