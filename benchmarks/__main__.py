@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def main(
         json_file: where to write every figure as JSON; --json=- is standard output, and tables go to standard error.
         write_page: put the tables into docs/performance.md.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         sys.exit(f"error: no benchmark is called {unknown[0]!r}: there are {', '.join(NAMES)}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
 
 import numpy as np
 import tensorflow_federated as tff
