@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,17 @@ ROWS = 20_000
 ARRIVALS = """
     select [dep_delay / 60, distance / 1000, hour / 24, (month - 6) / 6]::float[4] as x,
            [(arr_delay > 15)::int]::float[1] as y
-    from '{file}' where arr_delay is not null limit {rows}
+    from (select *, row_number() over () as n from read_csv(?) where arr_delay is not null)
 """
+READ = "select x, y from 'arrivals.parquet'"
 
 
 def run(quick: bool) -> Report:
     """Measure rounds on both by turns, from the same model."""
     rows, turns = (ROWS // 10, 5) if quick else (ROWS, 9)
     with tempfile.TemporaryDirectory(prefix="native-") as name:
-        files = split(Path(name))
-        with training(Path(name), files, rows) as calls:
+        split(Path(name), rows)
+        with training(Path(name)) as calls:
             results = {case: call() for case, call in calls.items()}
             agree(results)
             by_turns(calls, 1, 1)
@@ -46,43 +47,36 @@ def run(quick: bool) -> Report:
         TIMES,
         [Row(name, one.figures(), judged if name == first else None) for name, one in timed.items()],
         (
-            f"Logistic regression, batches of {BATCH}, one epoch. The silos read their data from a file whose columns "
-            "they keep; TFF's local context is given a tf.data.Dataset for each client, in memory.",
+            f"Logistic regression, batches of {BATCH}, one epoch. In every round each silo reads its data from a "
+            "Parquet file; TFF's local context is given a tf.data.Dataset for each client, in memory.",
         ),
     )
 
 
-def split(directory: Path) -> dict[str, str]:
-    """The flights of 2013, dealt to four clients: one file each."""
+def split(directory: Path, rows: int) -> None:
+    """The flights of 2013, dealt to the clients: ``<client>/arrivals.parquet``, with so many rows."""
     import duckdb
 
     data.split(directory)
     airports = [str(directory / airport / "flights.csv") for airport in data.AIRPORTS]
-    files = {}
     with duckdb.connect() as database:
-        database.execute("create table flights as select *, row_number() over () as n from read_csv(?)", [airports])
         for number, name in enumerate(CLIENTS):
             (directory / name).mkdir()
-            files[name] = str(directory / name / "flights.csv")
-            own = f"select * exclude n from flights where n % {len(CLIENTS)} = {number}"
-            database.execute(f"copy ({own}) to '{files[name]}' (header)")
-    return files
+            own = f"{ARRIVALS} where n % {len(CLIENTS)} = {number} limit {rows}"
+            database.execute(f"copy ({own}) to '{directory / name / 'arrivals.parquet'}'", [airports])
 
 
 @contextlib.contextmanager
-def training(directory: Path, files: Mapping[str, str], rows: int) -> Iterator[dict[str, Any]]:
+def training(directory: Path) -> Iterator[dict[str, Callable[[], Any]]]:
     """One round on each side, from the initial model; returns its metrics."""
     from benchmarks._computations import invoke, local_context
     from examples.airports.computations import learning
 
-    sources = {
-        name: {"arrivals": {"source": "duckdb", "query": ARRIVALS.format(file=file, rows=rows)}}
-        for name, file in files.items()
-    }
+    sources = {name: {"arrivals": {"source": "duckdb", "query": READ}} for name in CLIENTS}
     process = learning()
     native = local_context()
     state = invoke(native, process.initialize)
-    datasets = [dataset(file, rows) for file in files.values()]
+    datasets = [dataset(directory / name / "arrivals.parquet") for name in CLIENTS]
     with (
         local_cohort(sources, cohort="native", directory=directory, heartbeat=HEARTBEAT) as cohort,
         fedbroker.create_sync_execution_context(
@@ -96,13 +90,13 @@ def training(directory: Path, files: Mapping[str, str], rows: int) -> Iterator[d
         }
 
 
-def dataset(file: str, rows: int) -> Any:  # noqa: ANN401
+def dataset(file: Path) -> Any:  # noqa: ANN401
     """The same rows in batches, as a program on one machine would have them."""
     import duckdb
     import numpy as np
     import tensorflow as tf
 
-    columns = duckdb.sql(ARRIVALS.format(file=file, rows=rows)).fetchnumpy()
+    columns = duckdb.sql(f"select x, y from '{file}'").fetchnumpy()
     x, y = (np.stack(list(columns[name])).astype(np.float32) for name in ("x", "y"))
     return tf.data.Dataset.from_tensor_slices({"x": x, "y": y}).batch(BATCH)
 
