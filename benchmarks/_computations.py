@@ -56,3 +56,10 @@ def summing(numbers: int):
         return tff.federated_sum(updates)
 
     return summed
+
+
+def batches(seed):
+    """A little data of one client for the airports' model: two batches."""
+    random = np.random.default_rng(seed)
+    shapes = {"x": (8, 4), "y": (8, 1)}
+    return [{name: random.random(shape, dtype=np.float32) for name, shape in shapes.items()} for _ in range(2)]

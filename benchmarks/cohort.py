@@ -111,8 +111,8 @@ def report(found: Found) -> Report:
             Row("joining to the result", figures(found.answered)),
         ],
         (
-            "Ready is what the silo says of itself, with its C++ runtime up. An invocation waits for it. The first work "
-            "is counted from the moment in which the coordinator hears of the silo, with the way of the answer back "
-            "in it, without what the silo did in between.",
+            "Ready is what the silo says of itself, with its C++ runtime up. An invocation waits for it. Its first "
+            "work is counted from the moment in which the coordinator hears of the silo; the answer's way back is in "
+            "it, what the silo did in between is not.",
         ),
     )
