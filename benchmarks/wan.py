@@ -30,8 +30,8 @@ def run(quick: bool) -> Report:
     """Measure both computations on both sides, and without a line for what computing them takes."""
     rows: list[Row] = []
     notes = [
-        f"Judged: time beside (barriers + 0.5) round trips of {2 * ONE_WAY * 1e3:g} ms and the time without a line; and "
-        "how many times as long TFF's own relay takes. Each computation is one barrier.",
+        f"Judged: time beside (barriers + 0.5) round trips of {2 * ONE_WAY * 1e3:g} ms and the time without a line; "
+        "and how many times as long TFF's own relay takes. Each computation is one barrier.",
     ]
     with contexts() as (there, relayed):
         for name, computation in both().items():
