@@ -30,13 +30,14 @@ class Group:
         left_out = {one.pid for pid in apart for one in _family(pid)}
         self._processes = [one for pid in roots for one in _family(pid) if one.pid not in left_out]
 
-    def seconds(self) -> float:
-        """Processor time so far, of those that still run."""
+    def seconds(self, *, ended: bool = False) -> float:
+        """Processor time so far, of those that still run; with ``ended``, of what they have outlived, too."""
         total = 0.0
         for one in self._processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = one.cpu_times()
                 total += times.user + times.system
+                total += times.children_user + times.children_system if ended else 0.0
         return total
 
     def forget_peak(self) -> None:
@@ -124,9 +125,14 @@ class Timed:
 TIMES = ("median ms", "p90 ms", "processor ms")
 
 
-def by_turns(calls: Mapping[str, Callable[[], object]], turns: int, each: int = 1) -> dict[str, Timed]:
-    """Make each call ``each`` times in a row and then the next, so that a busy machine is unfair to all."""
-    group = Group([os.getpid()])
+def by_turns(
+    calls: Mapping[str, Callable[[], object]], turns: int, each: int = 1, apart: Sequence[int] = ()
+) -> dict[str, Timed]:
+    """Make each call ``each`` times in a row and then the next, so that a busy machine is unfair to all.
+
+    The processor time is that of this process and all that it has started, except those that are set ``apart``.
+    """
+    group = Group([os.getpid()], apart)
     timed = {name: Timed() for name in calls}
     for _ in range(turns):
         for name, call in calls.items():

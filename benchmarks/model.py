@@ -28,20 +28,15 @@ HEARTBEAT = 5.0
 COLUMNS = ("s", "bare s", "runtime s", "CPU-s per GiB", "bare, per GiB", "coordinator MiB", "silo MiB", "bare silo MiB")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Case:
-    """So many bytes to and from so many silos."""
+    """A model of so many bytes, to and from so many silos."""
 
-    mib: int
+    bytes: int
     silos: int
 
     def __str__(self) -> str:
-        return f"{self.mib} MiB, {self.silos} silos"
-
-    @property
-    def bytes(self) -> int:
-        """Of the model."""
-        return self.mib * MIB
+        return f"{self.bytes / MIB:g} MiB, {self.silos} silos"
 
     @property
     def moved(self) -> float:
@@ -57,13 +52,13 @@ def run(quick: bool) -> Report:
         for silos in numbers:
             with context_of(broker.url, silos) as (context, pids):
                 for mib in sizes:
-                    case = Case(mib, silos)
+                    case = Case(mib * MIB, silos)
                     rows[case] = row(case, broker.url, context, pids, turns=turns_of(mib))
     return Report(
         "model",
         "A round of averaging: a model of that size to each silo, an update of that size back",
         COLUMNS,
-        [rows[case] for case in sorted(rows, key=lambda case: (case.mib, case.silos))],
+        [rows[case] for case in sorted(rows)],
         (
             "Judged: the round beside the sum of bare aio-pika and the C++ runtime alone. Processor time is that of "
             "coordinator, silos, their runtimes and the broker for each GiB that silos get or send. Memory is the most "
@@ -159,7 +154,7 @@ def bare(url: str, case: Case) -> Iterator[tuple[Callable[[], float], dict[str, 
     """The same bytes by bare aio-pika: one round, which tells how long it took; and the process ids."""
     words = {
         "url": url,
-        "name": f"bare.{case.mib}.{case.silos}",
+        "name": f"bare.{case.bytes}.{case.silos}",
         "size": case.bytes,
         "chunk": DEFAULT_LIMITS.chunk_bytes(case.bytes),
     }
