@@ -15,6 +15,10 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 demo: setup ## three airports learn together over a private RabbitMQ
 	@$(bin)/python -m examples.airports.demo
 
+.PHONY: sheets
+sheets: setup ## three hospitals compute a mean over spreadsheets, with a stand-in for Google's
+	@$(bin)/python -m examples.sheets.demo
+
 .PHONY: broker
 broker: setup ## a private RabbitMQ in the foreground, until Ctrl-C
 	@$(bin)/fedbroker broker run

@@ -1,4 +1,4 @@
-"""What kustomize makes of config/kubernetes, as far as ours use of it: checks must not depend on a client.
+"""What kustomize makes of our kustomizations, as far as ours use of it: checks must not depend on a client.
 
 ``python -m tests.support.kustomize DIRECTORY`` writes each kustomization of ours, rendered, into a file there. Where
 ``kubectl`` is installed, a test sees that both say the same.
@@ -14,11 +14,13 @@ from typing import Any
 
 import yaml
 
-__all__ = ["BROKER", "KUBERNETES", "OVERLAYS", "render"]
+__all__ = ["BROKER", "EXAMPLES", "KUBERNETES", "OVERLAYS", "render", "title"]
 
-KUBERNETES = Path(__file__).parents[2] / "config" / "kubernetes"
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "config" / "kubernetes"
 BROKER = KUBERNETES / "broker"
 OVERLAYS = sorted(path.parent for path in KUBERNETES.glob("*/overlays/*/kustomization.yaml"))
+EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/kubernetes/*/kustomization.yaml"))
 
 Document = dict[str, Any]
 
@@ -26,6 +28,11 @@ Document = dict[str, Any]
 _KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath"}
 _KNOWN = {"apiVersion", "kind", "resources", "namespace", "patches", "configMapGenerator"}
 _CLUSTER_WIDE = {"Namespace"}
+
+
+def title(directory: Path) -> str:
+    """Of a kustomization, told apart from the others': whose it is, and its own name."""
+    return f"{directory.parent.parent.name}-{directory.name}"
 
 
 def render(directory: Path) -> list[Document]:
@@ -80,7 +87,9 @@ def _merge_list(old: list[Document], new: list[Document], key: str) -> None:
     """New elements come first, as kustomize has them."""
     for one in reversed(new):
         same = [other for other in old if other[key] == one[key]]
-        if same:
+        if one.get("$patch") == "delete":
+            old.remove(*same)
+        elif same:
             _merge(same[0], one)
         else:
             old.insert(0, copy.deepcopy(one))
@@ -88,9 +97,8 @@ def _merge_list(old: list[Document], new: list[Document], key: str) -> None:
 
 def main() -> None:
     """Write what is rendered into the directory that the first argument names."""
-    for overlay in OVERLAYS:
-        name = "-".join((overlay.parent.parent.name, overlay.name))
-        (Path(sys.argv[1]) / f"{name}.yaml").write_text(yaml.safe_dump_all(render(overlay)))
+    for overlay in (*OVERLAYS, *EXAMPLES):
+        (Path(sys.argv[1]) / f"{title(overlay)}.yaml").write_text(yaml.safe_dump_all(render(overlay)))
 
 
 if __name__ == "__main__":

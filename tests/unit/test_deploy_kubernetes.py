@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import shutil
@@ -12,15 +13,16 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.kustomize import BROKER, KUBERNETES, OVERLAYS, render
+from tests.support.kustomize import BROKER, EXAMPLES, KUBERNETES, OVERLAYS, render, title
 
 ROOT = Path(__file__).parents[2]
 EWR, STANDBY = KUBERNETES / "silo" / "overlays" / "ewr", KUBERNETES / "silo" / "overlays" / "standby"
 DELAYS = KUBERNETES / "coordinator" / "overlays" / "delays"
+NORTH = ROOT / "examples" / "sheets" / "kubernetes" / "silo"
 VERSIONS = ("1.25", "1.31", "1.37")
 SECRETS = "/run/secrets/fedbroker"
 
-each_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: f"{path.parent.parent.name}-{path.name}")
+each_overlay = pytest.mark.parametrize("overlay", [*OVERLAYS, *EXAMPLES], ids=title)
 
 
 def the(kind: str, overlay: Path) -> dict:
@@ -122,7 +124,7 @@ def test_the_password_is_a_file_and_no_password_is_in_the_repository(overlay):
     assert not re.search(r"://[^/\s]*:[^/\s]*@", yaml.safe_dump_all(documents))
 
 
-@each_overlay
+@pytest.mark.parametrize("overlay", [one for one in (*OVERLAYS, *EXAMPLES) if one != NORTH], ids=title)
 def test_the_network_leads_to_broker_and_dns_only(overlay):
     policy = the("NetworkPolicy", overlay)["spec"]
     own = workload(overlay)["spec"]["template"]["metadata"]["labels"]
@@ -151,6 +153,18 @@ def test_probes_look_at_the_files_that_the_image_writes(overlay):
     seconds = re.search(rf"find {alive} -newermt '-(\d+) seconds'", probes["liveness"][-1])
     assert int(seconds[1]) > 3 * PERIOD
     assert "args" not in container
+
+
+def test_a_silo_whose_rows_are_at_googles_reaches_the_internet_too():
+    policy = the("NetworkPolicy", NORTH)["spec"]
+    assert policy["ingress"] == []
+    *ours, google = policy["egress"]
+    assert ours == the("NetworkPolicy", EWR)["spec"]["egress"]
+    (block,) = (to["ipBlock"] for to in google["to"])
+    assert google["ports"] == [{"protocol": "TCP", "port": 443}]
+    inside = [ipaddress.ip_network(one) for one in block["except"]]
+    for address in ("10.1.2.3", "172.20.0.1", "192.168.1.1", "169.254.169.254"):
+        assert any(ipaddress.ip_address(address) in one for one in inside)
 
 
 def image(name: str) -> str:

@@ -49,21 +49,21 @@ class Channels:
                 await guarded(channel.initialize())
                 return await channel.get_underlay_channel()
 
-    async def ask(self, question: Asked[T], *, confirms: bool = False) -> T:
+    async def ask(self, question: Asked[T]) -> T:
         """The answer to one question, on a channel of its own.
 
         Raises:
             ChannelClosed: aiormq's, of a kind that tells the broker's refusal.
             BrokerLost: the connection went, or there is no answer.
         """
-        async with self._passing(confirms) as channel:
+        async with self._passing() as channel:
             with _lost():
                 async with asyncio.timeout(SECONDS):
                     return await guarded(question(channel))
 
     @asynccontextmanager
-    async def _passing(self, confirms: bool) -> AsyncIterator[aiormq.abc.AbstractChannel]:
-        channel = await self.open(confirms=confirms)
+    async def _passing(self) -> AsyncIterator[aiormq.abc.AbstractChannel]:
+        channel = await self.open()
         try:
             yield channel
         finally:

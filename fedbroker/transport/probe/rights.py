@@ -2,8 +2,9 @@
 
 RabbitMQ looks at permissions first and at the rest of a request after that. So each trial is a request with something
 in it that cannot be granted: a user without the permission is refused for that, anybody else for the flaw, and nothing
-is made or delivered either way. Reading is tried for real where a queue is there: of lobby and archive a message
-is taken and put back, which counts as a delivery; a silo's work queue refuses that, having a single active consumer.
+is made either way. What is published is part of a transaction that is rolled back. Reading is tried for real where a
+queue is there: of lobby and archive a message is taken and put back, which counts as a delivery; a silo's work queue
+refuses that, having a single active consumer.
 Imports transport's own modules and the base.
 """
 
@@ -17,7 +18,6 @@ from typing import Any, Final, Literal, TypeAlias
 
 import aiormq.abc
 import aiormq.exceptions
-from pamqp import commands
 
 from fedbroker.errors import BrokerRefused
 from fedbroker.findings import Finding
@@ -95,13 +95,11 @@ def _lacking(kind: Kind, what: list[str], user: str, vhost: str) -> Finding:
 async def _refusal(channels: Channels, trial: _Trial) -> str | None:
     """Why the user may not; None where it may."""
     try:
-        await channels.ask(trial.ask, confirms=True)
+        await channels.ask(trial.ask)
     except aiormq.exceptions.ChannelAccessRefused as error:
         return str(error)
     except aiormq.exceptions.ChannelClosed:
         return None  # refused for the flaw, or since it is not there, or since it is in use
-    except aiormq.exceptions.DeliveryError:
-        return None
     return None
 
 
@@ -147,9 +145,11 @@ def _reading(queue: Queue) -> Asked[object]:
 
 
 def _publishing(target: Target) -> Asked[object]:
-    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
-        flawed = commands.Basic.Properties(expiration="never")
-        return channel.basic_publish(b"", exchange=target.exchange.name, routing_key=target.key, properties=flawed)
+    async def ask(channel: aiormq.abc.AbstractChannel) -> None:
+        """No flaw would do: RabbitMQ 4 looks at the topic last."""
+        await channel.tx_select()
+        await channel.basic_publish(b"", exchange=target.exchange.name, routing_key=target.key)
+        await channel.tx_rollback()
 
     return ask
 
