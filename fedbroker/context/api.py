@@ -46,6 +46,7 @@ def _settings(
     stragglers: Literal["fail", "drop", "replace"] = "fail",
     quorum: int | float | None = None,
     grace: float | None = None,
+    merge_order: Literal["membership", "arrival"] = "membership",
     retries: int = 2,
     default_num_clients: int | None = None,
     secure_sum: Literal["refuse", "plaintext"] = "refuse",
@@ -77,6 +78,9 @@ def _settings(
         quorum: how many must answer a stage: a number of silos, or a fraction (a float up to 1.0) of the session's
             membership; None for ``min_silos``.
         grace: seconds after the quorum has answered when a stage closes, before its time is up; None waits for all.
+        merge_order: in which silos' partial aggregates are merged, as they come: ``"membership"``, so that the same
+            answers give the same bits, unless more than 128 MiB of them would have to be held for that; ``"arrival"``,
+            with the least memory. ``last_session`` says which it was.
         retries: how often an invocation is tried again, with a fresh membership, after something died or was lost; what
             would only fail again (data, the computation, time) is not.
         default_num_clients: how many clients there are where no argument tells; None for one at each silo.
@@ -117,6 +121,7 @@ def _settings(
         stragglers=stragglers,
         quorum=quorum,
         grace=grace,
+        merge_order=merge_order,
         retries=retries,
         default_num_clients=default_num_clients,
         secure_sum=secure_sum,

@@ -6,8 +6,10 @@ Imports the session, the plan's model, the runtime and this package's parts.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from fedbroker import tracing
@@ -54,8 +56,8 @@ class SessionLike(Protocol):
         """What is written down to go on after being killed."""
         ...
 
-    async def run_stage(self, work: StageWork) -> Mapping[str, Sequence[Buffer]]:
-        """Run one client stage; for each participant, in membership order, its outputs."""
+    async def run_stage(self, work: StageWork) -> Sequence[str]:
+        """Run one client stage; the participants, in membership order."""
         ...
 
     async def close(self, error: BaseException | None = None) -> None:
@@ -147,8 +149,7 @@ class _Run:
         self.environment = environment
         self.server = server
         self.programs = programs
-        self.partials: dict[str, list[Buffer]] = {}
-        self.returned: dict[str, dict[str, Buffer]] = {}  # slot, silo
+        self.returned: defaultdict[str, dict[str, Buffer]] = defaultdict(dict)  # slot, silo
         self.participants: Sequence[str] = ()
         self.at_server = {slot.name: slot for slot in plan.parameters} | {
             slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
@@ -174,7 +175,7 @@ class _Run:
         try:
             async with asyncio.timeout(seconds):
                 with tracing.span("server stage", stage=stage.level):
-                    await self.server.run(stage, self.partials)
+                    await self.server.run(stage)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"server stage {stage.level} took more than {seconds:g} s",
@@ -190,14 +191,25 @@ class _Run:
         keep = [slot.name for one in to_come for slot in one.inputs]
         programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
         enlist = self._enlist if stage is self.plan.client_stages[0] else None
-        replies = await session.run_stage(StageWork(stage.level, not to_come, programs, self.programs.blobs, enlist))
-        self.participants = tuple(replies)
-        sent = (*stage.partials, *stage.returned)
-        columns = {slot.name: {silo: out[index] for silo, out in replies.items()} for index, slot in enumerate(sent)}
-        self.partials = {slot.name: list(columns[slot.name].values()) for slot in stage.partials}
-        self.returned |= {slot.name: columns[slot.name] for slot in stage.returned}
+        if stage.partials:
+            merging = later[0]
+            assert isinstance(merging, ServerStage), "a stage whose partials are merged follows"
+            self.server.begin(merging)
+        take = partial(self._take, stage)
+        work = StageWork(stage.level, not to_come, programs, self.programs.blobs, take, enlist)
+        self.participants = await session.run_stage(work)
 
-    async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, bytes]:
+    def _take(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer], merged: Callable[[], None]) -> None:
+        """Merge a silo's partials, keep what it returns."""
+        count = len(stage.partials)
+        for slot, output in zip(stage.returned, outputs[count:], strict=True):
+            self.returned[slot.name][silo] = output
+        if count:
+            self.server.give(outputs[:count], merged)
+        else:
+            merged()
+
+    async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, Buffer]:
         """The server's values that the stage needs; those that went down already, if we were killed in it."""
         before = journal.sent(stage.level) if journal is not None else None
         if before is not None:

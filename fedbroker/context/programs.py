@@ -13,7 +13,7 @@ from fedbroker.context.binding import Binding
 from fedbroker.context.data import SiloData
 from fedbroker.context.values import serialize
 from fedbroker.plan.model import ClientStage, Slot
-from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
 
 __all__ = ["BoundData", "Programs"]
@@ -41,7 +41,7 @@ class _Written:
     slots: Sequence[Slot]
     refs: Mapping[str, int]
     scratch: Mapping[str, tuple[int, int]]
-    server_values: Mapping[str, bytes]
+    server_values: Mapping[str, Buffer]
     tail: Sequence[Op]
 
 
@@ -61,13 +61,13 @@ class Programs:
     dealt: dict[str, range]
     arguments: Mapping[str, Argument]
     bound: Mapping[str, BoundData]
-    blobs: dict[Digest, bytes] = field(default_factory=dict)
+    blobs: dict[Digest, Buffer] = field(default_factory=dict)
     _held: dict[str, int] = field(default_factory=dict)
     _next: int = 0
     _written: _Written | None = None
 
     def write(
-        self, stage: ClientStage, server_values: Mapping[str, bytes], keep: Sequence[str]
+        self, stage: ClientStage, server_values: Mapping[str, Buffer], keep: Sequence[str]
     ) -> dict[str, tuple[Op, ...]]:
         """The programs of a stage, one for each silo.
 
@@ -133,7 +133,7 @@ class Programs:
         slots: Sequence[Slot],
         refs: Mapping[str, int],
         scratch: Mapping[str, tuple[int, int]],
-        server_values: Mapping[str, bytes],
+        server_values: Mapping[str, Buffer],
         silo: str,
     ) -> list[Op]:
         """Bring the inputs that are not there yet to one silo."""
@@ -159,7 +159,7 @@ class Programs:
             Drop((columns, binder)),
         ]
 
-    def _blob(self, data: bytes) -> Digest:
+    def _blob(self, data: Buffer) -> Digest:
         digest = digest_of(data)
         self.blobs[digest] = data
         return digest

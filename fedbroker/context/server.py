@@ -1,7 +1,7 @@
 """Server stages: run in the coordinator's own C++ runtime, over the silos' partials.
 
-Values stay in the runtime by reference until something else needs their bytes. Imports TFF by way of the plan's model
-and values, the runtime and the base.
+Values stay in the runtime by reference until something else needs their bytes. Imports values and folding, the plan's
+model, the runtime and the base.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from fedbroker.context.values import federate, members
-from fedbroker.plan.model import Merge, ServerStage, Slot
+from fedbroker.context.folding import Folding
+from fedbroker.plan.model import ServerStage, Slot
 from fedbroker.runtime import Executor, Ref
 from fedbroker.wire.codec import Buffer
 
@@ -21,82 +21,77 @@ class ServerSide:
     """The server's values of one invocation.
 
     Args:
-        executor: gives an executor of the coordinator's runtime with that many clients.
+        executor: gives an executor of the coordinator's runtime with that many clients; nothing here is at clients.
         given: serialized values of the parameter's server-placed and unplaced leaves, by slot name.
     """
 
-    def __init__(self, executor: Callable[[int], Awaitable[Executor]], given: Mapping[str, bytes]) -> None:
+    def __init__(self, executor: Callable[[int], Awaitable[Executor]], given: Mapping[str, Buffer]) -> None:
         self._make = executor
-        self._current: Executor | None = None
-        self._clients = 0
-        self._bytes: dict[str, bytes] = dict(given)
+        self._lock = asyncio.Lock()
+        self._executor: Executor | None = None
+        self._bytes: dict[str, Buffer] = dict(given)
         self._refs: dict[str, Ref] = {}
+        self._function: asyncio.Task[Ref] | None = None
+        self._folding: Folding | None = None
 
-    async def run(self, stage: ServerStage, partials: Mapping[str, Sequence[Buffer]]) -> None:
-        """Run a stage; its outputs can then be had by :meth:`value`.
+    def begin(self, stage: ServerStage) -> None:
+        """Be ready to merge what a stage merges, and then to run it; what goes wrong, :meth:`run` raises."""
+        self._function = asyncio.create_task(self._load(stage.computation))
+        if stage.fold is not None:
+            self._folding = Folding(stage.fold, self._ready, self._ref)
 
-        Args:
-            stage: to run.
-            partials: for the name of each partial's slot, what the silos sent, in membership order.
+    def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
+        """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.folding.Folding.give`."""
+        assert self._folding is not None, "a stage that merges has begun"
+        self._folding.give(partials, merged)
+
+    async def run(self, stage: ServerStage) -> None:
+        """Run a stage over whatever was given for it; its outputs can then be had by :meth:`value`.
 
         Raises:
             ComputationFailed: with the runtime's own words.
         """
-        await self._fit({len(partials[merge.partial.name]) - 1 for merge in stage.merges})
-        function = await self._executor.value(stage.computation)
+        if self._function is None:
+            self.begin(stage)
+        assert self._function is not None
+        function, self._function = await self._function, None
+        executor = await self._ready()
         elements = [(slot.name, await self._ref(slot)) for slot in stage.inputs]
-        for merge in stage.merges:
-            elements += await self._merge_inputs(merge, partials[merge.partial.name])
-        argument = await self._executor.struct(elements) if elements else None
-        result = await self._executor.call(function, argument)
+        if self._folding is not None:
+            elements.append(("", await self._folding.result()))
+            self._folding = None
+        result = await executor.call(function, await executor.struct(elements) if elements else None)
         for index, slot in enumerate(stage.outputs):
-            self._refs[slot.name] = await self._executor.select(result, index)
+            self._refs[slot.name] = await executor.select(result, index)
         # A stage that fails must fail here, as a stage, not wherever its value is first looked at.
         await asyncio.gather(*(self.value(slot) for slot in stage.outputs))
 
     async def close(self) -> None:
         """Let go of the runtime."""
-        current, self._current = self._current, None
-        if current is not None:
-            await current.close()
+        if self._function is not None:
+            self._function.cancel()
+            await asyncio.gather(self._function, return_exceptions=True)
+        if self._folding is not None:
+            await self._folding.close()
+        if self._executor is not None:
+            await self._executor.close()
 
-    @property
-    def _executor(self) -> Executor:
-        assert self._current is not None, "a stage has run"
-        return self._current
-
-    async def _fit(self, clients: set[int]) -> None:
-        """Have an executor with one client for each partial but the first, which is the zero of the merge.
-
-        It is another one where fewer silos answered this stage than the last: every value of a stage that has run is
-        here as bytes, too. A stage without merges does with any.
-        """
-        if self._current is None or not clients <= {self._clients}:
-            await self.close()
-            self._refs.clear()
-            self._clients = max(clients, default=0)
-            self._current = await self._make(self._clients)
-
-    async def value(self, slot: Slot) -> bytes:
+    async def value(self, slot: Slot) -> Buffer:
         """The serialized value of a slot that a server stage made, or that was given."""
         if slot.name not in self._bytes:
-            self._bytes[slot.name] = await self._executor.compute(self._refs[slot.name])
+            self._bytes[slot.name] = await (await self._ready()).compute(self._refs[slot.name])
         return self._bytes[slot.name]
+
+    async def _ready(self) -> Executor:
+        async with self._lock:
+            if self._executor is None:
+                self._executor = await self._make(0)
+            return self._executor
+
+    async def _load(self, value: Buffer) -> Ref:
+        return await (await self._ready()).value(value)
 
     async def _ref(self, slot: Slot) -> Ref:
         if slot.name not in self._refs:
-            self._refs[slot.name] = await self._executor.value(self._bytes[slot.name])
+            self._refs[slot.name] = await self._load(self._bytes[slot.name])
         return self._refs[slot.name]
-
-    async def _merge_inputs(self, merge: Merge, partials: Sequence[Buffer]) -> list[tuple[str, Ref]]:
-        first, rest = await asyncio.to_thread(_split, merge, partials)
-        return [
-            (merge.first.name, await self._executor.value(first)),
-            (merge.rest.name, await self._executor.value(rest)),
-        ]
-
-
-def _split(merge: Merge, partials: Sequence[Buffer]) -> tuple[bytes, bytes]:
-    """The first silo's partial, and the others' as one clients-placed value."""
-    accumulators = [member for partial in partials for member in members(partial)]
-    return accumulators[0], federate(accumulators[1:], merge.rest.type)

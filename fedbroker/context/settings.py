@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias, get_args
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.plan.secure import SecureSum
+from fedbroker.session.handover import MergeOrder
 from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
 from fedbroker.session.roster import Member
@@ -50,6 +51,7 @@ class Settings:
     stragglers: Stragglers = "fail"
     quorum: int | float | None = None
     grace: float | None = None
+    merge_order: MergeOrder = "membership"
     retries: int = 2
     default_num_clients: int | None = None
     secure_sum: SecureSum = "refuse"
@@ -91,7 +93,7 @@ class Settings:
                 hint='add stragglers="drop" or "replace", or leave them out',
             )
         quorum = self.min_silos if self.quorum is None else self.quorum
-        object.__setattr__(self, "policy", Policy(self.stragglers, quorum, self.grace))
+        object.__setattr__(self, "policy", Policy(self.stragglers, quorum, self.grace, self.merge_order))
 
     def _check_counts(self) -> None:
         if self.min_silos < 1:

@@ -6,16 +6,19 @@ Imports TFF and the base.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import tensorflow_federated as tff
-from tensorflow_federated.proto.v0 import executor_pb2
-from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import type_serialization
 
-from fedbroker.errors import UsageError
+from fedbroker.context.codec import ELEMENT, ELEMENT_VALUE, FEDERATED, FEDERATED_TYPE, MEMBER, STRUCT, read, write
+from fedbroker.errors import UsageError, WireError
+from fedbroker.runtime.framing import fields, framed
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["deal", "deserialize", "federate", "members", "serialize"]
+__all__ = ["deal", "deserialize", "federate", "members", "serialize", "structure"]
+
+_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
 
 def serialize(value: object, type_: tff.Type) -> bytes:
@@ -25,32 +28,53 @@ def serialize(value: object, type_: tff.Type) -> bytes:
         UsageError: the value is not of that type; with TFF's own words.
     """
     try:
-        proto, _ = value_serialization.serialize_value(value, type_)
+        return b"".join(write(value, type_))
     except (TypeError, ValueError, NotImplementedError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"a value does not fit the type {type_}: {words}") from error
-    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def deserialize(data: Buffer, type_: tff.Type) -> object:
-    """The Python value of a serialized ``executor.Value``, as TFF's own contexts would return it."""
-    value, _ = value_serialization.deserialize_value(executor_pb2.Value.FromString(bytes(data)), type_)
-    return value
+    """The Python value of a serialized ``executor.Value``, as TFF's own contexts would return it.
+
+    Large arrays are read-only views of ``data``, as theirs are of a copy.
+    """
+    return read(data, type_)
 
 
-def members(data: Buffer) -> list[bytes]:
-    """The serialized member values of a serialized federated value."""
-    federated = executor_pb2.Value.FromString(bytes(data)).federated
-    return [value.SerializeToString() for value in federated.value]
+def members(data: Buffer) -> list[memoryview]:
+    """The serialized member values of a serialized federated value: views of it.
+
+    Raises:
+        WireError: it is no such value.
+    """
+    try:
+        return [
+            member
+            for field, federated in fields(data)
+            if field == FEDERATED
+            for inner, member in fields(federated)
+            if inner == MEMBER
+        ]
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
 
 
 def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> bytes:
     """A serialized federated value of that type with these serialized members."""
-    federated = executor_pb2.Value.Federated(
-        type=type_serialization.serialize_type(type_).federated,
-        value=[executor_pb2.Value.FromString(bytes(value)) for value in values],
-    )
-    return bytes(executor_pb2.Value(federated=federated).SerializeToString(deterministic=True))
+    kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
+    parts = framed(FEDERATED_TYPE, [kind])
+    for value in values:
+        parts += framed(MEMBER, [value])
+    return b"".join(framed(FEDERATED, parts))
+
+
+def structure(values: Iterable[Buffer]) -> list[Buffer]:
+    """A serialized struct of these serialized values, in parts: one after another they are the value."""
+    parts: list[Buffer] = []
+    for value in values:
+        parts += framed(ELEMENT, framed(ELEMENT_VALUE, [value]))
+    return framed(STRUCT, parts)
 
 
 def deal(count: int, hands: Sequence[str]) -> dict[str, range]:

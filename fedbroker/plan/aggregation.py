@@ -2,8 +2,9 @@
 
 The one strategy so far sends partial sums in the open. With aggregate(values, zero, accumulate, merge, report) over all
 clients, silo s sends ``p[s] = aggregate(values of s, zero, accumulate, merge, identity)`` and the server computes
-``aggregate(p[1:], p[0], merge, merge, report)``: the zero enters once per silo, as in TFF's own composing executor, and
-the fold is in membership order. Imports TFF only.
+``report(merge(merge(p[0], p[1]), …))``: the zero enters once per silo, as in TFF's own composing executor. ``merge`` is
+called as it is, not as an aggregate over clients, so that merging can start before every silo has answered. Imports TFF
+only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedbroker.plan.rewrite import Block
 __all__ = ["AGGREGATIONS", "Aggregation", "Partials", "aggregation_of"]
 
 AGGREGATE: Final = intrinsic_defs.FEDERATED_AGGREGATE.uri
+AT_SERVER: Final = intrinsic_defs.FEDERATED_VALUE_AT_SERVER.uri
 
 
 class Aggregation(Protocol):
@@ -40,8 +42,12 @@ class Aggregation(Protocol):
         """The silo's half, over its own clients; of the type of the merge's ``partial``."""
         ...
 
-    def merge(self, call: bb.Call, merge: Merge) -> Block:
-        """The server's half, over references to the merge's ``first`` and ``rest``; of the call's own type."""
+    def merge(self, call: bb.Call) -> Block:
+        """Merges two: a function of what is merged so far and the next silo's partial."""
+        ...
+
+    def report(self, call: bb.Call, merge: Merge) -> Block:
+        """The rest of the server's half, over a reference to the merge's ``merged``; of the call's own type."""
         ...
 
 
@@ -55,8 +61,7 @@ class Partials:
         accumulator = _parts(call)[2].type_signature.result
         return Merge(
             partial=Slot(f"{name}_partial", tff.FederatedType(accumulator, tff.SERVER)),
-            first=Slot(f"{name}_first", accumulator),
-            rest=Slot(f"{name}_rest", tff.FederatedType(accumulator, tff.CLIENTS)),
+            merged=Slot(f"{name}_merged", _parts(call)[4].type_signature.parameter),
             aggregation=self.name,
         )
 
@@ -67,12 +72,18 @@ class Partials:
         identity = bb.Lambda("partial", accumulator, bb.Reference("partial", accumulator))
         return _aggregate(value, zero, accumulate, merge, identity, accumulator)
 
-    def merge(self, call: bb.Call, merge: Merge) -> bb.Call:
-        """An aggregate of the others' accumulators, whose zero is the first silo's."""
-        _, _, accumulate, combine, report = _parts(call)
-        rest = bb.Reference(merge.rest.name, merge.rest.type)
-        first = bb.Reference(merge.first.name, merge.first.type)
-        return _aggregate(rest, first, combine, combine, report, accumulate.type_signature.result)
+    def merge(self, call: bb.Call) -> Block:
+        """The call's own."""
+        return _parts(call)[3]
+
+    def report(self, call: bb.Call, merge: Merge) -> bb.Call:
+        """The call's own, at the server."""
+        report = _parts(call)[4]
+        merged = bb.Reference(merge.merged.name, report.type_signature.parameter)
+        reported = bb.Call(report, merged)
+        placed = tff.FederatedType(reported.type_signature, tff.SERVER, all_equal=True)
+        place = bb.Intrinsic(AT_SERVER, tff.FunctionType(reported.type_signature, placed))
+        return bb.Call(place, reported)
 
 
 AGGREGATIONS: Final[Mapping[str, Aggregation]] = MappingProxyType({AGGREGATE: Partials()})

@@ -5,6 +5,7 @@ Imports TFF and the base.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.plan.cut import Local, Place
-from fedbroker.plan.model import ClientStage, ServerStage, Slot, Stage
+from fedbroker.plan.folds import fold_parts
+from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage
 from fedbroker.plan.rewrite import Block, bind, names_in_order
 from fedbroker.plan.serialize import serialize_computation
 
@@ -47,13 +49,26 @@ class Builder:
             return None
         merges = {one.name: one.aggregation.slots(one.name, one.block) for one in mine if one.aggregation}
         locals_ = [
-            (one.name, one.aggregation.merge(one.block, merges[one.name]) if one.aggregation else one.block)
+            (one.name, one.aggregation.report(one.block, merges[one.name]) if one.aggregation else one.block)
             for one in mine
         ]
         outputs = [self.slots[local.name] for local in mine if self._leaves_server_stage(local)]
-        fed = {slot.name: slot for merge in merges.values() for slot in (merge.first, merge.rest)}
-        inputs, computation = self._assemble(locals_, outputs, fed)
-        return ServerStage(level, computation, inputs, tuple(merges.values()), tuple(outputs))
+        merged = [merge.merged for merge in merges.values()]
+        inputs, computation = self._assemble(locals_, _result(outputs), [merged] if merged else [])
+        fold = self._fold([(one.name, one.aggregation.merge(one.block)) for one in mine if one.aggregation])
+        return ServerStage(level, computation, inputs, tuple(merges.values()), tuple(outputs), fold)
+
+    def _fold(self, merges: Sequence[tuple[str, Block]]) -> Fold | None:
+        """What merges the stage's partials."""
+        if not merges:
+            return None
+
+        def assemble(silos: int) -> tuple[tuple[Slot, ...], bytes]:
+            locals_, (so_far, partials, result) = fold_parts(merges, silos)
+            return self._assemble(locals_, result, [_slots(so_far), _slots(partials)])
+
+        inputs, _ = assemble(1)
+        return Fold(inputs, functools.cache(lambda silos: assemble(silos)[1]))
 
     def _client(self, level: int) -> ClientStage | None:
         mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]
@@ -75,7 +90,7 @@ class Builder:
             for slot, (_, aggregation, block) in zip(partials, aggregates, strict=True)
         ]
         outputs = dict.fromkeys((*partials, *kept, *returned))
-        inputs, computation = self._assemble(locals_, list(outputs), {})
+        inputs, computation = self._assemble(locals_, _result(outputs), [])
         return ClientStage(level, computation, inputs, partials, kept, returned)
 
     @staticmethod
@@ -118,25 +133,26 @@ class Builder:
         return local.block is not None and local.place is Place.NOWHERE and not local.once
 
     def _assemble(
-        self, locals_: Sequence[tuple[str, Block]], outputs: Sequence[Slot], fed: Mapping[str, Slot]
+        self, locals_: Sequence[tuple[str, Block]], result: Block, fed: Sequence[Sequence[Slot]]
     ) -> tuple[tuple[Slot, ...], bytes]:
-        """A computation that binds ``locals_`` and returns ``outputs``.
+        """A computation that binds ``locals_`` and returns ``result``.
 
         Returns:
-            The slots that it takes besides ``fed``, and the computation, whose parameter is those slots and then
-            ``fed``, in this order.
+            The slots that it takes besides ``fed``, and the computation, whose parameter is those slots and then a
+            struct for each of ``fed``, in this order.
         """
         bodies = [*self._repeated(block for _, block in locals_), *locals_]
-        bound = {name for name, _ in bodies}
-        result = bb.Struct([(slot.name, bb.Reference(slot.name, slot.type)) for slot in outputs])
+        bound = {name for name, _ in bodies} | {slot.name for slots in fed for slot in slots}
         wanted = [name for name in names_in_order(*(block for _, block in bodies), result) if name not in bound]
-        inputs = tuple(self.slots[name] for name in wanted if name not in fed)
-        every = (*inputs, *fed.values())
-        struct = tff.StructType([(slot.name, slot.type) for slot in every])
+        inputs = tuple(self.slots[name] for name in wanted)
+        struct = tff.StructType([(slot.name, slot.type) for slot in inputs] + [_struct_type(slots) for slots in fed])
         source = bb.Reference(_INPUTS, struct)
-        values: dict[str, Block] = {slot.name: bb.Selection(source, index=index) for index, slot in enumerate(every)}
+        values: dict[str, Block] = {slot.name: bb.Selection(source, index=index) for index, slot in enumerate(inputs)}
+        for index, slots in enumerate(fed, len(inputs)):
+            group = bb.Selection(source, index=index)
+            values |= {slot.name: bb.Selection(group, index=place) for place, slot in enumerate(slots)}
         body = bb.Block([(name, bind(block, values)) for name, block in bodies], bind(result, values))
-        function = bb.Lambda(_INPUTS, struct, body) if every else bb.Lambda(None, None, body)
+        function = bb.Lambda(_INPUTS, struct, body) if len(struct) else bb.Lambda(None, None, body)
         return inputs, serialize_computation(function.proto)
 
     def _repeated(self, blocks: Iterable[Block]) -> list[tuple[str, Block]]:
@@ -150,3 +166,15 @@ class Builder:
                 needed.add(name)
                 waiting.extend(local.uses)
         return [(name, local.block) for name, local in self.known.items() if name in needed and local.block is not None]
+
+
+def _result(outputs: Iterable[Slot]) -> Block:
+    return bb.Struct([(slot.name, bb.Reference(slot.name, slot.type)) for slot in outputs])
+
+
+def _slots(references: Sequence[bb.Reference]) -> list[Slot]:
+    return [Slot(reference.name, reference.type_signature) for reference in references]
+
+
+def _struct_type(slots: Sequence[Slot]) -> tuple[None, tff.Type]:
+    return None, tff.StructType([(slot.name, slot.type) for slot in slots])

@@ -5,13 +5,24 @@ Plain immutable data over TFF's types; imports TFF only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import tensorflow_federated as tff
 
-__all__ = ["ClientStage", "FunctionResult", "Merge", "Plan", "ResultStruct", "ServerStage", "Slot", "Stage", "Template"]
+__all__ = [
+    "ClientStage",
+    "Fold",
+    "FunctionResult",
+    "Merge",
+    "Plan",
+    "ResultStruct",
+    "ServerStage",
+    "Slot",
+    "Stage",
+    "Template",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +46,29 @@ class Merge:
 
     Attributes:
         partial: what each silo sends, ``U@SERVER`` of its own runtime.
-        first: the server stage's input that takes the first silo's partial, ``U``.
-        rest: the server stage's input that takes the others', ``{U}@CLIENTS``, in membership order.
+        merged: all silos' partials, folded; unplaced.
         aggregation: name of the strategy that computes it.
     """
 
     partial: Slot
-    first: Slot
-    rest: Slot
+    merged: Slot
     aggregation: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """How a server stage's partials become one of each: a few silos' at a time, in the order in which they are given.
+
+    Attributes:
+        inputs: values of earlier server stages, or of the parameter, that merging needs.
+        computation: for a number of silos, a TFF computation as a serialized executor value. Its parameter is the
+            struct of ``inputs``, then the struct of what was merged so far, one element for each merge, then the struct
+            of the silos' partials, each silo's in the order of the merges, one silo after another. Its result is what
+            is merged by now, and a zero that is there as soon as that is.
+    """
+
+    inputs: tuple[Slot, ...]
+    computation: Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +104,9 @@ class ServerStage:
 
     Attributes:
         level: its number; it merges the partials of client stage ``level - 1``.
-        computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs``
-            followed by ``first`` and ``rest`` of each merge, its result the struct of ``outputs``.
+        computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs`` and
+            then, where something was merged, the struct of that, its result the struct of ``outputs``.
+        fold: merges what the silos sent; None where nothing is merged.
     """
 
     level: int
@@ -88,6 +114,7 @@ class ServerStage:
     inputs: tuple[Slot, ...]
     merges: tuple[Merge, ...]
     outputs: tuple[Slot, ...]
+    fold: Fold | None
 
 
 Stage: TypeAlias = ServerStage | ClientStage

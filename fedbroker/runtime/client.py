@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
-from fedbroker.runtime.framing import Buffer, frame, unframe
+from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.protos import executor_pb2
 
 __all__ = ["Executor", "Ref", "Service"]
@@ -152,9 +152,9 @@ class Executor:
         answer = await service.call("GetExecutor", request.SerializeToString())
         return cls(service, executor_pb2.GetExecutorResponse.FromString(answer).executor)
 
-    async def value(self, serialized: Buffer) -> Ref:
-        """A value from a serialized ``executor.Value``, which is passed on as it is."""
-        request = b"".join((self._prefix, frame(_VALUE_IN, serialized), serialized))
+    async def value(self, *serialized: Buffer) -> Ref:
+        """A value from a serialized ``executor.Value``, in one part or several, which are passed on as they are."""
+        request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
         answer = await self._service.call("CreateValue", request)
         return _ref(executor_pb2.CreateValueResponse, answer)
 
@@ -179,8 +179,8 @@ class Executor:
             request.argument_ref.CopyFrom(_proto(argument))
         return _ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
 
-    async def compute(self, ref: Ref) -> bytes:
-        """A value's content, a serialized ``executor.Value``; waits as long as that takes.
+    async def compute(self, ref: Ref) -> memoryview:
+        """A value's content, a serialized ``executor.Value``, read-only; waits as long as that takes.
 
         Raises:
             ComputationFailed: the computation failed; carries the runtime's words.

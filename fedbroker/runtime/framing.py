@@ -1,4 +1,4 @@
-"""Protocol buffers' outermost frame, made and taken off by hand, so that large values are never parsed here.
+"""Protocol buffers' outer frames, made and taken off by hand, so that large values are neither parsed nor copied here.
 
 A message field that holds a message is its tag, its length and its bytes; see the encoding in the documentation of
 protocol buffers. Imports wire-free standard library only.
@@ -6,9 +6,10 @@ protocol buffers. Imports wire-free standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-__all__ = ["Buffer", "frame", "unframe"]
+__all__ = ["Buffer", "fields", "frame", "framed", "unframe"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -20,19 +21,53 @@ def frame(field: int, payload: Buffer) -> bytes:
     return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(payload))
 
 
-def unframe(message: bytes, field: int) -> bytes:
-    """The content of a message's only field.
+def framed(field: int, parts: Sequence[Buffer]) -> list[Buffer]:
+    """A field whose content is these parts, one after another: its tag and length, and then the parts themselves."""
+    return [_varint(field << 3 | _LENGTH_DELIMITED) + _varint(sum(map(len, parts))), *parts]
+
+
+def unframe(message: Buffer, field: int) -> memoryview:
+    """The content of a message's only field, which may be left out if it is empty.
 
     Raises:
         ValueError: it is not that field, or not the only one.
     """
-    if not message:
-        return b""
-    tag, start = _read_varint(message, 0)
-    length, start = _read_varint(message, start)
-    if tag != field << 3 | _LENGTH_DELIMITED or start + length != len(message):
+    found = list(fields(message))
+    if not found:
+        return memoryview(b"")
+    if len(found) > 1 or found[0][0] != field:
         raise ValueError("a message of the C++ runtime has an unknown layout")
-    return message[start:]
+    return found[0][1]
+
+
+def fields(message: Buffer) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field of a message that holds bytes, text or a message; views, not copies.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
+    view = memoryview(message).cast("B")
+    at = 0
+    while at < len(view):
+        tag, at = _read_varint(view, at)
+        match tag & 7:
+            case 2:
+                length, at = _read_varint(view, at)
+                end = at + length
+                if end > len(view):
+                    raise ValueError("a message of the C++ runtime is cut short")
+                yield tag >> 3, view[at:end]
+            case 0:
+                _, end = _read_varint(view, at)
+            case 1:
+                end = at + 8
+            case 5:
+                end = at + 4
+            case kind:
+                raise ValueError(f"a message of the C++ runtime has a field of kind {kind}")
+        at = end
+    if at > len(view):
+        raise ValueError("a message of the C++ runtime is cut short")
 
 
 def _varint(number: int) -> bytes:
@@ -44,7 +79,7 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _read_varint(data: bytes, start: int) -> tuple[int, int]:
+def _read_varint(data: memoryview, start: int) -> tuple[int, int]:
     number = shift = 0
     for index in range(start, min(start + 10, len(data))):
         number |= (data[index] & 0x7F) << shift

@@ -5,8 +5,9 @@ Imports transport's answers, wire, and the session's own parts.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,7 @@ class Conversation:
         unread: by when it must have picked the item up; None for the stage's own deadline.
         talk: what is written down.
         send: starts sending blobs to it on the bulk lane.
+        turn: waits until there is room for so many bytes of its results.
         limits: on blobs.
         journal: keeps what has come; None where nobody wants that.
         outputs: serialized executor values, once it has answered.
@@ -79,6 +81,7 @@ class Conversation:
     unread: Deadline | None
     talk: Talk
     send: Callable[[Sequence[Digest]], object]
+    turn: Callable[[int], Awaitable[None]]
     limits: Limits
     journal: SessionJournal | None = None
     outputs: Sequence[Buffer] = ()
@@ -106,7 +109,7 @@ class Conversation:
         unread, needed, missed = self.unread, 0, 0
         while needed < ROUNDS_OF_NEED:
             try:
-                outcome = await self._ask(inline, fresh, unread)
+                outcome = await self._ask(inline, fresh, unread, hold=self.limits.held_results if missed == 0 else 0)
             except Missing as missing:
                 missed += 1
                 if missed == ROUNDS_OF_RESULTS:
@@ -128,9 +131,11 @@ class Conversation:
         cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
         return self._failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
 
-    async def _ask(self, inline: Sequence[Digest], fresh: Sequence[Digest], unread: Deadline | None) -> Outcome | Need:
+    async def _ask(
+        self, inline: Sequence[Digest], fresh: Sequence[Digest], unread: Deadline | None, *, hold: int
+    ) -> Outcome | Need:
         blobs = {digest: self.work.blobs[digest] for digest in inline}
-        item = self._item({digest: len(self.work.blobs[digest]) for digest in fresh})
+        item = self._item({digest: len(self.work.blobs[digest]) for digest in fresh}, hold)
         self.talk.asked += 1
         self.talk.bytes_out += self._size(inline)
         try:
@@ -144,13 +149,13 @@ class Conversation:
                 if self.journal is not None:
                     await self.journal.record_answer(self.work.level, self.member.name, self.outputs)
                 self.known.add(self.member, needs(item.program))
-        except DeadlineExceeded:
+        except (DeadlineExceeded, TimeoutError):
             return Lost(self.member.name, "time")
         if isinstance(reply, Need) and not self.work.blobs.keys() >= set(reply.digests):
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
 
-    def _remembered(self, outputs: Sequence[bytes]) -> Done:
+    def _remembered(self, outputs: Sequence[Buffer]) -> Done:
         """It had answered before we were killed."""
         self.outputs = outputs
         self.talk.replied = self.talk.fetched = self.talk.started
@@ -158,11 +163,21 @@ class Conversation:
         return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)
 
     async def _fetch(self, reply: Done) -> list[Buffer]:
-        results = self.lane.results
-        with tracing.span("transfer", what="results", bytes=sum(size for _, size in reply.outputs)):
-            return [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest, _ in reply.outputs]
+        results, size = self.lane.results, sum(size for _, size in reply.outputs)
+        if reply.held:
+            async with asyncio.timeout(self.deadline.left()):
+                await self.turn(size)
+        digests = [digest for digest, _ in reply.outputs]
+        with tracing.span("transfer", what="results", bytes=size), results.pinned(digests):
+            if reply.held:
+                await self.lane.fetch(reply.silo, reply.session, reply.stage, reply.incarnation)
+            outputs = [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest in digests]
+        if reply.held:
+            for digest in digests:
+                results.spent(digest)
+        return outputs
 
-    def _item(self, fresh: dict[Digest, int]) -> WorkItem:
+    def _item(self, fresh: dict[Digest, int], hold: int) -> WorkItem:
         left = self.deadline.left()
         return WorkItem(
             session=self.session,
@@ -175,6 +190,7 @@ class Conversation:
             seconds=left,
             lease=left + LEASE_SLACK,
             last=self.work.last,
+            hold=hold,
         )
 
     def _size(self, digests: Sequence[Digest]) -> int:

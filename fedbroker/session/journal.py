@@ -53,11 +53,11 @@ class SessionJournal:
         self.clients = dict(clients)
         self._path = path
         self._over = False
-        self._answers: dict[tuple[int, str], list[bytes]] = {}
+        self._answers: dict[tuple[int, str], Sequence[Buffer]] = {}
         self._closed: dict[int, list[str]] = {}
-        self._sent: dict[int, dict[str, bytes]] = {}
+        self._sent: dict[int, Mapping[str, Buffer]] = {}
 
-    def answer(self, level: int, silo: str) -> Sequence[bytes] | None:
+    def answer(self, level: int, silo: str) -> Sequence[Buffer] | None:
         """What a silo had answered to a stage before we were killed."""
         return self._answers.get((level, silo))
 
@@ -65,11 +65,11 @@ class SessionJournal:
         """Whose answers counted, for a stage that had closed."""
         return self._closed.get(level)
 
-    def sent(self, level: int) -> Mapping[str, bytes] | None:
+    def sent(self, level: int) -> Mapping[str, Buffer] | None:
         """The server's values that had gone down in a stage: random ones would differ if they were made again."""
         return self._sent.get(level)
 
-    async def record_sent(self, level: int, values: Mapping[str, bytes]) -> None:
+    async def record_sent(self, level: int, values: Mapping[str, Buffer]) -> None:
         """The server's values that are about to go down in a stage."""
         self._sent[level] = dict(values)
         await self._append(["sent", level, self._sent[level]])

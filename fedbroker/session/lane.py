@@ -5,9 +5,10 @@ Imports transport's answers, wire and the base.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from fedbroker.deadline import Deadline
 from fedbroker.session.roster import Member
@@ -15,7 +16,10 @@ from fedbroker.transport.answers import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Enlisted", "Lane", "Results", "StageWork"]
+__all__ = ["Enlisted", "Lane", "Results", "StageWork", "Take"]
+
+Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
+"""Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
 
 
 class Results(Protocol):
@@ -23,6 +27,14 @@ class Results(Protocol):
 
     async def get(self, digest: Digest, deadline: Deadline, patience: float) -> Buffer:
         """The blob, once it is whole."""
+        ...
+
+    def pinned(self, digests: Iterable[Digest]) -> AbstractContextManager[None]:
+        """Within the block these are wanted."""
+        ...
+
+    def spent(self, digest: Digest) -> None:
+        """A blob that was large is not needed any more, unless somebody else waits for the same."""
         ...
 
 
@@ -47,6 +59,10 @@ class Lane(Protocol):
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> Done | Failed | Need | Dead:
         """Publish a work item and await the silo's reply, or the broker's word that nobody took it."""
+        ...
+
+    async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:
+        """Tell a silo to send the results that it has announced."""
         ...
 
     async def end_session(self, silo: str, session: str, incarnation: str) -> None:
@@ -76,6 +92,8 @@ class StageWork:
         last: no client stage follows.
         programs: for each silo.
         blobs: the content of every digest that the programs name.
+        take: is given each participant's outputs, one after another, in the order in which they are to be merged. What
+            was given before a stage fails is of no use.
         enlist: what to ask of a late joiner in place of the straggler that is named; returns None where it cannot take
             that place. None where nobody can, since silos keep values from an earlier stage.
     """
@@ -84,4 +102,5 @@ class StageWork:
     last: bool
     programs: Mapping[str, tuple[Op, ...]]
     blobs: Mapping[Digest, Buffer]
+    take: Take
     enlist: Callable[[Member, str], Enlisted | None] | None = None

@@ -1,6 +1,6 @@
-"""What a session asks of its stages: how many silos must answer, and what becomes of those that do not.
+"""What a session asks of its stages: how many silos must answer, what becomes of those that do not, and of answers.
 
-Plain data; imports the errors only.
+Plain data; imports the session's handover and the errors.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
+from fedbroker.session.handover import MergeOrder
 
 __all__ = ["Policy", "Stragglers"]
 
@@ -18,7 +19,7 @@ Stragglers: TypeAlias = Literal["fail", "drop", "replace"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a client stage treats silos that do not answer.
+    """How a client stage treats silos that do not answer, and answers.
 
     Attributes:
         stragglers: ``fail``: every silo must answer, and the first that cannot ends the stage. ``drop``: go on without,
@@ -28,6 +29,7 @@ class Policy:
             the session's membership, rounded up.
         grace: seconds after the quorum is reached when the stage closes, even if its time is not up; None waits for
             all until then.
+        merge_order: in which answers are merged, see :data:`fedbroker.session.handover.MergeOrder`.
 
     Raises:
         ConfigError: a value is out of range.
@@ -36,6 +38,7 @@ class Policy:
     stragglers: Stragglers = "fail"
     quorum: int | float = 1.0
     grace: float | None = None
+    merge_order: MergeOrder = "membership"
 
     def __post_init__(self) -> None:
         if self.stragglers not in get_args(Stragglers):
@@ -49,6 +52,8 @@ class Policy:
             )
         if self.grace is not None and not 0.0 <= self.grace < math.inf:
             raise ConfigError(f"grace is {self.grace!r} s", hint="use a number of seconds, or leave it out")
+        if self.merge_order not in get_args(MergeOrder):
+            raise ConfigError(f"merge_order is {self.merge_order!r}", hint='use "membership" or "arrival"')
 
     def needed(self, members: int) -> int:
         """How many of so many must answer; never none, and never more than there are."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import get_logger
+from fedbroker.session.handover import MergeOrder
 from fedbroker.session.outcomes import Outcome, ending, why
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from fedbroker.wire.messages import Done
@@ -149,11 +150,13 @@ class Recorder:
         else:
             self.say("silo dropped", talk.silo, ending=one.ending, why=one.why, seconds=one.at)
 
-    def stage_finished(self, order: Sequence[str], needed: int, error: Exception | None = None) -> None:
-        """The stage is over; ``order`` is all that were asked, in membership order."""
+    def stage_finished(
+        self, asked: Sequence[str], needed: int, merged: MergeOrder, error: Exception | None = None
+    ) -> None:
+        """The stage is over; ``asked`` are all that were asked, in membership order."""
         seconds = time.monotonic() - self._stage_began
-        silos = tuple(self._silos[silo] for silo in order if silo in self._silos)
-        stage = StageReport(level=self._level or 0, needed=needed, seconds=seconds, silos=silos)
+        silos = tuple(self._silos[silo] for silo in asked if silo in self._silos)
+        stage = StageReport(level=self._level or 0, needed=needed, seconds=seconds, silos=silos, merge_order=merged)
         self.report = replace(self.report, stages=(*self.report.stages, stage), seconds=time.monotonic() - self._began)
         if error is None:
             self.say("stage finished", participants=len(stage.participants), seconds=seconds)

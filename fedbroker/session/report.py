@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedbroker.session.handover import MergeOrder
 from fedbroker.session.outcomes import Ending
 
 __all__ = ["Event", "SessionReport", "SiloReport", "StageReport"]
@@ -57,12 +58,15 @@ class StageReport:
         needed: how many had to answer.
         seconds: how long it took.
         silos: all that were asked, in membership order.
+        merge_order: in which their answers were merged; ``arrival`` also where ``membership`` was asked for, and too
+            much would have had to be held for it.
     """
 
     level: int
     needed: int
     seconds: float
     silos: tuple[SiloReport, ...]
+    merge_order: MergeOrder = "membership"
 
     @property
     def participants(self) -> tuple[str, ...]:

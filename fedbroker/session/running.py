@@ -17,13 +17,13 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.conversation import Conversation
+from fedbroker.session.intake import Intake
 from fedbroker.session.lane import StageWork
 from fedbroker.session.outcomes import Outcome, replaceable
 from fedbroker.session.recorder import Talk
 from fedbroker.session.roster import Member
 from fedbroker.session.shipping import needs, ship
 from fedbroker.session.stage import Close, Fail, StageState, Wait
-from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Op
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Joined:
 _Happening: TypeAlias = _Ended | _Joined | BaseException
 
 
-async def run_stage(session: Session, work: StageWork) -> dict[str, Sequence[Buffer]]:
+async def run_stage(session: Session, work: StageWork) -> tuple[str, ...]:
     """See :meth:`fedbroker.session.session.Session.run_stage`."""
     closed = session.journal.participants(work.level) if session.journal is not None else None
     if closed is not None:  # before we were killed: whoever was dropped then stays out
@@ -72,7 +72,7 @@ async def run_stage(session: Session, work: StageWork) -> dict[str, Sequence[Buf
         span.set(participants=len(stage.state.participants))
     if session.journal is not None and closed is None:
         await session.journal.record_closed(work.level, stage.state.participants)
-    return stage.answers
+    return stage.state.participants
 
 
 class _Stage:
@@ -90,14 +90,10 @@ class _Stage:
             self.deadline.at + LATENESS,
             session.policy.grace,
         )
+        self.intake = Intake(self.state, session.policy.merge_order, work.take)
         self.conversations: dict[str, Conversation] = {}
         self._happenings: asyncio.Queue[_Happening] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    @property
-    def answers(self) -> dict[str, Sequence[Buffer]]:
-        """Each participant's outputs, in membership order."""
-        return {silo: self.conversations[silo].outputs for silo in self.state.participants}
 
     async def run(self) -> None:
         """Until the stage is over; raises if it cannot end well."""
@@ -123,7 +119,10 @@ class _Stage:
         """Write down who was too late, and that the stage is over; out of the session with whoever did not answer."""
         for silo, outcome in self.state.close(time.monotonic()).items():
             self.session.recorder.ended(self.conversations[silo].talk, outcome)
-        self.session.recorder.stage_finished(self.state.asked, self.state.needed, error)
+        if error is None:
+            self.intake.look()  # what waited for silos that are out by now
+        order = self.intake.merge_order()
+        self.session.recorder.stage_finished(self.state.asked, self.state.needed, order, error)
         if error is None:
             members = {silo: conversation.member for silo, conversation in self.conversations.items()}
             self.session.go_on_with([members[silo] for silo in self.state.participants])
@@ -148,6 +147,7 @@ class _Stage:
                 unread=None if in_place_of else self._pickup(),
                 talk=Talk(member.name, member.incarnation, in_place_of),
                 send=partial(self._send, silo=member.name),
+                turn=partial(self.intake.turn, member.name),
                 limits=session.limits,
                 journal=session.journal,
             )
@@ -229,10 +229,14 @@ class _Stage:
     def _on_ended(self, member: Member, outcome: Outcome) -> None:
         if not self.state.settle(member.name, outcome, time.monotonic()):
             return
-        self.session.recorder.ended(self.conversations[member.name].talk, outcome)
+        conversation = self.conversations[member.name]
+        self.session.recorder.ended(conversation.talk, outcome)
         if isinstance(outcome, Done):
+            outputs, conversation.outputs = conversation.outputs, ()
+            self.intake.here(member.name, outputs)
             return
         self.session.dismiss(member)
         if self._replaces and replaceable(outcome):
             self.state.offer(member.name)
             self._spawn(self._recruit(member.name))
+        self.intake.gone(member.name)

@@ -18,7 +18,6 @@ from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.running import run_stage
 from fedbroker.session.shipping import Known
-from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Session"]
@@ -72,11 +71,11 @@ class Session:
         """Who takes part by now, in membership order."""
         return tuple(member.name for member in self.members)
 
-    async def run_stage(self, work: StageWork) -> dict[str, Sequence[Buffer]]:
+    async def run_stage(self, work: StageWork) -> tuple[str, ...]:
         """Ask every member, wait for their answers as the policy says. Whoever is dropped is out for good.
 
         Returns:
-            For each participant, in membership order, its outputs: serialized executor values.
+            The participants, in membership order; ``work.take`` was given the outputs of each.
 
         Raises:
             SiloError: too few are left, since a silo failed; with its own words.

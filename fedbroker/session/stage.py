@@ -96,6 +96,17 @@ class StageState:
         return tuple(silo for silo in self.asked if silo not in self.outcomes)
 
     @property
+    def settled(self) -> tuple[str, ...]:
+        """Of those who were asked, in membership order, the first ones: up to a seat that may still bring an answer."""
+        open_seats = [*self._vacant.values(), *(self._seats[silo] for silo in self.pending)]
+        first = min(open_seats, default=len(self._seats))
+        return tuple(silo for silo in self.asked if self._seats[silo] < first)
+
+    def seat_of(self, silo: str) -> int:
+        """A silo's place in membership order."""
+        return self._seats[silo]
+
+    @property
     def participants(self) -> tuple[str, ...]:
         """Whose answers count, in membership order."""
         return tuple(silo for silo in self.asked if isinstance(self.outcomes.get(silo), Done))
@@ -123,11 +134,12 @@ class StageState:
         return Wait(self.deadline)
 
     def close(self, now: float) -> dict[str, Outcome]:
-        """Whoever is pending is out: nothing that comes from now on counts. How each of them ended."""
+        """Whoever is pending is out, seats stay empty, and nothing counts that comes from now on. How each ended."""
         late: dict[str, Outcome] = {
             silo: Late(silo) if now < self.deadline else Lost(silo, "time") for silo in self.pending
         }
         self.outcomes |= late
+        self._vacant.clear()
         return late
 
     @property

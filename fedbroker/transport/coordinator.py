@@ -39,6 +39,7 @@ from fedbroker.wire.messages import (
     Done,
     EndSession,
     Failed,
+    Fetch,
     Leave,
     Need,
     Rejected,
@@ -204,7 +205,11 @@ class CoordinatorEnd:
         """
         await self.tell(silo, EndSession(session, incarnation))
 
-    async def tell(self, silo: str, word: EndSession | Accepted | Rejected) -> None:
+    async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:
+        """Tell a silo to send the results that it has announced; like :meth:`end_session`, best effort."""
+        await self.tell(silo, Fetch(session, stage, incarnation))
+
+    async def tell(self, silo: str, word: EndSession | Fetch | Accepted | Rejected) -> None:
         """Put a word into a silo's mailbox; best effort, bounded in time, never raises for the broker."""
         message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), encode(word), persistent=False)
         try:

@@ -9,11 +9,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, ConfigError, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
+from fedbroker.transport.held import Held
 from fedbroker.transport.inbox import Inbox
 from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
@@ -26,7 +29,18 @@ from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Accepted, Announce, Digest, Done, EndSession, Failed, Need, Rejected, WorkItem
+from fedbroker.wire.messages import (
+    Accepted,
+    Announce,
+    Digest,
+    Done,
+    EndSession,
+    Failed,
+    Fetch,
+    Need,
+    Rejected,
+    WorkItem,
+)
 from fedbroker.wire.names import check_name
 
 __all__ = ["SiloEnd"]
@@ -96,6 +110,7 @@ class SiloEnd:
         self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control, spread=spread)
         self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread)
         self._lane = BlobLane(self._bulk, topology.RESULTS, limits)
+        self._held = Held()
         self._presence = Presence(self._control, self._bulk, heartbeat, announcement)
         self._inbox = Inbox(
             self._control, silo, on_work, self._ready, self.blobs, limits, most=prefetch, renew_seconds=renew_seconds
@@ -139,18 +154,34 @@ class SiloEnd:
     ) -> None:
         """Answer a work item; returns when the broker has the answer. Waits for a broker that is away.
 
-        Small outputs ride with the reply, larger ones go ahead of it on the bulk lane. An answer for which no queue
-        comes up is dropped: its coordinator is gone.
+        Small outputs ride with the reply, larger ones go ahead of it on the bulk lane; or, where they are more than the
+        item says, behind it, once the coordinator has room. An answer for which no queue comes up is dropped: its
+        coordinator is gone.
 
         Raises:
-            BrokerLost: the broker did not take it by the deadline.
+            BrokerLost: the broker did not take it, or the coordinator did not ask for the results, by the deadline.
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: it exceeds the limits.
         """
         inline, bulk = self._sorted(outputs)
-        body = encode(reply, inline, self._limits)
-        for digest, data in bulk.items():
+        if 0 < item.hold < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
+            with self._held.until_fetched(reply) as fetched:
+                if await self._answer(item, msgspec.structs.replace(reply, held=True), inline, deadline):
+                    await fetched(deadline)
+                    await self._send(item, bulk, deadline)
+        else:
+            await self._send(item, bulk, deadline)
+            await self._answer(item, reply, inline, deadline)
+
+    async def _send(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
+        for digest, data in outputs.items():
             await self._lane.send(topology.results_key(item.reply_to, self._silo), digest, data, deadline)
+
+    async def _answer(
+        self, item: WorkItem, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
+    ) -> bool:
+        """Whether anybody wants it."""
+        body = encode(reply, inline, self._limits)
         answer = Outgoing(
             topology.REPLY,
             topology.reply_key(item.reply_to, item.session, item.stage, self._silo),
@@ -162,6 +193,8 @@ class SiloEnd:
             await self._control.publish_reply(answer, deadline)
         except (Nacked, Unroutable):
             _log.info("answer not wanted", session=item.session, stage=item.stage)
+            return False
+        return True
 
     async def leave(self) -> None:
         """Say goodbye, so that no new session counts on us; work still comes."""
@@ -246,6 +279,8 @@ class SiloEnd:
         else:
             if isinstance(message, EndSession):
                 self._on_end(message)
+            elif isinstance(message, Fetch):
+                self._held.fetch(message)
             elif isinstance(message, Accepted | Rejected):
                 self._presence.answered(message)
             elif isinstance(message, Announce) and delivery.death is not None:

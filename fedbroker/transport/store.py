@@ -55,6 +55,7 @@ class BlobStore:
         self._kept: OrderedDict[Digest, _Kept] = OrderedDict()
         self._bytes = 0
         self._pins: Counter[Digest] = Counter()
+        self._shared: set[Digest] = set()  # spent by one, while others waited for the same
         self._damaged: dict[Digest, str] = {}
         self._progress = 0.0
         self._cut = -math.inf
@@ -144,9 +145,23 @@ class BlobStore:
 
     def discard(self, digest: Digest) -> None:
         """Forget a blob, if it is here."""
+        self._shared.discard(digest)
         kept = self._kept.pop(digest, None)
         if kept is not None:
             self._bytes -= len(kept.content)
+
+    def spent(self, digest: Digest) -> None:
+        """Forget a blob that will not be asked for again.
+
+        Where somebody else waits for the same, pieces of theirs may still be on their way: it stays for as long as any
+        other, so that those are known for what they are.
+        """
+        if self._pins[digest] > 0:
+            self._shared.add(digest)
+        elif digest in self._shared:
+            self._shared.discard(digest)
+        else:
+            self.discard(digest)
 
     @contextmanager
     def pinned(self, digests: Iterable[Digest]) -> Iterator[None]:

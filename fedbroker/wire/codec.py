@@ -22,7 +22,7 @@ import xxhash
 from fedbroker.errors import WireError
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Chunk, Done, Message, Rejected, WorkItem
+from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejected, WorkItem
 
 __all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
 
@@ -147,13 +147,22 @@ def _check_numbers(message: Message) -> None:
     numbers: Sequence[float] = ()
     match message:
         case WorkItem():
-            numbers = (message.seconds, message.lease, message.stage, message.clients, *message.fresh.values())
+            numbers = (
+                message.seconds,
+                message.lease,
+                message.stage,
+                message.clients,
+                message.hold,
+                *message.fresh.values(),
+            )
         case Announce():
             numbers = (message.heartbeat, message.in_flight)
         case Rejected():
             numbers = message.retry
         case Done():
             numbers = (message.seconds, message.waited, *(size for _, size in message.outputs))
+        case Fetch():
+            numbers = (message.stage,)
         case Chunk():
             numbers = (message.size, message.offset)
     if any(not math.isfinite(number) or number < 0 for number in numbers):

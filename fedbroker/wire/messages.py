@@ -22,6 +22,7 @@ __all__ = [
     "Drop",
     "EndSession",
     "Failed",
+    "Fetch",
     "Leave",
     "Message",
     "Need",
@@ -200,6 +201,7 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
         seconds: time left for the stage when it was sent.
         lease: seconds after which the silo may forget the session if it hears no more of it.
         last: the session ends at this silo with the reply.
+        hold: outputs beyond so many bytes are announced only, and sent when the coordinator asks; 0 sends any at once.
     """
 
     session: str
@@ -212,6 +214,7 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     seconds: float
     lease: float
     last: bool
+    hold: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -221,6 +224,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
         outputs: digest and size in bytes of each.
         seconds: time spent at the silo, from receipt to answer.
         waited: the part of it that was spent waiting for blobs to come.
+        held: the large outputs are not on their way, but wait for ``Fetch``.
     """
 
     session: str
@@ -230,6 +234,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     outputs: tuple[tuple[Digest, int], ...]
     seconds: float
     waited: float = 0.0
+    held: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -261,6 +266,14 @@ class Need(msgspec.Struct, frozen=True, tag="need"):
     digests: tuple[Digest, ...]
 
 
+class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
+    """The coordinator has room for the outputs that a silo holds."""
+
+    session: str
+    stage: int
+    incarnation: str
+
+
 class EndSession(msgspec.Struct, frozen=True, tag="end"):
     """The coordinator gives a session up before its last stage, or goes on without this silo.
 
@@ -288,4 +301,6 @@ class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
 
 
 Reply: TypeAlias = Done | Failed | Need
-Message: TypeAlias = Announce | Leave | Accepted | Rejected | WorkItem | Done | Failed | Need | EndSession | Chunk
+Message: TypeAlias = (
+    Announce | Leave | Accepted | Rejected | WorkItem | Done | Failed | Need | Fetch | EndSession | Chunk
+)

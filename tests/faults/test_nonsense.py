@@ -14,6 +14,7 @@ from fedbroker.session.policy import Policy
 from fedbroker.wire import Limits
 from fedbroker.wire.messages import Compute
 from tests.support.ends import admin, silo_end, until
+from tests.support.taken import Taken
 
 LIMITS = Limits(max_strikes=20)
 
@@ -66,16 +67,16 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
         members = await ours.wait(min_silos=2)
         session = ours.session(members, {"ewr": 1, "mallory": 1}, 30.0, policy=Policy("drop", 1))
         programs = dict.fromkeys(("ewr", "mallory"), (Compute(1),))
-        running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {})))
+        replies = Taken()
+        running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {}, replies)))
         await until(lambda: bool(asked))
         async with admin(broker.url) as look:
             await flood(look, ours._end.key, asked[0])
         await until(lambda: dict(session.recorder._silos).get("mallory") is not None)
         assert not running.done()
         release.set()
-        assert {silo: [bytes(out) for out in outputs] for silo, outputs in (await running).items()} == {
-            "ewr": [b"good"]
-        }
+        await running
+        assert {silo: [bytes(out) for out in outputs] for silo, outputs in replies.items()} == {"ewr": [b"good"]}
         await session.close()
         report = session.recorder.report
         assert dict(report.dropped) == {"mallory": "refused"}
@@ -97,6 +98,7 @@ async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, coho
             arrived.set()
 
         silo.answer = after_garbage
-        replies = await session.run_stage(StageWork(0, True, {"mallory": (Compute(1),)}, {}))
+        replies = Taken()
+        await session.run_stage(StageWork(0, True, {"mallory": (Compute(1),)}, {}, replies))
         assert bytes(replies["mallory"][0]) == b"fine"
         await session.close()

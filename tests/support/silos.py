@@ -28,12 +28,11 @@ class DirectSession:
 
     async def run_stage(self, work):
         self.stages += 1
-        replies = {}
         for member in self.members:
             if member.name not in self.executors:
                 self.executors[member.name] = await self.runtime.executor(self.clients[member.name])
-            replies[member.name] = await self._replay(member.name, work)
-        return replies
+            work.take(member.name, await self._replay(member.name, work), lambda: None)
+        return tuple(member.name for member in self.members)
 
     async def _replay(self, silo, work):
         executor, refs, outputs = self.executors[silo], self.values[silo], []

@@ -43,7 +43,7 @@ def stage(of: Recorder, error: Exception | None = None) -> None:
     talk.started, talk.replied, talk.fetched, talk.bytes_out = 1.0, 4.0, 4.5, 1000
     of.ended(talk, Done(of.report.session, 0, "ewr", "1", (("d", 50),), 2.0, 0.5))
     of.ended(Talk("jfk", "1"), Lost("jfk", "expired"))
-    of.stage_finished(["ewr", "jfk"], 1, error)
+    of.stage_finished(["ewr", "jfk"], 1, "membership", error)
 
 
 def test_a_session_is_counted_with_its_stages_silos_and_times():

@@ -19,6 +19,7 @@ from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
 from fedbroker.transport.coordinator import CoordinatorEnd
 from fedbroker.wire.messages import Compute
+from tests.support.taken import Taken
 from tests.support.virtual import Network, Reply, run_virtually
 
 SECONDS = 10.0
@@ -79,11 +80,12 @@ async def play(schedule, policy, arrivals, limit):
             entered = time.monotonic()
             programs = dict.fromkeys(EVERYBODY, (Compute(1),))
             enlist = (lambda member, straggler: Enlisted((Compute(1),), 1)) if stage == 0 else None
-            got = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, enlist))
+            got = Taken()
+            participants = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, got, enlist))
             answers.append(sum(int(bytes(outputs[0])) for outputs in got.values()))
             report = one.recorder.report.stages[-1]
             assert time.monotonic() - entered <= SECONDS + 0.6
-            assert tuple(got) == report.participants == one.participants
+            assert tuple(got) == participants == report.participants == one.participants
             assert answers[-1] == sum(value(silo, stage) for silo in report.participants)
             assert len(report.participants) >= (4 if policy.stragglers == "fail" else policy.needed(4))
             assert not out & set(report.participants)

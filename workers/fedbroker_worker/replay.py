@@ -25,8 +25,8 @@ async def replay(
     executor: Executor,
     refs: MutableMapping[int, Ref],
     blobs: Mapping[Digest, Buffer],
-    load: Callable[[Data], Awaitable[bytes]],
-) -> list[bytes]:
+    load: Callable[[Data], Awaitable[Buffer]],
+) -> list[Buffer]:
     """Run a program in order.
 
     Args:
@@ -53,7 +53,7 @@ async def replay(
         except KeyError:
             raise WorkRefused(f"the program uses value {ref}, which this session does not have") from None
 
-    outputs: list[bytes] = []
+    outputs: list[Buffer] = []
     for op in program:
         match op:
             case Value(ref, blob):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedbroker.runtime import Ref
+    from fedbroker.wire.blobs import Buffer
     from fedbroker_worker.config import Settings
 
 __all__ = ["rerun"]
@@ -40,7 +41,7 @@ SECONDS: Final = 3600.0
 class _Outputs:
     silo: str
     seconds: float
-    blobs: Sequence[bytes]
+    blobs: Sequence[Buffer]
 
 
 def rerun(

@@ -116,7 +116,7 @@ class Worker:
             _log.exception("work handler failed")
             return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
 
-    async def _outputs(self, item: WorkItem, deadline: Deadline) -> tuple[list[bytes], float]:
+    async def _outputs(self, item: WorkItem, deadline: Deadline) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item)
         # Data are read while blobs are still on their way.
@@ -138,7 +138,7 @@ class Worker:
         blobs: Mapping[Digest, memoryview],
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
-    ) -> list[bytes]:
+    ) -> list[Buffer]:
         """Run the program; once more, in a new runtime, if the runtime dies and nothing of the session was in it."""
         for attempt in range(attempts):
             try:
@@ -173,7 +173,7 @@ class Worker:
             raise _Lacking([digest for digest in wanted if digest not in blobs])
         return blobs
 
-    def _done(self, item: WorkItem, outputs: Sequence[bytes], seconds: float, waited: float) -> Answer:
+    def _done(self, item: WorkItem, outputs: Sequence[Buffer], seconds: float, waited: float) -> Answer:
         named = [(digest_of(output), output) for output in outputs]
         for _, output in named:
             if len(output) > self._limits.max_blob:

@@ -1,0 +1,141 @@
+"""Serialized executor values to and from Python: arrays are copied once on their way out, and not at all back in.
+
+The bytes are TFF's own: a large array is its dtype, its shape and then its memory as it is (``Array.content``): it is
+enough to write and read what is around it. Whatever is not covered here goes through TFF's serializer. Imports TFF and
+the runtime's framing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import numpy as np
+import tensorflow_federated as tff
+from tensorflow_federated.proto.v0 import array_pb2, computation_pb2, executor_pb2
+from tensorflow_federated.python.core.impl.compiler import array
+from tensorflow_federated.python.core.impl.executors import value_serialization
+from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils, type_serialization
+
+from fedbroker.runtime.framing import Buffer, fields, framed
+
+__all__ = ["ELEMENT", "ELEMENT_VALUE", "FEDERATED", "FEDERATED_TYPE", "MEMBER", "STRUCT", "read", "write"]
+
+
+def _number(message: type, field: str) -> int:
+    return int(message.DESCRIPTOR.fields_by_name[field].number)  # type: ignore[attr-defined]  # protos have no types
+
+
+ARRAY: Final = _number(executor_pb2.Value, "array")
+CONTENT: Final = _number(array_pb2.Array, "content")
+FEDERATED: Final = _number(executor_pb2.Value, "federated")
+FEDERATED_TYPE: Final = _number(executor_pb2.Value.Federated, "type")
+MEMBER: Final = _number(executor_pb2.Value.Federated, "value")
+STRUCT: Final = _number(executor_pb2.Value, "struct")
+ELEMENT: Final = _number(executor_pb2.Value.Struct, "element")
+ELEMENT_NAME: Final = _number(executor_pb2.Value.Struct.Element, "name")
+ELEMENT_VALUE: Final = _number(executor_pb2.Value.Struct.Element, "value")
+
+
+def write(value: object, type_: tff.Type) -> list[Buffer]:
+    """The parts of a value's serialized form, to be joined; those of large arrays are the arrays' own memory.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: the value is not of that type; TFF's own.
+    """
+    if isinstance(value, tff.Computation | computation_pb2.Computation):
+        return _by_tff(value, type_)
+    if isinstance(type_, tff.TensorType) and isinstance(value, np.ndarray) and _is_plain(value, type_):
+        return _write_array(value)
+    if isinstance(type_, tff.FederatedType) and (type_.all_equal or isinstance(value, list)):
+        members = [value] if type_.all_equal else cast("list[object]", value)
+        kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
+        parts = framed(FEDERATED_TYPE, [kind])
+        for one in members:
+            parts += framed(MEMBER, write(one, type_.member))
+        return framed(FEDERATED, parts)
+    if isinstance(type_, tff.StructType):
+        elements = tff.structure.to_elements(tff.structure.from_container(value))
+        if len(elements) == len(type_):
+            parts = []
+            for (name, inner), (_, one) in zip(tff.structure.to_elements(type_), elements, strict=True):
+                named = framed(ELEMENT_NAME, [name.encode()]) if name else []
+                parts += framed(ELEMENT, [*named, *framed(ELEMENT_VALUE, write(one, inner))])
+            return framed(STRUCT, parts)
+    return _by_tff(value, type_)
+
+
+def read(data: Buffer, type_: tff.Type) -> object:
+    """The Python value of a serialized one, as TFF's own contexts would return it; large arrays are views of ``data``.
+
+    Raises:
+        TypeError, ValueError: it is no value of that type.
+    """
+    parts = list(fields(data))
+    if len(parts) == 1:
+        (number, content), *_ = parts
+        if number == ARRAY and isinstance(type_, tff.TensorType) and (found := _read_array(content, type_)) is not None:
+            return found
+        if number == STRUCT and isinstance(type_, tff.StructType):
+            return _read_struct(content, type_)
+        if number == FEDERATED and isinstance(type_, tff.FederatedType):
+            return _read_federated(content, type_)
+    value, _ = value_serialization.deserialize_value(executor_pb2.Value.FromString(bytes(data)), type_)
+    return value
+
+
+def _by_tff(value: object, type_: tff.Type) -> list[Buffer]:
+    proto, _ = value_serialization.serialize_value(value, type_)
+    return [proto.SerializeToString(deterministic=True)]
+
+
+def _is_plain(value: np.ndarray[Any, Any], type_: tff.TensorType) -> bool:
+    """Whether it is an array of just that dtype that TFF would write as its memory."""
+    return (
+        value.dtype.type is type_.dtype.type
+        and value.dtype.isnative
+        and type_.dtype.type is not np.str_
+        and not array_shape.is_shape_scalar(type_.shape)
+        and array.is_compatible_shape(value, type_.shape)
+    )
+
+
+def _write_array(value: np.ndarray[Any, Any]) -> list[Buffer]:
+    head = array_pb2.Array(dtype=dtype_utils.to_proto(value.dtype.type), shape=array_shape.to_proto(value.shape))
+    memory = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    return framed(ARRAY, [head.SerializeToString(deterministic=True), *framed(CONTENT, [memory])])
+
+
+def _read_array(data: memoryview, type_: tff.TensorType) -> object | None:
+    if type_.dtype.type is np.str_ or array_shape.is_shape_scalar(type_.shape):
+        return None
+    contents = [content for number, content in fields(data) if number == CONTENT]
+    if len(contents) != 1:
+        return None
+    (content,) = contents
+    # It comes last, as its number is the largest of those that are there.
+    head = array_pb2.Array.FromString(bytes(data[: len(data) - len(framed(CONTENT, [content])[0]) - len(content)]))
+    shape = array_shape.from_proto(head.shape)
+    found = np.frombuffer(content, dtype_utils.from_proto(head.dtype))
+    return None if array_shape.is_shape_scalar(shape) else found.reshape(shape)
+
+
+def _read_struct(data: memoryview, type_: tff.StructType) -> tff.structure.Struct:
+    elements = []
+    for element, (_, inner) in zip(_each(data, ELEMENT), tff.structure.to_elements(type_), strict=False):
+        name = b"".join(_each(element, ELEMENT_NAME)).decode() or None
+        elements.append((name, read(next(_each(element, ELEMENT_VALUE), memoryview(b"")), inner)))
+    return tff.structure.Struct(elements)
+
+
+def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
+    members = list(_each(data, MEMBER))
+    if not members:
+        raise ValueError("a federated value without any value")
+    if type_.all_equal:
+        return read(members[0], type_.member)
+    return [read(member, type_.member) for member in members]
+
+
+def _each(message: memoryview, field: int) -> Iterator[memoryview]:
+    return (content for number, content in fields(message) if number == field)

@@ -1,0 +1,151 @@
+"""Merges what silos sent, as they come, in the coordinator's own C++ runtime, and so holds a few of them at a time.
+
+Imports values, the plan's model, the runtime and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fedbroker.context.values import members, structure
+from fedbroker.errors import WireError
+from fedbroker.plan.model import Fold, Slot
+from fedbroker.runtime import Executor, Ref
+from fedbroker.wire.codec import Buffer
+
+__all__ = ["Folding"]
+
+MOST: Final = 16
+"""How many silos' partials are merged at once; each count is a computation of its own."""
+LARGE: Final = 1 << 20
+"""Bytes of partials that are waited for until they are merged and can be forgotten, and that are merged at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    partials: Sequence[Buffer]
+    merged: Callable[[], None]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.partials))
+
+
+class Folding:
+    """Merges the partials of one server stage.
+
+    Args:
+        fold: how.
+        executor: gives the executor that it is done in.
+        value_of: a value of an earlier stage, in that executor.
+    """
+
+    def __init__(
+        self, fold: Fold, executor: Callable[[], Awaitable[Executor]], value_of: Callable[[Slot], Awaitable[Ref]]
+    ) -> None:
+        self._fold = fold
+        self._ready = executor
+        self._value_of = value_of
+        self._functions: dict[int, Ref] = {}
+        self._merged: Ref | None = None
+        self._waiting: deque[_Given] = deque()
+        self._come = asyncio.Event()
+        self._complete = False
+        self._work = asyncio.create_task(self._run())
+
+    def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
+        """Take one silo's partials, one of each merge, to be merged after those that were given before.
+
+        Args:
+            partials: serialized, ``U@SERVER`` of the silo's own runtime.
+            merged: called once they are in the runtime's hands, or, where merging failed, not needed any more.
+        """
+        if self._work.done():  # it failed, which `result` says
+            merged()
+            return
+        self._waiting.append(_Given(partials, merged))
+        self._come.set()
+
+    async def result(self) -> Ref:
+        """The struct of what all partials came to; no more of them may be given.
+
+        Raises:
+            ComputationFailed: merging failed; with the runtime's own words.
+            RuntimeUnavailable: the runtime died.
+        """
+        self._complete = True
+        self._come.set()
+        await self._work
+        assert self._merged is not None, "nothing was given"
+        return self._merged
+
+    async def close(self) -> None:
+        """Stop."""
+        self._work.cancel()
+        await asyncio.gather(self._work, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while not (self._complete and not self._waiting):
+            if not self._waiting:
+                self._come.clear()
+                await self._come.wait()
+                continue
+            batch = self._batch()
+            try:
+                await self._take(batch)
+            except BaseException:
+                batch += self._waiting
+                raise
+            finally:
+                for one in batch:
+                    one.merged()
+
+    def _batch(self) -> list[_Given]:
+        """The next few, of a bounded size together."""
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        while self._waiting and len(batch) < MOST and size + self._waiting[0].size <= LARGE:
+            size += self._waiting[0].size
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _take(self, batch: Sequence[_Given]) -> None:
+        if self._merged is None:
+            self._merged, batch = await self._value(batch[:1]), batch[1:]
+        if batch:
+            await self._merge(self._merged, batch)
+
+    async def _merge(self, so_far: Ref, batch: Sequence[_Given]) -> None:
+        executor = await self._ready()
+        partials = await self._value(batch)
+        inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
+        argument = await executor.struct([*inputs, ("", so_far), ("", partials)])
+        result = await executor.call(await self._function(len(batch)), argument)
+        self._merged = await executor.select(result, 0)
+        if sum(one.size for one in batch) > LARGE:
+            ready = await executor.select(result, 1)
+            await executor.compute(ready)
+            await executor.dispose([so_far, partials, argument, result, ready])
+
+    async def _value(self, batch: Sequence[_Given]) -> Ref:
+        """The struct of all partials, in the runtime."""
+        executor = await self._ready()
+        return await executor.value(*structure(_member(partial) for one in batch for partial in one.partials))
+
+    async def _function(self, silos: int) -> Ref:
+        if silos not in self._functions:
+            computation = await asyncio.to_thread(self._fold.computation, silos)
+            self._functions[silos] = await (await self._ready()).value(computation)
+        return self._functions[silos]
+
+
+def _member(partial: Buffer) -> Buffer:
+    """What a serialized server-placed value holds."""
+    found = members(partial)
+    if len(found) != 1:
+        raise WireError(f"a silo's partial aggregate has {len(found)} values", hint="use the same version at both ends")
+    return found[0]

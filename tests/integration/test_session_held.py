@@ -1,0 +1,131 @@
+"""Large results wait at their silo until the coordinator has room, over a real broker; then nothing is kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
+import pytest
+
+from fedbroker.deadline import Deadline
+from fedbroker.session import conversation, handover
+from fedbroker.session.cohort import Cohort
+from fedbroker.session.lane import StageWork
+from fedbroker.session.policy import Policy
+from fedbroker.wire.messages import Compute
+from tests.support.ends import coordinator_end, silo_end, until, work
+from tests.support.taken import Taken
+
+MIB = 1 << 20
+SILOS = ("bos", "ewr", "jfk", "lga", "ord")
+
+
+def result(silo):
+    return silo.encode() * (MIB // 2)  # 1.5 MiB
+
+
+@asynccontextmanager
+async def cohort_of(broker, cohort, names=SILOS, **options):
+    """A cohort whose silos answer with large results; and a session of it."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(Cohort(broker.url, cohort))
+        silos = {}
+        for name in names:
+            silo = silos[name] = await stack.enter_async_context(silo_end(broker.url, cohort, name))
+
+            async def answer(item, silo=silo):
+                await silo.send(item, [result(silo.name)], Deadline.after(30))
+
+            silo.answer = answer
+        members = await ours.wait(min_silos=len(names))
+        yield ours, silos, ours.session(members, dict.fromkeys(names, 1), 30.0, **options)
+
+
+def stage(take, names=SILOS):
+    return StageWork(0, True, dict.fromkeys(names, (Compute(1),)), {}, take)
+
+
+async def test_results_are_sent_when_they_are_asked_for(broker, cohort):
+    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+        silo.answer = lambda item: silo.send(item, [result("ewr"), b"small"], Deadline.after(20))
+        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
+        done = await ours.end.request(item, {}, Deadline.after(20))
+        assert done.held
+        (large, _), (small, _) = done.outputs
+        assert small in ours.end.results
+        assert large not in ours.end.results
+        await ours.end.fetch("ewr", item.session, item.stage, "another incarnation")
+        with pytest.raises(Exception, match="nothing came"):
+            await ours.end.results.get(large, Deadline.after(20), 0.3)
+        await ours.end.fetch("ewr", item.session, item.stage, silo.incarnation)
+        assert await ours.end.results.get(large, Deadline.after(20)) == result("ewr")
+
+
+async def test_results_up_to_what_the_item_says_come_at_once(broker, cohort):
+    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+        silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(20))
+        for hold in (0, 2 * MIB):
+            item = msgspec.structs.replace(work("ewr", ours.end.key), hold=hold, session=f"s{hold}")
+            done = await ours.end.request(item, {}, Deadline.after(20))
+            assert not done.held
+            assert await ours.end.results.get(done.outputs[0][0], Deadline.after(20)) == result("ewr")
+
+
+async def test_a_stage_takes_them_in_membership_order_and_keeps_none(broker, cohort):
+    async with cohort_of(broker, cohort) as (ours, _, session):
+        took = Taken()
+        assert await session.run_stage(stage(took)) == SILOS
+        assert list(took) == list(SILOS)
+        assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in SILOS}
+        assert session.recorder.report.stages[0].merge_order == "membership"
+        assert ours._end.results.kept_bytes == 0
+        await session.close()
+
+
+async def test_only_few_are_here_before_they_are_merged(broker, cohort, monkeypatch):
+    monkeypatch.setattr(handover, "ROOM", MIB)  # one result fills it
+    async with cohort_of(broker, cohort, policy=Policy(merge_order="arrival")) as (_, _, session):
+        took, waiting = {}, []
+
+        def take(silo, outputs, merged):
+            took[silo] = outputs
+            waiting.append(merged)
+
+        running = asyncio.create_task(session.run_stage(stage(take)))
+        for merged in range(len(SILOS)):
+            await until(lambda: bool(waiting))
+            assert len(took) == merged + 1
+            waiting.pop()()
+        assert set(await running) == set(took) == set(SILOS)
+        await session.close()
+
+
+async def test_the_same_result_of_all_is_fetched_of_each(broker, cohort):
+    async with cohort_of(broker, cohort) as (_, silos, session):
+        for silo in silos.values():
+
+            async def answer(item, silo=silo):
+                await silo.send(item, [result("all")], Deadline.after(30))
+
+            silo.answer = answer
+        took = Taken()
+        async with asyncio.timeout(10):
+            assert await session.run_stage(stage(took)) == SILOS
+        assert {bytes(output) for (output,) in took.values()} == {result("all")}
+        await session.close()
+
+
+async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monkeypatch):
+    monkeypatch.setattr(conversation, "RESULT_PATIENCE", 0.5)
+    async with cohort_of(broker, cohort, ("ewr",)) as (ours, silos, session):
+
+        async def lose(*_):
+            pass
+
+        monkeypatch.setattr(ours._end, "fetch", lose)
+        took = Taken()
+        assert await session.run_stage(stage(took, ("ewr",))) == ("ewr",)
+        assert took["ewr"] == [result("ewr")]
+        assert [item.hold for item in silos["ewr"].items] == [MIB, 0]
+        await session.close()
