@@ -48,7 +48,8 @@ check: setup ## lint, format, types, layers, words, what is deployed with, the d
 	@$(bin)/codespell
 	@promtool check config config/prometheus/prometheus.yml >/dev/null
 	@scripts/check-deploy.sh
-	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet # the site, in .cache/site
+	@# The site, in .cache/site; --quiet would not only say nothing of warnings, but not count them either.
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict 2>&1 | sed '/^INFO/d'
 
 .PHONY: format
 format: setup ## put the code into shape

@@ -41,10 +41,11 @@ class Span:
         real: OpenTelemetry's, or None.
     """
 
-    __slots__ = ("_real",)
+    __slots__ = ("_failed", "_real")
 
     def __init__(self, real: OtelSpan | None = None) -> None:
         self._real = real
+        self._failed = False
 
     def set(self, **attributes: Value) -> None:
         """What there is to say of it, under names that begin with ``fedbroker.``."""
@@ -52,8 +53,9 @@ class Span:
             self._real.set_attributes(_named(attributes))
 
     def failed(self, what: str, code: str = "") -> None:
-        """It did not end well."""
-        if self._real is not None:
+        """It did not end well; what is said first stays, whatever comes of it."""
+        if self._real is not None and not self._failed:
+            self._failed = True
             from opentelemetry.trace import Status, StatusCode
 
             self._real.set_status(Status(StatusCode.ERROR, without_secrets(what)))

@@ -124,6 +124,10 @@ def composed(secrets, tls_port):
 
 def test_the_cohort_computes(composed, secrets, tmp_path):
     with contextlib.ExitStack() as stack:
+        coordinator = Container("coordinator", tmp_path, secrets)
+        program = coordinator.start(coordinator.service["command"])  # its imports take as long as the silos' start
+        stack.callback(program.wait, 15)
+        stack.callback(program.kill)
         silos = [Container(name, tmp_path, secrets) for name in SILOS]
         for silo in silos:
             assert not silo.healthy()
@@ -132,9 +136,6 @@ def test_the_cohort_computes(composed, secrets, tmp_path):
             stack.callback(process.terminate)
         for silo in silos:
             until(silo.healthy, 30, silo.name)
-        coordinator = Container("coordinator", tmp_path, secrets)
-        program = coordinator.start(coordinator.service["command"])
-        stack.callback(program.kill)
         assert program.wait(120) == 0, coordinator.log.read_text()
     said = [line for line in coordinator.log.read_text().splitlines() if line.startswith("mean delay: ")]
     assert said == [f"mean delay: {mean():.2f} minutes"]

@@ -18,6 +18,7 @@ import fedbroker
 from fedbroker.testing import local_cohort
 from tests.support.computations import total
 from tests.support.pages import blocks
+from tests.support.programs import beside
 from tests.support.tff import packed
 from tests.support.wait import until
 
@@ -40,12 +41,11 @@ def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
     # A graph of TensorFlow is traced from source, which therefore must be in a file.
     (tmp_path / "program.py").write_text(program)
     everyone = dict.fromkeys(("ewr", "jfk", "lga"), sources)
-    with local_cohort(everyone, cohort=cohort, broker=broker.url, directory=tmp_path):
-        done = subprocess.run(
-            [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=90, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "15.0"
+    with (
+        beside(tmp_path / "program.py") as running,
+        local_cohort(everyone, cohort=cohort, broker=broker.url, directory=tmp_path),
+    ):
+        assert running.output(90) == "15.0\n"
 
 
 def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):

@@ -31,12 +31,6 @@ ENVIRONMENT = {
 TIME = r"\d+\.\d s"
 
 
-@pytest.fixture(scope="module")
-def silos(broker):
-    with local_cohort({"ewr": {}, "jfk": {}}, cohort="progress", broker=broker.url) as silos:
-        yield silos
-
-
 class Terminal:
     """A program whose standard error is a terminal; what it has shown so far."""
 
@@ -65,14 +59,14 @@ class Terminal:
 
 
 @contextmanager
-def program(silos):
+def program(url, cohort):
     """The program, and the end of the pipe that is its standard error at first."""
     ours, theirs = pty.openpty()
     reader, writer = os.pipe()
     os.set_blocking(ours, False)
     os.set_blocking(reader, False)
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), silos.url, silos.cohort, str(writer)],
+        [sys.executable, str(PROGRAM), url, cohort, str(writer)],
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -100,9 +94,12 @@ def stopped(silo):
         os.kill(silo.pid, signal.SIGCONT)
 
 
-def test_what_a_program_shows(silos):
-    """One program in turn, since TensorFlow takes its time to come up."""
-    with program(silos) as (shown, pipe):
+def test_what_a_program_shows(broker):
+    """One program in turn, which starts beside its silos, since TensorFlow takes its time to come up."""
+    with (
+        program(broker.url, "progress") as (shown, pipe),
+        local_cohort({"ewr": {}, "jfk": {}}, cohort="progress", broker=broker.url) as silos,
+    ):
         before = shown.settings()
         assert [shown.line() for _ in range(6)] == ["0.0"] * 3 + ["2.0"] * 3
         assert float(shown.line()) < 5  # half a second is waited, once, for a pipe that is full

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from fedbroker.testing import local_cohort
 from tests.support.collector import collecting
+from tests.support.programs import beside
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -55,13 +53,12 @@ def collector(broker, tmp_path_factory):
     with collecting() as collector, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'workers'}")
-        with local_cohort({name: {} for name in SILOS}, cohort="traces", broker=broker.url) as silos:
-            command = [sys.executable, str(program), silos.url, silos.cohort]
-            done = subprocess.run(
-                command, env=dict(os.environ), capture_output=True, text=True, timeout=120, check=False
-            )
-            assert (done.returncode, done.stdout) == (0, "0.0\nFB4001\n"), done.stderr
-            assert "Traceback" not in done.stderr
+        with (
+            beside(program, broker.url, "traces") as running,
+            local_cohort({name: {} for name in SILOS}, cohort="traces", broker=broker.url),
+        ):
+            assert running.output(120) == "0.0\nFB4001\n"
+            assert "Traceback" not in running.complaints
         # The silos have left, and handed over what they had.
         until(lambda: len(collector.named("work")) >= 6, 10)
         yield collector

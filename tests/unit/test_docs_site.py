@@ -23,15 +23,35 @@ def public(module: Path) -> list[str]:
     raise AssertionError(f"{module} has no __all__")
 
 
+def build(directory: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=100)
+
+
+def warnings(done: subprocess.CompletedProcess[str]) -> str:
+    return "\n".join(line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("INFO"))
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     directory = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(directory)]
-    environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not done.stdout + done.stderr
+    done = build(ROOT, directory)
+    assert (done.returncode, warnings(done)) == (0, "")
     return directory
+
+
+def test_a_page_without_a_way_to_it_and_a_link_to_nowhere_would_be_seen(tmp_path):
+    (checks,) = re.findall(r"^validation:\n(?:  .*\n)+", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: some\nnav: [index.md]\n{checks}")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[nowhere](#here)\n")
+    (tmp_path / "docs" / "lost.md").write_text("lost\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode == 1
+    assert "lost.md" in warnings(done)
+    assert "#here" in done.stdout + done.stderr
+    assert "2 warnings" in warnings(done)
 
 
 def test_every_public_name_is_in_the_reference_with_what_is_said_of_it(site):

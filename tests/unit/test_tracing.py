@@ -99,6 +99,12 @@ except BrokerLost:
     pass
 with tracing.continued({"traceparent": "nonsense"}), tracing.span("alone"):
     pass
+try:
+    with tracing.span("given up") as span:
+        span.failed("no number", "computation")
+        raise BrokerLost("its answer was not awaited")
+except BrokerLost:
+    pass
 spans = {one.name: one for one in memory.get_finished_spans()}
 print(json.dumps({
     "same": len({spans[name].context.trace_id for name in ("program", "invocation", "work")}),
@@ -111,6 +117,7 @@ print(json.dumps({
     "type": spans["work"].attributes["error.type"],
     "events": len(spans["work"].events),
     "kind": spans["work"].kind.name,
+    "first": [spans["given up"].status.description, spans["given up"].attributes["error.type"]],
 }))
 """
 
@@ -127,4 +134,5 @@ def test_the_programs_own_provider_and_span_are_used():
         "type": "FB2003",
         "events": 0,
         "kind": "CONSUMER",
+        "first": ["no number", "computation"],
     }
