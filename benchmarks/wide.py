@@ -23,8 +23,8 @@ COLUMNS = (
 
 
 def run(quick: bool) -> Report:
-    """Measure with 1,000 silos, or 200."""
-    return measure(200 if quick else 1000, turns=3 if quick else 5)
+    """Measure with 1,000 silos, or 100."""
+    return measure(100 if quick else 1000, turns=3 if quick else 5)
 
 
 def measure(silos: int, turns: int) -> Report:
@@ -35,6 +35,9 @@ def measure(silos: int, turns: int) -> Report:
             "bare aio-pika": stack.enter_context(side(broker.url, silos, replicated=False)),
             "bare, replicated queues": stack.enter_context(side(broker.url, silos, replicated=True)),
         }
+        for children in sides.values():
+            for child in children:
+                child.hear()
         for asking, _ in sides.values():
             asking.ask(go=True)
         costs: dict[str, list[Cost]] = {name: [] for name in sides}
@@ -74,8 +77,6 @@ def side(url: str, silos: int, **words: object) -> Iterator[tuple[Child, Child]]
     names = [f"{kind}-{number:04}" for number in range(silos)]
     told = {"url": url, "names": names, "connections": CONNECTIONS, "silos": silos, **words}
     with Child("benchmarks._asking", **told) as asking, Child("benchmarks._logical", **told) as answering:
-        asking.hear()
-        answering.hear()
         yield asking, answering
 
 
