@@ -1,0 +1,122 @@
+"""Partial aggregates merged in the C++ runtime as they come: in the order given, few at a time, and failures let go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedbroker.context import folding
+from fedbroker.context.codec import read, write
+from fedbroker.context.folding import Folding
+from fedbroker.context.values import elements, federate
+from fedbroker.errors import ComputationFailed, WireError
+from fedbroker.plan import make_plan
+from fedbroker.runtime import Runtime
+from tests.support.ends import until
+
+VECTOR = tff.TensorType(np.float32, [None])
+
+
+@pytest.fixture(scope="module")
+def make_fold():
+    """The fold of a computation's only server stage that merges."""
+
+    def make(merge, type_=VECTOR):
+        merging = tff.tensorflow.computation(merge, type_, type_)
+
+        @tff.tensorflow.computation
+        def zero():
+            return tf.zeros([0], type_.dtype.type)
+
+        @tff.tensorflow.computation(type_)
+        def report(whole):
+            return whole
+
+        @tff.federated_computation(tff.FederatedType(type_, tff.CLIENTS))
+        def aggregate(values):
+            return tff.federated_aggregate(values, zero(), merging, merging, report)
+
+        (fold,) = [stage.fold for stage in make_plan(aggregate).stages if getattr(stage, "fold", None)]
+        return fold
+
+    return make
+
+
+@pytest.fixture
+async def executor():
+    runtime = Runtime()
+    await runtime.start()
+    yield await runtime.executor(0)
+    await runtime.close()
+
+
+@pytest.fixture
+async def started(executor):
+    """Starts a folding; it is closed at the end."""
+    kept = []
+
+    def start(fold):
+        async def ready():
+            return executor
+
+        kept.append(Folding(fold, ready, None))
+        return kept[-1]
+
+    yield start
+    for one in kept:
+        await one.close()
+
+
+def partial(*numbers):
+    """As a silo sends it."""
+    member = b"".join(write(np.array(numbers, np.float32), VECTOR))
+    return federate([member], tff.FederatedType(VECTOR, tff.SERVER))
+
+
+def added(left, right):
+    return left + right
+
+
+def appended(left, right):
+    return tf.concat([left, right], 0)
+
+
+@pytest.mark.parametrize("silos", [1, 2, 3, folding.MOST + 1, 2 * folding.MOST + 3])
+async def test_the_order_is_that_in_which_they_were_given(executor, started, make_fold, silos):
+    merging, merged = started(make_fold(appended)), []
+    for silo in range(silos):
+        merging.give([partial(silo)], lambda silo=silo: merged.append(silo))
+    (whole,) = elements(await executor.compute(await merging.result()))
+    assert read(whole, VECTOR).tolist() == list(range(silos))
+    assert merged == list(range(silos))
+
+
+async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, make_fold):
+    count = folding.LARGE // 4
+    merging, merged = started(make_fold(added)), []
+    for silo in range(4):
+        merging.give([partial(*np.full(count, silo + 1))], lambda silo=silo: merged.append(silo))
+        await until(lambda silo=silo: merged == list(range(silo + 1)))
+    (whole,) = elements(await executor.compute(await merging.result()))
+    np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
+
+
+async def test_a_merge_that_fails_is_told_at_the_end_and_nobody_waits(started, make_fold):
+    count = folding.LARGE // 4 + 1
+    merging, merged = started(make_fold(added)), []
+    for silo in range(6):
+        merging.give([partial(*range(count + silo))], lambda silo=silo: merged.append(silo))
+    await until(lambda: sorted(merged) == list(range(6)))
+    merging.give([partial(1)], lambda: merged.append("late"))
+    assert "late" in merged
+    with pytest.raises(ComputationFailed, match="Incompatible shapes"):
+        await merging.result()
+
+
+async def test_what_is_no_value_is_refused(started, make_fold):
+    merging = started(make_fold(added))
+    merging.give([b"nonsense"], lambda: None)
+    with pytest.raises(WireError):
+        await merging.result()
