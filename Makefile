@@ -69,8 +69,12 @@ upstream: setup ## TFF's own end-to-end tests on a cohort; TFF=a checkout of its
 	@$(bin)/python -m tests.upstream "$(TFF)" $(ARGS)
 
 .PHONY: bench
-bench: setup ## the benchmarks, a table each
-	@for file in benchmarks/[a-z]*.py; do $(bin)/python "$$file"; done
+bench: setup ## the benchmarks, a table each; ARGS="model --json FILE" chooses
+	@$(bin)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: setup ## a smaller set of them, in under three minutes
+	@$(bin)/python -m benchmarks --quick $(ARGS)
 
 ##@ Maintain
 .PHONY: lock

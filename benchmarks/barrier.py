@@ -1,68 +1,75 @@
-"""One small barrier, a sum of scalars, over 2 and 8 silos on this machine: the overhead of a round trip.
-
-Beside it, the same computation on TFF's own local context in the same run. Prints a table; ``--json`` for machines.
-"""
+"""One small barrier, a sum of scalars: what a round costs when nothing has to be moved."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
-import os
-import statistics
-import sys
-import time
-from collections.abc import Callable
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import numpy as np
-import tensorflow_federated as tff
+from collections.abc import Callable, Iterator
 
 import fedbroker
+from benchmarks._processes import TIMES, Timed, by_turns
+from benchmarks._report import Judged, Report, Row
+from fedbroker.broker import PrivateBroker
 from fedbroker.testing import local_cohort
 
-REPEATS = 60
+HEARTBEAT = 5.0  # that of a silo in service
+AT_ONCE = 8
+"""Silos that start side by side: more of them would run into each other's time to start."""
 
 
-@tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
-def total(values: object) -> object:
-    """The barrier."""
-    return tff.federated_sum(values)
+def run(quick: bool) -> Report:
+    """Measure with 2 and 8 silos, and with 32 where there is time."""
+    few = (2,) if quick else (2, 8)
+    turns, each = (3, 10) if quick else (10, 12)
+    with PrivateBroker() as broker:
+        timed = measure(broker.url, few, turns, each, local=True)
+        if not quick:
+            timed |= measure(broker.url, (32,), 4, 5)
+    judged = {"2 silos": Judged(timed["2 silos"].median * 1e3, "≤", 15, "ms")}
+    if "8 silos" in timed:
+        judged["8 silos"] = Judged(timed["8 silos"].median / timed["2 silos"].median, "≤", 1.5)
+    return Report(
+        "barrier",
+        "One small barrier: the sum of a scalar of each silo",
+        TIMES,
+        [Row(name, one.figures(), judged.get(name)) for name, one in timed.items()],
+        (
+            "Silos are processes on this machine, each with its own C++ runtime: where there are more of them than "
+            "processors they wait for each other. 8 silos are judged by how much longer they take than 2.",
+        ),
+    )
 
 
-def milliseconds(call: Callable[[], object]) -> dict[str, float]:
-    """Median and 90th percentile of a call, warmed up."""
-    for _ in range(5):
-        call()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1000)
-    return {"median_ms": statistics.median(times), "p90_ms": sorted(times)[int(0.9 * len(times))]}
+def measure(url: str, sizes: tuple[int, ...], turns: int, each: int, *, local: bool = False) -> dict[str, Timed]:
+    """Calls with so many silos, and on TFF's own context."""
+    with contextlib.ExitStack() as stack:
+        calls = {f"{silos} silos": stack.enter_context(summing(url, silos)) for silos in sizes}
+        if local:
+            calls["TFF's local context, 2 clients"] = locally()
+        by_turns(calls, 1, 5)  # plans are made, computations sent
+        return by_turns(calls, turns, each)
 
 
-def main() -> None:
-    """Measure and print."""
-    stack = tff.framework.get_context_stack()
-    results: dict[str, dict[str, float]] = {}
-    for silos in (2, 8):
-        values = [1.0] * silos
-        with (
-            local_cohort(silos, cohort="bench") as cohort,
-            fedbroker.create_sync_execution_context(cohort.url, cohort="bench", min_silos=silos) as context,
-        ):
-            stack.set_default_context(context)
-            results[f"{silos} silos"] = milliseconds(functools.partial(total, values))
-    tff.backends.native.set_sync_local_cpp_execution_context()
-    results["TFF's local context, 2 clients"] = milliseconds(lambda: total([1.0, 1.0]))
-    if "--json" in sys.argv:
-        print(json.dumps(results))
-        return
-    print(f"{'one barrier':34}{'median ms':>12}{'p90 ms':>12}")
-    for name, row in results.items():
-        print(f"{name:34}{row['median_ms']:12.1f}{row['p90_ms']:12.1f}")
+@contextlib.contextmanager
+def summing(url: str, silos: int) -> Iterator[Callable[[], object]]:
+    """A cohort of so many silos; one call of the barrier."""
+    from benchmarks._computations import invoke, total
+
+    cohort = f"barrier-{silos}"
+    with contextlib.ExitStack() as stack:
+        for first in range(0, silos, AT_ONCE):
+            names = [f"silo-{number:02}" for number in range(first, min(first + AT_ONCE, silos))]
+            stack.enter_context(
+                local_cohort({name: {} for name in names}, cohort=cohort, broker=url, heartbeat=HEARTBEAT)
+            )
+        context = stack.enter_context(
+            fedbroker.create_sync_execution_context(url, cohort=cohort, min_silos=silos, progress=False)
+        )
+        yield functools.partial(invoke, context, total, [1.0] * silos)
 
 
-if __name__ == "__main__":
-    main()
+def locally() -> Callable[[], object]:
+    """One call of the barrier on TFF's own context."""
+    from benchmarks._computations import invoke, local_context, total
+
+    return functools.partial(invoke, local_context(), total, [1.0, 1.0])

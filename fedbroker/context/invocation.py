@@ -17,7 +17,7 @@ from fedbroker.context.arguments import Argument, ClientValues, Given, client_co
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
-from fedbroker.context.programs import BoundData, Programs
+from fedbroker.context.programs import BoundData, Programs, parts_of
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.server import ServerSide
 from fedbroker.context.values import deal, serialize
@@ -124,10 +124,12 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         else:
             clients = {silo: len(held) for silo, held in dealt.items()}
             await _run_session(run, session or environment.session(members, clients, fingerprint))
-        values = ResultValues({slot.name: await run.value(slot.name) for slot in plan.result_slots()})
-    finally:
+        values = ResultValues({slot.name: run.value(slot.name) for slot in plan.result_slots()})
+    except BaseException:
         await asyncio.shield(server.close())
-    return await asyncio.to_thread(assemble, plan, values)
+        raise
+    result, _ = await asyncio.gather(asyncio.to_thread(assemble, plan, values), asyncio.shield(server.close()))
+    return result
 
 
 async def _run_session(run: _Run, session: SessionLike) -> None:
@@ -164,11 +166,11 @@ class _Run:
             elif session is not None:
                 await self._at_clients(stage, session, self.plan.stages[index + 1 :])
 
-    async def value(self, name: str) -> list[Buffer]:
+    def value(self, name: str) -> list[Buffer]:
         """The serialized values of a slot of the result: one, or one for each silo that took part to the end."""
         if name in self.returned:
             return [self.returned[name][silo] for silo in self.participants]
-        return [await self.server.value(self.at_server[name])]
+        return [self.server.value(self.at_server[name])]
 
     async def _at_server(self, stage: ServerStage) -> None:
         seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
@@ -189,7 +191,7 @@ class _Run:
         to_come = [one for one in later if isinstance(one, ClientStage)]
         down = await self._sent(stage, session.journal)
         keep = [slot.name for one in to_come for slot in one.inputs]
-        programs = await asyncio.to_thread(self.programs.write, stage, down, keep)
+        programs = await asyncio.to_thread(self.programs.write, stage, down, keep, last=not to_come)
         enlist = self._enlist if stage is self.plan.client_stages[0] else None
         if stage.partials:
             merging = later[0]
@@ -201,11 +203,11 @@ class _Run:
 
     def _take(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer], merged: Callable[[], None]) -> None:
         """Merge a silo's partials, keep what it returns."""
-        count = len(stage.partials)
-        for slot, output in zip(stage.returned, outputs[count:], strict=True):
+        parts, count = parts_of(stage, outputs), len(stage.partials)
+        for slot, output in zip(stage.returned, parts[count:], strict=True):
             self.returned[slot.name][silo] = output
         if count:
-            self.server.give(outputs[:count], merged)
+            self.server.give(parts[:count], merged)
         else:
             merged()
 
@@ -214,7 +216,7 @@ class _Run:
         before = journal.sent(stage.level) if journal is not None else None
         if before is not None:
             return before
-        down = {slot.name: await self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
+        down = {slot.name: self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
         if journal is not None:
             await journal.record_sent(stage.level, down)
         return down

@@ -11,12 +11,25 @@ from dataclasses import dataclass, field
 from fedbroker.context.arguments import Argument, ClientValues, Given
 from fedbroker.context.binding import Binding
 from fedbroker.context.data import SiloData
-from fedbroker.context.values import serialize
+from fedbroker.context.values import elements, serialize
+from fedbroker.errors import WireError
 from fedbroker.plan.model import ClientStage, Slot
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
 
-__all__ = ["BoundData", "Programs"]
+__all__ = ["BoundData", "Programs", "parts_of"]
+
+
+def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
+    """A stage's partials and then what it returns, each serialized, from the outputs of its program.
+
+    Raises:
+        WireError: these are no outputs of that program.
+    """
+    parts = outputs if stage.kept else [element for output in outputs for element in elements(output)]
+    if len(parts) != len(stage.partials) + len(stage.returned):
+        raise WireError(f"a silo's answer has {len(parts)} values", hint="use the same version at both ends")
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ class Programs:
     _written: _Written | None = None
 
     def write(
-        self, stage: ClientStage, server_values: Mapping[str, Buffer], keep: Sequence[str]
+        self, stage: ClientStage, server_values: Mapping[str, Buffer], keep: Sequence[str], *, last: bool
     ) -> dict[str, tuple[Op, ...]]:
         """The programs of a stage, one for each silo.
 
@@ -75,9 +88,11 @@ class Programs:
             stage: to be run.
             server_values: serialized values of the server-placed and unplaced inputs, by slot name.
             keep: names of the slots that a later stage still needs at the silo.
+            last: no later stage follows: the session ends, and with it all that it holds.
 
         Returns:
-            For each silo, its program. Its outputs are the stage's partials and then what the stage returns.
+            For each silo, its program. Its only output is the struct of the stage's partials and what it returns, or,
+            where values are kept at the silo, the outputs are these one by one: see :func:`parts_of`.
         """
         self.blobs = {}
         shared = [slot for slot in stage.inputs if slot.name not in self._held]
@@ -85,7 +100,7 @@ class Programs:
         scratch = {slot.name: (self._number(), self._number()) for slot in shared if slot.name in self.bound}
         loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.dealt}
         self._held |= refs
-        tail = self._run(stage, keep)
+        tail = self._run(stage, keep, last)
         self._written = _Written(shared, refs, scratch, server_values, tail)
         return {silo: (*load, *tail) for silo, load in loads.items()}
 
@@ -109,7 +124,7 @@ class Programs:
         load = self._load(written.slots, written.refs, written.scratch, written.server_values, newcomer)
         return (*load, *written.tail)
 
-    def _run(self, stage: ClientStage, keep: Sequence[str]) -> list[Op]:
+    def _run(self, stage: ClientStage, keep: Sequence[str], last: bool) -> list[Op]:
         """Call the stage's computation, materialize what goes to the coordinator, forget what nobody needs."""
         function, result = self._number(), self._number()
         ops: list[Op] = [Value(function, self._blob(stage.computation))]
@@ -120,10 +135,16 @@ class Programs:
             temporary.append(argument)
             ops.append(Struct(argument, tuple((slot.name, self._held[slot.name]) for slot in stage.inputs)))
         ops.append(Call(result, function, argument))
-        for index, slot in enumerate(stage.outputs):
-            self._held[slot.name] = self._number()
-            ops.append(Select(self._held[slot.name], result, index))
-        ops += [Compute(self._held[slot.name]) for slot in (*stage.partials, *stage.returned)]
+        if stage.kept:
+            for index, slot in enumerate(stage.outputs):
+                self._held[slot.name] = self._number()
+                ops.append(Select(self._held[slot.name], result, index))
+            ops += [Compute(self._held[slot.name]) for slot in (*stage.partials, *stage.returned)]
+        else:
+            ops.append(Compute(result))
+        if last:
+            self._held.clear()
+            return ops
         gone = [name for name in self._held if name not in keep]
         ops.append(Drop((*temporary, *(self._held.pop(name) for name in gone))))
         return ops

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fedbroker.context.folding import Folding
+from fedbroker.context.values import elements
 from fedbroker.plan.model import ServerStage, Slot
 from fedbroker.runtime import Executor, Ref
 from fedbroker.wire.codec import Buffer
@@ -56,15 +57,14 @@ class ServerSide:
         assert self._function is not None
         function, self._function = await self._function, None
         executor = await self._ready()
-        elements = [(slot.name, await self._ref(slot)) for slot in stage.inputs]
+        inputs = [(slot.name, await self._ref(slot)) for slot in stage.inputs]
         if self._folding is not None:
-            elements.append(("", await self._folding.result()))
+            inputs.append(("", await self._folding.result()))
             self._folding = None
-        result = await executor.call(function, await executor.struct(elements) if elements else None)
-        for index, slot in enumerate(stage.outputs):
-            self._refs[slot.name] = await executor.select(result, index)
-        # A stage that fails must fail here, as a stage, not wherever its value is first looked at.
-        await asyncio.gather(*(self.value(slot) for slot in stage.outputs))
+        result = await executor.call(function, await executor.struct(inputs) if inputs else None)
+        # All at once, and here: a stage that fails must fail as a stage, not wherever its value is first looked at.
+        values = elements(await executor.compute(result))
+        self._bytes |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
 
     async def close(self) -> None:
         """Let go of the runtime."""
@@ -76,10 +76,8 @@ class ServerSide:
         if self._executor is not None:
             await self._executor.close()
 
-    async def value(self, slot: Slot) -> Buffer:
+    def value(self, slot: Slot) -> Buffer:
         """The serialized value of a slot that a server stage made, or that was given."""
-        if slot.name not in self._bytes:
-            self._bytes[slot.name] = await (await self._ready()).compute(self._refs[slot.name])
         return self._bytes[slot.name]
 
     async def _ready(self) -> Executor:

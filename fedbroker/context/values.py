@@ -16,7 +16,7 @@ from fedbroker.errors import UsageError, WireError
 from fedbroker.runtime.framing import fields, framed
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["deal", "deserialize", "federate", "members", "serialize", "structure"]
+__all__ = ["deal", "deserialize", "elements", "federate", "members", "serialize", "structure"]
 
 _SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
@@ -55,6 +55,26 @@ def members(data: Buffer) -> list[memoryview]:
             if field == FEDERATED
             for inner, member in fields(federated)
             if inner == MEMBER
+        ]
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
+
+
+def elements(data: Buffer) -> list[memoryview]:
+    """The serialized elements of a serialized struct: views of it.
+
+    Raises:
+        WireError: it is no such value.
+    """
+    try:
+        return [
+            value
+            for field, struct in fields(data)
+            if field == STRUCT
+            for inner, element in fields(struct)
+            if inner == ELEMENT
+            for innermost, value in fields(element)
+            if innermost == ELEMENT_VALUE
         ]
     except ValueError as error:
         raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None

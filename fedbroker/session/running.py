@@ -38,6 +38,17 @@ PICKUP_SHARE = 0.5
 """With late joiners to be had, the share of the stage's time in which its silos must have picked their work up."""
 
 
+async def _to_its_end(stage: _Stage) -> None:
+    try:
+        await stage.run()
+    except FedbrokerError as error:
+        stage.record(error)
+        raise
+    finally:
+        await stage.stop()
+    stage.record()
+
+
 @dataclass(frozen=True, slots=True)
 class _Ended:
     member: Member
@@ -62,13 +73,9 @@ async def run_stage(session: Session, work: StageWork) -> tuple[str, ...]:
     stage = _Stage(session, work)
     with tracing.span("client stage", session=session.id, stage=work.level, silos=len(session.members)) as span:
         try:
-            await stage.run()
-        except FedbrokerError as error:
-            stage.record(error)
-            raise
+            await _to_its_end(stage)
         finally:
-            await stage.stop()
-        stage.record()
+            stage.conversations.clear()  # they refer back to the stage: models would wait for the garbage collector
         span.set(participants=len(stage.state.participants))
     if session.journal is not None and closed is None:
         await session.journal.record_closed(work.level, stage.state.participants)

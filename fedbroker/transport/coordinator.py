@@ -57,7 +57,7 @@ GRACE: Final = 0.25
 EARLIER: Final = 0.1
 """The share of its time, up to ``GRACE`` seconds, by which a work item dies before its deadline."""
 MAIL_TIMEOUT: Final = 5.0
-RESULTS_LINGER: Final = 60.0
+RESULTS_LINGER: Final = 15.0
 
 
 class CoordinatorEnd:
@@ -74,7 +74,7 @@ class CoordinatorEnd:
 
     Attributes:
         key: the coordinator's own name in routing keys.
-        results: the silos' outputs, each kept for a minute after it was last asked for.
+        results: the silos' outputs, each kept for a while after it was last asked for.
         dead: work items of ours that the broker gave back, or had no queue for, by reason.
 
     Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 
 import pytest
 
@@ -105,6 +107,26 @@ async def run(one, asked):
 def work(**options):
     programs = {member.name: PROGRAM for member in MEMBERS}
     return StageWork(0, True, programs, {"small": SMALL, "big": BIG}, Taken(), **options)
+
+
+class Model(bytearray):
+    """Bytes that can be watched."""
+
+
+async def test_models_are_let_go_without_the_garbage_collector():
+    lane = ScriptedLane(ewr=[done("ewr")], jfk=[done("jfk")])
+    model = Model(BIG)
+    watched = weakref.ref(model)
+    asked = StageWork(0, True, {m.name: PROGRAM for m in MEMBERS}, {"small": SMALL, "big": model}, Taken())
+    del model
+    gc.collect()
+    gc.disable()
+    try:
+        await session(lane).run_stage(asked)
+        del asked
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():

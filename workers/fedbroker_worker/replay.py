@@ -5,13 +5,14 @@ Imports runtime's client, wire's messages and this distribution's errors.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from fedbroker.runtime import Executor, Ref
     from fedbroker.wire.blobs import Buffer
@@ -47,6 +48,26 @@ async def replay(
         SourceError: data could not be had.
     """
 
+    async def loaded(op: Data) -> Ref:
+        return await executor.value(await load(op))
+
+    # What is made of bytes alone is made side by side.
+    made_early = [
+        asyncio.create_task(loaded(op) if isinstance(op, Data) else executor.value(blobs[op.blob]))
+        for op in program
+        if isinstance(op, Value | Data)
+    ]
+    try:
+        return await _in_order(program, executor, refs, iter(made_early))
+    finally:
+        for task in made_early:
+            task.cancel()
+        await asyncio.gather(*made_early, return_exceptions=True)
+
+
+async def _in_order(
+    program: Sequence[Op], executor: Executor, refs: MutableMapping[int, Ref], early: Iterator[Awaitable[Ref]]
+) -> list[Buffer]:
     def held(ref: int) -> Ref:
         try:
             return refs[ref]
@@ -56,10 +77,8 @@ async def replay(
     outputs: list[Buffer] = []
     for op in program:
         match op:
-            case Value(ref, blob):
-                made = await executor.value(blobs[blob])
-            case Data(ref):
-                made = await executor.value(await load(op))
+            case Value(ref) | Data(ref):
+                made = await next(early)
             case Struct(ref, elements):
                 made = await executor.struct([(name, held(element)) for name, element in elements])
             case Select(ref, source, index):

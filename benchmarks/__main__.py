@@ -1,0 +1,82 @@
+"""``python -m benchmarks``: run benchmarks, print a table of each, write down what they have found."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import cyclopts
+
+from benchmarks import _machine, _page
+from benchmarks._report import Report
+
+NAMES = ("barrier", "wan", "model", "native", "wide", "cohort", "flower")
+QUICK = ("barrier", "wan", "model", "native", "wide", "cohort")
+"""All but those that need packages of their own."""
+STANDARD_OUTPUT = Path("-")
+
+app = cyclopts.App(name="benchmarks", help_format="plaintext", version_flags=[])
+
+
+@app.default
+def main(
+    *names: str,
+    quick: bool = False,
+    check: bool = False,
+    json_file: Annotated[Path | None, cyclopts.Parameter(name="--json")] = None,
+    write_page: bool = False,
+) -> None:
+    """Run benchmarks, by turns with what they are judged by, and print a table of each.
+
+    Args:
+        names: of the benchmarks; all when there is none.
+        quick: fewer and smaller cases, in under three minutes.
+        check: exit with 1 if a bar is not met.
+        json_file: where to write every figure as JSON; --json=- is standard output, and tables go to standard error.
+        write_page: put the tables into docs/performance.md.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        sys.exit(f"error: no benchmark is called {unknown[0]!r}: there are {', '.join(NAMES)}")
+    tables = sys.stderr if json_file == STANDARD_OUTPUT else sys.stdout
+    reports = [measured(name, quick, tables) for name in names or (QUICK if quick else NAMES)]
+    machine = _machine.described()
+    if json_file is not None:
+        write_json(json_file, reports, machine)
+    if write_page:
+        _page.write(reports, machine)
+    sys.exit(exit_code(reports, check=check))
+
+
+def exit_code(reports: Sequence[Report], *, check: bool) -> int:
+    """1 if a bar is not met and that counts."""
+    return int(check and not all(report.met for report in reports))
+
+
+def measured(name: str, quick: bool, tables: TextIO) -> Report:
+    """Run one and print its table."""
+    start = time.monotonic()
+    report: Report = importlib.import_module(f"benchmarks.{name}").run(quick)
+    words = [f"{name}: {report.title} ({time.monotonic() - start:.0f} s)", "", report.table(), "", *report.notes, ""]
+    print("\n".join(words), file=tables, flush=True)
+    return report
+
+
+def write_json(path: Path, reports: Sequence[Report], machine: str) -> None:
+    """Every figure, with where it was measured."""
+    text = json.dumps({"machine": machine, "benchmarks": [report.as_dict() for report in reports]}, indent=2)
+    if path == STANDARD_OUTPUT:
+        print(text)
+    else:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()

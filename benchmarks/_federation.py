@@ -1,0 +1,125 @@
+"""Flower as its users run it: a SuperLink and SuperNodes as processes on this machine, and an app that they run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent / "_flower"
+BIN = Path(__file__).parents[1] / ".cache" / "flower" / "bin"
+STARTED_SECONDS = 60.0
+RUN_SECONDS = 600.0
+STOP_SECONDS = 10.0
+
+
+class Federation:
+    """A SuperLink and its SuperNodes, up.
+
+    Args:
+        directory: for their logs and results.
+        port: of the SuperLink.
+        nodes: how many SuperNodes there are.
+    """
+
+    def __init__(self, directory: Path, port: int, nodes: int) -> None:
+        self._directory = directory
+        self._port = port
+        self._nodes = nodes
+        self.pids: list[int] = []
+
+    def rounds(self, numbers: int, rounds: int) -> list[float]:
+        """Seconds of each of so many rounds with a model of so many float32, after one to warm up."""
+        result = self._directory / f"{secrets.token_hex(4)}.json"
+        config = f"numbers={numbers} nodes={self._nodes} rounds={rounds} result='{result}'"
+        command = [str(BIN / "flwr"), "run", str(HERE), "bench", "--run-config", config]
+        done = subprocess.run(command, env=environment(self._directory), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"flwr run: {done.stdout}{done.stderr}")
+        end = time.monotonic() + RUN_SECONDS
+        while not result.exists() or not (text := result.read_text()):
+            if time.monotonic() > end:
+                raise RuntimeError(f"Flower's run does not end; see {self._directory}")
+            time.sleep(0.2)
+        return [float(one) for one in json.loads(text)]
+
+
+@contextlib.contextmanager
+def federation(nodes: int) -> Iterator[Federation]:
+    """Set up Flower, start it, and end all of it."""
+    subprocess.run([str(HERE / "setup.sh")], check=True)
+    with tempfile.TemporaryDirectory(prefix="flower-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        link, *own = free_ports(1 + nodes)
+        (directory / "config.toml").write_text(
+            f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+        )
+        there = Federation(directory, link, nodes)
+        start = ["flower-superlink", "--insecure", "--port", str(link), "--disable-runtime-dependency-installation"]
+        there.pids.append(stack.enter_context(running(start, directory)))
+        reachable(link)
+        for port in own:
+            start = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{link}", "--port", str(port)]
+            there.pids.append(stack.enter_context(running(start, directory)))
+        yield there
+
+
+@contextlib.contextmanager
+def running(command: list[str], directory: Path) -> Iterator[int]:
+    """A program of Flower's, in a process group of its own that ends with the block; its process id."""
+    with (directory / f"{command[0]}-{command[-1]}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]],
+            env=environment(directory),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Flower's own programs on the path, its files in a directory of ours, no word to its makers."""
+    own = {"FLWR_HOME": str(directory), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return {**kept, **own, "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listened on a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def reachable(port: int) -> None:
+    """Return once somebody listens there.
+
+    Raises:
+        RuntimeError: nobody does within a minute.
+    """
+    end = time.monotonic() + STARTED_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise RuntimeError("Flower's SuperLink did not start")

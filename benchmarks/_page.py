@@ -1,0 +1,32 @@
+"""Puts tables into docs/performance.md, each between two marks, so that the words around them stay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks._report import Report
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def write(reports: Sequence[Report], machine: str, page: Path = PAGE) -> None:
+    """Replace what is between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    text = page.read_text(encoding="utf-8")
+    for report in reports:
+        notes = "\n".join(f"\n{note}" for note in report.notes)
+        text = replaced(text, report.name, f"{report.title}.\n\n{report.table()}\n{notes}\n\nMeasured on {machine}.\n")
+    page.write_text(text, encoding="utf-8")
+
+
+def replaced(text: str, name: str, between: str) -> str:
+    """The page with something else between the marks of that name.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    marks = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+    if len(marks.findall(text)) != 1:
+        raise ValueError(f"the page has no marks for {name!r}")
+    return marks.sub(lambda _: between, text)

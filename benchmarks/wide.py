@@ -1,0 +1,94 @@
+"""A thousand silos in one session: what a coordinator takes for each message, beside a plain aio-pika program."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from benchmarks._children import Child
+from benchmarks._processes import MIB, Cost, Group, broker_pid, cost_of, typical
+from benchmarks._report import Judged, Report, Row
+from fedbroker.broker import PrivateBroker
+
+OUTPUT = 1024
+CONNECTIONS = 10
+COLUMNS = (
+    "s",
+    "messages per s",
+    "coordinator CPU ms per message",
+    "coordinator MiB",
+    "silos CPU ms per message",
+    "broker CPU ms per message",
+)
+
+
+def run(quick: bool) -> Report:
+    """Measure with 1,000 silos, or 100."""
+    return measure(100 if quick else 1000, turns=3 if quick else 5)
+
+
+def measure(silos: int, turns: int) -> Report:
+    """One session with so many silos, and as many bare answers, by turns."""
+    with PrivateBroker() as broker, contextlib.ExitStack() as stack:
+        sides = {
+            "fedbroker": stack.enter_context(side(broker.url, silos, cohort="wide")),
+            "bare aio-pika": stack.enter_context(side(broker.url, silos, replicated=False)),
+            "bare, replicated queues": stack.enter_context(side(broker.url, silos, replicated=True)),
+        }
+        for children in sides.values():
+            for child in children:
+                child.hear()
+        for asking, _ in sides.values():
+            asking.ask(go=True)
+        costs: dict[str, list[Cost]] = {name: [] for name in sides}
+        node = Group([broker_pid()])
+        for _ in range(turns):
+            for name, (asking, answering) in sides.items():
+                groups = {"coordinator": Group([asking.pid]), "silos": Group([answering.pid]), "broker": node}
+                with cost_of(groups) as cost:
+                    answer = asking.ask(go=True)
+                if answer["bytes"] != silos * OUTPUT:
+                    raise RuntimeError(f"{name}: {answer['bytes']} bytes came back")
+                cost.seconds = answer["seconds"]
+                costs[name].append(cost)
+    typically = {name: typical(some) for name, some in costs.items()}
+    # The same number of messages on both sides, so that their rates are as their times are.
+    judged = Judged(typically["bare aio-pika"].seconds / typically["fedbroker"].seconds, "≥", 0.5)
+    return Report(
+        "wide",
+        f"One session with {silos:,} silos over {CONNECTIONS} connections, each of which answers with 1 KiB",
+        COLUMNS,
+        [
+            Row(name, figures(cost, 2 * silos), judged if name == "fedbroker" else None)
+            for name, cost in typically.items()
+        ],
+        (
+            "A message is a work item or an answer. Judged: messages per second beside those of bare aio-pika with "
+            "classic queues and transient messages. Fedbroker's work queues are replicated, its messages persistent: "
+            "no work is lost. What that alone costs is in the last row.",
+        ),
+    )
+
+
+@contextlib.contextmanager
+def side(url: str, silos: int, **words: object) -> Iterator[tuple[Child, Child]]:
+    """Whoever asks, and the process of those who answer."""
+    kind = "silo" if "cohort" in words else "replicated" if words["replicated"] else "bare"
+    names = [f"{kind}-{number:04}" for number in range(silos)]
+    told = {"url": url, "names": names, "connections": CONNECTIONS, "silos": silos, **words}
+    with Child("benchmarks._asking", **told) as asking, Child("benchmarks._logical", **told) as answering:
+        yield asking, answering
+
+
+def figures(cost: Cost, messages: int) -> dict[str, float | None]:
+    """By column."""
+    each = {name: seconds / messages * 1e3 for name, seconds in cost.processor.items()}
+    row = (
+        cost.seconds,
+        messages / cost.seconds,
+        each["coordinator"],
+        cost.peak["coordinator"] / MIB,
+        each["silos"],
+        each["broker"],
+    )
+    return dict(zip(COLUMNS, row, strict=True))

@@ -1,0 +1,94 @@
+"""The benchmarks run, and say what docs/performance.md has them say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import __main__ as runner
+from benchmarks import _page, barrier, wide
+from benchmarks._report import Judged, Report, Row
+from tests.support.pages import ROOT, blocks
+
+PAGE = "docs/performance.md"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_a_crowd_of_silos_by_the_command_line(tmp_path):
+    file = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks", "wide", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| fedbroker " in done.stdout
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert "RabbitMQ" in found["machine"]
+    (report,) = found["benchmarks"]
+    assert [row["case"] for row in report["rows"]] == ["fedbroker", "bare aio-pika", "bare, replicated queues"]
+    for row in report["rows"]:
+        assert row.keys() == {"case", "judged", *wide.COLUMNS}
+        assert all(math.isfinite(row[column]) and row[column] >= 0 for column in wide.COLUMNS)
+        assert row["messages per s"] == pytest.approx(200 / row["s"])
+    ours, bare, replicated = report["rows"]
+    judged = ours["judged"]
+    assert judged["value"] == pytest.approx(bare["s"] / ours["s"])
+    assert (judged["sense"], judged["bar"], judged["unit"]) == ("≥", 0.5, "x")
+    assert report["met"] == judged["met"] == (judged["value"] >= 0.5)
+    assert bare["judged"] is replicated["judged"] is None
+
+
+def test_a_barrier(broker):
+    found = barrier.measure(broker.url, (2,), 1, 2, local=True)
+    assert list(found) == ["2 silos", "TFF's local context, 2 clients"]
+    for timed in found.values():
+        assert len(timed.seconds) == 2
+        figures = timed.figures()
+        assert 0 < figures["median ms"] <= figures["p90 ms"]
+
+
+def test_a_bar_is_met_on_its_side():
+    assert Judged(1.5, "≤", 1.5).met
+    assert not Judged(1.6, "≤", 1.5).met
+    assert Judged(0.5, "≥", 0.5).met
+    assert not Judged(0.4, "≥", 0.5).met
+
+
+def test_bars_count_with_check_only():
+    good, bad = (
+        Report("barrier", "", ("s",), [Row("one", {"s": 1.0}, Judged(value, "≤", 1.5))]) for value in (1.0, 2.0)
+    )
+    assert runner.exit_code([good, good], check=True) == 0
+    assert runner.exit_code([good, bad], check=True) == 1
+    assert runner.exit_code([good, bad], check=False) == 0
+
+
+def test_a_name_that_is_none_is_said():
+    with pytest.raises(SystemExit, match="no benchmark is called 'barier'"):
+        runner.main("barier")
+
+
+def test_each_benchmark_has_its_place_on_the_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / PAGE).read_text(encoding="utf-8"), encoding="utf-8")
+    reports = [Report(name, f"what {name} does", ("s",), [Row("one", {"s": 0.25})]) for name in runner.NAMES]
+    for _ in range(2):
+        _page.write(reports, "a machine", page)
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^<!-- (\w+) -->\nwhat \1 does", text, re.MULTILINE) == re.findall(r"<!-- (\w+) -->", text)
+    for name in runner.NAMES:
+        assert text.count(f"what {name} does") == 1
+    assert text.count("| one | 0.250 |") == len(runner.NAMES)
+
+
+def test_the_page_s_commands_are_there():
+    for line in "".join(blocks("docs/performance.md", "sh")).splitlines():
+        command = line.partition("#")[0].strip()
+        if command.startswith("make "):
+            assert f"\n{command.split()[1]}: setup ##" in MAKEFILE
+        else:
+            assert (ROOT / f"{command.split()[-1].replace('.', '/')}.py").is_file(), command
