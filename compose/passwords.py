@@ -54,24 +54,32 @@ def definitions(passwords: dict[str, str]) -> dict[str, object]:
             for name, password in passwords.items()
         ],
         "permissions": [
-            {"user": name, "vhost": "/", "configure": OURS, "write": OURS, "read": OURS} for name in passwords
+            {"user": "coordinator", "vhost": "/", "configure": OURS, "write": OURS, "read": OURS},
+            *({"user": silo, "vhost": "/", **of_its_own(silo)} for silo in SILOS),
         ],
         "topic_permissions": [
-            {"user": silo, "vhost": "/", "exchange": f"fedbroker.{exchange}", "write": write, "read": ".*"}
+            {"user": silo, "vhost": "/", "exchange": f"fedbroker.{exchange}", "write": write, "read": read}
             for silo in SILOS
-            for exchange, write in speaks_for_itself(silo).items()
+            for exchange, (write, read) in speaks_for_itself(silo).items()
         ],
     }
 
 
-def speaks_for_itself(silo: str) -> dict[str, str]:
-    """The routing keys that a silo may publish with: they name it."""
+def of_its_own(silo: str) -> dict[str, str]:
+    """What a silo may make, write to and read from: docs/security.md says what that keeps it from."""
+    queues = rf"(work|blobs|mailbox)\.{COHORT}\.{silo}|lobby\.{COHORT}(\.[2-5])?"
+    makes = rf"^fedbroker\.({queues}|dead\.{COHORT}|work|reply|blobs|results|lobby|mail|dead)$"
+    return {"configure": makes, "write": makes, "read": rf"^fedbroker\.({queues}|work|blobs|lobby|mail|dead)$"}
+
+
+def speaks_for_itself(silo: str) -> dict[str, tuple[str, str]]:
+    """The routing keys, by exchange, that a silo may publish with, which name it, and those that it may listen to."""
     return {
-        "reply": rf"\.{silo}$",
-        "results": rf"\.{silo}$",
-        "lobby": rf"^{COHORT}\.{silo}$",
-        "work": rf"^{COHORT}\.{silo}\.",
-        "dead": "^$",
+        "lobby": (rf"^{COHORT}\.{silo}$", rf"^{COHORT}\.\*$"),
+        "work": (rf"^{COHORT}\.{silo}\.", rf"^{COHORT}\.{silo}\.\*$"),
+        "reply": (rf"\.{silo}$", "^$"),
+        "results": (rf"\.{silo}$", "^$"),
+        "dead": ("^$", rf"^{COHORT}\.#$"),
     }
 
 

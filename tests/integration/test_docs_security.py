@@ -16,7 +16,7 @@ from tests.support.ends import coordinator_end, silo_end, until, work
 from tests.support.pages import blocks
 from tests.support.tools import tools_of
 
-PASSWORDS = {"EWR_PASSWORD": secrets.token_hex(8), "COORDINATOR_PASSWORD": secrets.token_hex(8)}
+PASSWORDS = {"ewr": secrets.token_hex(8), "coordinator": secrets.token_hex(8)}
 COHORT = f"t{secrets.token_hex(6)}"
 LARGE = os.urandom(3 << 20)
 
@@ -24,22 +24,23 @@ LARGE = os.urandom(3 << 20)
 @pytest.fixture(scope="module")
 def users(broker, tmp_path_factory):
     """The URLs of the page's two users, made by its commands."""
-    environ = {
-        **os.environ,
-        **PASSWORDS,
-        "PATH": f"{tools_of(broker, tmp_path_factory.mktemp('bin'))}:{os.environ['PATH']}",
-    }
+    environ = {**os.environ, "PATH": f"{tools_of(broker, tmp_path_factory.mktemp('bin'))}:{os.environ['PATH']}"}
+    directory = tmp_path_factory.mktemp("passwords")
+    for user, password in PASSWORDS.items():
+        (directory / f"{user}.password").write_text(f"{password}\n")
     silo, coordinator = (block.replace("airports", COHORT) for block in blocks("docs/security.md", "sh"))
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", silo + coordinator], env=environ, capture_output=True, text=True, timeout=100
+        ["bash", "-euo", "pipefail", "-c", silo + coordinator],
+        env=environ,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     here = broker.url.rpartition("@")[2]
-    yield (
-        f"amqp://ewr:{PASSWORDS['EWR_PASSWORD']}@{here}",
-        f"amqp://coordinator:{PASSWORDS['COORDINATOR_PASSWORD']}@{here}",
-    )
-    for user in ("ewr", "coordinator"):
+    yield tuple(f"amqp://{user}:{password}@{here}" for user, password in PASSWORDS.items())
+    for user in PASSWORDS:
         broker.ctl("delete_user", user)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
@@ -194,3 +197,27 @@ def test_passwords_are_new_each_time_and_for_their_owner_alone(tmp_path):
     assert again.returncode == 1
     assert "is there already" in again.stderr
     assert {path.name: path.read_text() for path in (tmp_path / "one").iterdir()} == files
+
+
+def test_users_may_do_what_the_page_on_security_gives_them(tmp_path):
+    subprocess.run([sys.executable, COMPOSE / "passwords.py", tmp_path / "secrets"], check=True, timeout=30)
+    given = json.loads((tmp_path / "secrets" / "definitions.json").read_text())
+    commands = "".join(blocks("docs/security.md", "sh"))
+    for user in ("ewr", "coordinator"):
+        (tmp_path / f"{user}.password").touch()
+    said = subprocess.run(
+        ["bash", "-euc", f"rabbitmqctl() {{ printf '%s\\t' \"$@\"; echo; }}\n{commands}"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    lines = [line.split("\t")[:-1] for line in said.stdout.splitlines()]
+    kinds = ("configure", "write", "read")
+    assert {(one["user"], *(one[kind] for kind in kinds)) for one in given["permissions"]} == {
+        (user.replace("ewr", silo), *(one.replace("ewr", silo) for one in rest))
+        for name, user, *rest in lines if name == "set_permissions"
+        for silo in (("ewr", "jfk", "lga") if user == "ewr" else ("coordinator",))
+    }  # fmt: skip
+    topics = {(one["user"], one["exchange"], one["write"], one["read"]) for one in given["topic_permissions"]}
+    assert {one for one in topics if one[0] == "ewr"} == {
+        tuple(rest) for name, *rest in lines if name == "set_topic_permissions"
+    }
+    assert {user for user, *_ in topics} == {"ewr", "jfk", "lga"}
