@@ -46,12 +46,18 @@ def main(
     if unknown:
         sys.exit(f"error: no benchmark is called {unknown[0]!r}: there are {', '.join(NAMES)}")
     tables = sys.stderr if json_file == STANDARD_OUTPUT else sys.stdout
-    reports = [measured(name, quick, tables) for name in names or (QUICK if quick else NAMES)]
     machine = _machine.described()
-    if json_file is not None:
-        write_json(json_file, reports, machine)
-    if write_page:
-        _page.write(reports, machine)
+    reports: list[Report] = []
+    for name in names or (QUICK if quick else NAMES):
+        reports.append(measured(name, quick, tables))
+        if (
+            json_file is not None and json_file != STANDARD_OUTPUT
+        ):  # after each: whoever is interrupted keeps what there is
+            write_json(json_file, reports, machine)
+        if write_page:
+            _page.write(reports[-1:], machine)
+    if json_file == STANDARD_OUTPUT:
+        print(as_json(reports, machine))
     sys.exit(exit_code(reports, check=check))
 
 
@@ -70,12 +76,13 @@ def measured(name: str, quick: bool, tables: TextIO) -> Report:
 
 
 def write_json(path: Path, reports: Sequence[Report], machine: str) -> None:
+    """Every figure so far, in a file."""
+    path.write_text(as_json(reports, machine) + "\n", encoding="utf-8")
+
+
+def as_json(reports: Sequence[Report], machine: str) -> str:
     """Every figure, with where it was measured."""
-    text = json.dumps({"machine": machine, "benchmarks": [report.as_dict() for report in reports]}, indent=2)
-    if path == STANDARD_OUTPUT:
-        print(text)
-    else:
-        path.write_text(text + "\n", encoding="utf-8")
+    return json.dumps({"machine": machine, "benchmarks": [report.as_dict() for report in reports]}, indent=2)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ from fedbroker.testing import local_cohort
 from fedbroker.wire import DEFAULT_LIMITS
 
 HEARTBEAT = 5.0
+HELD = 28
+"""Times the model's bytes that a silo and what is measured beside it hold at most, and the coordinator, too."""
+
 COLUMNS = ("s", "bare s", "runtime s", "CPU-s per GiB", "bare, per GiB", "coordinator MiB", "silo MiB", "bare silo MiB")
 
 
@@ -39,6 +42,11 @@ class Case:
         return f"{self.bytes / MIB:g} MiB, {self.silos} silos"
 
     @property
+    def fits(self) -> bool:
+        """Whether all processes of both sides have room on this machine, by what smaller cases took."""
+        return (HELD * self.silos + HELD) * self.bytes <= psutil.virtual_memory().available
+
+    @property
     def moved(self) -> float:
         """GiB that all silos get and send."""
         return 2 * self.bytes * self.silos / GIB
@@ -47,12 +55,15 @@ class Case:
 def run(quick: bool) -> Report:
     """Measure each size with each number of silos."""
     sizes, numbers = ((1, 16), (2,)) if quick else ((1, 16, 100), (2, 4, 8))
-    rows = {}
+    rows, left_out = {}, []
     with PrivateBroker() as broker:
         for silos in numbers:
             with context_of(broker.url, silos) as (context, pids):
                 for mib in sizes:
                     case = Case(mib * MIB, silos)
+                    if not case.fits:
+                        left_out.append(f"{case}: left out, since it takes more memory than there is.")
+                        continue
                     rows[case] = row(case, broker.url, context, pids, turns=turns_of(mib))
     return Report(
         "model",
@@ -63,6 +74,7 @@ def run(quick: bool) -> Report:
             "Judged: the round beside the sum of bare aio-pika and the C++ runtime alone. Processor time is that of "
             "coordinator, silos, their runtimes and the broker for each GiB that silos get or send. Memory is the most "
             "at a time, with the runtime's; the coordinator's starts with the 600 MiB of an imported TensorFlow.",
+            *left_out,
         ),
     )
 
