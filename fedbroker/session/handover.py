@@ -71,7 +71,7 @@ class Handover:
         """Whose answers are to be handed on now, in this order; they count as handed on.
 
         Args:
-            settled: of all silos in membership order the first ones, up to the first that may still answer.
+            settled: whose turn it is in membership order: they have ended, and so has everybody before them.
         """
         due = [silo for silo in (self._held if self.order == "arrival" else settled) if silo in self._held]
         for silo in due:

@@ -57,7 +57,7 @@ class Intake:
 
     def look(self) -> None:
         """Hand on what is due by now."""
-        for silo in self._handover.due(self._state.settled):
+        for silo in self._handover.due(self._state.advance()):
             self._take(silo, self._outputs.pop(silo), partial(self._merged, silo))
         self._give_turns()
 

@@ -62,18 +62,23 @@ class StageState:
     grace: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     _seats: dict[str, int] = field(init=False)
+    _sat: list[list[str]] = field(init=False)  # by seat: who has ever had it
     _vacant: dict[str, int] = field(default_factory=dict)
+    _answered: int = 0
+    _passed: int = 0
     _quorum_at: float | None = None
 
     def __post_init__(self) -> None:
         self._seats = {silo: seat for seat, silo in enumerate(self.silos)}
+        self._sat = [[silo] for silo in self.silos]
 
     def settle(self, silo: str, outcome: Outcome, now: float) -> bool:
         """Record how a silo ended; False for whatever comes after its first outcome, and for strangers."""
         if silo not in self._seats or silo in self.outcomes:
             return False
         self.outcomes[silo] = outcome
-        if self._quorum_at is None and len(self.participants) >= self.needed:
+        self._answered += isinstance(outcome, Done)
+        if self._quorum_at is None and self._answered >= self.needed:
             self._quorum_at = now
         return True
 
@@ -83,7 +88,8 @@ class StageState:
 
     def seat(self, newcomer: str, in_place_of: str) -> None:
         """A late joiner takes the seat, and is asked."""
-        self._seats[newcomer] = self._vacant.pop(in_place_of)
+        seat = self._seats[newcomer] = self._vacant.pop(in_place_of)
+        self._sat[seat].append(newcomer)
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -95,12 +101,17 @@ class StageState:
         """Who was asked and has not ended yet, in membership order."""
         return tuple(silo for silo in self.asked if silo not in self.outcomes)
 
-    @property
-    def settled(self) -> tuple[str, ...]:
-        """Of those who were asked, in membership order, the first ones: up to a seat that may still bring an answer."""
-        open_seats = [*self._vacant.values(), *(self._seats[silo] for silo in self.pending)]
-        first = min(open_seats, default=len(self._seats))
-        return tuple(silo for silo in self.asked if self._seats[silo] < first)
+    def advance(self) -> list[str]:
+        """Go on over the seats, in membership order, up to the next that may still bring an answer.
+
+        Returns:
+            Who sat in those that were passed now, for the first time.
+        """
+        passed: list[str] = []
+        while self._passed < len(self._sat) and self._is_settled(self._passed):
+            passed += self._sat[self._passed]
+            self._passed += 1
+        return passed
 
     def seat_of(self, silo: str) -> int:
         """A silo's place in membership order."""
@@ -118,7 +129,7 @@ class StageState:
 
     def verdict(self, now: float) -> Verdict:
         """Whether the stage goes on."""
-        answered, open_seats = len(self.participants), len(self.pending) + len(self._vacant)
+        answered, open_seats = self._answered, len(self._seats) - len(self.outcomes) + len(self._vacant)
         in_time = now < self.deadline
         if answered + (open_seats if in_time else 0) < self.needed:
             if in_time and self.pending and self._time_is_up:
@@ -141,6 +152,9 @@ class StageState:
         self.outcomes |= late
         self._vacant.clear()
         return late
+
+    def _is_settled(self, seat: int) -> bool:
+        return seat not in self._vacant.values() and all(silo in self.outcomes for silo in self._sat[seat])
 
     @property
     def _time_is_up(self) -> bool:
