@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import aio_pika
@@ -16,6 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from benchmarks._children import say, serve
 from fedbroker.session.cohort import Cohort
 from fedbroker.session.lane import StageWork
+from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Compute, Struct
 
 PROGRAM = (Struct(0, ()), Compute(0))
@@ -33,7 +34,18 @@ async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -
             start = time.perf_counter()
             one = cohort.session(members, {member.name: 1 for member in members}, SECONDS)
             programs = {member.name: PROGRAM for member in members}
-            answers = await one.run_stage(StageWork(level=0, last=True, programs=programs, blobs={}))
+            answers: dict[str, Sequence[Buffer]] = {}
+
+            def take(
+                silo: str,
+                outputs: Sequence[Buffer],
+                merged: Callable[[], None],
+                into: dict[str, Sequence[Buffer]] = answers,
+            ) -> None:
+                into[silo] = outputs
+                merged()
+
+            await one.run_stage(StageWork(level=0, last=True, programs=programs, blobs={}, take=take))
             seconds = time.perf_counter() - start
             await one.close()
             say(seconds=seconds, bytes=sum(len(output) for outputs in answers.values() for output in outputs))
