@@ -13,6 +13,7 @@ from fedbroker.session import conversation, handover
 from fedbroker.session.cohort import Cohort
 from fedbroker.session.lane import StageWork
 from fedbroker.session.policy import Policy
+from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Compute
 from tests.support.ends import coordinator_end, silo_end, until, work
 from tests.support.taken import Taken
@@ -29,7 +30,7 @@ def result(silo):
 async def cohort_of(broker, cohort, names=SILOS, **options):
     """A cohort whose silos answer with large results; and a session of it."""
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(Cohort(broker.url, cohort))
+        ours = await stack.enter_async_context(Cohort(broker.url, cohort, limits=Limits(held_results=MIB)))
         silos = {}
         for name in names:
             silo = silos[name] = await stack.enter_async_context(silo_end(broker.url, cohort, name))
