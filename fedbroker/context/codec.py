@@ -7,7 +7,7 @@ the runtime's framing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
 from fedbroker.runtime.framing import Buffer, fields, framed
 
-__all__ = ["ELEMENT", "ELEMENT_VALUE", "FEDERATED", "FEDERATED_TYPE", "MEMBER", "STRUCT", "read", "write"]
+__all__ = ["ELEMENTS", "MEMBERS", "each", "federated", "read", "struct", "write"]
 
 
 def _number(message: type, field: str) -> int:
@@ -35,6 +35,9 @@ STRUCT: Final = _number(executor_pb2.Value, "struct")
 ELEMENT: Final = _number(executor_pb2.Value.Struct, "element")
 ELEMENT_NAME: Final = _number(executor_pb2.Value.Struct.Element, "name")
 ELEMENT_VALUE: Final = _number(executor_pb2.Value.Struct.Element, "value")
+MEMBERS: Final = (FEDERATED, MEMBER)
+ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
+"""For :func:`each`: where a serialized value has its members, or the values of its elements."""
 
 
 def write(value: object, type_: tff.Type) -> list[Buffer]:
@@ -49,20 +52,31 @@ def write(value: object, type_: tff.Type) -> list[Buffer]:
         return _write_array(value)
     if isinstance(type_, tff.FederatedType) and (type_.all_equal or isinstance(value, list)):
         members = [value] if type_.all_equal else cast("list[object]", value)
-        kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
-        parts = framed(FEDERATED_TYPE, [kind])
-        for one in members:
-            parts += framed(MEMBER, write(one, type_.member))
-        return framed(FEDERATED, parts)
+        return federated((write(one, type_.member) for one in members), type_)
     if isinstance(type_, tff.StructType):
         elements = tff.structure.to_elements(tff.structure.from_container(value))
         if len(elements) == len(type_):
-            parts = []
-            for (name, inner), (_, one) in zip(tff.structure.to_elements(type_), elements, strict=True):
-                named = framed(ELEMENT_NAME, [name.encode()]) if name else []
-                parts += framed(ELEMENT, [*named, *framed(ELEMENT_VALUE, write(one, inner))])
-            return framed(STRUCT, parts)
+            pairs = zip(tff.structure.to_elements(type_), elements, strict=True)
+            return struct((name, write(one, inner)) for (name, inner), (_, one) in pairs)
     return _by_tff(value, type_)
+
+
+def federated(members: Iterable[Sequence[Buffer]], type_: tff.FederatedType) -> list[Buffer]:
+    """The parts of a serialized federated value with these members, each in parts, too."""
+    kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
+    parts = framed(FEDERATED_TYPE, [kind])
+    for member in members:
+        parts += framed(MEMBER, member)
+    return framed(FEDERATED, parts)
+
+
+def struct(elements: Iterable[tuple[str | None, Sequence[Buffer]]]) -> list[Buffer]:
+    """The parts of a serialized struct with these elements, each with its name, or None, and in parts, too."""
+    parts: list[Buffer] = []
+    for name, value in elements:
+        named = framed(ELEMENT_NAME, [name.encode()]) if name else []
+        parts += framed(ELEMENT, [*named, *framed(ELEMENT_VALUE, value)])
+    return framed(STRUCT, parts)
 
 
 def read(data: Buffer, type_: tff.Type) -> object:
@@ -109,7 +123,7 @@ def _write_array(value: np.ndarray[Any, Any]) -> list[Buffer]:
 def _read_array(data: memoryview, type_: tff.TensorType) -> object | None:
     if type_.dtype.type is np.str_ or array_shape.is_shape_scalar(type_.shape):
         return None
-    contents = [content for number, content in fields(data) if number == CONTENT]
+    contents = list(each(data, CONTENT))
     if len(contents) != 1:
         return None
     (content,) = contents
@@ -122,14 +136,14 @@ def _read_array(data: memoryview, type_: tff.TensorType) -> object | None:
 
 def _read_struct(data: memoryview, type_: tff.StructType) -> tff.structure.Struct:
     elements = []
-    for element, (_, inner) in zip(_each(data, ELEMENT), tff.structure.to_elements(type_), strict=False):
-        name = b"".join(_each(element, ELEMENT_NAME)).decode() or None
-        elements.append((name, read(next(_each(element, ELEMENT_VALUE), memoryview(b"")), inner)))
+    for element, (_, inner) in zip(each(data, ELEMENT), tff.structure.to_elements(type_), strict=False):
+        name = b"".join(each(element, ELEMENT_NAME)).decode() or None
+        elements.append((name, read(next(each(element, ELEMENT_VALUE), memoryview(b"")), inner)))
     return tff.structure.Struct(elements)
 
 
 def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
-    members = list(_each(data, MEMBER))
+    members = list(each(data, MEMBER))
     if not members:
         raise ValueError("a federated value without any value")
     if type_.all_equal:
@@ -137,5 +151,12 @@ def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
     return [read(member, type_.member) for member in members]
 
 
-def _each(message: memoryview, field: int) -> Iterator[memoryview]:
-    return (content for number, content in fields(message) if number == field)
+def each(message: Buffer, *path: int) -> Iterator[memoryview]:
+    """Views of what a message holds at a path of fields.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
+    for number, content in fields(message):
+        if number == path[0]:
+            yield from each(content, *path[1:]) if len(path) > 1 else [content]

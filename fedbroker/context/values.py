@@ -9,11 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import tensorflow_federated as tff
-from tensorflow_federated.python.core.impl.types import type_serialization
 
-from fedbroker.context.codec import ELEMENT, ELEMENT_VALUE, FEDERATED, FEDERATED_TYPE, MEMBER, STRUCT, read, write
+from fedbroker.context.codec import ELEMENTS, MEMBERS, each, federated, read, struct, write
 from fedbroker.errors import UsageError, WireError
-from fedbroker.runtime.framing import fields, framed
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["deal", "deserialize", "elements", "federate", "members", "serialize", "structure"]
@@ -48,16 +46,7 @@ def members(data: Buffer) -> list[memoryview]:
     Raises:
         WireError: it is no such value.
     """
-    try:
-        return [
-            member
-            for field, federated in fields(data)
-            if field == FEDERATED
-            for inner, member in fields(federated)
-            if inner == MEMBER
-        ]
-    except ValueError as error:
-        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
+    return _taken_apart(data, MEMBERS)
 
 
 def elements(data: Buffer) -> list[memoryview]:
@@ -66,35 +55,17 @@ def elements(data: Buffer) -> list[memoryview]:
     Raises:
         WireError: it is no such value.
     """
-    try:
-        return [
-            value
-            for field, struct in fields(data)
-            if field == STRUCT
-            for inner, element in fields(struct)
-            if inner == ELEMENT
-            for innermost, value in fields(element)
-            if innermost == ELEMENT_VALUE
-        ]
-    except ValueError as error:
-        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
+    return _taken_apart(data, ELEMENTS)
 
 
 def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> bytes:
     """A serialized federated value of that type with these serialized members."""
-    kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
-    parts = framed(FEDERATED_TYPE, [kind])
-    for value in values:
-        parts += framed(MEMBER, [value])
-    return b"".join(framed(FEDERATED, parts))
+    return b"".join(federated(([value] for value in values), type_))
 
 
 def structure(values: Iterable[Buffer]) -> list[Buffer]:
     """A serialized struct of these serialized values, in parts: one after another they are the value."""
-    parts: list[Buffer] = []
-    for value in values:
-        parts += framed(ELEMENT, framed(ELEMENT_VALUE, [value]))
-    return framed(STRUCT, parts)
+    return struct((None, [value]) for value in values)
 
 
 def deal(count: int, hands: Sequence[str]) -> dict[str, range]:
@@ -107,3 +78,10 @@ def deal(count: int, hands: Sequence[str]) -> dict[str, range]:
         dealt[hand] = range(start, stop)
         start = stop
     return dealt
+
+
+def _taken_apart(data: Buffer, path: tuple[int, ...]) -> list[memoryview]:
+    try:
+        return list(each(data, *path))
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None

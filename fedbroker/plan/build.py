@@ -63,12 +63,13 @@ class Builder:
         if not merges:
             return None
 
+        @functools.cache
         def assemble(silos: int) -> tuple[tuple[Slot, ...], bytes]:
             locals_, (so_far, partials, result) = fold_parts(merges, silos)
             return self._assemble(locals_, result, [_slots(so_far), _slots(partials)])
 
         inputs, _ = assemble(1)
-        return Fold(inputs, functools.cache(lambda silos: assemble(silos)[1]))
+        return Fold(inputs, lambda silos: assemble(silos)[1])
 
     def _client(self, level: int) -> ClientStage | None:
         mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]

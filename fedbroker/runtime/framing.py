@@ -16,14 +16,14 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _LENGTH_DELIMITED = 2
 
 
-def frame(field: int, payload: Buffer) -> bytes:
-    """The field's tag and length, to be followed by ``payload``."""
-    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(payload))
+def frame(field: int, *parts: Buffer) -> bytes:
+    """The field's tag and length, to be followed by ``parts``."""
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(sum(map(len, parts)))
 
 
 def framed(field: int, parts: Sequence[Buffer]) -> list[Buffer]:
     """A field whose content is these parts, one after another: its tag and length, and then the parts themselves."""
-    return [_varint(field << 3 | _LENGTH_DELIMITED) + _varint(sum(map(len, parts))), *parts]
+    return [frame(field, *parts), *parts]
 
 
 def unframe(message: Buffer, field: int) -> memoryview:
