@@ -110,6 +110,7 @@ async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadl
         fresh={digest: memoryview(parcel.blobs[digest]).nbytes for digest in apart},
         seconds=deadline.left(),
         last=True,
+        hold=0,  # nobody would tell it to send them
     )
     for digest in apart:
         await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline)

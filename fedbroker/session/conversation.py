@@ -9,14 +9,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing
 from fedbroker.log import get_logger
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.lane import Lane, StageWork
+from fedbroker.session.lane import Asked, Lane, StageWork
 from fedbroker.session.outcomes import Lost, Outcome, ending, why
 from fedbroker.session.recorder import Talk
 from fedbroker.session.roster import Member
@@ -40,6 +40,8 @@ RESULT_PATIENCE = 30.0
 
 LEASE_SLACK = 60.0
 """Seconds beyond the stage's own time for which a silo keeps a session that it hears nothing of: server stages."""
+
+Reply: TypeAlias = Done | Failed | Need | Dead
 
 _log = get_logger(__name__)
 
@@ -139,12 +141,16 @@ class Conversation:
         self.talk.asked += 1
         self.talk.bytes_out += self._size(inline)
         try:
-            reply = await self.lane.request(item, blobs, self.deadline, unread=unread)
-            self.talk.replied = time.monotonic()
+            async with self.lane.asking(item, blobs, self.deadline, unread=unread) as asked:
+                reply = await asked.answer()
+                self.talk.replied = time.monotonic()
+                if isinstance(reply, Done) and reply.held:
+                    reply = await self._held(asked, reply)
             if isinstance(reply, Dead):
                 return Lost(self.member.name, reply.reason)
             if isinstance(reply, Done):
-                self.outputs = await self._fetch(reply)
+                if not reply.held:
+                    await self._here(reply)
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
                     await self.journal.record_answer(self.work.level, self.member.name, self.outputs)
@@ -162,20 +168,45 @@ class Conversation:
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)
 
-    async def _fetch(self, reply: Done) -> list[Buffer]:
+    async def _held(self, asked: Asked, reply: Done) -> Reply:
+        """Have results sent that the silo holds; whatever else comes for its work item counts instead of them.
+
+        That is the broker's word that it died meanwhile, or the answer of whoever took the item up after it.
+        """
+        for _ in range(ROUNDS_OF_RESULTS):
+            coming, answering = asyncio.create_task(self._sent(reply)), asyncio.create_task(asked.answer())
+            try:
+                await asyncio.wait((coming, answering), return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    return await coming
+                answer = await answering
+            finally:
+                coming.cancel()
+                answering.cancel()
+                await asyncio.gather(coming, answering, return_exceptions=True)
+            if not (isinstance(answer, Done) and answer.held):
+                return answer
+            reply = answer
+        return self._failed("lost", f"it announced its results {ROUNDS_OF_RESULTS} times", "see its log")
+
+    async def _sent(self, reply: Done) -> Done:
+        """Have them sent when there is room."""
+        digests = [digest for digest, _ in reply.outputs]
+        async with asyncio.timeout(self.deadline.left()):
+            await self.turn(sum(size for _, size in reply.outputs))
+        with self.lane.results.pinned(digests):
+            await self.lane.fetch(reply.silo, reply.session, reply.stage, reply.incarnation)
+            await self._here(reply)
+        for digest in digests:
+            self.lane.results.spent(digest)
+        return reply
+
+    async def _here(self, reply: Done) -> None:
+        """Wait for results that are on their way."""
         results, size = self.lane.results, sum(size for _, size in reply.outputs)
-        if reply.held:
-            async with asyncio.timeout(self.deadline.left()):
-                await self.turn(size)
         digests = [digest for digest, _ in reply.outputs]
         with tracing.span("transfer", what="results", bytes=size), results.pinned(digests):
-            if reply.held:
-                await self.lane.fetch(reply.silo, reply.session, reply.stage, reply.incarnation)
-            outputs = [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest in digests]
-        if reply.held:
-            for digest in digests:
-                results.spent(digest)
-        return outputs
+            self.outputs = [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest in digests]
 
     def _item(self, fresh: dict[Digest, int], hold: int) -> WorkItem:
         left = self.deadline.left()

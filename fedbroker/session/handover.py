@@ -41,7 +41,8 @@ class Handover:
     _merging: dict[str, int] = field(default_factory=dict)  # handed on, and not merged
 
     def announced(self, silo: str, size: int) -> None:
-        """A silo has results that are large, and sends them when it is told to."""
+        """A silo has results that are large, and sends them when it is told to; what it sent of them before is lost."""
+        self._sending.pop(silo, None)
         self._asking[silo] = size
 
     def turns(self, seat: Callable[[str], int]) -> list[str]:

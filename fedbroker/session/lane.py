@@ -6,7 +6,7 @@ Imports transport's answers, wire and the base.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -16,7 +16,7 @@ from fedbroker.transport.answers import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Enlisted", "Lane", "Results", "StageWork", "Take"]
+__all__ = ["Asked", "Enlisted", "Lane", "Results", "StageWork", "Take"]
 
 Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 """Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
@@ -38,6 +38,14 @@ class Results(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """A work item that is on its way."""
+
+    async def answer(self) -> Done | Failed | Need | Dead:
+        """The silo's next answer, or the broker's word that nobody took the item."""
+        ...
+
+
 class Lane(Protocol):
     """What a session needs of the transport; :class:`fedbroker.transport.coordinator.CoordinatorEnd` has it."""
 
@@ -55,10 +63,10 @@ class Lane(Protocol):
         """Send a blob to one silo, or, with None, once to the whole cohort."""
         ...
 
-    async def request(
+    def asking(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
-    ) -> Done | Failed | Need | Dead:
-        """Publish a work item and await the silo's reply, or the broker's word that nobody took it."""
+    ) -> AbstractAsyncContextManager[Asked]:
+        """Publish a work item; within the block the answers to it are heard."""
         ...
 
     async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
-__all__ = ["Answer", "Dead", "Expected", "Reason", "correlation", "dead"]
+__all__ = ["Answer", "Answers", "Dead", "Expected", "Reason", "correlation", "dead"]
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
@@ -39,13 +39,46 @@ class Dead:
 Answer: TypeAlias = Done | Failed | Need | Dead
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """Somebody waits for the answer to the work item of that message id."""
+class Answers:
+    """The answers to one work item, one after another; at most one waits to be taken.
 
-    message_id: str
-    item: WorkItem
-    answer: asyncio.Future[Answer]
+    Attributes:
+        message_id: of the message that the item went out with.
+        item: the work item.
+    """
+
+    def __init__(self, message_id: str, item: WorkItem) -> None:
+        self.message_id = message_id
+        self.item = item
+        self._next: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    @property
+    def next(self) -> asyncio.Future[Answer]:
+        """Done once there is one to be taken; not to be cancelled."""
+        return self._next
+
+    def take(self) -> Answer:
+        """The one that has come; :attr:`next` is of the one after it from now on.
+
+        Raises:
+            BrokerError: nothing comes any more.
+        """
+        answer = self._next.result()
+        self._next = asyncio.get_running_loop().create_future()
+        return answer
+
+    def put(self, answer: Answer) -> bool:
+        """Hand one over; False if there is one already that nobody has taken."""
+        if self._next.done():
+            return False
+        self._next.set_result(answer)
+        return True
+
+    def close(self, error: Exception) -> None:
+        """Nothing comes any more."""
+        if not self._next.done():
+            self._next.set_exception(error)
+            self._next.exception()  # whoever waits is told; where nobody does, nobody has to be
 
 
 class Expected:
@@ -62,7 +95,7 @@ class Expected:
 
     def __init__(self, on_late: Callable[[Answer], None]) -> None:
         self._on_late = on_late
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Answers] = {}
         self.late = 0
 
     def __len__(self) -> int:
@@ -70,15 +103,15 @@ class Expected:
         return len(self._waiting)
 
     @contextmanager
-    def answer_to(self, item: WorkItem, message_id: str) -> Iterator[asyncio.Future[Answer]]:
-        """The answer to a work item, which somebody waits for within the block."""
+    def answers_to(self, item: WorkItem, message_id: str) -> Iterator[Answers]:
+        """The answers to a work item, for which somebody waits within the block."""
         key = correlation(item)
-        waiting = _Waiting(message_id, item, asyncio.get_running_loop().create_future())
-        self._waiting[key] = waiting
+        answers = Answers(message_id, item)
+        self._waiting[key] = answers
         try:
-            yield waiting.answer
+            yield answers
         finally:
-            if self._waiting.get(key) is waiting:
+            if self._waiting.get(key) is answers:
                 del self._waiting[key]
 
     def settle(self, answer: Answer, message_id: str | None = None) -> bool:
@@ -87,25 +120,27 @@ class Expected:
         A dead letter is for them only if it is of the very message, ``message_id``, that is waited for.
         """
         waiting = self._waiting.get(correlation(answer))
-        if waiting is None or waiting.answer.done() or message_id not in (None, waiting.message_id):
-            self.late += 1
-            self._on_late(answer)
-            return False
-        waiting.answer.set_result(answer)
-        return True
+        if waiting is not None and message_id in (None, waiting.message_id) and waiting.put(answer):
+            return True
+        self.late += 1
+        self._on_late(answer)
+        return False
+
+    def waits_for(self, answer: Answer) -> bool:
+        """Whether somebody waits for answers like that one."""
+        return correlation(answer) in self._waiting
 
     def refuse(self, silo: str, cause: str, hint: str) -> None:
         """Answer whatever is waited for from one silo, in its place."""
         for waiting in list(self._waiting.values()):
             item = waiting.item
-            if item.silo == silo and not waiting.answer.done():
-                waiting.answer.set_result(Failed(item.session, item.stage, silo, "", "refused", cause, hint))
+            if item.silo == silo:
+                waiting.put(Failed(item.session, item.stage, silo, "", "refused", cause, hint))
 
     def close(self, error: Exception) -> None:
         """Nothing comes any more."""
         for waiting in self._waiting.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(error)
+            waiting.close(error)
         self._waiting.clear()
 
 

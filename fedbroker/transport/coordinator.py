@@ -10,15 +10,17 @@ import dataclasses
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerError, BrokerLost, DeadlineExceeded, WireError
+from fedbroker.errors import BrokerError, BrokerLost, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
-from fedbroker.transport.answers import Answer, Dead, Expected, Reason, correlation, dead
+from fedbroker.transport.answers import Answer, Expected, Reason, correlation, dead
+from fedbroker.transport.asked import Asked
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
 from fedbroker.transport.line import Line
 from fedbroker.transport.link import Link
@@ -158,45 +160,44 @@ class CoordinatorEnd:
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> Answer:
-        """Publish a work item and await the silo's reply, or the broker's word that nobody took it.
+        """Publish a work item and await the first answer; see :meth:`asking` and :meth:`Asked.answer`."""
+        async with self.asking(item, inline, deadline, unread=unread) as asked:
+            return await asked.answer()
 
-        ``inline`` rides with the item. Small outputs ride with ``Done`` and are in ``results`` when it returns; larger
-        ones may still be on their way: ``await results.get(...)``. May be cancelled at any time. The broker gives the
-        item back if the silo has not picked it up by ``unread``, or else just before ``deadline``.
+    @asynccontextmanager
+    async def asking(
+        self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
+    ) -> AsyncIterator[Asked]:
+        """Publish a work item. Within the block the silo's answers are heard, and the broker's, that nobody took it.
+
+        ``inline`` rides with the item. Small outputs ride with ``Done`` and are in ``results`` when it comes; larger
+        ones may still be on their way: ``await results.get(...)``. The broker gives the item back if the silo has not
+        picked it up by ``unread``, or else just before ``deadline``; answers are waited for 0.25 s longer.
 
         Raises:
-            DeadlineExceeded: neither came in time (0.25 s later at most); ``silos`` names the silo.
-            BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: the item exceeds the limits.
         """
         body = encode(item, list(inline.values()), self._limits)
         left = deadline.left()
+        message_id = secrets.token_hex(12)
         message = Outgoing(
             topology.WORK,
             topology.work_key(self._cohort, item.silo, self.key),
             body,
             mandatory=True,
             correlation_id=correlation(item),
-            message_id=secrets.token_hex(12),
+            message_id=message_id,
             headers=tracing.carrier(),
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
-        try:
-            with self._expected.answer_to(item, message.message_id or "") as answer:
-                async with asyncio.timeout(left + GRACE):
-                    return await self._answer(message, answer, Deadline.after(left + GRACE))
-        except Unroutable:
-            self.dead["unroutable"] += 1
-            return Dead(item.silo, item.session, item.stage, "unroutable")
-        except (TimeoutError, BrokerLost) as error:
-            why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
-            raise DeadlineExceeded(
-                f"silo {item.silo!r} did not answer stage {item.stage} in time{why}",
-                silos=(item.silo,),
-                stage=item.stage,
-                session=item.session,
-                hint="see the silo's log, or allow more time",
-            ) from None
+        end = Deadline.after(left + GRACE)
+        with self._expected.answers_to(item, message_id) as answers:
+            publishing = asyncio.create_task(self._publish(message, end))
+            try:
+                yield Asked(answers, publishing, end)
+            finally:
+                publishing.cancel()
+                await asyncio.gather(publishing, return_exceptions=True)
 
     async def end_session(self, silo: str, session: str, incarnation: str = "") -> None:
         """Tell a silo, or that incarnation of it, to forget a session.
@@ -217,18 +218,12 @@ class CoordinatorEnd:
         except BrokerError as error:
             _log.warning("silo not told", kind=type(word).__name__, silo=silo, reason=str(error))
 
-    async def _answer(self, message: Outgoing, answer: asyncio.Future[Answer], deadline: Deadline) -> Answer:
-        """Publish until confirmed or answered, whichever is first: an answer means that the item arrived."""
-        publishing = asyncio.create_task(self._control.publish_routed(message, deadline))
-        either: tuple[asyncio.Future[Any], ...] = (publishing, answer)
+    async def _publish(self, item: Outgoing, deadline: Deadline) -> None:
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                await publishing
-            return await answer
-        finally:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+            await self._control.publish_routed(item, deadline)
+        except Unroutable:
+            self.dead["unroutable"] += 1
+            raise
 
     async def _set_up_control(self, line: Line) -> None:
         archive = topology.archive(self._cohort)
@@ -274,12 +269,18 @@ class CoordinatorEnd:
                             self.results.put(attachment)
                     if not self._expected.settle(message):
                         self._strike(silo)
+                        await self._let_go(message)
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except WireError as error:
             _log.warning("message dropped", at="callback", key=delivery.key, reason=error.what)
             self._strike(silo)
         await delivery.ack()
+
+    async def _let_go(self, late: Done | Failed | Need) -> None:
+        """Results that nobody waits for are not to be held until their stage's time is up."""
+        if isinstance(late, Done) and late.held and not self._expected.waits_for(late):
+            await self.tell(late.silo, Fetch(late.session, late.stage, late.incarnation, wanted=False))
 
     def _strike(self, silo: str) -> None:
         """Count a message that should not have come; with one too many the silo is out."""

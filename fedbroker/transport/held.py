@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost
@@ -16,26 +17,34 @@ from fedbroker.wire.messages import Done, Fetch
 __all__ = ["Held"]
 
 
+class _Held(NamedTuple):
+    session: str
+    stage: int
+    incarnation: str
+
+
 class Held:
     """Who waits for the coordinator's word."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Fetch, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[_Held, asyncio.Future[bool]] = {}
 
     @contextmanager
-    def until_fetched(self, reply: Done) -> Iterator[Callable[[Deadline], Awaitable[None]]]:
+    def until_fetched(self, reply: Done) -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
         """Within the block the word for a reply is heard; what is yielded waits for it.
 
-        That raises ``BrokerLost`` where it does not come by the deadline.
+        That returns False where they are not to be sent: nobody wants them, or the same were announced once more
+        meanwhile. It raises ``BrokerLost`` where the word does not come by the deadline.
         """
-        word = Fetch(reply.session, reply.stage, reply.incarnation)
-        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(word, []).append(heard)
+        results = _Held(reply.session, reply.stage, reply.incarnation)
+        heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._settle(results, to_be_sent=False)
+        self._waiting[results] = heard
 
-        async def wait(deadline: Deadline) -> None:
+        async def wait(deadline: Deadline) -> bool:
             try:
                 async with asyncio.timeout(deadline.left()):
-                    await heard
+                    return await heard
             except TimeoutError:
                 raise BrokerLost(
                     "the coordinator did not ask for the results", hint="see whether it is still there"
@@ -44,13 +53,14 @@ class Held:
         try:
             yield wait
         finally:
-            waiting = self._waiting[word]
-            waiting.remove(heard)
-            if not waiting:
-                del self._waiting[word]
+            if self._waiting.get(results) is heard:
+                del self._waiting[results]
 
     def fetch(self, word: Fetch) -> None:
-        """The coordinator has room."""
-        for heard in self._waiting.get(word, ()):
-            if not heard.done():
-                heard.set_result(None)
+        """The coordinator has spoken."""
+        self._settle(_Held(word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
+
+    def _settle(self, results: _Held, *, to_be_sent: bool) -> None:
+        heard = self._waiting.get(results)
+        if heard is not None and not heard.done():
+            heard.set_result(to_be_sent)

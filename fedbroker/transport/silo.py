@@ -166,8 +166,8 @@ class SiloEnd:
         inline, bulk = self._sorted(outputs)
         if 0 < item.hold < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
             with self._held.until_fetched(reply) as fetched:
-                if await self._answer(item, msgspec.structs.replace(reply, held=True), inline, deadline):
-                    await fetched(deadline)
+                held = msgspec.structs.replace(reply, held=True)
+                if await self._answer(item, held, inline, deadline) and await fetched(deadline):
                     await self._send(item, bulk, deadline)
         else:
             await self._send(item, bulk, deadline)

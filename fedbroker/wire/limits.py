@@ -28,8 +28,7 @@ class Limits:
         max_attachments: attachments of one message.
         inline_blob: a blob up to this size rides with its message; a larger one goes by the bulk lane.
         inline_total: all blobs that ride with one message together.
-        held_results: results of one work item beyond this are announced, and sent when the coordinator has room; by
-            default none are. A silo that dies meanwhile is missed when the stage's time is up, and not before.
+        held_results: results of one work item beyond this are announced, and sent when the coordinator has room.
         max_blob: of one blob.
         small_blob: a blob up to this size is cut into pieces of ``small_chunk``, a larger one of ``large_chunk``.
         small_chunk: see ``small_blob``.
@@ -53,7 +52,7 @@ class Limits:
     max_attachments: int = 4096
     inline_blob: int = 16 * KIB
     inline_total: int = 1 * MIB
-    held_results: int = 1 * GIB
+    held_results: int = 1 * MIB
     max_blob: int = 1 * GIB
     small_blob: int = 16 * MIB
     small_chunk: int = 1 * MIB

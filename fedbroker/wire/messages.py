@@ -267,11 +267,16 @@ class Need(msgspec.Struct, frozen=True, tag="need"):
 
 
 class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
-    """The coordinator has room for the outputs that a silo holds."""
+    """The coordinator has room for the outputs that a silo holds.
+
+    Attributes:
+        wanted: False: nobody waits for them, and the silo need not hold them any more.
+    """
 
     session: str
     stage: int
     incarnation: str
+    wanted: bool = True
 
 
 class EndSession(msgspec.Struct, frozen=True, tag="end"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aio_pika
+import msgspec
 import pytest
 
 from fedbroker.deadline import Deadline
@@ -197,6 +198,17 @@ async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, 
     with (tmp_path / "orders").open() as orders:
         debugged = await run("fedbroker-silo", "replay", "item", "--pdb", stdin=orders)
     assert "catalog.py" in debugged.out
+
+
+async def test_a_replay_is_sent_results_that_the_first_coordinator_would_have_asked_for(broker, cohort, dead, kill):
+    async with silo_end(broker.url, cohort):
+        pass
+    await kill(msgspec.structs.replace(work("ewr", "gone"), hold=1000))
+    (letter,) = (await dead("list", "--json")).json
+    async with silo_end(broker.url, cohort) as silo:
+        silo.answer = lambda item: silo.send(item, [b"x" * 100_000], Deadline.after(20))
+        ran = await dead("replay", letter["id"], "--json")
+    assert outputs(ran) == [(digest_of(b"x" * 100_000), 100_000)]
 
 
 async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, cohort, dead):

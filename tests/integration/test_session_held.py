@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from fedbroker.deadline import Deadline
+from fedbroker.errors import DeadlineExceeded
 from fedbroker.session import conversation, handover
 from fedbroker.session.cohort import Cohort
 from fedbroker.session.lane import StageWork
 from fedbroker.session.policy import Policy
-from fedbroker.wire.limits import Limits
+from fedbroker.transport import Dead
 from fedbroker.wire.messages import Compute
 from tests.support.ends import coordinator_end, silo_end, until, work
 from tests.support.taken import Taken
@@ -30,7 +31,7 @@ def result(silo):
 async def cohort_of(broker, cohort, names=SILOS, **options):
     """A cohort whose silos answer with large results; and a session of it."""
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(Cohort(broker.url, cohort, limits=Limits(held_results=MIB)))
+        ours = await stack.enter_async_context(Cohort(broker.url, cohort))
         silos = {}
         for name in names:
             silo = silos[name] = await stack.enter_async_context(silo_end(broker.url, cohort, name))
@@ -130,3 +131,73 @@ async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monk
         assert took["ewr"] == [result("ewr")]
         assert [item.hold for item in silos["ewr"].items] == [MIB, 0]
         await session.close()
+
+
+async def test_a_silo_that_dies_with_its_results_is_missed_as_soon_as_its_work_is_given_back(broker, cohort):
+    async with coordinator_end(broker.url, cohort) as ours, AsyncExitStack() as alive:
+        silo = await alive.enter_async_context(silo_end(broker.url, cohort))
+        silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
+        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
+        async with (
+            ours.end.asking(item, {}, Deadline.after(30), unread=Deadline.after(1)) as asked,
+            asyncio.timeout(10),
+        ):
+            assert (await asked.answer()).held
+            await alive.aclose()
+            assert await asked.answer() == Dead("ewr", item.session, item.stage, "expired")
+
+
+async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broker, cohort, monkeypatch):
+    async with cohort_of(broker, cohort, ("ewr",)) as (ours, silos, session), AsyncExitStack() as stack:
+        tell, told = ours._end.fetch, []
+
+        async def fetch(silo, session, stage, incarnation):
+            told.append(incarnation)
+            if len(told) > 1:
+                await tell(silo, session, stage, incarnation)
+                return
+            await silos["ewr"].end.close()  # with its results
+            again = await stack.enter_async_context(silo_end(broker.url, cohort))
+            again.answer = lambda item: again.send(item, [result("ewr")], Deadline.after(30))
+
+        monkeypatch.setattr(ours._end, "fetch", fetch)
+        took = Taken()
+        async with asyncio.timeout(15):
+            assert await session.run_stage(stage(took, ("ewr",))) == ("ewr",)
+        assert took["ewr"] == [result("ewr")]
+        assert len(set(told)) == 2
+        await session.close()
+
+
+async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
+    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+        gate, over = asyncio.Event(), asyncio.Event()
+
+        async def answer(item):
+            await gate.wait()
+            await silo.send(item, [result("ewr")], Deadline.after(60))
+            over.set()
+
+        silo.answer = answer
+        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
+        with pytest.raises(DeadlineExceeded):
+            await ours.end.request(item, {}, Deadline.after(0.3))
+        gate.set()
+        async with asyncio.timeout(10):
+            await over.wait()
+        assert ours.end.late == 1
+
+
+async def test_results_that_are_announced_again_are_sent_once(broker, cohort):
+    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+        silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
+        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
+        async with ours.end.asking(item, {}, Deadline.after(20)) as asked:
+            first = await asked.answer()
+            again = asyncio.create_task(silo.answer(item))
+            assert await asked.answer() == first
+            before = silo.end.traffic["bulk"].bytes_out
+            await ours.end.fetch("ewr", item.session, item.stage, silo.incarnation)
+            await again
+            assert await ours.end.results.get(first.outputs[0][0], Deadline.after(20)) == result("ewr")
+        assert silo.end.traffic["bulk"].bytes_out - before < 1.5 * len(result("ewr"))

@@ -27,6 +27,21 @@ SMALL = b"computation"
 PROGRAM = (Value(1, "small"), Value(2, "big"), Compute(2))
 
 
+class ScriptedAnswers:
+    """The next ones of a list."""
+
+    def __init__(self, script):
+        self.script = script
+
+    async def answer(self):
+        answer = self.script.pop(0) if self.script else None
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            await asyncio.Event().wait()
+        return answer
+
+
 class ScriptedLane:
     """Answers each silo's work items from a list; keeps what it was asked to do."""
 
@@ -65,18 +80,14 @@ class ScriptedLane:
     async def send_blob(self, digest, data, *, silo, deadline):
         self.blobs.append((digest, silo))
 
-    async def request(self, item, inline, deadline, *, unread=None):
+    @contextlib.asynccontextmanager
+    async def asking(self, item, inline, deadline, *, unread=None):
         self.items[item.silo].append(item)
         self.inline[item.silo].append(set(inline))
         if len(self.items[item.silo]) in self.comes_with:
             digest, blob = self.comes_with[len(self.items[item.silo])]
             self.stored[digest] = blob
-        answer = self.answers[item.silo].pop(0)
-        if isinstance(answer, BaseException):
-            raise answer
-        if answer is None:
-            await asyncio.Event().wait()
-        return answer
+        yield ScriptedAnswers(self.answers[item.silo])
 
     async def end_session(self, silo, session, incarnation):
         self.ended.append((silo, session, incarnation))
@@ -180,6 +191,38 @@ async def test_results_that_are_always_lost_end_it():
     with pytest.raises(SiloError, match="lost on the way"):
         await run(session(lane), work())
     assert len(lane.items["ewr"]) == 3
+
+
+def held(silo, incarnation, *digests):
+    return Done("s", 0, silo, incarnation, tuple((digest, 1) for digest in digests), 0.1, held=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [
+        (Dead("ewr", "s", 0, "rejected"), "it rejected its work"),
+        (Failed("s", 0, "ewr", "2", "lost", "its values are gone"), "values are gone"),
+    ],
+)
+async def test_what_becomes_of_a_silo_while_it_holds_results_is_heard(word, error):
+    lane = ScriptedLane(ewr=[held("ewr", "1", "a"), word], jfk=[None])
+    lane.get = never
+    async with asyncio.timeout(2):
+        with pytest.raises(SiloError, match=error):
+            await run(session(lane), work())
+
+
+async def never(*_):
+    await asyncio.Event().wait()
+
+
+async def test_a_silo_that_announces_its_results_again_and_again_fails_by_name():
+    lane = ScriptedLane(ewr=[held("ewr", str(at), "a") for at in range(9)], jfk=[None])
+    lane.get = never
+    async with asyncio.timeout(2):
+        with pytest.raises(SiloError, match="announced its results 3 times"):
+            await run(session(lane), work())
+    assert lane.fetched == ["ewr"] * 3
 
 
 async def test_a_silo_may_not_ask_for_what_is_none_of_its_business():
