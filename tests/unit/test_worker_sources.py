@@ -161,6 +161,47 @@ def test_the_order_of_the_query_is_kept(tmp_path):
     assert sorted(read[:10]) != list(range(10))
 
 
+def test_vectors_of_many_rows_stay_beside_the_scalars_of_their_rows(tmp_path):
+    long = ", ".join(f"i + {at}" for at in range(40))
+    opened = query(
+        f"select i, [i, -i] as list, [i::float, 2] ::float[2] as short, [{long}] as long, [i::text] as words"
+        " from range(200_000) t(i)",
+        tmp_path,
+    )
+    opened.describe()
+    read = rows(opened, ["long", "i", "words", "short", "list"])
+    i = read["i"]
+    assert np.array_equal(i, np.arange(200_000))
+    assert np.array_equal(read["list"], np.stack([i, -i], axis=1))
+    assert np.array_equal(read["short"], np.stack([i, np.full_like(i, 2)], axis=1))
+    assert np.array_equal(read["long"], i[:, None] + np.arange(40))
+    assert read["words"].shape == (200_000, 1)
+    assert read["words"][:3].tolist() == [["0"], ["1"], ["2"]]
+
+
+def test_vectors_of_a_database_file_are_read(tmp_path):
+    with duckdb.connect(str(tmp_path / "v.duckdb")) as database:
+        database.execute("create table v as select [i, i + 1] as v from range(3) t(i)")
+    opened = source({"query": "select v from v", "database": "v.duckdb"}, tmp_path)
+    opened.describe()
+    assert rows(opened, ["v"])["v"].tolist() == [[0, 1], [1, 2], [2, 3]]
+    with duckdb.connect(str(tmp_path / "v.duckdb")) as database:  # not locked
+        database.execute("insert into v values ([7, 8])")
+    assert len(rows(opened, ["v"])["v"]) == 4
+
+
+def test_a_file_that_has_changed_is_read_as_it_is_now(tmp_path):
+    opened = query("select i, v from 'changing.parquet'", tmp_path)
+    for many in (3, 5):
+        with duckdb.connect() as database:
+            sql = f"copy (select i, [i] as v from range({many}) t(i)) to '{tmp_path / 'changing.parquet'}'"
+            database.execute(sql)
+        opened.describe()
+        read = rows(opened, ["i", "v"])
+        assert read["i"].tolist() == read["v"][:, 0].tolist() == list(range(many))
+        assert opened.count() == many
+
+
 def test_quotes_in_names_are_kept(tmp_path):
     (tmp_path / "it's.csv").write_text('"a ""b"" c"\n1\n')
     opened = source({"file": "it's.csv"}, tmp_path)

@@ -13,9 +13,11 @@ import numpy.typing as npt
 from fedbroker_worker.errors import ColumnError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fedbroker.wire.messages import Column
 
-__all__ = ["Array", "array_of"]
+__all__ = ["Array", "array_of", "vectors_of"]
 
 Array = npt.NDArray[Any]
 
@@ -42,6 +44,27 @@ def array_of(source: str, column: Column, cells: Array) -> Array:
     return _text(flat) if column.dtype == "str" else flat.astype(column.dtype, copy=False)
 
 
+def vectors_of(source: str, column: Column, lengths: Array, elements: Array) -> Array:
+    """One array of a column of vectors that was handed out element by element.
+
+    Args:
+        source: the source's name, for errors.
+        column: as announced; its shape has one dimension.
+        lengths: of each row's vector; masked where that is NULL.
+        elements: of all rows, one after another; masked where one is NULL.
+
+    Returns:
+        As :func:`array_of` does.
+
+    Raises:
+        ColumnError: a NULL, or rows of different lengths.
+    """
+    length = _same(source, column, _without_null(source, column, lengths).tolist(), column.shape[0] or 0)
+    flat = _without_null(source, column, elements)
+    array = _text(flat) if column.dtype == "str" else flat.astype(column.dtype, copy=False)
+    return array.reshape(len(lengths), length)
+
+
 def _without_null(source: str, column: Column, cells: Array) -> Array:
     nulls = int(np.count_nonzero(cells.mask)) if isinstance(cells, np.ma.MaskedArray) else 0
     if nulls:
@@ -60,17 +83,23 @@ def _stacked(source: str, column: Column, cells: Array, shape: tuple[int | None,
     """Cells that are arrays, put together along a new first dimension."""
     if not len(cells):
         return np.empty((0, *(size or 0 for size in shape)), dtype=object if column.dtype == "str" else column.dtype)
-    lengths = set(map(len, cells))
-    if len(lengths) > 1:
-        what = f"has rows of different lengths, from {min(lengths)} to {max(lengths)}"
-        raise ColumnError(source, column.name, what, hint=_PAD)
+    length = _same(source, column, map(len, cells))
     masked = np.ma.MaskedArray in set(map(type, cells))
     # numpy's own would forget the masks
     joined: Array = np.ma.concatenate(cells) if masked else np.concatenate(cells)  # type: ignore[no-untyped-call]
     inner = _without_null(source, column, joined)
     if len(shape) > 1:
         inner = _stacked(source, column, inner, shape[1:])
-    return inner.reshape(len(cells), lengths.pop(), *inner.shape[1:])
+    return inner.reshape(len(cells), length, *inner.shape[1:])
+
+
+def _same(source: str, column: Column, lengths: Iterable[int], of_none: int = 0) -> int:
+    """The length that all rows have; ``of_none`` where there are no rows."""
+    found = set(lengths)
+    if len(found) > 1:
+        what = f"has rows of different lengths, from {min(found)} to {max(found)}"
+        raise ColumnError(source, column.name, what, hint=_PAD)
+    return found.pop() if found else of_none
 
 
 def _text(cells: Array) -> Array:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import duckdb
-import numpy as np
 from msgspec import Meta
 
-from fedbroker.wire.messages import Column, Source
+from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.cells import Array, array_of
+from fedbroker_worker.sources.fetched import fetched
 from fedbroker_worker.sources.keys import find_clients, key_of
 from fedbroker_worker.sources.sqltypes import SqlColumn, sql_column
 from fedbroker_worker.sources.statements import READERS, from_file, one_line, one_select
@@ -86,6 +85,7 @@ class DuckDBSource:
         self._query = self._wanted()
         self._clients: Clients | None = None
         self._lock = threading.Lock()
+        self._memory: duckdb.DuckDBPyConnection | None = None
         self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # and whether it is a read
         self._closed = False
 
@@ -112,14 +112,9 @@ class DuckDBSource:
             described = self._described(connection)
             clients = self._clients = self._clients or self._find_clients(connection, described)
             wanted = self._chosen(columns, self._columns(described, clients))
-            expressions = [expression for column in wanted for expression in column.elements or (column.expression,)]
-            if clients is not None:
-                expressions.append(key_of(clients))
-            selected = ", ".join(f"{expression} as c{at}" for at, expression in enumerate(expressions))
-            cells = connection.execute(f"select {selected} from ({self._query}\n)").fetchnumpy()
-        arrays = iter(cells.values())
-        rows = {column.name: self._array(column, arrays) for column in wanted}
-        return [rows] if clients is None else clients.deal(self._name, rows, next(arrays))
+            key = None if clients is None else key_of(clients)
+            rows, keys = fetched(self._name, connection, self._query, wanted, key)
+        return [rows] if clients is None or keys is None else clients.deal(self._name, rows, keys)
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -134,6 +129,7 @@ class DuckDBSource:
             self._closed = True
             for connection in self._running:
                 connection.interrupt()
+            self._forget()
 
     def _described(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         """Name and SQL type of each column of the query."""
@@ -155,13 +151,6 @@ class DuckDBSource:
             if name not in found:
                 raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(found)}")
         return [found[name] for name in dict.fromkeys(names)]
-
-    def _array(self, column: SqlColumn, cells: Iterator[Array]) -> Array:
-        """One column from its own cells, or from those of its elements."""
-        if not column.elements:
-            return array_of(self._name, column.announced, next(cells))
-        element = Column(column.name, column.announced.dtype)
-        return np.stack([array_of(self._name, element, next(cells)) for _ in column.elements], axis=1)
 
     def _wanted(self) -> str:
         query, file = self._options.query, self._options.file
@@ -193,10 +182,7 @@ class DuckDBSource:
 
     @contextmanager
     def _connected(self, *, reading: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A database for one call; duckdb's errors become ours.
-
-        One that stayed open would keep 40 MiB, and the lock of a database file, and opening it takes milliseconds.
-        """
+        """A connection for one call; duckdb's errors become ours."""
         connection = None
         try:
             connection = self._connect()
@@ -208,6 +194,9 @@ class DuckDBSource:
         except duckdb.InterruptException:
             raise SourceError(self._name, "reading was interrupted") from None
         except duckdb.Error as error:
+            if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+                with self._lock:
+                    self._forget()
             hint = f"correct its query; files are looked for in {self._directory}"
             raise SourceError(self._name, one_line(error), hint=hint) from None
         finally:
@@ -217,6 +206,23 @@ class DuckDBSource:
                 connection.close()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
+        """To a database in memory, which stays open, since that takes 40 ms; or to a file, which would stay locked."""
+        if self._options.database is not None:
+            return self._open(str(self._directory / self._options.database), read_only=True)
+        with self._lock:
+            if self._closed:
+                raise SourceError(self._name, "it is closed")
+            if self._memory is None:
+                self._memory = self._open(":memory:", read_only=False)
+            return self._memory.cursor()
+
+    def _forget(self) -> None:
+        """Have the next call open a database anew."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
+
+    def _open(self, database: str, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         options = self._options
         # Fetching code from the network is for an administrator (`INSTALL` in duckdb's own shell), not for a query.
         config: dict[str, str | bool | int | float | list[str]] = {
@@ -229,6 +235,4 @@ class DuckDBSource:
             config["memory_limit"] = options.memory_limit
         if options.threads is not None:
             config["threads"] = str(options.threads)
-        if options.database is None:
-            return duckdb.connect(":memory:", config=config)
-        return duckdb.connect(str(self._directory / options.database), read_only=True, config=config)
+        return duckdb.connect(database, read_only=read_only, config=config)

@@ -94,6 +94,14 @@ class SqlColumn:
             case _:
                 return ()
 
+    @property
+    def flat(self) -> bool:
+        """Select all elements of all rows one after another, and the rows' lengths, for the same reason.
+
+        True for a vector that is long or of no fixed length, and for one of text.
+        """
+        return len(self.announced.shape) == 1 and not self.elements
+
 
 def quoted(text: str, *, mark: str = '"') -> str:
     """An SQL identifier, or, with ``'``, an SQL string."""
