@@ -18,7 +18,7 @@ from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailab
 from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.protos import executor_pb2
 
-__all__ = ["Executor", "Ref", "Service"]
+__all__ = ["Executor", "Kept", "Ref", "Service"]
 
 Proto: TypeAlias = Any
 """A message of a generated module, which has no types."""
@@ -131,20 +131,29 @@ async def _awaited(call: _Call) -> bytes:
         raise
 
 
-class Executor:
-    """One executor of the runtime, with a fixed number of clients; made by ``Runtime.executor``.
+@dataclass(eq=False)
+class Kept:
+    """An executor inside the runtime, that any number of :class:`Executor` share.
 
-    A value is created by whoever names it first and is computed when somebody asks for its content.
+    Attributes:
+        service: of the runtime.
+        identity: what it is called there, a message.
+        users: how many share it now.
+        stale: not to be shared any more: it is gone, or the runtime does not answer, or it holds what nobody knows of.
     """
 
-    def __init__(self, service: Service, identity: Proto) -> None:
-        self._service = service
-        self._identity = identity
-        self._prefix = executor_pb2.CreateValueRequest(executor=identity).SerializeToString()
+    service: Service
+    identity: Proto
+    users: int = 0
+    stale: bool = False
 
     @classmethod
-    async def create(cls, service: Service, clients: int) -> Executor:
-        """An executor whose CLIENTS placement has ``clients`` members."""
+    async def create(cls, service: Service, clients: int) -> Kept:
+        """One whose CLIENTS placement has ``clients`` members.
+
+        Raises:
+            RuntimeUnavailable: the runtime is gone.
+        """
         request = executor_pb2.GetExecutorRequest()
         cardinality = request.cardinalities.add()
         cardinality.placement.uri = "clients"
@@ -152,11 +161,36 @@ class Executor:
         answer = await service.call("GetExecutor", request.SerializeToString())
         return cls(service, executor_pb2.GetExecutorResponse.FromString(answer).executor)
 
+    async def close(self) -> None:
+        """Forget it. Bounded in time; a runtime that is gone does not matter."""
+        request = executor_pb2.DisposeExecutorRequest(executor=self.identity)
+        with contextlib.suppress(RuntimeFailure, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self.service.call("DisposeExecutor", request.SerializeToString())
+
+
+class Executor:
+    """Values in an executor of the runtime, with a fixed number of clients; made by ``Runtime.executor``.
+
+    A value is created by whoever names it first and is computed when somebody asks for its content.
+
+    Args:
+        kept: where they are.
+        released: called once, when this is closed.
+    """
+
+    def __init__(self, kept: Kept, released: Callable[[], None]) -> None:
+        self._kept = kept
+        self._identity = kept.identity
+        self._prefix = executor_pb2.CreateValueRequest(executor=kept.identity).SerializeToString()
+        self._released = released
+        self._live: set[str] = set()
+        self._closed = False
+
     async def value(self, *serialized: Buffer) -> Ref:
         """A value from a serialized ``executor.Value``, in one part or several, which are passed on as they are."""
         request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
-        answer = await self._service.call("CreateValue", request)
-        return _ref(executor_pb2.CreateValueResponse, answer)
+        return self._ref(executor_pb2.CreateValueResponse, await self._call("CreateValue", request))
 
     async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
         """A struct of values; an empty name is none."""
@@ -165,19 +199,19 @@ class Executor:
             element = request.element.add(value_ref=_proto(ref))
             if name:
                 element.name = name
-        return _ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
+        return self._ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
 
     async def select(self, source: Ref, index: int) -> Ref:
         """An element of a struct."""
         request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
-        return _ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
+        return self._ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
         """The result of a call, which may still be under way."""
         request = executor_pb2.CreateCallRequest(executor=self._identity, function_ref=_proto(function))
         if argument is not None:
             request.argument_ref.CopyFrom(_proto(argument))
-        return _ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
+        return self._ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
 
     async def compute(self, ref: Ref) -> memoryview:
         """A value's content, a serialized ``executor.Value``, read-only; waits as long as that takes.
@@ -191,23 +225,44 @@ class Executor:
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
         """Forget values."""
+        self._live.difference_update(ref.id for ref in refs)
         request = executor_pb2.DisposeRequest(executor=self._identity, value_ref=[_proto(ref) for ref in refs])
         await self._ask("Dispose", request)
 
     async def close(self) -> None:
-        """Forget everything in it. Bounded in time; a runtime that is gone does not matter."""
-        request = executor_pb2.DisposeExecutorRequest(executor=self._identity)
-        with contextlib.suppress(RuntimeFailure, TimeoutError):
-            async with asyncio.timeout(_GOODBYE_SECONDS):
-                await self._ask("DisposeExecutor", request)
+        """Forget everything that was made here. Bounded in time; a runtime that is gone does not matter."""
+        if self._closed:
+            return
+        left = [Ref(one) for one in self._live]
+        try:
+            if left:
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self.dispose(left)
+        except TimeoutError:
+            self._kept.stale = True
+        except RuntimeFailure:
+            pass
+        finally:
+            self._closed = True
+            self._released()
 
     async def _ask(self, method: str, request: Proto) -> bytes:
-        return await self._service.call(method, request.SerializeToString())
+        return await self._call(method, request.SerializeToString())
+
+    async def _call(self, method: str, request: bytes) -> bytes:
+        if self._closed:
+            raise RuntimeUnavailable("the executor was closed")
+        try:
+            return await self._kept.service.call(method, request)
+        except (RuntimeUnavailable, asyncio.CancelledError):  # who gives a request up never learns what it made
+            self._kept.stale = True
+            raise
+
+    def _ref(self, kind: Proto, answer: bytes) -> Ref:
+        ref = Ref(kind.FromString(answer).value_ref.id)
+        self._live.add(ref.id)
+        return ref
 
 
 def _proto(ref: Ref) -> Proto:
     return executor_pb2.ValueRef(id=ref.id)
-
-
-def _ref(kind: Proto, answer: bytes) -> Ref:
-    return Ref(kind.FromString(answer).value_ref.id)

@@ -12,6 +12,7 @@ from pathlib import Path
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.log import get_logger
 from fedbroker.runtime.client import Executor, Service
+from fedbroker.runtime.executors import Executors
 from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
 
 __all__ = ["Isolation", "Runtime"]
@@ -46,6 +47,7 @@ class Runtime:
         self._lock = asyncio.Lock()
         self._process: RuntimeProcess | None = None
         self._service: Service | None = None
+        self._executors = Executors()
         self._closed = False
         self.restarts = 0
 
@@ -72,7 +74,7 @@ class Runtime:
             await self._end()
 
     async def executor(self, clients: int) -> Executor:
-        """A new executor with so many clients, in a runtime that was started anew if it had died.
+        """An executor with so many clients, to be closed, in a runtime that was started anew if it had died.
 
         Raises:
             RuntimeUnavailable: it cannot be had.
@@ -81,7 +83,7 @@ class Runtime:
             async with self._lock:
                 service = await self._running()
             try:
-                return await Executor.create(service, clients)
+                return await self._executors.get(service, clients)
             except RuntimeUnavailable:
                 # It may have died without our having been told yet.
                 if attempt == _ATTEMPTS:
@@ -116,6 +118,7 @@ class Runtime:
         process, self._process = self._process, None
         if service is not None:
             service.close()
+        await self._executors.forget()
         if process is not None:
             await process.close()
 

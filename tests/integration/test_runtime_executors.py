@@ -1,0 +1,128 @@
+"""Executors of the real C++ runtime are kept between those who use them, and nothing of theirs is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.proto.v0 import executor_pb2
+
+from fedbroker.context.values import serialize
+from fedbroker.errors import ComputationFailed, RuntimeUnavailable
+from fedbroker.plan import make_plan
+from fedbroker.runtime import Runtime, executors
+from fedbroker.runtime.client import Service
+from tests.support.ends import until
+
+AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
+
+
+@pytest.fixture
+async def runtime():
+    one = Runtime()
+    await one.start()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The requests that were made, by name."""
+    requests = []
+    call = Service.call
+
+    async def counted(self, method, request):
+        requests.append(method)
+        return await call(self, method, request)
+
+    monkeypatch.setattr(Service, "call", counted)
+    return requests
+
+
+def number(value):
+    return serialize(np.float32(value), tff.TensorType(np.float32))
+
+
+async def use(runtime, clients=1):
+    executor = await runtime.executor(clients)
+    await executor.value(number(1.0))
+    await executor.close()
+
+
+async def test_the_next_user_finds_it_there(runtime, asked):
+    for _ in range(3):
+        await use(runtime)
+    assert asked.count("GetExecutor") == 1
+    assert asked.count("Dispose") == 3
+    await use(runtime, clients=2)
+    assert asked.count("GetExecutor") == 2
+
+
+async def test_what_one_user_made_is_gone_with_it_while_others_go_on(runtime):
+    first, second = await runtime.executor(1), await runtime.executor(1)
+    mine, theirs = await first.value(number(1.0)), await second.value(number(2.0))
+    assert await second.compute(mine)  # it is one executor to the runtime
+    await first.close()
+    with pytest.raises(ComputationFailed, match="not found"):
+        await second.compute(mine)
+    assert await second.compute(theirs)
+    with pytest.raises(RuntimeUnavailable, match="closed"):
+        await first.value(number(3.0))
+
+
+async def test_random_numbers_go_on_as_on_tffs_own_contexts(runtime):
+    @tff.tensorflow.computation(np.float32)
+    def drawn(number):
+        return number + tf.random.uniform([], seed=1)
+
+    @tff.federated_computation(AT_CLIENTS)
+    def draw(numbers):
+        return tff.federated_map(drawn, numbers)
+
+    context = tff.backends.native.create_sync_local_cpp_execution_context()
+    expected = [context.invoke(draw, [np.float32(0.0)])[0] for _ in range(3)]
+    (stage,) = make_plan(draw).client_stages
+    found = []
+    for _ in range(3):
+        executor = await runtime.executor(1)
+        argument = await executor.struct([("", await executor.value(serialize([np.float32(0.0)], AT_CLIENTS)))])
+        result = await executor.call(await executor.value(stage.computation), argument)
+        content = executor_pb2.Value.FromString(await executor.compute(await executor.select(result, 0)))
+        found.append(content.federated.value[0].array.float32_list.value[0])
+        await executor.close()
+    assert len(set(found)) == 3
+    assert found == pytest.approx(expected)
+
+
+async def test_one_that_nobody_uses_is_let_go_after_a_while(runtime, asked, monkeypatch):
+    monkeypatch.setattr(executors, "IDLE_SECONDS", 0.05)
+    await use(runtime)
+    await until(lambda: "DisposeExecutor" in asked)
+    await use(runtime)
+    assert asked.count("GetExecutor") == 2
+
+
+async def test_few_are_kept_and_those_that_were_used_last(runtime, asked):
+    for clients in range(1, executors.MOST_IDLE + 2):
+        await use(runtime, clients)
+    await until(lambda: asked.count("DisposeExecutor") == 1)
+    before = asked.count("GetExecutor")
+    await use(runtime, 2)
+    assert asked.count("GetExecutor") == before
+    await use(runtime, 1)
+    assert asked.count("GetExecutor") == before + 1
+
+
+async def test_one_with_a_request_that_was_given_up_is_not_used_again(runtime, asked):
+    executor = await runtime.executor(1)
+    request = asyncio.create_task(executor.value(number(1.0)))
+    await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    await executor.close()
+    await until(lambda: "DisposeExecutor" in asked)
+    await use(runtime)
+    assert asked.count("GetExecutor") == 2
