@@ -55,6 +55,7 @@ class Folding:
         self._waiting: deque[_Given] = deque()
         self._come = asyncio.Event()
         self._complete = False
+        self._begun = False
         self._work = asyncio.create_task(self._run())
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
@@ -69,6 +70,23 @@ class Folding:
             return
         self._waiting.append(_Given(partials, merged))
         self._come.set()
+
+    def untouched(self) -> list[Buffer] | None:
+        """All that was given, each silo's partials after another's, if they are few and none of them is merged yet.
+
+        They are not merged here, then, and no more of them may be given. None where merging has begun, or failed.
+
+        Raises:
+            WireError: one of them is no partial.
+        """
+        if self._begun or self._enough or not self._waiting:
+            return None
+        given = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        self._complete = True
+        self._come.set()
+        for one in given:
+            one.merged()
+        return [_member(partial) for one in given for partial in one.partials]
 
     async def result(self) -> Ref:
         """The struct of what all partials came to; no more of them may be given.
@@ -88,12 +106,19 @@ class Folding:
         self._work.cancel()
         await asyncio.gather(self._work, return_exceptions=True)
 
+    @property
+    def _enough(self) -> bool:
+        """Whether to merge what there is and not to wait for more, since requests cost more than merging small ones."""
+        return len(self._waiting) >= MOST or sum(one.size for one in self._waiting) >= LARGE
+
     async def _run(self) -> None:
-        while not (self._complete and not self._waiting):
-            if not self._waiting:
+        while True:
+            while not (self._complete or self._enough):
                 self._come.clear()
                 await self._come.wait()
-                continue
+            if not self._waiting:
+                return
+            self._begun = True
             batch = self._batch()
             try:
                 await self._take(batch)

@@ -196,7 +196,7 @@ class _Run:
         if stage.partials:
             merging = later[0]
             assert isinstance(merging, ServerStage), "a stage whose partials are merged follows"
-            self.server.begin(merging)
+            self.server.begin(merging, len(programs))
         take = partial(self._take, stage)
         work = StageWork(stage.level, not to_come, programs, self.programs.blobs, take, enlist)
         self.participants = await session.run_stage(work)

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
-from fedbroker.context.folding import Folding
-from fedbroker.context.values import elements
-from fedbroker.plan.model import ServerStage, Slot
+from fedbroker.context.codec import struct
+from fedbroker.context.folding import MOST, Folding
+from fedbroker.context.values import elements, structure
+from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["ServerSide"]
+
+SMALL: Final = 64 << 10
+"""Bytes of an input up to which it goes to the runtime with whatever else a stage takes; a larger one goes ahead."""
 
 
 class ServerSide:
@@ -31,15 +36,23 @@ class ServerSide:
         self._lock = asyncio.Lock()
         self._executor: Executor | None = None
         self._bytes: dict[str, Buffer] = dict(given)
-        self._refs: dict[str, Ref] = {}
-        self._function: asyncio.Task[Ref] | None = None
+        self._refs: dict[str, asyncio.Task[Ref]] = {}
+        self._functions: dict[int, asyncio.Task[Ref]] = {}
         self._folding: Folding | None = None
 
-    def begin(self, stage: ServerStage) -> None:
-        """Be ready to merge what a stage merges, and then to run it; what goes wrong, :meth:`run` raises."""
-        self._function = asyncio.create_task(self._load(stage.computation))
+    def begin(self, stage: ServerStage, silos: int = 0) -> None:
+        """Be ready to merge what a stage merges, and then to run it; what goes wrong, :meth:`run` raises.
+
+        Args:
+            stage: the next one.
+            silos: how many are expected to send partials.
+        """
         if stage.fold is not None:
             self._folding = Folding(stage.fold, self._ready, self._ref)
+        self._function(stage, silos if silos < MOST else 0)
+        for slot in stage.inputs:
+            if len(self._bytes[slot.name]) > SMALL:
+                self._load(slot)
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
         """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.folding.Folding.give`."""
@@ -51,28 +64,28 @@ class ServerSide:
 
         Raises:
             ComputationFailed: with the runtime's own words.
+            WireError: what a silo sent is no partial aggregate.
         """
-        if self._function is None:
-            self.begin(stage)
-        assert self._function is not None
-        function, self._function = await self._function, None
-        executor = await self._ready()
-        inputs = [(slot.name, await self._ref(slot)) for slot in stage.inputs]
-        if self._folding is not None:
-            inputs.append(("", await self._folding.result()))
-            self._folding = None
-        result = await executor.call(function, await executor.struct(inputs) if inputs else None)
+        partials = self._folding.untouched() if self._folding is not None else None
+        if stage.fold is None or partials is None:
+            result = await self._merged(stage)
+        else:
+            silos = len(partials) // len(stage.merges)
+            function = await self._function(stage, silos)
+            argument = await self._argument(stage.fold.whole(silos), partials)
+            result = await (await self._ready()).call(function, argument)
         # All at once, and here: a stage that fails must fail as a stage, not wherever its value is first looked at.
-        values = elements(await executor.compute(result))
+        values = elements(await (await self._ready()).compute(result))
         self._bytes |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
+        await self._end()
 
     async def close(self) -> None:
         """Let go of the runtime."""
-        if self._function is not None:
-            self._function.cancel()
-            await asyncio.gather(self._function, return_exceptions=True)
-        if self._folding is not None:
-            await self._folding.close()
+        await self._end()
+        loading = list(self._refs.values())
+        for task in loading:
+            task.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
         if self._executor is not None:
             await self._executor.close()
 
@@ -80,16 +93,62 @@ class ServerSide:
         """The serialized value of a slot that a server stage made, or that was given."""
         return self._bytes[slot.name]
 
+    async def _merged(self, stage: ServerStage) -> Ref:
+        """The result of a stage without partials, or with such as are merged by themselves."""
+        function = await self._function(stage, 0)
+        inputs = [(slot.name, await self._load(slot)) for slot in stage.inputs]
+        if self._folding is not None:
+            inputs.append(("", await self._folding.result()))
+        executor = await self._ready()
+        return await executor.call(function, await executor.struct(inputs) if inputs else None)
+
+    async def _argument(self, whole: Whole, partials: Sequence[Buffer]) -> Ref:
+        """In one request, where nothing is large."""
+        executor = await self._ready()
+        of_silos = structure(partials)
+        if all(len(self._bytes[slot.name]) <= SMALL for slot in whole.inputs):
+            inputs = [(slot.name, [self._bytes[slot.name]]) for slot in whole.inputs]
+            return await executor.value(*struct([*inputs, (None, of_silos)]))
+        given = [(slot.name, await self._load(slot)) for slot in whole.inputs]
+        return await executor.struct([*given, ("", await executor.value(*of_silos))])
+
+    async def _end(self) -> None:
+        """Be done with a stage."""
+        functions = list(self._functions.values())
+        self._functions.clear()
+        for task in functions:
+            task.cancel()
+        await asyncio.gather(*functions, return_exceptions=True)
+        folding, self._folding = self._folding, None
+        if folding is not None:
+            await folding.close()
+
     async def _ready(self) -> Executor:
         async with self._lock:
             if self._executor is None:
                 self._executor = await self._make(0)
             return self._executor
 
-    async def _load(self, value: Buffer) -> Ref:
-        return await (await self._ready()).value(value)
-
     async def _ref(self, slot: Slot) -> Ref:
+        return await self._load(slot)
+
+    def _load(self, slot: Slot) -> asyncio.Task[Ref]:
+        """A slot's value in the runtime, loaded once."""
         if slot.name not in self._refs:
-            self._refs[slot.name] = await self._load(self._bytes[slot.name])
+            self._refs[slot.name] = asyncio.create_task(self._loaded(self._bytes[slot.name]))
         return self._refs[slot.name]
+
+    def _function(self, stage: ServerStage, silos: int) -> asyncio.Task[Ref]:
+        """The stage's computation; with ``silos``, the one that begins with their partials."""
+        if silos not in self._functions:
+            self._functions[silos] = asyncio.create_task(self._loaded_function(stage, silos))
+        return self._functions[silos]
+
+    async def _loaded_function(self, stage: ServerStage, silos: int) -> Ref:
+        if stage.fold is None or silos == 0:
+            return await self._loaded(stage.computation)
+        whole = await asyncio.to_thread(stage.fold.whole, silos)
+        return await self._loaded(whole.computation)
+
+    async def _loaded(self, value: Buffer) -> Ref:
+        return await (await self._ready()).value(value)

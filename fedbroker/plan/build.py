@@ -13,8 +13,8 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.plan.cut import Local, Place
-from fedbroker.plan.folds import fold_parts
-from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage
+from fedbroker.plan.folds import fold, with_ready
+from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole
 from fedbroker.plan.rewrite import Block, bind, names_in_order
 from fedbroker.plan.serialize import serialize_computation
 
@@ -55,21 +55,41 @@ class Builder:
         outputs = [self.slots[local.name] for local in mine if self._leaves_server_stage(local)]
         merged = [merge.merged for merge in merges.values()]
         inputs, computation = self._assemble(locals_, _result(outputs), [merged] if merged else [])
-        fold = self._fold([(one.name, one.aggregation.merge(one.block)) for one in mine if one.aggregation])
+        merging = [(one.name, one.aggregation.merge(one.block)) for one in mine if one.aggregation]
+        fold = self._fold(merging, merged, locals_, outputs) if merging else None
         return ServerStage(level, computation, inputs, tuple(merges.values()), tuple(outputs), fold)
 
-    def _fold(self, merges: Sequence[tuple[str, Block]]) -> Fold | None:
-        """What merges the stage's partials."""
-        if not merges:
-            return None
+    def _fold(
+        self,
+        merges: Sequence[tuple[str, Block]],
+        merged: Sequence[Slot],
+        report: Sequence[tuple[str, Block]],
+        outputs: Sequence[Slot],
+    ) -> Fold:
+        """What merges a server stage's partials.
+
+        Args:
+            merges: for each a name, and the function that merges two.
+            merged: for each the slot of what comes of it.
+            report: the stage's own locals.
+            outputs: the stage's.
+        """
 
         @functools.cache
-        def assemble(silos: int) -> tuple[tuple[Slot, ...], bytes]:
-            locals_, (so_far, partials, result) = fold_parts(merges, silos)
-            return self._assemble(locals_, result, [_slots(so_far), _slots(partials)])
+        def some(silos: int) -> tuple[tuple[Slot, ...], bytes]:
+            folded = fold(merges, silos)
+            fed = [_slots(folded.so_far), _slots(folded.partials)]
+            return self._assemble(folded.locals, with_ready(folded.merged), fed)
 
-        inputs, _ = assemble(1)
-        return Fold(inputs, lambda silos: assemble(silos)[1])
+        @functools.cache
+        def whole(silos: int) -> Whole:
+            folded = fold(merges, silos - 1)
+            results = [(slot.name, block) for slot, block in zip(merged, folded.merged, strict=True)]
+            fed = [_slots((*folded.so_far, *folded.partials))]
+            return Whole(*self._assemble([*folded.locals, *results, *report], _result(outputs), fed))
+
+        inputs, _ = some(1)
+        return Fold(inputs, lambda silos: some(silos)[1], whole)
 
     def _client(self, level: int) -> ClientStage | None:
         mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]

@@ -6,7 +6,7 @@ Imports TFF and the plan's own parts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -14,22 +14,32 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.plan.rewrite import Block
 
-__all__ = ["Parts", "fold_parts", "ready"]
-
-Parts: TypeAlias = tuple[tuple[bb.Reference, ...], tuple[bb.Reference, ...], Block]
-"""References to what is merged so far and to the silos' partials, and the result of the fold over them."""
+__all__ = ["Folded", "fold", "with_ready"]
 
 
-def fold_parts(merges: Sequence[tuple[str, Block]], silos: int) -> tuple[list[tuple[str, Block]], Parts]:
-    """The locals and the parts of a fold over that many silos.
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """A fold over some silos' partials.
+
+    Attributes:
+        locals: to be bound, in this order.
+        so_far: of each merge a reference to what is merged already.
+        partials: references to the silos' partials: each silo's in the order of the merges, one silo after another.
+        merged: of each merge what there is afterwards.
+    """
+
+    locals: tuple[tuple[str, Block], ...]
+    so_far: tuple[bb.Reference, ...]
+    partials: tuple[bb.Reference, ...]
+    merged: tuple[Block, ...]
+
+
+def fold(merges: Sequence[tuple[str, Block]], silos: int) -> Folded:
+    """Merge that many silos' partials into what there is.
 
     Args:
         merges: for each merge a name, and the function that merges two.
-        silos: how many partials of each are merged into what there is.
-
-    Returns:
-        Locals to be bound, and the fold: of each merge what there is, then each silo's partials in the order of the
-        merges. Its result is ``<<merged, …>, zero>``.
+        silos: how many; 0 leaves what there is.
     """
     sides = [function.type_signature.parameter for _, function in merges]
     so_far = tuple(bb.Reference(f"{name}_so_far", side[0]) for (name, _), side in zip(merges, sides, strict=True))
@@ -48,12 +58,17 @@ def fold_parts(merges: Sequence[tuple[str, Block]], silos: int) -> tuple[list[tu
             step = f"{name}_step_{silo}"
             locals_.append((step, bb.Call(merge, bb.Struct([(left, merged[index]), (right, next_one)]))))
             merged[index] = bb.Reference(step, function.type_signature.result)
+    return Folded(tuple(locals_), so_far, partials, tuple(merged))
+
+
+def with_ready(merged: Sequence[Block]) -> Block:
+    """``<<merged, …>, zero>``: a zero that is there as soon as the rest is, since the runtime tells nothing else."""
     every = bb.Struct(merged)
-    return locals_, (so_far, partials, bb.Struct([every, bb.Call(ready(every.type_signature), every)]))
+    return bb.Struct([every, bb.Call(_ready(every.type_signature), every)])
 
 
-def ready(type_: tff.Type) -> Block:
-    """A function of such a value to an int32 zero that is there once the value is: the runtime tells nothing else."""
+def _ready(type_: tff.Type) -> Block:
+    """A function of such a value to an int32 zero."""
 
     def zero(_: object) -> object:
         return tf.constant(0, tf.int32)

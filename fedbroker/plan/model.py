@@ -22,6 +22,7 @@ __all__ = [
     "Slot",
     "Stage",
     "Template",
+    "Whole",
 ]
 
 
@@ -56,6 +57,21 @@ class Merge:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """A server stage with the fold of a number of silos' partials before it, as one computation.
+
+    Attributes:
+        inputs: values of earlier server stages, or of the parameter, that it needs.
+        computation: a TFF computation as a serialized executor value. Its parameter is the struct of ``inputs``, then
+            the struct of the silos' partials, each silo's in the order of the merges, one silo after another; its
+            result is the stage's.
+    """
+
+    inputs: tuple[Slot, ...]
+    computation: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fold:
     """How a server stage's partials become one of each: a few silos' at a time, in the order in which they are given.
 
@@ -65,10 +81,12 @@ class Fold:
             struct of ``inputs``, then the struct of what was merged so far, one element for each merge, then the struct
             of the silos' partials, each silo's in the order of the merges, one silo after another. Its result is what
             is merged by now, and a zero that is there as soon as that is.
+        whole: for a number of silos, all of their partials folded, and the rest of the stage.
     """
 
     inputs: tuple[Slot, ...]
     computation: Callable[[int], bytes]
+    whole: Callable[[int], Whole]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -48,6 +48,10 @@ _OPTIONS: Final = (
 )
 _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
+_STRUCT: Final = executor_pb2.Value.DESCRIPTOR.fields_by_name["struct"].number
+_ELEMENT: Final = executor_pb2.Value.Struct.DESCRIPTOR.fields_by_name["element"].number
+_NAME: Final = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["name"].number
+_ELEMENT_VALUE: Final = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["value"].number
 _GOODBYE_SECONDS: Final = 1.0
 _OBITUARY_SECONDS: Final = 1.0
 # TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
@@ -191,6 +195,14 @@ class Executor:
         """A value from a serialized ``executor.Value``, in one part or several, which are passed on as they are."""
         request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
         return self._ref(executor_pb2.CreateValueResponse, await self._call("CreateValue", request))
+
+    async def struct_of(self, elements: Sequence[tuple[str, Buffer]]) -> Ref:
+        """A struct of serialized values in one request; an empty name is none."""
+        parts: list[Buffer] = []
+        for name, value in elements:
+            named = framed(_NAME, [name.encode()]) if name else []
+            parts += framed(_ELEMENT, [*named, *framed(_ELEMENT_VALUE, [value])])
+        return await self.value(*framed(_STRUCT, parts))
 
     async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
         """A struct of values; an empty name is none."""

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
+from fedbroker_worker.joining import Joined
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 
     from fedbroker.runtime import Executor, Ref
     from fedbroker.wire.blobs import Buffer
-    from fedbroker.wire.messages import Digest, Op
+    from fedbroker.wire.messages import Digest
+    from fedbroker_worker.joining import Step
 
 __all__ = ["replay"]
 
 
 async def replay(
-    program: Sequence[Op],
+    program: Sequence[Step],
     executor: Executor,
     refs: MutableMapping[int, Ref],
     blobs: Mapping[Digest, Buffer],
@@ -48,15 +50,17 @@ async def replay(
         SourceError: data could not be had.
     """
 
-    async def loaded(op: Data) -> Ref:
-        return await executor.value(await load(op))
+    async def early(op: Value | Data | Joined) -> Ref:
+        match op:
+            case Value(_, blob):
+                return await executor.value(blobs[blob])
+            case Joined(_, elements):
+                return await executor.struct_of([(name, blobs[digest]) for name, digest in elements])
+            case Data():
+                return await executor.value(await load(op))
 
     # What is made of bytes alone is made side by side.
-    made_early = [
-        asyncio.create_task(loaded(op) if isinstance(op, Data) else executor.value(blobs[op.blob]))
-        for op in program
-        if isinstance(op, Value | Data)
-    ]
+    made_early = [asyncio.create_task(early(op)) for op in program if isinstance(op, Value | Data | Joined)]
     try:
         return await _in_order(program, executor, refs, iter(made_early))
     finally:
@@ -66,7 +70,7 @@ async def replay(
 
 
 async def _in_order(
-    program: Sequence[Op], executor: Executor, refs: MutableMapping[int, Ref], early: Iterator[Awaitable[Ref]]
+    program: Sequence[Step], executor: Executor, refs: MutableMapping[int, Ref], early: Iterator[Awaitable[Ref]]
 ) -> list[Buffer]:
     def held(ref: int) -> Ref:
         try:
@@ -77,7 +81,7 @@ async def _in_order(
     outputs: list[Buffer] = []
     for op in program:
         match op:
-            case Value(ref) | Data(ref):
+            case Value(ref) | Data(ref) | Joined(ref):
                 made = await next(early)
             case Struct(ref, elements):
                 made = await executor.struct([(name, held(element)) for name, element in elements])

@@ -28,6 +28,9 @@ _log = get_logger(__name__)
 
 LONGEST_LEASE: Final = 86_400.0
 
+TIDY_AFTER: Final = 0.02
+"""Seconds after a session's end until what it held is forgotten."""
+
 
 @dataclass(slots=True, eq=False)
 class SiloSession:
@@ -177,7 +180,12 @@ class Sessions:
             self._changed.set()
         lease, session.lease = session.lease, None
         if lease is not None:
-            # Not waited for: an answer should not be late because the runtime tidies up.
-            task = asyncio.create_task(self._runtimes.give_back(lease, busy=busy), name=f"dispose {session.id}")
+            task = asyncio.create_task(self._give_back(lease, busy=busy), name=f"dispose {session.id}")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    async def _give_back(self, lease: Lease, *, busy: bool) -> None:
+        """A little later: an answer should not be late because the runtime tidies up."""
+        if not busy:
+            await asyncio.sleep(TIDY_AFTER)
+        await self._runtimes.give_back(lease, busy=busy)

@@ -18,6 +18,7 @@ from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
 from fedbroker_worker.errors import SessionLost, SourceError, UnknownSource, WorkRefused
+from fedbroker_worker.joining import join
 from fedbroker_worker.replay import replay
 
 if TYPE_CHECKING:
@@ -140,11 +141,12 @@ class Worker:
         attempts: int,
     ) -> list[Buffer]:
         """Run the program; once more, in a new runtime, if the runtime dies and nothing of the session was in it."""
+        program = join(item.program, blobs, last=item.last)
         for attempt in range(attempts):
             try:
                 with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
                     async with self._sessions.entered(item) as (executor, refs):
-                        return await replay(item.program, executor, refs, blobs, lambda op: loads[op])
+                        return await replay(program, executor, refs, blobs, lambda op: loads[op])
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:
                     raise

@@ -1,0 +1,86 @@
+"""A program with values joined into their structs makes what it made before, and leaves the same behind."""
+
+from __future__ import annotations
+
+from fedbroker_worker import joining
+from fedbroker_worker.joining import Joined, join
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
+
+BLOBS = {"a": b"1", "b": b"22", "large": bytes(joining.SMALL + 1)}
+REFS = st.integers(1, 6)
+
+
+def ran(program, held=()):
+    """Its outputs and what is left, each value written as how it was made; None where it uses what is not there."""
+    refs, outputs = dict(held), []
+    for op in program:
+        try:
+            match op:
+                case Value(ref, blob):
+                    refs[ref] = blob
+                case Data(ref, name):
+                    refs[ref] = f"data {name}"
+                case Struct(ref, elements):
+                    refs[ref] = tuple((name, refs[one]) for name, one in elements)
+                case Joined(ref, elements):
+                    refs[ref] = elements
+                case Select(ref, source, index):
+                    refs[ref] = ("select", refs[source], index)
+                case Call(ref, function, argument):
+                    refs[ref] = ("call", refs[function], argument and refs[argument])
+                case Compute(ref):
+                    outputs.append(refs[ref])
+                case Drop(gone):
+                    for ref in gone:
+                        refs.pop(ref)
+        except KeyError:
+            return None
+    return outputs, refs
+
+
+ELEMENTS = st.lists(st.tuples(st.sampled_from(["", "x"]), REFS), max_size=3).map(tuple)
+OPS = st.one_of(
+    st.builds(Value, REFS, st.sampled_from(sorted(BLOBS))),
+    st.builds(Data, REFS, st.just("source"), st.just(())),
+    st.builds(Struct, REFS, ELEMENTS),
+    st.builds(Select, REFS, REFS, st.integers(0, 2)),
+    st.builds(Call, REFS, REFS, st.none() | REFS),
+    st.builds(Compute, REFS),
+    st.builds(Drop, st.lists(REFS, max_size=3, unique=True).map(tuple)),
+)
+
+
+@settings(max_examples=2000)
+@given(st.lists(OPS, max_size=10), st.booleans())
+def test_a_joined_program_makes_the_same(program, last):
+    held = {5: "held", 6: "held"}
+    before = ran(program, held)
+    if before is None:
+        return  # an error either way
+    after = ran(join(program, BLOBS, last=last), held)
+    assert after is not None
+    assert after[0] == before[0]
+    if not last:
+        assert after[1] == before[1]
+
+
+def test_the_values_of_a_struct_are_joined():
+    program = [Value(1, "a"), Value(2, "b"), Struct(3, (("x", 1), ("", 2))), Call(4, 9, 3), Compute(4), Drop((1, 2, 4))]
+    joined = [Joined(3, (("x", "a"), ("", "b"))), Call(4, 9, 3), Compute(4)]
+    assert join(program, BLOBS, last=False) == [*joined, Drop((4,))]
+    assert join(program[:-1], BLOBS, last=True) == joined
+
+
+def test_what_is_used_again_or_kept_or_large_is_made_by_itself():
+    for used in ([Compute(1)], [Struct(5, (("", 1),))], [Value(1, "b")]):
+        program = [Value(1, "a"), Struct(3, (("x", 1),)), *used]
+        assert not any(isinstance(step, Joined) and step.ref == 3 for step in join(program, BLOBS, last=True)), used
+    later = [Struct(3, (("x", 5),)), Value(5, "a"), Drop((5,))]
+    assert join(later, BLOBS, last=False) == later
+    kept = [Value(1, "a"), Struct(3, (("x", 1),))]
+    assert join(kept, BLOBS, last=False) == kept
+    large = [Value(1, "large"), Struct(3, (("x", 1),))]
+    assert join(large, BLOBS, last=True) == large
