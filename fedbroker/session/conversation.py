@@ -65,6 +65,7 @@ class Conversation:
         talk: what is written down.
         send: starts sending blobs to it on the bulk lane.
         turn: waits until there is room for so many bytes of its results.
+        hold: bytes of results that it sends without being told to; 0 for any number.
         limits: on blobs.
         journal: keeps what has come; None where nobody wants that.
         outputs: serialized executor values, once it has answered.
@@ -84,6 +85,7 @@ class Conversation:
     talk: Talk
     send: Callable[[Sequence[Digest]], object]
     turn: Callable[[int], Awaitable[None]]
+    hold: int
     limits: Limits
     journal: SessionJournal | None = None
     outputs: Sequence[Buffer] = ()
@@ -111,7 +113,7 @@ class Conversation:
         unread, needed, missed = self.unread, 0, 0
         while needed < ROUNDS_OF_NEED:
             try:
-                outcome = await self._ask(inline, fresh, unread, hold=self.limits.held_results if missed == 0 else 0)
+                outcome = await self._ask(inline, fresh, unread, hold=self.hold if missed == 0 else 0)
             except Missing as missing:
                 missed += 1
                 if missed == ROUNDS_OF_RESULTS:
@@ -144,13 +146,11 @@ class Conversation:
             async with self.lane.asking(item, blobs, self.deadline, unread=unread) as asked:
                 reply = await asked.answer()
                 self.talk.replied = time.monotonic()
-                if isinstance(reply, Done) and reply.held:
-                    reply = await self._held(asked, reply)
+                if isinstance(reply, Done):
+                    reply = await self._with_results(asked, reply)
             if isinstance(reply, Dead):
                 return Lost(self.member.name, reply.reason)
             if isinstance(reply, Done):
-                if not reply.held:
-                    await self._here(reply)
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
                     await self.journal.record_answer(self.work.level, self.member.name, self.outputs)
@@ -168,13 +168,16 @@ class Conversation:
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)
 
-    async def _held(self, asked: Asked, reply: Done) -> Reply:
-        """Have results sent that the silo holds; whatever else comes for its work item counts instead of them.
+    async def _with_results(self, asked: Asked, reply: Done) -> Reply:
+        """Wait for results that ride not with the reply; whatever else comes for the work item counts instead of them.
 
-        That is the broker's word that it died meanwhile, or the answer of whoever took the item up after it.
+        That is the broker's word that the silo died meanwhile, or the answer of whoever took the item up after it.
         """
         for _ in range(ROUNDS_OF_RESULTS):
-            coming, answering = asyncio.create_task(self._sent(reply)), asyncio.create_task(asked.answer())
+            if not reply.held and all(digest in self.lane.results for digest, _ in reply.outputs):
+                await self._here(reply)
+                return reply
+            coming, answering = asyncio.create_task(self._come(reply)), asyncio.create_task(asked.answer())
             try:
                 await asyncio.wait((coming, answering), return_when=asyncio.FIRST_COMPLETED)
                 if coming.done():
@@ -184,13 +187,16 @@ class Conversation:
                 coming.cancel()
                 answering.cancel()
                 await asyncio.gather(coming, answering, return_exceptions=True)
-            if not (isinstance(answer, Done) and answer.held):
+            if not isinstance(answer, Done):
                 return answer
             reply = answer
         return self._failed("lost", f"it announced its results {ROUNDS_OF_RESULTS} times", "see its log")
 
-    async def _sent(self, reply: Done) -> Done:
-        """Have them sent when there is room."""
+    async def _come(self, reply: Done) -> Done:
+        """Wait for them; where the silo holds them, have them sent when there is room."""
+        if not reply.held:
+            await self._here(reply)
+            return reply
         digests = [digest for digest, _ in reply.outputs]
         async with asyncio.timeout(self.deadline.left()):
             await self.turn(sum(size for _, size in reply.outputs))

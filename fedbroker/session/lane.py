@@ -25,6 +25,10 @@ Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 class Results(Protocol):
     """Where blobs from silos arrive."""
 
+    def __contains__(self, digest: object) -> bool:
+        """Whether a blob is here, whole."""
+        ...
+
     async def get(self, digest: Digest, deadline: Deadline, patience: float) -> Buffer:
         """The blob, once it is whole."""
         ...

@@ -49,6 +49,19 @@ class BlobLane:
         self._turn = asyncio.Lock()
         self._window = asyncio.Semaphore(WINDOW)
 
+    def check(self, data: Buffer) -> int:
+        """The size of a blob that may be sent.
+
+        Raises:
+            WireError: it is larger than the limits allow.
+        """
+        size = memoryview(data).nbytes
+        if size > self._limits.max_blob:
+            raise WireError(
+                f"a blob of {size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
+            )
+        return size
+
     async def send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
         """Send one blob; returns when the broker has confirmed all of it.
 
@@ -63,11 +76,7 @@ class BlobLane:
             BrokerRefused: no permission, or the broker's limit is below the size of a chunk.
             WireError: it is larger than the limits allow.
         """
-        size = memoryview(data).nbytes
-        if size > self._limits.max_blob:
-            raise WireError(
-                f"a blob of {size} bytes exceeds the limit of {self._limits.max_blob}", hint="send less at once"
-            )
+        size = self.check(data)
         try:
             async with asyncio.timeout(deadline.left() + GRACE):  # what is late inside says more
                 await self._send(key, digest, data, deadline)

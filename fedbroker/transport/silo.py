@@ -154,7 +154,7 @@ class SiloEnd:
     ) -> None:
         """Answer a work item; returns when the broker has the answer. Waits for a broker that is away.
 
-        Small outputs ride with the reply, larger ones go ahead of it on the bulk lane; or, where they are more than the
+        Small outputs ride with the reply, larger ones go beside it on the bulk lane; or, where they are more than the
         item says, behind it, once the coordinator has room. An answer for which no queue comes up is dropped: its
         coordinator is gone.
 
@@ -169,9 +169,29 @@ class SiloEnd:
                 held = msgspec.structs.replace(reply, held=True)
                 if await self._answer(item, held, inline, deadline) and await fetched(deadline):
                     await self._send(item, bulk, deadline)
+        elif bulk:
+            await self._send_beside(item, reply, inline, bulk, deadline)
         else:
-            await self._send(item, bulk, deadline)
             await self._answer(item, reply, inline, deadline)
+
+    async def _send_beside(
+        self,
+        item: WorkItem,
+        reply: Done | Failed | Need,
+        inline: list[Buffer],
+        outputs: Mapping[Digest, Buffer],
+        deadline: Deadline,
+    ) -> None:
+        """Send outputs while the reply is on its way: a round trip less than one after the other."""
+        for data in outputs.values():
+            self._lane.check(data)  # before anything is said
+        sending = asyncio.create_task(self._send(item, outputs, deadline))
+        try:
+            if await self._answer(item, reply, inline, deadline):
+                await sending
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
     async def _send(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
         for digest, data in outputs.items():

@@ -21,6 +21,7 @@ from tests.support.taken import Taken
 
 MIB = 1 << 20
 SILOS = ("bos", "ewr", "jfk", "lga", "ord")
+THREE = SILOS[:3]
 
 
 def result(silo):
@@ -120,16 +121,26 @@ async def test_the_same_result_of_all_is_fetched_of_each(broker, cohort):
 
 async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monkeypatch):
     monkeypatch.setattr(conversation, "RESULT_PATIENCE", 0.5)
-    async with cohort_of(broker, cohort, ("ewr",)) as (ours, silos, session):
+    async with cohort_of(broker, cohort, THREE) as (ours, silos, session):
 
         async def lose(*_):
             pass
 
         monkeypatch.setattr(ours._end, "fetch", lose)
         took = Taken()
-        assert await session.run_stage(stage(took, ("ewr",))) == ("ewr",)
+        assert await session.run_stage(stage(took, THREE)) == THREE
         assert took["ewr"] == [result("ewr")]
         assert [item.hold for item in silos["ewr"].items] == [MIB, 0]
+        await session.close()
+
+
+async def test_two_silos_send_without_being_told_to(broker, cohort):
+    two = THREE[:2]
+    async with cohort_of(broker, cohort, two) as (_, silos, session):
+        took = Taken()
+        assert await session.run_stage(stage(took, two)) == two
+        assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in two}
+        assert [item.hold for silo in silos.values() for item in silo.items] == [0, 0]
         await session.close()
 
 
@@ -148,12 +159,13 @@ async def test_a_silo_that_dies_with_its_results_is_missed_as_soon_as_its_work_i
 
 
 async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broker, cohort, monkeypatch):
-    async with cohort_of(broker, cohort, ("ewr",)) as (ours, silos, session), AsyncExitStack() as stack:
+    async with cohort_of(broker, cohort, THREE) as (ours, silos, session), AsyncExitStack() as stack:
         tell, told = ours._end.fetch, []
 
         async def fetch(silo, session, stage, incarnation):
-            told.append(incarnation)
-            if len(told) > 1:
+            if silo == "ewr":
+                told.append(incarnation)
+            if silo != "ewr" or len(told) > 1:
                 await tell(silo, session, stage, incarnation)
                 return
             await silos["ewr"].end.close()  # with its results
@@ -163,7 +175,7 @@ async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broke
         monkeypatch.setattr(ours._end, "fetch", fetch)
         took = Taken()
         async with asyncio.timeout(15):
-            assert await session.run_stage(stage(took, ("ewr",))) == ("ewr",)
+            assert await session.run_stage(stage(took, THREE)) == THREE
         assert took["ewr"] == [result("ewr")]
         assert len(set(told)) == 2
         await session.close()

@@ -62,6 +62,9 @@ class ScriptedLane:
     def results(self):
         return self
 
+    def __contains__(self, digest):
+        return digest in self.stored
+
     async def get(self, digest, deadline, patience):
         if digest not in self.stored:
             raise Missing(digest, "lost")
