@@ -55,6 +55,7 @@ def _settings(
     progress: bool | None = None,
     journal: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    compression: Literal["off", "auto", "on"] = "off",
     metrics: str | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
@@ -95,6 +96,8 @@ def _settings(
             same computation with the same argument goes on where it was, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
         limits: bounds on messages, blobs and what silos may ask of this process.
+        compression: of the models and other large values that go out, by zstd: ``"auto"`` compresses those of which a
+            sample shrinks, ``"on"`` all. A silo's own setting says the same of its results.
         metrics: ``HOST:PORT``, such as ``"127.0.0.1:9464"``, where the context's metrics are served over HTTP for
             Prometheus, without a password, until it is closed; None for nowhere. Port 0 is any free one:
             ``context.metrics_url`` tells.
@@ -130,6 +133,7 @@ def _settings(
         progress=progress,
         journal=journal,
         limits=limits,
+        compression=compression,
         metrics=metrics,
     )
 

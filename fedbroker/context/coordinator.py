@@ -202,6 +202,7 @@ class Coordinator:
                     settings.cohort,
                     version=fedbroker.__version__,
                     limits=settings.limits,
+                    compression=settings.compression,
                     on_event=self._listener,
                     journal=self._journal,
                 )

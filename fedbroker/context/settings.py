@@ -19,6 +19,7 @@ from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
 from fedbroker.session.roster import Member
 from fedbroker.transport.url import parse
+from fedbroker.wire.coding import Compression, check_compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 
@@ -60,6 +61,7 @@ class Settings:
     progress: bool | None = None
     journal: str | os.PathLike[str] | None = None
     limits: Limits = DEFAULT_LIMITS
+    compression: Compression = "off"
     metrics: str | None = None
     policy: Policy = field(init=False)
 
@@ -68,6 +70,7 @@ class Settings:
         check_name("cohort", self.cohort)
         if self.metrics is not None:
             parse_address(self.metrics)
+        check_compression(self.compression)
         self._check_counts()
         if self.secure_sum not in get_args(SecureSum):
             raise ConfigError(

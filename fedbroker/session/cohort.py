@@ -27,6 +27,7 @@ from fedbroker.session.shipping import Known
 from fedbroker.session.statistics import Statistics
 from fedbroker.transport.answers import Answer
 from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
@@ -69,11 +70,12 @@ class Cohort:
         name: of the cohort.
         version: of this software; a silo of another series is not taken in.
         limits: on messages and blobs.
+        compression: which large blobs are sent compressed.
         on_event: hears who joins and leaves, and what happens in sessions; must not block.
         journal: where sessions are written down, to go on with after being killed.
 
     Raises:
-        ConfigError: the URL or the name is malformed.
+        ConfigError: the URL or the name is malformed, or there is no such compression.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Cohort:
         *,
         version: str = "",
         limits: Limits = DEFAULT_LIMITS,
+        compression: Compression = "off",
         on_event: Listener | None = None,
         journal: Journal | None = None,
     ) -> None:
@@ -102,6 +105,7 @@ class Cohort:
             name,
             key=None if journal is None else journal.key,
             limits=limits,
+            compression=compression,
             on_announce=self._on_announce,
             on_leave=self._on_leave,
             on_late=self._on_late,

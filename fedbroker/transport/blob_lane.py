@@ -19,6 +19,7 @@ from fedbroker.transport.store import BlobStore
 from fedbroker.transport.topology import Exchange
 from fedbroker.wire.blobs import Buffer, cut
 from fedbroker.wire.codec import decode, encode
+from fedbroker.wire.coding import Compression, check_compression, coded, decoded, worth_it
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Chunk, Digest
 
@@ -40,12 +41,22 @@ class BlobLane:
 
     However many send at once, no more than ``WINDOW`` chunks are in memory besides the blobs, and the blobs go one
     after another, so that the reader has few that are incomplete.
+
+    Args:
+        link: the connection.
+        exchange: where the blobs go.
+        limits: on chunks and blobs.
+        compression: which blobs are compressed.
+
+    Raises:
+        ConfigError: there is no such compression.
     """
 
-    def __init__(self, link: Link, exchange: Exchange, limits: Limits) -> None:
+    def __init__(self, link: Link, exchange: Exchange, limits: Limits, compression: Compression = "off") -> None:
         self._link = link
         self._exchange = exchange
         self._limits = limits
+        self._compression = check_compression(compression)
         self._turn = asyncio.Lock()
         self._window = asyncio.Semaphore(WINDOW)
 
@@ -87,11 +98,18 @@ class BlobLane:
 
     async def _send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
         under_way: set[asyncio.Task[None]] = set()
+        compress = self._compression == "on" or (self._compression == "auto" and worth_it(data))
         try:
             async with self._turn:
                 for chunk, view in cut(digest, data, self._limits.chunk_bytes(memoryview(data).nbytes)):
                     await self._window.acquire()
-                    publishing = asyncio.create_task(self._publish(key, chunk, view, deadline))
+                    try:
+                        # One after another: the next is compressed while those before are on their way.
+                        piece = await asyncio.to_thread(coded, chunk, view) if compress else (chunk, view)
+                    except BaseException:
+                        self._window.release()
+                        raise
+                    publishing = asyncio.create_task(self._publish(key, *piece, deadline))
                     publishing.add_done_callback(lambda _: self._window.release())
                     under_way.add(publishing)
                     under_way = _without_done(under_way)
@@ -104,8 +122,8 @@ class BlobLane:
             if under_way:
                 await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _publish(self, key: str, chunk: Chunk, view: memoryview, deadline: Deadline) -> None:
-        body = encode(chunk, [view], self._limits)
+    async def _publish(self, key: str, chunk: Chunk, data: Buffer, deadline: Deadline) -> None:
+        body = encode(chunk, [data], self._limits)
         expiration = min(deadline.left(), LONGEST)
         await self._link.publish(Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline)
 
@@ -113,18 +131,31 @@ class BlobLane:
 def receiver(store: BlobStore, limits: Limits, *, refused: Callable[[str], None] = lambda _: None) -> Handler:
     """What takes chunks in from a queue: acknowledges each as soon as it is copied, or refused.
 
+    Compressed ones are read one after another, in a thread, so that no more than one is in memory twice.
+
     Args:
         store: where they go.
         limits: on chunks and blobs.
         refused: called with the routing key of each that is refused.
     """
+    turn = asyncio.Lock()
+
+    async def content(chunk: Chunk, data: memoryview) -> Buffer:
+        if not chunk.coding:
+            return data
+        try:
+            async with turn:
+                return await asyncio.to_thread(decoded, chunk, data, limits)
+        except WireError as error:
+            store.refuse(chunk.digest, error.what)
+            raise
 
     async def take(delivery: Delivery) -> None:
         try:
             message, attachments = decode(delivery.body, limits)
             if not isinstance(message, Chunk):
                 raise WireError(f"a {type(message).__name__} on the bulk lane")
-            store.accept(message, attachments[0])
+            store.accept(message, await content(message, attachments[0]))
         except WireError as error:
             _log.warning("message dropped", at="bulk", key=delivery.key, reason=error.what)
             refused(delivery.key)

@@ -33,6 +33,7 @@ from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
+from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import (
     Accepted,
@@ -70,6 +71,7 @@ class CoordinatorEnd:
         cohort: its name.
         key: the coordinator's own name in routing keys; random when None.
         limits: bounds on messages and blobs.
+        compression: which blobs are sent compressed; those that come may be, whatever it says.
         on_announce: called for each announcement of a silo (on the event loop, must not block).
         on_leave: called when a silo says that it goes.
         on_late: called for each reply and dead letter that nobody waited for.
@@ -80,7 +82,7 @@ class CoordinatorEnd:
         dead: work items of ours that the broker gave back, or had no queue for, by reason.
 
     Raises:
-        ConfigError: a bad URL or name.
+        ConfigError: a bad URL, name or compression.
     """
 
     key: str
@@ -94,6 +96,7 @@ class CoordinatorEnd:
         *,
         key: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        compression: Compression = "off",
         on_announce: Callable[[Announce], None],
         on_leave: Callable[[Leave], None],
         on_late: Callable[[Answer], None] = lambda _: None,
@@ -110,7 +113,7 @@ class CoordinatorEnd:
         self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
         self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
-        self._lane = BlobLane(self._bulk, topology.BLOBS, limits)
+        self._lane = BlobLane(self._bulk, topology.BLOBS, limits, compression)
         self._callback: topology.Queue | None = None  # under the names that they had the last time
         self._results: topology.Queue | None = None
 

@@ -28,6 +28,7 @@ from fedbroker.transport.traffic import Taken, Traffic
 from fedbroker.transport.url import parse
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
+from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import (
     Accepted,
@@ -65,6 +66,7 @@ class SiloEnd:
             item that it is working on, or has answered: the broker redelivers what was not acknowledged.
         on_end: called when the coordinator gives a session up (on the event loop, must not block).
         limits: bounds on messages and blobs.
+        compression: which blobs are sent compressed; those that come may be, whatever it says.
         heartbeat: seconds between announcements, up to 60.
         store_bytes: how much of blobs to keep.
         store_seconds: for how long to keep a blob that nobody uses.
@@ -73,7 +75,7 @@ class SiloEnd:
         spread: seconds within which to come back, at random, when the broker was lost.
 
     Raises:
-        ConfigError: a bad URL, name or heartbeat.
+        ConfigError: a bad URL, name, heartbeat or compression.
 
     Attributes:
         blobs: what was received, by digest.
@@ -91,6 +93,7 @@ class SiloEnd:
         on_work: Callable[[WorkItem], Awaitable[None]],
         on_end: Callable[[EndSession], None],
         limits: Limits = DEFAULT_LIMITS,
+        compression: Compression = "off",
         heartbeat: float = 5.0,
         store_bytes: int = CAPACITY,
         store_seconds: float | None = None,
@@ -109,7 +112,7 @@ class SiloEnd:
         self._prefetch = prefetch
         self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control, spread=spread)
         self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread)
-        self._lane = BlobLane(self._bulk, topology.RESULTS, limits)
+        self._lane = BlobLane(self._bulk, topology.RESULTS, limits, compression)
         self._held = Held()
         self._presence = Presence(self._control, self._bulk, heartbeat, announcement)
         self._inbox = Inbox(

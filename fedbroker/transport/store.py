@@ -99,14 +99,19 @@ class BlobStore:
         try:
             whole = self._assembler.add(chunk, data, now)
         except WireError as error:
-            if chunk.digest in self._pins:
-                self._damaged[chunk.digest] = error.what
-                self._wake()
+            self.refuse(chunk.digest, error.what)
             raise
         self._damaged.pop(chunk.digest, None)
         self._schedule()
         if whole is not None:
             self._keep(chunk.digest, whole)
+
+    def refuse(self, digest: Digest, why: str) -> None:
+        """A piece of that blob makes no sense: drop what is incomplete of it; whoever waits for it gets ``Missing``."""
+        self._assembler.drop(digest)
+        if digest in self._pins and digest not in self._kept:
+            self._damaged[digest] = why
+            self._wake()
 
     async def get(self, digest: Digest, deadline: Deadline, patience: float = 5.0) -> memoryview:
         """The blob (read-only), as soon as it is complete.

@@ -292,17 +292,20 @@ class EndSession(msgspec.Struct, frozen=True, tag="end"):
 
 
 class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
-    """A piece of a blob; its bytes are the message's only attachment.
+    """A piece of a blob; its bytes, or what they were coded into, are the message's only attachment.
 
     Attributes:
         digest: of the whole blob.
         size: of the whole blob, in bytes.
         offset: where this piece starts.
+        coding: of the attachment: as it is, or one zstd frame with the size of its content. Digest, size and offset
+            are of the content.
     """
 
     digest: Digest
     size: int
     offset: int
+    coding: Literal["", "zstd"] = ""
 
 
 Reply: TypeAlias = Done | Failed | Need

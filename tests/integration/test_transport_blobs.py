@@ -1,4 +1,4 @@
-"""The bulk lane: any size, in chunks, once for a whole cohort; lost, damaged and surplus chunks."""
+"""The bulk lane: any size, in chunks, compressed or not, once for a whole cohort; lost, damaged and surplus chunks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing, WireError
+from fedbroker.transport.blob_lane import WINDOW
 from fedbroker.wire import Limits, cut, digest_of, encode
+from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Chunk, Done, WorkItem
-from tests.support.ends import Silo, admin, coordinator_end, silo_end, until, work
+from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until, work
 from tests.support.proxy import Proxy
 
 KIB = 1024
@@ -267,3 +271,94 @@ async def test_results_that_went_with_the_connection_are_missed_soon(
         with pytest.raises(Missing, match=r"nothing came for 0\.3 s"):
             async with asyncio.timeout(10):
                 await getting
+
+
+def sparse(size: int) -> bytes:
+    """Random float32, one in twenty of which is not zero."""
+    random = np.random.default_rng(0)
+    return (random.standard_normal(size // 4, np.float32) * (random.random(size // 4) < 0.05)).astype("f4").tobytes()
+
+
+def dense(size: int) -> bytes:
+    """Random float32."""
+    return np.random.default_rng(1).standard_normal(size // 4, np.float32).tobytes()
+
+
+async def there_and_back(coordinator: Coordinator, data: bytes) -> tuple[int, int]:
+    """How many bytes went over the bulk lane, there and back."""
+    digest, lane = digest_of(data), coordinator.end.traffic["bulk"]
+    before = lane.bytes_out, lane.bytes_in
+    await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+    item = work("ewr", coordinator.end.key, blobs={digest: len(data)})
+    assert isinstance(await coordinator.end.request(item, {}, Deadline.after(20)), Done)
+    assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
+    return lane.bytes_out - before[0], lane.bytes_in - before[1]
+
+
+async def test_auto_compresses_what_shrinks_both_ways(broker: PrivateBroker, cohort: str) -> None:
+    async with (
+        silo_end(broker.url, cohort, compression="auto") as silo,
+        coordinator_end(broker.url, cohort, compression="auto") as coordinator,
+    ):
+        for data, most in ((sparse(8 * MIB), 0.25), (sparse(20 * MIB), 0.25), (dense(8 * MIB), 1.02)):
+            out, back = await there_and_back(coordinator, data)
+            assert out <= most * len(data)
+            assert back <= most * len(data)
+        assert out >= len(data)  # dense numbers go as they are
+        assert (silo.end.blobs.pending_bytes, coordinator.end.results.pending_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("compression", ["off", "on"])
+async def test_each_end_reads_what_the_other_sends_whatever_its_own_setting(
+    broker: PrivateBroker, cohort: str, compression: Compression
+) -> None:
+    other: Compression = "on" if compression == "off" else "off"
+    async with (
+        silo_end(broker.url, cohort, compression=compression),
+        coordinator_end(broker.url, cohort, compression=other) as coordinator,
+    ):
+        data = sparse(3 * MIB)
+        out, back = await there_and_back(coordinator, data)
+        small, large = (out, back) if other == "on" else (back, out)
+        assert small < len(data) / 4
+        assert large > len(data)
+        data = secrets.token_bytes(2 * MIB + 3)  # what does not shrink at all is not made larger
+        assert max(await there_and_back(coordinator, data)) < 1.001 * len(data)
+
+
+async def test_a_compressed_broadcast_can_be_cancelled_and_sent_again(broker: PrivateBroker, cohort: str) -> None:
+    data = sparse(32 * MIB)
+    digest = digest_of(data)
+    async with (
+        silo_end(broker.url, cohort) as silo,
+        coordinator_end(broker.url, cohort, compression="on") as coordinator,
+    ):
+        for seconds in (0.0, 0.001, 0.005, *[0.02] * 2 * WINDOW):  # more often than the window has room
+            sending = asyncio.create_task(
+                coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+            )
+            await asyncio.wait([sending], timeout=seconds)
+            sending.cancel()
+            await asyncio.wait([sending])
+        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+        assert await silo.end.blobs.get(digest, Deadline.after(10)) == data
+
+
+async def test_a_bomb_is_refused_and_the_blob_missed_at_once(broker: PrivateBroker, cohort: str) -> None:
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(512 * MIB))
+    digest = digest_of(bytes(4 * MIB))
+    async with (
+        silo_end(broker.url, cohort) as silo,
+        coordinator_end(broker.url, cohort) as coordinator,
+        admin(broker.url) as look,
+    ):
+        async with memory() as grown:
+            getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(30), 30))
+            await asyncio.sleep(0)
+            await look.publish("fedbroker.blobs", cohort, encode(Chunk(digest, 512 * MIB, 0, "zstd"), [bomb]))
+            with pytest.raises(Missing, match="more than 4194304 bytes"):
+                async with asyncio.timeout(5):
+                    await getting
+        assert grown[0] < 64 * MIB
+        await coordinator.end.send_blob(digest, bytes(4 * MIB), silo=None, deadline=Deadline.after(5))
+        assert await silo.end.blobs.get(digest, Deadline.after(5)) == bytes(4 * MIB)

@@ -64,6 +64,18 @@ async def test_work_is_counted_by_outcome_with_its_times_and_where_its_blobs_wer
         assert await metrics.value("fedbroker_broker_bytes_total", lane="control", direction="in") > 0
 
 
+@pytest.mark.parametrize(("compression", "least", "most"), [("off", 4_000_000, 5_000_000), ("auto", 1, 1_000_000)])
+async def test_a_silo_sends_results_that_shrink_smaller_where_it_is_told_to(
+    broker, cohort, tmp_path, compression, least, most
+):
+    sparse = {"rows": {"query": "select (i % 100 = 0)::double as x from range(500000) t(i)"}}
+    own = settings(tmp_path, broker.url, cohort, sparse, compression=compression)
+    async with watched(own) as (metrics, client):
+        (output,) = await client.outputs(client.item(echo(columns=[("x", "float64")])))
+        assert len(output) > 4_000_000
+        assert least <= await metrics.value("fedbroker_broker_bytes_total", lane="bulk", direction="out") < most
+
+
 async def test_what_is_in_hand_is_seen_while_it_is(broker, cohort, tmp_path, waiting):
     async with watched(settings(tmp_path, broker.url, cohort, waiting)) as (metrics, client):
         await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="held", last=False))

@@ -12,6 +12,7 @@ import aio_pika
 from fedbroker.deadline import Deadline
 from fedbroker.transport import CoordinatorEnd, SiloEnd
 from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
+from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value, WorkItem
 
 HEARTBEAT = 0.3
@@ -52,6 +53,7 @@ class Silo:
         *,
         heartbeat: float = HEARTBEAT,
         limits: Limits = DEFAULT_LIMITS,
+        compression: Compression = "off",
         patience: float = 5.0,
     ) -> None:
         self.name = name
@@ -72,6 +74,7 @@ class Silo:
             on_end=self.ended.append,
             heartbeat=heartbeat,
             limits=limits,
+            compression=compression,
             spread=0.1,
         )
 
@@ -113,11 +116,25 @@ class Silo:
 class Coordinator:
     """A coordinator that remembers what it heard."""
 
-    def __init__(self, url: str, cohort: str, *, key: str | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        url: str,
+        cohort: str,
+        *,
+        key: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        compression: Compression = "off",
+    ) -> None:
         self.announces: list[Announce] = []
         self.leaves: list[Leave] = []
         self.end = CoordinatorEnd(
-            url, cohort, key=key, limits=limits, on_announce=self.announces.append, on_leave=self.leaves.append
+            url,
+            cohort,
+            key=key,
+            limits=limits,
+            compression=compression,
+            on_announce=self.announces.append,
+            on_leave=self.leaves.append,
         )
 
     @property

@@ -54,7 +54,10 @@ messages = st.one_of(
 attachments = st.lists(st.binary(max_size=50), max_size=3)
 frames = st.one_of(
     st.tuples(messages, attachments),
-    st.tuples(st.builds(m.Chunk, digests, counts, counts), st.lists(st.binary(max_size=50), min_size=1, max_size=1)),
+    st.tuples(
+        st.builds(m.Chunk, digests, counts, counts, st.sampled_from(["", "zstd"])),
+        st.lists(st.binary(max_size=50), min_size=1, max_size=1),
+    ),
 )
 
 

@@ -55,6 +55,7 @@ def test_a_file_is_read(write):
     assert settings.silo == SiloSettings(name="ewr", cohort="airports", broker="amqp://me:secret@localhost:5672/")
     assert settings.silo.heartbeat == 5.0
     assert settings.silo.isolation == "namespace"
+    assert settings.silo.compression == "off"
     assert settings.data["flights"].kind == "duckdb"
     assert settings.data["flights"].options == {"query": "select 1 as x"}
 
@@ -106,6 +107,11 @@ def test_passwords_are_not_shown(write):
         ("[silo]", "[silo]\nheartbeat = 0", "'heartbeat' in [silo] of silo.toml: expected float >= 0.2; it is seconds"),
         ("[silo]", '[silo]\nheartbeat = "5"', "'heartbeat' in [silo] of silo.toml: expected float, got str"),
         ("[silo]", '[silo]\nisolation = "vm"', 'invalid enum value \'vm\'; it is "namespace" or "none"'),
+        (
+            "[silo]",
+            '[silo]\ncompression = "zip"',
+            "'compression' in [silo] of silo.toml: invalid enum value 'zip'; it is",
+        ),
         ("[silo]", "[silo]\nblob_cache_bytes = 1", "expected int >= 1048576; it is a number of bytes"),
         ("[silo]", "[silo]\nblob_cache_seconds = 0.5", "expected float >= 1.0; it is seconds, from 1 to 604800"),
         ("[silo]", "[silo]\nmax_work = 0", "'max_work' in [silo] of silo.toml: expected int >= 1; it is a number"),
@@ -142,6 +148,7 @@ def test_the_environment_overrides_the_file(write):
     environ = {
         "FEDBROKER_SILO_NAME": "jfk",
         "FEDBROKER_SILO_HEARTBEAT": "2.5",
+        "FEDBROKER_SILO_COMPRESSION": "auto",
         "FEDBROKER_SILO_BLOB_CACHE_BYTES": "2097152",
         "FEDBROKER_DATA__FLIGHTS__QUERY": "select 2 as x",
         "FEDBROKER_DATA__EXTRA__SOURCE": "duckdb",
@@ -151,6 +158,7 @@ def test_the_environment_overrides_the_file(write):
     settings = load(write(GOOD), environ)
     assert settings.silo.name == "jfk"
     assert settings.silo.heartbeat == 2.5
+    assert settings.silo.compression == "auto"
     assert settings.silo.blob_cache_bytes == 2097152
     assert settings.data["flights"].options == {"query": "select 2 as x"}
     assert settings.data["extra"].options == {"deep": {"key": "v"}}

@@ -17,6 +17,7 @@ from msgspec import Meta
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.transport.url import parse, redact
+from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 from fedbroker_worker.environment import overrides
@@ -53,6 +54,7 @@ class SiloSettings:
         renew_seconds: after which a work item in hand is given back to the broker and taken anew; less than its
             ``consumer_timeout``.
         drain_seconds: how long a silo that is told to stop goes on with the work in hand.
+        compression: which results are sent compressed: none, those of which a sample shrinks, or all.
         metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for nowhere.
         log_format: ``auto`` is for people on a terminal and JSON elsewhere.
         log_level: the least that is logged.
@@ -72,6 +74,7 @@ class SiloSettings:
     drain_seconds: Annotated[float, Meta(gt=0, le=86400, description="seconds, up to 86400")] = 300.0
     standby: bool = False
     renew_seconds: Annotated[float, Meta(ge=0.2, le=86400, description="seconds, from 0.2 to 86400")] = 600.0
+    compression: Compression = "off"
     metrics: str = ""
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -67,6 +67,7 @@ class SiloService:
             on_work=lambda item: self._jobs.answer(item),
             on_end=lambda message: self._jobs.end_session(message),
             limits=limits,
+            compression=silo.compression,
             heartbeat=silo.heartbeat,
             store_bytes=silo.blob_cache_bytes,
             store_seconds=silo.blob_cache_seconds,

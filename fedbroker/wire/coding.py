@@ -1,0 +1,97 @@
+"""Pieces of blobs, made smaller for their way by zstd, each by itself, and read again within bounds.
+
+Plain functions without I/O. Imports the errors and the wire's own modules.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+import msgspec
+import zstandard
+
+from fedbroker.errors import ConfigError, WireError
+from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.limits import Limits
+from fedbroker.wire.messages import Chunk
+
+__all__ = ["Compression", "check_compression", "coded", "decoded", "worth_it"]
+
+Compression: TypeAlias = Literal["off", "auto", "on"]
+"""Which blobs are compressed: none, those of which a sample shrinks (:func:`worth_it`), or all."""
+
+# Level 3 takes 1.3 to 2 times as long and gains little. Measured in pieces of 1 MiB, at level 1 and 3: float32 of which
+# one in ten is not zero come to 0.14 of their size at both, at 430 and 290 MB/s; text to 0.31 and 0.28, at 230 and 120.
+LEVEL: Final = 1
+SLICES: Final = 16
+SAMPLE: Final = 64 * 1024
+"""Bytes that the slices take together."""
+WORTH: Final = 0.8
+"""The share of its size below which a sample must come."""
+
+
+def check_compression(value: Compression) -> Compression:
+    """The value itself.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    if value not in get_args(Compression):
+        raise ConfigError(f"compression is {value!r}", hint='use "off", "auto" or "on"')
+    return value
+
+
+def worth_it(data: Buffer) -> bool:
+    """Whether a blob is likely to shrink enough to pay: slices from its start to its end do, 64 KiB in all.
+
+    Numbers that are random in most of their bits, as dense weights are, come out as not worth it.
+    """
+    view = memoryview(data).cast("B")
+    each = SAMPLE // SLICES
+    starts = [at * max(0, len(view) - each) // (SLICES - 1) for at in range(SLICES)]
+    sample = view if len(view) <= SAMPLE else b"".join(view[start : start + each] for start in starts)
+    return len(_frame(sample)) < WORTH * len(sample)
+
+
+def coded(chunk: Chunk, data: Buffer) -> tuple[Chunk, Buffer]:
+    """The piece as one zstd frame that knows its content's size; or as it is, where that would not be smaller."""
+    frame = _frame(data)
+    if len(frame) >= memoryview(data).nbytes:
+        return chunk, data
+    return msgspec.structs.replace(chunk, coding="zstd"), frame
+
+
+def decoded(chunk: Chunk, data: Buffer, limits: Limits) -> Buffer:
+    """The piece's bytes. No more memory is taken than the frame says, and that is no more than the largest piece.
+
+    Raises:
+        WireError: it is not exactly one zstd frame that tells its content's size, or its content is larger than a piece
+            may be, does not fit the blob, or is not of the size that was told. Nothing else is ever raised.
+    """
+    if not chunk.coding:
+        return data
+    try:
+        _check(chunk, zstandard.get_frame_parameters(data), limits)
+        return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise WireError(f"a compressed chunk is damaged ({error})", hint="send the blob again") from error
+
+
+def _check(chunk: Chunk, frame: zstandard.FrameParameters, limits: Limits) -> None:
+    """Before anything is allocated; a size that is absent counts as the largest number."""
+    largest = max(limits.small_chunk, limits.large_chunk)
+    if max(frame.content_size, frame.window_size) > largest:
+        raise WireError(
+            f"a compressed chunk holds more than {largest} bytes, or does not say how many",
+            hint="use the same limits at both ends",
+        )
+    if not 0 < frame.content_size <= chunk.size - chunk.offset:
+        raise WireError(
+            f"a compressed chunk of {frame.content_size} bytes at {chunk.offset} does not fit a blob of {chunk.size}",
+            hint="send the blob again",
+        )
+
+
+def _frame(data: Buffer) -> bytes:
+    """One zstd frame with the size and a checksum of its content."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)
