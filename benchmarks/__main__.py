@@ -16,7 +16,7 @@ import cyclopts
 from benchmarks import _machine, _page
 from benchmarks._report import Report
 
-NAMES = ("barrier", "wan", "model", "native", "wide", "cohort", "flower")
+NAMES = ("barrier", "wan", "model", "memory", "native", "wide", "cohort", "flower")
 QUICK = ("barrier", "wan", "model", "native", "wide", "cohort")
 """All but those that need packages of their own."""
 STANDARD_OUTPUT = Path("-")

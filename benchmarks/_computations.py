@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 
@@ -56,6 +57,30 @@ def summing(numbers: int):
         return tff.federated_sum(updates)
 
     return summed
+
+
+def updating(numbers: int):
+    """Each client's update is a vector of its own number; the server sums them.
+
+    Args:
+        numbers: float32 in an update.
+    """
+
+    @tff.tensorflow.computation(np.float32)
+    def update(number):
+        return tf.fill([numbers], number)
+
+    @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
+    def updated(values):
+        return tff.federated_sum(tff.federated_map(update, values))
+
+    return updated
+
+
+@tff.federated_computation(tff.FederatedType(np.float32, tff.SERVER))
+def at_server(value):
+    """What no silo is needed for."""
+    return tff.federated_map(tff.tensorflow.computation(lambda x: x, np.float32), value)
 
 
 def batches(seed):

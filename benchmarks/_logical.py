@@ -23,10 +23,13 @@ from fedbroker.wire.messages import Announce, Done, WorkItem
 OUTPUT = os.urandom(1024)
 PREFETCH = 16
 HEARTBEAT = 60.0
+AGAIN = 5.0
+"""Seconds after which those announce themselves again who have no work yet: a coordinator may have come just then."""
 
 
 async def silos(channel: AbstractChannel, cohort: str, names: Sequence[str]) -> None:
-    """Join the cohort with so many names; then answer."""
+    """Join the cohort with so many names, and answer; returns when each has had work."""
+    idle = set(names)
     for exchange in topology.EXCHANGES:
         await channel.declare_exchange(exchange.name, exchange.kind, durable=True)
     reply = await channel.get_exchange(topology.REPLY.name, ensure=False)
@@ -35,6 +38,7 @@ async def silos(channel: AbstractChannel, cohort: str, names: Sequence[str]) -> 
     async def answer(message: AbstractIncomingMessage) -> None:
         item = decode(message.body).message
         assert isinstance(item, WorkItem)
+        idle.discard(item.silo)
         outputs = ((digest_of(OUTPUT), len(OUTPUT)),)
         done = Done(item.session, item.stage, item.silo, "1", outputs, 0.0)
         body = encode(done, [OUTPUT])
@@ -49,9 +53,11 @@ async def silos(channel: AbstractChannel, cohort: str, names: Sequence[str]) -> 
         for binding in work.bindings:
             await queue.bind(binding.exchange.name, binding.key)
         await queue.consume(answer)
-    for name in names:
-        hello = aio_pika.Message(encode(Announce(cohort, name, "1", HEARTBEAT)), expiration=HEARTBEAT)
-        await lobby.publish(hello, topology.silo_key(cohort, name))
+    while idle:
+        for name in sorted(idle):
+            hello = aio_pika.Message(encode(Announce(cohort, name, "1", HEARTBEAT)), expiration=HEARTBEAT)
+            await lobby.publish(hello, topology.silo_key(cohort, name))
+        await asyncio.sleep(AGAIN)
 
 
 async def responders(channel: AbstractChannel, names: Sequence[str], replicated: bool) -> None:
@@ -72,20 +78,24 @@ async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> N
     """Share the names out among the connections; say when all are there; answer until told no more."""
     names, connections = first["names"], first["connections"]
     async with contextlib.AsyncExitStack() as stack:
-        starting = []
+        starting: list[asyncio.Task[None]] = []
         for number in range(connections):
             connection: AbstractConnection = await stack.enter_async_context(await aio_pika.connect(first["url"]))
             channel = await connection.channel()
             await channel.set_qos(PREFETCH)
             share = names[number::connections]
             if "cohort" in first:
-                starting.append(silos(channel, first["cohort"], share))
+                starting.append(asyncio.create_task(silos(channel, first["cohort"], share)))
             else:
-                starting.append(responders(channel, share, first["replicated"]))
-        await asyncio.gather(*starting)
+                starting.append(asyncio.create_task(responders(channel, share, first["replicated"])))
+        if "cohort" not in first:
+            await asyncio.gather(*starting)
         say(ready=True)
         async for _ in words:
             pass
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
 
 
 if __name__ == "__main__":

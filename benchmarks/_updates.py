@@ -1,0 +1,78 @@
+"""Silos in one process that have a large update ready for each work item, and no C++ runtime. A child process.
+
+Each has fedbroker's own end of the transport: what it announces, holds and sends is as a silo's in service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import tensorflow_federated as tff
+
+from benchmarks._children import say, serve
+from fedbroker.context.values import federate, serialize, structure
+from fedbroker.deadline import Deadline
+from fedbroker.transport import SiloEnd
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Announce, Done, WorkItem
+
+HEARTBEAT = 5.0
+START = 60.0
+
+
+class Updating:
+    """One silo, whose update is a vector of one and the same number.
+
+    Args:
+        url: of the broker.
+        cohort: its name.
+        name: of the silo.
+        number: what the update is full of.
+        numbers: how many float32 it has.
+    """
+
+    def __init__(self, url: str, cohort: str, name: str, number: float, numbers: int) -> None:
+        self._cohort = cohort
+        self._name = name
+        self._number = number
+        self._type = tff.TensorType(np.float32, [numbers])
+        self.end = SiloEnd(
+            url,
+            cohort,
+            name,
+            announcement=lambda: Announce(cohort, name, "1", HEARTBEAT),
+            on_work=self._answer,
+            on_end=lambda _: None,
+            heartbeat=HEARTBEAT,
+        )
+
+    async def _answer(self, item: WorkItem) -> None:
+        """The stage's only partial, as a silo's runtime would give it."""
+        update = serialize(np.full(self._type.shape, self._number, np.float32), self._type)
+        output = b"".join(structure([federate([update], tff.FederatedType(self._type, tff.SERVER))]))
+        digest = digest_of(output)
+        done = Done(item.session, item.stage, self._name, "1", ((digest, len(output)),), 0.0)
+        await self.end.reply(item, done, {digest: output}, Deadline.after(item.seconds))
+
+
+async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
+    """Join the cohort; say when all are there; answer until told no more."""
+    names = [f"silo-{number:02}" for number in range(first["silos"])]
+    silos = [
+        Updating(first["url"], first["cohort"], name, float(at), first["numbers"]) for at, name in enumerate(names)
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for silo in silos:
+            stack.push_async_callback(silo.end.close)
+        await asyncio.gather(*(silo.end.open(Deadline.after(START)) for silo in silos))
+        say(ready=True)
+        async for _ in words:
+            pass
+
+
+if __name__ == "__main__":
+    serve(main)

@@ -1,0 +1,108 @@
+"""What a coordinator holds while many silos have large updates for it: a few of them, however many silos there are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import fedbroker
+from benchmarks._children import Child
+from benchmarks._processes import MIB, Cost, Group, cost_of, typical
+from benchmarks._report import Judged, Report, Row
+from benchmarks.model import guardians
+from fedbroker.broker import PrivateBroker
+from fedbroker.session.handover import MergeOrder
+
+COLUMNS = ("s", "all updates MiB", "coordinator MiB", "more than before MiB", "CPU-s per GiB")
+BAR = 0.5
+"""Of the memory that all updates would take together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """So many silos, and how their updates are merged.
+
+    Attributes:
+        silos: how many.
+        order: of merging.
+        waiting: silos hold their updates until they are told to send.
+    """
+
+    silos: int
+    order: MergeOrder = "membership"
+    waiting: bool = True
+
+    def __str__(self) -> str:
+        how = ", by arrival" if self.order == "arrival" else "" if self.waiting else ", none told to wait"
+        return f"{self.silos} silos{how}"
+
+    @property
+    def limits(self) -> fedbroker.Limits:
+        """Those of the coordinator."""
+        usual = fedbroker.Limits()
+        return usual if self.waiting else fedbroker.Limits(held_results=usual.max_blob)
+
+
+def run(quick: bool) -> Report:
+    """Measure 64 silos with 16 MiB each, or 16 silos with 4 MiB; in both orders, and with all that send at once."""
+    most, mib = (16, 4) if quick else (64, 16)
+    rows = []
+    for case in (Case(most // 8), Case(most), Case(most, "arrival"), Case(most, waiting=False)):
+        cost, more = measure(case, mib * MIB, turns=2 if quick else 3)
+        together = case.silos * mib
+        judged = Judged(more / MIB / together, "≤", BAR) if case.silos == most and case.waiting and not quick else None
+        peak, processor = cost.peak["coordinator"] / MIB, cost.processor["coordinator"]
+        figures = (cost.seconds, together, peak, more / MIB, processor / together * 1024)
+        rows.append(Row(str(case), dict(zip(COLUMNS, figures, strict=True)), judged))
+    return Report(
+        "memory",
+        f"What a coordinator holds while silos send updates of {mib} MiB",
+        COLUMNS,
+        rows,
+        (
+            "Judged: what the coordinator and its C++ runtime take more than before the round, beside all updates "
+            "together. The silos are in one process and have their updates ready; what goes to them is small.",
+        ),
+    )
+
+
+def measure(case: Case, size: int, turns: int) -> tuple[Cost, int]:
+    """A round's cost, and the most bytes that it took more than there were before the first."""
+    with PrivateBroker() as broker, rounds(broker.url, case, size // 4) as (once, apart):
+        group = Group([os.getpid()], [*apart, *guardians()])
+        group.forget_peak()
+        before = group.peak()
+        costs = []
+        for _ in range(turns):
+            with cost_of({"coordinator": group}) as cost:
+                once()
+            costs.append(cost)
+        found = typical(costs)
+        return found, found.peak["coordinator"] - before
+
+
+@contextlib.contextmanager
+def rounds(url: str, case: Case, numbers: int) -> Iterator[tuple[Callable[[], None], list[int]]]:
+    """One round, whose result is looked at, and the silos' process id."""
+    import numpy as np
+
+    from benchmarks._computations import at_server, invoke, updating
+
+    summed = updating(numbers)
+    with (
+        Child("benchmarks._updates", url=url, cohort="memory", silos=case.silos, numbers=numbers) as child,
+        fedbroker.create_sync_execution_context(
+            url, cohort="memory", min_silos=case.silos, merge_order=case.order, limits=case.limits, progress=False
+        ) as context,
+    ):
+        child.hear()
+        invoke(context, at_server, 1.0)  # the C++ runtime is there
+
+        def once() -> None:
+            found = invoke(context, summed, [1.0] * case.silos)
+            if found.shape != (numbers,) or not np.all(found == sum(range(case.silos))):
+                raise RuntimeError("the round's result is wrong")
+
+        yield once, [child.pid]

@@ -1,0 +1,88 @@
+"""What the bulk lane's settings are worth: a large blob to one silo with each of them changed, by turns.
+
+    python -m benchmarks.settings [--mib SIZE] [--turns N]
+
+The silo is a process of its own, as in life, on a private broker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+from dataclasses import dataclass, field
+
+from benchmarks.transport import COHORT, Bench, processes
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.transport import CoordinatorEnd, blob_lane
+from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
+
+MIB = 1 << 20
+SILO = "silo0"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One setting changed.
+
+    Attributes:
+        name: what is changed.
+        limits: of the sender.
+        window: chunks that it sends ahead of the broker's word.
+    """
+
+    name: str
+    limits: Limits = field(default_factory=Limits)
+    window: int = blob_lane.WINDOW
+
+
+CASES = (
+    Case(f"as it is: chunks of {DEFAULT_LIMITS.large_chunk // MIB} MiB, {blob_lane.WINDOW} of them ahead"),
+    Case("chunks of 256 KiB", Limits(large_chunk=MIB // 4)),
+    Case("chunks of 1 MiB", Limits(large_chunk=MIB)),
+    Case("chunks of 8 MiB", Limits(large_chunk=8 * MIB)),
+    Case("1 chunk ahead", window=1),
+    Case("2 chunks ahead", window=2),
+    Case("32 chunks ahead", window=32),
+)
+
+
+async def measure(url: str, mib: int, turns: int) -> dict[str, list[dict[str, float]]]:
+    """By case, each turn's figures; see :meth:`benchmarks.transport.Bench.blob`."""
+    found: dict[str, list[dict[str, float]]] = {case.name: [] for case in CASES}
+    async with contextlib.AsyncExitStack() as stack:
+        benches = {}
+        for case in CASES:
+            end = CoordinatorEnd(url, COHORT, limits=case.limits, on_announce=lambda _: None, on_leave=lambda _: None)
+            end._lane._window = asyncio.Semaphore(case.window)
+            await end.open(Deadline.after(20))
+            stack.push_async_callback(end.close)
+            benches[case.name] = Bench(end, [SILO])
+            await benches[case.name].blob(mib)
+        for _ in range(turns):
+            for name, bench in benches.items():
+                found[name].append(await bench.blob(mib))
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = argparse.ArgumentParser(description="What the bulk lane's settings are worth.")
+    arguments.add_argument("--mib", type=int, default=100)
+    arguments.add_argument("--turns", type=int, default=5)
+    given = arguments.parse_args()
+    with PrivateBroker() as broker, processes(broker.url, 1, "bench.settings"):
+        found = asyncio.run(measure(broker.url, given.mib, given.turns))
+    print(f"| {given.mib} MiB to one silo | MiB/s | CPU-s per GiB, sender | reader |")
+    print("|---|--:|--:|--:|")
+    for name, turns in found.items():
+        middle = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+        each = given.mib / 1024
+        sender, reader = middle["cpu_sender"] / each, middle["cpu_receiver"] / each
+        print(f"| {name} | {given.mib / middle['seconds']:.0f} | {sender:.2f} | {reader:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
