@@ -16,9 +16,9 @@ import cyclopts
 from benchmarks import _machine, _page
 from benchmarks._report import Report
 
-NAMES = ("barrier", "wan", "model", "memory", "native", "wide", "cohort", "flower")
-QUICK = ("barrier", "wan", "model", "native", "wide", "cohort")
-"""All but those that need packages of their own."""
+NAMES = ("barrier", "work", "wan", "model", "memory", "native", "wide", "cohort", "flower")
+QUICK = ("barrier", "work", "wan", "model", "native", "wide", "cohort")
+"""All but those that need packages of their own, or minutes."""
 STANDARD_OUTPUT = Path("-")
 
 app = cyclopts.App(name="benchmarks", help_format="plaintext", version_flags=[])

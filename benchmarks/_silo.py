@@ -1,0 +1,83 @@
+"""A silo as in service that notes when it does what: a child process.
+
+The only place where benchmarks know a silo's inner ways: a work item is taken from the queue, the runtime is called,
+the answer is handed to the broker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from fedbroker_worker.config import load
+from fedbroker_worker.service import SiloService
+
+from benchmarks._children import say, serve
+from fedbroker.runtime.client import Executor, Service
+from fedbroker.transport.inbox import Inbox
+from fedbroker.transport.link import Link
+
+
+class Notes:
+    """When the work item in hand came, went to the runtime for the first time, and came out of it.
+
+    Attributes:
+        seconds: of each that was answered: from coming to the runtime, and from the runtime to the broker.
+    """
+
+    def __init__(self) -> None:
+        self.taken = self.called = self.computed = 0.0
+        self.seconds: list[tuple[float, float]] = []
+
+    def take(self) -> None:
+        """A work item is here."""
+        self.taken, self.called = time.perf_counter(), 0.0
+
+    def call(self) -> None:
+        """The runtime is asked."""
+        self.called = self.called or time.perf_counter()
+
+    def compute(self) -> None:
+        """The runtime has answered."""
+        self.computed = time.perf_counter()
+
+    def reply(self) -> None:
+        """The broker is handed the answer."""
+        self.seconds.append((self.called - self.taken, time.perf_counter() - self.computed))
+
+
+def noted(owner: type, name: str, before: Callable[[], None] | None, after: Callable[[], None] | None) -> None:
+    """Have a method of a class noted."""
+    method: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    @wraps(method)
+    async def noting(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if before is not None:
+            before()
+        result = await method(*args, **kwargs)
+        if after is not None:
+            after()
+        return result
+
+    setattr(owner, name, noting)
+
+
+async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
+    """Serve; whenever told to, say what was noted since."""
+    notes = Notes()
+    noted(Inbox, "take", notes.take, None)
+    noted(Service, "call", notes.call, None)
+    noted(Executor, "compute", None, notes.compute)
+    noted(Link, "publish_reply", notes.reply, None)
+    async with SiloService(load(Path(first["settings"]), {})):
+        say(ready=True)
+        async for _ in words:
+            say(seconds=notes.seconds)
+            notes.seconds.clear()
+
+
+if __name__ == "__main__":
+    serve(main)
