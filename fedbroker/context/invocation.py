@@ -113,7 +113,8 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         members = session.frozen
     elif plan.client_stages:
         members = await environment.gather(wanted(arguments.values()))
-    bound = await asyncio.to_thread(_bind, plan, arguments, members)
+    at_silos = any(isinstance(argument, SiloData) for argument in arguments.values())
+    bound = await asyncio.to_thread(_bind, plan, arguments, members) if at_silos else {}
     dealt = _deal(arguments, bound, members, environment.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
     server = ServerSide(environment.executor, given)
