@@ -16,8 +16,8 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.session.handover import MergeOrder
 
 COLUMNS = ("s", "all updates MiB", "coordinator MiB", "more than before MiB", "CPU-s per GiB")
-BAR = 0.5
-"""Of the memory that all updates would take together."""
+BAR = 1.5
+"""Times as much as a quarter of the silos take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,13 @@ class Case:
 def run(quick: bool) -> Report:
     """Measure 64 silos with 16 MiB each, or 16 silos with 4 MiB; in both orders, and with all that send at once."""
     most, mib = (16, 4) if quick else (64, 16)
-    rows = []
-    for case in (Case(most // 8), Case(most), Case(most, "arrival"), Case(most, waiting=False)):
-        cost, more = measure(case, mib * MIB, turns=2 if quick else 3)
+    rows: list[Row] = []
+    of_few = 0
+    for case in (Case(most // 4), Case(most), Case(most, "arrival"), Case(most, waiting=False)):
+        cost, more = measure(case, mib * MIB, turns=2)
+        of_few = of_few or more
         together = case.silos * mib
-        judged = Judged(more / MIB / together, "≤", BAR) if case.silos == most and case.waiting and not quick else None
+        judged = Judged(more / of_few, "≤", BAR) if case.silos == most and case.waiting else None
         peak, processor = cost.peak["coordinator"] / MIB, cost.processor["coordinator"]
         figures = (cost.seconds, together, peak, more / MIB, processor / together * 1024)
         rows.append(Row(str(case), dict(zip(COLUMNS, figures, strict=True)), judged))
@@ -62,8 +64,9 @@ def run(quick: bool) -> Report:
         COLUMNS,
         rows,
         (
-            "Judged: what the coordinator and its C++ runtime take more than before the round, beside all updates "
-            "together. The silos are in one process and have their updates ready; what goes to them is small.",
+            "Judged: what the coordinator and its C++ runtime take more than before the round, beside that of "
+            "a quarter of the silos. The silos are in one process and have their updates ready; what goes to them is "
+            "small.",
         ),
     )
 

@@ -25,6 +25,11 @@ LARGE: Final = 1 << 20
 """Bytes of partials that are waited for until they are merged and can be forgotten, and that are merged at once."""
 
 
+PAST: Final = 64 << 20
+"""Bytes of partials that the runtime may hold after they are merged. A value there holds on to all that it was computed
+from, disposed of or not, in three more copies; once it has been out of the runtime and in again it does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Given:
     partials: Sequence[Buffer]
@@ -56,6 +61,8 @@ class Folding:
         self._come = asyncio.Event()
         self._complete = False
         self._begun = False
+        self._past: list[Ref] = []
+        self._past_bytes = 0
         self._work = asyncio.create_task(self._run())
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
@@ -151,10 +158,23 @@ class Folding:
         argument = await executor.struct([*inputs, ("", so_far), ("", partials)])
         result = await executor.call(await self._function(len(batch)), argument)
         self._merged = await executor.select(result, 0)
-        if sum(one.size for one in batch) > LARGE:
+        self._past += [so_far, partials, argument, result]
+        size = sum(one.size for one in batch)
+        self._past_bytes += size
+        if self._past_bytes >= PAST:
+            await self._forget_past(self._merged)
+        elif size >= LARGE:
             ready = await executor.select(result, 1)
+            self._past.append(ready)
             await executor.compute(ready)
-            await executor.dispose([so_far, partials, argument, result, ready])
+
+    async def _forget_past(self, merged: Ref) -> None:
+        """Have what is merged as a value that was never computed."""
+        executor = await self._ready()
+        content = await executor.compute(merged)
+        await executor.dispose([*self._past, merged])
+        self._past, self._past_bytes = [], 0
+        self._merged = await executor.value(content)
 
     async def _value(self, batch: Sequence[_Given]) -> Ref:
         """The struct of all partials, in the runtime."""

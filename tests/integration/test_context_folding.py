@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +17,7 @@ from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
 from fedbroker.runtime import Runtime
 from tests.support.ends import until
+from tests.support.worker import runtimes
 
 VECTOR = tff.TensorType(np.float32, [None])
 
@@ -101,6 +104,21 @@ async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, 
         await until(lambda silo=silo: merged == list(range(silo + 1)))
     (whole,) = elements(await executor.compute(await merging.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
+
+
+async def test_the_runtime_does_not_hold_all_that_it_has_merged(executor, started, make_fold, monkeypatch):
+    silos, count = 40, 1 << 20  # of 4 MiB each
+    monkeypatch.setattr(folding, "PAST", 8 * 4 * count)
+    (runtime,) = runtimes(os.getpid())
+    before = runtime.memory_info().rss
+    merging, merged, most = started(make_fold(added)), [], 0
+    for silo in range(silos):
+        merging.give([partial(*np.full(count, silo))], lambda silo=silo: merged.append(silo))
+        await until(lambda silo=silo: len(merged) == silo + 1)
+        most = max(most, runtime.memory_info().rss)
+    (whole,) = elements(await executor.compute(await merging.result()))
+    np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
+    assert most - before < 2.5 * silos * 4 * count  # it would be four times as much as all of them
 
 
 async def test_a_merge_that_fails_is_told_at_the_end_and_nobody_waits(started, make_fold):
