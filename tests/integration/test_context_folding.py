@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -48,11 +46,16 @@ def make_fold():
 
 
 @pytest.fixture
-async def executor():
-    runtime = Runtime()
-    await runtime.start()
-    yield await runtime.executor(0)
-    await runtime.close()
+async def runtime():
+    one = Runtime()
+    await one.start()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+async def executor(runtime):
+    return await runtime.executor(0)
 
 
 @pytest.fixture
@@ -106,16 +109,16 @@ async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, 
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
 
-async def test_the_runtime_does_not_hold_all_that_it_has_merged(executor, started, make_fold, monkeypatch):
+async def test_the_runtime_does_not_hold_all_that_it_has_merged(runtime, executor, started, make_fold, monkeypatch):
     silos, count = 40, 1 << 20  # of 4 MiB each
     monkeypatch.setattr(folding, "PAST", 8 * 4 * count)
-    (runtime,) = runtimes(os.getpid())
-    before = runtime.memory_info().rss
+    (process,) = runtimes(runtime.pid)
+    before = process.memory_info().rss
     merging, merged, most = started(make_fold(added)), [], 0
     for silo in range(silos):
         merging.give([partial(*np.full(count, silo))], lambda silo=silo: merged.append(silo))
         await until(lambda silo=silo: len(merged) == silo + 1)
-        most = max(most, runtime.memory_info().rss)
+        most = max(most, process.memory_info().rss)
     (whole,) = elements(await executor.compute(await merging.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
     assert most - before < 2.5 * silos * 4 * count  # it would be four times as much as all of them

@@ -86,6 +86,7 @@ class DuckDBSource:
         self._clients: Clients | None = None
         self._lock = threading.Lock()
         self._memory: duckdb.DuckDBPyConnection | None = None
+        self._forgotten: list[duckdb.DuckDBPyConnection] = []  # until nobody uses what they lead to
         self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # and whether it is a read
         self._closed = False
 
@@ -203,7 +204,8 @@ class DuckDBSource:
             if connection is not None:
                 with self._lock:
                     self._running.pop(connection, None)
-                connection.close()
+                    connection.close()
+                    self._tidy()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """To a database in memory, which stays open, since that takes 40 ms; or to a file, which would stay locked."""
@@ -218,9 +220,15 @@ class DuckDBSource:
 
     def _forget(self) -> None:
         """Have the next call open a database anew."""
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.close()
+        if self._memory is not None:
+            self._forgotten.append(self._memory)
+        self._memory = None
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Close what is forgotten, once no call is under way: with it go all connections that were made of it."""
+        while self._forgotten and not self._running:
+            self._forgotten.pop().close()
 
     def _open(self, database: str, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         options = self._options
