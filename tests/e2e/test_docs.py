@@ -57,7 +57,7 @@ def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
         run(line, work)
     assert not list((work / "silo-env").glob("lib/python*/site-packages/tensorflow/"))
     # With Python's slim image (some 130 MB) and compiled modules (some 40), the silo's image stays below 700.
-    assert sum(path.lstat().st_size for path in (work / "silo-env").rglob("*") if not path.is_symlink()) < 530e6
+    assert sum(path.lstat().st_size for path in (work / "silo-env").rglob("*") if not path.is_symlink()) < 540e6
     (toml,) = blocks("docs/silo.md", "toml")
     toml = toml.replace("amqp://localhost:5672/", broker.url).replace('"airports"', f'"{cohort}"')
     (work / "silo.toml").write_text(toml)
@@ -103,13 +103,12 @@ def test_the_readmes_commands_are_what_continuous_integration_runs():
 
 
 def run(line: str, directory: Path) -> str:
-    """Run one line of a page; packages come from where the set-up got them, not over the network again."""
+    """Run one line of a page; packages come from where the set-up got them, most of them from its cache."""
     private = ROOT / ".cache" / "uv" / "bin"
     path = os.pathsep.join([os.environ["PATH"], str(private)])
     environ = {
         **os.environ,
         "PATH": path,
-        "UV_OFFLINE": "1",
         "UV_BUILD_CONSTRAINT": str(ROOT / "requirements" / "dev.txt"),
     }
     environ.pop("PYTHONPATH", None)
