@@ -103,12 +103,13 @@ def test_the_readmes_commands_are_what_continuous_integration_runs():
 
 
 def run(line: str, directory: Path) -> str:
-    """Run one line of a page; packages come from where the set-up got them, most of them from its cache."""
+    """Run one line of a page; packages come from where the set-up got them, not over the network again."""
     private = ROOT / ".cache" / "uv" / "bin"
     path = os.pathsep.join([os.environ["PATH"], str(private)])
     environ = {
         **os.environ,
         "PATH": path,
+        "UV_OFFLINE": "1",
         "UV_BUILD_CONSTRAINT": str(ROOT / "requirements" / "dev.txt"),
     }
     environ.pop("PYTHONPATH", None)
