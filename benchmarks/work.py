@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks._children import Child
+from benchmarks._processes import TIMES, Timed
 from benchmarks._report import Judged, Report, Row
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
@@ -18,7 +19,7 @@ from fedbroker.wire.messages import Announce, Compute, Done, Struct, WorkItem
 COHORT, SILO = "work", "silo"
 PROGRAM = (Struct(0, ()), Compute(0))
 SECONDS = 60.0
-COLUMNS = ("median ms", "p90 ms")
+COLUMNS = TIMES[:2]
 
 
 def run(quick: bool) -> Report:
@@ -82,5 +83,5 @@ async def ask(url: str, items: int) -> None:
 
 def figures(seconds: list[float]) -> dict[str, float | None]:
     """By column."""
-    ninth = sorted(seconds)[int(0.9 * len(seconds))]
-    return dict(zip(COLUMNS, (statistics.median(seconds) * 1e3, ninth * 1e3), strict=True))
+    timed = Timed(seconds)
+    return dict(zip(COLUMNS, (timed.median * 1e3, timed.ninth * 1e3), strict=True))

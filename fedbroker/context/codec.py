@@ -18,8 +18,9 @@ from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils, type_serialization
 
 from fedbroker.runtime.framing import Buffer, fields, framed
+from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT, struct
 
-__all__ = ["ELEMENTS", "MEMBERS", "each", "federated", "read", "struct", "write"]
+__all__ = ["ELEMENTS", "MEMBERS", "each", "federated", "read", "write"]
 
 
 def _number(message: type, field: str) -> int:
@@ -31,10 +32,6 @@ CONTENT: Final = _number(array_pb2.Array, "content")
 FEDERATED: Final = _number(executor_pb2.Value, "federated")
 FEDERATED_TYPE: Final = _number(executor_pb2.Value.Federated, "type")
 MEMBER: Final = _number(executor_pb2.Value.Federated, "value")
-STRUCT: Final = _number(executor_pb2.Value, "struct")
-ELEMENT: Final = _number(executor_pb2.Value.Struct, "element")
-ELEMENT_NAME: Final = _number(executor_pb2.Value.Struct.Element, "name")
-ELEMENT_VALUE: Final = _number(executor_pb2.Value.Struct.Element, "value")
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
 """For :func:`each`: where a serialized value has its members, or the values of its elements."""
@@ -68,15 +65,6 @@ def federated(members: Iterable[Sequence[Buffer]], type_: tff.FederatedType) -> 
     for member in members:
         parts += framed(MEMBER, member)
     return framed(FEDERATED, parts)
-
-
-def struct(elements: Iterable[tuple[str | None, Sequence[Buffer]]]) -> list[Buffer]:
-    """The parts of a serialized struct with these elements, each with its name, or None, and in parts, too."""
-    parts: list[Buffer] = []
-    for name, value in elements:
-        named = framed(ELEMENT_NAME, [name.encode()]) if name else []
-        parts += framed(ELEMENT, [*named, *framed(ELEMENT_VALUE, value)])
-    return framed(STRUCT, parts)
 
 
 def read(data: Buffer, type_: tff.Type) -> object:

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from fedbroker.context.codec import struct
 from fedbroker.context.folding import MOST, Folding
 from fedbroker.context.values import elements, structure
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
+from fedbroker.runtime.values import struct
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["ServerSide"]
@@ -48,7 +48,7 @@ class ServerSide:
             silos: how many are expected to send partials.
         """
         if stage.fold is not None:
-            self._folding = Folding(stage.fold, self._ready, self._ref)
+            self._folding = Folding(stage.fold, self._ready, self._load)
         self._function(stage, silos if silos < MOST else 0)
         for slot in stage.inputs:
             if len(self._bytes[slot.name]) > SMALL:
@@ -128,9 +128,6 @@ class ServerSide:
             if self._executor is None:
                 self._executor = await self._make(0)
             return self._executor
-
-    async def _ref(self, slot: Slot) -> Ref:
-        return await self._load(slot)
 
     def _load(self, slot: Slot) -> asyncio.Task[Ref]:
         """A slot's value in the runtime, loaded once."""

@@ -10,8 +10,9 @@ from typing import Final
 
 import tensorflow_federated as tff
 
-from fedbroker.context.codec import ELEMENTS, MEMBERS, each, federated, read, struct, write
+from fedbroker.context.codec import ELEMENTS, MEMBERS, each, federated, read, write
 from fedbroker.errors import UsageError, WireError
+from fedbroker.runtime.values import struct
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["deal", "deserialize", "elements", "federate", "members", "serialize", "structure"]

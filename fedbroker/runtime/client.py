@@ -1,7 +1,7 @@
 """The C++ runtime's gRPC service, for asyncio: executors, and the values in them.
 
-Imports protos, framing and the base. gRPC's ordinary channel is used by its futures, since gRPC's own asyncio support
-allows one event loop in a process only.
+Imports protos, framing, values and the base. gRPC's ordinary channel is used by its futures, since gRPC's own asyncio
+support allows one event loop in a process only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import grpc
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
 from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.protos import executor_pb2
+from fedbroker.runtime.values import struct
 
 __all__ = ["Executor", "Kept", "Ref", "Service"]
 
@@ -48,10 +49,6 @@ _OPTIONS: Final = (
 )
 _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
-_STRUCT: Final = executor_pb2.Value.DESCRIPTOR.fields_by_name["struct"].number
-_ELEMENT: Final = executor_pb2.Value.Struct.DESCRIPTOR.fields_by_name["element"].number
-_NAME: Final = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["name"].number
-_ELEMENT_VALUE: Final = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["value"].number
 _GOODBYE_SECONDS: Final = 1.0
 _OBITUARY_SECONDS: Final = 1.0
 # TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
@@ -198,11 +195,7 @@ class Executor:
 
     async def struct_of(self, elements: Sequence[tuple[str, Buffer]]) -> Ref:
         """A struct of serialized values in one request; an empty name is none."""
-        parts: list[Buffer] = []
-        for name, value in elements:
-            named = framed(_NAME, [name.encode()]) if name else []
-            parts += framed(_ELEMENT, [*named, *framed(_ELEMENT_VALUE, [value])])
-        return await self.value(*framed(_STRUCT, parts))
+        return await self.value(*struct((name, [value]) for name, value in elements))
 
     async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
         """A struct of values; an empty name is none."""

@@ -27,6 +27,15 @@ def runtime(loop_thread):
     loop_thread.run(runtime.close())
 
 
+@pytest.fixture
+async def own_runtime():
+    """A runtime in the test's own event loop."""
+    one = Runtime()
+    await one.start()
+    yield one
+    await one.close()
+
+
 @pytest.fixture(scope="session")
 def tff_local():
     """``run(comp, *args)`` on TFF's own local context."""

@@ -13,7 +13,6 @@ from fedbroker.context.folding import Folding
 from fedbroker.context.values import elements, federate
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
-from fedbroker.runtime import Runtime
 from tests.support.ends import until
 from tests.support.worker import runtimes
 
@@ -46,16 +45,8 @@ def make_fold():
 
 
 @pytest.fixture
-async def runtime():
-    one = Runtime()
-    await one.start()
-    yield one
-    await one.close()
-
-
-@pytest.fixture
-async def executor(runtime):
-    return await runtime.executor(0)
+async def executor(own_runtime):
+    return await own_runtime.executor(0)
 
 
 @pytest.fixture
@@ -109,10 +100,10 @@ async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, 
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
 
-async def test_the_runtime_does_not_hold_all_that_it_has_merged(runtime, executor, started, make_fold, monkeypatch):
+async def test_the_runtime_does_not_hold_all_that_it_has_merged(own_runtime, executor, started, make_fold, monkeypatch):
     silos, count = 40, 1 << 20  # of 4 MiB each
     monkeypatch.setattr(folding, "PAST", 8 * 4 * count)
-    (process,) = runtimes(runtime.pid)
+    (process,) = runtimes(own_runtime.pid)
     before = process.memory_info().rss
     merging, merged, most = started(make_fold(added)), [], 0
     for silo in range(silos):

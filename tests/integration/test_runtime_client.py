@@ -11,7 +11,6 @@ import tensorflow_federated as tff
 
 from benchmarks.relay import array as large_value
 from fedbroker.errors import ComputationFailed, RuntimeUnavailable
-from fedbroker.runtime import Runtime
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
 
 FLOAT = tff.TensorType(np.float32)
@@ -65,12 +64,9 @@ def refusal():
 
 
 @pytest.fixture
-async def own():
+async def own(own_runtime):
     """A runtime and an executor in this test's own event loop."""
-    runtime = Runtime()
-    await runtime.start()
-    yield runtime, await runtime.executor(2)
-    await runtime.close()
+    return own_runtime, await own_runtime.executor(2)
 
 
 async def test_values_structs_selections_and_calls(own, add):

@@ -13,19 +13,11 @@ from tensorflow_federated.proto.v0 import executor_pb2
 from fedbroker.context.values import serialize
 from fedbroker.errors import ComputationFailed, RuntimeUnavailable
 from fedbroker.plan import make_plan
-from fedbroker.runtime import Runtime, executors
+from fedbroker.runtime import executors
 from fedbroker.runtime.client import Service
 from tests.support.ends import until
 
 AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
-
-
-@pytest.fixture
-async def runtime():
-    one = Runtime()
-    await one.start()
-    yield one
-    await one.close()
 
 
 @pytest.fixture
@@ -46,23 +38,23 @@ def number(value):
     return serialize(np.float32(value), tff.TensorType(np.float32))
 
 
-async def use(runtime, clients=1):
-    executor = await runtime.executor(clients)
+async def use(own_runtime, clients=1):
+    executor = await own_runtime.executor(clients)
     await executor.value(number(1.0))
     await executor.close()
 
 
-async def test_the_next_user_finds_it_there(runtime, asked):
+async def test_the_next_user_finds_it_there(own_runtime, asked):
     for _ in range(3):
-        await use(runtime)
+        await use(own_runtime)
     assert asked.count("GetExecutor") == 1
     assert asked.count("Dispose") == 3
-    await use(runtime, clients=2)
+    await use(own_runtime, clients=2)
     assert asked.count("GetExecutor") == 2
 
 
-async def test_what_one_user_made_is_gone_with_it_while_others_go_on(runtime):
-    first, second = await runtime.executor(1), await runtime.executor(1)
+async def test_what_one_user_made_is_gone_with_it_while_others_go_on(own_runtime):
+    first, second = await own_runtime.executor(1), await own_runtime.executor(1)
     mine, theirs = await first.value(number(1.0)), await second.value(number(2.0))
     assert await second.compute(mine)  # it is one executor to the runtime
     await first.close()
@@ -73,7 +65,7 @@ async def test_what_one_user_made_is_gone_with_it_while_others_go_on(runtime):
         await first.value(number(3.0))
 
 
-async def test_random_numbers_go_on_as_on_tffs_own_contexts(runtime):
+async def test_random_numbers_go_on_as_on_tffs_own_contexts(own_runtime):
     @tff.tensorflow.computation(np.float32)
     def drawn(number):
         return number + tf.random.uniform([], seed=1)
@@ -87,7 +79,7 @@ async def test_random_numbers_go_on_as_on_tffs_own_contexts(runtime):
     (stage,) = make_plan(draw).client_stages
     found = []
     for _ in range(3):
-        executor = await runtime.executor(1)
+        executor = await own_runtime.executor(1)
         argument = await executor.struct([("", await executor.value(serialize([np.float32(0.0)], AT_CLIENTS)))])
         result = await executor.call(await executor.value(stage.computation), argument)
         content = executor_pb2.Value.FromString(await executor.compute(await executor.select(result, 0)))
@@ -97,32 +89,32 @@ async def test_random_numbers_go_on_as_on_tffs_own_contexts(runtime):
     assert found == pytest.approx(expected)
 
 
-async def test_one_that_nobody_uses_is_let_go_after_a_while(runtime, asked, monkeypatch):
+async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, monkeypatch):
     monkeypatch.setattr(executors, "IDLE_SECONDS", 0.05)
-    await use(runtime)
+    await use(own_runtime)
     await until(lambda: "DisposeExecutor" in asked)
-    await use(runtime)
+    await use(own_runtime)
     assert asked.count("GetExecutor") == 2
 
 
-async def test_few_are_kept_and_those_that_were_used_last(runtime, asked):
+async def test_few_are_kept_and_those_that_were_used_last(own_runtime, asked):
     for clients in range(1, executors.MOST_IDLE + 2):
-        await use(runtime, clients)
+        await use(own_runtime, clients)
     await until(lambda: asked.count("DisposeExecutor") == 1)
     before = asked.count("GetExecutor")
-    await use(runtime, 2)
+    await use(own_runtime, 2)
     assert asked.count("GetExecutor") == before
-    await use(runtime, 1)
+    await use(own_runtime, 1)
     assert asked.count("GetExecutor") == before + 1
 
 
-async def test_one_with_a_request_that_was_given_up_is_not_used_again(runtime, asked):
-    executor = await runtime.executor(1)
+async def test_one_with_a_request_that_was_given_up_is_not_used_again(own_runtime, asked):
+    executor = await own_runtime.executor(1)
     request = asyncio.create_task(executor.value(number(1.0)))
     await asyncio.sleep(0)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
     await executor.close()
     await until(lambda: "DisposeExecutor" in asked)
-    await use(runtime)
+    await use(own_runtime)
     assert asked.count("GetExecutor") == 2

@@ -1,8 +1,8 @@
 """Columns as a serialized executor value, ``<c0,c1,…>@CLIENTS``, written without TensorFlow and with one copy.
 
 TFF's own Python serializes through lists of Python objects and nested messages, each level of which copies the data
-again; here only the small parts are messages, and the arrays' bytes are framed by hand. Imports runtime's protos and
-this distribution's casts and errors.
+again; here only the small parts are messages, and the arrays' bytes are framed by hand. Imports runtime's protos,
+framing and values, and this distribution's casts and errors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedbroker.runtime.framing import Buffer, framed
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
+from fedbroker.runtime.values import struct
 from fedbroker_worker.casts import BFLOAT16, TEXT, cast_to
 from fedbroker_worker.errors import SourceError
 
@@ -24,21 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["ColumnType", "clients_value", "member_value"]
 
 Array = npt.NDArray[Any]
-Parts: TypeAlias = list[bytes | memoryview]
+Parts: TypeAlias = list[Buffer]
 
 CLIENTS: Final = "clients"
 
 # Numbers of the fields of executor_pb2.Value and of what is in it that carry the bulk.
-_VALUE_STRUCT: Final = 3
 _VALUE_FEDERATED: Final = 5
 _VALUE_ARRAY: Final = 6
 _FEDERATED_TYPE: Final = 1
 _FEDERATED_VALUE: Final = 2
-_STRUCT_ELEMENT: Final = 1
-_ELEMENT_VALUE: Final = 2
 _ARRAY_CONTENT: Final = 18
-
-_LENGTH_DELIMITED: Final = 2
 
 _KINDS: Final = {
     "float16": "DT_HALF",
@@ -77,7 +74,7 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
         ColumnError: a column does not convert.
         SourceError: ``scalar``, and there is not exactly one row.
     """
-    elements: Parts = []
+    elements: list[tuple[str | None, Parts]] = []
     for type_ in types:
         values = cast_to(type_.dtype, columns[type_.name], source=source, column=type_.name)
         if scalar:
@@ -85,17 +82,16 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
                 what = f"{whose} has {len(values)} rows where the computation takes one".lstrip()
                 raise SourceError(source, what, hint="aggregate in the query, or declare columns in the computation")
             values = values[0:1].reshape(values.shape[1:])
-        array = _field(_VALUE_ARRAY, _array(values, type_.dtype))
-        elements += _field(_STRUCT_ELEMENT, _field(_ELEMENT_VALUE, array))
-    return _field(_VALUE_STRUCT, elements)
+        elements.append((None, framed(_VALUE_ARRAY, _array(values, type_.dtype))))
+    return struct(elements)
 
 
 def clients_value(types: Sequence[ColumnType], members: Sequence[Parts], *, scalar: bool) -> bytes:
     """The clients-placed value of those members: a serialized ``executor_pb2.Value``."""
-    parts = _field(_FEDERATED_TYPE, [_federated_type(types, scalar)])
+    parts = framed(_FEDERATED_TYPE, [_federated_type(types, scalar)])
     for member in members:
-        parts += _field(_FEDERATED_VALUE, member)
-    return b"".join(_field(_VALUE_FEDERATED, parts))
+        parts += framed(_FEDERATED_VALUE, member)
+    return b"".join(framed(_VALUE_FEDERATED, parts))
 
 
 def _federated_type(types: Sequence[ColumnType], scalar: bool) -> bytes:
@@ -127,7 +123,7 @@ def _array(values: Array, dtype: str) -> Parts:
     elif values.shape == ():
         getattr(message, f"{dtype}_list").value.extend(_scalar(values, dtype))
     else:
-        return [message.SerializeToString(), *_field(_ARRAY_CONTENT, [_bytes(values)])]
+        return [message.SerializeToString(), *framed(_ARRAY_CONTENT, [_bytes(values)])]
     return [message.SerializeToString()]
 
 
@@ -144,18 +140,3 @@ def _bytes(values: Array) -> memoryview:
 
 def _data_type(dtype: str) -> int:
     return int(data_type_pb2.DataType.Value(_KINDS.get(dtype) or f"DT_{dtype.upper()}"))
-
-
-def _field(number: int, parts: Parts) -> Parts:
-    """A length-delimited field of a protobuf message around its content."""
-    head = _varint(number << 3 | _LENGTH_DELIMITED) + _varint(sum(len(part) for part in parts))
-    return [head, *parts]
-
-
-def _varint(value: int) -> bytes:
-    result = bytearray()
-    while value > 0x7F:
-        result.append(value & 0x7F | 0x80)
-        value >>= 7
-    result.append(value)
-    return bytes(result)

@@ -41,7 +41,7 @@ def array_of(source: str, column: Column, cells: Array) -> Array:
     flat = _without_null(source, column, cells)
     if column.shape:
         flat = _stacked(source, column, flat, column.shape)
-    return _text(flat) if column.dtype == "str" else flat.astype(column.dtype, copy=False)
+    return _plain(column, flat)
 
 
 def vectors_of(source: str, column: Column, lengths: Array, elements: Array) -> Array:
@@ -60,9 +60,7 @@ def vectors_of(source: str, column: Column, lengths: Array, elements: Array) -> 
         ColumnError: a NULL, or rows of different lengths.
     """
     length = _same(source, column, _without_null(source, column, lengths).tolist(), column.shape[0] or 0)
-    flat = _without_null(source, column, elements)
-    array = _text(flat) if column.dtype == "str" else flat.astype(column.dtype, copy=False)
-    return array.reshape(len(lengths), length)
+    return _plain(column, _without_null(source, column, elements)).reshape(len(lengths), length)
 
 
 def _without_null(source: str, column: Column, cells: Array) -> Array:
@@ -100,6 +98,11 @@ def _same(source: str, column: Column, lengths: Iterable[int], of_none: int = 0)
         what = f"has rows of different lengths, from {min(found)} to {max(found)}"
         raise ColumnError(source, column.name, what, hint=_PAD)
     return found.pop() if found else of_none
+
+
+def _plain(column: Column, cells: Array) -> Array:
+    """Of the column's dtype."""
+    return _text(cells) if column.dtype == "str" else cells.astype(column.dtype, copy=False)
 
 
 def _text(cells: Array) -> Array:
