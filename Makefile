@@ -32,8 +32,8 @@ setup: ## the private .venv and RabbitMQ's server, if they are not there
 test check: also := tests
 
 .PHONY: test
-test: setup ## the whole test suite, three files at a time; ARGS="-k name" chooses
-	@$(bin)/python -m pytest -n 3 --dist loadfile $(ARGS)
+test: setup ## the whole test suite, three files at a time, then what measures time; ARGS="-k name" chooses
+	@scripts/test.sh $(ARGS)
 
 .PHONY: unit
 unit: setup ## the tests that need neither broker nor processes

@@ -6,6 +6,7 @@ import gc
 import secrets
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,18 +31,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="every cell of the fault matrix, not only the cut")
     parser.addoption("--soak", type=int, default=20, help="how many invocations the soak makes")
     parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
+    parser.addoption("--alone", choices=("no", "only"), help="leave out what measures time, or run nothing else")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare ``--alone only`` the imports of all files that have nothing for it."""
+    if config.getoption("--alone") == "only" and collection_path.match("test_*.py"):
+        return "pytest.mark.alone" not in collection_path.read_text(encoding="utf-8") or None
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Whoever asks for the broker is marked so: ``-m 'not broker'`` leaves those tests out.
 
-    Without ``--faults`` only the cut is run: what is marked ``whole`` is left out.
+    Without ``--faults`` only the cut is run: what is marked ``whole`` is left out. What is marked ``alone`` holds times
+    to bounds, which say nothing while other tests have the processors: ``make test`` runs it after the others.
     """
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
-    if not config.getoption("--faults"):
-        left_out = [item for item in items if item.get_closest_marker("whole")]
+    alone = config.getoption("--alone")
+    left_out = [
+        item
+        for item in items
+        if (item.get_closest_marker("whole") and not config.getoption("--faults"))
+        or (alone and (item.get_closest_marker("alone") is None) == (alone == "only"))
+    ]
+    if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
 

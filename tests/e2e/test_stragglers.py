@@ -64,6 +64,7 @@ def test_a_stage_goes_on_without_a_straggler_and_the_next_session_has_it_back(si
         assert until(lambda: ask(context) == 111.0, 30)
 
 
+@pytest.mark.alone
 def test_grace_closes_a_stage_soon_after_its_quorum(silos):
     with context_of(
         silos, min_silos=3, stragglers="drop", quorum=2, grace=0.3, stage_timeout=60.0, join_timeout=9.0
@@ -85,6 +86,7 @@ def test_too_few_for_the_quorum_is_an_error_that_names_the_missing(silos):
         assert "FB6002" in context.last_session.error
 
 
+@pytest.mark.alone
 def test_with_every_consumer_gone_the_brokers_dead_letter_is_the_error(silos):
     events = []
     with context_of(silos, min_silos=3, stage_timeout=2.0, on_event=events.append) as context:

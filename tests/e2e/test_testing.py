@@ -36,6 +36,7 @@ def ended(process):
         return True
 
 
+@pytest.mark.alone
 def test_three_silos_and_a_broker_within_15_seconds():
     start = time.monotonic()
     with local_cohort(3) as cohort:

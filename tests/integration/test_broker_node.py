@@ -222,6 +222,7 @@ def _cmdline(entry: Path) -> str:
         return ""
 
 
+@pytest.mark.alone
 async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
     node = PrivateBroker()
     entering = asyncio.create_task(node.__aenter__())

@@ -108,6 +108,7 @@ def finished(process, seconds=60):
 
 
 @both
+@pytest.mark.alone
 async def test_it_serves_from_start_to_close_and_leaves_nothing(base, isolation):
     runtime = Runtime(isolation=isolation)
     await runtime.start()
@@ -200,6 +201,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(base):
     await runtime.close()
 
 
+@pytest.mark.alone
 async def test_close_ends_a_start_under_way(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
@@ -219,6 +221,7 @@ async def test_close_ends_a_start_under_way(base):
 
 @both
 @pytest.mark.parametrize("victim", [0, 1, 2], ids=["keeper", "warden", "worker"])
+@pytest.mark.alone
 async def test_a_death_fails_what_is_under_way_and_the_next_executor_starts_anew(base, isolation, victim):
     runtime = Runtime(isolation=isolation)
     await runtime.start()
@@ -263,6 +266,7 @@ def test_nothing_outlives_an_owner_that_is_killed(base, owner, isolation, way):
 
 
 @both
+@pytest.mark.alone
 def test_a_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
     process = owner("serve", isolation, "plain")
     processes = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
@@ -273,6 +277,7 @@ def test_a_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
 
 @both
 @pytest.mark.parametrize("way", ["returns", "exits", "thread", "under request"])
+@pytest.mark.alone
 def test_the_interpreter_ends_though_nobody_called_close(base, owner, isolation, way):
     process = owner("forget", isolation, way)
     code, output, errors = finished(process, seconds=20)
@@ -348,6 +353,7 @@ async def test_a_runtime_that_ends_at_once_is_quoted(base, isolation):
 
 
 @both
+@pytest.mark.alone
 async def test_a_runtime_that_never_listens_is_given_up(base, isolation):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\necho thinking\nexec sleep 60\n")
@@ -412,6 +418,7 @@ async def test_a_log_function_that_fails_is_reported_and_stops_nothing(base, mon
     assert set(reports) == {"the log function of the C++ runtime failed"}
 
 
+@pytest.mark.alone
 def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     binary = base / "talker"
     flood = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2"

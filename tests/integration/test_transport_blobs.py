@@ -155,6 +155,7 @@ async def test_a_silo_waits_for_blobs_that_come_after_its_work(broker: PrivateBr
             assert await coordinator.end.results.get(digest, Deadline.after(5)) == data
 
 
+@pytest.mark.alone
 async def test_a_lost_chunk_is_noticed_and_the_blob_can_be_sent_again(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(3 * MIB)
     digest = digest_of(data)

@@ -99,6 +99,7 @@ async def test_what_answers_is_no_broker(cohort: str, answer: bytes) -> None:
     assert "does not speak AMQP" in line
 
 
+@pytest.mark.alone
 async def test_what_listens_does_not_answer(cohort: str) -> None:
     async with stranger(None) as port:
         started = time.monotonic()
@@ -158,6 +159,7 @@ async def test_a_silos_queue_with_other_properties(broker: PrivateBroker, cohort
         assert await coordinator.ask("ewr") == b"ok"
 
 
+@pytest.mark.alone
 async def test_two_silos_under_one_name(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort) as first, coordinator_end(broker.url, cohort) as coordinator:
         started = time.monotonic()

@@ -16,6 +16,7 @@ from tests.support.ends import HEARTBEAT, Coordinator, Silo, admin, coordinator_
 from tests.support.proxy import Proxy
 
 
+@pytest.mark.alone
 async def test_a_coordinator_that_comes_later_knows_who_waits(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_end(broker.url, cohort, "ewr", heartbeat=30.0),
@@ -29,6 +30,7 @@ async def test_a_coordinator_that_comes_later_knows_who_waits(broker: PrivateBro
             assert time.monotonic() - started < 1.0
 
 
+@pytest.mark.alone
 async def test_a_coordinator_that_came_before_hears_at_once(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_end(broker.url, cohort) as coordinator:
         assert coordinator.silos == set()
@@ -37,6 +39,7 @@ async def test_a_coordinator_that_came_before_hears_at_once(broker: PrivateBroke
             assert coordinator.announces[0].incarnation == silo.incarnation
 
 
+@pytest.mark.alone
 async def test_two_coordinators_know_the_same_silos(broker: PrivateBroker, cohort: str) -> None:
     async with (
         coordinator_end(broker.url, cohort) as one,
@@ -56,6 +59,7 @@ async def test_cohorts_do_not_hear_each_other(broker: PrivateBroker, cohort: str
         assert other.announces == []
 
 
+@pytest.mark.alone
 async def test_a_goodbye_is_heard_at_once(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_end(broker.url, cohort) as coordinator:
         async with silo_end(broker.url, cohort, heartbeat=30.0) as silo:
@@ -63,6 +67,7 @@ async def test_a_goodbye_is_heard_at_once(broker: PrivateBroker, cohort: str) ->
         await until(lambda: coordinator.leaves == [Leave(cohort, "ewr", silo.incarnation)], 1.0)
 
 
+@pytest.mark.alone
 async def test_whoever_left_is_not_found_in_the_lobby(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort, heartbeat=30.0), admin(broker.url) as look:
         await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 1))
@@ -72,6 +77,7 @@ async def test_whoever_left_is_not_found_in_the_lobby(broker: PrivateBroker, coh
         assert time.monotonic() - started < 0.9  # and is not waited for
 
 
+@pytest.mark.alone
 async def test_without_a_coordinator_a_silo_announces_itself_ever_more_seldom(
     broker: PrivateBroker, cohort: str
 ) -> None:
@@ -88,6 +94,7 @@ async def test_without_a_coordinator_a_silo_announces_itself_ever_more_seldom(
             assert time.monotonic() - started < 6 * HEARTBEAT
 
 
+@pytest.mark.alone
 async def test_a_silo_that_is_sent_away_asks_again_when_it_was_told_to(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_end(broker.url, cohort) as coordinator, silo_end(broker.url, cohort) as silo:
         await until(lambda: coordinator.silos == {"ewr"})
@@ -112,6 +119,7 @@ async def test_who_is_taken_in_by_one_coordinator_stays_whatever_another_says(
         await until(lambda: len(coordinator.announces) >= count + 3)
 
 
+@pytest.mark.alone
 async def test_an_announcement_never_breeds_two(broker: PrivateBroker, cohort: str) -> None:
     """Each coordinator that opens calls for an announcement, whose copy in the lobby must not add to the pace."""
     async with silo_end(broker.url, cohort, heartbeat=0.5) as silo:
@@ -162,6 +170,7 @@ async def test_a_successor_takes_the_name_of_one_that_was_killed(broker: Private
         await killed.end.close()
 
 
+@pytest.mark.alone
 async def test_what_does_not_belong_in_the_lobby_is_dropped(broker: PrivateBroker, cohort: str) -> None:
     async with (
         admin(broker.url) as look,
@@ -180,6 +189,7 @@ async def test_what_does_not_belong_in_the_lobby_is_dropped(broker: PrivateBroke
             assert coordinator.leaves == later.leaves == []
 
 
+@pytest.mark.alone
 async def test_a_stranger_in_the_mailbox_does_no_harm(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort) as silo, admin(broker.url) as look:
         for body in (b"junk", encode(Announce(cohort, "ewr", silo.incarnation, 1.0))):

@@ -83,6 +83,7 @@ async def test_a_silo_without_a_queue_is_unroutable(broker: PrivateBroker, cohor
         assert answer == Dead("nobody", "s1", 0, "unroutable")
 
 
+@pytest.mark.alone
 async def test_work_that_nobody_picks_up_expires(broker: PrivateBroker, cohort: str) -> None:
     async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
         await silo.end.drain()

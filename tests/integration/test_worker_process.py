@@ -88,6 +88,7 @@ def flights(tmp_path, broker, cohort):
     return write_settings(tmp_path, broker.url, cohort, FLIGHTS)
 
 
+@pytest.mark.alone
 async def test_it_is_ready_in_time(flights, record_property):
     """By the clock on a machine that has nothing else to do, by its own processor time where others run beside it."""
     began = time.monotonic()

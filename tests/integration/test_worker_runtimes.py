@@ -32,6 +32,7 @@ def stop(runtimes) -> None:
         runtime.suspend()
 
 
+@pytest.mark.alone
 async def test_a_runtime_that_stops_fails_the_item_in_its_time_and_no_other(client, ours):
     before = ours()
     stop(before)

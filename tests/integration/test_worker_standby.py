@@ -48,6 +48,7 @@ async def start(process: SiloProcess) -> None:
     await asyncio.to_thread(process.wait_ready, Deadline.after(30))
 
 
+@pytest.mark.alone
 async def test_the_one_that_stands_by_takes_over_with_the_work_in_hand(pair, tmp_path):
     own, (first, second) = pair
     await start(first)
@@ -95,6 +96,7 @@ def large_value() -> bytes:
     return bytes(value.SerializeToString())
 
 
+@pytest.mark.alone
 async def test_blobs_that_went_to_the_first_are_asked_for_at_once(pair):
     own, (first, second) = pair
     await start(first)

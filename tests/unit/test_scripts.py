@@ -150,3 +150,20 @@ def test_make_help_lists_every_recipe() -> None:
     said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[1] for line in said.splitlines() if line.startswith("  make ")} == recipes
     assert {"demo", "test", "check", "lock", "bench", "help"} <= recipes
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "expected"),
+    [(0, 0, 0), (1, 0, 1), (0, 1, 1), (2, 1, 2), (0, 5, 0), (5, 0, 0), (5, 1, 1), (1, 5, 1), (5, 5, 5)],
+)
+def test_the_suite_fails_if_either_part_does(tmp_path: Path, together: int, alone: int, expected: int) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "test.sh", tmp_path / "scripts")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *"--alone no"*"-k name") exit {together};; '
+        f'*"--alone only -k name") exit {alone};; esac\nexit 99\n'
+    )
+    python.chmod(0o755)
+    assert subprocess.run([script, "-k", "name"], check=False).returncode == expected

@@ -43,6 +43,7 @@ print(json.dumps([headers, inner, [name for name in sys.modules if name.startswi
     assert fresh(USE + program, **environment)[0] == [{}, {}, []]
 
 
+@pytest.mark.alone
 def test_a_collector_that_is_away_is_said_once_and_waited_for_briefly():
     program = """
 import time
