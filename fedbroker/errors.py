@@ -21,7 +21,8 @@
     │   ├── RuntimeUnavailable it cannot be started or isolated
     │   └── ComputationFailed  it ran and said no; carries its own words
     └── WireError              a message that is not ours, or is damaged
-        └── Missing            a blob that was announced did not come
+        ├── Missing            a blob that was announced did not come
+        └── Forged             a message that is not signed, not its sender's, changed, or a copy of an earlier one
 
 Each class has a stable ``code`` (see ``docs/errors.md``). Each instance knows what happened, and, where that is known,
 at which silo and stage and in which session, and what to do about it. This module imports nothing of fedbroker.
@@ -45,6 +46,7 @@ __all__ = [
     "DataError",
     "DeadlineExceeded",
     "FedbrokerError",
+    "Forged",
     "Missing",
     "NameTaken",
     "PlanError",
@@ -361,3 +363,9 @@ class Missing(WireError):
     def __init__(self, digest: str, what: str, *, hint: str = "have it sent again") -> None:
         super().__init__(f"blob {digest}: {what}", hint=hint)
         self.digest = digest
+
+
+class Forged(WireError):
+    """A message is not what its sender wrote to us: not signed, changed, misplaced, or a copy of an earlier one."""
+
+    code = "FB7003"

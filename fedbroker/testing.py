@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
@@ -20,6 +20,7 @@ from typing import IO, Literal, TypeAlias
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
+from fedbroker.trust.keys import Identity
 
 __all__ = ["LocalCohort", "SiloProcess", "local_cohort"]
 
@@ -39,12 +40,14 @@ class LocalCohort:
         cohort: its name.
         silos: its processes, by silo name.
         broker: the private node, or None where a URL was given.
+        keys: for a context's ``keys=``, where messages are signed; else None.
     """
 
     url: str
     cohort: str
     silos: Mapping[str, SiloProcess]
     broker: PrivateBroker | None
+    keys: Path | None = None
 
     def __repr__(self) -> str:
         return f"LocalCohort(cohort={self.cohort!r}, silos={sorted(self.silos)})"
@@ -142,6 +145,7 @@ def local_cohort(
     directory: str | os.PathLike[str] | None = None,
     isolation: Literal["namespace", "none"] = "namespace",
     heartbeat: float = 1.0,
+    security: Literal["none", "sign", "seal"] = "none",
 ) -> Iterator[LocalCohort]:
     """A private broker and silos, up when the block starts and gone when it ends.
 
@@ -154,6 +158,8 @@ def local_cohort(
             its sources name; kept. None for a temporary one.
         isolation: of the silos' C++ runtimes.
         heartbeat: seconds between two announcements of a silo.
+        security: whether messages are signed, and sealed: each silo then has a key of its own, and ``keys`` of what is
+            yielded is for the context.
 
     Yields:
         The cohort; every silo of it is ready to answer.
@@ -171,6 +177,7 @@ def local_cohort(
         root = Path(directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="fedbroker-cohort-")))
         processes: dict[str, SiloProcess] = {}
         stack.callback(_stop_all, processes)
+        keys, secured = (None, {}) if security == "none" else _make_keys(root, list(by_name), seal=security == "seal")
         for name, own in by_name.items():
             settings = {
                 "name": name,
@@ -179,22 +186,46 @@ def local_cohort(
                 "isolation": isolation,
                 "heartbeat": heartbeat,
             }
-            processes[name] = _prepare(root / name, settings, own)
+            processes[name] = _prepare(root / name, settings, own, secured.get(name, {}))
             processes[name].start()
         deadline = Deadline.after(READY_SECONDS)
         for process in processes.values():
             process.wait_ready(deadline)
-        yield LocalCohort(broker, cohort, processes, node)
+        yield LocalCohort(broker, cohort, processes, node, keys)
 
 
-def _prepare(directory: Path, settings: Mapping[str, object], sources: Sources) -> SiloProcess:
+def _prepare(
+    directory: Path, settings: Mapping[str, object], sources: Sources, security: Mapping[str, object]
+) -> SiloProcess:
     directory.mkdir(parents=True, exist_ok=True)
     tables = {"silo": settings} | {f"data.{name}": options for name, options in sources.items()}
+    if security:
+        tables["security"] = security
     text = "\n".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())
-    path = directory / "silo.toml"
+    _write(directory / "silo.toml", text)
+    return SiloProcess(directory)
+
+
+def _make_keys(root: Path, silos: Sequence[str], *, seal: bool) -> tuple[Path, dict[str, Mapping[str, object]]]:
+    """A coordinator's table of keys, and the table ``[security]`` of each silo, whose secret is in its directory."""
+    own, publics = Identity.generate(), dict[str, str]()
+    tables: dict[str, Mapping[str, object]] = {}
+    for name in silos:
+        identity = Identity.generate()
+        (root / name).mkdir(parents=True, exist_ok=True)
+        _write(root / name / "secret.key", identity.reveal())
+        publics[name] = str(identity.public)
+        tables[name] = {"secret_file": "secret.key", "coordinators": [str(own.public)]}
+    _write(root / "secret.key", own.reveal())
+    mine = {"secret_file": "secret.key", "seal": seal}
+    _write(root / "keys.toml", f"{_lines(mine)}\n[silos]\n{_lines(publics)}")
+    return root / "keys.toml", tables
+
+
+def _write(path: Path, text: str) -> None:
+    """For our user alone."""
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
-    return SiloProcess(directory)
 
 
 def _lines(table: Mapping[str, object]) -> str:

@@ -21,4 +21,10 @@ app.command("fedbroker.cli.broker:app", name="broker", help="A RabbitMQ node for
 app.command("fedbroker.cli.cohort:app", name="cohort", help="Which silos are there, and what they are doing.")
 app.command("fedbroker.cli.dead:app", name="dead", help="Work that silos did not get to, or choked on.")
 app.command("fedbroker.cli.doctor:doctor", name="doctor", help="What is wrong with the broker, and what to do.")
+app.command(
+    "fedbroker.cli.key:key",
+    name="key",
+    help="Your public key, and the secret that belongs to it.",
+    help_epilogue="Examples:\n  fedbroker key secret.key    makes it, if it is not there",
+)
 app.command("fedbroker.cli.version:version", name="version", help="What is installed.")

@@ -56,6 +56,7 @@ def _settings(
     journal: str | os.PathLike[str] | None = None,
     limits: Limits = DEFAULT_LIMITS,
     compression: Literal["off", "auto", "on"] = "off",
+    keys: str | os.PathLike[str] | None = None,
     metrics: str | None = None,
 ) -> Settings:
     """Nothing is connected yet: that happens with the first computation that has clients in it.
@@ -98,6 +99,9 @@ def _settings(
         limits: bounds on messages, blobs and what silos may ask of this process.
         compression: of the models and other large values that go out, by zstd: ``"auto"`` compresses those of which a
             sample shrinks, ``"on"`` all. A silo's own setting says the same of its results.
+        keys: a TOML file with this coordinator's secret and its silos' public keys, as ``fedbroker admin`` writes it:
+            what is sent is signed then, and sealed where the file says so, and nothing is believed that a silo of the
+            file has not signed; None: the broker is trusted. Without it, ``FEDBROKER_KEYS`` names the file.
         metrics: ``HOST:PORT``, such as ``"127.0.0.1:9464"``, where the context's metrics are served over HTTP for
             Prometheus, without a password, until it is closed; None for nowhere. Port 0 is any free one:
             ``context.metrics_url`` tells.
@@ -134,6 +138,7 @@ def _settings(
         journal=journal,
         limits=limits,
         compression=compression,
+        keys=keys or os.environ.get("FEDBROKER_KEYS") or None,
         metrics=metrics,
     )
 

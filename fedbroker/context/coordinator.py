@@ -203,6 +203,7 @@ class Coordinator:
                     version=fedbroker.__version__,
                     limits=settings.limits,
                     compression=settings.compression,
+                    keys=settings.trusted,
                     on_event=self._listener,
                     journal=self._journal,
                 )

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
@@ -19,6 +20,8 @@ from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
 from fedbroker.session.roster import Member
 from fedbroker.transport.url import parse
+from fedbroker.trust.files import coordinator_keys
+from fedbroker.trust.guard import Keys
 from fedbroker.wire.coding import Compression, check_compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
@@ -62,8 +65,10 @@ class Settings:
     journal: str | os.PathLike[str] | None = None
     limits: Limits = DEFAULT_LIMITS
     compression: Compression = "off"
+    keys: str | os.PathLike[str] | None = None
     metrics: str | None = None
     policy: Policy = field(init=False)
+    trusted: Keys | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         parse(self.url)
@@ -96,6 +101,7 @@ class Settings:
                 hint='add stragglers="drop" or "replace", or leave them out',
             )
         quorum = self.min_silos if self.quorum is None else self.quorum
+        object.__setattr__(self, "trusted", None if self.keys is None else coordinator_keys(Path(self.keys)))
         object.__setattr__(self, "policy", Policy(self.stragglers, quorum, self.grace, self.merge_order))
 
     def _check_counts(self) -> None:

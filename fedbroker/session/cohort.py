@@ -27,6 +27,7 @@ from fedbroker.session.shipping import Known
 from fedbroker.session.statistics import Statistics
 from fedbroker.transport.answers import Answer
 from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.trust.guard import Keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
@@ -71,6 +72,7 @@ class Cohort:
         version: of this software; a silo of another series is not taken in.
         limits: on messages and blobs.
         compression: which large blobs are sent compressed.
+        keys: the coordinator's, and its silos'; None: nothing is signed.
         on_event: hears who joins and leaves, and what happens in sessions; must not block.
         journal: where sessions are written down, to go on with after being killed.
 
@@ -86,6 +88,7 @@ class Cohort:
         version: str = "",
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
+        keys: Keys | None = None,
         on_event: Listener | None = None,
         journal: Journal | None = None,
     ) -> None:
@@ -106,9 +109,11 @@ class Cohort:
             key=None if journal is None else journal.key,
             limits=limits,
             compression=compression,
+            keys=keys,
             on_announce=self._on_announce,
             on_leave=self._on_leave,
             on_late=self._on_late,
+            on_forged=self._on_forged,
         )
 
     async def open(self, deadline: Deadline) -> None:
@@ -300,6 +305,15 @@ class Cohort:
             recorder.late(answer.silo, answer.stage)
         else:  # of a session long gone, or of another process's
             tell(self._listener, Event("late answer", answer.session, answer.stage, answer.silo))
+
+    def _on_forged(self, silo: str, session: str, why: str) -> None:
+        """Into the report of the session; where none is named, of each under way that the silo is in."""
+        named = [self._recent[session]] if session in self._recent else []
+        under_way = [one for one in self._recent.values() if not one.over and silo in one.report.members]
+        for recorder in named or under_way:
+            recorder.forged(silo, why)
+        if not named and not under_way:
+            self._tell("message forged", silo, why=why)
 
     def _tell(self, name: str, silo: str = "", **details: object) -> None:
         tell(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))

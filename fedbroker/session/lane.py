@@ -63,8 +63,10 @@ class Lane(Protocol):
         """Where the silos' blobs arrive."""
         ...
 
-    async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
-        """Send a blob to one silo, or, with None, once to the whole cohort."""
+    async def send_blob(
+        self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session: str = ""
+    ) -> None:
+        """Send a blob to one silo, or, with None, once to the whole cohort; for the silos of that session."""
         ...
 
     def asking(

@@ -25,7 +25,10 @@ _log = get_logger(__name__)
 Listener: TypeAlias = Callable[[Event], None]
 """Called for each event, on the event loop: it must not block."""
 
-WARNINGS: Final = ("silo dropped", "silo sent away", "stage failed", "invocation retried")
+MOST_FORGED: Final = 256
+"""In a report: whoever sees that many need not see more."""
+
+WARNINGS: Final = ("silo dropped", "silo sent away", "stage failed", "message forged", "invocation retried")
 
 
 def tell(listener: Listener | None, event: Event) -> None:
@@ -119,10 +122,12 @@ class Recorder:
     Attributes:
         report: what is known by now.
         listener: who hears of each event, too.
+        over: the session is.
     """
 
     report: SessionReport
     listener: Listener | None = None
+    over: bool = field(default=False, init=False)
     _began: float = field(default_factory=time.monotonic)
     _level: int | None = None
     _stage_began: float = 0.0
@@ -169,8 +174,15 @@ class Recorder:
         self.report = replace(self.report, late=self.report.late + 1)
         tell(self.listener, Event("late answer", self.report.session, stage, silo))
 
+    def forged(self, silo: str, why: str) -> None:
+        """A message was not what it claimed to be."""
+        if len(self.report.forged) < MOST_FORGED:
+            self.report = replace(self.report, forged=(*self.report.forged, (silo, why)))
+        self.say("message forged", silo, why=why)
+
     def finished(self, error: BaseException | None = None) -> None:
         """The session is over."""
+        self.over = True
         words = "" if error is None else str(error) or type(error).__name__
         self.report = replace(self.report, seconds=time.monotonic() - self._began, error=words)
         outcome: Literal["ok", "cancelled", "failed"] = "ok"

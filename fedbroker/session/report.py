@@ -89,6 +89,8 @@ class SessionReport:
         members: the membership that it started with.
         stages: its client stages so far.
         late: answers that came after their stage had closed: counted, never aggregated.
+        forged: messages in a silo's name, or in the coordinator's, that were not theirs, or changed, or copies: none
+            of them got into a result. Each with the silo's name and the reason; somebody at the broker is at work.
         seconds: how long it took, or has taken so far.
         error: what ended it, in a line; empty while it runs, and when it ended well.
     """
@@ -98,6 +100,7 @@ class SessionReport:
     members: tuple[str, ...]
     stages: tuple[StageReport, ...] = ()
     late: int = 0
+    forged: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     error: str = ""
 

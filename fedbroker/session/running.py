@@ -189,7 +189,9 @@ class _Stage:
         for digest in digests:
             blob = self.work.blobs[digest]
             with tracing.span("transfer", what="blob", bytes=len(blob), silo=silo or "*"):
-                await self.session.lane.send_blob(digest, blob, silo=silo, deadline=self.deadline)
+                await self.session.lane.send_blob(
+                    digest, blob, silo=silo, deadline=self.deadline, session=self.session.id
+                )
 
     async def _recruit(self, straggler: str) -> None:
         """Wait for a late joiner who can take a straggler's place."""

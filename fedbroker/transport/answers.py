@@ -1,6 +1,6 @@
 """What comes back for a work item, and who waits for it: each answer is handed over once, the rest is late.
 
-Plain state around futures; imports wire.
+Plain state around futures; imports wire and the base.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from fedbroker.errors import WireError
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
 __all__ = ["Answer", "Answers", "Dead", "Expected", "Reason", "correlation", "dead"]
@@ -149,7 +150,14 @@ def correlation(of: WorkItem | Answer) -> str:
     return f"{of.session}.{of.stage}.{of.silo}"
 
 
-def dead(item: WorkItem, death: str) -> Dead:
-    """A work item that came back; ``death`` is the broker's word for why."""
+def dead(correlation_id: str, death: str) -> Dead:
+    """A work item that came back, by its :func:`correlation`; ``death`` is the broker's word for why.
+
+    Raises:
+        WireError: that belongs to no work item.
+    """
+    session, stage, silo, *more = [*correlation_id.split("."), "", ""]
+    if not silo or any(more) or not stage.isdecimal():
+        raise WireError(f"what came back belongs to no work item: {correlation_id!r}")
     reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
-    return Dead(item.silo, item.session, item.stage, reasons.get(death, "rejected"))
+    return Dead(silo, session, int(stage), reasons.get(death, "rejected"))

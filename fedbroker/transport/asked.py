@@ -6,12 +6,14 @@ Imports transport's own modules and the base.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, DeadlineExceeded
 from fedbroker.transport.answers import Answer, Answers, Dead
 from fedbroker.transport.refusals import Unroutable
+from fedbroker.wire.messages import Done
 
 __all__ = ["Asked"]
 
@@ -23,12 +25,20 @@ class Asked:
         answers: where its answers arrive.
         publishing: of the item; cancelled once an answer says that it has arrived.
         deadline: for all answers.
+        opening: called with each answer that has results, so that those that come sealed are opened.
     """
 
-    def __init__(self, answers: Answers, publishing: asyncio.Task[None], deadline: Deadline) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        publishing: asyncio.Task[None],
+        deadline: Deadline,
+        opening: Callable[[Done], object] = lambda _: None,
+    ) -> None:
         self._answers = answers
         self._publishing = publishing
         self._deadline = deadline
+        self._opening = opening
 
     async def answer(self) -> Answer:
         """The next answer; may be cancelled, and called again.
@@ -63,4 +73,7 @@ class Asked:
             self._publishing.result()  # it may have failed
         await asyncio.wait((come,))
         self._publishing.cancel()
-        return self._answers.take()
+        answer = self._answers.take()
+        if isinstance(answer, Done):
+            self._opening(answer)
+        return answer

@@ -128,7 +128,9 @@ class BlobLane:
         await self._link.publish(Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline)
 
 
-def receiver(store: BlobStore, limits: Limits, *, refused: Callable[[str], None] = lambda _: None) -> Handler:
+def receiver(
+    store: BlobStore, limits: Limits, *, refused: Callable[[str, str], None] = lambda _key, _why: None
+) -> Handler:
     """What takes chunks in from a queue: acknowledges each as soon as it is copied, or refused.
 
     Compressed ones are read one after another, in a thread, so that no more than one is in memory twice.
@@ -136,7 +138,7 @@ def receiver(store: BlobStore, limits: Limits, *, refused: Callable[[str], None]
     Args:
         store: where they go.
         limits: on chunks and blobs.
-        refused: called with the routing key of each that is refused.
+        refused: called with the routing key of each that is refused, and why.
     """
     turn = asyncio.Lock()
 
@@ -158,7 +160,7 @@ def receiver(store: BlobStore, limits: Limits, *, refused: Callable[[str], None]
             store.accept(message, await content(message, attachments[0]))
         except WireError as error:
             _log.warning("message dropped", at="bulk", key=delivery.key, reason=error.what)
-            refused(delivery.key)
+            refused(delivery.key, error.what)
         await delivery.ack()
 
     return take

@@ -11,17 +11,18 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerError, BrokerLost, WireError
+from fedbroker.errors import BrokerError, BrokerLost, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
-from fedbroker.transport.answers import Answer, Expected, Reason, correlation, dead
+from fedbroker.transport.answers import Answer, Dead, Expected, Reason, correlation, dead
 from fedbroker.transport.asked import Asked
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
+from fedbroker.transport.envelopes import CoordinatorEnvelopes
 from fedbroker.transport.line import Line
 from fedbroker.transport.link import Link
 from fedbroker.transport.lobby import Lobby
@@ -31,6 +32,7 @@ from fedbroker.transport.store import BlobStore
 from fedbroker.transport.strikes import Strikes
 from fedbroker.transport.traffic import Traffic
 from fedbroker.transport.url import parse
+from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.coding import Compression
@@ -72,9 +74,12 @@ class CoordinatorEnd:
         key: the coordinator's own name in routing keys; random when None.
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; those that come may be, whatever it says.
+        keys: this coordinator's, and its silos'; None: nothing is signed.
         on_announce: called for each announcement of a silo (on the event loop, must not block).
         on_leave: called when a silo says that it goes.
         on_late: called for each reply and dead letter that nobody waited for.
+        on_forged: called with a silo's name, a session's id and a reason, each empty where it is not known, for each
+            message that the silo in whose name it came has not written, or not so; a silo says, too, what it found.
 
     Attributes:
         key: the coordinator's own name in routing keys.
@@ -97,9 +102,11 @@ class CoordinatorEnd:
         key: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
+        keys: Keys | None = None,
         on_announce: Callable[[Announce], None],
         on_leave: Callable[[Leave], None],
         on_late: Callable[[Answer], None] = lambda _: None,
+        on_forged: Callable[[str, str, str], None] = lambda _silo, _session, _why: None,
     ) -> None:
         address = parse(url)
         self.key = check_name("coordinator", secrets.token_hex(6) if key is None else key)
@@ -110,7 +117,9 @@ class CoordinatorEnd:
         self._expected = Expected(on_late)
         self.dead = Counter()
         self._strikes = Strikes(limits.max_strikes)
-        self._lobby = Lobby(cohort, self.key, limits, on_announce, on_leave)
+        self._envelopes = CoordinatorEnvelopes(cohort, keys)
+        self._on_forged = on_forged
+        self._lobby = Lobby(cohort, self.key, limits, self._envelopes, on_announce, on_leave, self._forged)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
         self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
         self._lane = BlobLane(self._bulk, topology.BLOBS, limits, compression)
@@ -150,15 +159,20 @@ class CoordinatorEnd:
         """What has gone over the connections, by lane: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
-    async def send_blob(self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline) -> None:
+    async def send_blob(
+        self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session: str = ""
+    ) -> None:
         """Send a blob to one silo, or, with None, once to the whole cohort; returns when the broker has all of it.
+
+        Where blobs are sealed, it is for the silos of that session.
 
         Raises:
             BrokerLost: the broker did not take it by the deadline.
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: it is larger than the limits allow.
         """
-        await self._lane.send(topology.blobs_key(self._cohort, silo), digest, data, deadline)
+        name, data = await self._envelopes.blob(session, digest, data, silo)
+        await self._lane.send(topology.blobs_key(self._cohort, silo), name, data, deadline)
 
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
@@ -179,8 +193,10 @@ class CoordinatorEnd:
 
         Raises:
             WireError: the item exceeds the limits.
+            DeadlineExceeded: its blobs were not sealed in time.
         """
-        body = encode(item, list(inline.values()), self._limits)
+        item = await self._envelopes.named(item, deadline)
+        body = self._envelopes.work(item, encode(item, list(inline.values()), self._limits))
         left = deadline.left()
         message_id = secrets.token_hex(12)
         message = Outgoing(
@@ -194,10 +210,10 @@ class CoordinatorEnd:
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
         end = Deadline.after(left + GRACE)
-        with self._expected.answers_to(item, message_id) as answers:
+        with self._expected.answers_to(item, message_id) as answers, ExitStack() as coming:
             publishing = asyncio.create_task(self._publish(message, end))
             try:
-                yield Asked(answers, publishing, end)
+                yield Asked(answers, publishing, end, lambda done: coming.enter_context(self._opening(done, end)))
             finally:
                 publishing.cancel()
                 await asyncio.gather(publishing, return_exceptions=True)
@@ -215,7 +231,8 @@ class CoordinatorEnd:
 
     async def tell(self, silo: str, word: EndSession | Fetch | Accepted | Rejected) -> None:
         """Put a word into a silo's mailbox; best effort, bounded in time, never raises for the broker."""
-        message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), encode(word), persistent=False)
+        body = self._envelopes.mail(silo, encode(word))
+        message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), body, persistent=False)
         try:
             await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
         except BrokerError as error:
@@ -242,7 +259,7 @@ class CoordinatorEnd:
         self._results = await failover.declare_elsewhere(line, topology.results_queue(self.key), self._results)
         if again:
             self.results.cut()
-        take = receiver(self.results, self._limits, refused=lambda key: self._strike(_sender(key)))
+        take = receiver(self.results, self._limits, refused=self._on_bad_chunk)
         await line.consume(self._results, take, prefetch=PREFETCH)
 
     async def _leave_control(self, line: Line) -> None:
@@ -253,6 +270,16 @@ class CoordinatorEnd:
         if self._results is not None:
             await line.delete(self._results)
 
+    def _opening(self, done: Done, deadline: Deadline) -> AbstractContextManager[None]:
+        return self._envelopes.opening(
+            done, self.results, deadline, lambda why: self._forged(done.silo, done.session, why)
+        )
+
+    def _forged(self, silo: str, session: str, why: str) -> None:
+        """A message in a silo's name that it has not written: not its fault, so no strike."""
+        _log.error("message forged", silo=silo, session=session, reason=why)
+        self._on_forged(silo, session, why)
+
     async def _on_callback(self, delivery: Delivery) -> None:
         """A reply, or a work item of ours on its way back; it settles whoever waits for it."""
         silo = _sender(delivery.key)
@@ -260,25 +287,40 @@ class CoordinatorEnd:
             await delivery.ack()
             return
         try:
-            message, attachments = decode(delivery.body, self._limits)
+            if delivery.death is not None:
+                self._on_dead(dead(delivery.correlation_id, delivery.death), delivery.message_id)
+                await delivery.ack()
+                return
+            message, attachments = decode(self._envelopes.reply(delivery), self._limits)
             match message:
-                case WorkItem() if delivery.death is not None:
-                    returned = dead(message, delivery.death)
-                    self.dead[returned.reason] += 1
-                    self._expected.settle(returned, delivery.message_id)
                 case Done() | Failed() | Need() if delivery.key == self._reply_key(message):
                     if isinstance(message, Done):
                         for attachment in attachments:
                             self.results.put(attachment)
+                        for alarm in message.alarms:
+                            self._forged(silo, message.session, f"at the silo: {alarm}")
                     if not self._expected.settle(message):
                         self._strike(silo)
                         await self._let_go(message)
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
+        except Forged as error:
+            self._forged(silo, delivery.key.split(".")[1] if delivery.key.count(".") > 1 else "", error.what)
         except WireError as error:
             _log.warning("message dropped", at="callback", key=delivery.key, reason=error.what)
             self._strike(silo)
         await delivery.ack()
+
+    def _on_bad_chunk(self, key: str, why: str) -> None:
+        """The silo's fault, or, where it has signed what its results are, somebody's on the way."""
+        if self._envelopes.guarded:
+            self._forged(_sender(key), "", why)
+        else:
+            self._strike(_sender(key))
+
+    def _on_dead(self, returned: Dead, message_id: str) -> None:
+        self.dead[returned.reason] += 1
+        self._expected.settle(returned, message_id)
 
     async def _let_go(self, late: Done | Failed | Need) -> None:
         """Results that nobody waits for are not to be held until their stage's time is up."""

@@ -8,21 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerError, WireError
+from fedbroker.errors import BrokerError, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
+from fedbroker.transport.alarms import Alarms
+from fedbroker.transport.envelopes import SiloEnvelopes
 from fedbroker.transport.holding import COUNT, MOST_DELIVERIES, Holding, deliveries_of
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.refusals import Unroutable
 from fedbroker.transport.store import BlobStore
 from fedbroker.transport.traffic import Taken
+from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Digest, Value, WorkItem
@@ -49,14 +53,17 @@ class Inbox:
         ready: returns when blobs that are asked for have a way here.
         blobs: where attachments go.
         limits: bounds on messages.
+        envelopes: the silo's.
         most: how many work items are handled at a time.
         renew_seconds: after which a work item in hand is given back to the broker and taken anew.
 
     Attributes:
         taken: what was found in the queue so far.
+        alarms: what came in a coordinator's name that it has not written.
     """
 
     taken: Taken
+    alarms: Alarms
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class Inbox:
         ready: Callable[[Deadline], Awaitable[None]],
         blobs: BlobStore,
         limits: Limits,
+        envelopes: SiloEnvelopes,
         *,
         most: int,
         renew_seconds: float,
@@ -76,8 +84,10 @@ class Inbox:
         self._ready = ready
         self._blobs = blobs
         self._limits = limits
+        self._envelopes = envelopes
         self._renew_seconds = renew_seconds
         self.taken = Taken()
+        self.alarms = Alarms()
         # The prefetch alone does not bound them: a delivery that is renewed makes room for another one at the broker.
         self._room = asyncio.Semaphore(most)
         self._handlers: set[asyncio.Task[None]] = set()
@@ -97,6 +107,11 @@ class Inbox:
             return
         try:
             item, attachments = self._read(delivery)
+        except Forged as error:
+            self.taken.rejected += 1
+            self.alarms.add("work", error.what)
+            await delivery.reject()
+            return
         except WireError as error:
             self.taken.rejected += 1
             _log.error("work rejected", reason=error.what, message_id=delivery.message_id)
@@ -115,7 +130,7 @@ class Inbox:
             await asyncio.gather(*self._handlers, return_exceptions=True)
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview]]:
-        item, attachments = decode(delivery.body, self._limits)
+        item, attachments = decode(self._envelopes.work(delivery, self._item), self._limits)
         if not isinstance(item, WorkItem) or not self._is_for_us(item) or not delivery.message_id:
             raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
         before = deliveries_of(delivery)
@@ -124,6 +139,12 @@ class Inbox:
         if before:  # what was on its way to it went to whoever had it before us
             item = msgspec.structs.replace(item, fresh={})
         return item, attachments
+
+    def _item(self, body: Buffer) -> WorkItem:
+        item = decode(body, self._limits).message
+        if not isinstance(item, WorkItem):
+            raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
+        return item
 
     def _is_for_us(self, item: WorkItem) -> bool:
         return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
@@ -138,7 +159,8 @@ class Inbox:
         try:
             sent = [*map(self._blobs.put, attachments), *item.fresh]
             self._count_blobs(item, sent)
-            with self._blobs.pinned(sent):
+            forged = partial(self.alarms.add, "blob")
+            with self._blobs.pinned(sent), self._envelopes.opening(item, self._blobs, deadline, forged):
                 await holding.keep(asyncio.ensure_future(self._work_on(item, deadline, delivery)))
         finally:
             del self._holdings[delivery.message_id]

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import WireError
+from fedbroker.errors import Forged, WireError
 from fedbroker.log import get_logger
+from fedbroker.transport.envelopes import CoordinatorEnvelopes
 from fedbroker.transport.failover import declare_elsewhere
 from fedbroker.transport.line import Line
 from fedbroker.transport.message import Delivery
@@ -36,8 +37,10 @@ class Lobby:
         cohort: its name.
         key: the coordinator's.
         limits: bounds on messages.
+        envelopes: the coordinator's.
         on_announce: called for each announcement.
         on_leave: called for each goodbye.
+        on_forged: called with a silo's name, nothing, and a reason, for what it has not written.
     """
 
     def __init__(
@@ -45,14 +48,18 @@ class Lobby:
         cohort: str,
         key: str,
         limits: Limits,
+        envelopes: CoordinatorEnvelopes,
         on_announce: Callable[[Announce], None],
         on_leave: Callable[[Leave], None],
+        on_forged: Callable[[str, str, str], None],
     ) -> None:
         self._cohort = cohort
         self._key = key
         self._limits = limits
         self._on_announce = on_announce
         self._on_leave = on_leave
+        self._envelopes = envelopes
+        self._on_forged = on_forged
         self._queue: Queue | None = None  # under the name that it had the last time
         self._found: dict[str, set[str]] = {}  # the incarnations of each silo
         self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
@@ -120,11 +127,17 @@ class Lobby:
     def _read(self, body: bytes, key: str | None = None) -> Announce | Leave | None:
         """The announcement or goodbye, if it is one of this cohort's, and its sender's own."""
         try:
-            message = decode(body, self._limits).message
+            said, signer = self._envelopes.announcement(body)
+            message = decode(said, self._limits).message
             if not isinstance(message, Announce | Leave) or message.cohort != self._cohort:
                 raise WireError(f"a {type(message).__name__} that does not belong in the lobby of {self._cohort!r}")
+            if signer not in (None, message.silo):
+                raise Forged(f"an announcement of {message.silo!r} that {signer!r} has signed")
             if key is not None and key != silo_key(message.cohort, message.silo):
                 raise WireError(f"a message of {message.silo!r} under the routing key {key!r}")
+        except Forged as error:
+            self._on_forged((key or "").rpartition(".")[2], "", error.what)
+            return None
         except WireError as error:
             _log.warning("message dropped", at="lobby", reason=error.what)
             return None

@@ -20,6 +20,7 @@ from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery
 from fedbroker.transport.peek import Reader, in_time
 from fedbroker.transport.url import parse
+from fedbroker.trust.envelope import peeled
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Leave
@@ -141,7 +142,7 @@ class Lookout:
     def _read(self, delivery: Delivery) -> Heard | None:
         """The announcement or goodbye, if it is its sender's own."""
         try:
-            message = decode(delivery.body, self._limits).message
+            message = decode(peeled(delivery.body), self._limits).message
         except WireError as error:
             _log.warning("message dropped", at="lobby", reason=error.what)
             return None

@@ -52,13 +52,23 @@ class Presence:
         bulk: a silo that cannot receive blobs just now does not announce itself.
         heartbeat: seconds between announcements.
         announcement: what to say; asked anew each time.
+        envelope: puts what is said into an envelope.
     """
 
-    def __init__(self, control: Link, bulk: Link, heartbeat: float, announcement: Callable[[], Announce]) -> None:
+    def __init__(
+        self,
+        control: Link,
+        bulk: Link,
+        heartbeat: float,
+        announcement: Callable[[], Announce],
+        *,
+        envelope: Callable[[bytes], bytes] = lambda body: body,
+    ) -> None:
         self._control = control
         self._bulk = bulk
         self._heartbeat = heartbeat
         self._announcement = announcement
+        self._envelope = envelope
         self._cue = asyncio.Event()
         self._latest = ""
         self._interval = heartbeat
@@ -157,7 +167,7 @@ class Presence:
         return Outgoing(
             LOBBY,
             silo_key(said.cohort, said.silo),
-            body,
+            self._envelope(body),
             persistent=False,
             message_id=message_id,
             expiration=self._interval,

@@ -12,10 +12,11 @@ from typing import Final
 import msgspec
 
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerLost, ConfigError, NameTaken, WireError
+from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
+from fedbroker.transport.envelopes import SiloEnvelopes
 from fedbroker.transport.held import Held
 from fedbroker.transport.inbox import Inbox
 from fedbroker.transport.line import Consumer, Line
@@ -26,6 +27,7 @@ from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
 from fedbroker.transport.store import CAPACITY, BlobStore
 from fedbroker.transport.traffic import Taken, Traffic
 from fedbroker.transport.url import parse
+from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.coding import Compression
@@ -67,6 +69,7 @@ class SiloEnd:
         on_end: called when the coordinator gives a session up (on the event loop, must not block).
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; those that come may be, whatever it says.
+        keys: this silo's, and its coordinators'; None: nothing is signed.
         heartbeat: seconds between announcements, up to 60.
         store_bytes: how much of blobs to keep.
         store_seconds: for how long to keep a blob that nobody uses.
@@ -94,6 +97,7 @@ class SiloEnd:
         on_end: Callable[[EndSession], None],
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
+        keys: Keys | None = None,
         heartbeat: float = 5.0,
         store_bytes: int = CAPACITY,
         store_seconds: float | None = None,
@@ -114,9 +118,20 @@ class SiloEnd:
         self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread)
         self._lane = BlobLane(self._bulk, topology.RESULTS, limits, compression)
         self._held = Held()
-        self._presence = Presence(self._control, self._bulk, heartbeat, announcement)
+        self._envelopes = SiloEnvelopes(cohort, silo, keys)
+        self._presence = Presence(
+            self._control, self._bulk, heartbeat, announcement, envelope=self._envelopes.announcement
+        )
         self._inbox = Inbox(
-            self._control, silo, on_work, self._ready, self.blobs, limits, most=prefetch, renew_seconds=renew_seconds
+            self._control,
+            silo,
+            on_work,
+            self._ready,
+            self.blobs,
+            limits,
+            self._envelopes,
+            most=prefetch,
+            renew_seconds=renew_seconds,
         )
         self._consumer: Consumer | None = None
         self._lobby: topology.Queue | None = None  # under the name that it had the last time
@@ -166,7 +181,12 @@ class SiloEnd:
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: it exceeds the limits.
         """
-        inline, bulk = self._sorted(outputs)
+        inline, large = self._sorted(outputs)
+        out = await self._envelopes.outputs(item, large)
+        bulk = dict(out.values())
+        if isinstance(reply, Done):
+            names = {digest: name for digest, (name, _) in out.items() if name != digest}
+            reply = msgspec.structs.replace(reply, sealed=names, alarms=self._inbox.alarms.take())
         if 0 < item.hold < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
             with self._held.until_fetched(reply) as fetched:
                 held = msgspec.structs.replace(reply, held=True)
@@ -204,7 +224,7 @@ class SiloEnd:
         self, item: WorkItem, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
     ) -> bool:
         """Whether anybody wants it."""
-        body = encode(reply, inline, self._limits)
+        body = self._envelopes.reply(item, encode(reply, inline, self._limits))
         answer = Outgoing(
             topology.REPLY,
             topology.reply_key(item.reply_to, item.session, item.stage, self._silo),
@@ -285,18 +305,29 @@ class SiloEnd:
         queue = topology.blobs_queue(self._cohort, self._silo)
         try:
             await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
-            await line.consume(queue, receiver(self.blobs, self._limits), prefetch=PREFETCH, exclusive=True)
+            take = receiver(self.blobs, self._limits, refused=self._on_bad_chunk)
+            await line.consume(queue, take, prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         self.blobs.cut()  # what came before this queue went to nobody
+
+    def _on_bad_chunk(self, _key: str, why: str) -> None:
+        if self._envelopes.guarded:
+            self._inbox.alarms.add("bulk", why)
 
     async def _delete_blobs_queue(self, line: Line) -> None:
         await line.delete(topology.blobs_queue(self._cohort, self._silo))
 
     async def _on_mail(self, delivery: Delivery) -> None:
         """An announcement of our own on its way back, or a word from the coordinator."""
+        if delivery.death is not None:
+            self._presence.returned(delivery.message_id, delivery.death)
+            await delivery.ack()
+            return
         try:
-            message = decode(delivery.body, self._limits).message
+            message = decode(self._envelopes.mail(delivery.body), self._limits).message
+        except Forged as error:
+            self._inbox.alarms.add("mailbox", error.what)
         except WireError as error:
             _log.warning("message dropped", at="mailbox", reason=error.what)
         else:
@@ -306,8 +337,6 @@ class SiloEnd:
                 self._held.fetch(message)
             elif isinstance(message, Accepted | Rejected):
                 self._presence.answered(message)
-            elif isinstance(message, Announce) and delivery.death is not None:
-                self._presence.returned(delivery.message_id, delivery.death)
         await delivery.ack()
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:

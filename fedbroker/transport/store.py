@@ -80,8 +80,21 @@ class BlobStore:
     def put(self, data: Buffer) -> Digest:
         """Keep a copy of a blob that is complete; its name."""
         digest = digest_of(data)
-        self._keep(digest, memoryview(bytes(data)))
+        self.keep(digest, memoryview(bytes(data)))
         return digest
+
+    def keep(self, digest: Digest, content: memoryview) -> None:
+        """Keep a blob that is complete, and known to be what its name says."""
+        if self._closed:
+            return
+        self.discard(digest)
+        self._assembler.drop(digest)
+        self._damaged.pop(digest, None)
+        self._kept[digest] = _Kept(content, asyncio.get_running_loop().time())
+        self._bytes += len(content)
+        self._evict()
+        self._schedule()
+        self._wake()
 
     def accept(self, chunk: Chunk, data: Buffer) -> None:
         """Take in one piece.
@@ -104,7 +117,7 @@ class BlobStore:
         self._damaged.pop(chunk.digest, None)
         self._schedule()
         if whole is not None:
-            self._keep(chunk.digest, whole)
+            self.keep(chunk.digest, whole)
 
     def refuse(self, digest: Digest, why: str) -> None:
         """A piece of that blob makes no sense: drop what is incomplete of it; whoever waits for it gets ``Missing``."""
@@ -196,18 +209,6 @@ class BlobStore:
     def _allowed(self, patience: float, started: float) -> float:
         """Less, where the connection was lost a short while before somebody began to wait, or since."""
         return min(patience, PATIENCE_AFTER_A_CUT) if self._cut >= started - patience else patience
-
-    def _keep(self, digest: Digest, content: memoryview) -> None:
-        if self._closed:
-            return
-        self.discard(digest)
-        self._assembler.drop(digest)
-        self._damaged.pop(digest, None)
-        self._kept[digest] = _Kept(content, asyncio.get_running_loop().time())
-        self._bytes += len(content)
-        self._evict()
-        self._schedule()
-        self._wake()
 
     def _evict(self) -> None:
         """Bring the complete blobs under the bound: the least recently used first, never the newest, never a pinned."""

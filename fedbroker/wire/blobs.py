@@ -8,9 +8,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-import xxhash
+import blake3
 
 from fedbroker.errors import WireError
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -19,6 +19,8 @@ from fedbroker.wire.messages import Chunk, Digest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DIGEST_BYTES: Final = 16
+
 __all__ = ["Assembler", "Assembly", "Buffer", "cut", "digest_of"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -26,8 +28,11 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 def digest_of(data: Buffer) -> Digest:
-    """The content's name: its xxh3-128 as 32 hexadecimal digits."""
-    return xxhash.xxh3_128_hexdigest(data)
+    """The content's name: the first 16 bytes of its BLAKE3, as 32 hexadecimal digits.
+
+    Whoever signs a name signs the content: nobody finds another one with the same name.
+    """
+    return blake3.blake3(data).hexdigest(length=DIGEST_BYTES)
 
 
 def cut(digest: Digest, data: Buffer, chunk_bytes: int) -> Iterator[tuple[Chunk, memoryview]]:

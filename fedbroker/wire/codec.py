@@ -26,7 +26,7 @@ from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejec
 
 __all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MAGIC: Final = b"FB"
 _PREFIX: Final = struct.Struct(">2sBBI")
 _CHECKSUM: Final = struct.Struct(">Q")

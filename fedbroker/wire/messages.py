@@ -39,7 +39,7 @@ Ref: TypeAlias = int
 """The name of a value in a session, chosen by the coordinator, so that a whole stage is one message."""
 
 Digest: TypeAlias = str
-"""The content's name: 32 hexadecimal digits of its xxh3-128."""
+"""The content's name: 32 hexadecimal digits of its BLAKE3."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
@@ -202,6 +202,8 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
         lease: seconds after which the silo may forget the session if it hears no more of it.
         last: the session ends at this silo with the reply.
         hold: outputs beyond so many bytes are announced only, and sent when the coordinator asks; 0 sends any at once.
+        sealed: those of ``fresh`` that come sealed: the digest of what comes, and whether to this silo alone.
+        content: the session's key for what is sealed to all its silos, as hexadecimal digits; empty where nothing is.
     """
 
     session: str
@@ -215,6 +217,11 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     lease: float
     last: bool
     hold: int = 0
+    sealed: dict[Digest, tuple[Digest, bool]] = {}
+    content: str = ""
+
+    def __repr__(self) -> str:
+        return f"WorkItem({self.session}.{self.stage}.{self.silo}, {len(self.program)} operations)"  # and no key
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -225,6 +232,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
         seconds: time spent at the silo, from receipt to answer.
         waited: the part of it that was spent waiting for blobs to come.
         held: the large outputs are not on their way, but wait for ``Fetch``.
+        sealed: those outputs that come sealed, not with this message: the digest of what comes.
+        alarms: what this silo has refused since its last answer, since nobody who may ask it had written that.
     """
 
     session: str
@@ -235,6 +244,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     seconds: float
     waited: float = 0.0
     held: bool = False
+    sealed: dict[Digest, Digest] = {}
+    alarms: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

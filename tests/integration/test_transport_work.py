@@ -129,7 +129,7 @@ async def test_a_damaged_work_item_is_rejected_and_the_next_is_served(broker: Pr
         key = f"{cohort}.ewr.{coordinator.end.key}"
         whole = encode(work("ewr", coordinator.end.key))
         for body in (b"", b"junk", whole[:-3], encode(EndSession("s1")), encode(work("jfk", coordinator.end.key))):
-            await look.publish("fedbroker.work", key, body)
+            await look.publish("fedbroker.work", key, body, correlation_id="s1.0.jfk" if b"jfk" in body else None)
         assert await coordinator.ask("ewr") == b"ok"
         assert len(silo.items) == 1
         await until(lambda: coordinator.end.late == 1)  # the one for another silo is a work item, if nobody's

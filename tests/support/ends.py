@@ -11,6 +11,7 @@ import aio_pika
 
 from fedbroker.deadline import Deadline
 from fedbroker.transport import CoordinatorEnd, SiloEnd
+from fedbroker.trust.guard import Keys
 from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value, WorkItem
@@ -54,6 +55,7 @@ class Silo:
         heartbeat: float = HEARTBEAT,
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
+        keys: Keys | None = None,
         patience: float = 5.0,
     ) -> None:
         self.name = name
@@ -75,6 +77,7 @@ class Silo:
             heartbeat=heartbeat,
             limits=limits,
             compression=compression,
+            keys=keys,
             spread=0.1,
         )
 
@@ -124,17 +127,21 @@ class Coordinator:
         key: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
+        keys: Keys | None = None,
     ) -> None:
         self.announces: list[Announce] = []
         self.leaves: list[Leave] = []
+        self.forged: list[tuple[str, str, str]] = []
         self.end = CoordinatorEnd(
             url,
             cohort,
             key=key,
             limits=limits,
             compression=compression,
+            keys=keys,
             on_announce=self.announces.append,
             on_leave=self.leaves.append,
+            on_forged=lambda *what: self.forged.append(what),
         )
 
     @property

@@ -80,7 +80,7 @@ class ScriptedLane:
         self.fetched.append(silo)
         self.stored |= self.comes_when_fetched.get(silo, {})
 
-    async def send_blob(self, digest, data, *, silo, deadline):
+    async def send_blob(self, digest, data, *, silo, deadline, session=""):
         self.blobs.append((digest, silo))
 
     @contextlib.asynccontextmanager

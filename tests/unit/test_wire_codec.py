@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedbroker.errors import WireError
 from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
 from fedbroker.wire import messages as m
+from fedbroker.wire.codec import VERSION
 
 words = st.text(max_size=20)
 counts = st.integers(0, 2**31)
@@ -74,7 +75,7 @@ def read(body: bytes) -> Frame | None:
 def crafted(header: object, rest: bytes = b"", *, packed: bytes | None = None) -> bytes:
     """A body with a right prefix and checksum around any header."""
     raw = msgpack.packb(header) if packed is None else packed
-    prefix = struct.pack(">2sBBI", b"FB", 1, 0, len(raw))
+    prefix = struct.pack(">2sBBI", b"FB", VERSION, 0, len(raw))
     return prefix + xxhash.xxh3_64_digest(prefix + raw) + raw + rest
 
 
@@ -151,9 +152,9 @@ def test_a_header_of_any_bytes_is_a_wire_error(packed: bytes) -> None:
     [
         (b"", "0 bytes"),
         (b"GET / HTTP/1.1\r\nHost: example\r\n", "not one of ours"),
-        (b"FB\x02\x00" + b"\0" * 40, "version 2"),
-        (b"FB\x01\x01" + b"\0" * 40, "not one of ours"),
-        (b"FB\x01\x00\xff\xff\xff\xff" + b"\0" * 40, "header is 4294967295"),
+        (b"FB\x09\x00" + b"\0" * 40, "version 9"),
+        (b"FB\x02\x01" + b"\0" * 40, "not one of ours"),
+        (b"FB\x02\x00\xff\xff\xff\xff" + b"\0" * 40, "header is 4294967295"),
     ],
 )
 def test_errors_say_what_is_wrong(body: bytes, words: str) -> None:

@@ -39,6 +39,10 @@ _REPLAY_EXAMPLES: Final = """Examples:
   fedbroker-silo replay item --blobs blobs --out outputs
   fedbroker-silo replay item --pdb"""
 
+_KEY_EXAMPLES: Final = """Examples:
+  fedbroker-silo key secret.key        makes it, if it is not there; give its output to the coordinator's side
+  fedbroker-silo key /etc/fedbroker/secret.key"""
+
 app = cyclopts.App(
     name="fedbroker-silo",
     help="A silo of a fedbroker cohort: computes over its own data, only ever connects out.",
@@ -116,6 +120,24 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
     from fedbroker_worker.config import load
 
     return check_silo(load(config), as_json=json)
+
+
+@app.command(help_epilogue=_KEY_EXAMPLES)
+def key(file: Path, /) -> None:
+    """Print the public key of this silo's secret; make the secret first, if it is not there.
+
+    Whoever has the public key can tell this silo's messages from others', and
+    seal messages to it. The secret never leaves the file, which only its owner
+    may read: name it in [security] of the silo's settings.
+
+    Parameters
+    ----------
+    file
+        The file with the secret.
+    """
+    from fedbroker.trust.files import public_key
+
+    print(public_key(file))
 
 
 @app.command(help_epilogue=_REPLAY_EXAMPLES)

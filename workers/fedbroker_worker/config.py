@@ -23,16 +23,19 @@ from fedbroker.wire.names import check_name
 from fedbroker_worker.environment import overrides
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
+from fedbroker_worker.security import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from fedbroker.trust.guard import Keys
+
 __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
 
-_TABLES: Final = ("silo", "data", "limits")
+_TABLES: Final = ("silo", "data", "limits", "security")
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 
 
@@ -107,12 +110,14 @@ class Settings:
         silo: its table ``[silo]``.
         data: its tables ``[data.NAME]``, by name.
         limits: its table ``[limits]``.
+        keys: of its table ``[security]``; None where it has none.
     """
 
     path: Path
     silo: SiloSettings
     data: Mapping[str, SourceSettings]
     limits: Limits = DEFAULT_LIMITS
+    keys: Keys | None = None
 
     @property
     def directory(self) -> Path:
@@ -139,6 +144,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         silo=_silo(_table(document, "silo", path), path, environ),
         data=_sources(_table(document, "data", path), path, environ),
         limits=_limits(_table(document, "limits", path), path),
+        keys=keys_of(_table(document, "security", path), path, environ),
     )
 
 

@@ -68,6 +68,7 @@ class SiloService:
             on_end=lambda message: self._jobs.end_session(message),
             limits=limits,
             compression=silo.compression,
+            keys=settings.keys,
             heartbeat=silo.heartbeat,
             store_bytes=silo.blob_cache_bytes,
             store_seconds=silo.blob_cache_seconds,

@@ -1,0 +1,43 @@
+"""What a silo has refused since nobody who may ask it had written that: logged, and told with its next answer.
+
+Plain state; imports the base only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fedbroker.log import get_logger
+
+__all__ = ["Alarms"]
+
+_log = get_logger(__name__)
+
+MOST: Final = 16
+"""Told at a time; who reads sixteen need not read more."""
+
+
+class Alarms:
+    """Those that nobody was told of yet.
+
+    Attributes:
+        count: how many there were so far.
+    """
+
+    count: int
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._new: list[str] = []
+
+    def add(self, where: str, why: str) -> None:
+        """Something was refused."""
+        self.count += 1
+        _log.error("message forged", at=where, reason=why)
+        if len(self._new) < MOST:
+            self._new.append(f"{where}: {why}")
+
+    def take(self) -> tuple[str, ...]:
+        """Those that are told now."""
+        new, self._new = self._new, []
+        return tuple(new)

@@ -1,0 +1,238 @@
+"""A coordinator's and a silo's messages in their envelopes: what each is about, whom it is sealed to, who wrote it.
+
+Without keys the bytes go as they are. Imports transport's sealing, store and topology, trust, wire and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Final, TypeVar
+
+import msgspec
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import DeadlineExceeded, Forged
+from fedbroker.transport.message import Delivery
+from fedbroker.transport.sealing import Names, content_key, opening, pair_secret, sealed
+from fedbroker.transport.store import BlobStore
+from fedbroker.transport.topology import LONGEST_HEARTBEAT
+from fedbroker.trust.envelope import About
+from fedbroker.trust.guard import Guard, Keys, timely
+from fedbroker.trust.keys import Identity, Public
+from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.messages import Digest, Done, WorkItem
+
+__all__ = ["CoordinatorEnvelopes", "SiloEnvelopes"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+REMEMBERED: Final = 4096
+"""Sessions of which a silo knows whose they are, and work items that it knows again."""
+
+
+class CoordinatorEnvelopes:
+    """A coordinator's.
+
+    Args:
+        cohort: its name.
+        keys: the coordinator's, and its silos'; None: nothing is signed.
+    """
+
+    def __init__(self, cohort: str, keys: Keys | None) -> None:
+        self._cohort = cohort
+        self._guard = Guard(keys, by_name=True)
+        self._names = Names()
+
+    @property
+    def guarded(self) -> bool:
+        """Whether anything is signed."""
+        return self._guard.keys is not None
+
+    def work(self, item: WorkItem, body: bytes) -> bytes:
+        """A work item as it goes out."""
+        return self._to(item.silo, body, About("work", self._cohort, item.silo, item.session, item.stage))
+
+    def mail(self, silo: str, body: bytes) -> bytes:
+        """A word for a silo as it goes out."""
+        return self._to(silo, body, About("mail", self._cohort, silo))
+
+    def reply(self, delivery: Delivery) -> Buffer:
+        """What a silo said: the one at the end of its routing key, about the session and stage that stand there.
+
+        Raises:
+            Forged: that silo has not written this about that.
+        """
+        session, stage, silo = ([*delivery.key.split("."), "", "", ""])[1:4]
+        about = About("reply", self._cohort, silo, session, int(stage) if stage.isdecimal() else -1)
+        opened = self._guard.open(delivery.body, about, sealed=True)
+        return delivery.body if opened is None else opened.body
+
+    def announcement(self, body: Buffer) -> tuple[Buffer, str | None]:
+        """What a silo says of itself, and which silo that is; None where nothing is signed.
+
+        Raises:
+            Forged: no silo of ours has written it, or not lately.
+        """
+        silo = self._guard.sender(body) or ""
+        opened = self._guard.open(body, About("lobby", self._cohort, silo))
+        if opened is None:
+            return body, None
+        timely(opened, LONGEST_HEARTBEAT, self._guard.clock())
+        return opened.body, silo
+
+    async def blob(self, session: str, digest: Digest, data: Buffer, silo: str | None) -> tuple[Digest, Buffer]:
+        """A blob as it goes out to one silo, or, for None, to all of a session; and its name on its way."""
+        keys = self._guard.keys
+        if keys is None or not keys.seal:
+            return digest, data
+        name, data = await sealed(data, digest, self._secret(keys, session, silo))
+        self._names.put(session, digest, silo, name)
+        return name, data
+
+    async def named(self, item: WorkItem, deadline: Deadline) -> WorkItem:
+        """A work item with the names of its blobs on their way, as soon as they have some.
+
+        Raises:
+            DeadlineExceeded: they were not sealed in time.
+        """
+        keys = self._guard.keys
+        if keys is None or not keys.seal:
+            return item
+        try:
+            async with asyncio.timeout(deadline.left()):
+                names = await self._names.of(item.session, item.fresh, item.silo)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"what stage {item.stage} sends to silo {item.silo!r} was not sealed in time",
+                silos=(item.silo,),
+                stage=item.stage,
+                session=item.session,
+            ) from None
+        return msgspec.structs.replace(item, sealed=names, content=content_key(keys.own, item.session).hex())
+
+    def opening(
+        self, done: Done, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
+    ) -> AbstractContextManager[None]:
+        """See :func:`fedbroker.transport.sealing.opening`: a silo's results."""
+        keys = self._guard.keys
+        coming: dict[Digest, tuple[Digest, bytes]] = {}
+        if keys is not None and done.sealed:
+            secret = self._secret(keys, done.session, done.silo)
+            coming = {digest: (name, secret) for digest, name in done.sealed.items()}
+        return opening(store, coming, deadline, forged)
+
+    def _to(self, silo: str, body: bytes, about: About) -> bytes:
+        return self._guard.wrap(body, about, self._guard.key_of(silo) if self._guard.seals else None)
+
+    def _secret(self, keys: Keys, session: str, silo: str | None) -> bytes:
+        if silo is None:
+            return content_key(keys.own, session)
+        return pair_secret(keys.own, keys.others[silo], session)
+
+
+class SiloEnvelopes:
+    """A silo's.
+
+    Args:
+        cohort: its cohort's name.
+        silo: its name.
+        keys: the silo's, and its coordinators'; None: nothing is signed.
+    """
+
+    def __init__(self, cohort: str, silo: str, keys: Keys | None) -> None:
+        self._cohort = cohort
+        self._silo = silo
+        self._guard = Guard(keys)
+        self._askers: OrderedDict[str, tuple[Public, bool]] = OrderedDict()  # by session; and whether it seals
+        self._seen: OrderedDict[bytes, str] = OrderedDict()  # message ids by nonce
+
+    @property
+    def guarded(self) -> bool:
+        """Whether anything is signed."""
+        return self._guard.keys is not None
+
+    def work(self, delivery: Delivery, read: Callable[[Buffer], WorkItem]) -> Buffer:
+        """What is in a work item's envelope: written by one who may ask, for us, lately, and not seen before.
+
+        Args:
+            delivery: the message.
+            read: finds the work item in it.
+
+        Raises:
+            Forged: it is not so.
+            WireError: as ``read`` does.
+        """
+        session, stage, silo = ([*delivery.correlation_id.split("."), "", "", ""])[:3]
+        about = About("work", self._cohort, silo, session, int(stage) if stage.isdecimal() else -1)
+        opened = self._guard.open(delivery.body, about, sealed=True)
+        if opened is None:
+            return delivery.body
+        item = read(opened.body)
+        timely(opened, item.seconds, self._guard.clock())
+        if _put(self._seen, opened.nonce, delivery.message_id) != delivery.message_id:
+            raise Forged("work that was here before came again as another message", hint=_COPIES)
+        if item.sealed and not (opened.sealed and _KEY.fullmatch(item.content)):
+            raise Forged("sealed blobs come without their key", hint=_COPIES)
+        asker = opened.sender, opened.sealed
+        if _put(self._askers, item.session, asker)[0] != opened.sender:
+            raise Forged(f"session {item.session} is another coordinator's", hint=_COPIES)
+        return opened.body
+
+    def mail(self, body: Buffer) -> Buffer:
+        """A coordinator's word."""
+        opened = self._guard.open(body, About("mail", self._cohort, self._silo), sealed=True)
+        return body if opened is None else opened.body
+
+    def announcement(self, body: bytes) -> bytes:
+        """What we say of ourselves as it goes out."""
+        return self._guard.wrap(body, About("lobby", self._cohort, self._silo))
+
+    def reply(self, item: WorkItem, body: bytes) -> bytes:
+        """Our answer as it goes out."""
+        about = About("reply", self._cohort, self._silo, item.session, item.stage)
+        return self._guard.wrap(body, about, self._sealed_to(item.session))
+
+    async def outputs(self, item: WorkItem, outputs: Mapping[Digest, Buffer]) -> dict[Digest, tuple[Digest, Buffer]]:
+        """Results as they go out on the bulk lane: by digest, the name on their way, and the bytes."""
+        asker = self._sealed_to(item.session)
+        if asker is None:
+            return {digest: (digest, data) for digest, data in outputs.items()}
+        secret = pair_secret(self._own, asker, item.session)
+        return {digest: await sealed(data, digest, secret) for digest, data in outputs.items()}
+
+    def opening(
+        self, item: WorkItem, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
+    ) -> AbstractContextManager[None]:
+        """See :func:`fedbroker.transport.sealing.opening`: the blobs that come with a work item."""
+        coming: dict[Digest, tuple[Digest, bytes]] = {}
+        asker = self._sealed_to(item.session)
+        if item.sealed and asker is not None:
+            pair, content = pair_secret(self._own, asker, item.session), bytes.fromhex(item.content)
+            coming = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
+        return opening(store, coming, deadline, forged)
+
+    @property
+    def _own(self) -> Identity:
+        assert self._guard.keys is not None
+        return self._guard.keys.own
+
+    def _sealed_to(self, session: str) -> Public | None:
+        """Whom an answer is sealed to: who asked, if that was sealed, or if we insist."""
+        asker = self._askers.get(session)
+        return asker[0] if asker is not None and (asker[1] or self._guard.seals) else None
+
+
+_KEY: Final = re.compile("[0-9a-f]{64}")
+_COPIES: Final = "find out who sends messages again at the broker"
+
+
+def _put(table: OrderedDict[K, V], key: K, value: V) -> V:
+    """What is there for a key by now, the value where there was nothing; the oldest are forgotten."""
+    if len(table) >= REMEMBERED and key not in table:
+        table.popitem(last=False)
+    return table.setdefault(key, value)

@@ -1,0 +1,168 @@
+"""Messages that say who wrote them and cannot be changed, and, where they are sealed, read by one other only.
+
+Layout: ``FS``, the version, the form (1: signed, 2: sealed as well), the sender's id and the reader's (8 bytes each),
+the time (milliseconds since 1970, 8 bytes), 16 random bytes that no other message has, the body, the signature. It is
+made with Ed25519 over the version's own words, what the message is about (:class:`About`, which both ends know and
+which is not sent), all that comes before the body, and the body's BLAKE3.
+
+A sealed body is encrypted with AES-256-GCM. Its key is used once: it is derived from what sender and reader share,
+with the random bytes as salt; so its nonce can be zero. Plain functions of keys and bytes; imports the trust's keys,
+wire's blobs and the base.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from fedbroker.errors import Forged, WireError
+from fedbroker.trust.keys import SIGNATURE_BYTES, Identity, Public, derived
+from fedbroker.wire.blobs import Buffer
+
+__all__ = ["About", "Opened", "open_envelope", "peeled", "sender_of", "wrap"]
+
+_MAGIC: Final = b"FS"
+_VERSION: Final = 1
+_SIGNED: Final = 1
+_SEALED: Final = 2
+_HEAD: Final = struct.Struct(">2sBB8s8sQ16s")
+_ONCE: Final = bytes(12)
+"""The nonce of a key that is used once."""
+
+NONCE_BYTES: Final = 16
+NOBODY: Final = bytes(8)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a message is about, as its way through the broker tells: signed, and bound to what is sealed, not sent.
+
+    Attributes:
+        direction: ``work``, ``reply``, ``mail`` or ``lobby``.
+        cohort: its name.
+        silo: whom it goes to, or comes from.
+        session: the session's id, where there is one.
+        stage: the stage's number, where there is one.
+    """
+
+    direction: str
+    cohort: str
+    silo: str
+    session: str = ""
+    stage: int = 0
+
+    def as_bytes(self) -> bytes:
+        """No two have the same."""
+        words = (self.direction, self.cohort, self.silo, self.session, str(self.stage))
+        return b"".join(len(word).to_bytes(4, "big") + word for word in (one.encode() for one in words))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A message whose signature is right.
+
+    Attributes:
+        body: what was said.
+        sender: who said it.
+        nonce: 16 bytes that no other message has.
+        issued: when, in seconds since 1970 on the sender's clock.
+        sealed: nobody but sender and reader could read it.
+    """
+
+    body: memoryview
+    sender: Public
+    nonce: bytes
+    issued: float
+    sealed: bool
+
+
+def sender_of(data: Buffer) -> bytes | None:
+    """The id of whoever claims to have written it; None for what is in no envelope."""
+    head = bytes(memoryview(data)[: _HEAD.size])
+    return _HEAD.unpack(head)[3] if len(head) == _HEAD.size and head.startswith(_MAGIC) else None
+
+
+def peeled(data: Buffer) -> Buffer:
+    """What is in an envelope, whoever closed it: for people who look at a message without being its reader.
+
+    Raises:
+        WireError: it is sealed.
+    """
+    if sender_of(data) is None:
+        return data
+    if _HEAD.unpack_from(data)[2] == _SEALED:
+        raise WireError("a message is sealed", hint="only who sent it and whom it was sent to can read it")
+    return memoryview(data)[_HEAD.size : -SIGNATURE_BYTES]
+
+
+def wrap(body: Buffer, about: About, sender: Identity, *, now: float, seal_to: Public | None = None) -> bytes:
+    """A message in an envelope.
+
+    Args:
+        body: what to say.
+        about: what it is about.
+        sender: whose words they are.
+        now: seconds since 1970.
+        seal_to: who alone is to read it; None for a message that is signed only.
+    """
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    form, reader = (_SIGNED, NOBODY) if seal_to is None else (_SEALED, seal_to.id)
+    head = _HEAD.pack(_MAGIC, _VERSION, form, sender.public.id, reader, round(now * 1000), nonce)
+    if seal_to is not None:
+        body = _cipher(sender, seal_to, sender.public.id, nonce).encrypt(_ONCE, body, about.as_bytes() + head)
+    return b"".join([head, body, sender.sign(_signed(about, head, body))])
+
+
+def open_envelope(data: Buffer, about: About, reader: Identity, known: Callable[[bytes], Public | None]) -> Opened:
+    """What is in an envelope, if it is as its sender closed it.
+
+    Args:
+        data: its bytes.
+        about: what it must be about.
+        reader: who reads it.
+        known: the key of an id, if its owner may write to us.
+
+    Raises:
+        Forged: it is no envelope, not of one whom we know, not about this, or was changed; says which.
+    """
+    view = memoryview(data).toreadonly().cast("B")
+    if len(view) < _HEAD.size + SIGNATURE_BYTES or bytes(view[:2]) != _MAGIC:
+        raise Forged("a message is not signed", hint=_BOTH)
+    head, body, signature = view[: _HEAD.size], view[_HEAD.size : -SIGNATURE_BYTES], view[-SIGNATURE_BYTES:]
+    _, version, form, sender_id, reader_id, issued, nonce = _HEAD.unpack(head)
+    if version != _VERSION or form not in (_SIGNED, _SEALED):
+        raise Forged(f"a signed message of version {version}.{form}, which is not known here", hint=_BOTH)
+    sender = known(sender_id)
+    if sender is None:
+        raise Forged(f"a message is signed with a key that is not known here: {sender_id.hex()}", hint=_KEYS)
+    if not sender.signed(bytes(signature), _signed(about, head, body)):
+        raise Forged("a message was changed, or was meant for something else: its signature is wrong", hint=_BETWEEN)
+    if form == _SEALED:
+        if reader_id != reader.public.id:
+            raise Forged(f"a message is sealed to another key: {reader_id.hex()}", hint=_KEYS)
+        try:
+            cipher = _cipher(reader, sender, sender.id, nonce)
+            body = memoryview(cipher.decrypt(_ONCE, body, about.as_bytes() + bytes(head)))
+        except InvalidTag:
+            raise Forged("a sealed message cannot be opened", hint=_KEYS) from None
+    return Opened(body, sender, nonce, issued / 1000, form == _SEALED)
+
+
+_BOTH: Final = "give both ends their keys ([security] at the silo, security= at the coordinator)"
+_KEYS: Final = "give this end the other's public key, as `fedbroker admin enroll` does"
+_BETWEEN: Final = "find out who changes messages at the broker, or on the way to it"
+
+
+def _signed(about: About, head: Buffer, body: Buffer) -> bytes:
+    return b"".join([b"fedbroker signed 1", about.as_bytes(), head, blake3.blake3(body).digest()])
+
+
+def _cipher(mine: Identity, other: Public, sender: bytes, nonce: bytes) -> AESGCM:
+    return AESGCM(derived(mine.shared_with(other), b"message from " + sender, nonce))

@@ -1,0 +1,97 @@
+"""Keys in files: a coordinator's table of keys, and a silo's secret.
+
+Imports the trust's own modules, the credentials and the base.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from fedbroker.credentials import read_secret
+from fedbroker.errors import ConfigError
+from fedbroker.trust.guard import Keys
+from fedbroker.trust.keys import Identity, Public
+
+__all__ = ["coordinator_keys", "public_key", "silo_keys"]
+
+T = TypeVar("T")
+
+_KEYS: Final = {"secret_file": str, "seal": bool, "silos": dict}
+
+
+def coordinator_keys(path: Path) -> Keys:
+    """A coordinator's keys, from a TOML file.
+
+    ``secret_file`` names the file with its secret, relative to this one; the table ``[silos]`` has the public key of
+    each silo by its name; ``seal = true`` insists on sealed messages.
+
+    Raises:
+        ConfigError: a file cannot be read, or something in it is missing, unknown or no key; names the key.
+    """
+    table = _table(path)
+    for name, value in table.items():
+        if name not in _KEYS:
+            raise ConfigError(f"unknown key {name!r} in {path.name}", hint=f"valid are {', '.join(_KEYS)}")
+        if not isinstance(value, _KEYS[name]):
+            raise ConfigError(f"{name!r} in {path.name} is {value!r}", hint="see docs/security.md")
+    if "secret_file" not in table:
+        raise ConfigError(f"'secret_file' in {path.name} is missing", hint='add it: secret_file = "secret.key"')
+    label = f"'secret_file' in {path.name}"
+    own = _labelled(label, lambda: Identity.parse(read_secret(label, table["secret_file"], path.parent)))
+    silos = {
+        name: _labelled(f"{name!r} in [silos] of {path.name}", partial(Public.parse, str(text)))
+        for name, text in table.get("silos", {}).items()
+    }
+    return _labelled(path.name, lambda: Keys(own, silos, table.get("seal", False)))
+
+
+def silo_keys(secret: str, coordinators: Sequence[str], *, seal: bool) -> Keys:
+    """A silo's keys, from the text of its secret and of its coordinators' public keys.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    others = [Public.parse(text) for text in coordinators]
+    return Keys(Identity.parse(secret), {key.fingerprint: key for key in others}, seal)
+
+
+def public_key(path: Path) -> Public:
+    """The public key of the secret in a file, which is made, for its owner alone, if it is not there.
+
+    Raises:
+        ConfigError: it can neither be read nor made, or holds no secret.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _labelled(str(path), lambda: Identity.parse(read_secret(str(path), str(path.absolute()), Path()))).public
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", hint="name another file") from None
+    identity = Identity.generate()
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(identity.reveal() + "\n")
+        file.flush()
+        os.fsync(descriptor)
+    return identity.public
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="correct keys=") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", hint="correct it") from None
+
+
+def _labelled(label: str, make: Callable[[], T]) -> T:
+    """What is made, or why not, said of something with a name."""
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"{label}: {error.what}", hint=error.hint) from None

@@ -1,0 +1,87 @@
+"""docs/keys.md as its readers follow it: keys made by the commands, the tables as they stand there, one invocation."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedbroker
+from fedbroker.deadline import Deadline
+from fedbroker.testing import SiloProcess
+from tests.support.computations import ask
+from tests.support.pages import ROOT, blocks
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+PLACEHOLDER = "fedbroker-public-1:…"
+SILOS = ("ewr", "jfk")
+
+
+def printed(command: str, directory: Path) -> str:
+    """What one of the page's commands prints."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / command.split()[0]), *command.split()[1:]],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+def made_key(command: str, directory: Path) -> str:
+    directory.mkdir()
+    public = printed(command, directory)
+    assert re.fullmatch(r"fedbroker-public-1:[\w-]{86}", public)
+    assert printed(command, directory) == public  # the second time it is there
+    assert stat.S_IMODE((directory / "secret.key").stat().st_mode) == 0o600
+    return public
+
+
+def test_the_page_from_keys_to_a_result(broker, cohort, tmp_path):
+    (console,) = blocks("docs/keys.md", "console")
+    command = console.splitlines()[0].removeprefix("$ ")
+    publics = {name: made_key(command, tmp_path / name) for name in SILOS}
+    coordinator = made_key("fedbroker key secret.key", tmp_path / "coordinator")
+
+    security, keys = blocks("docs/keys.md", "toml")
+    security = security.replace(PLACEHOLDER, coordinator)
+    for name in SILOS:
+        (tmp_path / name / "silo.toml").write_text(
+            f'[silo]\nname = "{name}"\ncohort = "{cohort}"\nbroker = "{broker.url}"\n{security}\n'
+            '[data.numbers]\nsource = "duckdb"\nquery = "select 1::float as x"\n'
+        )
+    for public in publics.values():
+        keys = keys.replace(PLACEHOLDER, public, 1)
+    (tmp_path / "coordinator" / "keys.toml").write_text(keys)
+
+    (program,) = blocks("docs/keys.md", "python")
+    silos = [SiloProcess(tmp_path / name) for name in SILOS]
+    try:
+        for silo in silos:
+            silo.start()
+        for silo in silos:
+            silo.wait_ready(Deadline.after(30))
+        code = program.replace('"airports"', repr(cohort)).replace('"keys.toml"', "keys").replace("set_", "create_")
+        names = {"fedbroker": fedbroker, "url": broker.url, "keys": tmp_path / "coordinator" / "keys.toml"}
+        exec(code, names)
+        with names["context"] as context:
+            assert ask(context) == 2.0
+            assert context.last_session.forged == ()
+    finally:
+        for silo in silos:
+            silo.stop()
+
+
+def test_every_row_names_tests_that_are_there():
+    text = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "keys.md").read_text())
+    assert len(named) > 8
+    for name in named:
+        assert f"def {name}(" in text, name

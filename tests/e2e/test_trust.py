@@ -1,0 +1,174 @@
+"""Real silos with keys, and somebody at the broker: what he does is never in a result, and the report names it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.errors import CohortTimeout, FedbrokerError
+from fedbroker.testing import local_cohort
+from tests.support.computations import ask
+from tests.support.operator import Operator, operator
+from tests.support.tff import packed
+from tests.support.wait import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+NAMES = ("bos", "ewr", "jfk")
+NUMBERS = 100_000  # 400 KB: on the bulk lane
+SOURCES = {
+    name: {"numbers": {"source": "duckdb", "query": f"select 1::float as x from range({10**at}) t(i)"}}
+    for at, name in enumerate(NAMES)
+}
+MODEL_VALUE = np.arange(NUMBERS, dtype=np.float32)
+MODEL = tff.TensorType(np.float32, [NUMBERS])
+
+
+@tff.tensorflow.computation(MODEL, np.float32)
+def scaled(model, by):
+    return model * by
+
+
+@tff.federated_computation(tff.FederatedType(MODEL, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS))
+def summed(model, by):
+    """What goes out once and what comes back are both large."""
+    return tff.federated_sum(tff.federated_map(scaled, (tff.federated_broadcast(model), by)))
+
+
+class Between:
+    """An operator on a thread of his own, between a context's exchanges and queues."""
+
+    def __init__(self, url: str, cohort: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._url, self._cohort = url, cohort
+        self.operator: Operator
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+
+    async def _run(self) -> None:
+        async with operator(self._url) as self.operator:
+            self._ready.set()
+            await self._stop.wait()
+
+    def __enter__(self) -> Between:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    def intercept(self, queue: str, exchange: str, key: str) -> None:
+        step = self.operator.intercept(queue, exchange, key)
+        asyncio.run_coroutine_threadsafe(step, self._loop).result(10)
+
+
+@contextlib.contextmanager
+def scene(broker, cohort, security, **options) -> Iterator[tuple]:
+    """A context over three silos with keys, and an operator who sees all answers and results."""
+    with (
+        local_cohort(SOURCES, cohort=cohort, broker=broker.url, security=security) as silos,
+        fedbroker.create_sync_execution_context(
+            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, **options
+        ) as context,
+        Between(broker.url, cohort) as between,
+    ):
+        assert ask(context) == 111.0
+        key = context._coordinator._cohort._end.key
+        between.intercept(f"fedbroker.callback.{key}", "fedbroker.reply", f"{key}.#")
+        between.intercept(f"fedbroker.results.{key}", "fedbroker.results", f"{key}.*")
+        yield context, between.operator
+
+
+def large(context) -> np.ndarray:
+    return context.invoke(summed, packed(summed, (MODEL_VALUE, [1.0, 2.0, 3.0])))
+
+
+@pytest.mark.parametrize("security", ["sign", "seal"])
+def test_computations_are_what_they_are_without(broker, cohort, security):
+    with scene(broker, cohort, security) as (context, between):
+        assert ask(context) == 111.0
+        for _ in range(2):  # the second time, silos have what they need
+            np.testing.assert_array_equal(large(context), 6 * MODEL_VALUE)
+            assert context.last_session.forged == ()
+        read = b"".join(one.body for one in between.seen if "results" in one.queue)
+        assert len(read) > 6 * MODEL_VALUE.nbytes
+        assert ((3 * MODEL_VALUE)[1000:1100].tobytes() in read) == (security == "sign")
+
+
+@pytest.mark.parametrize("security", ["sign", "seal"])
+def test_edited_results_are_a_straggler_s_and_are_named(broker, cohort, security):
+    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage_timeout=6.0) as (context, between):
+
+        def edit(one):
+            if "results" not in one.queue or not one.key.endswith(".jfk"):
+                return [one]
+            return [one.with_body(one.body[:-100] + bytes([one.body[-100] ^ 1]) + one.body[-99:])]
+
+        between.change = edit
+        np.testing.assert_array_equal(large(context), 3 * MODEL_VALUE)
+        named = {silo for silo, _ in context.last_session.forged}
+        assert named == {"jfk"}
+
+
+@pytest.mark.parametrize("security", ["sign", "seal"])
+def test_an_edited_answer_is_a_straggler_s_and_is_named(broker, cohort, security):
+    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage_timeout=4.0) as (context, between):
+
+        def edit(one):
+            if not one.key.endswith(".ewr"):
+                return [one]
+            return [one.with_body(one.body[:-70] + bytes([one.body[-70] ^ 1]) + one.body[-69:])]
+
+        between.change = edit
+        assert ask(context) == 101.0
+        ((silo, why),) = context.last_session.forged
+        assert silo == "ewr"
+        assert "signature" in why
+        between.change = lambda one: [one]
+        until(lambda: ask(context) == 111.0, 30)
+
+
+def test_answers_of_another_session_are_refused(broker, cohort):
+    with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage_timeout=4.0) as (context, between):
+        assert ask(context) == 111.0
+        (old,) = [one for one in between.seen if one.key.endswith(".ewr")]
+
+        def swap(one):
+            return [one.with_body(old.body)] if one.key.endswith(".ewr") else [one]
+
+        between.change = swap
+        assert ask(context) == 101.0
+        assert {silo for silo, _ in context.last_session.forged} == {"ewr"}
+
+
+def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
+    with local_cohort(SOURCES, cohort=cohort, broker=broker.url, security="sign") as silos:
+        with (
+            fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=3, join_timeout=3) as context,
+            pytest.raises(CohortTimeout, match="0 of 3"),
+        ):
+            ask(context)
+        text = silos.keys.read_text()
+        stranger = tmp_path / "keys.toml"
+        other = fedbroker.trust.Identity.generate()
+        (tmp_path / "secret.key").write_text(other.reveal())
+        stranger.write_text(text)
+        with (
+            fedbroker.create_sync_execution_context(
+                broker.url, cohort=cohort, keys=stranger, min_silos=3, stage_timeout=5
+            ) as context,
+            pytest.raises(FedbrokerError) as caught,
+        ):
+            ask(context)
+        assert other.reveal()[20:] not in str(caught.value)

@@ -1,0 +1,276 @@
+"""Keys, envelopes and sealed blobs: what was closed can be opened by whom it is for, and nothing else ever is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fedbroker.errors import ConfigError, Forged, WireError
+from fedbroker.trust import Identity, Public
+from fedbroker.trust.blobs import PIECE, TAG, open_blob, seal_blob
+from fedbroker.trust.envelope import About, open_envelope, peeled, sender_of, wrap
+from fedbroker.trust.guard import SKEW, Guard, Keys, timely
+from fedbroker.wire.blobs import digest_of
+
+COORDINATOR, EWR, JFK = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
+KNOWN = {one.public.id: one.public for one in (COORDINATOR, EWR, JFK)}
+ABOUT = About("work", "airports", "ewr", "s1", 0)
+NOW = 1_700_000_000.0
+
+words = st.text(max_size=8)
+abouts = st.builds(About, words, words, words, words, st.integers(0, 1000))
+
+
+def closed(body: bytes, about: About = ABOUT, to: Identity | None = None) -> bytes:
+    return wrap(body, about, COORDINATOR, now=NOW, seal_to=None if to is None else to.public)
+
+
+def opened(data: bytes, about: About = ABOUT, reader: Identity = EWR):
+    return open_envelope(data, about, reader, KNOWN.get)
+
+
+# --- keys ---
+
+
+def test_keys_are_lines_of_text():
+    assert Identity.parse(COORDINATOR.reveal()).public == COORDINATOR.public
+    assert Public.parse(str(COORDINATOR.public)) == COORDINATOR.public
+    assert len({COORDINATOR.public, Public.parse(str(COORDINATOR.public)), EWR.public}) == 2
+
+
+def test_a_secret_is_in_no_representation():
+    secret = COORDINATOR.reveal().partition(":")[2]
+    keys = Keys(COORDINATOR, {"ewr": EWR.public})
+    for shown in (repr(COORDINATOR), str(COORDINATOR), repr(keys), repr(Guard(keys)), f"{COORDINATOR!r}"):
+        assert secret not in shown
+        assert COORDINATOR.public.fingerprint in shown
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[:-1],
+        lambda text: text + "AAAA",
+        lambda text: "x" + text,
+        lambda text: text[:-1] + "!",
+        lambda text: text.replace(":", ";"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Identity, Public])
+def test_a_damaged_key_is_refused_without_being_said(kind, spoil):
+    text = COORDINATOR.reveal() if kind is Identity else str(COORDINATOR.public)
+    with pytest.raises(ConfigError) as caught:
+        kind.parse(spoil(text))
+    assert text.partition(":")[2][:20] not in str(caught.value)
+
+
+def test_two_agree_on_what_nobody_else_has():
+    assert COORDINATOR.shared_with(EWR.public) == EWR.shared_with(COORDINATOR.public)
+    assert COORDINATOR.shared_with(EWR.public) != COORDINATOR.shared_with(JFK.public)
+
+
+def test_a_key_with_which_there_is_no_secret_is_refused():
+    useless = Public(EWR.public._raw[:32], bytes(32))
+    with pytest.raises(ConfigError, match="of no use"):
+        COORDINATOR.shared_with(useless)
+
+
+# --- envelopes ---
+
+
+@given(body=st.binary(max_size=2000), about=abouts, sealed=st.booleans())
+def test_what_was_closed_is_opened(body, about, sealed):
+    found = opened(closed(body, about, EWR if sealed else None), about)
+    assert found.body == body
+    assert found.sender == COORDINATOR.public
+    assert found.issued == NOW
+    assert found.sealed == sealed
+
+
+@given(body=st.binary(max_size=200), sealed=st.booleans(), data=st.data())
+def test_whatever_is_changed_is_noticed(body, sealed, data):
+    whole = closed(body, to=EWR if sealed else None)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytearray(whole)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(Forged):
+        opened(bytes(changed))
+
+
+@given(body=st.binary(max_size=200), sealed=st.booleans(), data=st.data())
+def test_whatever_is_cut_or_added_is_noticed(body, sealed, data):
+    whole = closed(body, to=EWR if sealed else None)
+    with pytest.raises(Forged):
+        opened(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(Forged):
+        opened(whole + data.draw(st.binary(min_size=1, max_size=100)))
+
+
+@given(one=abouts, other=abouts, sealed=st.booleans())
+def test_what_is_about_something_else_is_refused(one, other, sealed):
+    assume(one != other)
+    with pytest.raises(Forged):
+        opened(closed(b"body", one, EWR if sealed else None), other)
+
+
+@given(st.binary(max_size=300))
+def test_nothing_but_forged_is_raised_for_garbage(data):
+    with pytest.raises(Forged):
+        opened(data)
+    with pytest.raises(Forged):
+        opened(b"FS\x01\x01" + data)
+
+
+def test_only_whom_it_is_sealed_to_reads_it():
+    sealed = closed(b"the model", to=EWR)
+    assert b"the model" not in sealed
+    with pytest.raises(Forged, match="sealed to another key"):
+        opened(sealed, reader=JFK)
+    with pytest.raises(WireError, match="is sealed"):
+        peeled(sealed)
+
+
+def test_a_stranger_is_not_believed():
+    with pytest.raises(Forged, match="not known here"):
+        open_envelope(closed(b"body"), ABOUT, EWR, {}.get)
+
+
+def test_no_two_envelopes_are_the_same():
+    assert closed(b"body") != closed(b"body")
+    assert opened(closed(b"body")).nonce != opened(closed(b"body")).nonce
+    assert closed(b"body", to=EWR)[-100:-64] != closed(b"body", to=EWR)[-100:-64]
+
+
+def test_what_is_signed_only_can_be_looked_at():
+    assert peeled(closed(b"body")) == b"body"
+    assert peeled(b"FB in no envelope") == b"FB in no envelope"
+    assert sender_of(closed(b"body")) == COORDINATOR.public.id
+    assert sender_of(b"FB in no envelope" * 10) is None
+
+
+# --- guards ---
+
+
+def at_coordinator(seal: bool = False) -> Guard:
+    return Guard(Keys(COORDINATOR, {"ewr": EWR.public, "jfk": JFK.public}, seal), by_name=True)
+
+
+def at_silo(own: Identity, seal: bool = False) -> Guard:
+    return Guard(Keys(own, {"coordinator": COORDINATOR.public}, seal))
+
+
+REPLY = About("reply", "airports", "ewr", "s1", 0)
+
+
+def test_a_silo_speaks_for_itself_only():
+    guard = at_coordinator()
+    assert guard.open(at_silo(EWR).wrap(b"mine", REPLY), REPLY).body == b"mine"
+    with pytest.raises(Forged, match="not known here"):
+        guard.open(at_silo(JFK).wrap(b"not mine", REPLY), REPLY)
+
+
+def test_a_silo_believes_its_coordinators_and_no_other_silo():
+    assert at_silo(EWR).open(at_coordinator().wrap(b"work", ABOUT), ABOUT).body == b"work"
+    with pytest.raises(Forged, match="not known here"):
+        at_silo(EWR).open(at_silo(JFK).wrap(b"work", ABOUT), ABOUT)
+
+
+def test_who_insists_on_sealing_takes_nothing_else():
+    open_one = at_coordinator().wrap(b"work", ABOUT)
+    assert at_silo(EWR, seal=True).open(open_one, ABOUT).body == b"work"
+    with pytest.raises(Forged, match="not sealed"):
+        at_silo(EWR, seal=True).open(open_one, ABOUT, sealed=True)
+    sealed_one = at_coordinator().wrap(b"work", ABOUT, EWR.public)
+    assert at_silo(EWR, seal=True).open(sealed_one, ABOUT, sealed=True).sealed
+
+
+def test_without_keys_nothing_is_signed_and_nothing_signed_is_taken():
+    assert Guard().wrap(b"body", ABOUT) == b"body"
+    assert Guard().open(b"body", ABOUT) is None
+    with pytest.raises(Forged, match="has no keys"):
+        Guard().open(closed(b"body"), ABOUT)
+    with pytest.raises(Forged, match="not signed"):
+        at_silo(EWR).open(b"body" * 100, ABOUT)
+
+
+def test_one_key_under_two_names_is_refused():
+    with pytest.raises(ConfigError, match="'ewr' and 'jfk' have the same"):
+        Keys(COORDINATOR, {"ewr": EWR.public, "jfk": EWR.public})
+    with pytest.raises(ConfigError, match="no public key"):
+        Keys(COORDINATOR, {})
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds", "good"),
+    [
+        (0, 0, True),
+        (-SKEW, 0, True),
+        (-SKEW - 1, 0, False),
+        (60 + SKEW, 60, True),
+        (61 + SKEW, 60, False),
+    ],
+)
+def test_what_is_not_of_our_time_is_refused(age, seconds, good):
+    one = dataclasses.replace(opened(closed(b"body")), issued=NOW - age)
+    if good:
+        timely(one, seconds, NOW)
+    else:
+        with pytest.raises(Forged, match="written"):
+            timely(one, seconds, NOW)
+
+
+# --- blobs ---
+
+SECRET = bytes(range(32))
+
+
+@given(st.binary(max_size=4000))
+def test_a_sealed_blob_is_the_blob_again(data):
+    digest = digest_of(data)
+    assert open_blob(seal_blob(data, digest, SECRET), digest, SECRET) == data
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_sizes_around_a_piece(size):
+    data = (bytes(range(251)) * (1 + size // 251))[:size]
+    digest = digest_of(data)
+    sealed = seal_blob(data, digest, SECRET)
+    assert len(sealed) == size + TAG * max(1, -(-size // PIECE))
+    assert open_blob(sealed, digest, SECRET) == data
+    assert seal_blob(data, digest, SECRET) == sealed  # so that it can be sent again under the same name
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_blob_is_not_opened(data):
+    content = bytes(PIECE) + bytes([1]) * PIECE + bytes(100)
+    digest = digest_of(content)
+    sealed = bytearray(seal_blob(content, digest, SECRET))
+    match data.draw(st.sampled_from(["flip", "cut", "swap", "more"])):
+        case "flip":
+            sealed[data.draw(st.integers(0, len(sealed) - 1))] ^= 1
+        case "cut":
+            del sealed[data.draw(st.sampled_from([0, 1, TAG, PIECE + TAG, 2 * (PIECE + TAG), len(sealed) - 1])) :]
+        case "swap":
+            one, other = sealed[: PIECE + TAG], sealed[PIECE + TAG : 2 * (PIECE + TAG)]
+            sealed[: 2 * (PIECE + TAG)] = other + one
+        case "more":
+            sealed += bytes(TAG)
+    with pytest.raises(Forged):
+        open_blob(sealed, digest, SECRET)
+
+
+def test_another_secret_or_name_opens_nothing():
+    sealed = seal_blob(b"blob", digest_of(b"blob"), SECRET)
+    with pytest.raises(Forged):
+        open_blob(sealed, digest_of(b"blob"), bytes(32))
+    with pytest.raises(Forged):
+        open_blob(sealed, digest_of(b"other"), SECRET)
+
+
+def test_a_blob_under_a_wrong_name_is_noticed_though_its_writer_has_the_secret():
+    with pytest.raises(Forged, match="another one"):
+        open_blob(seal_blob(b"blob", digest_of(b"other"), SECRET), digest_of(b"other"), SECRET)
