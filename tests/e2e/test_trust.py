@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.errors import CohortTimeout, FedbrokerError
 from fedbroker.testing import local_cohort
+from fedbroker.transport.sealing import content_key
+from fedbroker.trust import Identity
 from tests.support.computations import ask
 from tests.support.operator import Operator, operator
 from tests.support.tff import packed
@@ -172,3 +176,30 @@ def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
         ):
             ask(context)
         assert other.reveal()[20:] not in str(caught.value)
+
+
+def test_no_secret_is_in_a_log_or_a_process_list(broker, cohort, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FEDBROKER_SILO_LOG_LEVEL", "debug")
+    caplog.set_level("DEBUG", "fedbroker")
+    url = urlsplit(broker.url)
+    with (
+        local_cohort(SOURCES, cohort=cohort, broker=broker.url, security="seal", directory=tmp_path) as silos,
+        fedbroker.create_sync_execution_context(
+            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, stage_timeout=20
+        ) as context,
+    ):
+        assert ask(context) == 111.0
+        session = context.last_session.session
+        own = Identity.parse((tmp_path / "secret.key").read_text())
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        commands = "\n".join(" ".join(one.cmdline()) for one in family)
+        shown = repr((context, context._coordinator.settings, silos))
+    secrets = [path.read_text().partition(":")[2].strip() for path in tmp_path.rglob("secret.key")]
+    assert len(secrets) == 4
+    secrets += [content_key(own, session).hex(), url.password]
+    logs = "\n".join(path.read_text() for path in tmp_path.rglob("silo.log"))
+    assert "work received" in logs
+    assert "fedbroker" in commands
+    for secret in secrets:
+        for text in (logs, commands, shown, caplog.text):
+            assert secret not in text
