@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from fedbroker.context.folding import MOST, Folding
+from fedbroker.context.folding import LARGE, MOST, Folding
 from fedbroker.context.values import elements, structure
 from fedbroker.plan.model import ServerStage, Slot, Whole
+from fedbroker.plan.sizes import static_bytes
 from fedbroker.runtime import Executor, Ref
 from fedbroker.runtime.values import struct
 from fedbroker.wire.codec import Buffer
@@ -49,7 +50,7 @@ class ServerSide:
         """
         if stage.fold is not None:
             self._folding = Folding(stage.fold, self._ready, self._load)
-        self._function(stage, silos if silos < MOST else 0)
+        self._function(stage, silos if silos < MOST and silos * _bytes(stage) < LARGE else 0)
         for slot in stage.inputs:
             if len(self._bytes[slot.name]) > SMALL:
                 self._load(slot)
@@ -149,3 +150,8 @@ class ServerSide:
 
     async def _loaded(self, value: Buffer) -> Ref:
         return await (await self._ready()).value(value)
+
+
+def _bytes(stage: ServerStage) -> int:
+    """Of one silo's partials, as far as their types tell."""
+    return sum(static_bytes(merge.partial.type) or 0 for merge in stage.merges)

@@ -15,6 +15,7 @@ __all__ = ["DEFAULT_LIMITS", "Limits"]
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+_HEADER: Final = 4 * KIB  # room for a chunk's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,16 @@ class Limits:
                 raise ConfigError(f"{limit.name} is {getattr(self, limit.name)}", hint="it must be positive")
 
     def chunk_bytes(self, size: int) -> int:
-        """How large the pieces of a blob of ``size`` bytes are."""
-        return self.small_chunk if size <= self.small_blob else self.large_chunk
+        """How large the pieces of a blob of ``size`` bytes are.
+
+        What would be left over, where it is too little for a piece of its own, is spread over the others: a value of a
+        round number of bytes has a few more when it is serialized.
+        """
+        piece = self.small_chunk if size <= self.small_blob else self.large_chunk
+        left_over = size % piece < self.min_chunk and size > piece
+        if left_over and piece + self.min_chunk + _HEADER <= self.max_message:
+            return -(-size // (size // piece))
+        return piece
 
 
 DEFAULT_LIMITS: Final = Limits()

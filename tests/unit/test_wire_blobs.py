@@ -140,4 +140,20 @@ def test_a_full_assembler_makes_room_of_what_is_stale() -> None:
 def test_chunk_sizes_follow_the_limits() -> None:
     limits = Limits()
     assert limits.chunk_bytes(16 * 2**20) == 2**20
-    assert limits.chunk_bytes(16 * 2**20 + 1) == 4 * 2**20
+    assert limits.chunk_bytes(20 * 2**20) == 4 * 2**20
+
+
+@given(size=st.integers(1, 64 * 2**20))
+def test_nothing_is_left_over_that_is_too_little_for_a_piece_of_its_own(size: int) -> None:
+    limits = Limits()
+    piece = limits.chunk_bytes(size)
+    usual = limits.small_chunk if size <= limits.small_blob else limits.large_chunk
+    assert usual <= piece <= usual + limits.min_chunk
+    assert size <= piece or size % piece == 0 or size % piece >= limits.min_chunk - size // piece
+
+
+def test_a_few_bytes_more_are_no_piece_more() -> None:
+    assert Limits().chunk_bytes(2**20 + 40) == 2**20 + 40
+    assert Limits().chunk_bytes(16 * 2**20 + 40) == 4 * 2**20 + 10
+    tight = Limits(max_message=2**20 + 2**13)
+    assert tight.chunk_bytes(2**20 + 40) == 2**20  # there is no room for more in a message
