@@ -281,3 +281,10 @@ def test_the_example_is_valid(tmp_path):
     settings = load(example, {})
     assert settings.silo.name
     assert settings.data
+
+
+def test_a_runtime_needs_some_memory(write):
+    assert load(write(GOOD), {"FEDBROKER_SILO_RUNTIME_MEMORY_BYTES": "268435456"}).silo.runtime_memory_bytes == 1 << 28
+    line = refused(write(GOOD), {"FEDBROKER_SILO_RUNTIME_MEMORY_BYTES": "268435455"})
+    assert "FEDBROKER_SILO_RUNTIME_MEMORY_BYTES in the environment: too few" in line
+    assert "at least 268435456" in line
