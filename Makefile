@@ -60,6 +60,10 @@ format: setup ## put the code into shape
 faults: setup ## the whole fault matrix and a long soak; writes docs/faults.md
 	@$(bin)/python -m pytest tests/faults $(lost) --faults --soak 500 $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## a million inputs that nobody can mean, at whatever reads other people's bytes; ARGS="--seed 2 header" chooses
+	@$(bin)/python -m tests.fuzz $(ARGS)
+
 .PHONY: compatibility
 compatibility: setup ## write docs/compatibility.md from what the conformance tests find
 	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)

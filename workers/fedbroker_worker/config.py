@@ -156,7 +156,9 @@ def _parse(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", hint="correct --config") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise SettingsError(f"{path.name} is nested too deeply", hint="keep to the tables that there are") from None
+    except ValueError as error:  # TOML's own, and Python's for a number of thousands of digits
         raise SettingsError(f"{path.name} is not TOML: {error}", hint="correct that line") from None
 
 
