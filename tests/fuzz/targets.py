@@ -72,9 +72,14 @@ def message(data: bytes) -> bool:
 
 def header(data: bytes) -> bool:
     """A message's header, whose length and checksum are right."""
-    prefix = struct.pack(">2sBBI", b"FB", 1, 0, len(data))
-    checksum = struct.pack(">Q", xxhash.xxh3_64_intdigest(prefix + data))
-    return message(prefix + checksum + data)
+    return message(body(data))
+
+
+def body(header: bytes, *attachments: bytes) -> bytes:
+    """A message with that header."""
+    prefix = struct.pack(">2sBBI", b"FB", 1, 0, len(header))
+    checksum = struct.pack(">Q", xxhash.xxh3_64_intdigest(prefix + header))
+    return b"".join((prefix, checksum, header, *attachments))
 
 
 def chunks(data: bytes) -> bool:
