@@ -40,7 +40,7 @@ unit: setup ## the tests that need neither broker nor processes
 	@$(bin)/python -m pytest tests/unit $(ARGS)
 
 .PHONY: check
-check: setup ## lint, format, types, layers, words, what is deployed with, the documentation's site
+check: setup ## lint, format, types, layers, words, deployment, security of code and packages, the documentation's site
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
@@ -48,6 +48,7 @@ check: setup ## lint, format, types, layers, words, what is deployed with, the d
 	@$(bin)/codespell
 	@promtool check config config/prometheus/prometheus.yml >/dev/null
 	@scripts/check-deploy.sh
+	@scripts/audit.sh
 	@# The site, in .cache/site; --quiet would not only say nothing of warnings, but not count them either.
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict 2>&1 | sed '/^INFO/d'
 
@@ -59,6 +60,10 @@ format: setup ## put the code into shape
 .PHONY: faults
 faults: setup ## the whole fault matrix and a long soak; writes docs/faults.md
 	@$(bin)/python -m pytest tests/faults $(lost) --faults --soak 500 $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## a million inputs that nobody can mean, at whatever reads other people's bytes; ARGS="--seed 2 header" chooses
+	@$(bin)/python -m tests.fuzz $(ARGS)
 
 .PHONY: compatibility
 compatibility: setup ## write docs/compatibility.md from what the conformance tests find
@@ -85,6 +90,10 @@ lock: ## write requirements/*.txt anew; UPGRADE=1 for newer versions
 build: setup ## wheels of both distributions, in dist/
 	@$(bin)/hatchling build -t wheel -d "$(CURDIR)/dist"
 	@cd workers && ../$(bin)/hatchling build -t wheel -d "$(CURDIR)/dist"
+
+.PHONY: sbom
+sbom: setup ## what a coordinator and a silo are made of, as CycloneDX, in dist/
+	@$(bin)/python scripts/sbom.py "$(CURDIR)/dist"
 
 .PHONY: clean
 clean: ## remove all that the recipes made here

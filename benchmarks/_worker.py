@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from benchmarks._children import say, serve
+from fedbroker.runtime.memory import share_of_memory
 from fedbroker.runtime.process import RuntimeProcess, installed_binary
 
 START_SECONDS = 30.0
@@ -13,7 +14,7 @@ START_SECONDS = 30.0
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
     """Start it; it ends with us."""
-    process = RuntimeProcess("none", installed_binary(), lambda _: None, START_SECONDS)
+    process = RuntimeProcess("none", installed_binary(), share_of_memory(), lambda _: None, START_SECONDS)
     await process.start()
     try:
         say(port=int(process.target.rpartition(":")[2]))

@@ -37,4 +37,5 @@ compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --
 compile silo.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides-silo.txt \
     ../pyproject.toml ../workers/pyproject.toml
 compile uv.txt --only-binary :all: uv.in
+compile audit.txt --only-binary :all: audit.in
 in_pure_python wrapt dev.txt coordinator.txt silo.txt

@@ -27,6 +27,7 @@ from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.runtime import Executor, Runtime
+from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import Cohort
 from fedbroker.session.journal import Journal
 from fedbroker.session.recorder import both, tell
@@ -54,7 +55,7 @@ class Coordinator:
         self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
         self._lock = asyncio.Lock()
         self._cohort: Cohort | None = None
-        self._runtime: Runtime | None = None
+        self._runtimes: Runtimes | None = None
         self._journal: Journal | None = None
         self._last: Session | None = None
         self._listener = both(self._progress.listener, settings.on_event)
@@ -111,8 +112,8 @@ class Coordinator:
         return None if cohort is None else cohort.statistics()
 
     def _restarts(self) -> int:
-        runtime = self._runtime
-        return 0 if runtime is None else runtime.restarts
+        runtimes = self._runtimes
+        return 0 if runtimes is None else runtimes.restarts
 
     def _on_retry(self, number: int, error: FedbrokerError) -> None:
         details = {"attempt": number, "of": self.settings.retries + 1, "reason": str(error)}
@@ -166,22 +167,25 @@ class Coordinator:
         """Leave nothing behind, at the broker or on this machine. Bounded in time; idempotent."""
         async with self._lock:
             cohort, self._cohort = self._cohort, None
-            runtime, self._runtime = self._runtime, None
+            runtimes, self._runtimes = self._runtimes, None
             journal, self._journal = self._journal, None
         if cohort is not None:
             await cohort.close()
         if journal is not None:
             journal.close()
-        if runtime is not None:
-            await runtime.close()
+        if runtimes is not None:
+            await runtimes.close()
 
     async def _executor(self, clients: int) -> Executor:
         async with self._lock:
-            if self._runtime is None:
-                runtime = Runtime(isolation=self.settings.isolation)
-                await runtime.start()
-                self._runtime = runtime
-        return await self._runtime.executor(clients)
+            if self._runtimes is None:
+                runtimes = Runtimes(self._runtime)
+                await runtimes.start()
+                self._runtimes = runtimes
+        return await self._runtimes.executor(clients)
+
+    def _runtime(self) -> Runtime:
+        return Runtime(isolation=self.settings.isolation, memory=self.settings.runtime_memory_bytes)
 
     async def _gather(self, wanted: Wanted, deadline: Deadline, watch: Watch) -> Sequence[Member]:
         settings = self.settings

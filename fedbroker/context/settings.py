@@ -1,6 +1,7 @@
 """How a coordinator works: what a program passes when it makes a context, checked before anything is tried.
 
-Imports the session's policy, the plan's secure sums, transport's URLs, metrics' addresses, wire and the base.
+Imports the session's policy, the plan's secure sums, transport's URLs, metrics' addresses, the runtime's least memory,
+wire and the base.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal, TypeAlias, get_args
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.plan.secure import SecureSum
+from fedbroker.runtime.memory import LEAST_MEMORY
 from fedbroker.session.handover import MergeOrder
 from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
@@ -60,6 +62,7 @@ class Settings:
     default_num_clients: int | None = None
     secure_sum: SecureSum = "refuse"
     isolation: Literal["namespace", "none"] = "namespace"
+    runtime_memory_bytes: int | None = None
     on_event: Listener | None = field(default=None, repr=False)
     progress: bool | None = None
     journal: str | os.PathLike[str] | None = None
@@ -116,6 +119,11 @@ class Settings:
             raise ConfigError(
                 f"default_num_clients is {self.default_num_clients}",
                 hint="it must not be negative; leave it out for one client at each silo",
+            )
+        if self.runtime_memory_bytes is not None and self.runtime_memory_bytes < LEAST_MEMORY:
+            raise ConfigError(
+                f"runtime_memory_bytes is {self.runtime_memory_bytes}",
+                hint=f"it must be at least {LEAST_MEMORY}; None for three quarters of the memory",
             )
         if self.retries < 0:
             raise ConfigError(f"retries is {self.retries}", hint="it must not be negative; 0 for a single attempt")

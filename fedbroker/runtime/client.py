@@ -54,6 +54,8 @@ _OBITUARY_SECONDS: Final = 1.0
 # TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
 _ANEW: Final = "it is started anew with the next request"
+_NO_MEMORY: Final = "OOM when allocating"
+_TOO_LARGE: Final = "compute over less at a time, or raise runtime_memory_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Service:
             return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=_ANEW)
         if gone:
             return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
-        return ComputationFailed(code.name, detail)
+        return ComputationFailed(code.name, detail, hint=_TOO_LARGE if _NO_MEMORY in detail else "")
 
 
 async def _awaited(call: _Call) -> bytes:
@@ -187,6 +189,18 @@ class Executor:
         self._released = released
         self._live: set[str] = set()
         self._closed = False
+        self._after: list[Callable[[], None]] = []
+        self._calls: set[str] = set()  # not known to have ended
+        self._made_of: dict[str, Sequence[str]] = {}
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something was called that no value which was computed since was made of: it may still go on."""
+        return bool(self._calls)
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Have a function called once this is closed."""
+        self._after.append(call)
 
     async def value(self, *serialized: Buffer) -> Ref:
         """A value from a serialized ``executor.Value``, in one part or several, which are passed on as they are."""
@@ -204,19 +218,23 @@ class Executor:
             element = request.element.add(value_ref=_proto(ref))
             if name:
                 element.name = name
-        return self._ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
+        made = self._ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
+        return self._note(made, [ref for _, ref in elements])
 
     async def select(self, source: Ref, index: int) -> Ref:
         """An element of a struct."""
         request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
-        return self._ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
+        made = self._ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
+        return self._note(made, [source])
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
         """The result of a call, which may still be under way."""
         request = executor_pb2.CreateCallRequest(executor=self._identity, function_ref=_proto(function))
         if argument is not None:
             request.argument_ref.CopyFrom(_proto(argument))
-        return self._ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
+        made = self._ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
+        self._calls.add(made.id)
+        return self._note(made, [function] if argument is None else [function, argument])
 
     async def compute(self, ref: Ref) -> memoryview:
         """A value's content, a serialized ``executor.Value``, read-only; waits as long as that takes.
@@ -226,7 +244,9 @@ class Executor:
             RuntimeUnavailable: the runtime died.
         """
         request = executor_pb2.ComputeRequest(executor=self._identity, value_ref=_proto(ref))
-        return unframe(await self._ask("Compute", request), _VALUE_OUT)
+        content = unframe(await self._ask("Compute", request), _VALUE_OUT)
+        self._settle(ref)
+        return content
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
         """Forget values."""
@@ -250,6 +270,8 @@ class Executor:
         finally:
             self._closed = True
             self._released()
+            for call in self._after:
+                call()
 
     async def _ask(self, method: str, request: Proto) -> bytes:
         return await self._call(method, request.SerializeToString())
@@ -262,6 +284,18 @@ class Executor:
         except (RuntimeUnavailable, asyncio.CancelledError):  # who gives a request up never learns what it made
             self._kept.stale = True
             raise
+
+    def _note(self, made: Ref, parts: Sequence[Ref]) -> Ref:
+        self._made_of[made.id] = [part.id for part in parts]
+        return made
+
+    def _settle(self, ref: Ref) -> None:
+        """It was computed, and so was all that it was made of."""
+        left = [ref.id]
+        while left:
+            one = left.pop()
+            self._calls.discard(one)
+            left += self._made_of.pop(one, ())
 
     def _ref(self, kind: Proto, answer: bytes) -> Ref:
         ref = Ref(kind.FromString(answer).value_ref.id)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import time
 import traceback
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from fedbroker.runtime.namespace import Forbidden, die_with_parent, enter, raise_loopback
 from fedbroker.runtime.relay import relay
@@ -45,6 +46,11 @@ _ORDERLY_SECONDS = 1.2  # for the warden to end the runtime; more than _TERM_SEC
 _READ_BYTES = 64 << 10
 # Its default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
 _MESSAGE_MIB = 2047
+# Its values can be had again, at the worst by another attempt: those of whoever else is on this machine may not.
+_TAKEN_FIRST = "1000"
+
+_Program: TypeAlias = tuple[str, int]
+"""The binary, and the bytes that it may allocate."""
 
 
 def longest_base() -> int:
@@ -53,8 +59,11 @@ def longest_base() -> int:
 
 
 def main(argv: list[str]) -> NoReturn:
-    """``namespace|none BINARY BASE OWNER``: keep one runtime until standard input or the process OWNER ends."""
-    isolation, binary, base, owner = argv
+    """``namespace|none BINARY BASE OWNER BYTES``: keep one runtime until standard input or the process OWNER ends.
+
+    BYTES are what the runtime may allocate.
+    """
+    isolation, binary, base, owner, memory = argv
     _plain_signals()
     os.umask(0o077)
     directory, listener = None, None
@@ -68,7 +77,7 @@ def main(argv: list[str]) -> NoReturn:
             listener.bind(os.path.join(directory, _SOCKET_NAME))
             listener.listen()
             enter()
-        _keep(watched, binary, listener)
+        _keep(watched, (binary, int(memory)), listener)
     except Forbidden as error:
         _say(FORBIDDEN, str(error))
     except OSError as error:
@@ -117,13 +126,13 @@ def remove(directory: str) -> None:
 # --- the keeper ---
 
 
-def _keep(watched: list[int], binary: str, listener: socket.socket | None) -> None:
+def _keep(watched: list[int], program: _Program, listener: socket.socket | None) -> None:
     """Fork the warden; when the owner ends, have it end in order, or else by force."""
     ours, theirs = socket.socketpair()
     warden = os.fork()
     if warden == 0:
         ours.close()
-        _guard(theirs, binary, listener)
+        _guard(theirs, program, listener)
     theirs.close()
     if listener is not None:
         listener.close()
@@ -140,7 +149,7 @@ def _keep(watched: list[int], binary: str, listener: socket.socket | None) -> No
 # --- the warden ---
 
 
-def _guard(leash: socket.socket, binary: str, listener: socket.socket | None) -> NoReturn:
+def _guard(leash: socket.socket, program: _Program, listener: socket.socket | None) -> NoReturn:
     """Be the warden: run the runtime until it ends or the leash does."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -148,10 +157,10 @@ def _guard(leash: socket.socket, binary: str, listener: socket.socket | None) ->
         os.set_blocking(sys.stderr.fileno(), False)
         if listener is not None:
             raise_loopback()
-            _serve(leash, binary, _INNER_PORT, listener)
+            _serve(leash, program, _INNER_PORT, listener)
         else:
             with _free_port() as held:
-                _serve(leash, binary, held.getsockname()[1], None)
+                _serve(leash, program, held.getsockname()[1], None)
     except Forbidden as error:
         _say(FORBIDDEN, str(error))
     except OSError as error:
@@ -177,9 +186,9 @@ def _free_port() -> socket.socket:
     raise OSError("no free port")
 
 
-def _serve(leash: socket.socket, binary: str, port: int, listener: socket.socket | None) -> None:
+def _serve(leash: socket.socket, program: _Program, port: int, listener: socket.socket | None) -> None:
     """Start the runtime, say when it is ready, relay to it, pass its words on; end it at the end of the leash."""
-    worker = _Worker(binary, port)
+    worker = _Worker(program, port)
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
     waiting: list[int | socket.socket] = [leash, worker.words]
     ready = False
@@ -222,12 +231,12 @@ class _Worker:
         words: end of a pipe: what it writes. It ends with the process.
     """
 
-    def __init__(self, binary: str, port: int) -> None:
+    def __init__(self, program: _Program, port: int) -> None:
         self.words, sink = os.pipe()
         self._lost = 0
         self._pid: int | None = os.fork()
         if self._pid == 0:
-            _become(binary, port, sink)
+            _become(program, port, sink)
         os.close(sink)
 
     def pass_on(self) -> bool:
@@ -262,9 +271,11 @@ class _Worker:
         return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _become(binary: str, port: int, sink: int) -> NoReturn:
+def _become(program: _Program, port: int, sink: int) -> NoReturn:
+    binary, memory = program
     try:
         die_with_parent()
+        _limit(memory)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
@@ -273,3 +284,15 @@ def _become(binary: str, port: int, sink: int) -> NoReturn:
         os.write(sink, f"{binary}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def _limit(memory: int) -> None:
+    """Have this process, and what it becomes, allocate no more than so many bytes; be the kernel's first choice.
+
+    What counts is private and writable memory: address space that is only reserved does not. TensorFlow's allocator
+    then fails the one computation that asks for too much. A core dump would put clients' data onto the disk.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # /proc may be read-only
+        file.write(_TAKEN_FIRST)

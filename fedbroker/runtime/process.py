@@ -71,6 +71,7 @@ class RuntimeProcess:
     Args:
         isolation: ``"namespace"``: in a user and network namespace of its own; ``"none"``: on the host's network.
         binary: path of ``worker_binary``.
+        memory: bytes that it may allocate.
         log: called in the event loop with each line that it writes. A loop that is too busy to take the lines in loses
             some; the runtime never waits for it.
         start_timeout: seconds that it may take to be ready.
@@ -79,9 +80,12 @@ class RuntimeProcess:
         target: the gRPC address at which it serves, once it was started.
     """
 
-    def __init__(self, isolation: Isolation, binary: Path, log: Callable[[str], None], start_timeout: float) -> None:
+    def __init__(
+        self, isolation: Isolation, binary: Path, memory: int, log: Callable[[str], None], start_timeout: float
+    ) -> None:
         self._isolation = isolation
         self._binary = binary
+        self._memory = memory
         self._log = log
         self._start_timeout = start_timeout
         self._words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
@@ -163,7 +167,7 @@ class RuntimeProcess:
                 f"a Unix socket cannot have so long a path as one in {base}", hint="set TMPDIR to a shorter one"
             )
         try:
-            self._child = host_process(self._isolation, os.fspath(self._binary), base)
+            self._child = host_process(self._isolation, os.fspath(self._binary), base, self._memory)
         except OSError as error:
             raise RuntimeUnavailable(f"the C++ runtime's host process did not start: {error}") from error
         await self._status.read(_pipe(self._child.stdout))
@@ -238,10 +242,10 @@ class _Lines(asyncio.Protocol):
             )
 
 
-def host_process(isolation: Isolation, binary: str, base: str) -> subprocess.Popen[bytes]:
+def host_process(isolation: Isolation, binary: str, base: str, memory: int) -> subprocess.Popen[bytes]:
     """Start it in a session of its own, so that no signal to our process group reaches it."""
     package = str(Path(host.__file__).parent.parent)
-    arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()))
+    arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()), str(memory))
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, package, *arguments],
         stdin=subprocess.PIPE,

@@ -13,6 +13,7 @@ from fedbroker.errors import RuntimeUnavailable
 from fedbroker.log import get_logger
 from fedbroker.runtime.client import Executor, Service
 from fedbroker.runtime.executors import Executors
+from fedbroker.runtime.memory import share_of_memory
 from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
 
 __all__ = ["Isolation", "Runtime"]
@@ -28,6 +29,7 @@ class Runtime:
         isolation: ``"namespace"``: in a user and network namespace of its own that holds a loopback only;
             ``"none"``: on the host's network, for hosts that isolate by other means.
         binary: path of ``worker_binary``; None for that of the installed TFF.
+        memory: bytes that it may allocate; what asks for more fails. None for three quarters of what there is.
         log: called with each line that it writes; None logs them at debug level.
         start_timeout: seconds that a start may take.
     """
@@ -37,11 +39,13 @@ class Runtime:
         *,
         isolation: Isolation = "namespace",
         binary: Path | None = None,
+        memory: int | None = None,
         log: Callable[[str], None] | None = None,
         start_timeout: float = 20.0,
     ) -> None:
         self._isolation: Isolation = isolation
         self._binary = binary
+        self._memory = memory or share_of_memory()
         self._log = log or _log_line
         self._start_timeout = start_timeout
         self._lock = asyncio.Lock()
@@ -103,7 +107,8 @@ class Runtime:
             _log.warning("runtime died", restarts=self.restarts + 1)
             self.restarts += 1
         await self._end()
-        process = RuntimeProcess(self._isolation, self._binary or installed_binary(), self._log, self._start_timeout)
+        binary = self._binary or installed_binary()
+        process = RuntimeProcess(self._isolation, binary, self._memory, self._log, self._start_timeout)
         self._process = process
         try:
             await process.start()

@@ -5,10 +5,10 @@ Imports the errors only.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -174,6 +174,6 @@ def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
     for name in _FILES:
         if name in options and not tls:
             raise ConfigError(f"{name} in the broker's URL needs TLS", hint="write amqps:// instead of amqp://")
-        if name in options and not Path(options[name]).exists():
+        if name in options and not os.path.exists(options[name]):  # False, too, for what can be no path
             raise ConfigError(f"{name}={options[name]} in the broker's URL does not exist", hint="correct the path")
     return options

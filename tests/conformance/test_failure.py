@@ -12,7 +12,7 @@ import pytest
 import tensorflow_federated as tff
 
 import fedbroker
-from fedbroker.errors import ComputationFailed, PlanError, RuntimeUnavailable, SiloError, UsageError
+from fedbroker.errors import ComputationFailed, DeadlineExceeded, PlanError, RuntimeUnavailable, SiloError, UsageError
 from tests.support import computations as c
 from tests.support.tff import packed
 from tests.support.wait import until
@@ -111,13 +111,24 @@ def test_a_silos_runtime_that_dies_each_time_is_retryable(once, silos):
 
 def test_the_coordinators_runtime_that_dies_is_retryable(once):
     assert once.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
-    error = _killed_while_running(once, never_done_at_the_server, [1.0, 2.0], lambda: once._coordinator._runtime.pid)
+    error = _killed_while_running(once, never_done_at_the_server, [1.0, 2.0], lambda: once._coordinator._runtimes.pid)
     assert isinstance(error, RuntimeUnavailable)
     assert error.computation == "never_done_at_the_server"
     assert isinstance(error, tff.framework.RetryableError)
     assert isinstance(error, grpc.RpcError)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert once.invoke(c.total, packed(c.total, ([1.0, 2.0, 3.0],))) == 6.0
+
+
+def test_a_computation_that_never_ends_at_the_server_is_ended_with_its_time(silos):
+    settings = {"cohort": silos.cohort, "min_silos": 3, "retries": 0, "stage_timeout": 5.0}
+    with fedbroker.create_sync_execution_context(silos.url, **settings) as context:
+        assert context.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
+        before = context._coordinator._runtimes.pid
+        with pytest.raises(DeadlineExceeded):
+            context.invoke(never_done_at_the_server, packed(never_done_at_the_server, ([1.0, 2.0],)))
+        until(lambda: not psutil.pid_exists(before))
+        assert context.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
 
 
 def _killed_while_running(context, comp, values, host):

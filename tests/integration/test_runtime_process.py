@@ -424,7 +424,7 @@ def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     flood = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2"
     binary.write_text(f'#!/bin/sh\n{flood}\nexec {installed_binary()} "$@"\n')
     binary.chmod(0o700)
-    process = host_process("namespace", str(binary), str(base))
+    process = host_process("namespace", str(binary), str(base), 1 << 30)
     said = [process.stdout.readline().split()[0].decode() for _ in range(2)]
     assert said == [host.DIRECTORY, host.READY]
     process.stdin.close()

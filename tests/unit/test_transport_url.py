@@ -64,6 +64,7 @@ def test_bad_urls(url: str) -> None:
         ("heartbeat=", "heartbeat="),
         ("auth=MAGIC", "auth=MAGIC"),
         ("cafile=/nosuch/ca.pem", "does not exist"),
+        ("cafile=" + "x" * 300, "does not exist"),
     ],
 )
 def test_bad_options(query: str, words: str) -> None:

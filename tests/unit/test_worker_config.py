@@ -281,3 +281,22 @@ def test_the_example_is_valid(tmp_path):
     settings = load(example, {})
     assert settings.silo.name
     assert settings.data
+
+
+def test_a_runtime_needs_some_memory(write):
+    assert load(write(GOOD), {"FEDBROKER_SILO_RUNTIME_MEMORY_BYTES": "268435456"}).silo.runtime_memory_bytes == 1 << 28
+    line = refused(write(GOOD), {"FEDBROKER_SILO_RUNTIME_MEMORY_BYTES": "268435455"})
+    assert "FEDBROKER_SILO_RUNTIME_MEMORY_BYTES in the environment: too few" in line
+    assert "at least 268435456" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = " + "[" * 5000, "silo.toml is nested too deeply"),
+        ("x = " + "{a=" * 5000, "silo.toml is nested too deeply"),
+        ("x = " + "9" * 6000, "silo.toml is not TOML"),
+    ],
+)
+def test_what_is_deep_or_endless_is_refused_in_a_line(write, text, words):
+    assert words in refused(write(GOOD + text))

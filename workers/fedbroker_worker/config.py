@@ -1,6 +1,7 @@
 """A silo's settings: one TOML file, and environment variables that override it; checked before anything is tried.
 
-Imports wire's names and limits, transport's URLs, metrics' addresses and this distribution's options.
+Imports wire's names and limits, transport's URLs, the runtime's least memory, metrics' addresses and this
+distribution's options.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import Meta
 
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
+from fedbroker.runtime.memory import LEAST_MEMORY
 from fedbroker.transport.url import parse, redact
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -35,6 +37,7 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
 
+_RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "limits", "security")
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 
@@ -49,6 +52,7 @@ class SiloSettings:
         broker: the broker's URL with its password, which is in no ``repr``.
         heartbeat: seconds between two announcements.
         isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
+        runtime_memory_bytes: what the C++ runtime may allocate; 0 for three quarters of the memory that there is.
         blob_cache_bytes: how much of models and computations is kept for the next round.
         blob_cache_seconds: for how long one that nobody uses is kept.
         max_work: work items that are taken in hand at a time; further ones wait at the broker.
@@ -70,6 +74,7 @@ class SiloSettings:
     )
     heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
     isolation: Literal["namespace", "none"] = "namespace"
+    runtime_memory_bytes: Annotated[int, Meta(ge=0, le=1 << 60, description=_RUNTIME_MEMORY)] = 0
     blob_cache_bytes: Annotated[int, Meta(ge=MIB, description="a number of bytes, at least 1048576")] = 512 * MIB
     blob_cache_seconds: Annotated[float, Meta(ge=1, le=604800, description="seconds, from 1 to 604800")] = 86400.0
     max_work: Annotated[int, Meta(ge=1, le=1024, description="a number from 1 to 1024")] = 16
@@ -157,7 +162,9 @@ def _parse(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", hint="correct --config") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise SettingsError(f"{path.name} is nested too deeply", hint="keep to the tables that there are") from None
+    except ValueError as error:  # TOML's own, and Python's for a number of thousands of digits
         raise SettingsError(f"{path.name} is not TOML: {error}", hint="correct that line") from None
 
 
@@ -183,6 +190,8 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
+    if 0 < silo.runtime_memory_bytes < LEAST_MEMORY:
+        raise SettingsError(f"{label('runtime_memory_bytes')}: too few to start with", hint=f"it is {_RUNTIME_MEMORY}")
     if silo.metrics:
         _check(label("metrics"), partial(parse_address, silo.metrics))
     return silo

@@ -13,12 +13,12 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import NameTaken
 from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
+from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.transport import SiloEnd, until_free
 from fedbroker.wire.messages import Announce
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.jobs import Jobs
-from fedbroker_worker.runtimes import Runtimes
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.statistics import Statistics
 from fedbroker_worker.version import worker_version
@@ -58,7 +58,8 @@ class SiloService:
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
-        self._runtimes = Runtimes(lambda: Runtime(isolation=silo.isolation, log=_runtime_log))
+        memory = silo.runtime_memory_bytes or None
+        self._runtimes = Runtimes(lambda: Runtime(isolation=silo.isolation, memory=memory, log=_runtime_log))
         self._end = SiloEnd(
             silo.broker,
             silo.cohort,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from fedbroker.deadline import Deadline
     from fedbroker.runtime import Executor, Ref
+    from fedbroker.runtime.runtimes import Lease, Runtimes
     from fedbroker.wire.messages import WorkItem
-    from fedbroker_worker.runtimes import Lease, Runtimes
 
 __all__ = ["Sessions", "SiloSession"]
 
@@ -134,7 +134,8 @@ class Sessions:
             try:
                 if session.lease is None:
                     session.lease = await self._runtimes.lease(session.clients)
-                yield session.lease.executor, session.refs
+                with session.lease.at_work():
+                    yield session.lease.executor, session.refs
             except BaseException as error:
                 given_up = isinstance(error, asyncio.CancelledError)
                 self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.program))

@@ -1,0 +1,223 @@
+"""The C++ runtime that sessions compute in, replaced when it is still busy with what nobody waits for any more.
+
+A computation cannot be cancelled: the runtime goes on with it, and one that never ends would keep a core for ever.
+Imports its neighbours and the base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from fedbroker.log import get_logger
+from fedbroker.runtime.client import Executor
+from fedbroker.runtime.load import computes
+from fedbroker.runtime.runtime import Runtime
+
+__all__ = ["Lease", "Runtimes"]
+
+_log = get_logger(__name__)
+
+SILENT: Final = 0.9
+"""Seconds: a runtime that takes longer than this to forget an executor, which it does in milliseconds, has stopped."""
+
+MOST_RETIRED: Final = 4
+"""Runtimes that are kept for the sessions in them; with one more the oldest ends, and its sessions are lost."""
+
+KEPT_SECONDS: Final = 60.0
+"""For how long a retired runtime is kept in which values lie, but nobody is at work."""
+
+
+@dataclass(slots=True, eq=False)
+class _Hosted:
+    """A runtime, how many executors in it are in use, and how many of those right now."""
+
+    runtime: Runtime
+    users: int = 0
+    at_work: int = 0
+    retired: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+class Lease:
+    """An executor, to be given back to its :class:`Runtimes`.
+
+    Attributes:
+        executor: it.
+    """
+
+    def __init__(self, executor: Executor, hosted: _Hosted, rests: Callable[[_Hosted], None]) -> None:
+        self.executor = executor
+        self._hosted = hosted
+        self._rests = rests
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While somebody waits for what is computed in it, even a retired runtime is kept."""
+        self._hosted.at_work += 1
+        try:
+            yield
+        finally:
+            self._hosted.at_work -= 1
+            self._rests(self._hosted)
+
+
+class Runtimes:
+    """One runtime for new sessions, and a few retired ones until their last session has ended.
+
+    Args:
+        make: a new runtime, not started.
+
+    Attributes:
+        retired: how many have got no new sessions any more, since they were busy with what was given up.
+    """
+
+    retired: int
+
+    def __init__(self, make: Callable[[], Runtime]) -> None:
+        self._make = make
+        self._hosted: list[_Hosted] = [_Hosted(make())]
+        self._ending: set[asyncio.Task[None]] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._restarts_before = 0  # of those that have ended
+        self.retired = 0
+
+    @property
+    def restarts(self) -> int:
+        """How often a runtime had died and was started anew; may be read from any thread."""
+        return self._restarts_before + sum(hosted.runtime.restarts for hosted in list(self._hosted))
+
+    @property
+    def pid(self) -> int | None:
+        """Of the host process of the one for new sessions; None while there is none."""
+        return self._hosted[-1].runtime.pid
+
+    async def start(self) -> None:
+        """Start the runtime, so that the first session finds it ready.
+
+        Raises:
+            RuntimeUnavailable: it cannot be started or isolated.
+        """
+        await self._hosted[-1].runtime.start()
+
+    async def executor(self, clients: int) -> Executor:
+        """An executor with so many clients, at work until it is closed.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had.
+        """
+        lease = await self.lease(clients)
+        work = contextlib.ExitStack()
+        work.enter_context(lease.at_work())
+        lease.executor.when_closed(work.close)
+        return lease.executor
+
+    async def lease(self, clients: int) -> Lease:
+        """An executor with so many clients.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had.
+        """
+        hosted = self._hosted[-1]
+        hosted.users += 1
+        try:
+            executor = await hosted.runtime.executor(clients)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._retire(hosted, "it gave no executor in time")
+            hosted.users -= 1
+            self._tidy()
+            raise
+        executor.when_closed(lambda: self._returned(hosted, executor))
+        return Lease(executor, hosted, self._rests)
+
+    async def give_back(self, lease: Lease, *, busy: bool = False) -> None:
+        """Dispose of an executor. Bounded in time.
+
+        Args:
+            lease: it.
+            busy: its last computation was given up and may go on; its runtime takes no new sessions then.
+        """
+        hosted = lease._hosted
+        if busy:
+            self._retire(hosted, "a computation in it was given up")
+        started = asyncio.get_running_loop().time()
+        try:
+            await lease.executor.close()
+        finally:
+            if asyncio.get_running_loop().time() - started > SILENT:
+                self._retire(hosted, "it does not answer")
+            self._tidy()
+
+    async def close(self) -> None:
+        """End all of them. Bounded in time; may be called twice."""
+        for task in self._watching:
+            task.cancel()
+        for hosted in self._hosted:
+            _stop_timer(hosted)
+        closing = [hosted.runtime.close() for hosted in self._hosted]
+        await asyncio.gather(*closing, *self._ending)
+        await asyncio.gather(*self._watching, return_exceptions=True)
+
+    def _returned(self, hosted: _Hosted, executor: Executor) -> None:
+        """An executor was closed; what was called in it and not waited for may still be computed."""
+        hosted.users -= 1
+        if executor.unfinished and not hosted.retired:
+            watch = asyncio.create_task(self._watch(hosted), name="watch a runtime")
+            self._watching.add(watch)
+            watch.add_done_callback(self._watching.discard)
+        self._tidy()
+
+    async def _watch(self, hosted: _Hosted) -> None:
+        pid = hosted.runtime.pid
+        if pid is not None and await computes(pid):
+            self._retire(hosted, "it computes what nobody waits for")
+            self._tidy()
+
+    def _retire(self, hosted: _Hosted, why: str) -> None:
+        """Give it no new sessions."""
+        if hosted.retired:
+            return
+        hosted.retired = True
+        self.retired += 1
+        _log.info("runtime retired", reason=why)
+        if hosted is self._hosted[-1]:
+            self._hosted.append(_Hosted(self._make()))
+        retired = [one for one in self._hosted if one.retired]
+        if len(retired) > MOST_RETIRED:
+            self._end(retired[0], "there are too many")
+        self._rests(hosted)
+
+    def _rests(self, hosted: _Hosted) -> None:
+        """Give those whose values lie in a retired runtime a while to come back for them."""
+        _stop_timer(hosted)
+        if hosted.retired and hosted.at_work == 0 and hosted in self._hosted:
+            loop = asyncio.get_running_loop()
+            hosted.timer = loop.call_later(KEPT_SECONDS, self._end, hosted, "nobody works in it")
+
+    def _tidy(self) -> None:
+        """End those that are retired and have no users."""
+        for hosted in [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]:
+            self._end(hosted, "")
+
+    def _end(self, hosted: _Hosted, why: str) -> None:
+        """End it, whoever uses it; not waited for, since a stopped one takes seconds to end."""
+        if hosted not in self._hosted:
+            return
+        _stop_timer(hosted)
+        if hosted.users:
+            _log.warning("runtime ended", reason=why, sessions=hosted.users)
+        self._hosted.remove(hosted)
+        self._restarts_before += hosted.runtime.restarts
+        task = asyncio.create_task(hosted.runtime.close(), name="end a retired runtime")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+def _stop_timer(hosted: _Hosted) -> None:
+    if hosted.timer is not None:
+        hosted.timer.cancel()
+        hosted.timer = None

@@ -1,0 +1,214 @@
+"""What is fuzzed: functions of bytes. Whatever the bytes, nothing but a module's own error is ever raised.
+
+Each function returns whether its input was taken for something, so that a run can tell that it tried more than noise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import struct
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+import msgspec
+import xxhash
+from fedbroker_worker.config import load
+from fedbroker_worker.errors import SourceError, WorkRefused
+from fedbroker_worker.joining import join
+from fedbroker_worker.replay import replay
+
+from fedbroker.errors import ComputationFailed, ConfigError, WireError
+from fedbroker.runtime.framing import fields
+from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
+from fedbroker.wire.coding import decoded
+from fedbroker.wire.messages import Chunk, Op, Value
+from tests.fuzz.executor import Memory
+from tests.fuzz.mutation import Mutation, blind, structured, worded
+
+LIMITS = Limits(max_header=1 << 15, max_ops=2000, max_attachments=64)
+SMALL = Limits(max_blob=4096, min_chunk=8, max_pending_blobs=4, max_pending_bytes=8192, small_chunk=64, large_chunk=512)
+PIECES = struct.Struct(">BBHHH")
+MOST_PIECES = 64
+CONTENTS = [bytes((i * n) % 251 for i in range(n * 97)) for n in range(1, 6)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function to fuzz.
+
+    Attributes:
+        run: it.
+        share: of all executions that it gets.
+        mutations: how its inputs are changed.
+    """
+
+    run: Callable[[bytes], bool]
+    share: int
+    mutations: Sequence[Mutation]
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+def message(data: bytes) -> bool:
+    """The body of a message."""
+    try:
+        frame = decode(data, LIMITS)
+    except WireError as error:
+        _one_line(error)
+        return False
+    with contextlib.suppress(WireError):  # written again it may be longer than is allowed
+        again = decode(encode(frame.message, frame.attachments, LIMITS), LIMITS)
+        assert again.message == frame.message
+        assert list(map(bytes, again.attachments)) == list(map(bytes, frame.attachments))
+    return True
+
+
+def header(data: bytes) -> bool:
+    """A message's header, whose length and checksum are right."""
+    return message(body(data))
+
+
+def body(header: bytes, *attachments: bytes) -> bytes:
+    """A message with that header."""
+    prefix = struct.pack(">2sBBI", b"FB", 1, 0, len(header))
+    checksum = struct.pack(">Q", xxhash.xxh3_64_intdigest(prefix + header))
+    return b"".join((prefix, checksum, header, *attachments))
+
+
+def chunks(data: bytes) -> bool:
+    """A stream of pieces of a few blobs."""
+    assembler = Assembler(SMALL)
+    whole = False
+    for now, start in enumerate(range(0, min(len(data), MOST_PIECES * PIECES.size) - PIECES.size, PIECES.size)):
+        which, kind, size, offset, length = PIECES.unpack_from(data, start)
+        content = CONTENTS[which % len(CONTENTS)]
+        honest = kind % 4
+        piece = content[offset : offset + length] if honest else data[start : start + length % 600]
+        chunk = Chunk(digest_of(content), len(content) if honest else size - 100, offset)
+        try:
+            blob = assembler.add(chunk, piece, float(now))
+        except WireError as error:
+            _one_line(error)
+            continue
+        if blob is not None:
+            assert digest_of(blob) == chunk.digest
+            whole = True
+        assert len(assembler) <= SMALL.max_pending_blobs
+        assert 0 <= assembler.pending_bytes <= SMALL.max_pending_bytes
+    assembler.sweep(float("inf"))
+    assert (len(assembler), assembler.pending_bytes) == (0, 0)
+    return whole
+
+
+def piece(data: bytes) -> bool:
+    """A compressed piece of a blob, behind the blob's size and where in it the piece lies."""
+    size, offset = struct.unpack(">qq", data[:16].ljust(16, b"\0"))
+    try:
+        content = decoded(Chunk("0" * 32, size, offset, "zstd"), data[16:], SMALL)
+    except WireError as error:
+        _one_line(error)
+        return False
+    assert 0 < len(content) <= SMALL.large_chunk
+    assert offset + len(content) <= size
+    return True
+
+
+def program(data: bytes) -> bool:
+    """A work item's program; one that makes sense has the same outputs as it has when it is made shorter first."""
+    try:
+        ops = msgspec.convert(msgpack.unpackb(data, strict_map_key=False), tuple[Op, ...])
+    except Exception:
+        return False  # the target `header` is about those
+    blobs = {op.blob: op.blob.encode("utf-8", "replace") * (4096 if op.ref % 5 == 0 else 1) for op in _values(ops)}
+    plain = _replayed(ops, blobs)
+    shorter = [_replayed(join(ops, blobs, last=last), blobs) for last in (True, False)]
+    if isinstance(plain, str):
+        return False
+    assert shorter == [plain, plain]
+    return True
+
+
+def frames(data: bytes) -> bool:
+    """A message of the C++ runtime."""
+    try:
+        for _, content in fields(data):
+            with contextlib.suppress(ValueError):
+                list(fields(content))
+    except ValueError as error:
+        _one_line(error)
+        return False
+    return True
+
+
+def settings(data: bytes) -> bool:
+    """A silo's settings."""
+    path = _directory() / "silo.toml"
+    path.write_bytes(data)
+    try:
+        loaded = load(path, {})
+    except ConfigError as error:
+        _one_line(error)
+        return False
+    assert "hunter2" not in repr(loaded)
+    return True
+
+
+def _one_line(error: Exception) -> None:
+    assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
+    assert len(str(error)) < 20_000, "a line without an end"
+
+
+def _values(ops: Sequence[Op]) -> list[Value]:
+    return [op for op in ops if isinstance(op, Value)]
+
+
+def _replayed(ops: Sequence[object], blobs: dict[str, bytes]) -> list[bytes] | str:
+    """The outputs, or which error it was."""
+
+    async def data(op: object) -> bytes:
+        if str(op).count("gone"):
+            raise SourceError("rows", "it is gone")
+        return repr(op).encode("utf-8", "replace")
+
+    try:
+        return _loop().run_until_complete(replay(ops, Memory(), {}, blobs, data))
+    except (WorkRefused, ComputationFailed, SourceError) as error:
+        _one_line(error)
+        return type(error).__name__
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
+
+
+@functools.cache
+def _directory() -> Path:
+    """Of this process, in memory where that is possible."""
+    shared = Path("/dev/shm")
+    held = tempfile.TemporaryDirectory(prefix="fuzz", dir=shared if shared.is_dir() else None)
+    _HELD.append(held)
+    return Path(held.name)
+
+
+_HELD: list[tempfile.TemporaryDirectory[str]] = []
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(message, 15, (blind,)),
+        Target(header, 30, (blind, structured, structured)),
+        Target(chunks, 11, (blind,)),
+        Target(piece, 15, (blind,)),
+        Target(program, 9, (blind, structured, structured, structured)),
+        Target(frames, 16, (blind,)),
+        Target(settings, 4, (blind, worded, worded)),
+    )
+}

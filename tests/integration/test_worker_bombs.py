@@ -1,0 +1,166 @@
+"""Work items that would take all memory, all processors or all of the stack: the item fails, and the next one works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Call, Compute, Done, Drop, Failed, Select, Struct, Value
+from tests.support import bombs
+from tests.support.ends import until
+from tests.support.worker import runtimes_from_now, served, settings
+
+MIB = 1 << 20
+MEMORY = 512 * MIB
+QUIET = 0.5
+
+
+@pytest.fixture
+def ours():
+    """The C++ runtimes of the silo in this process."""
+    return runtimes_from_now()
+
+
+@pytest.fixture
+async def client(ours, broker, cohort, tmp_path):
+    async with served(settings(tmp_path, broker.url, cohort, runtime_memory_bytes=MEMORY)) as (_, client):
+        yield client
+
+
+def called(function):
+    """A program that calls it and sends back what it returns."""
+    return [Value(1, digest_of(function)), Call(2, 1, None), Compute(2)]
+
+
+async def runs(client, function, **options):
+    """What the silo answers to a program that calls a function."""
+    return await client.send(client.item(called(function), **options), [function])
+
+
+# --- memory ---
+
+
+def test_a_runtime_has_its_limit_and_is_the_first_to_go(client, ours):
+    (runtime,) = ours()
+    assert resource.prlimit(runtime.pid, resource.RLIMIT_DATA) == (MEMORY, MEMORY)
+    assert resource.prlimit(runtime.pid, resource.RLIMIT_CORE) == (0, 0)
+    assert int(Path(f"/proc/{runtime.pid}/oom_score_adj").read_text()) == 1000
+    assert int(Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()) < 1000
+
+
+@pytest.mark.parametrize("bomb", [bombs.allocates(bombs.TIB), bombs.doubles(), bombs.hoards()])
+async def test_a_graph_that_wants_more_memory_than_there_is_fails_alone(client, ours, bomb):
+    before = ours()
+    kind, line = await client.refused(client.item(called(bomb)), [bomb])
+    assert kind == "computation"
+    assert "OOM when allocating tensor" in line
+    assert "raise runtime_memory_bytes" in line
+    assert ours() == before  # the runtime lives, and other sessions with it
+    assert before[0].memory_info().rss < MEMORY
+
+
+async def test_a_graph_within_the_limit_is_computed(client):
+    half = bombs.allocates(MEMORY // 2)
+    assert isinstance(await runs(client, half), Done)
+
+
+async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_path):
+    own = settings(tmp_path, broker.url, cohort, runtime_memory_bytes=256 * MIB)
+    async with served(own) as (_, client):
+        grows = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])
+        reply = await runs(client, grows)
+        assert isinstance(reply, Failed)
+        assert reply.kind in ("computation", "lost")
+        await client.check()
+
+
+# --- the stack ---
+
+
+@pytest.mark.parametrize("levels", [200, 5000])
+@pytest.mark.parametrize("make", [bombs.deep_value, bombs.deep_computation])
+async def test_what_is_nested_too_deeply_fails_alone(client, make, levels):
+    value = make(levels)
+    reply = await client.send(client.item([Value(1, digest_of(value)), Compute(1)]), [value])
+    assert isinstance(reply, Failed)
+    assert reply.kind in ("computation", "lost", "refused")
+    await client.check()
+
+
+async def test_a_function_without_an_end_takes_the_runtime_along_and_nothing_else(client):
+    function = bombs.calls_itself()
+    reply = await client.send(client.item([Value(1, digest_of(function)), Call(2, 1, 1), Compute(2)]), [function])
+    assert isinstance(reply, Failed)
+    assert reply.kind == "lost"
+    assert "SIGSEGV" in reply.cause
+    await client.check()
+
+
+async def test_a_struct_that_nests_itself_fails_alone(client):
+    program = [Struct(1, ()), *[Struct(1, (("", 1),))] * 2000, Compute(1)]
+    assert isinstance(await client.send(client.item(program)), Done | Failed)
+    await client.check()
+    kind, line = await client.refused(client.item([Struct(1, (("", 1),)), Compute(1)]))
+    assert (kind, "does not have" in line) == ("refused", True)
+
+
+# --- time ---
+
+
+async def test_as_many_operations_as_there_may_be_end_with_their_time(client):
+    program = [Struct(1, ()), *(Struct(n, (("", n - 1),)) for n in range(2, 100_000)), Compute(99_999)]
+    reply = await client.send(client.item(program, seconds=2.0))
+    assert isinstance(reply, Failed)
+    assert reply.kind == "time"
+    await client.check()
+
+
+async def idle(ours):
+    """Wait until none of the runtimes has had anything to do for a while."""
+    used: dict[int, float] = {}
+    since = time.monotonic()
+
+    def still():
+        nonlocal used, since
+        before, used = used, {}
+        for runtime in ours():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used[runtime.pid] = sum(runtime.cpu_times()[:2])
+        if used != before:
+            since = time.monotonic()
+        return time.monotonic() - since > QUIET
+
+    await until(still, 15.0)
+
+
+async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
+    reply = await runs(client, bombs.endless(), seconds=1.0)
+    assert isinstance(reply, Failed)
+    assert reply.kind == "time"
+    await client.check()
+    await idle(ours)
+
+
+@pytest.mark.parametrize("then", [[], [Compute(9)], [Drop((3,))], [Select(10, 8, 1), Compute(10)]])
+async def test_a_graph_that_never_ends_and_that_nobody_asks_for_is_ended(client, ours, then):
+    """Its program is done, or fails at something else."""
+    endless, one = bombs.endless(), bombs.one()
+    program = [
+        Value(1, digest_of(endless)),
+        Value(2, digest_of(one)),
+        Call(3, 1, None),
+        Call(4, 2, None),
+        Compute(4),
+        Struct(8, (("", 4),)),
+        *then,
+    ]
+    await client.send(client.item(program), [endless, one])
+    await client.check()
+    await idle(ours)

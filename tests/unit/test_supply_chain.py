@@ -1,0 +1,86 @@
+"""The bill of materials is complete and the same each time; what is known of packages fails unless it is explained."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PINNED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+
+
+def made(directory):
+    command = [sys.executable, ROOT / "scripts" / "sbom.py", directory]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_the_bills_name_every_locked_package_with_its_hashes_and_are_reproducible(tmp_path):
+    bills = made(tmp_path / "one")
+    assert bills == made(tmp_path / "two")
+    for lock in ("coordinator", "silo"):
+        bill = json.loads(bills[f"sbom-{lock}.cdx.json"])
+        assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+        locked = (ROOT / "requirements" / f"{lock}.txt").read_text()
+        found = {(one["name"], one["version"]) for one in bill["components"]}
+        assert found == {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in PINNED.findall(locked)}
+        hashes = [one["content"] for component in bill["components"] for one in component["hashes"]]
+        assert sorted(hashes) == sorted(re.findall(r"sha256:(\w+)", locked))
+
+
+@pytest.mark.parametrize("lock", ["audit", "coordinator", "dev", "silo", "uv"])
+def test_every_locked_package_has_hashes(lock):
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    packages = re.split(r"\n(?=\w)", text)
+    pinned = [package for package in packages if PINNED.match(package)]
+    assert pinned
+    assert all("--hash=sha256:" in package for package in pinned)
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """Exit code and words for a report, or none, and a list."""
+
+    def run(packages, known=""):
+        report, listed = tmp_path / "report.json", tmp_path / "known.toml"
+        if packages is not None:
+            report.write_text(json.dumps({"dependencies": packages}))
+        listed.write_text(known)
+        command = [sys.executable, ROOT / "scripts" / "vulnerabilities.py", report, listed]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+HOLED = {"name": "holed", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}
+SOUND = {"name": "sound", "version": "1", "vulns": []}
+LISTED = '[[known]]\npackage = "holed"\nid = "PYSEC-1"\nreason = "nobody reaches it"\n'
+
+
+@pytest.mark.parametrize("packages", [None, [], [{"name": "sound", "skip_reason": "not found"}]])
+def test_where_no_service_is_reached_that_is_said_and_no_error(judge, packages):
+    code, words = judge(packages)
+    assert code == 0
+    assert words == "audit: no service that knows of vulnerabilities was reached: the packages were not judged\n"
+
+
+def test_what_is_sound_is_passed_over(judge):
+    assert judge([SOUND]) == (0, "")
+
+
+def test_a_vulnerability_fails_unless_it_is_listed(judge):
+    assert judge([SOUND, HOLED]) == (1, "audit: holed: PYSEC-1 is known, and mended in 2\n")
+    assert judge([SOUND, HOLED], LISTED) == (0, "")
+
+
+def test_a_list_holds_reasons_and_nothing_that_is_mended(judge):
+    code, words = judge([SOUND], LISTED)
+    assert (code, words) == (1, "audit: holed: PYSEC-1 is listed in known.toml, and not found any more\n")
+    code, words = judge([HOLED], LISTED.replace("nobody reaches it", " "))
+    assert (code, words) == (1, "audit: no reason is given for holed PYSEC-1\n")
