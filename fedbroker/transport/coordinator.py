@@ -69,7 +69,7 @@ class CoordinatorEnd:
     Args:
         url: ``amqp://`` or ``amqps://``.
         cohort: its name.
-        key: the coordinator's own name in routing keys; random when None.
+        key: what the coordinator's own name in routing keys ends with; random when None.
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; those that come may be, whatever it says.
         on_announce: called for each announcement of a silo (on the event loop, must not block).
@@ -102,8 +102,9 @@ class CoordinatorEnd:
         on_late: Callable[[Answer], None] = lambda _: None,
     ) -> None:
         address = parse(url)
-        self.key = check_name("coordinator", secrets.token_hex(6) if key is None else key)
         self._cohort = check_name("cohort", cohort)
+        name = secrets.token_hex(6) if key is None else key
+        self.key = check_name("coordinator", topology.coordinator_key(cohort, name))
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)

@@ -55,6 +55,8 @@ class Silo:
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
         patience: float = 5.0,
+        enrolled: bool = False,
+        renew_seconds: float = 600.0,
     ) -> None:
         self.name = name
         self.incarnation = secrets.token_hex(4)
@@ -76,6 +78,8 @@ class Silo:
             limits=limits,
             compression=compression,
             spread=0.1,
+            enrolled=enrolled,
+            renew_seconds=renew_seconds,
         )
 
     def _announcement(self) -> Announce:

@@ -44,6 +44,7 @@ class SiloSettings:
         name: unique in the cohort.
         cohort: the group of silos that it joins.
         broker: the broker's URL with its password, which is in no ``repr``.
+        enrolled: the broker's operator made the queues, and the silo may make none (`fedbroker admin enroll`).
         heartbeat: seconds between two announcements.
         isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
         blob_cache_bytes: how much of models and computations is kept for the next round.
@@ -65,6 +66,7 @@ class SiloSettings:
     broker: Annotated[str, Meta(description="the broker's URL, amqps://user:password@broker.example/vhost")] = field(
         repr=False
     )
+    enrolled: bool = False
     heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
     isolation: Literal["namespace", "none"] = "namespace"
     blob_cache_bytes: Annotated[int, Meta(ge=MIB, description="a number of bytes, at least 1048576")] = 512 * MIB
