@@ -79,11 +79,12 @@ class User:
 def silo_rights(cohort: str, silo: str) -> Rights:
     """Exactly what an enrolled silo needs.
 
-    It reads its own queues, and writes to the lobby, to its coordinators' answers and results, and to its own work
-    queue (to take long work anew), each with routing keys that name it.
+    It reads its own queues, and writes to the lobby, to its own cohort's coordinators (answers and results), and to its
+    own work queue (to take long work anew), each with routing keys that name it.
     """
     own = re.escape(topology.silo_key(cohort, silo))
     name = re.escape(silo)
+    coordinator = f"{topology.coordinator_mark(cohort)}-{_WORD}"
     writes = (topology.LOBBY, topology.REPLY, topology.RESULTS, topology.WORK)
     return Rights(
         configure=NOTHING,
@@ -91,8 +92,8 @@ def silo_rights(cohort: str, silo: str) -> Rights:
         read=_exactly(queue.name for queue in silo_queues(cohort, silo)),
         topics=(
             Topic(topology.LOBBY, f"^{own}$"),
-            Topic(topology.REPLY, rf"^{_WORD}\.{_WORD}\.[0-9]+\.{name}$"),
-            Topic(topology.RESULTS, rf"^{_WORD}\.{name}$"),
+            Topic(topology.REPLY, rf"^{coordinator}\.{_WORD}\.[0-9]+\.{name}$"),
+            Topic(topology.RESULTS, rf"^{coordinator}\.{name}$"),
             Topic(topology.WORK, rf"^{own}\.{_WORD}$"),
         ),
     )
