@@ -106,7 +106,7 @@ class Management:
             return None
         if answer.status_code == 401:
             raise BrokerRefused(
-                f"the management API refuses user {self.login.user!r}",
+                f"the management API refuses user {self.login.user!r} ({_reason(answer)})",
                 hint="correct the login; the user needs the tag administrator (`rabbitmqctl set_user_tags`)",
             )
         if not answer.ok or answer.is_redirect:

@@ -184,6 +184,7 @@ class LiveBroker:
 
     def drop_queues(self, cohort: str, silo: str) -> None:
         """Delete a silo's queues, with what is in them."""
+        self.let_in()
         for queue in silo_queues(cohort, silo):
             self._api.delete("queues", self._vhost, queue.name)
 

@@ -73,8 +73,6 @@ class Office:
             target.check_new(coordinator)
         password = _password()
         target.load(definitions.for_coordinator(self._vhost, coordinator, password))
-        if isinstance(target, LiveBroker):
-            target.let_in()
         self._folder.remember(vhost=self._vhost, broker=str(self._broker))
         vouched = {name: str((directory / file).absolute()) for name, file in self._vouched(directory).items()}
         url = self._broker.for_user(coordinator, password, self._vhost, **vouched)

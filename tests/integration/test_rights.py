@@ -17,7 +17,7 @@ from fedbroker.wire.messages import Done
 from tests.support.ends import coordinator_end, silo_end, until, work
 from tests.support.managed import Admin
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 COHORT = f"t{secrets.token_hex(6)}"
 OTHER = f"u{secrets.token_hex(6)}"

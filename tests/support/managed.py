@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,10 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import quote
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.broker.ports import free_ports
+from fedbroker.cli import app
+from fedbroker.console import run
 from tests.support.wait import until
 
 ROOT = Path(__file__).parents[2]
@@ -61,11 +66,20 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Ran:
+    """What became of a command."""
+
+    code: int
+    out: str
+    error: str
+
+
+@dataclass(frozen=True)
 class Admin:
-    """Somebody who administers a broker from a directory of his own.
+    """Somebody who administers a broker, by commands that run in this process.
 
     Attributes:
-        directory: where the commands run; what they write is below.
+        directory: what they write is below.
         variables: of the environment.
     """
 
@@ -77,29 +91,31 @@ class Admin:
         """The administrator's directory."""
         return self.directory / "fedbroker-admin"
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> Ran:
         """What becomes of ``fedbroker admin ARGUMENTS``."""
-        return subprocess.run(
-            [sys.executable, "-m", "fedbroker.cli", "admin", *arguments],
-            env=environment(**self.variables),
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        out, error = io.StringIO(), io.StringIO()
+        command = ["admin", *arguments, "--out", str(self.out)]
+        patched = mock.patch.dict(os.environ, environment(**self.variables), clear=True)
+        code = 0
+        with patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                run(lambda: app(command, exit_on_error=False, print_error=False, result_action="return_value"))
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return Ran(code, out.getvalue(), error.getvalue())
 
     def done(self, *arguments: str) -> str:
         """What it prints, if all went well."""
         ran = self.run(*arguments)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        assert ran.code == 0, ran.error
+        return ran.out
 
     def refused(self, *arguments: str) -> str:
         """Its error, one line."""
         ran = self.run(*arguments)
-        assert ran.returncode not in (0, 5), ran
-        assert ran.stderr.count("\n") == 1
-        return ran.stderr
+        assert ran.code in (2, 3), ran
+        assert ran.error.count("\n") == 1
+        return ran.error
 
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
         """What ``fedbroker admin list`` tells."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
-from fedbroker.transport.url import parse, redact
+from fedbroker.transport.url import beside, parse, redact
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
@@ -176,6 +176,7 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
 
     values = {key: one.value for key, one in given.items()}
     silo = read_table(SiloSettings, {**table, **values}, lenient=given, label=label)
+    silo = replace(silo, broker=beside(silo.broker, path.absolute().parent))
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
