@@ -6,22 +6,25 @@ Imports this package's modules, transport.topology and the base.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from fedbroker.admin.api import Management
 from fedbroker.admin.definitions import Definitions
 from fedbroker.admin.folder import write_secret
 from fedbroker.admin.queues import silo_queues
 from fedbroker.admin.rights import NOTHING, SILO, User
-from fedbroker.errors import ConfigError, TopologyMismatch
+from fedbroker.errors import BrokerRefused, ConfigError, TopologyMismatch
 from fedbroker.transport.topology import EXCHANGES, Queue
 
 __all__ = ["ByFile", "Enrolled", "LiveBroker", "Target"]
 
-OURS = r"^fedbroker\."
+OURS: Final = r"^fedbroker\."
+PAUSES: Final = (0.1, 0.3, 1.0)
+"""Seconds before the API is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +176,19 @@ class LiveBroker:
         return found
 
     def disconnect(self, name: str) -> None:
-        """Close a user's connections."""
+        """Close a user's connections. The API fails where one ends by itself meanwhile, so it is asked again."""
+        for pause in PAUSES:
+            try:
+                self._api.delete("connections", "username", name)
+                return
+            except BrokerRefused:
+                time.sleep(pause)
         self._api.delete("connections", "username", name)
 
     def drop_users(self, names: Iterable[User]) -> None:
         """Delete users; the broker closes their connections."""
         for name in names:
             self._api.delete("users", str(name))
-            self.disconnect(str(name))
 
     def drop_queues(self, cohort: str, silo: str) -> None:
         """Delete a silo's queues, with what is in them."""
