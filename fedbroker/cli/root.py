@@ -17,6 +17,7 @@ app = cyclopts.App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+app.command("fedbroker.cli.admin:app", name="admin", help="Users, queues and permissions for silos.")
 app.command("fedbroker.cli.broker:app", name="broker", help="A RabbitMQ node for this machine only.")
 app.command("fedbroker.cli.cohort:app", name="cohort", help="Which silos are there, and what they are doing.")
 app.command("fedbroker.cli.dead:app", name="dead", help="Work that silos did not get to, or choked on.")

@@ -1,6 +1,6 @@
 """One connection to the broker, or a typed error that says why there is none; aio-pika's own errors end here.
 
-Imports transport.url and the base.
+Imports transport.tls, transport.url and the base.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from yarl import URL
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
+from fedbroker.transport.tls import no_tls, refused_certificate
 from fedbroker.transport.url import Address, Endpoint
 
 __all__ = ["Connected", "connect", "guarded"]
@@ -37,6 +38,9 @@ HOST_TIMEOUT: Final = 5.0
 
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds for an orderly goodbye."""
+
+MOST_CAUSES: Final = 8
+"""Errors that are looked at behind one; they may lead round in a circle."""
 
 
 async def guarded(awaitable: Awaitable[_T]) -> _T:
@@ -156,10 +160,7 @@ class _Sockets(aiormq.TransportFactory):
         try:
             reader, writer = await asyncio.open_connection(there.host, there.port, ssl=context, limit=READ_BUFFER)
         except ssl.SSLError as error:
-            raise BrokerUnreachable(
-                f"no TLS connection with {there.shown}: {error.reason or error}",
-                hint="see that the port is the broker's TLS port and that `cafile` in the URL is its CA",
-            ) from None
+            raise no_tls(there.shown, error) from None
         except socket.gaierror:
             raise BrokerUnreachable(
                 f"the broker's host name {there.host!r} cannot be resolved", hint="correct the broker's URL"
@@ -195,6 +196,8 @@ class _Sockets(aiormq.TransportFactory):
 
 def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Exception:
     """The same in our words."""
+    if address.tls and (refusal := _of_certificate(endpoint, error)) is not None:
+        return refusal
     match error:
         case BrokerError() | ConfigError():
             return error
@@ -219,6 +222,18 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
                 f"what answers at {endpoint} does not speak AMQP as we do ({_words(error)})",
                 hint="correct host, port and scheme (amqp or amqps) of the broker's URL",
             )
+
+
+def _of_certificate(endpoint: Endpoint, error: BaseException) -> BrokerError | None:
+    """The broker's refusal of our certificate; with TLS 1.3 it comes after the handshake, inside other errors."""
+    seen: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        if seen is None:
+            break
+        if (refusal := refused_certificate(str(endpoint), seen)) is not None:
+            return refusal
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _words(error: Exception) -> str:

@@ -71,7 +71,7 @@ class CoordinatorEnd:
     Args:
         url: ``amqp://`` or ``amqps://``.
         cohort: its name.
-        key: the coordinator's own name in routing keys; random when None.
+        key: what the coordinator's own name in routing keys ends with; random when None.
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; those that come may be, whatever it says.
         keys: this coordinator's, and its silos'; None: nothing is signed.
@@ -109,8 +109,9 @@ class CoordinatorEnd:
         on_forged: Callable[[str, str, str], None] = lambda _silo, _session, _why: None,
     ) -> None:
         address = parse(url)
-        self.key = check_name("coordinator", secrets.token_hex(6) if key is None else key)
         self._cohort = check_name("cohort", cohort)
+        name = secrets.token_hex(6) if key is None else key
+        self.key = check_name("coordinator", topology.coordinator_key(cohort, name))
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)

@@ -19,7 +19,18 @@ from fedbroker.errors import BrokerError, TopologyMismatch
 from fedbroker.log import get_logger
 from fedbroker.transport.connect import Connected, guarded
 from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.refusals import HomeDown, LineDown, Locked, Nacked, Unroutable, first_line, forbidden, refused
+from fedbroker.transport.refusals import (
+    IN_USE,
+    HomeDown,
+    LineDown,
+    Locked,
+    Nacked,
+    Unroutable,
+    first_line,
+    forbidden,
+    refused,
+    unmade,
+)
 from fedbroker.transport.topology import Exchange, Queue
 from fedbroker.transport.traffic import Traffic
 
@@ -50,6 +61,9 @@ class Consumer:
 
 SILENT: Final = 3.0
 """Seconds without an answer after which the node of a queue counts as down."""
+
+HOME_NODE: Final = "home node"
+"""What the broker says of a queue whose node is down, and not of one that nobody made."""
 
 Handler = Callable[[Delivery], Awaitable[None]]
 """Takes a delivery. It runs in a task that is cancelled when its line ends."""
@@ -160,6 +174,33 @@ class Line:
         await self._ask(declared, what, elsewhere=elsewhere)
         for binding in queue.bindings:
             await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
+
+    async def expect(self, *queues: Queue) -> None:
+        """Make sure that queues are there which somebody else made; whoever asks needs no permission for that.
+
+        Raises:
+            BrokerRefused: one is not there.
+            LineDown: the line ended, or the node that holds one is down.
+        """
+        channel = await self._channel()
+        for queue in queues:
+            what = f"queue {queue.name!r}"
+            try:
+                await self._ask(channel.queue_declare(queue.name, passive=True), what, elsewhere=True)
+            except HomeDown as error:
+                if HOME_NODE in str(error):
+                    raise LineDown(str(error)) from None
+                raise unmade(what) from None
+
+    async def purge(self, queue: Queue) -> None:
+        """Throw away what is in a queue.
+
+        Raises:
+            BrokerRefused: no permission.
+            LineDown: the line ended.
+        """
+        channel = await self._channel()
+        await self._ask(channel.queue_purge(queue.name), f"queue {queue.name!r}")
 
     async def consume(self, queue: Queue, handler: Handler, *, prefetch: int, exclusive: bool = False) -> Consumer:
         """Have a queue's messages handled; each is acknowledged by its handler.
@@ -280,10 +321,10 @@ class Line:
         except aiormq.exceptions.ChannelLockedResource:
             refusal = Locked(what)
         except aiormq.exceptions.ChannelAccessRefused as error:
-            refusal = Locked(what) if locked else forbidden(what, error)
+            refusal = Locked(what) if locked and IN_USE in str(error) else forbidden(what, error)
         except Exception as error:
             if elsewhere and isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
-                raise HomeDown(what) from None
+                raise HomeDown(first_line(error)) from None
             self.fail(first_line(error))
             raise LineDown(first_line(error)) from None
         self.fail(str(refusal))

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import aiormq.exceptions
 
 from fedbroker.errors import BrokerError, BrokerRefused
 
-__all__ = ["Again", "HomeDown", "LineDown", "Locked", "Nacked", "Unroutable", "first_line", "forbidden", "refused"]
+__all__ = [
+    "IN_USE",
+    "Again",
+    "HomeDown",
+    "LineDown",
+    "Locked",
+    "Nacked",
+    "Unroutable",
+    "first_line",
+    "forbidden",
+    "refused",
+    "unmade",
+]
+
+IN_USE: Final = "exclusive use"
+"""What the broker says of a queue that somebody consumes alone, and not of a lacking permission."""
 
 
 class LineDown(Exception):
@@ -49,6 +66,14 @@ def forbidden(what: str, error: Exception) -> BrokerRefused:
     return BrokerRefused(
         f"no permission for {what} ({first_line(error)})",
         hint="have the broker's operator give this user the permissions (`rabbitmqctl set_permissions`)",
+    )
+
+
+def unmade(what: str) -> BrokerRefused:
+    """A queue of an enrolled silo's is not there."""
+    return BrokerRefused(
+        f"{what} is not at the broker, though [silo] says enrolled = true",
+        hint="have the broker's operator enrol this silo (`fedbroker admin enroll`), or correct name, cohort and vhost",
     )
 
 

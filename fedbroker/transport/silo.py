@@ -76,6 +76,7 @@ class SiloEnd:
         prefetch: how many work items to take in hand at a time.
         renew_seconds: after which a work item in hand is given back to the broker and taken anew.
         spread: seconds within which to come back, at random, when the broker was lost.
+        enrolled: the silo's queues were made for it, and it may make none: it uses what is there.
 
     Raises:
         ConfigError: a bad URL, name, heartbeat or compression.
@@ -104,6 +105,7 @@ class SiloEnd:
         prefetch: int = WORK_PREFETCH,
         renew_seconds: float = 600.0,
         spread: float = SPREAD,
+        enrolled: bool = False,
     ) -> None:
         if not 0.0 < heartbeat <= topology.LONGEST_HEARTBEAT:
             raise ConfigError(f"a heartbeat of {heartbeat} s", hint="use more than 0 and at most 60 s")
@@ -137,6 +139,7 @@ class SiloEnd:
         self._lobby: topology.Queue | None = None  # under the name that it had the last time
         self._opened = asyncio.Event()
         self._draining = False
+        self._enrolled = enrolled
 
     async def open(self, deadline: Deadline) -> None:
         """Connect, take the name, declare, consume, announce.
@@ -267,22 +270,31 @@ class SiloEnd:
         self.blobs.close()
 
     async def _set_up_control(self, line: Line) -> None:
-        """Take the name first: it is what keeps us off another silo's queues."""
+        """Take the name first: it is what keeps us off another silo's queues.
+
+        The lock is the mailbox: a queue of this connection's alone, or, for an enrolled silo, one with one consumer.
+        """
         mailbox = topology.mailbox(self._cohort, self._silo)
         work = topology.work_queue(self._cohort, self._silo)
         try:
-            await line.declare(topology.EXCHANGES, (mailbox,))
+            if self._enrolled:
+                await line.expect(mailbox, work)
+            else:
+                await self._declare(line, mailbox, work)
+            await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH, exclusive=self._enrolled)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
-        self._lobby = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._lobby)
-        await line.declare((), (topology.archive(self._cohort), work))
-        await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH)
         if not self._draining:
             self._consumer = await self._consume_work(line, work)
         self._presence.cue()
 
+    async def _declare(self, line: Line, mailbox: topology.Queue, work: topology.Queue) -> None:
+        await line.declare(topology.EXCHANGES, (mailbox,))
+        self._lobby = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._lobby)
+        await line.declare((), (topology.archive(self._cohort), work))
+
     async def _consume_work(self, line: Line, work: topology.Queue) -> Consumer:
-        """Consume; make the queue anew if the broker does not answer for it.
+        """Consume; make the queue anew if the broker does not answer for it and we may.
 
         What it held is lost either way; its coordinators' deadlines take care of that.
         """
@@ -290,6 +302,8 @@ class SiloEnd:
             async with asyncio.timeout(failover.LEADERLESS):
                 return await line.consume(work, self._inbox.take, prefetch=self._prefetch)
         except TimeoutError:
+            if self._enrolled:
+                raise LineDown(f"queue {work.name!r} has no leader") from None
             raise await failover.anew(line, work) from None
 
     async def _ready(self, deadline: Deadline) -> None:
@@ -304,19 +318,24 @@ class SiloEnd:
     async def _set_up_bulk(self, line: Line) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)
         try:
-            await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
+            if self._enrolled:
+                await line.expect(queue)
+                await line.purge(queue)  # what came while nobody consumed went to nobody
+            else:
+                await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
             take = receiver(self.blobs, self._limits, refused=self._on_bad_chunk)
             await line.consume(queue, take, prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
-        self.blobs.cut()  # what came before this queue went to nobody
+        self.blobs.cut()  # what came before that went to nobody
 
     def _on_bad_chunk(self, _key: str, why: str) -> None:
         if self._envelopes.guarded:
             self._inbox.alarms.add("bulk", why)
 
     async def _delete_blobs_queue(self, line: Line) -> None:
-        await line.delete(topology.blobs_queue(self._cohort, self._silo))
+        if not self._enrolled:
+            await line.delete(topology.blobs_queue(self._cohort, self._silo))
 
     async def _on_mail(self, delivery: Delivery) -> None:
         """An announcement of our own on its way back, or a word from the coordinator."""

@@ -1,7 +1,7 @@
 """Waiting for a silo's name: a second process of one silo stands by until the first has gone.
 
-The name's lock is the silo's mailbox, a queue that belongs to one connection and goes with it. Imports transport's own
-modules and the base.
+The name's lock is the silo's mailbox: a queue that belongs to one connection and goes with it, or, where enrolment made
+it, one with a consumer. Imports transport's own modules and the base.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
 
 
 async def _taken(connected: Connected, queue: str) -> bool:
-    """Whether a queue is there; asking for one that is not, or that is another connection's, ends the channel."""
+    """Whether a queue is in use; asking for one that is not there, or is another connection's, ends the channel."""
     async with asyncio.timeout(ANSWER):
         channel = connected.amqp.channel(publisher_confirms=False)
         await guarded(channel.initialize())
         try:
-            await guarded((await channel.get_underlay_channel()).queue_declare(queue, passive=True))
+            there = await guarded((await channel.get_underlay_channel()).queue_declare(queue, passive=True))
         except aiormq.exceptions.ChannelNotFoundEntity:
             return False
         except aiormq.exceptions.ChannelLockedResource:
@@ -69,4 +69,4 @@ async def _taken(connected: Connected, queue: str) -> bool:
         except aiormq.exceptions.AMQPError as error:
             raise ConnectionError(str(error)) from None
         await guarded(channel.close())
-        return True
+        return bool(there.consumer_count)

@@ -5,6 +5,7 @@ Imports wire's names only.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -25,6 +26,8 @@ __all__ = [
     "blobs_key",
     "blobs_queue",
     "callback_queue",
+    "coordinator_key",
+    "coordinator_mark",
     "lobby_queue",
     "mailbox",
     "reading_lock",
@@ -156,6 +159,19 @@ def roster_queue(key: str, cohort: str) -> Queue:
 def reading_lock(cohort: str) -> Queue:
     """Never holds anything: whoever has it reads the archive."""
     return Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
+
+
+def coordinator_mark(cohort: str) -> str:
+    """What a coordinator's name in routing keys begins with: 8 hexadecimal digits that tell its cohort.
+
+    So a topic permission can let a silo answer its own cohort's coordinators, and no others'.
+    """
+    return hashlib.sha256(cohort.encode()).hexdigest()[:8]
+
+
+def coordinator_key(cohort: str, name: str) -> str:
+    """A coordinator's name in routing keys."""
+    return f"{coordinator_mark(cohort)}-{name}"
 
 
 def silo_key(cohort: str, silo: str) -> str:

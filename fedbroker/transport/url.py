@@ -9,12 +9,13 @@ import os
 import random
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["Address", "Endpoint", "parse", "redact"]
+__all__ = ["Address", "Endpoint", "beside", "parse", "redact"]
 
 HEARTBEAT: Final = 15
 """Seconds, of the AMQP connection, where the URL says nothing else."""
@@ -102,6 +103,16 @@ class Address:
 def redact(url: str) -> str:
     """The URL without its password, for logs and errors; works for malformed ones too."""
     return re.sub(r"//.*@", "//***@", url, flags=re.DOTALL).split("?", 1)[0]
+
+
+def beside(url: str, directory: Path) -> str:
+    """The URL with the files that its options name looked for in a directory, unless their paths are absolute."""
+    before, mark, query = url.partition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    if not any(name in _FILES for name, _ in options):
+        return url
+    found = [(name, str(directory / value) if name in _FILES else value) for name, value in options]
+    return f"{before}{mark}{urlencode(found, safe='/')}"
 
 
 def parse(url: str) -> Address:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from fedbroker.context.loop import LoopThread
 from fedbroker.runtime import Runtime
 from tests.support.gated import gated_source
+from tests.support.managed import Admin, Managed, managed
 from tests.support.silos import DirectCohort
 from tests.support.tff import local_context, packed
 from tests.support.worker import ROWS
@@ -25,6 +28,21 @@ def runtime(loop_thread):
     loop_thread.run(runtime.start())
     yield runtime
     loop_thread.run(runtime.close())
+
+
+@pytest.fixture(scope="session")
+def managed_broker() -> Iterator[Managed]:
+    """A private broker with the management API."""
+    with managed() as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def office(managed_broker: Managed, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+    """An administrator of that broker, whose virtual host is ready."""
+    one = Admin(tmp_path_factory.mktemp("admin"), {"FEDBROKER_ADMIN_URL": managed_broker.api})
+    one.done("init", "--broker", managed_broker.public)
+    return one
 
 
 @pytest.fixture

@@ -57,6 +57,8 @@ class Silo:
         compression: Compression = "off",
         keys: Keys | None = None,
         patience: float = 5.0,
+        enrolled: bool = False,
+        renew_seconds: float = 600.0,
     ) -> None:
         self.name = name
         self.incarnation = secrets.token_hex(4)
@@ -79,6 +81,8 @@ class Silo:
             compression=compression,
             keys=keys,
             spread=0.1,
+            enrolled=enrolled,
+            renew_seconds=renew_seconds,
         )
 
     def _announcement(self) -> Announce:

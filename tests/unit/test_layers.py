@@ -15,6 +15,7 @@ LIGHT = [
     "fedbroker.metrics",
     "fedbroker.runtime",
     "fedbroker.broker",
+    "fedbroker.admin",
     "fedbroker.testing",
     "fedbroker.cli",
     "fedbroker.errors",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -18,7 +18,7 @@ from msgspec import Meta
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.runtime.memory import LEAST_MEMORY
-from fedbroker.transport.url import parse, redact
+from fedbroker.transport.url import beside, parse, redact
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
@@ -50,6 +50,7 @@ class SiloSettings:
         name: unique in the cohort.
         cohort: the group of silos that it joins.
         broker: the broker's URL with its password, which is in no ``repr``.
+        enrolled: the broker's operator made the queues, and the silo may make none (`fedbroker admin enroll`).
         heartbeat: seconds between two announcements.
         isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
         runtime_memory_bytes: what the C++ runtime may allocate; 0 for three quarters of the memory that there is.
@@ -72,6 +73,7 @@ class SiloSettings:
     broker: Annotated[str, Meta(description="the broker's URL, amqps://user:password@broker.example/vhost")] = field(
         repr=False
     )
+    enrolled: bool = False
     heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
     isolation: Literal["namespace", "none"] = "namespace"
     runtime_memory_bytes: Annotated[int, Meta(ge=0, le=1 << 60, description=_RUNTIME_MEMORY)] = 0
@@ -187,6 +189,7 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
 
     values = {key: one.value for key, one in given.items()}
     silo = read_table(SiloSettings, {**table, **values}, lenient=given, label=label)
+    silo = replace(silo, broker=beside(silo.broker, path.absolute().parent))
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))

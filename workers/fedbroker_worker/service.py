@@ -75,6 +75,7 @@ class SiloService:
             store_seconds=silo.blob_cache_seconds,
             prefetch=silo.max_work,
             renew_seconds=silo.renew_seconds,
+            enrolled=silo.enrolled,
         )
         self._sessions = Sessions(self._runtimes, silo.max_sessions)
         self._answers = Answers(silo.blob_cache_bytes)

@@ -19,6 +19,7 @@ from aiormq.connection import SSLContextProvider
 
 from fedbroker.errors import BrokerUnreachable, ConfigError
 from fedbroker.findings import Finding
+from fedbroker.transport.tls import untrusted
 from fedbroker.transport.url import Endpoint
 
 __all__ = ["is_loopback", "reach"]
@@ -27,9 +28,6 @@ SECONDS: Final = 5.0
 """For each step."""
 SOON: Final = timedelta(days=30)
 
-_UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's numbers: self-signed, and issuers that cannot be found
-_EXPIRED: Final = (9, 10)
-_OTHER_NAME: Final = (62, 64)
 _TLS_PORT: Final = "see that the port is the broker's TLS port, mostly 5671"
 
 
@@ -126,8 +124,8 @@ async def _tls(endpoint: Endpoint) -> list[Finding]:
         async with asyncio.timeout(SECONDS):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
     except ssl.SSLCertVerificationError as error:
-        what = f"the certificate of {endpoint} is not trusted: {error.verify_message}"
-        raise _Failed("tls", what, _advice(error)) from None
+        refusal = untrusted(str(endpoint), error)
+        raise _Failed("tls", refusal.what, refusal.hint) from None
     except TimeoutError:
         raise _Failed("tls", f"{endpoint} did not shake hands within {SECONDS:g} s", _TLS_PORT) from None
     except OSError as error:
@@ -177,13 +175,3 @@ def _expiry(certificate: Mapping[str, Any], version: str) -> Finding:
 def _issuer(certificate: Mapping[str, Any]) -> str:
     names = {key: value for part in certificate.get("issuer", ()) for key, value in part}
     return names.get("commonName") or names.get("organizationName") or "somebody without a name"
-
-
-def _advice(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code in _UNKNOWN_CA:
-        return "name the CA that issued it with cafile= in the broker's URL"
-    if error.verify_code in _EXPIRED:
-        return "have the broker's operator renew it, or correct this machine's clock"
-    if error.verify_code in _OTHER_NAME:
-        return "use the host name that is in it, or have the operator put this one in"
-    return "have the broker's operator look at it"

@@ -49,8 +49,8 @@ class Role:
 
 def coordinator_role(cohort: str | None) -> Role:
     """A coordinator's; None stands for a cohort whose name is not known."""
-    key = secrets.token_hex(6)  # of the same shape as a coordinator's own
-    name = cohort or f"doctor-{key}"
+    name = cohort or f"doctor-{secrets.token_hex(6)}"
+    key = topology.coordinator_key(name, secrets.token_hex(6))  # of the same shape as a coordinator's own
     lasting = (topology.lobby_queue(name), topology.archive(name)) if cohort is not None else ()
     return Role(
         "coordinator",
@@ -69,7 +69,7 @@ def coordinator_role(cohort: str | None) -> Role:
 
 def silo_role(cohort: str, silo: str) -> Role:
     """A silo's."""
-    key = secrets.token_hex(6)
+    key = topology.coordinator_key(cohort, secrets.token_hex(6))
     return Role(
         "silo",
         topology.EXCHANGES,

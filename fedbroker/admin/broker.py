@@ -1,0 +1,211 @@
+"""What enrolment asks of the broker: through its management API, or written down for it to import.
+
+Imports this package's modules, transport.topology and the base.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from fedbroker.admin.api import Management
+from fedbroker.admin.definitions import Definitions
+from fedbroker.admin.folder import write_secret
+from fedbroker.admin.queues import silo_queues
+from fedbroker.admin.rights import NOTHING, SILO, User
+from fedbroker.errors import BrokerRefused, ConfigError, TopologyMismatch
+from fedbroker.transport.topology import EXCHANGES, Queue
+
+__all__ = ["ByFile", "Enrolled", "LiveBroker", "Target"]
+
+OURS: Final = r"^fedbroker\."
+PAUSES: Final = (0.1, 0.3, 1.0)
+"""Seconds before the API is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A silo's user, and how many connections it has now."""
+
+    user: User
+    certificate: bool
+    connections: int
+
+
+class Target(Protocol):
+    """Takes definitions."""
+
+    def check_new(self, name: str) -> None:
+        """Raises ConfigError if a user of that name is there already."""
+
+    def check_queues(self, user: User) -> None:
+        """Raises TopologyMismatch if a queue of that silo's is there already and is not as enrolment makes it."""
+
+    def load(self, definitions: Definitions) -> None:
+        """Have the broker take them."""
+
+
+class ByFile:
+    """Writes definitions to a file, for ``rabbitmqctl import_definitions``.
+
+    Args:
+        path: of the file.
+        force: replace it.
+    """
+
+    def __init__(self, path: Path, *, force: bool) -> None:
+        self._path = path
+        self._force = force
+
+    def check_new(self, name: str) -> None:
+        """A file knows nobody."""
+
+    def check_queues(self, user: User) -> None:
+        """The same."""
+
+    def load(self, definitions: Definitions) -> None:
+        """Write them down.
+
+        Raises:
+            ConfigError: the file is there already, or cannot be written.
+        """
+        write_secret(self._path, json.dumps(definitions, indent=2) + "\n", force=self._force)
+
+
+class LiveBroker:
+    """A broker behind its management API. Every method raises BrokerError where the API does not answer, or refuses.
+
+    Args:
+        api: logged in as an administrator.
+        vhost: the virtual host that the cohorts are in.
+    """
+
+    def __init__(self, api: Management, vhost: str) -> None:
+        self._api = api
+        self._vhost = vhost
+
+    def check_new(self, name: str) -> None:
+        """Make sure that there is no user of that name.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if self._api.get("users", name) is not None:
+            raise ConfigError(
+                f"the broker has a user {name!r} already",
+                hint="use `fedbroker admin rotate` for a new login, or --force to make all of it anew",
+            )
+
+    def check_ready(self) -> None:
+        """Make sure that the virtual host is there, with our exchanges.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        there = self._api.list("exchanges", self._vhost)
+        if missing := {exchange.name for exchange in EXCHANGES} - {one["name"] for one in there}:
+            raise ConfigError(
+                f"vhost {self._vhost!r} has no exchange {min(missing)!r}", hint="run `fedbroker admin init` first"
+            )
+
+    def check_here(self, user: User) -> None:
+        """Make sure that no other virtual host has this user: users are the whole broker's.
+
+        Raises:
+            ConfigError: one has.
+        """
+        elsewhere = {one["vhost"] for one in self._api.list("users", str(user), "permissions")} - {self._vhost}
+        if elsewhere:
+            raise ConfigError(
+                f"user {str(user)!r} belongs to vhost {min(elsewhere)!r}", hint="use another name for the cohort"
+            )
+
+    def check_queues(self, user: User) -> None:
+        """Make sure that a silo's queues are as enrolment makes them, or are not there.
+
+        Raises:
+            TopologyMismatch: a silo that nobody enrolled has made one.
+        """
+        for queue in silo_queues(user.cohort, user.silo):
+            there = self._api.get("queues", self._vhost, queue.name)
+            if there is not None and not _alike(there, queue):
+                raise TopologyMismatch(
+                    f"queue {queue.name!r} is there already, made by a silo that was not enrolled",
+                    hint="stop that silo, and delete the queue at the broker",
+                )
+
+    def load(self, definitions: Definitions) -> None:
+        """Have the broker take definitions."""
+        self._api.load(definitions)
+
+    def let_in(self) -> None:
+        """Have the administrator delete our queues: the API asks for its permissions in the virtual host, too."""
+        rights = {"configure": OURS, "write": NOTHING, "read": NOTHING}
+        if self._api.get("permissions", self._vhost, self._api.login.user) is None:
+            self._api.put(rights, "permissions", self._vhost, self._api.login.user)
+
+    def silos(self, cohort: str | None = None) -> list[Enrolled]:
+        """The silos that are enrolled, in the order of their names."""
+        inside = {one["user"] for one in self._api.list("vhosts", self._vhost, "permissions")}
+        found = []
+        for one in self._api.list("users"):
+            user = User.parse(one["name"])
+            if user is None or SILO not in _tags(one) or one["name"] not in inside:
+                continue
+            if cohort is None or user.cohort == cohort:
+                connections = self._api.list("connections", "username", one["name"])
+                found.append(Enrolled(user, not one.get("password_hash"), len(connections)))
+        return sorted(found, key=lambda one: str(one.user))
+
+    def users_of(self, cohort: str, silo: str) -> list[Enrolled]:
+        """The users of one silo: one, or more after a rotation that was cut short.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = [one for one in self.silos(cohort) if one.user.silo == silo]
+        if not found:
+            raise ConfigError(
+                f"silo {silo!r} of cohort {cohort!r} is not enrolled in vhost {self._vhost!r}",
+                hint="see `fedbroker admin list`, or enrol it (`fedbroker admin enroll`)",
+            )
+        return found
+
+    def disconnect(self, name: str) -> None:
+        """Close a user's connections. The API fails where one ends by itself meanwhile, so it is asked again."""
+        for pause in PAUSES:
+            try:
+                self._api.delete("connections", "username", name)
+                return
+            except BrokerRefused:
+                time.sleep(pause)
+        self._api.delete("connections", "username", name)
+
+    def drop_users(self, names: Iterable[User]) -> None:
+        """Delete users; the broker closes their connections."""
+        for name in names:
+            self._api.delete("users", str(name))
+
+    def drop_queues(self, cohort: str, silo: str) -> None:
+        """Delete a silo's queues, with what is in them."""
+        self.let_in()
+        for queue in silo_queues(cohort, silo):
+            self._api.delete("queues", self._vhost, queue.name)
+
+
+def _alike(there: dict[str, object], queue: Queue) -> bool:
+    arguments = there.get("arguments")
+    declared = dict(arguments) if isinstance(arguments, dict) else {}
+    kind = {"x-queue-type"} - set(queue.arguments)  # RabbitMQ 4 adds it to classic queues
+    declared = {name: value for name, value in declared.items() if name not in kind or value != "classic"}
+    return bool(there.get("durable")) and not there.get("exclusive") and declared == dict(queue.arguments)
+
+
+def _tags(user: dict[str, object]) -> list[str]:
+    """A list, or, from older brokers, words between commas."""
+    tags = user.get("tags")
+    return tags.split(",") if isinstance(tags, str) else list(map(str, tags)) if isinstance(tags, list) else []

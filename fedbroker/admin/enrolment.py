@@ -1,0 +1,200 @@
+"""Enrolling a cohort's silos: a user, queues and permissions at the broker, and files to hand over.
+
+Nothing that was made before is replaced unless somebody says so. Imports this package's modules, transport's URLs,
+wire's names and the base.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fedbroker.admin import definitions
+from fedbroker.admin.broker import LiveBroker, Target
+from fedbroker.admin.certificates import new_authority, signed
+from fedbroker.admin.folder import SECRET, SETTINGS, Folder, read_text, write_secret
+from fedbroker.admin.handout import PublicUrl, settings, with_broker
+from fedbroker.admin.rights import User
+from fedbroker.errors import ConfigError
+from fedbroker.trust import Public
+from fedbroker.wire.names import check_name
+
+__all__ = ["Handed", "Office"]
+
+URL: Final = "broker.url"
+BROKER_AUTHORITY: Final = "broker-ca.pem"
+CERTIFICATE: Final = "certificate.pem"
+KEY: Final = "key.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What was made for somebody.
+
+    Attributes:
+        user: its name at the broker.
+        directory: where its files are.
+        public: its public key; None where that stayed as it was.
+    """
+
+    user: str
+    directory: Path
+    public: Public | None
+
+
+class Office:
+    """Makes and takes back logins of one virtual host.
+
+    Args:
+        folder: where secrets are written.
+        broker: the broker's public URL.
+        vhost: the virtual host.
+        force: replace what is there already.
+    """
+
+    def __init__(self, folder: Folder, broker: PublicUrl, vhost: str, *, force: bool = False) -> None:
+        self._folder = folder
+        self._broker = broker
+        self._vhost = vhost
+        self._force = force
+
+    def init(self, target: Target, coordinator: str, *, certificates: bool = False) -> Handed:
+        """Make the virtual host ready, and a coordinator's user; once more for another coordinator.
+
+        Raises:
+            ConfigError: that coordinator is there already, or its files cannot be written.
+            BrokerError: the broker does not answer, or refuses.
+        """
+        directory = self._folder.coordinator(check_name("coordinator", coordinator))
+        self._check_free(directory / URL, directory / SECRET)
+        if not self._force:
+            target.check_new(coordinator)
+        password = _password()
+        target.load(definitions.for_coordinator(self._vhost, coordinator, password))
+        self._folder.remember(vhost=self._vhost, broker=str(self._broker))
+        vouched = {name: str((directory / file).absolute()) for name, file in self._vouched(directory).items()}
+        url = self._broker.for_user(coordinator, password, self._vhost, **vouched)
+        write_secret(directory / URL, f"{url}\n", force=self._force)
+        identity = self._folder.identity(directory, force=self._force)
+        if certificates and not (self._folder.authority / "ca.pem").exists():
+            new_authority(self._folder.authority, force=False)
+        return Handed(coordinator, directory, identity.public)
+
+    def enroll(self, target: Target, cohort: str, silo: str, *, certificate: bool = False) -> Handed:
+        """Make a silo's user, queues and permissions, its key pair and its ``silo.toml``.
+
+        Raises:
+            ConfigError: it is enrolled already, or files cannot be written.
+            TopologyMismatch: a silo of this name ran without having been enrolled.
+            BrokerError: the broker does not answer, or refuses.
+        """
+        directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
+        self._check_free(*(directory / name for name in (SETTINGS, SECRET, CERTIFICATE, KEY)))
+        user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
+        before = self._before(target, user)
+        target.check_queues(user)
+        broker = self._login(target, user, directory, certificate, whole=True)
+        if isinstance(target, LiveBroker):
+            target.drop_users(one for one in before if one != user)
+            target.disconnect(str(user))
+        identity = self._folder.identity(directory, force=self._force)
+        coordinators = self._folder.coordinators().values()
+        write_secret(directory / SETTINGS, settings(silo, cohort, broker, coordinators), force=self._force)
+        self._folder.collect(cohort, silo, identity.public)
+        return Handed(str(user), directory, identity.public)
+
+    def rotate(self, target: Target, cohort: str, silo: str) -> Handed:
+        """Give a silo a new login of the same kind; the old one is refused from now on, and its connections are closed.
+
+        Its key pair stays, and so does all else in its ``silo.toml``. With definitions in a file, connections are not
+        closed.
+
+        Raises:
+            ConfigError: it is not enrolled, or files cannot be written.
+            BrokerError: the broker does not answer, or refuses.
+        """
+        directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
+        certificate = (directory / CERTIFICATE).exists()
+        if isinstance(target, LiveBroker):
+            before = target.users_of(cohort, silo)
+            certificate = any(one.certificate for one in before)
+        elif certificate:
+            raise ConfigError(
+                "a definitions file cannot take a certificate's user away", hint="rotate by the management API"
+            )
+        user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
+        broker = self._login(target, user, directory, certificate, whole=certificate)
+        if isinstance(target, LiveBroker):
+            target.drop_users(one.user for one in before if one.user != user)
+            target.disconnect(str(user))
+        file = directory / SETTINGS
+        if file.exists():
+            text = with_broker(file.read_text(encoding="utf-8"), broker)
+        else:
+            text = settings(silo, cohort, broker, self._folder.coordinators().values())
+        write_secret(file, text, force=True)
+        return Handed(str(user), directory, None)
+
+    def revoke(self, target: LiveBroker, cohort: str, silo: str) -> list[str]:
+        """Take a silo's user and queues away, and its key from the coordinators' files. Its own files stay.
+
+        Returns:
+            the names of its users.
+
+        Raises:
+            ConfigError: it is not enrolled.
+            BrokerError: the broker does not answer, or refuses.
+        """
+        gone = [one.user for one in target.users_of(cohort, silo)]
+        target.drop_users(gone)
+        target.drop_queues(cohort, silo)
+        self._folder.collect(cohort, silo, None)
+        return [str(user) for user in gone]
+
+    def _before(self, target: Target, user: User) -> list[User]:
+        """The users that the silo has already, which only ``force`` replaces."""
+        if not isinstance(target, LiveBroker):
+            return []
+        target.check_ready()
+        target.check_here(user)
+        before = [one.user for one in target.silos(user.cohort) if one.user.silo == user.silo]
+        if not self._force:
+            for name in before or [user]:
+                target.check_new(str(name))
+        return before
+
+    def _login(self, target: Target, user: User, directory: Path, certificate: bool, *, whole: bool) -> str:
+        """Have the broker know the user, and write what it logs in with; the broker's URL for it, a secret."""
+        vouched = self._vouched(directory)
+        password = None if certificate else _password()
+        made = signed(self._folder.authority, str(user)) if certificate else None
+        if whole:
+            target.load(definitions.for_silo(self._vhost, user, password))
+        else:
+            target.load(definitions.for_login(user, password))
+        if made is None:
+            return self._broker.for_user(str(user), password, self._vhost, **vouched)
+        write_secret(directory / KEY, made.key, force=True)
+        write_secret(directory / CERTIFICATE, made.certificate, force=True)
+        shown = {"auth": "EXTERNAL", "certfile": CERTIFICATE, "keyfile": KEY}
+        return self._broker.for_user(str(user), None, self._vhost, **vouched, **shown)
+
+    def _vouched(self, directory: Path) -> dict[str, str]:
+        """The option of a URL that names the broker's authority, whose certificate is put beside the rest."""
+        authority = self._broker.authority
+        if authority is None:
+            return {}
+        write_secret(directory / BROKER_AUTHORITY, f"{read_text(authority)}\n", force=True)
+        return {"cafile": BROKER_AUTHORITY}
+
+    def _check_free(self, *files: Path) -> None:
+        for file in files:
+            if file.exists() and not self._force:
+                raise ConfigError(f"{file} is there already", hint="give --force to replace it, or another --out")
+
+
+def _password() -> str:
+    """192 random bits, of characters that need no quoting in a URL."""
+    return secrets.token_urlsafe(24)

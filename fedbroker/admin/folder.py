@@ -1,0 +1,172 @@
+"""The administrator's directory: what was made for each silo and each coordinator, for its owner's eyes only.
+
+    admin.toml                            virtual host and the broker's public URL
+    authority/ca.pem, ca.key              signs silos' certificates
+    coordinators/NAME/broker.url          with its password
+    coordinators/NAME/secret.key
+    coordinators/NAME/COHORT.keys.toml    its silos' public keys
+    silos/COHORT/SILO/silo.toml           with its password, or its certificate beside it
+    silos/COHORT/SILO/secret.key
+
+Imports trust and the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from fedbroker.errors import ConfigError
+from fedbroker.trust import Identity, Public
+
+__all__ = ["KEYS", "SECRET", "SETTINGS", "Folder", "read_text", "toml_line", "write_secret"]
+
+SETTINGS: Final = "silo.toml"
+SECRET: Final = "secret.key"
+KEYS: Final = "keys.toml"
+_HINT_FORCE: Final = "give --force to replace it, or another --out"
+
+
+class Folder:
+    """The directory.
+
+    Args:
+        root: its path; made when something is written into it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def authority(self) -> Path:
+        """Where the certificate authority is, if there is one."""
+        return self.root / "authority"
+
+    def silo(self, cohort: str, silo: str) -> Path:
+        """Where a silo's files are."""
+        return self.root / "silos" / cohort / silo
+
+    def coordinator(self, name: str) -> Path:
+        """Where a coordinator's files are."""
+        return self.root / "coordinators" / name
+
+    def remember(self, **settings: str) -> None:
+        """Keep virtual host and broker for the next command."""
+        lines = "".join(toml_line(name, value) for name, value in settings.items())
+        write_secret(self.root / "admin.toml", lines, force=True)
+
+    @property
+    def remembered(self) -> Mapping[str, str]:
+        """What was kept.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        file = self.root / "admin.toml"
+        return {name: str(value) for name, value in _toml(file).items()} if file.exists() else {}
+
+    def coordinators(self) -> dict[str, Public]:
+        """The public keys of all coordinators, by name.
+
+        Raises:
+            ConfigError: a secret cannot be read.
+        """
+        files = sorted((self.root / "coordinators").glob(f"*/{SECRET}"))
+        return {file.parent.name: Identity.parse(read_text(file)).public for file in files}
+
+    def identity(self, directory: Path, *, force: bool) -> Identity:
+        """A new key pair, its secret in a file of that directory.
+
+        Raises:
+            ConfigError: there is one already.
+        """
+        made = Identity.generate()
+        write_secret(directory / SECRET, f"{made.reveal()}\n", force=force)
+        return made
+
+    def collect(self, cohort: str, silo: str, public: Public | None) -> list[Path]:
+        """Have each coordinator know a silo's public key; None takes it away.
+
+        Returns:
+            the coordinators' files of keys for that cohort.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        files = [self.coordinator(name) / f"{cohort}.{KEYS}" for name in self.coordinators()]
+        for file in files:
+            silos = dict(_toml(file).get("silos", {})) if file.exists() else {}
+            if public is None:
+                silos.pop(silo, None)
+            else:
+                silos[silo] = str(public)
+            write_secret(file, _keys(silos), force=True)
+        return files
+
+
+def _keys(silos: Mapping[str, str]) -> str:
+    lines = "".join(toml_line(name, key) for name, key in sorted(silos.items()))
+    return f"{toml_line('secret_file', SECRET)}seal = false\n\n[silos]\n{lines}"
+
+
+def toml_line(name: str, value: str) -> str:
+    """``name = "value"``; names of silos are bare keys in TOML."""
+    return f"{name} = {json.dumps(value)}\n"
+
+
+def write_secret(path: Path, text: str, *, force: bool) -> None:
+    """Write a file that only its owner may read, from its first moment on and all at once.
+
+    Directories that are missing are made, for their owner alone.
+
+    Raises:
+        ConfigError: it is there and is not to be replaced, or cannot be written.
+    """
+    if not force and path.exists():
+        raise ConfigError(f"{path} is there already", hint=_HINT_FORCE)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with _private_umask():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
+
+
+@contextlib.contextmanager
+def _private_umask() -> Iterator[None]:
+    """All directories on the way are made for their owner alone, too."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def read_text(path: Path) -> str:
+    """What is in one of our files, without white space around it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path} cannot be read", hint="correct --out, or make it anew with --force") from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}", hint="correct that line") from None

@@ -1,0 +1,63 @@
+"""Why TLS with a broker did not come about, and what to do: OpenSSL's words in ours. Imports the errors only."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from fedbroker.errors import BrokerRefused, BrokerUnreachable
+
+__all__ = ["no_tls", "refused_certificate", "untrusted"]
+
+_UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's numbers: self-signed, and issuers that cannot be found
+_EXPIRED: Final = (9, 10)
+_OTHER_NAME: Final = (62, 64)
+_ALERTS: Final = {
+    "CERTIFICATE_REQUIRED": "it wants a client certificate, and the URL names none",
+    "UNKNOWN_CA": "it does not know the authority of our certificate",
+    "CERTIFICATE_EXPIRED": "our certificate has expired",
+    "CERTIFICATE_REVOKED": "our certificate was revoked",
+    "BAD_CERTIFICATE": "our certificate does not do, or there is none",
+    "UNSUPPORTED_CERTIFICATE": "our certificate is not one for clients",
+    "CERTIFICATE_UNKNOWN": "our certificate does not do",
+    "HANDSHAKE_FAILURE": "no client certificate, or no cipher in common",
+}
+"""What the broker may say of our certificate, in the names that OpenSSL gives its alerts."""
+
+
+def untrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerUnreachable:
+    """The broker's certificate does not do."""
+    return BrokerUnreachable(f"the certificate of {where} is not trusted: {error.verify_message}", hint=_advice(error))
+
+
+def _advice(error: ssl.SSLCertVerificationError) -> str:
+    """What to do about a certificate."""
+    if error.verify_code in _UNKNOWN_CA:
+        return "name the CA that issued it with cafile= in the broker's URL"
+    if error.verify_code in _EXPIRED:
+        return "have the broker's operator renew it, or correct this machine's clock"
+    if error.verify_code in _OTHER_NAME:
+        return "use the host name that is in it, or have the operator put this one in"
+    return "have the broker's operator look at it"
+
+
+def refused_certificate(where: str, error: BaseException) -> BrokerRefused | None:
+    """What the broker says of our certificate, if that is what the error tells."""
+    said = str(getattr(error, "reason", None) or error).upper().replace(" ", "_")
+    why = next((words for alert, words in _ALERTS.items() if f"ALERT_{alert}" in said), None)
+    if why is None:
+        return None
+    return BrokerRefused(
+        f"the broker at {where} refuses our certificate: {why}",
+        hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
+    )
+
+
+def no_tls(where: str, error: ssl.SSLError) -> BrokerRefused | BrokerUnreachable:
+    """There is no handshake."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return untrusted(where, error)
+    return refused_certificate(where, error) or BrokerUnreachable(
+        f"no TLS connection with {where}: {error.reason or error}",
+        hint="see that the port is the broker's TLS port and that `cafile` in the URL is its CA",
+    )

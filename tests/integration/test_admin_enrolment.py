@@ -1,0 +1,278 @@
+"""``fedbroker admin`` against a real broker: what it makes, what it refuses, and that silos live by it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from fedbroker_worker.config import load
+
+import fedbroker
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerRefused, NameTaken, TopologyMismatch
+from fedbroker.transport import until_free
+from fedbroker.transport.connect import connect
+from fedbroker.transport.topology import coordinator_mark
+from fedbroker.transport.url import parse
+from fedbroker.trust import Identity, Public
+from tests.support.computations import total
+from tests.support.ends import Silo, admin, coordinator_end, silo_end, until
+from tests.support.managed import Admin, environment, silo_process
+from tests.support.tff import packed
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+
+QUEUES = ("work", "blobs", "mailbox")
+
+
+@pytest.fixture
+def ewr(office: Admin, cohort: str):
+    """An enrolled silo's settings."""
+    office.done("enroll", "ewr", "--cohort", cohort)
+    return office.settings(cohort)
+
+
+def test_what_is_handed_over_is_ready(office, cohort, managed_broker):
+    said = json.loads(office.done("enroll", "ewr", "--cohort", cohort, "--json"))
+    settings = load(office.settings(cohort), {}).silo
+    assert (settings.name, settings.cohort, settings.enrolled) == ("ewr", cohort, True)
+    assert settings.broker.startswith(f"amqp://{cohort}.ewr:")
+    assert settings.broker.endswith(f"@127.0.0.1:{managed_broker.broker.port}/fedbroker")
+    mine = Identity.parse((office.settings(cohort).parent / "secret.key").read_text().strip()).public
+    assert said == {"user": f"{cohort}.ewr", "directory": str(office.settings(cohort).parent), "public": str(mine)}
+    coordinator = office.out / "coordinators" / "coordinator"
+    keys = tomllib.loads((coordinator / f"{cohort}.keys.toml").read_text())
+    assert keys == {"secret_file": "secret.key", "seal": False, "silos": {"ewr": str(mine)}}
+    theirs = Identity.parse((coordinator / keys["secret_file"]).read_text().strip()).public
+    assert str(theirs) in office.settings(cohort).read_text()
+    assert Public.parse(str(theirs)) != mine
+
+
+def test_no_secret_is_printed(office, cohort):
+    ran = office.run("enroll", "ewr", "--cohort", cohort)
+    password = office.silo_url(cohort).rpartition("@")[0].rpartition(":")[2]
+    assert len(password) == 32
+    assert password not in ran.out + ran.error
+    assert "fedbroker-secret" not in ran.out + ran.error
+
+
+def test_who_is_enrolled_already_is_left_alone(office, ewr, cohort, tmp_path):
+    before = ewr.read_text()
+    assert "is there already" in office.refused("enroll", "ewr", "--cohort", cohort)
+    elsewhere = Admin(tmp_path, office.variables)
+    line = elsewhere.refused("enroll", "ewr", "--cohort", cohort)
+    assert f"has a user '{cohort}.ewr' already" in line
+    assert ewr.read_text() == before
+    assert "has a user 'coordinator' already" in elsewhere.refused("init")
+    office.done("enroll", "ewr", "--cohort", cohort, "--force")
+    assert ewr.read_text() != before
+
+
+def test_another_virtual_host_s_user_is_not_taken(office, ewr, cohort, tmp_path):
+    other = Admin(tmp_path, office.variables)
+    other.done("init", "--vhost", "trains", "--coordinator", "nightly")
+    assert "belongs to vhost 'fedbroker'" in other.refused("enroll", "ewr", "--cohort", cohort, "--force")
+    assert other.listed() == []
+
+
+async def test_queues_of_a_silo_that_was_not_enrolled_are_not_taken_over(office, cohort):
+    async with admin(office.coordinator_url()) as somebody:
+        await somebody.declare(f"fedbroker.lobby.{cohort}.2", durable=True)
+    managed = office.variables["FEDBROKER_ADMIN_URL"]
+    url = office.coordinator_url().partition("@")[2].partition("/")[0]
+    login = managed.removeprefix("http://").partition("@")[0]
+    async with silo_end(f"amqp://{login}@{url}/fedbroker", cohort):
+        line = office.refused("enroll", "ewr", "--cohort", cohort)
+    assert "made by a silo that was not enrolled" in line
+    assert office.listed("--cohort", cohort) == []
+
+
+def test_a_password_in_an_argument_is_refused(office):
+    line = office.refused("list", "--api", "http://admin:hunter2@127.0.0.1:1")
+    assert "list of processes" in line
+    assert "hunter2" not in line
+    line = office.refused("init", "--broker", "amqps://me:hunter2@broker.example/", "--force")
+    assert "holds a login" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "nothing says how to log in"),
+        ({"FEDBROKER_ADMIN_URL": "http://127.0.0.1:1"}, "holds no user and password"),
+        ({"FEDBROKER_ADMIN_URL": "ftp://a:hunter2@127.0.0.1"}, "is not the URL of a management API"),
+        ({"FEDBROKER_ADMIN_URL": "http://a:hunter2@127.0.0.1:1"}, "no management API answers"),
+        ({"FEDBROKER_ADMIN_URL": "https://a:hunter2@127.0.0.1:1?cafile=/nowhere"}, "does not exist"),
+        ({"FEDBROKER_ADMIN_URL_FILE": "/nowhere"}, "there is no file"),
+    ],
+)
+def test_a_login_that_does_not_do(tmp_path, variables, words):
+    line = Admin(tmp_path, variables).refused("list")
+    assert words in line
+    assert "hunter2" not in line
+
+
+def test_the_api_s_refusals(office, managed_broker, tmp_path):
+    host = managed_broker.api.rpartition("@")[2]
+    wrong = Admin(tmp_path, {"FEDBROKER_ADMIN_URL": f"http://fedbroker:hunter2@{host}"})
+    assert "refuses user 'fedbroker'" in wrong.refused("list")
+    tls = Admin(tmp_path, {"FEDBROKER_ADMIN_URL": managed_broker.api.replace("http://", "https://")})
+    assert "no TLS connection" in tls.refused("list")
+    amqp = f"http://a:hunter2@127.0.0.1:{managed_broker.broker.port}"
+    assert "no management API" in Admin(tmp_path, {"FEDBROKER_ADMIN_URL": amqp}).refused("list")
+
+
+def test_a_virtual_host_that_is_not_ready(office, tmp_path):
+    line = Admin(tmp_path, office.variables).refused("enroll", "ewr", "--cohort", "c", "--vhost", "nowhere")
+    assert "run `fedbroker admin init` first" in line
+    assert "is not enrolled" in office.refused("revoke", "nobody", "--cohort", "nowhere")
+    assert "is not enrolled" in office.refused("rotate", "nobody", "--cohort", "nowhere")
+    assert "is not a name for a silo" in office.refused("enroll", "a.b", "--cohort", "c")
+
+
+def test_the_login_may_come_from_a_file(office, managed_broker, tmp_path):
+    (tmp_path / "url").write_text(f"{managed_broker.api}\n")
+    from_file = Admin(tmp_path, {"FEDBROKER_ADMIN_URL_FILE": str(tmp_path / "url")})
+    assert from_file.listed("--vhost", "fedbroker") == office.listed()
+
+
+def test_the_command_is_found(managed_broker, tmp_path):
+    """As a process of its own; everything else runs in this one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedbroker.cli", "admin", "list", "--vhost", "empty"],
+        env=environment(FEDBROKER_ADMIN_URL=managed_broker.api),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "no silo is enrolled\n"), done.stderr
+
+
+def test_definitions_do_what_the_api_does(office, managed_broker, tmp_path, cohort):
+    """Imported by `rabbitmqctl`, they give the same users, permissions, queues and bindings."""
+    broker = managed_broker.broker
+    by_file = Admin(tmp_path, {})
+    public = ["--broker", managed_broker.public, "--vhost", cohort]
+    by_file.done("init", *public, "--coordinator", f"{cohort}-c", "--definitions", str(tmp_path / "init.json"))
+    by_file.done("enroll", "bos", "--cohort", cohort, "--definitions", str(tmp_path / "bos.json"))
+    for name in ("init.json", "bos.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+        assert "fedbroker-secret" not in (tmp_path / name).read_text()
+        broker.ctl("import_definitions", str(tmp_path / name))
+    office.done("enroll", "bos", "--cohort", f"{cohort}-2")
+    assert "already" in by_file.refused(
+        "enroll", "bos", "--cohort", cohort, "--definitions", str(tmp_path / "bos.json")
+    )
+
+    def state(vhost: str, name: str) -> list[str]:
+        asked = ("list_permissions", "list_topic_permissions", "list_bindings", "list_queues name arguments policy")
+        lines = (line for words in asked for line in broker.ctl("-p", vhost, *words.split()).splitlines())
+        plain = (line.replace("\\", "").replace(coordinator_mark(name), "MARK") for line in lines)
+        return sorted(line.replace(name, "COHORT") for line in plain if f"{name}." in f"{line}.")
+
+    mine, theirs = state(cohort, cohort), state("fedbroker", f"{cohort}-2")
+    assert len(mine) > 10
+    assert mine == theirs
+
+
+async def test_a_name_is_taken_once(office, ewr, cohort):
+    url = office.silo_url(cohort)
+    async with silo_end(url, cohort, enrolled=True) as first:
+        with pytest.raises(NameTaken):
+            await Silo(url, cohort, enrolled=True).end.open(Deadline.after(20))
+        waiting = asyncio.create_task(until_free(url, cohort, "ewr"))
+        await asyncio.wait([waiting], timeout=1.5)
+        assert not waiting.done()
+        await first.end.close()
+        await asyncio.wait_for(waiting, 10)
+    async with silo_end(url, cohort, enrolled=True):
+        pass
+
+
+async def test_who_is_not_enrolled_is_told_so(office, ewr, cohort):
+    """By its settings it is, at the broker it is not; or the other way round."""
+    url = office.silo_url(cohort)
+    with pytest.raises(BrokerRefused, match="fedbroker admin enroll"):
+        await Silo(url, cohort, "jfk", enrolled=True).end.open(Deadline.after(20))
+    with pytest.raises((BrokerRefused, TopologyMismatch)):
+        await Silo(url, cohort).end.open(Deadline.after(20))
+
+
+async def test_what_came_while_a_silo_was_away_does_not_reach_the_next_one(office, ewr, cohort):
+    """Chunks of blobs: they are thrown away. Its work waits."""
+    url = office.silo_url(cohort)
+    async with admin(office.coordinator_url()) as somebody:
+        await somebody.publish("fedbroker.blobs", cohort, b"old")
+        await until(lambda: somebody.holds(f"fedbroker.blobs.{cohort}.ewr", 1))
+        async with silo_end(url, cohort, enrolled=True):
+            await until(lambda: somebody.holds(f"fedbroker.blobs.{cohort}.ewr", 0))
+        for kind in QUEUES:
+            assert await somebody.has_queue(f"fedbroker.{kind}.{cohort}.ewr")
+
+
+async def test_long_work_is_taken_anew(office, ewr, cohort):
+    """A silo may put a copy of its own work into its own queue."""
+    async with (
+        coordinator_end(office.coordinator_url(), cohort) as theirs,
+        silo_end(office.silo_url(cohort), cohort, enrolled=True, renew_seconds=0.3, heartbeat=60.0) as silo,
+    ):
+        gate = silo.gated()
+        asked = asyncio.create_task(theirs.ask("ewr"))
+        await until(lambda: len(silo.items) == 1)
+        said = silo.end.traffic["control"]
+        before = said.messages_out
+        await until(lambda: said.messages_out >= before + 3)  # with that heartbeat nothing else is said so often
+        gate.set()
+        assert await asked == b"ok"
+        assert len(silo.items) == 1
+
+
+def compute(office: Admin, cohort: str) -> float:
+    """A TFF computation over the cohort, through the enrolled coordinator."""
+    with fedbroker.create_sync_execution_context(office.coordinator_url(), cohort=cohort, join_timeout=60) as context:
+        return float(context.invoke(total, packed(total, ([1.0, 2.0, 3.5],))))
+
+
+async def locked_out(url: str) -> None:
+    """That login is refused."""
+    with pytest.raises(BrokerRefused, match="refused the login"):
+        await (await connect(parse(url), "test", Deadline.after(15))).close()
+
+
+async def test_a_silo_s_whole_life(office, ewr, cohort, managed_broker):
+    """It joins, computes, survives its broker's restart, is locked out by a rotation, lives on, and is revoked."""
+    broker: PrivateBroker = managed_broker.broker
+    with silo_process(ewr) as silo:
+        assert await asyncio.to_thread(compute, office, cohort) == 6.5
+        assert [(row["silo"], row["connections"]) for row in office.listed("--cohort", cohort)] == [("ewr", 2)]
+        await asyncio.to_thread(broker.halt)
+        await asyncio.to_thread(broker.start)
+        await until(lambda: silo.said("broker connection back", "control"), 30)
+        assert await asyncio.to_thread(compute, office, cohort) == 6.5
+        old = office.silo_url(cohort)
+        ewr.write_text(ewr.read_text() + '\n[data.rows]\nsource = "duckdb"\nquery = "select 1 as x"\n')
+        office.done("rotate", "ewr", "--cohort", cohort)
+        assert office.silo_url(cohort) != old
+        await locked_out(old)
+        await until(lambda: silo.said("no broker connection yet", "refused the login"), 20)
+    with silo_process(ewr) as silo:
+        assert "rows" in load(ewr, {}).data  # what the silo added to its settings is still there
+        assert await asyncio.to_thread(compute, office, cohort) == 6.5
+        office.done("revoke", "ewr", "--cohort", cohort)
+        await until(lambda: silo.said("broker connection lost"), 20)
+        await locked_out(office.silo_url(cohort))
+    assert office.listed("--cohort", cohort) == []
+    left = broker.ctl("list_queues", "-p", "fedbroker", "name").split()
+    assert not [name for name in left if name.endswith(f"{cohort}.ewr")]
+    keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
+    assert tomllib.loads(keys.read_text())["silos"] == {}
+    office.done("enroll", "ewr", "--cohort", cohort, "--force")
+    with silo_process(ewr):
+        assert await asyncio.to_thread(compute, office, cohort) == 6.5

@@ -1,0 +1,174 @@
+"""Silos that log in with a certificate, at a broker that has nothing but TLS; and certificates that do not do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from fedbroker.broker.ports import free_ports
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from fedbroker.transport.connect import connect
+from fedbroker.transport.url import parse
+from tests.support.certificates import self_signed
+from tests.support.ends import coordinator_end, until
+from tests.support.managed import Admin, Managed, managed, silo_process
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+
+COHORT = "airports"
+
+
+@dataclass(frozen=True)
+class Secured:
+    """A broker with TLS, whose administrator signs silos' certificates."""
+
+    managed: Managed
+    office: Admin
+    port: int
+    server: Path  # its certificate, which is its own authority
+    key: Path
+
+    def present(self, certificate: Path, key: Path) -> None:
+        """Have the broker show another certificate from now on."""
+        shutil.copy(certificate, self.server)
+        shutil.copy(key, self.key)
+        self.managed.broker.ctl("eval", "ssl:clear_pem_cache().")
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """What the administrator makes is a file first: the broker needs the authority before it starts."""
+    directory = tmp_path_factory.mktemp("tls")
+    server, key = self_signed(directory / "server", days=10)
+    (port,) = free_ports(1)
+    written = Admin(directory, {})
+    public = f"amqps://127.0.0.1:{port}/?cafile={server}"
+    written.done("init", "--broker", public, "--certificates", "--definitions", str(directory / "init.json"))
+    conf = {
+        "listeners.ssl.local": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(written.out / "authority" / "ca.pem"),
+        "ssl_options.certfile": str(server),
+        "ssl_options.keyfile": str(key),
+        "ssl_options.verify": "verify_peer",
+        "ssl_options.fail_if_no_peer_cert": "true",
+        "auth_mechanisms.1": "PLAIN",
+        "auth_mechanisms.2": "EXTERNAL",
+        "ssl_cert_login_from": "common_name",
+    }
+    with managed("rabbitmq_auth_mechanism_ssl", **conf) as broker:
+        broker.broker.ctl("import_definitions", str(directory / "init.json"))
+        office = Admin(directory, {"FEDBROKER_ADMIN_URL": broker.api})
+        office.done("enroll", "ewr", "--cohort", COHORT, "--certificate")
+        yield Secured(broker, office, port, server, key)
+
+
+async def refusal(url: str, error: type[BrokerError]) -> str:
+    """The line that a connection is refused with."""
+    with pytest.raises(error) as caught:
+        await (await connect(parse(url), "test", Deadline.after(15))).close()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def url(secured: Secured, host: str = "127.0.0.1", **options: object) -> str:
+    silo = secured.office.settings(COHORT).parent
+    mine = {"auth": "EXTERNAL", "certfile": silo / "certificate.pem", "keyfile": silo / "key.pem"}
+    every = {**mine, "cafile": secured.server, **options}
+    query = urlencode({name: str(value) for name, value in every.items() if value})
+    return f"amqps://{host}:{secured.port}/fedbroker?{query}"
+
+
+def coordinator(secured: Secured) -> str:
+    """The coordinator's own broker takes its password in plain text, on the loopback."""
+    login = secured.office.coordinator_url().removeprefix("amqps://").partition("@")[0]
+    return f"amqp://{login}@127.0.0.1:{secured.managed.broker.port}/fedbroker"
+
+
+async def test_a_silo_with_a_certificate_joins_and_a_new_one_is_used_when_it_comes_back(secured, tmp_path):
+    """A rotation takes the user away, and with it the old certificate's worth; the silo reads the new files."""
+    office = secured.office
+    settings = office.settings(COHORT)
+    (before,) = office.listed()
+    assert before["login"] == "certificate"
+    assert "EXTERNAL" in settings.read_text()
+    async with coordinator_end(coordinator(secured), COHORT) as theirs:
+        with silo_process(settings) as silo:
+            await until(lambda: "ewr" in theirs.silos)
+            assert office.listed()[0]["connections"] == 2
+            for name in ("certificate.pem", "key.pem"):
+                shutil.copy(settings.parent / name, tmp_path)
+            heard = len(theirs.announces)
+            office.done("rotate", "ewr", "--cohort", COHORT)
+            await until(lambda: silo.said("broker connection back", "control"), 20)
+            await until(lambda: len(theirs.announces) > heard, 20)
+            (after,) = office.listed()
+            assert after["user"] != before["user"]
+    stale = url(secured, certfile=tmp_path / "certificate.pem", keyfile=tmp_path / "key.pem")
+    assert "refused the login" in await refusal(stale, BrokerRefused)
+    await (await connect(parse(url(secured)), "test", Deadline.after(15))).close()
+
+
+async def test_no_certificate(secured):
+    line = await refusal(url(secured, auth="", certfile="", keyfile=""), BrokerRefused)
+    assert "wants a client certificate" in line
+
+
+async def test_a_certificate_of_somebody_else_s(secured, tmp_path):
+    certificate, key = self_signed(tmp_path, days=10)
+    line = await refusal(url(secured, certfile=certificate, keyfile=key), BrokerRefused)
+    assert "refuses our certificate" in line
+
+
+async def test_a_certificate_whose_user_is_gone(secured):
+    office = secured.office
+    office.done("enroll", "lga", "--cohort", COHORT, "--certificate")
+    mine = office.settings(COHORT, "lga").parent
+    gone = url(secured, certfile=mine / "certificate.pem", keyfile=mine / "key.pem")
+    await (await connect(parse(gone), "test", Deadline.after(15))).close()
+    office.done("revoke", "lga", "--cohort", COHORT)
+    assert "refused the login" in await refusal(gone, BrokerRefused)
+
+
+async def test_a_password_is_no_use_to_a_user_with_a_certificate(secured):
+    (one,) = (row for row in secured.office.listed() if row["silo"] == "ewr")
+    for password in ("", "x"):
+        login = url(secured, auth="").replace("amqps://", f"amqps://{one['user']}:{password}@")
+        assert "refused the login" in await refusal(login, BrokerRefused)
+
+
+async def test_the_broker_s_authority_is_unknown(secured):
+    line = await refusal(url(secured, cafile=""), BrokerUnreachable)
+    assert "not trusted" in line
+    assert "name the CA that issued it with cafile=" in line
+
+
+async def test_the_broker_s_certificate_is_for_another_host(secured):
+    line = await refusal(url(secured, host="localhost"), BrokerUnreachable)
+    assert "not trusted" in line
+    assert "use the host name that is in it" in line
+
+
+async def test_the_broker_s_certificate_has_expired(secured, tmp_path):
+    good = [Path(shutil.copy(path, tmp_path / path.name)) for path in (secured.server, secured.key)]
+    secured.present(*self_signed(tmp_path / "expired", days=0))
+    try:
+        line = await refusal(url(secured), BrokerUnreachable)
+        assert "certificate has expired" in line
+        assert "have the broker's operator renew it" in line
+    finally:
+        secured.present(*good)
+
+
+def test_secrets_are_their_owner_s_alone(secured):
+    for place, _, files in os.walk(secured.office.out):
+        assert Path(place).stat().st_mode & 0o777 == 0o700
+        for name in files:
+            if name not in ("log", "ready"):  # the silo's own, not ours
+                assert (Path(place) / name).stat().st_mode & 0o777 == 0o600, name

@@ -1,0 +1,185 @@
+"""A private broker with RabbitMQ's management API, and ``fedbroker admin`` as its administrator calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.parse import quote
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.broker.ports import free_ports
+from fedbroker.cli import app
+from fedbroker.console import run
+from tests.support.wait import until
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ("rabbitmq_management",)
+
+
+@dataclass(frozen=True)
+class Managed:
+    """A broker with its API.
+
+    Attributes:
+        broker: the node.
+        api: the API's URL with the administrator's password.
+    """
+
+    broker: PrivateBroker
+    api: str
+
+    @property
+    def public(self) -> str:
+        """The broker's URL without a login."""
+        return f"amqp://127.0.0.1:{self.broker.port}/"
+
+    def url(self, user: str, password: str, vhost: str) -> str:
+        """The broker's URL with a login."""
+        return f"amqp://{user}:{password}@127.0.0.1:{self.broker.port}/{quote(vhost, safe='')}"
+
+
+@contextmanager
+def managed(*plugins: str, **extra_conf: str) -> Iterator[Managed]:
+    """Such a broker."""
+    (port,) = free_ports(1)
+    conf = {"management.tcp.port": str(port), "management.tcp.ip": "127.0.0.1"}
+    with PrivateBroker(plugins=(*PLUGINS, *plugins), extra_conf=conf | extra_conf) as broker:
+        login = broker.url.removeprefix("amqp://").rpartition("@")[0]
+        yield Managed(broker, f"http://{login}@127.0.0.1:{port}")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Ours, without what says something to fedbroker."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+    return {**ours, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}", **variables}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a command."""
+
+    code: int
+    out: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Admin:
+    """Somebody who administers a broker, by commands that run in this process.
+
+    Attributes:
+        directory: what they write is below.
+        variables: of the environment.
+    """
+
+    directory: Path
+    variables: Mapping[str, str]
+
+    @property
+    def out(self) -> Path:
+        """The administrator's directory."""
+        return self.directory / "fedbroker-admin"
+
+    def run(self, *arguments: str) -> Ran:
+        """What becomes of ``fedbroker admin ARGUMENTS``."""
+        out, error = io.StringIO(), io.StringIO()
+        command = ["admin", *arguments, "--out", str(self.out)]
+        patched = mock.patch.dict(os.environ, environment(**self.variables), clear=True)
+        code = 0
+        with patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                run(lambda: app(command, exit_on_error=False, print_error=False, result_action="return_value"))
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return Ran(code, out.getvalue(), error.getvalue())
+
+    def done(self, *arguments: str) -> str:
+        """What it prints, if all went well."""
+        ran = self.run(*arguments)
+        assert ran.code == 0, ran.error
+        return ran.out
+
+    def refused(self, *arguments: str) -> str:
+        """Its error, one line."""
+        ran = self.run(*arguments)
+        assert ran.code in (2, 3), ran
+        assert ran.error.count("\n") == 1
+        return ran.error
+
+    def listed(self, *arguments: str) -> list[dict[str, Any]]:
+        """What ``fedbroker admin list`` tells."""
+        rows: list[dict[str, Any]] = json.loads(self.done("list", "--json", *arguments))
+        return rows
+
+    def settings(self, cohort: str, silo: str = "ewr") -> Path:
+        """A silo's ``silo.toml``."""
+        return self.out / "silos" / cohort / silo / "silo.toml"
+
+    def silo_url(self, cohort: str, silo: str = "ewr") -> str:
+        """The broker's URL in there, a secret."""
+        url: str = tomllib.loads(self.settings(cohort, silo).read_text())["silo"]["broker"]
+        return url
+
+    def coordinator_url(self, name: str = "coordinator") -> str:
+        """The coordinator's."""
+        return (self.out / "coordinators" / name / "broker.url").read_text().strip()
+
+
+@contextmanager
+def silo_process(settings: Path, *options: str) -> Iterator[SiloProcess]:
+    """``fedbroker-silo run`` with these settings, ready."""
+    silo = SiloProcess(settings, *options)
+    try:
+        silo.until_ready()
+        yield silo
+    finally:
+        silo.end()
+
+
+class SiloProcess:
+    """A silo's process, started in another directory than its settings'."""
+
+    def __init__(self, settings: Path, *options: str) -> None:
+        self.log = settings.parent / "log"
+        self._ready = settings.parent / "ready"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "fedbroker_worker", "run", "--config", str(settings)),
+                    *("--ready-file", str(self._ready), *options),
+                ],
+                env=environment(),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    def until_ready(self) -> None:
+        """Wait until it is in its cohort."""
+        until(lambda: self._ready.exists() or self.process.poll() is not None, 30, "the silo is ready")
+        assert self.process.poll() is None, self.log.read_text()
+
+    def said(self, event: str, words: str = "") -> bool:
+        """Whether its log has such an event."""
+        return any(f'"event": "{event}"' in line and words in line for line in self.log.read_text().splitlines())
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -1,0 +1,116 @@
+"""What enrolment writes: URLs, settings, files and the login it needs, without a broker."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tomllib
+
+import pytest
+
+from fedbroker.admin import definitions
+from fedbroker.admin.folder import Folder, write_secret
+from fedbroker.admin.handout import PublicUrl, settings, with_broker
+from fedbroker.admin.login import admin_login
+from fedbroker.admin.rights import User
+from fedbroker.errors import ConfigError, UsageError
+from fedbroker.transport.url import beside, parse
+from fedbroker.trust import Identity
+
+
+def test_a_url_gets_a_login_and_a_virtual_host(tmp_path):
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    public = PublicUrl.parse(f"amqps://a.example,b.example:5673/?cafile={authority}&heartbeat=30")
+    made = public.for_user("airports.ewr", "s3cret", "my/vhost")
+    assert made == (f"amqps://airports.ewr:s3cret@a.example,b.example:5673/my%2Fvhost?cafile={authority}&heartbeat=30")
+    assert (parse(made).user, parse(made).vhost) == ("airports.ewr", "my/vhost")
+    assert parse(public.for_user("c", "p", "/")).vhost == "/"
+    assert PublicUrl.parse(str(public)) == public
+
+
+@pytest.mark.parametrize("url", ["http://a/", "amqp://", "amqps://a/vhost", "amqps://a/#x", "amqps://a/?nonsense=1"])
+def test_what_is_no_public_url_is_refused(url):
+    with pytest.raises(ConfigError):
+        PublicUrl.parse(url)
+
+
+def test_a_login_in_a_public_url_is_refused_and_not_repeated():
+    with pytest.raises(UsageError, match="holds a login") as caught:
+        PublicUrl.parse("amqps://me:hunter2@a/")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_change_their_broker_and_nothing_else():
+    text = settings("ewr", "airports", "amqp://airports.ewr:old@a/v", [Identity.generate().public])
+    changed = with_broker(text + '\n[data.a]\nsource = "duckdb"\n', "amqp://airports.ewr:new\\1@a/v")
+    document = tomllib.loads(changed)
+    assert document["silo"] == {
+        "name": "ewr",
+        "cohort": "airports",
+        "broker": "amqp://airports.ewr:new\\1@a/v",
+        "enrolled": True,
+    }
+    assert document["data"] == {"a": {"source": "duckdb"}}
+    with pytest.raises(ConfigError, match="no line with the broker"):
+        with_broker("[silo]\n", "amqp://a/")
+
+
+def test_files_are_looked_for_beside_the_settings(tmp_path):
+    url = "amqps://u@a/v?auth=EXTERNAL&certfile=certificate.pem&keyfile=/etc/key.pem"
+    assert beside(url, tmp_path) == (
+        f"amqps://u@a/v?auth=EXTERNAL&certfile={tmp_path}/certificate.pem&keyfile=/etc/key.pem"
+    )
+    for same in ("amqp://u:p?q@a/v", "amqps://a/?heartbeat=30", "nonsense"):
+        assert beside(same, tmp_path) == same
+
+
+def test_a_file_is_not_replaced_unless_somebody_says_so(tmp_path):
+    file = tmp_path / "a" / "b" / "secret"
+    write_secret(file, "one", force=False)
+    with pytest.raises(ConfigError, match="is there already"):
+        write_secret(file, "two", force=False)
+    assert file.read_text() == "one"
+    write_secret(file, "two", force=True)
+    assert [path.name for path in file.parent.iterdir()] == ["secret"]
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("two", 0o600)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a", tmp_path / "a" / "b")} == {0o700}
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_secret(file / "below", "three", force=False)
+
+
+def test_each_coordinator_is_told_of_each_silo(tmp_path):
+    folder = Folder(tmp_path)
+    for name in ("nightly", "weekly"):
+        folder.identity(folder.coordinator(name), force=False)
+    ewr, jfk = Identity.generate().public, Identity.generate().public
+    folder.collect("airports", "jfk", jfk)
+    files = folder.collect("airports", "ewr", ewr)
+    folder.collect("trains", "ewr", jfk)
+    assert len(files) == 2
+    for file in files:
+        assert list(tomllib.loads(file.read_text())["silos"].items()) == [("ewr", str(ewr)), ("jfk", str(jfk))]
+    folder.collect("airports", "jfk", None)
+    assert tomllib.loads(files[0].read_text())["silos"] == {"ewr": str(ewr)}
+    files[0].write_text("[")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        folder.collect("airports", "jfk", None)
+
+
+def test_a_password_is_known_by_its_hash_alone():
+    made = definitions.for_silo("v", User("airports", "ewr"), "s3cret")
+    assert "s3cret" not in str(made)
+    raw = base64.b64decode(made["users"][0]["password_hash"])
+    assert raw[4:] == hashlib.sha256(raw[:4] + b"s3cret").digest()
+    nobody = definitions.for_silo("v", User("airports", "ewr", "abcd"), None)
+    assert nobody["users"][0]["password_hash"] == ""
+
+
+def test_a_login_is_of_the_environment_and_its_address_may_be_of_an_argument():
+    environ = {"FEDBROKER_ADMIN_URL": "https://me:p%40ss@a.example:15671/rabbit/"}
+    login = admin_login(None, environ)
+    assert (login.base, login.user, login.password) == ("https://a.example:15671/rabbit", "me", "p@ss")
+    assert "p@ss" not in repr(login)
+    assert admin_login("http://[::1]:15672/api/", environ).base == "http://[::1]:15672"
+    with pytest.raises(ConfigError, match="both set"):
+        admin_login(None, {**environ, "FEDBROKER_ADMIN_URL_FILE": "x"})
