@@ -55,6 +55,8 @@ _OBITUARY_SECONDS: Final = 1.0
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
 _ANEW: Final = "it is started anew with the next request"
 _NO_MEMORY: Final = "OOM when allocating"
+# gRPC's words for an exception: there was no memory outside of TensorFlow's allocator, and locks may never be released.
+_THROWN: Final = "Unexpected error in RPC handling"
 _TOO_LARGE: Final = "compute over less at a time, or raise runtime_memory_bytes"
 
 
@@ -71,10 +73,14 @@ class Service:
     Args:
         target: its gRPC address.
         obituary: how the runtime ended, or None if it still runs after so many seconds.
+        broken: called when it has thrown an exception where none is foreseen.
     """
 
-    def __init__(self, target: str, obituary: Callable[[float], Awaitable[str | None]]) -> None:
+    def __init__(
+        self, target: str, obituary: Callable[[float], Awaitable[str | None]], broken: Callable[[], None]
+    ) -> None:
         self._obituary = obituary
+        self._broken = broken
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         # No serializers: requests and responses are bytes.
         self._calls: dict[str, Any] = {
@@ -108,7 +114,11 @@ class Service:
             return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=_ANEW)
         if gone:
             return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
-        return ComputationFailed(code.name, detail, hint=_TOO_LARGE if _NO_MEMORY in detail else "")
+        if code is grpc.StatusCode.UNKNOWN and detail == _THROWN:
+            self._broken()
+        return ComputationFailed(
+            code.name, detail, hint=_TOO_LARGE if detail == _THROWN or _NO_MEMORY in detail else ""
+        )
 
 
 async def _awaited(call: _Call) -> bytes:

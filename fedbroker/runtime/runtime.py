@@ -53,6 +53,7 @@ class Runtime:
         self._service: Service | None = None
         self._executors = Executors()
         self._closed = False
+        self._broken = False
         self.restarts = 0
 
     @property
@@ -101,7 +102,7 @@ class Runtime:
     async def _running(self) -> Service:
         if self._closed:
             raise RuntimeUnavailable("the C++ runtime was closed")
-        if self._service is not None and self._process is not None and self._process.alive:
+        if self._service is not None and self._process is not None and self._process.alive and not self._broken:
             return self._service
         if self._process is not None:
             _log.warning("runtime died", restarts=self.restarts + 1)
@@ -115,10 +116,17 @@ class Runtime:
         except BaseException:
             self._process = None
             raise
-        self._service = Service(process.target, process.obituary)
+        self._service = Service(process.target, process.obituary, lambda: self._give_up(process))
         return self._service
 
+    def _give_up(self, process: RuntimeProcess) -> None:
+        """It cannot be trusted any more: whatever is in it ends with it, and the next executor is in another."""
+        if process is self._process:
+            self._broken = True
+            process.stop()
+
     async def _end(self) -> None:
+        self._broken = False
         service, self._service = self._service, None
         process, self._process = self._process, None
         if service is not None:

@@ -81,6 +81,15 @@ async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_pat
         await client.check()
 
 
+async def test_a_struct_that_doubles_with_each_operation_fails_alone(client):
+    """Thirty operations, and a billion elements where they are written down."""
+    program = [Struct(1, ()), *[Struct(1, (("", 1), ("", 1)))] * 30, Compute(1)]
+    reply = await client.send(client.item(program, seconds=60.0))
+    assert isinstance(reply, Failed)
+    assert reply.kind in ("computation", "lost", "time")
+    await client.check()
+
+
 # --- the stack ---
 
 
