@@ -17,6 +17,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerRefused, NameTaken, TopologyMismatch
 from fedbroker.transport import until_free
 from fedbroker.transport.connect import connect
+from fedbroker.transport.probe import coordinator_role, examine, silo_role
 from fedbroker.transport.topology import coordinator_mark
 from fedbroker.transport.url import parse
 from fedbroker.trust import Identity, Public
@@ -203,6 +204,21 @@ async def test_who_is_not_enrolled_is_told_so(office, ewr, cohort):
         await Silo(url, cohort, "jfk", enrolled=True).end.open(Deadline.after(20))
     with pytest.raises((BrokerRefused, TopologyMismatch)):
         await Silo(url, cohort).end.open(Deadline.after(20))
+
+
+async def test_the_examination_of_an_enrolled_silo(office, ewr, cohort):
+    url = office.silo_url(cohort)
+    findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
+    assert [one.line for one in findings if one.level == "problem"] == []
+    assert any(one.what == "3 queues are there, made by enrolment" for one in findings)
+    async with silo_end(url, cohort, enrolled=True):
+        findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
+    assert [one.line for one in findings if one.level == "problem"] == []
+    assert any(one.subject == "name" for one in findings)
+    wrong = await examine(url, silo_role(cohort, "jfk", enrolled=True))
+    assert {one.subject for one in wrong if one.level == "problem"} == {"permissions", "topology"}
+    findings = await examine(office.coordinator_url(), coordinator_role(cohort))
+    assert [one.line for one in findings if one.level == "problem"] == []
 
 
 async def test_what_came_while_a_silo_was_away_does_not_reach_the_next_one(office, ewr, cohort):

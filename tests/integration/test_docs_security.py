@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import sys
 
 import aio_pika
 import pytest
@@ -13,6 +14,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
 from tests.support.ends import coordinator_end, silo_end, until, work
+from tests.support.managed import environment
 from tests.support.pages import blocks
 from tests.support.tools import tools_of
 
@@ -28,7 +30,7 @@ def users(broker, tmp_path_factory):
     directory = tmp_path_factory.mktemp("passwords")
     for user, password in PASSWORDS.items():
         (directory / f"{user}.password").write_text(f"{password}\n")
-    silo, coordinator = (block.replace("airports", COHORT) for block in blocks("docs/security.md", "sh"))
+    _, silo, coordinator = (block.replace("airports", COHORT) for block in blocks("docs/security.md", "sh"))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", silo + coordinator],
         env=environ,
@@ -42,6 +44,33 @@ def users(broker, tmp_path_factory):
     yield tuple(f"amqp://{user}:{password}@{here}" for user, password in PASSWORDS.items())
     for user in PASSWORDS:
         broker.ctl("delete_user", user)
+
+
+def test_the_administrator_s_commands_do_what_they_say(managed_broker, tmp_path):
+    commands, *_ = blocks("docs/security.md", "sh")
+    (tmp_path / "admin.url").write_text(managed_broker.api)
+    (tmp_path / "fedbroker").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedbroker.cli "$@"\n')
+    (tmp_path / "fedbroker").chmod(0o700)
+    done = subprocess.run(
+        [
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            commands.replace("vhost fedbroker", "vhost page").replace("airports", COHORT),
+        ],
+        env=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"user {COHORT}.ewr: see fedbroker-admin/silos/{COHORT}/ewr" in done.stdout
+    assert f"revoked {COHORT}.ewr" in done.stdout
+    assert (tmp_path / "fedbroker-admin" / "coordinators" / "coordinator" / "broker.url").exists()
+    managed_broker.broker.ctl("delete_user", "coordinator")
+    managed_broker.broker.ctl("delete_vhost", "page")
 
 
 async def test_they_suffice_for_work_and_for_blobs_both_ways(users):

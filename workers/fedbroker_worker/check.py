@@ -79,7 +79,11 @@ async def _try(settings: Settings) -> _Findings:
     silo = settings.silo
     sources = (_caught(_source(name, settings.data[name], settings)) for name in names)
     broker, runtime, found = await asyncio.gather(
-        examine(silo.broker, silo_role(silo.cohort, silo.name), renew_seconds=silo.renew_seconds),
+        examine(
+            silo.broker,
+            silo_role(silo.cohort, silo.name, enrolled=silo.enrolled),
+            renew_seconds=silo.renew_seconds,
+        ),
         _runtime(settings),
         asyncio.gather(*sources),
     )

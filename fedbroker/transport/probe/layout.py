@@ -8,12 +8,13 @@ from typing import Final
 
 import aiormq.abc
 import aiormq.exceptions
+from pamqp import commands
 
 from fedbroker.errors import BrokerLost, TopologyMismatch
 from fedbroker.findings import Finding
 from fedbroker.transport.probe.channels import Asked, Channels
 from fedbroker.transport.probe.roles import Role
-from fedbroker.transport.refusals import first_line
+from fedbroker.transport.refusals import first_line, unmade
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Layout", "layout"]
@@ -48,6 +49,9 @@ async def layout(channels: Channels, role: Role) -> Layout:
         BrokerLost: the connection went away.
     """
     found = Layout()
+    if not role.declares:
+        await _made(channels, role, found)
+        return found
     for exchange in role.exchanges:
         await _look(channels, exchange.name, "exchange", _exchange(exchange, passive=True), _exchange(exchange), found)
     for queue in role.queues if role.name == "silo" else role.lasting:
@@ -57,6 +61,26 @@ async def layout(channels: Channels, role: Role) -> Layout:
     if role.name == "silo" and found.in_use:
         found.findings.append(Finding.ok("name", "a silo of this name runs now"))
     return found
+
+
+async def _made(channels: Channels, role: Role, found: Layout) -> None:
+    """Look for the queues of somebody who makes none."""
+    for queue in role.queues:
+        try:
+            there = await channels.ask(_passively(queue))
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            found.missing.append(queue.name)
+            found.findings.append(Finding.problem("topology", unmade(f"queue {queue.name!r}")))
+        else:
+            (found.in_use if there.consumer_count else found.there).append(queue.name)
+    if not found.findings:
+        found.findings.append(Finding.ok("topology", f"{len(role.queues)} queues are there, made by enrolment"))
+    if found.in_use:
+        found.findings.append(Finding.ok("name", "a silo of this name runs now"))
+
+
+def _passively(queue: Queue) -> Asked[commands.Queue.DeclareOk]:
+    return lambda channel: channel.queue_declare(queue.name, passive=True)
 
 
 def _words(found: Layout) -> str:

@@ -23,6 +23,7 @@ from fedbroker.errors import BrokerRefused
 from fedbroker.findings import Finding
 from fedbroker.transport.probe.channels import Asked, Channels
 from fedbroker.transport.probe.roles import Role, Target
+from fedbroker.transport.refusals import IN_USE
 from fedbroker.transport.topology import EXCHANGES, Binding, Exchange, Queue
 
 __all__ = ["may"]
@@ -97,7 +98,7 @@ async def _refusal(channels: Channels, trial: _Trial) -> str | None:
     try:
         await channels.ask(trial.ask)
     except aiormq.exceptions.ChannelAccessRefused as error:
-        return str(error)
+        return None if IN_USE in str(error) else str(error)
     except aiormq.exceptions.ChannelClosed:
         return None  # refused for the flaw, or since it is not there, or since it is in use
     return None
@@ -108,6 +109,9 @@ def _trials(role: Role) -> Iterator[_Trial]:
         yield _Trial("configure", f"exchange {exchange.name!r}", _declaring_exchange(exchange))
     for queue in role.queues:
         what = f"queue {queue.name!r}"
+        if not role.declares:
+            yield _Trial("read", what, _reading(queue))
+            continue
         yield _Trial("configure", what, _declaring(queue))
         for binding in queue.bindings:
             yield _Trial("write", f"{what} {_OR_READ} exchange {binding.exchange.name!r}", _binding(queue, binding))

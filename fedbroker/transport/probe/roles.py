@@ -31,6 +31,7 @@ class Role:
         targets: what it publishes to.
         unheard: one of those, with a key that nobody listens to.
         private: what the names of queues that we make for a moment begin with, within what it should be allowed.
+        declares: whether it makes exchanges and queues; else they are to be there.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Role:
     targets: tuple[Target, ...]
     unheard: Target
     private: str
+    declares: bool = True
 
     @property
     def queues(self) -> tuple[Queue, ...]:
@@ -67,13 +69,14 @@ def coordinator_role(cohort: str | None) -> Role:
     )
 
 
-def silo_role(cohort: str, silo: str) -> Role:
-    """A silo's."""
+def silo_role(cohort: str, silo: str, *, enrolled: bool = False) -> Role:
+    """A silo's: one that makes its queues, or one that was enrolled and finds them."""
     key = topology.coordinator_key(cohort, secrets.token_hex(6))
+    shared = () if enrolled else (topology.lobby_queue(cohort), topology.archive(cohort))
     return Role(
         "silo",
-        topology.EXCHANGES,
-        (topology.lobby_queue(cohort), topology.archive(cohort), topology.work_queue(cohort, silo)),
+        () if enrolled else topology.EXCHANGES,
+        (*shared, topology.work_queue(cohort, silo)),
         (topology.mailbox(cohort, silo), topology.blobs_queue(cohort, silo)),
         (
             Target(topology.LOBBY, topology.silo_key(cohort, silo)),
@@ -83,4 +86,5 @@ def silo_role(cohort: str, silo: str) -> Role:
         ),
         Target(topology.RESULTS, topology.results_key(key, silo)),
         f"{topology.blobs_queue(cohort, silo).name}.{key}",
+        declares=not enrolled,
     )
