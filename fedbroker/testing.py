@@ -15,16 +15,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Literal, TypeAlias
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
 
-__all__ = ["LocalCohort", "SiloProcess", "local_cohort"]
+__all__ = ["POLICY", "LocalCohort", "SiloProcess", "local_cohort"]
 
 Sources: TypeAlias = Mapping[str, Mapping[str, object]]
 """Data sources by name, each with its keys as in ``[data.NAME]`` of a silo's settings."""
+
+POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "min_clients": 1})
+"""What ``[policy]`` of each silo says unless a test says otherwise: the same as a silo does where it says nothing."""
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -142,6 +146,7 @@ def local_cohort(
     directory: str | os.PathLike[str] | None = None,
     isolation: Literal["namespace", "none"] = "namespace",
     heartbeat: float = 1.0,
+    policy: Mapping[str, object] | None = None,
 ) -> Iterator[LocalCohort]:
     """A private broker and silos, up when the block starts and gone when it ends.
 
@@ -154,6 +159,8 @@ def local_cohort(
             its sources name; kept. None for a temporary one.
         isolation: of the silos' C++ runtimes.
         heartbeat: seconds between two announcements of a silo.
+        policy: keys of each silo's ``[policy]`` besides or instead of :data:`POLICY`, such as
+            ``{"client_results": "allow"}`` where a test looks at what single clients have.
 
     Yields:
         The cohort; every silo of it is ready to answer.
@@ -179,7 +186,7 @@ def local_cohort(
                 "isolation": isolation,
                 "heartbeat": heartbeat,
             }
-            processes[name] = _prepare(root / name, settings, own)
+            processes[name] = _prepare(root / name, settings, {**POLICY, **(policy or {})}, own)
             processes[name].start()
         deadline = Deadline.after(READY_SECONDS)
         for process in processes.values():
@@ -187,9 +194,11 @@ def local_cohort(
         yield LocalCohort(broker, cohort, processes, node)
 
 
-def _prepare(directory: Path, settings: Mapping[str, object], sources: Sources) -> SiloProcess:
+def _prepare(
+    directory: Path, settings: Mapping[str, object], policy: Mapping[str, object], sources: Sources
+) -> SiloProcess:
     directory.mkdir(parents=True, exist_ok=True)
-    tables = {"silo": settings} | {f"data.{name}": options for name, options in sources.items()}
+    tables = {"silo": settings, "policy": policy} | {f"data.{name}": options for name, options in sources.items()}
     text = "\n".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())
     path = directory / "silo.toml"
     path.touch(mode=0o600)

@@ -23,6 +23,7 @@ from fedbroker.wire.names import check_name
 from fedbroker_worker.environment import overrides
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
+from fedbroker_worker.policy.settings import PolicySettings, read_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
 
-_TABLES: Final = ("silo", "data", "limits")
+_TABLES: Final = ("silo", "data", "policy", "limits")
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 
 
@@ -107,12 +108,14 @@ class Settings:
         silo: its table ``[silo]``.
         data: its tables ``[data.NAME]``, by name.
         limits: its table ``[limits]``.
+        policy: its table ``[policy]``.
     """
 
     path: Path
     silo: SiloSettings
     data: Mapping[str, SourceSettings]
     limits: Limits = DEFAULT_LIMITS
+    policy: PolicySettings = field(default_factory=PolicySettings)
 
     @property
     def directory(self) -> Path:
@@ -134,11 +137,13 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     for table in document:
         if table not in _TABLES:
             raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, _TABLES))
+    data = _sources(_table(document, "data", path), path, environ)
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
-        data=_sources(_table(document, "data", path), path, environ),
+        data=data,
         limits=_limits(_table(document, "limits", path), path),
+        policy=read_policy(_table(document, "policy", path), path.name, data),
     )
 
 

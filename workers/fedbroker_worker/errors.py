@@ -8,6 +8,7 @@
         ├── SourceError          the silo's administrator: a source cannot be opened or read
         │   └── ColumnError      a column is missing, holds NULLs, or does not fit the dtype that is asked for
         ├── WorkRefused          the coordinator's programmer: a work item that makes no sense
+        │   └── PolicyRefused    the silo's administrator: [policy] forbids it; names the rule
         └── SessionLost          nobody: values that were kept for a session are gone
 
 Imports the base only.
@@ -22,7 +23,15 @@ from fedbroker.errors import ConfigError, FedbrokerError, SiloError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ColumnError", "SessionLost", "SettingsError", "SourceError", "UnknownSource", "WorkRefused"]
+__all__ = [
+    "ColumnError",
+    "PolicyRefused",
+    "SessionLost",
+    "SettingsError",
+    "SourceError",
+    "UnknownSource",
+    "WorkRefused",
+]
 
 
 class SettingsError(ConfigError):
@@ -99,3 +108,17 @@ class SessionLost(_Local):
     """A session is unknown here, or its values went with the C++ runtime that held them."""
 
     code = "FB4206"
+
+
+class PolicyRefused(WorkRefused):
+    """The silo's administrator does not allow what a work item asks for.
+
+    Attributes:
+        rule: the key of ``[policy]`` that says so.
+    """
+
+    code = "FB4207"
+
+    def __init__(self, rule: str, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.rule = rule

@@ -18,6 +18,7 @@ from fedbroker.wire.messages import Announce
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.jobs import Jobs
+from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.runtimes import Runtimes
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.statistics import Statistics
@@ -82,6 +83,7 @@ class SiloService:
             self._end.blobs,
             self._catalog,
             self._sessions,
+            Guard(settings.policy),
             limits=limits,
             patience=patience,
         )
