@@ -34,6 +34,7 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 MIB: Final = 1024 * 1024
 
 _TABLES: Final = ("silo", "data", "policy", "limits")
+_AUDIT_FILE: Final = "FEDBROKER_POLICY_AUDIT_FILE"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 
 
@@ -128,6 +129,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 
     ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``, or ``FEDBROKER_SILO_KEY_FILE``, with what is in that file;
     ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of ``[data.NAME]``, and makes that table where the file has none.
+    ``FEDBROKER_POLICY_AUDIT_FILE`` overrides ``audit_file`` of ``[policy]``, since whoever starts the silo knows where
+    it may write; its other keys are the file's alone.
 
     Raises:
         SettingsError: the file cannot be read, is not TOML, or a key or value in it or in the environment is wrong.
@@ -143,7 +146,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         silo=_silo(_table(document, "silo", path), path, environ),
         data=data,
         limits=_limits(_table(document, "limits", path), path),
-        policy=read_policy(_table(document, "policy", path), path.name, data),
+        policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
     )
 
 

@@ -9,6 +9,7 @@
         │   └── ColumnError      a column is missing, holds NULLs, or does not fit the dtype that is asked for
         ├── WorkRefused          the coordinator's programmer: a work item that makes no sense
         │   └── PolicyRefused    the silo's administrator: [policy] forbids it; names the rule
+        ├── AuditDamaged         the silo's administrator: the audit log is not as it was written
         └── SessionLost          nobody: values that were kept for a session are gone
 
 Imports the base only.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "AuditDamaged",
     "ColumnError",
     "PolicyRefused",
     "SessionLost",
@@ -122,3 +124,17 @@ class PolicyRefused(WorkRefused):
     def __init__(self, rule: str, what: str, *, hint: str = "") -> None:
         super().__init__(what, hint=hint)
         self.rule = rule
+
+
+class AuditDamaged(_Local):
+    """A line of the audit log is not what the silo wrote there.
+
+    Attributes:
+        line: its number, from 1.
+    """
+
+    code = "FB4208"
+
+    def __init__(self, line: int, what: str, *, hint: str = "") -> None:
+        super().__init__(f"line {line} of the audit log {what}", hint=hint)
+        self.line = line

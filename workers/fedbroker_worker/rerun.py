@@ -152,7 +152,7 @@ def _check(parcel: Parcel, settings: Settings) -> None:
         )
     guard = Guard(settings.policy)
     guard.check_item(item)
-    guard.check_blobs(parcel.blobs.values())
+    guard.check_blobs(parcel.blobs.values(), [])
 
 
 def _print(outputs: _Outputs, *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from fedbroker.wire.messages import Announce
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.jobs import Jobs
+from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.runtimes import Runtimes
 from fedbroker_worker.sessions import Sessions
@@ -77,6 +78,8 @@ class SiloService:
         )
         self._sessions = Sessions(self._runtimes, silo.max_sessions)
         self._answers = Answers(silo.blob_cache_bytes)
+        audit_file = settings.policy.audit_file
+        self._audit = AuditLog(settings.directory / audit_file) if audit_file else None
         worker = Worker(
             silo.name,
             self._incarnation,
@@ -86,6 +89,7 @@ class SiloService:
             Guard(settings.policy),
             limits=limits,
             patience=patience,
+            audit=self._audit,
         )
         self._jobs = Jobs(silo.name, self._incarnation, self._end, worker, self._sessions, self._answers, on_answer)
 
@@ -100,6 +104,8 @@ class SiloService:
             NameTaken: another silo has this name.
         """
         try:
+            if self._audit is not None:
+                self._audit.check()
             await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:

@@ -20,6 +20,7 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
 from fedbroker_worker.errors import PolicyRefused, SessionLost, SourceError, UnknownSource, WorkRefused
 from fedbroker_worker.joining import join
+from fedbroker_worker.policy.audit import entry
 from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
     from fedbroker_worker.catalog import Catalog
+    from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
     from fedbroker_worker.sessions import Sessions
 
@@ -85,6 +87,7 @@ class Worker:
         guard: says what may run, and what may leave.
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
+        audit: where each answer is written down before it leaves; None for nowhere.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Worker:
         *,
         limits: Limits = DEFAULT_LIMITS,
         patience: float = PATIENCE,
+        audit: AuditLog | None = None,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -107,14 +111,28 @@ class Worker:
         self._guard = guard
         self._limits = limits
         self._patience = patience
+        self._audit = audit
 
     async def answer(self, item: WorkItem) -> Answer:
-        """Do what the item says, within its time. Raises nothing but ``CancelledError``."""
+        """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``."""
+        looked_into: list[str] = []
+        answer = await self._answer(item, looked_into)
+        if self._audit is None or isinstance(answer.reply, Need):
+            return answer
+        line = entry(item, answer.reply, looked_into)
+        try:
+            await in_thread(partial(self._audit.append, line), "audit")
+        except OSError as error:
+            _log.error("audit log not written", reason=str(error))
+            return self._failed(item, "refused", "the silo's audit log cannot be written", _SEE_LOG)
+        return answer
+
+    async def _answer(self, item: WorkItem, looked_into: list[str]) -> Answer:
         started = time.monotonic()
         seconds = min(item.seconds, LONGEST_STAGE)
         try:
             async with asyncio.timeout(seconds):
-                outputs, waited = await self._outputs(item, Deadline.after(seconds))
+                outputs, waited = await self._outputs(item, Deadline.after(seconds), looked_into)
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
@@ -127,7 +145,7 @@ class Worker:
             _log.exception("work handler failed")
             return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
 
-    async def _outputs(self, item: WorkItem, deadline: Deadline) -> tuple[list[Buffer], float]:
+    async def _outputs(self, item: WorkItem, deadline: Deadline, looked_into: list[str]) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item)
         self._guard.check_item(item)
@@ -138,7 +156,7 @@ class Worker:
             with tracing.span("transfer", what="blobs", bytes=sum(item.fresh.values())):
                 blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
-            await self._check(blobs)
+            await self._check(blobs, looked_into)
             return await self._replayed(item, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
             for load in loads.values():
@@ -167,13 +185,13 @@ class Worker:
                 _log.warning("work done again", reason=error.what)
         raise AssertionError("an attempt returns or raises")
 
-    async def _check(self, blobs: Mapping[Digest, memoryview]) -> None:
+    async def _check(self, blobs: Mapping[Digest, memoryview], looked_into: list[str]) -> None:
         """See that none of them holds what may not run.
 
         Raises:
             PolicyRefused: one does.
         """
-        check = partial(self._guard.check_blobs, blobs.values())
+        check = partial(self._guard.check_blobs, blobs.values(), looked_into)
         if sum(map(len, blobs.values())) > LARGE:
             await in_thread(check, "check blobs")
         else:

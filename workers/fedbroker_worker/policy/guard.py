@@ -50,16 +50,22 @@ class Guard:
         rules.check_sources(self._policy, item)
         rules.check_clients(self._policy, item)
 
-    def check_blobs(self, blobs: Collection[Buffer]) -> None:
+    def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
         """Before any of an item's blobs is given to the runtime.
 
+        Args:
+            blobs: all of them.
+            looked_into: takes the SHA-256 of each computation and each sequence in them.
+
         Raises:
-            PolicyRefused: a computation or a sequence among them holds what is refused, or cannot be looked into.
+            PolicyRefused: one of those holds what is refused, or cannot be looked into.
         """
         for blob in blobs:
             try:
                 for part in parts(blob):
-                    rules.check_ops(self._policy, self._ops_of(part))
+                    digest = hashlib.sha256(part[1])
+                    looked_into.append(digest.hexdigest())
+                    rules.check_ops(self._policy, self._ops_of(part, digest.digest()))
             except Unreadable as error:
                 raise PolicyRefused(
                     "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
@@ -87,9 +93,9 @@ class Guard:
             if len(self._sent) > MOST_SESSIONS:
                 self._sent.popitem(last=False)
 
-    def _ops_of(self, part: Part) -> frozenset[str]:
+    def _ops_of(self, part: Part, digest: bytes) -> frozenset[str]:
         kind, content = part
-        key = kind.encode() + hashlib.sha256(content).digest()
+        key = kind.encode() + digest
         ops = self._ops.pop(key, None)
         if ops is None:
             ops = (ops_of_computation if kind == "computation" else ops_of_graph)(content)

@@ -41,16 +41,19 @@ class PolicySettings:
     refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
     allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
     max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
-    audit_file: str = ""
+    audit_file: Annotated[str, Meta(description='a file, such as "audit.log"')] = ""
 
 
-def read_policy(table: Mapping[str, object], file: str, sources: Collection[str]) -> PolicySettings:
+def read_policy(
+    table: Mapping[str, object], file: str, sources: Collection[str], audit_file: str | None = None
+) -> PolicySettings:
     """Read the table.
 
     Args:
         table: what is in it.
         file: the name of the file that it is in, for errors.
         sources: the names of the silo's data sources.
+        audit_file: instead of the table's, if there is one.
 
     Raises:
         SettingsError: a key or a value is wrong, or names a source or an op that there is not.
@@ -59,7 +62,8 @@ def read_policy(table: Mapping[str, object], file: str, sources: Collection[str]
     def label(key: str) -> str:
         return f"{key!r} in [policy] of {file}"
 
-    policy = read_table(PolicySettings, table, label=label)
+    own = {} if audit_file is None else {"audit_file": audit_file}
+    policy = read_table(PolicySettings, {**table, **own}, label=label)
     for name in policy.sources or ():
         _check(label("sources"), f"there is no [data.{name}]", name, sources)
     for key in ("refuse_ops", "allow_ops"):
