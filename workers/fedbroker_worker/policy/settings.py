@@ -43,6 +43,18 @@ class PolicySettings:
     max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
     audit_file: Annotated[str, Meta(description='a file, such as "audit.log"')] = ""
 
+    @property
+    def in_words(self) -> str:
+        """One line of what it says."""
+        sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
+        clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
+        results = "client values may leave" if self.client_results == "allow" else "only aggregates leave"
+        ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
+        ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
+        log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
+        most = f"at most {self.max_bytes_out:,} bytes a session"
+        return "; ".join([f"{sources} {clients}", results, most, *ops, log])
+
 
 def read_policy(
     table: Mapping[str, object], file: str, sources: Collection[str], audit_file: str | None = None
