@@ -13,7 +13,8 @@
     │   ├── CohortTimeout      too few silos joined in time
     │   └── NameTaken          a second silo under one name
     ├── SiloError              the administrator of the silo that is named
-    │   └── DataError          a source, column or type is not what was asked for
+    │   ├── DataError          a source, column or type is not what was asked for
+    │   └── PolicyRefusal      the silo's policy forbids it; names the rule
     ├── DeadlineExceeded       a stage or an invocation ran out of time
     │   └── StragglerTimeout   too few silos answered a stage in time; names the missing
     ├── PlanError              the author of the computation
@@ -50,6 +51,7 @@ __all__ = [
     "Missing",
     "NameTaken",
     "PlanError",
+    "PolicyRefusal",
     "RuntimeFailure",
     "RuntimeUnavailable",
     "SiloError",
@@ -255,6 +257,31 @@ class DataError(SiloError):
         self.column = column
         self.expected = expected
         self.found = found
+
+
+class PolicyRefusal(SiloError):
+    """A silo will not do what its part of a stage asks for: its administrator's policy forbids it.
+
+    Attributes:
+        rule: the key of ``[policy]`` in its settings that says so, such as ``client_results``.
+    """
+
+    code = "FB4003"
+
+    def __init__(
+        self,
+        silo: str,
+        rule: str,
+        cause: str,
+        *,
+        stage: int | None = None,
+        session: str | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(silo, cause, stage=stage, session=session, hint=hint)
+        where = f" client stage {stage}" if stage is not None else ""
+        self.what = f"silo {silo!r} refused{where} by its policy ({rule}): {cause}"
+        self.rule = rule
 
 
 class DeadlineExceeded(FedbrokerError):

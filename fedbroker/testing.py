@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Literal, TypeAlias
 
 from fedbroker.broker import PrivateBroker
@@ -22,10 +23,13 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
 from fedbroker.trust.keys import Identity
 
-__all__ = ["LocalCohort", "SiloProcess", "local_cohort"]
+__all__ = ["POLICY", "LocalCohort", "SiloProcess", "local_cohort"]
 
 Sources: TypeAlias = Mapping[str, Mapping[str, object]]
 """Data sources by name, each with its keys as in ``[data.NAME]`` of a silo's settings."""
+
+POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "min_clients": 1})
+"""What ``[policy]`` of each silo says unless a test says otherwise: the same as a silo does where it says nothing."""
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -145,6 +149,7 @@ def local_cohort(
     directory: str | os.PathLike[str] | None = None,
     isolation: Literal["namespace", "none"] = "namespace",
     heartbeat: float = 1.0,
+    policy: Mapping[str, object] | None = None,
     security: Literal["none", "sign", "seal"] = "none",
 ) -> Iterator[LocalCohort]:
     """A private broker and silos, up when the block starts and gone when it ends.
@@ -158,6 +163,8 @@ def local_cohort(
             its sources name; kept. None for a temporary one.
         isolation: of the silos' C++ runtimes.
         heartbeat: seconds between two announcements of a silo.
+        policy: keys of each silo's ``[policy]`` besides or instead of :data:`POLICY`, such as
+            ``{"client_results": "allow"}`` where a test looks at what single clients have.
         security: whether messages are signed, and sealed: each silo then has a key of its own, and ``keys`` of what is
             yielded is for the context.
 
@@ -186,7 +193,7 @@ def local_cohort(
                 "isolation": isolation,
                 "heartbeat": heartbeat,
             }
-            processes[name] = _prepare(root / name, settings, own, secured.get(name, {}))
+            processes[name] = _prepare(root / name, settings, {**POLICY, **(policy or {})}, own, secured.get(name, {}))
             processes[name].start()
         deadline = Deadline.after(READY_SECONDS)
         for process in processes.values():
@@ -195,10 +202,14 @@ def local_cohort(
 
 
 def _prepare(
-    directory: Path, settings: Mapping[str, object], sources: Sources, security: Mapping[str, object]
+    directory: Path,
+    settings: Mapping[str, object],
+    policy: Mapping[str, object],
+    sources: Sources,
+    security: Mapping[str, object],
 ) -> SiloProcess:
     directory.mkdir(parents=True, exist_ok=True)
-    tables = {"silo": settings} | {f"data.{name}": options for name, options in sources.items()}
+    tables = {"silo": settings, "policy": policy} | {f"data.{name}": options for name, options in sources.items()}
     if security:
         tables["security"] = security
     text = "\n".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())

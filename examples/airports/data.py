@@ -28,6 +28,9 @@ SOURCES = {
 }
 """What each silo offers, as in its silo.toml; paths are relative to the silo's own directory."""
 
+POLICY = {"sources": list(SOURCES), "client_results": "refuse", "min_clients": 1, "max_bytes_out": 16 << 20}
+"""What each silo agrees to, as in its silo.toml: aggregates over these sources, and small ones."""
+
 
 def split(directory: Path) -> int:
     """Write ``<airport>/flights.csv`` for each airport below ``directory``; returns the number of rows of all."""

@@ -31,7 +31,8 @@ def main() -> int:
         directory = Path(name)
         rows = data.split(directory)
         console.print(f"{rows:,} flights, split over {', '.join(data.AIRPORTS)}")
-        with local_cohort(dict.fromkeys(data.AIRPORTS, data.SOURCES), cohort="airports", directory=directory) as cohort:
+        silos = dict.fromkeys(data.AIRPORTS, data.SOURCES)
+        with local_cohort(silos, cohort="airports", directory=directory, policy=data.POLICY) as cohort:
             console.print(f"a broker and {len(data.AIRPORTS)} silos are up: cohort {cohort.cohort!r}")
             with fedbroker.set_sync_execution_context(cohort.url, cohort="airports", min_silos=3):
                 agree = analyse(console, directory)

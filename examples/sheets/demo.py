@@ -12,6 +12,7 @@ import os
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
 
@@ -33,7 +34,8 @@ def main() -> int:
         google.books = hospitals.books()
         sources = {name: {"stays": share(google, name, directory / name)} for name in hospitals.HOSPITALS}
         console.print(f"a server that stands for Google's, with spreadsheets of {', '.join(sources)}")
-        cohort = stack.enter_context(local_cohort(sources, cohort="hospitals", directory=directory))
+        policy = settings()["policy"]
+        cohort = stack.enter_context(local_cohort(sources, cohort="hospitals", directory=directory, policy=policy))
         console.print(f"a broker and {len(sources)} silos are up: cohort {cohort.cohort!r}")
         stack.enter_context(fedbroker.set_sync_execution_context(cohort.url, cohort="hospitals", min_silos=3))
         agree = compare(console, google)
@@ -48,9 +50,13 @@ def share(google: SheetsServer, name: str, directory: Path) -> dict[str, object]
     directory.mkdir()
     email = google.save_account(name, directory / "account.json")
     google.books[name].readers.add(email)
-    settings = tomllib.loads(Path(__file__).with_name("silo.toml").read_text())["data"]["stays"]
     # Else a row that is written now would be seen within a minute only.
-    return settings | {"spreadsheet": name, "endpoint": google.url, "ttl": 0}
+    return settings()["data"]["stays"] | {"spreadsheet": name, "endpoint": google.url, "ttl": 0}
+
+
+def settings() -> dict[str, Any]:
+    """A hospital's settings."""
+    return tomllib.loads(Path(__file__).with_name("silo.toml").read_text())
 
 
 def compare(console: Console, google: SheetsServer) -> bool:

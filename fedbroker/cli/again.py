@@ -14,7 +14,7 @@ import msgspec
 
 from fedbroker.cli.common import console, size_text, table
 from fedbroker.deadline import Deadline
-from fedbroker.errors import CohortError, SiloError
+from fedbroker.errors import CohortError, PolicyRefusal, SiloError
 from fedbroker.transport import CoordinatorEnd, Dead
 from fedbroker.transport.parcel import Parcel
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
@@ -120,6 +120,8 @@ async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadl
         case Done():
             outputs = [(digest, await end.results.get(digest, deadline)) for digest, _ in answer.outputs]
             return Replayed(answer, tuple(outputs))
+        case Failed() if answer.rule:
+            raise PolicyRefusal(silo, answer.rule, answer.cause, hint=answer.hint)
         case Failed():
             raise SiloError(silo, f"{answer.kind}: {answer.cause}", hint=answer.hint)
         case Need():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from fedbroker.errors import ComputationFailed, FedbrokerError, SiloError, StragglerTimeout
+from fedbroker.errors import ComputationFailed, FedbrokerError, PolicyRefusal, SiloError, StragglerTimeout
 from fedbroker.wire.messages import Done, Failed
 
 __all__ = ["Ending", "Late", "Lost", "Outcome", "ending", "replaceable", "stage_error", "why"]
@@ -136,6 +136,8 @@ def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outc
 
 
 def _silo_error(session: str, level: int, failed: Failed) -> SiloError:
+    if failed.rule:
+        return PolicyRefusal(failed.silo, failed.rule, failed.cause, stage=level, session=session, hint=failed.hint)
     error = SiloError(
         failed.silo,
         failed.cause,

@@ -256,6 +256,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
             or the session is unknown here: its kept values are gone), ``refused`` (a bad or oversize work item),
             ``time`` (the stage's time was up).
         cause: one line.
+        rule: of a refusal, the key of the silo's ``[policy]`` that forbids it; empty where it is none of those.
     """
 
     session: str
@@ -265,6 +266,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     kind: Literal["data", "computation", "lost", "refused", "time"]
     cause: str
     hint: str = ""
+    rule: str = ""
 
 
 class Need(msgspec.Struct, frozen=True, tag="need"):

@@ -194,7 +194,7 @@ FAILURES = [
     ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 7), Compute(2)], {}, "computation", ""),
     ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 2**40)], {}, "refused", "unexpected ValueError"),
     ([Data(1, "rows", (("x", "float32"),)), Call(2, 1, 1), Compute(2)], {}, "computation", ""),
-    ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "computation", "INTERNAL"),
+    ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "refused", "cannot be looked into"),
     (echo(), {"stage": 1}, "lost", "is not here"),
 ]
 

@@ -22,6 +22,9 @@ from fedbroker.wire.messages import Call, Compute, Data, Done, Failed, Need, Op,
 from tests.support.ends import Coordinator, coordinator_end, until
 
 SILO = "ewr"
+RETURNS_ALL = {"client_results": "allow"}
+"""The policy of silos whose tests look at what their clients have."""
+
 ROWS = "select i::float as x, (i % 3)::int as k from range(100) t(i)"
 
 
@@ -30,11 +33,13 @@ def write_settings(
     url: str,
     cohort: str,
     sources: Mapping[str, Mapping[str, object]] | None = None,
+    policy: Mapping[str, object] = RETURNS_ALL,
     **silo: object,
 ) -> Path:
     """A silo.toml with these sources; one called ``rows`` if there are none given."""
     tables: dict[str, Mapping[str, object]] = {
-        "silo": {"name": SILO, "cohort": cohort, "broker": url, "heartbeat": 0.5} | silo
+        "silo": {"name": SILO, "cohort": cohort, "broker": url, "heartbeat": 0.5} | silo,
+        "policy": policy,
     }
     for name, options in (sources if sources is not None else {"rows": {"query": ROWS}}).items():
         tables[f"data.{name}"] = {"source": "duckdb"} | options

@@ -10,6 +10,7 @@ import string
 import pytest
 from fedbroker_worker.config import Settings, SiloSettings, load
 from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.policy.settings import PolicySettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,6 +273,64 @@ def test_the_example_shows_each_limit_with_its_default():
     text = (Path(__file__).parents[2] / "config" / "silo.example.toml").read_text()
     shown = dict(re.findall(r"^# (\w+) = ([\d.]+)", text.partition("[limits]")[2], re.MULTILINE))
     assert shown == {name: str(value) for name, value in dataclasses.asdict(Limits()).items()}
+
+
+def test_the_policy_is_strict_unless_the_file_says_otherwise(write):
+    policy = load(write(GOOD), {}).policy
+    assert policy == PolicySettings()
+    assert (policy.sources, policy.min_clients, policy.client_results) == (None, 1, "refuse")
+    assert (policy.refuse_ops, policy.allow_ops, policy.max_bytes_out, policy.audit_file) == ((), (), 1 << 30, "")
+    assert policy.in_words == (
+        "any source of at least 1 client; only aggregates leave; at most 1,073,741,824 bytes a session; no audit log"
+    )
+
+
+def test_a_policy_is_read(write):
+    text = """
+    [policy]
+    sources = ["flights"]
+    min_clients = 5
+    client_results = "allow"
+    refuse_ops = ["Assert"]
+    allow_ops = ["PrintV2", "ReadFile"]
+    max_bytes_out = 1000
+    audit_file = "audit.log"
+    """
+    policy = load(write(GOOD + text), {}).policy
+    assert (policy.sources, policy.allow_ops) == (("flights",), ("PrintV2", "ReadFile"))
+    assert policy.in_words == (
+        "sources flights of at least 5 clients; client values may leave; at most 1,000 bytes a session; Assert "
+        "refused, too; PrintV2, ReadFile allowed; audit log audit.log"
+    )
+    environ = {"FEDBROKER_POLICY_AUDIT_FILE": "/var/lib/silo/audit.log"}
+    assert load(write(GOOD + text), environ).policy.audit_file == "/var/lib/silo/audit.log"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            'sources = ["flight"]',
+            "'sources' in [policy] of silo.toml: there is no [data.flight]; did you mean 'flights'?",
+        ),
+        ("min_clients = 0", "'min_clients' in [policy] of silo.toml: expected int >= 1; it is a number, at least 1"),
+        ('client_results = "yes"', '"refuse" or "allow"'),
+        ('refuse_ops = ["PrintV3"]', "TensorFlow has no op 'PrintV3'; did you mean 'Print'?"),
+        ('allow_ops = ["readfile"]', "TensorFlow has no op 'readfile'; did you mean"),
+        ('allow_ops = ["Add"]\nrefuse_ops = ["Add"]', "'Add' is in 'refuse_ops', too"),
+        ("max_bytes = 7", "unknown key 'max_bytes' in [policy] of silo.toml; did you mean 'max_bytes_out'?"),
+    ],
+)
+def test_mistakes_in_a_policy_are_named(write, line, said):
+    assert said in refused(write(f"{GOOD}\n[policy]\n{line}\n"))
+
+
+def test_the_example_shows_each_key_of_the_policy(tmp_path):
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "config" / "silo.example.toml").read_text()
+    shown = re.findall(r"^# (\w+) = ", text.partition("[policy]")[2].partition("[data.")[0], re.MULTILINE)
+    assert shown == [field.name for field in dataclasses.fields(PolicySettings)]
 
 
 def test_the_example_is_valid(tmp_path):

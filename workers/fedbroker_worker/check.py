@@ -22,6 +22,7 @@ from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.transport.probe import examine, silo_role
 from fedbroker.wire.messages import Source
 from fedbroker_worker.catalog import OpenSource
+from fedbroker_worker.policy.audit import AuditLog
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
@@ -43,11 +44,17 @@ class _Findings:
 
     broker: Sequence[Finding]
     runtime: Finding
+    policy: Finding
     sources: Mapping[str, Source | FedbrokerError]
 
     @property
     def all(self) -> list[Finding]:
-        return [*self.broker, self.runtime, *(_source_finding(name, one) for name, one in self.sources.items())]
+        return [
+            *self.broker,
+            self.runtime,
+            self.policy,
+            *(_source_finding(name, one) for name, one in self.sources.items()),
+        ]
 
     @property
     def problems(self) -> list[Finding]:
@@ -87,7 +94,18 @@ async def _try(settings: Settings) -> _Findings:
         _runtime(settings),
         asyncio.gather(*sources),
     )
-    return _Findings(broker, runtime, dict(zip(names, found, strict=True)))
+    return _Findings(broker, runtime, _policy(settings), dict(zip(names, found, strict=True)))
+
+
+def _policy(settings: Settings) -> Finding:
+    """What it says, and whether the audit log can be written."""
+    policy = settings.policy
+    if policy.audit_file:
+        try:
+            AuditLog(settings.directory / policy.audit_file).check()
+        except FedbrokerError as error:
+            return Finding.problem("policy", error)
+    return Finding.ok("policy", policy.in_words)
 
 
 async def _runtime(settings: Settings) -> Finding:

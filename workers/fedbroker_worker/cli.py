@@ -33,6 +33,11 @@ _CHECK_EXAMPLES: Final = """Examples:
   fedbroker-silo check --config silo.toml
   fedbroker-silo check --json | jq .sources.flights.rows"""
 
+_AUDIT_EXAMPLES: Final = """Examples:
+  fedbroker-silo audit --config silo.toml
+  fedbroker-silo audit --last 20
+  fedbroker-silo audit --file audit.log.1 --json | jq '.lines[] | select(.outcome == "refused")'"""
+
 _REPLAY_EXAMPLES: Final = """Examples:
   fedbroker dead show 53c2 --cohort airports --save item    at the coordinator's
   fedbroker-silo replay item --config silo.toml
@@ -176,3 +181,36 @@ def replay(
     from fedbroker_worker.rerun import rerun
 
     rerun(load(config), file, blobs=blobs, out=out, as_json=json, debug=pdb)
+
+
+@app.command(help_epilogue=_AUDIT_EXAMPLES)
+def audit(
+    *,
+    config: Path = Path("silo.toml"),
+    file: Path | None = None,
+    after: str = "",
+    last: Annotated[int | None, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0))] = None,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Print the audit log and see that nothing in it was edited, removed or moved: who asked what, and what left.
+
+    Whatever is printed, the whole log is verified. That its last lines were cut off does not show: compare the hash of
+    the last line with one that you noted elsewhere.
+
+    Parameters
+    ----------
+    config
+        The silo's settings, whose [policy] names the file.
+    file
+        The file itself, such as one that was moved away.
+    after
+        The hash of the last line of the file that this one goes on from.
+    last
+        Print so many lines, the last ones.
+    json
+        Print JSON.
+    """
+    from fedbroker_worker.auditing import print_audit
+    from fedbroker_worker.config import load
+
+    print_audit(file or load(config), after=after, last=last, as_json=json)

@@ -25,6 +25,7 @@ from fedbroker.wire.names import check_name
 from fedbroker_worker.environment import overrides
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
+from fedbroker_worker.policy.settings import PolicySettings, read_policy
 from fedbroker_worker.security import keys_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 MIB: Final = 1024 * 1024
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for three quarters of the memory"
-_TABLES: Final = ("silo", "data", "limits", "security")
+_TABLES: Final = ("silo", "data", "policy", "limits", "security")
+_AUDIT_FILE: Final = "FEDBROKER_POLICY_AUDIT_FILE"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
 
 
@@ -118,6 +120,7 @@ class Settings:
         data: its tables ``[data.NAME]``, by name.
         limits: its table ``[limits]``.
         keys: of its table ``[security]``; None where it has none.
+        policy: its table ``[policy]``.
     """
 
     path: Path
@@ -125,6 +128,7 @@ class Settings:
     data: Mapping[str, SourceSettings]
     limits: Limits = DEFAULT_LIMITS
     keys: Keys | None = None
+    policy: PolicySettings = field(default_factory=PolicySettings)
 
     @property
     def directory(self) -> Path:
@@ -137,6 +141,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 
     ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``, or ``FEDBROKER_SILO_KEY_FILE``, with what is in that file;
     ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of ``[data.NAME]``, and makes that table where the file has none.
+    ``FEDBROKER_POLICY_AUDIT_FILE`` overrides ``audit_file`` of ``[policy]``, since whoever starts the silo knows where
+    it may write; its other keys are the file's alone.
 
     Raises:
         SettingsError: the file cannot be read, is not TOML, or a key or value in it or in the environment is wrong.
@@ -146,12 +152,14 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     for table in document:
         if table not in _TABLES:
             raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, _TABLES))
+    data = _sources(_table(document, "data", path), path, environ)
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
-        data=_sources(_table(document, "data", path), path, environ),
+        data=data,
         limits=_limits(_table(document, "limits", path), path),
         keys=keys_of(_table(document, "security", path), path, environ),
+        policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
     )
 
 

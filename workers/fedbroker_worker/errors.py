@@ -8,6 +8,8 @@
         ├── SourceError          the silo's administrator: a source cannot be opened or read
         │   └── ColumnError      a column is missing, holds NULLs, or does not fit the dtype that is asked for
         ├── WorkRefused          the coordinator's programmer: a work item that makes no sense
+        │   └── PolicyRefused    the silo's administrator: [policy] forbids it; names the rule
+        ├── AuditDamaged         the silo's administrator: the audit log is not as it was written
         └── SessionLost          nobody: values that were kept for a session are gone
 
 Imports the base only.
@@ -22,7 +24,16 @@ from fedbroker.errors import ConfigError, FedbrokerError, SiloError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ColumnError", "SessionLost", "SettingsError", "SourceError", "UnknownSource", "WorkRefused"]
+__all__ = [
+    "AuditDamaged",
+    "ColumnError",
+    "PolicyRefused",
+    "SessionLost",
+    "SettingsError",
+    "SourceError",
+    "UnknownSource",
+    "WorkRefused",
+]
 
 
 class SettingsError(ConfigError):
@@ -99,3 +110,31 @@ class SessionLost(_Local):
     """A session is unknown here, or its values went with the C++ runtime that held them."""
 
     code = "FB4206"
+
+
+class PolicyRefused(WorkRefused):
+    """The silo's administrator does not allow what a work item asks for.
+
+    Attributes:
+        rule: the key of ``[policy]`` that says so.
+    """
+
+    code = "FB4207"
+
+    def __init__(self, rule: str, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.rule = rule
+
+
+class AuditDamaged(_Local):
+    """A line of the audit log is not what the silo wrote there.
+
+    Attributes:
+        line: its number, from 1.
+    """
+
+    code = "FB4208"
+
+    def __init__(self, line: int, what: str, *, hint: str = "") -> None:
+        super().__init__(f"line {line} of the audit log {what}", hint=hint)
+        self.line = line

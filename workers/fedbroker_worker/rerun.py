@@ -22,6 +22,7 @@ from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Data
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.errors import SessionLost, SettingsError, WorkRefused
+from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.replay import replay
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def rerun(
         WireError: the file holds no work item.
         WorkRefused: blobs are lacking.
         SessionLost: it continues a session.
+        PolicyRefused: the silo would not do it.
         SiloError: the silo's data are not as the work item needs them.
         RuntimeFailure: the C++ runtime cannot be had, or refused something.
         DeadlineExceeded: it took more than an hour.
@@ -148,6 +150,9 @@ def _check(parcel: Parcel, settings: Settings) -> None:
             f"blobs that the work item needs are not in the file: {', '.join(parcel.lacking)}",
             hint="put each into a file of that name, and name the directory with --blobs",
         )
+    guard = Guard(settings.policy)
+    guard.check_item(item)
+    guard.check_blobs(parcel.blobs.values(), [])
 
 
 def _print(outputs: _Outputs, *, as_json: bool) -> None:

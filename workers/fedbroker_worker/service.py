@@ -19,6 +19,8 @@ from fedbroker.wire.messages import Announce
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.jobs import Jobs
+from fedbroker_worker.policy.audit import AuditLog
+from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.statistics import Statistics
 from fedbroker_worker.version import worker_version
@@ -79,14 +81,18 @@ class SiloService:
         )
         self._sessions = Sessions(self._runtimes, silo.max_sessions)
         self._answers = Answers(silo.blob_cache_bytes)
+        audit_file = settings.policy.audit_file
+        self._audit = AuditLog(settings.directory / audit_file) if audit_file else None
         worker = Worker(
             silo.name,
             self._incarnation,
             self._end.blobs,
             self._catalog,
             self._sessions,
+            Guard(settings.policy),
             limits=limits,
             patience=patience,
+            audit=self._audit,
         )
         self._jobs = Jobs(silo.name, self._incarnation, self._end, worker, self._sessions, self._answers, on_answer)
 
@@ -101,6 +107,8 @@ class SiloService:
             NameTaken: another silo has this name.
         """
         try:
+            if self._audit is not None:
+                self._audit.check()
             await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from fedbroker import tracing
@@ -17,9 +18,11 @@ from fedbroker.log import get_logger
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
-from fedbroker_worker.errors import SessionLost, SourceError, UnknownSource, WorkRefused
+from fedbroker_worker.errors import PolicyRefused, SessionLost, SourceError, UnknownSource, WorkRefused
 from fedbroker_worker.joining import join
+from fedbroker_worker.policy.audit import entry
 from fedbroker_worker.replay import replay
+from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
     from fedbroker_worker.catalog import Catalog
+    from fedbroker_worker.policy.audit import AuditLog
+    from fedbroker_worker.policy.guard import Guard
     from fedbroker_worker.sessions import Sessions
 
 __all__ = ["Answer", "Worker"]
@@ -42,6 +47,9 @@ LONGEST_CAUSE: Final = 4000
 
 ATTEMPTS: Final = 3
 """How often a work item is tried when the runtime dies under it: it may be the item that kills it."""
+
+LARGE: Final = 1 << 20
+"""Bytes of blobs from which looking into them would keep others waiting."""
 
 _SEE_LOG: Final = "see the silo's log"
 
@@ -76,8 +84,10 @@ class Worker:
         blobs: where the transport puts blobs.
         catalog: the data.
         sessions: what is kept between stages.
+        guard: says what may run, and what may leave.
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
+        audit: where each answer is written down before it leaves; None for nowhere.
     """
 
     def __init__(
@@ -87,39 +97,58 @@ class Worker:
         blobs: BlobStore,
         catalog: Catalog,
         sessions: Sessions,
+        guard: Guard,
         *,
         limits: Limits = DEFAULT_LIMITS,
         patience: float = PATIENCE,
+        audit: AuditLog | None = None,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
         self._blobs = blobs
         self._catalog = catalog
         self._sessions = sessions
+        self._guard = guard
         self._limits = limits
         self._patience = patience
+        self._audit = audit
 
     async def answer(self, item: WorkItem) -> Answer:
-        """Do what the item says, within its time. Raises nothing but ``CancelledError``."""
+        """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``."""
+        looked_into: list[str] = []
+        answer = await self._answer(item, looked_into)
+        if self._audit is None or isinstance(answer.reply, Need):
+            return answer
+        line = entry(item, answer.reply, looked_into)
+        try:
+            await in_thread(partial(self._audit.append, line), "audit")
+        except OSError as error:
+            _log.error("audit log not written", reason=str(error))
+            return self._failed(item, "refused", "the silo's audit log cannot be written", _SEE_LOG)
+        return answer
+
+    async def _answer(self, item: WorkItem, looked_into: list[str]) -> Answer:
         started = time.monotonic()
         seconds = min(item.seconds, LONGEST_STAGE)
         try:
             async with asyncio.timeout(seconds):
-                outputs, waited = await self._outputs(item, Deadline.after(seconds))
+                outputs, waited = await self._outputs(item, Deadline.after(seconds), looked_into)
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
         except (TimeoutError, DeadlineExceeded):
             return self._failed(item, "time", f"it was not done within {seconds:.3g} s", "raise stage_timeout")
         except FedbrokerError as error:
-            return self._failed(item, _kind(error), _cause(error), error.hint)
+            rule = error.rule if isinstance(error, PolicyRefused) else ""
+            return self._failed(item, _kind(error), _cause(error), error.hint, rule)
         except Exception as error:
             _log.exception("work handler failed")
             return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
 
-    async def _outputs(self, item: WorkItem, deadline: Deadline) -> tuple[list[Buffer], float]:
+    async def _outputs(self, item: WorkItem, deadline: Deadline, looked_into: list[str]) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item)
+        self._guard.check_item(item)
         # Data are read while blobs are still on their way.
         loads = {op: asyncio.create_task(self._catalog.load(op, item.clients)) for op in _data(item)}
         try:
@@ -127,6 +156,7 @@ class Worker:
             with tracing.span("transfer", what="blobs", bytes=sum(item.fresh.values())):
                 blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
+            await self._check(blobs, looked_into)
             return await self._replayed(item, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
             for load in loads.values():
@@ -146,12 +176,26 @@ class Worker:
             try:
                 with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
                     async with self._sessions.entered(item) as (executor, refs):
-                        return await replay(program, executor, refs, blobs, lambda op: loads[op])
+                        outputs = await replay(program, executor, refs, blobs, lambda op: loads[op])
+                        self._guard.check_outputs(item, outputs)
+                        return outputs
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:
                     raise
                 _log.warning("work done again", reason=error.what)
         raise AssertionError("an attempt returns or raises")
+
+    async def _check(self, blobs: Mapping[Digest, memoryview], looked_into: list[str]) -> None:
+        """See that none of them holds what may not run.
+
+        Raises:
+            PolicyRefused: one does.
+        """
+        check = partial(self._guard.check_blobs, blobs.values(), looked_into)
+        if sum(map(len, blobs.values())) > LARGE:
+            await in_thread(check, "check blobs")
+        else:
+            check()
 
     async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:
         """Every blob that the program names.
@@ -193,9 +237,10 @@ class Worker:
         kind: Literal["data", "computation", "lost", "refused", "time"],
         cause: str,
         hint: str = "",
+        rule: str = "",
     ) -> Answer:
         line = " ".join(cause.split())[:LONGEST_CAUSE]
-        return Answer(Failed(item.session, item.stage, self._silo, self._incarnation, kind, line, hint))
+        return Answer(Failed(item.session, item.stage, self._silo, self._incarnation, kind, line, hint, rule))
 
 
 def _data(item: WorkItem) -> list[Data]:

@@ -1,0 +1,196 @@
+"""Silos as processes refuse what their policy forbids, by name, and go on; their coordinator is a real one."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.errors import PolicyRefusal
+from fedbroker.testing import local_cohort
+from tests.support.computations import COLUMN, ask
+from tests.support.tff import packed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+SOURCES = {
+    "numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"},
+    "other": {"source": "duckdb", "query": "select i::float as x from range(3) t(i)"},
+    "pairs": {
+        "source": "duckdb",
+        "query": "select i::float as x, i % 2 as who from range(10) t(i)",
+        "clients": "who",
+    },
+}
+
+ROWS = tff.FederatedType(COLUMN, tff.CLIENTS)
+SEQUENCE = tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS)
+
+
+@contextlib.contextmanager
+def cohort_of(broker, name, policy, **options):
+    """A silo with that policy, and a context over it."""
+    with (
+        local_cohort(1, sources=SOURCES, cohort=name, broker=broker.url, policy=policy) as silos,
+        fedbroker.create_sync_execution_context(broker.url, cohort=name, min_silos=1, **options) as context,
+    ):
+        yield silos, context
+
+
+def run(context, comp, *args):
+    return context.invoke(comp, packed(comp, args))
+
+
+def total_with(function):
+    """The sum of a function's results over the clients of a source."""
+    computation = tff.tensorflow.computation(function, COLUMN)
+
+    @tff.federated_computation(ROWS)
+    def total(columns):
+        return tff.federated_sum(tff.federated_map(computation, columns))
+
+    return total
+
+
+total = total_with(lambda x: tf.reduce_sum(x))
+
+
+@tff.federated_computation(ROWS)
+def doubled(columns):
+    return tff.federated_map(tff.tensorflow.computation(lambda x: x * 2, COLUMN), columns)
+
+
+@tff.federated_computation(ROWS)
+def both(columns):
+    """An aggregate, and what each client has."""
+    sums = tff.federated_map(tff.tensorflow.computation(lambda x: tf.reduce_sum(x), COLUMN), columns)
+    return tff.federated_sum(sums), sums
+
+
+@tff.federated_computation(ROWS)
+def untouched(columns):
+    return columns
+
+
+def refusal(context, comp, *args):
+    with pytest.raises(PolicyRefusal) as caught:
+        run(context, comp, *args)
+    error = caught.value
+    assert (error.silo, error.stage, error.retryable) == ("silo-0", 0, False)
+    assert error.session
+    assert "\n" not in str(error)
+    assert f"silo 'silo-0' refused client stage 0 by its policy ({error.rule})" in str(error)
+    assert ask(context) == 45.0  # nothing else of the silo is harmed
+    return error
+
+
+def test_a_source_that_may_not_be_read(broker, cohort):
+    with cohort_of(broker, cohort, {"sources": ["numbers"]}) as (_, context):
+        error = refusal(context, total, fedbroker.data("other"))
+        assert error.rule == "sources"
+        assert "source 'other' may not be read here (may be: numbers)" in str(error)
+
+
+def test_too_few_clients_for_an_aggregate(broker, cohort):
+    with cohort_of(broker, cohort, {"min_clients": 2}) as (_, context):
+        with pytest.raises(PolicyRefusal) as caught:
+            run(context, total, fedbroker.data("numbers"))
+        assert caught.value.rule == "min_clients"
+        assert "over 1 client, and the least is 2" in str(caught.value)
+        assert run(context, total, fedbroker.data("pairs")) == 45.0
+
+
+@pytest.mark.parametrize("comp", [doubled, both, untouched])
+def test_values_of_single_clients_do_not_leave_unless_the_silo_says_so(broker, cohort, comp):
+    with cohort_of(broker, cohort, None) as (_, context):
+        assert refusal(context, comp, fedbroker.data("numbers")).rule == "client_results"
+
+
+def test_values_of_single_clients_leave_where_the_silo_says_so(broker, cohort):
+    with cohort_of(broker, cohort, {"client_results": "allow"}) as (_, context):
+        (found,) = run(context, doubled, fedbroker.data("numbers"))
+        np.testing.assert_array_equal(found, np.arange(10) * 2)
+
+
+def reads_a_file(x):
+    return tf.reduce_sum(x) + tf.cast(tf.strings.length(tf.io.read_file(__file__)), tf.float32)
+
+
+def calls_python(x):
+    return tf.ensure_shape(tf.numpy_function(np.sum, [x], tf.float32), [])
+
+
+def prints(x):
+    with tf.control_dependencies([tf.print(x, output_stream="file://stolen")]):
+        return tf.reduce_sum(x)
+
+
+def reads_in_a_map(x):
+    lengths = tf.data.Dataset.from_tensor_slices(x).map(lambda y: reads_a_file(tf.stack([y])))
+    return lengths.reduce(0.0, lambda a, b: a + b)
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [(reads_a_file, "ReadFile"), (calls_python, "PyFunc"), (prints, "PrintV2"), (reads_in_a_map, "ReadFile")],
+)
+def test_ops_that_leave_tensorflow_s_own_world(broker, cohort, function, op):
+    with cohort_of(broker, cohort, None) as (silos, context):
+        error = refusal(context, total_with(function), fedbroker.data("numbers"))
+        assert error.rule == "refuse_ops"
+        assert op in error.cause
+        assert not (silos.silos["silo-0"].directory / "stolen").exists()
+
+
+def test_ops_that_this_silo_refuses_or_allows(broker, cohort):
+    policy = {"refuse_ops": ["Prod"], "allow_ops": ["ReadFile"]}
+    with cohort_of(broker, cohort, policy) as (_, context):
+        error = refusal(context, total_with(lambda x: tf.reduce_prod(x)), fedbroker.data("numbers"))
+        assert (error.rule, "Prod (refused by this silo)" in error.cause) == ("refuse_ops", True)
+        size = Path(__file__).stat().st_size
+        assert run(context, total_with(reads_a_file), fedbroker.data("numbers")) == 45.0 + size
+
+
+@tff.federated_computation(SEQUENCE)
+def added(sequences):
+    add = tff.tensorflow.computation(lambda one: one.reduce(np.float32(0), lambda a, b: a + b), SEQUENCE.member)
+    return tff.federated_sum(tff.federated_map(add, sequences))
+
+
+def test_a_sequence_that_is_sent_is_looked_into(broker, cohort, tmp_path):
+    (tmp_path / "lines").write_text("1\n2\n")
+    lines = tf.data.TextLineDataset(str(tmp_path / "lines")).map(lambda line: tf.strings.to_number(line))
+    with cohort_of(broker, cohort, None) as (_, context):
+        error = refusal(context, added, [lines])
+        assert (error.rule, "TextLineDataset" in error.cause) == ("refuse_ops", True)
+        assert run(context, added, [tf.data.Dataset.from_tensor_slices(np.float32([1, 2])).cache()]) == 3.0
+
+
+@tff.tensorflow.computation(COLUMN)
+def spread(x):
+    return tf.fill([100], tf.reduce_sum(x))
+
+
+@tff.federated_computation(ROWS)
+def padded(columns):
+    return tff.federated_sum(tff.federated_map(spread, columns))
+
+
+def test_too_many_bytes_in_one_session(broker, cohort):
+    with cohort_of(broker, cohort, {"max_bytes_out": 80}) as (_, context):
+        error = refusal(context, padded, fedbroker.data("numbers"))
+        assert error.rule == "max_bytes_out"
+        assert "bytes, and the most is 80" in error.cause
+
+
+def test_the_report_says_that_the_silo_refused(broker, cohort):
+    with cohort_of(broker, cohort, None) as (_, context):
+        with pytest.raises(PolicyRefusal):
+            run(context, doubled, fedbroker.data("numbers"))
+        (stage,) = context.last_session.stages
+        assert dict(stage.dropped) == {"silo-0": "refused"}

@@ -1,0 +1,126 @@
+"""What a silo says to work that was put together by hand to get around its policy, and what it writes down of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tensorflow as tf
+from fedbroker_worker.policy.audit import read_audit
+from fedbroker_worker.policy.settings import PolicySettings
+
+from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.messages import Call, Compute, Data, Done, Failed, Struct, Value
+from tests.support.worker import apply, echo, identity, served, settings
+
+pytestmark = [pytest.mark.broker, pytest.mark.runtime]
+
+AGGREGATE = [Struct(1, ()), Compute(1)]  # no client's value is in it
+
+
+@pytest.fixture
+async def silo(broker, cohort, tmp_path):
+    """A silo that refuses what is refused by default, and writes it down."""
+    own = settings(tmp_path, broker.url, cohort)
+    policy = PolicySettings(audit_file="audit.log")
+    async with served(dataclasses.replace(own, policy=policy)) as (_, client):
+        yield client
+
+
+def audit(path):
+    found = read_audit((path / "audit.log").read_bytes().splitlines(keepends=True))
+    assert found.problem is None
+    return found.lines
+
+
+async def refused(client, item, blobs=()):
+    reply = await client.send(item, blobs)
+    assert isinstance(reply, Failed), reply
+    assert isinstance(await client.send(client.item(AGGREGATE)), Done)  # the next one is served
+    return reply
+
+
+def hidden():
+    """A graph that reads a file, as bytes in a constant that is declared a sequence."""
+    inner = tf.compat.v1.GraphDef()
+    inner.node.add(name="out", op="ReadFile")
+    with tf.Graph().as_default() as outer:
+        tf.constant(inner.SerializeToString(), name="bytes")
+    computation = computation_pb2.Computation()
+    computation.tensorflow.graph_def.Pack(outer.as_graph_def())
+    computation.tensorflow.result.sequence.graph_def_tensor_name = "bytes:0"
+    return executor_pb2.Value(computation=computation).SerializeToString()
+
+
+def sequence():
+    graph = tf.compat.v1.GraphDef()
+    graph.node.add(name="out", op="TextLineDataset")
+    value = executor_pb2.Value()
+    value.sequence.serialized_graph_def = graph.SerializeToString()
+    return value.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [(hidden(), "bytes of a graph"), (sequence(), "TextLineDataset"), (b"\x0a", "malformed"), (b"", "unknown way")],
+)
+async def test_what_is_hidden_or_unreadable_is_refused(silo, tmp_path, blob, said):
+    reply = await refused(silo, silo.item([Value(1, digest_of(blob)), Compute(1)]), [blob])
+    assert (reply.kind, reply.rule) == ("refused", "refuse_ops")
+    assert said in reply.cause
+
+
+async def test_a_client_s_value_in_a_struct_does_not_leave(silo):
+    function = identity()
+    program = [*apply(function)[:-1], Struct(4, (("", 3), ("", 3))), Struct(5, (("", 4),)), Compute(5)]
+    reply = await refused(silo, silo.item(program), [function])
+    assert reply.rule == "client_results"
+
+
+async def test_a_session_ends_with_its_refusal(silo):
+    item = silo.item(echo(), session="gone", last=False)
+    assert (await refused(silo, item)).rule == "client_results"
+    reply = await refused(silo, silo.item([Compute(1)], session="gone", stage=1))
+    assert reply.kind == "lost"
+
+
+async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
+    size = len(executor_pb2.Value(struct=executor_pb2.Value.Struct()).SerializeToString())
+    own = dataclasses.replace(settings(tmp_path, broker.url, cohort), policy=PolicySettings(max_bytes_out=2 * size))
+    async with served(own) as (_, client):
+        for stage in (0, 1):
+            item = client.item(AGGREGATE, session="s", stage=stage, last=False)
+            assert isinstance(await client.send(item), Done)
+        reply = await client.send(client.item(AGGREGATE, session="s", stage=2))
+        assert isinstance(reply, Failed)
+        assert reply.rule == "max_bytes_out"
+        assert isinstance(await client.send(client.item(AGGREGATE)), Done)
+
+
+async def test_each_work_item_is_one_line_of_the_audit_log(silo, tmp_path):
+    function = identity()
+    columns = (("x", "float32"), ("k", "int32"))
+    program = [Data(1, "rows", columns), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
+    item = silo.item(program)
+    await silo.send(item, [function])
+    other = silo.item(AGGREGATE, stage=0)
+    done = await silo.send(other)
+    first, second = audit(tmp_path)
+    assert first["session"] == item.session
+    assert first["coordinator"] == silo.end.key
+    assert first["sources"] == [{"name": "rows", "columns": ["x", "k"]}]
+    assert len(first["computations"]) == 1
+    assert (first["outcome"], first["rule"], first["bytes_out"]) == ("refused", "client_results", 0)
+    assert (second["outcome"], second["outputs"]) == ("answered", [digest for digest, _ in done.outputs])
+    assert second["bytes_out"] == sum(size for _, size in done.outputs)
+
+
+async def test_nothing_leaves_that_cannot_be_written_down(silo, tmp_path):
+    (tmp_path / "audit.log").unlink()
+    (tmp_path / "audit.log").mkdir()
+    reply = await silo.send(silo.item(AGGREGATE))
+    assert isinstance(reply, Failed)
+    assert (reply.kind, reply.cause) == ("refused", "the silo's audit log cannot be written")
+    (tmp_path / "audit.log").rmdir()
+    assert isinstance(await silo.send(silo.item(AGGREGATE)), Done)

@@ -1,0 +1,182 @@
+"""The audit log: what is written, and that whatever is done to it afterwards shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+
+import pytest
+from fedbroker_worker.auditing import print_audit
+from fedbroker_worker.errors import AuditDamaged, SettingsError
+from fedbroker_worker.policy import audit
+from fedbroker_worker.policy.audit import AuditLog, entry, read_audit
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.errors import ConfigError
+from fedbroker.wire.messages import Data, Done, Failed, Value, WorkItem
+
+ITEM = WorkItem(
+    "s1",
+    2,
+    "ewr",
+    "c1",
+    3,
+    (Data(1, "flights", (("x", "float32"), ("y", "int32"))), Value(2, "d1")),
+    {},
+    1.0,
+    1.0,
+    True,
+)
+
+
+def lines_of(path):
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def written(path, count=5):
+    log = AuditLog(path)
+    for number in range(count):
+        log.append({"number": number})
+    return lines_of(path)
+
+
+def problem_of(lines, after=""):
+    return read_audit(lines, after).problem
+
+
+def test_a_line_says_who_asked_what_of_which_data_and_what_left():
+    done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
+    line = entry(ITEM, done, ["sha"])
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "silo": "ewr",
+        "coordinator": "c1",
+        "session": "s1",
+        "stage": 2,
+        "clients": 3,
+        "sources": [{"name": "flights", "columns": ["x", "y"]}],
+        "computations": ["sha"],
+        "outcome": "answered",
+        "rule": "",
+        "why": "",
+        "outputs": ["d7", "d8"],
+        "bytes_out": 42,
+    }
+
+
+@pytest.mark.parametrize(("rule", "outcome"), [("min_clients", "refused"), ("", "failed")])
+def test_a_line_says_why_nothing_left(rule, outcome):
+    line = entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [])
+    assert (line["outcome"], line["rule"], line["why"]) == (outcome, rule, "no")
+    assert (line["outputs"], line["bytes_out"]) == ([], 0)
+
+
+def test_what_is_written_is_read_again_and_whole(tmp_path):
+    found = read_audit(written(tmp_path / "audit.log"))
+    assert found.problem is None
+    assert [line["number"] for line in found.lines] == [0, 1, 2, 3, 4]
+    assert found.lines[0]["previous"] == ""
+
+
+def test_only_the_silo_s_user_may_read_it(tmp_path):
+    written(tmp_path / "audit.log")
+    assert stat.S_IMODE((tmp_path / "audit.log").stat().st_mode) == 0o600
+
+
+def test_another_process_goes_on_where_one_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "WINDOW", 8)
+    path = tmp_path / "audit.log"
+    written(path)
+    assert problem_of(written(path)) is None
+    assert len(lines_of(path)) == 10
+
+
+def test_several_write_at_a_time(tmp_path):
+    path = tmp_path / "audit.log"
+    threads = [threading.Thread(target=written, args=(path, 20)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problem_of(lines_of(path)) is None
+    assert len(lines_of(path)) == 80
+
+
+@given(st.data())
+def test_an_edited_removed_repeated_or_moved_line_shows(tmp_path_factory, data):
+    lines = written(tmp_path_factory.mktemp("audit") / "audit.log")
+    at = data.draw(st.integers(0, len(lines) - 2))  # whatever is done to the last line only shows by its hash
+    match data.draw(st.sampled_from(["edit", "remove", "repeat", "swap"])):
+        case "edit":
+            lines[at] = lines[at].replace(f'"number":{at}'.encode(), b'"number":9')
+        case "remove":
+            del lines[at]
+        case "repeat":
+            lines.insert(at, lines[at])
+        case _:
+            lines[at], lines[at + 1] = lines[at + 1], lines[at]
+    problem = problem_of(lines)
+    assert problem is not None
+    assert at + 1 <= problem.line <= at + 2
+
+
+def test_of_the_last_line_the_hash_tells(tmp_path):
+    lines = written(tmp_path / "audit.log")
+    whole = read_audit(lines).last
+    assert read_audit(lines[:-1]).problem is None
+    assert read_audit(lines[:-1]).last != whole
+    assert read_audit([*lines[:-1], lines[-1].replace(b'"number":4', b'"number":9')]).last != whole
+
+
+def test_a_file_that_was_moved_away_is_gone_on_from(tmp_path):
+    log = AuditLog(tmp_path / "audit.log")
+    log.append({"number": 0})
+    first = read_audit(lines_of(log.path))
+    log.path.rename(tmp_path / "audit.log.1")
+    log.append({"number": 1})
+    assert problem_of(lines_of(log.path)).line == 1
+    assert first.last in problem_of(lines_of(log.path)).hint
+    assert problem_of(lines_of(log.path), first.last) is None
+
+
+def test_a_line_that_was_cut_short_shows_and_the_next_one_is_whole(tmp_path):
+    path = tmp_path / "audit.log"
+    written(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    AuditLog(path).append({"number": 5})
+    found = read_audit(lines_of(path))
+    assert found.problem.line == 5
+    assert found.lines[-1]["number"] == 5
+
+
+def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
+    with pytest.raises(SettingsError, match="No such file or directory"):
+        AuditLog(tmp_path / "nowhere" / "audit.log").check()
+
+
+def test_it_is_printed(tmp_path, capsys):
+    log = AuditLog(tmp_path / "audit.log")
+    log.append(entry(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"]))
+    log.append(entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), []))
+    print_audit(log.path)
+    printed = capsys.readouterr().out
+    assert "2 lines, none missing or changed; the last one's hash is" in printed
+    print_audit(log.path, last=1, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert [line["rule"] for line in shown["lines"]] == ["min_clients"]
+    assert shown["problem"] is None
+    assert shown["last"] in printed.replace("\n", "")
+
+
+def test_what_is_damaged_is_printed_and_then_an_error(tmp_path, capsys):
+    lines = written(tmp_path / "audit.log")
+    (tmp_path / "audit.log").write_bytes(b"".join(lines[1:]))
+    with pytest.raises(AuditDamaged, match="line 1 of the audit log"):
+        print_audit(tmp_path / "audit.log", as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["lines"]) == 4
+    with pytest.raises(ConfigError, match="cannot be read"):
+        print_audit(tmp_path / "nothing")
+    assert os.listdir(tmp_path) == ["audit.log"]

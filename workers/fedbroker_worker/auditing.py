@@ -1,0 +1,84 @@
+"""Prints and verifies the audit log for the command line. Imports this distribution's modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedbroker.errors import ConfigError
+from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.policy.audit import Audit, read_audit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedbroker_worker.config import Settings
+
+__all__ = ["print_audit"]
+
+
+def print_audit(where: Settings | Path, *, after: str = "", last: int | None = None, as_json: bool = False) -> None:
+    """Print a log, and then say whether it is whole.
+
+    Args:
+        where: the silo's settings, or the file.
+        after: the hash of the last line of the file before.
+        last: how many lines to print; None for all.
+        as_json: print JSON.
+
+    Raises:
+        ConfigError: there is no log, or it cannot be read.
+        AuditDamaged: it is not what was written.
+    """
+    found = read_audit(_raw(_path(where)), after)
+    lines = found.lines if last is None else found.lines[max(0, len(found.lines) - last) :]
+    if as_json:
+        problem = found.problem.what if found.problem else None
+        print(json.dumps({"lines": list(lines), "last": found.last, "problem": problem}))
+    else:
+        _print(lines, found)
+    if found.problem:
+        raise found.problem
+
+
+def _path(where: Settings | Path) -> Path:
+    if isinstance(where, Path):
+        return where
+    if not where.policy.audit_file:
+        raise SettingsError("this silo writes no audit log", hint='set audit_file = "audit.log" in [policy]')
+    return where.directory / where.policy.audit_file
+
+
+def _raw(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="name the audit log with --file") from None
+
+
+def _print(lines: Sequence[Mapping[str, Any]], found: Audit) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("time", "coordinator", "session", "stage", "sources", "clients", "outcome", "bytes out"):
+        numbers = ("stage", "clients", "bytes out")
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*_cells(line))
+    if lines:
+        console.print(table)
+    if not found.problem:
+        console.print(
+            f"{len(found.lines)} lines, none missing or changed; the last one's hash is {found.last or 'none'}"
+        )
+
+
+def _cells(line: Mapping[str, Any]) -> list[str]:
+    sources = ", ".join(f"{one['name']}({', '.join(one['columns'])})" for one in line.get("sources", ()))
+    outcome = f"{line.get('outcome')} ({line['rule']})" if line.get("rule") else line.get("outcome")
+    plain = [line.get(key) for key in ("time", "coordinator", "session", "stage")]
+    cells = [*plain, sources, line.get("clients"), outcome, line.get("bytes_out")]
+    return ["".join(letter if letter.isprintable() else "?" for letter in str(cell)) for cell in cells]

@@ -1,0 +1,105 @@
+"""The rules of a silo over its life: what each computation holds is looked up once, what each session sent is counted.
+
+Imports wire's messages and this distribution's modules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from fedbroker_worker.errors import PolicyRefused
+from fedbroker_worker.policy import rules
+from fedbroker_worker.policy.graphs import Unreadable, ops_of_computation, ops_of_graph
+from fedbroker_worker.policy.values import holds_client_values, parts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import WorkItem
+    from fedbroker_worker.policy.settings import PolicySettings
+    from fedbroker_worker.policy.values import Part
+
+__all__ = ["Guard"]
+
+MOST_COMPUTATIONS: Final = 4096
+MOST_SESSIONS: Final = 65536
+
+
+class Guard:
+    """Says of each work item whether it may run, and of its outputs whether they may leave.
+
+    Args:
+        policy: the silo's.
+    """
+
+    def __init__(self, policy: PolicySettings) -> None:
+        self._policy = policy
+        # By a cryptographic digest: those of blobs are quick, and two blobs of one digest can be made.
+        self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
+        self._sent: OrderedDict[str, int] = OrderedDict()
+
+    def check_item(self, item: WorkItem) -> None:
+        """Before anything is done for an item.
+
+        Raises:
+            PolicyRefused: a rule forbids it.
+        """
+        rules.check_sources(self._policy, item)
+        rules.check_clients(self._policy, item)
+
+    def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
+        """Before any of an item's blobs is given to the runtime.
+
+        Args:
+            blobs: all of them.
+            looked_into: takes the SHA-256 of each computation and each sequence in them.
+
+        Raises:
+            PolicyRefused: one of those holds what is refused, or cannot be looked into.
+        """
+        for blob in blobs:
+            try:
+                for part in parts(blob):
+                    digest = hashlib.sha256(part[1])
+                    looked_into.append(digest.hexdigest())
+                    rules.check_ops(self._policy, self._ops_of(part, digest.digest()))
+            except Unreadable as error:
+                raise PolicyRefused(
+                    "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
+                ) from None
+
+    def check_outputs(self, item: WorkItem, outputs: Sequence[Buffer]) -> None:
+        """Before an item's outputs leave; counts them.
+
+        Raises:
+            PolicyRefused: they may not.
+        """
+        try:
+            if any(map(holds_client_values, outputs)):
+                rules.refuse_client_values(self._policy)
+        except Unreadable as error:
+            raise PolicyRefused("client_results", f"an output cannot be looked into: {error}") from None
+        before, now = self._sent.pop(item.session, 0), sum(map(len, outputs))
+        try:
+            rules.check_bytes_out(self._policy, before, now)
+        except PolicyRefused:
+            now = 0
+            raise
+        finally:
+            self._sent[item.session] = before + now
+            if len(self._sent) > MOST_SESSIONS:
+                self._sent.popitem(last=False)
+
+    def _ops_of(self, part: Part, digest: bytes) -> frozenset[str]:
+        kind, content = part
+        key = kind.encode() + digest
+        ops = self._ops.pop(key, None)
+        if ops is None:
+            ops = (ops_of_computation if kind == "computation" else ops_of_graph)(content)
+        self._ops[key] = ops
+        if len(self._ops) > MOST_COMPUTATIONS:
+            self._ops.popitem(last=False)
+        return ops

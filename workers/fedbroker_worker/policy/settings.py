@@ -1,0 +1,93 @@
+"""The table ``[policy]`` of a silo's settings. Imports this distribution's options and errors, and this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta
+
+from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.options import nearest, read_table
+from fedbroker_worker.policy.ops import known_ops
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+__all__ = ["PolicySettings", "read_policy"]
+
+GIB: Final = 1 << 30
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """The table ``[policy]``.
+
+    Attributes:
+        sources: the data sources that computations may read; None for all that there are.
+        min_clients: a source that stands for fewer clients is not read; with none of them, nothing is read in any case.
+        client_results: whether values of single clients may leave, or aggregates alone.
+        refuse_ops: TensorFlow ops that are refused besides those that always are.
+        allow_ops: ops of those that are not refused here.
+        max_bytes_out: of all results of one session.
+        audit_file: where it is written down what was asked and what left; empty for nowhere.
+    """
+
+    sources: Annotated[Names, Meta(description='a list of names of data sources, such as ["flights"]')] | None = None
+    min_clients: Annotated[int, Meta(ge=1, le=1_000_000_000, description="a number, at least 1")] = 1
+    client_results: Literal["refuse", "allow"] = "refuse"
+    refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
+    allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
+    max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
+    audit_file: Annotated[str, Meta(description='a file, such as "audit.log"')] = ""
+
+    @property
+    def in_words(self) -> str:
+        """One line of what it says."""
+        sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
+        clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
+        results = "client values may leave" if self.client_results == "allow" else "only aggregates leave"
+        ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
+        ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
+        log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
+        most = f"at most {self.max_bytes_out:,} bytes a session"
+        return "; ".join([f"{sources} {clients}", results, most, *ops, log])
+
+
+def read_policy(
+    table: Mapping[str, object], file: str, sources: Collection[str], audit_file: str | None = None
+) -> PolicySettings:
+    """Read the table.
+
+    Args:
+        table: what is in it.
+        file: the name of the file that it is in, for errors.
+        sources: the names of the silo's data sources.
+        audit_file: instead of the table's, if there is one.
+
+    Raises:
+        SettingsError: a key or a value is wrong, or names a source or an op that there is not.
+    """
+
+    def label(key: str) -> str:
+        return f"{key!r} in [policy] of {file}"
+
+    own = {} if audit_file is None else {"audit_file": audit_file}
+    policy = read_table(PolicySettings, {**table, **own}, label=label)
+    for name in policy.sources or ():
+        _check(label("sources"), f"there is no [data.{name}]", name, sources)
+    for key in ("refuse_ops", "allow_ops"):
+        for op in getattr(policy, key):
+            _check(label(key), f"TensorFlow has no op {op!r}", op, known_ops())
+    both = sorted({*policy.refuse_ops} & {*policy.allow_ops})
+    if both:
+        raise SettingsError(f"{label('allow_ops')}: {both[0]!r} is in 'refuse_ops', too", hint="take it out of one")
+    return policy
+
+
+def _check(label: str, what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        hint = nearest(name, known)
+        raise SettingsError(f"{label}: {what}", hint=hint if len(hint) < 200 else "see TensorFlow's list of raw ops")
