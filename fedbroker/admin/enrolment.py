@@ -82,8 +82,17 @@ class Office:
             new_authority(self._folder.authority, force=False)
         return Handed(coordinator, directory, identity.public)
 
-    def enroll(self, target: Target, cohort: str, silo: str, *, certificate: bool = False) -> Handed:
-        """Make a silo's user, queues and permissions, its key pair and its ``silo.toml``.
+    def enroll(
+        self, target: Target, cohort: str, silo: str, *, certificate: bool = False, public: Public | None = None
+    ) -> Handed:
+        """Make a silo's user, queues and permissions, its ``silo.toml``, and its key pair unless it has one.
+
+        Args:
+            target: where user and queues are made.
+            cohort: its cohort.
+            silo: its name.
+            certificate: it gets a client certificate instead of a password.
+            public: the public key of a secret that it made itself, and that nobody else has; None: it gets a secret.
 
         Raises:
             ConfigError: it is enrolled already, or files cannot be written.
@@ -99,11 +108,12 @@ class Office:
         if isinstance(target, LiveBroker):
             target.drop_users(one for one in before if one != user)
             target.disconnect(str(user))
-        identity = self._folder.identity(directory, force=self._force)
+        if public is None:
+            public = self._folder.identity(directory, force=self._force).public
         coordinators = self._folder.coordinators().values()
         write_secret(directory / SETTINGS, settings(silo, cohort, broker, coordinators), force=self._force)
-        self._folder.collect(cohort, silo, identity.public)
-        return Handed(str(user), directory, identity.public)
+        self._folder.collect(cohort, silo, public)
+        return Handed(str(user), directory, public)
 
     def rotate(self, target: Target, cohort: str, silo: str) -> Handed:
         """Give a silo a new login of the same kind; the old one is refused from now on, and its connections are closed.

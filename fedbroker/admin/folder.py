@@ -101,18 +101,19 @@ class Folder:
         """
         files = [self.coordinator(name) / f"{cohort}.{KEYS}" for name in self.coordinators()]
         for file in files:
-            silos = dict(_toml(file).get("silos", {})) if file.exists() else {}
+            keys = _toml(file) if file.exists() else {}
+            silos = dict(keys.get("silos", {}))
             if public is None:
                 silos.pop(silo, None)
             else:
                 silos[silo] = str(public)
-            write_secret(file, _keys(silos), force=True)
+            write_secret(file, _keys(silos, seal=keys.get("seal") is True), force=True)
         return files
 
 
-def _keys(silos: Mapping[str, str]) -> str:
+def _keys(silos: Mapping[str, str], *, seal: bool) -> str:
     lines = "".join(toml_line(name, key) for name, key in sorted(silos.items()))
-    return f"{toml_line('secret_file', SECRET)}seal = false\n\n[silos]\n{lines}"
+    return f"{toml_line('secret_file', SECRET)}seal = {str(seal).lower()}\n\n[silos]\n{lines}"
 
 
 def toml_line(name: str, value: str) -> str:

@@ -19,9 +19,6 @@ from fedbroker.trust import Public
 
 __all__ = ["PublicUrl", "settings", "with_broker"]
 
-SECURITY: Final = False
-"""Whether silos read a table ``[security]``; until then its lines are comments."""
-
 _URL: Final = re.compile(r"(?P<scheme>amqps?)://(?P<login>[^/?#]*@)?(?P<hosts>[^/?#@]+)/?(?:\?(?P<query>[^#]*))?")
 _BROKER: Final = re.compile(r"^broker[ \t]*=.*$", flags=re.MULTILINE)
 
@@ -104,6 +101,7 @@ def with_broker(text: str, broker: str) -> str:
 
 
 def _security(coordinators: Iterable[Public]) -> str:
-    lines = ["[security]", 'secret_file = "secret.key"', "coordinators = ["]
-    lines += [f'    "{public}",' for public in coordinators] + ["]"]
-    return "".join(f"{'' if SECURITY else '# '}{line}\n" for line in lines)
+    publics = [f'    "{public}",' for public in coordinators]
+    if not publics:
+        return "# No coordinator was known: whoever may publish at the broker may ask. See docs/keys.md.\n"
+    return "\n".join(["[security]", 'secret_file = "secret.key"', "coordinators = [", *publics, "]", ""])

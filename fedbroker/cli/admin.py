@@ -11,6 +11,7 @@ import cyclopts
 
 from fedbroker.cli.common import Cohort, Json, print_json
 from fedbroker.errors import UsageError
+from fedbroker.trust import Public
 
 if TYPE_CHECKING:
     from fedbroker.admin.broker import LiveBroker, Target
@@ -109,6 +110,13 @@ def enroll(
     certificate: Annotated[
         bool, cyclopts.Parameter(negative="", help="A client certificate instead of a password.")
     ] = False,
+    public_key: Annotated[
+        str | None,
+        cyclopts.Parameter(
+            help="What `fedbroker-silo key` printed at the silo: its secret then never leaves it. One is made here if "
+            "not given."
+        ),
+    ] = None,
     definitions: File = None,
     force: Force = False,
     json: Json = False,
@@ -117,8 +125,9 @@ def enroll(
 
     The silo may read its own queues and speak for itself, and configure nothing.
     """
+    public = None if public_key is None else Public.parse(public_key)
     with _office(api, vhost, broker, out, definitions, force) as (office, target):
-        _say(office.enroll(target, cohort, silo, certificate=certificate), json)
+        _say(office.enroll(target, cohort, silo, certificate=certificate, public=public), json)
 
 
 @app.command(help_epilogue=_ROTATE)

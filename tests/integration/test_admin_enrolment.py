@@ -54,6 +54,28 @@ def test_what_is_handed_over_is_ready(office, cohort, managed_broker):
     assert Public.parse(str(theirs)) != mine
 
 
+def test_a_silo_may_keep_its_secret_to_itself(office, cohort):
+    own = Identity(b"o" * 32)
+    office.done("enroll", "ewr", "--cohort", cohort, "--public-key", str(own.public))
+    directory = office.settings(cohort).parent
+    assert not (directory / "secret.key").exists()
+    keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
+    assert tomllib.loads(keys.read_text())["silos"] == {"ewr": str(own.public)}
+    line = office.refused("enroll", "jfk", "--cohort", cohort, "--public-key", own.reveal())
+    assert "what should be a public key is none" in line
+    assert own.reveal() not in line
+
+
+def test_that_messages_are_sealed_is_not_forgotten(office, cohort):
+    office.done("enroll", "ewr", "--cohort", cohort)
+    keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
+    keys.write_text(keys.read_text().replace("seal = false", "seal = true"))
+    office.done("enroll", "jfk", "--cohort", cohort)
+    found = tomllib.loads(keys.read_text())
+    assert found["seal"] is True
+    assert sorted(found["silos"]) == ["ewr", "jfk"]
+
+
 def test_no_secret_is_printed(office, cohort):
     ran = office.run("enroll", "ewr", "--cohort", cohort)
     password = office.silo_url(cohort).rpartition("@")[0].rpartition(":")[2]
@@ -252,7 +274,10 @@ async def test_long_work_is_taken_anew(office, ewr, cohort):
 
 def compute(office: Admin, cohort: str) -> float:
     """A TFF computation over the cohort, through the enrolled coordinator."""
-    with fedbroker.create_sync_execution_context(office.coordinator_url(), cohort=cohort, join_timeout=60) as context:
+    keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
+    with fedbroker.create_sync_execution_context(
+        office.coordinator_url(), cohort=cohort, join_timeout=60, keys=keys
+    ) as context:
         return float(context.invoke(total, packed(total, ([1.0, 2.0, 3.5],))))
 
 
