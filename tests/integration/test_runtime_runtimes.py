@@ -1,0 +1,54 @@
+"""Runtimes that are replaced: how many are kept for those who have values in them, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedbroker.errors import RuntimeUnavailable
+from fedbroker.runtime import Runtime, runtimes
+from fedbroker.runtime.runtimes import MOST_RETIRED, Runtimes
+from tests.support.ends import until
+
+
+@pytest.fixture
+async def several():
+    pool = Runtimes(lambda: Runtime(log=lambda _: None))
+    yield pool
+    await pool.close()
+
+
+async def retired(pool):
+    """A lease in a runtime that another one's user has left busy."""
+    kept, given_up = await pool.lease(1), await pool.lease(1)
+    await pool.give_back(given_up, busy=True)
+    return kept
+
+
+async def ended(lease):
+    """Whether what it is an executor of is gone."""
+    try:
+        await lease.executor.struct([])
+    except RuntimeUnavailable:
+        return True
+    return False
+
+
+async def test_only_a_few_busy_ones_are_kept(several):
+    leases = [await retired(several) for _ in range(MOST_RETIRED)]
+    for lease in leases:
+        await lease.executor.struct([])
+    leases.append(await retired(several))
+    await until(lambda: ended(leases[0]))
+    for lease in leases[1:]:
+        await lease.executor.struct([])
+
+
+async def test_one_that_nobody_works_in_is_kept_for_a_while_only(several, monkeypatch):
+    monkeypatch.setattr(runtimes, "KEPT_SECONDS", 0.1)
+    kept, worked_in = await several.lease(1), await several.lease(1)
+    given_up = await several.lease(1)
+    with worked_in.at_work():
+        await several.give_back(given_up, busy=True)
+        assert several.retired == 1
+        assert not await ended(kept)
+    await until(lambda: ended(kept))
