@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,9 @@ def test_too_many_bytes_in_one_session(broker, cohort):
 
 
 def test_the_report_says_that_the_silo_refused(broker, cohort):
-    with cohort_of(broker, cohort, None) as (_, context):
+    with cohort_of(broker, cohort, None) as (silos, context):
+        settings = tomllib.loads((silos.silos["silo-0"].directory / "silo.toml").read_text())
+        assert settings["policy"] == {"client_results": "refuse", "min_clients": 1}
         with pytest.raises(PolicyRefusal):
             run(context, doubled, fedbroker.data("numbers"))
         (stage,) = context.last_session.stages

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -180,3 +182,23 @@ def test_what_is_damaged_is_printed_and_then_an_error(tmp_path, capsys):
     with pytest.raises(ConfigError, match="cannot be read"):
         print_audit(tmp_path / "nothing")
     assert os.listdir(tmp_path) == ["audit.log"]
+
+
+def command(*arguments):
+    line = [sys.executable, "-m", "fedbroker_worker", "audit", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_s_exit_code_tells_whether_it_is_whole(tmp_path):
+    lines = written(tmp_path / "audit.log")
+    whole = command("--file", tmp_path / "audit.log", "--last", 0)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.startswith("5 lines, none missing or changed")
+    (tmp_path / "audit.log").write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    broken = command("--file", tmp_path / "audit.log", "--last", 0)
+    assert (broken.returncode, broken.stdout) == (4, "")
+    assert broken.stderr.startswith("error: [FB4208] line 3 of the audit log does not follow the one before it; ")
+    (tmp_path / "silo.toml").write_text('[silo]\nname = "a"\ncohort = "b"\nbroker = "amqp://localhost/"\n')
+    none = command("--config", tmp_path / "silo.toml")
+    assert none.returncode == 2
+    assert "[FB4201] this silo writes no audit log" in none.stderr
