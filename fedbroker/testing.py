@@ -31,6 +31,8 @@ Sources: TypeAlias = Mapping[str, Mapping[str, object]]
 POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "min_clients": 1})
 """What ``[policy]`` of each silo says unless a test says otherwise: the same as a silo does where it says nothing."""
 
+KEY = "secret.key"
+"""The file with a secret, of a silo or of the coordinator."""
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -224,11 +226,11 @@ def _make_keys(root: Path, silos: Sequence[str], *, seal: bool) -> tuple[Path, d
     for name in silos:
         identity = Identity.generate()
         (root / name).mkdir(parents=True, exist_ok=True)
-        _write(root / name / "secret.key", identity.reveal())
+        _write(root / name / KEY, identity.reveal())
         publics[name] = str(identity.public)
-        tables[name] = {"secret_file": "secret.key", "coordinators": [str(own.public)]}
-    _write(root / "secret.key", own.reveal())
-    mine = {"secret_file": "secret.key", "seal": seal}
+        tables[name] = {"secret_file": KEY, "coordinators": [str(own.public)]}
+    _write(root / KEY, own.reveal())
+    mine = {"secret_file": KEY, "seal": seal}
     _write(root / "keys.toml", f"{_lines(mine)}\n[silos]\n{_lines(publics)}")
     return root / "keys.toml", tables
 

@@ -17,6 +17,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
 from fedbroker.transport import CoordinatorEnd, Dead
 from fedbroker.transport.parcel import Parcel
+from fedbroker.trust.guard import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
 
 __all__ = ["Replayed", "replay", "show"]
@@ -46,10 +47,13 @@ class Replayed:
         return {"silo": self.done.silo, "seconds": self.done.seconds, "outputs": sizes}
 
 
-async def replay(url: str, cohort: str, parcel: Parcel, silo: str, seconds: float) -> Replayed:
+async def replay(
+    url: str, cohort: str, parcel: Parcel, silo: str, seconds: float, *, keys: Keys | None = None
+) -> Replayed:
     """Send the work item to a silo under a new session and await the outputs.
 
-    The original session is neither continued nor disturbed, and its coordinator hears nothing.
+    The original session is neither continued nor disturbed, and its coordinator hears nothing. With ``keys`` it is
+    signed, and sealed where they say so, as a coordinator's own work is.
 
     Raises:
         CohortError: the item continues a session, whose values nobody has any more; or the silo is not there.
@@ -70,7 +74,7 @@ async def replay(url: str, cohort: str, parcel: Parcel, silo: str, seconds: floa
         if announce.silo == silo:
             heard.set()
 
-    end = CoordinatorEnd(url, cohort, on_announce=on_announce, on_leave=lambda _: None)
+    end = CoordinatorEnd(url, cohort, keys=keys, on_announce=on_announce, on_leave=lambda _: None)
     await end.open(Deadline.after(OPEN))
     try:
         await _present(cohort, silo, heard)
@@ -113,13 +117,15 @@ async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadl
         hold=0,  # nobody would tell it to send them
     )
     for digest in apart:
-        await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline)
+        await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline, session=item.session)
     inline = {digest: parcel.blobs[digest] for digest in riders}
-    answer = await end.request(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline))
+    async with end.asking(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline)) as asked:
+        answer = await asked.answer()
+        outputs = answer.outputs if isinstance(answer, Done) else ()
+        contents = tuple([(digest, await end.results.get(digest, deadline)) for digest, _ in outputs])
     match answer:
         case Done():
-            outputs = [(digest, await end.results.get(digest, deadline)) for digest, _ in answer.outputs]
-            return Replayed(answer, tuple(outputs))
+            return Replayed(answer, contents)
         case Failed() if answer.rule:
             raise PolicyRefusal(silo, answer.rule, answer.cause, hint=answer.hint)
         case Failed():

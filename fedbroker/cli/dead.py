@@ -37,6 +37,10 @@ Save = Annotated[
 Silo = Annotated[str | None, cyclopts.Parameter(help="Run it at another silo than its own.")]
 Blobs = Annotated[Path | None, cyclopts.Parameter(help="A directory of blobs: files named by their digests.")]
 Out = Annotated[Path | None, cyclopts.Parameter(help="Save the outputs in this directory, named by their digests.")]
+KeysFile = Annotated[
+    Path | None,
+    cyclopts.Parameter(env_var="FEDBROKER_KEYS", help="A coordinator's file of keys, for silos that want work signed."),
+]
 Allowed = Annotated[Seconds, cyclopts.Parameter(help="How long the silo may take, in seconds.")]
 Expires = Annotated[
     float,
@@ -122,6 +126,7 @@ def replay(
     blobs: Blobs = None,
     out: Out = None,
     seconds: Allowed = 600.0,
+    keys: KeysFile = None,
     json: Json = False,
 ) -> None:
     """Run a dead work item at its silo in a session of its own; print its outputs.
@@ -134,13 +139,15 @@ def replay(
     """
     from fedbroker.cli import again
     from fedbroker.transport.parcel import save_blobs
+    from fedbroker.trust.files import coordinator_keys
 
+    trusted = None if keys is None else coordinator_keys(keys)
     configure("auto", "error")
     letter, body = _archive(url, cohort, lambda archive: archive.find(id))
     parcel = _opened(body)
     if blobs is not None:
         parcel = parcel.with_files(blobs)
-    replayed = asyncio.run(again.replay(url, cohort, parcel, silo or letter.silo, seconds))
+    replayed = asyncio.run(again.replay(url, cohort, parcel, silo or letter.silo, seconds, keys=trusted))
     if out is not None:
         save_blobs(out, [content for _, content in replayed.outputs])
     if json:

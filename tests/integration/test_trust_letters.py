@@ -1,0 +1,91 @@
+"""Dead letters of silos that want their work signed: looked at by anybody, replayed with a coordinator's keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.transport.answers import Dead
+from fedbroker.trust import Identity
+from fedbroker.trust.files import coordinator_keys
+from fedbroker.trust.guard import Keys
+from fedbroker.wire.blobs import digest_of
+from tests.support.ends import admin, coordinator_end, silo_end, until, work
+
+COORDINATOR, EWR = Identity(b"c" * 32), Identity(b"e" * 32)
+BLOB = b"what rides with the work item"
+
+
+def keys_file(directory: Path, *, seal: bool) -> Path:
+    (directory / "secret.key").write_text(COORDINATOR.reveal())
+    path = directory / "keys.toml"
+    path.write_text(f'secret_file = "secret.key"\nseal = {str(seal).lower()}\n[silos]\newr = "{EWR.public}"\n')
+    return path
+
+
+async def dead(broker: PrivateBroker, cohort: str, *arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "fedbroker.cli", "dead", *arguments, "--cohort", cohort, "--url", broker.url]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    async with asyncio.timeout(60):
+        out, error = await process.communicate()
+    return process.returncode or 0, out.decode(), error.decode()
+
+
+async def died(broker: PrivateBroker, cohort: str, keys: Keys) -> None:
+    """A work item that carries a blob, and that nobody picked up."""
+    async with silo_end(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})):
+        pass
+    async with coordinator_end(broker.url, cohort, keys=keys) as coordinator, admin(broker.url) as look:
+        item = work("ewr", coordinator.end.key, blobs={digest_of(BLOB): len(BLOB)})
+        item = msgspec.structs.replace(item, fresh={})  # it rides along
+        answer = await coordinator.end.request(item, {digest_of(BLOB): BLOB}, Deadline.after(0.3))
+        assert isinstance(answer, Dead)
+        await until(lambda: look.holds(f"fedbroker.dead.{cohort}", 1))
+
+
+async def test_a_signed_letter_is_read_and_replayed_with_keys(
+    broker: PrivateBroker, cohort: str, tmp_path: Path
+) -> None:
+    path = keys_file(tmp_path, seal=False)
+    await died(broker, cohort, coordinator_keys(path))
+    code, out, error = await dead(broker, cohort, "list", "--json")
+    assert code == 0, error
+    ((letter),) = json.loads(out)
+    assert (letter["session"], letter["silo"]) == ("s1", "ewr")
+    async with silo_end(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})) as silo:
+        code, _, error = await dead(broker, cohort, "replay", letter["id"])
+        assert (code, silo.items) == (4, [])
+        code, out, error = await dead(broker, cohort, "replay", letter["id"], "--keys", str(path), "--json")
+        assert code == 0, error
+        assert [one["digest"] for one in json.loads(out)["outputs"]] == [digest_of(BLOB)]
+        assert len(silo.items) == 1
+    assert COORDINATOR.reveal()[20:] not in out + error
+
+
+async def test_a_replay_is_sealed_where_the_keys_say_so(broker: PrivateBroker, cohort: str, tmp_path: Path) -> None:
+    await died(broker, cohort, coordinator_keys(keys_file(tmp_path, seal=False)))
+    path = keys_file(tmp_path, seal=True)
+    _, out, _ = await dead(broker, cohort, "list", "--json")
+    ((letter),) = json.loads(out)
+    async with silo_end(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public}, seal=True)):
+        code, out, error = await dead(broker, cohort, "replay", letter["id"], "--keys", str(path), "--json")
+    assert code == 0, error
+    assert [one["digest"] for one in json.loads(out)["outputs"]] == [digest_of(BLOB)]
+
+
+async def test_a_sealed_letter_is_listed_and_says_that_it_is(
+    broker: PrivateBroker, cohort: str, tmp_path: Path
+) -> None:
+    await died(broker, cohort, coordinator_keys(keys_file(tmp_path, seal=True)))
+    code, out, error = await dead(broker, cohort, "list", "--json")
+    assert code == 0, error
+    ((letter),) = json.loads(out)
+    assert letter["silo"] == "ewr"
+    assert "sealed" in letter["flaw"]
