@@ -183,6 +183,11 @@ class SiloEnvelopes:
             raise Forged(f"session {item.session} is another coordinator's", hint=_COPIES)
         return opened.body
 
+    def signer(self, session: str) -> str:
+        """The fingerprint of the key that a session's work is signed with; empty where nothing is signed."""
+        asker = self._askers.get(session)
+        return "" if asker is None else asker[0].fingerprint
+
     def mail(self, body: Buffer) -> Buffer:
         """A coordinator's word."""
         opened = self._guard.open(body, About("mail", self._cohort, self._silo), sealed=True)

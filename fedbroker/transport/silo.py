@@ -170,6 +170,10 @@ class SiloEnd:
         """What was found in the work queue so far."""
         return self._inbox.taken
 
+    def signer(self, session: str) -> str:
+        """The fingerprint of the key that a session's work is signed with; empty where nothing is signed."""
+        return self._envelopes.signer(session)
+
     async def reply(
         self, item: WorkItem, reply: Done | Failed | Need, outputs: Mapping[Digest, Buffer], deadline: Deadline
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -180,6 +181,7 @@ def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
 
 def test_no_secret_is_in_a_log_or_a_process_list(broker, cohort, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FEDBROKER_SILO_LOG_LEVEL", "debug")
+    monkeypatch.setenv("FEDBROKER_POLICY_AUDIT_FILE", "audit.log")
     caplog.set_level("DEBUG", "fedbroker")
     url = urlsplit(broker.url)
     with (
@@ -197,7 +199,9 @@ def test_no_secret_is_in_a_log_or_a_process_list(broker, cohort, tmp_path, monke
     secrets = [path.read_text().partition(":")[2].strip() for path in tmp_path.rglob("secret.key")]
     assert len(secrets) == 4
     secrets += [content_key(own, session).hex(), url.password]
-    logs = "\n".join(path.read_text() for path in tmp_path.rglob("silo.log"))
+    audits = [json.loads(path.read_text().splitlines()[0]) for path in tmp_path.rglob("audit.log")]
+    assert [one["signed_by"] for one in audits] == 3 * [own.public.fingerprint]
+    logs = "\n".join(path.read_text() for path in tmp_path.rglob("*.log"))
     assert "work received" in logs
     assert "fedbroker" in commands
     for secret in secrets:

@@ -93,6 +93,7 @@ class SiloService:
             limits=limits,
             patience=patience,
             audit=self._audit,
+            signer=self._end.signer,
         )
         self._jobs = Jobs(silo.name, self._incarnation, self._end, worker, self._sessions, self._answers, on_answer)
 

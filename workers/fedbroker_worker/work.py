@@ -25,7 +25,7 @@ from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fedbroker.transport import BlobStore
     from fedbroker.wire.blobs import Buffer
@@ -88,6 +88,7 @@ class Worker:
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
         audit: where each answer is written down before it leaves; None for nowhere.
+        signer: tells with which key a session's work was signed; see :meth:`fedbroker.transport.SiloEnd.signer`.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Worker:
         limits: Limits = DEFAULT_LIMITS,
         patience: float = PATIENCE,
         audit: AuditLog | None = None,
+        signer: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -112,6 +114,7 @@ class Worker:
         self._limits = limits
         self._patience = patience
         self._audit = audit
+        self._signer = signer
 
     async def answer(self, item: WorkItem) -> Answer:
         """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``."""
@@ -119,7 +122,7 @@ class Worker:
         answer = await self._answer(item, looked_into)
         if self._audit is None or isinstance(answer.reply, Need):
             return answer
-        line = entry(item, answer.reply, looked_into)
+        line = entry(item, answer.reply, looked_into, self._signer(item.session))
         try:
             await in_thread(partial(self._audit.append, line), "audit")
         except OSError as error:

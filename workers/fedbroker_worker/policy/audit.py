@@ -31,13 +31,14 @@ WINDOW: Final = 1 << 16
 PREVIOUS: Final = "previous"
 
 
-def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str]) -> dict[str, object]:
+def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], signed_by: str = "") -> dict[str, object]:
     """What is written down of a work item.
 
     Args:
         item: who asked what.
         reply: what left, or why nothing did.
         computations: SHA-256 of each computation and sequence in it, as far as they were looked into.
+        signed_by: the fingerprint of the key that the item was signed with; empty where nothing is signed.
     """
     done = isinstance(reply, Done)
     outputs = reply.outputs if isinstance(reply, Done) else ()
@@ -45,6 +46,7 @@ def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str]) -> 
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "silo": item.silo,
         "coordinator": item.reply_to,
+        "signed_by": signed_by,
         "session": item.session,
         "stage": item.stage,
         "clients": item.clients,

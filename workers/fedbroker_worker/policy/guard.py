@@ -37,7 +37,7 @@ class Guard:
 
     def __init__(self, policy: PolicySettings) -> None:
         self._policy = policy
-        # By a cryptographic digest: those of blobs are quick, and two blobs of one digest can be made.
+        # By SHA-256, as the audit log names them: whoever audits has a tool for that.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._sent: OrderedDict[str, int] = OrderedDict()
 
