@@ -14,17 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import blake3
 import msgpack
 import msgspec
 import xxhash
 from fedbroker_worker.config import load
 from fedbroker_worker.errors import SourceError, WorkRefused
 from fedbroker_worker.joining import join
+from fedbroker_worker.policy.graphs import Unreadable, ops_of_computation, ops_of_graph
+from fedbroker_worker.policy.values import parts
 from fedbroker_worker.replay import replay
 
-from fedbroker.errors import ComputationFailed, ConfigError, WireError
+from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.runtime.framing import fields
+from fedbroker.trust import Identity
+from fedbroker.trust.envelope import About, open_envelope, peeled
 from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
+from fedbroker.wire.codec import VERSION
 from fedbroker.wire.coding import decoded
 from fedbroker.wire.messages import Chunk, Op, Value
 from tests.fuzz.executor import Memory
@@ -34,6 +40,11 @@ LIMITS = Limits(max_header=1 << 15, max_ops=2000, max_attachments=64)
 SMALL = Limits(max_blob=4096, min_chunk=8, max_pending_blobs=4, max_pending_bytes=8192, small_chunk=64, large_chunk=512)
 PIECES = struct.Struct(">BBHHH")
 MOST_PIECES = 64
+WRITER, READER = Identity(b"w" * 32), Identity(b"r" * 32)
+KNOWN = {WRITER.public.id: WRITER.public}
+ABOUT = About("work", "airports", "ewr", "s1", 0)
+NONCE = bytes(range(16))
+SAID = (b"", b"a body", bytes(range(256)))
 CONTENTS = [bytes((i * n) % 251 for i in range(n * 97)) for n in range(1, 6)]
 
 
@@ -77,7 +88,7 @@ def header(data: bytes) -> bool:
 
 def body(header: bytes, *attachments: bytes) -> bytes:
     """A message with that header."""
-    prefix = struct.pack(">2sBBI", b"FB", 1, 0, len(header))
+    prefix = struct.pack(">2sBBI", b"FB", VERSION, 0, len(header))
     checksum = struct.pack(">Q", xxhash.xxh3_64_intdigest(prefix + header))
     return b"".join((prefix, checksum, header, *attachments))
 
@@ -160,6 +171,45 @@ def settings(data: bytes) -> bool:
     return True
 
 
+def envelope(data: bytes) -> bool:
+    """A message in an envelope, as its reader and as anybody else opens it."""
+    with contextlib.suppress(WireError):
+        peeled(data)
+    try:
+        opened = open_envelope(data, ABOUT, READER, KNOWN.get)
+    except Forged as error:
+        _one_line(error)
+        return "signature" in error.what  # it got as far as that
+    assert bytes(opened.body) in SAID
+    return True
+
+
+def sealed(data: bytes) -> bool:
+    """What is in an envelope whose signature is right."""
+    head = struct.pack(
+        ">2sBB8s8sQ16s", b"FS", 1, data[0] % 4 if data else 0, WRITER.public.id, READER.public.id, 0, NONCE
+    )
+    about = ABOUT.as_bytes()
+    signature = WRITER.sign(b"".join([b"fedbroker signed 1", about, head, blake3.blake3(data[1:]).digest()]))
+    try:
+        open_envelope(head + data[1:] + signature, ABOUT, READER, KNOWN.get)
+    except Forged as error:
+        _one_line(error)
+        return False
+    return True
+
+
+def computation(data: bytes) -> bool:
+    """A value that a silo's policy looks into."""
+    try:
+        for kind, content in parts(data):
+            (ops_of_computation if kind == "computation" else ops_of_graph)(content)
+    except Unreadable as error:
+        _one_line(error)
+        return False
+    return True
+
+
 def _one_line(error: Exception) -> None:
     assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
     assert len(str(error)) < 20_000, "a line without an end"
@@ -210,5 +260,8 @@ TARGETS = {
         Target(program, 9, (blind, structured, structured, structured)),
         Target(frames, 16, (blind,)),
         Target(settings, 4, (blind, worded, worded)),
+        Target(envelope, 4, (blind,)),
+        Target(sealed, 4, (blind,)),
+        Target(computation, 6, (blind,)),
     )
 }
