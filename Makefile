@@ -65,6 +65,10 @@ faults: setup ## the whole fault matrix and a long soak; writes docs/faults.md
 fuzz: setup ## a million inputs that nobody can mean, at whatever reads other people's bytes; ARGS="--seed 2 header" chooses
 	@$(bin)/python -m tests.fuzz $(ARGS)
 
+.PHONY: guided
+guided: setup ## the same by Atheris, led by what inputs reach; ARGS="header -max_total_time=600" chooses
+	@scripts/guided.sh $(ARGS)
+
 .PHONY: compatibility
 compatibility: setup ## write docs/compatibility.md from what the conformance tests find
 	@$(bin)/python -m pytest tests/conformance --write-page $(ARGS)

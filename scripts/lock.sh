@@ -38,4 +38,5 @@ compile silo.txt --only-binary :all: --all-extras --constraint dev.txt --overrid
     ../pyproject.toml ../workers/pyproject.toml
 compile uv.txt --only-binary :all: uv.in
 compile audit.txt --only-binary :all: audit.in
+compile guided.txt --only-binary :all: guided.in
 in_pure_python wrapt dev.txt coordinator.txt silo.txt
