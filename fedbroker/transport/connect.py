@@ -19,7 +19,7 @@ from yarl import URL
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
-from fedbroker.transport.tls import no_tls, refused_certificate
+from fedbroker.transport.tls import ended_without_a_word, no_tls, refused_certificate
 from fedbroker.transport.url import Address, Endpoint
 
 __all__ = ["Connected", "connect", "guarded"]
@@ -225,15 +225,20 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
 
 
 def _of_certificate(endpoint: Endpoint, error: BaseException) -> BrokerError | None:
-    """The broker's refusal of our certificate; with TLS 1.3 it comes after the handshake, inside other errors."""
+    """The broker's refusal of our certificate; with TLS 1.3 it comes after the handshake, inside other errors.
+
+    Its words may be lost with the connection, which it ends at once.
+    """
     seen: BaseException | None = error
+    reset = False
     for _ in range(MOST_CAUSES):
         if seen is None:
             break
         if (refusal := refused_certificate(str(endpoint), seen)) is not None:
             return refusal
+        reset |= isinstance(seen, ConnectionResetError) or "ConnectionResetError" in str(seen)
         seen = seen.__cause__ or seen.__context__
-    return None
+    return ended_without_a_word(str(endpoint)) if reset else None
 
 
 def _words(error: Exception) -> str:

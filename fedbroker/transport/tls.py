@@ -7,7 +7,7 @@ from typing import Final
 
 from fedbroker.errors import BrokerRefused, BrokerUnreachable
 
-__all__ = ["no_tls", "refused_certificate", "untrusted"]
+__all__ = ["ended_without_a_word", "no_tls", "refused_certificate", "untrusted"]
 
 _UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's numbers: self-signed, and issuers that cannot be found
 _EXPIRED: Final = (9, 10)
@@ -49,6 +49,14 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
         return None
     return BrokerRefused(
         f"the broker at {where} refuses our certificate: {why}",
+        hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
+    )
+
+
+def ended_without_a_word(where: str) -> BrokerRefused:
+    """The broker shook hands, and ended the connection before it said anything."""
+    return BrokerRefused(
+        f"the broker at {where} refuses our certificate, or wants a client certificate: it ended the connection at once",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
     )
 

@@ -40,7 +40,7 @@ def test_a_silos_start_by_the_command_line(tmp_path):
 
 def test_a_barrier(broker):
     found = barrier.measure(broker.url, (2,), 1, 2, local=True)
-    assert list(found) == ["2 silos", "TFF's local context, 2 clients"]
+    assert list(found) == ["2 silos", "the least, 2 silos", "TFF's local context, 2 clients"]
     for timed in found.values():
         assert len(timed.seconds) == 2
         figures = timed.figures()

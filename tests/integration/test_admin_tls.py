@@ -16,6 +16,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from fedbroker.transport.connect import connect
 from fedbroker.transport.url import parse
+from fedbroker.trust.files import coordinator_keys
 from tests.support.certificates import self_signed
 from tests.support.ends import coordinator_end, until
 from tests.support.managed import Admin, Managed, managed, silo_process
@@ -98,7 +99,8 @@ async def test_a_silo_with_a_certificate_joins_and_a_new_one_is_used_when_it_com
     (before,) = office.listed()
     assert before["login"] == "certificate"
     assert "EXTERNAL" in settings.read_text()
-    async with coordinator_end(coordinator(secured), COHORT) as theirs:
+    keys = coordinator_keys(office.out / "coordinators" / "coordinator" / f"{COHORT}.keys.toml")
+    async with coordinator_end(coordinator(secured), COHORT, keys=keys) as theirs:
         with silo_process(settings) as silo:
             await until(lambda: "ewr" in theirs.silos)
             assert office.listed()[0]["connections"] == 2

@@ -14,7 +14,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
 from tests.support.ends import coordinator_end, silo_end, until, work
-from tests.support.managed import environment
+from tests.support.managed import environment, managed
 from tests.support.pages import blocks
 from tests.support.tools import tools_of
 
@@ -46,9 +46,16 @@ def users(broker, tmp_path_factory):
         broker.ctl("delete_user", user)
 
 
-def test_the_administrator_s_commands_do_what_they_say(managed_broker, tmp_path):
+@pytest.fixture
+def untouched():
+    """A broker at which nobody was enrolled."""
+    with managed() as one:
+        yield one
+
+
+def test_the_administrator_s_commands_do_what_they_say(untouched, tmp_path):
     commands, *_ = blocks("docs/security.md", "sh")
-    (tmp_path / "admin.url").write_text(managed_broker.api)
+    (tmp_path / "admin.url").write_text(untouched.api)
     (tmp_path / "fedbroker").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedbroker.cli "$@"\n')
     (tmp_path / "fedbroker").chmod(0o700)
     done = subprocess.run(
@@ -69,8 +76,6 @@ def test_the_administrator_s_commands_do_what_they_say(managed_broker, tmp_path)
     assert f"user {COHORT}.ewr: see fedbroker-admin/silos/{COHORT}/ewr" in done.stdout
     assert f"revoked {COHORT}.ewr" in done.stdout
     assert (tmp_path / "fedbroker-admin" / "coordinators" / "coordinator" / "broker.url").exists()
-    managed_broker.broker.ctl("delete_user", "coordinator")
-    managed_broker.broker.ctl("delete_vhost", "page")
 
 
 async def test_they_suffice_for_work_and_for_blobs_both_ways(users):

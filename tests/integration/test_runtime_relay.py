@@ -9,6 +9,7 @@ from benchmarks.relay import measure, table
 LOOSE = 0.35
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 async def test_a_relayed_transfer_costs_little_more_than_a_direct_one():
     document = await measure(mib=100, repetitions=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,8 @@ class Operator:
         self.seen: list[Passing] = []
         self.change: Change = lambda passing: [passing]
         self._made: set[str] = set()
+        self._consumed: list[tuple[aio_pika.abc.AbstractQueue, str]] = []
+        self._turn = asyncio.Lock()
 
     async def intercept(self, queue: str, exchange: str, key: str) -> None:
         """From now on what goes from an exchange to a queue goes through our hands."""
@@ -64,12 +67,13 @@ class Operator:
         async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             properties = {name: getattr(message, name) for name in NAMES}
             passing = Passing(queue, message.routing_key or "", message.body, properties)
-            self.seen.append(passing)
-            for one in self.change(passing):
-                await self.send(one)
+            async with self._turn:
+                self.seen.append(passing)
+                for one in self.change(passing):
+                    await self.send(one)
             await message.ack()
 
-        await own.consume(take)
+        self._consumed.append((own, await own.consume(take)))
 
     async def send(self, passing: Passing) -> None:
         """Put a message into its queue, under its key, as if an exchange had."""
@@ -81,7 +85,10 @@ class Operator:
         await mine.publish(aio_pika.Message(passing.body, **passing.properties), passing.key)
 
     async def close(self) -> None:
-        """Take away what was made for sending."""
+        """Let go of what passes, and take away what was made for sending."""
+        for queue, tag in self._consumed:
+            await queue.cancel(tag)
+        await self._turn.acquire()  # nobody sends any more
         for name in self._made:
             await self._channel.exchange_delete(name)
 
