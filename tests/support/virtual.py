@@ -107,9 +107,15 @@ class Network:
                 body, death = message.body, "expired"
             case kind:
                 body = encode(Failed(item.session, item.stage, item.silo, "1", kind, "it died"))  # type: ignore[arg-type]
-        await self.end._on_callback(
-            SimpleNamespace(body=body, key=key, message_id=message.message_id, death=death, ack=_nothing)  # type: ignore[arg-type]
+        delivery = SimpleNamespace(
+            body=body,
+            key=key,
+            message_id=message.message_id,
+            correlation_id=message.correlation_id,
+            death=death,
+            ack=_nothing,
         )
+        await self.end._on_callback(delivery)  # type: ignore[arg-type]
 
 
 async def _nothing() -> None:
