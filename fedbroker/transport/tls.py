@@ -56,7 +56,7 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
 def ended_without_a_word(where: str) -> BrokerRefused:
     """The broker shook hands, and ended the connection before it said anything."""
     return BrokerRefused(
-        f"the broker at {where} refuses our certificate, or wants a client certificate: it ended the connection at once",
+        f"the broker at {where} refuses our certificate, or wants a client certificate: it hung up at once",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
     )
 
