@@ -36,12 +36,10 @@ _ENVIRONMENT_PREFIXES: Final = ("LC_", "TF_", "XLA_", "OMP_", "KMP_", "MKL_", "G
 # glibc has eight arenas for each processor, and the runtime a thread for each request: what one of them frees, another
 # does not get. With one for each, large values take a third less memory, and less time.
 _ARENAS: Final = "MALLOC_ARENA_MAX"
-# What is freed is kept for the next value, however large, and memory comes in pages of 2 MiB where the kernel has them:
-# else a value of 100 MiB is 25,600 page faults each time, which take three times as long as all the rest.
+# Large values come in pages of 2 MiB, where the kernel has them: else one of 100 MiB is 25,600 page faults each time it
+# is made, which take as long as all the rest. To keep what is freed would save as much again, for a third more memory.
 _TUNABLES: Final = "GLIBC_TUNABLES"
-_KEEP_MEMORY: Final = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
-)
+_LARGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 _STOP_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 0.005
@@ -275,7 +273,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     passed = {
         name: value for name, value in ours.items() if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
     }
-    return {_ARENAS: str(max(2, os.cpu_count() or 2)), _TUNABLES: _KEEP_MEMORY, **passed}
+    return {_ARENAS: str(max(2, os.cpu_count() or 2)), _TUNABLES: _LARGE_PAGES, **passed}
 
 
 def _speaks(how: str) -> bool:
