@@ -51,11 +51,12 @@ def problem_of(lines, after=""):
 
 def test_a_line_says_who_asked_what_of_which_data_and_what_left():
     done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
-    line = entry(ITEM, done, ["sha"])
+    line = entry(ITEM, done, ["sha"], "0123456789abcdef")
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "silo": "ewr",
         "coordinator": "c1",
+        "signed_by": "0123456789abcdef",
         "session": "s1",
         "stage": 2,
         "clients": 3,
