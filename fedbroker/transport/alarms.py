@@ -18,21 +18,13 @@ MOST: Final = 16
 
 
 class Alarms:
-    """Those that nobody was told of yet.
-
-    Attributes:
-        count: how many there were so far.
-    """
-
-    count: int
+    """Those that nobody was told of yet."""
 
     def __init__(self) -> None:
-        self.count = 0
         self._new: list[str] = []
 
     def add(self, where: str, why: str) -> None:
         """Something was refused."""
-        self.count += 1
         _log.error("message forged", at=where, reason=why)
         if len(self._new) < MOST:
             self._new.append(f"{where}: {why}")

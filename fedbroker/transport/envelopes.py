@@ -29,6 +29,7 @@ from fedbroker.wire.messages import Digest, Done, WorkItem
 __all__ = ["CoordinatorEnvelopes", "SiloEnvelopes"]
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 
 REMEMBERED: Final = 4096
@@ -67,8 +68,7 @@ class CoordinatorEnvelopes:
         Raises:
             Forged: that silo has not written this about that.
         """
-        session, stage, silo = ([*delivery.key.split("."), "", "", ""])[1:4]
-        about = About("reply", self._cohort, silo, session, int(stage) if stage.isdecimal() else -1)
+        about = _about("reply", self._cohort, delivery.key.partition(".")[2])
         opened = self._guard.open(delivery.body, about, sealed=True)
         return delivery.body if opened is None else opened.body
 
@@ -156,23 +156,25 @@ class SiloEnvelopes:
         """Whether anything is signed."""
         return self._guard.keys is not None
 
-    def work(self, delivery: Delivery, read: Callable[[Buffer], WorkItem]) -> Buffer:
+    def work(self, delivery: Delivery, read: Callable[[Buffer], tuple[WorkItem, T]]) -> tuple[WorkItem, T]:
         """What is in a work item's envelope: written by one who may ask, for us, lately, and not seen before.
 
         Args:
             delivery: the message.
-            read: finds the work item in it.
+            read: finds the work item in it, and what comes with that.
+
+        Returns:
+            what ``read`` has found.
 
         Raises:
             Forged: it is not so.
             WireError: as ``read`` does.
         """
-        session, stage, silo = ([*delivery.correlation_id.split("."), "", "", ""])[:3]
-        about = About("work", self._cohort, silo, session, int(stage) if stage.isdecimal() else -1)
+        about = _about("work", self._cohort, delivery.correlation_id)
         opened = self._guard.open(delivery.body, about, sealed=True)
         if opened is None:
-            return delivery.body
-        item = read(opened.body)
+            return read(delivery.body)
+        item, more = read(opened.body)
         timely(opened, item.seconds, self._guard.clock())
         if _put(self._seen, opened.nonce, delivery.message_id) != delivery.message_id:
             raise Forged("work that was here before came again as another message", hint=_COPIES)
@@ -181,7 +183,7 @@ class SiloEnvelopes:
         asker = opened.sender, opened.sealed
         if _put(self._askers, item.session, asker)[0] != opened.sender:
             raise Forged(f"session {item.session} is another coordinator's", hint=_COPIES)
-        return opened.body
+        return item, more
 
     def signer(self, session: str) -> str:
         """The fingerprint of the key that a session's work is signed with; empty where nothing is signed."""
@@ -234,6 +236,12 @@ class SiloEnvelopes:
 
 _KEY: Final = re.compile("[0-9a-f]{64}")
 _COPIES: Final = "find out who sends messages again at the broker"
+
+
+def _about(direction: str, cohort: str, conversation: str) -> About:
+    """About ``session.stage.silo``; what is malformed is about nothing that anybody has signed."""
+    session, stage, silo = [*conversation.split("."), "", "", ""][:3]
+    return About(direction, cohort, silo, session, int(stage) if stage.isdecimal() else -1)
 
 
 def _put(table: OrderedDict[K, V], key: K, value: V) -> V:

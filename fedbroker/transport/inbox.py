@@ -29,7 +29,7 @@ from fedbroker.transport.traffic import Taken
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import Digest, Value, WorkItem
+from fedbroker.wire.messages import Digest, Message, Value, WorkItem
 from fedbroker.wire.names import is_name
 
 __all__ = ["Inbox"]
@@ -130,9 +130,9 @@ class Inbox:
             await asyncio.gather(*self._handlers, return_exceptions=True)
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview]]:
-        item, attachments = decode(self._envelopes.work(delivery, self._item), self._limits)
-        if not isinstance(item, WorkItem) or not self._is_for_us(item) or not delivery.message_id:
-            raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
+        item, attachments = self._envelopes.work(delivery, self._opened)
+        if not self._is_for_us(item) or not delivery.message_id:
+            raise self._no_work(item)
         before = deliveries_of(delivery)
         if before > MOST_DELIVERIES:
             raise WireError(f"it came back {before} times without an answer")
@@ -140,11 +140,14 @@ class Inbox:
             item = msgspec.structs.replace(item, fresh={})
         return item, attachments
 
-    def _item(self, body: Buffer) -> WorkItem:
-        item = decode(body, self._limits).message
+    def _opened(self, body: Buffer) -> tuple[WorkItem, Sequence[memoryview]]:
+        item, attachments = decode(body, self._limits)
         if not isinstance(item, WorkItem):
-            raise WireError(f"a {type(item).__name__} that is no work item for {self._silo!r}")
-        return item
+            raise self._no_work(item)
+        return item, attachments
+
+    def _no_work(self, message: Message) -> WireError:
+        return WireError(f"a {type(message).__name__} that is no work item for {self._silo!r}")
 
     def _is_for_us(self, item: WorkItem) -> bool:
         return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
