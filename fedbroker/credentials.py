@@ -1,15 +1,17 @@
-"""Secrets that come from files: systemd's credentials, Docker's and Kubernetes' secrets. Imports the errors only."""
+"""Secrets in files: systemd's credentials, Docker's and Kubernetes' secrets, and our own. Imports the errors only."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["broker_url", "from_file", "read_secret"]
+__all__ = ["broker_url", "from_file", "read_secret", "write_private"]
 
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
@@ -57,6 +59,37 @@ def read_secret(
     if not text:
         raise error(f"{label}: {path} is empty", hint=hint)
     return text
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, from its first moment on and all at once.
+
+    Directories that are missing are made, for their owner alone.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with _private_umask():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
+
+
+@contextlib.contextmanager
+def _private_umask() -> Iterator[None]:
+    """All directories on the way are made for their owner alone, too."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _path(name: str, directory: Path, environ: Mapping[str, str]) -> Path:

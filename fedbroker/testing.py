@@ -19,8 +19,10 @@ from types import MappingProxyType
 from typing import IO, Literal, TypeAlias
 
 from fedbroker.broker import PrivateBroker
+from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
+from fedbroker.trust.files import SECRET, keys_table
 from fedbroker.trust.keys import Identity
 
 __all__ = ["POLICY", "LocalCohort", "SiloProcess", "local_cohort"]
@@ -31,8 +33,6 @@ Sources: TypeAlias = Mapping[str, Mapping[str, object]]
 POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "min_clients": 1})
 """What ``[policy]`` of each silo says unless a test says otherwise: the same as a silo does where it says nothing."""
 
-KEY = "secret.key"
-"""The file with a secret, of a silo or of the coordinator."""
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -215,30 +215,22 @@ def _prepare(
     if security:
         tables["security"] = security
     text = "\n".join(f"[{name}]\n{_lines(table)}" for name, table in tables.items())
-    _write(directory / "silo.toml", text)
+    write_private(directory / "silo.toml", text)
     return SiloProcess(directory)
 
 
 def _make_keys(root: Path, silos: Sequence[str], *, seal: bool) -> tuple[Path, dict[str, Mapping[str, object]]]:
     """A coordinator's table of keys, and the table ``[security]`` of each silo, whose secret is in its directory."""
-    own, publics = Identity.generate(), dict[str, str]()
+    own, publics = Identity.generate(), dict[str, object]()
     tables: dict[str, Mapping[str, object]] = {}
     for name in silos:
         identity = Identity.generate()
-        (root / name).mkdir(parents=True, exist_ok=True)
-        _write(root / name / KEY, identity.reveal())
-        publics[name] = str(identity.public)
-        tables[name] = {"secret_file": KEY, "coordinators": [str(own.public)]}
-    _write(root / KEY, own.reveal())
-    mine = {"secret_file": KEY, "seal": seal}
-    _write(root / "keys.toml", f"{_lines(mine)}\n[silos]\n{_lines(publics)}")
+        write_private(root / name / SECRET, identity.reveal())
+        publics[name] = identity.public
+        tables[name] = {"secret_file": SECRET, "coordinators": [str(own.public)]}
+    write_private(root / SECRET, own.reveal())
+    write_private(root / "keys.toml", keys_table(publics, seal=seal))
     return root / "keys.toml", tables
-
-
-def _write(path: Path, text: str) -> None:
-    """For our user alone."""
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
 
 
 def _lines(table: Mapping[str, object]) -> str:

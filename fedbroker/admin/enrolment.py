@@ -14,11 +14,12 @@ from typing import Final
 from fedbroker.admin import definitions
 from fedbroker.admin.broker import LiveBroker, Target
 from fedbroker.admin.certificates import new_authority, signed
-from fedbroker.admin.folder import SECRET, SETTINGS, Folder, read_text, write_secret
+from fedbroker.admin.folder import SETTINGS, Folder, read_text, write_secret
 from fedbroker.admin.handout import PublicUrl, settings, with_broker
 from fedbroker.admin.rights import User
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Public
+from fedbroker.trust.files import SECRET
 from fedbroker.wire.names import check_name
 
 __all__ = ["Handed", "Office"]

@@ -13,22 +13,20 @@ Imports trust and the base.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fedbroker.credentials import write_private
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Identity, Public
+from fedbroker.trust.files import SECRET, keys_table
 
-__all__ = ["KEYS", "SECRET", "SETTINGS", "Folder", "read_text", "toml_line", "write_secret"]
+__all__ = ["KEYS", "SETTINGS", "Folder", "read_text", "toml_line", "write_secret"]
 
 SETTINGS: Final = "silo.toml"
-SECRET: Final = "secret.key"
 KEYS: Final = "keys.toml"
 _HINT_FORCE: Final = "give --force to replace it, or another --out"
 
@@ -107,13 +105,8 @@ class Folder:
                 silos.pop(silo, None)
             else:
                 silos[silo] = str(public)
-            write_secret(file, _keys(silos, seal=keys.get("seal") is True), force=True)
+            write_secret(file, keys_table(silos, seal=keys.get("seal") is True), force=True)
         return files
-
-
-def _keys(silos: Mapping[str, str], *, seal: bool) -> str:
-    lines = "".join(toml_line(name, key) for name, key in sorted(silos.items()))
-    return f"{toml_line('secret_file', SECRET)}seal = {str(seal).lower()}\n\n[silos]\n{lines}"
 
 
 def toml_line(name: str, value: str) -> str:
@@ -122,36 +115,14 @@ def toml_line(name: str, value: str) -> str:
 
 
 def write_secret(path: Path, text: str, *, force: bool) -> None:
-    """Write a file that only its owner may read, from its first moment on and all at once.
-
-    Directories that are missing are made, for their owner alone.
+    """Write a file that only its owner may read; see :func:`fedbroker.credentials.write_private`.
 
     Raises:
         ConfigError: it is there and is not to be replaced, or cannot be written.
     """
     if not force and path.exists():
         raise ConfigError(f"{path} is there already", hint=_HINT_FORCE)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with _private_umask():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
-
-
-@contextlib.contextmanager
-def _private_umask() -> Iterator[None]:
-    """All directories on the way are made for their owner alone, too."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
+    write_private(path, text)
 
 
 def read_text(path: Path) -> str:

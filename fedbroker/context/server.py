@@ -13,7 +13,6 @@ from typing import Final
 from fedbroker.context.folding import LARGE, MOST, Folding
 from fedbroker.context.values import elements, structure
 from fedbroker.plan.model import ServerStage, Slot, Whole
-from fedbroker.plan.sizes import static_bytes
 from fedbroker.runtime import Executor, Ref
 from fedbroker.runtime.values import struct
 from fedbroker.wire.codec import Buffer
@@ -50,7 +49,9 @@ class ServerSide:
         """
         if stage.fold is not None:
             self._folding = Folding(stage.fold, self._ready, self._load)
-        self._function(stage, silos if silos < MOST and silos * _bytes(stage) < LARGE else 0)
+            if silos >= MOST or silos * stage.fold.size >= LARGE:
+                silos = 0
+        self._function(stage, silos)
         for slot in stage.inputs:
             if len(self._bytes[slot.name]) > SMALL:
                 self._load(slot)
@@ -150,8 +151,3 @@ class ServerSide:
 
     async def _loaded(self, value: Buffer) -> Ref:
         return await (await self._ready()).value(value)
-
-
-def _bytes(stage: ServerStage) -> int:
-    """Of one silo's partials, as far as their types tell."""
-    return sum(static_bytes(merge.partial.type) or 0 for merge in stage.merges)

@@ -17,6 +17,7 @@ from fedbroker.plan.folds import fold, with_ready
 from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole
 from fedbroker.plan.rewrite import Block, bind, names_in_order
 from fedbroker.plan.serialize import serialize_computation
+from fedbroker.plan.sizes import static_bytes
 
 __all__ = ["Builder"]
 
@@ -89,7 +90,8 @@ class Builder:
             return Whole(*self._assemble([*folded.locals, *results, *report], _result(outputs), fed))
 
         inputs, _ = some(1)
-        return Fold(inputs, lambda silos: some(silos)[1], whole)
+        size = sum(static_bytes(slot.type) or 0 for slot in merged)  # what is merged is of the partials' type
+        return Fold(inputs, lambda silos: some(silos)[1], whole, size)
 
     def _client(self, level: int) -> ClientStage | None:
         mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]

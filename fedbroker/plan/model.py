@@ -82,11 +82,13 @@ class Fold:
             of the silos' partials, each silo's in the order of the merges, one silo after another. Its result is what
             is merged by now, and a zero that is there as soon as that is.
         whole: for a number of silos, all of their partials folded, and the rest of the stage.
+        size: of one silo's partials in bytes, as far as their types tell.
     """
 
     inputs: tuple[Slot, ...]
     computation: Callable[[int], bytes]
     whole: Callable[[int], Whole]
+    size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

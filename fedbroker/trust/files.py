@@ -17,7 +17,10 @@ from fedbroker.errors import ConfigError
 from fedbroker.trust.guard import Keys
 from fedbroker.trust.keys import Identity, Public
 
-__all__ = ["coordinator_keys", "public_key", "silo_keys"]
+__all__ = ["SECRET", "coordinator_keys", "keys_table", "public_key", "silo_keys"]
+
+SECRET: Final = "secret.key"
+"""What a file with a secret is called where nobody says otherwise."""
 
 T = TypeVar("T")
 
@@ -48,6 +51,17 @@ def coordinator_keys(path: Path) -> Keys:
         for name, text in table.get("silos", {}).items()
     }
     return _labelled(path.name, lambda: Keys(own, silos, table.get("seal", False)))
+
+
+def keys_table(silos: Mapping[str, object], *, seal: bool) -> str:
+    """The TOML of a coordinator's keys, beside the file with its secret, as :func:`coordinator_keys` reads it.
+
+    Args:
+        silos: the public key of each silo, by its name.
+        seal: whether messages are to be sealed.
+    """
+    lines = "".join(f'{name} = "{key}"\n' for name, key in sorted(silos.items()))
+    return f'secret_file = "{SECRET}"\nseal = {str(seal).lower()}\n\n[silos]\n{lines}'
 
 
 def silo_keys(secret: str, coordinators: Sequence[str], *, seal: bool) -> Keys:

@@ -13,7 +13,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.transport.answers import Dead
 from fedbroker.trust import Identity
-from fedbroker.trust.files import coordinator_keys
+from fedbroker.trust.files import SECRET, coordinator_keys, keys_table
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import digest_of
 from tests.support.ends import admin, coordinator_end, silo_end, until, work
@@ -23,9 +23,9 @@ BLOB = b"what rides with the work item"
 
 
 def keys_file(directory: Path, *, seal: bool) -> Path:
-    (directory / "secret.key").write_text(COORDINATOR.reveal())
+    (directory / SECRET).write_text(COORDINATOR.reveal())
     path = directory / "keys.toml"
-    path.write_text(f'secret_file = "secret.key"\nseal = {str(seal).lower()}\n[silos]\newr = "{EWR.public}"\n')
+    path.write_text(keys_table({"ewr": EWR.public}, seal=seal))
     return path
 
 
