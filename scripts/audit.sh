@@ -1,19 +1,10 @@
 #!/usr/bin/env bash
-# Judges the code by bandit, and the locked packages by what is known of them: in an environment of its own,
-# .cache/audit, of requirements/audit.txt. Where no service tells of vulnerabilities, it says so, and that is no error.
+# Judges the code by bandit, and the locked packages by what is known of them: in an environment of its own
+# (scripts/beside.sh). Where no service tells of vulnerabilities, it says so, and that is no error.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-uv=$(command -v uv || true)
-uv=${uv:-.cache/uv/bin/uv}
-audit=.cache/audit
-wanted=$(sha256sum requirements/audit.txt | cut -d' ' -f1)
-
-if [ "$(cat "$audit/.set-up" 2>/dev/null || true)" != "$wanted" ]; then
-    "$uv" venv --quiet --clear --python "$(.venv/bin/python -c 'import sys; print(sys.executable)')" "$audit"
-    "$uv" pip install --quiet --python "$audit/bin/python" --no-deps --require-hashes -r requirements/audit.txt
-    printf '%s\n' "$wanted" >"$audit/.set-up"
-fi
+audit=$(scripts/beside.sh audit)
 
 "$audit/bin/bandit" --quiet --configfile pyproject.toml --recursive fedbroker workers
 

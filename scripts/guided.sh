@@ -1,21 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes a target of tests/fuzz by Atheris (guided.sh TARGET [libFuzzer's options]), or each for a minute. Atheris lies in
-# .cache/atheris, beside the locked environment: it has no wheels for every platform that we run on.
+# Fuzzes a target of tests/fuzz by Atheris (guided.sh TARGET [libFuzzer's options]), or each for a minute. Atheris lies
+# beside the locked environment (scripts/beside.sh): it has no wheels for every platform that we run on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-uv=$(command -v uv || true)
-uv=${uv:-.cache/uv/bin/uv}
-beside=.cache/atheris
-wanted=$(sha256sum requirements/guided.txt | cut -d' ' -f1)
+atheris=$(echo "$(scripts/beside.sh guided)"/lib/python3*/site-packages)
 
-if [ "$(cat "$beside/.set-up" 2>/dev/null || true)" != "$wanted" ]; then
-    rm -rf "$beside"
-    "$uv" pip install --quiet --python .venv/bin/python --target "$beside" --no-deps --require-hashes -r requirements/guided.txt
-    printf '%s\n' "$wanted" >"$beside/.set-up"
-fi
-
-fuzz() { PYTHONPATH=$beside .venv/bin/python -m tests.fuzz.guided "$@"; }
+fuzz() { PYTHONPATH=$atheris .venv/bin/python -m tests.fuzz.guided "$@"; }
 
 if [ $# -gt 0 ]; then
     fuzz "$@"

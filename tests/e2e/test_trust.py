@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 import pytest
-import tensorflow_federated as tff
 
 import fedbroker
+from benchmarks._computations import averaging
 from fedbroker.errors import CohortTimeout, FedbrokerError
 from fedbroker.testing import local_cohort
 from fedbroker.transport.sealing import content_key
@@ -33,18 +33,8 @@ SOURCES = {
     for at, name in enumerate(NAMES)
 }
 MODEL_VALUE = np.arange(NUMBERS, dtype=np.float32)
-MODEL = tff.TensorType(np.float32, [NUMBERS])
-
-
-@tff.tensorflow.computation(MODEL, np.float32)
-def scaled(model, by):
-    return model * by
-
-
-@tff.federated_computation(tff.FederatedType(MODEL, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS))
-def summed(model, by):
-    """What goes out once and what comes back are both large."""
-    return tff.federated_sum(tff.federated_map(scaled, (tff.federated_broadcast(model), by)))
+SUMMED = averaging(NUMBERS)
+"""What goes out once and what comes back are both large."""
 
 
 class Between:
@@ -96,7 +86,7 @@ def scene(broker, cohort, security, **options) -> Iterator[tuple]:
 
 
 def large(context) -> np.ndarray:
-    return context.invoke(summed, packed(summed, (MODEL_VALUE, [1.0, 2.0, 3.0])))
+    return context.invoke(SUMMED, packed(SUMMED, (MODEL_VALUE, [1.0, 2.0, 3.0])))
 
 
 @pytest.mark.parametrize("security", ["sign", "seal"])

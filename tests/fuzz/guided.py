@@ -1,7 +1,7 @@
 """``python -m tests.fuzz.guided TARGET [libFuzzer's options]``: the same targets, with inputs led by what they reach.
 
-Needs Atheris, which `make guided` puts into .cache/atheris. What is found on the way is kept in .cache/guided. Never
-ends by itself where no option says so.
+Needs Atheris, which `make guided` puts beside the locked environment. What is found on the way is kept in .cache/fuzz.
+Never ends by itself where no option says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ with atheris.instrument_imports(include=["fedbroker", "fedbroker_worker"]):
     from tests.fuzz.running import CORPUS
     from tests.fuzz.targets import TARGETS
 
-FOUND = Path(__file__).parents[2] / ".cache" / "guided"
+FOUND = Path(__file__).parents[2] / ".cache" / "fuzz"
 
 
 def main() -> None:

@@ -14,10 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import blake3
 import msgpack
 import msgspec
-import xxhash
 from fedbroker_worker.config import load
 from fedbroker_worker.errors import SourceError, WorkRefused
 from fedbroker_worker.joining import join
@@ -28,13 +26,14 @@ from fedbroker_worker.replay import replay
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.runtime.framing import fields
 from fedbroker.trust import Identity
+from fedbroker.trust import envelope as envelopes
 from fedbroker.trust.envelope import About, open_envelope, peeled
 from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
-from fedbroker.wire.codec import VERSION
 from fedbroker.wire.coding import decoded
 from fedbroker.wire.messages import Chunk, Op, Value
 from tests.fuzz.executor import Memory
 from tests.fuzz.mutation import Mutation, blind, structured, worded
+from tests.support.wire import body
 
 LIMITS = Limits(max_header=1 << 15, max_ops=2000, max_attachments=64)
 SMALL = Limits(max_blob=4096, min_chunk=8, max_pending_blobs=4, max_pending_bytes=8192, small_chunk=64, large_chunk=512)
@@ -84,13 +83,6 @@ def message(data: bytes) -> bool:
 def header(data: bytes) -> bool:
     """A message's header, whose length and checksum are right."""
     return message(body(data))
-
-
-def body(header: bytes, *attachments: bytes) -> bytes:
-    """A message with that header."""
-    prefix = struct.pack(">2sBBI", b"FB", VERSION, 0, len(header))
-    checksum = struct.pack(">Q", xxhash.xxh3_64_intdigest(prefix + header))
-    return b"".join((prefix, checksum, header, *attachments))
 
 
 def chunks(data: bytes) -> bool:
@@ -186,11 +178,9 @@ def envelope(data: bytes) -> bool:
 
 def sealed(data: bytes) -> bool:
     """What is in an envelope whose signature is right."""
-    head = struct.pack(
-        ">2sBB8s8sQ16s", b"FS", 1, data[0] % 4 if data else 0, WRITER.public.id, READER.public.id, 0, NONCE
-    )
-    about = ABOUT.as_bytes()
-    signature = WRITER.sign(b"".join([b"fedbroker signed 1", about, head, blake3.blake3(data[1:]).digest()]))
+    form = data[0] % 4 if data else 0
+    head = envelopes._HEAD.pack(b"FS", 1, form, WRITER.public.id, READER.public.id, 0, NONCE)
+    signature = WRITER.sign(envelopes._signed(ABOUT, head, data[1:]))
     try:
         open_envelope(head + data[1:] + signature, ABOUT, READER, KNOWN.get)
     except Forged as error:

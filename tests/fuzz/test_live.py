@@ -36,9 +36,9 @@ from fedbroker.wire.messages import (
 )
 from tests.fuzz.mutation import blind, mutated, structured
 from tests.fuzz.running import corpus
-from tests.fuzz.targets import body
 from tests.support import computations as c
 from tests.support.ends import admin, until
+from tests.support.wire import body
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

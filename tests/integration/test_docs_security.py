@@ -10,10 +10,7 @@ import sys
 import aio_pika
 import pytest
 
-from fedbroker.deadline import Deadline
-from fedbroker.wire import digest_of
-from fedbroker.wire.messages import Done
-from tests.support.ends import coordinator_end, silo_end, until, work
+from tests.support.ends import coordinator_end, silo_end, until, works_both_ways
 from tests.support.managed import environment, managed
 from tests.support.pages import blocks
 from tests.support.tools import tools_of
@@ -81,16 +78,7 @@ def test_the_administrator_s_commands_do_what_they_say(untouched, tmp_path):
 async def test_they_suffice_for_work_and_for_blobs_both_ways(users):
     ewr, coordinator = users
     async with coordinator_end(coordinator, COHORT) as theirs, silo_end(ewr, COHORT) as silo:
-        await until(lambda: "ewr" in theirs.silos)
-        assert await theirs.ask("ewr") == b"ok"
-        digest, deadline = digest_of(LARGE), Deadline.after(30)
-        await theirs.end.send_blob(digest, LARGE, silo=None, deadline=deadline)
-        done = await theirs.end.request(
-            work("ewr", theirs.end.key, stage=1, blobs={digest: len(LARGE)}, seconds=30), {}, deadline
-        )
-        assert isinstance(done, Done)
-        assert bytes(await theirs.end.results.get(digest, deadline)) == LARGE
-        assert len(silo.items) == 2
+        await works_both_ways(theirs, silo, LARGE)
     await until(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))
 
 

@@ -10,11 +10,8 @@ import aio_pika
 import aiormq.exceptions
 import pytest
 
-from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
-from fedbroker.wire import digest_of
-from fedbroker.wire.messages import Done
-from tests.support.ends import coordinator_end, silo_end, until, work
+from tests.support.ends import coordinator_end, silo_end, until, works_both_ways
 from tests.support.managed import Admin
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
@@ -228,14 +225,5 @@ async def test_that_is_enough_for_work_and_for_blobs_both_ways(enrolled):
     """And for long work: it is given back and taken anew."""
     coordinator, ewr = enrolled.coordinator_url(), enrolled.silo_url(COHORT)
     async with coordinator_end(coordinator, COHORT) as theirs, silo_end(ewr, COHORT, enrolled=True) as silo:
-        await until(lambda: "ewr" in theirs.silos)
-        assert await theirs.ask("ewr") == b"ok"
-        digest, deadline = digest_of(LARGE), Deadline.after(30)
-        await theirs.end.send_blob(digest, LARGE, silo=None, deadline=deadline)
-        done = await theirs.end.request(
-            work("ewr", theirs.end.key, stage=1, blobs={digest: len(LARGE)}, seconds=30), {}, deadline
-        )
-        assert isinstance(done, Done)
-        assert bytes(await theirs.end.results.get(digest, deadline)) == LARGE
-        assert len(silo.items) == 2
+        await works_both_ways(theirs, silo, LARGE)
     await until(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))

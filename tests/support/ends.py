@@ -183,6 +183,19 @@ async def coordinator_end(url: str, cohort: str, **options: object) -> AsyncIter
         await coordinator.end.close()
 
 
+async def works_both_ways(theirs: Coordinator, silo: Silo, data: bytes) -> None:
+    """The silo is heard, answers, gets a blob and sends one: so much must be possible with its permissions."""
+    await until(lambda: silo.name in theirs.silos)
+    assert await theirs.ask(silo.name) == b"ok"
+    digest, deadline = digest_of(data), Deadline.after(30)
+    await theirs.end.send_blob(digest, data, silo=None, deadline=deadline)
+    item = work(silo.name, theirs.end.key, stage=1, blobs={digest: len(data)}, seconds=30)
+    done = await theirs.end.request(item, {}, deadline)
+    assert isinstance(done, Done)
+    assert bytes(await theirs.end.results.get(digest, deadline)) == data
+    assert len(silo.items) == 2
+
+
 class Admin:
     """Somebody with a connection of his own who looks, publishes and deletes."""
 

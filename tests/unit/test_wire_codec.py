@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 
 import msgpack
 import pytest
-import xxhash
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedbroker.errors import WireError
 from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
 from fedbroker.wire import messages as m
-from fedbroker.wire.codec import VERSION
+from tests.support.wire import body as framed
 
 words = st.text(max_size=20)
 counts = st.integers(0, 2**31)
@@ -74,9 +72,7 @@ def read(body: bytes) -> Frame | None:
 
 def crafted(header: object, rest: bytes = b"", *, packed: bytes | None = None) -> bytes:
     """A body with a right prefix and checksum around any header."""
-    raw = msgpack.packb(header) if packed is None else packed
-    prefix = struct.pack(">2sBBI", b"FB", VERSION, 0, len(raw))
-    return prefix + xxhash.xxh3_64_digest(prefix + raw) + raw + rest
+    return framed(msgpack.packb(header) if packed is None else packed, rest)
 
 
 @given(frames)
