@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,32 +17,50 @@ from fedbroker.trust import Public
 if TYPE_CHECKING:
     from fedbroker.admin.broker import LiveBroker, Target
     from fedbroker.admin.enrolment import Handed, Office
+    from fedbroker.admin.folder import Folder
 
 __all__ = ["app"]
 
 VHOST: Final = "fedbroker"
 
-Api = Annotated[
-    str | None,
-    cyclopts.Parameter(help="Address of the management API, without a password; that of the login if not given."),
-]
-Vhost = Annotated[str | None, cyclopts.Parameter(help="Virtual host; the one of `init`, or `fedbroker`, if not given.")]
-Out = Annotated[Path, cyclopts.Parameter(help="The administrator's directory, where secrets are written.")]
-Broker = Annotated[
-    str | None,
-    cyclopts.Parameter(
-        help="The broker's URL as silos see it, without user and password; the one of `init`, or amqps:// and the "
-        "management API's host, if not given."
-    ),
-]
-File = Annotated[
-    Path | None,
-    cyclopts.Parameter(help="Write definitions for `rabbitmqctl import_definitions` here, and call nobody."),
-]
-Force = Annotated[bool, cyclopts.Parameter(negative="", help="Replace what is there already.")]
-Silo = Annotated[str, cyclopts.Parameter(help="The silo's name.")]
-
 OUT: Final = Path("fedbroker-admin")
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where logins are, at the broker and here: options of every command."""
+
+    api: Annotated[
+        str | None,
+        cyclopts.Parameter(help="Address of the management API, without a password; that of the login if not given."),
+    ] = None
+    vhost: Annotated[
+        str | None, cyclopts.Parameter(help="Virtual host; the one of `init`, or `fedbroker`, if not given.")
+    ] = None
+    out: Annotated[Path, cyclopts.Parameter(help="The administrator's directory, where secrets are written.")] = OUT
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class _Making(_Place):
+    """The same, and how logins are made."""
+
+    broker: Annotated[
+        str | None,
+        cyclopts.Parameter(
+            help="The broker's URL as silos see it, without user and password; the one of `init`, or amqps:// and the "
+            "management API's host, if not given."
+        ),
+    ] = None
+    definitions: Annotated[
+        Path | None,
+        cyclopts.Parameter(help="Write definitions for `rabbitmqctl import_definitions` here, and call nobody."),
+    ] = None
+    force: Annotated[bool, cyclopts.Parameter(negative="", help="Replace what is there already.")] = False
+
+
+Silo = Annotated[str, cyclopts.Parameter(help="The silo's name.")]
 
 app = cyclopts.App(
     name="admin",
@@ -77,23 +96,18 @@ _LIST = """Examples:
 @app.command(help_epilogue=_INIT)
 def init(
     *,
-    api: Api = None,
-    vhost: Vhost = None,
     coordinator: Annotated[str, cyclopts.Parameter(help="The coordinator's user.")] = "coordinator",
-    broker: Broker = None,
-    out: Out = OUT,
     certificates: Annotated[
         bool, cyclopts.Parameter(negative="", help="Make an authority for silos' certificates, too.")
     ] = False,
-    definitions: File = None,
-    force: Force = False,
+    making: _Making = _Making(),
     json: Json = False,
 ) -> None:
     """Make a virtual host ready: exchanges, policies, and a coordinator's user, with its URL and key pair.
 
     With --certificates there is an authority for silos' certificates, too: have the broker trust its ca.pem.
     """
-    with _office(api, vhost, broker, out, definitions, force) as (office, target):
+    with _office(making) as (office, target):
         _say(office.init(target, coordinator, certificates=certificates), json)
 
 
@@ -103,10 +117,6 @@ def enroll(
     /,
     *,
     cohort: Cohort,
-    api: Api = None,
-    vhost: Vhost = None,
-    broker: Broker = None,
-    out: Out = OUT,
     certificate: Annotated[
         bool, cyclopts.Parameter(negative="", help="A client certificate instead of a password.")
     ] = False,
@@ -117,8 +127,7 @@ def enroll(
             "not given."
         ),
     ] = None,
-    definitions: File = None,
-    force: Force = False,
+    making: _Making = _Making(),
     json: Json = False,
 ) -> None:
     """Make a silo's user, queues and permissions, and the directory to hand over: a ready `silo.toml`, and its keys.
@@ -126,7 +135,7 @@ def enroll(
     The silo may read its own queues and speak for itself, and configure nothing.
     """
     public = None if public_key is None else Public.parse(public_key)
-    with _office(api, vhost, broker, out, definitions, force) as (office, target):
+    with _office(making) as (office, target):
         _say(office.enroll(target, cohort, silo, certificate=certificate, public=public), json)
 
 
@@ -136,12 +145,7 @@ def rotate(
     /,
     *,
     cohort: Cohort,
-    api: Api = None,
-    vhost: Vhost = None,
-    broker: Broker = None,
-    out: Out = OUT,
-    definitions: File = None,
-    force: Force = False,
+    making: _Making = _Making(),
     json: Json = False,
 ) -> None:
     """Give a silo a new password or certificate, in its `silo.toml`; the old one is refused at once.
@@ -149,17 +153,15 @@ def rotate(
     Its connections are closed, its key pair stays. With --definitions they are not
     closed: close them at the broker.
     """
-    with _office(api, vhost, broker, out, definitions, force) as (office, target):
+    with _office(making) as (office, target):
         _say(office.rotate(target, cohort, silo), json)
 
 
 @app.command(help_epilogue=_REVOKE)
-def revoke(
-    silo: Silo, /, *, cohort: Cohort, api: Api = None, vhost: Vhost = None, out: Out = OUT, json: Json = False
-) -> None:
+def revoke(silo: Silo, /, *, cohort: Cohort, place: _Place = _Place(), json: Json = False) -> None:
     """Take a silo's user and queues away; its connections are closed at once. Its files stay."""
-    with _office(api, vhost, None, out, None, False) as (office, target):
-        users = office.revoke(_live(target), cohort, silo)
+    with _live(place) as (office, broker):
+        users = office.revoke(broker, cohort, silo)
     if json:
         print_json({"cohort": cohort, "silo": silo, "users": users})
     else:
@@ -170,16 +172,14 @@ def revoke(
 def list_(
     *,
     cohort: Annotated[str | None, cyclopts.Parameter(help="Of this cohort only.")] = None,
-    api: Api = None,
-    vhost: Vhost = None,
-    out: Out = OUT,
+    place: _Place = _Place(),
     json: Json = False,
 ) -> None:
     """List the silos that are enrolled, and how many connections each has now: two, while it runs."""
     from fedbroker.cli.common import console, table
 
-    with _office(api, vhost, None, out, None, False) as (_, target):
-        silos = _live(target).silos(cohort)
+    with _live(place) as (_, broker):
+        silos = broker.silos(cohort)
     rows = [
         {
             "cohort": one.user.cohort,
@@ -202,41 +202,51 @@ def list_(
 
 
 @contextlib.contextmanager
-def _office(
-    api: str | None, vhost: str | None, broker: str | None, out: Path, definitions: Path | None, force: bool
-) -> Iterator[tuple[Office, Target]]:
+def _office(making: _Making) -> Iterator[tuple[Office, Target]]:
     """Who makes logins, and what takes them: the management API, or a file."""
+    from fedbroker.admin.broker import ByFile
+    from fedbroker.admin.enrolment import Office
+    from fedbroker.admin.folder import Folder
+    from fedbroker.admin.handout import PublicUrl
+
+    if making.definitions is None:
+        with _live(making, making.broker, force=making.force) as live:
+            yield live
+        return
+    if making.api is not None:
+        raise UsageError("--definitions and --api are both given", hint="give one of them")
+    folder = Folder(making.out)
+    vhost, broker = _remembered(folder, making.vhost, making.broker)
+    if broker is None:
+        raise UsageError(
+            "nothing says what the broker's URL is", hint="give --broker amqps://broker.example/, without a login"
+        )
+    office = Office(folder, PublicUrl.parse(broker), vhost, force=making.force)
+    yield office, ByFile(making.definitions, force=making.force)
+
+
+@contextlib.contextmanager
+def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Iterator[tuple[Office, LiveBroker]]:
+    """Who makes logins, and the broker behind its management API."""
     from fedbroker.admin.api import Management
-    from fedbroker.admin.broker import ByFile, LiveBroker
+    from fedbroker.admin.broker import LiveBroker
     from fedbroker.admin.enrolment import Office
     from fedbroker.admin.folder import Folder
     from fedbroker.admin.handout import PublicUrl
     from fedbroker.admin.login import admin_login
 
-    folder = Folder(out)
-    kept = folder.remembered
-    vhost = vhost or kept.get("vhost", VHOST)
-    broker = broker or kept.get("broker")
-    if definitions is not None:
-        if api is not None:
-            raise UsageError("--definitions and --api are both given", hint="give one of them")
-        if broker is None:
-            raise UsageError(
-                "nothing says what the broker's URL is", hint="give --broker amqps://broker.example/, without a login"
-            )
-        yield Office(folder, PublicUrl.parse(broker), vhost, force=force), ByFile(definitions, force=force)
-        return
-    login = admin_login(api)
+    folder = Folder(place.out)
+    vhost, broker = _remembered(folder, place.vhost, broker)
+    login = admin_login(place.api)
     with Management(login) as management:
         public = PublicUrl.parse(broker or f"amqps://{login.host}/")
         yield Office(folder, public, vhost, force=force), LiveBroker(management, vhost)
 
 
-def _live(target: Target) -> LiveBroker:
-    from fedbroker.admin.broker import LiveBroker
-
-    assert isinstance(target, LiveBroker)  # without --definitions it is
-    return target
+def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[str, str | None]:
+    """What was given, or what an earlier command kept."""
+    kept = folder.remembered
+    return vhost or kept.get("vhost", VHOST), broker or kept.get("broker")
 
 
 def _say(handed: Handed, json: bool) -> None:
