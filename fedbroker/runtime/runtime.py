@@ -29,7 +29,7 @@ class Runtime:
         isolation: ``"namespace"``: in a user and network namespace of its own that holds a loopback only;
             ``"none"``: on the host's network, for hosts that isolate by other means.
         binary: path of ``worker_binary``; None for that of the installed TFF.
-        memory: bytes that it may allocate; what asks for more fails. None for three quarters of what there is.
+        memory: bytes that it may allocate; what asks for more fails. None or 0 for three quarters of what there is.
         log: called with each line that it writes; None logs them at debug level.
         start_timeout: seconds that a start may take.
     """

@@ -112,7 +112,7 @@ async def _runtime(settings: Settings) -> Finding:
     """Start it once, and have it hand back what it is given."""
     started = time.monotonic()
     isolation = settings.silo.isolation
-    runtime = Runtime(isolation=isolation, memory=settings.silo.runtime_memory_bytes or None)
+    runtime = Runtime(isolation=isolation, memory=settings.silo.runtime_memory_bytes)
     try:
         async with asyncio.timeout(RUNTIME_SECONDS):
             executor = await runtime.executor(1)

@@ -60,7 +60,7 @@ class SiloService:
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
-        memory = silo.runtime_memory_bytes or None
+        memory = silo.runtime_memory_bytes
         self._runtimes = Runtimes(lambda: Runtime(isolation=silo.isolation, memory=memory, log=_runtime_log))
         self._end = SiloEnd(
             silo.broker,

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from fedbroker.wire.messages import Data, Done, Failed
+from fedbroker.wire.messages import Data, Done
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker.wire.messages import WorkItem
+    from fedbroker.wire.messages import Failed, WorkItem
 
 __all__ = ["Audit", "AuditLog", "entry", "read_audit"]
 
@@ -40,8 +40,12 @@ def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], sig
         computations: SHA-256 of each computation and sequence in it, as far as they were looked into.
         signed_by: the fingerprint of the key that the item was signed with; empty where nothing is signed.
     """
-    done = isinstance(reply, Done)
-    outputs = reply.outputs if isinstance(reply, Done) else ()
+    outputs: Sequence[tuple[str, int]] = ()
+    outcome, rule, why = "answered", "", ""
+    if isinstance(reply, Done):
+        outputs = reply.outputs
+    else:
+        outcome, rule, why = "refused" if reply.rule else "failed", reply.rule, reply.cause
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "silo": item.silo,
@@ -56,9 +60,9 @@ def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], sig
             if isinstance(op, Data)
         ],
         "computations": list(computations),
-        "outcome": "answered" if done else "refused" if reply.rule else "failed",  # type: ignore[union-attr]
-        "rule": "" if isinstance(reply, Done) else reply.rule,
-        "why": "" if isinstance(reply, Done) else reply.cause,
+        "outcome": outcome,
+        "rule": rule,
+        "why": why,
         "outputs": [digest for digest, _ in outputs],
         "bytes_out": sum(size for _, size in outputs),
     }

@@ -1,6 +1,6 @@
 """What a serialized executor value holds, told from its outer frames: numbers are neither parsed nor copied.
 
-Imports runtime's framing and protos, and this package.
+Imports runtime's framing, protos and values, and this package.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from fedbroker.runtime.framing import Buffer, fields
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT
 from fedbroker_worker.policy.graphs import Unreadable
 
 __all__ = ["Part", "holds_client_values", "parts"]
@@ -24,11 +25,8 @@ DEEPEST: Final = 100
 SERVER: Final = "server"
 """What TFF's runtime calls the placement of an aggregate; there is one other, for what each client has."""
 
-_VALUE: Final = {name: field.number for name, field in executor_pb2.Value.DESCRIPTOR.fields_by_name.items()}
-_NAMES: Final = {number: name for name, number in _VALUE.items()}
-_ELEMENT: Final[int] = executor_pb2.Value.Struct.DESCRIPTOR.fields_by_name["element"].number
-_NAME: Final[int] = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["name"].number
-_ELEMENT_VALUE: Final[int] = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["value"].number
+_NAMES: Final = {field.number: name for name, field in executor_pb2.Value.DESCRIPTOR.fields_by_name.items()}
+_FEDERATED: Final[int] = executor_pb2.Value.DESCRIPTOR.fields_by_name["federated"].number
 _TYPE: Final[int] = executor_pb2.Value.Federated.DESCRIPTOR.fields_by_name["type"].number
 _MEMBER: Final[int] = executor_pb2.Value.Federated.DESCRIPTOR.fields_by_name["value"].number
 _SEQUENCE: Final = {name: field.number for name, field in executor_pb2.Value.Sequence.DESCRIPTOR.fields_by_name.items()}
@@ -77,9 +75,9 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
         if len(found) != 1:
             raise Unreadable("a value in it is laid out in an unknown way")
         number, content = found[0]
-        if number == _VALUE["struct"]:
-            waiting += [(_element(element), depth + 1) for element in _all(content, _ELEMENT)]
-        elif number == _VALUE["federated"] and into:
+        if number == STRUCT:
+            waiting += [(_element(element), depth + 1) for element in _all(content, ELEMENT)]
+        elif number == _FEDERATED and into:
             waiting += [(member, depth + 1) for member in _all(content, _MEMBER, besides=_TYPE)]
         elif number in _NAMES:
             yield _NAMES[number], content
@@ -88,7 +86,7 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
 
 
 def _element(element: memoryview) -> memoryview:
-    found = list(_all(element, _ELEMENT_VALUE, besides=_NAME))
+    found = list(_all(element, ELEMENT_VALUE, besides=ELEMENT_NAME))
     if len(found) != 1:
         raise Unreadable("a struct in it is laid out in an unknown way")
     return found[0]
