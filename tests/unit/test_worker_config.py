@@ -11,6 +11,7 @@ import pytest
 from fedbroker_worker.config import Settings, SiloSettings, load
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.security import SecuritySettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -325,12 +326,14 @@ def test_mistakes_in_a_policy_are_named(write, line, said):
     assert said in refused(write(f"{GOOD}\n[policy]\n{line}\n"))
 
 
-def test_the_example_shows_each_key_of_the_policy(tmp_path):
+@pytest.mark.parametrize(("table", "settings"), [("policy", PolicySettings), ("security", SecuritySettings)])
+def test_the_example_shows_each_key_of_a_table(table, settings):
     from pathlib import Path
 
     text = (Path(__file__).parents[2] / "config" / "silo.example.toml").read_text()
-    shown = re.findall(r"^# (\w+) = ", text.partition("[policy]")[2].partition("[data.")[0], re.MULTILINE)
-    assert shown == [field.name for field in dataclasses.fields(PolicySettings)]
+    tables = dict(re.findall(r"^(?:# )?\[([\w.]+)\]\n(.*?)(?=^(?:# )?\[|\Z)", text, re.MULTILINE | re.DOTALL))
+    shown = re.findall(r"^# (\w+) = ", tables[table], re.MULTILINE)
+    assert shown == [field.name for field in dataclasses.fields(settings)]
 
 
 def test_the_example_is_valid(tmp_path):
