@@ -19,6 +19,7 @@ PAGE = "docs/performance.md"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
+@pytest.mark.alone
 def test_a_silos_start_by_the_command_line(tmp_path):
     file = tmp_path / "found.json"
     command = [sys.executable, "-m", "benchmarks", "cohort", "--quick", "--json", str(file)]

@@ -224,7 +224,8 @@ async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, 
         assert await at.holds(f"fedbroker.dead.{cohort}", 0)
         async with silo_end(broker.url, cohort) as silo:
             await until(lambda: coordinator.end.late == 1)
-            assert silo.items == [item]
+            (done,) = silo.items
+            assert msgspec.structs.replace(done, seconds=item.seconds) == item  # its time runs
 
 
 async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody_listens(broker, cohort, dead, kill):
