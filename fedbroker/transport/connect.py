@@ -6,6 +6,7 @@ Imports transport.tls, transport.url and the base.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -74,10 +75,9 @@ class Connected:
     async def close(self) -> None:
         """Say goodbye for at most 2 s, then cut the connection."""
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await guarded(self.amqp.close())
-        except Exception:  # the broker may be gone in any way; we leave all the same
-            pass
+            with contextlib.suppress(Exception):  # the broker may be gone in any way; we leave all the same
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await guarded(self.amqp.close())
         finally:
             self._sockets.abort()
             await _finish(self.amqp)
@@ -247,11 +247,9 @@ def _words(error: Exception) -> str:
 
 async def _finish(amqp: aio_pika.Connection) -> None:
     """Have the connection's object know that it is closed: else it starts a task when it is garbage-collected."""
-    try:
+    with contextlib.suppress(Exception):  # as above
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await guarded(amqp.close())
-    except Exception:  # as above
-        pass
 
 
 def _quiet() -> None:
