@@ -1,4 +1,4 @@
-"""Writes the list of TensorFlow's ops that a silo reads: every op that is registered, and why it is refused, if it is.
+"""Writes the list of TensorFlow's ops by which graphs are judged: all that are registered, and why if one is refused.
 
 A family is a pattern of names; what a pattern takes in that does no harm is an exception, one by one. Run it with a new
 version of TensorFlow, and read the difference: whatever fits no family becomes allowed.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-LIST: Final = Path(__file__).parents[1] / "workers" / "fedbroker_worker" / "policy" / "ops.txt"
+LIST: Final = Path(__file__).parents[1] / "fedbroker" / "graphs" / "ops.txt"
 
 ALLOWED: Final = "-"
 

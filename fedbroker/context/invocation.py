@@ -15,6 +15,7 @@ from typing import Protocol
 from fedbroker import tracing
 from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
+from fedbroker.context.checking import check_answer
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
 from fedbroker.context.programs import BoundData, Programs, parts_of
@@ -199,7 +200,8 @@ class _Run:
             assert isinstance(merging, ServerStage), "a stage whose partials are merged follows"
             self.server.begin(merging, len(programs))
         take = partial(self._take, stage)
-        work = StageWork(stage.level, not to_come, programs, self.programs.blobs, take, enlist)
+        check = partial(check_answer, stage)
+        work = StageWork(stage.level, not to_come, programs, self.programs.blobs, take, enlist, check)
         self.participants = await session.run_stage(work)
 
     def _take(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer], merged: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import DeadlineExceeded, Missing
+from fedbroker.errors import DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.lane import Asked, Lane, StageWork
@@ -151,6 +151,8 @@ class Conversation:
             if isinstance(reply, Dead):
                 return Lost(self.member.name, reply.reason)
             if isinstance(reply, Done):
+                if (wrong := self._wrong()) is not None:
+                    return wrong
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
                     await self.journal.record_answer(self.work.level, self.member.name, self.outputs)
@@ -160,6 +162,15 @@ class Conversation:
         if isinstance(reply, Need) and not self.work.blobs.keys() >= set(reply.digests):
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
+
+    def _wrong(self) -> Failed | None:
+        """What it has answered with, if no honest silo would."""
+        try:
+            self.work.check(self.outputs, self.clients)
+        except WireError as error:
+            self.outputs = ()
+            return self._failed("refused", f"its answer makes no sense: {error.what}", error.hint)
+        return None
 
     def _remembered(self, outputs: Sequence[Buffer]) -> Done:
         """It had answered before we were killed."""

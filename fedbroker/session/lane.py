@@ -16,10 +16,14 @@ from fedbroker.transport.answers import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Asked", "Enlisted", "Lane", "Results", "StageWork", "Take"]
+__all__ = ["Asked", "Check", "Enlisted", "Lane", "Results", "StageWork", "Take"]
 
 Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 """Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
+
+
+Check: TypeAlias = Callable[[Sequence[Buffer], int], None]
+"""Takes a silo's outputs and its number of clients; raises a ``WireError`` for what no honest silo answers with."""
 
 
 class Results(Protocol):
@@ -110,6 +114,7 @@ class StageWork:
             was given before a stage fails is of no use.
         enlist: what to ask of a late joiner in place of the straggler that is named; returns None where it cannot take
             that place. None where nobody can, since silos keep values from an earlier stage.
+        check: looks at an answer before it counts.
     """
 
     level: int
@@ -118,3 +123,4 @@ class StageWork:
     blobs: Mapping[Digest, Buffer]
     take: Take
     enlist: Callable[[Member, str], Enlisted | None] | None = None
+    check: Check = lambda _outputs, _clients: None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
@@ -26,7 +27,7 @@ from fedbroker.trust.keys import Identity, Public
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.messages import Digest, Done, WorkItem
 
-__all__ = ["CoordinatorEnvelopes", "SiloEnvelopes"]
+__all__ = ["CoordinatorEnvelopes", "Signed", "SiloEnvelopes"]
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -34,6 +35,21 @@ V = TypeVar("V")
 
 REMEMBERED: Final = 4096
 """Sessions of which a silo knows whose they are, and work items that it knows again."""
+MOST_NONCES: Final = 16
+"""Of one stage's messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """How a stage's work came; the defaults where nothing is signed.
+
+    Attributes:
+        by: the fingerprint of the key.
+        nonces: of its messages, in hexadecimal digits: more than one where blobs were lacking at first.
+    """
+
+    by: str = ""
+    nonces: tuple[str, ...] = ()
 
 
 class CoordinatorEnvelopes:
@@ -150,6 +166,7 @@ class SiloEnvelopes:
         self._guard = Guard(keys)
         self._askers: OrderedDict[str, tuple[Public, bool]] = OrderedDict()  # by session; and whether it seals
         self._seen: OrderedDict[bytes, str] = OrderedDict()  # message ids by nonce
+        self._nonces: OrderedDict[tuple[str, int], tuple[str, ...]] = OrderedDict()  # by session and stage
 
     @property
     def guarded(self) -> bool:
@@ -183,12 +200,22 @@ class SiloEnvelopes:
         asker = opened.sender, opened.sealed
         if _put(self._askers, item.session, asker)[0] != opened.sender:
             raise Forged(f"session {item.session} is another coordinator's", hint=_COPIES)
+        stage = item.session, item.stage
+        before = _put(self._nonces, stage, ())
+        if opened.nonce.hex() not in before:
+            self._nonces[stage] = (*before[1 - MOST_NONCES :], opened.nonce.hex())
         return item, more
 
-    def signer(self, session: str) -> str:
-        """The fingerprint of the key that a session's work is signed with; empty where nothing is signed."""
-        asker = self._askers.get(session)
-        return "" if asker is None else asker[0].fingerprint
+    def remember(self, nonces: Iterable[str]) -> None:
+        """Messages that an earlier process has done: they are not done again, whoever sends them."""
+        for nonce in nonces:
+            _put(self._seen, bytes.fromhex(nonce), "")
+
+    def signed(self, item: WorkItem) -> Signed:
+        """How an item's work came."""
+        asker = self._askers.get(item.session)
+        nonces = self._nonces.get((item.session, item.stage), ())
+        return Signed() if asker is None else Signed(asker[0].fingerprint, nonces)
 
     def mail(self, body: Buffer) -> Buffer:
         """A coordinator's word."""

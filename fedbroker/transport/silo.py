@@ -6,7 +6,7 @@ Imports transport's own modules, wire and the base.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,7 +16,7 @@ from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireErr
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
-from fedbroker.transport.envelopes import SiloEnvelopes
+from fedbroker.transport.envelopes import Signed, SiloEnvelopes
 from fedbroker.transport.held import Held
 from fedbroker.transport.inbox import Inbox
 from fedbroker.transport.line import Consumer, Line
@@ -170,9 +170,13 @@ class SiloEnd:
         """What was found in the work queue so far."""
         return self._inbox.taken
 
-    def signer(self, session: str) -> str:
-        """The fingerprint of the key that a session's work is signed with; empty where nothing is signed."""
-        return self._envelopes.signer(session)
+    def remember(self, nonces: Iterable[str]) -> None:
+        """Signed work of these messages was done by an earlier process: it is refused from now on."""
+        self._envelopes.remember(nonces)
+
+    def signed(self, item: WorkItem) -> Signed:
+        """How an item's work came: with whose signature, in which messages."""
+        return self._envelopes.signed(item)
 
     async def reply(
         self, item: WorkItem, reply: Done | Failed | Need, outputs: Mapping[Digest, Buffer], deadline: Deadline

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 
 import fedbroker
 from benchmarks._computations import averaging
+from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout, FedbrokerError
 from fedbroker.testing import local_cohort
 from fedbroker.transport.sealing import content_key
 from fedbroker.trust import Identity
 from tests.support.computations import ask
-from tests.support.operator import Operator, operator
+from tests.support.operator import Operator, Passing, operator
 from tests.support.tff import packed
 from tests.support.wait import until
 
@@ -64,7 +66,12 @@ class Between:
         self._loop.close()
 
     def intercept(self, queue: str, exchange: str, key: str) -> None:
-        step = self.operator.intercept(queue, exchange, key)
+        self._do(self.operator.intercept(queue, exchange, key))
+
+    def send(self, passing: Passing) -> None:
+        self._do(self.operator.send(passing))
+
+    def _do(self, step: Coroutine[None, None, None]) -> None:
         asyncio.run_coroutine_threadsafe(step, self._loop).result(10)
 
 
@@ -145,6 +152,37 @@ def test_answers_of_another_session_are_refused(broker, cohort):
         between.change = swap
         assert ask(context) == 101.0
         assert {silo for silo, _ in context.last_session.forged} == {"ewr"}
+
+
+def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tmp_path):
+    queue = f"fedbroker.work.{cohort}.ewr"
+    with (
+        local_cohort(
+            SOURCES,
+            cohort=cohort,
+            broker=broker.url,
+            directory=tmp_path,
+            policy={"audit_file": "audit.log"},
+            security="sign",
+        ) as silos,
+        fedbroker.create_sync_execution_context(broker.url, cohort=cohort, keys=silos.keys, min_silos=3) as context,
+        Between(broker.url, cohort) as between,
+    ):
+        between.intercept(queue, "fedbroker.work", f"{cohort}.ewr.*")
+        assert ask(context) == 111.0
+        (done,) = between.operator.seen
+        between.operator.change = lambda _: []  # a silo that starts binds its queue again
+        ewr = silos.silos["ewr"]
+        ewr.stop()
+        ewr.start()
+        ewr.wait_ready(Deadline.after(30))
+        between.send(replace(done, properties={**done.properties, "expiration": None}))
+        until(lambda: "message forged" in ewr.log.read_text(), 10)
+        assert len((ewr.directory / "audit.log").read_text().splitlines()) == 1
+        until(lambda: ask(context) == 111.0, 30)
+        ((silo, why),) = context.last_session.forged
+        assert silo == "ewr"
+        assert "came again" in why
 
 
 def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):

@@ -16,14 +16,18 @@ from pathlib import Path
 
 import msgpack
 import msgspec
+import numpy as np
+import tensorflow_federated as tff
 from fedbroker_worker.config import load
 from fedbroker_worker.errors import SourceError, WorkRefused
 from fedbroker_worker.joining import join
-from fedbroker_worker.policy.graphs import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker_worker.policy.values import parts
 from fedbroker_worker.replay import replay
 
+from fedbroker.context.checking import check_value
+from fedbroker.context.values import deserialize
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
+from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.runtime.framing import fields
 from fedbroker.trust import Identity
 from fedbroker.trust import envelope as envelopes
@@ -43,6 +47,17 @@ WRITER, READER = Identity(b"w" * 32), Identity(b"r" * 32)
 KNOWN = {WRITER.public.id: WRITER.public}
 ABOUT = About("work", "airports", "ewr", "s1", 0)
 NONCE = bytes(range(16))
+CLIENTS = 2
+ANSWERS = [
+    tff.FederatedType(type_, placement)
+    for type_ in (
+        tff.TensorType(np.float32),
+        tff.TensorType(np.float32, [3]),
+        tff.TensorType(np.str_, [None]),
+        tff.to_type([("a", np.int32), ("b", [tff.TensorType(np.bool_), tff.TensorType(np.float16, [2, None])])]),
+    )
+    for placement in (tff.SERVER, tff.CLIENTS)
+]
 SAID = (b"", b"a body", bytes(range(256)))
 CONTENTS = [bytes((i * n) % 251 for i in range(n * 97)) for n in range(1, 6)]
 
@@ -200,6 +215,18 @@ def computation(data: bytes) -> bool:
     return True
 
 
+def answer(data: bytes) -> bool:
+    """What a silo answers with, behind which of a few types it is to be of: what is let in, TFF can read."""
+    type_ = ANSWERS[data[0] % len(ANSWERS)] if data else ANSWERS[0]
+    try:
+        check_value(data[1:], type_, CLIENTS)
+    except WireError as error:
+        _one_line(error)
+        return False
+    deserialize(data[1:], type_)
+    return True
+
+
 def _one_line(error: Exception) -> None:
     assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
     assert len(str(error)) < 20_000, "a line without an end"
@@ -248,10 +275,11 @@ TARGETS = {
         Target(chunks, 11, (blind,)),
         Target(piece, 15, (blind,)),
         Target(program, 9, (blind, structured, structured, structured)),
-        Target(frames, 16, (blind,)),
+        Target(frames, 6, (blind,)),
         Target(settings, 4, (blind, worded, worded)),
         Target(envelope, 4, (blind,)),
         Target(sealed, 4, (blind,)),
         Target(computation, 6, (blind,)),
+        Target(answer, 10, (blind,)),
     )
 }

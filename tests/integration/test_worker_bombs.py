@@ -15,7 +15,7 @@ from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Done, Drop, Failed, Select, Struct, Value
 from tests.support import bombs
 from tests.support.ends import until
-from tests.support.worker import runtimes_from_now, served, settings
+from tests.support.worker import RETURNS_ALL, runtimes_from_now, served, settings
 
 MIB = 1 << 20
 MEMORY = 512 * MIB
@@ -155,6 +155,20 @@ async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
     assert reply.kind == "time"
     await client.check()
     await idle(ours)
+
+
+async def test_no_work_item_takes_longer_than_the_silo_says(ours, broker, cohort, tmp_path):
+    own = settings(tmp_path, broker.url, cohort, policy=RETURNS_ALL | {"max_seconds": 1.0})
+    async with served(own) as (_, client):
+        reply = await runs(client, bombs.endless(), seconds=60.0)
+        assert isinstance(reply, Failed)
+        assert (reply.kind, reply.rule) == ("refused", "max_seconds")
+        assert "not done within 1 s" in reply.cause
+        reply = await runs(client, bombs.endless(), seconds=0.5)  # its own time is up before
+        assert isinstance(reply, Failed)
+        assert (reply.kind, reply.rule) == ("time", "")
+        await client.check()
+        await idle(ours)
 
 
 @pytest.mark.parametrize("then", [[], [Compute(9)], [Drop((3,))], [Select(10, 8, 1), Compute(10)]])

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import ConfigError
+from fedbroker.transport import Signed
 from fedbroker.wire.messages import Data, Done, Failed, Value, WorkItem
 
 ITEM = WorkItem(
@@ -51,12 +52,13 @@ def problem_of(lines, after=""):
 
 def test_a_line_says_who_asked_what_of_which_data_and_what_left():
     done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
-    line = entry(ITEM, done, ["sha"], "0123456789abcdef")
+    line = entry(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "silo": "ewr",
         "coordinator": "c1",
         "signed_by": "0123456789abcdef",
+        "nonces": ["0a" * 16],
         "session": "s1",
         "stage": 2,
         "clients": 3,
@@ -72,7 +74,7 @@ def test_a_line_says_who_asked_what_of_which_data_and_what_left():
 
 @pytest.mark.parametrize(("rule", "outcome"), [("min_clients", "refused"), ("", "failed")])
 def test_a_line_says_why_nothing_left(rule, outcome):
-    line = entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [])
+    line = entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [], Signed())
     assert (line["outcome"], line["rule"], line["why"]) == (outcome, rule, "no")
     assert (line["outputs"], line["bytes_out"]) == ([], 0)
 
@@ -82,6 +84,17 @@ def test_what_is_written_is_read_again_and_whole(tmp_path):
     assert found.problem is None
     assert [line["number"] for line in found.lines] == [0, 1, 2, 3, 4]
     assert found.lines[0]["previous"] == ""
+
+
+def test_a_silo_that_was_started_again_reads_whose_work_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "REMEMBERED", 400)
+    path = tmp_path / "audit.log"
+    log = AuditLog(path)
+    for number in range(8):
+        log.append({"nonces": [f"{number:032x}"]})
+    with path.open("ab") as file:
+        file.write(b'{"nonces": ["gone"], "previous": ""}\n{"nonces": ["' + b"0" * 32)  # edited; torn
+    assert AuditLog(path).nonces() == [f"{number:032x}" for number in (6, 7)]
 
 
 def test_only_the_silo_s_user_may_read_it(tmp_path):
@@ -162,8 +175,8 @@ def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
 
 def test_it_is_printed(tmp_path, capsys):
     log = AuditLog(tmp_path / "audit.log")
-    log.append(entry(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"]))
-    log.append(entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), []))
+    log.append(entry(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed()))
+    log.append(entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed()))
     print_audit(log.path)
     printed = capsys.readouterr().out
     assert "2 lines, none missing or changed; the last one's hash is" in printed

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from fedbroker_worker.policy import values
-from fedbroker_worker.policy.graphs import Unreadable
 from fedbroker_worker.policy.values import holds_client_values, parts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedbroker.graphs.reading import Unreadable
 from fedbroker.runtime.framing import framed
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.runtime.values import ELEMENT, ELEMENT_VALUE, STRUCT

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout
+from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout, WireError
 from fedbroker.session.lane import Enlisted, StageWork
 from fedbroker.session.policy import Policy
 from fedbroker.session.recorder import Recorder
@@ -154,6 +154,22 @@ async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():
     assert await run(one, work()) == {"ewr": [b"1"], "jfk": [b"2"]}
     assert lane.blobs == [("big", None)]
     assert lane.inline["ewr"][1] == set()
+
+
+async def test_an_answer_that_makes_no_sense_is_its_silo_s_alone():
+    def check(outputs, clients):
+        assert clients == 1
+        if outputs == [b"1"]:
+            raise WireError("a value is not of the type float32")
+
+    lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[done("jfk", "b")])
+    lane.stored = {"a": b"1", "b": b"2"}
+    one = session(lane, policy=Policy(quorum=1, stragglers="drop"))
+    assert await run(one, work(check=check)) == {"jfk": [b"2"]}
+    lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[done("jfk", "b")])
+    lane.stored = {"a": b"1", "b": b"2"}
+    with pytest.raises(SiloError, match=r"'ewr'.*makes no sense: a value is not of the type float32"):
+        await session(lane).run_stage(work(check=check))
 
 
 async def test_a_silo_that_lacks_blobs_gets_them_alone_and_still_waits_for_what_is_on_its_way():

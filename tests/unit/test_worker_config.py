@@ -282,7 +282,8 @@ def test_the_policy_is_strict_unless_the_file_says_otherwise(write):
     assert (policy.sources, policy.min_clients, policy.client_results) == (None, 1, "refuse")
     assert (policy.refuse_ops, policy.allow_ops, policy.max_bytes_out, policy.audit_file) == ((), (), 1 << 30, "")
     assert policy.in_words == (
-        "any source of at least 1 client; only aggregates leave; at most 1,073,741,824 bytes a session; no audit log"
+        "any source of at least 1 client; only aggregates leave; at most 1,073,741,824 bytes a session, "
+        "604,800 s a work item; no audit log"
     )
 
 
@@ -295,13 +296,14 @@ def test_a_policy_is_read(write):
     refuse_ops = ["Assert"]
     allow_ops = ["PrintV2", "ReadFile"]
     max_bytes_out = 1000
+    max_seconds = 90
     audit_file = "audit.log"
     """
     policy = load(write(GOOD + text), {}).policy
     assert (policy.sources, policy.allow_ops) == (("flights",), ("PrintV2", "ReadFile"))
     assert policy.in_words == (
-        "sources flights of at least 5 clients; client values may leave; at most 1,000 bytes a session; Assert "
-        "refused, too; PrintV2, ReadFile allowed; audit log audit.log"
+        "sources flights of at least 5 clients; client values may leave; at most 1,000 bytes a session, "
+        "90 s a work item; Assert refused, too; PrintV2, ReadFile allowed; audit log audit.log"
     )
     environ = {"FEDBROKER_POLICY_AUDIT_FILE": "/var/lib/silo/audit.log"}
     assert load(write(GOOD + text), environ).policy.audit_file == "/var/lib/silo/audit.log"
@@ -310,6 +312,7 @@ def test_a_policy_is_read(write):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("max_seconds = 0", "'max_seconds' in [policy] of silo.toml"),
         (
             'sources = ["flight"]',
             "'sources' in [policy] of silo.toml: there is no [data.flight]; did you mean 'flights'?",

@@ -18,7 +18,8 @@ from fedbroker.errors import FedbrokerError, WireError
 from fedbroker.log import get_logger
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.answers import Answers
-from fedbroker_worker.work import LONGEST_STAGE, Answer
+from fedbroker_worker.policy.settings import LONGEST_STAGE
+from fedbroker_worker.work import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,6 +23,7 @@ from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.statistics import Statistics
+from fedbroker_worker.threads import in_thread
 from fedbroker_worker.version import worker_version
 from fedbroker_worker.work import PATIENCE, Answer, Worker
 
@@ -93,7 +94,7 @@ class SiloService:
             limits=limits,
             patience=patience,
             audit=self._audit,
-            signer=self._end.signer,
+            signed=self._end.signed,
         )
         self._jobs = Jobs(silo.name, self._incarnation, self._end, worker, self._sessions, self._answers, on_answer)
 
@@ -110,6 +111,7 @@ class SiloService:
         try:
             if self._audit is not None:
                 self._audit.check()
+                self._end.remember(await in_thread(self._audit.nonces, "audit"))
             await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:

@@ -15,6 +15,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, DeadlineExceeded, FedbrokerError, Missing, RuntimeUnavailable, WireError
 from fedbroker.log import get_logger
+from fedbroker.transport import Signed
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
@@ -42,7 +43,6 @@ _log = get_logger(__name__)
 PATIENCE: Final = 10.0
 """Seconds without progress on the bulk lane after which a blob that was announced is asked for again."""
 
-LONGEST_STAGE: Final = 7 * 86_400.0
 LONGEST_CAUSE: Final = 4000
 
 ATTEMPTS: Final = 3
@@ -88,7 +88,7 @@ class Worker:
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
         audit: where each answer is written down before it leaves; None for nowhere.
-        signer: tells with which key a session's work was signed; see :meth:`fedbroker.transport.SiloEnd.signer`.
+        signed: tells how an item's work came; see :meth:`fedbroker.transport.SiloEnd.signed`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Worker:
         limits: Limits = DEFAULT_LIMITS,
         patience: float = PATIENCE,
         audit: AuditLog | None = None,
-        signer: Callable[[str], str] = lambda _: "",
+        signed: Callable[[WorkItem], Signed] = lambda _: Signed(),
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -114,7 +114,7 @@ class Worker:
         self._limits = limits
         self._patience = patience
         self._audit = audit
-        self._signer = signer
+        self._signed = signed
 
     async def answer(self, item: WorkItem) -> Answer:
         """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``."""
@@ -122,7 +122,7 @@ class Worker:
         answer = await self._answer(item, looked_into)
         if self._audit is None or isinstance(answer.reply, Need):
             return answer
-        line = entry(item, answer.reply, looked_into, self._signer(item.session))
+        line = entry(item, answer.reply, looked_into, self._signed(item))
         try:
             await in_thread(partial(self._audit.append, line), "audit")
         except OSError as error:
@@ -132,15 +132,14 @@ class Worker:
 
     async def _answer(self, item: WorkItem, looked_into: list[str]) -> Answer:
         started = time.monotonic()
-        seconds = min(item.seconds, LONGEST_STAGE)
         try:
-            async with asyncio.timeout(seconds):
-                outputs, waited = await self._outputs(item, Deadline.after(seconds), looked_into)
+            async with self._guard.time_for(item) as deadline:
+                outputs, waited = await self._outputs(item, deadline, looked_into)
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
         except (TimeoutError, DeadlineExceeded):
-            return self._failed(item, "time", f"it was not done within {seconds:.3g} s", "raise stage_timeout")
+            return self._failed(item, "time", f"it was not done within {item.seconds:.3g} s", "raise stage_timeout")
         except FedbrokerError as error:
             rule = error.rule if isinstance(error, PolicyRefused) else ""
             return self._failed(item, _kind(error), _cause(error), error.hint, rule)

@@ -1,7 +1,8 @@
 """The audit log: one line for each work item, each with the hash of the line before it, so that a gap or an edit shows.
 
-What it cannot show is that its last lines were cut off, or that whoever may write the file wrote all of it anew: note
-the last line's hash elsewhere from time to time. Imports wire's messages and this distribution's errors.
+A silo that was started again reads in it which messages' work is done. What it cannot show is that its last lines were
+cut off, or that whoever may write the file wrote all of it anew: note the last line's hash elsewhere from time to time.
+Imports wire's messages, transport's types and this distribution's errors.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from fedbroker.transport import Signed
     from fedbroker.wire.messages import Failed, WorkItem
 
 __all__ = ["Audit", "AuditLog", "entry", "read_audit"]
@@ -28,17 +31,21 @@ __all__ = ["Audit", "AuditLog", "entry", "read_audit"]
 WINDOW: Final = 1 << 16
 """Bytes that are read of a file's end at first, to find its last line."""
 
+REMEMBERED: Final = 4 << 20
+"""Bytes of a file's end in which work is looked for that is not done again."""
+
 PREVIOUS: Final = "previous"
+NONCES: Final = "nonces"
 
 
-def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], signed_by: str = "") -> dict[str, object]:
+def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], signed: Signed) -> dict[str, object]:
     """What is written down of a work item.
 
     Args:
         item: who asked what.
         reply: what left, or why nothing did.
         computations: SHA-256 of each computation and sequence in it, as far as they were looked into.
-        signed_by: the fingerprint of the key that the item was signed with; empty where nothing is signed.
+        signed: how the item came.
     """
     outputs: Sequence[tuple[str, int]] = ()
     outcome, rule, why = "answered", "", ""
@@ -50,7 +57,8 @@ def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], sig
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "silo": item.silo,
         "coordinator": item.reply_to,
-        "signed_by": signed_by,
+        "signed_by": signed.by,
+        NONCES: list(signed.nonces),
         "session": item.session,
         "stage": item.stage,
         "clients": item.clients,
@@ -95,6 +103,18 @@ class AuditLog:
                 f"the audit log {self.path} cannot be written: {error.strerror}",
                 hint="correct 'audit_file' in [policy], or let the silo's user write there",
             ) from None
+
+    def nonces(self) -> list[str]:
+        """Of the messages whose work the last few thousand lines tell of.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - REMEMBERED))
+            lines = [_fields(line) for line in file]
+        found = [one for line in lines if line is not None for one in line.get(NONCES, ())]
+        return [one for one in found if isinstance(one, str) and _NONCE.fullmatch(one)]
 
     def append(self, fields: Mapping[str, object]) -> None:
         """Write one line.
@@ -156,6 +176,9 @@ def read_audit(raw: Iterable[bytes], after: str = "") -> Audit:
             lines.append(fields)
         last = _hash(one.removesuffix(b"\n"))
     return Audit(lines, last, problem)
+
+
+_NONCE: Final = re.compile("[0-9a-f]{32}")
 
 
 def _misplaced(number: int, previous: str) -> AuditDamaged:

@@ -1,21 +1,25 @@
 """The rules of a silo over its life: what each computation holds is looked up once, what each session sent is counted.
 
-Imports wire's messages and this distribution's modules.
+Imports wire's messages, the base and this distribution's modules.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from fedbroker.deadline import Deadline
+from fedbroker.errors import DeadlineExceeded
+from fedbroker.graphs import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker_worker.errors import PolicyRefused
 from fedbroker_worker.policy import rules
-from fedbroker_worker.policy.graphs import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker_worker.policy.values import holds_client_values, parts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import WorkItem
@@ -40,6 +44,23 @@ class Guard:
         # By SHA-256, as the audit log names them: whoever audits has a tool for that.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._sent: OrderedDict[str, int] = OrderedDict()
+
+    @asynccontextmanager
+    async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
+        """Within the block an item has its time: what its coordinator gives it, and no more than the policy does.
+
+        Raises:
+            PolicyRefused: the policy's is up.
+            TimeoutError, DeadlineExceeded: the coordinator's is.
+        """
+        seconds = min(item.seconds, self._policy.max_seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                yield Deadline.after(seconds)
+        except (TimeoutError, DeadlineExceeded):
+            if item.seconds > self._policy.max_seconds:
+                raise rules.out_of_time(self._policy) from None
+            raise
 
     def check_item(self, item: WorkItem) -> None:
         """Before anything is done for an item.

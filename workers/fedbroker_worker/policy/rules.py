@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fedbroker.graphs import why_refused
 from fedbroker.wire.messages import Data
 from fedbroker_worker.errors import PolicyRefused
-from fedbroker_worker.policy.ops import FAMILIES, known_ops
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import WorkItem
     from fedbroker_worker.policy.settings import PolicySettings
 
-__all__ = ["check_bytes_out", "check_clients", "check_ops", "check_sources", "refuse_client_values"]
+__all__ = ["check_bytes_out", "check_clients", "check_ops", "check_sources", "out_of_time", "refuse_client_values"]
 
 LISTED: Final = 5
 """Ops that a refusal names."""
@@ -79,10 +79,7 @@ def _why_refused(policy: PolicySettings, op: str) -> str:
         return "refused by this silo"
     if op in policy.allow_ops:
         return ""
-    family = known_ops().get(op)
-    if family is None:
-        return "unknown"
-    return FAMILIES[family] if family else ""
+    return why_refused(op)
 
 
 def refuse_client_values(policy: PolicySettings) -> None:
@@ -97,6 +94,15 @@ def refuse_client_values(policy: PolicySettings) -> None:
             "the result holds values of single clients, and only aggregates may leave",
             hint='aggregate them, or have the silo\'s administrator set client_results = "allow"',
         )
+
+
+def out_of_time(policy: PolicySettings) -> PolicyRefused:
+    """A work item took longer than this silo lets any."""
+    return PolicyRefused(
+        "max_seconds",
+        f"it was not done within {policy.max_seconds:g} s, and no work item gets more here",
+        hint="ask less of the clients, or have the silo's administrator raise max_seconds",
+    )
 
 
 def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
+from fedbroker.graphs import known_ops
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
-from fedbroker_worker.policy.ops import known_ops
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["PolicySettings", "read_policy"]
+__all__ = ["LONGEST_STAGE", "PolicySettings", "read_policy"]
 
 GIB: Final = 1 << 30
+LONGEST_STAGE: Final = 7 * 86_400.0
 
 Names = tuple[str, ...]
 
@@ -32,6 +33,7 @@ class PolicySettings:
         refuse_ops: TensorFlow ops that are refused besides those that always are.
         allow_ops: ops of those that are not refused here.
         max_bytes_out: of all results of one session.
+        max_seconds: for one work item, whatever its coordinator allows.
         audit_file: where it is written down what was asked and what left; empty for nowhere.
     """
 
@@ -41,6 +43,9 @@ class PolicySettings:
     refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
     allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
     max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
+    max_seconds: Annotated[float, Meta(gt=0, le=LONGEST_STAGE, description="a number of seconds, up to 7 days")] = (
+        LONGEST_STAGE
+    )
     audit_file: Annotated[str, Meta(description='a file, such as "audit.log"')] = ""
 
     @property
@@ -52,7 +57,7 @@ class PolicySettings:
         ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
         ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
         log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
-        most = f"at most {self.max_bytes_out:,} bytes a session"
+        most = f"at most {self.max_bytes_out:,} bytes a session, {self.max_seconds:,g} s a work item"
         return "; ".join([f"{sources} {clients}", results, most, *ops, log])
 
 

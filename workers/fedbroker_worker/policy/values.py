@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final, Literal, TypeAlias
 
+from fedbroker.graphs import Unreadable
 from fedbroker.runtime.framing import Buffer, fields
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT
-from fedbroker_worker.policy.graphs import Unreadable
 
 __all__ = ["Part", "holds_client_values", "parts"]
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fedbroker_worker.policy.ops import FAMILIES, known_ops
+
+from fedbroker.graphs.ops import FAMILIES, known_ops
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import ops

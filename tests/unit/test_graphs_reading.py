@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from fedbroker_worker.policy.graphs import Unreadable, ops_of_computation, ops_of_graph
-from fedbroker_worker.policy.ops import known_ops
 from fedbroker_worker.policy.values import parts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedbroker.graphs.ops import known_ops
+from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.plan import make_plan
 from fedbroker.runtime.framing import framed
 from fedbroker.runtime.protos import computation_pb2

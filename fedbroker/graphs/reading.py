@@ -12,10 +12,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from fedbroker.graphs.graphdef import Attribute, Graph, Message
+from fedbroker.graphs.ops import known_ops
 from fedbroker.runtime.framing import Buffer
 from fedbroker.runtime.protos import computation_pb2
-from fedbroker_worker.policy.graphdef import Attribute, Graph, Message
-from fedbroker_worker.policy.ops import known_ops
 
 __all__ = ["Unreadable", "ops_of_computation", "ops_of_graph"]
 

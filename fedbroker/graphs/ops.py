@@ -1,4 +1,4 @@
-"""TensorFlow's ops: which there are, and which of them a silo refuses unless it is told otherwise.
+"""TensorFlow's ops: which there are, and which of them are refused from others unless one is told otherwise.
 
 An op is allowed if it is on the list and in no family that is refused there. A list of the refused ones alone would
 let through whatever a newer TensorFlow brings; a list of the allowed ones alone, written by hand, would refuse half of
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Final
 
-__all__ = ["FAMILIES", "known_ops"]
+__all__ = ["FAMILIES", "known_ops", "why_refused"]
 
 FAMILIES: Final[Mapping[str, str]] = {
     "files": "reads or writes files",
@@ -33,3 +33,11 @@ def known_ops() -> Mapping[str, str]:
     text = resources.files(__package__).joinpath("ops.txt").read_text(encoding="ascii")
     pairs = (line.split() for line in text.splitlines())
     return {op: "" if family == "-" else family for op, family in pairs}
+
+
+def why_refused(op: str) -> str:
+    """Why an op is refused from others; empty for one that is not."""
+    family = known_ops().get(op)
+    if family is None:
+        return "unknown"
+    return FAMILIES[family] if family else ""

@@ -1,0 +1,158 @@
+"""That what a silo answers with is of its stage's types, before anything else looks into it.
+
+Its values go to the coordinator's C++ runtime and to TFF's deserializer, and either would run a graph that it found in
+them. So the outer frames must be laid out as the runtime does, with a tensor where the type has one, and nothing else.
+Imports TFF, the codec, programs, the plan's model, graphs, the runtime's framing and the base.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import tensorflow_federated as tff
+from google.protobuf.message import DecodeError
+from tensorflow_federated.proto.v0 import array_pb2, executor_pb2
+from tensorflow_federated.python.core.impl.compiler import array
+from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
+
+from fedbroker.context.codec import ARRAY, CONTENT, FEDERATED, FEDERATED_TYPE, MEMBER, each
+from fedbroker.context.programs import parts_of
+from fedbroker.errors import WireError
+from fedbroker.graphs import ops_of_graph, why_refused
+from fedbroker.plan.model import ClientStage
+from fedbroker.runtime.framing import Buffer, fields, frame, framed
+from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT
+
+__all__ = ["check_answer", "check_value"]
+
+_SEQUENCE: Final = executor_pb2.Value.DESCRIPTOR.fields_by_name["sequence"].number
+_SEQUENCES: Final[Mapping[str, int]] = {
+    name: field.number for name, field in executor_pb2.Value.Sequence.DESCRIPTOR.fields_by_name.items()
+}
+_HINT: Final = "use the same version at both ends, or see what answers in the silo's name"
+
+
+def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> None:
+    """See that the outputs of a stage's program are its partials and what it returns, of their types.
+
+    Args:
+        stage: that was run.
+        outputs: serialized.
+        clients: how many the silo has.
+
+    Raises:
+        WireError: they are not.
+    """
+    parts = parts_of(stage, outputs)
+    for part, slot in zip(parts, (*stage.partials, *stage.returned), strict=True):
+        assert isinstance(slot.type, tff.FederatedType), "what crosses is placed"
+        check_value(part, slot.type, clients)
+
+
+def check_value(value: Buffer, type_: tff.FederatedType, clients: int) -> None:
+    """See that it is a serialized value of that type; where that is placed at clients, with one for each of them.
+
+    Raises:
+        WireError: it is not.
+    """
+    count = clients if type_.placement is tff.CLIENTS else 1
+    try:
+        members = _all(_only(memoryview(value), FEDERATED), MEMBER, besides=FEDERATED_TYPE)
+        if len(members) != count:
+            raise ValueError(f"{len(members)} values, and not {count}")
+        for member in members:
+            _check(member, type_.member)
+    except (ValueError, OverflowError, NotImplementedError, DecodeError) as error:
+        raise WireError(f"a value is not of the type {type_}: {' '.join(str(error).split())}", hint=_HINT) from None
+
+
+def _check(value: memoryview, type_: tff.Type) -> None:
+    match type_:
+        case tff.TensorType():
+            _check_array(_only(value, ARRAY), type_)
+        case tff.StructType():
+            elements = _all(_only(value, STRUCT), ELEMENT)
+            if len(elements) != len(type_):
+                raise ValueError(f"a struct of {len(elements)}, and not of {len(type_)}")
+            for element, (name, inner) in zip(elements, tff.structure.iter_elements(type_), strict=True):
+                if any(found != (name or "").encode() for found in each(element, ELEMENT_NAME)):
+                    raise ValueError("a struct with other names")
+                _check(_only(element, ELEMENT_VALUE, besides=ELEMENT_NAME), inner)
+        case tff.SequenceType():
+            _check_sequence(_only(value, _SEQUENCE))
+        case _:
+            raise ValueError(f"nothing of the type {type_} comes from a silo")
+
+
+def _check_array(message: memoryview, type_: tff.TensorType) -> None:
+    """An array of that dtype and shape, with as many numbers as it says, where TFF's deserializer looks for them."""
+    contents = [content for number, content in fields(message) if number == CONTENT]
+    rest = message
+    if contents and message[: -len(contents[0]) or None] == _usual(type_.dtype.type, type_.shape, len(contents[0])):
+        return
+    if contents:
+        # It comes last, as its number is the largest of those that are there.
+        rest = message[: len(message) - len(framed(CONTENT, contents)[0]) - len(contents[0])]
+        if len(contents) > 1 or any(number == CONTENT for number, _ in fields(rest)):
+            raise ValueError("an array that is laid out in an unknown way")
+    head = array_pb2.Array.FromString(bytes(rest))
+    dtype, shape = dtype_utils.from_proto(head.dtype), array_shape.from_proto(head.shape)
+    if dtype is not type_.dtype.type or not _fits(shape, type_.shape):
+        raise ValueError(f"an array of {dtype.__name__} in the shape {shape}")
+    count, kind = math.prod(shape), head.WhichOneof("kind")
+    if dtype is np.str_:
+        found = len(head.string_list.value)
+    elif not shape:
+        array.from_proto(head)  # raises whatever is wrong with its only number
+        found = 1
+    else:
+        found, odd = divmod(len(contents[0]) if contents else 0, type_.dtype.itemsize)
+        if odd or kind is not None:
+            raise ValueError("an array that is laid out in an unknown way")
+    if found != count:
+        raise ValueError(f"an array of {count}, and {found} of them are there")
+
+
+@functools.lru_cache(4096)
+def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape, size: int) -> bytes:
+    """What stands before an array's own memory, where its type says all; nothing where it does not."""
+    if not shape or None in shape or dtype is np.str_ or math.prod(shape) * np.dtype(dtype).itemsize != size:
+        return b""
+    head = array_pb2.Array(dtype=dtype_utils.to_proto(dtype), shape=array_shape.to_proto(shape))
+    return head.SerializeToString(deterministic=True) + frame(CONTENT, bytes(size))
+
+
+def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> bool:
+    if shape is None or None in shape:
+        return False
+    if wanted is None:
+        return True
+    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
+
+
+def _check_sequence(message: memoryview) -> None:
+    """A graph that reads nothing but what is in it: TFF runs it where the sequence is looked at."""
+    (graph,) = _all(message, _SEQUENCES["serialized_graph_def"], besides=_SEQUENCES["element_type"]) or (b"",)
+    refused = sorted(op for op in ops_of_graph(graph) if why_refused(op))
+    if refused:
+        raise ValueError(f"a sequence with the TensorFlow op {refused[0][:80]} in it, which {why_refused(refused[0])}")
+
+
+def _only(message: memoryview, number: int, *, besides: int | None = None) -> memoryview:
+    """The content of a field that is there once, with no other but ``besides``."""
+    found = _all(message, number, besides=besides)
+    if len(found) != 1:
+        raise ValueError("it is laid out in an unknown way")
+    return found[0]
+
+
+def _all(message: memoryview, number: int, *, besides: int | None = None) -> list[memoryview]:
+    """The contents of a field, with no other but ``besides``."""
+    found = list(fields(message))
+    if any(one not in (number, besides) for one, _ in found):
+        raise ValueError("it is laid out in an unknown way")
+    return [content for one, content in found if one == number]

@@ -1,0 +1,8 @@
+"""What TensorFlow's graphs in a value do, told from their ops, before any of them runs; without TensorFlow."""
+
+from __future__ import annotations
+
+from fedbroker.graphs.ops import FAMILIES, known_ops, why_refused
+from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
+
+__all__ = ["FAMILIES", "Unreadable", "known_ops", "ops_of_computation", "ops_of_graph", "why_refused"]

@@ -1,0 +1,150 @@
+"""What silos answer with is let in if it is of its stage's types, and only then."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from hypothesis import given, settings
+from tensorflow_federated.proto.v0 import array_pb2, data_type_pb2, executor_pb2
+from tensorflow_federated.python.core.impl.types import type_serialization
+
+from fedbroker.context.checking import check_answer, check_value
+from fedbroker.context.values import deserialize, serialize, structure
+from fedbroker.errors import WireError
+from fedbroker.runtime.framing import framed
+from tests.support.values import federated
+
+NUMBER = tff.TensorType(np.float32)
+VECTOR = tff.TensorType(np.float32, [3])
+NUMBERS = tff.SequenceType(np.int64)
+SUM = tff.FederatedType(NUMBER, tff.SERVER)
+
+
+@settings(max_examples=300, deadline=None)
+@given(federated())
+def test_whatever_tff_writes_is_let_in(case):
+    value, type_ = case
+    clients = 1 if type_.all_equal else len(value)
+    check_value(serialize(value, type_), type_, clients)
+
+
+def at_server(member, type_=NUMBER):
+    """That serialized value, said to be of a type at the server."""
+    value = executor_pb2.Value()
+    value.federated.type.CopyFrom(type_serialization.serialize_type(tff.FederatedType(type_, tff.SERVER)).federated)
+    value.federated.value.add().CopyFrom(member)
+    return value.SerializeToString()
+
+
+def computation():
+    @tff.tensorflow.computation
+    def read():
+        return tf.io.read_file("/etc/passwd")
+
+    return executor_pb2.Value(computation=tff.framework.serialize_computation(read))
+
+
+def sequence(dataset):
+    value = executor_pb2.Value()
+    value.ParseFromString(serialize(dataset, tff.SequenceType(np.int64)))
+    return value
+
+
+def numbers(*values, **fields):
+    array = array_pb2.Array(dtype=data_type_pb2.DT_FLOAT, shape=array_pb2.ArrayShape(dim=[len(values)]), **fields)
+    array.content = np.array(values, np.float32).tobytes()
+    return executor_pb2.Value(array=array)
+
+
+def struct(*elements):
+    return executor_pb2.Value.FromString(b"".join(structure([one.SerializeToString() for one in elements])))
+
+
+def one(value=1.0):
+    return executor_pb2.Value.FromString(serialize(value, NUMBER))
+
+
+def test_what_is_of_the_type_is_let_in():
+    check_value(at_server(one()), SUM, 5)
+    check_value(at_server(numbers(1, 2, 3), VECTOR), tff.FederatedType(VECTOR, tff.SERVER), 5)
+    pair = tff.to_type([NUMBER, VECTOR])
+    check_value(at_server(struct(one(), numbers(1, 2, 3)), pair), tff.FederatedType(pair, tff.SERVER), 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        (computation(), NUMBER),
+        (sequence(tf.data.Dataset.range(3)), NUMBER),
+        (executor_pb2.Value(), NUMBER),
+        (struct(one()), NUMBER),
+        (one(), VECTOR),
+        (numbers(1, 2), VECTOR),
+        (numbers(1, 2, 3, float32_list=array_pb2.Array.FloatList(value=[1, 2, 3])), VECTOR),
+        (numbers(1, 2, 3), tff.TensorType(np.int32, [3])),
+        (numbers(1, 2, 3), tff.TensorType(np.float32, [None, None])),
+        (struct(one()), tff.to_type([NUMBER, NUMBER])),
+        (struct(one(), one(), one()), tff.to_type([NUMBER, NUMBER])),
+        (struct(one(), computation()), tff.to_type([NUMBER, NUMBER])),
+        (executor_pb2.Value(array=array_pb2.Array(dtype=1, shape=array_pb2.ArrayShape(unknown_rank=True))), VECTOR),
+    ],
+)
+def test_what_is_of_another_type_is_not(value, type_):
+    with pytest.raises(WireError, match="not of the type"):
+        check_value(at_server(value, NUMBER), tff.FederatedType(type_, tff.SERVER), 1)
+
+
+def test_a_content_twice_or_elsewhere_is_not_let_in():
+    type_ = tff.FederatedType(VECTOR, tff.SERVER)
+    good = numbers(1, 2, 3).array.SerializeToString()
+    content = b"".join(framed(18, [bytes(12)]))
+    check_value(at_server(executor_pb2.Value.FromString(b"".join(framed(6, [good]))), VECTOR), type_, 1)
+    head = at_server(executor_pb2.Value(), VECTOR)
+    for array in (good + content, content + good, content):
+        member = b"".join(framed(2, framed(6, [array])))
+        value = b"".join(framed(5, [executor_pb2.Value.FromString(head).federated.SerializeToString()[:-2], member]))
+        with pytest.raises(WireError):
+            check_value(value, type_, 1)
+
+
+def test_each_client_has_one_value_and_no_other_has():
+    type_ = tff.FederatedType(NUMBER, tff.CLIENTS)
+    value = serialize([1.0, 2.0], type_)
+    check_value(value, type_, 2)
+    for clients in (0, 1, 3):
+        with pytest.raises(WireError, match="2 values"):
+            check_value(value, type_, clients)
+
+
+def test_a_sequence_that_touches_nothing_is_let_in():
+    type_ = tff.FederatedType(NUMBERS, tff.SERVER)
+    value = at_server(sequence(tf.data.Dataset.range(3)), NUMBERS)
+    check_value(value, type_, 1)
+    assert [int(one) for one in deserialize(value, type_)] == [0, 1, 2]
+
+
+def test_a_sequence_that_reads_a_file_is_not(tmp_path):
+    (tmp_path / "lines").write_text("1\n2\n")
+    lines = tf.data.TextLineDataset([str(tmp_path / "lines")]).map(lambda line: tf.strings.to_number(line, tf.int64))
+    with pytest.raises(WireError, match=r"TextLineDataset.*files"):
+        check_value(at_server(sequence(lines), NUMBERS), tff.FederatedType(NUMBERS, tff.SERVER), 1)
+
+
+def test_an_answer_has_what_its_stage_sends_and_returns():
+    slots = [SimpleNamespace(type=SUM), SimpleNamespace(type=tff.FederatedType(NUMBER, tff.CLIENTS))]
+    stage = SimpleNamespace(kept=(), partials=slots[:1], returned=slots[1:])
+    partial, returned = at_server(one()), serialize([1.0, 2.0], slots[1].type)
+    check_answer(stage, [b"".join(structure([partial, returned]))], 2)
+    for outputs in ([], [partial], [b"".join(structure([partial]))], [b"".join(structure([returned, partial]))]):
+        with pytest.raises(WireError):
+            check_answer(stage, outputs, 2)
+
+
+def test_errors_are_one_line():
+    with pytest.raises(WireError) as caught:
+        check_value(at_server(computation()), SUM, 1)
+    assert "\n" not in str(caught.value)
