@@ -2,7 +2,8 @@
 #
 #     docker build -f compose/silo.Dockerfile -t fedbroker-silo .
 #
-# It needs /etc/fedbroker/silo.toml, and writes to /tmp and /run/fedbroker only: both may be tmpfs, and the rest read-only.
+# It needs /etc/fedbroker/silo.toml, and writes to /tmp and /run/fedbroker, which may be tmpfs, and, where it is told
+# to keep an audit log, to /var/lib/fedbroker; the rest may be read-only.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY requirements/silo.txt requirements/dev.txt requirements/
@@ -20,7 +21,7 @@ RUN sed -e '/--hash=/d' -e 's/ \\$//' requirements/dev.txt >constraints.txt \
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/fedbroker /opt/fedbroker
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fedbroker \
-    && install -d -o fedbroker -g fedbroker -m 0700 /run/fedbroker
+    && install -d -o fedbroker -g fedbroker -m 0700 /run/fedbroker /var/lib/fedbroker
 ENV PATH=/opt/fedbroker/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /tmp

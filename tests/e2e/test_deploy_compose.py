@@ -7,6 +7,7 @@ of the mounts' sources, and the broker's name is this machine's.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -139,6 +140,9 @@ def test_the_cohort_computes(composed, secrets, tmp_path):
         assert program.wait(120) == 0, coordinator.log.read_text()
     said = [line for line in coordinator.log.read_text().splitlines() if line.startswith("mean delay: ")]
     assert said == [f"mean delay: {mean():.2f} minutes"]
+    for silo in silos:
+        (line,) = (silo.root / "var/lib/fedbroker/audit.log").read_text().splitlines()
+        assert json.loads(line)["silo"] == silo.name
     for container in (*silos, coordinator):
         for path in secrets.iterdir():
             assert path.read_text().strip() not in container.log.read_text()
