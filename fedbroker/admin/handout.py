@@ -79,13 +79,21 @@ def settings(silo: str, cohort: str, broker: str, coordinators: Iterable[Public]
         "[silo]\n"
         f"{toml_line('name', silo)}{toml_line('cohort', cohort)}{toml_line('broker', broker)}"
         "enrolled = true\n"
-        f"\n{_security(coordinators)}"
-        "\n# What this silo offers, a table for each source:\n"
-        "#\n"
-        "# [data.flights]\n"
-        '# source = "duckdb"\n'
-        "# query = \"select dep_delay from 'flights.csv'\"\n"
+        f"\n{_security(coordinators)}{_DATA}"
     )
+
+
+_DATA: Final = """
+# What this silo offers, a table for each source:
+#
+# [data.flights]
+# source = "duckdb"
+# query = "select dep_delay from 'flights.csv'"
+
+# What may be computed of it: aggregates leave, values of single clients do not.
+[policy]
+client_results = "refuse"
+"""
 
 
 def with_broker(text: str, broker: str) -> str:

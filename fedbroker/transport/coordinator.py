@@ -278,7 +278,6 @@ class CoordinatorEnd:
 
     def _forged(self, silo: str, session: str, why: str) -> None:
         """A message in a silo's name that it has not written: not its fault, so no strike."""
-        _log.error("message forged", silo=silo, session=session, reason=why)
         self._on_forged(silo, session, why)
 
     async def _on_callback(self, delivery: Delivery) -> None:
