@@ -6,10 +6,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 audit=$(scripts/beside.sh audit)
 
-"$audit/bin/bandit" --quiet --configfile pyproject.toml --recursive fedbroker workers
-
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
+
+# Its warnings are of the parts of a marked line in which it finds nothing.
+if ! "$audit/bin/bandit" --quiet --configfile pyproject.toml --recursive fedbroker workers 2>"$found/bandit"; then
+    cat "$found/bandit" >&2
+    exit 1
+fi
+
 # Its own code is 1 for vulnerabilities and for a service that cannot be reached: its report tells which.
 "$audit/bin/pip-audit" --disable-pip --no-deps --progress-spinner off --format json --output "$found/report.json" \
     --requirement requirements/dev.txt --requirement requirements/audit.txt >"$found/words" 2>&1 || true

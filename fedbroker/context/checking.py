@@ -123,7 +123,7 @@ def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape, size: int) ->
     if not shape or None in shape or dtype is np.str_ or math.prod(shape) * np.dtype(dtype).itemsize != size:
         return b""
     head = array_pb2.Array(dtype=dtype_utils.to_proto(dtype), shape=array_shape.to_proto(shape))
-    return head.SerializeToString(deterministic=True) + frame(CONTENT, bytes(size))
+    return b"".join([head.SerializeToString(deterministic=True), frame(CONTENT, bytes(size))])
 
 
 def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> bool:

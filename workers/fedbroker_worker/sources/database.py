@@ -92,7 +92,7 @@ class Database:
             SourceError: as :meth:`rows`.
         """
         with self._connected(call) as connection:
-            counted = f"select count(*) from ({query}\n) q"  # nosec B608: the administrator's own query
+            counted = f"select count(*) from ({query}\n) q"  # the administrator's own query  # nosec B608
             return int(connection.exec_driver_sql(counted).scalar())
 
     def distinct(self, query: str, column: str, call: Call) -> list[object]:
@@ -103,7 +103,7 @@ class Database:
         """
         name = self.engine.dialect.identifier_preparer.quote(column)
         keys: list[object] = []
-        distinct = f"select distinct {name} from ({query}\n) q"  # nosec B608: as above; the name is quoted
+        distinct = f"select distinct {name} from ({query}\n) q"  # as above; the name is quoted  # nosec B608
         with self.rows(distinct, call, _KEYS) as rows:
             while batch := rows.next():
                 keys += [row[0] for row in batch]

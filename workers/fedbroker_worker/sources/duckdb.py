@@ -101,7 +101,7 @@ class DuckDBSource:
     def count(self) -> int:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         with self._connected() as connection:
-            counted = f"select count(*) from ({self._query}\n)"  # nosec B608: the administrator's own query
+            counted = f"select count(*) from ({self._query}\n)"  # the administrator's own query  # nosec B608
             row = connection.execute(counted).fetchone()
         return int(row[0]) if row else 0
 
@@ -135,7 +135,7 @@ class DuckDBSource:
 
     def _described(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         """Name and SQL type of each column of the query."""
-        described = f"describe select * from ({self._query}\n)"  # nosec B608: the administrator's own query
+        described = f"describe select * from ({self._query}\n)"  # the administrator's own query  # nosec B608
         rows = connection.execute(described).fetchall()
         return {str(row[0]): str(row[1]) for row in rows}
 

@@ -48,7 +48,7 @@ def fetched(
     table = f"({query}\n)"
     if flat:
         # So that what is read column by column is of the same rows, whatever becomes of the files meanwhile.
-        made = f"create temp table fedbroker_rows as select {_named(wanted)} from {table}"  # nosec B608: ours, quoted
+        made = f"create temp table fedbroker_rows as select {_named(wanted)} from {table}"  # ours, quoted  # nosec B608
         connection.execute(made)
         table, others = "fedbroker_rows", [f"c{at}" for at in range(len(others))]
     arrays = _arrays(connection, others, table)
@@ -67,7 +67,7 @@ def fetched(
 def _arrays(connection: duckdb.DuckDBPyConnection, expressions: Sequence[str], table: str) -> Iterator[Array]:
     if not expressions:
         return iter(())
-    selected = f"select {_named(expressions)} from {table}"  # nosec B608: names are ours, or quoted
+    selected = f"select {_named(expressions)} from {table}"  # names are ours, or quoted  # nosec B608
     return iter(connection.execute(selected).fetchnumpy().values())
 
 

@@ -66,7 +66,7 @@ def _statement(label: str, wanted: str, connection: duckdb.DuckDBPyConnection, c
 
 
 def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> str:
-    described = f"describe select * from ({keys}\n)"  # nosec B608: the administrator's own query
+    described = f"describe select * from ({keys}\n)"  # the administrator's own query  # nosec B608
     found = [str(row[0]) for row in connection.execute(described).fetchall()]
     if len(found) != 1:
         what = f"{label} yields {len(found)} columns ({', '.join(found)}), not one"
@@ -79,9 +79,9 @@ def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, c
 
 def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnection, listed: bool) -> tuple[str, ...]:
     # Values that count as the same may differ as text (-0.0 and 0.0), and the other way round.
-    each = f"select {quoted(column)} as key from ({keys}\n)"  # nosec B608: the administrator's own query
-    texts = f"select distinct key, key::VARCHAR as word from ({each})"  # nosec B608: as above
-    rows = connection.execute(f"select word from ({texts}) order by key, word").fetchall()  # nosec B608: as above
+    each = f"select {quoted(column)} as key from ({keys}\n)"  # the administrator's own query  # nosec B608
+    texts = f"select distinct key, key::VARCHAR as word from ({each})"  # as above  # nosec B608
+    rows = connection.execute(f"select word from ({texts}) order by key, word").fetchall()  # as above  # nosec B608
     words = dict.fromkeys(row[0] for row in rows)
     if None in words:
         where = "the query of 'clients'" if listed else "the query"
