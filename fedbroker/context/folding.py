@@ -21,9 +21,9 @@ __all__ = ["Folding"]
 
 MOST: Final = 16
 """How many silos' partials are merged at once; each count is a computation of its own."""
-LARGE: Final = 1 << 20
-"""Bytes of partials that are waited for until they are merged and can be forgotten, and that are merged at once."""
-
+LARGE: Final = 16 << 20
+"""Bytes of partials that are merged at once, and waited for until they are and can be forgotten. A merge takes several
+requests of the runtime, which cost more than what fewer bytes would have to wait for the others."""
 
 PAST: Final = 64 << 20
 """Bytes of partials that the runtime may hold after they are merged. A value there holds on to all that it was computed

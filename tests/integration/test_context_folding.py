@@ -102,6 +102,7 @@ async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, 
 
 async def test_the_runtime_does_not_hold_all_that_it_has_merged(own_runtime, executor, started, make_fold, monkeypatch):
     silos, count = 40, 1 << 20  # of 4 MiB each
+    monkeypatch.setattr(folding, "LARGE", 4 * count)
     monkeypatch.setattr(folding, "PAST", 8 * 4 * count)
     (process,) = runtimes(own_runtime.pid)
     before = process.memory_info().rss
