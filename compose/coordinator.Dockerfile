@@ -21,6 +21,7 @@ COPY --from=build /opt/fedbroker /opt/fedbroker
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fedbroker \
     && install -d -o fedbroker -g fedbroker -m 0700 /var/lib/fedbroker
 ENV PATH=/opt/fedbroker/bin:$PATH HOME=/var/lib/fedbroker TF_CPP_MIN_LOG_LEVEL=2 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /var/lib/fedbroker

@@ -22,7 +22,8 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/fedbroker /opt/fedbroker
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fedbroker \
     && install -d -o fedbroker -g fedbroker -m 0700 /run/fedbroker /var/lib/fedbroker
-ENV PATH=/opt/fedbroker/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/fedbroker/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["fedbroker-silo"]

@@ -19,6 +19,7 @@ from fedbroker.context.data import SiloData
 from fedbroker.context.values import serialize
 from fedbroker.errors import UsageError
 from fedbroker.plan.model import Plan, Slot
+from fedbroker.wire.blobs import Buffer
 
 __all__ = ["Argument", "ClientValues", "Given", "client_count", "read_arguments"]
 
@@ -27,7 +28,7 @@ __all__ = ["Argument", "ClientValues", "Given", "client_count", "read_arguments"
 class Given:
     """The same for all: server-placed, all-equal or unplaced. ``value`` is a serialized executor value."""
 
-    value: bytes
+    value: Buffer
 
 
 @dataclass(frozen=True, slots=True)

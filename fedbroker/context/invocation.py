@@ -242,7 +242,7 @@ class _Run:
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
     """A name for this very computation with this very argument, the same in another process."""
-    parts = [identity_of(plan).encode()]
+    parts: list[Buffer] = [identity_of(plan).encode()]
     for slot in plan.parameters:
         match arguments[slot.name]:
             case Given(value):

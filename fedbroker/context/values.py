@@ -14,20 +14,21 @@ from fedbroker.context.codec import ELEMENTS, MEMBERS, each, federated, read, wr
 from fedbroker.errors import UsageError, WireError
 from fedbroker.runtime.values import struct
 from fedbroker.wire.codec import Buffer
+from fedbroker.wire.room import joined
 
 __all__ = ["deal", "deserialize", "elements", "federate", "members", "serialize", "structure"]
 
 _SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
 
-def serialize(value: object, type_: tff.Type) -> bytes:
+def serialize(value: object, type_: tff.Type) -> Buffer:
     """A Python value as a serialized ``executor.Value`` of that type.
 
     Raises:
         UsageError: the value is not of that type; with TFF's own words.
     """
     try:
-        return b"".join(write(value, type_))
+        return joined(write(value, type_))
     except (TypeError, ValueError, NotImplementedError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"a value does not fit the type {type_}: {words}") from error
@@ -59,9 +60,9 @@ def elements(data: Buffer) -> list[memoryview]:
     return _taken_apart(data, ELEMENTS)
 
 
-def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> bytes:
+def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> Buffer:
     """A serialized federated value of that type with these serialized members."""
-    return b"".join(federated(([value] for value in values), type_))
+    return joined(federated(([value] for value in values), type_))
 
 
 def structure(values: Iterable[Buffer]) -> list[Buffer]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import blake3
 
 from fedbroker.errors import WireError
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Chunk, Digest
+from fedbroker.wire.room import Buffer, room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 DIGEST_BYTES: Final = 16
 
 __all__ = ["Assembler", "Assembly", "Buffer", "cut", "digest_of"]
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
-"""Contiguous bytes."""
 
 
 def digest_of(data: Buffer) -> Digest:
@@ -53,11 +51,11 @@ class Assembly:
 
     size: int
     touched: float
-    _room: bytearray = field(init=False)
+    _room: memoryview = field(init=False)
     _spans: list[tuple[int, int]] = field(default_factory=list)  # start and end of what is here: apart, and in order
 
     def __post_init__(self) -> None:
-        self._room = bytearray(self.size)
+        self._room = room(self.size)
 
     @property
     def complete(self) -> bool:
@@ -77,7 +75,7 @@ class Assembly:
 
     def content(self) -> memoryview:
         """The blob, read-only."""
-        return memoryview(self._room).toreadonly()
+        return self._room.toreadonly()
 
 
 class Assembler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,3 +158,10 @@ def test_a_few_bytes_more_are_no_piece_more() -> None:
     assert Limits().chunk_bytes(16 * 2**20 + 40) == 4 * 2**20 + 10
     tight = Limits(max_message=2**20 + 2**13)
     assert tight.chunk_bytes(2**20 + 40) == 2**20  # there is no room for more in a message
+
+
+def test_a_piece_that_claims_much_takes_what_it_brings() -> None:
+    before = psutil.Process().memory_info().rss
+    limits = Limits()
+    Assembler(limits).add(Chunk("0" * 32, limits.max_blob, 0), bytes(limits.min_chunk), 0.0)
+    assert psutil.Process().memory_info().rss - before < 16 << 20

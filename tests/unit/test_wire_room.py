@@ -1,0 +1,43 @@
+"""Room for blobs, small and large."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.wire.room import LARGE, joined, room
+
+
+def taken() -> int:
+    return psutil.Process().memory_info().rss
+
+
+@pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, LARGE + 4097])
+def test_it_is_as_large_as_was_said_and_zero(size):
+    made = room(size)
+    assert (len(made), made.format, made.readonly) == (size, "B", False)
+    assert bytes(made) == bytes(size)
+
+
+def test_much_of_it_is_nowhere_until_it_is_written():
+    before = taken()
+    made = room(1 << 30)
+    made[:100] = bytes(100)
+    assert taken() - before < 16 << 20
+
+
+def test_it_is_given_back():
+    before = taken()
+    for _ in range(8):
+        room(64 << 20)[:] = bytes(64 << 20)
+    assert taken() - before < 100 << 20
+
+
+@given(st.lists(st.binary(max_size=50), max_size=5), st.sampled_from([0, LARGE // 2, LARGE]))
+def test_parts_are_joined_in_order(parts, more):
+    every = [*parts, memoryview(bytes(more)), bytearray(b"end")]
+    found = joined(iter(every))
+    assert memoryview(found).readonly
+    assert bytes(found) == b"".join(map(bytes, every))
