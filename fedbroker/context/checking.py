@@ -24,7 +24,7 @@ from fedbroker.context.programs import parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage
-from fedbroker.runtime.framing import Buffer, fields, frame, framed
+from fedbroker.runtime.framing import Buffer, fields, prefix
 from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT
 
 __all__ = ["check_answer", "check_value"]
@@ -33,6 +33,13 @@ _SEQUENCE: Final = executor_pb2.Value.DESCRIPTOR.fields_by_name["sequence"].numb
 _SEQUENCES: Final[Mapping[str, int]] = {
     name: field.number for name, field in executor_pb2.Value.Sequence.DESCRIPTOR.fields_by_name.items()
 }
+SHAPE: Final = array_pb2.Array.DESCRIPTOR.fields_by_name["shape"].number
+FIELDS: Final = 3
+"""Of an array: its dtype, its shape, its numbers."""
+LONGEST_SHAPE: Final = 4096
+"""Bytes; numpy has no arrays of more than 64 dimensions."""
+
+_UNKNOWN: Final = "it is laid out in an unknown way"
 _HINT: Final = "use the same version at both ends, or see what answers in the silo's name"
 
 
@@ -61,10 +68,8 @@ def check_value(value: Buffer, type_: tff.FederatedType, clients: int) -> None:
     """
     count = clients if type_.placement is tff.CLIENTS else 1
     try:
-        members = _all(_only(memoryview(value), FEDERATED), MEMBER, besides=FEDERATED_TYPE)
-        if len(members) != count:
-            raise ValueError(f"{len(members)} values, and not {count}")
-        for member in members:
+        federated = _only(memoryview(value), FEDERATED)
+        for member in _all(federated, MEMBER, count, besides=FEDERATED_TYPE):
             _check(member, type_.member)
     except (ValueError, OverflowError, NotImplementedError, DecodeError) as error:
         raise WireError(f"a value is not of the type {type_}: {' '.join(str(error).split())}", hint=_HINT) from None
@@ -75,13 +80,12 @@ def _check(value: memoryview, type_: tff.Type) -> None:
         case tff.TensorType():
             _check_array(_only(value, ARRAY), type_)
         case tff.StructType():
-            elements = _all(_only(value, STRUCT), ELEMENT)
-            if len(elements) != len(type_):
-                raise ValueError(f"a struct of {len(elements)}, and not of {len(type_)}")
+            elements = _all(_only(value, STRUCT), ELEMENT, len(type_))
             for element, (name, inner) in zip(elements, tff.structure.iter_elements(type_), strict=True):
+                inside = _only(element, ELEMENT_VALUE, besides=ELEMENT_NAME)
                 if any(found != (name or "").encode() for found in each(element, ELEMENT_NAME)):
                     raise ValueError("a struct with other names")
-                _check(_only(element, ELEMENT_VALUE, besides=ELEMENT_NAME), inner)
+                _check(inside, inner)
         case tff.SequenceType():
             _check_sequence(_only(value, _SEQUENCE))
         case _:
@@ -90,40 +94,42 @@ def _check(value: memoryview, type_: tff.Type) -> None:
 
 def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     """An array of that dtype and shape, with as many numbers as it says, where TFF's deserializer looks for them."""
-    contents = [content for number, content in fields(message) if number == CONTENT]
-    rest = message
-    if contents and message[: -len(contents[0]) or None] == _usual(type_.dtype.type, type_.shape, len(contents[0])):
+    usual, size = _usual(type_.dtype.type, type_.shape)
+    if usual and len(message) == len(usual) + size and message[: len(usual)] == usual:
         return
-    if contents:
-        # It comes last, as its number is the largest of those that are there.
-        rest = message[: len(message) - len(framed(CONTENT, contents)[0]) - len(contents[0])]
-        if len(contents) > 1 or any(number == CONTENT for number, _ in fields(rest)):
-            raise ValueError("an array that is laid out in an unknown way")
+    found = dict(fields(message, FIELDS))
+    content = found.get(CONTENT)
+    if len(found.get(SHAPE, b"")) > LONGEST_SHAPE:
+        raise ValueError("an array of too many dimensions")
+    # What holds the numbers comes last, as its number is the largest of those that are there.
+    rest = message if content is None else message[: len(message) - len(prefix(CONTENT, len(content))) - len(content)]
+    if any(number == CONTENT for number, _ in fields(rest, FIELDS)):
+        raise ValueError(_UNKNOWN)
     head = array_pb2.Array.FromString(bytes(rest))
     dtype, shape = dtype_utils.from_proto(head.dtype), array_shape.from_proto(head.shape)
     if dtype is not type_.dtype.type or not _fits(shape, type_.shape):
         raise ValueError(f"an array of {dtype.__name__} in the shape {shape}")
-    count, kind = math.prod(shape), head.WhichOneof("kind")
     if dtype is np.str_:
-        found = len(head.string_list.value)
+        there = len(head.string_list.value)
     elif not shape:
         array.from_proto(head)  # raises whatever is wrong with its only number
-        found = 1
+        there = 1
     else:
-        found, odd = divmod(len(contents[0]) if contents else 0, type_.dtype.itemsize)
-        if odd or kind is not None:
-            raise ValueError("an array that is laid out in an unknown way")
-    if found != count:
-        raise ValueError(f"an array of {count}, and {found} of them are there")
+        there, odd = divmod(0 if content is None else len(content), type_.dtype.itemsize)
+        if odd or head.WhichOneof("kind") is not None:
+            raise ValueError(_UNKNOWN)
+    if there != math.prod(shape):
+        raise ValueError(f"an array in the shape {shape}, of which {there} are there")
 
 
 @functools.lru_cache(4096)
-def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape, size: int) -> bytes:
-    """What stands before an array's own memory, where its type says all; nothing where it does not."""
-    if not shape or None in shape or dtype is np.str_ or math.prod(shape) * np.dtype(dtype).itemsize != size:
-        return b""
+def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape) -> tuple[bytes, int]:
+    """What stands before an array's own memory, and its size, where the type tells; nothing where it does not."""
+    if not shape or None in shape or dtype is np.str_:
+        return b"", 0
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     head = array_pb2.Array(dtype=dtype_utils.to_proto(dtype), shape=array_shape.to_proto(shape))
-    return b"".join([head.SerializeToString(deterministic=True), frame(CONTENT, bytes(size))])
+    return b"".join([head.SerializeToString(deterministic=True), prefix(CONTENT, size)]), size
 
 
 def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> bool:
@@ -136,7 +142,7 @@ def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | Non
 
 def _check_sequence(message: memoryview) -> None:
     """A graph that reads nothing but what is in it: TFF runs it where the sequence is looked at."""
-    (graph,) = _all(message, _SEQUENCES["serialized_graph_def"], besides=_SEQUENCES["element_type"]) or (b"",)
+    graph = _only(message, _SEQUENCES["serialized_graph_def"], besides=_SEQUENCES["element_type"])
     refused = sorted(op for op in ops_of_graph(graph) if why_refused(op))
     if refused:
         raise ValueError(f"a sequence with the TensorFlow op {refused[0][:80]} in it, which {why_refused(refused[0])}")
@@ -144,15 +150,15 @@ def _check_sequence(message: memoryview) -> None:
 
 def _only(message: memoryview, number: int, *, besides: int | None = None) -> memoryview:
     """The content of a field that is there once, with no other but ``besides``."""
-    found = _all(message, number, besides=besides)
-    if len(found) != 1:
-        raise ValueError("it is laid out in an unknown way")
-    return found[0]
+    return _all(message, number, 1, besides=besides)[0]
 
 
-def _all(message: memoryview, number: int, *, besides: int | None = None) -> list[memoryview]:
-    """The contents of a field, with no other but ``besides``."""
-    found = list(fields(message))
+def _all(message: memoryview, number: int, count: int, *, besides: int | None = None) -> list[memoryview]:
+    """The contents of a field that is there so many times, with no other but ``besides``, once."""
+    found = list(fields(message, count + (besides is not None)))
     if any(one not in (number, besides) for one, _ in found):
-        raise ValueError("it is laid out in an unknown way")
-    return [content for one, content in found if one == number]
+        raise ValueError(_UNKNOWN)
+    contents = [content for one, content in found if one == number]
+    if len(contents) != count:
+        raise ValueError(f"{len(contents)} values, and not {count}")
+    return contents

@@ -6,19 +6,25 @@ protocol buffers. Imports wire-free standard library only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-__all__ = ["Buffer", "fields", "frame", "framed", "unframe"]
+__all__ = ["Buffer", "fields", "frame", "framed", "prefix", "unframe"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _LENGTH_DELIMITED = 2
 
 
+def prefix(field: int, length: int) -> bytes:
+    """The tag and length of a field, to be followed by so many bytes."""
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(length)
+
+
 def frame(field: int, *parts: Buffer) -> bytes:
     """The field's tag and length, to be followed by ``parts``."""
-    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(sum(map(len, parts)))
+    return prefix(field, sum(map(len, parts)))
 
 
 def framed(field: int, parts: Sequence[Buffer]) -> list[Buffer]:
@@ -40,15 +46,22 @@ def unframe(message: Buffer, field: int) -> memoryview:
     return found[0][1]
 
 
-def fields(message: Buffer) -> Iterator[tuple[int, memoryview]]:
+def fields(message: Buffer, most: float = math.inf) -> Iterator[tuple[int, memoryview]]:
     """Number and content of each field of a message that holds bytes, text or a message; views, not copies.
 
+    Args:
+        message: its bytes.
+        most: fields that it may have, those that hold something else included.
+
     Raises:
-        ValueError: it is not well-formed.
+        ValueError: it is not well-formed, or has more fields.
     """
     view = memoryview(message).cast("B")
-    at = 0
+    at = seen = 0
     while at < len(view):
+        seen += 1
+        if seen > most:
+            raise ValueError(f"a message has more than {most} fields")
         tag, at = _read_varint(view, at)
         match tag & 7:
             case 2:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
@@ -40,6 +40,9 @@ RESULT_PATIENCE = 30.0
 
 LEASE_SLACK = 60.0
 """Seconds beyond the stage's own time for which a silo keeps a session that it hears nothing of: server stages."""
+
+LARGE: Final = 4 << 20
+"""Bytes of results from which looking into them would keep others waiting."""
 
 Reply: TypeAlias = Done | Failed | Need | Dead
 
@@ -151,7 +154,7 @@ class Conversation:
             if isinstance(reply, Dead):
                 return Lost(self.member.name, reply.reason)
             if isinstance(reply, Done):
-                if (wrong := self._wrong()) is not None:
+                if (wrong := await self._wrong()) is not None:
                     return wrong
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
@@ -163,10 +166,13 @@ class Conversation:
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
 
-    def _wrong(self) -> Failed | None:
+    async def _wrong(self) -> Failed | None:
         """What it has answered with, if no honest silo would."""
         try:
-            self.work.check(self.outputs, self.clients)
+            if sum(map(len, self.outputs)) > LARGE:
+                await asyncio.to_thread(self.work.check, self.outputs, self.clients)
+            else:
+                self.work.check(self.outputs, self.clients)
         except WireError as error:
             self.outputs = ()
             return self._failed("refused", f"its answer makes no sense: {error.what}", error.hint)

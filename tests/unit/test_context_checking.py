@@ -111,12 +111,23 @@ def test_a_content_twice_or_elsewhere_is_not_let_in():
             check_value(value, type_, 1)
 
 
+def test_no_more_is_walked_than_may_be_there():
+    flood = b"\x38\x01" * 1000  # an unknown number, again and again
+    for inside in (flood, b"".join(framed(6, [flood])), b"".join(framed(3, [flood]))):
+        value = b"".join(framed(5, framed(2, [inside])))
+        for type_ in (NUMBER, VECTOR, tff.to_type([NUMBER])):
+            with pytest.raises(WireError, match=r"more than|unknown way"):
+                check_value(value, tff.FederatedType(type_, tff.SERVER), 1)
+    with pytest.raises(WireError, match="more than"):
+        check_value(b"".join(framed(5, [flood])), SUM, 1)
+
+
 def test_each_client_has_one_value_and_no_other_has():
     type_ = tff.FederatedType(NUMBER, tff.CLIENTS)
     value = serialize([1.0, 2.0], type_)
     check_value(value, type_, 2)
     for clients in (0, 1, 3):
-        with pytest.raises(WireError, match="2 values"):
+        with pytest.raises(WireError, match=r"2 values|more than"):
             check_value(value, type_, clients)
 
 

@@ -48,7 +48,7 @@ LONGEST_CAUSE: Final = 4000
 ATTEMPTS: Final = 3
 """How often a work item is tried when the runtime dies under it: it may be the item that kills it."""
 
-LARGE: Final = 1 << 20
+LARGE: Final = 4 << 20
 """Bytes of blobs from which looking into them would keep others waiting."""
 
 _SEE_LOG: Final = "see the silo's log"

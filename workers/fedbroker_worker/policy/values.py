@@ -6,7 +6,6 @@ Imports runtime's framing, protos and values, and this package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 from fedbroker.graphs import Unreadable
@@ -116,9 +115,6 @@ def _placement(federated: memoryview) -> str:
 
 def _fields(message: memoryview) -> list[tuple[int, memoryview]]:
     try:
-        found = list(islice(fields(message), MOST + 1))
+        return list(fields(message, MOST))
     except ValueError:
-        raise Unreadable("a value in it is malformed") from None
-    if len(found) > MOST:
-        raise Unreadable("a value in it is too wide")
-    return found
+        raise Unreadable("a value in it is malformed, or too wide") from None
