@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["ROOM", "Handover", "MergeOrder"]
+__all__ = ["ROOM", "Handover", "MergeOrder", "unasked"]
 
 MergeOrder: TypeAlias = Literal["membership", "arrival"]
 """``membership``: the order in which silos are asked, so that the same answers give the same bits, as far as there is
@@ -20,6 +20,15 @@ ROOM: Final = 128 << 20
 
 AT_ONCE: Final = 2
 """Silos that send large results at the same time: the next one's first bytes come behind the last one's last."""
+
+
+def unasked(silos: int, least: int) -> int:
+    """Bytes of results that each of so many silos may send without being told to; 0 for any number.
+
+    Together they fit into :data:`ROOM`, or are ``least`` each. To be told costs a round trip, so those that are few
+    enough to be told at once in any case need not be.
+    """
+    return 0 if silos <= AT_ONCE else max(least, ROOM // silos)
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.conversation import Conversation
-from fedbroker.session.handover import AT_ONCE
+from fedbroker.session.handover import unasked
 from fedbroker.session.intake import Intake
 from fedbroker.session.lane import StageWork
 from fedbroker.session.outcomes import Outcome, replaceable
@@ -156,8 +156,7 @@ class _Stage:
                 talk=Talk(member.name, member.incarnation, in_place_of),
                 send=partial(self._send, silo=member.name),
                 turn=partial(self.intake.turn, member.name),
-                # So few would be told to send at once in any case: the word would only cost a round trip.
-                hold=session.limits.held_results if len(session.frozen) > AT_ONCE else 0,
+                hold=unasked(len(session.frozen), session.limits.held_results),
                 limits=session.limits,
                 journal=session.journal,
             )

@@ -29,7 +29,8 @@ class Limits:
         max_attachments: attachments of one message.
         inline_blob: a blob up to this size rides with its message; a larger one goes by the bulk lane.
         inline_total: all blobs that ride with one message together.
-        held_results: results of one work item beyond this are announced, and sent when the coordinator has room.
+        held_results: results of one work item beyond this, and beyond the silo's share of 128 MiB, are announced, and
+            sent when the coordinator has room.
         max_blob: of one blob.
         small_blob: a blob up to this size is cut into pieces of ``small_chunk``, a larger one of ``large_chunk``.
         small_chunk: see ``small_blob``.

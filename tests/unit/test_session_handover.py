@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.session.handover import AT_ONCE, Handover
+from fedbroker.session.handover import AT_ONCE, ROOM, Handover, unasked
 
 SEATS = tuple("abcdefgh")
 seat = SEATS.index
@@ -118,3 +118,12 @@ def test_one_that_is_larger_than_the_room_is_merged_alone():
     assert handover.turns(seat) == []
     handover.merged("a")
     assert handover.turns(seat) == ["b"]
+
+
+@given(st.integers(1, 10_000), st.integers(1, 64 << 20))
+def test_what_all_send_unasked_fits(silos, least):
+    most = unasked(silos, least)
+    if silos <= AT_ONCE:
+        assert most == 0  # any number
+    else:
+        assert most == least or (most > least and silos * most <= ROOM)
