@@ -9,31 +9,39 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import tensorflow_federated as tff
 from google.protobuf.message import DecodeError
-from tensorflow_federated.proto.v0 import array_pb2, executor_pb2
+from tensorflow_federated.proto.v0 import array_pb2
 from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
-from fedbroker.context.codec import ARRAY, CONTENT, FEDERATED, FEDERATED_TYPE, MEMBER, each
+from fedbroker.context.codec import ARRAY, CONTENT, each
 from fedbroker.context.programs import parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage
 from fedbroker.runtime.framing import Buffer, fields, prefix
-from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT
+from fedbroker.runtime.values import (
+    ELEMENT,
+    ELEMENT_NAME,
+    ELEMENT_VALUE,
+    FEDERATED,
+    FEDERATED_TYPE,
+    MEMBER,
+    SEQUENCE,
+    SEQUENCE_GRAPH,
+    SEQUENCE_TYPE,
+    STRUCT,
+    number_of,
+)
 
 __all__ = ["check_answer", "check_value"]
 
-_SEQUENCE: Final = executor_pb2.Value.DESCRIPTOR.fields_by_name["sequence"].number
-_SEQUENCES: Final[Mapping[str, int]] = {
-    name: field.number for name, field in executor_pb2.Value.Sequence.DESCRIPTOR.fields_by_name.items()
-}
-SHAPE: Final = array_pb2.Array.DESCRIPTOR.fields_by_name["shape"].number
+SHAPE: Final = number_of(array_pb2.Array, "shape")
 FIELDS: Final = 3
 """Of an array: its dtype, its shape, its numbers."""
 LONGEST_SHAPE: Final = 4096
@@ -87,7 +95,7 @@ def _check(value: memoryview, type_: tff.Type) -> None:
                     raise ValueError("a struct with other names")
                 _check(inside, inner)
         case tff.SequenceType():
-            _check_sequence(_only(value, _SEQUENCE))
+            _check_sequence(_only(value, SEQUENCE))
         case _:
             raise ValueError(f"nothing of the type {type_} comes from a silo")
 
@@ -103,7 +111,7 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
         raise ValueError("an array of too many dimensions")
     # What holds the numbers comes last, as its number is the largest of those that are there.
     rest = message if content is None else message[: len(message) - len(prefix(CONTENT, len(content))) - len(content)]
-    if any(number == CONTENT for number, _ in fields(rest, FIELDS)):
+    if any(one == CONTENT for one, _ in fields(rest, FIELDS)):
         raise ValueError(_UNKNOWN)
     head = array_pb2.Array.FromString(bytes(rest))
     dtype, shape = dtype_utils.from_proto(head.dtype), array_shape.from_proto(head.shape)
@@ -142,7 +150,7 @@ def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | Non
 
 def _check_sequence(message: memoryview) -> None:
     """A graph that reads nothing but what is in it: TFF runs it where the sequence is looked at."""
-    graph = _only(message, _SEQUENCES["serialized_graph_def"], besides=_SEQUENCES["element_type"])
+    graph = _only(message, SEQUENCE_GRAPH, besides=SEQUENCE_TYPE)
     refused = sorted(op for op in ops_of_graph(graph) if why_refused(op))
     if refused:
         raise ValueError(f"a sequence with the TensorFlow op {refused[0][:80]} in it, which {why_refused(refused[0])}")

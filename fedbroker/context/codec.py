@@ -18,20 +18,23 @@ from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils, type_serialization
 
 from fedbroker.runtime.framing import Buffer, fields, framed
-from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT, struct
+from fedbroker.runtime.values import (
+    ELEMENT,
+    ELEMENT_NAME,
+    ELEMENT_VALUE,
+    FEDERATED,
+    FEDERATED_TYPE,
+    MEMBER,
+    STRUCT,
+    number_of,
+    struct,
+)
 
 __all__ = ["ELEMENTS", "MEMBERS", "each", "federated", "read", "write"]
 
 
-def _number(message: type, field: str) -> int:
-    return int(message.DESCRIPTOR.fields_by_name[field].number)  # type: ignore[attr-defined]  # protos have no types
-
-
-ARRAY: Final = _number(executor_pb2.Value, "array")
-CONTENT: Final = _number(array_pb2.Array, "content")
-FEDERATED: Final = _number(executor_pb2.Value, "federated")
-FEDERATED_TYPE: Final = _number(executor_pb2.Value.Federated, "type")
-MEMBER: Final = _number(executor_pb2.Value.Federated, "value")
+ARRAY: Final = number_of(executor_pb2.Value, "array")
+CONTENT: Final = number_of(array_pb2.Array, "content")
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
 """For :func:`each`: where a serialized value has its members, or the values of its elements."""

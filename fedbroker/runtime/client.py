@@ -16,13 +16,10 @@ import grpc
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
 from fedbroker.runtime.framing import Buffer, framed, unframe
-from fedbroker.runtime.protos import executor_pb2
+from fedbroker.runtime.protos import Proto, executor_pb2
 from fedbroker.runtime.values import struct
 
 __all__ = ["Executor", "Kept", "Ref", "Service"]
-
-Proto: TypeAlias = Any
-"""A message of a generated module, which has no types."""
 
 _Call: TypeAlias = Any  # gRPC's futures, which are also the errors that they raise
 

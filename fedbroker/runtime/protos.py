@@ -11,9 +11,12 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2", "package_directory"]
+__all__ = ["Proto", "array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2", "package_directory"]
+
+Proto: TypeAlias = Any
+"""A message of a generated module, or its class: they have no types."""
 
 _PACKAGE = "tensorflow_federated"
 _PROTOS = f"{_PACKAGE}.proto.v0"

@@ -6,14 +6,39 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from fedbroker.runtime.framing import Buffer, framed
-from fedbroker.runtime.protos import executor_pb2
+from fedbroker.runtime.protos import Proto, executor_pb2
 
-__all__ = ["ELEMENT", "ELEMENT_NAME", "ELEMENT_VALUE", "STRUCT", "struct"]
+__all__ = [
+    "ELEMENT",
+    "ELEMENT_NAME",
+    "ELEMENT_VALUE",
+    "FEDERATED",
+    "FEDERATED_TYPE",
+    "MEMBER",
+    "SEQUENCE",
+    "SEQUENCE_GRAPH",
+    "SEQUENCE_TYPE",
+    "STRUCT",
+    "number_of",
+    "struct",
+]
 
-STRUCT: Final[int] = executor_pb2.Value.DESCRIPTOR.fields_by_name["struct"].number
-ELEMENT: Final[int] = executor_pb2.Value.Struct.DESCRIPTOR.fields_by_name["element"].number
-ELEMENT_NAME: Final[int] = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["name"].number
-ELEMENT_VALUE: Final[int] = executor_pb2.Value.Struct.Element.DESCRIPTOR.fields_by_name["value"].number
+
+def number_of(message: Proto, field: str) -> int:
+    """Of a field of a message's kind."""
+    return int(message.DESCRIPTOR.fields_by_name[field].number)
+
+
+STRUCT: Final = number_of(executor_pb2.Value, "struct")
+ELEMENT: Final = number_of(executor_pb2.Value.Struct, "element")
+ELEMENT_NAME: Final = number_of(executor_pb2.Value.Struct.Element, "name")
+ELEMENT_VALUE: Final = number_of(executor_pb2.Value.Struct.Element, "value")
+FEDERATED: Final = number_of(executor_pb2.Value, "federated")
+FEDERATED_TYPE: Final = number_of(executor_pb2.Value.Federated, "type")
+MEMBER: Final = number_of(executor_pb2.Value.Federated, "value")
+SEQUENCE: Final = number_of(executor_pb2.Value, "sequence")
+SEQUENCE_TYPE: Final = number_of(executor_pb2.Value.Sequence, "element_type")
+SEQUENCE_GRAPH: Final = number_of(executor_pb2.Value.Sequence, "serialized_graph_def")
 
 
 def struct(elements: Iterable[tuple[str | None, Sequence[Buffer]]]) -> list[Buffer]:

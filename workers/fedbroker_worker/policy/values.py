@@ -11,7 +11,17 @@ from typing import Final, Literal, TypeAlias
 from fedbroker.graphs import Unreadable
 from fedbroker.runtime.framing import Buffer, fields
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
-from fedbroker.runtime.values import ELEMENT, ELEMENT_NAME, ELEMENT_VALUE, STRUCT
+from fedbroker.runtime.values import (
+    ELEMENT,
+    ELEMENT_NAME,
+    ELEMENT_VALUE,
+    FEDERATED,
+    FEDERATED_TYPE,
+    MEMBER,
+    SEQUENCE_GRAPH,
+    SEQUENCE_TYPE,
+    STRUCT,
+)
 
 __all__ = ["Part", "holds_client_values", "parts"]
 
@@ -25,10 +35,6 @@ SERVER: Final = "server"
 """What TFF's runtime calls the placement of an aggregate; there is one other, for what each client has."""
 
 _NAMES: Final = {field.number: name for name, field in executor_pb2.Value.DESCRIPTOR.fields_by_name.items()}
-_FEDERATED: Final[int] = executor_pb2.Value.DESCRIPTOR.fields_by_name["federated"].number
-_TYPE: Final[int] = executor_pb2.Value.Federated.DESCRIPTOR.fields_by_name["type"].number
-_MEMBER: Final[int] = executor_pb2.Value.Federated.DESCRIPTOR.fields_by_name["value"].number
-_SEQUENCE: Final = {name: field.number for name, field in executor_pb2.Value.Sequence.DESCRIPTOR.fields_by_name.items()}
 
 Part: TypeAlias = tuple[Literal["computation", "graph"], memoryview]
 """A serialized ``Computation``, or the ``GraphDef`` of a sequence."""
@@ -76,8 +82,8 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
         number, content = found[0]
         if number == STRUCT:
             waiting += [(_element(element), depth + 1) for element in _all(content, ELEMENT)]
-        elif number == _FEDERATED and into:
-            waiting += [(member, depth + 1) for member in _all(content, _MEMBER, besides=_TYPE)]
+        elif number == FEDERATED and into:
+            waiting += [(member, depth + 1) for member in _all(content, MEMBER, besides=FEDERATED_TYPE)]
         elif number in _NAMES:
             yield _NAMES[number], content
         else:
@@ -100,14 +106,14 @@ def _all(message: memoryview, wanted: int, *, besides: int | None = None) -> lis
 
 
 def _graph(sequence: memoryview) -> memoryview:
-    found = _all(sequence, _SEQUENCE["serialized_graph_def"], besides=_SEQUENCE["element_type"])
+    found = _all(sequence, SEQUENCE_GRAPH, besides=SEQUENCE_TYPE)
     if len(found) != 1:
         raise Unreadable("a sequence in it is laid out in an unknown way")
     return found[0]
 
 
 def _placement(federated: memoryview) -> str:
-    types = [content for number, content in _fields(federated) if number == _TYPE]
+    types = [content for number, content in _fields(federated) if number == FEDERATED_TYPE]
     if len(types) != 1:
         raise Unreadable("a value in it is laid out in an unknown way")
     return str(computation_pb2.FederatedType.FromString(bytes(types[0])).placement.value.uri)
