@@ -119,8 +119,8 @@ class CoordinatorEnd:
         self.dead = Counter()
         self._strikes = Strikes(limits.max_strikes)
         self._envelopes = CoordinatorEnvelopes(cohort, keys)
-        self._on_forged = on_forged
-        self._lobby = Lobby(cohort, self.key, limits, self._envelopes, on_announce, on_leave, self._forged)
+        self._forged = on_forged  # not the fault of the silo in whose name it came, so no strike
+        self._lobby = Lobby(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
         self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
         self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
         self._lane = BlobLane(self._bulk, topology.BLOBS, limits, compression)
@@ -275,10 +275,6 @@ class CoordinatorEnd:
         return self._envelopes.opening(
             done, self.results, deadline, lambda why: self._forged(done.silo, done.session, why)
         )
-
-    def _forged(self, silo: str, session: str, why: str) -> None:
-        """A message in a silo's name that it has not written: not its fault, so no strike."""
-        self._on_forged(silo, session, why)
 
     async def _on_callback(self, delivery: Delivery) -> None:
         """A reply, or a work item of ours on its way back; it settles whoever waits for it."""
