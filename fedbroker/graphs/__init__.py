@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedbroker.graphs.ops import FAMILIES, known_ops, why_refused
+from fedbroker.graphs.ops import known_ops, why_refused
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
 
-__all__ = ["FAMILIES", "Unreadable", "known_ops", "ops_of_computation", "ops_of_graph", "why_refused"]
+__all__ = ["Unreadable", "known_ops", "ops_of_computation", "ops_of_graph", "why_refused"]

@@ -18,7 +18,7 @@ __all__ = ["FAMILIES", "known_ops", "why_refused"]
 FAMILIES: Final[Mapping[str, str]] = {
     "files": "reads or writes files",
     "network": "reaches other machines or devices",
-    "output": "writes to the silo's standard error or to files",
+    "output": "writes to standard error or to files",
     "processes": "ends the process",
     "python": "calls Python",
     "code": "runs code that comes as a value, which cannot be looked into beforehand",

@@ -58,6 +58,7 @@ class SiloService:
     ) -> None:
         silo, limits = settings.silo, settings.limits
         self._settings = silo
+        self._signed = settings.keys is not None
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
@@ -111,7 +112,8 @@ class SiloService:
         try:
             if self._audit is not None:
                 self._audit.check()
-                self._end.remember(await in_thread(self._audit.nonces, "audit"))
+                if self._signed:
+                    self._end.remember(await in_thread(self._audit.nonces, "audit"))
             await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:
