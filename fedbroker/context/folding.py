@@ -15,6 +15,7 @@ from fedbroker.context.values import members, structure
 from fedbroker.errors import WireError
 from fedbroker.plan.model import Fold, Slot
 from fedbroker.runtime import Executor, Ref
+from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["Folding"]
@@ -184,7 +185,7 @@ class Folding:
     async def _function(self, silos: int) -> Ref:
         if silos not in self._functions:
             computation = await asyncio.to_thread(self._fold.computation, silos)
-            self._functions[silos] = await (await self._ready()).value(computation)
+            self._functions[silos] = await (await self._ready()).function(digest_of(computation), computation)
         return self._functions[silos]
 
 

@@ -15,6 +15,7 @@ from fedbroker.context.values import elements, structure
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
 from fedbroker.runtime.values import struct
+from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["ServerSide"]
@@ -144,10 +145,10 @@ class ServerSide:
         return self._functions[silos]
 
     async def _loaded_function(self, stage: ServerStage, silos: int) -> Ref:
-        if stage.fold is None or silos == 0:
-            return await self._loaded(stage.computation)
-        whole = await asyncio.to_thread(stage.fold.whole, silos)
-        return await self._loaded(whole.computation)
+        computation = stage.computation
+        if stage.fold is not None and silos > 0:
+            computation = (await asyncio.to_thread(stage.fold.whole, silos)).computation
+        return await (await self._ready()).function(digest_of(computation), computation)
 
     async def _loaded(self, value: Buffer) -> Ref:
         return await (await self._ready()).value(value)

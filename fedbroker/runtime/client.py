@@ -1,7 +1,6 @@
 """The C++ runtime's gRPC service, for asyncio: executors, and the values in them.
 
-Imports protos, framing, values and the base. gRPC's ordinary channel is used by its futures, since gRPC's own asyncio
-support allows one event loop in a process only.
+Imports protos, framing, values, functions and the base.
 """
 
 from __future__ import annotations
@@ -9,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import grpc
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
 from fedbroker.runtime.framing import Buffer, framed, unframe
+from fedbroker.runtime.functions import Functions
 from fedbroker.runtime.protos import Proto, executor_pb2
 from fedbroker.runtime.values import struct
 
 __all__ = ["Executor", "Kept", "Ref", "Service"]
-
-_Call: TypeAlias = Any  # gRPC's futures, which are also the errors that they raise
 
 _METHODS: Final = (
     "GetExecutor",
@@ -50,6 +48,7 @@ _GOODBYE_SECONDS: Final = 1.0
 _OBITUARY_SECONDS: Final = 1.0
 # TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
+_CLOSED: Final = "the C++ runtime was closed"
 _ANEW: Final = "it is started anew with the next request"
 _NO_MEMORY: Final = "OOM when allocating"
 # gRPC's words for an exception: there was no memory outside of TensorFlow's allocator, and locks may never be released.
@@ -78,7 +77,8 @@ class Service:
     ) -> None:
         self._obituary = obituary
         self._broken = broken
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._closed = False
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         # No serializers: requests and responses are bytes.
         self._calls: dict[str, Any] = {
             name: self._channel.unary_unary(f"/tensorflow_federated.v0.ExecutorGroup/{name}") for name in _METHODS
@@ -91,18 +91,25 @@ class Service:
             ComputationFailed: the runtime refused it; carries its words.
             RuntimeUnavailable: the runtime, or the executor in it, is gone.
         """
+        if self._closed:
+            raise RuntimeUnavailable(_CLOSED)
         try:
-            return await _awaited(self._calls[method].future(request))
-        except ValueError:
-            raise RuntimeUnavailable("the C++ runtime was closed") from None
-        except grpc.RpcError as error:
+            answer: bytes = await self._calls[method](request)
+        except grpc.aio.AioRpcError as error:
             raise await self._translated(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task is not None and task.cancelling()):  # it is the request that was cancelled
+                raise RuntimeUnavailable(_CLOSED) from None
+            raise
+        return answer
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Requests under way fail."""
-        self._channel.close()
+        self._closed = True
+        await self._channel.close()
 
-    async def _translated(self, error: _Call) -> RuntimeFailure:
+    async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
         code, detail = error.code(), " ".join((error.details() or "no details").split())
         gone = code in _GONE
         # Its end may show at the connection before we are told of it, in more than one way.
@@ -118,29 +125,6 @@ class Service:
         )
 
 
-async def _awaited(call: _Call) -> bytes:
-    """The result of a gRPC future, in the event loop that runs."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
-
-    def settle() -> None:
-        if answer.done():
-            return
-        error = call.exception()
-        answer.set_result(call.result()) if error is None else answer.set_exception(error)
-
-    def done(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed, and with it whoever waited
-            loop.call_soon_threadsafe(settle)
-
-    call.add_done_callback(done)
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        call.cancel()
-        raise
-
-
 @dataclass(eq=False)
 class Kept:
     """An executor inside the runtime, that any number of :class:`Executor` share.
@@ -150,12 +134,14 @@ class Kept:
         identity: what it is called there, a message.
         users: how many share it now.
         stale: not to be shared any more: it is gone, or the runtime does not answer, or it holds what nobody knows of.
+        functions: that are kept in it.
     """
 
     service: Service
     identity: Proto
     users: int = 0
     stale: bool = False
+    functions: Functions = field(default_factory=Functions)
 
     @classmethod
     async def create(cls, service: Service, clients: int) -> Kept:
@@ -195,6 +181,7 @@ class Executor:
         self._prefix = executor_pb2.CreateValueRequest(executor=kept.identity).SerializeToString()
         self._released = released
         self._live: set[str] = set()
+        self._functions: dict[str, Ref] = {}  # by name; kept for others, too
         self._closed = False
         self._after: list[Callable[[], None]] = []
         self._calls: set[str] = set()  # not known to have ended
@@ -213,6 +200,27 @@ class Executor:
         """A value from a serialized ``executor.Value``, in one part or several, which are passed on as they are."""
         request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
         return self._ref(executor_pb2.CreateValueResponse, await self._call("CreateValue", request))
+
+    async def function(self, name: str, serialized: Buffer) -> Ref:
+        """A computation as a value, which the runtime keeps for whoever needs it next.
+
+        Args:
+            name: tells it from all others, like its digest.
+            serialized: an ``executor.Value``.
+        """
+        if name in self._functions:
+            return self._functions[name]
+        functions = self._kept.functions
+        known = functions.use(name)
+        if known is not None:
+            ref = Ref(known)
+        else:
+            ref = await self.value(serialized)
+            if self._closed or not functions.add(name, ref.id, len(serialized)):
+                return ref  # too late, or somebody else was faster: it goes with what else was made here
+            self._live.discard(ref.id)
+        self._functions[name] = ref
+        return ref
 
     async def struct_of(self, elements: Sequence[tuple[str, Buffer]]) -> Ref:
         """A struct of serialized values in one request; an empty name is none."""
@@ -256,7 +264,9 @@ class Executor:
         return content
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
-        """Forget values."""
+        """Forget values; functions stay."""
+        functions = {ref.id for ref in self._functions.values()}
+        refs = [ref for ref in refs if ref.id not in functions]
         self._live.difference_update(ref.id for ref in refs)
         request = executor_pb2.DisposeRequest(executor=self._identity, value_ref=[_proto(ref) for ref in refs])
         await self._ask("Dispose", request)
@@ -265,7 +275,9 @@ class Executor:
         """Forget everything that was made here. Bounded in time; a runtime that is gone does not matter."""
         if self._closed:
             return
-        left = [Ref(one) for one in self._live]
+        spare = self._kept.functions.release(self._functions)
+        self._functions.clear()
+        left = [Ref(one) for one in (*self._live, *spare)]
         try:
             if left:
                 async with asyncio.timeout(_GOODBYE_SECONDS):

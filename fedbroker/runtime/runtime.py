@@ -130,7 +130,7 @@ class Runtime:
         service, self._service = self._service, None
         process, self._process = self._process, None
         if service is not None:
-            service.close()
+            await service.close()
         await self._executors.forget()
         if process is not None:
             await process.close()

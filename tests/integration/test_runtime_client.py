@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tensorflow_federated as tff
 
 from benchmarks.relay import array as large_value
 from fedbroker.errors import ComputationFailed, RuntimeUnavailable
+from fedbroker.runtime import Runtime
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
 
 FLOAT = tff.TensorType(np.float32)
@@ -191,6 +193,23 @@ async def test_requests_run_side_by_side(own, endless, add):
     busy.cancel()
     with pytest.raises(asyncio.CancelledError):
         await busy
+
+
+def test_event_loops_in_several_threads_have_runtimes_of_their_own(caplog):
+    async def use():
+        runtime = Runtime()
+        try:
+            await runtime.start()
+            executor = await runtime.executor(1)
+            for number in range(100):
+                assert numbers(await executor.compute(await executor.value(scalar(number)))) == [number]
+        finally:
+            await runtime.close()
+
+    with ThreadPoolExecutor(3) as threads:
+        for done in [threads.submit(asyncio.run, use()) for _ in range(3)]:
+            done.result()
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 async def test_a_large_value_passes_unchanged_both_ways(own):

@@ -89,6 +89,65 @@ async def test_random_numbers_go_on_as_on_tffs_own_contexts(own_runtime):
     assert found == pytest.approx(expected)
 
 
+@pytest.fixture(scope="module")
+def triple():
+    comp = tff.tensorflow.computation(lambda x: 3.0 * x, tff.TensorType(np.float32))
+    return executor_pb2.Value(computation=tff.framework.serialize_computation(comp)).SerializeToString()
+
+
+async def tripled(executor, triple, value, name="triple"):
+    ref = await executor.call(await executor.function(name, triple), await executor.value(number(value)))
+    return executor_pb2.Value.FromString(await executor.compute(ref)).array.float32_list.value[0]
+
+
+async def test_a_function_is_made_once_for_all_users(own_runtime, asked, triple):
+    for value in (1.0, 2.0):
+        executor = await own_runtime.executor(1)
+        assert await tripled(executor, triple, value) == await tripled(executor, triple, value) == 3.0 * value
+        await executor.close()
+    assert asked.count("CreateValue") == 1 + 4
+    other = await own_runtime.executor(2)
+    assert await tripled(other, triple, 3.0) == 9.0
+    assert asked.count("CreateValue") == 1 + 4 + 2
+
+
+async def test_a_function_stays_whoever_disposes_of_it_or_closes(own_runtime, triple):
+    first, second = await own_runtime.executor(1), await own_runtime.executor(1)
+    for executor in (first, second):
+        assert await tripled(executor, triple, 1.0) == 3.0
+    await first.dispose([await first.function("triple", triple)])
+    assert await tripled(first, triple, 2.0) == 6.0
+    await first.close()
+    assert await tripled(second, triple, 3.0) == 9.0
+
+
+async def test_the_same_function_made_twice_at_once_is_kept_once(own_runtime, asked, triple):
+    both = [await own_runtime.executor(1) for _ in range(2)]
+    assert await asyncio.gather(*(tripled(executor, triple, 1.0) for executor in both)) == [3.0, 3.0]
+    for executor in both:
+        await executor.close()
+    made = asked.count("CreateValue")
+    executor = await own_runtime.executor(1)
+    assert await tripled(executor, triple, 2.0) == 6.0
+    assert asked.count("CreateValue") == made + 1
+
+
+async def test_functions_without_room_are_gone_once_nobody_uses_them(own_runtime, asked, triple, monkeypatch):
+    first, second = await own_runtime.executor(1), await own_runtime.executor(1)
+    monkeypatch.setattr(first._kept.functions, "_room", len(triple))
+    mine = await first.function("mine", triple)
+    theirs = await second.function("theirs", triple)
+    await first.close()
+    with pytest.raises(ComputationFailed, match="not found"):
+        await second.compute(mine)
+    assert await second.call(theirs, await second.value(number(1.0)))
+    await second.close()
+    made = asked.count("CreateValue")
+    third = await own_runtime.executor(1)
+    assert await third.function("theirs", triple) == theirs
+    assert asked.count("CreateValue") == made
+
+
 async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, monkeypatch):
     monkeypatch.setattr(executors, "IDLE_SECONDS", 0.05)
     await use(own_runtime)

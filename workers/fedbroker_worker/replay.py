@@ -49,9 +49,12 @@ async def replay(
         RuntimeUnavailable: the runtime died.
         SourceError: data could not be had.
     """
+    called = {op.function for op in program if isinstance(op, Call)}
 
     async def early(op: Value | Data | Joined) -> Ref:
         match op:
+            case Value(ref, blob) if ref in called:
+                return await executor.function(blob, blobs[blob])
             case Value(_, blob):
                 return await executor.value(blobs[blob])
             case Joined(_, elements):
