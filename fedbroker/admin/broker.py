@@ -42,8 +42,8 @@ class Target(Protocol):
     def check_new(self, name: str) -> None:
         """Raises ConfigError if a user of that name is there already."""
 
-    def check_queues(self, user: User) -> None:
-        """Raises TopologyMismatch if a queue of that silo's is there already and is not as enrolment makes it."""
+    def check_queues(self, user: User, *, replicated: bool) -> None:
+        """Raises TopologyMismatch if a queue of that silo's is there already and is not as enrolment would make it."""
 
     def load(self, definitions: Definitions) -> None:
         """Have the broker take them."""
@@ -64,7 +64,7 @@ class ByFile:
     def check_new(self, name: str) -> None:
         """A file knows nobody."""
 
-    def check_queues(self, user: User) -> None:
+    def check_queues(self, user: User, *, replicated: bool) -> None:
         """The same."""
 
     def load(self, definitions: Definitions) -> None:
@@ -124,19 +124,26 @@ class LiveBroker:
                 f"user {str(user)!r} belongs to vhost {min(elsewhere)!r}", hint="use another name for the cohort"
             )
 
-    def check_queues(self, user: User) -> None:
+    def check_queues(self, user: User, *, replicated: bool) -> None:
         """Make sure that a silo's queues are as enrolment makes them, or are not there.
 
         Raises:
-            TopologyMismatch: a silo that nobody enrolled has made one.
+            TopologyMismatch: a silo that nobody enrolled has made one, or it was enrolled otherwise.
         """
-        for queue in silo_queues(user.cohort, user.silo):
+        wanted, others = (silo_queues(user.cohort, user.silo, replicated=one) for one in (replicated, not replicated))
+        for queue, other in zip(wanted, others, strict=True):
             there = self._api.get("queues", self._vhost, queue.name)
-            if there is not None and not _alike(there, queue):
+            if there is None or _alike(there, queue):
+                continue
+            if _alike(there, other):
                 raise TopologyMismatch(
-                    f"queue {queue.name!r} is there already, made by a silo that was not enrolled",
-                    hint="stop that silo, and delete the queue at the broker",
+                    f"queue {queue.name!r} is there already, {'not ' if replicated else ''}replicated",
+                    hint="revoke the silo first (`fedbroker admin revoke`), which loses what is in its queues",
                 )
+            raise TopologyMismatch(
+                f"queue {queue.name!r} is there already, made by a silo that was not enrolled",
+                hint="stop that silo, and delete the queue at the broker",
+            )
 
     def load(self, definitions: Definitions) -> None:
         """Have the broker take definitions."""

@@ -12,7 +12,7 @@ from fedbroker.admin.queues import POLICIES, cohort_queues, silo_queues
 from fedbroker.admin.rights import COORDINATOR, SILO, Rights, User, coordinator_rights, silo_rights
 from fedbroker.transport.topology import EXCHANGES, Queue
 
-__all__ = ["Definitions", "for_coordinator", "for_login", "for_silo", "hashed"]
+__all__ = ["Definitions", "for_coordinator", "for_login", "for_silo", "for_user", "hashed"]
 
 Definitions: TypeAlias = dict[str, list[dict[str, Any]]]
 """By kind (``users``, ``queues``, …). They hold hashes of passwords, no passwords."""
@@ -52,14 +52,28 @@ def for_coordinator(vhost: str, name: str, password: str) -> Definitions:
     }
 
 
-def for_silo(vhost: str, user: User, password: str | None) -> Definitions:
-    """A silo's user with exactly its permissions, its queues, and its cohort's; None for one without a password."""
-    queues = (*silo_queues(user.cohort, user.silo), *cohort_queues(user.cohort))
+def for_silo(vhost: str, user: User, password: str | None, *, replicated: bool = False) -> Definitions:
+    """A silo's user with exactly its permissions, its queues, and its cohort's.
+
+    Args:
+        vhost: the virtual host.
+        user: the silo's.
+        password: None for a user without one.
+        replicated: see :func:`fedbroker.admin.queues.silo_queues`.
+    """
+    queues = (*silo_queues(user.cohort, user.silo, replicated=replicated), *cohort_queues(user.cohort))
+    return {
+        **for_user(vhost, user, password),
+        "queues": [_queue(vhost, queue) for queue in queues],
+        "bindings": _bindings(vhost, queues),
+    }
+
+
+def for_user(vhost: str, user: User, password: str | None) -> Definitions:
+    """A silo's user with its permissions; its queues are there already."""
     return {
         **for_login(user, password),
         **_granted(vhost, str(user), silo_rights(user.cohort, user.silo)),
-        "queues": [_queue(vhost, queue) for queue in queues],
-        "bindings": _bindings(vhost, queues),
     }
 
 

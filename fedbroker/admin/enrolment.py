@@ -7,13 +7,16 @@ wire's names and the base.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fedbroker.admin import definitions
 from fedbroker.admin.broker import LiveBroker, Target
 from fedbroker.admin.certificates import new_authority, signed
+from fedbroker.admin.definitions import Definitions
 from fedbroker.admin.folder import SETTINGS, Folder, read_text, write_secret
 from fedbroker.admin.handout import PublicUrl, settings, with_broker
 from fedbroker.admin.rights import User
@@ -84,7 +87,14 @@ class Office:
         return Handed(coordinator, directory, identity.public)
 
     def enroll(
-        self, target: Target, cohort: str, silo: str, *, certificate: bool = False, public: Public | None = None
+        self,
+        target: Target,
+        cohort: str,
+        silo: str,
+        *,
+        certificate: bool = False,
+        replicated: bool = False,
+        public: Public | None = None,
     ) -> Handed:
         """Make a silo's user, queues and permissions, its ``silo.toml``, and its key pair unless it has one.
 
@@ -93,19 +103,21 @@ class Office:
             cohort: its cohort.
             silo: its name.
             certificate: it gets a client certificate instead of a password.
+            replicated: its queues are on several nodes of a cluster, all of them.
             public: the public key of a secret that it made itself, and that nobody else has; None: it gets a secret.
 
         Raises:
             ConfigError: it is enrolled already, or files cannot be written.
-            TopologyMismatch: a silo of this name ran without having been enrolled.
+            TopologyMismatch: a silo of this name ran without having been enrolled, or was enrolled otherwise.
             BrokerError: the broker does not answer, or refuses.
         """
         directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
         self._check_free(*(directory / name for name in (SETTINGS, SECRET, CERTIFICATE, KEY)))
         user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
         before = self._before(target, user)
-        target.check_queues(user)
-        broker = self._login(target, user, directory, certificate, whole=True)
+        target.check_queues(user, replicated=replicated)
+        whole = partial(definitions.for_silo, self._vhost, user, replicated=replicated)
+        broker = self._login(target, user, directory, certificate, whole)
         if isinstance(target, LiveBroker):
             target.drop_users(one for one in before if one != user)
             target.disconnect(str(user))
@@ -136,7 +148,10 @@ class Office:
                 "a definitions file cannot take a certificate's user away", hint="rotate by the management API"
             )
         user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
-        broker = self._login(target, user, directory, certificate, whole=certificate)
+        login = (
+            partial(definitions.for_user, self._vhost, user) if certificate else partial(definitions.for_login, user)
+        )
+        broker = self._login(target, user, directory, certificate, login)
         if isinstance(target, LiveBroker):
             target.drop_users(one.user for one in before if one.user != user)
             target.disconnect(str(user))
@@ -176,15 +191,19 @@ class Office:
                 target.check_new(str(name))
         return before
 
-    def _login(self, target: Target, user: User, directory: Path, certificate: bool, *, whole: bool) -> str:
+    def _login(
+        self,
+        target: Target,
+        user: User,
+        directory: Path,
+        certificate: bool,
+        defined: Callable[[str | None], Definitions],
+    ) -> str:
         """Have the broker know the user, and write what it logs in with; the broker's URL for it, a secret."""
         vouched = self._vouched(directory)
         password = None if certificate else _password()
         made = signed(self._folder.authority, str(user)) if certificate else None
-        if whole:
-            target.load(definitions.for_silo(self._vhost, user, password))
-        else:
-            target.load(definitions.for_login(user, password))
+        target.load(defined(password))
         if made is None:
             return self._broker.for_user(str(user), password, self._vhost, **vouched)
         write_secret(directory / KEY, made.key, force=True)

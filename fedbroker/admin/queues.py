@@ -41,21 +41,28 @@ POLICIES: Final = (
 )
 
 
-def silo_queues(cohort: str, silo: str) -> tuple[Queue, ...]:
-    """One silo's: durable, and none of them expires."""
-    return tuple(
-        _lasting(queue)
-        for queue in (
-            topology.work_queue(cohort, silo),
-            topology.blobs_queue(cohort, silo),
-            topology.mailbox(cohort, silo),
-        )
-    )
+def silo_queues(cohort: str, silo: str, *, replicated: bool = False) -> tuple[Queue, ...]:
+    """One silo's: durable, and none of them expires.
+
+    Args:
+        cohort: its cohort.
+        silo: its name.
+        replicated: all of them are on several nodes of a cluster, so that the silo outlives the loss of any one; if
+            not, only its work is.
+    """
+    blobs, mailbox = topology.blobs_queue(cohort, silo), topology.mailbox(cohort, silo)
+    if replicated:
+        blobs, mailbox = _replicated(blobs), _replicated(mailbox)
+    return tuple(map(_lasting, (topology.work_queue(cohort, silo), blobs, mailbox)))
 
 
 def cohort_queues(cohort: str) -> tuple[Queue, ...]:
     """Those that all silos of a cohort share; a coordinator that finds none makes the same."""
     return topology.lobby_queue(cohort), topology.archive(cohort)
+
+
+def _replicated(queue: Queue) -> Queue:
+    return replace(queue, arguments={**queue.arguments, "x-queue-type": "quorum"})
 
 
 def _lasting(queue: Queue) -> Queue:

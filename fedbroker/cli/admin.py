@@ -80,6 +80,7 @@ _INIT = """Examples:
 _ENROLL = """Examples:
   fedbroker admin enroll ewr --cohort airports
   fedbroker admin enroll ewr --cohort airports --certificate
+  fedbroker admin enroll ewr --cohort airports --replicated
   fedbroker admin enroll ewr --cohort airports --definitions ewr.json"""
 
 _ROTATE = """Examples:
@@ -120,6 +121,14 @@ def enroll(
     certificate: Annotated[
         bool, cyclopts.Parameter(negative="", help="A client certificate instead of a password.")
     ] = False,
+    replicated: Annotated[
+        bool,
+        cyclopts.Parameter(
+            negative="",
+            help="All of its queues are on several nodes of a RabbitMQ cluster, so that the silo outlives the loss of "
+            "one; blobs then take about twice as long to get to it. Its work always is.",
+        ),
+    ] = False,
     public_key: Annotated[
         str | None,
         cyclopts.Parameter(
@@ -136,7 +145,8 @@ def enroll(
     """
     public = None if public_key is None else Public.parse(public_key)
     with _office(making) as (office, target):
-        _say(office.enroll(target, cohort, silo, certificate=certificate, public=public), json)
+        made = office.enroll(target, cohort, silo, certificate=certificate, replicated=replicated, public=public)
+        _say(made, json)
 
 
 @app.command(help_epilogue=_ROTATE)

@@ -175,22 +175,28 @@ class Line:
         for binding in queue.bindings:
             await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
 
-    async def expect(self, *queues: Queue) -> None:
+    async def expect(self, *queues: Queue) -> list[int]:
         """Make sure that queues are there which somebody else made; whoever asks needs no permission for that.
+
+        Returns:
+            how many consumers each has.
 
         Raises:
             BrokerRefused: one is not there.
             LineDown: the line ended, or the node that holds one is down.
         """
         channel = await self._channel()
+        consumers: list[int] = []
         for queue in queues:
             what = f"queue {queue.name!r}"
             try:
-                await self._ask(channel.queue_declare(queue.name, passive=True), what, elsewhere=True)
+                there = await self._ask(channel.queue_declare(queue.name, passive=True), what, elsewhere=True)
             except HomeDown as error:
                 if HOME_NODE in str(error):
                     raise LineDown(str(error)) from None
                 raise unmade(what) from None
+            consumers.append(int(there.consumer_count or 0))
+        return consumers
 
     async def purge(self, queue: Queue) -> None:
         """Throw away what is in a queue.

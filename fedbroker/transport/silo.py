@@ -280,21 +280,30 @@ class SiloEnd:
     async def _set_up_control(self, line: Line) -> None:
         """Take the name first: it is what keeps us off another silo's queues.
 
-        The lock is the mailbox: a queue of this connection's alone, or, for an enrolled silo, one with one consumer.
+        The lock is the mailbox: a queue of this connection's alone, or, for an enrolled silo, one with one consumer. A
+        replicated one lets in whoever comes, so that its consumers are counted, before and after.
         """
         mailbox = topology.mailbox(self._cohort, self._silo)
         work = topology.work_queue(self._cohort, self._silo)
         try:
             if self._enrolled:
-                await line.expect(mailbox, work)
+                await self._alone(line, mailbox, 0)
+                await line.expect(work)
             else:
                 await self._declare(line, mailbox, work)
             await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH, exclusive=self._enrolled)
+            if self._enrolled:
+                await self._alone(line, mailbox, 1)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         if not self._draining:
             self._consumer = await self._consume_work(line, work)
         self._presence.cue()
+
+    async def _alone(self, line: Line, mailbox: topology.Queue, consumers: int) -> None:
+        (found,) = await line.expect(mailbox)
+        if found > consumers:
+            raise Locked(f"queue {mailbox.name!r}")
 
     async def _declare(self, line: Line, mailbox: topology.Queue, work: topology.Queue) -> None:
         await line.declare(topology.EXCHANGES, (mailbox,))

@@ -58,7 +58,7 @@ def expected(cell: Cell) -> str:
 HEAD = """# Faults
 
 What becomes of an invocation when something fails in its midst. Three silos, a real RabbitMQ node, the real C++
-runtime; two client stages with a model of 4 MB; one of the silos, or what it needs, is meddled with. Each of the
+runtime; two client stages with a model of 8 MB; one of the silos, or what it needs, is meddled with. Each of the
 {count} cells asserts the result or the error, what the session's report says, that nothing of the session is left at
 the broker, and that the next invocation has all three silos. `make faults` runs them all and writes this page;
 `make test` runs a cut.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fedbroker.testing import local_cohort
 from tests.support.cluster import PrivateCluster, killed, whole
 from tests.support.computations import COLUMN
 from tests.support.gated import gated_source, hold, reads, release
+from tests.support.managed import Admin, silo_process
 from tests.support.tff import packed
 from tests.support.wait import until
 
@@ -79,3 +81,60 @@ def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatc
                 assert all(reads(directory) == 1 for directory in directories)  # nobody computed twice
                 again = context.invoke(twice, arguments)  # with two nodes left
                 assert again[0] == 4 * 111.0
+
+
+@pytest.fixture
+def enrolled(cluster, cohort, tmp_path):
+    """Three silos that were enrolled with all of their queues replicated, by an administrator without the API."""
+    office = Admin(tmp_path, {})
+    public = f"amqp://{','.join(f'127.0.0.1:{node.port}' for node in cluster.nodes)}/"
+    definitions = tmp_path / "definitions.json"
+
+    def made(*arguments):
+        office.done(*arguments, "--definitions", str(definitions), "--force")
+        cluster.nodes[0].ctl("import_definitions", str(definitions))
+
+    made("init", "--vhost", cohort, "--broker", public)
+    for silo in VALUES:
+        made("enroll", silo, "--cohort", cohort, "--replicated")
+    yield office
+    cluster.nodes[0].ctl("delete_vhost", cohort)
+
+
+@pytest.mark.parametrize("victim", [0, *(pytest.param(number, marks=pytest.mark.whole) for number in (1, 2))])
+def test_enrolled_silos_outlive_any_node(cluster, cohort, enrolled, tmp_path, victim):
+    modules = tmp_path / "sources"
+    gated = gated_source(modules)
+    directories = []
+    with ExitStack() as stack:
+        for silo, value in VALUES.items():
+            settings = enrolled.settings(cohort, silo)
+            data = {**gated, "value": value}
+            lines = "".join(f"{name} = {content!r}\n" for name, content in data.items())
+            settings.write_text(f"{settings.read_text()}\n[data.numbers]\n{lines}")
+            stack.enter_context(silo_process(settings, modules=modules))
+            directories.append(settings.parent)
+        context = stack.enter_context(
+            fedbroker.create_sync_execution_context(
+                enrolled.coordinator_url(),
+                cohort=cohort,
+                min_silos=3,
+                stage_timeout=90.0,
+                retries=0,
+                keys=enrolled.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml",
+            )
+        )
+        assert until(lambda: whole(cluster, cohort), 60)
+        for directory in directories:
+            hold(directory)
+        arguments = packed(twice, (fedbroker.data("numbers"),))
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        asking = pool.submit(context.invoke, twice, arguments)
+        assert until(lambda: all(reads(directory) == 1 for directory in directories), 60)
+        with killed(cluster, cluster.nodes[victim]):
+            for directory in directories:
+                release(directory)
+            total = asking.result(90)
+            assert set(total) == {4 * 111.0}
+            assert context.last_session.participants == tuple(VALUES)
+            assert context.invoke(twice, arguments)[0] == 4 * 111.0  # with two nodes left

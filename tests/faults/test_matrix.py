@@ -22,11 +22,12 @@ from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-FLOATS = 1_000_000
+FLOATS = 2_000_000
 COLUMN = tff.TensorType(np.float32, [None])
 MODEL = tff.TensorType(np.float32, [FLOATS])
 SPRINGS = 1_500_000
-"""Bytes of the 4 MB under way when the fault comes."""
+"""Bytes of the 8 MB under way when the fault comes. More than 5 MB of what is left do not fit into the sockets' own
+buffers, so that the rest cannot get away before the fault is there."""
 
 
 @tff.tensorflow.computation(COLUMN, MODEL)

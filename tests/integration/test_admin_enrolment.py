@@ -54,6 +54,28 @@ def test_what_is_handed_over_is_ready(office, cohort, managed_broker):
     assert Public.parse(str(theirs)) != mine
 
 
+def kinds(cohort, managed_broker):
+    """The kinds of the silo's queues, by what they are for."""
+    listed = managed_broker.broker.ctl("list_queues", "-p", "fedbroker", "name", "type").splitlines()
+    names = (line.split() for line in listed)
+    return {name.split(".")[1]: kind for name, kind in names if name.endswith(f".{cohort}.ewr")}
+
+
+def test_on_a_cluster_all_of_a_silo_s_queues_may_be_replicated(office, cohort, managed_broker):
+    office.done("enroll", "ewr", "--cohort", cohort)
+    assert kinds(cohort, managed_broker) == {"work": "quorum", "blobs": "classic", "mailbox": "classic"}
+    line = office.refused("enroll", "ewr", "--cohort", cohort, "--replicated", "--force")
+    assert "is there already, not replicated" in line
+    office.done("revoke", "ewr", "--cohort", cohort)
+    office.done("enroll", "ewr", "--cohort", cohort, "--replicated", "--force")
+    assert kinds(cohort, managed_broker) == dict.fromkeys(QUEUES, "quorum")
+    with silo_process(office.settings(cohort)):
+        assert compute(office, cohort) == 6.5
+    assert "is there already, replicated" in office.refused("enroll", "ewr", "--cohort", cohort, "--force")
+    office.done("revoke", "ewr", "--cohort", cohort)
+    assert kinds(cohort, managed_broker) == {}
+
+
 def test_a_silo_may_keep_its_secret_to_itself(office, cohort):
     own = Identity(b"o" * 32)
     office.done("enroll", "ewr", "--cohort", cohort, "--public-key", str(own.public))
@@ -205,7 +227,9 @@ def test_definitions_do_what_the_api_does(office, managed_broker, tmp_path, coho
     assert mine == theirs
 
 
-async def test_a_name_is_taken_once(office, ewr, cohort):
+@pytest.mark.parametrize("options", [(), ("--replicated",)])
+async def test_a_name_is_taken_once(office, cohort, options):
+    office.done("enroll", "ewr", "--cohort", cohort, *options)
     url = office.silo_url(cohort)
     async with silo_end(url, cohort, enrolled=True) as first:
         with pytest.raises(NameTaken):

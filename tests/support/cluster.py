@@ -20,11 +20,13 @@ def at_port(cluster: PrivateCluster, port: int) -> ClusterNode:
     return node
 
 
-def whole(cluster: PrivateCluster) -> bool:
+def whole(cluster: PrivateCluster, vhost: str = "/") -> bool:
     """Whether every replica of every replicated queue is there: then any one node may be lost."""
     if not all(node.running for node in cluster.nodes):
         return False
-    queues = json.loads(cluster.nodes[0].ctl("list_queues", "type", "members", "online", "--formatter", "json"))
+    queues = json.loads(
+        cluster.nodes[0].ctl("list_queues", "-p", vhost, "type", "members", "online", "--formatter", "json")
+    )
     return all(len(queue["online"]) == len(queue["members"]) for queue in queues if queue["type"] == "quorum")
 
 

@@ -137,9 +137,9 @@ class Admin:
 
 
 @contextmanager
-def silo_process(settings: Path, *options: str) -> Iterator[SiloProcess]:
-    """``fedbroker-silo run`` with these settings, ready."""
-    silo = SiloProcess(settings, *options)
+def silo_process(settings: Path, *options: str, modules: Path | None = None) -> Iterator[SiloProcess]:
+    """``fedbroker-silo run`` with these settings, ready; ``modules`` is on its module search path, too."""
+    silo = SiloProcess(settings, *options, modules=modules)
     try:
         silo.until_ready()
         yield silo
@@ -150,16 +150,19 @@ def silo_process(settings: Path, *options: str) -> Iterator[SiloProcess]:
 class SiloProcess:
     """A silo's process, started in another directory than its settings'."""
 
-    def __init__(self, settings: Path, *options: str) -> None:
+    def __init__(self, settings: Path, *options: str, modules: Path | None = None) -> None:
         self.log = settings.parent / "log"
         self._ready = settings.parent / "ready"
+        variables = environment()
+        if modules is not None:
+            variables["PYTHONPATH"] = f"{modules}:{variables['PYTHONPATH']}"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "fedbroker_worker", "run", "--config", str(settings)),
                     *("--ready-file", str(self._ready), *options),
                 ],
-                env=environment(),
+                env=variables,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
