@@ -267,6 +267,8 @@ class Executor:
         """Forget values; functions stay."""
         functions = {ref.id for ref in self._functions.values()}
         refs = [ref for ref in refs if ref.id not in functions]
+        if not refs:
+            return
         self._live.difference_update(ref.id for ref in refs)
         request = executor_pb2.DisposeRequest(executor=self._identity, value_ref=[_proto(ref) for ref in refs])
         await self._ask("Dispose", request)

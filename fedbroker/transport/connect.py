@@ -23,7 +23,7 @@ from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, Conf
 from fedbroker.transport.tls import ended_without_a_word, no_tls, refused_certificate
 from fedbroker.transport.url import Address, Endpoint
 
-__all__ = ["Connected", "connect", "guarded"]
+__all__ = ["Connected", "answers", "connect", "guarded"]
 
 _T = TypeVar("_T")
 _HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
@@ -110,6 +110,17 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
         except BrokerError as error:
             failed[endpoint] = error
     raise _none_of(failed)
+
+
+async def answers(endpoint: Endpoint) -> bool:
+    """Whether anything takes connections there."""
+    try:
+        async with asyncio.timeout(HOST_TIMEOUT):
+            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
 
 
 def _time_for_one(others: int, deadline: Deadline | None) -> float | None:

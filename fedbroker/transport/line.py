@@ -33,6 +33,7 @@ from fedbroker.transport.refusals import (
 )
 from fedbroker.transport.topology import Exchange, Queue
 from fedbroker.transport.traffic import Traffic
+from fedbroker.transport.url import Endpoint
 
 __all__ = ["Consumer", "Handler", "Line"]
 
@@ -96,6 +97,11 @@ class Line:
         line._watch(connected.amqp.transport.connection)
         line._publisher = await line._channel(publisher_confirms=True)
         return line
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Which of the broker's hosts it leads to."""
+        return self._connected.endpoint
 
     @property
     def alive(self) -> bool:

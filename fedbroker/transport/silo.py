@@ -21,6 +21,7 @@ from fedbroker.transport.held import Held
 from fedbroker.transport.inbox import Inbox
 from fedbroker.transport.line import Consumer, Line
 from fedbroker.transport.link import Link
+from fedbroker.transport.mailbox import Mailbox
 from fedbroker.transport.message import Delivery, Outgoing
 from fedbroker.transport.presence import Presence
 from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
@@ -51,7 +52,6 @@ __all__ = ["SiloEnd"]
 _log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
-MAIL_PREFETCH: Final = 64
 SPREAD: Final = 3.0
 """Seconds over which the silos of a broker that was away come back."""
 
@@ -135,6 +135,7 @@ class SiloEnd:
             most=prefetch,
             renew_seconds=renew_seconds,
         )
+        self._mailbox = Mailbox(cohort, silo, self._on_mail, enrolled=enrolled)
         self._consumer: Consumer | None = None
         self._lobby: topology.Queue | None = None  # under the name that it had the last time
         self._opened = asyncio.Event()
@@ -278,35 +279,21 @@ class SiloEnd:
         self.blobs.close()
 
     async def _set_up_control(self, line: Line) -> None:
-        """Take the name first: it is what keeps us off another silo's queues.
-
-        The lock is the mailbox: a queue of this connection's alone, or, for an enrolled silo, one with one consumer. A
-        replicated one lets in whoever comes, so that its consumers are counted, before and after.
-        """
-        mailbox = topology.mailbox(self._cohort, self._silo)
+        """Take the name first: it is what keeps us off another silo's queues."""
         work = topology.work_queue(self._cohort, self._silo)
         try:
-            if self._enrolled:
-                await self._alone(line, mailbox, 0)
-                await line.expect(work)
-            else:
-                await self._declare(line, mailbox, work)
-            await line.consume(mailbox, self._on_mail, prefetch=MAIL_PREFETCH, exclusive=self._enrolled)
-            if self._enrolled:
-                await self._alone(line, mailbox, 1)
+            await self._mailbox.take(line)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
+        if self._enrolled:
+            await line.expect(work)
+        else:
+            await self._declare(line, work)
         if not self._draining:
             self._consumer = await self._consume_work(line, work)
         self._presence.cue()
 
-    async def _alone(self, line: Line, mailbox: topology.Queue, consumers: int) -> None:
-        (found,) = await line.expect(mailbox)
-        if found > consumers:
-            raise Locked(f"queue {mailbox.name!r}")
-
-    async def _declare(self, line: Line, mailbox: topology.Queue, work: topology.Queue) -> None:
-        await line.declare(topology.EXCHANGES, (mailbox,))
+    async def _declare(self, line: Line, work: topology.Queue) -> None:
         self._lobby = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._lobby)
         await line.declare((), (topology.archive(self._cohort), work))
 

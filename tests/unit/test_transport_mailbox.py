@@ -1,0 +1,136 @@
+"""The lock on an enrolled silo's name, where the broker lets in whoever asks: no two hold it, and it is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fedbroker.transport.mailbox import Mailbox
+from fedbroker.transport.refusals import Locked
+
+
+class Broker:
+    """A replicated queue on three nodes, as far as its consumers are counted: those of a node that is down are, too."""
+
+    def __init__(self):
+        self.consumers: list[Line] = []
+        self.down: set[int] = set()
+
+    async def answers(self, node):
+        return node not in self.down
+
+    def lose(self, node):
+        self.down.add(node)
+
+    def mend(self, node):
+        self.down.discard(node)
+        self.consumers = [one for one in self.consumers if one.endpoint != node]
+
+
+class Line:
+    """A silo's connection to a node."""
+
+    def __init__(self, broker, endpoint=0):
+        self.broker = broker
+        self.endpoint = endpoint
+
+    async def expect(self, *queues):
+        return [len(self.broker.consumers) for _ in queues]
+
+    async def consume(self, queue, handler, *, prefetch, exclusive):
+        assert exclusive
+        self.broker.consumers.append(self)
+
+    def end(self):
+        if self.endpoint not in self.broker.down:
+            self.broker.consumers = [one for one in self.broker.consumers if one is not self]
+
+
+async def handler(_):
+    raise AssertionError("nothing comes")
+
+
+@pytest.fixture
+def broker():
+    return Broker()
+
+
+@pytest.fixture
+def mailbox(broker):
+    return lambda: Mailbox("airports", "ewr", handler, enrolled=True, answers=broker.answers)
+
+
+async def taken(one, broker, node=0):
+    """The line on which it is taken; None where somebody else has it."""
+    line = Line(broker, node)
+    try:
+        await one.take(line)
+    except Locked:
+        line.end()  # as a link does
+        return None
+    return line
+
+
+async def test_it_is_taken_once(broker, mailbox):
+    first, second = mailbox(), mailbox()
+    line = await taken(first, broker)
+    for _ in range(3):
+        assert await taken(second, broker) is None
+    line.end()
+    assert await taken(second, broker)
+    assert await taken(first, broker) is None
+
+
+async def test_of_two_who_come_at_the_same_moment_one_has_it_at_most(broker, mailbox):
+    first, second = mailbox(), mailbox()
+    met = asyncio.Barrier(2)
+
+    class Meeting(Line):
+        async def consume(self, *args, **options):
+            await met.wait()
+            await super().consume(*args, **options)
+            await met.wait()
+
+    async def take(one):
+        line = Meeting(broker)
+        try:
+            await one.take(line)
+        except Locked:
+            line.end()
+            return False
+        return True
+
+    assert sum(await asyncio.gather(take(first), take(second))) == len(broker.consumers) <= 1
+    for one in (first, second, first):
+        await taken(one, broker)
+        assert len(broker.consumers) == 1
+
+
+async def test_who_had_it_has_it_again_though_the_broker_counts_its_lost_connection(broker, mailbox):
+    one, stranger = mailbox(), mailbox()
+    line = await taken(one, broker, 0)
+    broker.lose(0)
+    line.end()
+    line = await taken(one, broker, 1)
+    assert line
+    assert await taken(stranger, broker, 1) is None
+    broker.lose(1)
+    line.end()
+    assert await taken(stranger, broker, 2) is None
+    assert await taken(one, broker, 2)
+    for node in (0, 1):
+        broker.mend(node)
+    assert len(broker.consumers) == 1
+    assert await taken(stranger, broker, 2) is None
+
+
+async def test_who_had_it_does_not_have_it_from_whoever_took_it_meanwhile(broker, mailbox):
+    one, stranger = mailbox(), mailbox()
+    line = await taken(one, broker, 0)
+    broker.lose(0)
+    line.end()
+    broker.mend(0)
+    assert await taken(stranger, broker, 1)
+    assert await taken(one, broker, 1) is None
+    assert await taken(one, broker, 0) is None
