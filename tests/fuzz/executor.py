@@ -17,10 +17,16 @@ class Memory:
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[bytes, ...]] = {}
+        self._functions: dict[str, Ref] = {}
         self._count = 0
 
     async def value(self, *serialized) -> Ref:
         return self._made(b"".join(map(bytes, serialized)))
+
+    async def function(self, name: str, serialized: bytes) -> Ref:
+        if name not in self._functions:
+            self._functions[name] = await self.value(serialized)
+        return self._functions[name]
 
     async def struct_of(self, elements: Sequence[tuple[str, bytes]]) -> Ref:
         return self._struct([(name, _name(bytes(value))) for name, value in elements])
@@ -42,7 +48,8 @@ class Memory:
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
         for ref in refs:
-            self.values.pop(ref.id, None)
+            if ref not in self._functions.values():
+                self.values.pop(ref.id, None)
 
     def _struct(self, elements: Sequence[tuple[str, bytes]]) -> Ref:
         named = [part for name, value in elements for part in (name.encode("utf-8", "surrogatepass"), value)]
