@@ -51,7 +51,31 @@ def cluster():
         yield cluster
 
 
-@pytest.mark.parametrize("victim", [0, *(pytest.param(number, marks=pytest.mark.whole) for number in (1, 2))])
+VICTIMS = pytest.mark.parametrize("victim", [0, *(pytest.param(node, marks=pytest.mark.whole) for node in (1, 2))])
+
+
+def all_answer_without(cluster, victim, context, directories):
+    """A node dies while all silos, in these directories, read their data; the session, and the next one, have them."""
+    for directory in directories:
+        hold(directory)
+    arguments = packed(twice, (fedbroker.data("numbers"),))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(context.invoke, twice, arguments)
+        assert until(lambda: all(reads(directory) == 1 for directory in directories), 60)
+        with killed(cluster, cluster.nodes[victim]):
+            for directory in directories:
+                release(directory)
+            total = asking.result(90)
+            assert total.shape == (LARGE,)
+            assert set(total) == {4 * 111.0}
+            assert context.last_session.participants == tuple(VALUES)
+            assert not context.last_session.dropped
+            assert all(reads(directory) == 1 for directory in directories)  # nobody computed twice
+            again = context.invoke(twice, arguments)  # with two nodes left
+            assert again[0] == 4 * 111.0
+
+
+@VICTIMS
 def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatch, victim):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "sources"), prepend=os.pathsep)
     gated = gated_source(tmp_path / "sources")
@@ -63,24 +87,7 @@ def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatc
         ) as context,
     ):
         assert until(lambda: whole(cluster), 60)
-        directories = [silo.directory for silo in silos.silos.values()]
-        for directory in directories:
-            hold(directory)
-        arguments = packed(twice, (fedbroker.data("numbers"),))
-        with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(context.invoke, twice, arguments)
-            assert until(lambda: all(reads(directory) == 1 for directory in directories), 60)
-            with killed(cluster, cluster.nodes[victim]):
-                for directory in directories:
-                    release(directory)
-                total = asking.result(90)
-                assert total.shape == (LARGE,)
-                assert set(total) == {4 * 111.0}
-                assert context.last_session.participants == tuple(VALUES)
-                assert not context.last_session.dropped
-                assert all(reads(directory) == 1 for directory in directories)  # nobody computed twice
-                again = context.invoke(twice, arguments)  # with two nodes left
-                assert again[0] == 4 * 111.0
+        all_answer_without(cluster, victim, context, [silo.directory for silo in silos.silos.values()])
 
 
 @pytest.fixture
@@ -101,7 +108,7 @@ def enrolled(cluster, cohort, tmp_path):
     cluster.nodes[0].ctl("delete_vhost", cohort)
 
 
-@pytest.mark.parametrize("victim", [0, *(pytest.param(number, marks=pytest.mark.whole) for number in (1, 2))])
+@VICTIMS
 def test_enrolled_silos_outlive_any_node(cluster, cohort, enrolled, tmp_path, victim):
     modules = tmp_path / "sources"
     gated = gated_source(modules)
@@ -125,16 +132,4 @@ def test_enrolled_silos_outlive_any_node(cluster, cohort, enrolled, tmp_path, vi
             )
         )
         assert until(lambda: whole(cluster, cohort), 60)
-        for directory in directories:
-            hold(directory)
-        arguments = packed(twice, (fedbroker.data("numbers"),))
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        asking = pool.submit(context.invoke, twice, arguments)
-        assert until(lambda: all(reads(directory) == 1 for directory in directories), 60)
-        with killed(cluster, cluster.nodes[victim]):
-            for directory in directories:
-                release(directory)
-            total = asking.result(90)
-            assert set(total) == {4 * 111.0}
-            assert context.last_session.participants == tuple(VALUES)
-            assert context.invoke(twice, arguments)[0] == 4 * 111.0  # with two nodes left
+        all_answer_without(cluster, victim, context, directories)
