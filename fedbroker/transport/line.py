@@ -82,6 +82,7 @@ class Line:
         self._traffic = traffic
         self._channels: list[object] = []  # aio-pika keeps only weak references to them
         self._publisher: aiormq.abc.AbstractChannel | None = None
+        self._looker: aiormq.abc.AbstractChannel | None = None  # for passive declarations
         self.down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -191,12 +192,13 @@ class Line:
             BrokerRefused: one is not there.
             LineDown: the line ended, or the node that holds one is down.
         """
-        channel = await self._channel()
+        if self._looker is None:
+            self._looker = await self._channel()
         consumers: list[int] = []
         for queue in queues:
             what = f"queue {queue.name!r}"
             try:
-                there = await self._ask(channel.queue_declare(queue.name, passive=True), what, elsewhere=True)
+                there = await self._ask(self._looker.queue_declare(queue.name, passive=True), what, elsewhere=True)
             except HomeDown as error:
                 if HOME_NODE in str(error):
                     raise LineDown(str(error)) from None
