@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from fedbroker.errors import FedbrokerError
@@ -21,7 +22,7 @@ from fedbroker.redact import without_secrets
 if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
 
-__all__ = ["Kind", "Span", "carried", "carrier", "continued", "flush", "span", "start"]
+__all__ = ["Kind", "Span", "carried", "carrier", "continued", "flush", "only_codes", "span", "start"]
 
 Kind: TypeAlias = Literal["internal", "producer", "consumer"]
 Value: TypeAlias = str | int | float | bool
@@ -65,6 +66,21 @@ class Span:
 
 _NOTHING: Final = Span()
 
+_only_codes: Final = ContextVar("fedbroker_only_codes", default=False)
+
+
+@contextmanager
+def only_codes() -> Iterator[None]:
+    """Within the block, errors that end a span are told by their code: their words may hold a silo's data.
+
+    Holds for tasks that are created within the block, too. A collector of traces is not the silo's own log.
+    """
+    token = _only_codes.set(True)
+    try:
+        yield
+    finally:
+        _only_codes.reset(token)
+
 
 @contextmanager
 def span(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Span]:
@@ -98,9 +114,11 @@ def span(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Sp
 def _words(error: BaseException) -> tuple[str, str]:
     match error:
         case FedbrokerError():
-            return str(error), str(error.code)
+            return str(error.code if _only_codes.get() else error), str(error.code)
         case asyncio.CancelledError():
             return "nobody waits for it any more", "cancelled"
+        case _ if _only_codes.get():
+            return "unexpected error", FedbrokerError.code
         case _:
             return type(error).__name__, type(error).__name__
 

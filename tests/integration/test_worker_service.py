@@ -182,9 +182,9 @@ GARBAGE = b"\xff\xffno protobuf at all"
 
 
 FAILURES = [
-    (echo("nope"), {}, "data", "source 'nope': there is none of that name (there are: rows, slow"),
+    (echo("nope"), {}, "data", "source 'nope' does not exist at this silo; there are rows, slow"),
     (echo(columns=[("z", "float32")]), {}, "data", "column 'z' does not exist; there are x, k"),
-    (echo(columns=[("x", "int32")]), {}, "data", "column 'x' is float32, asked for as int32; cast it"),
+    (echo(columns=[("x", "int32")]), {}, "data", "source 'rows': column 'x' does not convert to int32; ask for"),
     (echo(columns=[("x", "float8")]), {}, "refused", "column 'x' is asked for as 'float8'"),
     (echo(), {"clients": 3}, "refused", "source 'rows' stands for 1 client, not for 3"),
     (echo("slow"), {"seconds": 0.3}, "time", "it was not done within 0.3 s"),
@@ -192,7 +192,12 @@ FAILURES = [
     ([Compute(9)], {}, "refused", "the program uses value 9, which this session does not have"),
     ([Drop((9,))], {}, "refused", "the program uses value 9"),
     ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 7), Compute(2)], {}, "computation", ""),
-    ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 2**40)], {}, "refused", "unexpected ValueError"),
+    (
+        [Data(1, "rows", (("x", "float32"),)), Select(2, 1, 2**40)],
+        {},
+        "refused",
+        "unexpected ValueError in the silo; detail in the silo's log under id ",
+    ),
     ([Data(1, "rows", (("x", "float32"),)), Call(2, 1, 1), Compute(2)], {}, "computation", ""),
     ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "refused", "cannot be looked into"),
     (echo(), {"stage": 1}, "lost", "is not here"),

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedbroker_worker.errors import ColumnError, WorkRefused
+from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DTYPES", "cast_to"]
+__all__ = ["DTYPES", "cast_to", "check_dtype"]
 
 Array = npt.NDArray[Any]
 
@@ -51,11 +52,10 @@ def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
         ColumnError: it does not convert, or a value does not fit.
         WorkRefused: there is no such dtype.
     """
-    if dtype not in DTYPES:
-        raise WorkRefused(f"column {column!r} is asked for as {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
+    check_dtype(dtype, column)
 
-    def refused(what: str, hint: str) -> ColumnError:
-        return ColumnError(source, column, what, hint=hint)
+    def refused(what: str, hint: str, problem: Problem = Problem.NOT_CONVERTIBLE) -> ColumnError:
+        return ColumnError(source, column, what, hint=hint, problem=problem, dtype=dtype)
 
     if TEXT in (dtype, _name(values)):
         if dtype != _name(values):
@@ -68,6 +68,12 @@ def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
     return np.ascontiguousarray(_bfloat16_bits(cast, refused) if dtype == BFLOAT16 else cast).reshape(values.shape)
 
 
+def check_dtype(dtype: str, column: str) -> None:
+    """Raise WorkRefused unless a column may be handed over in that dtype."""
+    if dtype not in DTYPES:
+        raise WorkRefused(f"column {column!r} is asked for as {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
+
+
 def _name(values: Array) -> str:
     return TEXT if values.dtype.kind in "OSU" else values.dtype.name
 
@@ -78,17 +84,21 @@ def _encoded(values: Array) -> Array:
     return result.reshape(values.shape)
 
 
-def _integers(values: Array, target: np.dtype[Any], refused: Callable[[str, str], ColumnError]) -> Array:
+def _integers(values: Array, target: np.dtype[Any], refused: Callable[..., ColumnError]) -> Array:
     if values.dtype.kind in "iu" and values.size:
         bounds = np.iinfo(target)
         low, high = int(values.min()), int(values.max())
         if low < bounds.min or high > bounds.max:
             worst = low if low < bounds.min else high
-            raise refused(f"holds {worst}, which {target} cannot", "ask for a wider dtype, or narrow the query")
+            raise refused(
+                f"holds {worst}, which {target} cannot",
+                "ask for a wider dtype, or narrow the query",
+                Problem.OUT_OF_RANGE,
+            )
     return values.astype(target, copy=False)
 
 
-def _floats(values: Array, target: np.dtype[Any], refused: Callable[[str, str], ColumnError]) -> Array:
+def _floats(values: Array, target: np.dtype[Any], refused: Callable[..., ColumnError]) -> Array:
     try:
         with np.errstate(over="raise"):
             return values.astype(target, copy=False)
@@ -96,7 +106,7 @@ def _floats(values: Array, target: np.dtype[Any], refused: Callable[[str, str], 
         raise _too_large(str(target), refused) from None
 
 
-def _bfloat16_bits(values: Array, refused: Callable[[str, str], ColumnError]) -> Array:
+def _bfloat16_bits(values: Array, refused: Callable[..., ColumnError]) -> Array:
     """The upper half of a float32, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
@@ -107,5 +117,7 @@ def _bfloat16_bits(values: Array, refused: Callable[[str, str], ColumnError]) ->
     return rounded
 
 
-def _too_large(dtype: str, refused: Callable[[str, str], ColumnError]) -> ColumnError:
-    return refused(f"holds a number too large for {dtype}", "ask for a wider dtype, or scale it in the query")
+def _too_large(dtype: str, refused: Callable[..., ColumnError]) -> ColumnError:
+    return refused(
+        f"holds a number too large for {dtype}", "ask for a wider dtype, or scale it in the query", Problem.OUT_OF_RANGE
+    )

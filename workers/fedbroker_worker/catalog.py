@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from fedbroker.errors import FedbrokerError
+from fedbroker.errors import ConfigError, FedbrokerError
 from fedbroker.log import get_logger
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Source
+from fedbroker_worker.casts import check_dtype
 from fedbroker_worker.columns import ColumnType, clients_value, member_value
 from fedbroker_worker.errors import ColumnError, SourceError, WorkRefused
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.registry import open_source
 from fedbroker_worker.threads import in_thread
 
@@ -110,7 +112,13 @@ class OpenSource:
                 raise
         if len(value) > limits.max_blob:
             what = f"takes {len(value)} bytes, more than the limit of {limits.max_blob}"
-            raise SourceError(self.name, what, hint="select fewer columns or rows in its query")
+            raise SourceError(
+                self.name,
+                what,
+                hint="select fewer columns or rows in its query",
+                problem=Problem.TOO_LARGE,
+                limit=limits.max_blob,
+            )
         return value
 
     async def close(self) -> None:
@@ -131,7 +139,9 @@ class OpenSource:
                 found = list(self.announced.columns[int(name[1:]) :][:1])
             if not found:
                 there = ", ".join(column.name for column in self.announced.columns)
-                raise ColumnError(self.name, name, "does not exist", hint=f"there are {there}")
+                hint = f"there are {there}"
+                raise ColumnError(self.name, name, "does not exist", hint=hint, problem=Problem.UNKNOWN_COLUMN)
+            check_dtype(dtype, name)
             types.append(ColumnType(found[0].name, dtype, found[0].shape))
         return types
 
@@ -139,7 +149,8 @@ class OpenSource:
         read = self.source.read([type_.name for type_ in types])
         if len(read) != self.announced.clients:
             what = f"its rows came as those of {len(read)} clients where it announced {self.announced.clients}"
-            raise SourceError(self.name, what, hint="see the package that brings this kind of source")
+            hint = "see the package that brings this kind of source"
+            raise SourceError(self.name, what, hint=hint, problem=Problem.OTHER_CLIENTS)
         members = []
         for number, columns in enumerate(read, 1):
             whose = f"client {number} of {len(read)}" if len(read) > 1 else ""
@@ -216,7 +227,8 @@ class Catalog:
         """
         if op.name not in self._open:
             there = ", ".join(self._open) or "none"
-            raise SourceError(op.name, f"there is none of that name (there are: {there})", hint="see silo.toml")
+            what = f"there is none of that name (there are: {there})"
+            raise SourceError(op.name, what, hint="see silo.toml", problem=Problem.UNKNOWN_SOURCE)
         return await self._open[op.name].load(op, clients, self._limits)
 
     async def close(self) -> None:
@@ -239,10 +251,11 @@ async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:
     """Call a source in a thread; an error of a kind that it should not raise becomes one that names the source."""
     try:
         return await in_thread(function, f"{what} {name}")
-    except FedbrokerError:
+    except (SourceError, ConfigError):
         raise
     except Exception as error:
-        raise SourceError(name, _words(error), hint="see the package that brings this kind of source") from error
+        hint = "see the package that brings this kind of source"
+        raise SourceError(name, _words(error), hint=hint, problem=Problem.UNREADABLE) from error
 
 
 def _words(error: Exception) -> str:

@@ -19,6 +19,7 @@ from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
 from fedbroker.runtime.values import struct
 from fedbroker_worker.casts import BFLOAT16, TEXT, cast_to
 from fedbroker_worker.errors import SourceError
+from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from fedbroker_worker.sources.protocol import Columns
@@ -80,7 +81,8 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
         if scalar:
             if len(values) != 1:
                 what = f"{whose} has {len(values)} rows where the computation takes one".lstrip()
-                raise SourceError(source, what, hint="aggregate in the query, or declare columns in the computation")
+                hint = "aggregate in the query, or declare columns in the computation"
+                raise SourceError(source, what, hint=hint, problem=Problem.NOT_ONE_ROW)
             values = values[0:1].reshape(values.shape[1:])
         elements.append((None, framed(_VALUE_ARRAY, _array(values, type_.dtype))))
     return struct(elements)

@@ -12,7 +12,7 @@
         ├── AuditDamaged         the silo's administrator: the audit log is not as it was written
         └── SessionLost          nobody: values that were kept for a session are gone
 
-Imports the base only.
+Imports the base and the closed list of problems.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedbroker.errors import ConfigError, FedbrokerError, SiloError
+from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,15 +76,33 @@ class _Local(SiloError):
 class SourceError(_Local):
     """A data source cannot be opened or read.
 
+    ``what`` and ``hint`` may hold data, paths and others' words: they are for the silo's own terminal and log. A
+    coordinator is told ``problem``, and no more of it.
+
     Attributes:
         source: its name in the settings.
+        problem: what may leave the silo.
+        dtype: that was asked for, where the problem names one.
+        limit: in bytes, where the problem names one.
     """
 
     code = "FB4203"
 
-    def __init__(self, source: str, what: str, *, hint: str = "") -> None:
+    def __init__(
+        self,
+        source: str,
+        what: str,
+        *,
+        hint: str = "",
+        problem: Problem = Problem.UNREADABLE,
+        dtype: str = "",
+        limit: int = 0,
+    ) -> None:
         super().__init__(f"source {source!r}: {what}", hint=hint)
         self.source = source
+        self.problem = problem
+        self.dtype = dtype
+        self.limit = limit
 
 
 class ColumnError(SourceError):
@@ -95,8 +114,17 @@ class ColumnError(SourceError):
 
     code = "FB4204"
 
-    def __init__(self, source: str, column: str, what: str, *, hint: str = "") -> None:
-        super().__init__(source, f"column {column!r} {what}", hint=hint)
+    def __init__(
+        self,
+        source: str,
+        column: str,
+        what: str,
+        *,
+        hint: str = "",
+        problem: Problem = Problem.UNUSABLE,
+        dtype: str = "",
+    ) -> None:
+        super().__init__(source, f"column {column!r} {what}", hint=hint, problem=problem, dtype=dtype)
         self.column = column
 
 

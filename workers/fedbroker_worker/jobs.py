@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -18,6 +18,8 @@ from fedbroker.errors import FedbrokerError, WireError
 from fedbroker.log import get_logger
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.answers import Answers
+from fedbroker_worker.errors import SessionLost, WorkRefused
+from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.policy.settings import LONGEST_STAGE
 from fedbroker_worker.work import Answer
 
@@ -139,7 +141,10 @@ class Jobs:
         structlog.contextvars.bind_contextvars(session=item.session, stage=item.stage)
         _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
         started = time.monotonic()
-        with tracing.span("work", "consumer", silo=item.silo, session=item.session, stage=item.stage) as span:
+        with (
+            tracing.only_codes(),
+            tracing.span("work", "consumer", silo=item.silo, session=item.session, stage=item.stage) as span,
+        ):
             answer = await self._answer(item)
             self._computed(asyncio.current_task())
             self._on_answer(answer)
@@ -151,13 +156,13 @@ class Jobs:
 
     async def _answer(self, item: WorkItem) -> Answer:
         if item.session in self._ended:
-            return Answer(self._failed(item, "refused", "the session was given up"))
+            return Answer(self._failed(item, WorkRefused("the session was given up")))
         remembered = self._answers.get(item.session, item.stage)
         if remembered is not None:
             return Answer(*remembered)
         if self._leaving and not self._sessions.knows(item.session):
             cause = "this silo is leaving its cohort and takes no new session"
-            return Answer(self._failed(item, "lost", cause, "run the computation again"))
+            return Answer(self._failed(item, SessionLost(cause, hint="run the computation again")))
         answer = await self._worker.answer(item)
         if isinstance(answer.reply, Done):
             self._answers.put(answer.reply, answer.outputs)
@@ -170,12 +175,12 @@ class Jobs:
             try:
                 await self._end.reply(item, answer.reply, answer.outputs, deadline)
             except WireError as error:
-                await self._end.reply(item, self._failed(item, "refused", error.what, error.hint), {}, deadline)
+                await self._end.reply(item, self._failed(item, error), {}, deadline)
         except FedbrokerError as error:
             _log.error("answer not delivered", reason=str(error))
 
-    def _failed(self, item: WorkItem, kind: Literal["refused", "lost"], cause: str, hint: str = "") -> Failed:
-        return Failed(item.session, item.stage, self._silo, self._incarnation, kind, cause, hint)
+    def _failed(self, item: WorkItem, error: FedbrokerError) -> Failed:
+        return failed_reply(item, self._silo, self._incarnation, error)
 
 
 def _log_answer(answer: Answer, seconds: float) -> None:

@@ -9,17 +9,18 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ComputationFailed, DeadlineExceeded, FedbrokerError, Missing, RuntimeUnavailable, WireError
+from fedbroker.errors import Missing, RuntimeUnavailable
 from fedbroker.log import get_logger
 from fedbroker.transport import Signed
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
-from fedbroker_worker.errors import PolicyRefused, SessionLost, SourceError, UnknownSource, WorkRefused
+from fedbroker_worker.errors import WorkRefused
+from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.joining import join
 from fedbroker_worker.policy.audit import entry
 from fedbroker_worker.replay import replay
@@ -42,8 +43,6 @@ _log = get_logger(__name__)
 
 PATIENCE: Final = 10.0
 """Seconds without progress on the bulk lane after which a blob that was announced is asked for again."""
-
-LONGEST_CAUSE: Final = 4000
 
 ATTEMPTS: Final = 3
 """How often a work item is tried when the runtime dies under it: it may be the item that kills it."""
@@ -127,7 +126,7 @@ class Worker:
             await in_thread(partial(self._audit.append, line), "audit")
         except OSError as error:
             _log.error("audit log not written", reason=str(error))
-            return self._failed(item, "refused", "the silo's audit log cannot be written", _SEE_LOG)
+            return self._failed(item, WorkRefused("the silo's audit log cannot be written", hint=_SEE_LOG))
         return answer
 
     async def _answer(self, item: WorkItem, looked_into: list[str]) -> Answer:
@@ -138,14 +137,8 @@ class Worker:
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
-        except (TimeoutError, DeadlineExceeded):
-            return self._failed(item, "time", f"it was not done within {item.seconds:.3g} s", "raise stage_timeout")
-        except FedbrokerError as error:
-            rule = error.rule if isinstance(error, PolicyRefused) else ""
-            return self._failed(item, _kind(error), _cause(error), error.hint, rule)
         except Exception as error:
-            _log.exception("work handler failed")
-            return self._failed(item, "refused", f"unexpected {type(error).__name__}: {error}", _SEE_LOG)
+            return self._failed(item, error)
 
     async def _outputs(self, item: WorkItem, deadline: Deadline, looked_into: list[str]) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
@@ -233,34 +226,10 @@ class Worker:
         reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
         return Answer(reply, dict(named))
 
-    def _failed(
-        self,
-        item: WorkItem,
-        kind: Literal["data", "computation", "lost", "refused", "time"],
-        cause: str,
-        hint: str = "",
-        rule: str = "",
-    ) -> Answer:
-        line = " ".join(cause.split())[:LONGEST_CAUSE]
-        return Answer(Failed(item.session, item.stage, self._silo, self._incarnation, kind, line, hint, rule))
+    def _failed(self, item: WorkItem, error: Exception) -> Answer:
+        return Answer(failed_reply(item, self._silo, self._incarnation, error, self._catalog.announced))
 
 
 def _data(item: WorkItem) -> list[Data]:
     """The program's demands for data, each once."""
     return list(dict.fromkeys(op for op in item.program if isinstance(op, Data)))
-
-
-def _kind(error: FedbrokerError) -> Literal["data", "computation", "lost", "refused"]:
-    match error:
-        case SourceError() | UnknownSource():
-            return "data"
-        case SessionLost() | RuntimeUnavailable():
-            return "lost"
-        case WorkRefused() | WireError():
-            return "refused"
-        case _:
-            return "computation"
-
-
-def _cause(error: FedbrokerError) -> str:
-    return f"{error.status}: {error.detail}" if isinstance(error, ComputationFailed) else error.what

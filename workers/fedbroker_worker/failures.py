@@ -1,0 +1,149 @@
+"""The only place where a failure becomes a reply: what leaves is public by its type, the rest stays in the silo's log.
+
+:data:`PublicText` is made here and nowhere else: from the closed list of :class:`~fedbroker_worker.problems.Problem`,
+from words that this program itself wrote about the coordinator's own work item or the silo's policy, and constants.
+An exception of any other kind is an unexpected error, of which only the id leaves.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
+
+from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
+from fedbroker.wire.messages import Data, Failed
+from fedbroker_worker import incidents
+from fedbroker_worker.casts import DTYPES
+from fedbroker_worker.errors import ColumnError, PolicyRefused, SessionLost, SourceError, WorkRefused
+from fedbroker_worker.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedbroker.wire.messages import Source, WorkItem
+
+__all__ = ["Failure", "Kind", "PublicText", "failed_reply", "failure_of"]
+
+Kind: TypeAlias = Literal["data", "computation", "lost", "refused", "time"]
+
+PublicText = NewType("PublicText", str)
+"""Text that may leave the silo."""
+
+LONGEST_CAUSE: Final = 4000
+
+_NOTHING: Final = PublicText("")
+
+_KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failure, divided into what may leave the silo and what may not.
+
+    Attributes:
+        kind: as in :class:`fedbroker.wire.messages.Failed`.
+        cause: what happened.
+        hint: what to do about it; may be empty.
+        rule: the key of ``[policy]`` that forbids it; empty where it is none of those.
+        detail: what only the silo's log may show; empty where ``cause`` and ``hint`` say it all.
+        unexpected: nothing was prepared for it; the log has the traceback.
+    """
+
+    kind: Kind
+    cause: PublicText
+    hint: PublicText = _NOTHING
+    rule: str = ""
+    detail: str = ""
+    unexpected: bool = False
+
+
+def failed_reply(
+    item: WorkItem, silo: str, incarnation: str, error: Exception, announced: Mapping[str, Source] | None = None
+) -> Failed:
+    """Return the reply that tells of the exception being handled; log its detail under the id that the reply shows.
+
+    Args:
+        item: what was asked for.
+        silo: the silo's name.
+        incarnation: of its process.
+        error: why it was not done.
+        announced: what coordinators are told of the silo's sources.
+    """
+    failure = failure_of(error, item, announced or {})
+    hint: str = failure.hint
+    if failure.detail:
+        incident = incidents.log_detail(failure.detail, traceback=failure.unexpected)
+        hint = "; ".join(filter(None, (hint, incidents.see(incident))))
+    cause = " ".join(failure.cause.split())[:LONGEST_CAUSE]
+    return Failed(item.session, item.stage, silo, incarnation, failure.kind, cause, hint, failure.rule)
+
+
+def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
+    """Divide an exception into what may leave the silo and what may not; of one that is not named here, nothing may."""
+    match error:
+        case TimeoutError() | DeadlineExceeded():
+            cause = PublicText(f"it was not done within {item.seconds:.3g} s")
+            return Failure("time", cause, PublicText("raise stage_timeout"))
+        case SourceError():
+            return _of_source(error, item, announced)
+        case ConfigError():
+            return Failure("data", PublicText(f"a source {Problem.MISCONFIGURED.sentence}"), detail=str(error))
+        case PolicyRefused():
+            return Failure("refused", PublicText(error.what), PublicText(error.hint), error.rule)
+        case WorkRefused() | WireError():
+            return Failure("refused", PublicText(error.what), PublicText(error.hint))
+        case SessionLost():
+            return Failure("lost", PublicText(error.what), PublicText(error.hint))
+        case RuntimeUnavailable():
+            return Failure("lost", _end_of_runtime(error), PublicText("run the computation again"), detail=str(error))
+        case ComputationFailed():
+            return Failure("computation", PublicText(f"{error.status}: {error.detail}"), PublicText(error.hint))
+        case _:
+            detail = f"unexpected {type(error).__name__}: {error}"
+            return Failure("refused", _unexpected(error), detail=detail, unexpected=True)
+
+
+def _unexpected(error: Exception) -> PublicText:
+    """Name the class of an exception only if it is one of Python's own: other names may come from a source's code."""
+    known = type(error) is getattr(builtins, type(error).__name__, None)
+    return PublicText(f"unexpected {type(error).__name__ if known else 'error'} in the silo")
+
+
+def _of_source(error: SourceError, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
+    """Name the source and the column only where the coordinator has asked for them, or was told of them."""
+    asked = [op for op in item.program if isinstance(op, Data)]
+    source = "a source"
+    if error.source in announced or any(op.name == error.source for op in asked):
+        source = f"source {error.source!r}"
+    subject = source
+    if isinstance(error, ColumnError):
+        known = {name for op in asked if op.name == error.source for name, _ in op.columns}
+        known |= {column.name for column in announced[error.source].columns} if error.source in announced else set()
+        subject = f"{source}: " + (f"column {error.column!r}" if error.column in known else "a column")
+    dtype = error.dtype if error.dtype in DTYPES else "that dtype"
+    sentence = error.problem.sentence.format(dtype=dtype, limit=error.limit)
+    return Failure("data", PublicText(f"{subject} {sentence}"), _advice(error, announced), detail=str(error))
+
+
+def _advice(error: SourceError, announced: Mapping[str, Source]) -> PublicText:
+    names: list[str] = []
+    match error.problem:
+        case Problem.UNKNOWN_SOURCE:
+            names = list(announced)
+        case Problem.UNKNOWN_COLUMN if error.source in announced:
+            names = [column.name for column in announced[error.source].columns]
+        case _:
+            return PublicText(error.problem.advice)
+    return PublicText(f"there are {', '.join(names)}" if names else "there are none")
+
+
+def _end_of_runtime(error: RuntimeUnavailable) -> PublicText:
+    """Say that the runtime died, and of which signal, but none of its last words."""
+    if not error.retryable:
+        return PublicText("the C++ runtime cannot be had")
+    told = _KILLED.search(error.what)
+    named = told is not None and told[1] in signal.Signals.__members__
+    return PublicText(f"the C++ runtime died of {told[1]}" if told is not None and named else "the C++ runtime died")
