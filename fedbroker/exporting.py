@@ -6,7 +6,9 @@ Needs the extra ``otel``. Imports the base only.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 from opentelemetry import trace
@@ -16,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
 
 from fedbroker.log import get_logger
-from fedbroker.redact import without_secrets
+from fedbroker.redact import ESCAPES, has_stray_at
 
 __all__ = ["export"]
 
@@ -24,6 +26,8 @@ _log = get_logger(__name__)
 
 UNNAMED: Final = "unknown_service"
 """What the library calls a service whose name nobody gave."""
+_URLS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 FAREWELL: Final = 3000
 """Milliseconds at the process's end for what is not sent yet."""
 
@@ -37,12 +41,15 @@ def export(exporter: str, service: str, resource: Mapping[str, str | int | float
         resource: attributes of the process.
 
     Raises:
-        ValueError: there is no such exporter here.
+        ValueError: there is no such exporter here, or a URL holds a login that would be read as a path.
     """
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
     if exporter not in ("otlp", "console"):
         raise ValueError(f"OTEL_TRACES_EXPORTER={exporter}: otlp, console and none are known")
+    for name, url in _urls():
+        if has_stray_at(url if "://" in url else f"http://{url}"):  # a proxy's scheme may be left out
+            raise ValueError(f"{name} has an @ where no login ends: {ESCAPES}")
     target: SpanExporter = OTLPSpanExporter() if exporter == "otlp" else ConsoleSpanExporter()
     said = Resource.create(dict(resource))  # with what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say
     if str(said.attributes.get("service.name", UNNAMED)).startswith(UNNAMED):
@@ -67,13 +74,26 @@ class _Quiet(SpanExporter):
         try:
             result = self._exporter.export(spans)
         except Exception as error:
-            result, reason = SpanExportResult.FAILURE, f"{type(error).__name__}: {error}"
+            result, reason = SpanExportResult.FAILURE, _words(error)
         failed = result is not SpanExportResult.SUCCESS
         if failed and not self._failing:
-            _log.warning("traces not exported", reason=without_secrets(reason)[:300])
+            _log.warning("traces not exported", reason=reason[:300])
         self._failing = failed
         return result
 
     def shutdown(self) -> None:
         """Send no more."""
         self._exporter.shutdown()
+
+
+def _urls() -> Iterator[tuple[str, str]]:
+    """The environment's URLs that lead to the collector, and the variables' names."""
+    for name in chain(_URLS, _PROXIES, map(str.upper, _PROXIES)):
+        if url := os.environ.get(name):
+            yield name, url
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, with the library's own words only where no URL that they may show holds a login."""
+    name = type(error).__name__
+    return name if any("@" in url for _, url in _urls()) else f"{name}: {error}"

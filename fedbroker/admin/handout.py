@@ -48,7 +48,7 @@ class PublicUrl:
             raise ConfigError(
                 "that is not a broker's public URL", hint="write it like amqps://broker.example/?cafile=ca.pem"
             )
-        parse(url)
+        parse(url)  # which refuses, too, what is left of a login behind a / or a ?
         options = dict(parse_qsl(found["query"] or ""))
         if "cafile" in options:
             options["cafile"] = str(Path(options["cafile"]).absolute())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from fedbroker.credentials import from_file
 from fedbroker.errors import ConfigError, UsageError
+from fedbroker.redact import ESCAPES, has_stray_at
 
 __all__ = ["Login", "admin_login"]
 
@@ -78,11 +80,12 @@ def admin_login(api: str | None, environ: Mapping[str, str] = os.environ) -> Log
 
 def _checked(url: str, label: str) -> str:
     """The URL itself, if it is one; else an error that does not repeat it, since it may hold a password."""
-    try:
+    if has_stray_at(url):
+        raise ConfigError(f"{label} is not a URL: a / ? # or @ stands unescaped in its login", hint=ESCAPES)
+    fine = False
+    with contextlib.suppress(ValueError):  # whose text may show the password
         parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        fine = False
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     if not fine:
         raise ConfigError(f"{label} is not the URL of a management API", hint=_EXAMPLE)
     return url

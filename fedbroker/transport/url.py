@@ -1,10 +1,11 @@
 """Broker URLs: checked before anything is tried, and never shown with their password.
 
-Imports the errors only.
+Imports the base only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -14,8 +15,9 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from fedbroker.errors import ConfigError
+from fedbroker.redact import ESCAPES, has_stray_at
 
-__all__ = ["Address", "Endpoint", "beside", "parse", "redact"]
+__all__ = ["Address", "Endpoint", "beside", "parse"]
 
 HEARTBEAT: Final = 15
 """Seconds, of the AMQP connection, where the URL says nothing else."""
@@ -24,6 +26,8 @@ _EXAMPLE: Final = "write it like amqps://user:password@broker.example/vhost"
 _PARTS: Final = re.compile(
     r"(?P<before>[a-z]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#@]+)(?P<after>.*)", flags=re.DOTALL | re.IGNORECASE
 )
+_MISREAD: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+"""Characters that urllib drops, or that aio-pika's own parser refuses, with the URL in its error."""
 _FILES: Final = ("cafile", "capath", "certfile", "keyfile")
 _OPTIONS: Final = ("auth", "cadata", *_FILES, "heartbeat", "no_verify_ssl")
 _MECHANISMS: Final = ("PLAIN", "EXTERNAL")
@@ -100,11 +104,6 @@ class Address:
         return order
 
 
-def redact(url: str) -> str:
-    """The URL without its password, for logs and errors; works for malformed ones too."""
-    return re.sub(r"//.*@", "//***@", url, flags=re.DOTALL).split("?", 1)[0]
-
-
 def beside(url: str, directory: Path) -> str:
     """The URL with the files that its options name looked for in a directory, unless their paths are absolute."""
     before, mark, query = url.partition("?")
@@ -121,11 +120,14 @@ def parse(url: str) -> Address:
     Raises:
         ConfigError: scheme, host, port, option or a file that an option names is wrong.
     """
-    found = _PARTS.fullmatch(url.strip())
+    url = url.strip()
+    if has_stray_at(url) or _MISREAD.search(url):
+        raise _bad("a / ? # @ \\ or an invisible character stands unescaped in it", hint=ESCAPES)
+    found = _PARTS.fullmatch(url)
     if found is None:
-        raise _bad(url)
+        raise _bad("scheme or host is missing")
     before, hosts, after = found["before"], found["hosts"].split(","), found["after"]
-    each = list(dict.fromkeys(_split(f"{before}{host}{after}", url) for host in hosts))
+    each = list(dict.fromkeys(_split(f"{before}{host}{after}") for host in hosts))
     parts = each[0]
     tls = parts.scheme == "amqps"
     query = urlencode(_options(parts, tls))
@@ -140,15 +142,18 @@ def parse(url: str) -> Address:
     )
 
 
-def _split(one: str, url: str) -> SplitResult:
+def _split(one: str) -> SplitResult:
     """The parts of a URL that names one host."""
-    try:
-        parts = urlsplit(one)
-        port = parts.port
-    except ValueError:
-        raise _bad(url) from None  # its text may show the password
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.fragment or port == 0:
-        raise _bad(url)
+    parts = None
+    with contextlib.suppress(ValueError):  # whose text may show the password; so it is not even our error's context
+        split = urlsplit(one)
+        parts = split if split.port != 0 else None
+    if parts is None:
+        raise _bad("a host or a port in it is malformed")
+    if parts.scheme not in ("amqp", "amqps"):
+        raise _bad("its scheme is neither amqp nor amqps")
+    if not parts.hostname or parts.fragment:
+        raise _bad("it has a fragment (#)" if parts.hostname else "it names no host")
     return parts
 
 
@@ -163,8 +168,9 @@ def _shown_login(parts: SplitResult) -> str:
     return f"{parts.scheme}://{parts.username + '@' if parts.username else ''}"
 
 
-def _bad(url: str) -> ConfigError:
-    return ConfigError(f"{redact(url)!r} is not a broker's URL", hint=_EXAMPLE)
+def _bad(why: str, hint: str = _EXAMPLE) -> ConfigError:
+    """An error that shows nothing of the URL: where it is malformed, any part of it may be the password."""
+    return ConfigError(f"this is not a broker's URL: {why}", hint=hint)
 
 
 def _options(parts: SplitResult, tls: bool) -> dict[str, str]:

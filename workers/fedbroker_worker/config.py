@@ -18,7 +18,7 @@ from msgspec import Meta
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.runtime.memory import LEAST_MEMORY
-from fedbroker.transport.url import beside, parse, redact
+from fedbroker.transport.url import beside, parse
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
@@ -93,8 +93,8 @@ class SiloSettings:
 
     @property
     def shown_broker(self) -> str:
-        """The broker's URL without its password."""
-        return redact(self.broker)
+        """The broker's URL without its password and its options."""
+        return parse(self.broker).shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Connection, Engine, Result, make_url
 from sqlalchemy.pool import NullPool
 
-from fedbroker.redact import without_secrets
+from fedbroker.redact import ESCAPES, without_secrets
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _PROGRESS: Final = 100_000
 
 _OPTIONS: Final = {"stream_results": True, "no_parameters": True}
 _KEYS: Final = 10_000
+_FORM: Final = f"write it as SQLAlchemy does: postgresql://user:password@host/database; {ESCAPES}"
 
 
 class Rows:
@@ -146,8 +147,8 @@ def database_at(source: str, url: str, directory: Path) -> Database:
         SettingsError: the URL is malformed, or no driver for it is installed.
     """
     label = f"the database's URL in [data.{source}]"
+    parsed = _parsed(label, url)
     try:
-        parsed: URL = make_url(url)
         is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
         if is_file and not str(parsed.database).startswith("file:"):
             parsed = parsed.set(database=str(_there(label, directory / str(parsed.database))))
@@ -163,15 +164,26 @@ def database_at(source: str, url: str, directory: Path) -> Database:
             what, hint="install it, or name another in the URL, such as postgresql+psycopg2://"
         ) from None
     except (exc.ArgumentError, ValueError):
-        hint = (
-            "write it as SQLAlchemy does: postgresql://user:password@host/database, with %40 for an @ in the password"
-        )
-        raise SettingsError(f"{label} is malformed", hint=hint) from None
+        raise SettingsError(f"{label} is malformed", hint=_FORM) from None
     if getattr(engine.dialect, "is_async", False):
         hint = "name one that is not, as in postgresql+psycopg2://"
         raise SettingsError(f"{label} names the driver {engine.dialect.driver}, which is for asyncio", hint=hint)
     secrets = (parsed.password, parsed.query.get("password"))
     return Database(source, _reading_only(engine), tuple(str(secret) for secret in secrets if secret))
+
+
+def _parsed(label: str, url: str) -> URL:
+    """The URL's parts, none of which holds a piece of a login: what drivers say of hosts and databases is shown."""
+    parsed = None
+    with contextlib.suppress(exc.ArgumentError, ValueError):  # whose text may show the password
+        parsed = make_url(url)
+    if parsed is None:
+        raise SettingsError(f"{label} is malformed", hint=_FORM)
+    _, _, rest = url.partition("://")
+    has_login = parsed.username is not None or parsed.password is not None
+    if not rest.startswith("/") and rest.count("@") > has_login:
+        raise SettingsError(f"{label} has an @ where no login ends", hint=ESCAPES)
+    return parsed
 
 
 def _there(label: str, path: Path) -> Path:

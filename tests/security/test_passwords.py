@@ -1,0 +1,187 @@
+"""Somebody reads logs, error messages and tracebacks, and hopes for a password in them.
+
+Whatever characters a password consists of, and wherever it stands unescaped in a URL, no three characters of it in a
+row may appear in an error, a representation or a log line: of a broker's URL, of the management API's, of a
+database's, of a trace collector's, and of a proxy's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from fedbroker_worker.config import load
+from fedbroker_worker.sources.database import database_at
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fedbroker import tracing
+from fedbroker.admin.handout import PublicUrl
+from fedbroker.admin.login import admin_login
+from fedbroker.context.settings import Settings
+from fedbroker.errors import FedbrokerError
+from fedbroker.log import configure, get_logger
+from fedbroker.redact import without_secrets
+from fedbroker.transport.url import parse
+
+SECRET = "QZXJ"
+"""Characters of passwords that nothing else in a URL or in a message of ours has."""
+PASSWORDS = st.one_of(
+    st.text(SECRET, min_size=3, max_size=8),
+    st.text(SECRET + "/?#@:%[],;&='\"\\+é", min_size=3, max_size=12),
+    st.tuples(
+        st.text("0123456789", min_size=1, max_size=4), st.sampled_from("/?#@:,"), st.text(SECRET, min_size=3)
+    ).map("".join),
+    st.tuples(st.sampled_from("/?#@:,"), st.text(SECRET, min_size=3)).map("".join),
+)
+USERS = st.sampled_from(["ewr", "a.b", "u%40x", "", "me/too", "me?", "me@home"])
+HOSTS = st.sampled_from(["host", "host:5671", "[::1]:99999", "a,b:1", "host:port", "", "[::1"])
+TAILS = st.sampled_from(["", "/", "/vhost", "/?heartbeat=9", "?heartbeet=1", "/v?cafile=/nosuch.pem", "#f", "/a b"])
+
+
+def leaked(password: str, text: str) -> list[str]:
+    """Every three characters of the password that can be read in the text, as they were written or meant."""
+    grams = {word[at : at + 3] for word in (password, unquote(password)) for at in range(len(word) - 2)}
+    return sorted(gram for gram in grams if set(gram) & set(SECRET) and gram in text)
+
+
+def everything(call: Callable[[], object]) -> str:
+    """All that can be seen of what a call returns, or of what it raises."""
+    try:
+        value = call()
+    except Exception as error:
+        seen: BaseException | None = error
+        said = ["".join(traceback.format_exception(error))]
+        while seen is not None:
+            said += [str(seen), repr(seen), repr(vars(seen))]
+            seen = seen.__cause__ or seen.__context__
+        return " ".join(said)
+    shown = {name: getattr(value, name) for name in ("shown", "host", "user", "vhost", "base") if hasattr(value, name)}
+    return f"{value!r} {value} {shown}"
+
+
+def silo_settings(directory: Path, url: str) -> object:
+    path = directory / "silo.toml"
+    path.write_text(f'[silo]\nname = "ewr"\ncohort = "airports"\nbroker = {json.dumps(url)}\n', encoding="utf-8")
+    silo = load(path, {}).silo
+    return silo, silo.shown_broker
+
+
+EXAMPLES = [
+    ("ewr", "/QZX", "host", ""),
+    ("ewr", "?QZX", "host", "/"),
+    ("ewr", "12/QZX7", "host", "/"),
+    ("ewr", "12?QZX7", "host", "/"),
+    ("ewr", "#QZX7", "host", "/"),
+    ("", "12?heartbeat=QZX7", "host", ""),
+]
+
+
+def with_examples(test):
+    for one in EXAMPLES:
+        test = example(*one)(test)
+    # The first use of SQLAlchemy, or of a crowded machine, takes long.
+    return settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])(test)
+
+
+@with_examples
+@given(USERS, PASSWORDS, HOSTS, TAILS)
+def test_no_part_of_a_broker_s_password_is_shown(tmp_path, user, password, host, tail):
+    for scheme in ("amqp://", "amqps://", "http://", "amqp:", "amqp:/", ""):
+        url = f"{scheme}{user}:{password}@{host}{tail}"
+        for call in (
+            lambda url=url: parse(url),
+            lambda url=url: Settings(url=url, cohort="airports"),
+            lambda url=url: silo_settings(tmp_path, url),
+            lambda url=url: PublicUrl.parse(url),
+        ):
+            assert leaked(password, everything(call)) == [], url
+
+
+@with_examples
+@given(USERS, PASSWORDS, HOSTS, TAILS)
+def test_no_part_of_the_management_api_s_password_is_shown(user, password, host, tail):
+    for scheme in ("https://", "http:/", "amqp://"):
+        url = f"{scheme}{user}:{password}@{host}{tail}"
+        assert leaked(password, everything(lambda url=url: admin_login(None, {"FEDBROKER_ADMIN_URL": url}))) == []
+        environ = {"FEDBROKER_ADMIN_URL": "https://root:pw@broker.example"}
+        assert leaked(password, everything(lambda url=url, environ=environ: admin_login(url, environ))) == []
+
+
+@with_examples
+@given(USERS, PASSWORDS, HOSTS, TAILS)
+def test_no_part_of_a_database_s_password_is_shown(tmp_path, user, password, host, tail):
+    url = f"postgresql://{user}:{password}@{host}{tail}"
+    assert leaked(password, everything(lambda: database_at("flights", url, tmp_path))) == []
+    database = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGCONNECT_TIMEOUT", "2")
+        try:
+            database = database_at("flights", url, tmp_path)
+        except FedbrokerError:
+            return
+    # Whatever the driver says of the host, the port, the user or the database: these hold nothing of it.
+    parts = database.engine.url
+    said = f"{parts.host} {parts.port} {parts.username} {parts.database} {dict(parts.query)}"
+    assert leaked(password, said) == []
+
+
+@given(st.sampled_from(["ewr", "a.b", ""]), PASSWORDS, st.sampled_from(["host", "host:5671/", "host/v?heartbeat=9"]))
+def test_no_part_of_a_password_in_other_people_s_words_is_logged(user, password, host):
+    url = f"amqp://{user}:{password}@{host}"
+    for words in (
+        f"cannot reach {url}",
+        f"{url}: refused",
+        repr(url),
+        repr([url, "x"]),
+        json.dumps({"a": url, "b": 1}),
+    ):
+        said = without_secrets(words)
+        assert leaked(password, said) == []
+        assert words.startswith(said.split("://")[0])
+
+
+@given(st.lists(st.sampled_from(["amqp://me:pw@h/", "a@b", "http://x:1/", "://", "@", '"', "\\", "é"])))
+def test_a_line_of_json_stays_one(values):
+    assert isinstance(json.loads(without_secrets(json.dumps({"a": values, "b": {"c": values}}))), dict)
+
+
+def test_redacting_takes_linear_time():
+    text = "a://b:" * 200_000 + " @"
+    assert without_secrets(text) == text  # with a pattern that goes back, this would take days
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    configure("json", "debug")
+    yield lambda: capsys.readouterr().err
+    root.handlers, root.level = before, level
+
+
+def test_a_url_that_is_logged_shows_no_password(lines):
+    get_logger("fedbroker.x").warning("trying", url="amqp://ewr:/QZX7@host/", all=["amqp://ewr:12?QZX@host/"])
+    logging.getLogger("other").warning("trying %s", "amqp://ewr:/QZX7@host/")
+    text = lines()
+    assert text.count("trying") == 2
+    assert leaked("/QZX7", text) == leaked("12?QZX", text) == []
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "HTTPS_PROXY", "http_proxy"]
+)
+@pytest.mark.parametrize("password", ["/QZX7", "12/QZX7", "12?QZX7", "#QZX7"])
+def test_a_collector_or_proxy_with_a_stray_at_is_refused_without_a_part_of_it(lines, monkeypatch, variable, password):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setenv(variable, f"http://ewr:{password}@127.0.0.1:9")
+    tracing.start.__wrapped__("test")
+    text = lines()
+    assert "traces not exported" in text
+    assert variable in text
+    assert leaked(password, text) == []
