@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fedbroker_worker.errors import SourceError
+from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,7 @@ class Calls:
         call = Call()
         with self._lock:
             if self._closed:
-                raise SourceError(self._source, "it is closed")
+                raise SourceError(self._source, "it is closed", problem=Problem.CLOSED)
             self._running[call] = reading
         result: _Result[T] = _Result(call)
 
@@ -116,7 +117,11 @@ class Calls:
             with self._lock:
                 self._running.pop(call, None)
         if call.ended:
-            raise SourceError(self._source, "reading was interrupted" if reading else "it is closed")
+            raise SourceError(
+                self._source,
+                "reading was interrupted" if reading else "it is closed",
+                problem=Problem.INTERRUPTED if reading else Problem.CLOSED,
+            )
         if result.error is not None:
             raise result.error
         return result.values[0]

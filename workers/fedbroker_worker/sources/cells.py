@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedbroker_worker.errors import ColumnError
+from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,6 +74,7 @@ def _without_null(source: str, column: Column, cells: Array) -> Array:
             hint=f"add `where {column.name} is not null` to the query, or coalesce()"
             if not column.shape
             else "replace them in the query, or leave those rows out",
+            problem=Problem.NO_VALUE,
         )
     return np.asarray(cells)
 
@@ -96,7 +98,7 @@ def _same(source: str, column: Column, lengths: Iterable[int], of_none: int = 0)
     found = set(lengths)
     if len(found) > 1:
         what = f"has rows of different lengths, from {min(found)} to {max(found)}"
-        raise ColumnError(source, column.name, what, hint=_PAD)
+        raise ColumnError(source, column.name, what, hint=_PAD, problem=Problem.RAGGED)
     return found.pop() if found else of_none
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedbroker.wire.messages import Column
 from fedbroker_worker.errors import SourceError
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.cells import Array, array_of
 
 if TYPE_CHECKING:
@@ -66,5 +67,5 @@ class Clients:
             # The keys themselves are not told: this line goes to the coordinator, and they may name people.
             what = f"{strangers} of {len(keys)} rows are of no client that it announced"
             hint = f"add their {self.column} to the query of 'clients', or, if the data have changed, {_AGAIN}"
-            raise SourceError(source, what, hint=hint if self.listed else _AGAIN)
+            raise SourceError(source, what, hint=hint if self.listed else _AGAIN, problem=Problem.OTHER_CLIENTS)
         return owners

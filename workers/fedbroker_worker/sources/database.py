@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from fedbroker.redact import ESCAPES, without_secrets
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,7 @@ class Database:
             for at, name in enumerate(names):
                 if name in names[:at]:
                     hint = "give one of them another name in the query, by `as`"
-                    raise ColumnError(self.source, name, "stands twice in the query", hint=hint)
+                    raise ColumnError(self.source, name, "stands twice in the query", hint=hint, problem=Problem.TWICE)
             yield Rows(result, names, size, call)
 
     def count(self, query: str, call: Call) -> int:
@@ -119,10 +120,12 @@ class Database:
                 cancel = _cancelled(connection.connection.driver_connection, call)
                 call.on_end(cancel)
                 if call.ended:
-                    raise SourceError(self.source, "reading was interrupted")
+                    raise SourceError(self.source, "reading was interrupted", problem=Problem.INTERRUPTED)
                 yield connection.execution_options(**_OPTIONS)
         except exc.SQLAlchemyError as error:
-            raise SourceError(self.source, self._words(error), hint="correct its query or its url") from None
+            raise SourceError(
+                self.source, self._words(error), hint="correct its query or its url", problem=Problem.UNREADABLE
+            ) from None
         finally:
             if cancel is not None:
                 call.off_end(cancel)

@@ -16,6 +16,7 @@ from msgspec import Meta
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.fetched import fetched
 from fedbroker_worker.sources.keys import find_clients, key_of
 from fedbroker_worker.sources.sqltypes import SqlColumn, sql_column
@@ -152,7 +153,13 @@ class DuckDBSource:
         found = {column.name: column for column in columns}
         for name in names:
             if name not in found:
-                raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(found)}")
+                raise ColumnError(
+                    self._name,
+                    name,
+                    "does not exist",
+                    hint=f"there are {', '.join(found)}",
+                    problem=Problem.UNKNOWN_COLUMN,
+                )
         return [found[name] for name in dict.fromkeys(names)]
 
     def _wanted(self) -> str:
@@ -191,17 +198,17 @@ class DuckDBSource:
             connection = self._connect()
             with self._lock:
                 if self._closed:
-                    raise SourceError(self._name, "it is closed")
+                    raise SourceError(self._name, "it is closed", problem=Problem.CLOSED)
                 self._running[connection] = reading
             yield connection
         except duckdb.InterruptException:
-            raise SourceError(self._name, "reading was interrupted") from None
+            raise SourceError(self._name, "reading was interrupted", problem=Problem.INTERRUPTED) from None
         except duckdb.Error as error:
             if isinstance(error, duckdb.FatalException | duckdb.InternalException):
                 with self._lock:
                     self._forget()
             hint = f"correct its query; files are looked for in {self._directory}"
-            raise SourceError(self._name, one_line(error), hint=hint) from None
+            raise SourceError(self._name, one_line(error), hint=hint, problem=Problem.UNREADABLE) from None
         finally:
             if connection is not None:
                 with self._lock:
@@ -215,7 +222,7 @@ class DuckDBSource:
             return self._open(str(self._directory / self._options.database), read_only=True)
         with self._lock:
             if self._closed:
-                raise SourceError(self._name, "it is closed")
+                raise SourceError(self._name, "it is closed", problem=Problem.CLOSED)
             if self._memory is None:
                 self._memory = self._open(":memory:", read_only=False)
             return self._memory.cursor()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker_worker.errors import ColumnError, SourceError
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.typed import DATE, DATETIME, Typed
 from fedbroker_worker.sources.values import array_from, infer
 
@@ -59,11 +60,13 @@ class Grid:
             rarest = min(sorted(set(kinds), key=lambda kind: kind.__name__), key=kinds.count)
             at = next(at for at, value in enumerate(values) if type(value) is rarest)
             what = f"holds cells of different kinds: see {self._cell(name, at)}"
-            raise ColumnError(self.source, name, what, hint=f'correct it, or say types.{name} = "str"')
+            raise ColumnError(
+                self.source, name, what, hint=f'correct it, or say types.{name} = "str"', problem=Problem.MIXED
+            )
         typed = infer(self.source, name, values)
         if typed is None:
             hint = f'say what it is, such as types.{name} = "float64", or leave it out of columns'
-            raise ColumnError(self.source, name, "has no value to tell its type by", hint=hint)
+            raise ColumnError(self.source, name, "has no value to tell its type by", hint=hint, problem=Problem.NO_TYPE)
         return typed
 
     def array(self, typed: Typed, rows: Sequence[int], *, nan: bool) -> Array:
@@ -84,7 +87,9 @@ class Grid:
             empty = [row for row, cell in zip(rows, cells, strict=True) if cell is None]
             more = f" and {len(empty) - 1} more" * (len(empty) > 1)
             what = f"has no value in cell {self._cell(typed.name, empty[0])}{more}"
-            raise ColumnError(self.source, typed.name, what, hint='fill it in, or say nulls = "drop"')
+            raise ColumnError(
+                self.source, typed.name, what, hint='fill it in, or say nulls = "drop"', problem=Problem.NO_VALUE
+            )
         if typed.word in (DATE, DATETIME):
             cells = [_moment(cell, whole=typed.word == DATE) for cell in cells]
         return array_from(self.source, typed, cells, lambda at: f"in cell {self._cell(typed.name, rows[at])}")
@@ -101,7 +106,13 @@ class Grid:
     def _own(self, name: str) -> list[object]:
         if name not in self.cells:
             what = "is not in the sheet any more"
-            raise ColumnError(self.source, name, what, hint="name it there as before, or start the silo again")
+            raise ColumnError(
+                self.source,
+                name,
+                what,
+                hint="name it there as before, or start the silo again",
+                problem=Problem.CHANGED,
+            )
         return self.cells[name]
 
     def complete(self, names: Sequence[str]) -> list[int]:
@@ -139,7 +150,7 @@ def grid_of(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, in
         for at, cell in enumerate(cells):
             if isinstance(cell, str) and cell in _FAILED:
                 what = f"has a formula without value in cell {grid._cell(name, at)}: {cell}"
-                raise ColumnError(source, name, what, hint="correct the formula")
+                raise ColumnError(source, name, what, hint="correct the formula", problem=Problem.NO_VALUE)
     return grid
 
 
@@ -152,12 +163,16 @@ def _names(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int
     names = {at: str(cell).strip() for at, cell in enumerate(cells) if str(cell).strip()}
     if not names:
         what = f"row {top + header - 1} of the sheet names no columns"
-        raise SourceError(source, what, hint="correct 'header' or 'range', or write names into that row")
+        raise SourceError(
+            source, what, hint="correct 'header' or 'range', or write names into that row", problem=Problem.NO_COLUMNS
+        )
     places: dict[str, int] = {}
     for at, name in names.items():
         if name in places:
             both = f"{_letters(left + places[name])} and {_letters(left + at)}"
-            raise ColumnError(source, name, f"stands twice in the header, as {both}", hint="rename one of them")
+            raise ColumnError(
+                source, name, f"stands twice in the header, as {both}", hint="rename one of them", problem=Problem.TWICE
+            )
         places[name] = at
     return names
 

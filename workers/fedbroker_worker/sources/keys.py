@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.clients import Clients
 from fedbroker_worker.sources.sqltypes import quoted
 from fedbroker_worker.sources.statements import one_line, one_select
@@ -86,5 +87,5 @@ def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnec
     if None in words:
         where = "the query of 'clients'" if listed else "the query"
         hint = f"add `where {column} is not null` to {where}, or coalesce()"
-        raise ColumnError(source, column, "has NULLs, which are no client's key", hint=hint)
+        raise ColumnError(source, column, "has NULLs, which are no client's key", hint=hint, problem=Problem.NOT_KEYS)
     return tuple(words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.keyed import clients_among
 from fedbroker_worker.sources.select import one_select
 
@@ -50,7 +51,9 @@ def listed_clients(database: Database, wanted: str, query: str, columns: Sequenc
     if None in keys:
         where = "the query of 'clients'" if listed else "the query"
         hint = f"add `where {column} is not null` to {where}, or coalesce()"
-        raise ColumnError(database.source, column, "has NULLs, which are no client's key", hint=hint)
+        raise ColumnError(
+            database.source, column, "has NULLs, which are no client's key", hint=hint, problem=Problem.NOT_KEYS
+        )
     return clients_among(column, keys, listed=listed)
 
 

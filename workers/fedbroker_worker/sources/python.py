@@ -18,6 +18,7 @@ from msgspec import Meta
 from fedbroker.wire.messages import Column, Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.arrays import as_array
 from fedbroker_worker.sources.calls import Calls
 from fedbroker_worker.sources.keyed import clients_among, words_of
@@ -106,7 +107,13 @@ class PythonSource:
             announced, clients = self._announced, self._clients
         for name in columns:
             if name not in announced:
-                raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(announced)}")
+                raise ColumnError(
+                    self._name,
+                    name,
+                    "does not exist",
+                    hint=f"there are {', '.join(announced)}",
+                    problem=Problem.UNKNOWN_COLUMN,
+                )
         chosen = {name: self._as_announced(announced[name], arrays) for name in columns}
         if clients is None:
             return [chosen]
@@ -138,10 +145,12 @@ class PythonSource:
             returned = self._function(**self._options.arguments)
         except Exception as error:
             what = " ".join(f"{self._options.callable} failed: {type(error).__name__}: {error}".split())
-            raise SourceError(self._name, what, hint="correct it") from error
+            raise SourceError(self._name, what, hint="correct it", problem=Problem.UNREADABLE) from error
         if not hasattr(returned, "keys") or not hasattr(returned, "__getitem__"):
             what = f"{self._options.callable} returned {type(returned).__name__}, not columns by name"
-            raise SourceError(self._name, what, hint='return a dictionary, such as {"x": [1.0, 2.0]}')
+            raise SourceError(
+                self._name, what, hint='return a dictionary, such as {"x": [1.0, 2.0]}', problem=Problem.NO_COLUMNS
+            )
         return {str(name): values for name, values in dict(returned).items()}
 
     def _checked(self, returned: Mapping[str, object]) -> dict[str, Array]:
@@ -150,10 +159,18 @@ class PythonSource:
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise SourceError(
-                self._name, f"its columns are of different lengths: {told}", hint="return one row for each"
+                self._name,
+                f"its columns are of different lengths: {told}",
+                hint="return one row for each",
+                problem=Problem.UNEQUAL_LENGTHS,
             )
         if not arrays:
-            raise SourceError(self._name, f"{self._options.callable} returned no column", hint="return at least one")
+            raise SourceError(
+                self._name,
+                f"{self._options.callable} returned no column",
+                hint="return at least one",
+                problem=Problem.NO_COLUMNS,
+            )
         return arrays
 
     def _look(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Column], Clients | None]:
@@ -170,9 +187,17 @@ class PythonSource:
 
     def _keys(self, column: str, arrays: Mapping[str, Array]) -> list[object]:
         if column not in arrays:
-            raise ColumnError(self._name, column, "is not there any more, and was the clients'")
+            raise ColumnError(
+                self._name, column, "is not there any more, and was the clients'", problem=Problem.NOT_KEYS
+            )
         if arrays[column].ndim > 1:
-            raise ColumnError(self._name, column, "is of vectors, which are no client's keys", hint="correct 'clients'")
+            raise ColumnError(
+                self._name,
+                column,
+                "is of vectors, which are no client's keys",
+                hint="correct 'clients'",
+                problem=Problem.NOT_KEYS,
+            )
         return cast("list[object]", arrays[column].tolist())
 
     def _as_announced(self, column: Column, arrays: Mapping[str, Array]) -> Array:
@@ -180,7 +205,13 @@ class PythonSource:
         if found != column:
             now = "is not there any more" if found is None else f"is {_said(found)} now"
             what = f"{now}, and was announced as {_said(column)}"
-            raise ColumnError(self._name, column.name, what, hint="return the same each time, or start the silo again")
+            raise ColumnError(
+                self._name,
+                column.name,
+                what,
+                hint="return the same each time, or start the silo again",
+                problem=Problem.CHANGED,
+            )
         return arrays[column.name]
 
     def _found(self, directory: Path) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.calls import Calls
 from fedbroker_worker.sources.clients import Clients
 from fedbroker_worker.sources.google import GOOGLE, fetch, service_account
@@ -171,7 +172,9 @@ class SheetsSource:
         keys = [_as_shown(cell) for cell in grid.chosen(column, rows)]
         if None in keys:
             what = "has cells without value, which are no client's key"
-            raise ColumnError(self._name, column, what, hint='fill them in, or say nulls = "drop"')
+            raise ColumnError(
+                self._name, column, what, hint='fill them in, or say nulls = "drop"', problem=Problem.NOT_KEYS
+            )
         return keys
 
     def _offered(self, grid: Grid) -> list[str]:
@@ -191,7 +194,9 @@ class SheetsSource:
 
     def _column(self, name: str, typed: Mapping[str, Typed]) -> Typed:
         if name not in typed:
-            raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(typed)}")
+            raise ColumnError(
+                self._name, name, "does not exist", hint=f"there are {', '.join(typed)}", problem=Problem.UNKNOWN_COLUMN
+            )
         return typed[name]
 
     def _grid(self, call: Call) -> Grid:

@@ -16,6 +16,7 @@ from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.options import read_table
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.calls import Calls
 from fedbroker_worker.sources.database import Database, database_at
 from fedbroker_worker.sources.keyed import words_of
@@ -140,7 +141,13 @@ class SqlSource:
         offered = self._offered(typed, clients)
         for name in columns:
             if name not in offered:
-                raise ColumnError(self._name, name, "does not exist", hint=f"there are {', '.join(offered)}")
+                raise ColumnError(
+                    self._name,
+                    name,
+                    "does not exist",
+                    hint=f"there are {', '.join(offered)}",
+                    problem=Problem.UNKNOWN_COLUMN,
+                )
         wanted = [offered[name] for name in dict.fromkeys(columns)]
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             pieces, owners = self._batches(rows, wanted, clients)
@@ -161,7 +168,7 @@ class SqlSource:
                 if None in cells:
                     what = f"has a NULL {_in_row(before)(cells.index(None))}"
                     hint = f"add `where {one.name} is not null` to the query, or coalesce()"
-                    raise ColumnError(self._name, one.name, what, hint=hint)
+                    raise ColumnError(self._name, one.name, what, hint=hint, problem=Problem.NO_VALUE)
                 pieces[one.name].append(array_from(self._name, one, cells, _in_row(before)))
             if clients is not None:
                 owners.append(words_of([row[self._place(clients.column, rows)] for row in batch]))
@@ -171,7 +178,9 @@ class SqlSource:
 
     def _place(self, name: str, rows: Rows) -> int:
         if name not in rows.names:
-            raise ColumnError(self._name, name, "is not there any more", hint="start the silo again")
+            raise ColumnError(
+                self._name, name, "is not there any more", hint="start the silo again", problem=Problem.CHANGED
+            )
         return rows.names.index(name)
 
     def _apart(self, name: str) -> bool:
@@ -186,7 +195,9 @@ class SqlSource:
         if typed is None:
             seen = f"in its first {len(rows)} rows" if rows else "as there are no rows"
             hint = f'say what it is, such as types.{name} = "float64"'
-            raise ColumnError(self._name, name, f"has no value {seen} to tell its type by", hint=hint)
+            raise ColumnError(
+                self._name, name, f"has no value {seen} to tell its type by", hint=hint, problem=Problem.NO_TYPE
+            )
         return typed
 
     def _one_select(self) -> str:
@@ -221,5 +232,11 @@ def _joined(source: str, typed: Typed, pieces: Sequence[Array]) -> Array:
     filled = [piece for piece in pieces if len(piece)] or list(pieces[:1])
     lengths = {piece.shape[1:] for piece in filled}
     if len(lengths) > 1:
-        raise ColumnError(source, typed.name, "has rows of different lengths", hint="pad or cut them to one length")
+        raise ColumnError(
+            source,
+            typed.name,
+            "has rows of different lengths",
+            hint="pad or cut them to one length",
+            problem=Problem.RAGGED,
+        )
     return np.concatenate(filled)

@@ -11,6 +11,7 @@ from typing import Final
 
 from fedbroker.wire.messages import Column
 from fedbroker_worker.errors import ColumnError
+from fedbroker_worker.problems import Problem
 
 __all__ = ["SqlColumn", "quoted", "sql_column"]
 
@@ -129,5 +130,11 @@ def sql_column(source: str, name: str, type_: str) -> SqlColumn:
         expression = f"{expression}::{word}{type_.removeprefix(base)}"
     if word not in _PLAIN:
         hint = _HINTS.get(word, "cast it in the query, or leave it out").format(expression)
-        raise ColumnError(source, name, f"is of the SQL type {type_}, which has no counterpart here", hint=hint)
+        raise ColumnError(
+            source,
+            name,
+            f"is of the SQL type {type_}, which has no counterpart here",
+            hint=hint,
+            problem=Problem.NO_COUNTERPART,
+        )
     return SqlColumn(Column(name, _PLAIN[word], shape), expression)

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedbroker_worker.casts import cast_to
 from fedbroker_worker.errors import ColumnError
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.cells import Array
 from fedbroker_worker.sources.typed import DATE, DATETIME, Typed
 
@@ -67,7 +68,7 @@ def infer(source: str, name: str, cells: Iterable[object]) -> Typed | None:
     if len(words) > 1:
         if words != _NUMBERS:
             what = f"holds {' and '.join(sorted(words))}"
-            raise ColumnError(source, name, what, hint=f'say what it is: types.{name} = "str"')
+            raise ColumnError(source, name, what, hint=f'say what it is: types.{name} = "str"', problem=Problem.MIXED)
         return Typed(name, "float64")
     return Typed(name, words.pop())
 
@@ -90,7 +91,11 @@ def array_from(source: str, typed: Typed, cells: Sequence[object], place: Callab
     kinds = set(map(type, cells))
     if type(None) in kinds:
         raise ColumnError(
-            source, typed.name, f"has a NULL {place(cells.index(None))}", hint="replace it, or leave it out"
+            source,
+            typed.name,
+            f"has a NULL {place(cells.index(None))}",
+            hint="replace it, or leave it out",
+            problem=Problem.NO_VALUE,
         )
     if typed.shape:
         return _vectors(source, typed, cells, place)
@@ -115,7 +120,9 @@ def _word(source: str, name: str, kind: type[object]) -> str:
     word = _WORDS.get(kind) or next((word for known, word in _WORDS.items() if issubclass(kind, known)), None)
     if word is None:
         what = f"holds values of the type {kind.__name__}, which has no counterpart here"
-        raise ColumnError(source, name, what, hint="cast it in the query, or leave it out")
+        raise ColumnError(
+            source, name, what, hint="cast it in the query, or leave it out", problem=Problem.NO_COUNTERPART
+        )
     return word
 
 
@@ -129,7 +136,9 @@ def _numbers(source: str, typed: Typed, plain: list[Any]) -> Array:
         values: Array = np.array(plain, dtype=wide)
     except OverflowError:
         what = f"holds a number that {dtype} cannot hold"
-        raise ColumnError(source, typed.name, what, hint=f'types.{typed.name} = "float64" would') from None
+        raise ColumnError(
+            source, typed.name, what, hint=f'types.{typed.name} = "float64" would', problem=Problem.OUT_OF_RANGE
+        ) from None
     return cast_to(dtype, values, source=source, column=typed.name)
 
 
@@ -142,10 +151,12 @@ def _vectors(source: str, typed: Typed, cells: Sequence[object], place: Callable
     size, lengths = typed.shape[0], set(map(len, rows))
     if size is not None and lengths - {size}:
         odd = next(length for length in lengths if length != size)
-        raise ColumnError(source, typed.name, f"has a row of length {odd} where each has {size}", hint=_PAD)
+        raise ColumnError(
+            source, typed.name, f"has a row of length {odd} where each has {size}", hint=_PAD, problem=Problem.RAGGED
+        )
     if len(lengths) > 1:
         what = f"has rows of different lengths, from {min(lengths)} to {max(lengths)}"
-        raise ColumnError(source, typed.name, what, hint=_PAD)
+        raise ColumnError(source, typed.name, what, hint=_PAD, problem=Problem.RAGGED)
     length = lengths.pop() if lengths else size or 0
     flat = list(chain.from_iterable(rows))
     inner = array_from(source, typed.inner, flat, lambda at: place(at // (length or 1)))
@@ -226,4 +237,4 @@ def _misfit(source: str, typed: Typed, cell: object, at: int, place: Callable[[i
     wider = word == DATETIME or (word == "float64" and "int" in typed.word)
     fit = word if wider else "str"
     what = f"is {typed}, but holds {word} {place(at)}"
-    return ColumnError(source, typed.name, what, hint=f'{_FIT.format(typed.name)}"{fit}"')
+    return ColumnError(source, typed.name, what, hint=f'{_FIT.format(typed.name)}"{fit}"', problem=Problem.MISFIT)
