@@ -219,7 +219,7 @@ class Worker:
         for _, output in named:
             if len(output) > self._limits.max_blob:
                 raise WorkRefused(
-                    f"an output takes {len(output)} bytes, more than the limit of {self._limits.max_blob}",
+                    f"an output takes more than the limit of {self._limits.max_blob} bytes",
                     hint="return less from the clients",
                 )
         sizes = tuple((digest, len(output)) for digest, output in named)

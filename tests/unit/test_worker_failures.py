@@ -1,0 +1,206 @@
+"""What of a failure may leave a silo: a closed list of sentences, and words that are not of its data."""
+
+from __future__ import annotations
+
+import ast
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import fedbroker_worker
+import pytest
+from fedbroker_worker.casts import DTYPES
+from fedbroker_worker.errors import (
+    ColumnError,
+    PolicyRefused,
+    SessionLost,
+    SettingsError,
+    SourceError,
+    UnknownSource,
+    WorkRefused,
+)
+from fedbroker_worker.failures import failed_reply, failure_of
+from fedbroker_worker.problems import Problem
+
+from fedbroker.errors import ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
+from fedbroker.wire.messages import Column, Data, Source, WorkItem
+
+PACKAGE = Path(fedbroker_worker.__file__).parent
+ITEM = WorkItem("s", 0, "ewr", "key", 1, (Data(1, "rows", (("asked", "int8"),)),), {}, 9.0, 9.0, True)
+ANNOUNCED = {"rows": Source((Column("x", "int64"),)), "other": Source((Column("y", "int64"),))}
+SECRET = "s3cr3t"
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for path in PACKAGE.rglob("*.py"):
+        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def calls(*names: str) -> Iterator[tuple[str, ast.Module, ast.Call]]:
+    """Each call of one of these in the silo's code, with its file."""
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+                yield path, tree, node
+
+
+def told(error: Exception) -> str:
+    failure = failure_of(error, ITEM, ANNOUNCED)
+    return "; ".join(filter(None, (failure.kind, failure.cause, failure.hint)))
+
+
+# --- by construction ---
+
+
+def is_of_the_list(tree: ast.Module, value: ast.expr) -> bool:
+    match value:
+        case ast.Attribute(ast.Name("Problem"), name):
+            return name in Problem.__members__
+        case ast.IfExp(_, body, orelse):
+            return is_of_the_list(tree, body) and is_of_the_list(tree, orelse)
+        case ast.Name(name):  # each value that it is given in this file
+            given = [
+                node.value
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Assign) and [getattr(one, "id", "") for one in node.targets] == [name]
+            ]
+            defaults = [
+                default
+                for node in ast.walk(tree)
+                if isinstance(node, ast.FunctionDef)
+                for argument, default in zip(node.args.args[::-1], node.args.defaults[::-1], strict=False)
+                if argument.arg == name
+            ]
+            return bool(given + defaults) and all(is_of_the_list(tree, one) for one in given + defaults)
+        case _:
+            return False
+
+
+def test_each_error_of_a_source_names_its_problem_from_the_closed_list():
+    sites = 0
+    for path, tree, call in calls("SourceError", "ColumnError"):
+        named = [keyword.value for keyword in call.keywords if keyword.arg == "problem"]
+        assert len(named) == 1, f"{path}:{call.lineno} says no problem"
+        assert is_of_the_list(tree, named[0]), f"{path}:{call.lineno}: {ast.unparse(named[0])}"
+        sites += 1
+    assert sites > 60
+
+
+def test_the_sentences_have_no_other_variables_than_the_dtype_asked_for_and_the_silos_limit():
+    assert len(Problem) == len(Problem.__members__)  # no two are one
+    for problem in Problem:
+        fields = {name for _, name, _, _ in string.Formatter().parse(problem.sentence) if name is not None}
+        assert fields <= {"dtype", "limit"}, problem
+        assert "{" not in problem.advice
+
+
+def test_replies_that_tell_of_failures_and_public_text_are_made_in_one_place():
+    for name, least in (("Failed", 1), ("PublicText", 5)):
+        places = [path for path, _, _ in calls(name)]
+        assert (set(places), len(places) >= least) == ({"failures.py"}, True)
+
+
+def test_what_the_silo_refuses_by_its_own_words_quotes_no_exception():
+    """Of work that makes no sense or that the policy forbids: words of ours, about the coordinator's own work item."""
+    allowed = {("policy/guard.py", "error")}  # Unreadable, of a computation that the coordinator has sent
+    found = set()
+    for path, tree, call in calls("WorkRefused", "PolicyRefused", "SessionLost"):
+        caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
+        used = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+        found |= {(path, name) for name in caught & used}
+    assert found <= allowed
+
+
+# --- by behaviour ---
+
+
+@pytest.mark.parametrize("problem", Problem)
+def test_a_problem_is_told_with_the_names_that_the_coordinator_knows(problem):
+    error = SourceError("rows", SECRET, hint=SECRET, problem=problem, dtype="int8", limit=7)
+    assert told(error).startswith(f"data; source 'rows' {problem.sentence.format(dtype='int8', limit=7)}")
+    for column in ("x", "asked"):
+        error = ColumnError("rows", column, SECRET, hint=SECRET, problem=problem, dtype="int8")
+        assert f"source 'rows': column {column!r} {problem.sentence.split('{')[0]}" in told(error)
+        assert SECRET not in told(error)
+
+
+def test_other_names_are_not_told():
+    hidden = ColumnError("rows", SECRET, "has NULLs", problem=Problem.NOT_KEYS)
+    assert told(hidden).startswith("data; source 'rows': a column cannot tell clients apart")
+    elsewhere = ColumnError("rows", "y", "has NULLs", problem=Problem.NO_VALUE)  # another source's
+    assert told(elsewhere).startswith("data; source 'rows': a column has cells")
+    assert told(SourceError(SECRET, "?")) == "data; a source cannot be read"
+    assert SECRET not in told(SourceError("rows", "?", problem=Problem.NOT_CONVERTIBLE, dtype=SECRET))
+
+
+def test_what_is_announced_is_told_where_something_else_was_asked_for():
+    assert told(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE)).endswith("; there are rows, other")
+    assert told(ColumnError("rows", "asked", "?", problem=Problem.UNKNOWN_COLUMN)).endswith("there are x")
+    assert failure_of(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE), ITEM, {}).hint == "there are none"
+
+
+class Marked(Exception):
+    """Of somebody's own package."""
+
+
+Marked.__name__ = SECRET
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (SettingsError(SECRET, hint=SECRET), "data; a source has wrong settings"),
+        (ConfigError(SECRET), "data; a source has wrong settings"),
+        (UnknownSource(SECRET, SECRET, [SECRET]), "data; a source has wrong settings"),
+        (RuntimeUnavailable(f"the C++ runtime is gone: killed by SIGSEGV, its last words: {SECRET}", retryable=True),
+         "lost; the C++ runtime died of SIGSEGV; run the computation again"),
+        (RuntimeUnavailable(f"gone: killed by SIG{SECRET.upper()}", retryable=True),
+         "lost; the C++ runtime died; run the computation again"),
+        (RuntimeUnavailable(f"there is no /{SECRET}", hint=SECRET),
+         "lost; the C++ runtime cannot be had; run the computation again"),
+        (ValueError(SECRET), "refused; unexpected ValueError in the silo"),
+        (Marked(SECRET), "refused; unexpected error in the silo"),
+        (type("ValueError", (Exception,), {})(SECRET), "refused; unexpected error in the silo"),
+        (TimeoutError(SECRET), "time; it was not done within 9 s; raise stage_timeout"),
+        (DeadlineExceeded(SECRET, hint=SECRET), "time; it was not done within 9 s; raise stage_timeout"),
+        (WorkRefused("value 7 is not there", hint="look"), "refused; value 7 is not there; look"),
+        (PolicyRefused("sources", "not here", hint="ask"), "refused; not here; ask"),
+        (SessionLost("session s is not here", hint="again"), "lost; session s is not here; again"),
+        (WireError("a message of 9 bytes", hint="less"), "refused; a message of 9 bytes; less"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_exception_is_told_so(error, expected):
+    assert told(error) == expected
+
+
+def test_the_detail_is_in_the_log_under_the_id_that_the_reply_shows(caplog):
+    error = ColumnError("rows", "x", f"holds {SECRET}", hint="narrow it", problem=Problem.OUT_OF_RANGE, dtype="int8")
+    reply = failed_reply(ITEM, "ewr", "1", error, ANNOUNCED)
+    assert SECRET not in repr(reply)
+    (record,) = caplog.records
+    event = record.fedbroker_event
+    assert (event["event"], event["id"] in reply.hint, len(event["id"])) == ("failure_detail", True, 8)
+    assert event["detail"] == f"[FB4204] source 'rows': column 'x' holds {SECRET}; narrow it"
+    other = failed_reply(ITEM, "ewr", "1", error, ANNOUNCED)
+    assert other.hint != reply.hint
+
+
+def test_what_needs_no_detail_has_no_id(caplog):
+    reply = failed_reply(ITEM, "ewr", "1", WorkRefused("no", hint="look"))
+    assert (reply.hint, caplog.records) == ("look", [])
+
+
+def test_the_traceback_of_what_was_not_foreseen_is_in_the_log(caplog):
+    try:
+        raise ValueError(SECRET)
+    except ValueError as error:
+        reply = failed_reply(ITEM, "ewr", "1", error)
+    assert SECRET not in repr(reply)
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert SECRET in record.fedbroker_event["detail"]
+
+
+def test_dtypes_that_are_told_are_ours():
+    for dtype in DTYPES:
+        assert dtype in told(SourceError("rows", "?", problem=Problem.OUT_OF_RANGE, dtype=dtype))
