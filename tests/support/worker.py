@@ -44,12 +44,18 @@ def write_settings(
     for name, options in (sources if sources is not None else {"rows": {"query": ROWS}}).items():
         tables[f"data.{name}"] = {"source": "duckdb"} | options
     text = "".join(
-        f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+        f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
         for name, table in tables.items()
     )
     path = directory / "silo.toml"
     path.write_text(text)
     return path
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
 
 
 def settings(*args: object, **kwargs: object) -> Settings:

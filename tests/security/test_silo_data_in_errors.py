@@ -1,0 +1,242 @@
+"""A curious coordinator, or anybody who reads what passes the broker, tries to learn a silo's data from its errors.
+
+They ask for columns in dtypes that do not fit, and wait for files to be damaged, databases to be away, cells to be
+wrong. What must hold: of a failure there leaves a sentence from a closed list, with the names of the source and of an
+announced column, and an id. Cells, names of columns that are not offered, file names, directories, SQL, settings,
+users, passwords, ids of spreadsheets and the words of exceptions are in the silo's own log, under that id, and nowhere
+else: not in replies, announcements, notices, dead letters, metrics or traces.
+
+Every source in ``tests/support/marked.py`` is full of marks. A real silo reads it, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fedbroker_worker.config import load
+from fedbroker_worker.service import SiloService
+from fedbroker_worker.sources import registry
+
+from examples.sheets.server import SheetsServer
+from fedbroker.broker import PrivateBroker
+from fedbroker.broker.ports import free_ports
+from fedbroker.errors import FedbrokerError
+from fedbroker.transport import topology
+from fedbroker.wire.messages import Compute, Data, Failed
+from tests.support import marked
+from tests.support.collector import Collector, collecting
+from tests.support.ends import admin, until
+from tests.support.marked import MARK, NUMBER, Case
+from tests.support.postgres import postgres
+from tests.support.spy import Copy, holds, spy
+from tests.support.worker import SILO, client_of, echo, write_settings
+
+ROOT = Path(__file__).parents[2]
+SEE = re.compile(r"detail in the silo's log under id ([0-9a-f]{8})$")
+FINE = {"query": "select 1.5::double as x"}
+
+
+def duckdb(at: Path) -> Iterator[list[Case]]:
+    """Files and a database, by duckdb."""
+    yield marked.duckdb_cases(at)
+
+
+def sqlite(at: Path) -> Iterator[list[Case]]:
+    """The source ``sql`` over SQLite."""
+    yield marked.sqlite_cases(at)
+
+
+def postgresql(at: Path) -> Iterator[list[Case]]:
+    """The source ``sql`` over PostgreSQL."""
+    with postgres() as url:
+        yield marked.postgres_cases(url)
+
+
+def sheets(at: Path) -> Iterator[list[Case]]:
+    """Spreadsheets."""
+    with SheetsServer(key_size=1024) as server, SheetsServer(key_size=1024) as away:
+        yield marked.sheets_cases(at, server, away)
+
+
+def python(at: Path) -> Iterator[list[Case]]:
+    """Functions."""
+    yield marked.python_cases(at)
+
+
+def installed(at: Path) -> Iterator[list[Case]]:
+    """A kind of source that another package brings."""
+    yield marked.installed_cases(at)
+
+
+KINDS = {"duckdb": [duckdb], "sql": [sqlite, postgresql], "sheets": [sheets], "python": [python]}
+
+
+def test_every_kind_of_source_is_tried():
+    assert KINDS.keys() == registry._OWN.keys()
+
+
+@dataclass
+class Outside:
+    """All that leaves a silo, and its own log.
+
+    Attributes:
+        copies: of messages.
+        collector: of traces.
+        metrics: the address.
+        log: of the silo.
+    """
+
+    copies: list[Copy]
+    collector: Collector
+    metrics: str
+    log: Path
+
+    def details(self) -> dict[str, str]:
+        """What the silo's log says, by id."""
+        events = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return {event["id"]: event["detail"] for event in events if event["event"] == "failure_detail"}
+
+    def leaks(self, scraped: str, marks: set[str]) -> list[str]:
+        """Whatever holds a mark."""
+        found = [f"{one.exchange} {one.key}: {one.everything!r}" for one in self.copies]
+        leaving = [one.everything for one in self.copies] + [scraped.encode()]
+        leaving += [repr(span).encode() for span in self.collector.spans]
+        found += [scraped, *map(repr, self.collector.spans)]
+        return [text for text, data in zip(found, leaving, strict=True) if any(holds(data, mark) for mark in marks)]
+
+
+@contextmanager
+def running(config: Path, collector: Collector) -> Iterator[subprocess.Popen[bytes]]:
+    """The silo of these settings, in a process of its own that exports traces."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("FEDBROKER_", "OTEL_"))}
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "workers", config.parent)))
+    variables = ours | {"PYTHONPATH": path, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with (config.parent / "log").open("wb") as log:
+        command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", config, "--ready-file", "ready"]
+        process = subprocess.Popen(command, env=variables, cwd=config.parent, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def outside(config: Path, url: str, cohort: str, metrics: str) -> AsyncIterator[Outside]:
+    """A silo that runs within the block, and everything that leaves it until it is gone."""
+    with collecting() as collector:
+        async with spy(url, cohort, SILO) as copies:
+            with running(config, collector) as process:
+                log = config.parent / "log"
+                ready = config.parent / "ready"
+                await until(lambda: ready.exists() or process.poll() is not None, 60)
+                assert process.poll() is None, log.read_text()
+                yield Outside(copies, collector, metrics, log)
+                process.terminate()
+                await until(lambda: process.poll() is not None, 30)
+            await until(lambda: any(one.exchange == topology.LOBBY.name and b"leave" in one.body for one in copies))
+
+
+async def scrape(url: str) -> str:
+    def get() -> str:
+        with urllib.request.urlopen(url, timeout=10) as got:
+            return str(got.read().decode())
+
+    return await asyncio.to_thread(get)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", [*(one for several in KINDS.values() for one in several), installed])
+async def test_nothing_of_a_silos_data_leaves_when_reading_or_converting_them_fails(
+    broker: PrivateBroker, cohort: str, tmp_path: Path, kind: Callable[[Path], Iterator[list[Case]]]
+) -> None:
+    at = tmp_path / f"{MARK}_directory"
+    at.mkdir()
+    sources = contextmanager(kind)(at)
+    port = free_ports(1)[0]
+    with sources as cases:
+        tables = {case.source: case.options for case in cases} | {"fine": FINE}
+        config = write_settings(at, broker.url, cohort, tables, metrics=f"127.0.0.1:{port}")
+        metrics = f"http://127.0.0.1:{port}/metrics"
+        replies: list[tuple[Case, Failed]] = []
+        async with outside(config, broker.url, cohort, metrics) as leaving, client_of(load(config, {})) as client:
+            for case in cases:
+                await asyncio.to_thread(case.spoil)
+                program = [Data(1, case.source, tuple(case.asked), scalar=case.scalar), Compute(1)]
+                reply = await client.send(client.item(program, clients=case.clients))
+                assert isinstance(reply, Failed), (case, reply)
+                replies.append((case, reply))
+            assert len(await client.outputs(client.item(echo("fine", marked.X)))) == 1
+            await dead_letter(broker.url, cohort, leaving)
+            scraped = await scrape(metrics)
+    assert f'outcome="data",silo="{SILO}"}} {float(len(cases))}' in scraped
+    assert {one.exchange for one in leaving.copies} >= {"fedbroker.lobby", "fedbroker.reply", "fedbroker.dead"}
+    assert len([span for span in leaving.collector.spans if span.failed]) >= len(cases)
+    assert leaving.leaks(scraped, {MARK, NUMBER} | {case.tells for case in cases if case.tells}) == []
+    details = leaving.details()
+    if kind is installed:  # nor when counting and closing fail
+        assert f"{MARK}_count" in leaving.log.read_text()
+        assert f"{MARK}_close" in leaving.log.read_text()
+    assert [wrong for case, reply in replies if (wrong := why_wrong(case, reply, details))] == []
+
+
+async def dead_letter(url: str, cohort: str, leaving: Outside) -> None:
+    """Have the silo reject a message that is no work item."""
+    async with admin(url) as anybody:
+        await anybody.publish(topology.WORK.name, f"{cohort}.{SILO}.key", b"no work")
+    await until(lambda: any(one.exchange == topology.DEAD.name for one in leaving.copies))
+
+
+def why_wrong(case: Case, reply: Failed, details: dict[str, str]) -> str:
+    """Why this is not the reply, or the log, that it should be; empty if it is."""
+    shown = SEE.search(reply.hint)
+    if reply.kind != "data" or case.problem.sentence.split("{")[0] not in reply.cause:
+        return f"{case.source}: {reply} instead of {case.problem}; {details.get(shown[1] if shown else '')}"
+    if shown is None or shown[1] not in details:
+        return f"{case.source}: no detail for {reply}"
+    return "" if case.tells in details[shown[1]] else f"{case.source}: the detail is {details[shown[1]]!r}"
+
+
+CLOSED: dict[str, dict[str, object]] = {
+    "no file": {"file": f"{MARK}.csv"},
+    "no table": {"query": f"from {MARK}_table"},
+    "no SQL": {"query": f"select 1 {MARK} {MARK}"},
+    "no counterpart": {"query": f"select {{'{MARK}_field': 1}} as x"},
+    "no database": {"query": "from t", "database": f"{MARK}.duckdb"},
+    "no size": {"query": "select 1 as x", "memory_limit": f"{MARK}_bytes"},
+    "no key": {"query": f"select 1 as x, null as {MARK}_ward", "clients": f"{MARK}_ward"},
+    "no SQLite": {"source": "sql", "url": f"sqlite:///{MARK}.db", "query": "select 1 as x"},
+    "no such dialect": {"source": "sql", "url": f"{MARK}://u:p@host/db", "query": "select 1 as x"},
+    "no rows": {"source": "sql", "url": "sqlite://", "query": f"select null as {MARK}_x"},
+    "no account": {"source": "sheets", "spreadsheet": f"{MARK}-key", "service_account": f"{MARK}.json"},
+    "no module": {"source": "python", "callable": f"{MARK}_nowhere:rows"},
+    "no function": {"source": "python", "callable": f"json:{MARK}_rows"},
+}
+
+
+async def test_a_source_that_cannot_be_opened_is_told_at_the_silo_alone(
+    broker: PrivateBroker, cohort: str, tmp_path: Path
+) -> None:
+    at = tmp_path / f"{MARK}_directory"
+    at.mkdir()
+    async with spy(broker.url, cohort, SILO) as copies:
+        for name, options in CLOSED.items():
+            config = write_settings(at, broker.url, cohort, {"rows": options})
+            with pytest.raises(FedbrokerError) as caught:
+                await SiloService(load(config, {})).open()
+            assert MARK in str(caught.value), name
+        async with admin(broker.url) as anybody:  # after which all that was sent before has come
+            await anybody.publish(topology.DEAD.name, f"{cohort}.last", b"")
+        await until(lambda: bool(copies))
+    assert [one.key for one in copies] == [f"{cohort}.last"]

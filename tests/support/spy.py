@@ -1,0 +1,70 @@
+"""A copy of every message that passes a cohort's exchanges, for tests of what leaves a silo."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aio_pika
+
+from fedbroker.transport import topology
+
+__all__ = ["Copy", "holds", "spy"]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A message.
+
+    Attributes:
+        exchange: that it passed.
+        key: its routing key.
+        body: its bytes.
+        properties: headers and all else, as text.
+    """
+
+    exchange: str
+    key: str
+    body: bytes
+    properties: str
+
+    @property
+    def everything(self) -> bytes:
+        """All bytes in which something could be hidden."""
+        return b"\n".join((self.key.encode(), self.properties.encode(), self.body))
+
+
+@asynccontextmanager
+async def spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[Copy]]:
+    """Copies of what passes any exchange from now on: work, replies, blobs, announcements, notices, dead letters."""
+    copies: list[Copy] = []
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        for exchange in topology.EXCHANGES:
+            own = await channel.declare_exchange(exchange.name, exchange.kind, durable=True)
+            keys = ("#",) if exchange.kind == "topic" else (cohort, f"{cohort}.{silo}", topology.silo_key(cohort, silo))
+            for key in dict.fromkeys(keys):
+                await queue.bind(own, key)
+
+        async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            properties = repr(message.info())
+            copies.append(Copy(message.exchange or "", message.routing_key or "", message.body, properties))
+            await message.ack()
+
+        tag = await queue.consume(take)
+        yield copies
+        await queue.cancel(tag)
+
+
+def holds(data: bytes, mark: str) -> bool:
+    """Whether a mark is in there: plain, in any case, in other encodings of text, or as base64 of any alignment."""
+    lower = data.lower()
+    forms = [mark.encode(), mark.encode("utf-16-le"), mark.encode().hex().encode(), mark[::-1].encode()]
+    if any(form.lower() in lower for form in forms):
+        return True
+    # The first and the last character of base64 depend on what stands around.
+    aligned = (base64.b64encode(b"\0" * at + mark.encode()) for at in range(3))
+    return any(form.rstrip(b"=")[4 if at else 0 : -1] in data for at, form in enumerate(aligned))
