@@ -114,9 +114,17 @@ class BrokerError(FedbrokerError):
 
 
 class BrokerUnreachable(BrokerError):
-    """Nothing that speaks AMQP answers at that address."""
+    """Nothing that speaks AMQP answers at that address.
+
+    Attributes:
+        retryable: no broker listens there yet; not that something else does, or that TLS failed.
+    """
 
     code = "FB2001"
+
+    def __init__(self, what: str, *, retryable: bool = False, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.retryable = retryable
 
 
 class BrokerRefused(BrokerError):

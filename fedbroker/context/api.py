@@ -73,7 +73,8 @@ def _settings(
         select: who takes part where more are there: ``"all"`` (with ``max_silos``, the first by name), ``"random"``, or
             a function that gets the silos that are there and returns some of them.
         eligible: a rule on what a silo announced (name, version, capabilities, data sources); others take no part.
-        join_timeout: seconds to wait for the broker and for ``min_silos``.
+        join_timeout: seconds to wait for a broker that does not listen yet, and then for ``min_silos``; a refused
+            login, a wrong virtual host or a failure of TLS is not waited for.
         stage_timeout: seconds for each stage.
         deadline: seconds for an invocation as a whole, with all that it waits for and all its attempts.
         stragglers: what becomes of a stage when a silo does not answer: ``"fail"``, by name; ``"drop"``, go on without

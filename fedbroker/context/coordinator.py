@@ -6,6 +6,7 @@ Imports metrics, the session, the plan, the runtime and this package's parts.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +22,7 @@ from fedbroker.context.progress import Progress, Watch
 from fedbroker.context.selection import choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
-from fedbroker.errors import FedbrokerError
+from fedbroker.errors import BrokerUnreachable, FedbrokerError
 from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
@@ -54,6 +55,7 @@ class Coordinator:
         self._plans: OrderedDict[int, tuple[tff.Computation, asyncio.Task[Plan]]] = OrderedDict()
         self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
         self._lock = asyncio.Lock()
+        self._opening = asyncio.Lock()  # its own: what needs no silo does not wait for the broker
         self._cohort: Cohort | None = None
         self._runtimes: Runtimes | None = None
         self._journal: Journal | None = None
@@ -78,8 +80,9 @@ class Coordinator:
             plan = await self.plan(called)
             span.set(computation=plan.name, stages=len(plan.client_stages))
             watch.planned(plan.name, len(plan.client_stages))
+            join = Deadline.after(self.settings.join_timeout)  # for all attempts: a retry does not wait for it anew
             result = await attempt(
-                lambda deadline: invoke(plan, rest, self._environment(deadline, watch)),
+                lambda deadline: invoke(plan, rest, self._environment(deadline, join, watch)),
                 retries=self.settings.retries,
                 seconds=self.settings.deadline,
                 on_retry=self._on_retry,
@@ -119,14 +122,14 @@ class Coordinator:
         details = {"attempt": number, "of": self.settings.retries + 1, "reason": str(error)}
         tell(self._listener, Event("invocation retried", details=details))
 
-    def _environment(self, deadline: Deadline, watch: Watch) -> Environment:
-        """What one attempt runs in."""
+    def _environment(self, deadline: Deadline, join: Deadline, watch: Watch) -> Environment:
+        """What one attempt runs in; ``join`` is until when a broker that does not listen yet is waited for."""
         resumes = self.settings.journal is not None
         return Environment(
             executor=self._executor,
-            gather=lambda wanted: self._gather(wanted, deadline, watch),
+            gather=lambda wanted: self._gather(wanted, deadline, join, watch),
             session=lambda members, clients, fingerprint: self._session(members, clients, deadline, fingerprint, watch),
-            resume=(lambda name: self._resume(name, deadline, watch)) if resumes else None,
+            resume=(lambda name: self._resume(name, deadline, join, watch)) if resumes else None,
             stage_timeout=self.settings.stage_timeout,
             deadline=deadline,
             default_num_clients=self.settings.default_num_clients,
@@ -165,7 +168,7 @@ class Coordinator:
 
     async def close(self) -> None:
         """Leave nothing behind, at the broker or on this machine. Bounded in time; idempotent."""
-        async with self._lock:
+        async with self._opening, self._lock:
             cohort, self._cohort = self._cohort, None
             runtimes, self._runtimes = self._runtimes, None
             journal, self._journal = self._journal, None
@@ -187,17 +190,17 @@ class Coordinator:
     def _runtime(self) -> Runtime:
         return Runtime(isolation=self.settings.isolation, memory=self.settings.runtime_memory_bytes)
 
-    async def _gather(self, wanted: Wanted, deadline: Deadline, watch: Watch) -> Sequence[Member]:
+    async def _gather(self, wanted: Wanted, deadline: Deadline, join: Deadline, watch: Watch) -> Sequence[Member]:
         settings = self.settings
         pool = pool_of(wanted, settings)
-        cohort = await self._opened(deadline)
+        cohort = await self._opened(deadline, join)
         seconds = min(settings.join_timeout, deadline.left())
         watch.waits()
         return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
 
-    async def _opened(self, deadline: Deadline) -> Cohort:
+    async def _opened(self, deadline: Deadline, join: Deadline) -> Cohort:
         settings = self.settings
-        async with self._lock:
+        async with self._opening:
             if self._cohort is None:
                 if settings.journal is not None and self._journal is None:
                     self._journal = await asyncio.to_thread(Journal, settings.journal)
@@ -212,9 +215,11 @@ class Coordinator:
                     journal=self._journal,
                 )
                 try:
-                    await cohort.open(Deadline.after(settings.join_timeout).earlier(deadline))
-                except BaseException:
+                    await cohort.open(Deadline.after(settings.join_timeout).earlier(deadline), join.left())
+                except BaseException as error:
                     await asyncio.shield(cohort.close())
+                    if isinstance(error, BrokerUnreachable) and error.retryable:
+                        raise _waited(error, settings.join_timeout + time.monotonic() - join.at) from None
                     raise
                 self._cohort = cohort
             return self._cohort
@@ -240,9 +245,9 @@ class Coordinator:
         watch.runs(self._last)
         return self._last
 
-    async def _resume(self, fingerprint: str, deadline: Deadline, watch: Watch) -> Session | None:
+    async def _resume(self, fingerprint: str, deadline: Deadline, join: Deadline, watch: Watch) -> Session | None:
         """The session of that very computation in which an earlier process was killed, if there is one."""
-        cohort = await self._opened(deadline)
+        cohort = await self._opened(deadline, join)
         assert self._journal is not None
         unfinished = self._journal.take(fingerprint)
         if unfinished is None:
@@ -250,3 +255,9 @@ class Coordinator:
         self._last = cohort.resume(unfinished, self.settings.stage_timeout, self.settings.policy, deadline)
         watch.runs(self._last)
         return self._last
+
+
+def _waited(error: BrokerUnreachable, seconds: float) -> BrokerUnreachable:
+    """Return the same error, with the seconds for which the broker was waited for."""
+    what = f"the broker could not be reached within {seconds:.3g} s: {error.what}"
+    return BrokerUnreachable(what, retryable=True, hint=error.hint)

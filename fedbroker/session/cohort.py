@@ -116,13 +116,17 @@ class Cohort:
             on_forged=self._on_forged,
         )
 
-    async def open(self, deadline: Deadline) -> None:
+    async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
         """Connect and learn who waits in the lobby.
+
+        Args:
+            deadline: for all of it.
+            patience: seconds to wait for a broker that does not listen yet.
 
         Raises:
             BrokerError: it cannot be reached, refuses us, or has other queues than ours.
         """
-        await self._end.open(deadline)
+        await self._end.open(deadline, patience)
         self._open.set()
 
     async def close(self) -> None:

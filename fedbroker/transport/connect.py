@@ -106,7 +106,7 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
             async with asyncio.timeout(_time_for_one(len(turn) - tried, deadline)):
                 return await _connect_to(endpoint, address, name)
         except TimeoutError:
-            failed[endpoint] = BrokerUnreachable("no answer in time", hint=_HINT_HOSTS)
+            failed[endpoint] = BrokerUnreachable("no answer in time", retryable=True, hint=_HINT_HOSTS)
         except BrokerError as error:
             failed[endpoint] = error
     raise _none_of(failed)
@@ -138,7 +138,10 @@ def _none_of(failed: Mapping[Endpoint, BrokerError]) -> BrokerError:
     said = "; ".join(f"{endpoint}: {error.what}" for endpoint, error in failed.items())
     if refusals:
         return BrokerRefused(f"none of the broker's hosts lets us in ({said})", hint=refusals[0].hint)
-    return BrokerUnreachable(f"none of the broker's hosts can be reached ({said})", hint=_HINT_HOSTS)
+    retryable = all(error.retryable for error in failed.values())
+    return BrokerUnreachable(
+        f"none of the broker's hosts can be reached ({said})", retryable=retryable, hint=_HINT_HOSTS
+    )
 
 
 async def _connect_to(endpoint: Endpoint, address: Address, name: str) -> Connected:
@@ -174,11 +177,14 @@ class _Sockets(aiormq.TransportFactory):
             raise no_tls(there.shown, error) from None
         except socket.gaierror:
             raise BrokerUnreachable(
-                f"the broker's host name {there.host!r} cannot be resolved", hint="correct the broker's URL"
+                f"the broker's host name {there.host!r} cannot be resolved",
+                retryable=True,  # in a cluster of containers, a name appears with its first container
+                hint="correct the broker's URL",
             ) from None
         except OSError as error:
             raise BrokerUnreachable(
                 f"nothing answers at {there.shown}: {error.strerror or error}",
+                retryable=True,
                 hint="start the broker, or correct host and port in its URL",
             ) from None
         transport = writer.transport
@@ -231,8 +237,17 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
         case _:
             return BrokerUnreachable(
                 f"what answers at {endpoint} does not speak AMQP as we do ({_words(error)})",
+                retryable=_closed_at_once(error),
                 hint="correct host, port and scheme (amqp or amqps) of the broker's URL",
             )
+
+
+def _closed_at_once(error: Exception) -> bool:
+    """Whether the connection ended before a byte came, as at a container's port while nothing listens behind it."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, ConnectionResetError) or (
+        isinstance(cause, asyncio.IncompleteReadError) and not cause.partial and cause.expected == 1
+    )
 
 
 def _of_certificate(endpoint: Endpoint, error: BaseException) -> BrokerError | None:

@@ -132,17 +132,21 @@ class CoordinatorEnd:
         """How many replies and dead letters nobody waited for."""
         return self._expected.late
 
-    async def open(self, deadline: Deadline) -> None:
+    async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
         """Connect, declare, and learn who waits in the lobby.
 
         Whoever was found there and still answers has been announced when it returns.
+
+        Args:
+            deadline: for all of it.
+            patience: seconds to wait for a broker that does not listen yet.
 
         Raises:
             BrokerUnreachable, BrokerRefused, TopologyMismatch: the broker, or what is on it, does not do.
             BrokerLost: it went away meanwhile.
         """
         try:
-            await self._control.open(deadline)
+            await self._control.open(deadline, patience)
             await self._bulk.open(deadline)
             await self._lobby.confirmed(deadline)
         except BaseException:

@@ -33,6 +33,8 @@ RETURN_TIMEOUT: Final = 0.5
 """Seconds that a farewell waits for a line that has just been lost."""
 SETTLING: Final = 5.0
 """Seconds for a broker that lets us in and goes away while we set up, as when a cluster has just lost a node."""
+LONGEST_WAIT: Final = 2.0
+"""Seconds at most between two looks at whether a broker that is waited for listens by now."""
 LINGER: Final = 2.0
 """Seconds during which a name may still be held by a process that was killed."""
 
@@ -67,8 +69,12 @@ class Link(Publisher):
         self._why = "it is not open"
         self._closed = False
 
-    async def open(self, deadline: Deadline) -> None:
+    async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
         """Connect and set up.
+
+        Args:
+            deadline: for all of it.
+            patience: seconds to wait for a broker that does not listen yet.
 
         Raises:
             BrokerUnreachable: nothing that speaks AMQP answers, or not in time.
@@ -78,7 +84,8 @@ class Link(Publisher):
             NameTaken: the setup says so, for 2 s.
         """
         self._closed = False
-        patience, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
+        linger, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
+        waiting, pauses = Deadline.after(patience).earlier(deadline), delays()
         while True:
             try:
                 line = await self._dial(deadline)
@@ -86,9 +93,14 @@ class Link(Publisher):
             except Again as again:
                 _log.warning("broker connection set up again", connection=self._name, reason=str(again))
             except (NameTaken, BrokerLost) as error:
-                if (patience if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
+                if (linger if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
                     raise
                 await asyncio.sleep(FIRST_DELAY)
+            except BrokerUnreachable as error:
+                if not error.retryable or not waiting.left():
+                    raise
+                self._note(error)
+                await asyncio.sleep(min(next(pauses), LONGEST_WAIT, waiting.left()))
         self._line = line
         self.traffic.up = True
         self._changed.set()
@@ -160,6 +172,12 @@ class Link(Publisher):
             hint="start the broker again, or mend the network; we reconnect by ourselves",
         )
 
+    def _note(self, error: Exception) -> None:
+        """Log why there is no connection, once for each new reason."""
+        if str(error) != self._why:
+            self._why = str(error)
+            _log.warning("no broker connection yet", connection=self._name, reason=self._why)
+
     async def _dial(self, deadline: Deadline) -> Line:
         """A line that is set up, or a typed error."""
         try:
@@ -168,6 +186,7 @@ class Link(Publisher):
         except TimeoutError:
             raise BrokerUnreachable(
                 f"the broker at {self._address} did not answer in time",
+                retryable=True,
                 hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
             ) from None
         line = None
@@ -210,6 +229,4 @@ class Link(Publisher):
             try:
                 return await self._dial(Deadline.after(DIAL_TIMEOUT))
             except Exception as error:  # of whatever kind: there is nobody to tell, and the next attempt may do
-                if str(error) != self._why:
-                    self._why = str(error)
-                    _log.warning("no broker connection yet", connection=self._name, reason=self._why)
+                self._note(error)
