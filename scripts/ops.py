@@ -62,6 +62,8 @@ FAMILIES: Final = {
         r"XlaCallModule|XlaCustomCall.*|XlaLaunch.*|_?XlaHostCompute.*|_XlaRun|_XlaCompile.*|_XlaMerge",
         r".*(Mlir|MLIR).*|TfLite.*",
     ),
+    # TensorFlow shares tensors' memory: what one of these writes, everything sees that was made of the same constant.
+    "in_place": (r"Inplace.*", r"_ParallelConcatUpdate"),
     # What one graph leaves in the process for another.
     "shared": (
         r"(Stage|StageClear|StagePeek|StageSize|Unstage)",

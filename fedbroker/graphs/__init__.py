@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from fedbroker.graphs.graphdef import Unreadable
 from fedbroker.graphs.ops import known_ops, why_refused
-from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
+from fedbroker.graphs.reading import ops_of_computation, ops_of_graph
 
 __all__ = ["Unreadable", "known_ops", "ops_of_computation", "ops_of_graph", "why_refused"]

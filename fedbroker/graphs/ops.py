@@ -22,6 +22,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "processes": "ends the process",
     "python": "calls Python",
     "code": "runs code that comes as a value, which cannot be looked into beforehand",
+    "in_place": "overwrites tensors that others still read",
     "shared": "leaves values behind for other computations",
 }
 """What the ops of each family that is refused do, for people."""

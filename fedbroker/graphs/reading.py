@@ -1,32 +1,26 @@
 """The TensorFlow ops in a serialized computation or sequence, however deep: graphs, their function libraries, nests.
 
-Whatever cannot be read to its end is an error, and so is what would make the C++ runtime build a graph of bytes that
-only come as it runs. Bounded in size, nodes and (by protobuf) depth. Imports runtime's framing and protos, and this
-package.
+What cannot be read to its end is an error, and so is what makes the C++ runtime build a graph of bytes that only come
+as it runs. Bounded in size, nodes and (by protobuf) depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from fedbroker.graphs.graphdef import Attribute, Graph, Message
-from fedbroker.graphs.ops import known_ops
+from fedbroker.graphs.graphdef import STRING, Message, Unreadable
+from fedbroker.graphs.references import Body, Resolved, attributes, functions_in, node_of, resolve
 from fedbroker.runtime.framing import Buffer
 from fedbroker.runtime.protos import computation_pb2
 
 __all__ = ["Unreadable", "ops_of_computation", "ops_of_graph"]
 
 MOST_BYTES: Final = 128 << 20
-MOST_NODES: Final = 1_000_000
 
 _CACHES: Final = frozenset({b"CacheDataset", b"CacheDatasetV2"})
-
-
-class Unreadable(ValueError):
-    """What is in it cannot be told."""
 
 
 def ops_of_computation(serialized: Buffer) -> frozenset[str]:
@@ -37,72 +31,93 @@ def ops_of_computation(serialized: Buffer) -> frozenset[str]:
     Raises:
         Unreadable: it is malformed, too large, or holds something else than TensorFlow.
     """
-    computation = _parsed(computation_pb2.Computation, serialized)
+    try:
+        computation = computation_pb2.Computation.FromString(_bounded(serialized))
+    except DecodeError:
+        raise Unreadable("it is malformed, or nested too deeply") from None
     found: set[str] = set()
     for tensorflow in _tensorflow(computation):
-        fed = _fed(tensorflow)
         any_ = tensorflow.graph_def
         if any_.type_url.rpartition("/")[2] != "tensorflow.GraphDef":
             raise Unreadable(f"a graph in it is a {any_.type_url.rpartition('/')[2][:80]!r}")
-        found |= ops_of_graph(any_.value, fed)
+        found |= ops_of_graph(any_.value, _exposed(tensorflow))
     return frozenset(found)
 
 
-def ops_of_graph(serialized: Buffer, fed: Collection[bytes] = ()) -> frozenset[str]:
+def ops_of_graph(serialized: Buffer, exposed: Collection[bytes] = ()) -> frozenset[str]:
     """Every op of a serialized ``GraphDef`` and of its functions; see :func:`ops_of_computation`.
+
+    A function that is called through an attribute counts by its name, unless it is one of the graph's own.
 
     Args:
         serialized: the graph.
-        fed: names of nodes whose values are not their own, but are given with each call.
+        exposed: names of nodes whose tensors are given with each call, or handed out.
 
     Raises:
-        Unreadable: it is malformed or too large.
+        Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
     """
-    graph = _parsed(Graph, serialized)
-    functions = {function.signature.name for function in graph.library.function}
-    bodies = [function.node_def for function in graph.library.function]
-    if len(graph.node) + sum(map(len, bodies)) > MOST_NODES:
-        raise Unreadable(f"a graph in it has more than {MOST_NODES} nodes")
-    found = _ops(graph.node, fed).union(*(_ops(body, ()) for body in bodies))
-    known = known_ops()
-    # A function that is called like an op of TensorFlow's never counts as one of the graph's own.
-    return frozenset(_text(op) for op in found if op not in functions or _text(op) in known)
+    graph = resolve(_bounded(serialized))
+    found = _called(graph)
+    for body in graph.bodies:
+        found |= _ops(body, exposed if body is graph.graph else ())
+    return frozenset(_text(op) for op in found if op not in graph.functions)
 
 
-def _ops(nodes: Iterable[Message], fed: Collection[bytes]) -> set[bytes]:
-    found = {node.op for node in nodes}
-    for op in _CACHES & found:
-        if all(_in_memory(node, nodes, fed) for node in nodes if node.op == op):
-            found.discard(op)
+def _ops(body: Body, exposed: Collection[bytes]) -> set[bytes]:
+    found = {node.op for node in body.nodes.values()}
+    if not _CACHES.isdisjoint(found):
+        on_file = {node.op for node in body.nodes.values() if node.op in _CACHES} - _caches_in_memory(body, exposed)
+        found = found - _CACHES | on_file
     return found
 
 
-def _in_memory(cache: Message, nodes: Iterable[Message], fed: Collection[bytes]) -> bool:
-    """Whether a dataset's cache has no file: the name that it takes is an empty constant, and stays that."""
-    if len(cache.input) < 2:
+def _caches_in_memory(body: Body, exposed: Collection[bytes]) -> set[bytes]:
+    """The ops of datasets' caches none of which has a file.
+
+    Its file's name is an empty constant, of which nothing else gets hold: TensorFlow has ops that overwrite a tensor
+    where it lies.
+    """
+    caches = {name for name, node in body.nodes.items() if node.op in _CACHES}
+    names = {name: body.inputs[name][1].name for name in caches if len(body.inputs[name]) > 1}
+    shared = {source.name for source in body.results.values()}.union(exposed)
+    for name, sources in body.inputs.items():
+        shared.update(source.name for at, source in enumerate(sources) if name not in names or at != 1)
+    named = {name for name in set(names.values()) - shared if name in body.nodes and _is_empty_text(body.nodes[name])}
+    on_file = {body.nodes[name].op for name in caches if names.get(name) not in named}
+    return set(_CACHES) - on_file
+
+
+def _is_empty_text(node: Message) -> bool:
+    value = attributes(node).get(b"value")
+    if node.op != b"Const" or value is None or value.WhichOneof("value") != "tensor":
         return False
-    source = cache.input[1].partition(b":")[0]
-    named = [node for node in nodes if node.name == source]
-    return len(named) == 1 and named[0].op == b"Const" and source not in fed and _is_empty_text(named[0])
+    tensor = value.tensor
+    scalar = not tensor.tensor_shape.dim and not tensor.tensor_shape.unknown_rank
+    return tensor.dtype == STRING and scalar and list(tensor.string_val) == [b""] and not tensor.tensor_content
 
 
-def _is_empty_text(constant: Message) -> bool:
-    entries = [_parsed(Attribute, entry) for entry in constant.attr]
-    values = [entry.value.tensor for entry in entries if entry.key == b"value"]
-    return len(values) == 1 and list(values[0].string_val) == [b""] and not values[0].tensor_content
+def _called(graph: Resolved) -> set[bytes]:
+    """The names of all functions that are called through attributes, or are gradients."""
+    library = graph.message.library
+    found = {gradient.gradient_func for gradient in (*library.gradient, *library.registered_gradients)}
+    for body in graph.bodies:
+        for node in body.nodes.values():
+            found.update(functions_in(node))
+    for function in library.function:
+        found.update(functions_in(function))
+        for one in function.arg_attr:
+            found.update(functions_in(one.value))
+    return found - {b""}
 
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _parsed(message: Message, serialized: Buffer) -> Message:
+def _bounded(serialized: Buffer) -> bytes:
     if len(serialized) > MOST_BYTES:
         raise Unreadable(f"it takes more than {MOST_BYTES} bytes")
-    try:
-        return message.FromString(bytes(serialized))
-    except DecodeError:
-        raise Unreadable("it is malformed, or nested too deeply") from None
+    return bytes(serialized)
 
 
 def _tensorflow(computation: Message) -> Iterator[Message]:
@@ -132,24 +147,24 @@ def _tensorflow(computation: Message) -> Iterator[Message]:
                 raise Unreadable(f"it holds {kind or 'a computation of an unknown kind'}")
 
 
-def _fed(tensorflow: Message) -> frozenset[bytes]:
-    """The nodes that a computation's parameter is put into.
+def _exposed(tensorflow: Message) -> frozenset[bytes]:
+    """The nodes whose tensors come from outside of a computation's graph, or leave it.
 
     A sequence must never be bytes that the graph made, or that are fed as something else: the runtime makes a dataset
-    of the graph that it finds in such bytes, and nobody has looked into that.
+    of the graph that it finds in such bytes, and that graph was never looked into.
 
     Raises:
         Unreadable: that might be.
     """
-    parameters = list(_leaves(tensorflow.parameter))
-    sequences = [leaf.sequence for leaf in parameters if leaf.WhichOneof("binding") == "sequence"]
-    returned = [leaf.sequence for leaf in _leaves(tensorflow.result) if leaf.WhichOneof("binding") == "sequence"]
-    if any(one.WhichOneof("binding") != "variant_tensor_name" for one in (*sequences, *returned)):
+    parameters, results = list(_leaves(tensorflow.parameter)), list(_leaves(tensorflow.result))
+    sequences = [leaf.sequence for leaf in (*parameters, *results) if leaf.WhichOneof("binding") == "sequence"]
+    if any(one.WhichOneof("binding") != "variant_tensor_name" for one in sequences):
         raise Unreadable("a sequence in it comes as the bytes of a graph")
-    nodes = [_node(leaf) for leaf in parameters]
-    if sequences and len(set(nodes)) < len(nodes):
+    fed = [node_of(_name(leaf)) for leaf in parameters]
+    if len(set(fed)) < len(fed):
         raise Unreadable("two of its parameters are one tensor")
-    return frozenset(nodes)
+    token = tensorflow.session_token_tensor_name
+    return frozenset([*fed, *(node_of(_name(leaf)) for leaf in results), *([node_of(token)] if token else ())])
 
 
 def _leaves(binding: Message) -> Iterator[Message]:
@@ -163,7 +178,6 @@ def _leaves(binding: Message) -> Iterator[Message]:
                 yield one
 
 
-def _node(leaf: Message) -> bytes:
-    kind = leaf.WhichOneof("binding")
-    name: str = leaf.tensor.tensor_name if kind == "tensor" else leaf.sequence.variant_tensor_name
-    return name.partition(":")[0].removeprefix("^").encode()
+def _name(leaf: Message) -> str:
+    tensor = leaf.WhichOneof("binding") == "tensor"
+    return str(leaf.tensor.tensor_name if tensor else leaf.sequence.variant_tensor_name)

@@ -80,6 +80,7 @@ EXAMPLES = {
     "code": "DatasetFromGraph DeserializeIterator XlaCallModule SymbolicGradient",
     "output": "Print PrintV2",
     "shared": "Stage MapStage OrderedMapUnstage GetSessionHandleV2",
+    "in_place": "InplaceUpdate InplaceAdd InplaceSub _ParallelConcatUpdate",
     "processes": "Abort",
     "": """
         MatMul ReadVariableOp Snapshot Assert TensorSliceDataset ReduceDataset BatchDatasetV2 MapDefun MapDataset

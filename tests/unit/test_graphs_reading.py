@@ -223,13 +223,19 @@ def test_a_function_that_nothing_calls_counts():
     assert ops_of_graph(graph.SerializeToString()) == {"ReadFile"}
 
 
-def test_a_function_is_no_op_unless_it_is_called_like_one():
+def test_a_function_of_the_graph_s_own_is_no_op():
     graph = tf.compat.v1.GraphDef()
-    for name in ("mine", "ReadFile"):
-        graph.library.function.add().signature.name = name
-        graph.node.add(name=f"call_{name}", op=name)
+    graph.library.function.add().signature.name = "mine"
+    graph.node.add(name="call", op="mine")
     graph.node.add(name="other", op="theirs")
-    assert ops_of_graph(graph.SerializeToString()) == {"ReadFile", "theirs"}
+    assert ops_of_graph(graph.SerializeToString()) == {"theirs"}
+
+
+def test_a_function_named_like_an_op_cannot_be_told():
+    graph = tf.compat.v1.GraphDef()
+    graph.library.function.add().signature.name = "AddV2"
+    with pytest.raises(Unreadable, match="name of an op"):
+        ops_of_graph(graph.SerializeToString())
 
 
 def test_a_function_of_one_graph_is_none_of_another_s():

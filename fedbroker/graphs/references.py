@@ -1,0 +1,243 @@
+"""A graph and its functions with every reference resolved, by the rules of TensorFlow's own importer.
+
+In a graph an input is ``node``, ``node:2`` or ``^node``. In a function's body it is ``argument``, ``argument:2`` (of a
+list), ``node:output:2`` or ``^name``. TensorFlow looks each up in a table of its own (``graph_constructor.cc``, and
+``InstantiateFunction`` in ``function.cc``). A graph is refused where that table could hold something else than a reader
+expects: two things of one name, a name that looks like a reference, a function named like an op.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fedbroker.graphs.graphdef import Message, Unreadable, parse
+from fedbroker.graphs.ops import known_ops
+
+__all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve"]
+
+MOST_NODES: Final = 1_000_000
+
+_NAME: Final = rb"[A-Za-z0-9._\\/>-]+"
+"""TensorFlow allows a node no other characters."""
+
+_IS_NAME: Final = re.compile(_NAME)
+_INDEXED: Final = re.compile(rb"(%s)(?::(0|[1-9][0-9]{0,8}))?" % _NAME)
+_OF_NODE: Final = re.compile(rb"(%s):([A-Za-z_][A-Za-z0-9_]*):(0|[1-9][0-9]{0,8})" % _NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The tensor that an input or a result is.
+
+    Attributes:
+        name: of the node, or of the function's argument.
+        index: of the tensor: among all that the node gives in a graph; in a function among those of one output, or of
+            one argument.
+        output: the node's output, by name, in a function; empty in a graph, and of an argument.
+        is_argument: whether it is an argument of the function.
+    """
+
+    name: bytes
+    index: int = 0
+    output: bytes = b""
+    is_argument: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The nodes of a graph, or of one of its functions.
+
+    Attributes:
+        name: of the function; empty for the graph.
+        arguments: names of the function's arguments, in order.
+        results: where the function's results come from, by name, in order.
+        nodes: by name, in order.
+        inputs: the tensors that a node takes, by the node's name, in order.
+        controls: the nodes and arguments that a node waits for, by the node's name.
+    """
+
+    name: bytes
+    arguments: Sequence[bytes]
+    results: Mapping[bytes, Source]
+    nodes: Mapping[bytes, Message]
+    inputs: Mapping[bytes, Sequence[Source]]
+    controls: Mapping[bytes, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A graph and its functions.
+
+    Attributes:
+        graph: the graph's own nodes.
+        functions: by name, those included that nothing calls.
+        message: all of it as it was read.
+    """
+
+    graph: Body
+    functions: Mapping[bytes, Body]
+    message: Message
+
+    @property
+    def bodies(self) -> Iterator[Body]:
+        """The graph, and each function."""
+        yield self.graph
+        yield from self.functions.values()
+
+
+def resolve(serialized: bytes) -> Resolved:
+    """Read a ``GraphDef``.
+
+    Raises:
+        Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
+    """
+    graph = parse(serialized)
+    library = graph.library.function
+    if len(graph.node) + sum(len(function.node_def) for function in library) > MOST_NODES:
+        raise Unreadable(f"a graph in it has more than {MOST_NODES} nodes")
+    names = _distinct((function.signature.name for function in library), "functions")
+    if not _op_names().isdisjoint(names) or b"" in names:
+        raise Unreadable("a function in it has the name of an op, or none")
+    _distinct((gradient.function_name for gradient in graph.library.gradient), "gradients")
+    functions = {function.signature.name: _function(function) for function in library}
+    return Resolved(_Scope(graph.node).body(b"", {}), functions, graph)
+
+
+def node_of(tensor: str) -> bytes:
+    """The node that a tensor's name in a graph belongs to, of what is fed and fetched.
+
+    Raises:
+        Unreadable: it is no tensor's name.
+    """
+    return _indexed(tensor.encode("utf-8", "surrogatepass")).name
+
+
+def attributes(owner: Message) -> dict[bytes, Message]:
+    """The attributes of a node, a function or the call of one, by name.
+
+    Raises:
+        Unreadable: one is there twice.
+    """
+    found = {entry.key: entry.value for entry in owner.attr}
+    if len(found) != len(owner.attr):
+        raise Unreadable("an attribute in it is there twice")
+    return found
+
+
+def functions_in(owner: Message) -> Iterator[bytes]:
+    """The names of all functions in the attributes of a node, a function or the call of one, however deep.
+
+    Raises:
+        Unreadable: an attribute is there twice.
+    """
+    waiting = [owner]
+    while waiting:
+        for value in attributes(waiting.pop()).values():
+            kind = value.WhichOneof("value")
+            called = [value.func] if kind == "func" else value.list.func if kind == "list" else ()
+            yield from (one.name for one in called)
+            waiting += called
+
+
+def _function(function: Message) -> Body:
+    signature = function.signature
+    arguments = _named((one.name for one in signature.input_arg), "arguments of a function")
+    outputs = _named((one.name for one in signature.output_arg), "results of a function")
+    lists = (one.name for one in signature.input_arg if one.number_attr or one.type_list_attr)
+    scope = _Scope(function.node_def, arguments, frozenset(lists), in_function=True)
+    returned = {one.key: one.value for one in function.ret}
+    if len(returned) != len(function.ret) or returned.keys() != set(outputs):
+        raise Unreadable("a function in it does not return what its signature names")
+    _distinct((one.key for one in function.control_ret), "control results of a function")
+    if any(one.value not in scope.nodes for one in function.control_ret):
+        raise Unreadable("a function in it waits for a node that is not there")
+    if not scope.names.isdisjoint(outputs):
+        raise Unreadable("a result of a function in it has the name of a node or an argument")
+    return scope.body(signature.name, {name: scope.source(returned[name]) for name in outputs})
+
+
+class _Scope:
+    """What names stand for in a graph or in a function.
+
+    Args:
+        nodes: in it.
+        arguments: names of the function's.
+        lists: names of those that are lists.
+        in_function: whether it is a function.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Message],
+        arguments: Sequence[bytes] = (),
+        lists: frozenset[bytes] = frozenset(),
+        *,
+        in_function: bool = False,
+    ) -> None:
+        nodes = list(nodes)
+        self.nodes = dict(zip(_named((node.name for node in nodes), "nodes"), nodes, strict=True))
+        self.arguments = arguments
+        self._known = frozenset(arguments)
+        self._lists = lists
+        self._in_function = in_function
+        self.names = self._known.union(self.nodes)
+        if len(self.names) < len(self._known) + len(self.nodes):
+            raise Unreadable("a node and an argument of a function in it have one name")
+
+    def source(self, reference: bytes) -> Source:
+        """What a reference to a tensor means."""
+        if not self._in_function:
+            found = _indexed(reference)
+        elif match := _OF_NODE.fullmatch(reference):
+            found = Source(match[1], int(match[3]), match[2])
+        else:
+            found = _indexed(reference)
+            if found.name not in self._known or (found.name in self._lists and reference == found.name):
+                raise Unreadable("a reference in a function in it is to no single tensor")
+            return Source(found.name, found.index, is_argument=True)
+        if found.name not in self.nodes:
+            raise Unreadable("a reference in it is to a node that is not there")
+        return found
+
+    def body(self, name: bytes, results: Mapping[bytes, Source]) -> Body:
+        inputs: dict[bytes, Sequence[Source]] = {}
+        controls: dict[bytes, Sequence[bytes]] = {}
+        for node in self.nodes.values():
+            waits = [one[1:] for one in node.input if one.startswith(b"^")]
+            tensors = node.input[: len(node.input) - len(waits)]
+            if any(one not in self.names for one in waits):
+                raise Unreadable("a node in it waits for a node that is not there")
+            # What it waits for comes last: a `^name` among the tensors is a reference that does not resolve.
+            inputs[node.name], controls[node.name] = [self.source(one) for one in tensors], waits
+        return Body(name, self.arguments, results, self.nodes, inputs, controls)
+
+
+def _indexed(reference: bytes) -> Source:
+    match = _INDEXED.fullmatch(reference)
+    if match is None:
+        raise Unreadable("a reference in it is none that a graph may have")
+    return Source(match[1], int(match[2] or 0))
+
+
+def _named(names: Iterable[bytes], what: str) -> list[bytes]:
+    """The names, of which each is one that TensorFlow allows a node."""
+    found = _distinct(names, what)
+    if not all(map(_IS_NAME.fullmatch, found)):
+        raise Unreadable(f"one of the {what} in it has a name that it must not have")
+    return found
+
+
+def _distinct(names: Iterable[bytes], what: str) -> list[bytes]:
+    found = list(names)
+    if len(set(found)) != len(found):
+        raise Unreadable(f"two of the {what} in it have one name")
+    return found
+
+
+@functools.cache
+def _op_names() -> frozenset[bytes]:
+    return frozenset(op.encode() for op in known_ops())

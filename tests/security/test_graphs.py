@@ -1,0 +1,76 @@
+"""Graphs that write files: a malicious coordinator sends them to a silo, a malicious silo answers with them.
+
+The attacker has valid keys and permissions; the silo has the default policy. Every graph caches a dataset, which is
+allowed in memory and refused in files, and brings in a file's name where a careless reader sees none. The first two
+tests show that TensorFlow would write each file. None of them may appear.
+"""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+from fedbroker_worker.service import SiloService
+
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Call, Compute, Failed, Value
+from tests.support.attackers import Keyring, malicious_coordinator
+from tests.support.attacks import ATTACKS, ONLY_IN_DATASETS, ONLY_IN_SESSIONS, cached, counted, sequence_of, value_of
+from tests.support.ends import until
+
+pytestmark = [pytest.mark.broker, pytest.mark.runtime]
+
+
+@pytest.fixture
+async def attacker(broker, cohort, tmp_path):
+    """A malicious coordinator of a silo that has the default policy."""
+    keyring = Keyring()
+    async with (
+        SiloService(keyring.silo_settings(tmp_path, broker.url, cohort, policy={})),
+        malicious_coordinator(broker.url, cohort, keyring) as attacker,
+    ):
+        await until(lambda: "ewr" in attacker.coordinator.silos)
+        yield attacker
+
+
+def written(path):
+    return sorted(path.parent.glob(f"{path.name}*"))
+
+
+def run(computation):
+    return [Value(1, digest_of(computation)), Call(2, 1, None), Compute(2)]
+
+
+@pytest.mark.parametrize("attack", sorted(ATTACKS.keys() - {ONLY_IN_DATASETS}))
+def test_tensorflow_writes_the_file_of_each_of_these_graphs(attack, tmp_path):
+    path = tmp_path / "stolen"
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(ATTACKS[attack](counted, str(path)), name="")
+        assert session.run("out:0") == 3
+    assert written(path)
+
+
+@pytest.mark.parametrize("attack", sorted(ATTACKS.keys() - {ONLY_IN_SESSIONS}))
+def test_tensorflow_writes_the_file_of_each_of_these_sequences(attack, tmp_path):
+    path = tmp_path / "stolen"
+    graph = sequence_of(ATTACKS[attack](cached, str(path)))
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+    dataset = tf.data.experimental.from_variant(variant, structure=tf.TensorSpec([], tf.int64))
+    assert [int(number) for number in dataset] == [0, 1, 2]
+    assert written(path)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_silo_refuses_a_work_item_with_a_graph_that_writes_a_file(attacker, attack, tmp_path):
+    path, client = tmp_path / "stolen", attacker.client()
+    computation = value_of(ATTACKS[attack](counted, str(path)))
+    reply = await client.send(client.item(run(computation)), [computation])
+    assert isinstance(reply, Failed), reply
+    assert (reply.kind, reply.rule) == ("refused", "refuse_ops")
+    assert not written(path)
+
+
+async def test_a_silo_runs_a_graph_that_caches_in_memory(attacker):
+    client = attacker.client()
+    computation = value_of(counted())
+    (output,) = await client.outputs(client.item(run(computation)), [computation])
+    assert output

@@ -1,0 +1,205 @@
+"""Graphs that try to get a file's name past the filter: of a cache, which may lie in memory and not in files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import tensorflow as tf
+
+from fedbroker.runtime.protos import computation_pb2, executor_pb2
+
+__all__ = [
+    "ATTACKS",
+    "ONLY_IN_DATASETS",
+    "ONLY_IN_SESSIONS",
+    "cached",
+    "computation_of",
+    "counted",
+    "sequence_of",
+    "value_of",
+]
+
+_NUMBERS = itertools.count()
+GraphDef = Any
+Base = Callable[..., GraphDef]
+STRING = tf.string.as_datatype_enum
+
+
+def counted(file: str = "") -> GraphDef:
+    """A graph that counts the three elements of a cached dataset, the count in ``out``."""
+    return _graph_of(lambda: tf.data.Dataset.range(3).cache(file).reduce(tf.constant(0, tf.int64), lambda n, _: n + 1))
+
+
+def cached(file: str = "") -> GraphDef:
+    """A graph that makes a cached dataset of three elements, in ``out``."""
+    return _graph_of(lambda: tf.data.experimental.to_variant(tf.data.Dataset.range(3).cache(file)))
+
+
+def named_outright(base: Base, file: str) -> GraphDef:
+    """The name stands where the cache takes it from."""
+    return base(file)
+
+
+def shadowed_by_an_argument(base: Base, file: str) -> GraphDef:
+    """A constant has the name of a list argument of its function, which is what TensorFlow takes."""
+    graph = _in_a_function(base())
+    function = graph.library.function[0]
+    function.signature.attr.add(name="Ts", type="list(type)")
+    function.signature.input_arg.add(name="filename", type_list_attr="Ts")
+    _cache_in(function.node_def).input[1] = "filename:0"
+    return _through_another(graph, [file, file])
+
+
+def shadowed_by_an_argument_of_one_type(base: Base, file: str) -> GraphDef:
+    """The same with the other kind of list, called as an op of the graph."""
+    graph, function = _called(base(), "filename", [file, file])
+    function.signature.attr.add(name="N", type="int")
+    function.signature.input_arg[0].number_attr = "N"
+    _cache_in(function.node_def).input[1] = "filename:0"
+    call = graph.node[0]
+    call.op = function.signature.name
+    call.ClearField("attr")
+    call.attr["N"].i = 2
+    return graph
+
+
+def named_by_an_argument(base: Base, file: str) -> GraphDef:
+    """The name is an argument of the function."""
+    graph, function = _called(base(), "elsewhere", [file])
+    _cache_in(function.node_def).input[1] = "elsewhere"
+    return graph
+
+
+def overwritten_where_it_lies(base: Base, file: str) -> GraphDef:
+    """An empty constant, whose memory another op overwrites before the cache reads it."""
+    return _overwritten(base(), file, "InplaceUpdate", ["tensor", "at", "written"], {})
+
+
+def overwritten_by_an_internal_op(base: Base, file: str) -> GraphDef:
+    """The same with an op that TensorFlow has for itself."""
+    return _in_a_function(_overwritten(base(), file, "_ParallelConcatUpdate", ["tensor", "written"], {"loc": 0}))
+
+
+ATTACKS: Mapping[str, Callable[[Base, str], GraphDef]] = {
+    attack.__name__: attack
+    for attack in (
+        named_outright,
+        shadowed_by_an_argument,
+        shadowed_by_an_argument_of_one_type,
+        named_by_an_argument,
+        overwritten_where_it_lies,
+        overwritten_by_an_internal_op,
+    )
+}
+"""By name: makes a graph of :func:`counted` or :func:`cached` whose cache lies in files that begin with that name."""
+
+ONLY_IN_SESSIONS: Final = "shadowed_by_an_argument_of_one_type"
+"""TensorFlow calls functions as ops only in sessions."""
+
+ONLY_IN_DATASETS: Final = "shadowed_by_an_argument"
+"""TensorFlow's Python does not import lists of types."""
+
+
+def computation_of(graph: GraphDef) -> computation_pb2.Computation:
+    """The TFF computation that runs a graph for its output ``out``, an int64."""
+    computation = computation_pb2.Computation()
+    computation.tensorflow.graph_def.Pack(graph)
+    computation.tensorflow.result.tensor.tensor_name = "out:0"
+    return computation
+
+
+def value_of(graph: GraphDef) -> bytes:
+    """That computation as a value, as a work item brings it."""
+    return bytes(executor_pb2.Value(computation=computation_of(graph)).SerializeToString())
+
+
+def sequence_of(graph: GraphDef) -> bytes:
+    """The serialized graph of a sequence, of one that makes a dataset in ``out``."""
+    returned = graph.node.add(name="returned", op="_Retval", input=["out"])
+    returned.attr["T"].type = tf.variant.as_datatype_enum
+    returned.attr["index"].i = 0
+    return bytes(graph.SerializeToString(deterministic=True))
+
+
+def _graph_of(made: Callable[[], tf.Tensor]) -> GraphDef:
+    with tf.Graph().as_default() as graph:
+        tf.identity(made(), name="out")
+    return graph.as_graph_def()
+
+
+def _through_another(graph: GraphDef, values: list[str]) -> GraphDef:
+    """The same, but the function is called by another, with a list of values: only a function can pass one on."""
+    inner, outer = graph.library.function[0], graph.library.function.add()
+    result = inner.signature.output_arg[0]
+    outer.signature.name = f"{inner.signature.name}_caller"
+    outer.signature.output_arg.add(name="result", type=result.type)
+    outer.signature.is_stateful = True
+    call = outer.node_def.add(name="call", op=inner.signature.name)
+    for at, value in enumerate(values):
+        outer.node_def.add().CopyFrom(_constant(f"value{at}", value))
+        call.input.append(f"value{at}:output:0")
+        call.attr["Ts"].list.type.append(STRING)
+    outer.ret["result"] = f"call:{result.name}:0"
+    graph.node[0].attr["f"].func.name = outer.signature.name
+    return graph
+
+
+def _called(graph: GraphDef, argument: str, values: list[str]) -> tuple[GraphDef, Any]:
+    """A graph that calls a function, which does what the graph did, with these values; and the function."""
+    graph = _in_a_function(graph)
+    function = graph.library.function[0]
+    function.signature.input_arg.add(name=argument, type=STRING)
+    for at, value in enumerate(values):
+        graph.node.add().CopyFrom(_constant(f"value{at}", value))
+        graph.node[0].input.append(f"value{at}")
+        graph.node[0].attr["Tin"].list.type.append(STRING)
+    return graph, function
+
+
+def _in_a_function(graph: GraphDef) -> GraphDef:
+    """A graph whose only node, ``out``, calls a function, the first of its library, which does what the graph did."""
+    name = f"attack{next(_NUMBERS)}"  # TensorFlow remembers in the process which function has which name
+    with tf.Graph().as_default():
+
+        def attack() -> tf.Tensor:
+            (out,) = tf.graph_util.import_graph_def(graph, return_elements=["out:0"], name="")
+            return out
+
+        function = tf.function(attack).get_concrete_function().function_def
+        made = tf.compat.v1.GraphDef()
+        made.library.function.add().CopyFrom(function)
+        made.library.function[0].signature.name = name
+        made.library.function.extend(graph.library.function)
+    call = made.node.add(name="out", op="StatefulPartitionedCall")
+    call.attr["Tin"].list.SetInParent()
+    call.attr["Tout"].list.type.append(function.signature.output_arg[0].type)
+    call.attr["f"].func.name = name
+    return made
+
+
+def _overwritten(graph: GraphDef, file: str, op: str, inputs: list[str], attributes: dict[str, int]) -> GraphDef:
+    cache = _cache_in(graph.node)
+    for name, value in (("shape", [1]), ("at", [0]), ("written", [file])):
+        graph.node.add().CopyFrom(_constant(name, value))
+    tensor = graph.node.add(name="tensor", op="Reshape", input=[cache.input[1], "shape"])
+    tensor.attr["T"].type, tensor.attr["Tshape"].type = STRING, tf.int32.as_datatype_enum
+    update = graph.node.add(name="update", op=op, input=inputs)
+    update.attr["T"].type = STRING
+    for key, number in attributes.items():
+        update.attr[key].i = number
+    cache.input.append("^update")
+    return graph
+
+
+def _cache_in(nodes: Any) -> Any:
+    return next(node for node in nodes if node.op.startswith("CacheDataset"))
+
+
+def _constant(name: str, value: object) -> Any:
+    tensor = tf.make_tensor_proto(value)
+    node = tf.compat.v1.NodeDef(name=name, op="Const")
+    node.attr["dtype"].type = tensor.dtype
+    node.attr["value"].tensor.CopyFrom(tensor)
+    return node
