@@ -85,6 +85,7 @@ class Link(Publisher):
         """
         self._closed = False
         linger, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
+        reason: BrokerUnreachable | None = None
         waiting, pauses = Deadline.after(patience).earlier(deadline), delays()
         while True:
             try:
@@ -97,8 +98,10 @@ class Link(Publisher):
                     raise
                 await asyncio.sleep(FIRST_DELAY)
             except BrokerUnreachable as error:
-                if not error.retryable or not waiting.left():
-                    raise
+                if not error.retryable or waiting.passed():
+                    # An attempt that the deadline cut short knows less than the one before it.
+                    raise (reason if reason is not None and deadline.passed() else error) from None
+                reason = error
                 self._note(error)
                 await asyncio.sleep(min(next(pauses), LONGEST_WAIT, waiting.left()))
         self._line = line
