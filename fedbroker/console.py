@@ -19,6 +19,7 @@ from fedbroker.errors import (
     SiloError,
     UsageError,
 )
+from fedbroker.printable import printable
 from fedbroker.redact import without_secrets
 
 __all__ = ["exit_code", "one_line", "run"]
@@ -59,18 +60,19 @@ def exit_code(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What happened and what to do, on one line, without secrets."""
+    """What happened and what to do, on one printable line, without secrets."""
     if isinstance(error, FedbrokerError):
         text = str(error)
     else:
         text = f"[{FedbrokerError.code}] unexpected {type(error).__name__}: {error}; FEDBROKER_DEBUG=1 shows where"
-    return without_secrets(" ".join(text.split()))
+    return printable(without_secrets(" ".join(text.split())), None)
 
 
 def _failed(error: Exception) -> int:
     error = _usage(_first(error))
     if os.environ.get("FEDBROKER_DEBUG", "0") not in {"", "0"}:
-        sys.stderr.write(without_secrets("".join(traceback.format_exception(error))))
+        lines = without_secrets("".join(traceback.format_exception(error))).split("\n")
+        sys.stderr.write("\n".join(printable(line, None) for line in lines))
     terminal = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     label = "\x1b[1;31merror:\x1b[0m" if terminal else "error:"
     sys.stderr.write(f"{label} {one_line(error)}\n")

@@ -26,13 +26,15 @@
         └── Forged             a message that is not signed, not its sender's, changed, or a copy of an earlier one
 
 Each class has a stable ``code`` (see ``docs/errors.md``). Each instance knows what happened, and, where that is known,
-at which silo and stage and in which session, and what to do about it. This module imports nothing of fedbroker.
+at which silo and stage and in which session, and what to do about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
+
+from fedbroker.printable import printable
 
 __all__ = [
     "BrokerError",
@@ -89,10 +91,11 @@ class FedbrokerError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """One line: the code, the computation, what happened, what to do."""
+        """One printable line: the code, the computation, what happened, what to do."""
         where = f"{self.computation}: " if self.computation else ""
         line = f"[{self.code}] {where}{self.what}"
-        return f"{line}; {self.hint}" if self.hint else line
+        line = f"{line}; {self.hint}" if self.hint else line
+        return printable(" ".join(filter(None, map(str.strip, line.splitlines()))), None)
 
 
 class ConfigError(FedbrokerError):

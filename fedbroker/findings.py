@@ -11,6 +11,7 @@ from typing import Final, Literal, Self, TypeAlias
 
 from fedbroker.console import exit_code
 from fedbroker.errors import FedbrokerError
+from fedbroker.printable import printable
 from fedbroker.redact import without_secrets
 
 __all__ = ["Finding", "Level", "exit_code_of", "print_findings"]
@@ -88,5 +89,5 @@ def print_findings(findings: Sequence[Finding]) -> None:
     out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     width = max((len(one.subject) for one in findings), default=0)
     for one in findings:
-        words = "".join(letter if letter.isprintable() else "?" for letter in one.line)
+        words = printable(one.line)
         out.print(Text.assemble((f"{one.level:<8}", _STYLES[one.level]), f" {one.subject:<{width}}  {words}"))

@@ -14,6 +14,7 @@ from typing import Any, Literal, TextIO, TypeAlias, cast
 import structlog
 
 from fedbroker.errors import ConfigError
+from fedbroker.printable import printable
 from fedbroker.redact import without_secrets
 
 __all__ = ["Format", "Level", "configure", "get_logger"]
@@ -83,7 +84,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Formatter(logging.Formatter):
-    """Renders our events and other libraries' records alike, without secrets."""
+    """Renders our events and other libraries' records alike, without secrets and without what a terminal would obey."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
@@ -94,7 +95,6 @@ class _Formatter(logging.Formatter):
             colours = sys.stderr.isatty()
             plain = structlog.dev.plain_traceback
             self._render = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, pad_event_to=0)
-            self._trace = None
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "fedbroker_event", None)
@@ -104,9 +104,15 @@ class _Formatter(logging.Formatter):
             said["exc_info"] = record.exc_info
         self._stamp(None, "", said)
         ordered: _Event = {key: said[key] for key in _FIRST if key in said} | dict(said)
-        if self._trace is not None:
-            ordered = self._trace(None, record.levelname, ordered)
+        ordered = {key: _shown(key, value) for key, value in self._trace(None, record.levelname, ordered).items()}
         return without_secrets(str(self._render(None, record.levelname.lower(), ordered)))
+
+
+def _shown(key: str, value: object) -> object:
+    """Return a text as one printable line, a traceback as several; numbers and lists as they are."""
+    if not isinstance(value, str):
+        return value
+    return "\n".join(printable(line) for line in value.split("\n")) if key == "exception" else printable(value)
 
 
 def _processors() -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import cyclopts
 
 from fedbroker.credentials import from_file
+from fedbroker.printable import printable
 from fedbroker.redact import without_secrets
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def plain(text: str) -> str:
-    """What others wrote, without anything that a terminal would obey."""
-    return "".join(one if one.isprintable() else "?" for one in text)
+    """Return what others wrote as one line, without anything that a terminal would obey."""
+    return printable(text)
 
 
 def age_text(seconds: float | None) -> str:

@@ -19,6 +19,7 @@ from tensorflow_federated.python.core.backends.native import compiler as native
 from fedbroker.context.data import SiloData
 from fedbroker.errors import DataError, UsageError
 from fedbroker.plan.serialize import serialize_computation
+from fedbroker.printable import printable
 from fedbroker.wire.messages import Column, Source
 
 __all__ = ["Binding", "bind_type", "check_source"]
@@ -129,7 +130,8 @@ def check_source(
 def _column(source: Source, leaf: Leaf, index: int) -> Column | None:
     if leaf.column.startswith("#"):
         return source.columns[index]
-    return next((column for column in source.columns if column.name == leaf.column), None)
+    name = printable(leaf.column)  # as it was announced
+    return next((column for column in source.columns if column.name == name), None)
 
 
 def _check_column(leaf: Leaf, column: Column | None, handle: SiloData, silo: str, source: Source) -> None:

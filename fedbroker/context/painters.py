@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fedbroker.context.following import Invocation, names_text, size_text, time_text
+from fedbroker.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -63,7 +64,7 @@ class LinePainter:
 
     def say(self, line: str) -> None:
         """On standard error, as it is at that moment."""
-        sys.stderr.write(f"fedbroker: {line}\n")
+        sys.stderr.write(f"fedbroker: {printable(line)}\n")
         sys.stderr.flush()
 
 
@@ -106,7 +107,7 @@ class LivePainter:
         """Above what is live."""
         from rich.text import Text
 
-        self._made().print(Text(line), soft_wrap=True)
+        self._made().print(Text(printable(line)), soft_wrap=True)
 
     def _made(self) -> Console:
         from rich.console import Console

@@ -14,6 +14,7 @@ from typing import Any, Final
 import grpc
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
+from fedbroker.printable import printable
 from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.functions import Functions
 from fedbroker.runtime.protos import Proto, executor_pb2
@@ -110,7 +111,7 @@ class Service:
         await self._channel.close()
 
     async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
-        code, detail = error.code(), " ".join((error.details() or "no details").split())
+        code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_WORDS)
         gone = code in _GONE
         # Its end may show at the connection before we are told of it, in more than one way.
         how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)

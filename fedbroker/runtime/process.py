@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import RuntimeUnavailable
+from fedbroker.printable import printable
 from fedbroker.runtime import host
 from fedbroker.runtime.protos import package_directory
 
@@ -181,6 +182,7 @@ class RuntimeProcess:
     def _take_words(self, line: str | None) -> None:
         if line is None:
             return
+        line = printable(line)
         self._words.append(line)
         self._log(line)
 

@@ -1,20 +1,16 @@
 """What a silo has refused since nobody who may ask it had written that: logged, and told with its next answer.
 
-Plain state; imports the base only.
+Plain state; imports wire and the base.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from fedbroker.log import get_logger
+from fedbroker.wire.messages import MOST_ALARMS
 
 __all__ = ["Alarms"]
 
 _log = get_logger(__name__)
-
-MOST: Final = 16
-"""Told at a time; who reads sixteen need not read more."""
 
 
 class Alarms:
@@ -26,7 +22,7 @@ class Alarms:
     def add(self, where: str, why: str) -> None:
         """Something was refused."""
         _log.error("message forged", at=where, reason=why)
-        if len(self._new) < MOST:
+        if len(self._new) < MOST_ALARMS:
             self._new.append(f"{where}: {why}")
 
     def take(self) -> tuple[str, ...]:

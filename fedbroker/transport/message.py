@@ -14,6 +14,7 @@ import aiormq.abc
 from pamqp import commands
 
 from fedbroker.log import get_logger
+from fedbroker.printable import printable
 from fedbroker.transport.connect import guarded
 from fedbroker.transport.refusals import first_line
 from fedbroker.transport.topology import Exchange
@@ -66,7 +67,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that came."""
+    """A message that came. Its routing key and ids are printable, whoever chose them; its headers are as they came."""
 
     body: bytes
     key: str
@@ -83,9 +84,9 @@ class Delivery:
         properties = message.header.properties
         return cls(
             body=message.body,
-            key=message.routing_key or "",
-            correlation_id=properties.correlation_id or "",
-            message_id=properties.message_id or "",
+            key=printable(message.routing_key or ""),
+            correlation_id=printable(properties.correlation_id or ""),
+            message_id=printable(properties.message_id or ""),
             headers=properties.headers or {},
             redelivered=bool(message.redelivered),
             _channel=message.channel,
@@ -97,7 +98,7 @@ class Delivery:
         """Why the broker dead-lettered it, the last time that it did; None for a message that never died."""
         deaths = self.headers.get("x-death")
         if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
-            return str(deaths[0].get("reason", ""))
+            return printable(str(deaths[0].get("reason", "")))
         return None
 
     async def ack(self) -> None:

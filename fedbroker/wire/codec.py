@@ -1,7 +1,8 @@
 """Messages as bytes and back: a small checked header in msgpack, the blobs behind it as they are.
 
-Whatever the bytes, decoding gives a message or raises WireError, within bounds of time and memory. Imports the errors
-and the wire's own modules.
+Whatever the bytes, decoding gives a message or raises WireError, within bounds of time and memory. The other end's
+words reach logs, terminals and exceptions, so every string of a decoded message is one printable line of bounded length
+(:func:`fedbroker.printable.printable`), and an identifier is of its grammar or the message is refused.
 
 Layout: ``FB``, the version (one byte), a zero byte, the header's length and its checksum (xxh3-64 of the eight bytes
 before and of the header) as big-endian unsigned integers of four and eight bytes, the header, the attachments back to
@@ -20,9 +21,10 @@ import msgspec
 import xxhash
 
 from fedbroker.errors import WireError
+from fedbroker.printable import printable
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejected, WorkItem
+from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejected, Struct, WorkItem
 
 __all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
 
@@ -54,6 +56,7 @@ def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits 
     Raises:
         WireError: it exceeds the limits.
     """
+    _check_fields(message)
     views = [memoryview(attachment).cast("B") for attachment in attachments]
     lengths = [len(view) for view in views]
     _check_counts(message, len(views), limits)
@@ -125,12 +128,37 @@ def _parse(header: memoryview, limits: Limits) -> tuple[Message, tuple[int, ...]
             max_array_len=limits.max_ops,
             max_map_len=limits.max_ops,
         )
-        message, lengths = msgspec.convert(raw, tuple[Message, tuple[int, ...]], strict=True)
+        message, lengths = msgspec.convert(_cleaned(raw), tuple[Message, tuple[int, ...]], strict=True)
     except Exception as error:  # of whatever class: the sender must not choose what our reader dies of
         raise WireError(f"a message cannot be understood: {_first_line(error)}", hint=_SAME_VERSION) from error
     if any(length < 0 for length in lengths):
         raise WireError("an attachment of negative length", hint=_DAMAGED)
     return message, lengths
+
+
+def _cleaned(value: object) -> object:
+    """Return what msgpack stands for with every string in it made printable, the keys of maps included."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_cleaned(one) for one in value]
+    if isinstance(value, dict):
+        cleaned = {printable(key): _cleaned(one) for key, one in value.items()}
+        if len(cleaned) < len(value):
+            raise ValueError("two names differ only in characters that cannot be printed")
+        return cleaned
+    return value
+
+
+def _check_fields(message: Message) -> None:
+    """Refuse to send a struct whose fields the other end would read under other names."""
+    structs = (op for op in message.program if isinstance(op, Struct)) if isinstance(message, WorkItem) else ()
+    for name in (name for op in structs for name, _ in op.elements):
+        if name != printable(name):
+            raise WireError(
+                f"a struct's field is named {printable(name, 80)!r}",
+                hint="name it with characters that can be printed, and no more than 4096 of them",
+            )
 
 
 def _check_counts(message: Message, attachments: int, limits: Limits) -> None:
@@ -181,4 +209,4 @@ def _too_large(what: str, size: int, limit: int) -> WireError:
 
 def _first_line(error: Exception) -> str:
     text = str(error) or type(error).__name__
-    return text.splitlines()[0][:200]
+    return printable(text.splitlines()[0], 200)

@@ -1,14 +1,20 @@
 """What coordinator and silos say to each other: immutable message types, one word for one thing.
 
 Every message is one of :data:`Message`. Bodies (values, computations, results) are *blobs*: bytes named by their
-digest that ride beside the message or on the bulk lane, never inside it. Imports nothing of fedbroker.
+digest that ride beside the message or on the bulk lane, never inside it.
+
+Identifiers have a grammar (:data:`Name`, :data:`Id`, :data:`Digest`, :data:`Rule`): a message that breaks it is not
+decoded. Every other string is text, and is made printable when it is decoded (see :mod:`fedbroker.wire.codec`).
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
+
+from fedbroker.wire.names import NAME
 
 __all__ = [
     "Accepted",
@@ -38,8 +44,23 @@ __all__ = [
 Ref: TypeAlias = int
 """The name of a value in a session, chosen by the coordinator, so that a whole stage is one message."""
 
-Digest: TypeAlias = str
+Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 """The content's name: 32 hexadecimal digits of its BLAKE3."""
+
+Name: TypeAlias = Annotated[str, Meta(pattern=rf"\A{NAME}\Z")]
+"""The name of a cohort, a silo, a coordinator or a session; see :mod:`fedbroker.wire.names`."""
+
+Id: TypeAlias = Annotated[str, Meta(pattern=rf"\A({NAME})?\Z")]
+"""A name, or nothing."""
+
+Rule: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9_.-]{0,64}\Z")]
+"""A key of a silo's ``[policy]``, or nothing."""
+
+SecretKey: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
+"""32 bytes in hexadecimal digits, or nothing."""
+
+MOST_ALARMS: Final = 16
+"""Alarms of one reply."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
@@ -142,9 +163,9 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
         in_flight: work items that it has in hand.
     """
 
-    cohort: str
-    silo: str
-    incarnation: str
+    cohort: Name
+    silo: Name
+    incarnation: Id
     heartbeat: float
     sources: dict[str, Source] = {}
     version: str = ""
@@ -155,17 +176,17 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
     """A silo says that it goes."""
 
-    cohort: str
-    silo: str
-    incarnation: str
+    cohort: Name
+    silo: Name
+    incarnation: Id
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     """A coordinator takes a silo into its cohort: the answer to the first announcement of an incarnation."""
 
-    coordinator: str
-    silo: str
-    incarnation: str
+    coordinator: Name
+    silo: Name
+    incarnation: Id
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
@@ -178,9 +199,9 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
         never: asking again is of no use before the silo's administrator has changed something.
     """
 
-    coordinator: str
-    silo: str
-    incarnation: str
+    coordinator: Name
+    silo: Name
+    incarnation: Id
     reason: str
     retry: tuple[float, float]
     never: bool = False
@@ -206,10 +227,10 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
         content: the session's key for what is sealed to all its silos, as hexadecimal digits; empty where nothing is.
     """
 
-    session: str
+    session: Name
     stage: int
-    silo: str
-    reply_to: str
+    silo: Name
+    reply_to: Name
     clients: int
     program: tuple[Op, ...]
     fresh: dict[Digest, int]
@@ -218,7 +239,7 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     last: bool
     hold: int = 0
     sealed: dict[Digest, tuple[Digest, bool]] = {}
-    content: str = ""
+    content: SecretKey = ""
 
     def __repr__(self) -> str:
         return f"WorkItem({self.session}.{self.stage}.{self.silo}, {len(self.program)} operations)"  # and no key
@@ -236,16 +257,16 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
         alarms: what this silo has refused since its last answer, since nobody who may ask it had written that.
     """
 
-    session: str
+    session: Name
     stage: int
-    silo: str
-    incarnation: str
+    silo: Name
+    incarnation: Id
     outputs: tuple[tuple[Digest, int], ...]
     seconds: float
     waited: float = 0.0
     held: bool = False
     sealed: dict[Digest, Digest] = {}
-    alarms: tuple[str, ...] = ()
+    alarms: Annotated[tuple[str, ...], Meta(max_length=MOST_ALARMS)] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -259,23 +280,23 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
         rule: of a refusal, the key of the silo's ``[policy]`` that forbids it; empty where it is none of those.
     """
 
-    session: str
+    session: Name
     stage: int
-    silo: str
-    incarnation: str
+    silo: Name
+    incarnation: Id
     kind: Literal["data", "computation", "lost", "refused", "time"]
     cause: str
     hint: str = ""
-    rule: str = ""
+    rule: Rule = ""
 
 
 class Need(msgspec.Struct, frozen=True, tag="need"):
     """The silo lacks blobs; it has dropped the work item, which is to be sent again with them."""
 
-    session: str
+    session: Name
     stage: int
-    silo: str
-    incarnation: str
+    silo: Name
+    incarnation: Id
     digests: tuple[Digest, ...]
 
 
@@ -286,9 +307,9 @@ class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
         wanted: False: nobody waits for them, and the silo need not hold them any more.
     """
 
-    session: str
+    session: Name
     stage: int
-    incarnation: str
+    incarnation: Id
     wanted: bool = True
 
 
@@ -300,8 +321,8 @@ class EndSession(msgspec.Struct, frozen=True, tag="end"):
             whoever has the name.
     """
 
-    session: str
-    incarnation: str = ""
+    session: Name
+    incarnation: Id = ""
 
 
 class Chunk(msgspec.Struct, frozen=True, tag="chunk"):

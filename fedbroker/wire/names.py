@@ -10,9 +10,12 @@ from typing import Final
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["check_name", "is_name"]
+__all__ = ["NAME", "check_name", "is_name"]
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NAME: Final = "[a-z0-9][a-z0-9_-]{0,62}"
+"""The regular expression of a name."""
+
+_NAME: Final = re.compile(NAME)
 
 
 def is_name(value: str) -> bool:

@@ -13,6 +13,8 @@ import msgpack
 
 LONGEST = 4096
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**31, 2**63 - 1, 2**63, 2**64 - 1)
+SPELT = "\x00\x07\t\n\r\x1b\x7f\x85\x9b\u00a0\u00ad\u034f\u200b\u2028\u202e\u2066\u3164\ufeff\U000e0041\U0010ffff\\[é東"
+"""Characters that are hard to show."""
 ODD = (None, True, -1, 2**63, -(2**63), 0.0, float("nan"), float("inf"), "", "\x00", "é", "x" * 300, [], {}, [[[[]]]])
 
 
@@ -49,6 +51,15 @@ def structured(data: bytes, rng: random.Random, others: Sequence[bytes]) -> byte
     try:
         value = msgpack.unpackb(data, strict_map_key=False)
         return msgpack.packb(_changed(value, rng))[:LONGEST]
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException):
+        return blind(data, rng, others)
+
+
+def spelt(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """Characters that are hard to show in one or more strings of what msgpack stands for."""
+    try:
+        value = msgpack.unpackb(data, strict_map_key=False)
+        return msgpack.packb(_spelt(value, rng, rng.choice((0.02, 0.1, 0.3))))
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException):
         return blind(data, rng, others)
 
@@ -93,6 +104,19 @@ _VALUES = (
     b'"amqp://h:99999999999/"',
     b'"a\\nb"',
 )
+
+
+def _spelt(value: object, rng: random.Random, share: float) -> object:
+    """A copy in which a share of the strings, and fewer keys of maps, hold other characters."""
+    if isinstance(value, list):
+        return [_spelt(one, rng, share) for one in value]
+    if isinstance(value, dict):
+        return {_spelt(key, rng, share / 8): _spelt(one, rng, share) for key, one in value.items()}
+    if isinstance(value, str) and rng.random() < share:
+        at = rng.randrange(len(value) + 1)
+        odd = "".join(rng.choices(SPELT, k=rng.choice((1, 1, 3, 20)))) * rng.choice((1, 1, 1, 1, 1, 300))
+        return value[:at] + odd + value[at:]
+    return value
 
 
 def _changed(value: object, rng: random.Random) -> object:

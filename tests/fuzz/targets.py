@@ -10,7 +10,7 @@ import contextlib
 import functools
 import struct
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from fedbroker.context.checking import check_value
 from fedbroker.context.values import deserialize
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
+from fedbroker.printable import LONGEST, is_printable, printable
 from fedbroker.runtime.framing import fields
 from fedbroker.trust import Identity
 from fedbroker.trust import envelope as envelopes
@@ -36,7 +37,7 @@ from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
 from fedbroker.wire.coding import decoded
 from fedbroker.wire.messages import Chunk, Op, Value
 from tests.fuzz.executor import Memory
-from tests.fuzz.mutation import Mutation, blind, structured, worded
+from tests.fuzz.mutation import Mutation, blind, spelt, structured, worded
 from tests.support.wire import body
 
 LIMITS = Limits(max_header=1 << 15, max_ops=2000, max_attachments=64)
@@ -98,6 +99,20 @@ def message(data: bytes) -> bool:
 def header(data: bytes) -> bool:
     """A message's header, whose length and checksum are right."""
     return message(body(data))
+
+
+def strings(data: bytes) -> bool:
+    """The strings of a message, whose length and checksum are right: what is read holds none that is not printable."""
+    try:
+        message = decode(body(data), LIMITS).message
+    except WireError as error:
+        _one_line(error)
+        return False
+    for text in _strings(msgspec.to_builtins(message)):
+        assert is_printable(text), repr(text)
+        assert len(text) <= LONGEST
+        assert printable(text) == text
+    return True
 
 
 def chunks(data: bytes) -> bool:
@@ -227,9 +242,23 @@ def answer(data: bytes) -> bool:
     return True
 
 
+def _strings(value: object) -> Iterator[str]:
+    """All that are in a message, the keys of maps included."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for item in value.items():
+                yield from _strings(item)
+        case list() | tuple():
+            for one in value:
+                yield from _strings(one)
+
+
 def _one_line(error: Exception) -> None:
     assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
     assert len(str(error)) < 20_000, "a line without an end"
+    assert is_printable(str(error)), f"not printable: {error!r}"
 
 
 def _values(ops: Sequence[Op]) -> list[Value]:
@@ -272,6 +301,7 @@ TARGETS = {
     for target in (
         Target(message, 15, (blind,)),
         Target(header, 30, (blind, structured, structured)),
+        Target(strings, 12, (spelt, spelt, structured)),
         Target(chunks, 11, (blind,)),
         Target(piece, 15, (blind,)),
         Target(program, 9, (blind, structured, structured, structured)),

@@ -23,6 +23,7 @@ LIGHT = [
     "fedbroker.log",
     "fedbroker.console",
     "fedbroker.redact",
+    "fedbroker.printable",
     "fedbroker_worker",
 ]
 

@@ -79,7 +79,7 @@ def test_lines(capsys):
     out = capsys.readouterr().out
     assert out.splitlines() == [
         "ok       dns    h:1: a b amqp://***@host/",
-        "problem  login  [FB2002] no?[31m; do this",
+        "problem  login  [FB2002] no\\x1b[31m; do this",
     ]
     assert exit_code_of(found) == 3
     assert exit_code_of(found[:1]) == 0

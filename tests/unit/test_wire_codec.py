@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedbroker.errors import WireError
+from fedbroker.printable import LONGEST, is_printable, printable
 from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
 from fedbroker.wire import messages as m
+from fedbroker.wire.names import NAME
 from tests.support.wire import body as framed
 
-words = st.text(max_size=20)
+words = st.text(max_size=20).map(printable)
+names = st.from_regex(NAME, fullmatch=True)
+ids = names | st.just("")
 counts = st.integers(0, 2**31)
 seconds = st.floats(0, 1e9, allow_nan=False)
 digests = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -31,24 +36,22 @@ ops = st.one_of(
 columns = st.builds(m.Column, words, words, st.lists(st.none() | counts, max_size=3).map(tuple))
 sources = st.builds(m.Source, st.lists(columns, max_size=3).map(tuple), st.none() | counts, counts)
 messages = st.one_of(
-    st.builds(m.Announce, words, words, words, seconds, st.dictionaries(words, sources, max_size=2), words),
-    st.builds(m.Leave, words, words, words),
-    st.builds(m.Accepted, words, words, words),
-    st.builds(m.Rejected, words, words, words, words, st.tuples(seconds, seconds), st.booleans()),
+    st.builds(m.Announce, names, names, ids, seconds, st.dictionaries(words, sources, max_size=2), words),
+    st.builds(m.Leave, names, names, ids),
+    st.builds(m.Accepted, names, names, ids),
+    st.builds(m.Rejected, names, names, ids, words, st.tuples(seconds, seconds), st.booleans()),
     st.builds(
         m.WorkItem,
-        *(words, counts, words, words, counts, st.lists(ops, max_size=5).map(tuple)),
+        *(names, counts, names, names, counts, st.lists(ops, max_size=5).map(tuple)),
         *(st.dictionaries(digests, counts, max_size=3), seconds, seconds, st.booleans()),
     ),
+    st.builds(m.Done, names, counts, names, ids, st.lists(st.tuples(digests, counts), max_size=3).map(tuple), seconds),
     st.builds(
-        m.Done, words, counts, words, words, st.lists(st.tuples(digests, counts), max_size=3).map(tuple), seconds
-    ),
-    st.builds(
-        *(m.Failed, words, counts, words, words),
+        *(m.Failed, names, counts, names, ids),
         *(st.sampled_from(["data", "computation", "lost", "refused", "time"]), words, words),
     ),
-    st.builds(m.Need, words, counts, words, words, st.lists(digests, max_size=3).map(tuple)),
-    st.builds(m.EndSession, words),
+    st.builds(m.Need, names, counts, names, ids, st.lists(digests, max_size=3).map(tuple)),
+    st.builds(m.EndSession, names, ids),
 )
 attachments = st.lists(st.binary(max_size=50), max_size=3)
 frames = st.one_of(
@@ -237,3 +240,52 @@ def test_a_chunk_has_one_attachment() -> None:
     with pytest.raises(WireError, match="2 attachments"):
         encode(m.Chunk("d", 2, 0), [b"a", b"b"])
     assert read(crafted([{"type": "chunk", "digest": "d", "size": 1, "offset": 0}, []])) is None
+
+
+FAILED = m.Failed("s", 0, "ewr", "i", "data", "cause", "hint", "sources")
+ODD = "a\x1b\r\n\t\x00\x9b\x7f\u2028\u202e\u2066\u200b\ufeff\u00ad\U000e0041\u3164 ü"
+evil = st.text(st.sampled_from(ODD), min_size=1)
+
+
+@given(st.text(max_size=50) | evil, st.text(max_size=50) | evil)
+@example("a" * 5000, "\x1b" * 5000)
+def test_text_of_the_other_end_is_one_printable_line(cause: str, hint: str) -> None:
+    message = decode(encode(msgspec.structs.replace(FAILED, cause=cause, hint=hint))).message
+    assert isinstance(message, m.Failed)
+    for text, said in ((message.cause, cause), (message.hint, hint)):
+        assert is_printable(text)
+        assert len(text) <= LONGEST
+        assert text == printable(said)
+
+
+@given(evil.filter(lambda text: not is_printable(text)))
+def test_an_identifier_that_cannot_be_printed_is_refused(evil: str) -> None:
+    for message in (
+        msgspec.structs.replace(FAILED, session=evil),
+        msgspec.structs.replace(FAILED, silo=evil),
+        msgspec.structs.replace(FAILED, incarnation=evil),
+        msgspec.structs.replace(FAILED, rule=evil),
+        m.Need("s", 0, "ewr", "i", (evil,)),
+        m.EndSession("s", evil),
+        m.Rejected(evil, "ewr", "i", "", (0.0, 1.0)),
+        m.WorkItem("s", 0, "ewr", evil, 1, (), {}, 1.0, 1.0, True),
+        m.WorkItem("s", 0, "ewr", "c", 1, (m.Value(0, evil),), {}, 1.0, 1.0, True),
+        m.WorkItem("s", 0, "ewr", "c", 1, (), {evil: 1}, 1.0, 1.0, True),
+        m.WorkItem("s", 0, "ewr", "c", 1, (), {}, 1.0, 1.0, True, content=evil),
+    ):
+        assert read(encode(message)) is None
+
+
+def test_names_of_sources_that_read_the_same_are_refused() -> None:
+    source = m.Source(())
+    assert read(encode(m.Announce("c", "ewr", "i", 5.0, {"a\x1b": source}))) is not None
+    assert read(encode(m.Announce("c", "ewr", "i", 5.0, {"a\x1b": source, "a\\x1b": source}))) is None
+
+
+def test_a_struct_s_field_that_cannot_be_printed_is_not_sent() -> None:
+    ops = (m.Struct(1, (("größe\u00a0(cm)", 0),)), m.Struct(2, (("a\x1b", 0),)))
+    item = m.WorkItem("s", 0, "ewr", "c", 1, ops, {}, 1.0, 1.0, True)
+    with pytest.raises(WireError, match=r"field is named 'a.+x1b'"):
+        encode(item)
+    fine = msgspec.structs.replace(item, program=ops[:1])
+    assert decode(encode(fine)).message == fine

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedbroker.errors import ConfigError
+from fedbroker.printable import printable
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.policy.audit import Audit, read_audit
 
@@ -81,4 +82,4 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
     outcome = f"{line.get('outcome')} ({line['rule']})" if line.get("rule") else line.get("outcome")
     plain = [line.get(key) for key in ("time", "coordinator", "session", "stage")]
     cells = [*plain, sources, line.get("clients"), outcome, line.get("bytes_out")]
-    return ["".join(letter if letter.isprintable() else "?" for letter in str(cell)) for cell in cells]
+    return [printable(str(cell)) for cell in cells]

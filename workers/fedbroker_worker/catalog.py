@@ -14,6 +14,7 @@ import msgspec
 
 from fedbroker.errors import ConfigError, FedbrokerError
 from fedbroker.log import get_logger
+from fedbroker.printable import printable
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Source
 from fedbroker_worker.casts import check_dtype
@@ -134,7 +135,8 @@ class OpenSource:
         """Which columns are meant, by name or by position."""
         types = []
         for name, dtype in op.columns:
-            found = [column for column in self.announced.columns if column.name == name]
+            # Coordinators know a column by the printable form of its name.
+            found = [column for column in self.announced.columns if printable(column.name) == name]
             if not found and name.startswith("#") and name[1:].isdecimal():
                 found = list(self.announced.columns[int(name[1:]) :][:1])
             if not found:

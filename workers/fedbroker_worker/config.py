@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
+from fedbroker.printable import printable
 from fedbroker.runtime.memory import LEAST_MEMORY
 from fedbroker.transport.url import beside, parse
 from fedbroker.wire.coding import Compression
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
+LONGEST_SOURCE: Final = 200
+"""Characters of a data source's name."""
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")
@@ -231,6 +234,12 @@ def _sources(tables: Mapping[str, Any], path: Path, environ: Mapping[str, str]) 
             source, *keys = _words(variable)
             match = next((name for name in options if _as_word(name) == source), source)
             _put(options.setdefault(match, {}), keys, value)
+    for name in options:
+        if name != printable(name, LONGEST_SOURCE):
+            raise SettingsError(
+                f"[data.{printable(name, LONGEST_SOURCE)}] in {path.name} is not a name that can be printed",
+                hint=f"use letters, digits and spaces, {LONGEST_SOURCE} characters at most",
+            )
     return {name: _source(name, table, path) for name, table in options.items()}
 
 

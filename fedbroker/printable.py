@@ -1,0 +1,67 @@
+"""Make text that others wrote safe to show: one line, of bounded length, with nothing in it that a terminal obeys.
+
+Imports nothing of fedbroker.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+__all__ = ["LONGEST", "is_printable", "printable"]
+
+LONGEST: Final = 4096
+"""Characters of a text that others wrote; what is longer is cut."""
+
+_CUT: Final = "…"
+
+# Unicode counts these as letters and marks, but nothing is seen of them: they can hide text, or make two names alike.
+_INVISIBLE: Final = frozenset(
+    map(
+        chr,
+        (
+            0x034F,
+            *range(0x115F, 0x1161),
+            *range(0x17B4, 0x17B6),
+            *range(0x180B, 0x1810),
+            0x2800,
+            0x3164,
+            0xFFA0,
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+
+
+def printable(text: str, most: int | None = LONGEST) -> str:
+    r"""Return ``text`` as one line without control characters.
+
+    Control characters, line ends, overrides of the direction of writing, zero-width and other invisible characters,
+    surrogates and private ones are replaced by their escapes, such as ``\x1b``. Letters of all scripts, and spaces of
+    any width, stay. Doing it twice changes nothing more.
+
+    Args:
+        text: what others wrote.
+        most: characters to return at most; None for any number. A text that is cut ends with ``…``.
+    """
+    if not is_printable(text):
+        kept = text if most is None else text[: most + 1]  # an escape is longer than what it stands for
+        text = "".join(char if _harmless(char) else _escaped(char) for char in kept)
+    return text if most is None or len(text) <= most else text[: max(0, most - 1)] + _CUT
+
+
+def is_printable(text: str) -> bool:
+    """Whether :func:`printable` changes nothing of ``text`` but its length."""
+    if text.isascii():
+        return text.isprintable()
+    return all(map(_harmless, text))
+
+
+def _harmless(char: str) -> bool:
+    if char.isprintable():
+        return char not in _INVISIBLE
+    return unicodedata.category(char) == "Zs"  # no-break and ideographic spaces, which str.isprintable() does not count
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,71 @@
+"""Laws of what others' text becomes before it is shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.printable import LONGEST, is_printable, printable
+
+anything = st.text(st.characters(exclude_categories=()))
+"""Surrogates included, which no message can hold, but a file name can."""
+
+
+@given(anything, st.none() | st.integers(1, 30))
+def test_any_text_becomes_one_printable_line_of_bounded_length(text, most):
+    shown = printable(text, most)
+    assert is_printable(shown)
+    assert len(shown.splitlines()) <= 1
+    assert all(unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} for char in shown)
+    assert most is None or len(shown) <= most
+    shown.encode()
+
+
+@given(anything, st.none() | st.integers(1, 30))
+def test_twice_is_once(text, most):
+    assert printable(printable(text, most), most) == printable(text, most)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "it's 5 m\u00b2",
+        "Größe\u00a0(cm)",
+        "東京\u3000大阪",
+        "Ελλάδα",
+        "שלום",
+        "العربية",
+        "naïve — “so”",
+        "\\x1b",
+        "❤\ufe0f 🙂",
+    ],
+)
+def test_what_people_write_stays(text):
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("one\ntwo\r\tthree", r"one\ntwo\r\tthree"),
+        ("a\u2028b\u2029c\x85d", r"a\u2028b\u2029c\x85d"),
+        ("\x9b31m\x7f\x00", r"\x9b31m\x7f\x00"),
+        ("evil\u202egpj.exe\u2066", r"evil\u202egpj.exe\u2066"),
+        ("a\u200bb\u00adc\ufeffd", r"a\u200bb\xadc\ufeffd"),
+        ("\U000e0041\u3164", r"\U000e0041\u3164"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_what_a_terminal_would_obey_or_hide_is_shown(text, shown):
+    assert printable(text) == shown
+
+
+def test_what_is_too_long_is_cut_visibly():
+    assert printable("a" * 5000) == "a" * (LONGEST - 1) + "…"
+    assert printable("\n" * 5, 4) == "\\n\\…"
+    assert printable("a" * 5000, None) == "a" * 5000
