@@ -123,7 +123,8 @@ class Settings:
         if self.runtime_memory_bytes is not None and self.runtime_memory_bytes < LEAST_MEMORY:
             raise ConfigError(
                 f"runtime_memory_bytes is {self.runtime_memory_bytes}",
-                hint=f"it must be at least {LEAST_MEMORY}; None for three quarters of the memory",
+                hint=f"it must be at least {LEAST_MEMORY}, of which the C++ runtime's threads take a part; "
+                "None for three quarters of the memory",
             )
         if self.retries < 0:
             raise ConfigError(f"retries is {self.retries}", hint="it must not be negative; 0 for a single attempt")

@@ -1,7 +1,4 @@
-"""The C++ runtime's gRPC service, for asyncio: executors, and the values in them.
-
-Imports protos, framing, values, functions and the base.
-"""
+"""The C++ runtime's gRPC service, for asyncio: executors, and the values in them."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from fedbroker.printable import printable
 from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.functions import Functions
 from fedbroker.runtime.protos import Proto, executor_pb2
+from fedbroker.runtime.stall import StallWatch
 from fedbroker.runtime.values import struct
 
 __all__ = ["Executor", "Kept", "Ref", "Service"]
@@ -51,10 +49,14 @@ _OBITUARY_SECONDS: Final = 1.0
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
 _CLOSED: Final = "the C++ runtime was closed"
 _ANEW: Final = "it is started anew with the next request"
-_NO_MEMORY: Final = "OOM when allocating"
 # gRPC's words for an exception: there was no memory outside of TensorFlow's allocator, and locks may never be released.
 _THROWN: Final = "Unexpected error in RPC handling"
+# TensorFlow's words and gRPC's for a lack of memory: for a tensor, for anything else, and for a thread.
+_NO_MEMORY: Final = ("OOM when allocating", _THROWN, "Server Threadpool Exhausted")
 _TOO_LARGE: Final = "compute over less at a time, or raise runtime_memory_bytes"
+# The same in the last words of a runtime that ended by itself.
+_OUT_OF_MEMORY: Final = ("terminate called", "pthread_create() failed", "Could not create grpc_sync_server")
+_STALLED: Final = "the C++ runtime made no progress and was ended, as after a lack of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,19 @@ class Service:
         target: its gRPC address.
         obituary: how the runtime ended, or None if it still runs after so many seconds.
         broken: called when it has thrown an exception where none is foreseen.
+        watch: told of each request that is pending; closed with this.
     """
 
     def __init__(
-        self, target: str, obituary: Callable[[float], Awaitable[str | None]], broken: Callable[[], None]
+        self,
+        target: str,
+        obituary: Callable[[float], Awaitable[str | None]],
+        broken: Callable[[], None],
+        watch: StallWatch,
     ) -> None:
         self._obituary = obituary
         self._broken = broken
+        self._watch = watch
         self._closed = False
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         # No serializers: requests and responses are bytes.
@@ -94,9 +102,13 @@ class Service:
         """
         if self._closed:
             raise RuntimeUnavailable(_CLOSED)
+        too_late = self._watch.stalled
         try:
-            answer: bytes = await self._calls[method](request)
+            with self._watch.request():
+                answer: bytes = await self._calls[method](request)
         except grpc.aio.AioRpcError as error:
+            if self._watch.stalled and not too_late:  # this request, or one that ran with it, is the cause
+                raise ComputationFailed("ABORTED", _STALLED, hint=_TOO_LARGE) from None
             raise await self._translated(error) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -108,6 +120,7 @@ class Service:
     async def close(self) -> None:
         """Requests under way fail."""
         self._closed = True
+        self._watch.close()
         await self._channel.close()
 
     async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
@@ -116,14 +129,13 @@ class Service:
         # Its end may show at the connection before we are told of it, in more than one way.
         how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
         if how is not None:
-            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=_ANEW)
+            hint = f"{_ANEW}; {_TOO_LARGE}" if _tells(how, _OUT_OF_MEMORY) else _ANEW
+            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=hint)
         if gone:
             return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
         if code is grpc.StatusCode.UNKNOWN and detail == _THROWN:
             self._broken()
-        return ComputationFailed(
-            code.name, detail, hint=_TOO_LARGE if detail == _THROWN or _NO_MEMORY in detail else ""
-        )
+        return ComputationFailed(code.name, detail, hint=_TOO_LARGE if _tells(detail, _NO_MEMORY) else "")
 
 
 @dataclass(eq=False)
@@ -327,3 +339,7 @@ class Executor:
 
 def _proto(ref: Ref) -> Proto:
     return executor_pb2.ValueRef(id=ref.id)
+
+
+def _tells(text: str, signs: Sequence[str]) -> bool:
+    return any(sign in text for sign in signs)

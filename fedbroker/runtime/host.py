@@ -49,6 +49,10 @@ _MESSAGE_MIB = 2047
 # Its values can be had again, at the worst by another attempt: those of whoever else is on this machine may not.
 _TAKEN_FIRST = "1000"
 
+# The C library gives each thread a stack as large as this limit, and all of it counts as allocated. Of the usual 8 MiB
+# the runtime's threads use some 20 KiB, and one that cannot be had may hang it (see ``stall``).
+_STACK_BYTES = 1 << 20
+
 _Program: TypeAlias = tuple[str, int]
 """The binary, and the bytes that it may allocate."""
 
@@ -293,6 +297,7 @@ def _limit(memory: int) -> None:
     then fails the one computation that asks for too much. A core dump would put clients' data onto the disk.
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, _STACK_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # /proc may be read-only
         file.write(_TAKEN_FIRST)

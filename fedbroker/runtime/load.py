@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["computes"]
+__all__ = ["computes", "processes_below", "processor_seconds"]
 
 WINDOW_SECONDS: Final = 0.25
 WINDOWS: Final = 4
@@ -24,22 +25,34 @@ async def computes(host: int) -> bool:
     True, too, where that cannot be seen: who cannot tell must assume it.
     """
     for _ in range(WINDOWS):
-        before = _used(host)
+        before = processor_seconds(host)
         await asyncio.sleep(WINDOW_SECONDS)
-        after = _used(host)
+        after = processor_seconds(host)
         if before is not None and after is not None and after - before < BUSY * WINDOW_SECONDS:
             return False
     return True
 
 
-def _used(process: int) -> float | None:
-    """Seconds of processor time of a process and of those below it; None where it is gone or not to be seen."""
-    directory = _PROCESSES / str(process)
+def processes_below(process: int) -> Iterator[int]:
+    """Yield the ids of a process and of those below it.
+
+    Raises:
+        OSError: it is gone, or not to be seen.
+    """
+    yield process
+    children = (_PROCESSES / str(process) / "task" / str(process) / "children").read_text().split()
+    for child in children:
+        yield from processes_below(int(child))
+
+
+def processor_seconds(process: int) -> float | None:
+    """Return the processor time of a process and of those below it; None where it is gone or not to be seen."""
     try:
-        numbers = (directory / "stat").read_text().rpartition(")")[2].split()
-        children = (directory / "task" / str(process) / "children").read_text().split()
+        return sum(_seconds(one) for one in processes_below(process))
     except OSError:
         return None
-    below = [_used(int(child)) for child in children]
-    ticks = int(numbers[_UTIME]) + int(numbers[_STIME])
-    return ticks / os.sysconf("SC_CLK_TCK") + sum(seconds for seconds in below if seconds is not None)
+
+
+def _seconds(process: int) -> float:
+    numbers = (_PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()
+    return (int(numbers[_UTIME]) + int(numbers[_STIME])) / os.sysconf("SC_CLK_TCK")

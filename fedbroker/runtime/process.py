@@ -89,6 +89,7 @@ class RuntimeProcess:
         self._start_timeout = start_timeout
         self._words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
         self._said: dict[str, str] = {}
+        self._stopped_for = ""
         self._spoken = asyncio.Event()
         self._status = _Lines(self._take_status)
         self._output = _Lines(self._take_words)
@@ -127,8 +128,9 @@ class RuntimeProcess:
         scheme, _, path = self._said[host.READY].partition(":")
         self.target = f"{scheme}:{quote(path)}"
 
-    def stop(self) -> None:
-        """Have it end, without waiting for that."""
+    def stop(self, reason: str = "") -> None:
+        """Have it end, without waiting for that; the reason, if there is one, is what ``obituary`` tells."""
+        self._stopped_for = self._stopped_for or reason
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
 
@@ -155,6 +157,8 @@ class RuntimeProcess:
         await _within(patience, self._status.ended)
         if self.alive:
             return None
+        if self._stopped_for:
+            return self._stopped_for
         await _within(_KILL_SECONDS, self._output.ended)
         how = self._said.get(host.EXITED, "its host process is gone")
         return f"{how}, its last words: {self._last_words()}" if _speaks(how) and self._words else how

@@ -15,10 +15,13 @@ from fedbroker.runtime.client import Executor, Service
 from fedbroker.runtime.executors import Executors
 from fedbroker.runtime.memory import share_of_memory
 from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
+from fedbroker.runtime.stall import StallWatch
 
 __all__ = ["Isolation", "Runtime"]
 
 _ATTEMPTS = 2
+_STALLED = "it was ended, since it made no progress while a request was pending"
+_THREW = "it was ended, since it threw an exception"
 _log = get_logger(__name__)
 
 
@@ -116,14 +119,17 @@ class Runtime:
         except BaseException:
             self._process = None
             raise
-        self._service = Service(process.target, process.obituary, lambda: self._give_up(process))
+        assert process.pid is not None, "started"
+        watch = StallWatch(process.pid, lambda: self._give_up(process, _STALLED))
+        self._service = Service(process.target, process.obituary, lambda: self._give_up(process, _THREW), watch)
         return self._service
 
-    def _give_up(self, process: RuntimeProcess) -> None:
-        """It cannot be trusted any more: whatever is in it ends with it, and the next executor is in another."""
+    def _give_up(self, process: RuntimeProcess, reason: str) -> None:
+        """End a runtime that cannot be trusted any more, and what is in it; the next executor is in another."""
         if process is self._process:
+            _log.warning("runtime_given_up", reason=reason)
             self._broken = True
-            process.stop()
+            process.stop(reason)
 
     async def _end(self) -> None:
         self._broken = False

@@ -50,6 +50,7 @@ async def runs(client, function, **options):
 def test_a_runtime_has_its_limit_and_is_the_first_to_go(client, ours):
     (runtime,) = ours()
     assert resource.prlimit(runtime.pid, resource.RLIMIT_DATA) == (MEMORY, MEMORY)
+    assert resource.prlimit(runtime.pid, resource.RLIMIT_STACK) == (MIB, MIB)  # of each thread; counts as allocated
     assert resource.prlimit(runtime.pid, resource.RLIMIT_CORE) == (0, 0)
     assert int(Path(f"/proc/{runtime.pid}/oom_score_adj").read_text()) == 1000
     assert int(Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()) < 1000
@@ -79,6 +80,15 @@ async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_pat
         assert isinstance(reply, Failed)
         assert reply.kind in ("computation", "lost")
         await client.check()
+
+
+async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(client):
+    """It does not compute either: to the silo, the runtime has stalled."""
+    reply = await runs(client, bombs.waits(), seconds=60.0)
+    assert isinstance(reply, Failed)
+    assert reply.kind == "computation"
+    assert "made no progress" in reply.cause
+    await client.check()
 
 
 async def test_a_struct_that_doubles_with_each_operation_fails_alone(client):

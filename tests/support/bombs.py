@@ -87,3 +87,8 @@ def deep_computation(levels):
     for _ in range(levels):
         inner = b"".join(framed(_LAMBDA, [b"".join(framed(_RESULT, [inner]))]))
     return b"".join(framed(_COMPUTATION, [inner]))
+
+
+def waits():
+    """A graph that waits for ever, without computing: for an element of a queue that nobody fills."""
+    return function(lambda: tf.queue.FIFOQueue(1, [tf.float32], [[]]).dequeue())

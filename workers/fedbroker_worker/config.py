@@ -205,7 +205,10 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
     if 0 < silo.runtime_memory_bytes < LEAST_MEMORY:
-        raise SettingsError(f"{label('runtime_memory_bytes')}: too few to start with", hint=f"it is {_RUNTIME_MEMORY}")
+        raise SettingsError(
+            f"{label('runtime_memory_bytes')}: too few for the C++ runtime and its threads",
+            hint=f"it is {_RUNTIME_MEMORY}",
+        )
     if silo.metrics:
         _check(label("metrics"), partial(parse_address, silo.metrics))
     return silo

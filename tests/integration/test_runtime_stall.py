@@ -1,0 +1,118 @@
+"""A runtime that has stalled is ended at once; one that computes, is stopped or has nothing to do is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import psutil
+import pytest
+
+from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
+from fedbroker.runtime import Runtime, stall
+from tests.support import bombs
+
+MIB = 1 << 20
+AT_ONCE = 2 * stall.SAMPLES * stall.WINDOW_SECONDS
+"""Seconds: time to notice a stall on a machine that is busy with other tests."""
+
+
+@pytest.fixture
+async def runtime():
+    one = Runtime(log=lambda _: None)
+    await one.start()
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Have a runtime that has not moved for half a second count as stalled."""
+    monkeypatch.setattr(stall, "WINDOW_SECONDS", 0.5 / stall.SAMPLES)
+
+
+async def computed(runtime, function):
+    """What a function returns."""
+    executor = await runtime.executor(1)
+    return await executor.compute(await executor.call(await executor.value(function), None))
+
+
+@contextlib.asynccontextmanager
+async def under_way(runtime, function):
+    """A request for what a function returns."""
+    request = asyncio.create_task(computed(runtime, function))
+    try:
+        yield request
+    finally:
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+
+
+async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(runtime):
+    other = await runtime.executor(1)
+    async with under_way(runtime, bombs.waits()) as request, asyncio.timeout(AT_ONCE):
+        with pytest.raises(ComputationFailed, match="made no progress") as failure:
+            await request
+    assert "raise runtime_memory_bytes" in failure.value.hint
+    with pytest.raises(RuntimeUnavailable, match="made no progress") as lost:
+        await other.struct([])
+    assert lost.value.retryable
+    await computed(runtime, bombs.one())
+    assert runtime.restarts == 1
+
+
+async def test_a_graph_that_computes_for_long_is_left_alone(runtime, impatient):
+    async with under_way(runtime, bombs.endless()) as request:
+        await asyncio.wait([request], timeout=2.0)
+        assert not request.done()
+    assert runtime.restarts == 0
+
+
+async def test_a_runtime_that_is_stopped_is_left_alone(runtime, impatient):
+    executor = await runtime.executor(1)
+    worker = psutil.Process(runtime.pid).children(recursive=True)[-1]
+    worker.suspend()
+    request = asyncio.create_task(executor.value(bombs.one()))
+    await asyncio.wait([request], timeout=2.0)
+    assert not request.done()
+    worker.resume()
+    await request
+    assert runtime.restarts == 0
+
+
+async def test_a_runtime_without_requests_is_left_alone(runtime, impatient):
+    executor = await runtime.executor(1)
+    ref = await executor.call(await executor.value(bombs.one()), None)
+    await executor.compute(ref)
+    idle = asyncio.get_running_loop().create_future()
+    await asyncio.wait([idle], timeout=2.0)
+    await executor.compute(ref)
+    assert runtime.restarts == 0
+
+
+async def test_a_runtime_that_answers_others_is_left_alone(runtime, impatient):
+    """What waits in it may be waiting for them; the work item's own time still ends it."""
+    executor = await runtime.executor(1)
+    async with under_way(runtime, bombs.waits()) as request:
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            await executor.struct([])
+            await asyncio.wait([request], timeout=0.05)
+        assert not request.done()
+    assert runtime.restarts == 0
+
+
+@pytest.mark.parametrize("size", [*range(16, 48, 2), 64, 128, 256, 512])
+async def test_a_request_ends_at_once_however_little_memory_there_is(size):
+    """Also where it lacks for a thread only, which TFF's runtime then waits for."""
+    function = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])
+    runtime = Runtime(memory=size * MIB, log=lambda _: None)
+    try:
+        await runtime.start()
+        async with asyncio.timeout(2 * AT_ONCE):
+            with pytest.raises(RuntimeFailure) as failure:
+                await computed(runtime, function)
+        assert "runtime_memory_bytes" in failure.value.hint
+    finally:
+        await runtime.close()
