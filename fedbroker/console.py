@@ -6,7 +6,9 @@ Imports the base only.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -40,7 +42,9 @@ def run(app: Callable[[], object]) -> NoReturn:
 
     What ``app`` returns is the exit code where it is an integer, else it is 0. An error becomes one line on standard
     error and the code of :func:`exit_code`; ``FEDBROKER_DEBUG=1`` adds the traceback. Ctrl-C gives 130.
+    SIGINT interrupts in any case.
     """
+    _heed_interrupts()
     try:
         code = app()
         sys.stdout.flush()
@@ -66,6 +70,12 @@ def one_line(error: BaseException) -> str:
     else:
         text = f"[{FedbrokerError.code}] unexpected {type(error).__name__}: {error}; FEDBROKER_DEBUG=1 shows where"
     return printable(without_secrets(" ".join(text.split())), None)
+
+
+def _heed_interrupts() -> None:
+    """Install Python's handler of SIGINT, which it leaves out where the signal is ignored: as in a script's ``&``."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _failed(error: Exception) -> int:

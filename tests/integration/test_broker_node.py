@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -276,8 +276,8 @@ def test_an_unusable_directory_is_said(tmp_path: Path) -> None:
 
 
 @contextmanager
-def command_line(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "fedbroker.cli", *arguments]
+def command_line(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    command = [*prefix, sys.executable, "-m", "fedbroker.cli", *arguments]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=_environment(), start_new_session=True)
     with process:
@@ -287,9 +287,17 @@ def command_line(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-async def test_the_command_serves_until_it_is_told_to_end(ending: signal.Signals) -> None:
-    with command_line("broker", "run", "--json") as process:
+IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Runs a command as a script's background job: with SIGINT ignored."""
+
+
+@pytest.mark.parametrize(
+    ("ending", "prefix"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, IN_BACKGROUND)],
+    ids=["SIGINT", "SIGTERM", "SIGINT in the background"],
+)
+async def test_the_command_serves_until_it_is_told_to_end(ending: signal.Signals, prefix: Sequence[str]) -> None:
+    with command_line("broker", "run", "--json", prefix=prefix) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         facts = json.loads(await asyncio.to_thread(process.stdout.readline))

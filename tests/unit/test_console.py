@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,25 @@ def test_what_the_command_returns_is_the_code() -> None:
 def test_ctrl_c_is_130_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("waiting", ["signal.pause()", "asyncio.run(asyncio.sleep(60))"])
+def test_ctrl_c_ends_a_command_that_a_script_started_in_the_background(waiting: str) -> None:
+    """Such a command begins with SIGINT ignored."""
+    program = (
+        f"import asyncio, signal\nfrom fedbroker.console import run\nrun(lambda: (print('up', flush=True), {waiting}))"
+    )
+    ignoring = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    command = [*ignoring, sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (130, "")
 
 
 def test_an_error_is_one_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
