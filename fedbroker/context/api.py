@@ -51,6 +51,7 @@ def _settings(
     default_num_clients: int | None = None,
     secure_sum: Literal["refuse", "plaintext"] = "refuse",
     isolation: Literal["namespace", "none"] = "namespace",
+    runtime_confinement: Literal["best-effort", "required", "off"] = "best-effort",
     runtime_memory_bytes: int | None = None,
     on_event: Listener | None = None,
     progress: bool | None = None,
@@ -91,6 +92,8 @@ def _settings(
         secure_sum: what becomes of ``federated_secure_*``: a ``PlanError``, or, with ``"plaintext"``, the same sums in
             the open, with TFF's range checks: the coordinator then sees each silo's sum.
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
+        runtime_confinement: of the coordinator's C++ runtime, behind the namespaces: ``"required"`` does not start it
+            where a graph in it could read this user's files; ``"off"`` confines nothing.
         runtime_memory_bytes: what the coordinator's C++ runtime may allocate; None for three quarters of the memory.
         on_event: called with each :class:`fedbroker.Event`: who joins and leaves, how a stage goes on. It is called on
             the context's own event loop and must not block.
@@ -136,6 +139,7 @@ def _settings(
         default_num_clients=default_num_clients,
         secure_sum=secure_sum,
         isolation=isolation,
+        runtime_confinement=runtime_confinement,
         runtime_memory_bytes=runtime_memory_bytes,
         on_event=on_event,
         progress=progress,

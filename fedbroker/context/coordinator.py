@@ -188,7 +188,12 @@ class Coordinator:
         return await self._runtimes.executor(clients)
 
     def _runtime(self) -> Runtime:
-        return Runtime(isolation=self.settings.isolation, memory=self.settings.runtime_memory_bytes)
+        settings = self.settings
+        return Runtime(
+            isolation=settings.isolation,
+            memory=settings.runtime_memory_bytes,
+            confinement=settings.runtime_confinement,
+        )
 
     async def _gather(self, wanted: Wanted, deadline: Deadline, join: Deadline, watch: Watch) -> Sequence[Member]:
         settings = self.settings

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, get_args
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.plan.secure import SecureSum
+from fedbroker.runtime.confinement import Mode
 from fedbroker.runtime.memory import LEAST_MEMORY
 from fedbroker.session.handover import MergeOrder
 from fedbroker.session.policy import Policy, Stragglers
@@ -62,6 +63,7 @@ class Settings:
     default_num_clients: int | None = None
     secure_sum: SecureSum = "refuse"
     isolation: Literal["namespace", "none"] = "namespace"
+    runtime_confinement: Mode = "best-effort"
     runtime_memory_bytes: int | None = None
     on_event: Listener | None = field(default=None, repr=False)
     progress: bool | None = None
@@ -83,6 +85,10 @@ class Settings:
         if self.secure_sum not in get_args(SecureSum):
             raise ConfigError(
                 f"secure_sum is {self.secure_sum!r}", hint='use "refuse", or "plaintext" to compute in the open'
+            )
+        if self.runtime_confinement not in get_args(Mode):
+            raise ConfigError(
+                f"runtime_confinement is {self.runtime_confinement!r}", hint='use "best-effort", "required" or "off"'
             )
         if self.select not in ("all", "random") and not callable(self.select):
             raise ConfigError(f"select is {self.select!r}", hint='use "all", "random", or a function of the silos')

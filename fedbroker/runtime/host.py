@@ -4,11 +4,12 @@ Two processes come of it. The *keeper* holds the socket's directory and waits fo
 its child, is the first process of the PID namespace, so that the kernel kills whatever is left in there when it ends.
 The warden starts the runtime, reports when it listens, and relays. Each learns of the end of the one above from the
 end of a stream, which no way of dying can prevent. Imports the standard library and its neighbours ``namespace`` and
-``relay`` only, never asyncio or grpc: it is up in some 30 ms and stays small.
+``relay`` and the defences (``confinement``) only, never asyncio or grpc: it is up in some 30 ms and stays small.
 
 What the owner reads from standard output is one line each: ``directory PATH`` where there is a namespace, then
 ``ready TARGET``, ``forbidden WHY`` (no namespace to be had) or ``failed WHY``; and ``exited HOW`` when the runtime
-ended by itself. Standard error carries the runtime's own words.
+ended by itself. Before ``ready`` comes ``confinement LINE``: which defences hold the runtime, see ``confinement``.
+Standard error carries the runtime's own words.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ import socket
 import sys
 import time
 import traceback
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn
 
+from fedbroker.runtime.confinement import Needs, confine
 from fedbroker.runtime.namespace import Forbidden, die_with_parent, enter, raise_loopback
 from fedbroker.runtime.relay import relay
 
-__all__ = ["DIRECTORY", "EXITED", "FAILED", "FORBIDDEN", "READY", "longest_base", "main", "remove"]
+__all__ = ["CONFINEMENT", "DIRECTORY", "EXITED", "FAILED", "FORBIDDEN", "READY", "longest_base", "main", "remove"]
 
 DIRECTORY = "directory"
+CONFINEMENT = "confinement"
 READY = "ready"
 FORBIDDEN = "forbidden"
 FAILED = "failed"
@@ -53,8 +56,21 @@ _TAKEN_FIRST = "1000"
 # the runtime's threads use some 20 KiB, and one that cannot be had may hang it (see ``stall``).
 _STACK_BYTES = 1 << 20
 
-_Program: TypeAlias = tuple[str, int]
-"""The binary, and the bytes that it may allocate."""
+
+class _Program(NamedTuple):
+    """What to run.
+
+    Attributes:
+        binary: its path.
+        memory: bytes that it may allocate.
+        files: paths that it may read and execute.
+        without: defences that are not to be set up, with the reason.
+    """
+
+    binary: str
+    memory: int
+    files: list[str]
+    without: dict[str, str]
 
 
 def longest_base() -> int:
@@ -63,11 +79,14 @@ def longest_base() -> int:
 
 
 def main(argv: list[str]) -> NoReturn:
-    """``namespace|none BINARY BASE OWNER BYTES``: keep one runtime until standard input or the process OWNER ends.
+    """``namespace|none BINARY BASE OWNER BYTES FILES WITHOUT``: keep one runtime until standard input or OWNER ends.
 
-    BYTES are what the runtime may allocate.
+    BYTES are what the runtime may allocate. FILES are the paths that it may read and execute, a line each; WITHOUT are
+    defences that are not to be set up, ``NAME=REASON``, a line each.
     """
-    isolation, binary, base, owner, memory = argv
+    isolation, binary, base, owner, memory, files, without = argv
+    reasons = dict(line.split("=", 1) for line in without.split("\n") if line)
+    program = _Program(binary, int(memory), [path for path in files.split("\n") if path], reasons)
     _plain_signals()
     os.umask(0o077)
     directory, listener = None, None
@@ -81,7 +100,7 @@ def main(argv: list[str]) -> NoReturn:
             listener.bind(os.path.join(directory, _SOCKET_NAME))
             listener.listen()
             enter()
-        _keep(watched, (binary, int(memory)), listener)
+        _keep(watched, program, listener)
     except Forbidden as error:
         _say(FORBIDDEN, str(error))
     except OSError as error:
@@ -192,7 +211,7 @@ def _free_port() -> socket.socket:
 
 def _serve(leash: socket.socket, program: _Program, port: int, listener: socket.socket | None) -> None:
     """Start the runtime, say when it is ready, relay to it, pass its words on; end it at the end of the leash."""
-    worker = _Worker(program, port)
+    worker = _Worker(program, Needs(program.files, port, None if listener is None else _directory_of(listener)))
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
     waiting: list[int | socket.socket] = [leash, worker.words]
     ready = False
@@ -212,6 +231,10 @@ def _serve(leash: socket.socket, program: _Program, port: int, listener: socket.
                 _admit(listener, port)
     finally:
         worker.end()
+
+
+def _directory_of(listener: socket.socket) -> str:
+    return os.path.dirname(os.fsdecode(listener.getsockname()))
 
 
 def _accepts(port: int) -> bool:
@@ -235,12 +258,12 @@ class _Worker:
         words: end of a pipe: what it writes. It ends with the process.
     """
 
-    def __init__(self, program: _Program, port: int) -> None:
+    def __init__(self, program: _Program, needs: Needs) -> None:
         self.words, sink = os.pipe()
         self._lost = 0
         self._pid: int | None = os.fork()
         if self._pid == 0:
-            _become(program, port, sink)
+            _become(program, needs, sink)
         os.close(sink)
 
     def pass_on(self) -> bool:
@@ -275,15 +298,16 @@ class _Worker:
         return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _become(program: _Program, port: int, sink: int) -> NoReturn:
-    binary, memory = program
+def _become(program: _Program, needs: Needs, sink: int) -> NoReturn:
+    binary = program.binary
     try:
         die_with_parent()
-        _limit(memory)
+        _limit(program.memory)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(sink, 1)
         os.dup2(sink, 2)
-        os.execv(binary, [binary, f"--port={port}", f"--grpc_max_message_length_megabytes={_MESSAGE_MIB}"])
+        _say(CONFINEMENT, confine(needs, program.without).line)
+        os.dup2(sink, 1)
+        os.execv(binary, [binary, f"--port={needs.port}", f"--grpc_max_message_length_megabytes={_MESSAGE_MIB}"])
     except OSError as error:
         os.write(sink, f"{binary}: {error}\n".encode(errors="replace"))
     finally:

@@ -5,12 +5,13 @@ Runs in the small host process: imports the standard library only, and of that o
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
 import socket
 import struct
+
+from fedbroker.runtime.kernel import call
 
 __all__ = ["Forbidden", "die_with_parent", "enter", "raise_loopback"]
 
@@ -39,9 +40,9 @@ def enter() -> None:
     uid, gid = os.geteuid(), os.getegid()
     try:
         try:
-            _unshare(_NEWUSER | _NEWNET | _NEWPID)
+            call("unshare", _NEWUSER | _NEWNET | _NEWPID)
         except OSError:
-            _unshare(_NEWUSER | _NEWNET)
+            call("unshare", _NEWUSER | _NEWNET)
         # Without privileges a group may be mapped only once setgroups is given up.
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
@@ -69,12 +70,5 @@ def die_with_parent() -> None:
 
     A parent-death signal is forgotten when a program is executed that changes credentials, so that door is shut too.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def _unshare(flags: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).unshare(flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    call("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

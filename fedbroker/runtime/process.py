@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Final, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.printable import printable
 from fedbroker.runtime import host
+from fedbroker.runtime.confinement import DEFENCES, Confinement, Mode
+from fedbroker.runtime.elf import files_of
 from fedbroker.runtime.protos import package_directory
 
 __all__ = ["Isolation", "RuntimeProcess", "host_process", "installed_binary"]
@@ -74,19 +77,34 @@ class RuntimeProcess:
         log: called in the event loop with each line that it writes. A loop that is too busy to take the lines in loses
             some; the runtime never waits for it.
         start_timeout: seconds that it may take to be ready.
+        confinement: whether it may run where its files cannot be protected.
+        readable: files and directories that it may read and execute besides those that the binary needs.
+        without: defences that are not to be set up, for tests of the others.
 
     Attributes:
         target: the gRPC address at which it serves, once it was started.
     """
 
     def __init__(
-        self, isolation: Isolation, binary: Path, memory: int, log: Callable[[str], None], start_timeout: float
+        self,
+        isolation: Isolation,
+        binary: Path,
+        memory: int,
+        log: Callable[[str], None],
+        start_timeout: float,
+        *,
+        confinement: Mode = "best-effort",
+        readable: Sequence[Path] = (),
+        without: Sequence[str] = (),
     ) -> None:
         self._isolation = isolation
-        self._binary = binary
+        self._binary = binary.absolute()
         self._memory = memory
         self._log = log
         self._start_timeout = start_timeout
+        self._mode = confinement
+        self._readable = tuple(map(os.fspath, readable))
+        self._without = dict.fromkeys(DEFENCES if confinement == "off" else without, "switched off")
         self._words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
         self._said: dict[str, str] = {}
         self._stopped_for = ""
@@ -106,11 +124,16 @@ class RuntimeProcess:
         """Of the host process."""
         return self._child.pid if self._child is not None else None
 
+    @property
+    def confinement(self) -> Confinement:
+        """What became of each defence; nothing is in force before it was started."""
+        return Confinement.parse(self._said.get(host.CONFINEMENT, ""))
+
     async def start(self) -> None:
         """Return when it serves at ``target``.
 
         Raises:
-            RuntimeUnavailable: it did not start, or could not be isolated.
+            RuntimeUnavailable: it did not start, could not be isolated, or is not confined as it must be.
         """
         try:
             await self._launch()
@@ -119,6 +142,11 @@ class RuntimeProcess:
             if host.READY not in self._said:
                 await _within(_KILL_SECONDS, self._output.ended)
                 raise self._failure()
+            if self._mode == "required" and not self.confinement.protects_files:
+                raise RuntimeUnavailable(
+                    f"the C++ runtime could read this user's files: {self.confinement.missing}",
+                    hint='allow it a mount namespace or Landlock, or set runtime_confinement = "best-effort"',
+                )
         except TimeoutError:
             await self.close()
             raise self._failure() from None
@@ -169,8 +197,14 @@ class RuntimeProcess:
             raise RuntimeUnavailable(
                 f"a Unix socket cannot have so long a path as one in {base}", hint="set TMPDIR to a shorter one"
             )
+        binary, files, without = os.fspath(self._binary), self._readable, self._without
         try:
-            self._child = host_process(self._isolation, os.fspath(self._binary), base, self._memory)
+            files += files_of(binary, _environment(os.environ))
+        except OSError as error:
+            unknown = f"the files that {binary} needs are not known: {error.strerror}"
+            without = {"mount": unknown, "landlock": unknown, **without}
+        try:
+            self._child = host_process(self._isolation, binary, base, self._memory, files, without)
         except OSError as error:
             raise RuntimeUnavailable(f"the C++ runtime's host process did not start: {error}") from error
         await self._status.read(_pipe(self._child.stdout))
@@ -180,7 +214,7 @@ class RuntimeProcess:
         if line is not None:
             word, _, rest = line.partition(" ")
             self._said.setdefault(word, rest)
-        if line is None or word != host.DIRECTORY:
+        if line is None or word not in (host.DIRECTORY, host.CONFINEMENT):
             self._spoken.set()
 
     def _take_words(self, line: str | None) -> None:
@@ -246,10 +280,18 @@ class _Lines(asyncio.Protocol):
             )
 
 
-def host_process(isolation: Isolation, binary: str, base: str, memory: int) -> subprocess.Popen[bytes]:
+def host_process(
+    isolation: Isolation,
+    binary: str,
+    base: str,
+    memory: int,
+    files: Sequence[str] = (),
+    without: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[bytes]:
     """Start it in a session of its own, so that no signal to our process group reaches it."""
     package = str(Path(host.__file__).parent.parent)
-    arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()), str(memory))
+    reasons = "\n".join(f"{name}={' '.join(why.split())}" for name, why in without.items())
+    arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()), str(memory), "\n".join(files), reasons)
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, package, *arguments],
         stdin=subprocess.PIPE,

@@ -6,12 +6,13 @@ Imports its neighbours and the base.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.log import get_logger
 from fedbroker.runtime.client import Executor, Service
+from fedbroker.runtime.confinement import Confinement, Mode
 from fedbroker.runtime.executors import Executors
 from fedbroker.runtime.memory import share_of_memory
 from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
@@ -35,6 +36,9 @@ class Runtime:
         memory: bytes that it may allocate; what asks for more fails. None or 0 for three quarters of what there is.
         log: called with each line that it writes; None logs them at debug level.
         start_timeout: seconds that a start may take.
+        confinement: whether it may run where its files cannot be protected.
+        readable: files and directories that it may read and execute besides those that the binary needs.
+        without: defences that are not to be set up, for tests of the others.
     """
 
     def __init__(
@@ -45,24 +49,36 @@ class Runtime:
         memory: int | None = None,
         log: Callable[[str], None] | None = None,
         start_timeout: float = 20.0,
+        confinement: Mode = "best-effort",
+        readable: Sequence[Path] = (),
+        without: Sequence[str] = (),
     ) -> None:
         self._isolation: Isolation = isolation
         self._binary = binary
         self._memory = memory or share_of_memory()
         self._log = log or _log_line
         self._start_timeout = start_timeout
+        self._confinement: Mode = confinement
+        self._readable = tuple(readable)
+        self._without = tuple(without)
         self._lock = asyncio.Lock()
         self._process: RuntimeProcess | None = None
         self._service: Service | None = None
         self._executors = Executors()
         self._closed = False
         self._broken = False
+        self._confined = Confinement({}, {})
         self.restarts = 0
 
     @property
     def pid(self) -> int | None:
         """Of the host process between us and the runtime; None while there is none."""
         return self._process.pid if self._process is not None else None
+
+    @property
+    def confinement(self) -> Confinement:
+        """What became of each defence when it was last started; before that, none is in force."""
+        return self._confined
 
     async def start(self) -> None:
         """Start it, if it does not run; it is ready to serve when this returns.
@@ -112,13 +128,25 @@ class Runtime:
             self.restarts += 1
         await self._end()
         binary = self._binary or installed_binary()
-        process = RuntimeProcess(self._isolation, binary, self._memory, self._log, self._start_timeout)
+        process = RuntimeProcess(
+            self._isolation,
+            binary,
+            self._memory,
+            self._log,
+            self._start_timeout,
+            confinement=self._confinement,
+            readable=self._readable,
+            without=self._without,
+        )
         self._process = process
         try:
             await process.start()
         except BaseException:
             self._process = None
             raise
+        finally:
+            self._confined = process.confinement
+        _report(self._confined)
         assert process.pid is not None, "started"
         watch = StallWatch(process.pid, lambda: self._give_up(process, _STALLED))
         self._service = Service(process.target, process.obituary, lambda: self._give_up(process, _THREW), watch)
@@ -140,6 +168,14 @@ class Runtime:
         await self._executors.forget()
         if process is not None:
             await process.close()
+
+
+def _report(confinement: Confinement) -> None:
+    in_force, missing = " ".join(confinement.in_force), confinement.missing
+    if confinement.protects_files:
+        _log.info("runtime_confined", in_force=in_force, missing=missing)
+    else:
+        _log.warning("runtime_unconfined", in_force=in_force, missing=missing)
 
 
 def _log_line(line: str) -> None:

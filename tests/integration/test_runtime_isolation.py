@@ -1,4 +1,4 @@
-"""What a graph in the runtime can reach: with a namespace not even the host's loopback."""
+"""What a graph in the runtime can reach: confined in either way, not even the host's loopback."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fedbroker.errors import ComputationFailed
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.process import installed_binary
 from fedbroker.runtime.protos import executor_pb2
+from tests.support.scripts import SHELL
 
 # Reads of Google's object store go through the proxy that is named in the environment: here, to us.
 WRAPPER = """#!/bin/sh
@@ -59,12 +60,22 @@ def reads_the_network():
     return executor_pb2.Value(computation=tff.framework.serialize_computation(comp)).SerializeToString()
 
 
-@pytest.mark.parametrize(("isolation", "reached"), [("namespace", False), ("none", True)])
-async def test_a_graph_that_connects_to_the_host_s_loopback(listener, reads_the_network, tmp_path, isolation, reached):
+@pytest.mark.parametrize(
+    ("isolation", "confinement", "reached"),
+    [
+        ("namespace", "best-effort", False),
+        ("namespace", "off", False),
+        ("none", "best-effort", False),
+        ("none", "off", True),
+    ],
+)
+async def test_a_graph_that_connects_to_the_host_s_loopback(
+    listener, reads_the_network, tmp_path, isolation, confinement, reached
+):
     wrapper = tmp_path / "worker"
     wrapper.write_text(WRAPPER.format(port=listener.port, binary=installed_binary()))
     wrapper.chmod(0o700)
-    runtime = Runtime(isolation=isolation, binary=wrapper)
+    runtime = Runtime(isolation=isolation, binary=wrapper, confinement=confinement, readable=SHELL)
     await runtime.start()
     executor = await runtime.executor(0)
     with pytest.raises(ComputationFailed, match="HTTP request") as caught:

@@ -20,6 +20,7 @@ from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import Runtime, host
 from fedbroker.runtime.process import host_process, installed_binary
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
+from tests.support.scripts import SHELL
 from tests.support.wait import until
 
 ROOT = str(Path(fedbroker.__file__).parent.parent)
@@ -137,7 +138,7 @@ async def test_the_runtime_is_in_namespaces_of_its_own(base):
     runtime = Runtime()
     await runtime.start()
     worker = family(runtime.pid)[-1].pid
-    for kind in ("user", "net", "pid"):
+    for kind in ("user", "net", "pid", "mnt", "ipc"):
         assert os.readlink(f"/proc/{worker}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
     await runtime.close()
 
@@ -191,7 +192,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
     binary.chmod(0o700)
-    runtime = Runtime(binary=binary)
+    runtime = Runtime(binary=binary, readable=SHELL)
     start = asyncio.create_task(runtime.start())
     processes = await started(runtime)
     start.cancel()
@@ -206,7 +207,7 @@ async def test_close_ends_a_start_under_way(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
     binary.chmod(0o700)
-    runtime = Runtime(binary=binary)
+    runtime = Runtime(binary=binary, readable=SHELL)
     start = asyncio.create_task(runtime.start())
     processes = await started(runtime)
     async with asyncio.timeout(PROMPT_SECONDS):
@@ -348,7 +349,7 @@ async def test_a_runtime_that_ends_at_once_is_quoted(base, isolation):
     binary.chmod(0o700)
     lines: list[str] = []
     with pytest.raises(RuntimeUnavailable, match=r"exit status 3.*out of luck"):
-        await Runtime(isolation=isolation, binary=binary, log=lines.append).start()
+        await Runtime(isolation=isolation, binary=binary, readable=SHELL, log=lines.append).start()
     assert lines == ["out of luck"]
 
 
@@ -358,7 +359,7 @@ async def test_a_runtime_that_never_listens_is_given_up(base, isolation):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\necho thinking\nexec sleep 60\n")
     binary.chmod(0o700)
-    runtime = Runtime(isolation=isolation, binary=binary, start_timeout=0.5)
+    runtime = Runtime(isolation=isolation, binary=binary, readable=SHELL, start_timeout=0.5)
     start = time.monotonic()
     with pytest.raises(RuntimeUnavailable, match=r"not ready within 0.5 s.*thinking"):
         await runtime.start()
@@ -424,9 +425,9 @@ def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     flood = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2"
     binary.write_text(f'#!/bin/sh\n{flood}\nexec {installed_binary()} "$@"\n')
     binary.chmod(0o700)
-    process = host_process("namespace", str(binary), str(base), 1 << 30)
-    said = [process.stdout.readline().split()[0].decode() for _ in range(2)]
-    assert said == [host.DIRECTORY, host.READY]
+    process = host_process("namespace", str(binary), str(base), 1 << 30, [str(binary), *map(str, SHELL)])
+    said = [process.stdout.readline().split()[0].decode() for _ in range(3)]
+    assert said == [host.DIRECTORY, host.CONFINEMENT, host.READY]
     process.stdin.close()
     words = process.stderr.read()  # what the pipe could hold
     assert 0 < len(words) < 1_000_000

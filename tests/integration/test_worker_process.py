@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,9 +135,10 @@ async def test_each_line_of_its_log_names_silo_session_and_stage(flights, broker
         silo.terminate()
         await ended(silo)
     log = events(flights)
-    assert [event["event"] for event in log] == ["ready", "work received", "work done", "stopping", "stopped"]
+    names = [event["event"] for event in log]
+    assert names == ["runtime_confined", "ready", "work received", "work done", "stopping", "stopped"]
     assert all(event["silo"] == SILO for event in log)
-    assert [(event["session"], event["stage"]) for event in log[1:3]] == [(item.session, 0)] * 2
+    assert [(event["session"], event["stage"]) for event in log[2:4]] == [(item.session, 0)] * 2
     assert urlsplit(broker.url).password not in (flights.parent / "log").read_text()
 
 
@@ -280,6 +282,16 @@ def test_check_prints_what_there_is(flights):
     assert found["broker"]["error"] is None
     assert found["runtime"] == {"isolation": "namespace", "error": None}
     assert found["broker"]["url"].startswith("amqp://***@")
+
+
+def test_check_tells_what_confines_the_runtime(flights):
+    _, printed, _ = run("check", "--json", "--config", flights)
+    (found,) = (one for one in json.loads(printed)["findings"] if one["subject"] == "confinement")
+    assert found["level"] == "ok"
+    assert "seccomp" in found["what"]
+    returned, printed, _ = run("check", "--config", flights, FEDBROKER_SILO_RUNTIME_CONFINEMENT="off")
+    assert returned == 0
+    assert re.search(r"warning +confinement .*could read this user's files; missing: mount, .*: switched off", printed)
 
 
 def test_check_tells_how_many_clients_there_are(tmp_path, broker, cohort):

@@ -53,6 +53,7 @@ def test_setting_has_the_signature_of_creating():
         {"retries": -1},
         {"default_num_clients": -1},
         {"secure_sum": "maybe"},
+        {"runtime_confinement": "require"},
         {"compression": "zip"},
         {"metrics": "9464"},
         {"metrics": ""},

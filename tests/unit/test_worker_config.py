@@ -111,6 +111,11 @@ def test_passwords_are_not_shown(write):
         ("[silo]", '[silo]\nisolation = "vm"', 'invalid enum value \'vm\'; it is "namespace" or "none"'),
         (
             "[silo]",
+            '[silo]\nruntime_confinement = "no"',
+            'invalid enum value \'no\'; it is "best-effort" or "required" or "off"',
+        ),
+        (
+            "[silo]",
             '[silo]\ncompression = "zip"',
             "'compression' in [silo] of silo.toml: invalid enum value 'zip'; it is",
         ),

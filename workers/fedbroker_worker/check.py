@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from fedbroker.runtime.confinement import Confinement
     from fedbroker.wire.messages import Column
     from fedbroker_worker.config import Settings, SourceSettings
 
@@ -43,7 +44,7 @@ class _Findings:
     """What became of each trial: of the broker all that was found, of a source what it announces."""
 
     broker: Sequence[Finding]
-    runtime: Finding
+    runtime: Sequence[Finding]
     policy: Finding
     sources: Mapping[str, Source | FedbrokerError]
 
@@ -51,7 +52,7 @@ class _Findings:
     def all(self) -> list[Finding]:
         return [
             *self.broker,
-            self.runtime,
+            *self.runtime,
             self.policy,
             *(_source_finding(name, one) for name, one in self.sources.items()),
         ]
@@ -108,27 +109,41 @@ def _policy(settings: Settings) -> Finding:
     return Finding.ok("policy", policy.in_words)
 
 
-async def _runtime(settings: Settings) -> Finding:
-    """Start it once, and have it hand back what it is given."""
+async def _runtime(settings: Settings) -> list[Finding]:
+    """Start it once, and have it hand back what it is given; and what confines it."""
     started = time.monotonic()
-    isolation = settings.silo.isolation
-    runtime = Runtime(isolation=isolation, memory=settings.silo.runtime_memory_bytes)
+    silo = settings.silo
+    runtime = Runtime(isolation=silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement)
     try:
         async with asyncio.timeout(RUNTIME_SECONDS):
             executor = await runtime.executor(1)
             function, argument = await executor.value(_identity()), await executor.struct([])
             await executor.compute(await executor.call(function, argument))
+            confinement = runtime.confinement
     except TimeoutError:
         slow = RuntimeUnavailable(
             f"the C++ runtime gave no result in {RUNTIME_SECONDS:g} s", hint="see the machine's load"
         )
-        return Finding.problem("runtime", slow)
+        return [Finding.problem("runtime", slow)]
     except FedbrokerError as error:
-        return Finding.problem("runtime", error)
+        return [Finding.problem("runtime", error)]
     finally:
         await runtime.close()
-    said = f"started with isolation {isolation!r} and computed something, in {time.monotonic() - started:.1f} s"
-    return Finding.ok("runtime", said)
+    seconds = time.monotonic() - started
+    said = f"started with isolation {silo.isolation!r} and computed something, in {seconds:.1f} s"
+    return [Finding.ok("runtime", said), _confinement(confinement)]
+
+
+def _confinement(found: Confinement) -> Finding:
+    """Which defences hold behind the policy's list of ops."""
+    if not found.protects_files:
+        exposed = RuntimeUnavailable(
+            f"a graph that gets past the policy could read this user's files; missing: {found.missing}",
+            hint='see docs/silo.md, "How the C++ runtime is confined"',
+        )
+        return Finding.warning("confinement", exposed)
+    missing = f"; missing: {found.missing}" if found.refused else ""
+    return Finding.ok("confinement", f"{', '.join(found.in_force)}{missing}")
 
 
 def _identity() -> bytes:
@@ -168,7 +183,7 @@ def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:
         "silo": silo.name,
         "cohort": silo.cohort,
         "broker": {"url": silo.shown_broker, "error": _said(findings.broker)},
-        "runtime": {"isolation": silo.isolation, "error": _said([findings.runtime])},
+        "runtime": {"isolation": silo.isolation, "error": _said(findings.runtime)},
         "sources": {name: _source_as_json(found) for name, found in findings.sources.items()},
         "findings": [one.as_json() for one in findings.all],
     }

@@ -58,6 +58,7 @@ class SiloSettings:
         enrolled: the broker's operator made the queues, and the silo may make none (`fedbroker admin enroll`).
         heartbeat: seconds between two announcements.
         isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
+        runtime_confinement: whether the C++ runtime may run where its files are not protected; ``off``: no defences.
         runtime_memory_bytes: what the C++ runtime may allocate; 0 for three quarters of the memory that there is.
         blob_cache_bytes: how much of models and computations is kept for the next round.
         blob_cache_seconds: for how long one that nobody uses is kept.
@@ -81,6 +82,7 @@ class SiloSettings:
     enrolled: bool = False
     heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
     isolation: Literal["namespace", "none"] = "namespace"
+    runtime_confinement: Literal["best-effort", "required", "off"] = "best-effort"
     runtime_memory_bytes: Annotated[int, Meta(ge=0, le=1 << 60, description=_RUNTIME_MEMORY)] = 0
     blob_cache_bytes: Annotated[int, Meta(ge=MIB, description="a number of bytes, at least 1048576")] = 512 * MIB
     blob_cache_seconds: Annotated[float, Meta(ge=1, le=604800, description="seconds, from 1 to 604800")] = 86400.0

@@ -102,7 +102,8 @@ async def _run(settings: Settings, parcel: Parcel, seconds: float | None) -> _Ou
     # Sources that the program does not name may be missing where one debugs.
     own = {name: one for name, one in settings.data.items() if name in named}
     catalog = Catalog(own, settings.directory)
-    runtime = Runtime(isolation=settings.silo.isolation, memory=settings.silo.runtime_memory_bytes)
+    silo = settings.silo
+    runtime = Runtime(isolation=silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement)
     refs: dict[int, Ref] = {}
     started = time.monotonic()
     try:

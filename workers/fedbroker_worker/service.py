@@ -63,7 +63,11 @@ class SiloService:
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
         memory = silo.runtime_memory_bytes
-        self._runtimes = Runtimes(lambda: Runtime(isolation=silo.isolation, memory=memory, log=_runtime_log))
+        self._runtimes = Runtimes(
+            lambda: Runtime(
+                isolation=silo.isolation, memory=memory, confinement=silo.runtime_confinement, log=_runtime_log
+            )
+        )
         self._end = SiloEnd(
             silo.broker,
             silo.cohort,

@@ -1,0 +1,197 @@
+"""What confines the C++ runtime, and whether that suffices: decided here, and nowhere else.
+
+A graph that gets past the silo's list of ops meets these defences. Each stands for itself: one that the kernel or a
+container refuses is reported, and the others are set up all the same. ``confine`` runs in the small host process
+(standard library only); the owner of the runtime reads what came of it from a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal, NamedTuple, Self, TypeAlias
+
+from fedbroker.runtime import landlock, seccomp
+from fedbroker.runtime.kernel import call
+from fedbroker.runtime.mounts import enter_private_root
+
+__all__ = ["DEFENCES", "Confinement", "Mode", "Needs", "confine"]
+
+Mode: TypeAlias = Literal["best-effort", "required", "off"]
+"""``best-effort``: run with what is to be had; ``required``: not where files are unprotected; ``off``: no defences."""
+
+ISOLATION = ("network", "pid")
+"""The namespaces that the setting ``isolation`` is about: the processes above this one have made them."""
+
+DEFENCES = ("mount", "ipc", "limits", "capabilities", "landlock", "seccomp")
+"""What is set up here, in this order: namespaces need the capabilities that are dropped then."""
+
+_PROTECT_FILES = frozenset({"mount", "landlock"})
+"""Either of these keeps a graph from the files of the silo's user."""
+
+DATA = (
+    "/dev/urandom",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/proc/sys/net/core/somaxconn",
+    "/sys/devices/system/cpu/online",
+    "/sys/devices/system/cpu/possible",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+    "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+)
+"""What worker_binary, glibc and gRPC read besides programs and libraries; they do without most of it."""
+
+_CLONE_NEWIPC = 0x08000000
+_PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_CAPABILITY = 63
+_OPEN_FILES = 4096
+
+
+class Confinement(NamedTuple):
+    """What became of each defence.
+
+    Attributes:
+        in_force: the defences that hold, each with a detail, which may be empty.
+        refused: those that do not, each with the reason.
+    """
+
+    in_force: Mapping[str, str]
+    refused: Mapping[str, str]
+
+    @property
+    def protects_files(self) -> bool:
+        """The verdict: whether a graph that gets past the list of ops finds none of the user's files."""
+        return not _PROTECT_FILES.isdisjoint(self.in_force)
+
+    @property
+    def missing(self) -> str:
+        """The defences that do not hold, for people; empty where all do."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.refused.items():
+            reasons.setdefault(why, []).append(name)
+        return "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+
+    @property
+    def line(self) -> str:
+        """The same in a line, for the owner of the runtime."""
+        return "\t".join(
+            [f"+{name}={text}" for name, text in self.in_force.items()]
+            + [f"-{name}={text}" for name, text in self.refused.items()]
+        )
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """The confinement of a line."""
+        parts = [part.partition("=") for part in line.split("\t") if part]
+        return cls(
+            {name[1:]: text for name, _, text in parts if name[0] == "+"},
+            {name[1:]: text for name, _, text in parts if name[0] == "-"},
+        )
+
+
+class Needs(NamedTuple):
+    """What the runtime is left with.
+
+    Attributes:
+        programs: paths that it may read and execute: itself, its loader, its libraries.
+        port: where it listens for requests.
+        mount_point: an existing directory for the private root; None where it may have no namespaces.
+    """
+
+    programs: Collection[str]
+    port: int
+    mount_point: str | None
+
+
+def confine(needs: Needs, without: Mapping[str, str]) -> Confinement:
+    """Confine this process, and what it becomes, as far as the kernel allows.
+
+    Args:
+        needs: what it is left with.
+        without: defences that are not to be set up, with the reason.
+    """
+    steps: dict[str, Callable[[Needs], str | None]] = {
+        "network": _network,
+        "pid": _pid,
+        "mount": _private_root,
+        "ipc": _ipc,
+        "limits": _limits,
+        "capabilities": _no_capabilities,
+        "landlock": _landlock,
+        "seccomp": _seccomp,
+    }
+    in_force: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name, step in steps.items():
+        if name in without:
+            refused[name] = without[name]
+            continue
+        try:
+            in_force[name] = step(needs) or ""
+        except OSError as error:
+            refused[name] = error.strerror or str(error)
+    return Confinement(in_force, refused)
+
+
+def _network(needs: Needs) -> None:
+    _namespaced(needs)
+
+
+def _pid(needs: Needs) -> None:
+    _namespaced(needs)
+    if os.getppid() != 1:  # the warden is the first process of the namespace
+        raise OSError(0, "the kernel gave none")
+
+
+def _private_root(needs: Needs) -> None:
+    enter_private_root([*needs.programs, *DATA], _namespaced(needs))
+
+
+def _ipc(needs: Needs) -> None:
+    _namespaced(needs)
+    call("unshare", _CLONE_NEWIPC)
+
+
+def _namespaced(needs: Needs) -> str:
+    if needs.mount_point is None:
+        raise OSError(0, 'no namespaces with isolation = "none"')
+    return needs.mount_point
+
+
+def _limits(_needs: Needs) -> None:
+    """No file grows, in whatever way it was opened; the runtime holds a socket for each request, and few files."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _no_capabilities(_needs: Needs) -> None:
+    """Drop every capability, those that a new user namespace gives included: see capabilities(7).
+
+    Where capset(2) is refused, as in a unit of systemd, an ordinary user has none left after the next execve(2) anyway,
+    since none is ambient.
+    """
+    with contextlib.suppress(OSError):  # it ends at the last capability of this kernel; without CAP_SETPCAP at once
+        for number in range(_LAST_CAPABILITY + 1):
+            call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+    call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = _CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4)
+    try:
+        call("capset", header, bytes(24))
+    except OSError:
+        if os.geteuid() == 0:
+            raise
+
+
+def _landlock(needs: Needs) -> str:
+    return f"ABI {landlock.restrict(needs.programs, DATA, needs.port)}"
+
+
+def _seccomp(_needs: Needs) -> None:
+    seccomp.install()
