@@ -281,7 +281,7 @@ def test_check_prints_what_there_is(flights):
     }
     assert found["broker"]["error"] is None
     assert found["runtime"] == {"isolation": "namespace", "error": None}
-    assert found["broker"]["url"].startswith("amqp://***@")
+    assert urlsplit(found["broker"]["url"]).password is None
 
 
 def test_check_tells_what_confines_the_runtime(flights):
