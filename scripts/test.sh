@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole suite: three files at a time, and then, with the machine to themselves, the tests that hold times to bounds.
-# Arguments are pytest's. Fails if any test does, after all have run; 5 is pytest's word for arguments that choose none.
+# The whole suite: three files at a time, and then, with the machine to themselves, the tests that hold times to bounds or
+# take much of its memory. Arguments are pytest's. Fails if any test does, after all have run; 5 is pytest's word for
+# arguments that choose none.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 

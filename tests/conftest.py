@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Whoever asks for the broker is marked so: ``-m 'not broker'`` leaves those tests out.
 
     Without ``--faults`` only the cut is run: what is marked ``whole`` is left out. What is marked ``alone`` holds times
-    to bounds, which say nothing while other tests have the processors: ``make test`` runs it after the others.
+    to bounds, which say nothing while other tests have the processors, or takes much of the machine's memory: ``make
+    test`` runs it after the others.
     """
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):

@@ -89,6 +89,7 @@ async def test_64_mib_pass_a_broker_that_takes_16(strict_broker: PrivateBroker, 
         assert await coordinator.end.results.get(digest, Deadline.after(30)) == data
 
 
+@pytest.mark.alone
 async def test_512_mib_pass_in_bounded_memory(strict_broker: PrivateBroker, cohort: str) -> None:
     size = 512 * MIB
     data = bytearray(size)
@@ -345,6 +346,7 @@ async def test_a_compressed_broadcast_can_be_cancelled_and_sent_again(broker: Pr
         assert await silo.end.blobs.get(digest, Deadline.after(10)) == data
 
 
+@pytest.mark.alone
 async def test_a_bomb_is_refused_and_the_blob_missed_at_once(broker: PrivateBroker, cohort: str) -> None:
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(512 * MIB))
     digest = digest_of(bytes(4 * MIB))

@@ -56,10 +56,16 @@ def test_a_runtime_has_its_limit_and_is_the_first_to_go(client, ours):
     assert int(Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()) < 1000
 
 
-@pytest.mark.parametrize("bomb", [bombs.allocates(bombs.TIB), bombs.doubles(), bombs.hoards()])
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "bomb",
+    [bombs.allocates(bombs.TIB), bombs.doubles(), bombs.hoards()],
+    ids=["asks for a TiB", "doubles", "hoards"],
+)
 async def test_a_graph_that_wants_more_memory_than_there_is_fails_alone(client, ours, bomb):
     before = ours()
-    kind, line = await client.refused(client.item(called(bomb)), [bomb])
+    # Half a GiB is written before it fails, which takes a loaded machine long.
+    kind, line = await client.refused(client.item(called(bomb), seconds=90.0), [bomb])
     assert kind == "computation"
     assert "OOM when allocating tensor" in line
     assert "raise runtime_memory_bytes" in line
@@ -72,6 +78,7 @@ async def test_a_graph_within_the_limit_is_computed(client):
     assert isinstance(await runs(client, half), Done)
 
 
+@pytest.mark.alone
 async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_path):
     own = settings(tmp_path, broker.url, cohort, runtime_memory_bytes=256 * MIB)
     async with served(own) as (_, client):
@@ -91,6 +98,7 @@ async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(client):
     await client.check()
 
 
+@pytest.mark.alone
 async def test_a_struct_that_doubles_with_each_operation_fails_alone(client):
     """Thirty operations, and a billion elements where they are written down."""
     program = [Struct(1, ()), *[Struct(1, (("", 1), ("", 1)))] * 30, Compute(1)]
