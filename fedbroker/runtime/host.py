@@ -322,6 +322,9 @@ def _limit(memory: int) -> None:
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, _STACK_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # With 0 the kernel still runs a handler that core_pattern pipes to. With 1, its mark for that handler, it runs
+    # none, and no file is as small (do_coredump in fs/coredump.c).
+    core = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # /proc may be read-only
         file.write(_TAKEN_FIRST)

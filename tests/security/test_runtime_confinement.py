@@ -355,7 +355,8 @@ async def test_it_has_no_shared_memory_and_no_file_to_write(tmp_path, isolation,
     assert found["shmget"] == "EPERM"
     for name in ("write", "create", "truncate"):
         assert found[name] in ("EPERM", "EACCES", "EROFS", "ENOENT"), (name, found[name])
-    assert (found["grow"], found["core"]) == ("EFBIG", 0)
+    assert found["grow"] == "EFBIG"
+    assert found["core"] <= 1
     assert found["files"] <= 4096
 
 
