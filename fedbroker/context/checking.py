@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import tensorflow_federated as tff
 from google.protobuf.message import DecodeError
-from tensorflow_federated.proto.v0 import array_pb2
+from tensorflow_federated.proto.v0 import array_pb2, computation_pb2
 from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
@@ -43,7 +43,10 @@ __all__ = ["check_answer", "check_value"]
 
 SHAPE: Final = number_of(array_pb2.Array, "shape")
 FIELDS: Final = 3
-"""Of an array: its dtype, its shape, its numbers."""
+"""Of an array: its dtype, its shape, its numbers; of a federated type: its placement, all-equal, its members' type."""
+PLACEMENT: Final = number_of(computation_pb2.FederatedType, "placement")
+LONGEST_PLACEMENT: Final = 64
+"""Bytes of a placement, which is the word "server" or "clients"."""
 LONGEST_SHAPE: Final = 4096
 """Bytes; numpy has no arrays of more than 64 dimensions."""
 
@@ -63,9 +66,20 @@ def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) ->
         WireError: they are not.
     """
     parts = parts_of(stage, outputs)
+    if not stage.kept:
+        _check_frame(outputs[0], len(parts))
     for part, slot in zip(parts, (*stage.partials, *stage.returned), strict=True):
         assert isinstance(slot.type, tff.FederatedType), "what crosses is placed"
         check_value(part, slot.type, clients)
+
+
+def _check_frame(struct: Buffer, count: int) -> None:
+    """See that a serialized struct holds so many elements without names, and nothing else."""
+    try:
+        for element in _all(_only(memoryview(struct), STRUCT), ELEMENT, count):
+            _only(element, ELEMENT_VALUE)
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a struct of {count} values: {error}", hint=_HINT) from None
 
 
 def check_value(value: Buffer, type_: tff.FederatedType, clients: int) -> None:
@@ -79,8 +93,20 @@ def check_value(value: Buffer, type_: tff.FederatedType, clients: int) -> None:
         federated = _only(memoryview(value), FEDERATED)
         for member in _all(federated, MEMBER, count, besides=FEDERATED_TYPE):
             _check(member, type_.member)
+        _check_placement(federated, type_, count)
     except (ValueError, OverflowError, NotImplementedError, DecodeError) as error:
         raise WireError(f"a value is not of the type {type_}: {' '.join(str(error).split())}", hint=_HINT) from None
+
+
+def _check_placement(federated: memoryview, type_: tff.FederatedType, count: int) -> None:
+    """See that the value says that it is placed where the type is; what it says of its members' type is not used."""
+    kinds = [content for number, content in fields(federated, count + 1) if number == FEDERATED_TYPE]
+    specs = [content for kind in kinds for number, content in fields(kind, FIELDS) if number == PLACEMENT]
+    if len(kinds) != 1 or len(specs) != 1 or len(specs[0]) > LONGEST_PLACEMENT:
+        raise ValueError("a value without a placement")
+    placement = computation_pb2.PlacementSpec.FromString(bytes(specs[0])).value.uri
+    if placement != type_.placement.uri:
+        raise ValueError(f"a value at {placement[:40]!r}")
 
 
 def _check(value: memoryview, type_: tff.Type) -> None:

@@ -18,7 +18,7 @@ from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.checking import check_answer
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
-from fedbroker.context.programs import BoundData, Programs, parts_of
+from fedbroker.context.programs import BoundData, Programs, output_count, parts_of
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.server import ServerSide
 from fedbroker.context.values import deal, serialize
@@ -201,7 +201,9 @@ class _Run:
             self.server.begin(merging, len(programs))
         take = partial(self._take, stage)
         check = partial(check_answer, stage)
-        work = StageWork(stage.level, not to_come, programs, self.programs.blobs, take, enlist, check)
+        work = StageWork(
+            stage.level, not to_come, programs, self.programs.blobs, take, enlist, check, output_count(stage)
+        )
         self.participants = await session.run_stage(work)
 
     def _take(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer], merged: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from fedbroker.context.arguments import Argument, ClientValues, Given
 from fedbroker.context.binding import Binding
@@ -17,7 +18,9 @@ from fedbroker.plan.model import ClientStage, Slot
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
 
-__all__ = ["BoundData", "Programs", "parts_of"]
+__all__ = ["BoundData", "Programs", "output_count", "parts_of"]
+
+_SAME_VERSION: Final = "use the same version at both ends"
 
 
 def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
@@ -26,10 +29,18 @@ def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
     Raises:
         WireError: these are no outputs of that program.
     """
-    parts = outputs if stage.kept else [element for output in outputs for element in elements(output)]
+    wanted = output_count(stage)
+    if len(outputs) != wanted:
+        raise WireError(f"a silo's answer has {len(outputs)} outputs, and not {wanted}", hint=_SAME_VERSION)
+    parts = outputs if stage.kept else elements(outputs[0])
     if len(parts) != len(stage.partials) + len(stage.returned):
-        raise WireError(f"a silo's answer has {len(parts)} values", hint="use the same version at both ends")
+        raise WireError(f"a silo's answer has {len(parts)} values", hint=_SAME_VERSION)
     return parts
+
+
+def output_count(stage: ClientStage) -> int:
+    """Return how many outputs the program of a stage has: one struct, or, where values are kept, each value alone."""
+    return len(stage.partials) + len(stage.returned) if stage.kept else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Conversation:
             if isinstance(reply, Dead):
                 return Lost(self.member.name, reply.reason)
             if isinstance(reply, Done):
-                if (wrong := await self._wrong()) is not None:
+                if (wrong := await self._wrong(reply)) is not None:
                     return wrong
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
@@ -166,17 +166,34 @@ class Conversation:
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
 
-    async def _wrong(self) -> Failed | None:
-        """What it has answered with, if no honest silo would."""
+    async def _wrong(self, reply: Done) -> Failed | None:
+        """The failure of a silo whose outputs no honest silo would answer with; None where they are as asked."""
+        if [len(output) for output in self.outputs] != [size for _, size in reply.outputs]:
+            return self._nonsense("an output is not of the size that was announced")
         try:
             if sum(map(len, self.outputs)) > LARGE:
                 await asyncio.to_thread(self.work.check, self.outputs, self.clients)
             else:
                 self.work.check(self.outputs, self.clients)
         except WireError as error:
-            self.outputs = ()
-            return self._failed("refused", f"its answer makes no sense: {error.what}", error.hint)
+            return self._nonsense(error.what, error.hint)
+        except Exception as error:  # a gap in our own checks: still this silo's failure, and nobody else's
+            _log.exception("answer not understood", session=self.session, silo=self.member.name)
+            return self._nonsense(f"it cannot be read ({type(error).__name__})")
         return None
+
+    def _announced_wrong(self, reply: Done) -> Failed | None:
+        """The failure of a silo that announces other outputs than it was asked for; nothing of them is waited for."""
+        wanted, found = self.work.outputs, len(reply.outputs)
+        if wanted is not None and found != wanted:
+            return self._nonsense(f"{found} outputs, and not {wanted}")
+        if any(size > self.limits.max_blob for _, size in reply.outputs):
+            return self._nonsense(f"an output of more than {self.limits.max_blob} bytes")
+        return None
+
+    def _nonsense(self, why: str, hint: str = "use the same version at both ends, or see its log") -> Failed:
+        self.outputs = ()
+        return self._failed("refused", f"its answer makes no sense: {why}", hint)
 
     def _remembered(self, outputs: Sequence[Buffer]) -> Done:
         """It had answered before we were killed."""
@@ -191,6 +208,8 @@ class Conversation:
         That is the broker's word that the silo died meanwhile, or the answer of whoever took the item up after it.
         """
         for _ in range(ROUNDS_OF_RESULTS):
+            if (wrong := self._announced_wrong(reply)) is not None:
+                return wrong
             if not reply.held and all(digest in self.lane.results for digest, _ in reply.outputs):
                 await self._here(reply)
                 return reply

@@ -115,6 +115,7 @@ class StageWork:
         enlist: what to ask of a late joiner in place of the straggler that is named; returns None where it cannot take
             that place. None where nobody can, since silos keep values from an earlier stage.
         check: looks at an answer before it counts.
+        outputs: how many outputs an answer has; None for any number.
     """
 
     level: int
@@ -124,3 +125,4 @@ class StageWork:
     take: Take
     enlist: Callable[[Member, str], Enlisted | None] | None = None
     check: Check = lambda _outputs, _clients: None
+    outputs: int | None = None

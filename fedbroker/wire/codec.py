@@ -184,7 +184,8 @@ def _check_numbers(message: Message) -> None:
                 *message.fresh.values(),
             )
         case Announce():
-            numbers = (message.heartbeat, message.in_flight)
+            counts = (count for one in message.sources.values() for count in (one.rows or 0, one.clients))
+            numbers = (message.heartbeat, message.in_flight, *counts)
         case Rejected():
             numbers = message.retry
         case Done():

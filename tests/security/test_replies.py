@@ -1,0 +1,205 @@
+"""A malicious silo with valid keys answers with other outputs than it was asked for.
+
+Too few or too many outputs, a value at the clients where one at the server is expected or the other way round, other
+numbers of clients, outputs never asked for, sizes that do not match: each is that silo's failure, by its name, and
+nobody else's. The honest silo's answer counts, no exception of another kind reaches the program, and nothing that was
+only announced is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.context.values import federate, serialize, structure
+from fedbroker.errors import SiloError
+from fedbroker.trust.files import SECRET, keys_table
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import Done, WorkItem
+from tests.support.attackers import Keyring, MaliciousSilo, malicious_silo
+from tests.support.tff import packed
+
+pytestmark = pytest.mark.timeout(180)
+
+NUMBER = tff.TensorType(np.float32)
+AT_CLIENTS = tff.FederatedType(NUMBER, tff.CLIENTS)
+AT_SERVER = tff.FederatedType(NUMBER, tff.SERVER)
+FOUR = [1.0, 2.0, 3.0, 4.0]
+"""One value for each client; two of them are the honest silo's, two the malicious one's."""
+
+
+@tff.tensorflow.computation(NUMBER)
+def double(x):
+    return 2 * x
+
+
+@tff.federated_computation(AT_CLIENTS)
+def two_sums(x):
+    return tff.federated_sum(x), tff.federated_sum(tff.federated_map(double, x))
+
+
+@tff.federated_computation(AT_CLIENTS)
+def doubled(x):
+    return tff.federated_map(double, x)
+
+
+def struct(*values: bytes) -> bytes:
+    return b"".join(structure(values))
+
+
+def at_server(value: float) -> bytes:
+    return bytes(serialize(value, AT_SERVER))
+
+
+def at_clients(*values: float) -> bytes:
+    return bytes(serialize(list(values), AT_CLIENTS))
+
+
+def server_with(*values: float) -> bytes:
+    """A value that says that it is at the server, with any number of members."""
+    return bytes(federate([serialize(value, NUMBER) for value in values], AT_SERVER))
+
+
+PARTIALS = at_server(3.0), at_server(6.0)
+"""What an honest silo with the clients 1.0 and 2.0 answers with, of two sums."""
+
+OF_SUMS: Mapping[str, Sequence[bytes]] = {
+    "no output": [],
+    "the same output twice": [struct(*PARTIALS)] * 2,
+    "an output never asked for": [struct(*PARTIALS), struct(at_server(1.0))],
+    "its values in a struct each": [struct(PARTIALS[0]), struct(PARTIALS[1])],
+    "its values without a struct": list(PARTIALS),
+    "an empty struct more": [struct(*PARTIALS), struct()],
+    "too few values": [struct(PARTIALS[0])],
+    "no values": [struct()],
+    "too many values": [struct(*PARTIALS, PARTIALS[0])],
+    "no struct": [PARTIALS[0]],
+    "a value at the clients": [struct(at_clients(3.0), PARTIALS[1])],
+    "values at both clients": [struct(at_clients(1.0, 2.0), PARTIALS[1])],
+    "two values at the server": [struct(server_with(1.0, 2.0), PARTIALS[1])],
+    "no value at the server": [struct(server_with(), PARTIALS[1])],
+    "a value that is placed nowhere": [struct(bytes(serialize(3.0, NUMBER)), PARTIALS[1])],
+    "no bytes": [b""],
+    "garbage": [b"\xff" * 64],
+}
+OF_CLIENTS: Mapping[str, Sequence[bytes]] = {
+    "too few clients": [struct(at_clients(2.0))],
+    "too many clients": [struct(at_clients(2.0, 4.0, 6.0))],
+    "no clients": [struct(at_clients())],
+    "a value at the server": [struct(at_server(2.0))],
+    "two values at the server": [struct(server_with(2.0, 4.0))],
+}
+
+
+def with_outputs(attacker: MaliciousSilo, outputs: Sequence[bytes]) -> Callable[[WorkItem], Awaitable[None]]:
+    return lambda item: attacker.reply_with_outputs(item, outputs)
+
+
+def announcing(
+    attacker: MaliciousSilo, outputs: Sequence[tuple[bytes, int]], *sent: bytes, held: bool = False
+) -> Callable[[WorkItem], Awaitable[None]]:
+    """Answer with outputs that are announced with any sizes, of which only some are sent."""
+
+    async def answer(item: WorkItem) -> None:
+        sizes = tuple((digest_of(output), size) for output, size in outputs)
+        name, incarnation = attacker.silo.name, attacker.silo.incarnation
+        await attacker.reply(item, Done(item.session, item.stage, name, incarnation, sizes, 0.0, held=held), sent)
+
+    return answer
+
+
+@asynccontextmanager
+async def victim(broker, cohort: str, directory: Path, honest: Sequence[bytes], **options):
+    """A program whose cohort is an honest silo, ``ewr``, and the malicious one, ``jfk``."""
+    keyring = Keyring()
+    public = {name: own.public for name, own in keyring.silos.items()}
+    (directory / SECRET).write_text(keyring.coordinators["a"].reveal() + "\n")
+    (directory / "keys.toml").write_text(keys_table(public, seal=False))
+    context = fedbroker.create_sync_execution_context(
+        broker.url, cohort=cohort, min_silos=2, keys=directory / "keys.toml", progress=False, **options
+    )
+    async with (
+        malicious_silo(broker.url, cohort, keyring, "ewr") as ewr,
+        malicious_silo(broker.url, cohort, keyring, "jfk") as jfk,
+    ):
+        ewr.silo.answer = with_outputs(ewr, honest)
+        try:
+            yield context, jfk
+        finally:
+            await asyncio.to_thread(context.close)
+
+
+async def invoke(context, comp):
+    return await asyncio.to_thread(context.invoke, comp, packed(comp, (FOUR,)))
+
+
+def endings(context) -> dict[str, str]:
+    (stage,) = context.last_session.stages
+    return {one.silo: one.ending for one in stage.silos}
+
+
+DROP = {"stragglers": "drop", "quorum": 1}
+
+
+async def test_other_outputs_than_asked_for_are_that_silo_s_failure_alone(broker, cohort, tmp_path):
+    async with victim(broker, cohort, tmp_path, [struct(*PARTIALS)], **DROP) as (context, jfk):
+        for attack, outputs in OF_SUMS.items():
+            jfk.silo.answer = with_outputs(jfk, outputs)
+            assert await invoke(context, two_sums) == (3.0, 6.0), attack
+            assert endings(context) == {"ewr": "answered", "jfk": "refused"}, attack
+        jfk.silo.answer = with_outputs(jfk, [struct(at_server(7.0), at_server(14.0))])
+        assert await invoke(context, two_sums) == (10.0, 20.0)
+
+
+async def test_other_clients_values_than_its_own_are_that_silo_s_failure_alone(broker, cohort, tmp_path):
+    async with victim(broker, cohort, tmp_path, [struct(at_clients(2.0, 4.0))], **DROP) as (context, jfk):
+        for attack, outputs in OF_CLIENTS.items():
+            jfk.silo.answer = with_outputs(jfk, outputs)
+            assert await invoke(context, doubled) == [2.0, 4.0], attack
+            assert endings(context) == {"ewr": "answered", "jfk": "refused"}, attack
+        jfk.silo.answer = with_outputs(jfk, [struct(at_clients(6.0, 8.0))])
+        assert await invoke(context, doubled) == [2.0, 4.0, 6.0, 8.0]
+
+
+async def test_where_every_silo_must_answer_the_error_names_the_malicious_one(broker, cohort, tmp_path):
+    async with victim(broker, cohort, tmp_path, [struct(*PARTIALS)]) as (context, jfk):
+        for attack, outputs in OF_SUMS.items():
+            jfk.silo.answer = with_outputs(jfk, outputs)
+            with pytest.raises(SiloError, match="answer makes no sense") as caught:
+                await invoke(context, two_sums)
+            assert caught.value.silo == "jfk", attack
+            assert not caught.value.retryable
+
+
+async def test_outputs_that_are_only_announced_are_not_waited_for(broker, cohort, tmp_path):
+    good = struct(*PARTIALS)
+    async with victim(broker, cohort, tmp_path, [good], **DROP) as (context, jfk):
+        attacks = {
+            "a thousand outputs": announcing(jfk, [(b"%d" % number, 9) for number in range(1000)]),
+            "a thousand outputs that it holds": announcing(jfk, [(b"%d" % n, 9) for n in range(1000)], held=True),
+            "more than any value may have": announcing(jfk, [(good, 1 << 40)]),
+            "a size that no machine has": announcing(jfk, [(good, (1 << 63) - 1)], held=True),
+        }
+        for attack, answer in attacks.items():
+            jfk.silo.answer = answer
+            started = time.monotonic()
+            assert await invoke(context, two_sums) == (3.0, 6.0), attack
+            assert endings(context)["jfk"] == "refused", attack
+            assert time.monotonic() - started < 25, attack  # results that do not come are given up after 30 s
+
+
+async def test_an_output_of_another_size_than_announced_does_not_count(broker, cohort, tmp_path):
+    good = struct(*PARTIALS)
+    async with victim(broker, cohort, tmp_path, [good], **DROP) as (context, jfk):
+        for size in (0, 1, len(good) - 1, len(good) + 1, 1 << 20):
+            jfk.silo.answer = announcing(jfk, [(good, size)], good)
+            assert await invoke(context, two_sums) == (3.0, 6.0), size
+            assert endings(context)["jfk"] == "refused", size
