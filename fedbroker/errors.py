@@ -2,7 +2,8 @@
 
     FedbrokerError
     ├── ConfigError            you: a setting, a URL, an argument
-    │   └── UsageError
+    │   ├── UsageError
+    │   └── JournalError       the coordinator's journal cannot be written: its disk is full
     ├── BrokerError            the broker's operator
     │   ├── BrokerUnreachable
     │   ├── BrokerRefused      wrong password, no such vhost, no permission
@@ -50,6 +51,7 @@ __all__ = [
     "DeadlineExceeded",
     "FedbrokerError",
     "Forged",
+    "JournalError",
     "Missing",
     "NameTaken",
     "PlanError",
@@ -108,6 +110,23 @@ class UsageError(ConfigError, TypeError, ValueError):
     """An argument of a call does not fit; a ``TypeError`` and ``ValueError`` too, as TFF's own contexts raise there."""
 
     code = "FB1002"
+
+
+class JournalError(ConfigError):
+    """The journal of a coordinator cannot be written; the invocation ends, and its session can be gone on with.
+
+    Attributes:
+        directory: the journal's.
+    """
+
+    code = "FB1003"
+
+    def __init__(self, directory: str, why: str) -> None:
+        super().__init__(
+            f"the journal (journal={directory!r}) cannot be written: {why}",
+            hint="free space there, then invoke the computation again: its session goes on with what is written",
+        )
+        self.directory = directory
 
 
 class BrokerError(FedbrokerError):

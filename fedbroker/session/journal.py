@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
+import stat
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgpack
 import msgspec
 
-from fedbroker.errors import ConfigError
+from fedbroker.errors import ConfigError, JournalError
 from fedbroker.log import get_logger
 from fedbroker.session.roster import Member
 from fedbroker.wire.codec import Buffer
@@ -37,6 +40,10 @@ KEPT: Final = 86_400.0
 
 SUFFIX: Final = ".session"
 
+FULL: Final = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk is full (the user's quota)"}
+OURS: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+"""How each file is opened: a link that somebody else has put there is not followed."""
+
 
 class SessionJournal:
     """The records of one session.
@@ -47,12 +54,22 @@ class SessionJournal:
         clients: how many clients each member holds.
     """
 
-    def __init__(self, path: Path, session: str, members: Sequence[Member], clients: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        session: str,
+        members: Sequence[Member],
+        clients: Mapping[str, int],
+        on_leave: Callable[[Path], None],
+    ) -> None:
         self.session = session
         self.members = tuple(members)
         self.clients = dict(clients)
         self._path = path
+        self._on_leave = on_leave
         self._over = False
+        self._failed: JournalError | None = None
+        self._writing = threading.Lock()
         self._answers: dict[tuple[int, str], Sequence[Buffer]] = {}
         self._closed: dict[int, list[str]] = {}
         self._sent: dict[int, Mapping[str, Buffer]] = {}
@@ -84,8 +101,13 @@ class SessionJournal:
 
     def forget(self) -> None:
         """The session has ended: there is nothing to go on with."""
-        self._over = True
-        self._path.unlink(missing_ok=True)
+        with self._writing:
+            self._over = True
+            self._path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """The session ends here, unfinished: what is written of it is for the next invocation to go on with."""
+        self._on_leave(self._path)
 
     def start(self, fingerprint: str) -> None:
         """Write the first record."""
@@ -106,22 +128,36 @@ class SessionJournal:
         await asyncio.to_thread(self._write, record)
 
     def _write(self, record: Sequence[object]) -> None:
-        if not self._over:  # a record that is on its way when the session ends must not bring the file back
-            with self._path.open("ab", buffering=0) as file:
-                file.write(msgpack.packb(record))
+        """Append a record whole, or not at all; after a failure nothing more is written.
+
+        Raises:
+            JournalError: the disk is full, or the file cannot be written for another reason.
+        """
+        with self._writing:
+            if self._failed is not None:
+                raise JournalError(self._failed.directory, "an earlier record could not be written")
+            if self._over:  # a record that is on its way when the session ends must not bring the file back
+                return
+            try:
+                _append_whole(self._path, msgpack.packb(record))
+            except OSError as error:
+                self._failed = _refused(self._path.parent, error)
+                raise self._failed from None
 
 
 class Journal:
     """A directory of sessions that have not ended. One coordinator uses it at a time.
 
     Args:
-        directory: made if it is not there; readable by nobody else, since it holds partial aggregates.
+        directory: made if it is not there. It holds partial aggregates, so it is for its owner alone: its mode is made
+            0700 where others may enter it, and one that belongs to another user is refused.
 
     Attributes:
         key: the coordinator's own name in routing keys, the same after each start.
 
     Raises:
         ConfigError: the directory cannot be used, or another coordinator uses it.
+        JournalError: its disk is full.
     """
 
     key: str
@@ -130,9 +166,15 @@ class Journal:
         self._directory = Path(directory)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = (self._directory / "lock").open("ab")
+            _close_to_others(self._directory)
+            self._lock = os.fdopen(os.open(self._directory / "lock", os.O_RDWR | OURS, 0o600), "rb+")
         except OSError as error:
-            raise ConfigError(f"the journal {str(directory)!r} cannot be used: {error.strerror}") from None
+            if error.errno in FULL:
+                raise _refused(self._directory, error) from None
+            raise ConfigError(
+                f"the journal (journal={str(directory)!r}) cannot be used: {error.strerror}",
+                hint="name a directory of your own",
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -154,8 +196,12 @@ class Journal:
         self, fingerprint: str, session: str, members: Sequence[Member], clients: Mapping[str, int]
     ) -> SessionJournal:
         """The records of a new session."""
-        one = SessionJournal(self._directory / f"{session}{SUFFIX}", session, members, clients)
-        one.start(fingerprint)
+        one = SessionJournal(self._directory / f"{session}{SUFFIX}", session, members, clients, self._load)
+        try:
+            one.start(fingerprint)
+        except JournalError:
+            one.forget()
+            raise
         return one
 
     def close(self) -> None:
@@ -164,23 +210,28 @@ class Journal:
 
     def _own_key(self) -> str:
         path = self._directory / "key"
-        with contextlib.suppress(OSError):
-            key = path.read_text().strip()
+        with contextlib.suppress(OSError, ValueError), _ours(path) as file:
+            key = file.read(256).decode().strip()
             if is_name(key):
                 return key
         key = secrets.token_hex(6)
-        path.write_text(key + "\n")
+        try:
+            path.unlink(missing_ok=True)
+            _append_whole(path, f"{key}\n".encode())
+        except OSError as error:
+            self._lock.close()
+            raise _refused(self._directory, error) from None
         return key
 
     def _load(self, path: Path) -> None:
         """Read one session's records, as far as they are whole; forget it if it is too old or makes no sense."""
         try:
-            if time.time() - path.stat().st_mtime > KEPT:
-                raise ValueError("too old")
-            with path.open("rb") as file:
+            with _ours(path) as file:
+                if time.time() - os.fstat(file.fileno()).st_mtime > KEPT:
+                    raise ValueError("too old")
                 records = iter(msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=0))
                 _, session, fingerprint, members, clients = next(records)
-                one = SessionJournal(path, session, [_member(*fields) for fields in members], clients)
+                one = SessionJournal(path, session, [_member(*fields) for fields in members], clients, self._load)
                 for record in records:
                     one.replay(record)
         except (ValueError, TypeError, StopIteration, OSError, msgpack.UnpackException) as error:
@@ -192,3 +243,47 @@ class Journal:
 
 def _member(name: str, incarnation: str, sources: object) -> Member:
     return Member(name, incarnation, msgspec.convert(sources, dict[str, Source]))
+
+
+def _refused(directory: Path, error: OSError) -> JournalError:
+    return JournalError(str(directory), FULL.get(error.errno or 0, error.strerror or str(error)))
+
+
+def _close_to_others(directory: Path) -> None:
+    """See that nobody else can enter a directory, or has put into it what would be believed."""
+    found = directory.stat()
+    if found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"the journal (journal={str(directory)!r}) belongs to another user", hint="name a directory of your own"
+        )
+    if found.st_mode & 0o077:
+        directory.chmod(0o700)
+        _log.warning("journal closed to others", path=str(directory), mode=oct(stat.S_IMODE(found.st_mode)))
+
+
+def _ours(path: Path) -> BinaryIO:
+    """Open a file of the journal for reading; one that somebody else has put there is refused."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        file.close()
+        raise ValueError("it is no file of ours")
+    if found.st_mode & 0o077:
+        os.fchmod(file.fileno(), 0o600)
+    return file
+
+
+def _append_whole(path: Path, content: bytes) -> None:
+    """Append to a file, which is made for its owner alone; after a failure it is as it was before."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | OURS, 0o600)
+    try:
+        size = os.fstat(file).st_size
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(file, left) :]  # a disk that gets full takes a part first
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+    finally:
+        os.close(file)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedbroker.deadline import Deadline
+from fedbroker.errors import JournalError
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.lane import Lane, StageWork
 from fedbroker.session.policy import Policy
@@ -117,7 +118,10 @@ class Session:
         A broker that is gone does not matter: silos forget a session that they hear nothing of.
         """
         self.recorder.finished(error)
-        if self.journal is not None:
+        if self.journal is not None and isinstance(error, JournalError):
+            self.journal.leave()  # as if we were killed: the silos, too, keep what they hold for a while
+            error = None
+        elif self.journal is not None:
             self.journal.forget()
         if error is not None:
             for member in self.members:

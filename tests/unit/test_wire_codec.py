@@ -178,6 +178,8 @@ ITEM = m.WorkItem("s", 1, "ewr", "k", 1, (), {}, 1.0, 1.0, True)
         m.Rejected("c", "s", "i", "why", (NAN, 1.0)),
         m.Announce("c", "s", "i", 1.0, in_flight=-1),
         m.Announce("c", "s", "i", -1.0),
+        m.Announce("c", "s", "i", 1.0, {"rows": m.Source((), -1)}),
+        m.Announce("c", "s", "i", 1.0, {"rows": m.Source((), 1, -1)}),
         m.WorkItem("s", 1, "ewr", "k", 1, (), {}, float("inf"), 1.0, True),
         m.WorkItem("s", -1, "ewr", "k", 1, (), {}, 1.0, 1.0, True),
         m.WorkItem("s", 1, "ewr", "k", 1, (), {"d": -5}, 1.0, 1.0, True),
