@@ -16,7 +16,7 @@ import tensorflow_federated as tff
 from benchmarks._children import say, serve
 from fedbroker.context.values import federate, serialize, structure
 from fedbroker.deadline import Deadline
-from fedbroker.transport import SiloEnd
+from fedbroker.transport import Signed, SiloEnd
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Announce, Done, WorkItem
 
@@ -46,11 +46,11 @@ class Updating:
             name,
             announcement=lambda: Announce(cohort, name, "1", HEARTBEAT),
             on_work=self._answer,
-            on_end=lambda _: None,
+            on_end=lambda *_: None,
             heartbeat=HEARTBEAT,
         )
 
-    async def _answer(self, item: WorkItem) -> None:
+    async def _answer(self, item: WorkItem, _: Signed) -> None:
         """The stage's only partial, as a silo's runtime would give it."""
         update = serialize(np.full(self._type.shape, self._number, np.float32), self._type)
         output = b"".join(structure([federate([update], tff.FederatedType(self._type, tff.SERVER))]))

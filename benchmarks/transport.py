@@ -24,7 +24,7 @@ import aio_pika
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd, SiloEnd
+from fedbroker.transport import CoordinatorEnd, Signed, SiloEnd
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Announce, Done, Value, WorkItem
 
@@ -37,7 +37,7 @@ def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
     """A silo that answers once it has every blob; ``Done.seconds`` is the CPU time of its process so far."""
 
     async def run() -> None:
-        async def answer(item: WorkItem) -> None:
+        async def answer(item: WorkItem, _: Signed) -> None:
             deadline = Deadline.after(PATIENCE)
             for op in item.program:
                 if isinstance(op, Value):
@@ -52,7 +52,7 @@ def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
             name,
             announcement=lambda: Announce(COHORT, name, "i", 5.0),
             on_work=answer,
-            on_end=lambda _: None,
+            on_end=lambda *_: None,
         )
         await end.open(Deadline.after(20))
         ready.set()

@@ -111,7 +111,8 @@ class CoordinatorEnd:
         address = parse(url)
         self._cohort = check_name("cohort", cohort)
         name = secrets.token_hex(6) if key is None else key
-        self.key = check_name("coordinator", topology.coordinator_key(cohort, name))
+        signer = "" if keys is None else keys.own.public.fingerprint
+        self.key = check_name("coordinator", topology.coordinator_key(cohort, name, signer))
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)

@@ -20,36 +20,47 @@ from fedbroker.errors import DeadlineExceeded, Forged
 from fedbroker.transport.message import Delivery
 from fedbroker.transport.sealing import Names, content_key, opening, pair_secret, sealed
 from fedbroker.transport.store import BlobStore
-from fedbroker.transport.topology import LONGEST_HEARTBEAT
+from fedbroker.transport.topology import LONGEST_HEARTBEAT, coordinator_signer
 from fedbroker.trust.envelope import About
-from fedbroker.trust.guard import Guard, Keys, timely
+from fedbroker.trust.guard import SKEW, Guard, Keys, timely
 from fedbroker.trust.keys import Identity, Public
+from fedbroker.trust.replays import Accepted, AcceptedMessages
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.messages import Digest, Done, WorkItem
 
-__all__ = ["CoordinatorEnvelopes", "Signed", "SiloEnvelopes"]
+__all__ = ["UNSIGNED", "CoordinatorEnvelopes", "Signed", "SiloEnvelopes"]
 
 K = TypeVar("K")
 T = TypeVar("T")
 V = TypeVar("V")
 
 REMEMBERED: Final = 4096
-"""Sessions of which a silo knows whose they are, and work items that it knows again."""
-MOST_NONCES: Final = 16
-"""Of one stage's messages."""
+"""Coordinators' names in routing keys that do not tell whose they are, and who used each first."""
+
+NOTICE_SECONDS: Final = 60.0
+"""How long a notice is valid: the broker drops it from a silo's mailbox after the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """How a stage's work came; the defaults where nothing is signed.
+    """Who signed a message from a coordinator; the defaults where nothing is signed.
 
     Attributes:
-        by: the fingerprint of the key.
-        nonces: of its messages, in hexadecimal digits: more than one where blobs were lacking at first.
+        by: the fingerprint of the key. A session is known by this and its id together.
+        nonces: of the message, in hexadecimal digits.
+        accepted: the message's entry among those that are accepted once.
+        repeated: the broker has delivered the same message before.
+        reader: the key that answers are sealed to; None where they are not sealed.
     """
 
     by: str = ""
     nonces: tuple[str, ...] = ()
+    accepted: Accepted | None = None
+    repeated: bool = False
+    reader: Public | None = None
+
+
+UNSIGNED: Final = Signed()
 
 
 class CoordinatorEnvelopes:
@@ -164,24 +175,30 @@ class SiloEnvelopes:
         self._cohort = cohort
         self._silo = silo
         self._guard = Guard(keys)
-        self._askers: OrderedDict[str, tuple[Public, bool]] = OrderedDict()  # by session; and whether it seals
-        self._seen: OrderedDict[bytes, str] = OrderedDict()  # message ids by nonce
-        self._nonces: OrderedDict[tuple[str, int], tuple[str, ...]] = OrderedDict()  # by session and stage
+        self._work = AcceptedMessages()
+        self._notices = AcceptedMessages()
+        self._reply_to: OrderedDict[str, str] = OrderedDict()  # fingerprints by coordinator name
 
     @property
     def guarded(self) -> bool:
         """Whether anything is signed."""
         return self._guard.keys is not None
 
-    def work(self, delivery: Delivery, read: Callable[[Buffer], tuple[WorkItem, T]]) -> tuple[WorkItem, T]:
-        """What is in a work item's envelope: written by one who may ask, for us, lately, and not seen before.
+    @property
+    def signers(self) -> frozenset[str]:
+        """The fingerprints of all coordinators that may write to this silo; one empty one where nothing is signed."""
+        keys = self._guard.keys
+        return frozenset({""} if keys is None else {key.fingerprint for key in keys.others.values()})
+
+    def work(self, delivery: Delivery, read: Callable[[Buffer], tuple[WorkItem, T]]) -> tuple[WorkItem, T, Signed]:
+        """Open a work item: signed by a coordinator of ours, for this silo, lately, and not accepted before.
 
         Args:
             delivery: the message.
-            read: finds the work item in it, and what comes with that.
+            read: finds the work item in its body, and what comes with that.
 
         Returns:
-            what ``read`` has found.
+            What ``read`` has found, and who signed it.
 
         Raises:
             Forged: it is not so.
@@ -190,79 +207,90 @@ class SiloEnvelopes:
         about = _about("work", self._cohort, delivery.correlation_id)
         opened = self._guard.open(delivery.body, about, sealed=True)
         if opened is None:
-            return read(delivery.body)
+            return *read(delivery.body), UNSIGNED
         item, more = read(opened.body)
         timely(opened, item.seconds, self._guard.clock())
-        if _put(self._seen, opened.nonce, delivery.message_id) != delivery.message_id:
-            raise Forged("work that was here before came again as another message", hint=_COPIES)
+        if (item.session, item.stage) != (about.session, about.stage):
+            raise Forged("work is signed for another session or stage than it names", hint=_COORDINATOR)
         if item.sealed and not (opened.sealed and _KEY.fullmatch(item.content)):
             raise Forged("sealed blobs come without their key", hint=_COPIES)
-        asker = opened.sender, opened.sealed
-        if _put(self._askers, item.session, asker)[0] != opened.sender:
-            raise Forged(f"session {item.session} is another coordinator's", hint=_COPIES)
-        stage = item.session, item.stage
-        before = _put(self._nonces, stage, ())
-        if opened.nonce.hex() not in before:
-            self._nonces[stage] = (*before[1 - MOST_NONCES :], opened.nonce.hex())
-        return item, more
+        by = opened.sender.fingerprint
+        self._check_reply_to(item.reply_to, by)
+        accepted = Accepted(by, opened.nonce.hex(), opened.issued, opened.issued + item.seconds + SKEW)
+        repeated = self._work.accept(accepted, delivery.message_id, self._guard.clock())
+        reader = opened.sender if opened.sealed or self._guard.seals else None
+        return item, more, Signed(by, (accepted.nonce,), accepted, repeated, reader)
 
-    def remember(self, nonces: Iterable[str]) -> None:
-        """Messages that an earlier process has done: they are not done again, whoever sends them."""
-        for nonce in nonces:
-            _put(self._seen, bytes.fromhex(nonce), "")
+    def restore(self, entries: Iterable[Accepted]) -> None:
+        """Take note of work that an earlier process has done: it is not done again, whoever sends it."""
+        self._work.restore(entries, self._guard.clock())
 
-    def signed(self, item: WorkItem) -> Signed:
-        """How an item's work came."""
-        asker = self._askers.get(item.session)
-        nonces = self._nonces.get((item.session, item.stage), ())
-        return Signed() if asker is None else Signed(asker[0].fingerprint, nonces)
+    def notice(self, body: Buffer) -> tuple[Buffer, str]:
+        """Open a coordinator's notice, and tell the fingerprint of its signer; empty where nothing is signed.
 
-    def mail(self, body: Buffer) -> Buffer:
-        """A coordinator's word."""
+        Raises:
+            Forged: no coordinator of ours has signed it for this silo, not lately, or it came before.
+        """
         opened = self._guard.open(body, About("mail", self._cohort, self._silo), sealed=True)
-        return body if opened is None else opened.body
+        if opened is None:
+            return body, ""
+        now, by = self._guard.clock(), opened.sender.fingerprint
+        timely(opened, NOTICE_SECONDS, now)
+        until = opened.issued + NOTICE_SECONDS + SKEW
+        if self._notices.accept(Accepted(by, opened.nonce.hex(), opened.issued, until), "", now):
+            raise Forged("a notice that was here before came again", hint=_COPIES)
+        return opened.body, by
 
     def announcement(self, body: bytes) -> bytes:
         """What we say of ourselves as it goes out."""
         return self._guard.wrap(body, About("lobby", self._cohort, self._silo))
 
-    def reply(self, item: WorkItem, body: bytes) -> bytes:
+    def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
         """Our answer as it goes out."""
         about = About("reply", self._cohort, self._silo, item.session, item.stage)
-        return self._guard.wrap(body, about, self._sealed_to(item.session))
+        return self._guard.wrap(body, about, signed.reader)
 
-    async def outputs(self, item: WorkItem, outputs: Mapping[Digest, Buffer]) -> dict[Digest, tuple[Digest, Buffer]]:
+    async def outputs(
+        self, item: WorkItem, signed: Signed, outputs: Mapping[Digest, Buffer]
+    ) -> dict[Digest, tuple[Digest, Buffer]]:
         """Results as they go out on the bulk lane: by digest, the name on their way, and the bytes."""
-        asker = self._sealed_to(item.session)
-        if asker is None:
+        if signed.reader is None:
             return {digest: (digest, data) for digest, data in outputs.items()}
-        secret = pair_secret(self._own, asker, item.session)
+        secret = pair_secret(self._own, signed.reader, item.session)
         return {digest: await sealed(data, digest, secret) for digest, data in outputs.items()}
 
     def opening(
-        self, item: WorkItem, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
+        self, item: WorkItem, signed: Signed, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
         """See :func:`fedbroker.transport.sealing.opening`: the blobs that come with a work item."""
         coming: dict[Digest, tuple[Digest, bytes]] = {}
-        asker = self._sealed_to(item.session)
-        if item.sealed and asker is not None:
-            pair, content = pair_secret(self._own, asker, item.session), bytes.fromhex(item.content)
+        if item.sealed and signed.reader is not None:
+            pair, content = pair_secret(self._own, signed.reader, item.session), bytes.fromhex(item.content)
             coming = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
         return opening(store, coming, deadline, forged)
+
+    def _check_reply_to(self, reply_to: str, by: str) -> None:
+        """See that an answer goes to the coordinator that asked.
+
+        A coordinator's name in routing keys tells the fingerprint of its key. Names of earlier versions do not: such a
+        name belongs to the first signer that uses it here.
+
+        Raises:
+            Forged: it would go to another one.
+        """
+        owner = coordinator_signer(self._cohort, reply_to) or _put(self._reply_to, reply_to, by)
+        if owner != by:
+            raise Forged("work asks for its answer to be sent to another coordinator", hint=_COORDINATOR)
 
     @property
     def _own(self) -> Identity:
         assert self._guard.keys is not None
         return self._guard.keys.own
 
-    def _sealed_to(self, session: str) -> Public | None:
-        """Whom an answer is sealed to: who asked, if that was sealed, or if we insist."""
-        asker = self._askers.get(session)
-        return asker[0] if asker is not None and (asker[1] or self._guard.seals) else None
-
 
 _KEY: Final = re.compile("[0-9a-f]{64}")
 _COPIES: Final = "find out who sends messages again at the broker"
+_COORDINATOR: Final = "find out what the coordinator that signed it is doing"
 
 
 def _about(direction: str, cohort: str, conversation: str) -> About:

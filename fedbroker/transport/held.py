@@ -18,6 +18,7 @@ __all__ = ["Held"]
 
 
 class _Held(NamedTuple):
+    by: str
     session: str
     stage: int
     incarnation: str
@@ -30,13 +31,15 @@ class Held:
         self._waiting: dict[_Held, asyncio.Future[bool]] = {}
 
     @contextmanager
-    def until_fetched(self, reply: Done) -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
+    def until_fetched(self, reply: Done, by: str = "") -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
         """Within the block the word for a reply is heard; what is yielded waits for it.
+
+        It is heard from the signer of the work alone, whose fingerprint is ``by``.
 
         That returns False where they are not to be sent: nobody wants them, or the same were announced once more
         meanwhile. It raises ``BrokerLost`` where the word does not come by the deadline.
         """
-        results = _Held(reply.session, reply.stage, reply.incarnation)
+        results = _Held(by, reply.session, reply.stage, reply.incarnation)
         heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._settle(results, to_be_sent=False)
         self._waiting[results] = heard
@@ -56,9 +59,9 @@ class Held:
             if self._waiting.get(results) is heard:
                 del self._waiting[results]
 
-    def fetch(self, word: Fetch) -> None:
-        """The coordinator has spoken."""
-        self._settle(_Held(word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
+    def fetch(self, word: Fetch, by: str = "") -> None:
+        """Take a coordinator's word; ``by`` is the fingerprint of its signer."""
+        self._settle(_Held(by, word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
 
     def _settle(self, results: _Held, *, to_be_sent: bool) -> None:
         heard = self._waiting.get(results)

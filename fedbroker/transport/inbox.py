@@ -19,7 +19,7 @@ from fedbroker.errors import BrokerError, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.alarms import Alarms
-from fedbroker.transport.envelopes import SiloEnvelopes
+from fedbroker.transport.envelopes import Signed, SiloEnvelopes
 from fedbroker.transport.holding import COUNT, MOST_DELIVERIES, Holding, deliveries_of
 from fedbroker.transport.link import Link
 from fedbroker.transport.message import Delivery, Outgoing
@@ -69,7 +69,7 @@ class Inbox:
         self,
         control: Link,
         silo: str,
-        on_work: Callable[[WorkItem], Awaitable[None]],
+        on_work: Callable[[WorkItem, Signed], Awaitable[None]],
         ready: Callable[[Deadline], Awaitable[None]],
         blobs: BlobStore,
         limits: Limits,
@@ -106,7 +106,7 @@ class Inbox:
             await delivery.ack()
             return
         try:
-            item, attachments = self._read(delivery)
+            item, attachments, signed = self._read(delivery)
         except Forged as error:
             self.taken.rejected += 1
             self.alarms.add("work", error.what)
@@ -118,7 +118,7 @@ class Inbox:
             await delivery.reject()
             return
         # Not in the caller's task: that is cancelled when its line ends, a handler is not.
-        handler = asyncio.create_task(self._handle(item, attachments, delivery))
+        handler = asyncio.create_task(self._handle(item, signed, attachments, delivery))
         self._handlers.add(handler)
         handler.add_done_callback(self._handlers.discard)
 
@@ -129,8 +129,8 @@ class Inbox:
         if self._handlers:
             await asyncio.gather(*self._handlers, return_exceptions=True)
 
-    def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview]]:
-        item, attachments = self._envelopes.work(delivery, self._opened)
+    def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview], Signed]:
+        item, attachments, signed = self._envelopes.work(delivery, self._opened)
         if not self._is_for_us(item) or not delivery.message_id:
             raise self._no_work(item)
         before = deliveries_of(delivery)
@@ -138,7 +138,7 @@ class Inbox:
             raise WireError(f"it came back {before} times without an answer")
         if before:  # what was on its way to it went to whoever had it before us
             item = msgspec.structs.replace(item, fresh={})
-        return item, attachments
+        return item, attachments, signed
 
     def _opened(self, body: Buffer) -> tuple[WorkItem, Sequence[memoryview]]:
         item, attachments = decode(body, self._limits)
@@ -152,7 +152,9 @@ class Inbox:
     def _is_for_us(self, item: WorkItem) -> bool:
         return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
 
-    async def _handle(self, item: WorkItem, attachments: Sequence[memoryview], delivery: Delivery) -> None:
+    async def _handle(
+        self, item: WorkItem, signed: Signed, attachments: Sequence[memoryview], delivery: Delivery
+    ) -> None:
         deadline = Deadline.after(item.seconds)
 
         async def renew(held: Delivery) -> bool:
@@ -163,8 +165,8 @@ class Inbox:
             sent = [*map(self._blobs.put, attachments), *item.fresh]
             self._count_blobs(item, sent)
             forged = partial(self.alarms.add, "blob")
-            with self._blobs.pinned(sent), self._envelopes.opening(item, self._blobs, deadline, forged):
-                await holding.keep(asyncio.ensure_future(self._work_on(item, deadline, delivery)))
+            with self._blobs.pinned(sent), self._envelopes.opening(item, signed, self._blobs, deadline, forged):
+                await holding.keep(asyncio.ensure_future(self._work_on(item, signed, deadline, delivery)))
         finally:
             del self._holdings[delivery.message_id]
             if holding.owed:
@@ -181,7 +183,7 @@ class Inbox:
             else:
                 self.taken.blobs_lacking += 1
 
-    async def _work_on(self, item: WorkItem, deadline: Deadline, delivery: Delivery) -> None:
+    async def _work_on(self, item: WorkItem, signed: Signed, deadline: Deadline, delivery: Delivery) -> None:
         try:
             await self._ready(deadline)
             async with self._room:
@@ -189,7 +191,7 @@ class Inbox:
                 if left < item.seconds - NOTHING:
                     item = msgspec.structs.replace(item, seconds=left)
                 with tracing.continued(delivery.headers):
-                    await self._on_work(item)
+                    await self._on_work(item, signed)
         except Exception:
             _log.exception("work handler failed", session=item.session, stage=item.stage)
 

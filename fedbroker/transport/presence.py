@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -38,8 +38,8 @@ LONGEST_BACK_OFF: Final = 4.0
 REMEMBERED: Final = 1024
 
 SHORTEST_RETRY: Final = 0.1
-LONGEST_RETRY: Final = 86_400.0
-"""Seconds: bounds on how long a coordinator may send a silo away."""
+LONGEST_RETRY: Final = 2700.0
+"""Seconds: bounds on how long a coordinator may send a silo away; 45 minutes is the longest that ours asks for."""
 
 CHANGE: Final = "change what the reason names, as by installing the coordinator's version, and start the silo again"
 
@@ -53,6 +53,8 @@ class Presence:
         heartbeat: seconds between announcements.
         announcement: what to say; asked anew each time.
         envelope: puts what is said into an envelope.
+        signers: the fingerprints of the coordinators that may write to this silo. Each speaks for itself: the silo
+            stays away only while every one of them has sent it away. One empty one where nothing is signed.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Presence:
         announcement: Callable[[], Announce],
         *,
         envelope: Callable[[bytes], bytes] = lambda body: body,
+        signers: Collection[str] = ("",),
     ) -> None:
         self._control = control
         self._bulk = bulk
@@ -72,8 +75,8 @@ class Presence:
         self._cue = asyncio.Event()
         self._latest = ""
         self._interval = heartbeat
-        self._accepted: set[str] = set()  # coordinators that took us in
-        self._sent_away_until = -math.inf
+        self._accepted: dict[str, set[str]] = {signer: set() for signer in signers}  # coordinators, by signer
+        self._sent_away: dict[str, float] = dict.fromkeys(signers, -math.inf)  # until when
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -95,34 +98,33 @@ class Presence:
             return
         if death != "expired":
             self._interval = self._heartbeat
-        elif not self._accepted:
+        elif not any(self._accepted.values()):
             self._interval = min(BACK_OFF * self._interval, LONGEST_BACK_OFF * self._heartbeat, LONGEST_HEARTBEAT)
         self._cue.set()
 
-    def answered(self, word: Accepted | Rejected) -> None:
-        """A coordinator took us in, or sent us away for a while."""
-        if word.incarnation != self._announcement().incarnation:
+    def answered(self, word: Accepted | Rejected, by: str = "") -> None:
+        """Take a coordinator's answer to our announcement; ``by`` is the fingerprint of its signer."""
+        if word.incarnation != self._announcement().incarnation or by not in self._accepted:
             return
+        accepted, now = self._accepted[by], asyncio.get_running_loop().time()
         if isinstance(word, Accepted):
-            if word.coordinator not in self._accepted:
+            if word.coordinator not in accepted:
                 _log.info("taken in", coordinator=word.coordinator)
-            if len(self._accepted) >= REMEMBERED:
-                self._accepted.clear()
-            self._accepted.add(word.coordinator)
+            if len(accepted) >= REMEMBERED:
+                accepted.clear()
+            accepted.add(word.coordinator)
             self._interval = self._heartbeat
-            if self._sent_away_until > -math.inf:  # by another one: this one is to hear of us
-                self._sent_away_until = -math.inf
+            if self._sent_away[by] > -math.inf:  # by another one of the same key: this one is to hear of us
+                self._sent_away[by] = -math.inf
                 self._cue.set()
             return
-        self._accepted.discard(word.coordinator)
-        seconds = random.uniform(*map(_bounded, word.retry))
-        again = {"asking_again_in": round(seconds, 1)} if not self._accepted else {}
-        if word.never:
-            _log.error("sent away", coordinator=word.coordinator, reason=word.reason, hint=CHANGE, **again)
-        else:
-            _log.warning("sent away", coordinator=word.coordinator, reason=word.reason, **again)
-        if not self._accepted:  # else we stay for those who took us in
-            self._sent_away_until = asyncio.get_running_loop().time() + seconds
+        accepted.discard(word.coordinator)
+        if accepted:
+            _log_rejection(word)  # we stay for those who took us in
+        elif self._sent_away[by] <= now:  # else it answers an announcement that is for the others
+            seconds = random.uniform(*map(_bounded, word.retry))
+            self._sent_away[by] = now + seconds
+            _log_rejection(word, asking_again_in=round(seconds, 1))
             self._cue.set()
 
     async def stop(self) -> None:
@@ -144,7 +146,7 @@ class Presence:
     async def _keep_announcing(self) -> None:
         while True:
             self._cue.clear()
-            away = self._sent_away_until - asyncio.get_running_loop().time()
+            away = min(self._sent_away.values()) - asyncio.get_running_loop().time()
             if away <= 0:
                 try:
                     await self._announce(Deadline.after(2 * self._interval + 1.0))
@@ -172,6 +174,13 @@ class Presence:
             message_id=message_id,
             expiration=self._interval,
         )
+
+
+def _log_rejection(word: Rejected, **details: float) -> None:
+    if word.never:
+        _log.error("sent away", coordinator=word.coordinator, reason=word.reason, hint=CHANGE, **details)
+    else:
+        _log.warning("sent away", coordinator=word.coordinator, reason=word.reason, **details)
 
 
 def _bounded(seconds: float) -> float:

@@ -16,7 +16,7 @@ from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireErr
 from fedbroker.log import get_logger
 from fedbroker.transport import failover, topology
 from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
-from fedbroker.transport.envelopes import Signed, SiloEnvelopes
+from fedbroker.transport.envelopes import UNSIGNED, Signed, SiloEnvelopes
 from fedbroker.transport.held import Held
 from fedbroker.transport.inbox import Inbox
 from fedbroker.transport.line import Consumer, Line
@@ -29,6 +29,7 @@ from fedbroker.transport.store import CAPACITY, BlobStore
 from fedbroker.transport.traffic import Taken, Traffic
 from fedbroker.transport.url import parse
 from fedbroker.trust.guard import Keys
+from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.coding import Compression
@@ -64,9 +65,11 @@ class SiloEnd:
         cohort: the cohort's name.
         silo: this silo's name, unique in the cohort.
         announcement: what to say of this silo; asked anew each time.
-        on_work: handles one work item, in a task of its own; has replied when it returns. May be called again with an
-            item that it is working on, or has answered: the broker redelivers what was not acknowledged.
-        on_end: called when the coordinator gives a session up (on the event loop, must not block).
+        on_work: handles one work item, in a task of its own, and is told who signed it; has replied when it returns.
+            May be called again with an item that it is working on, or has answered: the broker redelivers what was not
+            acknowledged.
+        on_end: called when a coordinator gives a session up, with the fingerprint of the notice's signer (on the event
+            loop, must not block).
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; those that come may be, whatever it says.
         keys: this silo's, and its coordinators'; None: nothing is signed.
@@ -94,8 +97,8 @@ class SiloEnd:
         silo: str,
         *,
         announcement: Callable[[], Announce],
-        on_work: Callable[[WorkItem], Awaitable[None]],
-        on_end: Callable[[EndSession], None],
+        on_work: Callable[[WorkItem, Signed], Awaitable[None]],
+        on_end: Callable[[EndSession, str], None],
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
         keys: Keys | None = None,
@@ -122,7 +125,12 @@ class SiloEnd:
         self._held = Held()
         self._envelopes = SiloEnvelopes(cohort, silo, keys)
         self._presence = Presence(
-            self._control, self._bulk, heartbeat, announcement, envelope=self._envelopes.announcement
+            self._control,
+            self._bulk,
+            heartbeat,
+            announcement,
+            envelope=self._envelopes.announcement,
+            signers=self._envelopes.signers,
         )
         self._inbox = Inbox(
             self._control,
@@ -171,18 +179,25 @@ class SiloEnd:
         """What was found in the work queue so far."""
         return self._inbox.taken
 
-    def remember(self, nonces: Iterable[str]) -> None:
-        """Signed work of these messages was done by an earlier process: it is refused from now on."""
-        self._envelopes.remember(nonces)
+    def restore(self, entries: Iterable[AcceptedMessage]) -> None:
+        """Take note of signed work that an earlier process has done: it is refused from now on."""
+        self._envelopes.restore(entries)
 
-    def signed(self, item: WorkItem) -> Signed:
-        """How an item's work came: with whose signature, in which messages."""
-        return self._envelopes.signed(item)
+    def alarm(self, where: str, why: str) -> None:
+        """Log that a message was refused, and report it with the next answer."""
+        self._inbox.alarms.add(where, why)
 
     async def reply(
-        self, item: WorkItem, reply: Done | Failed | Need, outputs: Mapping[Digest, Buffer], deadline: Deadline
+        self,
+        item: WorkItem,
+        reply: Done | Failed | Need,
+        outputs: Mapping[Digest, Buffer],
+        deadline: Deadline,
+        signed: Signed = UNSIGNED,
     ) -> None:
-        """Answer a work item; returns when the broker has the answer. Waits for a broker that is away.
+        """Answer a work item, to the coordinator that signed it; returns when the broker has the answer.
+
+        Waits for a broker that is away.
 
         Small outputs ride with the reply, larger ones go beside it on the bulk lane; or, where they are more than the
         item says, behind it, once the coordinator has room. An answer for which no queue comes up is dropped: its
@@ -194,24 +209,25 @@ class SiloEnd:
             WireError: it exceeds the limits.
         """
         inline, large = self._sorted(outputs)
-        out = await self._envelopes.outputs(item, large)
+        out = await self._envelopes.outputs(item, signed, large)
         bulk = dict(out.values())
         if isinstance(reply, Done):
             names = {digest: name for digest, (name, _) in out.items() if name != digest}
-            reply = msgspec.structs.replace(reply, sealed=names, alarms=self._inbox.alarms.take())
+            reply = msgspec.structs.replace(reply, sealed=names, alarms=self._inbox.alarms.take(signed.by))
         if 0 < item.hold < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
-            with self._held.until_fetched(reply) as fetched:
+            with self._held.until_fetched(reply, signed.by) as fetched:
                 held = msgspec.structs.replace(reply, held=True)
-                if await self._answer(item, held, inline, deadline) and await fetched(deadline):
+                if await self._answer(item, signed, held, inline, deadline) and await fetched(deadline):
                     await self._send(item, bulk, deadline)
         elif bulk:
-            await self._send_beside(item, reply, inline, bulk, deadline)
+            await self._send_beside(item, signed, reply, inline, bulk, deadline)
         else:
-            await self._answer(item, reply, inline, deadline)
+            await self._answer(item, signed, reply, inline, deadline)
 
     async def _send_beside(
         self,
         item: WorkItem,
+        signed: Signed,
         reply: Done | Failed | Need,
         inline: list[Buffer],
         outputs: Mapping[Digest, Buffer],
@@ -222,7 +238,7 @@ class SiloEnd:
             self._lane.check(data)  # before anything is said
         sending = asyncio.create_task(self._send(item, outputs, deadline))
         try:
-            if await self._answer(item, reply, inline, deadline):
+            if await self._answer(item, signed, reply, inline, deadline):
                 await sending
         finally:
             sending.cancel()
@@ -233,10 +249,10 @@ class SiloEnd:
             await self._lane.send(topology.results_key(item.reply_to, self._silo), digest, data, deadline)
 
     async def _answer(
-        self, item: WorkItem, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
+        self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
     ) -> bool:
         """Whether anybody wants it."""
-        body = self._envelopes.reply(item, encode(reply, inline, self._limits))
+        body = self._envelopes.reply(item, signed, encode(reply, inline, self._limits))
         answer = Outgoing(
             topology.REPLY,
             topology.reply_key(item.reply_to, item.session, item.stage, self._silo),
@@ -348,18 +364,19 @@ class SiloEnd:
             await delivery.ack()
             return
         try:
-            message = decode(self._envelopes.mail(delivery.body), self._limits).message
+            body, by = self._envelopes.notice(delivery.body)
+            message = decode(body, self._limits).message
         except Forged as error:
             self._inbox.alarms.add("mailbox", error.what)
         except WireError as error:
             _log.warning("message dropped", at="mailbox", reason=error.what)
         else:
             if isinstance(message, EndSession):
-                self._on_end(message)
+                self._on_end(message, by)
             elif isinstance(message, Fetch):
-                self._held.fetch(message)
+                self._held.fetch(message, by)
             elif isinstance(message, Accepted | Rejected):
-                self._presence.answered(message)
+                self._presence.answered(message, by)
         await delivery.ack()
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:

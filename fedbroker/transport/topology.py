@@ -6,6 +6,7 @@ Imports wire's names only.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -28,6 +29,7 @@ __all__ = [
     "callback_queue",
     "coordinator_key",
     "coordinator_mark",
+    "coordinator_signer",
     "lobby_queue",
     "mailbox",
     "reading_lock",
@@ -169,9 +171,26 @@ def coordinator_mark(cohort: str) -> str:
     return hashlib.sha256(cohort.encode()).hexdigest()[:8]
 
 
-def coordinator_key(cohort: str, name: str) -> str:
-    """A coordinator's name in routing keys."""
-    return f"{coordinator_mark(cohort)}-{name}"
+def coordinator_key(cohort: str, name: str, signer: str = "") -> str:
+    """Return a coordinator's name in routing keys.
+
+    Args:
+        cohort: the cohort's name.
+        name: what tells it from the cohort's other coordinators.
+        signer: the fingerprint of its key, where it has one: a silo answers only under names with the fingerprint of
+            the key that signed the work.
+    """
+    return "-".join(filter(None, (coordinator_mark(cohort), signer, name)))
+
+
+def coordinator_signer(cohort: str, key: str) -> str:
+    """Return the fingerprint in a coordinator's name in routing keys; empty where the name has none."""
+    mark, _, rest = key.partition("-")
+    signer, dash, _ = rest.partition("-")
+    return signer if mark == coordinator_mark(cohort) and dash and _FINGERPRINT.fullmatch(signer) else ""
+
+
+_FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 
 
 def silo_key(cohort: str, silo: str) -> str:

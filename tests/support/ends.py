@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import aio_pika
 
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd, SiloEnd
+from fedbroker.transport import CoordinatorEnd, Signed, SiloEnd
 from fedbroker.trust.guard import Keys
 from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
 from fedbroker.wire.coding import Compression
@@ -65,6 +65,7 @@ class Silo:
         self.items: list[WorkItem] = []
         self.ended: list[EndSession] = []
         self.announced = 0
+        self._signed: dict[tuple[str, int], Signed] = {}
         self.answer: Callable[[WorkItem], Awaitable[None]] = self.echo
         self.patience = patience
         self._cohort = cohort
@@ -75,7 +76,7 @@ class Silo:
             name,
             announcement=self._announcement,
             on_work=self._on_work,
-            on_end=self.ended.append,
+            on_end=lambda message, _: self.ended.append(message),
             heartbeat=heartbeat,
             limits=limits,
             compression=compression,
@@ -89,8 +90,9 @@ class Silo:
         self.announced += 1
         return Announce(self._cohort, self.name, self.incarnation, self._heartbeat)
 
-    async def _on_work(self, item: WorkItem) -> None:
+    async def _on_work(self, item: WorkItem, signed: Signed) -> None:
         self.items.append(item)
+        self._signed[item.session, item.stage] = signed
         await self.answer(item)
 
     async def echo(self, item: WorkItem) -> None:
@@ -117,7 +119,7 @@ class Silo:
         outputs = {digest_of(blob): blob for blob in blobs}
         sizes = tuple((digest, len(blob)) for digest, blob in outputs.items())
         done = Done(item.session, item.stage, self.name, self.incarnation, sizes, 0.0)
-        await self.end.reply(item, done, outputs, deadline)
+        await self.end.reply(item, done, outputs, deadline, self._signed[item.session, item.stage])
 
 
 class Coordinator:

@@ -34,6 +34,8 @@ class _Answer:
 class Answers:
     """Each session's latest answer, for a while: work for a later stage proves that it has arrived.
 
+    A session is known by the fingerprint of its signer, ``by``, and its id: another signer is never answered with it.
+
     Args:
         capacity: bytes of outputs to keep; the oldest answers go first.
         linger: seconds to keep an answer.
@@ -42,7 +44,7 @@ class Answers:
     def __init__(self, capacity: int, *, linger: float = LINGER) -> None:
         self._capacity = capacity
         self._linger = linger
-        self._kept: OrderedDict[str, _Answer] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Answer] = OrderedDict()
         self._bytes = 0
 
     @property
@@ -50,29 +52,32 @@ class Answers:
         """What the outputs take."""
         return self._bytes
 
-    def put(self, done: Done, outputs: Mapping[Digest, Buffer]) -> None:
+    def put(self, done: Done, outputs: Mapping[Digest, Buffer], by: str = "") -> None:
         """Remember an answer in place of the session's earlier one."""
-        self.forget(done.session)
+        self.forget(done.session, by)
         size = sum(memoryview(output).nbytes for output in outputs.values())
-        timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session)
-        self._kept[done.session] = _Answer(done.stage, done, outputs, size, timer)
+        timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session, by)
+        self._kept[by, done.session] = _Answer(done.stage, done, outputs, size, timer)
         self._bytes += size
         while self._bytes > self._capacity:
-            self.forget(next(iter(self._kept)))
+            self._forget(next(iter(self._kept)))
 
-    def get(self, session: str, stage: int) -> tuple[Done, Mapping[Digest, Buffer]] | None:
+    def get(self, session: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
         """The answer to that stage's work, if it is remembered."""
-        kept = self._kept.get(session)
+        kept = self._kept.get((by, session))
         return (kept.done, kept.outputs) if kept is not None and kept.stage == stage else None
 
-    def forget(self, session: str) -> None:
+    def forget(self, session: str, by: str = "") -> None:
         """Forget a session's answer, if there is one."""
-        kept = self._kept.pop(session, None)
-        if kept is not None:
-            kept.timer.cancel()
-            self._bytes -= kept.size
+        self._forget((by, session))
 
     def clear(self) -> None:
         """Forget everything."""
-        for session in list(self._kept):
-            self.forget(session)
+        for key in list(self._kept):
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            kept.timer.cancel()
+            self._bytes -= kept.size

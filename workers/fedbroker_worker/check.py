@@ -22,6 +22,7 @@ from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.transport.probe import examine, silo_role
 from fedbroker.wire.messages import Source
 from fedbroker_worker.catalog import OpenSource
+from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 
 if TYPE_CHECKING:
@@ -99,13 +100,15 @@ async def _try(settings: Settings) -> _Findings:
 
 
 def _policy(settings: Settings) -> Finding:
-    """What it says, and whether the audit log can be written."""
-    policy = settings.policy
-    if policy.audit_file:
-        try:
+    """What it says, and whether the audit log and the record of signed work can be written."""
+    policy, accepted = settings.policy, accepted_file(settings)
+    try:
+        if policy.audit_file:
             AuditLog(settings.directory / policy.audit_file).check()
-        except FedbrokerError as error:
-            return Finding.problem("policy", error)
+        if accepted is not None:
+            accepted.check()
+    except FedbrokerError as error:
+        return Finding.problem("policy", error)
     return Finding.ok("policy", policy.in_words)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,18 +17,21 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, WireError
 from fedbroker.log import get_logger
+from fedbroker.transport.envelopes import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.errors import SessionLost, WorkRefused
 from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.policy.settings import LONGEST_STAGE
+from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedbroker.transport import SiloEnd
+    from fedbroker.transport import Signed, SiloEnd
     from fedbroker.wire.messages import EndSession, WorkItem
+    from fedbroker_worker.policy.accepted import AcceptedFile
     from fedbroker_worker.sessions import Sessions
     from fedbroker_worker.work import Worker
 
@@ -53,6 +57,7 @@ class Jobs:
         sessions: that the silo keeps values for.
         remembered: answers, for work that comes again.
         on_answer: called with each answer, before it is sent; must not block.
+        accepted: where signed work that was done is recorded before its answer leaves; None for nowhere.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Jobs:
         sessions: Sessions,
         remembered: Answers,
         on_answer: Callable[[Answer], None],
+        accepted: AcceptedFile | None = None,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -72,9 +78,12 @@ class Jobs:
         self._sessions = sessions
         self._answers = remembered
         self._on_answer = on_answer
-        self._computing: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._busy: dict[asyncio.Task[None], str] = {}  # every job, and its session
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._accepted = accepted
+        # A session is known by the fingerprint of its signer and its id.
+        self._computing: dict[tuple[str, str, int], asyncio.Task[None]] = {}
+        self._busy: dict[asyncio.Task[None], tuple[str, str]] = {}  # every job, and its session
+        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._recorded: OrderedDict[str, None] = OrderedDict()  # nonces, so that none is recorded twice
         self._leaving = False
         self._closing = False
 
@@ -98,18 +107,44 @@ class Jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
 
-    async def answer(self, item: WorkItem) -> None:
-        """Have the item answered; one that comes again while it is being computed waits for the same answer."""
-        key = (item.session, item.stage)
+    async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> None:
+        """Have the item answered; one that comes again while it is being computed waits for the same answer.
+
+        Signed work is done once. Where the same message comes again, it is answered from memory, and not at all once
+        the answer is forgotten: the broker took that answer, or its time is over.
+        """
+        key = (signed.by, item.session, item.stage)
         job = self._computing.get(key)
         if job is None:
-            job = asyncio.create_task(self._serve(item), name=f"work {item.session}.{item.stage}")
+            if signed.repeated and not self._remembers(item, signed):
+                _log.warning("work ignored", session=item.session, stage=item.stage, reason="it was done before")
+                return
+            job = asyncio.create_task(self._serve(item, signed), name=f"work {item.session}.{item.stage}")
             self._computing[key] = job
-            self._busy[job] = item.session
+            self._busy[job] = (signed.by, item.session)
             job.add_done_callback(self._ended_job)
         await asyncio.wait([job])  # not awaited itself: the delivery may be cancelled, the job goes on
         if job.cancelled() and self._closing:
             raise asyncio.CancelledError  # not done: the broker gives it to whoever comes after us
+        try:
+            await self._record(signed)
+        except OSError as error:
+            _log.error("record of done work not written", reason=str(error))
+
+    def _remembers(self, item: WorkItem, signed: Signed) -> bool:
+        return self._answers.get(item.session, item.stage, signed.by) is not None
+
+    async def _record(self, signed: Signed) -> None:
+        """Record that a message's work is done, or given up by its coordinator.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._accepted is not None and signed.accepted is not None and signed.nonces[0] not in self._recorded:
+            await in_thread(partial(self._accepted.append, signed.accepted), "record")
+            self._recorded[signed.nonces[0]] = None
+            if len(self._recorded) > ENDED:
+                self._recorded.popitem(last=False)
 
     def _ended_job(self, job: asyncio.Task[None]) -> None:
         del self._busy[job]
@@ -123,21 +158,27 @@ class Jobs:
         for key in [key for key, one in self._computing.items() if one is job]:
             del self._computing[key]
 
-    def end_session(self, message: EndSession) -> None:
-        """The coordinator gives a session up: whatever runs for it stops, unanswered."""
+    def end_session(self, message: EndSession, by: str = "") -> None:
+        """End a session that its coordinator gives up: work under way for it stops, unanswered.
+
+        Args:
+            message: the notice.
+            by: the fingerprint of its signer: only sessions of the same signer end.
+        """
         if message.incarnation not in ("", self._incarnation):
             return  # meant for whoever had our name before
-        self._ended[message.session] = None
+        ended = (by, message.session)
+        self._ended[ended] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
         for job, session in list(self._busy.items()):
-            if session == message.session:
+            if session == ended:
                 job.cancel()
-        self._sessions.end(message.session)
-        self._answers.forget(message.session)
+        self._sessions.end(message.session, by)
+        self._answers.forget(message.session, by)
         _log.info("session ended", session=message.session)
 
-    async def _serve(self, item: WorkItem) -> None:
+    async def _serve(self, item: WorkItem, signed: Signed) -> None:
         structlog.contextvars.bind_contextvars(session=item.session, stage=item.stage)
         _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
         started = time.monotonic()
@@ -145,37 +186,43 @@ class Jobs:
             tracing.only_codes(),
             tracing.span("work", "consumer", silo=item.silo, session=item.session, stage=item.stage) as span,
         ):
-            answer = await self._answer(item)
+            answer = await self._answer(item, signed)
             self._computed(asyncio.current_task())
             self._on_answer(answer)
             _log_answer(answer, time.monotonic() - started)
             if isinstance(answer.reply, Failed):
                 span.failed(answer.reply.cause, answer.reply.kind)
             with tracing.span("transfer", what="answer", bytes=sum(map(len, answer.outputs.values()))):
-                await self._reply(item, answer)
+                await self._reply(item, answer, signed)
 
-    async def _answer(self, item: WorkItem) -> Answer:
-        if item.session in self._ended:
+    async def _answer(self, item: WorkItem, signed: Signed) -> Answer:
+        if (signed.by, item.session) in self._ended:
             return Answer(self._failed(item, WorkRefused("the session was given up")))
-        remembered = self._answers.get(item.session, item.stage)
+        remembered = self._answers.get(item.session, item.stage, signed.by)
         if remembered is not None:
             return Answer(*remembered)
-        if self._leaving and not self._sessions.knows(item.session):
+        if self._leaving and not self._sessions.knows(item.session, signed.by):
             cause = "this silo is leaving its cohort and takes no new session"
             return Answer(self._failed(item, SessionLost(cause, hint="run the computation again")))
-        answer = await self._worker.answer(item)
+        answer = await self._worker.answer(item, signed)
+        try:
+            await self._record(signed)
+        except OSError as error:
+            _log.error("record of done work not written", reason=str(error))
+            cause = "the silo's record of the work that it has done cannot be written"
+            return Answer(self._failed(item, WorkRefused(cause, hint="see the silo's log")))
         if isinstance(answer.reply, Done):
-            self._answers.put(answer.reply, answer.outputs)
+            self._answers.put(answer.reply, answer.outputs, signed.by)
         return answer
 
-    async def _reply(self, item: WorkItem, answer: Answer) -> None:
+    async def _reply(self, item: WorkItem, answer: Answer, signed: Signed) -> None:
         """Hand the answer to the broker; an answer that cannot be sent at all becomes one that says so."""
         deadline = Deadline.after(min(item.seconds, LONGEST_STAGE) + REPLY_GRACE)
         try:
             try:
-                await self._end.reply(item, answer.reply, answer.outputs, deadline)
+                await self._end.reply(item, answer.reply, answer.outputs, deadline, signed)
             except WireError as error:
-                await self._end.reply(item, self._failed(item, error), {}, deadline)
+                await self._end.reply(item, self._failed(item, error), {}, deadline, signed)
         except FedbrokerError as error:
             _log.error("answer not delivered", reason=str(error))
 

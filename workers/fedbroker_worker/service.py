@@ -6,6 +6,7 @@ Imports transport, runtime, wire and this distribution's modules.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -15,10 +16,12 @@ from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.transport import SiloEnd, until_free
+from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.jobs import Jobs
+from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.sessions import Sessions
@@ -58,7 +61,6 @@ class SiloService:
     ) -> None:
         silo, limits = settings.silo, settings.limits
         self._settings = silo
-        self._signed = settings.keys is not None
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
@@ -73,8 +75,8 @@ class SiloService:
             silo.cohort,
             silo.name,
             announcement=self._announcement,
-            on_work=lambda item: self._jobs.answer(item),
-            on_end=lambda message: self._jobs.end_session(message),
+            on_work=lambda item, signed: self._jobs.answer(item, signed),
+            on_end=lambda message, by: self._jobs.end_session(message, by),
             limits=limits,
             compression=silo.compression,
             keys=settings.keys,
@@ -99,9 +101,18 @@ class SiloService:
             limits=limits,
             patience=patience,
             audit=self._audit,
-            signed=self._end.signed,
         )
-        self._jobs = Jobs(silo.name, self._incarnation, self._end, worker, self._sessions, self._answers, on_answer)
+        self._accepted = accepted_file(settings)
+        self._jobs = Jobs(
+            silo.name,
+            self._incarnation,
+            self._end,
+            worker,
+            self._sessions,
+            self._answers,
+            on_answer,
+            self._accepted,
+        )
 
     async def open(self) -> None:
         """Start the runtime and open the sources, side by side, and join the cohort.
@@ -116,8 +127,8 @@ class SiloService:
         try:
             if self._audit is not None:
                 self._audit.check()
-                if self._signed:
-                    self._end.remember(await in_thread(self._audit.nonces, "audit"))
+            if self._accepted is not None:
+                self._accepted.check()
             await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:
@@ -131,11 +142,21 @@ class SiloService:
             if silo.standby:
                 _log.info("standing by", cohort=silo.cohort)
                 await until_free(silo.broker, silo.cohort, silo.name)
+            await self._restore()
             try:
                 return await self._end.open(Deadline.after(OPEN_SECONDS))
             except NameTaken:
                 if not silo.standby:
                     raise  # else another one that stood by was faster
+
+    async def _restore(self) -> None:
+        """Learn which signed work an earlier process has done; the one that we stood by for may just have written."""
+        if self._accepted is None:
+            return
+        if self._audit is not None:  # older than the record, and on the disk where a power cut took the record's end
+            nonces = await in_thread(self._audit.nonces, "audit")
+            self._end.restore([AcceptedMessage(by, nonce, -math.inf) for by, nonce in nonces])
+        self._end.restore(await in_thread(self._accepted.load, "record"))
 
     @property
     def status(self) -> str:

@@ -37,6 +37,7 @@ class SiloSession:
     """One session at this silo.
 
     Attributes:
+        by: the fingerprint of the key that signed its work items; empty where nothing is signed.
         id: the session's.
         reply_to: the coordinator that it belongs to.
         clients: how many clients the silo holds in it.
@@ -45,6 +46,7 @@ class SiloSession:
         over: it was ended; nothing more may run in it.
     """
 
+    by: str
     id: str
     reply_to: str
     clients: int
@@ -58,6 +60,8 @@ class SiloSession:
 class Sessions:
     """The sessions that are alive at this silo.
 
+    Each belongs to the signer of its work items: another signer's session of the same id is another session.
+
     Args:
         runtimes: where their executors are made.
         most: how many there may be: each holds an executor and values, and a coordinator that died ends none of its
@@ -67,7 +71,7 @@ class Sessions:
     def __init__(self, runtimes: Runtimes, most: int) -> None:
         self._runtimes = runtimes
         self._most = most
-        self._alive: dict[str, SiloSession] = {}
+        self._alive: dict[tuple[str, str], SiloSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
@@ -75,9 +79,9 @@ class Sessions:
         """How many are alive."""
         return len(self._alive)
 
-    def knows(self, session: str) -> bool:
-        """Whether that session is alive here."""
-        return session in self._alive
+    def knows(self, session: str, by: str = "") -> bool:
+        """Whether that session of a signer is alive here."""
+        return (by, session) in self._alive
 
     async def changed(self, deadline: Deadline) -> None:
         """Wait until one has ended, or for the deadline."""
@@ -86,8 +90,12 @@ class Sessions:
             async with asyncio.timeout(deadline.left()):
                 await self._changed.wait()
 
-    def check(self, item: WorkItem) -> bool:
+    def check(self, item: WorkItem, by: str = "") -> bool:
         """See that a work item fits what is here, before anything is done for it.
+
+        Args:
+            item: the work item.
+            by: the fingerprint of its signer.
 
         Returns:
             Whether the session is here already, and may have values in the runtime.
@@ -96,7 +104,7 @@ class Sessions:
             SessionLost: it continues a session that is not here (any more).
             WorkRefused: it contradicts its session, or there are too many sessions.
         """
-        session = self._alive.get(item.session)
+        session = self._alive.get((by, item.session))
         if session is None:
             if item.stage > 0:
                 raise SessionLost(
@@ -114,7 +122,7 @@ class Sessions:
         return session is not None
 
     @asynccontextmanager
-    async def entered(self, item: WorkItem) -> AsyncIterator[tuple[Executor, dict[int, Ref]]]:
+    async def entered(self, item: WorkItem, by: str = "") -> AsyncIterator[tuple[Executor, dict[int, Ref]]]:
         """The executor and the values of a work item's session, for one item at a time.
 
         The session is made where it is new. It ends with its last item, and with any exception; else it lives on for
@@ -125,8 +133,9 @@ class Sessions:
             WorkRefused: see :meth:`check`.
             RuntimeUnavailable: there is no runtime to be had.
         """
-        self.check(item)
-        session = self._alive.setdefault(item.session, SiloSession(item.session, item.reply_to, item.clients))
+        self.check(item, by)
+        new = SiloSession(by, item.session, item.reply_to, item.clients)
+        session = self._alive.setdefault((by, item.session), new)
         async with session.lock:
             if session.over:
                 raise SessionLost(f"session {item.session} was ended", hint="run the computation again")
@@ -145,9 +154,9 @@ class Sessions:
             else:
                 self._keep(session, item.lease)
 
-    def end(self, session: str) -> None:
-        """Forget a session, if it is here, as soon as nobody is in it; that is for the caller to cancel."""
-        alive = self._alive.get(session)
+    def end(self, session: str, by: str = "") -> None:
+        """Forget a signer's session, if it is here, as soon as nobody is in it; that is for the caller to cancel."""
+        alive = self._alive.get((by, session))
         if alive is not None and alive.lock.locked():
             alive.over = True
         elif alive is not None:
@@ -176,8 +185,8 @@ class Sessions:
         session.over = True
         self._stop_timer(session)
         session.refs.clear()
-        if self._alive.get(session.id) is session:
-            del self._alive[session.id]
+        if self._alive.get((session.by, session.id)) is session:
+            del self._alive[session.by, session.id]
             self._changed.set()
         lease, session.lease = session.lease, None
         if lease is not None:

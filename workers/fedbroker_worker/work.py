@@ -15,7 +15,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import Missing, RuntimeUnavailable
 from fedbroker.log import get_logger
-from fedbroker.transport import Signed
+from fedbroker.transport.envelopes import UNSIGNED
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
@@ -27,9 +27,9 @@ from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from fedbroker.transport import BlobStore
+    from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
     from fedbroker_worker.catalog import Catalog
@@ -87,7 +87,6 @@ class Worker:
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
         audit: where each answer is written down before it leaves; None for nowhere.
-        signed: tells how an item's work came; see :meth:`fedbroker.transport.SiloEnd.signed`.
     """
 
     def __init__(
@@ -102,7 +101,6 @@ class Worker:
         limits: Limits = DEFAULT_LIMITS,
         patience: float = PATIENCE,
         audit: AuditLog | None = None,
-        signed: Callable[[WorkItem], Signed] = lambda _: Signed(),
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
@@ -113,15 +111,19 @@ class Worker:
         self._limits = limits
         self._patience = patience
         self._audit = audit
-        self._signed = signed
 
-    async def answer(self, item: WorkItem) -> Answer:
-        """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``."""
+    async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> Answer:
+        """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``.
+
+        Args:
+            item: the work item.
+            signed: who signed it.
+        """
         looked_into: list[str] = []
-        answer = await self._answer(item, looked_into)
+        answer = await self._answer(item, signed.by, looked_into)
         if self._audit is None or isinstance(answer.reply, Need):
             return answer
-        line = entry(item, answer.reply, looked_into, self._signed(item))
+        line = entry(item, answer.reply, looked_into, signed)
         try:
             await in_thread(partial(self._audit.append, line), "audit")
         except OSError as error:
@@ -129,20 +131,22 @@ class Worker:
             return self._failed(item, WorkRefused("the silo's audit log cannot be written", hint=_SEE_LOG))
         return answer
 
-    async def _answer(self, item: WorkItem, looked_into: list[str]) -> Answer:
+    async def _answer(self, item: WorkItem, by: str, looked_into: list[str]) -> Answer:
         started = time.monotonic()
         try:
             async with self._guard.time_for(item) as deadline:
-                outputs, waited = await self._outputs(item, deadline, looked_into)
+                outputs, waited = await self._outputs(item, by, deadline, looked_into)
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
         except Exception as error:
             return self._failed(item, error)
 
-    async def _outputs(self, item: WorkItem, deadline: Deadline, looked_into: list[str]) -> tuple[list[Buffer], float]:
+    async def _outputs(
+        self, item: WorkItem, by: str, deadline: Deadline, looked_into: list[str]
+    ) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
-        kept = self._sessions.check(item)
+        kept = self._sessions.check(item, by)
         self._guard.check_item(item)
         # Data are read while blobs are still on their way.
         loads = {op: asyncio.create_task(self._catalog.load(op, item.clients)) for op in _data(item)}
@@ -152,7 +156,7 @@ class Worker:
                 blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
             await self._check(blobs, looked_into)
-            return await self._replayed(item, blobs, loads, 1 if kept else ATTEMPTS), waited
+            return await self._replayed(item, by, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
             for load in loads.values():
                 load.cancel()
@@ -161,6 +165,7 @@ class Worker:
     async def _replayed(
         self,
         item: WorkItem,
+        by: str,
         blobs: Mapping[Digest, memoryview],
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
@@ -170,9 +175,9 @@ class Worker:
         for attempt in range(attempts):
             try:
                 with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
-                    async with self._sessions.entered(item) as (executor, refs):
+                    async with self._sessions.entered(item, by) as (executor, refs):
                         outputs = await replay(program, executor, refs, blobs, lambda op: loads[op])
-                        self._guard.check_outputs(item, outputs)
+                        self._guard.check_outputs(item, outputs, by)
                         return outputs
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:

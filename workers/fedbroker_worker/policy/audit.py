@@ -104,8 +104,8 @@ class AuditLog:
                 hint="correct 'audit_file' in [policy], or let the silo's user write there",
             ) from None
 
-    def nonces(self) -> list[str]:
-        """Of the messages whose work the last few thousand lines tell of.
+    def nonces(self) -> list[tuple[str, str]]:
+        """Signer and nonce of the messages whose work the last few thousand lines tell of.
 
         Raises:
             OSError: it cannot be read.
@@ -113,8 +113,13 @@ class AuditLog:
         with self.path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - REMEMBERED))
             lines = [_fields(line) for line in file]
-        found = [one for line in lines if line is not None for one in line.get(NONCES, ())]
-        return [one for one in found if isinstance(one, str) and _NONCE.fullmatch(one)]
+        return [
+            (str(line.get("signed_by", "")), one)
+            for line in lines
+            if line is not None
+            for one in line.get(NONCES, ())
+            if isinstance(one, str) and _NONCE.fullmatch(one)
+        ]
 
     def append(self, fields: Mapping[str, object]) -> None:
         """Write one line.

@@ -43,7 +43,7 @@ class Guard:
         self._policy = policy
         # By SHA-256, as the audit log names them: whoever audits has a tool for that.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
-        self._sent: OrderedDict[str, int] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     @asynccontextmanager
     async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
@@ -92,8 +92,8 @@ class Guard:
                     "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
                 ) from None
 
-    def check_outputs(self, item: WorkItem, outputs: Sequence[Buffer]) -> None:
-        """Before an item's outputs leave; counts them.
+    def check_outputs(self, item: WorkItem, outputs: Sequence[Buffer], by: str = "") -> None:
+        """Before an item's outputs leave; counts them for its session and signer, whose fingerprint is ``by``.
 
         Raises:
             PolicyRefused: they may not.
@@ -103,14 +103,14 @@ class Guard:
                 rules.refuse_client_values(self._policy)
         except Unreadable:
             raise PolicyRefused("client_results", "an output cannot be looked into") from None
-        before, now = self._sent.pop(item.session, 0), sum(map(len, outputs))
+        before, now = self._sent.pop((by, item.session), 0), sum(map(len, outputs))
         try:
             rules.check_bytes_out(self._policy, before, now)
         except PolicyRefused:
             now = 0
             raise
         finally:
-            self._sent[item.session] = before + now
+            self._sent[by, item.session] = before + now
             if len(self._sent) > MOST_SESSIONS:
                 self._sent.popitem(last=False)
 

@@ -1,0 +1,164 @@
+"""The broker's operator against signed work: a copy of a work item is sent again while its signature is still valid.
+
+The operator has every message and may give a copy any message id, the original one included, at any time: after the
+silo has forgotten its answer, and after the silo was started again, with and without an audit log. The work must be
+done once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fedbroker_worker.service import SiloService
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.wire.messages import Done
+from tests.support.attackers import Keyring
+from tests.support.ends import coordinator_end, until
+from tests.support.gated import gated_source, go, hold, reads, release
+from tests.support.operator import Operator, Passing, operator
+from tests.support.worker import RETURNS_ALL, Client, echo
+
+AUDITED = {**RETURNS_ALL, "audit_file": "audit.log"}
+
+
+class Scene:
+    """A silo that can be started again, an honest coordinator, and the operator with a copy of its work.
+
+    Attributes:
+        silo: the silo as it runs now.
+        client: the honest coordinator.
+        copy: the work item, which was done.
+    """
+
+    silo: SiloService
+    client: Client
+    copy: Passing
+
+    def __init__(self, directory: Path, settings, attacker: Operator) -> None:
+        self.directory = directory
+        self.attacker = attacker
+        self._settings = settings
+
+    async def start(self) -> None:
+        """Start the silo."""
+        self.silo = SiloService(self._settings)
+        await self.silo.open()
+
+    async def start_again(self) -> None:
+        """Stop the silo and start it again."""
+        await self.silo.close()
+        await self.start()
+
+    async def send_copy(self, message_id: str | None = None) -> None:
+        """Send the copy, by default under its own message id, and see that the silo has dealt with it."""
+        properties = {**self.copy.properties, "expiration": None}
+        if message_id is not None:
+            properties["message_id"] = message_id
+        await self.attacker.send(dataclasses.replace(self.copy, properties=properties))
+        await self.client.check()  # work that comes behind it is done
+        await until(lambda: self.silo.statistics().in_hand == 0)
+
+
+@pytest.fixture
+async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch, request) -> AsyncIterator[Scene]:
+    policy = getattr(request, "param", RETURNS_ALL)
+    async with _scene(broker, cohort, tmp_path, monkeypatch, policy) as one:
+        yield one
+
+
+@asynccontextmanager
+async def _scene(broker, cohort, tmp_path, monkeypatch, policy) -> AsyncIterator[Scene]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    go(tmp_path)
+    keyring = Keyring()
+    sources = {"rows": {"query": "select 1::float as x"}, "counted": gated_source(tmp_path)}
+    settings = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=policy)
+    queue = f"fedbroker.work.{cohort}.ewr"
+    async with (
+        operator(broker.url) as attacker,
+        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as a,
+    ):
+        one = Scene(tmp_path, settings, attacker)
+        await one.start()
+        try:
+            await until(lambda: "ewr" in a.silos)
+            await attacker.intercept(queue, "fedbroker.work", f"{cohort}.ewr.*")
+            one.client = Client(a)
+            assert isinstance(await one.client.send(one.client.item(echo("counted"), seconds=600)), Done)
+            (one.copy,) = attacker.seen
+            assert reads(tmp_path) == 1
+            yield one
+        finally:
+            await one.silo.close()
+
+
+async def test_a_copy_under_its_own_message_id_is_answered_from_memory(scene: Scene) -> None:
+    await scene.send_copy()
+    assert reads(scene.directory) == 1
+
+
+async def test_a_copy_is_not_done_again_after_its_answer_was_forgotten(scene: Scene) -> None:
+    scene.silo._answers.clear()  # as after five minutes
+    await scene.send_copy()
+    assert reads(scene.directory) == 1
+
+
+async def test_a_copy_under_another_message_id_is_refused_and_told(scene: Scene) -> None:
+    scene.silo._answers.clear()
+    await scene.send_copy("another")
+    assert reads(scene.directory) == 1
+    assert [why for _, _, why in scene.client.coordinator.forged] == [
+        "at the silo: work: work that was here before came again as another message"
+    ]
+
+
+@pytest.mark.parametrize("scene", [RETURNS_ALL, AUDITED], ids=["no audit log", "audit log"], indirect=True)
+@pytest.mark.parametrize("message_id", [None, "another"], ids=["own id", "another id"])
+async def test_a_copy_is_not_done_again_by_a_silo_that_was_started_again(scene: Scene, message_id: str | None) -> None:
+    await scene.start_again()
+    await scene.send_copy(message_id)
+    assert reads(scene.directory) == 1
+
+
+@pytest.mark.parametrize("scene", [AUDITED], ids=["audit log"], indirect=True)
+async def test_a_copy_is_not_done_again_after_the_audit_log_was_moved_away(scene: Scene) -> None:
+    (scene.directory / "audit.log").rename(scene.directory / "audit.log.1")
+    await scene.start_again()
+    await scene.send_copy()
+    assert reads(scene.directory) == 1
+
+
+async def test_work_that_waited_while_the_silo_was_down_is_still_done(scene: Scene) -> None:
+    """What protects from copies does not cost work that is new: the broker kept it for the silo."""
+    await scene.silo.close()
+    asked = asyncio.create_task(scene.client.send(scene.client.item(echo("counted"))))
+    await until(lambda: len(scene.attacker.seen) == 2)
+    await scene.start()
+    assert isinstance(await asked, Done)
+    assert reads(scene.directory) == 2
+
+
+async def test_work_that_was_interrupted_is_done_by_the_silo_that_was_started_again(scene: Scene) -> None:
+    hold(scene.directory)
+    asked = asyncio.create_task(scene.client.send(scene.client.item(echo("counted"))))
+    await until(lambda: reads(scene.directory) == 2)
+    await scene.silo.close()
+    release(scene.directory)
+    await scene.start()
+    assert isinstance(await asked, Done)
+    assert reads(scene.directory) == 3
+
+
+async def test_a_copy_is_not_done_again_after_thousands_of_other_messages(scene: Scene, monkeypatch) -> None:
+    monkeypatch.setattr(scene.silo._end._envelopes._work, "_most", 3)
+    for _ in range(5):
+        await scene.client.check()
+    scene.silo._answers.clear()
+    await scene.send_copy()
+    assert reads(scene.directory) == 1

@@ -1,0 +1,212 @@
+"""A malicious coordinator against another one: both hold valid keys, and the same silo takes work from both.
+
+Coordinator B signs notices and work about A's session, or in A's name. B must not end A's session, take or withhold
+what the silo keeps or holds for A, have A believe that the silo misbehaves, or send the silo away from A.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+from fedbroker_worker.service import SiloService
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.deadline import Deadline
+from fedbroker.transport import presence
+from fedbroker.trust.envelope import About
+from fedbroker.wire import digest_of
+from fedbroker.wire.messages import (
+    Accepted,
+    Call,
+    Compute,
+    Data,
+    Done,
+    EndSession,
+    Failed,
+    Fetch,
+    Rejected,
+    Value,
+)
+from tests.support.attackers import Keyring, malicious_coordinator
+from tests.support.ends import HEARTBEAT, coordinator_end, silo_end, until, work
+from tests.support.gated import gated_source, go, reads
+from tests.support.worker import Client, echo, identity
+
+pytestmark = pytest.mark.parametrize("seal", [False, True], ids=["signed", "sealed"])
+
+
+@pytest.fixture
+async def scene(broker: PrivateBroker, cohort: str, tmp_path, monkeypatch, seal: bool):
+    """A real silo, the honest coordinator A as a client, and B."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sources = {
+        "rows": {"query": "select i::float as x from range(9) t(i)"},
+        "gated": gated_source(tmp_path, waits=True),
+    }
+    keyring = Keyring()
+    async with (
+        SiloService(keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources)) as silo,
+        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest,
+        malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
+    ):
+        await until(lambda: "ewr" in honest.silos and "ewr" in attacker.coordinator.silos)
+        yield silo, Client(honest), attacker
+
+
+async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> None:
+    _, client, attacker = scene
+    item = client.item(echo("gated"))
+    asked = asyncio.create_task(client.send(item))
+    await until(lambda: reads(tmp_path) == 1)
+    await attacker.send_notice("ewr", EndSession(item.session))
+    await attacker.client().check()  # the silo has read the notice, and serves the attacker too
+    go(tmp_path)
+    assert isinstance(await asked, Done)
+
+
+async def test_a_coordinator_cannot_end_a_session_whose_work_is_still_to_come(scene) -> None:
+    _, client, attacker = scene
+    item = client.item(echo())
+    await attacker.send_notice("ewr", EndSession(item.session))
+    await attacker.client().check()
+    assert isinstance(await client.send(item), Done)
+
+
+async def test_a_coordinator_cannot_use_the_values_that_a_silo_keeps_for_another(scene) -> None:
+    _, client, attacker = scene
+    first = client.item([Data(1, "rows", (("x", "float32"),)), Compute(1)], last=False)
+    assert isinstance(await client.send(first), Done)
+    theirs = attacker.client()
+    stolen = theirs.item([Compute(1)], session=first.session, stage=1)
+    reply = await theirs.send(stolen)
+    assert isinstance(reply, Failed), reply
+    assert reply.kind == "lost"
+    function = identity()
+    program = [Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
+    again = client.item(program, session=first.session, stage=1)
+    assert isinstance(await client.send(again, [function]), Done)  # they are still there for their own coordinator
+
+
+async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_path) -> None:
+    _, client, attacker = scene
+    go(tmp_path)
+    item = client.item(echo("gated"))
+    assert isinstance(await client.send(item), Done)
+    theirs = attacker.client()
+    copied = theirs.item(echo("rows"), session=item.session)
+    reply = await theirs.send(copied)
+    assert isinstance(reply, Done)
+    assert reads(tmp_path) == 1
+    outputs = await client.outputs(client.item(echo("gated")))
+    assert reply.outputs[0][0] != digest_of(outputs[0])  # an answer of its own
+
+
+async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) -> None:
+    silo, client, attacker = scene
+    item = msgspec.structs.replace(attacker.client().item(echo()), reply_to=client.end.key)
+    rejected = silo.statistics().taken.rejected
+    late = client.end.late
+    for at in range(3):
+        await attacker.send_work(msgspec.structs.replace(item, session=f"s{at}"))
+    await until(lambda: silo.statistics().taken.rejected == rejected + 3)
+    await client.check()  # A is not mute for this silo
+    assert client.end.late == late
+    assert {silo for silo, _, why in client.coordinator.forged if not why.startswith("at the silo")} == set()
+
+
+async def test_work_is_what_its_signature_says_it_is_about(scene, cohort) -> None:
+    silo, client, attacker = scene
+    item = attacker.client().item(echo())
+    await attacker.send_work(item, about=About("work", cohort, "ewr", "another", 7))
+    await until(lambda: silo.statistics().taken.rejected == 1)
+    await client.check()
+
+
+async def test_each_coordinator_is_told_what_was_forged(scene) -> None:
+    silo, client, attacker = scene
+    item = msgspec.structs.replace(attacker.client().item(echo()), reply_to=client.end.key)
+    await attacker.send_work(item)
+    await until(lambda: silo.statistics().taken.rejected == 1)
+    await attacker.client().check()  # takes nothing away from A
+    await client.check()
+    assert [why for _, _, why in client.coordinator.forged] == [
+        "at the silo: work: work asks for its answer to be sent to another coordinator"
+    ]
+
+
+async def test_a_coordinator_cannot_withhold_results_that_are_held_for_another(
+    broker: PrivateBroker, cohort: str, seal: bool
+) -> None:
+    keyring = Keyring()
+    large = bytes(300_000)
+    async with (
+        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest,
+        malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
+    ):
+        await until(lambda: "ewr" in honest.silos)
+        silo.answer = lambda item: silo.send(item, [large], Deadline.after(20))
+        item = msgspec.structs.replace(work("ewr", honest.end.key), hold=1000)
+        async with honest.end.asking(item, {}, Deadline.after(20)) as asked:
+            done = await asked.answer()
+            assert isinstance(done, Done)
+            assert done.held
+            await attacker.send_notice("ewr", Fetch("s1", 0, silo.incarnation, wanted=False))
+            await attacker.send_notice("ewr", EndSession("seen"))
+            await until(lambda: [one.session for one in silo.ended] == ["seen"])
+            await honest.end.fetch("ewr", "s1", 0, silo.incarnation)
+            assert await honest.end.results.get(digest_of(large), Deadline.after(10)) == large
+
+
+async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: PrivateBroker, cohort: str, seal) -> None:
+    keyring = Keyring()
+    async with (
+        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
+    ):
+        for name in (attacker.key, "any"):
+            rejected = Rejected(name, "ewr", silo.incarnation, "go away", (86_400.0, 86_400.0), never=True)
+            await attacker.send_notice("ewr", rejected)
+        await attacker.send_notice("ewr", EndSession("seen"))
+        await until(lambda: bool(silo.ended))
+        announced = silo.announced
+        await until(lambda: silo.announced >= announced + 3, 30 * HEARTBEAT + 10)
+        async with coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest:
+            await until(lambda: "ewr" in honest.silos)
+            accepted = Accepted(honest.end.key, "ewr", silo.incarnation)
+            await honest.end.tell("ewr", accepted)
+            # In A's name: it takes nothing back that A has said.
+            await attacker.send_notice("ewr", msgspec.structs.replace(rejected, coordinator=honest.end.key))
+            announced = silo.announced
+            await until(lambda: silo.announced >= announced + 3)
+
+
+async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBroker, cohort: str, seal) -> None:
+    keyring = Keyring()
+    keyring = Keyring(coordinators={"b": keyring.coordinators["b"]})  # the only one: the silo does stay away
+    async with (
+        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
+    ):
+        until_ = silo.end._presence._sent_away
+        await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), never=True))
+        now = asyncio.get_running_loop().time()
+        await until(lambda: max(until_.values()) > now)
+        assert max(until_.values()) - now <= presence.LONGEST_RETRY + 5
+        assert presence.LONGEST_RETRY == 45 * 60
+
+
+async def test_an_old_notice_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+    keyring = Keyring()
+    async with (
+        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
+    ):
+        await attacker.send_notice("ewr", EndSession("old"), issued=time.time() - 400)
+        await attacker.send_notice("ewr", EndSession("future"), issued=time.time() + 400)
+        await attacker.send_notice("ewr", EndSession("now"))
+        await until(lambda: bool(silo.ended))
+        assert [one.session for one in silo.ended] == ["now"]

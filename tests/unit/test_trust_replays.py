@@ -1,0 +1,101 @@
+"""Accepted messages: none is accepted twice while a copy of it is timely, however many messages there are."""
+
+from __future__ import annotations
+
+import pytest
+from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.policy import accepted
+from fedbroker_worker.policy.accepted import AcceptedFile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbroker.errors import Forged
+from fedbroker.trust.replays import Accepted, AcceptedMessages
+
+LATER = 4e9
+
+
+def message(number: int, by: str = "a", *, until: float = LATER) -> Accepted:
+    return Accepted(by, f"{number:032x}", float(number), until)
+
+
+@given(
+    sent=st.lists(st.tuples(st.integers(0, 30), st.sampled_from("ab"), st.floats(1, 50)), max_size=60),
+    most=st.integers(1, 8),
+)
+def test_no_message_is_accepted_twice_while_it_is_timely(sent, most):
+    messages, done = AcceptedMessages(most), set()
+    for now, (number, by, seconds) in enumerate(sent):
+        one = Accepted(by, f"{by}{number}", float(number), number + seconds)
+        if one.until < now:
+            continue  # refused because of its age before it gets here
+        try:
+            new = not messages.accept(one, str(now), float(now))
+        except Forged:
+            continue
+        assert new
+        assert (by, number) not in done
+        done.add((by, number))
+        assert len(list(messages)) <= 2 * (most + 1)
+
+
+def test_the_same_message_may_be_delivered_again():
+    messages = AcceptedMessages()
+    assert messages.accept(message(1), "id", 0) is False
+    assert messages.accept(message(1), "id", 0) is True
+    with pytest.raises(Forged, match="came again as another message"):
+        messages.accept(message(1), "other", 0)
+
+
+def test_one_signer_does_not_push_out_another_s():
+    messages = AcceptedMessages(2)
+    messages.accept(message(1, "a"), "id", 0)
+    for number in range(2, 9):
+        messages.accept(message(number, "b"), "id", 0)
+    assert messages.accept(message(1, "a"), "id", 0) is True
+    assert messages.accept(message(0, "a"), "id", 0) is False  # and raises no limit for the other
+    with pytest.raises(Forged, match="may be a copy"):
+        messages.accept(message(1, "b"), "id", 0)
+
+
+def test_a_file_holds_what_has_not_expired_over_restarts(tmp_path, monkeypatch):
+    file = AcceptedFile(tmp_path / "airports.ewr.accepted")
+    file.check()
+    for number in range(3):
+        file.append(message(number))
+    file.append(message(9, until=10.0))  # long ago
+    with file.path.open("a") as torn:
+        torn.write("a 0000")
+    restored = AcceptedMessages()
+    restored.restore(AcceptedFile(file.path).load(), 0)
+    assert list(restored) == [message(number) for number in range(3)]
+    assert len(file.path.read_text().splitlines()) == 3
+    with pytest.raises(Forged):
+        restored.accept(message(1), "any", 0)
+
+
+def test_a_file_stays_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(accepted, "COMPACTED_AT", 1000)
+    file = AcceptedFile(tmp_path / "file")
+    for number in range(200):
+        file.append(message(number, until=10.0))
+    assert file.path.stat().st_size < 2000
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_limit_is_kept_in_the_file(tmp_path):
+    messages = AcceptedMessages(1)
+    for number in (1, 2):
+        messages.accept(message(number), "id", 0)
+    file = AcceptedFile(tmp_path / "file")
+    for entry in messages:
+        file.append(entry)
+    restored = AcceptedMessages()
+    restored.restore(file.load(), 0)
+    with pytest.raises(Forged, match="may be a copy"):
+        restored.accept(message(1), "id", 0)
+
+
+def test_a_place_where_it_cannot_be_written_is_an_error_at_the_start(tmp_path):
+    with pytest.raises(SettingsError, match="record of signed work"):
+        AcceptedFile(tmp_path / "nowhere" / "file").check()
