@@ -98,7 +98,7 @@ async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
         assert isinstance(await client.send(client.item(AGGREGATE)), Done)
 
 
-async def test_each_work_item_is_one_line_of_the_audit_log(silo, tmp_path):
+async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_path):
     function = identity()
     columns = (("x", "float32"), ("k", "int32"))
     program = [Data(1, "rows", columns), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
@@ -106,7 +106,10 @@ async def test_each_work_item_is_one_line_of_the_audit_log(silo, tmp_path):
     await silo.send(item, [function])
     other = silo.item(AGGREGATE, stage=0)
     done = await silo.send(other)
-    first, second = audit(tmp_path)
+    began, first, second = audit(tmp_path)
+    assert (began["outcome"], began["session"], began["sources"]) == ("begun", first["session"], first["sources"])
+    assert first["begun"] == first["previous"]  # the hash of the line before
+    assert "begun" not in second  # it read no data
     assert first["session"] == item.session
     assert first["coordinator"] == silo.end.key
     assert first["sources"] == [{"name": "rows", "columns": ["x", "k"]}]

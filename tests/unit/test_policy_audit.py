@@ -10,10 +10,11 @@ import sys
 import threading
 
 import pytest
-from fedbroker_worker.auditing import print_audit
+from fedbroker_worker.auditing import print_audit, rows
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 from fedbroker_worker.policy import audit
-from fedbroker_worker.policy.audit import AuditLog, entry, read_audit
+from fedbroker_worker.policy.audit import AuditLog, read_audit
+from fedbroker_worker.policy.recording import beginning, ending
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def problem_of(lines, after=""):
 
 def test_a_line_says_who_asked_what_of_which_data_and_what_left():
     done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
-    line = entry(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
+    line = ending(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "silo": "ewr",
@@ -74,7 +75,7 @@ def test_a_line_says_who_asked_what_of_which_data_and_what_left():
 
 @pytest.mark.parametrize(("rule", "outcome"), [("min_clients", "refused"), ("", "failed")])
 def test_a_line_says_why_nothing_left(rule, outcome):
-    line = entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [], Signed())
+    line = ending(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [], Signed())
     assert (line["outcome"], line["rule"], line["why"]) == (outcome, rule, "no")
     assert (line["outputs"], line["bytes_out"]) == ([], 0)
 
@@ -87,11 +88,11 @@ def test_what_is_written_is_read_again_and_whole(tmp_path):
 
 
 def test_a_silo_that_was_started_again_reads_whose_work_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "REMEMBERED", 400)
+    monkeypatch.setattr(audit, "REMEMBERED", 460)
     path = tmp_path / "audit.log"
     log = AuditLog(path)
     for number in range(8):
-        log.append({"nonces": [f"{number:032x}"]})
+        log.append({"outcome": "answered", "nonces": [f"{number:032x}"]})
     with path.open("ab") as file:
         file.write(b'{"nonces": ["gone"], "previous": ""}\n{"nonces": ["' + b"0" * 32)  # edited; torn
     assert AuditLog(path).nonces() == [("", f"{number:032x}") for number in (6, 7)]
@@ -158,14 +159,58 @@ def test_a_file_that_was_moved_away_is_gone_on_from(tmp_path):
     assert problem_of(lines_of(log.path), first.last) is None
 
 
-def test_a_line_that_was_cut_short_shows_and_the_next_one_is_whole(tmp_path):
+def test_a_torn_last_line_is_told_from_a_changed_one_and_the_next_line_mends_it(tmp_path):
     path = tmp_path / "audit.log"
-    written(path)
+    whole = written(path)[-1]
     path.write_bytes(path.read_bytes()[:-3])
+    torn = problem_of(lines_of(path))
+    assert (torn.line, torn.what) == (5, "line 5 of the audit log is cut short")
     AuditLog(path).append({"number": 5})
     found = read_audit(lines_of(path))
-    assert found.problem.line == 5
-    assert found.lines[-1]["number"] == 5
+    assert found.problem is None
+    assert [line.get("number") for line in found.lines] == [0, 1, 2, 3, None, 5]
+    assert (found.lines[4]["outcome"], found.lines[4]["text"]) == ("torn", whole[:-3].decode())
+    changed = lines_of(path)
+    changed[2] = changed[2][:-3] + b"\n"
+    assert problem_of(changed).what == "line 3 of the audit log is damaged"
+
+
+def test_work_that_was_begun_and_not_ended_shows(tmp_path, capsys):
+    log = AuditLog(tmp_path / "audit.log")
+    first = log.append(beginning(ITEM, Signed()))
+    log.append(beginning(ITEM, Signed()))
+    log.append(ending(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed(), first))
+    found = read_audit(lines_of(log.path))
+    assert found.problem is None
+    assert found.unfinished == [found.lines[1]]
+    print_audit(log.path)
+    printed = capsys.readouterr().out
+    words = " ".join(printed.split())
+    assert "3 lines, none missing or changed; 1 work items were begun, not ended; the last one's hash" in words
+    assert [row[-2] for row in rows(found)] == ["begun, not ended", "answered"]
+    print_audit(log.path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["unfinished"] == found.unfinished
+
+
+def test_nothing_of_a_line_is_left_where_there_is_no_room_for_all_of_it(tmp_path):
+    """RLIMIT_FSIZE fails a write where a full disk would: after a part of the line."""
+    path = tmp_path / "audit.log"
+    written(path)
+    before = path.read_bytes()
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 40}, resource.RLIM_INFINITY))"
+    program = f"""
+import pathlib, resource
+from fedbroker_worker.policy.audit import AuditLog, why_full
+{limit}
+try:
+    AuditLog(pathlib.Path({str(path)!r})).append({{"number": 5, "text": "x" * 100}})
+except OSError as error:
+    print(why_full(error))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.stdout) == ("", "it has reached the size that files may have\n")
+    assert path.read_bytes() == before
+    assert problem_of(lines_of(path)) is None
 
 
 def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
@@ -175,8 +220,8 @@ def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
 
 def test_it_is_printed(tmp_path, capsys):
     log = AuditLog(tmp_path / "audit.log")
-    log.append(entry(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed()))
-    log.append(entry(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed()))
+    log.append(ending(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed()))
+    log.append(ending(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed()))
     print_audit(log.path)
     printed = capsys.readouterr().out
     assert "2 lines, none missing or changed; the last one's hash is" in printed

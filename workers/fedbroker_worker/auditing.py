@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedbroker.errors import ConfigError
 from fedbroker.printable import printable
 from fedbroker_worker.errors import SettingsError
-from fedbroker_worker.policy.audit import Audit, read_audit
+from fedbroker_worker.policy.audit import BEGUN, Audit, read_audit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fedbroker_worker.config import Settings
 
-__all__ = ["print_audit"]
+T = TypeVar("T")
+
+__all__ = ["print_audit", "rows"]
 
 
 def print_audit(where: Settings | Path, *, after: str = "", last: int | None = None, as_json: bool = False) -> None:
@@ -33,14 +35,24 @@ def print_audit(where: Settings | Path, *, after: str = "", last: int | None = N
         AuditDamaged: it is not what was written.
     """
     found = read_audit(_raw(_path(where)), after)
-    lines = found.lines if last is None else found.lines[max(0, len(found.lines) - last) :]
     if as_json:
         problem = found.problem.what if found.problem else None
-        print(json.dumps({"lines": list(lines), "last": found.last, "problem": problem}))
+        lines, unfinished = _last(found.lines, last), list(found.unfinished)
+        print(json.dumps({"lines": lines, "unfinished": unfinished, "last": found.last, "problem": problem}))
     else:
-        _print(lines, found)
+        _print(_last(rows(found), last), found)
     if found.problem:
         raise found.problem
+
+
+def _last(lines: Sequence[T], count: int | None) -> list[T]:
+    return list(lines if count is None else lines[max(0, len(lines) - count) :])
+
+
+def rows(found: Audit) -> list[list[str]]:
+    """Return the cells for each work item: of its last line, or of its first where there is no other."""
+    unfinished = {id(line) for line in found.unfinished}
+    return [_cells(line) for line in found.lines if line.get("outcome") != BEGUN or id(line) in unfinished]
 
 
 def _path(where: Settings | Path) -> Path:
@@ -58,7 +70,7 @@ def _raw(path: Path) -> list[bytes]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="name the audit log with --file") from None
 
 
-def _print(lines: Sequence[Mapping[str, Any]], found: Audit) -> None:
+def _print(lines: Sequence[Sequence[str]], found: Audit) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -68,18 +80,34 @@ def _print(lines: Sequence[Mapping[str, Any]], found: Audit) -> None:
         numbers = ("stage", "clients", "bytes out")
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for line in lines:
-        table.add_row(*_cells(line))
+        table.add_row(*line)
     if lines:
         console.print(table)
-    if not found.problem:
-        console.print(
-            f"{len(found.lines)} lines, none missing or changed; the last one's hash is {found.last or 'none'}"
-        )
+    if found.problem:
+        return
+    unfinished = f"; {len(found.unfinished)} work items were begun, not ended" if found.unfinished else ""
+    console.print(
+        f"{len(found.lines)} lines, none missing or changed{unfinished}; the last one's hash is {found.last or 'none'}"
+    )
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:
-    sources = ", ".join(f"{one['name']}({', '.join(one['columns'])})" for one in line.get("sources", ()))
-    outcome = f"{line.get('outcome')} ({line['rule']})" if line.get("rule") else line.get("outcome")
-    plain = [line.get(key) for key in ("time", "coordinator", "session", "stage")]
-    cells = [*plain, sources, line.get("clients"), outcome, line.get("bytes_out")]
+    plain = [line.get(key, "") for key in ("time", "coordinator", "session", "stage")]
+    cells = [*plain, _sources(line), line.get("clients", ""), _outcome(line), line.get("bytes_out", "")]
     return [printable(str(cell)) for cell in cells]
+
+
+def _outcome(line: Mapping[str, Any]) -> str:
+    outcome = line.get("outcome")
+    if outcome == BEGUN:
+        return "begun, not ended"
+    return f"{outcome} ({line['rule']})" if line.get("rule") else str(outcome)
+
+
+def _sources(line: Mapping[str, Any]) -> str:
+    """Return the sources and their columns; whatever else stands there as it is: somebody may have changed it."""
+    sources = line.get("sources", ())
+    try:
+        return ", ".join(f"{one['name']}({', '.join(one['columns'])})" for one in sources)
+    except (TypeError, KeyError):
+        return str(sources)

@@ -22,6 +22,7 @@ from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.errors import SessionLost, WorkRefused
 from fedbroker_worker.failures import failed_reply
+from fedbroker_worker.policy.recording import GIVEN_UP
 from fedbroker_worker.policy.settings import LONGEST_STAGE
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work import Answer
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Jobs"]
 
 _log = get_logger(__name__)
+
+STOPPED: Final = "the silo stopped; the broker gives the work to the next process"
 
 REPLY_GRACE: Final = 30.0
 """Seconds beyond the stage's own time for which an answer is offered to a broker that is away."""
@@ -104,7 +107,7 @@ class Jobs:
         self._closing = True
         jobs = list(self._busy)
         for job in jobs:
-            job.cancel()
+            job.cancel(STOPPED)
         await asyncio.gather(*jobs, return_exceptions=True)
 
     async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> None:
@@ -173,7 +176,7 @@ class Jobs:
             self._ended.popitem(last=False)
         for job, session in list(self._busy.items()):
             if session == ended:
-                job.cancel()
+                job.cancel(GIVEN_UP)
         self._sessions.end(message.session, by)
         self._answers.forget(message.session, by)
         _log.info("session ended", session=message.session)

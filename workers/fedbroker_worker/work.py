@@ -22,7 +22,7 @@ from fedbroker.wire.messages import Data, Done, Failed, Need, Value
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.joining import join
-from fedbroker_worker.policy.audit import entry
+from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
 
@@ -49,8 +49,6 @@ ATTEMPTS: Final = 3
 
 LARGE: Final = 4 << 20
 """Bytes of blobs from which looking into them would keep others waiting."""
-
-_SEE_LOG: Final = "see the silo's log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class Worker:
         guard: says what may run, and what may leave.
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
-        audit: where each answer is written down before it leaves; None for nowhere.
+        audit: where work is written down before data are read, and each answer before it leaves; None for nowhere.
     """
 
     def __init__(
@@ -119,23 +117,22 @@ class Worker:
             item: the work item.
             signed: who signed it.
         """
-        looked_into: list[str] = []
-        answer = await self._answer(item, signed.by, looked_into)
-        if self._audit is None or isinstance(answer.reply, Need):
-            return answer
-        line = entry(item, answer.reply, looked_into, signed)
+        record = Recording(self._audit, item, signed)
         try:
-            await in_thread(partial(self._audit.append, line), "audit")
-        except OSError as error:
-            _log.error("audit log not written", reason=str(error))
-            return self._failed(item, WorkRefused("the silo's audit log cannot be written", hint=_SEE_LOG))
-        return answer
+            answer = await self._answer(item, signed.by, record)
+            await record.end(answer.reply)
+            return answer
+        except AuditNotWritten as error:
+            return self._failed(item, error)
+        except asyncio.CancelledError as error:
+            await record.cancelled(str(error))
+            raise
 
-    async def _answer(self, item: WorkItem, by: str, looked_into: list[str]) -> Answer:
+    async def _answer(self, item: WorkItem, by: str, record: Recording) -> Answer:
         started = time.monotonic()
         try:
             async with self._guard.time_for(item) as deadline:
-                outputs, waited = await self._outputs(item, by, deadline, looked_into)
+                outputs, waited = await self._outputs(item, by, deadline, record)
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
@@ -143,24 +140,32 @@ class Worker:
             return self._failed(item, error)
 
     async def _outputs(
-        self, item: WorkItem, by: str, deadline: Deadline, looked_into: list[str]
+        self, item: WorkItem, by: str, deadline: Deadline, record: Recording
     ) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item, by)
         self._guard.check_item(item)
+        self._check_coming(item)
+        if kept or _data(item):
+            record.begin()
         # Data are read while blobs are still on their way.
-        loads = {op: asyncio.create_task(self._catalog.load(op, item.clients)) for op in _data(item)}
+        loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in _data(item)}
         try:
             started = time.monotonic()
             with tracing.span("transfer", what="blobs", bytes=sum(item.fresh.values())):
                 blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
-            await self._check(blobs, looked_into)
+            await self._check(blobs, record.computations)
+            await record.begun()
             return await self._replayed(item, by, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
             for load in loads.values():
                 load.cancel()
             await asyncio.gather(*loads.values(), return_exceptions=True)
+
+    async def _load(self, op: Data, clients: int, record: Recording) -> bytes:
+        await record.written()
+        return await self._catalog.load(op, clients)
 
     async def _replayed(
         self,
@@ -197,17 +202,24 @@ class Worker:
         else:
             check()
 
+    def _check_coming(self, item: WorkItem) -> None:
+        """See that every blob is here or announced, before any data are read.
+
+        Raises:
+            _Lacking: some are not.
+        """
+        lacking = [digest for digest in _blobs(item) if digest not in self._blobs and digest not in item.fresh]
+        if lacking:
+            raise _Lacking(lacking)
+
     async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:
         """Every blob that the program names.
 
         Raises:
-            _Lacking: some are neither here nor announced, or were announced and did not come.
+            _Lacking: some were announced and did not come.
         """
-        wanted = list(dict.fromkeys(op.blob for op in item.program if isinstance(op, Value)))
+        wanted = _blobs(item)
         with self._blobs.pinned(wanted):
-            lacking = [digest for digest in wanted if digest not in self._blobs and digest not in item.fresh]
-            if lacking:
-                raise _Lacking(lacking)
             got = await asyncio.gather(
                 *(self._blobs.get(digest, deadline, self._patience) for digest in wanted), return_exceptions=True
             )
@@ -238,3 +250,8 @@ class Worker:
 def _data(item: WorkItem) -> list[Data]:
     """The program's demands for data, each once."""
     return list(dict.fromkeys(op for op in item.program if isinstance(op, Data)))
+
+
+def _blobs(item: WorkItem) -> list[Digest]:
+    """The blobs that the program names, each once."""
+    return list(dict.fromkeys(op.blob for op in item.program if isinstance(op, Value)))

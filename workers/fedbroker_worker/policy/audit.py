@@ -1,32 +1,30 @@
-"""The audit log: one line for each work item, each with the hash of the line before it, so that a gap or an edit shows.
+"""The audit log: lines of JSON, each with the hash of the line before it, so that a gap or an edit shows.
 
-A silo that was started again reads in it which messages' work is done. What it cannot show is that its last lines were
-cut off, or that whoever may write the file wrote all of it anew: note the last line's hash elsewhere from time to time.
-Imports wire's messages, transport's types and this distribution's errors.
+Work that touches data has two lines: one that is written before data are read, and one when it is over, which names the
+first by its hash (see ``recording``). The log cannot show that its last lines were cut off, or that a person who may
+write the file wrote all of it anew: note the last line's hash elsewhere from time to time.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from fedbroker.wire.messages import Data, Done
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker.transport import Signed
-    from fedbroker.wire.messages import Failed, WorkItem
-
-__all__ = ["Audit", "AuditLog", "entry", "read_audit"]
+__all__ = ["BEGUN", "INTERRUPTED", "NONCES", "Audit", "AuditLog", "now", "read_audit", "why_full"]
 
 WINDOW: Final = 1 << 16
 """Bytes that are read of a file's end at first, to find its last line."""
@@ -34,46 +32,30 @@ WINDOW: Final = 1 << 16
 REMEMBERED: Final = 4 << 20
 """Bytes of a file's end in which work is looked for that is not done again."""
 
+LONGEST_TORN: Final = 4096
+"""Bytes of a torn line that are kept."""
+
 PREVIOUS: Final = "previous"
+BEGUN: Final = "begun"
+"""The outcome of a first line, and the key under which a last line has its hash."""
+INTERRUPTED: Final = "interrupted"
 NONCES: Final = "nonces"
 
+_FULL: Final = {
+    errno.ENOSPC: "its disk is full",
+    errno.EDQUOT: "the disk quota of the silo's user is used up",
+    errno.EFBIG: "it has reached the size that files may have",
+}
 
-def entry(item: WorkItem, reply: Done | Failed, computations: Sequence[str], signed: Signed) -> dict[str, object]:
-    """What is written down of a work item.
 
-    Args:
-        item: who asked what.
-        reply: what left, or why nothing did.
-        computations: SHA-256 of each computation and sequence in it, as far as they were looked into.
-        signed: how the item came.
-    """
-    outputs: Sequence[tuple[str, int]] = ()
-    outcome, rule, why = "answered", "", ""
-    if isinstance(reply, Done):
-        outputs = reply.outputs
-    else:
-        outcome, rule, why = "refused" if reply.rule else "failed", reply.rule, reply.cause
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "silo": item.silo,
-        "coordinator": item.reply_to,
-        "signed_by": signed.by,
-        NONCES: list(signed.nonces),
-        "session": item.session,
-        "stage": item.stage,
-        "clients": item.clients,
-        "sources": [
-            {"name": op.name, "columns": [name for name, _ in op.columns]}
-            for op in item.program
-            if isinstance(op, Data)
-        ],
-        "computations": list(computations),
-        "outcome": outcome,
-        "rule": rule,
-        "why": why,
-        "outputs": [digest for digest, _ in outputs],
-        "bytes_out": sum(size for _, size in outputs),
-    }
+def why_full(error: OSError) -> str:
+    """Return why there is no room for another line; empty where room is not what is missing."""
+    return _FULL.get(error.errno or 0, "")
+
+
+def now() -> str:
+    """Return the time as lines have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class AuditLog:
@@ -105,7 +87,9 @@ class AuditLog:
             ) from None
 
     def nonces(self) -> list[tuple[str, str]]:
-        """Signer and nonce of the messages whose work the last few thousand lines tell of.
+        """Return signer and nonce of the messages whose work the last few thousand lines say is over.
+
+        Work that was interrupted is not: the broker gives it to the next process.
 
         Raises:
             OSError: it cannot be read.
@@ -116,31 +100,66 @@ class AuditLog:
         return [
             (str(line.get("signed_by", "")), one)
             for line in lines
-            if line is not None
-            for one in line.get(NONCES, ())
+            if line is not None and line.get("outcome") not in (BEGUN, INTERRUPTED)
+            for one in _list(line.get(NONCES))
             if isinstance(one, str) and _NONCE.fullmatch(one)
         ]
 
-    def append(self, fields: Mapping[str, object]) -> None:
-        """Write one line.
+    def append(self, fields: Mapping[str, object], on_written: Callable[[], None] = lambda: None) -> str:
+        """Write one line; it is on the disk when this returns.
+
+        Where there is no room for all of it, nothing of it is left in the file.
+
+        Args:
+            fields: what it says.
+            on_written: called when other processes can read the line, before it is on the disk.
+
+        Returns:
+            The line's hash.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; see :func:`why_full`.
         """
         file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed
-            size = os.fstat(file).st_size
-            previous = _last_hash(file, size) if size else self._last
-            line = json.dumps({**fields, PREVIOUS: previous}, separators=(",", ":")).encode()
-            torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-            written = (b"\n" if torn else b"") + line + b"\n"
-            if os.write(file, written) != len(written):
-                raise OSError(f"{self.path} took a part of a line only")
-            os.fsync(file)
-            self._last = _hash(line)
+            self._mend(file)
+            start, line = self._append(file, fields)
+            fcntl.flock(file, fcntl.LOCK_UN)  # other lines need not wait for the disk, but get there together
+            on_written()
+            try:
+                os.fsync(file)
+            except OSError:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file).st_size == start + len(line) + 1:
+                    os.ftruncate(file, start)
+                raise
+            return _hash(line)
         finally:
             os.close(file)
+
+    def _mend(self, file: int) -> None:
+        """Turn a line that a power cut or a kill has torn into a line that tells of it."""
+        size = os.fstat(file).st_size
+        if not size or os.pread(file, 1, size - 1) == b"\n":
+            return
+        torn = _last_line(file, size)
+        os.ftruncate(file, size - len(torn))
+        text = torn[:LONGEST_TORN].decode("utf-8", "backslashreplace")
+        try:
+            self._append(file, {"time": now(), "outcome": "torn", "bytes": len(torn), "text": text})
+        except OSError:
+            _write(file, torn, size - len(torn))
+            raise
+
+    def _append(self, file: int, fields: Mapping[str, object]) -> tuple[int, bytes]:
+        """Write one line; return where it begins, and the line."""
+        size = os.fstat(file).st_size
+        previous = _hash(_last_line(file, size)) if size else self._last
+        line = json.dumps({**fields, PREVIOUS: previous}, separators=(",", ":")).encode()
+        _write(file, line + b"\n", size)
+        self._last = _hash(line)
+        return size, line
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -152,11 +171,13 @@ class Audit:
 
     Attributes:
         lines: that are whole, in order.
+        unfinished: those of them that say that work was begun, of which no other line says how it ended.
         last: the hash of the last line, to be compared with one that was noted elsewhere; empty if there is none.
         problem: what was found where it is not what was written; None if nothing was.
     """
 
     lines: Sequence[Mapping[str, Any]]
+    unfinished: Sequence[Mapping[str, Any]]
     last: str
     problem: AuditDamaged | None
 
@@ -169,21 +190,38 @@ def read_audit(raw: Iterable[bytes], after: str = "") -> Audit:
         after: the hash of the last line of the file that it goes on from, where that was moved away.
     """
     lines: list[Mapping[str, Any]] = []
+    begun: dict[str, Mapping[str, Any]] = {}
     problem: AuditDamaged | None = None
     last = after
     for number, one in enumerate(raw, 1):
+        line = one.removesuffix(b"\n")
+        previous, last = last, _hash(line)
         fields = _fields(one)
         if fields is None:
-            problem = problem or AuditDamaged(number, "is damaged", hint="compare it with a copy from elsewhere")
-        elif fields[PREVIOUS] != last:
+            problem = problem or _damaged(number, one)
+            continue
+        if fields[PREVIOUS] != previous:
             problem = problem or _misplaced(number, fields[PREVIOUS])
-        if fields is not None:
-            lines.append(fields)
-        last = _hash(one.removesuffix(b"\n"))
-    return Audit(lines, last, problem)
+        lines.append(fields)
+        if fields.get("outcome") == BEGUN:
+            begun[last] = fields
+        elif isinstance(first := fields.get(BEGUN), str):
+            begun.pop(first, None)
+    return Audit(lines, list(begun.values()), last, problem)
 
 
 _NONCE: Final = re.compile("[0-9a-f]{32}")
+
+
+def _damaged(number: int, line: bytes) -> AuditDamaged:
+    """Tell a line that was not written to its end, which can only be the last one, from one that was changed."""
+    if line.endswith(b"\n") or not line.startswith(b"{"):
+        return AuditDamaged(number, "is damaged", hint="compare it with a copy from elsewhere")
+    hint = (
+        "the silo or its machine stopped while it was written, or the end of the file was cut off: nothing leaves"
+        " before its line is whole, and the silo's next line mends it"
+    )
+    return AuditDamaged(number, "is cut short", hint=hint)
 
 
 def _misplaced(number: int, previous: str) -> AuditDamaged:
@@ -194,22 +232,39 @@ def _misplaced(number: int, previous: str) -> AuditDamaged:
     return AuditDamaged(number, "does not follow the one before it", hint=hint)
 
 
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
 def _fields(line: bytes) -> Mapping[str, Any] | None:
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     sound = isinstance(fields, dict) and isinstance(fields.get(PREVIOUS), str) and line.endswith(b"\n")
     return fields if sound else None
 
 
-def _last_hash(file: int, size: int) -> str:
+def _write(file: int, content: bytes, size: int) -> None:
+    """Write all of it at the end of a file of that size, or nothing."""
+    left = memoryview(content)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+    except OSError:
+        with suppress(OSError):  # what kept it from being written says more
+            os.ftruncate(file, size)
+        raise
+
+
+def _last_line(file: int, size: int) -> bytes:
+    """Return the last line without its newline, if it has one."""
     window = WINDOW
     while True:
         start = max(0, size - window)
         _, newline, line = os.pread(file, size - start, start).removesuffix(b"\n").rpartition(b"\n")
         if newline or not start:
-            return _hash(line)
+            return line
         window *= 2
 
 

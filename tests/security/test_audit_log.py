@@ -1,0 +1,180 @@
+"""A malicious coordinator against the audit log: it has data read and leaves no trace of that.
+
+It gives a session up while the silo computes, lets the time run out, waits for the silo to stop, to be killed, or for
+its disk to be full. Whatever happens, a line that says who asked for which columns is in the log before any of them is
+read, the log verifies, and a line that says how the work ended follows unless the silo's process was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fedbroker_worker.policy.audit import read_audit
+from fedbroker_worker.service import SiloService
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.wire.messages import Done, EndSession, Failed
+from tests.support.attackers import Keyring, malicious_coordinator
+from tests.support.ends import until
+from tests.support.gated import gated_source, go, reads
+from tests.support.worker import RETURNS_ALL, client_of, echo, settings, write_settings
+
+POLICY = {**RETURNS_ALL, "audit_file": "audit.log"}
+
+
+@pytest.fixture
+async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch):
+    """A silo whose source waits to be let, and a malicious coordinator."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keyring = Keyring()
+    sources = {"rows": {"query": "select 1::float as x"}, "gated": gated_source(tmp_path, waits=True)}
+    own = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
+    async with SiloService(own) as silo, malicious_coordinator(broker.url, cohort, keyring, "b") as attacker:
+        await until(lambda: "ewr" in attacker.coordinator.silos)
+        yield silo, attacker
+
+
+def audit(directory: Path) -> list[dict[str, object]]:
+    """The lines of a log that verifies."""
+    found = read_audit((directory / "audit.log").read_bytes().splitlines(keepends=True))
+    assert found.problem is None
+    return [dict(line) for line in found.lines]
+
+
+def outcomes(directory: Path) -> list[object]:
+    return [line["outcome"] for line in audit(directory)]
+
+
+async def test_work_is_in_the_log_before_its_data_are_read(scene, tmp_path) -> None:
+    _, attacker = scene
+    client = attacker.client()
+    item = client.item(echo("gated"))
+    await attacker.send_work(item)
+    await until(lambda: reads(tmp_path) == 1)
+    (line,) = audit(tmp_path)
+    assert (line["outcome"], line["session"]) == ("begun", item.session)
+    assert line["sources"] == [{"name": "gated", "columns": ["x"]}]
+    assert line["signed_by"]
+    go(tmp_path)
+    await until(lambda: outcomes(tmp_path) == ["begun", "answered"])
+    begun, ended = audit(tmp_path)
+    assert ended["begun"] == ended["previous"]
+    assert ended["nonces"] == begun["nonces"]
+
+
+async def test_work_whose_session_is_given_up_while_it_computes_is_in_the_log(scene, tmp_path) -> None:
+    _, attacker = scene
+    item = attacker.client().item(echo("gated"))
+    await attacker.send_work(item)
+    await until(lambda: reads(tmp_path) == 1)
+    await attacker.send_notice("ewr", EndSession(item.session))
+    await until(lambda: outcomes(tmp_path) == ["begun", "cancelled"])
+    ended = audit(tmp_path)[1]
+    assert (ended["why"], ended["bytes_out"]) == ("its coordinator gave the session up", 0)
+    assert ended["sources"] == [{"name": "gated", "columns": ["x"]}]
+
+
+async def test_work_whose_time_runs_out_is_in_the_log(scene, tmp_path) -> None:
+    _, attacker = scene
+    client = attacker.client()
+    reply = await client.send(client.item(echo("gated"), seconds=1))
+    assert isinstance(reply, Failed)
+    assert outcomes(tmp_path) == ["begun", "failed"]
+
+
+async def test_work_that_a_silo_gives_up_as_it_stops_is_in_the_log(scene, tmp_path) -> None:
+    silo, attacker = scene
+    await attacker.send_work(attacker.client().item(echo("gated")))
+    await until(lambda: reads(tmp_path) == 1)
+    await silo.close()
+    assert outcomes(tmp_path) == ["begun", "interrupted"]
+
+
+async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path) -> None:
+    _, attacker = scene
+    go(tmp_path)
+    (tmp_path / "audit.log").unlink()
+    (tmp_path / "audit.log").mkdir()
+    client = attacker.client()
+    reply = await client.send(client.item(echo("gated")))
+    assert isinstance(reply, Failed)
+    assert (reply.kind, reply.cause) == ("refused", "the silo's audit log cannot be written")
+    assert reads(tmp_path) == 0
+    (tmp_path / "audit.log").rmdir()
+    assert isinstance(await client.send(client.item(echo("gated"))), Done)
+
+
+async def test_work_that_a_silo_was_killed_in_is_in_the_log(broker, cohort: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    sources = {"gated": gated_source(tmp_path, waits=True)}
+    path = write_settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
+    run = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path)]
+    silo = await asyncio.create_subprocess_exec(*run, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with client_of(own) as client:
+            asked = asyncio.create_task(client.send(client.item(echo("gated"), seconds=5)))
+            await until(lambda: reads(tmp_path) == 1)
+            silo.kill()
+            await silo.wait()
+            asked.cancel()
+    finally:
+        if silo.returncode is None:
+            silo.kill()
+            await silo.wait()
+    assert outcomes(tmp_path) == ["begun"]
+    show = [sys.executable, "-m", "fedbroker_worker", "audit", "--file", str(tmp_path / "audit.log"), "--json"]
+    shown = await asyncio.to_thread(subprocess.run, show, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    (line,) = json.loads(shown.stdout)["unfinished"]
+    assert line["sources"] == [{"name": "gated", "columns": ["x"]}]
+
+
+FILL = """
+import os, pathlib, sys
+from fedbroker_worker.policy.audit import AuditLog, read_audit, why_full
+path = pathlib.Path(sys.argv[1]) / "audit.log"
+log = AuditLog(path)
+lines = 0
+try:
+    while True:
+        log.append({"number": lines, "text": "x" * 1000})
+        lines += 1
+except OSError as error:
+    print(why_full(error))
+found = read_audit(path.read_bytes().splitlines(keepends=True))
+print(found.problem, len(found.lines) == lines > 10)
+(path.parent / "filler").unlink()
+log.append({"number": lines})
+found = read_audit(path.read_bytes().splitlines(keepends=True))
+print(found.problem, len(found.lines) == lines + 1)
+"""
+
+
+def test_a_full_disk_leaves_a_log_that_verifies_and_is_called_full(tmp_path) -> None:
+    """On a small tmpfs of its own, in a mount namespace that goes with the process."""
+    mount = f"mount -t tmpfs -o size=128k tmpfs {tmp_path} && head -c 30000 /dev/zero > {tmp_path}/filler"
+    shell = f'{mount} && exec "$0" -c "$1" {tmp_path}'
+    run = ["unshare", "--mount", "--map-root-user", "--user", "sh", "-c", shell, sys.executable, FILL]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["its disk is full", "None True", "None True"]
+
+
+async def test_nothing_is_read_or_sent_where_the_log_is_full(scene, tmp_path) -> None:
+    _, attacker = scene
+    go(tmp_path)
+    (tmp_path / "audit.log").unlink()
+    (tmp_path / "audit.log").symlink_to("/dev/full")
+    client = attacker.client()
+    reply = await client.send(client.item(echo("gated")))
+    assert isinstance(reply, Failed)
+    assert reply.cause == "the silo's audit log cannot be written: its disk is full"
+    assert reads(tmp_path) == 0
