@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
+import json
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +20,11 @@ import msgpack
 import msgspec
 import numpy as np
 import tensorflow_federated as tff
+from fedbroker_worker.auditing import rows
 from fedbroker_worker.config import load
 from fedbroker_worker.errors import SourceError, WorkRefused
 from fedbroker_worker.joining import join
+from fedbroker_worker.policy.audit import read_audit
 from fedbroker_worker.policy.values import parts
 from fedbroker_worker.replay import replay
 
@@ -255,6 +259,66 @@ def _strings(value: object) -> Iterator[str]:
                 yield from _strings(one)
 
 
+def audit(data: bytes) -> bool:
+    """An audit log as it is read, and one whose lines were changed: the first bytes say how, the rest is the log.
+
+    Whatever its lines are, reading and showing it raise nothing. In a log that the silo wrote, with texts from the
+    input, every edit, removal, repeat and move of lines is found, or changes the last line's hash.
+    """
+    how, content = data[:3], data[3:]
+    raw = content.splitlines(keepends=True)
+    found = read_audit(raw)
+    rows(found)
+    if found.problem is not None:
+        _one_line(found.problem)
+    lines = _chained(content)
+    whole = read_audit(lines)
+    assert whole.problem is None
+    changed = _changed(lines, how)
+    if changed is None or changed == lines:
+        return found.problem is None and bool(found.lines)
+    again = read_audit(changed)
+    assert again.problem is not None or again.last != whole.last, "a change was not found"
+    if len(changed) > 1 and changed[-1] == lines[-1]:
+        assert again.problem is not None, "a change before the last line was not found"
+    return True
+
+
+def _chained(content: bytes) -> list[bytes]:
+    """A log as a silo writes it, with what the input has as its lines' text."""
+    lines: list[bytes] = []
+    previous = ""
+    for text in content.split(b"\n")[:6]:
+        fields = {"text": text.decode("utf-8", "replace"), "outcome": "begun" if text[:1] < b"a" else "answered"}
+        if lines and text[:1] == b"z":
+            fields["begun"] = previous
+        line = json.dumps({**fields, "previous": previous}, separators=(",", ":")).encode()
+        previous = hashlib.sha256(line).hexdigest()
+        lines.append(line + b"\n")
+    return lines
+
+
+def _changed(lines: Sequence[bytes], how: bytes) -> list[bytes] | None:
+    """The lines after an edit, a removal, a repeat or a move; None where the input says none of these."""
+    if len(how) < 3:
+        return None
+    at, to = how[1] % len(lines), how[2] % len(lines)
+    changed = list(lines)
+    match how[0] % 5:
+        case 0:
+            spot = how[2] % len(changed[at])
+            changed[at] = changed[at][:spot] + bytes([changed[at][spot] ^ 1]) + changed[at][spot + 1 :]
+        case 1:
+            del changed[at]
+        case 2:
+            changed.insert(to, changed[at])
+        case 3:
+            changed.insert(to, changed.pop(at))
+        case _:
+            changed[at] = changed[at][: how[2] % len(changed[at])]
+    return b"".join(changed).splitlines(keepends=True)
+
+
 def _one_line(error: Exception) -> None:
     assert len(str(error).splitlines()) == 1, f"not one line: {error!s}"
     assert len(str(error)) < 20_000, "a line without an end"
@@ -311,5 +375,6 @@ TARGETS = {
         Target(sealed, 4, (blind,)),
         Target(computation, 6, (blind,)),
         Target(answer, 10, (blind,)),
+        Target(audit, 6, (blind,)),
     )
 }
