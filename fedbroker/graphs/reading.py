@@ -16,7 +16,7 @@ from fedbroker.graphs.references import Body, Resolved, attributes, functions_in
 from fedbroker.runtime.framing import Buffer
 from fedbroker.runtime.protos import computation_pb2
 
-__all__ = ["Unreadable", "ops_of_computation", "ops_of_graph"]
+__all__ = ["Unreadable", "graphs_of_computation", "ops_of_computation", "ops_of_graph"]
 
 MOST_BYTES: Final = 128 << 20
 
@@ -31,17 +31,21 @@ def ops_of_computation(serialized: Buffer) -> frozenset[str]:
     Raises:
         Unreadable: it is malformed, too large, or holds something else than TensorFlow.
     """
-    try:
-        computation = computation_pb2.Computation.FromString(_bounded(serialized))
-    except DecodeError:
-        raise Unreadable("it is malformed, or nested too deeply") from None
+    computation = _computation(serialized)
     found: set[str] = set()
     for tensorflow in _tensorflow(computation):
-        any_ = tensorflow.graph_def
-        if any_.type_url.rpartition("/")[2] != "tensorflow.GraphDef":
-            raise Unreadable(f"a graph in it is a {any_.type_url.rpartition('/')[2][:80]!r}")
-        found |= ops_of_graph(any_.value, _exposed(tensorflow))
+        found |= ops_of_graph(_graph_of(tensorflow), _exposed(tensorflow))
     return frozenset(found)
+
+
+def graphs_of_computation(serialized: Buffer) -> Iterator[Resolved]:
+    """Read every graph in a serialized ``Computation``, in an order that depends on nothing but its bytes.
+
+    Raises:
+        Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
+    """
+    for tensorflow in _tensorflow(_computation(serialized)):
+        yield resolve(_bounded(_graph_of(tensorflow)))
 
 
 def ops_of_graph(serialized: Buffer, exposed: Collection[bytes] = ()) -> frozenset[str]:
@@ -118,6 +122,20 @@ def _bounded(serialized: Buffer) -> bytes:
     if len(serialized) > MOST_BYTES:
         raise Unreadable(f"it takes more than {MOST_BYTES} bytes")
     return bytes(serialized)
+
+
+def _computation(serialized: Buffer) -> Message:
+    try:
+        return computation_pb2.Computation.FromString(_bounded(serialized))
+    except DecodeError:
+        raise Unreadable("it is malformed, or nested too deeply") from None
+
+
+def _graph_of(tensorflow: Message) -> bytes:
+    any_ = tensorflow.graph_def
+    if any_.type_url.rpartition("/")[2] != "tensorflow.GraphDef":
+        raise Unreadable(f"a graph in it is a {any_.type_url.rpartition('/')[2][:80]!r}")
+    return bytes(any_.value)
 
 
 def _tensorflow(computation: Message) -> Iterator[Message]:

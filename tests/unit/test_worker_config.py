@@ -291,9 +291,22 @@ def test_the_policy_is_strict_unless_the_file_says_otherwise(write):
     assert (policy.sources, policy.min_clients, policy.client_results) == (None, 1, "refuse")
     assert (policy.refuse_ops, policy.allow_ops, policy.max_bytes_out, policy.audit_file) == ((), (), 1 << 30, "")
     assert policy.in_words == (
-        "any source of at least 1 client; only aggregates leave; at most 1,073,741,824 bytes a session, "
-        "604,800 s a work item; no audit log"
+        "any source of at least 1 client; only aggregates leave; errors by position; "
+        "at most 1,073,741,824 bytes a session, 604,800 s a work item, 4 failures a session; no audit log"
     )
+
+
+@pytest.mark.parametrize(
+    ("results", "detail", "in_full"),
+    [
+        ("refuse", None, False),
+        ("allow", None, True),
+        ("refuse", "full", True),
+        ("allow", "position", False),
+    ],
+)
+def test_errors_are_told_in_full_only_where_values_may_leave_or_the_silo_says_so(results, detail, in_full):
+    assert PolicySettings(client_results=results, error_detail=detail).errors_in_full is in_full
 
 
 def test_a_policy_is_read(write):
@@ -305,14 +318,17 @@ def test_a_policy_is_read(write):
     refuse_ops = ["Assert"]
     allow_ops = ["PrintV2", "ReadFile"]
     max_bytes_out = 1000
+    max_failures = 2
+    error_detail = "position"
     max_seconds = 90
     audit_file = "audit.log"
     """
     policy = load(write(GOOD + text), {}).policy
     assert (policy.sources, policy.allow_ops) == (("flights",), ("PrintV2", "ReadFile"))
     assert policy.in_words == (
-        "sources flights of at least 5 clients; client values may leave; at most 1,000 bytes a session, "
-        "90 s a work item; Assert refused, too; PrintV2, ReadFile allowed; audit log audit.log"
+        "sources flights of at least 5 clients; client values may leave; errors by position; "
+        "at most 1,000 bytes a session, 90 s a work item, 2 failures a session; "
+        "Assert refused, too; PrintV2, ReadFile allowed; audit log audit.log"
     )
     environ = {"FEDBROKER_POLICY_AUDIT_FILE": "/var/lib/silo/audit.log"}
     assert load(write(GOOD + text), environ).policy.audit_file == "/var/lib/silo/audit.log"
@@ -328,6 +344,8 @@ def test_a_policy_is_read(write):
         ),
         ("min_clients = 0", "'min_clients' in [policy] of silo.toml: expected int >= 1; it is a number, at least 1"),
         ('client_results = "yes"', '"refuse" or "allow"'),
+        ('error_detail = "none"', '"position" or "full"'),
+        ("max_failures = 0", "'max_failures' in [policy] of silo.toml"),
         ('refuse_ops = ["PrintV3"]', "TensorFlow has no op 'PrintV3'; did you mean 'Print'?"),
         ('allow_ops = ["readfile"]', "TensorFlow has no op 'readfile'; did you mean"),
         ('allow_ops = ["Add"]\nrefuse_ops = ["Add"]', "'Add' is in 'refuse_ops', too"),

@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
+from fedbroker.graphs import known_ops
 from fedbroker.wire.messages import Data, Failed
 from fedbroker_worker import incidents
 from fedbroker_worker.casts import DTYPES
 from fedbroker_worker.errors import ColumnError, PolicyRefused, SessionLost, SourceError, WorkRefused
+from fedbroker_worker.policy.positions import OpFailed
 from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fedbroker.wire.messages import Source, WorkItem
+    from fedbroker_worker.policy.guard import Guard
 
 __all__ = ["Failure", "Kind", "PublicText", "failed_reply", "failure_of"]
 
@@ -35,6 +38,22 @@ PublicText = NewType("PublicText", str)
 LONGEST_CAUSE: Final = 4000
 
 _NOTHING: Final = PublicText("")
+
+_USED_UP: Final = PublicText("it failed, and no more bytes may leave in this session")
+
+_WORDS_STAY: Final = "the silo's administrator can read why, or set error_detail"
+
+_STATUSES: Final = frozenset(
+    {
+        *("CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+        *("PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED"),
+        *("OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
+    }
+)
+"""All of gRPC's."""
+
+_BY_DATA: Final = frozenset({"data", "computation"})
+"""Kinds of failures that data decide on: whether, where and when they fail tells something of the data."""
 
 _KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
 
@@ -61,7 +80,13 @@ class Failure:
 
 
 def failed_reply(
-    item: WorkItem, silo: str, incarnation: str, error: Exception, announced: Mapping[str, Source] | None = None
+    item: WorkItem,
+    silo: str,
+    incarnation: str,
+    error: Exception,
+    announced: Mapping[str, Source] | None = None,
+    guard: Guard | None = None,
+    by: str = "",
 ) -> Failed:
     """Return the reply that tells of the exception being handled; log its detail under the id that the reply shows.
 
@@ -71,18 +96,30 @@ def failed_reply(
         incarnation: of its process.
         error: why it was not done.
         announced: what coordinators are told of the silo's sources.
+        guard: the silo's policy; None for errors that no data can have caused.
+        by: the fingerprint of the key that signed the item; empty where nothing is signed.
     """
-    failure = failure_of(error, item, announced or {})
+    failure = failure_of(error, item, announced or {}, in_full=guard is not None and guard.errors_in_full)
     hint: str = failure.hint
     if failure.detail:
         incident = incidents.log_detail(failure.detail, traceback=failure.unexpected)
         hint = "; ".join(filter(None, (hint, incidents.see(incident))))
     cause = " ".join(failure.cause.split())[:LONGEST_CAUSE]
+    size = len(cause.encode()) + len(hint.encode())
+    if guard is not None and failure.kind in _BY_DATA and not guard.count_failure(item, size, by):
+        cause, hint = _USED_UP, ""
     return Failed(item.session, item.stage, silo, incarnation, failure.kind, cause, hint, failure.rule)
 
 
-def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
-    """Divide an exception into what may leave the silo and what may not; of one that is not named here, nothing may."""
+def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source], *, in_full: bool = False) -> Failure:
+    """Divide an exception into what may leave the silo and what may not; of one that is not named here, nothing may.
+
+    Args:
+        error: the exception.
+        item: what was asked for.
+        announced: what coordinators are told of the silo's sources.
+        in_full: the policy lets the C++ runtime's words on a failed computation leave, and what they quote of the data.
+    """
     match error:
         case TimeoutError() | DeadlineExceeded():
             cause = PublicText(f"it was not done within {item.seconds:.3g} s")
@@ -99,8 +136,11 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
             return Failure("lost", PublicText(error.what), PublicText(error.hint))
         case RuntimeUnavailable():
             return Failure("lost", _end_of_runtime(error), PublicText("run the computation again"), detail=str(error))
-        case ComputationFailed():
+        case ComputationFailed() if in_full:
             return Failure("computation", PublicText(f"{error.status}: {error.detail}"), PublicText(error.hint))
+        case ComputationFailed():
+            hint = "; ".join(filter(None, (error.hint, _WORDS_STAY)))
+            return Failure("computation", _of_computation(error), PublicText(hint), detail=str(error))
         case _:
             detail = f"unexpected {type(error).__name__}: {error}"
             return Failure("refused", _unexpected(error), detail=detail, unexpected=True)
@@ -138,6 +178,19 @@ def _advice(error: SourceError, announced: Mapping[str, Source]) -> PublicText:
         case _:
             return PublicText(error.problem.advice)
     return PublicText(f"there are {', '.join(names)}" if names else "there are none")
+
+
+def _of_computation(error: ComputationFailed) -> PublicText:
+    """Name the status, and the op and its place in what the coordinator sent: none of the runtime's words."""
+    status = error.status if error.status in _STATUSES else "UNKNOWN"
+    if not isinstance(error, OpFailed):
+        return PublicText(f"{status}: the computation failed")
+    at = error.position
+    op = at.op if at.op in known_ops() else "an op"
+    body = f"graph {at.graph}" if at.function is None else f"function {at.function} of graph {at.graph}"
+    return PublicText(
+        f"{status}: {op} failed, node {at.node} of {body} of computation {error.part} of value {error.ref}"
+    )
 
 
 def _end_of_runtime(error: RuntimeUnavailable) -> PublicText:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import Missing, RuntimeUnavailable
+from fedbroker.errors import ComputationFailed, Missing, RuntimeUnavailable
 from fedbroker.log import get_logger
 from fedbroker.transport.envelopes import UNSIGNED
 from fedbroker.wire.blobs import digest_of
@@ -22,6 +22,7 @@ from fedbroker.wire.messages import Data, Done, Failed, Need, Value
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.joining import join
+from fedbroker_worker.policy.positions import located
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
@@ -123,7 +124,7 @@ class Worker:
             await record.end(answer.reply)
             return answer
         except AuditNotWritten as error:
-            return self._failed(item, error)
+            return self._failed(item, error, signed.by)
         except asyncio.CancelledError as error:
             await record.cancelled(str(error))
             raise
@@ -137,14 +138,14 @@ class Worker:
         except _Lacking as lacking:
             return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
         except Exception as error:
-            return self._failed(item, error)
+            return self._failed(item, error, by)
 
     async def _outputs(
         self, item: WorkItem, by: str, deadline: Deadline, record: Recording
     ) -> tuple[list[Buffer], float]:
         """What the program materializes, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item, by)
-        self._guard.check_item(item)
+        self._guard.check_item(item, by)
         self._check_coming(item)
         if kept or _data(item):
             record.begin()
@@ -184,6 +185,8 @@ class Worker:
                         outputs = await replay(program, executor, refs, blobs, lambda op: loads[op])
                         self._guard.check_outputs(item, outputs, by)
                         return outputs
+            except ComputationFailed as error:
+                raise await in_thread(partial(located, error, item, blobs), "locate failure") from error
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:
                     raise
@@ -243,8 +246,9 @@ class Worker:
         reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
         return Answer(reply, dict(named))
 
-    def _failed(self, item: WorkItem, error: Exception) -> Answer:
-        return Answer(failed_reply(item, self._silo, self._incarnation, error, self._catalog.announced))
+    def _failed(self, item: WorkItem, error: Exception, by: str) -> Answer:
+        told = self._catalog.announced
+        return Answer(failed_reply(item, self._silo, self._incarnation, error, told, self._guard, by))
 
 
 def _data(item: WorkItem) -> list[Data]:

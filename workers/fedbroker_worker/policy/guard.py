@@ -44,6 +44,7 @@ class Guard:
         # By SHA-256, as the audit log names them: whoever audits has a tool for that.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._sent: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._failures: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     @asynccontextmanager
     async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
@@ -62,14 +63,15 @@ class Guard:
                 raise rules.out_of_time(self._policy) from None
             raise
 
-    def check_item(self, item: WorkItem) -> None:
-        """Before anything is done for an item.
+    def check_item(self, item: WorkItem, by: str = "") -> None:
+        """Before anything is done for an item, which was signed with the key whose fingerprint is ``by``.
 
         Raises:
             PolicyRefused: a rule forbids it.
         """
         rules.check_sources(self._policy, item)
         rules.check_clients(self._policy, item)
+        rules.check_failures(self._policy, self._failures.get((by, item.session), 0))
 
     def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
         """Before any of an item's blobs is given to the runtime.
@@ -113,6 +115,33 @@ class Guard:
             self._sent[by, item.session] = before + now
             if len(self._sent) > MOST_SESSIONS:
                 self._sent.popitem(last=False)
+
+    @property
+    def errors_in_full(self) -> bool:
+        """Whether the C++ runtime's words on a failed computation may leave."""
+        return self._policy.errors_in_full
+
+    def count_failure(self, item: WorkItem, size: int, by: str = "") -> bool:
+        """Count a failure that data decided on, for its session and signer, whose fingerprint is ``by``.
+
+        Args:
+            item: what failed.
+            size: bytes of what is to be told of it.
+            by: see above.
+
+        Returns:
+            Whether these may leave: they count among the session's bytes then, and it has not failed too often.
+        """
+        key = by, item.session
+        failures = self._failures[key] = self._failures.pop(key, 0) + 1
+        before = self._sent.pop(key, 0)
+        # Several items of a session may run side by side: more than max_failures of them can fail.
+        allowed = failures <= self._policy.max_failures and before + size <= self._policy.max_bytes_out
+        self._sent[key] = before + size if allowed else before
+        for counted in (self._failures, self._sent):
+            if len(counted) > MOST_SESSIONS:
+                counted.popitem(last=False)
+        return allowed
 
     def _ops_of(self, part: Part, digest: bytes) -> frozenset[str]:
         kind, content = part

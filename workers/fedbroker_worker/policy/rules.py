@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import WorkItem
     from fedbroker_worker.policy.settings import PolicySettings
 
-__all__ = ["check_bytes_out", "check_clients", "check_ops", "check_sources", "out_of_time", "refuse_client_values"]
+__all__ = [
+    "check_bytes_out",
+    "check_clients",
+    "check_failures",
+    "check_ops",
+    "check_sources",
+    "out_of_time",
+    "refuse_client_values",
+]
 
 LISTED: Final = 5
 """Ops that a refusal names."""
@@ -105,6 +113,24 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
     )
 
 
+def check_failures(policy: PolicySettings, before: int) -> None:
+    """A session goes on only while few of its work items have failed: each failure tells something of the data.
+
+    Args:
+        policy: holds the bound.
+        before: work items of the session that failed.
+
+    Raises:
+        PolicyRefused: they are too many.
+    """
+    if before >= policy.max_failures:
+        raise PolicyRefused(
+            "max_failures",
+            f"work of this session has failed {policy.max_failures} times, and nothing more of it is done",
+            hint="correct the computation, and run it again",
+        )
+
+
 def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:
     """A session's results stay within their bound.
 
@@ -119,6 +145,6 @@ def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:
     if before + now > policy.max_bytes_out:
         raise PolicyRefused(
             "max_bytes_out",
-            f"the session's results would take {before + now} bytes, and the most is {policy.max_bytes_out}",
+            f"the session's results would take more than the {policy.max_bytes_out} bytes that may leave",
             hint="return less from the clients, or have the silo's administrator raise max_bytes_out",
         )

@@ -33,6 +33,9 @@ class PolicySettings:
         refuse_ops: TensorFlow ops that are refused besides those that always are.
         allow_ops: ops of those that are not refused here.
         max_bytes_out: of all results of one session.
+        max_failures: work items of one session that may fail over data; further ones of that session are refused.
+        error_detail: what a coordinator is told of a failed computation: the op and its position, or all that the C++
+            runtime says, which quotes values; None for the position where values of single clients may not leave.
         max_seconds: for one work item, whatever its coordinator allows.
         audit_file: where it is written down what was asked and what left; empty for nowhere.
     """
@@ -43,10 +46,17 @@ class PolicySettings:
     refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
     allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
     max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
+    max_failures: Annotated[int, Meta(ge=1, le=1_000_000, description="a number, at least 1")] = 4
+    error_detail: Annotated[Literal["position", "full"] | None, Meta(description='"position" or "full"')] = None
     max_seconds: Annotated[float, Meta(gt=0, le=LONGEST_STAGE, description="a number of seconds, up to 7 days")] = (
         LONGEST_STAGE
     )
     audit_file: Annotated[str, Meta(description='a file, such as "audit.log"')] = ""
+
+    @property
+    def errors_in_full(self) -> bool:
+        """Whether the C++ runtime's words on a failed computation may leave."""
+        return (self.error_detail or ("full" if self.client_results == "allow" else "position")) == "full"
 
     @property
     def in_words(self) -> str:
@@ -54,11 +64,13 @@ class PolicySettings:
         sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
         clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
         results = "client values may leave" if self.client_results == "allow" else "only aggregates leave"
+        errors = "errors in full" if self.errors_in_full else "errors by position"
         ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
         ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
         log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
-        most = f"at most {self.max_bytes_out:,} bytes a session, {self.max_seconds:,g} s a work item"
-        return "; ".join([f"{sources} {clients}", results, most, *ops, log])
+        most = f"at most {self.max_bytes_out:,} bytes a session, {self.max_seconds:,g} s a work item, "
+        most += f"{self.max_failures} failures a session"
+        return "; ".join([f"{sources} {clients}", results, errors, most, *ops, log])
 
 
 def read_policy(
