@@ -17,7 +17,7 @@ from typing import Final
 from fedbroker.graphs.graphdef import Message, Unreadable, parse
 from fedbroker.graphs.ops import known_ops
 
-__all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve"]
+__all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve", "tensor_of"]
 
 MOST_NODES: Final = 1_000_000
 
@@ -107,13 +107,22 @@ def resolve(serialized: bytes) -> Resolved:
     return Resolved(_Scope(graph.node).body(b"", {}), functions, graph)
 
 
+def tensor_of(name: str) -> Source:
+    """The tensor in a graph that a name stands for, of what is fed and fetched.
+
+    Raises:
+        Unreadable: it is no tensor's name.
+    """
+    return _indexed(name.encode("utf-8", "surrogatepass"))
+
+
 def node_of(tensor: str) -> bytes:
     """The node that a tensor's name in a graph belongs to, of what is fed and fetched.
 
     Raises:
         Unreadable: it is no tensor's name.
     """
-    return _indexed(tensor.encode("utf-8", "surrogatepass")).name
+    return tensor_of(tensor).name
 
 
 def attributes(owner: Message) -> dict[bytes, Message]:

@@ -1,0 +1,202 @@
+"""What a TensorFlow graph computes, as expressions over its parameter: for graphs of a few plain ops.
+
+A tensor that comes from an op without an entry here is :class:`Computed` and not pure: nothing is concluded from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from fedbroker.graphs.expressions import (
+    NO_NAMES,
+    Computed,
+    Function,
+    NotUnderstood,
+    Struct,
+    Value,
+    inputs_of,
+    leaves,
+    select,
+)
+from fedbroker.graphs.graphdef import Message, Unreadable
+from fedbroker.graphs.plain_ops import PURE, after, is_pure, made
+from fedbroker.graphs.references import Body, Resolved, attributes, resolve, tensor_of
+
+__all__ = ["TensorFlow"]
+
+MOST_STEPS: Final = 100_000
+"""Tensors that are looked at in one call of a graph."""
+
+DEEPEST: Final = 100
+"""Ops one behind the other."""
+
+Tensor: TypeAlias = tuple[bytes, int]
+"""The name of a node, or of a function's argument, and which of its outputs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorFlow(Function):
+    """A ``TensorFlow`` computation.
+
+    Attributes:
+        proto: the message.
+        type: the message ``FunctionType`` that it is declared with.
+    """
+
+    proto: Message
+    type: Message
+
+    def call(self, argument: Value | None) -> Value:
+        """See :class:`Function`. Of a graph that cannot be read, nothing is known of the tensors that it returns."""
+        inputs = NO_NAMES if argument is None else frozenset().union(*map(inputs_of, leaves(argument)))
+        try:
+            return self._called(argument)
+        except (NotUnderstood, Unreadable) as error:
+            why = f"a graph that cannot be read: {error}"
+        return _result(self.proto.result, lambda _: Computed(why, inputs, pure=False))
+
+    def _called(self, argument: Value | None) -> Value:
+        if self.proto.graph_def.type_url.rpartition("/")[2] != "tensorflow.GraphDef":
+            raise NotUnderstood("it holds no graph")
+        if (argument is None) != (self.proto.parameter.WhichOneof("binding") is None):
+            raise NotUnderstood("it is called with too many or too few arguments")
+        graph = resolve(self.proto.graph_def.value)
+        fed = {} if argument is None else dict(_bound(self.proto.parameter, argument))
+        if self.proto.session_token_tensor_name:
+            fed[_tensor(self.proto.session_token_tensor_name)] = Computed("a session's token", NO_NAMES, pure=False)
+        frame = _Frame(graph, graph.graph, fed, _Budget())
+        if self.proto.initialize_op and not is_pure(frame.tensor(_tensor(self.proto.initialize_op))):
+            raise NotUnderstood("it holds a state")
+        return _result(self.proto.result, lambda name: frame.tensor(_tensor(name)))
+
+
+def _result(binding: Message, tensor: Callable[[str], Value]) -> Value:
+    """What a computation returns, of which each tensor is what is made of its name."""
+    match binding.WhichOneof("binding"):
+        case "struct":
+            return Struct.of([_result(element, tensor) for element in binding.struct.element])
+        case "tensor":
+            return tensor(binding.tensor.tensor_name)
+        case "sequence":
+            return Computed("a sequence", NO_NAMES, pure=False)
+        case _:
+            raise NotUnderstood("its result is malformed")
+
+
+def _bound(binding: Message, argument: Value) -> Iterator[tuple[Tensor, Value]]:
+    """The tensors that a parameter is fed to, each with what it is."""
+    seen: set[Tensor] = set()
+    waiting = [(binding, argument)]
+    while waiting:
+        one, value = waiting.pop()
+        match one.WhichOneof("binding"):
+            case "struct":
+                if isinstance(value, Struct) and len(value.elements) != len(one.struct.element):
+                    raise NotUnderstood("its argument does not fit")
+                waiting += [(element, select(value, index)) for index, element in enumerate(one.struct.element)]
+                continue
+            case "tensor":
+                tensor = _tensor(one.tensor.tensor_name)
+            case "sequence":
+                tensor = _tensor(one.sequence.variant_tensor_name)
+            case _:
+                raise NotUnderstood("its parameter is malformed")
+        inputs_of(value)
+        if tensor in seen:
+            raise NotUnderstood("two of its parameters are one tensor")
+        seen.add(tensor)
+        yield tensor, value
+
+
+def _tensor(name: str) -> Tensor:
+    """Node and output."""
+    source = tensor_of(name)
+    return source.name, source.index
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How much is evaluated, in functions of functions too."""
+
+    steps: int = MOST_STEPS
+    depth: int = 0
+
+    def __enter__(self) -> None:
+        self.steps -= 1
+        self.depth += 1
+        if self.steps < 0 or self.depth > DEEPEST:
+            raise NotUnderstood("too many of its ops stand one behind the other")
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One evaluation of a graph or a function: what is known of each tensor by now."""
+
+    graph: Resolved
+    body: Body
+    fed: Mapping[Tensor, Value]
+    budget: _Budget
+    known: dict[Tensor, Value] = field(default_factory=dict)
+
+    def tensor(self, tensor: Tensor) -> Value:
+        if tensor in self.fed:
+            return self.fed[tensor]
+        if tensor not in self.known:
+            with self.budget:
+                self.known[tensor] = self._computed(*tensor)
+        return self.known[tensor]
+
+    def _computed(self, name: bytes, output: int) -> Value:
+        node = self.body.nodes.get(name)
+        if node is None:
+            raise NotUnderstood("it refers to a node that is not there")
+        values = [self.tensor((source.name, source.index)) for source in self.body.inputs[name]]
+        controls = [self.tensor((one, 0)) for one in self.body.controls[name]]
+        op = _text(node.op)
+        attrs = attributes(node)
+        if op in _CALLS:
+            return after(self._called(attrs, values, output), controls)
+        if op == "IdentityN" and output < len(values):
+            values, op, output = [values[output]], "Identity", 0
+        pure = op in PURE and all(map(is_pure, (*values, *controls)))
+        if pure and output == 0:
+            known = made(op, attrs, values)
+            if known is not None:
+                return after(known, controls)
+        impure = (one.op for one in (*values, *controls) if isinstance(one, Computed) and not one.pure)
+        return Computed(next(impure, _printable(op)), NO_NAMES.union(*map(inputs_of, (*values, *controls))), pure)
+
+    def _called(self, attrs: Mapping[bytes, Message], values: list[Value], output: int) -> Value:
+        """What a call of one of the graph's own functions gives."""
+        function = self.graph.functions.get(attrs[b"f"].func.name) if b"f" in attrs else None
+        if function is None or len(function.arguments) != len(values) or output >= len(function.results):
+            raise NotUnderstood("it calls a function that is not there, or does not fit")
+        fed = {(name, 0): value for name, value in zip(function.arguments, values, strict=True)}
+        frame = _Frame(self.graph, function, fed, self.budget)
+        message = self.graph.message.library.function[list(self.graph.functions).index(function.name)]
+        if not _IMPLEMENTATION.isdisjoint(attributes(message)):
+            raise NotUnderstood("TensorFlow may put another function in the place of one in it")
+        if not all(is_pure(frame.tensor((one.value, 0))) for one in message.control_ret):
+            raise NotUnderstood("a function in it has an effect")
+        source = list(function.results.values())[output]
+        return frame.tensor((source.name, source.index))
+
+
+_CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+
+
+_IMPLEMENTATION: Final = frozenset({b"api_implements", b"api_preferred_device", b"backward_function_name"})
+"""Attributes of a function by which TensorFlow's optimizer picks another one for it."""
+
+
+def _printable(op: str) -> str:
+    return op[:40] if op.isidentifier() and op.isascii() else "an unknown op"
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")

@@ -1,0 +1,153 @@
+"""What is known of the ops that a graph of plain arithmetic consists of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from fedbroker.graphs.expressions import NO_NAMES, Combined, Computed, Input, Known, Reduction, Value, inputs_of
+from fedbroker.graphs.graphdef import Message
+from fedbroker.graphs.tensors import BFLOAT16, DTYPES, Constant, read_constant, uniform
+
+__all__ = ["PURE", "after", "is_pure", "made"]
+
+MOST_TERMS: Final = 100
+
+MOST_ELEMENTS: Final = 1 << 40
+"""Elements of a tensor whose shape is concluded: shapes are compared, never made."""
+
+_COMBINING: Final[Mapping[str, Reduction]] = {
+    "Add": "sum",
+    "AddN": "sum",
+    "AddV2": "sum",
+    "Maximum": "max",
+    "Minimum": "min",
+}
+
+_SAME: Final = frozenset({"EnsureShape", "Identity", "PreventGradient", "Snapshot", "StopGradient"})
+"""Their result is their first input."""
+
+PURE: Final = frozenset(
+    """
+    Abs Add AddN All Any AddV2 Assert BitwiseAnd BitwiseOr BitwiseXor BroadcastTo Cast Ceil ClipByValue Concat
+    ConcatV2 Const Cos DivNoNan EnsureShape Equal Exp ExpandDims Fill Floor FloorDiv FloorMod GatherV2
+    Greater GreaterEqual Identity LeftShift Less LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr MatMul
+    Max Maximum Mean Merge Min Minimum Mul MulNoNan Neg NoOp NotEqual OneHot OnesLike Pack Pow
+    PreventGradient Prod Range Rank RealDiv Reciprocal Relu Reshape RightShift Round Rsqrt Select SelectV2
+    Shape Sigmoid Sign Sin Size Slice Snapshot Split Sqrt Square SquaredDifference Squeeze StopGradient
+    StridedSlice Sub Sum Switch Tanh Tile Transpose ZerosLike
+    """.split()  # noqa: SIM905  # a list of eighty words reads better so
+)
+"""Ops that are functions of their inputs, without a state and without an effect but failing."""
+
+
+def made(op: str, attrs: Mapping[bytes, Message], values: list[Value]) -> Value | None:
+    """Return what a pure op makes, where more is known of that than what it depends on."""
+    if op in _SAME and values:
+        return values[0]
+    if op in _COMBINING and len(values) > 1 and b"T" in attrs:
+        dtype = int(attrs[b"T"].type)
+        if dtype not in DTYPES:
+            return Computed(f"{op} of something else than numbers", NO_NAMES.union(*map(inputs_of, values)), pure=True)
+        return _combined(_COMBINING[op], dtype, values)
+    if op == "Const" and b"value" in attrs and not values:
+        constant = read_constant(attrs[b"value"].tensor)
+        return None if constant is None else Known(constant)
+    making = _MAKING.get(op)
+    if making is None or not values or not all(isinstance(value, Known) for value in values):
+        return None
+    made = making(attrs, *(value.constant for value in values if isinstance(value, Known)))
+    return None if made is None else Known(made)
+
+
+def after(value: Value, controls: list[Value]) -> Value:
+    """Return the same, computed only where other ops have not failed: that depends on what those look at."""
+    inputs = NO_NAMES.union(*map(inputs_of, controls))
+    if not inputs:
+        return value
+    if isinstance(value, Combined):
+        return replace(value, inputs=value.inputs | inputs, checked=value.checked | inputs)
+    return Computed("a check of other values", inputs_of(value) | inputs, pure=True)
+
+
+def _combined(reduction: Reduction, dtype: int, values: list[Value]) -> Value:
+    """Several tensors in one, whichever way they are put in brackets: TensorFlow's optimizer changes that."""
+    terms: list[Input | Known | Computed] = []
+    checked = NO_NAMES
+    for value in values:
+        checked |= value.checked if isinstance(value, Combined) else NO_NAMES
+        if isinstance(value, Combined) and (value.reduction, value.dtype) == (reduction, dtype):
+            terms += value.terms
+        elif isinstance(value, Combined):
+            terms.append(Computed(value.reduction, value.inputs, value.pure))
+        else:
+            assert isinstance(value, Input | Known | Computed)
+            terms.append(value)
+    inputs = NO_NAMES.union(*map(inputs_of, values))
+    if len(terms) > MOST_TERMS:
+        return Computed("too many additions", inputs, pure=True)
+    return Combined(reduction, dtype, tuple(terms), inputs, checked)
+
+
+def is_pure(value: Value) -> bool:
+    """Whether a tensor is a function of inputs and constants alone."""
+    return value.pure if isinstance(value, Computed | Combined) else True
+
+
+def _shape_of(constant: Constant) -> tuple[int, ...] | None:
+    """The shape that a constant names."""
+    values = constant.values
+    if values is None or len(constant.shape) != 1 or constant.shape[0] != len(values) or min(values, default=0) < 0:
+        return None
+    return values if math.prod(values) <= MOST_ELEMENTS else None
+
+
+def _filled(_: Mapping[bytes, Message], dims: Constant, value: Constant) -> Constant | None:
+    shape = _shape_of(dims)
+    return None if shape is None or value.shape != () else uniform(value.dtype, shape, value.fill)
+
+
+def _broadcast(_: Mapping[bytes, Message], value: Constant, dims: Constant) -> Constant | None:
+    shape = _shape_of(dims)
+    return None if shape is None else uniform(value.dtype, shape, value.fill)
+
+
+def _reshaped(_: Mapping[bytes, Message], value: Constant, dims: Constant) -> Constant | None:
+    shape = _shape_of(dims)
+    return (
+        None if shape is None or math.prod(shape) != math.prod(value.shape) else uniform(value.dtype, shape, value.fill)
+    )
+
+
+def _zeros(_: Mapping[bytes, Message], value: Constant) -> Constant:
+    return uniform(value.dtype, value.shape, bytes(DTYPES[value.dtype].itemsize))
+
+
+def _cast(attrs: Mapping[bytes, Message], value: Constant) -> Constant | None:
+    if b"DstT" not in attrs or attrs[b"DstT"].type not in DTYPES:
+        return None
+    to = int(attrs[b"DstT"].type)
+    if value.zero:
+        return uniform(to, value.shape, bytes(DTYPES[to].itemsize))
+    if value.fill is None or BFLOAT16 in (to, value.dtype) or DTYPES[to].kind == "c" or DTYPES[value.dtype].kind == "c":
+        return None
+    number = np.frombuffer(value.fill, DTYPES[value.dtype])
+    # Only where both types have the number is it the same in NumPy and in TensorFlow.
+    with np.errstate(all="ignore"):
+        made = number.astype(DTYPES[to])
+        same = bool((made.astype(DTYPES[value.dtype]) == number).all())
+    return uniform(to, value.shape, made.tobytes()) if same else None
+
+
+_MAKING: Final[Mapping[str, Callable[..., Constant | None]]] = {
+    "BroadcastTo": _broadcast,
+    "Cast": _cast,
+    "Fill": _filled,
+    "Reshape": _reshaped,
+    "ZerosLike": _zeros,
+}
+"""Ops of constants that make constants."""

@@ -1,0 +1,170 @@
+"""Constants in graphs and in computations: what type, shape and numbers they have, read without TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from fedbroker.graphs.graphdef import Message
+
+__all__ = ["BFLOAT16", "DTYPES", "Constant", "dtype_name", "read_array", "read_constant", "uniform"]
+
+BFLOAT16: Final = 14
+HALF: Final = 19
+
+DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
+    1: np.dtype("float32"),
+    2: np.dtype("float64"),
+    3: np.dtype("int32"),
+    4: np.dtype("uint8"),
+    5: np.dtype("int16"),
+    6: np.dtype("int8"),
+    8: np.dtype("complex64"),
+    9: np.dtype("int64"),
+    BFLOAT16: np.dtype("uint16"),  # its bits
+    17: np.dtype("uint16"),
+    18: np.dtype("complex128"),
+    HALF: np.dtype("float16"),
+    22: np.dtype("uint32"),
+    23: np.dtype("uint64"),
+}
+"""TensorFlow's numeric types, by their numbers in its ``types.proto``, which are those of TFF's ``DataType``, too."""
+
+_TYPED: Final[Mapping[int, str]] = {
+    1: "float_val",
+    2: "double_val",
+    3: "int_val",
+    4: "int_val",
+    5: "int_val",
+    6: "int_val",
+    8: "scomplex_val",
+    9: "int64_val",
+    BFLOAT16: "half_val",
+    17: "int_val",
+    18: "dcomplex_val",
+    HALF: "half_val",
+    22: "uint32_val",
+    23: "uint64_val",
+}
+
+MOST_DIMENSIONS: Final = 254
+SMALL: Final = 16
+"""Elements of a constant that are remembered one by one: it may be a shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor of one number, or any small tensor.
+
+    Attributes:
+        dtype: TensorFlow's number of the type.
+        shape: its dimensions.
+        fill: the bytes of the number that each element is; None where elements differ.
+        values: each element in order, for a small tensor of integers; else None.
+    """
+
+    dtype: int
+    shape: tuple[int, ...]
+    fill: bytes | None
+    values: tuple[int, ...] | None = None
+
+    @property
+    def zero(self) -> bool:
+        """Whether each element is a positive zero."""
+        return self.fill is not None and not any(self.fill)
+
+
+def uniform(dtype: int, shape: tuple[int, ...], fill: bytes | None) -> Constant:
+    """Return a tensor of that shape whose elements are all ``fill``."""
+    return Constant(dtype, shape, fill)
+
+
+def dtype_name(dtype: int) -> str:
+    """Return the name of a numeric type, for people."""
+    return "bfloat16" if dtype == BFLOAT16 else str(DTYPES[dtype])
+
+
+def read_constant(tensor: Message) -> Constant | None:
+    """Return what a ``TensorProto`` holds; None where it is no numeric tensor of a known shape, or not well-formed."""
+    dtype = DTYPES.get(tensor.dtype)
+    dimensions = [dimension.size for dimension in tensor.tensor_shape.dim]
+    if (
+        dtype is None
+        or tensor.tensor_shape.unknown_rank
+        or len(dimensions) > MOST_DIMENSIONS
+        or min(dimensions, default=0) < 0
+    ):
+        return None
+    elements = math.prod(dimensions)
+    numbers = _numbers(tensor, dtype, elements)
+    if numbers is None:
+        return None
+    shape = tuple(dimensions)
+    fill = _fill(numbers, dtype)
+    small = elements <= SMALL and dtype.kind in "iu"
+    return Constant(int(tensor.dtype), shape, fill, _values(numbers, elements) if small else None)
+
+
+_LISTS: Final[Mapping[int, str]] = {
+    number: f"{'bfloat16' if number == BFLOAT16 else dtype}_list" for number, dtype in DTYPES.items()
+}
+
+
+def read_array(array: Message) -> Constant | None:
+    """Return what TFF's ``Array`` holds; None where it is no numeric tensor, or not well-formed."""
+    dtype = DTYPES.get(array.dtype)
+    shape = tuple(array.shape.dim)
+    if dtype is None or array.shape.unknown_rank or len(shape) > MOST_DIMENSIONS or min(shape, default=0) < 0:
+        return None
+    numbers = _listed(array, dtype)
+    elements = math.prod(shape)
+    if numbers is None or len(numbers) != elements:
+        return None
+    small = elements <= SMALL and dtype.kind in "iu"
+    return Constant(int(array.dtype), shape, _fill(numbers, dtype), _values(numbers, elements) if small else None)
+
+
+def _listed(array: Message, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """The numbers of an array."""
+    if array.content:
+        return np.frombuffer(array.content, dtype) if len(array.content) % dtype.itemsize == 0 else None
+    return _as_dtype(getattr(array, _LISTS[array.dtype]).value, dtype, bits=array.dtype in (BFLOAT16, HALF))
+
+
+def _as_dtype(written: Sequence[Any], dtype: np.dtype[Any], *, bits: bool) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """Numbers as protobuf has them: complex ones in pairs, halves by their bits; None if they do not fit the type."""
+    if dtype.kind == "c":
+        pairs = np.array(written, np.float32 if dtype.itemsize == 8 else np.float64)
+        return pairs.view(dtype) if len(pairs) % 2 == 0 else None
+    if bits:
+        return np.array([number & 0xFFFF for number in written], np.uint16).view(dtype)
+    info = None if dtype.kind == "f" else np.iinfo(dtype)
+    fits = info is None or all(info.min <= number <= info.max for number in written)
+    return np.array(written, dtype) if fits else None
+
+
+def _numbers(tensor: Message, dtype: np.dtype[Any], elements: int) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """The numbers that are written down: all elements, or the first ones, the last of which goes on to the end."""
+    if tensor.tensor_content:
+        whole = len(tensor.tensor_content) == elements * dtype.itemsize
+        return np.frombuffer(tensor.tensor_content, dtype) if whole else None
+    numbers = _as_dtype(getattr(tensor, _TYPED[tensor.dtype]), dtype, bits=_TYPED[tensor.dtype] == "half_val")
+    if numbers is None or len(numbers) > elements:
+        return None
+    return numbers if len(numbers) else np.zeros(1, dtype)
+
+
+def _fill(numbers: np.ndarray[Any, np.dtype[Any]], dtype: np.dtype[Any]) -> bytes | None:
+    if not len(numbers):
+        return bytes(dtype.itemsize)
+    bits = np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), dtype.itemsize)
+    return bits[0].tobytes() if bool((bits == bits[0]).all()) else None
+
+
+def _values(numbers: np.ndarray[Any, np.dtype[Any]], elements: int) -> tuple[int, ...]:
+    listed = [int(number) for number in numbers[:elements]]
+    return tuple(listed + listed[-1:] * (elements - len(listed)))
