@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fedbroker.log import get_logger
 from fedbroker.wire.messages import Call
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fedbroker.deadline import Deadline
+    from fedbroker.graphs.expressions import Value as Label
     from fedbroker.runtime import Executor, Ref
     from fedbroker.runtime.runtimes import Lease, Runtimes
     from fedbroker.wire.messages import WorkItem
 
-__all__ = ["Sessions", "SiloSession"]
+__all__ = ["SessionValues", "Sessions", "SiloSession"]
 
 _log = get_logger(__name__)
 
@@ -43,6 +44,7 @@ class SiloSession:
         clients: how many clients the silo holds in it.
         lease: of an executor of the runtime; made when the first program runs.
         refs: values by the coordinator's ids.
+        labels: what the policy knows of them, by the same ids.
         over: it was ended; nothing more may run in it.
     """
 
@@ -52,9 +54,24 @@ class SiloSession:
     clients: int
     lease: Lease | None = None
     refs: dict[int, Ref] = field(default_factory=dict)
+    labels: dict[int, Label] = field(default_factory=dict)
     over: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     timer: asyncio.TimerHandle | None = None
+
+
+class SessionValues(NamedTuple):
+    """What a work item finds in its session.
+
+    Attributes:
+        executor: the session's own.
+        refs: see :class:`SiloSession`.
+        labels: see :class:`SiloSession`.
+    """
+
+    executor: Executor
+    refs: dict[int, Ref]
+    labels: dict[int, Label]
 
 
 class Sessions:
@@ -122,7 +139,7 @@ class Sessions:
         return session is not None
 
     @asynccontextmanager
-    async def entered(self, item: WorkItem, by: str = "") -> AsyncIterator[tuple[Executor, dict[int, Ref]]]:
+    async def entered(self, item: WorkItem, by: str = "") -> AsyncIterator[SessionValues]:
         """The executor and the values of a work item's session, for one item at a time.
 
         The session is made where it is new. It ends with its last item, and with any exception; else it lives on for
@@ -144,7 +161,7 @@ class Sessions:
                 if session.lease is None:
                     session.lease = await self._runtimes.lease(session.clients)
                 with session.lease.at_work():
-                    yield session.lease.executor, session.refs
+                    yield SessionValues(session.lease.executor, session.refs, session.labels)
             except BaseException as error:
                 given_up = isinstance(error, asyncio.CancelledError)
                 self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.program))
@@ -185,6 +202,7 @@ class Sessions:
         session.over = True
         self._stop_timer(session)
         session.refs.clear()
+        session.labels.clear()
         if self._alive.get((session.by, session.id)) is session:
             del self._alive[session.by, session.id]
             self._changed.set()

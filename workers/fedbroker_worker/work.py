@@ -30,13 +30,14 @@ from fedbroker_worker.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fedbroker.graphs.expressions import Value as Label
     from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
     from fedbroker_worker.catalog import Catalog
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
-    from fedbroker_worker.sessions import Sessions
+    from fedbroker_worker.sessions import Sessions, SessionValues
 
 __all__ = ["Answer", "Worker"]
 
@@ -181,9 +182,10 @@ class Worker:
         for attempt in range(attempts):
             try:
                 with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
-                    async with self._sessions.entered(item, by) as (executor, refs):
-                        outputs = await replay(program, executor, refs, blobs, lambda op: loads[op])
-                        self._guard.check_outputs(item, outputs, by)
+                    async with self._sessions.entered(item, by) as session:
+                        labels = await self._check_program(item, blobs, session)
+                        outputs = await replay(program, session.executor, session.refs, blobs, lambda op: loads[op])
+                        self._guard.check_outputs(item, outputs, by, labels)
                         return outputs
             except ComputationFailed as error:
                 raise await in_thread(partial(located, error, item, blobs), "locate failure") from error
@@ -204,6 +206,17 @@ class Worker:
             await in_thread(check, "check blobs")
         else:
             check()
+
+    async def _check_program(
+        self, item: WorkItem, blobs: Mapping[Digest, Buffer], session: SessionValues
+    ) -> Sequence[Label]:
+        """See that nothing would leave that may not.
+
+        Raises:
+            PolicyRefused: something would.
+        """
+        check = partial(self._guard.check_program, item, blobs, session.labels)
+        return await in_thread(check, "check program") if sum(map(len, blobs.values())) > LARGE else check()
 
     def _check_coming(self, item: WorkItem) -> None:
         """See that every blob is here or announced, before any data are read.

@@ -16,13 +16,15 @@ from fedbroker.errors import DeadlineExceeded
 from fedbroker.graphs import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker_worker.errors import PolicyRefused
 from fedbroker_worker.policy import rules
+from fedbroker_worker.policy.aggregates import Aggregates, check_labels, check_shapes
 from fedbroker_worker.policy.values import holds_client_values, parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, MutableMapping, Sequence
 
+    from fedbroker.graphs.expressions import Value as Label
     from fedbroker.wire.blobs import Buffer
-    from fedbroker.wire.messages import WorkItem
+    from fedbroker.wire.messages import Digest, WorkItem
     from fedbroker_worker.policy.settings import PolicySettings
     from fedbroker_worker.policy.values import Part
 
@@ -41,6 +43,7 @@ class Guard:
 
     def __init__(self, policy: PolicySettings) -> None:
         self._policy = policy
+        self._aggregates = Aggregates()
         # By SHA-256, as the audit log names them: whoever audits has a tool for that.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._sent: OrderedDict[tuple[str, str], int] = OrderedDict()
@@ -94,12 +97,44 @@ class Guard:
                     "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
                 ) from None
 
-    def check_outputs(self, item: WorkItem, outputs: Sequence[Buffer], by: str = "") -> None:
-        """Before an item's outputs leave; counts them for its session and signer, whose fingerprint is ``by``.
+    def check_program(
+        self, item: WorkItem, blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Label]
+    ) -> list[Label]:
+        """Before an item's program runs.
+
+        Args:
+            item: the item.
+            blobs: the content of every digest that it names.
+            labels: what is known of the session's values; changed in place.
+
+        Returns:
+            What is known of each output, for :meth:`check_outputs`; nothing where any aggregate may leave.
+
+        Raises:
+            PolicyRefused: the result would hold something that may not leave.
+        """
+        if self._policy.aggregates == "any":
+            return []
+        outputs = self._aggregates.follow(item.program, blobs, labels)
+        check_labels(self._policy, outputs)
+        return outputs
+
+    def check_outputs(
+        self, item: WorkItem, outputs: Sequence[Buffer], by: str = "", labels: Sequence[Label] = ()
+    ) -> None:
+        """Before an item's outputs leave; counts them for its session and signer.
+
+        Args:
+            item: the item.
+            outputs: its outputs.
+            by: the fingerprint of the item's signer.
+            labels: what :meth:`check_program` returned.
 
         Raises:
             PolicyRefused: they may not.
         """
+        if self._policy.aggregates == "recognised":
+            check_shapes(outputs, labels)
         try:
             if any(map(holds_client_values, outputs)):
                 rules.refuse_client_values(self._policy)

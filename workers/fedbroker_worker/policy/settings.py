@@ -30,6 +30,8 @@ class PolicySettings:
         sources: the data sources that computations may read; None for all that there are.
         min_clients: a source that stands for fewer clients is not read; with none of them, nothing is read in any case.
         client_results: whether values of single clients may leave, or aggregates alone.
+        aggregates: which aggregates may leave: any, or those alone that the silo can read as sums, counts, minima or
+            maxima over clients.
         refuse_ops: TensorFlow ops that are refused besides those that always are.
         allow_ops: ops of those that are not refused here.
         max_bytes_out: of all results of one session.
@@ -43,6 +45,7 @@ class PolicySettings:
     sources: Annotated[Names, Meta(description='a list of names of data sources, such as ["flights"]')] | None = None
     min_clients: Annotated[int, Meta(ge=1, le=1_000_000_000, description="a number, at least 1")] = 1
     client_results: Literal["refuse", "allow"] = "refuse"
+    aggregates: Literal["any", "recognised"] = "any"
     refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
     allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
     max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
@@ -63,7 +66,10 @@ class PolicySettings:
         """One line of what it says."""
         sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
         clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
-        results = "client values may leave" if self.client_results == "allow" else "only aggregates leave"
+        aggregates = "aggregates" if self.aggregates == "any" else "sums, counts, minima and maxima"
+        results = f"only {aggregates} leave"
+        if self.client_results == "allow":
+            results = "client values may leave" + (f", and {aggregates}" if self.aggregates == "recognised" else "")
         errors = "errors in full" if self.errors_in_full else "errors by position"
         ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
         ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []

@@ -6,11 +6,14 @@ Imports runtime's framing, protos and values, and this package.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+from google.protobuf.message import DecodeError
 
 from fedbroker.graphs import Unreadable
 from fedbroker.runtime.framing import Buffer, fields
-from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.runtime.protos import array_pb2, computation_pb2, executor_pb2
 from fedbroker.runtime.values import (
     ELEMENT,
     ELEMENT_NAME,
@@ -21,9 +24,10 @@ from fedbroker.runtime.values import (
     SEQUENCE_GRAPH,
     SEQUENCE_TYPE,
     STRUCT,
+    number_of,
 )
 
-__all__ = ["Part", "holds_client_values", "parts"]
+__all__ = ["Layout", "Part", "holds_client_values", "layout", "parts", "shape_of"]
 
 MOST: Final = 1_000_000
 """Fields of messages that are looked at in one value."""
@@ -33,6 +37,10 @@ DEEPEST: Final = 100
 
 SERVER: Final = "server"
 """What TFF's runtime calls the placement of an aggregate; there is one other, for what each client has."""
+
+CLIENTS: Final = "clients"
+
+ARRAY_SHAPE: Final = number_of(array_pb2.Array, "shape")
 
 _NAMES: Final = {field.number: name for name, field in executor_pb2.Value.DESCRIPTOR.fields_by_name.items()}
 
@@ -60,6 +68,68 @@ def holds_client_values(value: Buffer) -> bool:
         Unreadable: see :func:`parts`.
     """
     return any(kind == "federated" and _placement(content) != SERVER for kind, content in _leaves(value, into=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a value is made of.
+
+    Attributes:
+        kind: ``array``, ``computation``, ``sequence``, ``struct``, or the placement of a federated value.
+        content: its serialized content.
+        elements: of a struct, or of the one member of a value at the server.
+        dealt: at least two clients have different values.
+    """
+
+    kind: str
+    content: memoryview
+    elements: tuple[Layout, ...] = ()
+    dealt: bool = False
+
+
+def layout(value: Buffer) -> Layout:
+    """Return what a value is made of, down to its tensors and clients' values.
+
+    Raises:
+        Unreadable: see :func:`parts`.
+    """
+    return _layout(memoryview(value).cast("B"), [0], 0)
+
+
+def _layout(value: memoryview, seen: list[int], depth: int) -> Layout:
+    seen[0] += 1
+    found = _fields(value)
+    if depth > DEEPEST or seen[0] > MOST or len(found) != 1:
+        raise Unreadable("a value in it is nested too deeply, too wide, or laid out in an unknown way")
+    number, content = found[0]
+    if number == STRUCT:
+        elements = [_layout(_element(element), seen, depth + 1) for element in _all(content, ELEMENT)]
+        return Layout("struct", content, tuple(elements))
+    if number != FEDERATED:
+        return Layout(_NAMES.get(number, ""), content)
+    members = _all(content, MEMBER, besides=FEDERATED_TYPE)
+    placement = _placement(content)
+    if placement == CLIENTS:
+        return Layout(CLIENTS, content, dealt=any(member != members[0] for member in members))
+    if placement != SERVER or len(members) != 1:
+        raise Unreadable("a value in it has an unknown placement")
+    return Layout(SERVER, content, (_layout(members[0], seen, depth + 1),))
+
+
+def shape_of(array: Layout) -> tuple[int, ...] | None:
+    """Return the shape of an array; None if it is not told.
+
+    Raises:
+        Unreadable: it is malformed.
+    """
+    found = [content for number, content in _fields(array.content) if number == ARRAY_SHAPE]
+    if len(found) > 1:
+        raise Unreadable("a value in it is laid out in an unknown way")
+    try:
+        shape = array_pb2.ArrayShape.FromString(bytes(found[0] if found else b""))
+    except DecodeError:
+        raise Unreadable("a value in it is malformed") from None
+    return None if shape.unknown_rank else tuple(shape.dim)
 
 
 def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryview]]:

@@ -1,0 +1,413 @@
+"""A coordinator with valid keys asks for aggregates that are none, to get at what single clients have.
+
+The silo holds five clients, one row each. It lets only aggregates leave (``client_results = "refuse"``), over at least
+five clients (``min_clients = 5``), and only those that it can read as sums, counts, minima or maxima
+(``aggregates = "recognised"``). Each attack below passes the first two rules: the value that it returns is placed at
+the server and was made of all clients. It must be refused by the third, before anything is computed, with a hint that
+says which aggregate is refused and why. Where ``aggregates`` is ``"any"``, the first attack succeeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from fedbroker_worker.policy.settings import PolicySettings
+from tensorflow_federated.python.core.impl.compiler import building_block_factory as factory
+from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
+
+from fedbroker.plan import make_plan
+from fedbroker.plan.model import ClientStage
+from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.messages import Call, Compute, Data, Done, Drop, Failed, Select, Struct, Value
+from tests.support.worker import served, settings
+
+pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(180)]
+
+F = np.float32
+SOURCE = {
+    "rows": {
+        "query": "select (i * 1000 + 7)::float as x, 'secret ' || i as t, i::varchar as who from range(5) t(i)",
+        "clients": "who",
+    }
+}
+STRICT = PolicySettings(min_clients=5, client_results="refuse", aggregates="recognised")
+CLIENTS = 5
+COLUMN = tff.TensorType(F, [None])
+ROWS = tff.FederatedType(tff.StructType([(None, COLUMN)]), tff.CLIENTS)
+TEXTS = tff.FederatedType(tff.StructType([(None, tff.TensorType(np.str_, [None]))]), tff.CLIENTS)
+
+
+@pytest.fixture
+async def silo(broker, cohort, tmp_path):
+    """A silo with that policy."""
+    own = dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
+    async with served(own) as (_, client):
+        yield client
+
+
+def function(body, *types):
+    """A TensorFlow computation."""
+    return tff.tensorflow.computation(tf.autograph.experimental.do_not_convert(body), *types)
+
+
+first_row = function(lambda columns: columns[0][0], ROWS.member)
+first_text = function(lambda columns: columns[0][0], TEXTS.member)
+
+
+def aggregate(zero, accumulate, merge, report=None, *, of=first_row, rows=ROWS):
+    """The stage in which a silo aggregates what each client's first row is made into."""
+    type_ = accumulate.type_signature.result
+    identity = report or function(lambda total: total, type_)
+
+    @tff.federated_computation(rows)
+    def whole(columns):
+        return tff.federated_aggregate(tff.federated_map(of, columns), zero(), accumulate, merge, identity)
+
+    return stage(whole)
+
+
+def stage(comp, level=0):
+    """The computation of a client stage, as a value that a silo is sent."""
+    stages = [one for one in make_plan(comp).stages if isinstance(one, ClientStage)]
+    return stages[level].computation
+
+
+def asked(computation, column=("x", "float32")):
+    """A program that calls a computation with the silo's rows."""
+    return [
+        Data(1, "rows", (column,)),
+        Struct(2, (("", 1),)),
+        Value(3, digest_of(computation)),
+        Call(4, 3, 2),
+        Compute(4),
+    ]
+
+
+async def refused(silo, program, blobs, **options):
+    reply = await silo.send(silo.item(program, clients=CLIENTS, **options), blobs)
+    assert isinstance(reply, Failed), "the attack succeeded"
+    assert (reply.kind, reply.rule) == ("refused", "aggregates"), reply
+    assert total_of(await done(silo, asked(SUM), [SUM])) == [10035.0]  # an honest one passes
+    return reply.hint or reply.cause
+
+
+async def done(silo, program, blobs, **options):
+    item = silo.item(program, clients=CLIENTS, **options)
+    reply = await silo.send(item, blobs)
+    assert isinstance(reply, Done), reply
+    return await silo.outputs(item, blobs) if options.get("session") is None else []
+
+
+def total_of(outputs):
+    """The numbers in the one output."""
+    value = executor_pb2.Value.FromString(outputs[0])
+    found = []
+    waiting = [value]
+    while waiting:
+        one = waiting.pop(0)
+        if one.HasField("struct"):
+            waiting += [element.value for element in one.struct.element]
+        elif one.HasField("federated"):
+            waiting += one.federated.value
+        elif one.array.content:
+            found += np.frombuffer(one.array.content, F).tolist()
+        else:
+            found += list(one.array.float32_list.value)
+    return found
+
+
+def pair(type_, other=None):
+    return tff.StructType([(None, type_), (None, other or type_)])
+
+
+LIST = tff.TensorType(F, [None])
+plus = function(lambda so_far, value: so_far + value, pair(tff.TensorType(F)))
+zero = function(lambda: tf.constant(0.0))
+SUM = aggregate(zero, plus, plus)
+
+
+def concatenates():
+    append = function(lambda so_far, value: tf.concat([so_far, [value]], 0), pair(LIST, tff.TensorType(F)))
+    join = function(lambda one, other: tf.concat([one, other], 0), pair(LIST))
+    return aggregate(function(lambda: tf.zeros([0])), append, join)
+
+
+def keeps_the_first_client():
+    keep = function(lambda kept, value: tf.where(tf.equal(kept, 0.0), value, kept), pair(tff.TensorType(F)))
+    return aggregate(zero, keep, keep)
+
+
+def keeps_the_last_client():
+    return aggregate(zero, function(lambda _, value: tf.identity(value), pair(tff.TensorType(F))), plus)
+
+
+def picks_the_client_with_a_value():
+    pick = function(
+        lambda kept, value: kept + tf.where(tf.equal(kept, 0.0) & (value > 2000), value, 0.0), pair(tff.TensorType(F))
+    )
+    return aggregate(zero, pick, plus)
+
+
+def writes_one_number_behind_another():
+    shift = function(
+        lambda so_far, value: so_far * 65536 + tf.cast(value, tf.float64),
+        pair(tff.TensorType(np.float64), tff.TensorType(F)),
+    )
+    merge = function(lambda one, other: one + other, pair(tff.TensorType(np.float64)))
+    return aggregate(function(lambda: tf.constant(0.0, tf.float64)), shift, merge)
+
+
+def begins_with_another_number():
+    return aggregate(function(lambda: tf.constant(1.0)), plus, plus)
+
+
+def grows_with_each_client():
+    grow = function(lambda so_far, value: tf.pad(so_far, [[0, 1]]) + value, pair(LIST, tff.TensorType(F)))
+    return aggregate(function(lambda: tf.zeros([0])), grow, function(lambda one, _: one, pair(LIST)))
+
+
+def draws_by_chance():
+    drawn = function(lambda kept, value: tf.where(tf.random.uniform([]) < 0.5, value, kept), pair(tff.TensorType(F)))
+    return aggregate(zero, drawn, plus)
+
+
+def counts_its_calls():
+    def body(so_far, value):
+        counter = tf.Variable(0.0)
+        with tf.control_dependencies([counter.assign_add(1.0)]):
+            return so_far + value * tf.cast(counter.read_value() < 2.0, tf.float32)
+
+    return aggregate(zero, function(body, pair(tff.TensorType(F))), plus)
+
+
+def merges_by_joining():
+    join = function(lambda one, other: one + 65536.0 * other, pair(tff.TensorType(F)))
+    return aggregate(zero, plus, join)
+
+
+def multiplies():
+    times = function(lambda so_far, value: so_far * value, pair(tff.TensorType(F)))
+    return aggregate(function(lambda: tf.constant(1.0)), times, times)
+
+
+def joins_text():
+    text = tff.TensorType(np.str_)
+    join = function(lambda so_far, value: tf.strings.join([so_far, value]), pair(text))
+    return aggregate(function(lambda: tf.constant("")), join, join, of=first_text, rows=TEXTS)
+
+
+def adds_text():
+    text = tff.TensorType(np.str_)
+    add = function(lambda so_far, value: so_far + value, pair(text))
+    return aggregate(function(lambda: tf.constant("")), add, add, of=first_text, rows=TEXTS)
+
+
+def samples():
+    @tff.federated_computation(ROWS)
+    def whole(columns):
+        factory = tff.aggregators.UnweightedReservoirSamplingFactory(sample_size=5)
+        return factory.create(tff.TensorType(F)).next(
+            tff.federated_value((), tff.SERVER), tff.federated_map(first_row, columns)
+        )
+
+    return stage(whole)
+
+
+ATTACKS = {
+    concatenates: "aggregate 1 of 1, of type float32[?]: its accumulate joins values (ConcatV2) instead of adding them",
+    keeps_the_first_client: "its accumulate computes with SelectV2 instead of adding",
+    keeps_the_last_client: "its accumulate keeps or replaces values instead of adding them",
+    picks_the_client_with_a_value: "its accumulate adds what it has so far twice",
+    writes_one_number_behind_another: "its accumulate adds other values than it should",
+    begins_with_another_number: "its zero is not what leaves a sum as it is",
+    grows_with_each_client: "its accumulate computes with Pad instead of adding",
+    draws_by_chance: "its accumulate computes with RandomUniform instead of adding",
+    counts_its_calls: "it holds a state",
+    merges_by_joining: "its merge adds other values than it should",
+    multiplies: "its accumulate computes with Mul instead of adding",
+    samples: "of type <random_seed=int64[2],random_values=int32[?],samples=float32[?]>: its accumulate computes with",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+async def test_a_silo_refuses_an_aggregate_that(silo, attack):
+    computation = attack()
+    assert ATTACKS[attack] in await refused(silo, asked(computation), [computation])
+
+
+@pytest.mark.parametrize(
+    ("attack", "why"),
+    [(joins_text, "joins values (StringJoin)"), (adds_text, "computes with Add of something else than numbers")],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+async def test_a_silo_refuses_an_aggregate_of_text_that(silo, attack, why):
+    computation = attack()
+    assert f"its accumulate {why}" in await refused(silo, asked(computation, ("t", "str")), [computation])
+
+
+async def test_where_any_aggregate_may_leave_each_client_can_be_read(broker, cohort, tmp_path):
+    """What the rule is for: the two others do not hold."""
+    policy = dataclasses.replace(STRICT, aggregates="any")
+    computation = concatenates()
+    async with served(dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=policy)) as (
+        _,
+        client,
+    ):
+        item = client.item(asked(computation), clients=CLIENTS)
+        assert total_of(await client.outputs(item, [computation])) == [7, 1007, 2007, 3007, 4007]
+
+
+async def test_a_silo_refuses_to_compute_with_an_aggregate_after_it_was_taken(silo):
+    computation = after_the_sum("halves")
+    assert "would compute with an aggregate" in await refused(silo, asked(computation), [computation])
+
+
+async def test_a_silo_refuses_a_report_that_computes(silo):
+    computation = after_the_sum("reports")
+    assert "its report computes something (Mul)" in await refused(silo, asked(computation), [computation])
+
+
+def after_the_sum(way):
+    """A stage put together by hand, as no plan would: the silo computes with the sum before it leaves."""
+    half = function(lambda total: total * 0.5, tff.TensorType(F)).to_building_block()
+    same = function(lambda total: total, tff.TensorType(F)).to_building_block()
+    inputs = bb.Reference("inputs", tff.StructType([(None, ROWS)]))
+    values = factory.create_federated_map(first_row.to_building_block(), bb.Selection(inputs, index=0))
+    add = plus.to_building_block()
+    report = half if way == "reports" else same
+    total = factory.create_federated_aggregate(values, bb.Call(zero.to_building_block()), add, add, report)
+    result = factory.create_federated_apply(half, total) if way == "halves" else total
+    body = bb.Lambda("inputs", inputs.type_signature, bb.Struct([result]))
+    return serialized(body.proto)
+
+
+def serialized(proto):
+    value = executor_pb2.Value()
+    value.computation.ParseFromString(proto.SerializeToString())
+    return value.SerializeToString()
+
+
+async def test_a_silo_refuses_what_an_earlier_stage_kept_of_its_clients(silo):
+    """The first stage lets nothing leave, the second one sends what the first one kept."""
+    both = concatenates()
+    keep = [*asked(both)[:-1], Select(5, 4, 0), Drop((1, 2, 3, 4))]
+    assert isinstance(await silo.send(silo.item(keep, session="kept", clients=CLIENTS, last=False), [both]), Done)
+    hint = await refused(silo, [Compute(5)], [], session="kept", stage=1)
+    assert "its accumulate joins values (ConcatV2)" in hint
+
+
+async def test_a_silo_refuses_to_aggregate_kept_values_of_clients_in_another_way(silo):
+    """The labels of kept values are kept, too: a later stage concatenates what an earlier one mapped."""
+
+    @tff.federated_computation(ROWS)
+    def rows(columns):
+        return tff.federated_map(first_row, columns)
+
+    mapped = stage(rows)
+    keep = [*asked(mapped)[:-1], Select(5, 4, 0), Drop((1, 2, 3, 4))]
+    assert isinstance(await silo.send(silo.item(keep, session="later", clients=CLIENTS, last=False), [mapped]), Done)
+
+    append = function(lambda so_far, value: tf.concat([so_far, [value]], 0), pair(LIST, tff.TensorType(F)))
+    join = function(lambda one, other: tf.concat([one, other], 0), pair(LIST))
+    same, empty = function(lambda total: total, LIST), function(lambda: tf.zeros([0]))
+
+    @tff.federated_computation(tff.FederatedType(F, tff.CLIENTS))
+    def collect(values):
+        return tff.federated_aggregate(values, empty(), append, join, same)
+
+    collected = stage(collect)
+    program = [Struct(6, (("", 5),)), Value(7, digest_of(collected)), Call(8, 7, 6), Compute(8)]
+    hint = await refused(silo, program, [collected], session="later", stage=1)
+    assert "its accumulate joins values (ConcatV2)" in hint
+
+
+async def test_a_silo_refuses_to_pick_a_client_by_a_mask_from_the_coordinator(silo):
+    """One number for each client, all zero but one, times the rows: the sum is one client's row."""
+    times = function(lambda columns, factor: columns[0][0] * factor, tff.StructType([(None, ROWS.member), (None, F)]))
+
+    @tff.federated_computation(ROWS, tff.FederatedType(F, tff.CLIENTS))
+    def picked(columns, mask):
+        return tff.federated_sum(tff.federated_map(times, (columns, mask)))
+
+    def mask(*numbers):
+        value = executor_pb2.Value()
+        value.federated.type.placement.value.uri = "clients"
+        value.federated.type.member.tensor.dtype = 1
+        for number in numbers:
+            array = value.federated.value.add().array
+            array.dtype = 1
+            array.shape.SetInParent()
+            array.float32_list.value.append(number)
+        return value.SerializeToString()
+
+    computation = stage(picked)
+
+    def program(blob):
+        return [
+            Data(1, "rows", (("x", "float32"),)),
+            Value(2, digest_of(blob)),
+            Struct(3, (("", 1), ("", 2))),
+            Value(4, digest_of(computation)),
+            Call(5, 4, 3),
+            Compute(5),
+        ]
+
+    one, all_ = mask(0, 0, 1, 0, 0), mask(2, 2, 2, 2, 2)
+    hint = await refused(silo, program(one), [one, computation])
+    assert "with others that the coordinator chose for single clients" in hint
+    assert total_of(await done(silo, program(all_), [all_, computation])) == [20070.0]  # the same for all of them
+
+
+async def test_a_sum_that_grows_by_the_shape_of_what_clients_have_does_not_leave(silo):
+    """The zero is one number, and adding broadcasts: the total would have the rows' own shape."""
+    column = function(lambda columns: columns[0] * tf.ones([2]), ROWS.member)
+    add = function(lambda so_far, value: so_far + value, pair(tff.TensorType(F, [None]), tff.TensorType(F, [None])))
+    start = function(lambda: tf.zeros([1]))
+    computation = aggregate(start, add, add, of=column)
+    reply = await silo.send(silo.item(asked(computation), clients=CLIENTS), [computation])
+    assert isinstance(reply, Failed)
+    assert (reply.rule, "came out in another shape" in reply.cause) == ("aggregates", True), reply
+
+
+async def test_a_silo_refuses_clients_values_and_says_by_which_rule(silo):
+    @tff.federated_computation(ROWS)
+    def rows(columns):
+        return tff.federated_map(first_row, columns)
+
+    computation = stage(rows)
+    reply = await silo.send(silo.item(asked(computation), clients=CLIENTS), [computation])
+    assert isinstance(reply, Failed)
+    assert reply.rule == "client_results"
+
+
+@pytest.mark.parametrize(
+    ("name", "uri"), [("federated_collect", "federated_collect"), ("a_future_one", "federated_anything")]
+)
+async def test_a_silo_refuses_an_intrinsic_that_it_does_not_know(silo, name, uri):
+    proto = computation_pb2.Computation()
+    outer = getattr(proto, "lambda")
+    outer.parameter_name = "inputs"
+    outer.result.call.function.intrinsic.uri = uri
+    outer.result.call.argument.reference.name = "inputs"
+    computation = serialized(proto)
+    hint = await refused(silo, asked(computation), [computation])
+    assert hint
+
+
+async def test_the_coordinator_s_own_values_and_recognised_totals_leave(silo):
+    given = executor_pb2.Value()
+    given.federated.type.placement.value.uri = "server"
+    given.federated.type.all_equal = True
+    given.federated.type.member.tensor.dtype = 1
+    array = given.federated.value.add().array
+    array.dtype = 1
+    array.shape.SetInParent()
+    array.float32_list.value.append(3.0)
+    blob = given.SerializeToString()
+    program = [*asked(SUM)[:-1], Value(6, digest_of(blob)), Struct(7, (("", 4), ("", 6))), Compute(7)]
+    assert sorted(total_of(await done(silo, program, [SUM, blob]))) == [3.0, 10035.0]

@@ -1,0 +1,249 @@
+"""What leaves with a work item, told before it runs: recognised aggregates, the coordinator's own values, or others.
+
+A program is followed op by op. Each value has a label (:mod:`fedbroker.graphs.expressions`, with the kinds of
+:mod:`fedbroker_worker.policy.intrinsics`), and the labels of the values that a session keeps are kept with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+
+from fedbroker.graphs import Unreadable
+from fedbroker.graphs.calculus import Evaluator
+from fedbroker.graphs.expressions import (
+    Combined,
+    Computed,
+    Function,
+    Input,
+    NotUnderstood,
+    Struct,
+    Value,
+    leaves,
+    select,
+)
+from fedbroker.graphs.reductions import Total
+from fedbroker.runtime.protos import computation_pb2
+from fedbroker.wire import messages
+from fedbroker_worker.errors import PolicyRefused, WorkRefused
+from fedbroker_worker.policy import rules
+from fedbroker_worker.policy.intrinsics import GIVEN, Clients, Refused, Server, intrinsic, may_leave
+from fedbroker_worker.policy.values import Layout, layout, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+
+    from fedbroker.runtime.protos import Proto
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, Op
+    from fedbroker_worker.policy.settings import PolicySettings
+
+__all__ = ["Aggregates", "check_labels", "check_shapes"]
+
+MOST_REMEMBERED: Final = 1024
+RULE: Final = "aggregates"
+
+_WHAT: Final = "only sums, counts, minima and maxima over clients may leave, and the result holds something else"
+
+_HINT: Final = (
+    "aggregate by sums, means, counts, minima or maxima of tensors of fixed shapes, or have the silo's administrator"
+    ' set aggregates = "any"'
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loaded(Function):
+    """A computation that came as a value; read when it is called.
+
+    Attributes:
+        key: the digest of the blob that it came in, and its number in there.
+        content: the serialized ``Computation``.
+    """
+
+    key: tuple[Digest, int]
+    content: Buffer
+
+    def __hash__(self) -> int:
+        """Return the same for the same key."""
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the key is the same."""
+        return isinstance(other, _Loaded) and other.key == self.key
+
+    def call(self, argument: Value | None) -> Value:
+        """See :class:`Function`."""
+        count = 0
+
+        def number() -> int:
+            nonlocal count
+            count += 1
+            return count
+
+        try:
+            proto: Proto = computation_pb2.Computation.FromString(bytes(self.content))
+        except DecodeError:
+            raise NotUnderstood("it is malformed") from None
+        function = Evaluator(lambda uri: intrinsic(uri, number)).evaluate(proto)
+        if not isinstance(function, Function):
+            raise NotUnderstood("it calls something that is no function")
+        return _counted(function.call(argument), count)
+
+
+def _counted(value: Value, count: int) -> Value:
+    """The same, where each refused aggregate knows how many there are."""
+    match value:
+        case Struct():
+            return Struct.of([_counted(element, count) for element in value.elements])
+        case Server(Refused() as refused):
+            return Server(replace(refused, of=count))
+        case _:
+            return value
+
+
+class Aggregates:
+    """Tells what programs let out. What is known of a computation is remembered."""
+
+    def __init__(self) -> None:
+        self._remembered: OrderedDict[tuple[tuple[Digest, int], Value | None], Value] = OrderedDict()
+
+    def follow(
+        self, program: Sequence[Op], blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Value]
+    ) -> list[Value]:
+        """Follow a program before it runs.
+
+        Args:
+            program: of a work item.
+            blobs: the content of every digest that it names.
+            labels: of what the session holds, by the coordinator's ids; changed in place.
+
+        Returns:
+            The label of each output.
+
+        Raises:
+            PolicyRefused: what one of its computations does cannot be told.
+            WorkRefused: it names a value that is not there.
+        """
+
+        def held(ref: int) -> Value:
+            if ref not in labels:
+                raise WorkRefused(f"the program uses value {ref}, which this session does not have")
+            return labels[ref]
+
+        outputs: list[Value] = []
+        try:
+            for op in program:
+                match op:
+                    case messages.Value(ref, blob):
+                        labels[ref] = _label(blob, layout(blobs[blob]))
+                    case messages.Data(ref):
+                        labels[ref] = Clients(data=True, dealt=False)
+                    case messages.Struct(ref, elements):
+                        labels[ref] = Struct.of([held(element) for _, element in elements])
+                    case messages.Select(ref, source, index):
+                        labels[ref] = select(held(source), index)
+                    case messages.Call(ref, function, argument):
+                        labels[ref] = self._call(held(function), None if argument is None else held(argument))
+                    case messages.Compute(ref):
+                        outputs.append(held(ref))
+                    case messages.Drop(refs):
+                        for ref in refs:
+                            labels.pop(ref, None)
+        except (NotUnderstood, Unreadable, RecursionError) as error:
+            why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise PolicyRefused(RULE, f"a computation cannot be read: {why}", hint=_HINT) from None
+        return outputs
+
+    def _call(self, function: Value, argument: Value | None) -> Value:
+        if not isinstance(function, _Loaded):
+            raise NotUnderstood("it calls something that is no function")
+        key = (function.key, argument)
+        made = self._remembered.pop(key, None)
+        if made is None:
+            made = function.call(argument)
+        self._remembered[key] = made
+        if len(self._remembered) > MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return made
+
+
+def _label(digest: Digest, whole: Layout) -> Value:
+    """The label of a serialized value that the coordinator sent."""
+    counter = itertools.count()
+
+    def label(one: Layout) -> Value:
+        match one.kind:
+            case "struct":
+                return Struct.of([label(element) for element in one.elements])
+            case "computation":
+                return _Loaded((digest, next(counter)), one.content)
+            case "server":
+                return Server(GIVEN)
+            case "clients":
+                return Clients(data=False, dealt=one.dealt)
+            case _:
+                return GIVEN
+
+    return label(whole)
+
+
+def check_labels(policy: PolicySettings, outputs: Iterable[Value]) -> None:
+    """Only recognised aggregates and the coordinator's own values may leave.
+
+    Raises:
+        PolicyRefused: others would.
+    """
+    for leaf in (leaf for output in outputs for leaf in leaves(output)):
+        if isinstance(leaf, Clients):
+            rules.refuse_client_values(policy)
+            continue
+        for member in leaves(leaf.member) if isinstance(leaf, Server) else [leaf]:
+            if not may_leave(member):
+                raise PolicyRefused(RULE, _WHAT, hint=f"{_which(member)}; {_HINT}")
+
+
+def _which(member: Value) -> str:
+    match member:
+        case Refused(number, type_, why, of):
+            return f"aggregate {number} of {of}, of type {type_}: {why}"
+        case Combined() | Computed():
+            return "the silo would compute with an aggregate after it was taken: return it as it is"
+        case _:
+            return "the silo would return something that is no aggregate"
+
+
+def check_shapes(outputs: Sequence[Buffer], labels: Sequence[Value]) -> None:
+    """Aggregates have the shapes that they were recognised with.
+
+    Raises:
+        PolicyRefused: one grew with what the clients have.
+    """
+    try:
+        for output, label in zip(outputs, labels, strict=True):
+            _check_shape(layout(output), label)
+    except Unreadable:
+        raise PolicyRefused(RULE, "an output has another structure than the aggregates in it") from None
+
+
+def _check_shape(found: Layout, label: Value) -> None:
+    match label:
+        case Struct(elements):
+            if found.kind != "struct" or len(found.elements) != len(elements):
+                raise Unreadable("it is no struct of as many elements")
+            for one, element in zip(found.elements, elements, strict=True):
+                _check_shape(one, element)
+        case Server(member):
+            if found.kind != "server":
+                raise Unreadable("it is no value at the server")
+            _check_shape(found.elements[0], member)
+        case Input(Total() as total):
+            if found.kind != "array" or shape_of(found) != total.shape:
+                raise PolicyRefused(
+                    RULE,
+                    f"an aggregate that should be {total} came out in another shape, one that clients' values have",
+                    hint="let each client have a tensor of that shape",
+                )
