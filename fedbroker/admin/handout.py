@@ -90,9 +90,10 @@ _DATA: Final = """
 # source = "duckdb"
 # query = "select dep_delay from 'flights.csv'"
 
-# What may be computed of it: aggregates leave, values of single clients do not.
+# What may be computed of it: sums, counts, minima and maxima over clients leave, values of single clients do not.
 [policy]
 client_results = "refuse"
+aggregates = "recognised"
 """
 
 
