@@ -41,6 +41,7 @@ from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
 from fedbroker.wire.coding import decoded
 from fedbroker.wire.messages import Chunk, Op, Value
 from tests.fuzz.executor import Memory
+from tests.fuzz.graphs import admits, edited
 from tests.fuzz.mutation import Mutation, blind, spelt, structured, worded
 from tests.support.wire import body
 
@@ -234,6 +235,11 @@ def computation(data: bytes) -> bool:
     return True
 
 
+def graph(data: bytes) -> bool:
+    """A graph that TensorFlow runs, unless the filter of ops says no."""
+    return admits(data)
+
+
 def answer(data: bytes) -> bool:
     """What a silo answers with, behind which of a few types it is to be of: what is let in, TFF can read."""
     type_ = ANSWERS[data[0] % len(ANSWERS)] if data else ANSWERS[0]
@@ -376,5 +382,6 @@ TARGETS = {
         Target(computation, 6, (blind,)),
         Target(answer, 10, (blind,)),
         Target(audit, 6, (blind,)),
+        Target(graph, 1, (edited,)),
     )
 }
