@@ -1,8 +1,8 @@
 """Serialized executor values to and from Python: arrays are copied once on their way out, and not at all back in.
 
 The bytes are TFF's own: a large array is its dtype, its shape and then its memory as it is (``Array.content``): it is
-enough to write and read what is around it. Whatever is not covered here goes through TFF's serializer. Imports TFF and
-the runtime's framing.
+enough to write and read what is around it. Whatever is not covered here goes through TFF's serializer, but no sequence
+is read by it: it would run the sequence's graph in this process. Imports TFF, datasets and the runtime's framing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils, type_serialization
 
+from fedbroker.context.datasets import columns, dataset
 from fedbroker.runtime.framing import Buffer, fields, framed
 from fedbroker.runtime.values import (
     ELEMENT,
@@ -30,10 +31,11 @@ from fedbroker.runtime.values import (
     struct,
 )
 
-__all__ = ["ELEMENTS", "MEMBERS", "each", "federated", "read", "write"]
+__all__ = ["ELEMENTS", "MEMBERS", "each", "elements_of", "federated", "read", "write"]
 
 
 ARRAY: Final = number_of(executor_pb2.Value, "array")
+COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
 CONTENT: Final = number_of(array_pb2.Array, "content")
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
@@ -73,18 +75,24 @@ def federated(members: Iterable[Sequence[Buffer]], type_: tff.FederatedType) -> 
 def read(data: Buffer, type_: tff.Type) -> object:
     """The Python value of a serialized one, as TFF's own contexts would return it; large arrays are views of ``data``.
 
+    A sequence is the struct of its length and its columns: see :func:`fedbroker.context.sequences.read_sequences`.
+
     Raises:
         TypeError, ValueError: it is no value of that type.
     """
     parts = list(fields(data))
     if len(parts) == 1:
         (number, content), *_ = parts
+        if isinstance(type_, tff.SequenceType):
+            return _read_sequence(data, type_)
         if number == ARRAY and isinstance(type_, tff.TensorType) and (found := _read_array(content, type_)) is not None:
             return found
         if number == STRUCT and isinstance(type_, tff.StructType):
             return _read_struct(content, type_)
         if number == FEDERATED and isinstance(type_, tff.FederatedType):
             return _read_federated(content, type_)
+    if any(number not in (ARRAY, COMPUTATION) for number, _ in parts):
+        raise ValueError(f"a value is not of the type {type_}")
     value, _ = value_serialization.deserialize_value(executor_pb2.Value.FromString(bytes(data)), type_)
     return value
 
@@ -133,6 +141,16 @@ def _read_struct(data: memoryview, type_: tff.StructType) -> tff.structure.Struc
     return tff.structure.Struct(elements)
 
 
+def _read_sequence(data: Buffer, type_: tff.SequenceType) -> object:
+    tensors = list(elements_of(data))
+    kinds = columns(type_.element)
+    if len(tensors) != 1 + len(kinds):
+        raise ValueError("a sequence comes without its tensors")
+    count, *tensors = tensors
+    arrays = [read(tensor, kind.type) for tensor, kind in zip(tensors, kinds, strict=True)]
+    return dataset(arrays, int(cast("int", read(count, tff.TensorType(np.int64)))), type_.element)
+
+
 def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
     members = list(each(data, MEMBER))
     if not members:
@@ -140,6 +158,15 @@ def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
     if type_.all_equal:
         return read(members[0], type_.member)
     return [read(member, type_.member) for member in members]
+
+
+def elements_of(value: Buffer) -> Iterator[memoryview]:
+    """Views of the serialized elements of a serialized struct.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
+    return each(value, *ELEMENTS)
 
 
 def each(message: Buffer, *path: int) -> Iterator[memoryview]:

@@ -20,6 +20,7 @@ from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
 from fedbroker.context.programs import BoundData, Programs, output_count, parts_of
 from fedbroker.context.results import ResultValues, assemble
+from fedbroker.context.sequences import has_sequences, read_sequences
 from fedbroker.context.server import ServerSide
 from fedbroker.context.values import deal, serialize
 from fedbroker.deadline import Deadline
@@ -126,7 +127,7 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
         else:
             clients = {silo: len(held) for silo, held in dealt.items()}
             await _run_session(run, session or environment.session(members, clients, fingerprint))
-        values = ResultValues({slot.name: run.value(slot.name) for slot in plan.result_slots()})
+        values = await run.result()
     except BaseException:
         await asyncio.shield(server.close())
         raise
@@ -173,6 +174,29 @@ class _Run:
         if name in self.returned:
             return [self.returned[name][silo] for silo in self.participants]
         return [self.server.value(self.at_server[name])]
+
+    async def result(self) -> ResultValues:
+        """The values of the plan's result; sequences in them are read in the coordinator's runtime."""
+        values: dict[str, Sequence[Buffer]] = {slot.name: self.value(slot.name) for slot in self.plan.result_slots()}
+        slots = [slot for slot in self.plan.result_slots() if has_sequences(slot.type)]
+        if not slots:
+            return ResultValues(values)
+        seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
+        try:
+            async with asyncio.timeout(seconds):
+                executor = await self.environment.executor(0)
+                try:
+                    for slot in slots:
+                        found = [await read_sequences(one, slot.type, executor) for one in values[slot.name]]
+                        values[slot.name] = found
+                finally:
+                    await asyncio.shield(executor.close())
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the sequences of the result were not read within {seconds:g} s",
+                hint="raise stage_timeout, or reduce the sequences before they are returned",
+            ) from None
+        return ResultValues(values)
 
     async def _at_server(self, stage: ServerStage) -> None:
         seconds = min(self.environment.stage_timeout, self.environment.deadline.left())

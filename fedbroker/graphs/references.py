@@ -1,9 +1,10 @@
 """A graph and its functions with every reference resolved, by the rules of TensorFlow's own importer.
 
-In a graph an input is ``node``, ``node:2`` or ``^node``. In a function's body it is ``argument``, ``argument:2`` (of a
-list), ``node:output:2`` or ``^name``. TensorFlow looks each up in a table of its own (``graph_constructor.cc``, and
+In a graph an input is ``node``, ``node:2`` or ``^node``. In a function's body it is ``argument``, ``argument:0``,
+``node:output:2`` or ``^name``. TensorFlow looks each up in a table of its own (``graph_constructor.cc``, and
 ``InstantiateFunction`` in ``function.cc``). A graph is refused where that table could hold something else than a reader
-expects: two things of one name, a name that looks like a reference, a function named like an op.
+expects: two things of one name, a name that looks like a reference, a function named like an op. Functions of lists are
+refused, too: one name stands for many tensors there, and TensorFlow's Python makes none.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class Source:
 
     Attributes:
         name: of the node, or of the function's argument.
-        index: of the tensor: among all that the node gives in a graph; in a function among those of one output, or of
-            one argument.
+        index: of the tensor: among all that the node gives in a graph; in a function among those of one output.
         output: the node's output, by name, in a function; empty in a graph, and of an argument.
         is_argument: whether it is an argument of the function.
     """
@@ -156,8 +156,9 @@ def _function(function: Message) -> Body:
     signature = function.signature
     arguments = _named((one.name for one in signature.input_arg), "arguments of a function")
     outputs = _named((one.name for one in signature.output_arg), "results of a function")
-    lists = (one.name for one in signature.input_arg if one.number_attr or one.type_list_attr)
-    scope = _Scope(function.node_def, arguments, frozenset(lists), in_function=True)
+    if any(one.number_attr or one.type_list_attr for one in (*signature.input_arg, *signature.output_arg)):
+        raise Unreadable("a function in it takes or returns a list")
+    scope = _Scope(function.node_def, arguments, in_function=True)
     returned = {one.key: one.value for one in function.ret}
     if len(returned) != len(function.ret) or returned.keys() != set(outputs):
         raise Unreadable("a function in it does not return what its signature names")
@@ -175,23 +176,14 @@ class _Scope:
     Args:
         nodes: in it.
         arguments: names of the function's.
-        lists: names of those that are lists.
         in_function: whether it is a function.
     """
 
-    def __init__(
-        self,
-        nodes: Iterable[Message],
-        arguments: Sequence[bytes] = (),
-        lists: frozenset[bytes] = frozenset(),
-        *,
-        in_function: bool = False,
-    ) -> None:
+    def __init__(self, nodes: Iterable[Message], arguments: Sequence[bytes] = (), *, in_function: bool = False) -> None:
         nodes = list(nodes)
         self.nodes = dict(zip(_named((node.name for node in nodes), "nodes"), nodes, strict=True))
         self.arguments = arguments
         self._known = frozenset(arguments)
-        self._lists = lists
         self._in_function = in_function
         self.names = self._known.union(self.nodes)
         if len(self.names) < len(self._known) + len(self.nodes):
@@ -205,9 +197,9 @@ class _Scope:
             found = Source(match[1], int(match[3]), match[2])
         else:
             found = _indexed(reference)
-            if found.name not in self._known or (found.name in self._lists and reference == found.name):
+            if found.name not in self._known or found.index:
                 raise Unreadable("a reference in a function in it is to no single tensor")
-            return Source(found.name, found.index, is_argument=True)
+            return Source(found.name, is_argument=True)
         if found.name not in self.nodes:
             raise Unreadable("a reference in it is to a node that is not there")
         return found

@@ -1,21 +1,32 @@
 """Graphs that write files: a malicious coordinator sends them to a silo, a malicious silo answers with them.
 
-The attacker has valid keys and permissions; the silo has the default policy. Every graph caches a dataset, which is
+The coordinator has valid keys, and the silo that it attacks the default policy. Every graph caches a dataset, which is
 allowed in memory and refused in files, and brings in a file's name where a careless reader sees none. The first two
 tests show that TensorFlow would write each file. None of them may appear.
 """
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+
+import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 from fedbroker_worker.service import SiloService
+from tensorflow_federated.python.core.impl.executors import value_serialization
+from tensorflow_federated.python.core.impl.types import type_serialization
 
+import fedbroker
+from fedbroker.context.values import structure
+from fedbroker.deadline import Deadline
+from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Failed, Value
 from tests.support.attackers import Keyring, malicious_coordinator
 from tests.support.attacks import ATTACKS, ONLY_IN_DATASETS, ONLY_IN_SESSIONS, cached, counted, sequence_of, value_of
-from tests.support.ends import until
+from tests.support.ends import silo_end, until
+from tests.support.tff import packed
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
@@ -74,3 +85,55 @@ async def test_a_silo_runs_a_graph_that_caches_in_memory(attacker):
     computation = value_of(counted())
     (output,) = await client.outputs(client.item(run(computation)), [computation])
     assert output
+
+
+NUMBERS = tff.SequenceType(np.int64)
+
+
+@tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
+def counting(x):
+    up_to = tff.tensorflow.computation(lambda n: tf.data.Dataset.range(tf.cast(n, tf.int64)), np.int32)
+    return tff.federated_map(up_to, x)
+
+
+def answer_of(graph):
+    """A silo's answer to its part of that computation, with the graph of a sequence for its only client."""
+    value = executor_pb2.Value()
+    value.federated.type.CopyFrom(type_serialization.serialize_type(tff.FederatedType(NUMBERS, tff.CLIENTS)).federated)
+    value.federated.value.add().sequence.serialized_graph_def = graph
+    return b"".join(map(bytes, structure([value.SerializeToString()])))
+
+
+@asynccontextmanager
+async def asked_of(broker, cohort, graph):
+    """A context whose only silo is malicious, and answers with the graph of a sequence."""
+    async with silo_end(broker.url, cohort, "jfk") as attacker:
+
+        async def answer(item):
+            await attacker.send(item, [answer_of(graph)], Deadline.after(item.seconds))
+
+        attacker.answer = answer
+        async with fedbroker.create_async_execution_context(
+            broker.url, cohort=cohort, stage_timeout=30, retries=0
+        ) as context:
+            yield context
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_sequence_that_writes_a_file_is_not_read(broker, cohort, attack, tmp_path):
+    path = tmp_path / "stolen"
+    graph = sequence_of(ATTACKS[attack](cached, str(path)))
+    async with asked_of(broker, cohort, graph) as context:
+        with pytest.raises(fedbroker.errors.FedbrokerError):
+            await context.invoke(counting, packed(counting, [[3]]))
+    assert not written(path)
+
+
+async def test_a_silo_s_sequence_is_read_without_running_its_graph_in_the_program(broker, cohort, monkeypatch):
+    def run_here(*_, **__):
+        raise AssertionError("a silo's graph was run in the program's process")
+
+    monkeypatch.setattr(value_serialization, "_deserialize_dataset_from_graph_def", run_here)
+    async with asked_of(broker, cohort, sequence_of(cached())) as context:
+        (found,) = await context.invoke(counting, packed(counting, [[3]]))
+    assert [int(number) for number in found] == [0, 1, 2]

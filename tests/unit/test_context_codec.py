@@ -47,10 +47,14 @@ def test_it_is_tffs_own_format(case):
     same(read(written, type_), theirs)
 
 
-def test_a_sequence_and_a_computation_go_through_tff():
-    numbers = tff.SequenceType(np.int64)
-    assert [int(one) for one in read(b"".join(write(tf.data.Dataset.range(3), numbers)), numbers)] == [0, 1, 2]
+@pytest.mark.parametrize("type_", [tff.SequenceType(np.int64), tff.TensorType(np.int64), tff.StructType([np.int64])])
+def test_a_sequence_s_graph_is_never_read(type_):
+    serialized = b"".join(write(tf.data.Dataset.range(3), tff.SequenceType(np.int64)))
+    with pytest.raises(ValueError, match=r"not of the type|without its tensors"):
+        read(serialized, type_)
 
+
+def test_a_computation_goes_through_tff():
     @tff.tensorflow.computation(np.int32)
     def one(x):
         return x + 1

@@ -90,6 +90,7 @@ def test_a_reference_in_a_graph_that_has_no_meaning_or_a_second_one(reference):
         "n:output:00",
         "n:0:0",
         "x:",
+        "x:1",
         "x:output:0",
         "y",
         "y:output:0",
@@ -102,11 +103,13 @@ def test_a_reference_in_a_function_that_has_no_meaning_or_a_second_one(reference
         resolved(function_of(("n", "Const"), ("m", "Identity", reference), arguments=["x"]))
 
 
-def test_a_list_is_not_taken_for_one_tensor():
-    graph = function_of(("m", "Identity", "x"), arguments=["x"])
+@pytest.mark.parametrize("lists", ["input_arg", "output_arg"])
+@pytest.mark.parametrize("attribute", ["number_attr", "type_list_attr"])
+def test_a_function_of_a_list(lists, attribute):
+    graph = function_of(("m", "Identity", "x"), arguments=["x"], results=[("r", "x:0")])
     resolved(graph)
-    graph.library.function[0].signature.input_arg[0].number_attr = "N"
-    with pytest.raises(Unreadable, match="no single tensor"):
+    setattr(getattr(graph.library.function[0].signature, lists)[0], attribute, "N")
+    with pytest.raises(Unreadable, match="a list"):
         resolved(graph)
 
 

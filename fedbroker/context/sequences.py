@@ -1,0 +1,146 @@
+"""Sequences among results, read in the coordinator's C++ runtime: that of a silo is a graph, which the silo wrote.
+
+A computation of ours goes through the sequence once and returns its elements as tensors. The program's own process,
+which is not isolated, gets these, and never the graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Final, cast
+
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.types import type_analysis, type_transformations
+
+from fedbroker.context.codec import MEMBERS, each, elements_of, federated, read, write
+from fedbroker.context.datasets import columns
+from fedbroker.errors import WireError
+from fedbroker.runtime import Executor
+from fedbroker.runtime.framing import Buffer, fields
+from fedbroker.runtime.values import SEQUENCE, struct
+from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.room import joined
+
+__all__ = ["MOST_ELEMENTS", "has_sequences", "read_sequences"]
+
+MOST_ELEMENTS: Final = 10_000_000
+"""Of one sequence: one without an end would be read until the stage's time or the runtime's memory is used up."""
+
+BATCH: Final = 1 << 14
+"""Elements that are joined at a time. TensorFlow makes room for a whole batch beforehand: a large one takes seconds."""
+
+_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
+
+
+def has_sequences(type_: tff.Type) -> bool:
+    """Whether a value of that type holds sequences."""
+    return bool(type_analysis.contains(type_, lambda inner: isinstance(inner, tff.SequenceType)))
+
+
+async def read_sequences(value: Buffer, type_: tff.Type, executor: Executor) -> Buffer:
+    """Replace each sequence in a serialized value by the struct of its tensors.
+
+    Args:
+        value: serialized.
+        type_: of it.
+        executor: of the coordinator's runtime.
+
+    Returns:
+        What :func:`fedbroker.context.codec.read` takes for a value of that type.
+
+    Raises:
+        WireError: it is no such value, or a sequence in it is too long.
+        ComputationFailed: a sequence in it cannot be read; with the runtime's own words.
+    """
+    return joined(await _replaced(memoryview(value), type_, executor))
+
+
+async def _replaced(value: memoryview, type_: tff.Type, executor: Executor) -> list[Buffer]:
+    if not has_sequences(type_):
+        return [value]
+    if isinstance(type_, tff.SequenceType):
+        return [await _tensors(value, type_.element, executor)]
+    try:
+        parts = list(each(value, *MEMBERS)) if isinstance(type_, tff.FederatedType) else list(elements_of(value))
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
+    if isinstance(type_, tff.FederatedType):
+        return federated([await _replaced(part, type_.member, executor) for part in parts], type_)
+    if not isinstance(type_, tff.StructType) or len(parts) != len(type_):
+        raise WireError(f"a value is not of the type {type_}", hint=_SAME_VERSION)
+    inner = zip(tff.structure.iter_elements(type_), parts, strict=True)
+    return struct([(name, await _replaced(part, one, executor)) for (name, one), part in inner])
+
+
+async def _tensors(value: memoryview, element: tff.Type, executor: Executor) -> Buffer:
+    """The struct of a sequence's length and its columns."""
+    if [number for number, _ in fields(value)] != [SEQUENCE]:
+        raise WireError("a value that should be a sequence is none", hint=_SAME_VERSION)
+    computation = _reader(element)
+    sequence = await executor.value(value)
+    result = await executor.call(await executor.function(digest_of(computation), computation), sequence)
+    tensors = await executor.compute(result)
+    await executor.dispose([sequence, result])
+    count = read(next(elements_of(tensors)), tff.TensorType(tf.int64.as_numpy_dtype))
+    if not isinstance(count, int | tf.int64.as_numpy_dtype) or count > MOST_ELEMENTS:
+        raise WireError(
+            f"a sequence has more than {MOST_ELEMENTS} elements",
+            hint="return fewer, or reduce the sequence before it is returned",
+        )
+    return tensors
+
+
+@functools.lru_cache(256)
+def _reader(element: tff.Type) -> bytes:
+    """The serialized computation from a sequence to the number of its elements and its columns."""
+    element, _ = type_transformations.transform_type_postorder(element, _without_container)
+    kinds = columns(element)
+
+    def encoded(*arguments: object) -> tuple[tf.Tensor, ...]:
+        is_tuple = isinstance(element, tff.StructType) and not tff.structure.name_list(element)
+        leaves = _leaves(arguments if is_tuple else arguments[0], element)
+        pairs = zip(kinds, leaves, strict=True)
+        return (
+            tf.constant(1, tf.int64),
+            *(tf.io.serialize_tensor(leaf) if kind.is_serialized else leaf for kind, leaf in pairs),
+        )
+
+    def joined_to(total: tuple[tf.Tensor, ...], batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        return (
+            total[0] + tf.reduce_sum(batch[0]),
+            *(tf.concat([before, more], 0) for before, more in zip(total[1:], batch[1:], strict=True)),
+        )
+
+    def tensors(dataset: tf.data.Dataset) -> tuple[tf.Tensor, ...]:
+        none = [tf.zeros([0, *_shape(kind.type)], tf.dtypes.as_dtype(kind.type.dtype.type)) for kind in kinds]
+        batches = dataset.take(MOST_ELEMENTS + 1).map(encoded).batch(BATCH)
+        return tuple(batches.reduce((tf.constant(0, tf.int64), *none), joined_to))
+
+    computation = tff.tensorflow.computation(
+        tf.autograph.experimental.do_not_convert(tensors), tff.SequenceType(element)
+    )
+    return bytes(joined(write(computation, computation.type_signature)))
+
+
+def _shape(column: tff.TensorType) -> list[int]:
+    """Of one element's part of a column."""
+    assert column.shape is not None
+    return [size for size in column.shape[1:] if size is not None]
+
+
+def _leaves(value: object, type_: tff.Type) -> Iterator[tf.Tensor]:
+    if isinstance(type_, tff.TensorType):
+        yield value
+        return
+    for index, (name, inner) in enumerate(tff.structure.iter_elements(type_)):
+        found = cast("Mapping[int | str, object]", value)[index if name is None else name]
+        yield from _leaves(found, inner)
+
+
+def _without_container(type_: tff.Type) -> tuple[tff.Type, bool]:
+    """The same type, which TensorFlow has ordered dictionaries and tuples for."""
+    if isinstance(type_, tff.types.StructWithPythonType):
+        return tff.StructType(list(tff.structure.iter_elements(type_))), True
+    return type_, False
