@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 
-import attrs
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,12 +19,6 @@ from fedbroker.errors import ComputationFailed, WireError
 pytestmark = pytest.mark.runtime
 
 Pair = collections.namedtuple("Pair", ["x", "y"])
-
-
-@attrs.define
-class Named:
-    a: object
-    b: object
 
 
 @pytest.fixture
@@ -80,7 +73,6 @@ DATASETS = {
     "nested": of(collections.OrderedDict(b=(np.arange(3), np.arange(3.0)), a=collections.OrderedDict(c=np.arange(3)))),
     "single": of((np.arange(3),)),
     "named tuple": of(Pair(np.arange(3), np.arange(3.0))),
-    "attrs": of(np.arange(3)).map(lambda n: Named(b=n, a=n)),
     "every dtype": of(tuple(np.array([0, 1]).astype(dtype) for dtype in DTYPES)),
     "halves": of(np.array([0.5, 1], np.float16)),
     "doubles": of(np.array([0.5, 1], np.float64)),
