@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import functools
 import random
-import tempfile
+import shutil
 from collections.abc import Callable, Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from fedbroker.graphs import Unreadable, ops_of_graph, why_refused
+from tests.fuzz.importer import CRASH, REFUSED, imported
 
 __all__ = ["EDITS", "PLACE", "admits", "edited"]
 
 PLACE = b"/tmp/fedbroker-fuzz-0000000000/f"
 """Stands for a file in graphs; as long as the name that takes its place."""
 
-MOST_MILLISECONDS = 2000
 NAMES = ("filename", "out", "value0", "each", "value", "CacheDataset", "RangeDataset", "elsewhere", "tensor", "update")
 OPS = (
     "Identity",
@@ -48,21 +49,11 @@ def admits(data: bytes) -> bool:
         told = ops_of_graph(data)
     except Unreadable:
         return False
-    try:
-        graph = tf.compat.v1.GraphDef.FromString(data)
-        imported = tf.Graph()
-        with imported.as_default():
-            tf.graph_util.import_graph_def(graph, name="")
-    except Exception:
-        return False  # TensorFlow does not take it
-    whole = imported.as_graph_def()
-    functions = {function.signature.name for function in whole.library.function}
-    nodes = [*whole.node, *(node for function in whole.library.function for node in function.node_def)]
-    unseen = {node.op for node in nodes} - functions - told - {"CacheDataset", "CacheDatasetV2"}
+    found = imported(data, run=not any(map(why_refused, told)))
+    if found == REFUSED:
+        return False
+    unseen = set() if found == CRASH else set(found.decode().split()) - told - {"CacheDataset", "CacheDatasetV2"}
     assert not unseen, f"overlooked: {unseen}"
-    if any(map(why_refused, told)):
-        return True
-    _run(imported)
     left = sorted(path.name for path in _directory().iterdir())
     for name in left:
         (_directory() / name).unlink()
@@ -70,38 +61,13 @@ def admits(data: bytes) -> bool:
     return True
 
 
-def _run(graph: tf.Graph) -> None:
-    try:
-        with tf.compat.v1.Session(graph=graph, config=_config()) as session:
-            options = tf.compat.v1.RunOptions(timeout_in_ms=MOST_MILLISECONDS)
-            session.run("out:0", options=options)
-    except Exception:
-        return  # what has happened by then shows in the directory
-
-
-@functools.cache
-def _config() -> tf.compat.v1.ConfigProto:
-    """As TFF's C++ runtime runs graphs; what optimizes them gives the process up for graphs that nobody makes."""
-    config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    config.graph_options.optimizer_options.opt_level = tf.compat.v1.OptimizerOptions.L0
-    config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = 1
-    return config
-
-
 @functools.cache
 def _directory() -> Path:
-    held = tempfile.TemporaryDirectory(prefix="fedbroker-fuzz-", dir="/tmp")
-    path = Path(held.name)
-    wanted = path.with_name(f"fedbroker-fuzz-{random.SystemRandom().randrange(10**10):010}")
-    path.rename(wanted)
-    held.name = str(wanted)
-    _HELD.append(held)
-    assert len(str(wanted / "f")) == len(PLACE)
-    return wanted
-
-
-_HELD: list[tempfile.TemporaryDirectory[str]] = []
+    path = Path(f"/tmp/fedbroker-fuzz-{random.SystemRandom().randrange(10**10):010}")
+    assert len(str(path / "f")) == len(PLACE)
+    path.mkdir()
+    Finalize(None, shutil.rmtree, [path], exitpriority=10)  # at the end of any process, also of a pool's
+    return path
 
 
 def edited(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:

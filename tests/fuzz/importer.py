@@ -1,0 +1,114 @@
+"""TensorFlow's importer and runtime in a process of their own: graphs that make no sense crash them now and then.
+
+A process that has imported TensorFlow and run nothing forks a child, which answers requests until it crashes; then
+comes the next. A request is a graph, and whether to run it. The answer names its ops, or is ``refused`` where
+TensorFlow does not import it, or ``crash``, also where it takes too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import struct
+import subprocess
+import sys
+from io import FileIO
+from multiprocessing.util import Finalize
+from typing import Any
+
+__all__ = ["CRASH", "REFUSED", "imported"]
+
+REFUSED, CRASH = b"refused", b"crash"
+MOST_MILLISECONDS = 2000
+MOST_SECONDS = 20
+_LENGTH = struct.Struct("<I")
+
+
+def imported(graph: bytes, *, run: bool) -> bytes:
+    """Import a graph, and run its output ``out``; the ops in it, or what came instead."""
+    process = _process()
+    _write(process.stdin, (b"r" if run else b"i") + graph)
+    answer = _read(process.stdout)
+    assert answer is not None, "TensorFlow's process is gone"
+    return answer
+
+
+@functools.cache
+def _process() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", __name__]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+    )
+    # At the end of any process, also of a pool's; it ends with its input.
+    Finalize(None, process.communicate, exitpriority=10)
+    return process
+
+
+def _serve(source: Any, sink: Any) -> None:
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    # As TFF's C++ runtime runs graphs.
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    config.graph_options.optimizer_options.opt_level = tf.compat.v1.OptimizerOptions.L0
+    options = tf.compat.v1.RunOptions(timeout_in_ms=MOST_MILLISECONDS)
+    while (data := _read(source)) is not None:
+        signal.alarm(MOST_SECONDS)
+        graph = tf.Graph()
+        try:
+            with graph.as_default():
+                tf.graph_util.import_graph_def(tf.compat.v1.GraphDef.FromString(data[1:]), name="")
+            whole = graph.as_graph_def()
+        except Exception:
+            _write(sink, REFUSED)
+            continue
+        if data[:1] == b"r":
+            # What has happened by the time of an error shows in the directory.
+            with contextlib.suppress(Exception), tf.compat.v1.Session(graph=graph, config=config) as session:
+                session.run("out:0", options=options)
+        functions = {function.signature.name for function in whole.library.function}
+        nodes = [*whole.node, *(node for function in whole.library.function for node in function.node_def)]
+        _write(sink, "\n".join(sorted({node.op for node in nodes} - functions)).encode())
+
+
+def _main() -> None:
+    import tensorflow  # noqa: F401 - so that no child has to
+
+    source, sink = FileIO(0, "rb", closefd=False), FileIO(1, "wb", closefd=False)
+    while True:
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it
+            _serve(source, sink)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return
+        _write(sink, CRASH)
+
+
+def _write(sink: Any, data: bytes) -> None:
+    left = memoryview(_LENGTH.pack(len(data)) + data)
+    while left:
+        left = left[sink.write(left) :]
+
+
+def _read(source: Any) -> bytes | None:
+    head = _exactly(source, _LENGTH.size)
+    return None if head is None else _exactly(source, _LENGTH.unpack(head)[0])
+
+
+def _exactly(source: Any, size: int) -> bytes | None:
+    found = b""
+    while len(found) < size:
+        more = source.read(size - len(found))
+        if not more:
+            return None
+        found += more
+    return found
+
+
+if __name__ == "__main__":
+    _main()
