@@ -116,7 +116,7 @@ def run(context: fedbroker.SyncBrokerContext, one: SiloProcess, watching: Promet
     one.kill()
     assert ask(context) == 2 * 4950
     until(lambda: watching.value('fedbroker_silo_up{silo="lga"} == bool 0') == 1, 20, "a silo is missed")
-    with pytest.raises(fedbroker.FedbrokerError, match="this one is negative"):
+    with pytest.raises(fedbroker.FedbrokerError, match="INTERNAL: Assert failed"):
         context.invoke(positives, packed(positives, ([1.0, -1.0],)))
     assert ask(context) == 2 * 4950
     until(lambda: watching.value('fedbroker_sessions_total{outcome="ok"}') == 3, 20, "the last scrape")

@@ -7,7 +7,6 @@ import pytest
 from tests.fuzz.running import corpus, run
 from tests.fuzz.targets import TARGETS
 
-
 EXECUTIONS = 3000
 FEWER = {"graph": 300}
 """TensorFlow imports and runs each graph, which takes some 20 ms."""
