@@ -110,6 +110,21 @@ async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path)
     assert isinstance(await client.send(client.item(echo("gated"))), Done)
 
 
+async def test_an_answer_does_not_leave_where_its_line_cannot_be_written(scene, tmp_path) -> None:
+    """The log breaks after the work was begun: what was computed by then stays at the silo."""
+    _, attacker = scene
+    client = attacker.client()
+    asked = asyncio.create_task(client.send(client.item(echo("gated"))))
+    await until(lambda: reads(tmp_path) == 1)
+    assert outcomes(tmp_path) == ["begun"]
+    (tmp_path / "audit.log").rename(tmp_path / "kept.log")
+    (tmp_path / "audit.log").mkdir()
+    go(tmp_path)
+    reply = await asked
+    assert isinstance(reply, Failed)
+    assert reply.cause == "the silo's audit log cannot be written"
+
+
 async def test_work_that_a_silo_was_killed_in_is_in_the_log(broker, cohort: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     sources = {"gated": gated_source(tmp_path, waits=True)}

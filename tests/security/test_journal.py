@@ -24,6 +24,8 @@ from fedbroker.session.roster import Member
 from fedbroker.testing import local_cohort
 from tests.support.computations import ask
 
+pytestmark = pytest.mark.timeout(300)  # a program of its own imports TensorFlow
+
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
 MEMBERS = (Member("ewr", "1"), Member("jfk", "2"))
 
@@ -74,7 +76,7 @@ def on_a_small_disk(program: str, *arguments: str, disk: Path, size: str = "64k"
     mount = f'mount -t tmpfs -o size={size} none "$0" && exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(disk)]
     return subprocess.run(
-        [*command, sys.executable, "-c", program, str(disk), *arguments], capture_output=True, text=True, timeout=120
+        [*command, sys.executable, "-c", program, str(disk), *arguments], capture_output=True, text=True, timeout=240
     )
 
 

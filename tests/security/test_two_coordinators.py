@@ -15,9 +15,9 @@ from fedbroker_worker.service import SiloService
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import presence
+from fedbroker.transport import presence, topology
 from fedbroker.trust.envelope import About
-from fedbroker.wire import digest_of
+from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import (
     Accepted,
     Call,
@@ -30,7 +30,7 @@ from fedbroker.wire.messages import (
     Rejected,
     Value,
 )
-from tests.support.attackers import Keyring, malicious_coordinator
+from tests.support.attackers import Keyring, malicious_coordinator, raw_client
 from tests.support.ends import HEARTBEAT, coordinator_end, silo_end, until, work
 from tests.support.gated import gated_source, go, reads
 from tests.support.worker import Client, echo, identity
@@ -56,22 +56,28 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path, monkeypatch, seal:
         yield silo, Client(honest), attacker
 
 
+async def has_read_its_notices(silo, attacker) -> None:
+    """Wait until the silo has read all notices so far: a mailbox is read in order."""
+    await attacker.send_notice("ewr", EndSession("seen"))
+    await until(lambda: "seen" in [session for _, session in silo._jobs._ended])
+
+
 async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> None:
-    _, client, attacker = scene
+    silo, client, attacker = scene
     item = client.item(echo("gated"))
     asked = asyncio.create_task(client.send(item))
     await until(lambda: reads(tmp_path) == 1)
     await attacker.send_notice("ewr", EndSession(item.session))
-    await attacker.client().check()  # the silo has read the notice, and serves the attacker too
+    await has_read_its_notices(silo, attacker)
     go(tmp_path)
     assert isinstance(await asked, Done)
 
 
 async def test_a_coordinator_cannot_end_a_session_whose_work_is_still_to_come(scene) -> None:
-    _, client, attacker = scene
+    silo, client, attacker = scene
     item = client.item(echo())
     await attacker.send_notice("ewr", EndSession(item.session))
-    await attacker.client().check()
+    await has_read_its_notices(silo, attacker)
     assert isinstance(await client.send(item), Done)
 
 
@@ -197,6 +203,22 @@ async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBro
         await until(lambda: max(until_.values()) > now)
         assert max(until_.values()) - now <= presence.LONGEST_RETRY + 5
         assert presence.LONGEST_RETRY == 45 * 60
+
+
+async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+    """Whoever runs the broker sends it once more, within its time."""
+    keyring = Keyring()
+    async with (
+        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
+        raw_client(broker.url) as operator,
+    ):
+        body = attacker.signed(encode(EndSession("once")), About("mail", cohort, "ewr"), seal=seal)
+        for _ in range(3):
+            await operator.publish(topology.MAIL.name, topology.silo_key(cohort, "ewr"), body)
+        await attacker.send_notice("ewr", EndSession("seen"))
+        await until(lambda: "seen" in [one.session for one in silo.ended])
+        assert [one.session for one in silo.ended] == ["once", "seen"]
 
 
 async def test_an_old_notice_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:

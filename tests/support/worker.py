@@ -147,7 +147,7 @@ async def served(own: Settings, **options: object) -> AsyncIterator[tuple[SiloSe
 async def client_of(own: Settings, url: str | None = None) -> AsyncIterator[Client]:
     """A coordinator that has heard of a silo."""
     async with coordinator_end(url or own.silo.broker, own.silo.cohort) as coordinator:
-        await until(lambda: own.silo.name in coordinator.silos)
+        await until(lambda: own.silo.name in coordinator.silos, 60)  # it may be a process that only starts
         yield Client(coordinator, own.silo.name)
 
 

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
-from fedbroker.graphs.ops import FAMILIES, known_ops
+from fedbroker.graphs import ops_of_graph
+from fedbroker.graphs.ops import FAMILIES, known_ops, why_refused
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import ops
@@ -92,3 +94,11 @@ EXAMPLES = {
 @pytest.mark.parametrize("family", EXAMPLES)
 def test_families(family):
     assert {known_ops()[op] for op in EXAMPLES[family].split()} == {family}
+
+
+@pytest.mark.parametrize("op", ["NoSuchOp", "", "readfile", "ReadFile ", "MatMul\x00", "Custom>Op"])
+def test_an_op_that_is_unknown_is_refused(op):
+    graph = tf.compat.v1.GraphDef()
+    graph.node.add(name="n", op=op)
+    assert "unknown" in why_refused(op)
+    assert op in ops_of_graph(graph.SerializeToString())

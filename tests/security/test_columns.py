@@ -1,0 +1,54 @@
+"""A malicious coordinator asks a source for what its query does not select.
+
+The administrator's query is the whole of what a source offers. A file may hold more columns; neither their names nor
+anything that looks like SQL in the place of a name gets them.
+"""
+
+from __future__ import annotations
+
+import pytest
+from fedbroker_worker.service import SiloService
+
+from fedbroker.broker import PrivateBroker
+from fedbroker.wire.messages import Compute, Data, Done, Failed
+from tests.support.attackers import Keyring, malicious_coordinator
+from tests.support.ends import until
+from tests.support.worker import RETURNS_ALL, echo
+
+SECRET = b"QZX-salary"
+NAMES = [
+    "salary",
+    '"salary"',
+    "x, salary",
+    'x", "salary',
+    'x" from (select salary as x',
+    "*",
+    "* exclude x",
+    "people.salary",
+    "(select max(salary) from read_csv_auto('people.csv'))",
+    "x'; select salary --",
+    "rowid",
+    "filename",
+]
+
+
+@pytest.fixture
+async def attacker(broker: PrivateBroker, cohort: str, tmp_path):
+    (tmp_path / "people.csv").write_text(f"x,salary\n1,{SECRET.decode()}\n2,{SECRET.decode()}\n")
+    sources = {"rows": {"query": f"select x from read_csv_auto('{tmp_path}/people.csv')"}}
+    keyring = Keyring()
+    own = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=RETURNS_ALL)
+    async with SiloService(own), malicious_coordinator(broker.url, cohort, keyring, "b") as one:
+        await until(lambda: "ewr" in one.coordinator.silos)
+        yield one
+
+
+async def test_columns_that_a_source_does_not_select_are_out_of_reach(attacker):
+    client = attacker.client()
+    assert isinstance(await client.send(client.item(echo("rows", (("x", "int64"),)))), Done)
+    for name in NAMES:
+        for dtype in ("string", "int64"):
+            for columns in (((name, dtype),), (("x", "int64"), (name, dtype))):
+                reply = await client.send(client.item([Data(1, "rows", columns), Compute(1)]))
+                assert isinstance(reply, Failed), (name, reply)
+                assert SECRET.decode() not in f"{reply.cause} {reply.hint}", name
