@@ -323,7 +323,7 @@ async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
     export, look, check = block.splitlines()
     assert export.startswith("export FEDBROKER_URL=amqps://")
     write_settings(tmp_path, broker.url, cohort)
-    for line, subjects in ((look, [*STEPS, "silos"]), (check, [*STEPS, "runtime", "policy", "source"])):
+    for line, subjects in ((look, [*STEPS, "silos"]), (check, [*STEPS, "runtime", "confinement", "policy", "source"])):
         command, *arguments = line.replace("airports", cohort).split()
         module = {"fedbroker": "fedbroker.cli", "fedbroker-silo": "fedbroker_worker"}[command]
         code, out, err = await command_line(broker.url, tmp_path, module, *arguments)
