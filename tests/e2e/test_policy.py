@@ -186,7 +186,7 @@ def test_too_many_bytes_in_one_session(broker, cohort):
     with cohort_of(broker, cohort, {"max_bytes_out": 80}) as (_, context):
         error = refusal(context, padded, fedbroker.data("numbers"))
         assert error.rule == "max_bytes_out"
-        assert "bytes, and the most is 80" in error.cause
+        assert "more than the 80 bytes" in error.cause
 
 
 def test_the_report_says_that_the_silo_refused(broker, cohort):

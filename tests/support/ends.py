@@ -19,7 +19,7 @@ from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value
 HEARTBEAT = 0.3
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait for a condition; TimeoutError if it does not come true."""
     async with asyncio.timeout(seconds):
         while True:
