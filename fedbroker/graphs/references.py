@@ -4,7 +4,8 @@ In a graph an input is ``node``, ``node:2`` or ``^node``. In a function's body i
 ``node:output:2`` or ``^name``. TensorFlow looks each up in a table of its own (``graph_constructor.cc``, and
 ``InstantiateFunction`` in ``function.cc``). A graph is refused where that table could hold something else than a reader
 expects: two things of one name, a name that looks like a reference, a function named like an op. Functions of lists are
-refused, too: one name stands for many tensors there, and TensorFlow's Python makes none.
+refused, too: one name stands for many tensors there, and TensorFlow's Python makes none. So are functions whose
+attributes have defaults: a node that calls one gets attributes, and so other functions or ops, that it does not show.
 """
 
 from __future__ import annotations
@@ -158,6 +159,8 @@ def _function(function: Message) -> Body:
     outputs = _named((one.name for one in signature.output_arg), "results of a function")
     if any(one.number_attr or one.type_list_attr for one in (*signature.input_arg, *signature.output_arg)):
         raise Unreadable("a function in it takes or returns a list")
+    if any(one.HasField("default_value") for one in signature.attr):
+        raise Unreadable("a function in it has an attribute with a default")
     scope = _Scope(function.node_def, arguments, in_function=True)
     returned = {one.key: one.value for one in function.ret}
     if len(returned) != len(function.ret) or returned.keys() != set(outputs):

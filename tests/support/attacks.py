@@ -72,6 +72,29 @@ def named_by_an_argument(base: Base, file: str) -> GraphDef:
     return graph
 
 
+def named_by_a_default(base: Base, file: str) -> GraphDef:
+    """A function calls what its attribute names, which has a default: an op that writes the file."""
+    graph = base()
+    function = graph.library.function.add()
+    function.signature.name = f"attack{next(_NUMBERS)}"
+    function.signature.is_stateful = True
+    function.signature.attr.add(name="called", type="func").default_value.func.name = "WriteFile"
+    for argument in ("file", "contents"):
+        function.signature.input_arg.add(name=argument, type=STRING)
+        graph.node.add().CopyFrom(_constant(argument, file))
+    graph.node.add().CopyFrom(_constant("always", True))
+    function.node_def.add().CopyFrom(_constant("always", True))
+    inner = _branch(function.node_def.add(name="inner"), ["always:output:0", "file", "contents"])
+    function.signature.control_output.append("written")
+    function.control_ret["written"] = "inner"
+    outer = _branch(graph.node.add(name="outer"), ["always", "file", "contents"])
+    for key in ("then_branch", "else_branch"):
+        inner.attr[key].placeholder = "called"
+        outer.attr[key].func.name = function.signature.name
+    next(node for node in graph.node if node.name == "out").input.append("^outer")
+    return graph
+
+
 def overwritten_where_it_lies(base: Base, file: str) -> GraphDef:
     """An empty constant, whose memory another op overwrites before the cache reads it."""
     return _overwritten(base(), file, "InplaceUpdate", ["tensor", "at", "written"], {})
@@ -89,16 +112,17 @@ ATTACKS: Mapping[str, Callable[[Base, str], GraphDef]] = {
         shadowed_by_an_argument,
         shadowed_by_an_argument_of_one_type,
         named_by_an_argument,
+        named_by_a_default,
         overwritten_where_it_lies,
         overwritten_by_an_internal_op,
     )
 }
-"""By name: makes a graph of :func:`counted` or :func:`cached` whose cache lies in files that begin with that name."""
+"""By name: makes a graph of :func:`counted` or :func:`cached` that writes files which begin with that name."""
 
-ONLY_IN_SESSIONS: Final = "shadowed_by_an_argument_of_one_type"
-"""TensorFlow calls functions as ops only in sessions."""
+ONLY_IN_SESSIONS: Final = frozenset({"shadowed_by_an_argument_of_one_type", "named_by_a_default"})
+"""TensorFlow calls functions as ops, and ops as functions, only in sessions."""
 
-ONLY_IN_DATASETS: Final = "shadowed_by_an_argument"
+ONLY_IN_DATASETS: Final = frozenset({"shadowed_by_an_argument"})
 """TensorFlow's Python does not import lists of types."""
 
 
@@ -191,6 +215,17 @@ def _overwritten(graph: GraphDef, file: str, op: str, inputs: list[str], attribu
         update.attr[key].i = number
     cache.input.append("^update")
     return graph
+
+
+def _branch(node: Any, inputs: list[str]) -> Any:
+    """The node, made to call one of two functions with strings, neither of which returns anything."""
+    node.op = "If"
+    node.input.extend(inputs)
+    node.attr["Tcond"].type = tf.bool.as_datatype_enum
+    node.attr["Tin"].list.type.extend([STRING] * (len(inputs) - 1))
+    node.attr["Tout"].list.SetInParent()
+    node.attr["_lower_using_switch_merge"].b = True  # which makes a call of an op into that op
+    return node
 
 
 def _cache_in(nodes: Any) -> Any:

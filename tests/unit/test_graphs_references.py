@@ -113,6 +113,15 @@ def test_a_function_of_a_list(lists, attribute):
         resolved(graph)
 
 
+def test_a_function_whose_attribute_has_a_default():
+    graph = function_of(("m", "Identity", "x"), arguments=["x"], results=[("r", "m:output:0")])
+    attribute = graph.library.function[0].signature.attr.add(name="called", type="func")
+    resolved(graph)
+    attribute.default_value.func.name = "ReadFile"
+    with pytest.raises(Unreadable, match="a default"):
+        resolved(graph)
+
+
 def test_a_tensor_after_what_a_node_waits_for():
     with pytest.raises(Unreadable):
         resolved(graph_of(("a", "Const"), ("c", "Identity", "^a", "a")))
