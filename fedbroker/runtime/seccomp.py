@@ -32,7 +32,7 @@ _KILL = 0x80000000
 _ERRNO = 0x00050000
 
 # struct seccomp_data: int nr; u32 arch; u64 instruction_pointer; u64 args[6]. The low halves of the arguments:
-_NUMBER, _ARCH, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32
+_NUMBER, _ARCH, _FIRST, _SECOND, _THIRD, _FOURTH = 0, 4, 16, 24, 32, 40
 _X86_64 = 0xC000003E
 _X32 = 0x40000000  # the bit that marks the numbers of another ABI of the same machine
 
@@ -46,6 +46,8 @@ REFUSED = {
         "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "process_madvise": 440, "kcmp": 312,
         "pidfd_open": 434, "pidfd_send_signal": 424, "pidfd_getfd": 438, "kill": 62, "tkill": 200,
         "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297, "move_pages": 279, "migrate_pages": 256,
+        "get_robust_list": 274, "setpriority": 141, "sched_setparam": 142, "sched_setscheduler": 144,
+        "sched_setattr": 314, "ioprio_set": 251,
     },
     "shared memory, semaphores and queues": {
         "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "shmdt": 67, "msgget": 68,
@@ -78,10 +80,16 @@ _ABSENT = {"clone3": 435, "openat2": 437}
 """Their arguments lie in memory, where a filter cannot look: they fail with ENOSYS, and the C library does without."""
 
 _CLONE, _OPEN, _OPENAT, _SOCKET, _TGKILL = 56, 2, 257, 41, 234
+_PRLIMIT, _SETAFFINITY = 302, 203
+_FCNTL, _IOCTL = 72, 16
+_SIGNALLED = {_FCNTL: (8, 10, 15), _IOCTL: (0x8901, 0x8902, 0x5412)}
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP have the kernel signal any process; TIOCSTI types."""
+_SENDTO, _SENDMSG, _SENDMMSG = 44, 46, 307
+_MSG_FASTOPEN = 0x20000000  # connects on its own
 _NEW_NAMESPACES = 0x7E020000
 _O_TMPFILE = 0o20000000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
-_AF_INET, _AF_INET6, _SOCK_STREAM = 2, 10, 1
+_AF_INET, _AF_INET6, _SOCK_STREAM, _ANY_PROTOCOL, _TCP = 2, 10, 1, 0, 6
 _SOCKET_TYPE = 0xFF  # the rest are flags
 
 
@@ -112,16 +120,23 @@ def program(pid: int) -> list[bytes]:
     steps += _check(_OPEN, _step(_LOAD, _SECOND), _step(_IF_ANY_BIT, _WRITES, 0, 1), refuse)
     steps += _check(_OPENAT, _step(_LOAD, _THIRD), _step(_IF_ANY_BIT, _WRITES, 0, 1), refuse)
     # abort() sends a signal to its own thread.
-    steps += _check(_TGKILL, _step(_LOAD, _FIRST), _step(_IF_EQUAL, pid, 1, 0), refuse)
-    # TCP only: no Unix sockets of other processes, no datagrams, no raw packets.
+    steps += _check(_TGKILL, *_only(_FIRST, pid), refuse)
+    for number in (_PRLIMIT, _SETAFFINITY):
+        steps += _check(number, *_only(_FIRST, 0, pid), refuse)
+    for number, requests in _SIGNALLED.items():
+        steps += _check(number, *_none(_SECOND, *requests), refuse)
+    for number, flags in ((_SENDTO, _FOURTH), (_SENDMSG, _THIRD), (_SENDMMSG, _FOURTH)):
+        steps += _check(number, _step(_LOAD, flags), _step(_IF_ANY_BIT, _MSG_FASTOPEN, 0, 1), refuse)
+    # TCP only: no Unix sockets of other processes, no datagrams, no raw packets, no protocol that sends unconnected.
     steps += _check(
         _SOCKET,
         _step(_LOAD, _FIRST),
         _step(_IF_EQUAL, _AF_INET, 1, 0),
-        _step(_IF_EQUAL, _AF_INET6, 0, 3),
+        _step(_IF_EQUAL, _AF_INET6, 0, 6),
         _step(_LOAD, _SECOND),
         _step(_AND, _SOCKET_TYPE),
-        _step(_IF_EQUAL, _SOCK_STREAM, 1, 0),
+        _step(_IF_EQUAL, _SOCK_STREAM, 0, 3),
+        *_only(_THIRD, _ANY_PROTOCOL, _TCP),
         refuse,
     )
     return [*steps, _step(_RETURN, _ALLOW)]
@@ -130,6 +145,21 @@ def program(pid: int) -> list[bytes]:
 def _check(number: int, *body: bytes) -> list[bytes]:
     """Instructions for one system call: its body refuses it, or falls through to where it is allowed."""
     return [_step(_IF_EQUAL, number, 0, len(body) + 1), *body, _step(_RETURN, _ALLOW)]
+
+
+def _only(argument: int, *values: int) -> list[bytes]:
+    """Skip the next instruction where an argument is one of these values."""
+    last = len(values)
+    return [_step(_LOAD, argument), *(_step(_IF_EQUAL, value, last - at, 0) for at, value in enumerate(values))]
+
+
+def _none(argument: int, *values: int) -> list[bytes]:
+    """Skip the next instruction where an argument is none of these values."""
+    last = len(values) - 1
+    return [
+        _step(_LOAD, argument),
+        *(_step(_IF_EQUAL, value, last - at, int(at == last)) for at, value in enumerate(values)),
+    ]
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

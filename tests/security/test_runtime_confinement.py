@@ -325,9 +325,12 @@ both = pytest.mark.parametrize("isolation", ["namespace", "none"])
 @both
 async def test_it_reaches_no_other_process(tmp_path, isolation):
     found = await probed(tmp_path, isolation)
-    for name in ("kill", "tgkill", "ptrace", "process_vm_readv", "pidfd_open"):
+    for name in ("kill", "tgkill", "ptrace", "process_vm_readv", "pidfd_open", "F_SETOWN"):
         assert found[name] == "EPERM", name
-    assert (found["fork"], found["own signal"]) == ("ok", "ok")  # threads and abort() are not in the filter's way
+    for name in ("prlimit64", "setpriority", "sched_setscheduler", "sched_setaffinity", "ioprio_set"):
+        assert found[name] == "EPERM", name
+    # Threads and abort() are not in the filter's way.
+    assert (found["fork"], found["own signal"], found["own limit"]) == ("ok", "ok", "ok")
 
 
 @both
@@ -345,8 +348,14 @@ async def test_it_has_no_privileges_and_can_gain_none(tmp_path, isolation):
 async def test_it_makes_no_connection_and_no_socket_of_another_kind(tmp_path, isolation):
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = await probed(tmp_path, isolation, PORT=server.getsockname()[1])
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
     for name in ("connection", "datagram", "unix socket", "abstract socket"):
         assert found[name] in ("EPERM", "EACCES"), name
+    for name in ("sendto", "sendmsg", "multipath", "sctp"):
+        assert found[name] == "EPERM", name
+    assert found["tcp"] == "ok"
 
 
 @both
@@ -394,6 +403,8 @@ def segment():
         ("none", "seccomp", "create", "EPERM"),
         ("none", "seccomp", "truncate", "EPERM"),
         ("none", "seccomp", "connection", "EPERM"),
+        ("none", "seccomp", "prlimit64", "EPERM"),
+        ("none", "seccomp", "F_SETOWN", "EPERM"),
         ("none", "seccomp", "unshare", "EPERM"),
     ],
 )

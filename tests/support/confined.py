@@ -3,9 +3,11 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 
@@ -36,6 +38,25 @@ def connected(family, kind, address):
     with socket.socket(family, kind) as one:
         one.settimeout(5)
         one.connect(address)
+
+
+def fast_opened(send):
+    """A connection that is made by sending, and not by connecting."""
+    with socket.socket() as one:
+        send(one, 0x20000000, ("127.0.0.1", globals().get("PORT", 9)))
+
+
+def made(protocol):
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol).close()
+
+
+def signalled():
+    """A signal that the kernel sends to the owner of a socket."""
+    ours, theirs = socket.socketpair()
+    fcntl.fcntl(ours, fcntl.F_SETOWN, OTHER)
+    fcntl.fcntl(ours, 10, signal.SIGURG)  # F_SETSIG, and a signal that nobody minds
+    fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC)
+    theirs.send(b"x")
 
 
 def grown():
@@ -76,6 +97,12 @@ found = {
     "tgkill": attempt(234, OTHER, OTHER, 0),
     "ptrace": attempt(101, 0x4206, os.getppid(), 0, 0),
     "process_vm_readv": attempt(310, os.getppid(), 0, 0, 0, 0, 0),
+    "prlimit64": attempt(302, OTHER, resource.RLIMIT_CORE, ctypes.byref((ctypes.c_ulong * 2)(0, 0)), 0),
+    "setpriority": attempt(141, 0, OTHER, 0),
+    "sched_setscheduler": attempt(144, OTHER, 0, ctypes.byref(ctypes.c_int(0))),
+    "sched_setaffinity": attempt(203, OTHER, 128, ctypes.byref((ctypes.c_ulong * 16)(*[2**64 - 1] * 16))),
+    "ioprio_set": attempt(251, 1, OTHER, 0),
+    "F_SETOWN": tried(signalled),
     "pidfd_open": attempt(434, os.getppid(), 0),
     "clone with a namespace": tried(cloned),
     "clone3": attempt(435, 0, 0),
@@ -92,6 +119,11 @@ found = {
     "abstract socket": tried(connected, socket.AF_UNIX, socket.SOCK_STREAM, "\0nowhere"),
     "datagram": tried(connected, socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 9)),
     "connection": tried(connected, socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", globals().get("PORT", 9))),
+    "sendto": tried(fast_opened, lambda one, flag, to: one.sendto(b"x", flag, to)),
+    "sendmsg": tried(fast_opened, lambda one, flag, to: one.sendmsg([b"x"], (), flag, to)),
+    "multipath": tried(made, socket.IPPROTO_MPTCP),
+    "sctp": tried(made, socket.IPPROTO_SCTP),
+    "tcp": tried(made, socket.IPPROTO_TCP),
     "write": tried(opened, "/etc/ld.so.cache", os.O_WRONLY),
     "create": tried(opened, "/dev/shm/confined", os.O_WRONLY | os.O_CREAT),
     "truncate": tried(os.truncate, sys.argv[0], 0),
@@ -102,6 +134,7 @@ found = {
     "bounding": bounding(),
     "no_new_privs": LIBC.prctl(39, 0, 0, 0, 0),
     "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+    "own limit": attempt(302, 0, resource.RLIMIT_CORE, 0, ctypes.byref((ctypes.c_ulong * 2)())),
     "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
 }
 found["unshare"] = attempt(272, 0x10000000)  # the last, since it gives privileges where it succeeds
