@@ -1,8 +1,9 @@
 """TensorFlow's importer and runtime in a process of their own: graphs that make no sense crash them now and then.
 
-A process that has imported TensorFlow and run nothing forks a child, which answers requests until it crashes; then
-comes the next. A request is a graph, and whether to run it. The answer names its ops, or is ``refused`` where
-TensorFlow does not import it, or ``crash``, also where it takes too long.
+A process that has imported TensorFlow and run nothing passes each request on to a child. It forks another child when
+that one has crashed, so each request has one answer, whenever a child dies. A request is a graph, and whether to run
+it. The answer names the graph's ops, or is ``refused`` where TensorFlow does not import it, or ``crash``, also where it
+takes too long.
 """
 
 from __future__ import annotations
@@ -62,12 +63,14 @@ def _serve(source: Any, sink: Any) -> None:
                 tf.graph_util.import_graph_def(tf.compat.v1.GraphDef.FromString(data[1:]), name="")
             whole = graph.as_graph_def()
         except Exception:
+            signal.alarm(0)
             _write(sink, REFUSED)
             continue
         if data[:1] == b"r":
             # What has happened by the time of an error shows in the directory.
             with contextlib.suppress(Exception), tf.compat.v1.Session(graph=graph, config=config) as session:
                 session.run("out:0", options=options)
+        signal.alarm(0)
         functions = {function.signature.name for function in whole.library.function}
         nodes = [*whole.node, *(node for function in whole.library.function for node in function.node_def)]
         _write(sink, "\n".join(sorted({node.op for node in nodes} - functions)).encode())
@@ -77,16 +80,47 @@ def _main() -> None:
     import tensorflow  # noqa: F401 - so that no child has to
 
     source, sink = FileIO(0, "rb", closefd=False), FileIO(1, "wb", closefd=False)
-    while True:
-        child = os.fork()
-        if child == 0:
+    child = None
+    while (request := _read(source)) is not None:
+        child = child or _Child()
+        answer = child.answer(request)
+        if answer is None:
+            child.close()
+            child = None
+        _write(sink, CRASH if answer is None else answer)
+    if child is not None:
+        child.close()
+
+
+class _Child:
+    """A fork that answers requests until it crashes."""
+
+    def __init__(self) -> None:
+        (requests, to), (of, answers) = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(to)
+            os.close(of)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it
-            _serve(source, sink)
+            _serve(FileIO(requests, "rb"), FileIO(answers, "wb"))
             os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status == 0:
-            return
-        _write(sink, CRASH)
+        os.close(requests)
+        os.close(answers)
+        self._to, self._of = FileIO(to, "wb"), FileIO(of, "rb")
+
+    def answer(self, request: bytes) -> bytes | None:
+        """The child's answer, or nothing where it has crashed."""
+        try:
+            _write(self._to, request)
+            return _read(self._of)
+        except BrokenPipeError:
+            return None
+
+    def close(self) -> None:
+        """End the child with its input, and wait for its end."""
+        self._to.close()
+        self._of.close()
+        os.waitpid(self._pid, 0)
 
 
 def _write(sink: Any, data: bytes) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from textwrap import dedent
 
 import cyclopts
 import pytest
@@ -76,12 +77,27 @@ def test_ctrl_c_is_130_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("waiting", ["signal.pause()", "asyncio.run(asyncio.sleep(60))"])
+WAITS = {
+    "in the kernel": """
+        def wait():
+            print("up", flush=True)
+            signal.pause()
+    """,
+    "in an event loop": """
+        async def sleep():
+            print("up", flush=True)  # not before there is a loop, whose making an interrupt must not meet
+            await asyncio.sleep(60)
+
+        def wait():
+            asyncio.run(sleep())
+    """,
+}
+
+
+@pytest.mark.parametrize("waiting", WAITS.values(), ids=WAITS)
 def test_ctrl_c_ends_a_command_that_a_script_started_in_the_background(waiting: str) -> None:
     """Such a command begins with SIGINT ignored."""
-    program = (
-        f"import asyncio, signal\nfrom fedbroker.console import run\nrun(lambda: (print('up', flush=True), {waiting}))"
-    )
+    program = f"import asyncio, signal\nfrom fedbroker.console import run\n{dedent(waiting)}\nrun(wait)"
     ignoring = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
     command = [*ignoring, sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
