@@ -129,7 +129,7 @@ class Service:
         # Its end may show at the connection before we are told of it, in more than one way.
         how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
         if how is not None:
-            hint = f"{_ANEW}; {_TOO_LARGE}" if _tells(how, _OUT_OF_MEMORY) else _ANEW
+            hint = f"{_ANEW}; {_TOO_LARGE}" if _died_of_memory(how) else _ANEW
             return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=hint)
         if gone:
             return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
@@ -339,6 +339,15 @@ class Executor:
 
 def _proto(ref: Ref) -> Proto:
     return executor_pb2.ValueRef(id=ref.id)
+
+
+def _died_of_memory(how: str) -> bool:
+    """Tell whether a runtime ended for want of memory, by how it ended and its last words.
+
+    gRPC's ``gpr_malloc`` aborts without a word where there is no memory (grpc, src/core/lib/gpr/alloc.cc). Whatever
+    else aborts names the check that failed.
+    """
+    return _tells(how, _OUT_OF_MEMORY) or ("SIGABRT" in how and "Check failed" not in how)
 
 
 def _tells(text: str, signs: Sequence[str]) -> bool:

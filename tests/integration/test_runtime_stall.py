@@ -11,6 +11,8 @@ import pytest
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
 from fedbroker.runtime import Runtime, stall
+from fedbroker.runtime.client import Service
+from fedbroker.runtime.stall import StallWatch
 from tests.support import bombs
 
 MIB = 1 << 20
@@ -101,6 +103,29 @@ async def test_a_runtime_that_answers_others_is_left_alone(runtime, impatient):
             await asyncio.wait([request], timeout=0.05)
         assert not request.done()
     assert runtime.restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "memory"),
+    [
+        ("killed by SIGABRT, its last words:   } | } | ", True),  # as gRPC ends without memory
+        ("killed by SIGABRT", True),
+        ("killed by SIGABRT, its last words: F tensor.cc:1 Check failed: dims() == 1", False),
+        ("killed by SIGSEGV", False),
+        ("killed by SIGTERM", False),
+    ],
+)
+async def test_a_runtime_that_aborts_without_a_word_lacked_memory(how, memory):
+    async def ended(_: float) -> str:
+        return how
+
+    service = Service("unix:/nowhere", ended, lambda: None, StallWatch(0, lambda: None))
+    try:
+        with pytest.raises(RuntimeUnavailable, match="is gone") as gone:
+            await service.call("CreateCall", b"")
+    finally:
+        await service.close()
+    assert ("runtime_memory_bytes" in gone.value.hint) is memory
 
 
 @pytest.mark.parametrize("size", [*range(16, 48, 2), 64, 128, 256, 512])

@@ -238,5 +238,7 @@ async def test_a_source_that_cannot_be_opened_is_told_at_the_silo_alone(
             assert MARK in str(caught.value), name
         async with admin(broker.url) as anybody:  # after which all that was sent before has come
             await anybody.publish(topology.DEAD.name, f"{cohort}.last", b"")
-        await until(lambda: bool(copies))
-    assert [one.key for one in copies] == [f"{cohort}.last"]
+        await until(lambda: any(one.key == f"{cohort}.last" for one in copies))
+    # Of other cohorts something may still have come: other tests use the broker as well.
+    assert [one.key for one in copies if cohort in one.key] == [f"{cohort}.last"]
+    assert not any(holds(one.body + one.properties.encode(), MARK) for one in copies)
