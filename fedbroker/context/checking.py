@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 import numpy as np
 import tensorflow_federated as tff
@@ -48,7 +49,9 @@ PLACEMENT: Final = number_of(computation_pb2.FederatedType, "placement")
 LONGEST_PLACEMENT: Final = 64
 """Bytes of a placement, which is the word "server" or "clients"."""
 LONGEST_SHAPE: Final = 4096
-"""Bytes; numpy has no arrays of more than 64 dimensions."""
+"""Bytes, of far more dimensions than there may be."""
+MOST_DIMENSIONS: Final = 32
+"""NumPy has no arrays of more."""
 
 _UNKNOWN: Final = "it is laid out in an unknown way"
 _HINT: Final = "use the same version at both ends, or see what answers in the silo's name"
@@ -141,7 +144,7 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
         raise ValueError(_UNKNOWN)
     head = array_pb2.Array.FromString(bytes(rest))
     dtype, shape = dtype_utils.from_proto(head.dtype), array_shape.from_proto(head.shape)
-    if dtype is not type_.dtype.type or not _fits(shape, type_.shape):
+    if dtype is not type_.dtype.type or not _fits(shape, type_.shape) or not _possible(shape, type_.dtype.itemsize):
         raise ValueError(f"an array of {dtype.__name__} in the shape {shape}")
     if dtype is np.str_:
         there = len(head.string_list.value)
@@ -166,12 +169,17 @@ def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape) -> tuple[byte
     return b"".join([head.SerializeToString(deterministic=True), prefix(CONTENT, size)]), size
 
 
-def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> bool:
+def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> TypeGuard[Sequence[int]]:
     if shape is None or None in shape:
         return False
     if wanted is None:
         return True
     return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
+
+
+def _possible(shape: Sequence[int], itemsize: int) -> bool:
+    """Whether there is an array of that shape: NumPy counts the bytes of its other dimensions where one is 0, too."""
+    return len(shape) <= MOST_DIMENSIONS and math.prod(filter(None, shape)) * max(itemsize, 8) <= sys.maxsize
 
 
 def _check_sequence(message: memoryview) -> None:

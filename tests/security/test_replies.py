@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
+from tensorflow_federated.proto.v0 import data_type_pb2
 
 import fedbroker
 from fedbroker.context.values import federate, serialize, structure
 from fedbroker.errors import SiloError
+from fedbroker.runtime.protos import executor_pb2
 from fedbroker.trust.files import SECRET, keys_table
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done, WorkItem
@@ -167,6 +170,35 @@ async def test_other_clients_values_than_its_own_are_that_silo_s_failure_alone(b
             assert endings(context) == {"ewr": "answered", "jfk": "refused"}, attack
         jfk.silo.answer = with_outputs(jfk, [struct(at_clients(6.0, 8.0))])
         assert await invoke(context, doubled) == [2.0, 4.0, 6.0, 8.0]
+
+
+OF_ANY_SHAPE = tff.TensorType(np.float32, [None, None, None])
+
+
+@tff.federated_computation(AT_CLIENTS)
+def of_any_shape(x):
+    same = tff.tensorflow.computation(lambda one: tf.compat.v1.placeholder_with_default([[[one]]], [None] * 3), NUMBER)
+    return tff.federated_map(same, x)
+
+
+IMPOSSIBLE: Mapping[str, Sequence[int]] = {
+    "none, times more elements than can be counted": [0, 1 << 31, 1 << 31],
+    "more elements than can be counted, times none": [1, 1 << 62, 0],
+}
+
+
+async def test_a_shape_that_no_array_has_is_that_silo_s_failure_alone(broker, cohort, tmp_path):
+    type_ = tff.FederatedType(OF_ANY_SHAPE, tff.CLIENTS)
+    honest = struct(bytes(serialize([np.full([1, 1, 1], value, np.float32) for value in (2.0, 4.0)], type_)))
+    async with victim(broker, cohort, tmp_path, [honest], **DROP) as (context, jfk):
+        for attack, dims in IMPOSSIBLE.items():
+            value = executor_pb2.Value()
+            value.array.dtype = data_type_pb2.DT_FLOAT
+            value.array.shape.dim.extend(dims)
+            value.array.content = b""
+            jfk.silo.answer = with_outputs(jfk, [struct(bytes(federate([value.SerializeToString()] * 2, type_)))])
+            assert [one.item() for one in await invoke(context, of_any_shape)] == [2.0, 4.0], attack
+            assert endings(context) == {"ewr": "answered", "jfk": "refused"}, attack
 
 
 async def test_where_every_silo_must_answer_the_error_names_the_malicious_one(broker, cohort, tmp_path):

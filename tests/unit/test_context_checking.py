@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from tensorflow_federated.proto.v0 import array_pb2, data_type_pb2, executor_pb2
 from tensorflow_federated.python.core.impl.types import type_serialization
 
 from fedbroker.context.checking import check_answer, check_value
-from fedbroker.context.values import serialize, structure
+from fedbroker.context.values import federate, serialize, structure
 from fedbroker.errors import WireError
 from fedbroker.runtime.framing import framed
 from tests.support.values import federated
@@ -96,6 +97,16 @@ def test_what_is_of_the_type_is_let_in():
 def test_what_is_of_another_type_is_not(value, type_):
     with pytest.raises(WireError, match="not of the type"):
         check_value(at_server(value, NUMBER), tff.FederatedType(type_, tff.SERVER), 1)
+
+
+@pytest.mark.parametrize("dims", [[0, 1 << 62], [1 << 31, 1 << 31, 0], [1] * 33])
+def test_a_shape_that_no_array_has_is_not_let_in(dims):
+    type_ = tff.FederatedType(tff.TensorType(np.float32, [None] * len(dims)), tff.SERVER)
+    array = array_pb2.Array(dtype=data_type_pb2.DT_FLOAT, shape=array_pb2.ArrayShape(dim=dims))
+    array.content = bytes(4 * math.prod(dims))
+    value = executor_pb2.Value(array=array).SerializeToString()
+    with pytest.raises(WireError, match="in the shape"):
+        check_value(federate([value], type_), type_, 1)
 
 
 def test_a_content_twice_or_elsewhere_is_not_let_in():
