@@ -15,6 +15,7 @@ from tests.support.wait import until
 RUN = Path(__file__).parents[2] / ".ci" / "run"
 ALL = ["clean", "check", "demo", "test"]
 MAKE = """#!/bin/sh
+if command -v brought-along; then exit 4; fi
 echo "$1 $HOME $UV_CACHE_DIR $(ls -A "$HOME" "$HOME/.config" | tr '\\n' ' ')" >> "$NOTES"
 if [ "$1" != clean ]; then mkdir -p "$UV_CACHE_DIR/$1" "$HOME/.cache"; fi
 case " $SLOW " in *" $1 "*) : > "$NOTES.slow"; exec sleep 60 ;; esac
@@ -33,12 +34,14 @@ class Clone:
         self.temporary.mkdir()
         for directory in (".config/pip", ".config/other", ".cache/uv", ".local/bin"):
             (self.home / directory).mkdir(parents=True)
-        make = root / "bin" / "make"
+        make, other = (root / "bin" / name for name in ("make", "brought-along"))
         make.parent.mkdir()
-        make.write_text(MAKE)
-        make.chmod(0o755)
+        for command in (make, other):
+            command.write_text(MAKE)
+            command.chmod(0o755)
         self.environ = {
-            "PATH": f"{make.parent}:{os.environ['PATH']}",
+            "PATH": f"{other.parent}:{os.environ['PATH']}",
+            "MAKE": str(make),
             "HOME": str(self.home),
             "TMPDIR": str(self.temporary),
             "NOTES": str(self.notes),
@@ -67,6 +70,11 @@ def test_it_starts_with_an_empty_home_and_an_empty_package_cache(clone: Clone) -
     assert {(call[1], call[2]) for call in clone.calls()} == {(home, packages)}
     assert not list(clone.temporary.iterdir())
     assert (clone.home / ".cache" / "uv").is_dir()
+
+
+def test_a_command_that_somebody_installed_elsewhere_is_not_found(clone: Clone) -> None:
+    assert shutil.which("brought-along", path=clone.environ["PATH"])
+    assert clone.run() == 0  # the stand-in fails where it finds it
 
 
 @pytest.mark.parametrize("failing", ["check", "demo", "test", "check demo test"])
