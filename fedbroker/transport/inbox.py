@@ -117,8 +117,15 @@ class Inbox:
             _log.error("work rejected", reason=error.what, message_id=delivery.message_id)
             await delivery.reject()
             return
+        deadline = Deadline.after(item.seconds)
+
+        async def renew(held: Delivery) -> bool:
+            return await self._renewed(held, deadline)
+
+        # Registered before the handler's task runs: one read of the socket may bring the same message twice.
+        holding = self._holdings[delivery.message_id] = Holding(delivery, renew, self._renew_seconds)
         # Not in the caller's task: that is cancelled when its line ends, a handler is not.
-        handler = asyncio.create_task(self._handle(item, signed, attachments, delivery))
+        handler = asyncio.create_task(self._handle(item, signed, attachments, delivery, holding, deadline))
         self._handlers.add(handler)
         handler.add_done_callback(self._handlers.discard)
 
@@ -128,6 +135,7 @@ class Inbox:
             handler.cancel()
         if self._handlers:
             await asyncio.gather(*self._handlers, return_exceptions=True)
+        self._holdings.clear()  # a handler that was cancelled before its first step has not removed its own
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview], Signed]:
         item, attachments, signed = self._envelopes.work(delivery, self._opened)
@@ -153,14 +161,14 @@ class Inbox:
         return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
 
     async def _handle(
-        self, item: WorkItem, signed: Signed, attachments: Sequence[memoryview], delivery: Delivery
+        self,
+        item: WorkItem,
+        signed: Signed,
+        attachments: Sequence[memoryview],
+        delivery: Delivery,
+        holding: Holding,
+        deadline: Deadline,
     ) -> None:
-        deadline = Deadline.after(item.seconds)
-
-        async def renew(held: Delivery) -> bool:
-            return await self._renewed(held, deadline)
-
-        holding = self._holdings[delivery.message_id] = Holding(delivery, renew, self._renew_seconds)
         try:
             sent = [*map(self._blobs.put, attachments), *item.fresh]
             self._count_blobs(item, sent)

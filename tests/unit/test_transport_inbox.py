@@ -1,0 +1,58 @@
+"""What a silo's inbox does with deliveries, without a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from fedbroker.transport.envelopes import SiloEnvelopes
+from fedbroker.transport.inbox import Inbox
+from fedbroker.transport.message import Delivery
+from fedbroker.transport.store import BlobStore
+from fedbroker.wire.codec import encode
+from fedbroker.wire.limits import DEFAULT_LIMITS
+from tests.support.ends import until, work
+
+
+class Channel:
+    """Notes which deliveries were acknowledged."""
+
+    def __init__(self):
+        self.acked = []
+
+    async def basic_ack(self, tag):
+        self.acked.append(tag)
+
+
+async def test_one_message_that_is_delivered_twice_in_one_read_is_handled_once():
+    channel, handled, release, failed = Channel(), [], asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+
+    async def on_work(item, signed):
+        handled.append(item)
+        await release.wait()
+
+    async def ready(deadline):
+        return None
+
+    inbox = Inbox(
+        None,
+        "ewr",
+        on_work,
+        ready,
+        BlobStore(1 << 20),
+        DEFAULT_LIMITS,
+        SiloEnvelopes("airports", "ewr", None),
+        most=4,
+        renew_seconds=60.0,
+    )
+    body = encode(work("ewr", "k1"))
+    for tag in (1, 2):  # no handler runs between the two
+        await inbox.take(Delivery(body, "airports.ewr.0", "", "m1", {}, tag > 1, channel, tag))
+    await until(lambda: bool(handled))
+    release.set()
+    await until(lambda: sorted(channel.acked) == [1, 2])
+    await inbox.close()
+    gc.collect()
+    assert len(handled) == 1
+    assert failed == []
