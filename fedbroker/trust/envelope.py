@@ -155,7 +155,7 @@ def open_envelope(data: Buffer, about: About, reader: Identity, known: Callable[
     return Opened(body, sender, nonce, issued / 1000, form == _SEALED)
 
 
-_BOTH: Final = "give both ends their keys ([security] at the silo, security= at the coordinator)"
+_BOTH: Final = "give both ends their keys ([security] at the silo, keys= at the coordinator)"
 _KEYS: Final = "give this end the other's public key, as `fedbroker admin enroll` does"
 _BETWEEN: Final = "find out who changes messages at the broker, or on the way to it"
 
