@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedbroker.transport import topology
 from fedbroker.wire import Limits
 
 ROOT = Path(__file__).parents[2]
@@ -37,3 +38,16 @@ def test_each_limit_is_in_the_table_or_says_only_when_a_blob_rides_along():
         "inline_total",
         "small_blob",
     }
+
+
+def test_the_pages_say_after_how_many_deliveries_work_is_dead_lettered():
+    times = {4: "four"}[topology.work_queue("airports", "ewr").arguments["x-delivery-limit"] + 1]
+    row = next(row for row in rows() if row[0] == "work kills its silo each time")
+    assert f"after {times} deliveries" in row[1]
+    letters = (ROOT / "docs" / "dead-letters.md").read_text(encoding="utf-8")
+    assert f"picked up {times} times and never acknowledged" in letters
+
+
+def test_no_page_compares_versions_as_text():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert [one.name for one in pages if re.search(r"version\s*[<>]=?\s*[\"']", one.read_text(encoding="utf-8"))] == []
