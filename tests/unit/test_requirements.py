@@ -68,6 +68,12 @@ def closure(name: str) -> set[str]:
     return {known for known, _ in found}
 
 
+@pytest.mark.parametrize("project", [COORDINATOR, WORKER], ids=["coordinator", "silo"])
+def test_each_dependency_is_named_once(project: dict) -> None:
+    names = [canonicalize_name(one.name) for one in requirements(project["project"]["dependencies"])]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])
 def test_each_dependency_that_is_named_is_locked_at_a_version_that_fits(name: str) -> None:
     locked, left_out = pins(name), overrides(name)
