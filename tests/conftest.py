@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fedbroker.broker import PrivateBroker
+
+# No property test has a deadline for one example: a loaded machine would fail it. pytest-timeout bounds each test.
+settings.register_profile("fedbroker", deadline=None)
+settings.load_profile("fedbroker")
 
 
 @pytest.fixture(scope="session")

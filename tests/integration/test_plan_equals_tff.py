@@ -21,7 +21,7 @@ F = np.float32
 NUMBERS = tff.FederatedType(F, tff.CLIENTS)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     program=steps,
     returned=st.lists(st.integers(0, 30), min_size=1, max_size=4),

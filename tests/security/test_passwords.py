@@ -86,7 +86,7 @@ def with_examples(test):
     for one in EXAMPLES:
         test = example(*one)(test)
     # The first use of SQLAlchemy, or of a crowded machine, takes long.
-    return settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])(test)
+    return settings(suppress_health_check=[HealthCheck.function_scoped_fixture])(test)
 
 
 @with_examples

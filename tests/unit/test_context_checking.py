@@ -25,7 +25,7 @@ NUMBERS = tff.SequenceType(np.int64)
 SUM = tff.FederatedType(NUMBER, tff.SERVER)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(federated())
 def test_whatever_tff_writes_is_let_in(case):
     value, type_ = case

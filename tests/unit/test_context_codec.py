@@ -35,7 +35,7 @@ def same(one, other):
         assert (one.dtype, one.shape, one.flags.writeable) == (other.dtype, other.shape, other.flags.writeable)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(values | federated())
 def test_it_is_tffs_own_format(case):
     value, type_ = case

@@ -20,7 +20,7 @@ from tests.fuzz.running import corpus
 SEEDS = corpus("graph")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), st.lists(st.integers(0, 2**32), min_size=1, max_size=5))
 def test_what_tensorflow_can_run_the_filter_has_reported(graph, edits):
     for edit in edits:

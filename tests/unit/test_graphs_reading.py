@@ -130,7 +130,7 @@ def harmless(x):
     return x * 2.0
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WRAPPERS), max_size=3), st.sampled_from(sorted(BAD)))
 def test_an_op_is_found_however_deep_it_is(wrappers, op):
     bad, good = BAD[op], harmless

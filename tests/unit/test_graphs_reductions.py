@@ -168,7 +168,7 @@ def honest(parts) -> Aggregate:
     return Aggregate(traced(zero), traced(accumulate, specs, specs), traced(merge, specs, specs))
 
 
-laws = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+laws = settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @laws

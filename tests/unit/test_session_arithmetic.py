@@ -49,7 +49,7 @@ def schedules(draw):
     return stages, {(silo, stage): draw(replies) for silo in EVERYBODY for stage in range(stages)}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(schedules(), policies, st.lists(times, max_size=2), st.none() | st.floats(1.0, 3 * SECONDS))
 def test_the_sum_is_over_exactly_the_participants_that_the_report_names(schedule, policy, arrivals, limit):
     run_virtually(lambda: play(schedule, policy, arrivals, limit))

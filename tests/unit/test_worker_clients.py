@@ -225,7 +225,7 @@ def test_a_number_is_no_clients(tmp_path):
     assert "'clients' in [data.stays]: expected str | null, got int; it is a column of the query, or an SQL" in line
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     rows=st.lists(st.tuples(st.integers(-12, 12), st.integers(-(2**63), 2**63 - 1), st.text(max_size=3))),
     more=st.sets(st.integers(-15, 15)),
