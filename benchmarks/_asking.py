@@ -32,7 +32,7 @@ async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -
         async for _ in words:
             members = await cohort.wait(first["silos"], SECONDS)
             start = time.perf_counter()
-            one = cohort.session(members, {member.name: 1 for member in members}, SECONDS)
+            one = await cohort.session(members, {member.name: 1 for member in members}, SECONDS)
             programs = {member.name: PROGRAM for member in members}
             answers: dict[str, Sequence[Buffer]] = {}
 

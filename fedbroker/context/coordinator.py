@@ -27,6 +27,7 @@ from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
+from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import Cohort
@@ -229,7 +230,7 @@ class Coordinator:
                 self._cohort = cohort
             return self._cohort
 
-    def _session(
+    async def _session(
         self,
         members: Sequence[Member],
         clients: Mapping[str, int],
@@ -239,7 +240,7 @@ class Coordinator:
     ) -> Session:
         assert self._cohort is not None, "a membership comes from a cohort"
         settings = self.settings
-        self._last = self._cohort.session(
+        self._last = await self._cohort.session(
             members,
             clients,
             settings.stage_timeout,
@@ -264,5 +265,5 @@ class Coordinator:
 
 def _waited(error: BrokerUnreachable, seconds: float) -> BrokerUnreachable:
     """Return the same error, with the seconds for which the broker was waited for."""
-    what = f"the broker could not be reached within {seconds:.3g} s: {error.what}"
+    what = f"the broker could not be reached within {seconds_text(seconds)}: {error.what}"
     return BrokerUnreachable(what, retryable=True, hint=error.hint)

@@ -28,6 +28,7 @@ from fedbroker.errors import ComputationFailed, DataError, DeadlineExceeded, Usa
 from fedbroker.log import get_logger
 from fedbroker.plan.identity import identity_of
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
+from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.lane import Enlisted, StageWork
@@ -84,7 +85,7 @@ class Environment:
 
     executor: Callable[[int], Awaitable[Executor]]
     gather: Callable[[Wanted], Awaitable[Sequence[Member]]]
-    session: Callable[[Sequence[Member], Mapping[str, int], str], SessionLike]
+    session: Callable[[Sequence[Member], Mapping[str, int], str], Awaitable[SessionLike]]
     resume: Callable[[str], Awaitable[SessionLike | None]] | None
     stage_timeout: float
     deadline: Deadline = field(default_factory=Deadline.never)
@@ -126,7 +127,7 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
             await run.stages(None)
         else:
             clients = {silo: len(held) for silo, held in dealt.items()}
-            await _run_session(run, session or environment.session(members, clients, fingerprint))
+            await _run_session(run, session or await environment.session(members, clients, fingerprint))
         values = await run.result()
     except BaseException:
         await asyncio.shield(server.close())
@@ -193,7 +194,7 @@ class _Run:
                     await asyncio.shield(executor.close())
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the sequences of the result were not read within {seconds:g} s",
+                f"the sequences of the result were not read within {seconds_text(seconds)}",
                 hint="raise stage_timeout, or reduce the sequences before they are returned",
             ) from None
         return ResultValues(values)
@@ -206,7 +207,7 @@ class _Run:
                     await self.server.run(stage)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"server stage {stage.level} took more than {seconds:g} s",
+                f"server stage {stage.level} took more than {seconds_text(seconds)}",
                 stage=stage.level,
                 hint="raise stage_timeout, or give the coordinator a faster machine",
             ) from None

@@ -200,7 +200,7 @@ class Cohort:
                     return member
             await self._heard.wait()
 
-    def session(
+    async def session(
         self,
         members: Sequence[Member],
         clients: Mapping[str, int],
@@ -210,7 +210,7 @@ class Cohort:
         deadline: Deadline = NEVER,
         fingerprint: str = "",
     ) -> Session:
-        """A session with that membership.
+        """Start a session with that membership.
 
         Args:
             members: frozen from now on.
@@ -223,7 +223,7 @@ class Cohort:
         name = uuid.uuid4().hex[:16]
         journal = None
         if self._journal is not None and fingerprint:
-            journal = self._journal.begin(fingerprint, name, members, clients)
+            journal = await asyncio.to_thread(self._journal.begin, fingerprint, name, members, clients)
         return self._session(name, members, clients, stage_timeout, policy, deadline, journal)
 
     def resume(self, unfinished: SessionJournal, stage_timeout: float, policy: Policy, deadline: Deadline) -> Session:

@@ -119,10 +119,11 @@ class Session:
         """
         self.recorder.finished(error)
         if self.journal is not None and isinstance(error, JournalError):
-            self.journal.leave()  # as if we were killed: the silos, too, keep what they hold for a while
+            # As if we were killed: the silos, too, keep what they hold for a while.
+            await asyncio.to_thread(self.journal.leave)
             error = None
         elif self.journal is not None:
-            self.journal.forget()
+            await asyncio.to_thread(self.journal.forget)
         if error is not None:
             for member in self.members:
                 self.dismiss(member)

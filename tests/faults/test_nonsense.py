@@ -65,7 +65,7 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
 
         bad.answer, good.answer = never, later
         members = await ours.wait(min_silos=2)
-        session = ours.session(members, {"ewr": 1, "mallory": 1}, 30.0, policy=Policy("drop", 1))
+        session = await ours.session(members, {"ewr": 1, "mallory": 1}, 30.0, policy=Policy("drop", 1))
         programs = dict.fromkeys(("ewr", "mallory"), (Compute(1),))
         replies = Taken()
         running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {}, replies)))
@@ -87,7 +87,7 @@ async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, coho
     ours = Cohort(broker.url, cohort, limits=LIMITS)
     async with ours, silo_end(broker.url, cohort, "mallory") as silo:
         members = await ours.wait(min_silos=1)
-        session = ours.session(members, {"mallory": 1}, 30.0)
+        session = await ours.session(members, {"mallory": 1}, 30.0)
         arrived = asyncio.Event()
 
         async def after_garbage(item):

@@ -42,7 +42,7 @@ async def cohort_of(broker, cohort, names=SILOS, **options):
 
             silo.answer = answer
         members = await ours.wait(min_silos=len(names))
-        yield ours, silos, ours.session(members, dict.fromkeys(names, 1), 30.0, **options)
+        yield ours, silos, await ours.session(members, dict.fromkeys(names, 1), 30.0, **options)
 
 
 def stage(take, names=SILOS):

@@ -71,7 +71,7 @@ class DirectCohort:
         async def gather(wanted):
             return wanted.choose(self.members)
 
-        def session(members, clients, fingerprint):
+        async def session(members, clients, fingerprint):
             self.sessions.append(DirectSession(self.runtime, members, clients))
             return self.sessions[-1]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
 
+from fedbroker.errors import JournalError
+from fedbroker.session.cohort import Cohort
 from fedbroker.session.journal import Journal
 from fedbroker.session.roster import Member
 from fedbroker.wire.messages import Column, Source
@@ -78,4 +81,28 @@ async def test_garbage_and_what_is_old_is_forgotten(written):
     journal = Journal(written.parent)
     assert journal.take("print") is None
     assert list(written.parent.glob("*.session")) == []
+    journal.close()
+
+
+@pytest.mark.parametrize("error", [None, JournalError("journal", "the disk is full")])
+async def test_files_are_written_and_removed_off_the_event_loop(tmp_path, monkeypatch, error):
+    on_loop, loop_thread = [], threading.get_ident()
+    journal = Journal(tmp_path)
+    cohort = Cohort("amqp://localhost/", "airports", journal=journal)
+
+    def watched(call):
+        def calling(*args, **kwargs):
+            if threading.get_ident() == loop_thread:
+                on_loop.append(args)
+            return call(*args, **kwargs)
+
+        return calling
+
+    for name in ("open", "unlink"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    session = await cohort.session(MEMBERS, CLIENTS, 30.0, fingerprint="print")
+    assert (tmp_path / f"{session.id}.session").exists()
+    await session.close(error)
+    assert (tmp_path / f"{session.id}.session").exists() == (error is not None)
+    assert on_loop == []
     journal.close()
