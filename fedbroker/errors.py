@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from fedbroker.printable import printable
+from fedbroker.quantities import count_text, seconds_text
 
 __all__ = [
     "BrokerError",
@@ -206,7 +207,8 @@ class CohortTimeout(CohortError):
         gone = f"; missing since: {', '.join(missing)}" if missing else ""
         which = f" with data {data!r}" if data else ""
         super().__init__(
-            f"cohort {cohort!r} has {len(present)} of {wanted} silos{which} after {seconds:g} s (there: {there}{gone})",
+            f"cohort {cohort!r} has {len(present)} of {count_text(wanted, 'silo')}{which} "
+            f"after {seconds_text(seconds)} (there: {there}{gone})",
             hint=f"start the missing silos (`fedbroker-silo run`), or {'select fewer' if data else 'lower min_silos'}",
         )
         self.cohort = cohort

@@ -21,6 +21,7 @@ from fedbroker.broker.ports import free_ports, is_free, speaks_amqp
 from fedbroker.broker.setup import NODE, Credentials, Family, NodeFiles, Ports
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError
+from fedbroker.quantities import seconds_text
 
 __all__ = ["PrivateBroker"]
 
@@ -134,7 +135,7 @@ class PrivateBroker:
                     return
                 if not files.lost_a_port():
                     break
-            slow = f" within {self._start_timeout:g} s" if deadline.passed() else ""
+            slow = f" within {seconds_text(self._start_timeout)}" if deadline.passed() else ""
             raise BrokerStartError(f"the private broker did not start{slow}: {files.last_words()}", hint=_HINT)
         except BaseException:
             self._end(orderly=False)

@@ -15,6 +15,7 @@ import msgspec
 from fedbroker.cli.common import console, size_text, table
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
+from fedbroker.quantities import seconds_text
 from fedbroker.transport import CoordinatorEnd, Dead
 from fedbroker.transport.parcel import Parcel
 from fedbroker.trust.guard import Keys
@@ -86,7 +87,7 @@ async def replay(
 def show(replayed: Replayed) -> None:
     """Print it as a table."""
     out = console()
-    out.print(f"silo {replayed.done.silo} answered after {replayed.done.seconds:.3g} s")
+    out.print(f"silo {replayed.done.silo} answered after {seconds_text(replayed.done.seconds)}")
     if replayed.outputs:
         outputs = table("output", "digest", "size", right=("size",))
         for at, (digest, content) in enumerate(replayed.outputs):

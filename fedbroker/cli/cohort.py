@@ -16,6 +16,7 @@ import cyclopts
 from fedbroker.cli.common import Json, Seconds, Url, age_text, console, plain, print_json, table
 from fedbroker.deadline import Deadline
 from fedbroker.log import configure
+from fedbroker.quantities import seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
             shown.add_row(plain(name), str(len(there)), plain(", ".join(there)))
         console().print(shown)
     else:
-        print(f"no silo was heard within {seconds:g} s")
+        print(f"no silo was heard within {seconds_text(seconds)}")
 
 
 @app.command(help_epilogue=_SHOW)

@@ -9,6 +9,7 @@ from typing import assert_never
 import msgspec
 
 from fedbroker.cli.common import age_text, console, plain, size_text, table
+from fedbroker.quantities import seconds_text
 from fedbroker.transport.letters import Letter
 from fedbroker.transport.parcel import Parcel
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
@@ -135,7 +136,7 @@ def _facts(letter: Letter, parcel: Parcel | None) -> list[tuple[str, str]]:
         item = parcel.item
         stage = f"{item.stage}{', the last at this silo' if item.last else ''}"
         facts += [("session", item.session), ("stage", stage), ("clients", str(item.clients))]
-        facts += [("time", f"{item.seconds:g} s, lease {item.lease:g} s")]
+        facts += [("time", f"{seconds_text(item.seconds)}, lease {seconds_text(item.lease)}")]
         if parcel.kept:
             facts.append(("continues", "with " + ", ".join(f"%{ref}" for ref in parcel.kept) + " of an earlier stage"))
     return facts + [(f"header {name}", text) for name, text in _flat(letter.headers)]

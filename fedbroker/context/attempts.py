@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, FedbrokerError
+from fedbroker.quantities import seconds_text
 
 __all__ = ["attempt"]
 
@@ -58,7 +59,9 @@ async def attempt(
                     on_retry(number + 2, error)
                 await asyncio.sleep(wait)
     except TimeoutError:
+        if seconds is None:
+            raise
         raise DeadlineExceeded(
-            f"the invocation took more than {seconds:g} s", hint="raise deadline, or ask for less at once"
+            f"the invocation took more than {seconds_text(seconds)}", hint="raise deadline, or ask for less at once"
         ) from None
     raise AssertionError("an attempt returns or raises")

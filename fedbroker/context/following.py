@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from fedbroker.quantities import count_text
 from fedbroker.session.report import Event, SessionReport
 
 __all__ = ["Invocation", "names_text", "size_text", "time_text"]
@@ -92,7 +93,7 @@ class Invocation:
         """A client stage that is over."""
         asked = len(self.answered) + len(self.dropped)
         seconds = time_text(now - self.stage_began)
-        return f"stage {self.stage} of {self.stages}: {len(self.answered)} of {asked} silos, {seconds}"
+        return f"stage {self.stage} of {self.stages}: {len(self.answered)} of {count_text(asked, 'silo')}, {seconds}"
 
     def summary(self, report: SessionReport | None, error: str, now: float) -> str:
         """The invocation, now that it is over; ``error`` is its code, or a word, or empty."""
@@ -102,7 +103,7 @@ class Invocation:
         if report is not None:
             silos = [silo for stage in report.stages for silo in stage.silos]
             stages = len(report.stages)
-            words.append(f"{len(report.participants)} silos, {stages} stage{'s' if stages != 1 else ''}")
+            words.append(f"{count_text(len(report.participants), 'silo')}, {count_text(stages, 'stage')}")
             out, into = sum(one.bytes_out for one in silos), sum(one.bytes_in for one in silos)
             words.append(f"{size_text(out)} out, {size_text(into)} in")
             if report.dropped:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from fedbroker.context.following import Invocation, names_text, size_text, time_text
 from fedbroker.printable import printable
+from fedbroker.quantities import count_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -139,7 +140,7 @@ def _table(invocations: Sequence[Invocation], now: float) -> RenderableType:
 
 
 def _stage_words(one: Invocation) -> str:
-    words = [f"stage {one.stage} of {one.stages}", f"{len(one.answered)}/{len(one.asked)} silos"]
+    words = [f"stage {one.stage} of {one.stages}", f"{len(one.answered)}/{count_text(len(one.asked), 'silo')}"]
     if one.bytes_in:
         words.append(f"{size_text(one.bytes_in)} in")
     if one.awaited:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fedbroker.context.membership import Wanted
 from fedbroker.context.settings import Settings
 from fedbroker.errors import UsageError
+from fedbroker.quantities import count_text
 from fedbroker.session.cohort import Pool
 from fedbroker.session.roster import Member
 
@@ -26,7 +27,8 @@ def pool_of(wanted: Wanted, settings: Settings) -> Pool:
     most = settings.max_silos
     if most is not None and wanted.count > most:
         raise UsageError(
-            f"{wanted.count} silos were selected where max_silos is {most}", hint="select fewer, or raise max_silos"
+            f"{count_text(wanted.count, 'silo')} were selected where max_silos is {most}",
+            hint="select fewer, or raise max_silos",
         )
     rule = settings.eligible
 
@@ -74,7 +76,7 @@ def _by_function(candidates: Sequence[Member], settings: Settings) -> list[Membe
     chosen = [member for member in candidates if member.name in selected][: settings.max_silos]
     if len(chosen) < settings.min_silos:
         raise UsageError(
-            f"select returned {len(chosen)} silos where min_silos is {settings.min_silos}",
+            f"select returned {count_text(len(chosen), 'silo')} where min_silos is {settings.min_silos}",
             hint="return more of its argument, or lower min_silos",
         )
     return chosen

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from fedbroker.deadline import Deadline
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.printable import printable
+from fedbroker.quantities import seconds_text
 from fedbroker.runtime import host
 from fedbroker.runtime.confinement import DEFENCES, Confinement, Mode
 from fedbroker.runtime.elf import files_of
@@ -235,7 +236,7 @@ class RuntimeProcess:
             )
         if host.FAILED in self._said:
             return RuntimeUnavailable(f"the C++ runtime did not start: {self._said[host.FAILED]}")
-        how = self._said.get(host.EXITED, f"not ready within {self._start_timeout:g} s")
+        how = self._said.get(host.EXITED, f"not ready within {seconds_text(self._start_timeout)}")
         return RuntimeUnavailable(
             f"the C++ runtime did not start ({how}): {self._last_words()}", hint=f"run {self._binary} by hand"
         )

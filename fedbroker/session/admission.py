@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fedbroker.quantities import count_text
 from fedbroker.wire.messages import Accepted, Announce, Rejected
 
 __all__ = ["admit"]
@@ -32,7 +33,7 @@ def admit(said: Announce, coordinator: str, *, version: str, members: int, most:
             said, coordinator, f"its version {said.version} does not fit the coordinator's {version}", never=True
         )
     if members >= most:
-        return _rejected(said, coordinator, f"the coordinator knows {most} silos already", never=False)
+        return _rejected(said, coordinator, f"the coordinator knows {count_text(most, 'silo')} already", never=False)
     return Accepted(coordinator, said.silo, said.incarnation)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from fedbroker.errors import ComputationFailed, FedbrokerError, PolicyRefusal, SiloError, StragglerTimeout
+from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Done, Failed
 
 __all__ = ["Ending", "Late", "Lost", "Outcome", "ending", "replaceable", "stage_error", "why"]
@@ -126,7 +127,7 @@ def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outc
         )
     details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)
     return StragglerTimeout(
-        f"client stage {level} was not answered by enough silos within {seconds:g} s: {details}",
+        f"client stage {level} was not answered by enough silos within {seconds_text(seconds)}: {details}",
         silos=[one.silo for one in lost],
         unread=[one.silo for one in lost if one.reason == "expired"],
         stage=level,

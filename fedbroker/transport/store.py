@@ -13,6 +13,7 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
+from fedbroker.quantities import seconds_text
 from fedbroker.wire.blobs import Assembler, Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Chunk, Digest
@@ -150,7 +151,7 @@ class BlobStore:
                 allowed = self._allowed(patience, started)
                 left = max(started, self._progress, self._cut) + allowed - loop.time()
                 if left <= 0:
-                    raise Missing(digest, f"nothing came for {allowed:g} s")
+                    raise Missing(digest, f"nothing came for {seconds_text(allowed)}")
                 await self._wait(min(left, deadline.left()))
             kept.used = loop.time()
             self._kept.move_to_end(digest)

@@ -95,7 +95,7 @@ def test_more_silos_than_there_are_is_said_in_time(silos):
         with pytest.raises(CohortTimeout, match="3 of 4 silos with data 'rows'"):
             context.invoke(counted, packed(counted, (handle,)))
         handle = SiloDataSource("nobody", tff.SequenceType(ROW), batch_size=4).iterator().select(1)
-        with pytest.raises(CohortTimeout, match="0 of 1 silos with data 'nobody'"):
+        with pytest.raises(CohortTimeout, match="0 of 1 silo with data 'nobody'"):
             context.invoke(counted, packed(counted, (handle,)))
 
 

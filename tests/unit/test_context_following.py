@@ -52,7 +52,7 @@ def test_the_summary_says_what_it_took():
     report = SessionReport(session="s1", cohort="airports", members=("bos", "ewr"), stages=(stage,))
     one = invocation(attempts=2)
     assert one.summary(report, "", 61.0) == (
-        "done in 1 min 01 s, 1 silos, 1 stage, 8 KiB out, 10 B in, dropped: ewr (timed out), 2 attempts"
+        "done in 1 min 01 s, 1 silo, 1 stage, 8 KiB out, 10 B in, dropped: ewr (timed out), 2 attempts"
     )
     assert invocation().summary(None, "FB3001", 2.0) == "failed in 2.0 s (FB3001)"
 

@@ -56,7 +56,7 @@ def test_a_function_chooses():
 def test_a_function_that_chooses_strangers_or_too_few_is_told():
     with pytest.raises(UsageError, match="mallory"):
         choose(THERE, Wanted(), settings(select=lambda silos: ["mallory"]))
-    with pytest.raises(UsageError, match="1 silos where min_silos is 2"):
+    with pytest.raises(UsageError, match="1 silo where min_silos is 2"):
         choose(THERE, Wanted(), settings(min_silos=2, select=lambda silos: silos[:1]))
 
 

@@ -17,6 +17,7 @@ from fedbroker.console import one_line
 from fedbroker.errors import FedbrokerError, RuntimeUnavailable
 from fedbroker.findings import Finding, exit_code_of, print_findings
 from fedbroker.log import configure
+from fedbroker.quantities import count_text
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.transport.probe import examine, silo_role
@@ -176,8 +177,8 @@ async def _caught(trial: Coroutine[Any, Any, Source]) -> Source | FedbrokerError
 def _source_finding(name: str, found: Source | FedbrokerError) -> Finding:
     if isinstance(found, FedbrokerError):
         return Finding.problem("source", found)
-    rows = "an unknown number of" if found.rows is None else f"{found.rows:,}"
-    return Finding.ok("source", f"{name!r} has {rows} rows, columns {', '.join(c.name for c in found.columns)}")
+    rows = "an unknown number of rows" if found.rows is None else count_text(found.rows, "row")
+    return Finding.ok("source", f"{name!r} has {rows}, columns {', '.join(c.name for c in found.columns)}")
 
 
 def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.graphs import known_ops
+from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Data, Failed
 from fedbroker_worker import incidents
 from fedbroker_worker.casts import DTYPES
@@ -122,7 +123,7 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
     """
     match error:
         case TimeoutError() | DeadlineExceeded():
-            cause = PublicText(f"it was not done within {item.seconds:.3g} s")
+            cause = PublicText(f"it was not done within {seconds_text(item.seconds)}")
             return Failure("time", cause, PublicText("raise stage_timeout"))
         case SourceError():
             return _of_source(error, item, announced)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker.errors import ConfigError, DeadlineExceeded
 from fedbroker.log import configure
+from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Runtime
 from fedbroker.transport.parcel import Parcel, save_blobs
 from fedbroker.wire.blobs import digest_of
@@ -166,7 +167,7 @@ def _print(outputs: _Outputs, *, as_json: bool) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(f"silo {outputs.silo} was done after {outputs.seconds:.3g} s")
+    console.print(f"silo {outputs.silo} was done after {seconds_text(outputs.seconds)}")
     if named:
         table = Table(box=None, pad_edge=False)
         for heading in ("output", "digest", "bytes"):

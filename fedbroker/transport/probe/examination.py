@@ -15,6 +15,7 @@ import aiormq.exceptions
 
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
 from fedbroker.findings import Finding
+from fedbroker.quantities import seconds_text
 from fedbroker.transport.connect import Connected, connect
 from fedbroker.transport.probe.channels import Channels
 from fedbroker.transport.probe.layout import layout
@@ -168,7 +169,8 @@ def _time_out(server: Server, renew_seconds: float) -> Finding:
     """The broker does not tell its own ``consumer_timeout``."""
     if server.queues_have_time_outs:
         return Finding.ok("consumer time-out", "a day, as silos' queues ask for: this broker heeds it")
-    told = f"the broker does not tell its own (30 min by default); silos give work back every {renew_seconds:g} s"
+    every = seconds_text(renew_seconds)
+    told = f"the broker does not tell its own (30 min by default); silos give work back every {every}"
     if renew_seconds < USUAL_TIME_OUT:
         return Finding.ok("consumer time-out", f"{told}, so that it may take longer")
     late = BrokerLost(told, hint="lower [silo] renew_seconds, or have the operator raise consumer_timeout")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.graphs import why_refused
+from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Data
 from fedbroker_worker.errors import PolicyRefused
 
@@ -108,7 +109,7 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
     """A work item took longer than this silo lets any."""
     return PolicyRefused(
         "max_seconds",
-        f"it was not done within {policy.max_seconds:g} s, and no work item gets more here",
+        f"it was not done within {seconds_text(policy.max_seconds)}, and no work item gets more here",
         hint="ask less of the clients, or have the silo's administrator raise max_seconds",
     )
 

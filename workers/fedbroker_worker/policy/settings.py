@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from msgspec import Meta
 
 from fedbroker.graphs import known_ops
+from fedbroker.quantities import seconds_text
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
 
@@ -74,7 +75,7 @@ class PolicySettings:
         ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
         ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
         log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
-        most = f"at most {self.max_bytes_out:,} bytes a session, {self.max_seconds:,g} s a work item, "
+        most = f"at most {self.max_bytes_out:,} bytes a session, {seconds_text(self.max_seconds)} a work item, "
         most += f"{self.max_failures} failures a session"
         return "; ".join([f"{sources} {clients}", results, errors, most, *ops, log])
 
