@@ -97,7 +97,8 @@ def here(program: str, silos) -> str:
 def test_the_readmes_commands_are_what_continuous_integration_runs():
     (commands,) = blocks("README.md", "sh")
     wanted = [line.partition("#")[0].strip() for line in commands.splitlines()]
-    done = [line.partition("||")[0].strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    script = (ROOT / ".ci" / "run").read_text().replace('"$make"', "make")
+    done = [line.partition("||")[0].strip() for line in script.splitlines()]
     assert wanted
     assert set(wanted) <= set(done)
 

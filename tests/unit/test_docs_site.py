@@ -72,9 +72,18 @@ def test_nothing_comes_from_elsewhere(site):
         elsewhere = [tag for tag in tags if re.search(r'(?:src|href)="?(?:https?:)?//', tag)]
         assert not elsewhere, page.name
         assert "mermaid" not in text, f"{page.name}: what draws these comes from elsewhere"
+    for diagram in site.glob("assets/*.svg"):
+        text = diagram.read_text(encoding="utf-8")
+        assert re.findall(r"[\w-]*:?//[^\s\"]+", text) == ["http://www.w3.org/2000/svg"], diagram.name
 
 
 def test_links_out_of_docs_lead_to_copies(site):
     assert 'href="files/config/silo.example.toml"' in (site / "silo.html").read_text(encoding="utf-8")
     copy = site / "files" / "config" / "silo.example.toml"
     assert copy.read_bytes() == (ROOT / "config" / "silo.example.toml").read_bytes()
+
+
+def test_search_works_from_a_disk(site):
+    assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
+    assert '<script src="assets/iframe-worker.js"></script>' in (site / "index.html").read_text(encoding="utf-8")
+    assert "window.Worker" in (site / "assets" / "iframe-worker.js").read_text(encoding="utf-8")
