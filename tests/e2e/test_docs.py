@@ -48,6 +48,23 @@ def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
         assert running.output(90) == "15.0\n"
 
 
+def test_the_first_page_shows_the_readmes_program_and_its_plan(tmp_path):
+    assert blocks("docs/index.md", "sh") == blocks("README.md", "sh")
+    (program,) = blocks("docs/index.md", "python")
+    assert [program] == blocks("README.md", "python")
+    code = program.partition("fedbroker.set_sync_execution_context")[0] + "print(fedbroker.explain(mean_delay))\n"
+    (tmp_path / "program.py").write_text(code)
+    with beside(tmp_path / "program.py") as running:
+        printed = running.output(90)
+    (expected,) = blocks("docs/index.md", "text")
+    assert same_plan(expected) == same_plan(printed)
+
+
+def same_plan(text: str) -> str:
+    """A plan without the sizes of its computations, which differ between machines."""
+    return re.sub(r"(computation  )\S+ \S+(?=,)", r"\1…", text)
+
+
 def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
     install, use = (block.strip().splitlines() for block in blocks("docs/silo.md", "sh"))
     work = tmp_path / "copy"
