@@ -8,10 +8,12 @@ read, the log verifies, and a line that says how the work ended follows unless t
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,53 @@ async def test_an_answer_does_not_leave_where_its_line_cannot_be_written(scene, 
     reply = await asked
     assert isinstance(reply, Failed)
     assert reply.cause == "the silo's audit log cannot be written"
+
+
+class Disk:
+    """A disk that is slow, or fails, with the first line only."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.error = error
+        self.ready = threading.Event()
+        self.calls = 0
+
+    def fsync(self, _: int) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            assert self.ready.wait(30)
+            if self.error is not None:
+                raise self.error
+
+
+async def test_nothing_leaves_before_its_first_line_is_on_the_disk(scene, tmp_path, monkeypatch) -> None:
+    """The data are read and computed with meanwhile, and the last line is written."""
+    _, attacker = scene
+    disk = Disk()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    go(tmp_path)
+    client = attacker.client()
+    asked = asyncio.create_task(client.send(client.item(echo("gated"))))
+    await until(lambda: disk.calls == 2)
+    assert outcomes(tmp_path) == ["begun", "answered"]
+    done, _ = await asyncio.wait([asked], timeout=0.2)
+    assert not done
+    disk.ready.set()
+    assert isinstance(await asked, Done)
+
+
+async def test_nothing_leaves_where_its_first_line_does_not_get_to_the_disk(scene, tmp_path, monkeypatch) -> None:
+    _, attacker = scene
+    disk = Disk(OSError(errno.EIO, "Input/output error"))
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    go(tmp_path)
+    client = attacker.client()
+    asked = asyncio.create_task(client.send(client.item(echo("gated"))))
+    await until(lambda: disk.calls == 2)
+    disk.ready.set()
+    reply = await asked
+    assert isinstance(reply, Failed)
+    assert reply.cause == "the silo's audit log cannot be written"
+    assert isinstance(await client.send(client.item(echo("gated"))), Done)
 
 
 async def test_work_that_a_silo_was_killed_in_is_in_the_log(broker, cohort: str, tmp_path, monkeypatch) -> None:

@@ -158,7 +158,6 @@ class Worker:
                 blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
             await self._check(blobs, record.computations)
-            await record.begun()
             return await self._replayed(item, by, blobs, loads, 1 if kept else ATTEMPTS), waited
         finally:
             for load in loads.values():

@@ -105,14 +105,14 @@ class AuditLog:
             if isinstance(one, str) and _NONCE.fullmatch(one)
         ]
 
-    def append(self, fields: Mapping[str, object], on_written: Callable[[], None] = lambda: None) -> str:
+    def append(self, fields: Mapping[str, object], on_written: Callable[[str], None] = lambda _: None) -> str:
         """Write one line; it is on the disk when this returns.
 
         Where there is no room for all of it, nothing of it is left in the file.
 
         Args:
             fields: what it says.
-            on_written: called when other processes can read the line, before it is on the disk.
+            on_written: called with the line's hash when other processes can read it, before it is on the disk.
 
         Returns:
             The line's hash.
@@ -126,7 +126,8 @@ class AuditLog:
             self._mend(file)
             start, line = self._append(file, fields)
             fcntl.flock(file, fcntl.LOCK_UN)  # other lines need not wait for the disk, but get there together
-            on_written()
+            digest = _hash(line)
+            on_written(digest)
             try:
                 os.fsync(file)
             except OSError:
@@ -134,7 +135,7 @@ class AuditLog:
                 if os.fstat(file).st_size == start + len(line) + 1:
                     os.ftruncate(file, start)
                 raise
-            return _hash(line)
+            return digest
         finally:
             os.close(file)
 
