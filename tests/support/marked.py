@@ -284,6 +284,7 @@ def error(what):
 
 HOW = {{
     "words": lambda: error(RuntimeError("{MARK}_words\\nof several lines")),
+    "exit": lambda: error(SystemExit("{MARK}_exit")),
     "own_error": lambda: error({MARK}_Error()),
     "no_mapping": {MARK}_Thing,
     "lazy": {MARK}_Mapping,
@@ -329,6 +330,7 @@ def python_cases(at: Path) -> list[Case]:
 
     return [
         case("words", Problem.UNREADABLE, MARK),
+        case("exit", Problem.UNREADABLE, MARK),
         case("own_error", Problem.UNREADABLE, MARK),
         case("no_mapping", Problem.NO_COLUMNS, MARK),
         case("lazy", Problem.UNREADABLE, MARK),

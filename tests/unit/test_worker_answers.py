@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from fedbroker_worker.answers import Answers
-from fedbroker_worker.threads import in_thread, still_running
+from fedbroker_worker.threads import Ended, in_thread, still_running
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +66,18 @@ async def test_a_blocking_call_gives_its_result_or_its_error():
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0, "call")
     await until(lambda: not still_running())
+
+
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, StopIteration, BaseException]
+)
+async def test_a_blocking_call_that_ends_in_whatever_way_is_answered(kind):
+    def end():
+        raise kind("for good")
+
+    async with asyncio.timeout(10):
+        with pytest.raises(Ended, match=f"^it ended with {kind.__name__}: for good$"):
+            await in_thread(end, "call")
 
 
 async def test_a_blocking_call_can_be_given_up():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fedbroker_worker.catalog import Catalog, OpenSource
 from fedbroker_worker.config import SourceSettings
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError, WorkRefused
+from fedbroker_worker.problems import Problem
 from fedbroker_worker.threads import still_running
 
 from fedbroker.runtime.protos import executor_pb2
@@ -197,6 +199,29 @@ async def test_errors_of_others_sources_name_the_source():
     await one.close()
     with pytest.raises(SourceError, match="source 'theirs': ValueError: two lines"):
         await one.count()
+
+
+class Ending(Faulty):
+    """A source of somebody who ends the process."""
+
+    def count(self):
+        raise SystemExit(3)
+
+    def read(self, columns):
+        sys.exit("no more")
+
+
+async def test_a_source_that_ends_the_process_fails_at_once():
+    ending = Ending()
+    one = OpenSource("theirs", ending, ending.describe())
+    async with asyncio.timeout(10):
+        with pytest.raises(
+            SourceError, match="source 'theirs': Ended: it ended with SystemExit: no more; see the"
+        ) as no:
+            await one.load(Data(1, "theirs", (("x", "int32"),)), 1, Limits())
+        assert no.value.problem is Problem.UNREADABLE
+        with pytest.raises(SourceError, match="it ended with SystemExit: 3"):
+            await one.count()
 
 
 class Changing(Faulty):

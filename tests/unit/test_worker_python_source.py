@@ -103,6 +103,10 @@ def test_clients_are_those_with_rows_of_the_same_key(columns, tmp_path):
 @pytest.mark.parametrize(
     ("body", "options", "error", "said"),
     [
+        ("raise SystemExit(3)", {}, SourceError, ":read failed: SystemExit: 3; correct it"),
+        ("raise KeyboardInterrupt", {}, SourceError, ":read failed: KeyboardInterrupt:; correct it"),
+        ("raise GeneratorExit('no')", {}, SourceError, ":read failed: GeneratorExit: no; correct it"),
+        ("return next(iter(()))", {}, SourceError, ":read failed: StopIteration:; correct it"),
         ("return 1 / 0", {}, SourceError, ":read failed: ZeroDivisionError: division by zero; correct it"),
         ("return [1]", {}, SourceError, ":read returned list, not columns by name; return a dictionary, such as"),
         ("return {}", {}, SourceError, "returned no column; return at least one"),
@@ -135,11 +139,13 @@ def test_what_does_not_fit_is_one_line(columns, body, options, error, said):
         ("json:read", "'callable' in [data.own]: 'json' has no function 'read'"),
         ("json:__name__", "'callable' in [data.own]: 'json' has no function '__name__'"),
         ("broken:read", "'broken' cannot be imported: SyntaxError:"),
+        ("ending:read", "'ending' cannot be imported: SystemExit: 3; it is looked for"),
     ],
 )
 def test_a_function_that_is_not_there(tmp_path, callable_, said, monkeypatch):
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     (tmp_path / "broken.py").write_text("def read(:\n")
+    (tmp_path / "ending.py").write_text("raise SystemExit(3)\n")
     assert said in line(SettingsError, open_source, "own", "python", {"callable": callable_}, tmp_path)
 
 

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["in_thread", "still_running"]
+__all__ = ["Ended", "in_thread", "still_running"]
 
 T = TypeVar("T")
 
 _PREFIX: Final = "blocking: "
+
+
+class Ended(Exception):
+    """A call ended with an exception that would do something else to whoever awaits it.
+
+    ``SystemExit`` and ``KeyboardInterrupt`` would end the event loop, ``CancelledError`` would look as if the awaiting
+    task were cancelled, and asyncio takes no ``StopIteration``, so that nobody would ever hear of it.
+    """
 
 
 async def in_thread(function: Callable[[], T], name: str) -> T:
@@ -28,7 +36,8 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         name: of the thread.
 
     Raises:
-        Exception: whatever ``function`` raises.
+        Ended: ``function`` raises a ``StopIteration``, or what is no ``Exception``.
+        Exception: whatever else ``function`` raises.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -48,13 +57,22 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
     def run() -> None:
         try:
             values.append(function())
-        except Exception as error:
-            errors.append(error)
+        except BaseException as error:  # of whatever kind: who waits is told
+            errors.append(_bearable(error))
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
             loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=run, name=_PREFIX + name, daemon=True).start()
     return await result
+
+
+def _bearable(error: BaseException) -> Exception:
+    """The same, or an exception that stands for it."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    ended = Ended(f"it ended with {type(error).__name__}: {error}".removesuffix(": "))
+    ended.__cause__ = error
+    return ended
 
 
 def still_running() -> bool:

@@ -143,7 +143,7 @@ class PythonSource:
     def _called(self) -> Mapping[str, object]:
         try:
             returned = self._function(**self._options.arguments)
-        except Exception as error:
+        except BaseException as error:  # sys.exit() as well: it ends the read, not the silo
             what = " ".join(f"{self._options.callable} failed: {type(error).__name__}: {error}".split())
             raise SourceError(self._name, what, hint="correct it", problem=Problem.UNREADABLE) from error
         if not hasattr(returned, "keys") or not hasattr(returned, "__getitem__"):
@@ -224,7 +224,7 @@ class PythonSource:
             sys.path.append(str(directory))
         try:
             found = importlib.import_module(module)
-        except Exception as error:
+        except BaseException as error:  # a module may call sys.exit()
             said = " ".join(f"{type(error).__name__}: {error}".split())
             hint = f"it is looked for among what is installed, and in {directory}"
             raise SettingsError(f"{where}: {module!r} cannot be imported: {said}", hint=hint) from error
