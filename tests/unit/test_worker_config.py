@@ -342,6 +342,10 @@ def test_a_policy_is_read(write):
             'sources = ["flight"]',
             "'sources' in [policy] of silo.toml: there is no [data.flight]; did you mean 'flights'?",
         ),
+        (
+            "sources = 7",
+            "'sources' in [policy] of silo.toml: expected array | null, got int; it is a list of names of data sources",
+        ),
         ("min_clients = 0", "'min_clients' in [policy] of silo.toml: expected int >= 1; it is a number, at least 1"),
         ('client_results = "yes"', '"refuse" or "allow"'),
         ('error_detail = "none"', '"position" or "full"'),

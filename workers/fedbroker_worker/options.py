@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from typing import Any, Final, Literal, TypeVar
 
@@ -77,12 +78,17 @@ def _value(annotation: object, value: object, name: str, *, strict: bool) -> obj
 
 
 def _description(annotation: object) -> str:
-    """What a key is for, from its annotation."""
+    """What a key is for, from its annotation; of one that may be None, from what else it may be."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        others = [one for one in typing.get_args(annotation) if one is not types.NoneType]
+        return " or ".join(map(_description, others))
     metadata = getattr(annotation, "__metadata__", ())
     for meta in metadata:
         if isinstance(meta, msgspec.Meta) and meta.description:
             return meta.description
     bare = typing.get_args(annotation)[0] if metadata else annotation
+    if metadata and typing.get_origin(bare) in (typing.Union, types.UnionType):
+        return _description(bare)
     if typing.get_origin(bare) is Literal:
         return " or ".join(f'"{choice}"' for choice in typing.get_args(bare))
     return str(getattr(bare, "__name__", bare))
