@@ -65,6 +65,40 @@ def appended():
     return of(lambda x: tff.federated_aggregate(x, zero(), append, join, same), NUMBERS)
 
 
+def personalized():
+    def fit(model, train, test):
+        return collections.OrderedDict(rows=train.reduce(0.0, lambda total, _: total + 1.0))
+
+    def look(model, data):
+        return collections.OrderedDict(rows=data.reduce(0.0, lambda total, _: total + 1.0))
+
+    build = algorithms.build_personalization_eval_computation
+    return build(c.regression, collections.OrderedDict(fit=lambda: fit), look, max_num_clients=3)
+
+
+def sampled_metrics():
+    finalizers = collections.OrderedDict(loss=tf.function(lambda total: total[0] / total[1]))
+    type_ = tff.to_type(collections.OrderedDict(loss=[F, F]))
+    sample = tff.learning.metrics.finalize_then_sample(finalizers, type_)
+    return of(lambda x: sample(x), tff.FederatedType(type_, tff.CLIENTS))
+
+
+def histogram_of_words():
+    words, row = tff.TensorType(np.str_, [None]), tff.to_type([(np.str_, [None]), (N, [None])])
+    start = tff.tensorflow.computation(lambda: (tf.zeros([0], tf.string), tf.zeros([0], tf.int32)))
+
+    def joined(keys, counts):
+        distinct, index = tf.unique(tf.concat(keys, 0))
+        return distinct, tf.math.unsorted_segment_sum(tf.concat(counts, 0), index, tf.size(distinct))
+
+    add = tff.tensorflow.computation(
+        lambda so_far, own: joined([so_far[0], own], [so_far[1], tf.ones_like(own, tf.int32)]), row, words
+    )
+    merge = tff.tensorflow.computation(lambda a, b: joined([a[0], b[0]], [a[1], b[1]]), row, row)
+    same = tff.tensorflow.computation(lambda total: total, row)
+    return of(lambda x: tff.federated_aggregate(x, start(), add, merge, same), tff.FederatedType(words, tff.CLIENTS))
+
+
 def counted():
     add = tff.tensorflow.computation(lambda so_far, value: so_far + tf.cast(value > 0, tf.int32), N, F)
     merge = tff.tensorflow.computation(lambda one, other: one + other, N, N)
@@ -146,6 +180,9 @@ REFUSED = {
         lambda: of(lambda x: aggregators.federated_sample(x, 3), NUMBERS),
         "joins values|computes with",
     ),
+    "`build_personalization_eval_computation`": (personalized, "joins values|computes with|its accumulate"),
+    "metrics by `finalize_then_sample`": (sampled_metrics, "joins values|computes with|its accumulate"),
+    "a histogram of distinct strings": (histogram_of_words, "its accumulate"),
 }
 """Aggregates of TFF's that are refused, and what the hint says."""
 
