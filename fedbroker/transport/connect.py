@@ -1,6 +1,6 @@
 """One connection to the broker, or a typed error that says why there is none; aio-pika's own errors end here.
 
-Imports transport.tls, transport.url and the base.
+Imports transport.properties, transport.tls, transport.url and the base.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from yarl import URL
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
+from fedbroker.transport import properties
 from fedbroker.transport.tls import ended_without_a_word, no_tls, refused_certificate
 from fedbroker.transport.url import Address, Endpoint
 
@@ -99,6 +100,7 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
         ConfigError: a certificate or key of ours cannot be read.
     """
     _quiet()
+    properties.install()
     failed: dict[Endpoint, BrokerError] = {}
     turn = address.turn()
     for tried, endpoint in enumerate(turn, 1):

@@ -31,7 +31,8 @@ COUNT: Final = "fedbroker-deliveries"
 
 def deliveries_of(delivery: Delivery) -> int:
     """How often a message has come back unacknowledged, with all of its copies."""
-    return sum(count for name in ("x-delivery-count", COUNT) if isinstance(count := delivery.headers.get(name), int))
+    counts = (delivery.headers.get(name) for name in ("x-delivery-count", COUNT))
+    return sum(max(0, count) for count in counts if isinstance(count, int))
 
 
 class Holding:

@@ -141,6 +141,8 @@ class Inbox:
         item, attachments, signed = self._envelopes.work(delivery, self._opened)
         if not self._is_for_us(item) or not delivery.message_id:
             raise self._no_work(item)
+        if not delivery.can_be_copied:
+            raise WireError("its routing key or ids are too long for a copy of it")
         before = deliveries_of(delivery)
         if before > MOST_DELIVERIES:
             raise WireError(f"it came back {before} times without an answer")

@@ -26,6 +26,9 @@ _log = get_logger(__name__)
 ACK_TIMEOUT: Final = 15.0
 """Seconds to get an acknowledgement into the socket."""
 
+LONGEST_WORDS: Final = 255
+"""Bytes of a routing key, or of a property that is words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -92,6 +95,11 @@ class Delivery:
             _channel=message.channel,
             _tag=message.delivery_tag or 0,
         )
+
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether AMQP has room for its routing key and ids, which printing may have made longer."""
+        return all(len(one.encode()) <= LONGEST_WORDS for one in (self.key, self.correlation_id, self.message_id))
 
     @property
     def death(self) -> str | None:
