@@ -12,6 +12,7 @@ import grpc
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
 from fedbroker.printable import printable
+from fedbroker.runtime.cache_keys import with_own_keys
 from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.functions import Functions
 from fedbroker.runtime.protos import Proto, executor_pb2
@@ -228,7 +229,7 @@ class Executor:
         if known is not None:
             ref = Ref(known)
         else:
-            ref = await self.value(serialized)
+            ref = await self.value(*with_own_keys(serialized))
             if self._closed or not functions.add(name, ref.id, len(serialized)):
                 return ref  # too late, or somebody else was faster: it goes with what else was made here
             self._live.discard(ref.id)
@@ -237,7 +238,7 @@ class Executor:
 
     async def struct_of(self, elements: Sequence[tuple[str, Buffer]]) -> Ref:
         """A struct of serialized values in one request; an empty name is none."""
-        return await self.value(*struct((name, [value]) for name, value in elements))
+        return await self.value(*struct((name, with_own_keys(value)) for name, value in elements))
 
     async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
         """A struct of values; an empty name is none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from fedbroker.runtime.cache_keys import with_own_keys
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.joining import Joined
@@ -56,7 +57,7 @@ async def replay(
             case Value(ref, blob) if ref in called:
                 return await executor.function(blob, blobs[blob])
             case Value(_, blob):
-                return await executor.value(blobs[blob])
+                return await executor.value(*with_own_keys(blobs[blob]))
             case Joined(_, elements):
                 return await executor.struct_of([(name, blobs[digest]) for name, digest in elements])
             case Data():
