@@ -28,8 +28,14 @@ SOURCES = {
 }
 """What each silo offers, as in its silo.toml; paths are relative to the silo's own directory."""
 
-POLICY = {"sources": list(SOURCES), "client_results": "refuse", "min_clients": 1, "max_bytes_out": 16 << 20}
-"""What each silo agrees to, as in its silo.toml: aggregates over these sources, and small ones."""
+POLICY = {
+    "sources": list(SOURCES),
+    "client_results": "refuse",
+    "aggregates": "recognised",
+    "min_clients": 1,
+    "max_bytes_out": 16 << 20,
+}
+"""What each silo agrees to, as in its silo.toml: sums, counts, minima and maxima over these sources, and small ones."""
 
 
 def split(directory: Path) -> int:
