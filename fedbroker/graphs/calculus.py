@@ -64,7 +64,11 @@ class Evaluator:
             case "block":
                 inner = dict(scope)
                 for local in one.block.local:
-                    inner[local.name] = self.evaluate(local.value, inner)
+                    value = self.evaluate(local.value, inner)
+                    if local.name in inner:  # functions that were made before see what had the name then
+                        self._steps += len(inner)
+                        inner = dict(inner)
+                    inner[local.name] = value
                 return self.evaluate(one.block.result, inner)
             case "reference":
                 if one.reference.name not in scope:

@@ -286,6 +286,23 @@ def after_the_sum(way):
     return serialized(body.proto)
 
 
+async def test_a_silo_reads_a_name_as_the_runtime_does_where_a_later_one_hides_it(silo):
+    """A function adds by what a name stands for around it; after it, the name is given to an honest addition."""
+    keep = function(lambda so_far, value: 0.0 * so_far + value, pair(tff.TensorType(F))).to_building_block()
+    add, same = plus.to_building_block(), function(lambda total: total, tff.TensorType(F)).to_building_block()
+    inputs = bb.Reference("inputs", tff.StructType([(None, ROWS)]))
+    values = factory.create_federated_map(first_row.to_building_block(), bb.Selection(inputs, index=0))
+    rows, named = bb.Reference("rows", values.type_signature), bb.Reference("add", add.type_signature)
+    whole = factory.create_federated_aggregate(rows, bb.Call(zero.to_building_block()), add, add, same)
+    operands = [bb.Selection(whole.argument, index=at) for at in (0, 1, 3, 4)]
+    total = bb.Call(whole.function, bb.Struct([*operands[:2], named, *operands[2:]]))
+    aggregates = bb.Lambda("rows", rows.type_signature, total)
+    called = bb.Call(bb.Reference("aggregates", aggregates.type_signature), values)
+    body = bb.Block([("add", keep), ("aggregates", aggregates), ("add", add)], bb.Struct([called]))
+    computation = serialized(bb.Lambda("inputs", inputs.type_signature, body).proto)
+    assert "its accumulate adds other values than it should" in await refused(silo, asked(computation), [computation])
+
+
 def serialized(proto):
     value = executor_pb2.Value()
     value.computation.ParseFromString(proto.SerializeToString())
