@@ -1,4 +1,4 @@
-"""What crosses the wire: message types, their bytes, their limits, blobs and names; without any I/O."""
+"""The wire protocol: message types, their encoding, limits, blobs and names; without any I/O."""
 
 from __future__ import annotations
 

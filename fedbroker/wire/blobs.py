@@ -1,6 +1,6 @@
-"""Blobs: named by what is in them, cut into chunks for the bulk lane and put together again, in any order.
+"""Blobs: addressed by their content, cut into chunks and assembled again from chunks in any order.
 
-Plain functions and objects without I/O and without a clock of their own. Imports the errors and the wire's own modules.
+Plain functions and objects without I/O. The caller passes the time in.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Assembler", "Assembly", "Buffer", "cut", "digest_of"]
 
 
 def digest_of(data: Buffer) -> Digest:
-    """The content's name: the first 16 bytes of its BLAKE3, as 32 hexadecimal digits.
+    """Return the digest of a blob: the first 16 bytes of its BLAKE3 hash, as 32 hexadecimal digits.
 
-    Whoever signs a name signs the content: nobody finds another one with the same name.
+    A signature over the digest vouches for the content: finding another blob with the same digest is infeasible.
     """
     return blake3.blake3(data).hexdigest(length=DIGEST_BYTES)
 
 
 def cut(digest: Digest, data: Buffer, chunk_bytes: int) -> Iterator[tuple[Chunk, memoryview]]:
-    """The blob's chunks in order, each with its bytes (a view, not a copy); one empty chunk for an empty blob."""
+    """Yield the blob's chunks in order, each with its bytes (a view, not a copy); one empty chunk for an empty blob."""
     view = memoryview(data).cast("B")
     for offset in range(0, max(1, len(view)), chunk_bytes):
         yield Chunk(digest=digest, size=len(view), offset=offset), view[offset : offset + chunk_bytes]
@@ -42,28 +42,28 @@ def cut(digest: Digest, data: Buffer, chunk_bytes: int) -> Iterator[tuple[Chunk,
 
 @dataclass(slots=True)
 class Assembly:
-    """One blob on its way in: room for all of it, and which of its bytes are here.
+    """One incomplete blob: a buffer for all of it, and the ranges of bytes that have arrived.
 
     Attributes:
         size: of the whole blob, in bytes.
-        touched: when its last piece came, on the caller's clock.
+        touched: when its last chunk arrived, on the caller's clock.
     """
 
     size: int
     touched: float
     _room: memoryview = field(init=False)
-    _spans: list[tuple[int, int]] = field(default_factory=list)  # start and end of what is here: apart, and in order
+    _spans: list[tuple[int, int]] = field(default_factory=list)  # [start, end) of arrived bytes: disjoint and sorted
 
     def __post_init__(self) -> None:
         self._room = room(self.size)
 
     @property
     def complete(self) -> bool:
-        """Whether every byte is here."""
+        """Return whether every byte has arrived."""
         return self._spans == [(0, self.size)]
 
     def add(self, offset: int, data: memoryview) -> None:
-        """Copy one piece in; bytes that were here already are as good again, since the digest judges in the end."""
+        """Copy one chunk in. It may overwrite bytes that arrived before: the digest of the complete blob decides."""
         end = offset + len(data)
         self._room[offset:end] = data
         first = bisect_left(self._spans, offset, key=lambda span: span[1])
@@ -74,15 +74,15 @@ class Assembly:
         self._spans[first:last] = [(offset, end)]
 
     def content(self) -> memoryview:
-        """The blob, read-only."""
+        """Return the blob, read-only."""
         return self._room.toreadonly()
 
 
 class Assembler:
-    """Puts blobs together from chunks that come in any order, some of them twice.
+    """Assembles blobs from chunks that arrive in any order, some of them twice.
 
-    Nothing but complete blobs whose content fits their digest ever comes out. What is incomplete is bounded in number
-    and in bytes; what gets no further piece is given up. Times are seconds on any one monotonic clock.
+    Only complete blobs that match their digest are returned. The number and total size of incomplete blobs are bounded;
+    a blob that gets no further chunk is given up. Times are seconds on any one monotonic clock.
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -91,26 +91,26 @@ class Assembler:
         self._bytes = 0
 
     def __len__(self) -> int:
-        """How many blobs are incomplete."""
+        """Return the number of incomplete blobs."""
         return len(self._pending)
 
     @property
     def pending_bytes(self) -> int:
-        """What the incomplete blobs take."""
+        """Return the bytes reserved for incomplete blobs."""
         return self._bytes
 
     def add(self, chunk: Chunk, data: Buffer, now: float) -> memoryview | None:
-        """Take in one piece; the whole blob (read-only) if it was the last.
+        """Take in one chunk; return the whole blob (read-only) if it is complete now.
 
         Raises:
-            WireError: the chunk contradicts itself or another one, or is beyond a limit, or the blob is complete and
-                its content does not fit its digest. What there was of that blob is dropped then, and of no other.
+            WireError: the chunk contradicts itself or an earlier one, or exceeds a limit, or the blob is complete and
+                does not match its digest. The chunks of that blob are dropped then; other blobs are not affected.
         """
         view = memoryview(data).cast("B")
         try:
             self._check(chunk, len(view))
             if len(view) == chunk.size and chunk.digest not in self._pending:
-                return _verified(chunk.digest, view.toreadonly())  # the only piece: no room, no copy
+                return _verified(chunk.digest, view.toreadonly())  # the only chunk: no buffer, no copy
             assembly = self._assembly(chunk, now)
             assembly.add(chunk.offset, view)
         except WireError:
@@ -124,13 +124,13 @@ class Assembler:
         return _verified(chunk.digest, assembly.content())
 
     def drop(self, digest: Digest) -> None:
-        """Forget what there is of a blob, if there is anything."""
+        """Drop the chunks of a blob, if some have arrived."""
         assembly = self._pending.pop(digest, None)
         if assembly is not None:
             self._bytes -= assembly.size
 
     def sweep(self, now: float) -> tuple[Digest, ...]:
-        """Give up the blobs that got no piece for ``limits.pending_seconds``; their names."""
+        """Give up the blobs that got no chunk for ``limits.pending_seconds``; return their digests."""
         before = now - self._limits.pending_seconds
         stale = tuple(digest for digest, assembly in self._pending.items() if assembly.touched <= before)
         for digest in stale:

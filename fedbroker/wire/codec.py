@@ -1,8 +1,8 @@
-"""Messages as bytes and back: a small checked header in msgpack, the blobs behind it as they are.
+"""Encode messages to bytes and back: a small header in msgpack with a checksum, followed by the attachments unchanged.
 
-Whatever the bytes, decoding gives a message or raises WireError, within bounds of time and memory. The other end's
-words reach logs, terminals and exceptions, so every string of a decoded message is one printable line of bounded length
-(:func:`fedbroker.printable.printable`), and an identifier is of its grammar or the message is refused.
+Decoding any bytes returns a message or raises WireError, within bounds of time and memory. Text of the sender reaches
+logs, terminals and exceptions, so every string of a decoded message is one printable line of bounded length
+(:func:`fedbroker.printable.printable`). A message with an identifier that breaks its grammar is refused.
 
 Layout: ``FB``, the version (one byte), a zero byte, the header's length and its checksum (xxh3-64 of the eight bytes
 before and of the header) as big-endian unsigned integers of four and eight bytes, the header, the attachments back to
@@ -42,7 +42,7 @@ class Frame(NamedTuple):
     """A decoded message.
 
     Attributes:
-        message: what was said.
+        message: the message itself.
         attachments: read-only views into the bytes that were decoded.
     """
 
@@ -51,10 +51,10 @@ class Frame(NamedTuple):
 
 
 def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The message and its attachments as the body of one AMQP message.
+    """Return the message and its attachments as the body of one AMQP message.
 
     Raises:
-        WireError: it exceeds the limits.
+        WireError: the message exceeds the limits or cannot be encoded.
     """
     _check_fields(message)
     views = [memoryview(attachment).cast("B") for attachment in attachments]
@@ -74,11 +74,11 @@ def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits 
 
 
 def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
-    """The message in the body of an AMQP message.
+    """Return the message in the body of an AMQP message.
 
     Raises:
-        WireError: it is not one of ours, of another version, damaged, cut short, or exceeds the limits. Nothing else
-            is ever raised, whatever the bytes.
+        WireError: the body is no fedbroker message, of another version, damaged, cut short, or exceeds the limits. No
+            other exception is raised, for any bytes.
     """
     view = memoryview(body).toreadonly().cast("B")
     if len(view) > limits.max_message:
@@ -98,7 +98,7 @@ def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
 
 
 def _split(view: memoryview, limits: Limits) -> tuple[memoryview, memoryview]:
-    """The header, checked against its checksum, and what follows it."""
+    """Return the header, checked against its checksum, and the bytes after it."""
     if len(view) < _HEADER_AT:
         raise WireError(f"a message of {len(view)} bytes is cut short, or not one of ours", hint=_SAME_VERSION)
     magic, version, zero, length = _PREFIX.unpack_from(view)
@@ -129,7 +129,7 @@ def _parse(header: memoryview, limits: Limits) -> tuple[Message, tuple[int, ...]
             max_map_len=limits.max_ops,
         )
         message, lengths = msgspec.convert(_cleaned(raw), tuple[Message, tuple[int, ...]], strict=True)
-    except Exception as error:  # of whatever class: the sender must not choose what our reader dies of
+    except Exception as error:  # any class: no bytes may crash the reader
         raise WireError(f"a message cannot be understood: {_first_line(error)}", hint=_SAME_VERSION) from error
     if any(length < 0 for length in lengths):
         raise WireError("an attachment of negative length", hint=_DAMAGED)
@@ -137,7 +137,7 @@ def _parse(header: memoryview, limits: Limits) -> tuple[Message, tuple[int, ...]
 
 
 def _cleaned(value: object) -> object:
-    """Return what msgpack stands for with every string in it made printable, the keys of maps included."""
+    """Return a decoded msgpack value with every string in it made printable, the keys of maps included."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
@@ -151,7 +151,7 @@ def _cleaned(value: object) -> object:
 
 
 def _check_fields(message: Message) -> None:
-    """Refuse to send a struct whose fields the other end would read under other names."""
+    """Refuse to send a struct whose field names would change when the receiver makes them printable."""
     structs = (op for op in message.program if isinstance(op, Struct)) if isinstance(message, WorkItem) else ()
     for name in (name for op in structs for name, _ in op.elements):
         if name != printable(name):
@@ -171,7 +171,7 @@ def _check_counts(message: Message, attachments: int, limits: Limits) -> None:
 
 
 def _check_numbers(message: Message) -> None:
-    """Times and sizes that nobody can mean, such as NaN."""
+    """Refuse times, counts and sizes that are negative, infinite or NaN."""
     numbers: Sequence[float] = ()
     match message:
         case WorkItem():

@@ -1,6 +1,6 @@
-"""Pieces of blobs, made smaller for their way by zstd, each by itself, and read again within bounds.
+"""Compression of chunks with zstd, each chunk by itself, and decompression within bounds of memory.
 
-Plain functions without I/O. Imports the errors and the wire's own modules.
+Plain functions without I/O.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from fedbroker.wire.messages import Chunk
 __all__ = ["Compression", "check_compression", "coded", "decoded", "worth_it"]
 
 Compression: TypeAlias = Literal["off", "auto", "on"]
-"""Which blobs are compressed: none, those of which a sample shrinks (:func:`worth_it`), or all."""
+"""The setting of compression: no blobs, those of which a sample shrinks (:func:`worth_it`), or all."""
 
-# Level 3 takes 1.3 to 2 times as long and gains little. Measured in pieces of 1 MiB, at level 1 and 3: float32 of which
-# one in ten is not zero come to 0.14 of their size at both, at 430 and 290 MB/s; text to 0.31 and 0.28, at 230 and 120.
+# Level 3 takes 1.3 to 2 times as long and gains little. Measured in chunks of 1 MiB, at levels 1 and 3: float32 values,
+# one in ten not zero, shrink to 0.14 of their size at both, at 430 and 290 MB/s; text to 0.31 and 0.28, at 230 and 120.
 LEVEL: Final = 1
 SLICES: Final = 16
 SAMPLE: Final = 64 * 1024
-"""Bytes that the slices take together."""
+"""Total bytes of the slices."""
 WORTH: Final = 0.8
-"""The share of its size below which a sample must come."""
+"""A blob is compressed if its sample shrinks below this share of its size."""
 
 
 def check_compression(value: Compression) -> Compression:
-    """The value itself.
+    """Return the value if it is a valid setting.
 
     Raises:
-        ConfigError: there is no such setting.
+        ConfigError: the value is not one of the settings.
     """
     if value not in get_args(Compression):
         raise ConfigError(f"compression is {value!r}", hint='use "off", "auto" or "on"')
@@ -42,9 +42,10 @@ def check_compression(value: Compression) -> Compression:
 
 
 def worth_it(data: Buffer) -> bool:
-    """Whether a blob is likely to shrink enough to pay: slices from its start to its end do, 64 KiB in all.
+    """Return whether a sample of the blob shrinks enough for compression to pay.
 
-    Numbers that are random in most of their bits, as dense weights are, come out as not worth it.
+    The sample is 16 slices from the blob's start to its end, 64 KiB in all. Numbers whose bits are mostly random, as of
+    dense weights, are not worth it.
     """
     view = memoryview(data).cast("B")
     each = SAMPLE // SLICES
@@ -54,7 +55,7 @@ def worth_it(data: Buffer) -> bool:
 
 
 def coded(chunk: Chunk, data: Buffer) -> tuple[Chunk, Buffer]:
-    """The piece as one zstd frame that knows its content's size; or as it is, where that would not be smaller."""
+    """Return the chunk as one zstd frame that states its content's size; unchanged if that would not be smaller."""
     frame = _frame(data)
     if len(frame) >= memoryview(data).nbytes:
         return chunk, data
@@ -62,11 +63,11 @@ def coded(chunk: Chunk, data: Buffer) -> tuple[Chunk, Buffer]:
 
 
 def decoded(chunk: Chunk, data: Buffer, limits: Limits) -> Buffer:
-    """The piece's bytes. No more memory is taken than the frame says, and that is no more than the largest piece.
+    """Return the chunk's bytes, allocating no more than the frame states, and never more than the largest chunk.
 
     Raises:
-        WireError: it is not exactly one zstd frame that tells its content's size, or its content is larger than a piece
-            may be, does not fit the blob, or is not of the size that was told. Nothing else is ever raised.
+        WireError: the attachment is not exactly one zstd frame that states its content's size, or its content is larger
+            than a chunk may be, does not fit the blob, or is not of the stated size. No other exception is raised.
     """
     if not chunk.coding:
         return data
@@ -78,7 +79,7 @@ def decoded(chunk: Chunk, data: Buffer, limits: Limits) -> Buffer:
 
 
 def _check(chunk: Chunk, frame: zstandard.FrameParameters, limits: Limits) -> None:
-    """Before anything is allocated; a size that is absent counts as the largest number."""
+    """Check the stated sizes before memory is allocated; an absent size counts as the largest number."""
     largest = max(limits.small_chunk, limits.large_chunk)
     if max(frame.content_size, frame.window_size) > largest:
         raise WireError(
@@ -93,5 +94,5 @@ def _check(chunk: Chunk, frame: zstandard.FrameParameters, limits: Limits) -> No
 
 
 def _frame(data: Buffer) -> bytes:
-    """One zstd frame with the size and a checksum of its content."""
+    """Return one zstd frame with the size and a checksum of its content."""
     return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(data)

@@ -1,7 +1,4 @@
-"""How much one message may ask of its reader: checked by whoever writes it and again by whoever reads it.
-
-Imports the errors only.
-"""
+"""Bounds on messages and blobs, checked by the sender and again by the receiver."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ __all__ = ["DEFAULT_LIMITS", "Limits"]
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
-_HEADER: Final = 4 * KIB  # room for a chunk's own
+_HEADER: Final = 4 * KIB  # space for a chunk's own header
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +24,25 @@ class Limits:
         max_header: of a message's header, the part that is parsed.
         max_ops: operations of one work item, and elements of any other list or map in a header.
         max_attachments: attachments of one message.
-        inline_blob: a blob up to this size rides with its message; a larger one goes by the bulk lane.
-        inline_total: all blobs that ride with one message together.
-        held_results: results of one work item beyond this, and beyond the silo's share of 128 MiB, are announced, and
-            sent when the coordinator has room.
+        inline_blob: a blob up to this size travels with its message; a larger one as chunks on the bulk connection.
+        inline_total: total size of the blobs that travel with one message.
+        held_results: outputs of one work item beyond this, and beyond the silo's share of 128 MiB, are only announced;
+            the silo sends them when the coordinator asks for them.
         max_blob: of one blob.
-        small_blob: a blob up to this size is cut into pieces of ``small_chunk``, a larger one of ``large_chunk``.
+        small_blob: a blob up to this size is cut into chunks of ``small_chunk``, a larger one of ``large_chunk``.
         small_chunk: see ``small_blob``.
         large_chunk: see ``small_blob``.
-        min_chunk: what the reader takes as a piece, the last one of a blob apart.
-        max_pending_blobs: blobs of which some pieces are here and some are not.
-        max_pending_bytes: what those take together.
-        pending_seconds: a blob of which no further piece comes for so long is given up.
-        max_strikes: messages of one silo in a minute that make no sense or that nobody waits for; with one more it is
-            out of whatever it takes part in, and not listened to for the rest of the minute.
-        max_lobby_entries: incarnations of one silo that a coordinator takes note of in the lobby.
-        max_silos: silos that one coordinator knows at a time; it sends further ones away for a while.
+        min_chunk: the smallest chunk that a receiver accepts, except for the last one of a blob.
+        max_pending_blobs: incomplete blobs that a receiver holds.
+        max_pending_bytes: total size of these blobs.
+        pending_seconds: a blob that gets no further chunk for this long is given up.
+        max_strikes: invalid or unexpected messages that a silo may send in a minute; with one more it is dropped from
+            its sessions, and its messages are ignored for the rest of the minute.
+        max_lobby_entries: incarnations of one silo that a coordinator keeps from announcements.
+        max_silos: silos that one coordinator admits at a time; it rejects further ones for a while.
 
     Raises:
-        ConfigError: one of them is not positive.
+        ConfigError: a limit is not positive.
     """
 
     max_message: int = 16 * MIB - 64 * KIB
@@ -58,6 +55,7 @@ class Limits:
     max_blob: int = 1 * GIB
     small_blob: int = 16 * MIB
     small_chunk: int = 1 * MIB
+    # The fastest of 256 KiB, 1, 4 and 8 MiB for a blob of 100 MiB (python -m benchmarks.settings).
     large_chunk: int = 4 * MIB
     min_chunk: int = 64 * KIB
     max_pending_blobs: int = 64
@@ -73,10 +71,10 @@ class Limits:
                 raise ConfigError(f"{limit.name} is {getattr(self, limit.name)}", hint="it must be positive")
 
     def chunk_bytes(self, size: int) -> int:
-        """How large the pieces of a blob of ``size`` bytes are.
+        """Return the size of the chunks of a blob of ``size`` bytes.
 
-        What would be left over, where it is too little for a piece of its own, is spread over the others: a value of a
-        round number of bytes has a few more when it is serialized.
+        A remainder that is too small for a chunk is spread over the other chunks: serialization adds a few bytes to a
+        value whose size is a multiple of the chunk size.
         """
         piece = self.small_chunk if size <= self.small_blob else self.large_chunk
         left_over = size % piece < self.min_chunk and size > piece

@@ -1,7 +1,7 @@
-"""What coordinator and silos say to each other: immutable message types, one word for one thing.
+"""Messages between coordinator and silos: immutable types.
 
-Every message is one of :data:`Message`. Bodies (values, computations, results) are *blobs*: bytes named by their
-digest that ride beside the message or on the bulk lane, never inside it.
+Every message is one of :data:`Message`. Bodies (values, computations, results) are *blobs*: bytes addressed by their
+digest that travel as attachments or on the bulk connection, never inside the message.
 
 Identifiers have a grammar (:data:`Name`, :data:`Id`, :data:`Digest`, :data:`Rule`): a message that breaks it is not
 decoded. Every other string is text, and is made printable when it is decoded (see :mod:`fedbroker.wire.codec`).
@@ -42,25 +42,25 @@ __all__ = [
 ]
 
 Ref: TypeAlias = int
-"""The name of a value in a session, chosen by the coordinator, so that a whole stage is one message."""
+"""The number of a value in a session. The coordinator chooses it, so that a whole stage fits in one message."""
 
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-"""The content's name: 32 hexadecimal digits of its BLAKE3."""
+"""The address of a blob: 32 hexadecimal digits of its BLAKE3 hash."""
 
 Name: TypeAlias = Annotated[str, Meta(pattern=rf"\A{NAME}\Z")]
 """The name of a cohort, a silo, a coordinator or a session; see :mod:`fedbroker.wire.names`."""
 
 Id: TypeAlias = Annotated[str, Meta(pattern=rf"\A({NAME})?\Z")]
-"""A name, or nothing."""
+"""A name, or empty."""
 
 Rule: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9_.-]{0,64}\Z")]
-"""A key of a silo's ``[policy]``, or nothing."""
+"""A key of a silo's ``[policy]``, or empty."""
 
 SecretKey: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
-"""32 bytes in hexadecimal digits, or nothing."""
+"""32 bytes in hexadecimal digits, or empty."""
 
 MOST_ALARMS: Final = 16
-"""Alarms of one reply."""
+"""The most alarms that one reply carries."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
@@ -76,8 +76,9 @@ class Data(msgspec.Struct, frozen=True, array_like=True, tag="data"):
     The value is ``<c0,c1,…>@CLIENTS``: a struct of arrays, one for each of ``columns`` in their order, for each client.
 
     Attributes:
-        columns: name in the source (or, where it starts with ``#``, its position), and the dtype to hand over.
-        scalar: each column has one row and is handed over without its first dimension.
+        columns: pairs of a column's name in the source (or its position, if it starts with ``#``) and the dtype to
+            deliver.
+        scalar: each column has one row and is passed without its first dimension.
     """
 
     ref: Ref
@@ -87,7 +88,7 @@ class Data(msgspec.Struct, frozen=True, array_like=True, tag="data"):
 
 
 class Struct(msgspec.Struct, frozen=True, array_like=True, tag="struct"):
-    """Create ``ref`` as a struct of others; a name is empty where the element has none."""
+    """Create ``ref`` as a struct of others; an element without a name has an empty one."""
 
     ref: Ref
     elements: tuple[tuple[str, Ref], ...]
@@ -102,7 +103,7 @@ class Select(msgspec.Struct, frozen=True, array_like=True, tag="select"):
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
-    """Create ``ref`` by calling ``function``; ``argument`` is None for one without parameter."""
+    """Create ``ref`` by calling ``function``; ``argument`` is None for a function without parameter."""
 
     ref: Ref
     function: Ref
@@ -110,7 +111,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
 
 
 class Compute(msgspec.Struct, frozen=True, array_like=True, tag="compute"):
-    """Materialize ``ref`` and send it back: the next output of the work item."""
+    """Compute ``ref`` and send its value: the next output of the work item."""
 
     ref: Ref
 
@@ -139,12 +140,12 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What a silo announces of one of its data sources: never the data.
+    """The description of a data source that a silo announces: never the data.
 
     Attributes:
         columns: in the source's order.
-        rows: how many, or None where counting is too dear.
-        clients: how many clients its data stands for.
+        rows: their number, or None if counting is too expensive.
+        clients: the number of clients whose data it holds.
     """
 
     columns: tuple[Column, ...]
@@ -153,14 +154,14 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Announce(msgspec.Struct, frozen=True, tag="announce"):
-    """A silo says that it is there.
+    """A silo's announcement that it is running.
 
     Attributes:
         incarnation: differs for each start of the silo's process.
-        heartbeat: seconds until it says so again.
+        heartbeat: seconds until the next announcement.
         version: of the silo's distribution.
-        capabilities: what it understands beyond the first version of the protocol.
-        in_flight: work items that it has in hand.
+        capabilities: features that the silo supports beyond the first version of the protocol.
+        in_flight: number of work items in progress.
     """
 
     cohort: Name
@@ -174,7 +175,7 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
-    """A silo says that it goes."""
+    """A silo's notice that it is leaving."""
 
     cohort: Name
     silo: Name
@@ -182,7 +183,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
-    """A coordinator takes a silo into its cohort: the answer to the first announcement of an incarnation."""
+    """A coordinator's admission of a silo: the answer to the first announcement of an incarnation."""
 
     coordinator: Name
     silo: Name
@@ -190,13 +191,13 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
-    """A coordinator does not take a silo in.
+    """A coordinator's rejection of a silo.
 
     Attributes:
         reason: one line.
-        retry: the silo asks again after a number of seconds that it picks from between these two, so that not all come
-            back at once.
-        never: asking again is of no use before the silo's administrator has changed something.
+        retry: bounds in seconds; the silo announces itself again after a random time between them, so that silos do not
+            all come back at once.
+        never: retrying is of no use before the silo's administrator has changed something.
     """
 
     coordinator: Name
@@ -208,23 +209,24 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
 
 
 class WorkItem(msgspec.Struct, frozen=True, tag="work"):
-    """What one silo is asked to do for one client stage.
+    """The work that one silo is asked to do for one client stage.
 
     Attributes:
         session: the session's id.
         stage: number of the client stage.
-        silo: whom it is for.
-        reply_to: the coordinator's key, first word of the reply's routing key.
-        clients: how many clients the silo holds in this session; fixed at the session's first work item.
-        program: run in order.
-        fresh: digests that are on their way on the bulk lane, with their sizes in bytes; the silo waits for those,
-            and answers ``need`` for any other that it lacks.
-        seconds: time left for the stage when it was sent.
-        lease: seconds after which the silo may forget the session if it hears no more of it.
+        silo: the silo that it is for.
+        reply_to: the coordinator's id, first word of the reply's routing key.
+        clients: number of clients that the silo holds in this session; fixed at the session's first work item.
+        program: the operations, run in order.
+        fresh: digests of blobs that are on their way on the bulk connection, with their sizes in bytes; the silo waits
+            for these, and replies ``need`` for any other blob that it lacks.
+        seconds: time left for the stage when the work item was sent.
+        lease: seconds after which the silo may forget the session if it gets no further message of it.
         last: the session ends at this silo with the reply.
-        hold: outputs beyond so many bytes are announced only, and sent when the coordinator asks; 0 sends any at once.
-        sealed: those of ``fresh`` that come sealed: the digest of what comes, and whether to this silo alone.
-        content: the session's key for what is sealed to all its silos, as hexadecimal digits; empty where nothing is.
+        hold: outputs of more bytes than this are only announced, and sent when the coordinator asks; 0 sends all at
+            once.
+        sealed: the blobs of ``fresh`` that are sealed: the digest of the sealed bytes, and whether to this silo alone.
+        content: the session's key for blobs sealed to all its silos, as hexadecimal digits; empty if none is sealed.
     """
 
     session: Name
@@ -242,19 +244,19 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     content: SecretKey = ""
 
     def __repr__(self) -> str:
-        return f"WorkItem({self.session}.{self.stage}.{self.silo}, {len(self.program)} operations)"  # and no key
+        return f"WorkItem({self.session}.{self.stage}.{self.silo}, {len(self.program)} operations)"  # not the key
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The silo's answer to a work item: the outputs, in the order of its ``compute`` operations.
+    """A silo's reply to a work item: the outputs, in the order of its ``compute`` operations.
 
     Attributes:
         outputs: digest and size in bytes of each.
-        seconds: time spent at the silo, from receipt to answer.
-        waited: the part of it that was spent waiting for blobs to come.
+        seconds: time spent at the silo, from receipt to reply.
+        waited: the part of it that was spent waiting for blobs.
         held: the large outputs are not on their way, but wait for ``Fetch``.
-        sealed: those outputs that come sealed, not with this message: the digest of what comes.
-        alarms: what this silo has refused since its last answer, since nobody who may ask it had written that.
+        sealed: the outputs that are sealed and not attached: the digest of the sealed bytes.
+        alarms: forged messages that this silo rejected since its last reply.
     """
 
     session: Name
@@ -270,14 +272,14 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The silo could not do it.
+    """A silo's reply that the work item failed.
 
     Attributes:
-        kind: ``data`` (source, column or query), ``computation`` (the C++ runtime said no), ``lost`` (the runtime died
-            or the session is unknown here: its kept values are gone), ``refused`` (a bad or oversize work item),
-            ``time`` (the stage's time was up).
+        kind: ``data`` (source, column or query), ``computation`` (the C++ runtime raised an error), ``lost`` (the
+            runtime died or the silo does not know the session: the values it kept are gone), ``refused`` (an invalid or
+            oversize work item, or one that the silo's policy forbids), ``time`` (the stage's time was up).
         cause: one line.
-        rule: of a refusal, the key of the silo's ``[policy]`` that forbids it; empty where it is none of those.
+        rule: of a refusal, the key of the silo's ``[policy]`` that refused it; empty if no rule of the policy did.
     """
 
     session: Name
@@ -291,7 +293,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class Need(msgspec.Struct, frozen=True, tag="need"):
-    """The silo lacks blobs; it has dropped the work item, which is to be sent again with them."""
+    """A silo's reply that it lacks blobs. It has dropped the work item; the coordinator sends it again with them."""
 
     session: Name
     stage: int
@@ -301,10 +303,10 @@ class Need(msgspec.Struct, frozen=True, tag="need"):
 
 
 class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
-    """The coordinator has room for the outputs that a silo holds.
+    """A coordinator's request for the outputs that a silo holds.
 
     Attributes:
-        wanted: False: nobody waits for them, and the silo need not hold them any more.
+        wanted: False if the outputs are no longer needed: the silo may drop them.
     """
 
     session: Name
@@ -314,11 +316,11 @@ class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
 
 
 class EndSession(msgspec.Struct, frozen=True, tag="end"):
-    """The coordinator gives a session up before its last stage, or goes on without this silo.
+    """A coordinator's notice that a session ends before its last stage, or continues without this silo.
 
     Attributes:
-        incarnation: whom it is for; a silo that was started again since may have a part in the session anew. Empty for
-            whoever has the name.
+        incarnation: the incarnation that it is for; a silo that has restarted since may be part of the session again.
+            Empty for any incarnation of the silo.
     """
 
     session: Name
@@ -326,14 +328,14 @@ class EndSession(msgspec.Struct, frozen=True, tag="end"):
 
 
 class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
-    """A piece of a blob; its bytes, or what they were coded into, are the message's only attachment.
+    """A part of a blob; its bytes, compressed or not, are the message's only attachment.
 
     Attributes:
         digest: of the whole blob.
         size: of the whole blob, in bytes.
-        offset: where this piece starts.
-        coding: of the attachment: as it is, or one zstd frame with the size of its content. Digest, size and offset
-            are of the content.
+        offset: where this chunk starts.
+        coding: of the attachment: none, or one zstd frame with the size of its content. Digest, size and offset are of
+            the content.
     """
 
     digest: Digest

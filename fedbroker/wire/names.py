@@ -1,7 +1,4 @@
-"""Names of cohorts, silos and coordinators: they become words of routing keys, so they hold no dot and no wildcard.
-
-Imports the errors only.
-"""
+"""Names of cohorts, silos and coordinators: words of routing keys, so they contain no dot and no wildcard."""
 
 from __future__ import annotations
 
@@ -19,19 +16,19 @@ _NAME: Final = re.compile(NAME)
 
 
 def is_name(value: str) -> bool:
-    """Whether ``value`` is 1 to 63 of ``a-z 0-9 _ -``, the first a letter or a digit."""
+    """Return whether ``value`` is 1 to 63 of ``a-z 0-9 _ -``, the first a letter or a digit."""
     return _NAME.fullmatch(value) is not None
 
 
 def check_name(kind: str, value: str) -> str:
-    """The name itself, if it is one.
+    """Return the name if it is valid.
 
     Args:
-        kind: what it names, for the error: ``"silo"``, ``"cohort"``.
+        kind: the kind of thing that it names, for the error: ``"silo"``, ``"cohort"``.
         value: the name.
 
     Raises:
-        ConfigError: it is empty, too long, or holds other characters than ``a-z 0-9 _ -``.
+        ConfigError: the name is empty, too long, or contains other characters than ``a-z 0-9 _ -``.
     """
     if isinstance(value, str) and is_name(value):
         return value

@@ -1,4 +1,4 @@
-"""Room in memory for large blobs, in large pages where the system has them. Imports nothing of fedbroker."""
+"""Memory for large blobs, in huge pages if the system has them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ LARGE: Final = 4 << 20
 
 
 def room(size: int) -> memoryview:
-    """So many bytes to be written, all of them zero.
+    """Return a writable buffer of ``size`` zero bytes.
 
-    Much room is nowhere until it is written, and then comes 2 MiB at a time: to write 100 MiB takes a third of the time
-    that it takes in a ``bytearray``, most of which is the kernel's, page by page (``python -m benchmarks.room``).
+    The kernel allocates the pages of a large buffer when they are first written, 2 MiB at a time: writing 100 MiB takes
+    a third of the time that a ``bytearray`` takes, most of which the kernel spends page by page (``python -m
+    benchmarks.room``).
     """
     if size < LARGE:
         return memoryview(bytearray(size))
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without large pages has small ones
+    with contextlib.suppress(OSError):  # a kernel without huge pages uses small ones
         pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)
 
 
 def joined(parts: Iterable[Buffer]) -> Buffer:
-    """One part after another, each copied once."""
+    """Return the parts joined into one buffer, each copied once."""
     every = list(parts)
     size = sum(map(len, every))
     if size < LARGE:
