@@ -1,4 +1,4 @@
-"""From a TFF computation to the stages that run at the silos and at the server."""
+"""Cut a TFF computation into stages that run at the silos and at the server."""
 
 from fedbroker.plan.explain import Crossing, Explanation, explain, explain_plan
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot, Stage

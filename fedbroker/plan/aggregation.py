@@ -1,10 +1,9 @@
-"""How an aggregate gets from the silos to the server: one strategy for each aggregate of a plan.
+"""Strategies that compute an aggregate of the silos' clients at the server, one for each aggregate of a plan.
 
-The one strategy so far sends partial sums in the open. With aggregate(values, zero, accumulate, merge, report) over all
-clients, silo s sends ``p[s] = aggregate(values of s, zero, accumulate, merge, identity)`` and the server computes
-``report(merge(merge(p[0], p[1]), …))``: the zero enters once per silo, as in TFF's own composing executor. ``merge`` is
-called as it is, not as an aggregate over clients, so that merging can start before every silo has answered. Imports TFF
-only.
+The only strategy so far sends partial aggregates in plaintext. With aggregate(values, zero, accumulate, merge, report)
+over all clients, silo s sends ``p[s] = aggregate(values of s, zero, accumulate, merge, identity)`` and the server
+computes ``report(merge(merge(p[0], p[1]), …))``: the zero enters once per silo, as in TFF's own composing executor.
+``merge`` is called as it is, not as an aggregate over clients, so that merging can start before every silo has replied.
 """
 
 from __future__ import annotations
@@ -27,37 +26,37 @@ AT_SERVER: Final = intrinsic_defs.FEDERATED_VALUE_AT_SERVER.uri
 
 
 class Aggregation(Protocol):
-    """A way to compute one kind of aggregate: what each silo makes of its clients, what the server makes of that."""
+    """A strategy for one kind of aggregate: a computation for each silo's clients, and one for the server to merge them."""
 
     @property
     def name(self) -> str:
-        """What the plan's merges are marked with."""
+        """Return the name that the plan's merges are marked with."""
         ...
 
     def slots(self, name: str, call: bb.Call) -> Merge:
-        """The slots through which the aggregate bound to ``name`` travels."""
+        """Return the slots through which the aggregate bound to ``name`` passes."""
         ...
 
     def partial(self, call: bb.Call) -> Block:
-        """The silo's half, over its own clients; of the type of the merge's ``partial``."""
+        """Return the silo's half, over its own clients; it has the type of the merge's ``partial``."""
         ...
 
     def merge(self, call: bb.Call) -> Block:
-        """Merges two: a function of what is merged so far and the next silo's partial."""
+        """Return the function that merges two: the value merged so far and the next silo's partial."""
         ...
 
     def report(self, call: bb.Call, merge: Merge) -> Block:
-        """The rest of the server's half, over a reference to the merge's ``merged``; of the call's own type."""
+        """Return the rest of the server's half, over a reference to the merge's ``merged``, with the call's own type."""
         ...
 
 
 class Partials:
-    """Each silo sends its accumulator as it is; the server folds them. The coordinator sees every silo's."""
+    """Each silo sends its accumulator in plaintext and the server folds them: the coordinator sees every accumulator."""
 
     name: Final = "partials"
 
     def slots(self, name: str, call: bb.Call) -> Merge:
-        """See :class:`Aggregation`."""
+        """Return the slots; see :class:`Aggregation`."""
         accumulator = _parts(call)[2].type_signature.result
         return Merge(
             partial=Slot(f"{name}_partial", tff.FederatedType(accumulator, tff.SERVER)),
@@ -66,18 +65,18 @@ class Partials:
         )
 
     def partial(self, call: bb.Call) -> bb.Call:
-        """The same zero, accumulate and merge; what is reported is the accumulator itself."""
+        """Return the same zero, accumulate and merge, with the accumulator itself as the report."""
         value, zero, accumulate, merge, _ = _parts(call)
         accumulator = accumulate.type_signature.result
         identity = bb.Lambda("partial", accumulator, bb.Reference("partial", accumulator))
         return _aggregate(value, zero, accumulate, merge, identity, accumulator)
 
     def merge(self, call: bb.Call) -> Block:
-        """The call's own."""
+        """Return the call's own merge."""
         return _parts(call)[3]
 
     def report(self, call: bb.Call, merge: Merge) -> bb.Call:
-        """The call's own, at the server."""
+        """Return the call's own report, at the server."""
         report = _parts(call)[4]
         merged = bb.Reference(merge.merged.name, report.type_signature.parameter)
         reported = bb.Call(report, merged)
@@ -91,14 +90,14 @@ AGGREGATIONS: Final[Mapping[str, Aggregation]] = MappingProxyType({AGGREGATE: Pa
 
 
 def aggregation_of(block: Block) -> Aggregation | None:
-    """The strategy for ``block`` if it is a call that crosses from clients to server, else None."""
+    """Return the strategy for ``block`` if it is a call that crosses from clients to server, else None."""
     if isinstance(block, bb.Call) and isinstance(block.function, bb.Intrinsic):
         return AGGREGATIONS.get(block.function.uri)
     return None
 
 
 def _parts(call: bb.Call) -> list[Block]:
-    """value, zero, accumulate, merge, report."""
+    """Return value, zero, accumulate, merge and report."""
     argument = call.argument
     return [
         argument[index] if isinstance(argument, bb.Struct) else bb.Selection(argument, index=index)
@@ -110,9 +109,9 @@ def _aggregate(
     value: Block, zero: Block, accumulate: Block, merge: Block, report: Block, accumulator: tff.Type
 ) -> bb.Call:
     argument = bb.Struct([value, zero, accumulate, merge, report])
-    # TFF has found these parts to fit together; the types here are the parts' own, since a silo's accumulator and the
-    # server's may be more or less precise in their shapes. A zero may be more precise than what it grows into, such as
-    # an empty list. The intrinsic takes all-equal values as any others.
+    # TFF has checked that these parts fit together. The types here are the parts' own, since the shapes in a silo's
+    # accumulator and in the server's may differ in precision. A zero may be more precise than the accumulator that it
+    # grows into, such as an empty list. The intrinsic accepts all-equal values like any others.
     values = tff.FederatedType(value.type_signature.member, tff.CLIENTS)
     functions = [part.type_signature for part in (accumulate, merge, report)]
     signature = tff.FunctionType(

@@ -1,7 +1,4 @@
-"""The stages themselves: TFF computations put together from the locals of one level and place.
-
-Imports TFF and the base.
-"""
+"""Build a plan's stages: TFF computations assembled from the locals of one level and place."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class Builder:
     result: frozenset[str]
 
     def stages(self) -> tuple[Stage, ...]:
-        """All stages in the order in which they run; empty ones are left out."""
+        """Return all stages in the order in which they run; empty ones are left out."""
         levels = 1 + max((local.level for local in self.known.values()), default=0)
         pairs = [(self._server(level), self._client(level)) for level in range(levels)]
         return tuple(stage for pair in pairs for stage in pair if stage is not None)
@@ -67,13 +64,13 @@ class Builder:
         report: Sequence[tuple[str, Block]],
         outputs: Sequence[Slot],
     ) -> Fold:
-        """What merges a server stage's partials.
+        """Return the fold that merges a server stage's partials.
 
         Args:
-            merges: for each a name, and the function that merges two.
-            merged: for each the slot of what comes of it.
+            merges: for each merge a name, and the function that merges two values.
+            merged: for each merge the slot of its result.
             report: the stage's own locals.
-            outputs: the stage's.
+            outputs: the stage's outputs.
         """
 
         @functools.cache
@@ -90,7 +87,7 @@ class Builder:
             return Whole(*self._assemble([*folded.locals, *results, *report], _result(outputs), fed))
 
         inputs, _ = some(1)
-        size = sum(static_bytes(slot.type) or 0 for slot in merged)  # what is merged is of the partials' type
+        size = sum(static_bytes(slot.type) or 0 for slot in merged)  # a merged value has its partials' type
         return Fold(inputs, lambda silos: some(silos)[1], whole, size)
 
     def _client(self, level: int) -> ClientStage | None:
@@ -118,7 +115,7 @@ class Builder:
 
     @staticmethod
     def _at_server(local: Local) -> bool:
-        """Evaluated at the coordinator: server-placed, or unplaced and to be evaluated once."""
+        """Return whether the coordinator evaluates it: server-placed, or unplaced and to be evaluated once."""
         return local.block is not None and (local.place is Place.SERVER or local.once)
 
     @staticmethod
@@ -136,7 +133,7 @@ class Builder:
         )
 
     def _used_by_clients_after(self, local: Local, level: int) -> bool:
-        """Whether a later client stage refers to it; an aggregate of level k+1 is taken in stage k."""
+        """Return whether a later client stage refers to it; an aggregate of level k+1 is computed in stage k."""
         return any(
             local.name in other.uses
             for other in self.known.values()
@@ -144,7 +141,7 @@ class Builder:
         )
 
     def _needs(self, local: Local, name: str) -> bool:
-        """Whether ``local`` refers to ``name``, be it by way of unplaced values that are evaluated again."""
+        """Return whether ``local`` refers to ``name``, directly or through unplaced values that every stage evaluates."""
         return any(
             use == name or (self._is_repeated(self.known[use]) and self._needs(self.known[use], name))
             for use in local.uses
@@ -152,17 +149,17 @@ class Builder:
 
     @staticmethod
     def _is_repeated(local: Local) -> bool:
-        """Unplaced and pure: evaluated anew in whichever stage needs it."""
+        """Return whether it is unplaced and pure: every stage that needs it evaluates it."""
         return local.block is not None and local.place is Place.NOWHERE and not local.once
 
     def _assemble(
         self, locals_: Sequence[tuple[str, Block]], result: Block, fed: Sequence[Sequence[Slot]]
     ) -> tuple[tuple[Slot, ...], bytes]:
-        """A computation that binds ``locals_`` and returns ``result``.
+        """Build a computation that binds ``locals_`` and returns ``result``.
 
         Returns:
-            The slots that it takes besides ``fed``, and the computation, whose parameter is those slots and then a
-            struct for each of ``fed``, in this order.
+            The slots that it takes in addition to ``fed``, and the computation, whose parameter is these slots and then
+                a struct for each of ``fed``, in this order.
         """
         bodies = [*self._repeated(block for _, block in locals_), *locals_]
         bound = {name for name, _ in bodies} | {slot.name for slots in fed for slot in slots}
@@ -179,7 +176,7 @@ class Builder:
         return inputs, serialize_computation(function.proto)
 
     def _repeated(self, blocks: Iterable[Block]) -> list[tuple[str, Block]]:
-        """The unplaced pure locals that ``blocks`` need, directly or through one another, in order of evaluation."""
+        """Return the unplaced pure locals that ``blocks`` need, directly or indirectly, in order of evaluation."""
         needed: set[str] = set()
         waiting = names_in_order(*blocks)
         while waiting:

@@ -1,7 +1,4 @@
-"""What cannot run on a cohort, said before anything is sent.
-
-Imports TFF and the base.
-"""
+"""Refuse computations that cannot run on a cohort, before a message is sent."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ __all__ = ["check_supported"]
 
 
 def check_supported(block: Block, exposed: Collection[str] = ()) -> None:
-    """Look through a computation.
+    """Check that a computation can run on a cohort.
 
     Args:
         block: the computation.
-        exposed: the secure intrinsics that are to be computed in plaintext.
+        exposed: the secure intrinsics to compute in plaintext.
 
     Raises:
-        PlanError: naming the first intrinsic or construct that cannot be planned, and what to use instead.
+        PlanError: names the first intrinsic or construct that cannot be planned, and its replacement.
     """
     _check_signature(block.type_signature)
     for uri in (uri for uri in secure_intrinsics(block) if uri not in exposed):

@@ -1,7 +1,6 @@
-"""From a TFF computation to a flat list of local values, by TFF's own native compiler.
+"""Compile a TFF computation into a flat list of local values, with TFF's own native compiler.
 
-What comes out is call-dominant: each local value is one call, arguments are references and selections. Imports TFF and
-the base.
+The result is call-dominant: each local value is one call, whose arguments are references and selections.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Flat:
     """A computation as bindings.
 
     Attributes:
-        name: what the computation is called, for people.
-        parameters: leaves of the parameter; references to them bear the slot's name.
+        name: the computation's name in logs and errors.
+        parameters: leaves of the parameter; references to them have the slot's name.
         locals: name and value, each one call, in an order in which they can be evaluated.
         result: structs, selections and references.
         exposed: the secure intrinsics that are computed in plaintext.
@@ -45,10 +44,10 @@ class Flat:
 
 
 def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> Flat:
-    """Compile ``comp`` and take it apart.
+    """Compile ``comp`` and split it into its bindings.
 
     Raises:
-        PlanError: it holds something that cannot run on a cohort.
+        PlanError: it contains something that cannot run on a cohort.
     """
     block = comp.to_building_block()
     exposed = secure_intrinsics(block) if secure_sum == "plaintext" else ()
@@ -59,7 +58,7 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
         if has_sequence_intrinsics(block):
             comp = sequences_as_tensorflow(comp)
         compiled = native.desugar_and_transform_to_native(comp).to_building_block()
-    except Exception as error:  # TFF raises many kinds here, and all mean the same to the caller
+    except Exception as error:  # TFF raises many types here; all mean the same to the caller
         raise PlanError(
             f"TFF cannot compile the computation: {type(error).__name__}: {_first_line(error)}",
             hint="run it on TFF's own context first: tff.backends.native.set_sync_local_cpp_execution_context()",
@@ -68,7 +67,7 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
     function = _as_lambda(compiled)
     parameters, arguments = _split_parameter(function)
     locals_, result = _split_body(function.result)
-    # TFF's names are random; ours are the same for the same computation, and so are the stages' digests.
+    # TFF's names are random. These depend on the computation only, so that the stages' digests do, too.
     values = arguments | {
         name: bb.Reference(f"v{index}", block.type_signature) for index, (name, block) in enumerate(locals_)
     }
@@ -81,7 +80,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _as_lambda(block: Block) -> bb.Lambda:
-    """A Lambda in any case: a lone TensorFlow computation becomes one that calls it."""
+    """Return the block as a Lambda; a single TensorFlow computation is wrapped in a Lambda that calls it."""
     if isinstance(block, bb.Block) and isinstance(block.result, bb.Lambda):
         inner = block.result
         return bb.Lambda(inner.parameter_name, inner.parameter_type, bb.Block(block.locals, inner.result))
@@ -94,7 +93,7 @@ def _as_lambda(block: Block) -> bb.Lambda:
 
 
 def _split_body(body: Block) -> tuple[list[tuple[str, Block]], Block]:
-    """Bindings and result, of blocks that may be nested in the result position."""
+    """Return bindings and result, of blocks that may be nested in the result position."""
     locals_: list[tuple[str, Block]] = []
     while isinstance(body, bb.Block):
         locals_.extend(body.locals)
@@ -103,7 +102,7 @@ def _split_body(body: Block) -> tuple[list[tuple[str, Block]], Block]:
 
 
 def _split_parameter(function: bb.Lambda) -> tuple[tuple[Slot, ...], dict[str, Block]]:
-    """The parameter's leaves, and the expression that stands for the parameter in terms of them."""
+    """Return the parameter's leaves, and the expression that builds the parameter from them."""
     if function.parameter_name is None:
         return (), {}
     slots: list[Slot] = []

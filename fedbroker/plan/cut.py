@@ -1,7 +1,6 @@
-"""Where a flat computation is cut: the placement and level of each local, and what crosses the cuts.
+"""Cut a flat computation: the placement and level of each local, and the values that cross between stages.
 
-A parameter has level 0, anything else the highest level of what it refers to, and an aggregate one more. Imports TFF
-and the base.
+A parameter has level 0, any other value the highest level of the values that it refers to, and an aggregate one more.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
 
 
 class Place(Enum):
-    """Where a value lives."""
+    """The placement of a value."""
 
     SERVER = "server"
     CLIENTS = "clients"
@@ -35,8 +34,8 @@ class Local:
     """A value of the flat computation: a local, or a leaf of the parameter (which has no ``block``).
 
     Attributes:
-        aggregation: how it gets from the silos to the server, for a call that crosses.
-        once: unplaced, and to be evaluated one single time, at the coordinator: it is part of the result, or a second
+        aggregation: for a call that crosses from clients to server, the strategy that computes it.
+        once: unplaced and to be evaluated exactly once, at the coordinator: it is part of the result, or a second
             evaluation might differ.
     """
 
@@ -51,10 +50,10 @@ class Local:
 
 
 def place_of(type_: tff.Type) -> Place:
-    """The placement of a value of that type.
+    """Return the placement of a value of that type.
 
     Raises:
-        PlanError: placements are mixed in one value, or it is placed elsewhere.
+        PlanError: its placement is neither CLIENTS nor SERVER.
     """
     if isinstance(type_, tff.FederatedType):
         if type_.placement is tff.SERVER:
@@ -66,10 +65,10 @@ def place_of(type_: tff.Type) -> Place:
 
 
 def analyse(flat: Flat) -> dict[str, Local]:
-    """Every parameter leaf and every local that the result needs, by name, in order of evaluation.
+    """Return every parameter leaf and every local that the result needs, by name, in order of evaluation.
 
     Raises:
-        PlanError: a local is no call, or refers to something unknown.
+        PlanError: a local is no call, or refers to an unknown name.
     """
     known: dict[str, Local] = {
         slot.name: Local(slot.name, slot.type, None, place_of(slot.type), 0, ()) for slot in flat.parameters
@@ -108,7 +107,7 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
 
 
 def check_captures(block: Block) -> None:
-    """TFF's runtime evaluates a function that it is given apart from where it was written.
+    """Refuse functions with free references: TFF's runtime evaluates a function separately from its surroundings.
 
     Raises:
         PlanError: a function in ``block`` refers to something outside of it.

@@ -1,7 +1,4 @@
-"""A plan for people: its stages, what crosses between them and how much that is, its round trips.
-
-Imports TFF and this package's parts.
-"""
+"""Explain a plan to people: its stages, the values that cross between them with their sizes, and its round trips."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ __all__ = ["Crossing", "Explanation", "explain", "explain_plan"]
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """What crosses at one barrier.
+    """The values that cross at one barrier.
 
     Attributes:
         stage: the client stage's number.
         down: values sent to each silo.
-        computation_bytes: the stage's computation, sent to each silo once and remembered there.
-        up: partial aggregates and results that come from each silo.
+        computation_bytes: size of the stage's computation, sent to each silo once and cached there.
+        up: partial aggregates and results that each silo sends.
         kept: values that stay at each silo for a later stage.
     """
 
@@ -38,18 +35,18 @@ class Crossing:
 
     @property
     def down_bytes(self) -> int | None:
-        """Bytes of ``down``, to one silo; None where a shape is not static."""
+        """Return the bytes of ``down``, to one silo; None if a shape is not static."""
         return _total(self.down)
 
     @property
     def up_bytes(self) -> int | None:
-        """Bytes of ``up``, from one silo; None where a shape is not static."""
+        """Return the bytes of ``up``, from one silo; None if a shape is not static."""
         return _total(self.up)
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What running a computation on a cohort will take. ``str()`` of it is a page to read.
+    """The cost of running a computation on a cohort. ``str()`` of it is a readable page.
 
     Attributes:
         plan: the stages.
@@ -61,11 +58,11 @@ class Explanation:
 
     @property
     def round_trips(self) -> int:
-        """How often the coordinator waits for the silos."""
+        """Return how often the coordinator waits for the silos."""
         return self.plan.round_trips
 
     def messages(self, silos: int) -> int:
-        """Messages on the control lane with that many silos: a work item and a reply for each silo and barrier."""
+        """Return the number of control messages for a number of silos: a work item and a reply for each silo and barrier."""
         return 2 * silos * self.round_trips
 
     def __str__(self) -> str:
@@ -84,20 +81,20 @@ class Explanation:
 
 
 def explain(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Explanation:
-    """What running ``comp`` on a cohort will take; nothing is sent.
+    """Explain the cost of running ``comp`` on a cohort; no message is sent.
 
     Args:
-        comp: to be explained.
-        secure_sum: what becomes of secure intrinsics, as in :func:`fedbroker.create_sync_execution_context`.
+        comp: the computation to explain.
+        secure_sum: how secure intrinsics are handled, as in :func:`fedbroker.create_sync_execution_context`.
 
     Raises:
-        PlanError: it cannot run on a cohort; says which part and what to use instead.
+        PlanError: it cannot run on a cohort; names the unsupported part and its replacement.
     """
     return explain_plan(make_plan(comp, secure_sum=secure_sum))
 
 
 def explain_plan(plan: Plan) -> Explanation:
-    """What running a plan will take."""
+    """Explain the cost of running a plan."""
     return Explanation(plan, tuple(_crossing(plan, stage) for stage in plan.client_stages))
 
 
@@ -109,7 +106,7 @@ def _crossing(plan: Plan, stage: ClientStage) -> Crossing:
 
 
 def _is_clients_own(slot: Slot) -> bool:
-    """A clients-placed parameter: the silos' own data, or client values that are dealt to them."""
+    """Return whether it is a clients-placed parameter: the silos' own data, or client values distributed to them."""
     return isinstance(slot.type, tff.FederatedType) and slot.type.placement is tff.CLIENTS and not slot.type.all_equal
 
 

@@ -1,7 +1,4 @@
-"""Folds: the computations by which a server stage merges what silos sent, a few silos at a time.
-
-Imports TFF and the plan's own parts.
-"""
+"""Folds: computations by which a server stage merges the silos' partials, a few silos at a time."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ class Folded:
 
     Attributes:
         locals: to be bound, in this order.
-        so_far: of each merge a reference to what is merged already.
+        so_far: for each merge a reference to the value merged so far.
         partials: references to the silos' partials: each silo's in the order of the merges, one silo after another.
-        merged: of each merge what there is afterwards.
+        merged: for each merge the value afterwards.
     """
 
     locals: tuple[tuple[str, Block], ...]
@@ -35,11 +32,11 @@ class Folded:
 
 
 def fold(merges: Sequence[tuple[str, Block]], silos: int) -> Folded:
-    """Merge that many silos' partials into what there is.
+    """Build the fold of ``silos`` silos' partials into the values merged so far.
 
     Args:
         merges: for each merge a name, and the function that merges two.
-        silos: how many; 0 leaves what there is.
+        silos: the number of silos; 0 leaves the merged values as they are.
     """
     sides = [function.type_signature.parameter for _, function in merges]
     so_far = tuple(bb.Reference(f"{name}_so_far", side[0]) for (name, _), side in zip(merges, sides, strict=True))
@@ -62,13 +59,13 @@ def fold(merges: Sequence[tuple[str, Block]], silos: int) -> Folded:
 
 
 def with_ready(merged: Sequence[Block]) -> Block:
-    """``<<merged, …>, zero>``: a zero that is there as soon as the rest is, since the runtime tells nothing else."""
+    """Return ``<<merged, …>, zero>``. The zero is available once the rest is: the runtime offers no other signal."""
     every = bb.Struct(merged)
     return bb.Struct([every, bb.Call(_ready(every.type_signature), every)])
 
 
 def _ready(type_: tff.Type) -> Block:
-    """A function of such a value to an int32 zero."""
+    """Return a function from a value of this type to an int32 zero."""
 
     def zero(_: object) -> object:
         return tf.constant(0, tf.int32)

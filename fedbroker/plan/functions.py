@@ -1,7 +1,4 @@
-"""Functions as arguments: put into the computation before it is planned, since they never travel as values.
-
-Imports TFF and the base.
-"""
+"""Functions as arguments: substituted into the computation before it is planned, since they never travel as values."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _WHOLE = "rest"
 
 
 def holds_function(type_: tff.Type | None) -> bool:
-    """Whether a function is anywhere in a type that is not one itself."""
+    """Return whether a type is a function or contains one."""
     if type_ is None:
         return False
     return isinstance(type_, tff.FunctionType) or any(holds_function(child) for child in type_.children())
@@ -29,17 +26,18 @@ def holds_function(type_: tff.Type | None) -> bool:
 def specialize(
     comp: tff.framework.ConcreteComputation, argument: object
 ) -> tuple[tff.framework.ConcreteComputation, tff.structure.Struct | None]:
-    """``comp`` with the functions among its arguments put in, and the arguments that are left.
+    """Substitute the functions among the arguments of ``comp`` into it; return it with the remaining arguments.
 
     Args:
-        comp: takes functions, alone or in structs.
-        argument: what it is called with, as TFF hands it to an execution context.
+        comp: a computation that takes functions, alone or in structs.
+        argument: its argument, as TFF passes it to an execution context.
 
     Returns:
-        A computation of one struct of the other arguments, and that struct; no parameter and None if there are none.
+        A computation of one struct of the other arguments, and that struct; no parameter and None if no argument
+            remains.
 
     Raises:
-        UsageError: what stands for a function is no computation, or one of another type.
+        UsageError: the argument for a function is no computation, or one of another type.
     """
     rest = _Rest()
     filled = rest.fill(comp.type_signature.parameter, argument)
@@ -62,7 +60,7 @@ class _Rest:
     values: list[object] = field(default_factory=list)
 
     def fill(self, type_: tff.Type, value: object) -> Block:
-        """What stands for ``value`` in the call: the function itself, or a reference to what is left."""
+        """Return the expression for ``value`` in the call: the function itself, or a reference to a remaining value."""
         if isinstance(type_, tff.FunctionType):
             return _function(type_, value)
         if isinstance(type_, tff.StructType) and holds_function(type_):

@@ -1,7 +1,4 @@
-"""A plan's name by what is in it: the same in every process that compiles the same program.
-
-Imports TFF's protocol, the plan's model and wire's digests.
-"""
+"""A plan's content digest: the same in every process that compiles the same program."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ __all__ = ["identity_of"]
 
 
 def identity_of(plan: Plan) -> str:
-    """The digest of all of its stages, without the keys that TFF draws at random for its runtime's caches."""
+    """Return the digest of all stages, without the random keys that TFF adds for its runtime's caches."""
     return digest_of("".join(_digest(stage.computation) for stage in plan.stages).encode())
 
 

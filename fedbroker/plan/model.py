@@ -1,6 +1,6 @@
-"""What a plan is: stages, each a TFF computation, and the values that cross between them.
+"""The parts of a plan: stages, each a TFF computation, and the values that cross between them.
 
-Plain immutable data over TFF's types; imports TFF only.
+Plain immutable data over TFF's types.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A value that crosses a stage's edge: a leaf of the computation's parameter, or what a stage makes.
+    """A value that enters or leaves a stage: a leaf of the computation's parameter, or an output of a stage.
 
     Attributes:
         name: unique in its plan.
         type: its TFF type, placement included.
-        path: for a leaf of the parameter, the element indices that lead to it; None for what a stage makes.
+        path: for a leaf of the parameter, the element indices that lead to it; None for an output of a stage.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """One aggregate on its way from the silos to the server.
+    """One aggregate of the silos' clients, merged at the server.
 
     Attributes:
-        partial: what each silo sends, ``U@SERVER`` of its own runtime.
+        partial: the value that each silo sends, ``U@SERVER`` of its own runtime.
         merged: all silos' partials, folded; unplaced.
         aggregation: name of the strategy that computes it.
     """
@@ -58,7 +58,7 @@ class Merge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Whole:
-    """A server stage with the fold of a number of silos' partials before it, as one computation.
+    """A server stage together with the preceding fold of a number of silos' partials, as one computation.
 
     Attributes:
         inputs: values of earlier server stages, or of the parameter, that it needs.
@@ -73,16 +73,16 @@ class Whole:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """How a server stage's partials become one of each: a few silos' at a time, in the order in which they are given.
+    """The merging of a server stage's partials: a few silos' at a time, in the order in which they are given.
 
     Attributes:
         inputs: values of earlier server stages, or of the parameter, that merging needs.
         computation: for a number of silos, a TFF computation as a serialized executor value. Its parameter is the
-            struct of ``inputs``, then the struct of what was merged so far, one element for each merge, then the struct
-            of the silos' partials, each silo's in the order of the merges, one silo after another. Its result is what
-            is merged by now, and a zero that is there as soon as that is.
-        whole: for a number of silos, all of their partials folded, and the rest of the stage.
-        size: of one silo's partials in bytes, as far as their types tell.
+            struct of ``inputs``, then the struct of the values merged so far, one element for each merge, then the
+            struct of the silos' partials, each silo's in the order of the merges, one silo after another. Its result is
+            the struct of the merged values, and a zero that is available once they are.
+        whole: for a number of silos, the fold of all of their partials and the rest of the stage.
+        size: of one silo's partials in bytes, as far as their types determine it.
     """
 
     inputs: tuple[Slot, ...]
@@ -93,16 +93,16 @@ class Fold:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientStage:
-    """A piece that runs wholly at the silos, over each one's own clients.
+    """A part of a plan that runs entirely at the silos, each over its own clients.
 
     Attributes:
         level: its number in the plan's order of stages, from 0.
         computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs`` (none
-            if there are none), its result the struct of ``outputs``.
+            if it has no inputs), its result the struct of ``outputs``.
         inputs: leaves of the parameter, values of server stages (crossing down), or values kept at the silo.
         partials: outputs sent to the coordinator for merging.
         kept: outputs that stay at the silo, by reference, for a later stage.
-        returned: outputs that are part of the result; sent to the coordinator as they are.
+        returned: outputs that are part of the result; sent to the coordinator unmerged.
     """
 
     level: int
@@ -114,19 +114,19 @@ class ClientStage:
 
     @property
     def outputs(self) -> tuple[Slot, ...]:
-        """All outputs, in the order of the computation's result; one that is kept and returned stands once."""
+        """Return all outputs, in the order of the computation's result; an output that is kept and returned occurs once."""
         return tuple(dict.fromkeys((*self.partials, *self.kept, *self.returned)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerStage:
-    """A piece that runs wholly at the coordinator.
+    """A part of a plan that runs entirely at the coordinator.
 
     Attributes:
         level: its number; it merges the partials of client stage ``level - 1``.
         computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs`` and
-            then, where something was merged, the struct of that, its result the struct of ``outputs``.
-        fold: merges what the silos sent; None where nothing is merged.
+            then, if the stage merges, the struct of the merged values, its result the struct of ``outputs``.
+        fold: merges the silos' partials; None if the stage merges nothing.
     """
 
     level: int
@@ -149,7 +149,7 @@ class ResultStruct:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FunctionResult:
-    """A function in a plan's result: known beforehand, since functions are never computed.
+    """A function in a plan's result: known in advance, since functions are never computed.
 
     Attributes:
         computation: as TFF's own contexts return it, ``computation_pb2.Computation``.
@@ -159,7 +159,7 @@ class FunctionResult:
 
 
 Template: TypeAlias = Slot | FunctionResult | ResultStruct
-"""The shape of the result: slots where values go."""
+"""The shape of the result, with slots in place of values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,11 +167,11 @@ class Plan:
     """A computation cut into stages, in the order in which they run.
 
     Attributes:
-        name: what the computation is called, for people.
+        name: the computation's name in logs and errors.
         type: the computation's own function type, with its Python containers.
         parameters: the leaves of its parameter: each federated value, and each largest part without any.
         stages: server and client stages, alternating.
-        result: where the stages' outputs go in the result.
+        result: the result's shape, with a slot for each value that a stage computes.
         exposed: the secure intrinsics that are computed in plaintext, so that the coordinator sees each silo's part.
     """
 
@@ -184,21 +184,21 @@ class Plan:
 
     @property
     def client_stages(self) -> tuple[ClientStage, ...]:
-        """The stages that need silos: one barrier, and so one round trip, each."""
+        """Return the stages that need silos: each is one barrier, and so one round trip."""
         return tuple(stage for stage in self.stages if isinstance(stage, ClientStage))
 
     @property
     def round_trips(self) -> int:
-        """How often the coordinator waits for the silos: 2 messages x silos each, on the control lane."""
+        """Return how often the coordinator waits for the silos: each time 2 control messages per silo."""
         return len(self.client_stages)
 
     def result_slots(self) -> Iterator[Slot]:
-        """The slots of the result, left to right."""
+        """Return the slots of the result, left to right."""
         return leaves(self.result)
 
 
 def leaves(template: Template) -> Iterator[Slot]:
-    """The slots of a template, left to right."""
+    """Yield the slots of a template, left to right."""
     if isinstance(template, Slot):
         yield template
     elif isinstance(template, ResultStruct):

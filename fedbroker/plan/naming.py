@@ -1,7 +1,4 @@
-"""What a computation is called in logs and errors.
-
-Imports TFF only.
-"""
+"""Names of computations in logs and errors."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ __all__ = ["UNNAMED", "name_of", "name_of_block"]
 
 UNNAMED: Final = "computation"
 
-# TFF keeps no name, but makes those of parameter and locals from that of the decorated function.
+# TFF keeps no name, but derives the names of parameter and locals from the name of the decorated function.
 _PARAMETER: Final = re.compile(r"(.+)_arg(_\d+)?")
 _LOCAL: Final = re.compile(r"fc_(.+)_symbol_\d+")
 
 
 def name_of(comp: tff.framework.ConcreteComputation) -> str:
-    """The name of the function that ``comp`` was made of, or ``computation`` where that cannot be told."""
+    """Return the name of the decorated function of ``comp``, or ``computation`` if it is unknown."""
     return name_of_block(comp.to_building_block())
 
 
 def name_of_block(block: Block) -> str:
-    """The same of a computation's building block, as it is before it is compiled."""
+    """Return the name of a computation, given its building block before compilation."""
     if not isinstance(block, bb.Lambda):
         return UNNAMED
     named = _PARAMETER.fullmatch(block.parameter_name or "") or _LOCAL.fullmatch(_first_local(block.result))

@@ -1,7 +1,4 @@
-"""From a TFF computation to a plan.
-
-The one entry to this package's parts; imports TFF and the base.
-"""
+"""Make a plan of a TFF computation: the entry point to this package's parts."""
 
 from __future__ import annotations
 
@@ -24,14 +21,14 @@ __all__ = ["make_plan"]
 def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Plan:
     """Cut ``comp`` into stages.
 
-    Takes some tenths of a second for a learning process: callers keep the plan.
+    Planning takes some tenths of a second for a learning process: callers cache the plan.
 
     Args:
-        comp: with a type, as all are but polymorphic ones.
-        secure_sum: what becomes of secure intrinsics.
+        comp: a computation with a type; only polymorphic computations have none.
+        secure_sum: how secure intrinsics are handled.
 
     Raises:
-        PlanError: it cannot run on a cohort; says which part and what to use instead.
+        PlanError: it cannot run on a cohort; names the unsupported part and its replacement.
     """
     if not isinstance(comp, tff.framework.ConcreteComputation):
         raise PlanError(
@@ -48,7 +45,7 @@ def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Pla
 
 
 def _name_result_leaves(flat: Flat) -> Flat:
-    """``flat`` with every leaf of its result a reference or a function: an expression becomes a local of its own."""
+    """Make every leaf of the result a reference or a function: bind an expression to a local of its own."""
     extra: list[tuple[str, Block]] = []
     bound = dict(flat.locals)
 

@@ -1,7 +1,4 @@
-"""Small rewrites of TFF building blocks: binding names, and finding the names that are free.
-
-Plain functions; imports TFF only.
-"""
+"""Small rewrites of TFF building blocks: binding names, and finding the names that are free."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ Block: TypeAlias = bb.ComputationBuildingBlock
 
 
 def elements_of(type_or_struct: object) -> list[tuple[str | None, object]]:
-    """Name (or None) and value of each element of a TFF struct or struct type."""
+    """Return name (or None) and value of each element of a TFF struct or struct type."""
     return list(tff.structure.iter_elements(type_or_struct))
 
 
 def bind(block: Block, values: Mapping[str, Block]) -> Block:
-    """``block`` with the free references named in ``values`` replaced, and selections from structs carried out."""
+    """Replace the free references named in ``values`` in ``block``, and resolve selections from structs."""
     if isinstance(block, bb.Reference):
         return values.get(block.name, block)
     if isinstance(block, bb.Selection):
@@ -48,14 +45,14 @@ def bind(block: Block, values: Mapping[str, Block]) -> Block:
 
 
 def walk(block: Block) -> Iterator[Block]:
-    """``block`` and everything in it."""
+    """Yield ``block`` and every block in it."""
     yield block
     for child in block.children():
         yield from walk(child)
 
 
 def free(block: Block, bound: frozenset[str] = frozenset()) -> Iterator[bb.Reference]:
-    """References in ``block`` to names that it does not bind itself, with repetitions."""
+    """Yield the references in ``block`` to names that it does not bind itself, with repetitions."""
     if isinstance(block, bb.Reference):
         if block.name not in bound:
             yield block
@@ -73,5 +70,5 @@ def free(block: Block, bound: frozenset[str] = frozenset()) -> Iterator[bb.Refer
 
 
 def names_in_order(*blocks: Block) -> list[str]:
-    """The free names of several blocks, each once, in the order of first use."""
+    """Return the free names of several blocks, each once, in the order of first use."""
     return list(dict.fromkeys(reference.name for block in blocks for reference in free(block)))

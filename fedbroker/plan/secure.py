@@ -1,6 +1,6 @@
-"""Secure sums: refused, or, where the program's author says so, computed in the open.
+"""Secure sums: refused, or computed in plaintext if the program's author allows it.
 
-In the open means as TFF's own test backend does it: ordinary aggregates with the same range checks. Imports TFF only.
+In plaintext, they are computed as in TFF's own test backend: ordinary aggregates with the same range checks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedbroker.plan.rewrite import Block, walk
 __all__ = ["SECURE", "SecureSum", "in_plaintext", "secure_intrinsics"]
 
 SecureSum: TypeAlias = Literal["refuse", "plaintext"]
-"""What becomes of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
+"""The handling of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
 
 _IN_THE_OPEN: Final = 'or pass secure_sum="plaintext" to the context if that is acceptable'
 _SUM: Final = (
@@ -38,19 +38,19 @@ SECURE: Final[Mapping[str, str]] = MappingProxyType(
         ),
     }
 )
-"""The intrinsics that promise what is not kept here, and what to do instead."""
+"""The intrinsics whose promise fedbroker cannot keep, each with its replacement."""
 
 
 def secure_intrinsics(block: Block) -> tuple[str, ...]:
-    """Names of the secure intrinsics in ``block``, each once."""
+    """Return the names of the secure intrinsics in ``block``, each once."""
     return tuple(
         dict.fromkeys(part.uri for part in walk(block) if isinstance(part, bb.Intrinsic) and part.uri in SECURE)
     )
 
 
 def in_plaintext(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
-    """``comp`` with its secure intrinsics replaced by ordinary ones that compute, and check, the same."""
-    # Flattened first: replacing them nests further, and protobuf's parser takes no more than a hundred levels.
+    """Replace the secure intrinsics of ``comp`` by ordinary ones that compute, and check, the same."""
+    # Flatten first: the replacement nests deeper, and protobuf's parser accepts at most a hundred levels.
     flat = transformations.to_call_dominant(comp.to_building_block())
     return test_compiler.replace_secure_intrinsics_with_bodies(
         tff.framework.ConcreteComputation(computation_proto=flat.proto, context_stack=context_stack_impl.context_stack)

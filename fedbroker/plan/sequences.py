@@ -1,8 +1,7 @@
 """Sequence intrinsics as TensorFlow.
 
 TFF 0.87's runtime has no ``sequence_sum``, and runs ``sequence_map`` and ``sequence_reduce`` only on sequences that
-came in as values, never on those that TensorFlow makes. As TensorFlow all of them run anywhere. Imports TFF and
-TensorFlow.
+were passed in as values, never on sequences that TensorFlow computes. As TensorFlow, all of them run anywhere.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ SUM: Final = intrinsic_defs.SEQUENCE_SUM.uri
 
 
 def has_sequence_intrinsics(block: Block) -> bool:
-    """Whether ``block`` holds any."""
+    """Return whether ``block`` contains a sequence intrinsic."""
     return any(isinstance(part, bb.Intrinsic) and part.uri in _BODIES for part in walk(block))
 
 
 def sequences_as_tensorflow(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
-    """``comp`` with each sequence intrinsic replaced by TensorFlow; one whose function is no TensorFlow stays."""
+    """Replace each sequence intrinsic of ``comp`` by TensorFlow, unless its function is no TensorFlow."""
     block, _ = tensorflow_tree_transformations.replace_intrinsics_with_bodies(comp.to_building_block())
     block = mapreduce.compile_local_subcomputations_to_tensorflow(transformations.to_call_dominant(block))
     block, _ = transformation_utils.transform_postorder(block, _replaced)
@@ -87,12 +86,12 @@ def _elements(call: bb.Call, count: int) -> list[Block]:
 
 
 def _is_pure(function: Block) -> bool:
-    """Whether it is TensorFlow, and of the kind that needs no initialization."""
+    """Return whether a function is TensorFlow without an initialization op."""
     return isinstance(function, bb.CompiledComputation) and not function.proto.tensorflow.initialize_op
 
 
 def _inlined(function: bb.CompiledComputation, arguments: tuple[Any, ...]) -> object:
-    """The function's graph, imported into the one that is being built: a dataset's own, where TFF's calls do not go."""
+    """Import the function's graph into the graph under construction: a dataset's graph cannot contain TFF's calls."""
     argument = arguments[0] if len(arguments) == 1 else arguments
     _, result = tensorflow_utils.deserialize_and_call_tf_computation(
         function.proto, argument, tf.compat.v1.get_default_graph(), "", tf.constant("")

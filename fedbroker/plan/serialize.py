@@ -1,7 +1,4 @@
-"""Computations as the runtime takes them.
-
-Imports TFF's protos only.
-"""
+"""Serialize computations for the runtime."""
 
 from __future__ import annotations
 
@@ -11,5 +8,5 @@ __all__ = ["serialize_computation"]
 
 
 def serialize_computation(computation: computation_pb2.Computation) -> bytes:
-    """A computation as a serialized ``executor.Value``; equal computations give equal bytes."""
+    """Return a computation as a serialized ``executor.Value``; equal computations give equal bytes."""
     return bytes(executor_pb2.Value(computation=computation).SerializeToString(deterministic=True))

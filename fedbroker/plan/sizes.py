@@ -1,7 +1,4 @@
-"""How many bytes a value of a TFF type takes, where its shape says so.
-
-Imports TFF only.
-"""
+"""Sizes in bytes of values of a TFF type, if its shape determines them."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ __all__ = ["human_bytes", "static_bytes"]
 
 
 def static_bytes(type_: tff.Type) -> int | None:
-    """Bytes of one value (of one client, for a clients-placed type), headers apart; None where no shape tells."""
+    """Return the bytes of one value (of one client, if clients-placed) without headers; None if no shape says so."""
     if isinstance(type_, tff.FederatedType):
         return static_bytes(type_.member)
     if isinstance(type_, tff.TensorType):
@@ -29,7 +26,7 @@ def static_bytes(type_: tff.Type) -> int | None:
 
 
 def human_bytes(size: int | None) -> str:
-    """``size`` for people, in powers of 1024; ``?`` where it is not known."""
+    """Format ``size`` for people, in powers of 1024; ``?`` if it is unknown."""
     if size is None:
         return "? B"
     amount = float(size)

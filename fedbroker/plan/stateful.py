@@ -1,6 +1,6 @@
-"""Whether evaluating a computation twice may give two values: random numbers, clocks, tables.
+"""Detect computations of which two evaluations may differ: random numbers, clocks, tables.
 
-Such an unplaced value is evaluated once, at the coordinator, and sent. Imports TFF and TensorFlow.
+An unplaced value of this kind is evaluated once, at the coordinator, and sent.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["is_stateful"]
 
 _CARRIERS = frozenset(
     {
-        # Marked stateful for what they may hold; what they do hold is in the function library, which is looked through.
+        # TensorFlow marks them stateful for the functions they may call; _ops looks through the function library.
         "StatefulPartitionedCall",
         "PartitionedCall",
         "If",
         "While",
         "Case",
         "Placeholder",
-        # Variables live and die with one run of the graph.
+        # Variables exist for one run of the graph only.
         "VarHandleOp",
         "VariableV2",
         "ReadVariableOp",
@@ -40,7 +40,7 @@ _CARRIERS = frozenset(
 
 
 def is_stateful(block: Block) -> bool:
-    """Whether any TensorFlow graph in ``block`` holds an op whose outcome may differ from run to run."""
+    """Return whether any TensorFlow graph in ``block`` contains an op whose result may differ from run to run."""
     return any(
         _op_is_stateful(op) for part in walk(block) if isinstance(part, bb.CompiledComputation) for op in _ops(part)
     )
