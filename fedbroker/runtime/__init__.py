@@ -1,6 +1,6 @@
-"""TFF's C++ runtime as a child process that nobody else reaches, and an asyncio client of its service.
+"""TFF's C++ runtime as an isolated child process, and an asyncio client of its gRPC service.
 
-The names are imported when they are first used: the host process (``host.py``) must stay small.
+Names are imported on first use: the host process (``host.py``) must stay small.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Keys under which the C++ runtime remembers graphs: ours in place of those that computations bring.
+"""Cache keys of TensorFlow graphs in the C++ runtime: derived from the content, not taken from the computation.
 
-TFF's runtime looks a graph up by a number that comes with it, ``TensorFlow.cache_key``, and runs what it has under that
-number, in all executors of the process, whatever the graph is that it was given. Whoever chose the number would choose
-what others' computations do, and what a policy that read the graph has never seen. So each graph gets the number that
-its own content stands for, which nobody outside of this process can tell. Imports framing, protos and values.
+TFF's runtime looks up a graph by a number in the message, ``TensorFlow.cache_key``. It runs the graph that it has
+cached under that number, in all executors of the process, even if the message carries another graph. A sender who could
+choose the number could therefore change what other computations run, and bypass a policy that has read the graph. This
+module replaces each number by a keyed hash of the graph's content, which cannot be predicted outside this process.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ __all__ = ["with_own_keys"]
 
 COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
 
+# ``TensorFlow.cache_key.id`` is a 64-bit integer.
 KEY_BYTES: Final = 8
 DEEPEST: Final = 100
-"""Values in values, as protobuf itself has it."""
+"""Maximal nesting depth of values; the same limit as protobuf's own parser."""
 
 _SECRET: Final = secrets.token_bytes(32)
 
 _INTO: Final = {STRUCT: ELEMENT, ELEMENT: ELEMENT_VALUE, FEDERATED: MEMBER}
-"""In which field of a message further values are, by the field that it is in."""
+"""For each field number: the field of its message that holds further values."""
 
 
 def with_own_keys(value: Buffer) -> list[Buffer]:
-    """The parts of a serialized ``executor.Value``, in which each graph has the key of its content.
+    """Return the parts of a serialized ``executor.Value`` in which each graph has the key of its content.
 
-    What cannot be read stays as it is, for the runtime to refuse.
+    A value that cannot be parsed is returned unchanged: the runtime rejects it.
     """
     try:
         return _rewritten(memoryview(value).cast("B"), 0) or [value]
@@ -45,7 +46,7 @@ def with_own_keys(value: Buffer) -> list[Buffer]:
 
 
 def _rewritten(value: memoryview, depth: int) -> list[Buffer] | None:
-    """The parts of a value; None where it holds no computation."""
+    """Return the rewritten parts of a value, or None if it holds no computation."""
     found = list(fields(value))
     if depth > DEEPEST or len(found) != 1:
         return None
@@ -59,7 +60,7 @@ def _rewritten(value: memoryview, depth: int) -> list[Buffer] | None:
 
 
 def _inside(number: int, content: memoryview, depth: int) -> list[Buffer] | None:
-    """The parts of a message that holds values, or what holds values; None where there is no computation in them."""
+    """Return the rewritten parts of a struct, its element or a federated value; None if no computation is in it."""
     parts: list[Buffer] = []
     changed = False
     for inner, one in fields(content):
@@ -82,13 +83,13 @@ def _keyed(content: memoryview) -> bytes:
 
 
 def _key_of(computation: bytes) -> int:
-    """A number that is not 0, which means that a graph is not remembered."""
+    """Return the keyed hash of a computation; never 0, which would mean "do not cache"."""
     digest = hashlib.blake2b(computation, key=_SECRET, digest_size=KEY_BYTES).digest()
     return int.from_bytes(digest, "little") or 1
 
 
 def _graphs(computation: Proto) -> Iterator[Proto]:
-    """Every TensorFlow computation in one."""
+    """Yield every TensorFlow computation inside a computation."""
     waiting = [computation]
     while waiting:
         one = waiting.pop()

@@ -1,4 +1,4 @@
-"""The C++ runtime's gRPC service, for asyncio: executors, and the values in them."""
+"""Asyncio client of the C++ runtime's gRPC service: executors and the values in them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LONGEST_WORDS: Final = 4 << 20
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # The words of a failed computation travel as metadata; a longer text would be dropped for gRPC's own complaint.
+    # The error message of a failed computation travels as metadata. gRPC would replace a longer one by its own error.
     ("grpc.max_metadata_size", _LONGEST_WORDS),
     ("grpc.absolute_max_metadata_size", _LONGEST_WORDS),
     ("grpc.enable_http_proxy", 0),
@@ -46,35 +46,36 @@ _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["va
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
 _GOODBYE_SECONDS: Final = 1.0
 _OBITUARY_SECONDS: Final = 1.0
-# TFF: only these two may succeed on another try; the second means that the executor and all its values are gone.
+# TFF: only UNAVAILABLE and FAILED_PRECONDITION may succeed on another try; the second means that the executor and all
+# its values are gone.
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
 _CLOSED: Final = "the C++ runtime was closed"
 _ANEW: Final = "it is started anew with the next request"
-# gRPC's words for an exception: there was no memory outside of TensorFlow's allocator, and locks may never be released.
+# gRPC's message for an exception: memory ran out outside of TensorFlow's allocator, and locks may never be released.
 _THROWN: Final = "Unexpected error in RPC handling"
-# TensorFlow's words and gRPC's for a lack of memory: for a tensor, for anything else, and for a thread.
+# Messages of TensorFlow and gRPC when memory runs out: for a tensor, for anything else, for a thread.
 _NO_MEMORY: Final = ("OOM when allocating", _THROWN, "Server Threadpool Exhausted")
 _TOO_LARGE: Final = "compute over less at a time, or raise runtime_memory_bytes"
-# The same in the last words of a runtime that ended by itself.
+# Signs of the same in the last log lines of a runtime that ended by itself.
 _OUT_OF_MEMORY: Final = ("terminate called", "pthread_create() failed", "Could not create grpc_sync_server")
 _STALLED: Final = "the C++ runtime made no progress and was ended, as after a lack of memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A value inside an executor."""
+    """Reference to a value inside an executor."""
 
     id: str
 
 
 class Service:
-    """One connection to one runtime.
+    """A connection to one runtime.
 
     Args:
         target: its gRPC address.
-        obituary: how the runtime ended, or None if it still runs after so many seconds.
-        broken: called when it has thrown an exception where none is foreseen.
-        watch: told of each request that is pending; closed with this.
+        obituary: waits up to the given number of seconds for the runtime's end; returns how it ended, or None.
+        broken: called when the runtime has thrown an unexpected exception.
+        watch: notified of each pending request; closed with this service.
     """
 
     def __init__(
@@ -89,16 +90,16 @@ class Service:
         self._watch = watch
         self._closed = False
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        # No serializers: requests and responses are bytes.
+        # Requests and responses are bytes: no serializers.
         self._calls: dict[str, Any] = {
             name: self._channel.unary_unary(f"/tensorflow_federated.v0.ExecutorGroup/{name}") for name in _METHODS
         }
 
     async def call(self, method: str, request: bytes) -> bytes:
-        """One request and its answer; cancelling the await cancels the request.
+        """Send one request and return its response. Cancelling the await cancels the request.
 
         Raises:
-            ComputationFailed: the runtime refused it; carries its words.
+            ComputationFailed: the runtime rejected the request; carries its message.
             RuntimeUnavailable: the runtime, or the executor in it, is gone.
         """
         if self._closed:
@@ -108,18 +109,19 @@ class Service:
             with self._watch.request():
                 answer: bytes = await self._calls[method](request)
         except grpc.aio.AioRpcError as error:
-            if self._watch.stalled and not too_late:  # this request, or one that ran with it, is the cause
+            if self._watch.stalled and not too_late:  # this request, or a concurrent one, is the cause
                 raise ComputationFailed("ABORTED", _STALLED, hint=_TOO_LARGE) from None
             raise await self._translated(error) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and not (task is not None and task.cancelling()):  # it is the request that was cancelled
+            # only the request was cancelled, not this task
+            if self._closed and not (task is not None and task.cancelling()):
                 raise RuntimeUnavailable(_CLOSED) from None
             raise
         return answer
 
     async def close(self) -> None:
-        """Requests under way fail."""
+        """Close the connection. Pending requests fail."""
         self._closed = True
         self._watch.close()
         await self._channel.close()
@@ -127,7 +129,7 @@ class Service:
     async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
         code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_WORDS)
         gone = code in _GONE
-        # Its end may show at the connection before we are told of it, in more than one way.
+        # The connection may fail, in several ways, before the exit report arrives.
         how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
         if how is not None:
             hint = f"{_ANEW}; {_TOO_LARGE}" if _died_of_memory(how) else _ANEW
@@ -141,14 +143,14 @@ class Service:
 
 @dataclass(eq=False)
 class Kept:
-    """An executor inside the runtime, that any number of :class:`Executor` share.
+    """An executor inside the runtime, shared by any number of :class:`Executor`.
 
     Attributes:
-        service: of the runtime.
-        identity: what it is called there, a message.
+        service: connection to the runtime.
+        identity: the executor's id, as a protobuf message.
         users: how many share it now.
-        stale: not to be shared any more: it is gone, or the runtime does not answer, or it holds what nobody knows of.
-        functions: that are kept in it.
+        stale: no longer to be shared: it is gone, the runtime does not answer, or it holds values with unknown ids.
+        functions: the computations that stay in it.
     """
 
     service: Service
@@ -159,7 +161,7 @@ class Kept:
 
     @classmethod
     async def create(cls, service: Service, clients: int) -> Kept:
-        """One whose CLIENTS placement has ``clients`` members.
+        """Create an executor whose CLIENTS placement has ``clients`` members.
 
         Raises:
             RuntimeUnavailable: the runtime is gone.
@@ -172,7 +174,7 @@ class Kept:
         return cls(service, executor_pb2.GetExecutorResponse.FromString(answer).executor)
 
     async def close(self) -> None:
-        """Forget it. Bounded in time; a runtime that is gone does not matter."""
+        """Dispose of the executor. Bounded in time; errors of a runtime that is gone are ignored."""
         request = executor_pb2.DisposeExecutorRequest(executor=self.identity)
         with contextlib.suppress(RuntimeFailure, TimeoutError):
             async with asyncio.timeout(_GOODBYE_SECONDS):
@@ -182,11 +184,11 @@ class Kept:
 class Executor:
     """Values in an executor of the runtime, with a fixed number of clients; made by ``Runtime.executor``.
 
-    A value is created by whoever names it first and is computed when somebody asks for its content.
+    A value is computed when its content is requested.
 
     Args:
-        kept: where they are.
-        released: called once, when this is closed.
+        kept: the executor that holds the values.
+        released: called once, on close.
     """
 
     def __init__(self, kept: Kept, released: Callable[[], None]) -> None:
@@ -195,31 +197,31 @@ class Executor:
         self._prefix = executor_pb2.CreateValueRequest(executor=kept.identity).SerializeToString()
         self._released = released
         self._live: set[str] = set()
-        self._functions: dict[str, Ref] = {}  # by name; kept for others, too
+        self._functions: dict[str, Ref] = {}  # by name; shared with other users of the executor
         self._closed = False
         self._after: list[Callable[[], None]] = []
-        self._calls: set[str] = set()  # not known to have ended
+        self._calls: set[str] = set()  # calls that are not known to have ended
         self._made_of: dict[str, Sequence[str]] = {}
 
     @property
     def unfinished(self) -> bool:
-        """Whether something was called that no value which was computed since was made of: it may still go on."""
+        """True if a call may still be running: no value computed since depends on it."""
         return bool(self._calls)
 
     def when_closed(self, call: Callable[[], None]) -> None:
-        """Have a function called once this is closed."""
+        """Register a function to call once this executor is closed."""
         self._after.append(call)
 
     async def value(self, *serialized: Buffer) -> Ref:
-        """A value from a serialized ``executor.Value``, in one part or several, which are passed on as they are."""
+        """Create a value from the parts of a serialized ``executor.Value``, which are passed on unchanged."""
         request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
         return self._ref(executor_pb2.CreateValueResponse, await self._call("CreateValue", request))
 
     async def function(self, name: str, serialized: Buffer) -> Ref:
-        """A computation as a value, which the runtime keeps for whoever needs it next.
+        """Create a computation as a value, which stays in the runtime for its next user.
 
         Args:
-            name: tells it from all others, like its digest.
+            name: identifies the computation, for example its digest.
             serialized: an ``executor.Value``.
         """
         if name in self._functions:
@@ -231,17 +233,17 @@ class Executor:
         else:
             ref = await self.value(*with_own_keys(serialized))
             if self._closed or not functions.add(name, ref.id, len(serialized)):
-                return ref  # too late, or somebody else was faster: it goes with what else was made here
+                return ref  # closed, or another user was faster: dispose of it with the other values
             self._live.discard(ref.id)
         self._functions[name] = ref
         return ref
 
     async def struct_of(self, elements: Sequence[tuple[str, Buffer]]) -> Ref:
-        """A struct of serialized values in one request; an empty name is none."""
+        """Create a struct of serialized values in one request. An empty name means no name."""
         return await self.value(*struct((name, with_own_keys(value)) for name, value in elements))
 
     async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
-        """A struct of values; an empty name is none."""
+        """Create a struct of values. An empty name means no name."""
         request = executor_pb2.CreateStructRequest(executor=self._identity)
         for name, ref in elements:
             element = request.element.add(value_ref=_proto(ref))
@@ -251,13 +253,13 @@ class Executor:
         return self._note(made, [ref for _, ref in elements])
 
     async def select(self, source: Ref, index: int) -> Ref:
-        """An element of a struct."""
+        """Select an element of a struct."""
         request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
         made = self._ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
         return self._note(made, [source])
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
-        """The result of a call, which may still be under way."""
+        """Return the result of a call, which may still be running."""
         request = executor_pb2.CreateCallRequest(executor=self._identity, function_ref=_proto(function))
         if argument is not None:
             request.argument_ref.CopyFrom(_proto(argument))
@@ -266,10 +268,10 @@ class Executor:
         return self._note(made, [function] if argument is None else [function, argument])
 
     async def compute(self, ref: Ref) -> memoryview:
-        """A value's content, a serialized ``executor.Value``, read-only; waits as long as that takes.
+        """Return a value's content, a read-only serialized ``executor.Value``. Waits without a time limit.
 
         Raises:
-            ComputationFailed: the computation failed; carries the runtime's words.
+            ComputationFailed: the computation failed; carries the runtime's message.
             RuntimeUnavailable: the runtime died.
         """
         request = executor_pb2.ComputeRequest(executor=self._identity, value_ref=_proto(ref))
@@ -278,7 +280,7 @@ class Executor:
         return content
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
-        """Forget values; functions stay."""
+        """Dispose of values. Functions stay."""
         functions = {ref.id for ref in self._functions.values()}
         refs = [ref for ref in refs if ref.id not in functions]
         if not refs:
@@ -288,7 +290,7 @@ class Executor:
         await self._ask("Dispose", request)
 
     async def close(self) -> None:
-        """Forget everything that was made here. Bounded in time; a runtime that is gone does not matter."""
+        """Dispose of every value made here. Bounded in time; errors of a runtime that is gone are ignored."""
         if self._closed:
             return
         spare = self._kept.functions.release(self._functions)
@@ -316,7 +318,8 @@ class Executor:
             raise RuntimeUnavailable("the executor was closed")
         try:
             return await self._kept.service.call(method, request)
-        except (RuntimeUnavailable, asyncio.CancelledError):  # who gives a request up never learns what it made
+        # a request without a response may have made values with unknown ids
+        except (RuntimeUnavailable, asyncio.CancelledError):
             self._kept.stale = True
             raise
 
@@ -325,7 +328,7 @@ class Executor:
         return made
 
     def _settle(self, ref: Ref) -> None:
-        """It was computed, and so was all that it was made of."""
+        """Mark a value, and every value that it was made of, as computed."""
         left = [ref.id]
         while left:
             one = left.pop()
@@ -343,10 +346,10 @@ def _proto(ref: Ref) -> Proto:
 
 
 def _died_of_memory(how: str) -> bool:
-    """Tell whether a runtime ended for want of memory, by how it ended and its last words.
+    """Return whether a runtime ended for lack of memory, judged by its exit status and last log lines.
 
-    gRPC's ``gpr_malloc`` aborts without a word where there is no memory (grpc, src/core/lib/gpr/alloc.cc). Whatever
-    else aborts names the check that failed.
+    gRPC's ``gpr_malloc`` aborts without a message when memory runs out (grpc, src/core/lib/gpr/alloc.cc). Every other
+    abort names the check that failed.
     """
     return _tells(how, _OUT_OF_MEMORY) or ("SIGABRT" in how and "Check failed" not in how)
 

@@ -1,8 +1,8 @@
-"""What confines the C++ runtime, and whether that suffices: decided here, and nowhere else.
+"""Confinement of the C++ runtime: which defences are set up, and whether they suffice.
 
-A graph that gets past the silo's list of ops meets these defences. Each stands for itself: one that the kernel or a
-container refuses is reported, and the others are set up all the same. ``confine`` runs in the small host process
-(standard library only); the owner of the runtime reads what came of it from a line.
+A graph that bypasses the silo's list of allowed ops meets these defences. They are independent: if the kernel or a
+container refuses one, that is reported and the others are still set up. ``confine`` runs in the small host process
+(standard library only); the runtime's owner parses its outcome from one line.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from fedbroker.runtime.mounts import enter_private_root
 __all__ = ["DEFENCES", "Confinement", "Mode", "Needs", "confine"]
 
 Mode: TypeAlias = Literal["best-effort", "required", "off"]
-"""``best-effort``: run with what is to be had; ``required``: not where files are unprotected; ``off``: no defences."""
+"""``best-effort``: run with the available defences; ``required``: refuse to run where files are unprotected; ``off``:
+no defences.
+"""
 
 ISOLATION = ("network", "pid")
-"""The namespaces that the setting ``isolation`` is about: the processes above this one have made them."""
+"""Namespaces controlled by the setting ``isolation``; made by the processes above this one."""
 
 DEFENCES = ("mount", "ipc", "limits", "capabilities", "landlock", "seccomp")
-"""What is set up here, in this order: namespaces need the capabilities that are dropped then."""
+"""Defences set up here, in this order: namespaces need the capabilities that are then dropped."""
 
 _PROTECT_FILES = frozenset({"mount", "landlock"})
 """Either of these keeps a graph from the files of the silo's user."""
@@ -41,7 +43,7 @@ DATA = (
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
 )
-"""What worker_binary, glibc and gRPC read besides programs and libraries; they do without most of it."""
+"""Files that worker_binary, glibc and gRPC read, apart from programs and libraries; most are optional for them."""
 
 _CLONE_NEWIPC = 0x08000000
 _PR_CAPBSET_DROP = 24
@@ -49,15 +51,16 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAPABILITY = 63
+# The runtime needs a socket for each request and few files.
 _OPEN_FILES = 4096
 
 
 class Confinement(NamedTuple):
-    """What became of each defence.
+    """The outcome of each defence.
 
     Attributes:
-        in_force: the defences that hold, each with a detail, which may be empty.
-        refused: those that do not, each with the reason.
+        in_force: active defences, each with a detail, which may be empty.
+        refused: inactive defences, each with the reason.
     """
 
     in_force: Mapping[str, str]
@@ -65,12 +68,12 @@ class Confinement(NamedTuple):
 
     @property
     def protects_files(self) -> bool:
-        """The verdict: whether a graph that gets past the list of ops finds none of the user's files."""
+        """True if a graph that bypasses the list of allowed ops can read none of the user's files."""
         return not _PROTECT_FILES.isdisjoint(self.in_force)
 
     @property
     def missing(self) -> str:
-        """The defences that do not hold, for people; empty where all do."""
+        """Inactive defences with their reasons, for people; empty if all are active."""
         reasons: dict[str, list[str]] = {}
         for name, why in self.refused.items():
             reasons.setdefault(why, []).append(name)
@@ -78,7 +81,7 @@ class Confinement(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The same in a line, for the owner of the runtime."""
+        """Summary on one line, for the owner of the runtime; read with :meth:`parse`."""
         return "\t".join(
             [f"+{name}={text}" for name, text in self.in_force.items()]
             + [f"-{name}={text}" for name, text in self.refused.items()]
@@ -86,7 +89,7 @@ class Confinement(NamedTuple):
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """The confinement of a line."""
+        """Parse a line made by :attr:`line`."""
         parts = [part.partition("=") for part in line.split("\t") if part]
         return cls(
             {name[1:]: text for name, _, text in parts if name[0] == "+"},
@@ -95,12 +98,12 @@ class Confinement(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What the runtime is left with.
+    """The resources that remain accessible to the runtime.
 
     Attributes:
         programs: paths that it may read and execute: itself, its loader, its libraries.
-        port: where it listens for requests.
-        mount_point: an existing directory for the private root; None where it may have no namespaces.
+        port: the port on which it listens for requests.
+        mount_point: an existing directory for the private root; None if it may have no namespaces.
     """
 
     programs: Collection[str]
@@ -109,11 +112,11 @@ class Needs(NamedTuple):
 
 
 def confine(needs: Needs, without: Mapping[str, str]) -> Confinement:
-    """Confine this process, and what it becomes, as far as the kernel allows.
+    """Confine this process and the program that it executes next, as far as the kernel allows.
 
     Args:
-        needs: what it is left with.
-        without: defences that are not to be set up, with the reason.
+        needs: the resources that remain accessible.
+        without: defences to leave out, with the reason.
     """
     steps: dict[str, Callable[[Needs], str | None]] = {
         "network": _network,
@@ -144,7 +147,7 @@ def _network(needs: Needs) -> None:
 
 def _pid(needs: Needs) -> None:
     _namespaced(needs)
-    if os.getppid() != 1:  # the warden is the first process of the namespace
+    if os.getppid() != 1:  # the warden must be the first process of the namespace
         raise OSError(0, "the kernel gave none")
 
 
@@ -164,7 +167,7 @@ def _namespaced(needs: Needs) -> str:
 
 
 def _limits(_needs: Needs) -> None:
-    """No file grows, in whatever way it was opened; the runtime holds a socket for each request, and few files."""
+    """Limit open files, and forbid every file to grow, however it was opened."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
@@ -172,12 +175,12 @@ def _limits(_needs: Needs) -> None:
 
 
 def _no_capabilities(_needs: Needs) -> None:
-    """Drop every capability, those that a new user namespace gives included: see capabilities(7).
+    """Drop every capability, including all that a new user namespace grants: see capabilities(7).
 
-    Where capset(2) is refused, as in a unit of systemd, an ordinary user has none left after the next execve(2) anyway,
-    since none is ambient.
+    Where capset(2) is refused, for example in a systemd unit, an ordinary user has none left after the next execve(2)
+    anyway, since none is ambient.
     """
-    with contextlib.suppress(OSError):  # it ends at the last capability of this kernel; without CAP_SETPCAP at once
+    with contextlib.suppress(OSError):  # fails after the last capability of this kernel; without CAP_SETPCAP at once
         for number in range(_LAST_CAPABILITY + 1):
             call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
     call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)

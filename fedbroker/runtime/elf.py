@@ -1,4 +1,4 @@
-"""The files that a program of this machine is made of: itself, its loader and its shared libraries."""
+"""The files that a program needs on this machine: itself, its loader and its shared libraries."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Final
 __all__ = ["files_of"]
 
 _PT_INTERP: Final = 3
+# Time limit of ``ld.so --list``.
 _SECONDS: Final = 10.0
 
 
 def files_of(path: str, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The files that the kernel and the loader open for a program, or for a script's interpreter.
+    """Return the files that the kernel and the loader open for a program, or for a script's interpreter.
 
     Args:
-        path: of the program, absolute.
-        environment: that it will have: ``LD_LIBRARY_PATH`` and ``LD_PRELOAD`` count.
+        path: absolute path of the program.
+        environment: the environment that it will have; ``LD_LIBRARY_PATH`` and ``LD_PRELOAD`` matter.
 
     Raises:
-        OSError: it cannot be read, or its loader does not find what it needs.
+        OSError: the program cannot be read, or its loader does not find a library.
     """
     chosen = {name: value for name, value in environment.items() if name.startswith("LD_")}
     return _files_of(path, os.stat(path).st_mtime_ns, tuple(sorted(chosen.items())))
@@ -40,7 +41,7 @@ def _files_of(path: str, _changed: int, environment: tuple[tuple[str, str], ...]
 
 
 def _interpreter(path: str) -> tuple[bool, str | None]:
-    """Whether it is a script, and what runs it: its interpreter or, as elf(5) says, its loader."""
+    """Return whether a file is a script, and its interpreter or, for a program, its loader: see elf(5)."""
     with open(path, "rb") as file:
         head = file.read(64)
         if head.startswith(b"#!"):
@@ -59,7 +60,7 @@ def _interpreter(path: str) -> tuple[bool, str | None]:
 
 
 def _libraries(loader: str, path: str, environment: Mapping[str, str]) -> list[str]:
-    """What the loader says that it would load, see ld.so(8): it runs nothing of the program."""
+    """Return the libraries that the loader lists, see ld.so(8). Nothing of the program is executed."""
     try:
         done = subprocess.run(
             [loader, "--list", path],

@@ -1,8 +1,8 @@
-"""The C++ runtime's executors, kept while they are used and a little longer; imports the client.
+"""Cache of the C++ runtime's executors: kept while in use and for a while after.
 
-Inside an executor the runtime keeps TensorFlow's sessions of what was called, so that the next call of the same
-computation does not prepare it anew, and goes on with its random numbers: TFF's own contexts keep theirs, too. Those
-with the same number of clients are one executor to the runtime in any case.
+An executor holds TensorFlow's sessions of the computations called in it. The next call of the same computation
+therefore skips their preparation and continues their random numbers, as in TFF's own contexts. To the runtime, all
+executors with the same number of clients are one executor in any case.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from fedbroker.runtime.client import Executor, Kept, Service
 __all__ = ["Executors"]
 
 IDLE_SECONDS: Final = 60.0
-"""How long one is kept that nobody uses: what it holds of computations grows with each new one."""
+"""How long an unused executor is kept: its memory grows with each new computation."""
 
 MOST_IDLE: Final = 4
 
 
 class Executors:
-    """Of one runtime."""
+    """The executors of one runtime."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Kept] = {}  # by number of clients, the last used last
+        self._kept: dict[int, Kept] = {}  # by number of clients, least recently used first
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._disposing: set[asyncio.Task[None]] = set()
 
     async def get(self, service: Service, clients: int) -> Executor:
-        """An executor with so many clients, to be closed.
+        """Return an executor with this number of clients; the caller closes it.
 
         Raises:
             RuntimeUnavailable: the runtime is gone.
@@ -44,7 +44,7 @@ class Executors:
         return Executor(kept, self._released(clients, kept))
 
     async def forget(self) -> None:
-        """The runtime has ended, and all of them with it."""
+        """Drop all executors, after the runtime has ended."""
         for clients in list(self._kept):
             self._stop_timer(clients)
         self._kept.clear()

@@ -1,7 +1,6 @@
-"""Protocol buffers' outer frames, made and taken off by hand, so that large values are neither parsed nor copied here.
+"""Protobuf length-delimited fields, written and parsed by hand, so that large values are neither parsed nor copied.
 
-A message field that holds a message is its tag, its length and its bytes; see the encoding in the documentation of
-protocol buffers. Imports wire-free standard library only.
+A field that holds a message is encoded as tag, length and bytes: see the encoding in protobuf's documentation.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ _LENGTH_DELIMITED = 2
 
 
 def prefix(field: int, length: int) -> bytes:
-    """The tag and length of a field, to be followed by so many bytes."""
+    """Return the tag and length of a field whose content has this many bytes."""
     return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(length)
 
 
 def frame(field: int, *parts: Buffer) -> bytes:
-    """The field's tag and length, to be followed by ``parts``."""
+    """Return the tag and length of a field whose content is ``parts``."""
     return prefix(field, sum(map(len, parts)))
 
 
 def framed(field: int, parts: Sequence[Buffer]) -> list[Buffer]:
-    """A field whose content is these parts, one after another: its tag and length, and then the parts themselves."""
+    """Return a field as parts: its tag and length, then the parts of its content."""
     return [frame(field, *parts), *parts]
 
 
 def unframe(message: Buffer, field: int) -> memoryview:
-    """The content of a message's only field, which may be left out if it is empty.
+    """Return the content of a message's only field, or an empty view if the field is absent.
 
     Raises:
-        ValueError: it is not that field, or not the only one.
+        ValueError: the message has another field, or several.
     """
     found = list(fields(message))
     if not found:
@@ -47,14 +46,14 @@ def unframe(message: Buffer, field: int) -> memoryview:
 
 
 def fields(message: Buffer, most: float = math.inf) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field of a message that holds bytes, text or a message; views, not copies.
+    """Yield number and content of each length-delimited field of a message, as views rather than copies.
 
     Args:
         message: its bytes.
-        most: fields that it may have, those that hold something else included.
+        most: maximal number of fields, including the ones of other kinds.
 
     Raises:
-        ValueError: it is not well-formed, or has more fields.
+        ValueError: the message is not well-formed, or has more fields.
     """
     view = memoryview(message).cast("B")
     at = seen = 0

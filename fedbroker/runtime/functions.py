@@ -1,6 +1,6 @@
-"""Computations that stay in an executor of the C++ runtime from one user to the next. Plain; imports nothing of ours.
+"""Computations that stay in an executor of the C++ runtime from one user to the next.
 
-Each round calls the same few: to hand one over again costs a request, and the runtime a copy and a look into it.
+Each round calls the same few computations. Sending one again costs a request, and the runtime a copy and a parse.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["ROOM", "Functions"]
 
 ROOM: Final = 64 << 20
-"""Bytes of computations that are kept while nobody uses them."""
+"""Maximal size in bytes of the unused computations that are kept."""
 
 
 @dataclass(slots=True)
@@ -24,19 +24,19 @@ class _Function:
 
 
 class Functions:
-    """Of one executor: what each is called in the runtime, and who uses it.
+    """The functions in one executor: their ids in the runtime, and their numbers of users.
 
     Args:
-        room: bytes of those that are kept while nobody uses them.
+        room: maximal size in bytes of the unused functions that are kept.
     """
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
-        self._known: OrderedDict[str, _Function] = OrderedDict()  # the last used last
+        self._known: OrderedDict[str, _Function] = OrderedDict()  # least recently used first
         self._bytes = 0
 
     def use(self, name: str) -> str | None:
-        """The id of a function that is there, which stays as long as it is used; None where it is not."""
+        """Return the id of a cached function, which stays as long as it is used; None if it is not cached."""
         function = self._known.get(name)
         if function is None:
             return None
@@ -45,7 +45,7 @@ class Functions:
         return function.id
 
     def add(self, name: str, identity: str, size: int) -> bool:
-        """Keep one that was made, in use by who made it; False where somebody else's is there already."""
+        """Add a function with its maker as first user. Return False if another user's is cached already."""
         if name in self._known:
             return False
         self._known[name] = _Function(identity, size, 1)
@@ -53,10 +53,10 @@ class Functions:
         return True
 
     def release(self, names: Iterable[str]) -> list[str]:
-        """One user needs those no more.
+        """Release one user's functions.
 
         Returns:
-            The ids of what is to be disposed of, since there is no room for it: the longest unused first.
+            The ids of the functions to dispose of for lack of room, longest unused first.
         """
         for name in names:
             self._known[name].users -= 1

@@ -1,15 +1,16 @@
-"""The small process between us and ``worker_binary``: keeps it apart, and sees to it that it never outlives us.
+"""Small host process between the owner and ``worker_binary``: isolates it, and never lets it outlive the owner.
 
-Two processes come of it. The *keeper* holds the socket's directory and waits for the end of its owner; the *warden*,
-its child, is the first process of the PID namespace, so that the kernel kills whatever is left in there when it ends.
-The warden starts the runtime, reports when it listens, and relays. Each learns of the end of the one above from the
-end of a stream, which no way of dying can prevent. Imports the standard library and its neighbours ``namespace`` and
-``relay`` and the defences (``confinement``) only, never asyncio or grpc: it is up in some 30 ms and stays small.
+It consists of two processes. The *keeper* holds the socket's directory and waits for the end of its owner. The
+*warden*, its child, is the first process of the PID namespace, so that the kernel kills every remaining process in it
+when the warden ends. The warden starts the runtime, reports when it listens, and relays connections. Each process
+notices the end of its parent by the end of a stream, which works however the parent dies. This module uses the standard
+library and its neighbours ``namespace``, ``relay`` and ``confinement`` only, never asyncio or grpc: it starts in some
+30 ms and stays small.
 
-What the owner reads from standard output is one line each: ``directory PATH`` where there is a namespace, then
-``ready TARGET``, ``forbidden WHY`` (no namespace to be had) or ``failed WHY``; and ``exited HOW`` when the runtime
-ended by itself. Before ``ready`` comes ``confinement LINE``: which defences hold the runtime, see ``confinement``.
-Standard error carries the runtime's own words.
+The owner reads one line per event from standard output: ``directory PATH`` if a namespace is used, then ``ready
+TARGET``, ``forbidden WHY`` (no namespace available) or ``failed WHY``; and ``exited HOW`` when the runtime ended by
+itself. Before ``ready`` comes ``confinement LINE``: the active defences, see ``confinement``. Standard error carries
+the runtime's log.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FORBIDDEN = "forbidden"
 FAILED = "failed"
 EXITED = "exited"
 
-_INNER_PORT = 8000  # the namespace is empty: any port is free
+_INNER_PORT = 8000  # any port is free, as the namespace is empty
 _SOCKET_NAME = "runtime.sock"
 _PREFIX = "fedbroker-"
 _RANDOM_BYTES = 8
@@ -47,24 +48,24 @@ _POLL_SECONDS = 0.005
 _TERM_SECONDS = 0.7
 _ORDERLY_SECONDS = 1.2  # for the warden to end the runtime; more than _TERM_SECONDS
 _READ_BYTES = 64 << 10
-# Its default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
+# The runtime's default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
 _MESSAGE_MIB = 2047
-# Its values can be had again, at the worst by another attempt: those of whoever else is on this machine may not.
+# OOM score: kill the runtime first. Its work can be retried; that of other processes on this machine may not be.
 _TAKEN_FIRST = "1000"
 
-# The C library gives each thread a stack as large as this limit, and all of it counts as allocated. Of the usual 8 MiB
-# the runtime's threads use some 20 KiB, and one that cannot be had may hang it (see ``stall``).
+# The C library gives each thread a stack as large as this limit, and all of it counts as allocated. The runtime's
+# threads use some 20 KiB of the usual 8 MiB, and a failed allocation of a stack may hang the runtime (see ``stall``).
 _STACK_BYTES = 1 << 20
 
 
 class _Program(NamedTuple):
-    """What to run.
+    """The program to run, and its limits.
 
     Attributes:
         binary: its path.
         memory: bytes that it may allocate.
         files: paths that it may read and execute.
-        without: defences that are not to be set up, with the reason.
+        without: defences to leave out, with the reason.
     """
 
     binary: str
@@ -74,15 +75,15 @@ class _Program(NamedTuple):
 
 
 def longest_base() -> int:
-    """How long, in bytes, the path of the directory may be in which the private one is made."""
+    """Return the maximal length, in bytes, of the path in which the private directory is made."""
     return _LONGEST_ADDRESS - len(f"/{_PREFIX}{'00' * _RANDOM_BYTES}/{_SOCKET_NAME}")
 
 
 def main(argv: list[str]) -> NoReturn:
-    """``namespace|none BINARY BASE OWNER BYTES FILES WITHOUT``: keep one runtime until standard input or OWNER ends.
+    """Run ``namespace|none BINARY BASE OWNER BYTES FILES WITHOUT``: one runtime until standard input or OWNER ends.
 
-    BYTES are what the runtime may allocate. FILES are the paths that it may read and execute, a line each; WITHOUT are
-    defences that are not to be set up, ``NAME=REASON``, a line each.
+    BYTES is the memory that the runtime may allocate. FILES are the paths that it may read and execute, one per line.
+    WITHOUT are defences to leave out, ``NAME=REASON``, one per line.
     """
     isolation, binary, base, owner, memory, files, without = argv
     reasons = dict(line.split("=", 1) for line in without.split("\n") if line)
@@ -112,21 +113,21 @@ def main(argv: list[str]) -> NoReturn:
 
 
 def _plain_signals() -> None:
-    """Undo what the owner may have blocked or ignored. Of the polite signals only SIGTERM counts: clean up and end."""
+    """Reset signal handling that the owner may have changed. Only SIGTERM ends this process, with a clean-up."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 
 def _watched(owner: int) -> list[int]:
-    """What becomes readable when the owner ends: our standard input, and a handle on the owner itself.
+    """Return handles that become readable when the owner ends: standard input, and a pidfd of the owner.
 
-    The handle is for an owner that has forked: its child holds the other end of our standard input open.
+    The pidfd is for an owner that has forked: its child holds the other end of our standard input open.
     """
     handles = [sys.stdin.fileno()]
-    with contextlib.suppress(OSError):  # some sandboxes have no such handles
+    with contextlib.suppress(OSError):  # some sandboxes have no pidfds
         handles.append(os.pidfd_open(owner))
     if os.getppid() != owner:
         raise OSError("the owner ended before its runtime was up")
@@ -134,12 +135,12 @@ def _watched(owner: int) -> list[int]:
 
 
 def _say(word: str, text: str) -> None:
-    with contextlib.suppress(OSError):  # the owner is gone: nobody to tell
+    with contextlib.suppress(OSError):  # the owner is gone
         os.write(sys.stdout.fileno(), os.fsencode(f"{word} {' '.join(text.splitlines())}\n"))
 
 
 def remove(directory: str) -> None:
-    """Remove the private directory, or what is left of it; keeper and owner both do, whoever comes first."""
+    """Remove the private directory and its socket if they exist. Keeper and owner both call this, in either order."""
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(directory, _SOCKET_NAME))
     with contextlib.suppress(OSError):
@@ -150,7 +151,7 @@ def remove(directory: str) -> None:
 
 
 def _keep(watched: list[int], program: _Program, listener: socket.socket | None) -> None:
-    """Fork the warden; when the owner ends, have it end in order, or else by force."""
+    """Fork the warden. When the owner ends, stop the warden in order, or else by force."""
     ours, theirs = socket.socketpair()
     warden = os.fork()
     if warden == 0:
@@ -173,7 +174,7 @@ def _keep(watched: list[int], program: _Program, listener: socket.socket | None)
 
 
 def _guard(leash: socket.socket, program: _Program, listener: socket.socket | None) -> NoReturn:
-    """Be the warden: run the runtime until it ends or the leash does."""
+    """Run as the warden: keep the runtime until it or the leash ends."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent()
@@ -195,10 +196,10 @@ def _guard(leash: socket.socket, program: _Program, listener: socket.socket | No
 
 
 def _free_port() -> socket.socket:
-    """A free port, held for as long as the socket is open, so that nobody else is given it.
+    """Return a socket that holds a free port as long as it is open, so that no other process is given the port.
 
-    gRPC's servers share their port with whoever asks for that, so two runtimes that were given the same one would both
-    start. This socket shares it with ours, and does not listen.
+    gRPC servers set SO_REUSEPORT, so two runtimes on the same port would both start. This socket shares its port with
+    ours and does not listen.
     """
     for family in (socket.AF_INET6, socket.AF_INET):
         with contextlib.suppress(OSError):  # IPv6 may be switched off
@@ -210,7 +211,7 @@ def _free_port() -> socket.socket:
 
 
 def _serve(leash: socket.socket, program: _Program, port: int, listener: socket.socket | None) -> None:
-    """Start the runtime, say when it is ready, relay to it, pass its words on; end it at the end of the leash."""
+    """Start the runtime, report when it is ready, relay connections and its log; end it at the end of the leash."""
     worker = _Worker(program, Needs(program.files, port, None if listener is None else _directory_of(listener)))
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
     waiting: list[int | socket.socket] = [leash, worker.words]
@@ -255,7 +256,7 @@ class _Worker:
     """The C++ runtime's process.
 
     Attributes:
-        words: end of a pipe: what it writes. It ends with the process.
+        words: read end of the pipe that carries its output; ends with the process.
     """
 
     def __init__(self, program: _Program, needs: Needs) -> None:
@@ -267,7 +268,9 @@ class _Worker:
         os.close(sink)
 
     def pass_on(self) -> bool:
-        """Hand some of its words to the owner; what the owner is too slow to read is lost. False at their end."""
+        """Forward some of its output to the owner; drop what the owner does not read in time. Return False at the
+        end.
+        """
         words = os.read(self.words, _READ_BYTES)
         if not words:
             return False
@@ -279,7 +282,7 @@ class _Worker:
         return True
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL if that does not help soon; nothing if it has ended."""
+        """Send SIGTERM, and SIGKILL after ``_TERM_SECONDS``; do nothing if it has ended."""
         if self._pid is None:
             return
         os.kill(self._pid, signal.SIGTERM)
@@ -289,7 +292,7 @@ class _Worker:
         self.reap()
 
     def reap(self) -> str:
-        """How it ended. One that still lives is killed; that changes nothing for one that is about to end."""
+        """Return how the process ended. Kill it first: this has no effect on a process that is about to end."""
         assert self._pid is not None, "reaped once"
         pid, self._pid = self._pid, None
         os.kill(pid, signal.SIGKILL)
@@ -315,15 +318,15 @@ def _become(program: _Program, needs: Needs, sink: int) -> NoReturn:
 
 
 def _limit(memory: int) -> None:
-    """Have this process, and what it becomes, allocate no more than so many bytes; be the kernel's first choice.
+    """Limit the memory of this process and the program that it executes next; make it the OOM killer's first choice.
 
-    What counts is private and writable memory: address space that is only reserved does not. TensorFlow's allocator
-    then fails the one computation that asks for too much. A core dump would put clients' data onto the disk.
+    The limit counts private writable memory, not reserved address space. TensorFlow's allocator then fails only the
+    computation that asks for too much. Core dumps are off: one would put clients' data onto the disk.
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, _STACK_BYTES))
     # With 0 the kernel still runs a handler that core_pattern pipes to. With 1, its mark for that handler, it runs
-    # none, and no file is as small (do_coredump in fs/coredump.c).
+    # none, and no core file is that small (do_coredump in fs/coredump.c).
     core = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0
     resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # /proc may be read-only

@@ -1,7 +1,7 @@
-"""Landlock: a process gives up, for good, every file but those that it names; no privileges or namespaces needed.
+"""Landlock: restricts a process, permanently, to a list of files; needs no privileges or namespaces.
 
-See landlock(7), which also lists what each version of the ABI can restrict. Landlock does not hide that a path exists,
-nor what stat(2) says of it. Runs in the small host process: standard library only.
+See landlock(7), which also lists the restrictions of each ABI version. Landlock hides neither the existence of a path
+nor the result of stat(2). Runs in the small host process: standard library only.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ _SCOPE_ABI = 6
 
 
 def restrict(programs: Iterable[str], data: Iterable[str], port: int) -> int:
-    """Leave this process, and what it becomes, a few files to read, no way to write, and one TCP port to listen at.
+    """Restrict this process and the program that it executes next to a few readable files and one listening TCP port.
 
-    Where the kernel's Landlock is older than the network's rules (ABI 4, Linux 6.7) or than scopes (ABI 6, Linux
-    6.12), these are left out.
+    Nothing can be written.
+
+    On kernels whose Landlock lacks network rules (ABI 4, Linux 6.7) or scopes (ABI 6, Linux 6.12), these are left out.
 
     Args:
-        programs: files, or directories with all in them, that may be read and executed.
-        data: those that may be read.
-        port: the port to listen at. No TCP connection can be made to any.
+        programs: files, or directories with all their contents, that may be read and executed.
+        data: files that may be read.
+        port: the port to listen on. Outgoing TCP connections are refused to every port.
 
     Returns:
         The version of Landlock's ABI.
@@ -54,7 +55,7 @@ def restrict(programs: Iterable[str], data: Iterable[str], port: int) -> int:
     abi = call("syscall", _CREATE_RULESET, None, 0, _VERSION)
     network = _BIND_TCP | _CONNECT_TCP if abi >= _NET_ABI else 0
     scopes = _SCOPES if abi >= _SCOPE_ABI else 0
-    # A kernel takes a longer struct than it knows if the rest is zero.
+    # The kernel accepts a struct longer than its own if the rest is zero.
     attributes = struct.pack("QQQ", _all_file_rights(abi), network, scopes)
     rules = call("syscall", _CREATE_RULESET, attributes, len(attributes), 0)
     try:
@@ -62,7 +63,7 @@ def restrict(programs: Iterable[str], data: Iterable[str], port: int) -> int:
             for path in paths:
                 _allow_path(rules, path, rights)
         if network:
-            # gRPC binds a socket to port 0 to find out whether there is IPv6.
+            # gRPC binds a socket to port 0 to find out if IPv6 is available.
             for number in (port, 0):
                 call("syscall", _ADD_RULE, rules, _NET_PORT, struct.pack("QQ", _BIND_TCP, number), 0)
         call("syscall", _RESTRICT_SELF, rules, 0)
@@ -72,7 +73,7 @@ def restrict(programs: Iterable[str], data: Iterable[str], port: int) -> int:
 
 
 def _all_file_rights(abi: int) -> int:
-    """Every right that this version knows; the first has 13, and later ones add ``refer``, ``truncate``, ``ioctl``."""
+    """Return all rights of an ABI version; the first has 13, and later ones add ``refer``, ``truncate``, ``ioctl``."""
     return (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
 
 

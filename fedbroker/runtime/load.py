@@ -1,4 +1,4 @@
-"""Whether a runtime computes, as the kernel sees it: by the processor time that it uses. Standard library only."""
+"""Detection of a runtime that is computing, by the processor time that the kernel reports."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ __all__ = ["computes", "processes_below", "processor_seconds"]
 WINDOW_SECONDS: Final = 0.25
 WINDOWS: Final = 4
 BUSY: Final = 0.1
-"""The share of one processor above which it computes, even where others want it: at rest it uses next to none."""
+"""The share of one processor above which a runtime counts as computing, even on a loaded machine: at rest it uses
+almost none.
+"""
 
 _PROCESSES: Final = Path("/proc")
-_UTIME, _STIME = 11, 12  # behind the command's name, in /proc/PID/stat
+_UTIME, _STIME = 11, 12  # indexes behind the command's name in /proc/PID/stat
 
 
 async def computes(host: int) -> bool:
-    """Whether a process and those below it compute without a pause, for one second.
+    """Return whether a process and its descendants compute without a pause for one second.
 
-    True, too, where that cannot be seen: who cannot tell must assume it.
+    Also True where that cannot be determined, as the safe assumption.
     """
     for _ in range(WINDOWS):
         before = processor_seconds(host)
@@ -34,10 +36,10 @@ async def computes(host: int) -> bool:
 
 
 def processes_below(process: int) -> Iterator[int]:
-    """Yield the ids of a process and of those below it.
+    """Yield the ids of a process and of its descendants.
 
     Raises:
-        OSError: it is gone, or not to be seen.
+        OSError: the process is gone or cannot be read.
     """
     yield process
     children = (_PROCESSES / str(process) / "task" / str(process) / "children").read_text().split()
@@ -46,7 +48,7 @@ def processes_below(process: int) -> Iterator[int]:
 
 
 def processor_seconds(process: int) -> float | None:
-    """Return the processor time of a process and of those below it; None where it is gone or not to be seen."""
+    """Return the processor time of a process and its descendants; None if it is gone or cannot be read."""
     try:
         return sum(_seconds(one) for one in processes_below(process))
     except OSError:

@@ -1,4 +1,4 @@
-"""How much memory there is for this process and its children. Imports the standard library only."""
+"""The memory available to this process and its children."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Final
 __all__ = ["LEAST_MEMORY", "SHARE", "memory_bytes", "share_of_memory"]
 
 SHARE: Final = 0.75
-"""Of the memory that there is: what a runtime may allocate unless it is told otherwise."""
+"""The share of the available memory that a runtime may allocate by default."""
 
 LEAST_MEMORY: Final = 256 << 20
-"""Bytes: once it has computed something, a runtime takes 45 MiB on two processors, and 2 MiB for each further one."""
+"""Bytes. After its first computation a runtime takes 45 MiB on two processors, and 2 MiB for each further one."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _OURS: Final = Path("/proc/self/cgroup")
 
 
 def share_of_memory() -> int:
-    """What a runtime may allocate unless it is told otherwise, in bytes."""
+    """Return the number of bytes that a runtime may allocate by default."""
     return int(memory_bytes() * SHARE)
 
 
 def memory_bytes(groups: Path = _CGROUPS, ours: Path = _OURS) -> int:
-    """The machine's memory, or what the control groups of this process leave of it, in bytes.
+    """Return the machine's memory, or the limit of this process's control groups if that is lower, in bytes.
 
     Args:
         groups: where control groups are mounted.
@@ -36,7 +36,7 @@ def memory_bytes(groups: Path = _CGROUPS, ours: Path = _OURS) -> int:
 
 
 def _limits(groups: Path, ours: Path) -> Iterator[int]:
-    """The limits of each of our control groups and of all above it; a group without one says so in a word."""
+    """Yield the limits of our control groups and of their ancestors; skip groups without a limit."""
     try:
         lines = ours.read_text().splitlines()
     except OSError:
@@ -51,7 +51,7 @@ def _limits(groups: Path, ours: Path) -> Iterator[int]:
             continue
         group = base / path.lstrip("/")
         for directory in (group, *group.parents):
-            # In a container a path may be the host's, and not be there: the container's own group is the mount.
+            # In a container the path may be the host's and not exist: the container's own group is the mount.
             text = _text(directory / name)
             if text.isdigit() and int(text) > 0:
                 yield int(text)

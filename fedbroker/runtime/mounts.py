@@ -1,4 +1,4 @@
-"""A mount namespace with a root of its own, in which the C++ runtime finds the files that it needs and no others.
+"""Mount namespace with a private root that holds only the files that the C++ runtime needs.
 
 The kernel's rules are in mount_namespaces(7), mount(2) and pivot_root(2). Runs in the small host process: standard
 library only.
@@ -24,32 +24,32 @@ _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
 _MNT_DETACH = 2
 _SYS_PIVOT_ROOT = 155  # x86-64, the only machine that TFF's binary is for; glibc has no wrapper
-_ROOT_SIZE = b"size=256k,mode=0755"  # it holds directories and empty files, onto which others are mounted
+_ROOT_SIZE = b"size=256k,mode=0755"  # directories and empty files only, as targets of bind mounts
 
 
 def enter_private_root(paths: Iterable[str], at: str) -> None:
-    """Make a root that holds so many files and directories, each at its own path and read-only, and enter it.
+    """Make a root that holds these files and directories, each at its own path and read-only, and enter it.
 
-    Nothing in it can be written, not even temporarily: the sessions of a runtime share it, and what one of them left
-    there another could read. There is no ``/proc`` in it.
+    Nothing in it can be written, not even temporarily: the sessions of a runtime share it, so one session could read
+    the files of another. It has no ``/proc``.
 
     Args:
-        paths: absolute; those that are not there are left out.
+        paths: absolute paths; missing ones are skipped.
         at: an existing directory, onto which the root is mounted while it is made.
 
     Raises:
-        OSError: the kernel refuses a step. Every mount so far is in a namespace of our own, and changes nothing.
+        OSError: the kernel refuses a step. The mounts made so far are in our own namespace and change nothing outside.
     """
     call("unshare", _CLONE_NEWNS)
-    # Our mounts must not reach the host's namespace, and pivot_root wants a root that is not shared.
+    # Our mounts must not propagate to the host's namespace, and pivot_root needs a root that is not shared.
     call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     call("mount", b"tmpfs", os.fsencode(at), b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, _ROOT_SIZE)
-    for path in sorted(set(paths)):  # a directory before what is in it
+    for path in sorted(set(paths)):  # a directory before its contents
         if os.path.exists(path):
             _bind(path, at + path)
     _remount(at, _MS_NODEV | _MS_NOEXEC)
     os.chdir(at)
-    # The same directory twice: the old root is then mounted over the new one, and can be detached from there.
+    # Same directory twice: the old root is then mounted over the new one, and can be detached from there.
     call("syscall", _SYS_PIVOT_ROOT, b".", b".")
     call("umount2", b".", _MNT_DETACH)
     os.chdir("/")
@@ -57,7 +57,7 @@ def enter_private_root(paths: Iterable[str], at: str) -> None:
 
 def _bind(source: str, target: str) -> None:
     if os.path.exists(target):
-        return  # in a directory that is bound already
+        return  # inside a directory that is bound already
     if os.path.isdir(source):
         os.makedirs(target)
     else:

@@ -1,6 +1,6 @@
 """User, network and PID namespaces through the C library, since Python 3.11 has no ``os.unshare``.
 
-Runs in the small host process: imports the standard library only, and of that only what starts quickly.
+Runs in the small host process: only quickly imported modules of the standard library.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _IFF_UP = 0x1
 
 
 class Forbidden(Exception):
-    """The kernel, or whatever confines this process, does not allow a namespace of our own."""
+    """The kernel or a sandbox does not allow this process a namespace of its own."""
 
 
 def enter() -> None:
     """Move this process into a new user and network namespace, and its next child into a new PID namespace.
 
-    Nobody is connected to the new network namespace, and its loopback is down. User and group stay what they are, and
-    are the only ones that exist inside. Where a PID namespace is not to be had, the other two are enough.
+    The new network namespace has no connections, and its loopback is down. User and group keep their ids, and are the
+    only ones inside. If no PID namespace is available, the other two are enough.
 
     Raises:
         Forbidden: not allowed here.
@@ -43,7 +43,7 @@ def enter() -> None:
             call("unshare", _NEWUSER | _NEWNET | _NEWPID)
         except OSError:
             call("unshare", _NEWUSER | _NEWNET)
-        # Without privileges a group may be mapped only once setgroups is given up.
+        # Without privileges a group may be mapped only after setgroups is denied.
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
@@ -52,10 +52,10 @@ def enter() -> None:
 
 
 def raise_loopback() -> None:
-    """Bring ``lo`` up, the only interface of a new network namespace.
+    """Bring up ``lo``, the only interface of a new network namespace.
 
     Raises:
-        Forbidden: a security module took the privileges that a user namespace normally gives.
+        Forbidden: a security module withheld the privileges that a user namespace normally grants.
     """
     request = struct.pack("16sh22x", b"lo", _IFF_UP)
     try:
@@ -66,9 +66,9 @@ def raise_loopback() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the *thread* that forked it ends, and let it gain no privileges.
+    """Let the kernel kill this process when the *thread* that forked it ends; set no_new_privs.
 
-    A parent-death signal is forgotten when a program is executed that changes credentials, so that door is shut too.
+    A program that changes credentials would clear the parent-death signal; no_new_privs prevents that.
     """
     call("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -1,7 +1,4 @@
-"""The C++ runtime's processes, seen from ours: start, readiness, words, death, end.
-
-Imports its neighbour ``host`` for the words they share, protos and the base.
-"""
+"""The C++ runtime's processes, as the owner sees them: start, readiness, log, exit, stop."""
 
 from __future__ import annotations
 
@@ -30,19 +27,19 @@ __all__ = ["Isolation", "RuntimeProcess", "host_process", "installed_binary"]
 
 Isolation: TypeAlias = Literal["namespace", "none"]
 
-# The host must stay small: only the name of the package is there, nothing of it is executed.
+# The host must stay small: it sees only the name of the package, and nothing of the package is executed.
 _BOOT: Final = (
     "import sys; package = sys.modules['fedbroker'] = type(sys)('fedbroker'); package.__path__ = [sys.argv[1]]; "
     "from fedbroker.runtime.host import main; main(sys.argv[2:])"
 )
-# A graph can read its process's environment, and ours may hold passwords: these it gets, and no others.
+# A graph can read its process's environment, and ours may hold passwords: only these variables are passed on.
 _ENVIRONMENT: Final = ("PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD")
 _ENVIRONMENT_PREFIXES: Final = ("LC_", "TF_", "XLA_", "OMP_", "KMP_", "MKL_", "GRPC_", "CUDA_", "MALLOC_", "GLIBC_")
-# glibc has eight arenas for each processor, and the runtime a thread for each request: what one of them frees, another
-# does not get. With one for each, large values take a third less memory, and less time.
+# glibc has eight arenas for each processor, and the runtime a thread for each request: memory freed in one arena is not
+# reused in another. With one arena for each processor, large values take a third less memory, and less time.
 _ARENAS: Final = "MALLOC_ARENA_MAX"
-# Large values come in pages of 2 MiB, where the kernel has them: else one of 100 MiB is 25,600 page faults each time it
-# is made, which take as long as all the rest. To keep what is freed would save as much again, for a third more memory.
+# Large values use pages of 2 MiB, where the kernel has them: otherwise 100 MiB means 25,600 page faults each time,
+# which take as long as all the rest. Keeping freed memory would save as much again, for a third more memory.
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _LARGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 _STOP_SECONDS: Final = 2.0
@@ -54,7 +51,7 @@ _LONGEST_LINE: Final = 64 << 10
 
 
 def installed_binary() -> Path:
-    """TFF's ``worker_binary``.
+    """Return the path of TFF's ``worker_binary``.
 
     Raises:
         RuntimeUnavailable: TFF's wheel is not installed.
@@ -69,21 +66,21 @@ def installed_binary() -> Path:
 
 
 class RuntimeProcess:
-    """One start of the runtime; ends with this process, however that ends.
+    """One start of the runtime; it ends with this process, however this process ends.
 
     Args:
         isolation: ``"namespace"``: in a user and network namespace of its own; ``"none"``: on the host's network.
         binary: path of ``worker_binary``.
         memory: bytes that it may allocate.
-        log: called in the event loop with each line that it writes. A loop that is too busy to take the lines in loses
-            some; the runtime never waits for it.
-        start_timeout: seconds that it may take to be ready.
-        confinement: whether it may run where its files cannot be protected.
-        readable: files and directories that it may read and execute besides those that the binary needs.
-        without: defences that are not to be set up, for tests of the others.
+        log: called in the event loop with each line that the runtime writes. If the loop is too busy to read them, some
+            lines are lost; the runtime never waits.
+        start_timeout: seconds until it must be ready.
+        confinement: ``"required"`` refuses to run where the user's files cannot be protected.
+        readable: further files and directories that it may read and execute.
+        without: defences to leave out, for tests of the others.
 
     Attributes:
-        target: the gRPC address at which it serves, once it was started.
+        target: the gRPC address at which it serves, after the start.
     """
 
     def __init__(
@@ -117,24 +114,24 @@ class RuntimeProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, as far as is known."""
+        """True if it runs, as far as is known."""
         return self._child is not None and not self._status.ended.is_set() and host.EXITED not in self._said
 
     @property
     def pid(self) -> int | None:
-        """Of the host process."""
+        """Process id of the host process."""
         return self._child.pid if self._child is not None else None
 
     @property
     def confinement(self) -> Confinement:
-        """What became of each defence; nothing is in force before it was started."""
+        """Outcome of each defence; nothing is in force before the start."""
         return Confinement.parse(self._said.get(host.CONFINEMENT, ""))
 
     async def start(self) -> None:
-        """Return when it serves at ``target``.
+        """Start the runtime. Returns when it serves at ``target``.
 
         Raises:
-            RuntimeUnavailable: it did not start, could not be isolated, or is not confined as it must be.
+            RuntimeUnavailable: it did not start, could not be isolated, or is not confined as required.
         """
         try:
             await self._launch()
@@ -158,31 +155,32 @@ class RuntimeProcess:
         self.target = f"{scheme}:{quote(path)}"
 
     def stop(self, reason: str = "") -> None:
-        """Have it end, without waiting for that; the reason, if there is one, is what ``obituary`` tells."""
+        """Ask it to end, without waiting. ``obituary`` then returns the reason, if one is given."""
         self._stopped_for = self._stopped_for or reason
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
 
     async def close(self) -> None:
-        """End it: an orderly stop, then SIGKILL. Under three seconds; may be called again."""
+        """End it: an orderly stop, then SIGKILL. Takes under three seconds; may be called again."""
         child = self._child
         if child is None:
             return
         self.stop()
         if not await _within(_STOP_SECONDS, self._status.ended):
-            child.kill()  # the kernel ends the rest
+            child.kill()  # the kernel ends its descendants
             await _within(_KILL_SECONDS, self._status.ended)
         self._status.close()
         self._output.close()
         if host.DIRECTORY in self._said:
             host.remove(self._said[host.DIRECTORY])
-        # Its streams have ended, so it is a matter of milliseconds. No thread: there are none at the interpreter's end.
+        # Its streams have ended, so it is a matter of milliseconds. Not in a thread: none can be started at interpreter
+        # exit.
         deadline = Deadline.after(_KILL_SECONDS)
-        while child.poll() is None and not deadline.passed():  # noqa: ASYNC110 -- no event tells of it
+        while child.poll() is None and not deadline.passed():  # noqa: ASYNC110 -- no event signals the exit
             await asyncio.sleep(_POLL_SECONDS)
 
     async def obituary(self, patience: float) -> str | None:
-        """How it ended, for a line to people, or None if it is not known to have ended after ``patience`` seconds."""
+        """Return how it ended, for a log line; None if it is not known to have ended after ``patience`` seconds."""
         await _within(patience, self._status.ended)
         if self.alive:
             return None
@@ -243,7 +241,7 @@ class RuntimeProcess:
 
 
 class _Lines(asyncio.Protocol):
-    """Takes a pipe's lines in, and None at its end."""
+    """Protocol that passes on the lines of a pipe, and None at its end."""
 
     def __init__(self, take: Callable[[str | None], None]) -> None:
         self._take = take
@@ -275,7 +273,7 @@ class _Lines(asyncio.Protocol):
     def _give(self, line: bytes) -> None:
         try:
             self._take(os.fsdecode(line).rstrip())
-        except Exception as error:  # somebody else's log function: neither to be hidden nor to stop the reading
+        except Exception as error:  # the caller's log function: report the error, and keep reading
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "the log function of the C++ runtime failed", "exception": error}
             )
@@ -289,7 +287,7 @@ def host_process(
     files: Sequence[str] = (),
     without: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
-    """Start it in a session of its own, so that no signal to our process group reaches it."""
+    """Start the host process in a session of its own, so that no signal to our process group reaches it."""
     package = str(Path(host.__file__).parent.parent)
     reasons = "\n".join(f"{name}={' '.join(why.split())}" for name, why in without.items())
     arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()), str(memory), "\n".join(files), reasons)
@@ -326,5 +324,5 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _speaks(how: str) -> bool:
-    """Whether its last words tell why: not where somebody, or the kernel for want of memory, has killed it."""
+    """Return whether its last log lines explain the exit: not if it was killed, by a person or for lack of memory."""
     return "SIGKILL" not in how and "SIGTERM" not in how

@@ -1,7 +1,7 @@
-"""TFF's generated protobuf modules, without TFF: 0.2 s and 40 MiB where the full import takes 10 s and 600 MiB.
+"""TFF's generated protobuf modules without TFF: 0.2 s and 40 MiB, where the full import takes 10 s and 600 MiB.
 
-Importing any submodule of ``tensorflow_federated`` executes the package first, and with it all of TensorFlow; here a
-bare stand-in takes the package's place for the moment of the import. Imports nothing of fedbroker.
+Importing any submodule of ``tensorflow_federated`` first executes the package, and with it all of TensorFlow. Here an
+empty module takes the package's place during the import.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 __all__ = ["Proto", "array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2", "package_directory"]
 
 Proto: TypeAlias = Any
-"""A message of a generated module, or its class: they have no types."""
+"""A message of a generated module, or its class: generated code has no types."""
 
 _PACKAGE = "tensorflow_federated"
 _PROTOS = f"{_PACKAGE}.proto.v0"
@@ -24,7 +24,7 @@ _PARENTS = (_PACKAGE, f"{_PACKAGE}.proto", _PROTOS)
 
 
 def package_directory() -> Path:
-    """Where the installed ``tensorflow_federated`` lies, found without executing it.
+    """Return the directory of the installed ``tensorflow_federated``, found without executing it.
 
     Raises:
         ModuleNotFoundError: it is not installed.
@@ -38,7 +38,7 @@ def package_directory() -> Path:
 
 
 def _load(names: tuple[str, ...]) -> tuple[Any, ...]:
-    """Import generated modules, leaving ``sys.modules`` fit for a full import of TFF before or after."""
+    """Import generated modules; leave ``sys.modules`` fit for a full import of TFF before or after."""
     if _PACKAGE in sys.modules:
         return tuple(importlib.import_module(f"{_PROTOS}.{name}") for name in names)
     bare = ModuleType(_PACKAGE)
@@ -47,13 +47,13 @@ def _load(names: tuple[str, ...]) -> tuple[Any, ...]:
     try:
         return tuple(importlib.import_module(f"{_PROTOS}.{name}") for name in names)
     finally:
-        # The generated modules stay, so that a later full import finds the same classes. Their parents go: that import
-        # must run the real package, and it ends with `del proto`, which needs `proto` to be imported anew.
+        # The generated modules stay, so that a later full import finds the same classes. Their parents are removed:
+        # that import must run the real package, and it ends with `del proto`, which needs a fresh import of `proto`.
         for parent in _PARENTS:
             sys.modules.pop(parent, None)
 
 
-# Generated code has no types that a checker could see: `Any` ends at the modules that use these.
+# Generated code has no types for a checker: `Any` ends at the modules that use these.
 array_pb2: Any
 computation_pb2: Any
 data_type_pb2: Any

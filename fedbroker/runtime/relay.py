@@ -1,8 +1,8 @@
-"""Bytes between a Unix socket outside and a TCP port inside a network namespace, at the least cost that was measured.
+"""Relay between a Unix socket outside and a TCP port inside a network namespace, by the cheapest means measured.
 
-Runs in the small host process: imports the standard library only. Inwards a plain copy is the cheaper way (a spliced
-stream reaches the runtime in single pages, which costs it more than the copy); outwards ``splice`` takes a third of
-the copy's processor time.
+Runs in the small host process: standard library only. Inwards a plain copy is cheaper: a spliced stream reaches the
+runtime in single pages, which costs the runtime more than the copy. Outwards ``splice`` takes a third of the copy's
+processor time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _Pump: TypeAlias = Callable[[socket.socket, socket.socket], None]
 
 
 def relay(outer: socket.socket, port: int) -> None:
-    """Join an accepted connection with a new one to that port on the loopback, until either side closes.
+    """Connect to a port on the loopback and relay an accepted connection to it until either side closes.
 
-    Returns at once: two threads do the work, and close both sockets at the end.
+    Returns at once: two threads do the work and close both sockets at the end.
 
     Raises:
         OSError: nothing listens on the port.
@@ -47,11 +47,11 @@ def _both_ways(outer: socket.socket, inner: socket.socket) -> None:
 
 
 def _one_way(pump: _Pump, source: socket.socket, sink: socket.socket) -> None:
-    """Move bytes until the end of either; then end both, since gRPC has no use for half a connection."""
+    """Move bytes until either side ends; then shut down both, since gRPC has no use for a half-open connection."""
     try:
         pump(source, sink)
     except OSError:
-        pass  # reset by either side: the same as its end
+        pass  # a reset by either side counts as its end
     finally:
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
 def _splice(source: socket.socket, sink: socket.socket) -> None:
     reader, writer = os.pipe()
     try:
-        with contextlib.suppress(OSError):  # it stays small where the user's pipes have reached their limit
+        with contextlib.suppress(OSError):  # the pipe stays small if the user has reached the limit for pipes
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         while held := os.splice(source.fileno(), writer, _PIPE_BYTES):
             while held:

@@ -1,7 +1,4 @@
-"""The C++ runtime, kept running: started, started anew when it died, ended.
-
-Imports its neighbours and the base.
-"""
+"""Supervision of the C++ runtime: start, restart after a crash, stop."""
 
 from __future__ import annotations
 
@@ -27,18 +24,19 @@ _log = get_logger(__name__)
 
 
 class Runtime:
-    """One ``worker_binary``, reached by nobody but this process.
+    """One ``worker_binary``, accessible to this process only.
 
     Args:
         isolation: ``"namespace"``: in a user and network namespace of its own that holds a loopback only;
             ``"none"``: on the host's network, for hosts that isolate by other means.
         binary: path of ``worker_binary``; None for that of the installed TFF.
-        memory: bytes that it may allocate; what asks for more fails. None or 0 for three quarters of what there is.
+        memory: bytes that it may allocate; larger allocations fail. None or 0 for three quarters of the available
+            memory.
         log: called with each line that it writes; None logs them at debug level.
         start_timeout: seconds that a start may take.
-        confinement: whether it may run where its files cannot be protected.
-        readable: files and directories that it may read and execute besides those that the binary needs.
-        without: defences that are not to be set up, for tests of the others.
+        confinement: ``"required"`` refuses to run where the user's files cannot be protected.
+        readable: further files and directories that it may read and execute.
+        without: defences to leave out, for tests of the others.
     """
 
     def __init__(
@@ -72,16 +70,16 @@ class Runtime:
 
     @property
     def pid(self) -> int | None:
-        """Of the host process between us and the runtime; None while there is none."""
+        """Process id of the host process; None if it does not run."""
         return self._process.pid if self._process is not None else None
 
     @property
     def confinement(self) -> Confinement:
-        """What became of each defence when it was last started; before that, none is in force."""
+        """Outcome of each defence at the last start; before the first start none is in force."""
         return self._confined
 
     async def start(self) -> None:
-        """Start it, if it does not run; it is ready to serve when this returns.
+        """Start the runtime unless it runs; it is ready to serve when this returns.
 
         Raises:
             RuntimeUnavailable: it did not start, could not be isolated, or this object was closed.
@@ -90,18 +88,18 @@ class Runtime:
             await self._running()
 
     async def close(self) -> None:
-        """End it; under three seconds. May be called again; requests and a start under way raise RuntimeUnavailable."""
+        """End it in under three seconds. May be called again; pending requests and starts raise RuntimeUnavailable."""
         self._closed = True
         if self._process is not None:
-            self._process.stop()  # a start under way fails at once, and gives the lock up
+            self._process.stop()  # a pending start fails at once and releases the lock
         async with self._lock:
             await self._end()
 
     async def executor(self, clients: int) -> Executor:
-        """An executor with so many clients, to be closed, in a runtime that was started anew if it had died.
+        """Return an executor with this number of clients, to be closed by the caller. Restart a dead runtime.
 
         Raises:
-            RuntimeUnavailable: it cannot be had.
+            RuntimeUnavailable: no executor is available.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             async with self._lock:
@@ -109,7 +107,7 @@ class Runtime:
             try:
                 return await self._executors.get(service, clients)
             except RuntimeUnavailable:
-                # It may have died without our having been told yet.
+                # The runtime may have died before the exit report arrived.
                 if attempt == _ATTEMPTS:
                     raise
                 async with self._lock:
@@ -153,7 +151,7 @@ class Runtime:
         return self._service
 
     def _give_up(self, process: RuntimeProcess, reason: str) -> None:
-        """End a runtime that cannot be trusted any more, and what is in it; the next executor is in another."""
+        """End a runtime that is no longer reliable, with its values; the next executor is in a new one."""
         if process is self._process:
             _log.warning("runtime_given_up", reason=reason)
             self._broken = True

@@ -1,7 +1,6 @@
-"""The C++ runtime that sessions compute in, replaced when it is still busy with what nobody waits for any more.
+"""The C++ runtime that sessions compute in, replaced when it is still busy with abandoned work.
 
-A computation cannot be cancelled: the runtime goes on with it, and one that never ends would keep a core for ever.
-Imports its neighbours and the base.
+A computation cannot be cancelled: the runtime continues it, and an endless one would occupy a processor for ever.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ __all__ = ["Lease", "Runtimes"]
 _log = get_logger(__name__)
 
 SILENT: Final = 0.9
-"""Seconds: a runtime that takes longer than this to forget an executor, which it does in milliseconds, has stopped."""
+"""Seconds. Disposing of an executor takes milliseconds: a runtime that needs longer than this has stopped."""
 
 MOST_RETIRED: Final = 4
-"""Runtimes that are kept for the sessions in them; with one more the oldest ends, and its sessions are lost."""
+"""Retired runtimes that are kept for their sessions; beyond that the oldest ends, and its sessions are lost."""
 
 KEPT_SECONDS: Final = 60.0
-"""For how long a retired runtime is kept in which values lie, but nobody is at work."""
+"""How long an idle retired runtime that holds values is kept."""
 
 
 @dataclass(slots=True, eq=False)
 class _Hosted:
-    """A runtime, how many executors in it are in use, and how many of those right now."""
+    """A runtime, the number of its executors in use, and how many of them are at work now."""
 
     runtime: Runtime
     users: int = 0
@@ -46,7 +45,7 @@ class Lease:
     """An executor, to be given back to its :class:`Runtimes`.
 
     Attributes:
-        executor: it.
+        executor: the leased executor.
     """
 
     def __init__(self, executor: Executor, hosted: _Hosted, rests: Callable[[_Hosted], None]) -> None:
@@ -56,7 +55,7 @@ class Lease:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """While somebody waits for what is computed in it, even a retired runtime is kept."""
+        """Mark the executor as in use: while a result is awaited, even a retired runtime is kept."""
         self._hosted.at_work += 1
         try:
             yield
@@ -69,10 +68,10 @@ class Runtimes:
     """One runtime for new sessions, and a few retired ones until their last session has ended.
 
     Args:
-        make: a new runtime, not started.
+        make: returns a new runtime, not started.
 
     Attributes:
-        retired: how many have got no new sessions any more, since they were busy with what was given up.
+        retired: how many runtimes were retired because they were busy with abandoned work.
     """
 
     retired: int
@@ -82,17 +81,17 @@ class Runtimes:
         self._hosted: list[_Hosted] = [_Hosted(make())]
         self._ending: set[asyncio.Task[None]] = set()
         self._watching: set[asyncio.Task[None]] = set()
-        self._restarts_before = 0  # of those that have ended
+        self._restarts_before = 0  # of the runtimes that have ended
         self.retired = 0
 
     @property
     def restarts(self) -> int:
-        """How often a runtime had died and was started anew; may be read from any thread."""
+        """Number of times that a runtime died and was restarted; may be read from any thread."""
         return self._restarts_before + sum(hosted.runtime.restarts for hosted in list(self._hosted))
 
     @property
     def pid(self) -> int | None:
-        """Of the host process of the one for new sessions; None while there is none."""
+        """Host process's id of the runtime for new sessions; None if it does not run."""
         return self._hosted[-1].runtime.pid
 
     async def start(self) -> None:
@@ -104,10 +103,10 @@ class Runtimes:
         await self._hosted[-1].runtime.start()
 
     async def executor(self, clients: int) -> Executor:
-        """An executor with so many clients, at work until it is closed.
+        """Return an executor with this number of clients, at work until it is closed.
 
         Raises:
-            RuntimeUnavailable: it cannot be had.
+            RuntimeUnavailable: no executor is available.
         """
         lease = await self.lease(clients)
         work = contextlib.ExitStack()
@@ -116,10 +115,10 @@ class Runtimes:
         return lease.executor
 
     async def lease(self, clients: int) -> Lease:
-        """An executor with so many clients.
+        """Lease an executor with this number of clients.
 
         Raises:
-            RuntimeUnavailable: it cannot be had.
+            RuntimeUnavailable: no executor is available.
         """
         hosted = self._hosted[-1]
         hosted.users += 1
@@ -138,8 +137,8 @@ class Runtimes:
         """Dispose of an executor. Bounded in time.
 
         Args:
-            lease: it.
-            busy: its last computation was given up and may go on; its runtime takes no new sessions then.
+            lease: the executor's lease.
+            busy: its last computation was abandoned and may still run; its runtime then takes no new sessions.
         """
         hosted = lease._hosted
         if busy:
@@ -153,7 +152,7 @@ class Runtimes:
             self._tidy()
 
     async def close(self) -> None:
-        """End all of them. Bounded in time; may be called twice."""
+        """End all runtimes. Bounded in time; may be called twice."""
         for task in self._watching:
             task.cancel()
         for hosted in self._hosted:
@@ -163,7 +162,7 @@ class Runtimes:
         await asyncio.gather(*self._watching, return_exceptions=True)
 
     def _returned(self, hosted: _Hosted, executor: Executor) -> None:
-        """An executor was closed; what was called in it and not waited for may still be computed."""
+        """Account for a closed executor; watch its runtime if calls in it may still be running."""
         hosted.users -= 1
         if executor.unfinished and not hosted.retired:
             watch = asyncio.create_task(self._watch(hosted), name="watch a runtime")
@@ -178,7 +177,7 @@ class Runtimes:
             self._tidy()
 
     def _retire(self, hosted: _Hosted, why: str) -> None:
-        """Give it no new sessions."""
+        """Give a runtime no new sessions."""
         if hosted.retired:
             return
         hosted.retired = True
@@ -192,19 +191,19 @@ class Runtimes:
         self._rests(hosted)
 
     def _rests(self, hosted: _Hosted) -> None:
-        """Give those whose values lie in a retired runtime a while to come back for them."""
+        """Start the timer that ends an idle retired runtime. Until then sessions can use their values in it."""
         _stop_timer(hosted)
         if hosted.retired and hosted.at_work == 0 and hosted in self._hosted:
             loop = asyncio.get_running_loop()
             hosted.timer = loop.call_later(KEPT_SECONDS, self._end, hosted, "nobody works in it")
 
     def _tidy(self) -> None:
-        """End those that are retired and have no users."""
+        """End the retired runtimes that have no users."""
         for hosted in [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]:
             self._end(hosted, "")
 
     def _end(self, hosted: _Hosted, why: str) -> None:
-        """End it, whoever uses it; not waited for, since a stopped one takes seconds to end."""
+        """End a runtime even if it has users. Not awaited, since a stopped one takes seconds to end."""
         if hosted not in self._hosted:
             return
         _stop_timer(hosted)

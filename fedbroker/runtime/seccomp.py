@@ -1,7 +1,7 @@
-"""A filter of system calls that a server of numbers never makes, for what neither mounts nor Landlock covers.
+"""Seccomp filter of system calls that the runtime never needs and neither mounts nor Landlock cover.
 
-A list of what is refused, not of what is allowed: the C library and TensorFlow may change what they call, and files are
-protected by other means. See seccomp(2). Runs in the small host process: standard library only.
+It is a list of refused calls, not of allowed ones: the C library and TensorFlow may change which calls they make, and
+files are protected by other means. See seccomp(2). Runs in the small host process: standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["install", "program"]
 
 _SYS_SECCOMP = 317
 _SET_MODE_FILTER = 1
-# Before Linux 5.16 a filter also slows threads down against Spectre v4, which concerns machine code of strangers only.
+# Before Linux 5.16 a filter also slows threads down against Spectre v4, which matters only for foreign machine code.
 _SPEC_ALLOW = 1 << 2
 
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
@@ -34,7 +34,7 @@ _ERRNO = 0x00050000
 # struct seccomp_data: int nr; u32 arch; u64 instruction_pointer; u64 args[6]. The low halves of the arguments:
 _NUMBER, _ARCH, _FIRST, _SECOND, _THIRD, _FOURTH = 0, 4, 16, 24, 32, 40
 _X86_64 = 0xC000003E
-_X32 = 0x40000000  # the bit that marks the numbers of another ABI of the same machine
+_X32 = 0x40000000  # the bit that marks the numbers of the x32 ABI of the same machine
 
 REFUSED = {
     "namespaces and mounts": {
@@ -74,30 +74,34 @@ REFUSED = {
         "quotactl_fd": 443, "iopl": 172, "ioperm": 173, "syslog": 103, "vhangup": 153, "personality": 135,
     },
 }  # fmt: skip
-"""Numbers of x86-64, by reason. Each fails with EPERM."""
+"""System call numbers of x86-64, by reason. Each call fails with EPERM."""
 
 _ABSENT = {"clone3": 435, "openat2": 437}
-"""Their arguments lie in memory, where a filter cannot look: they fail with ENOSYS, and the C library does without."""
+"""Calls whose arguments lie in memory, which a filter cannot read. They fail with ENOSYS; the C library has a
+fallback.
+"""
 
 _CLONE, _OPEN, _OPENAT, _SOCKET, _TGKILL = 56, 2, 257, 41, 234
 _PRLIMIT, _SETAFFINITY = 302, 203
 _FCNTL, _IOCTL = 72, 16
 _SIGNALLED = {_FCNTL: (8, 10, 15), _IOCTL: (0x8901, 0x8902, 0x5412)}
-"""F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP have the kernel signal any process; TIOCSTI types."""
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP make the kernel signal any process; TIOCSTI injects
+input.
+"""
 _SENDTO, _SENDMSG, _SENDMMSG = 44, 46, 307
-_MSG_FASTOPEN = 0x20000000  # connects on its own
+_MSG_FASTOPEN = 0x20000000  # connects implicitly
 _NEW_NAMESPACES = 0x7E020000
 _O_TMPFILE = 0o20000000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
 _AF_INET, _AF_INET6, _SOCK_STREAM, _ANY_PROTOCOL, _TCP = 2, 10, 1, 0, 6
-_SOCKET_TYPE = 0xFF  # the rest are flags
+_SOCKET_TYPE = 0xFF  # the other bits are flags
 
 
 def install() -> None:
-    """Have this process, and what it becomes, fail in each of these system calls. It must have no_new_privs.
+    """Make the refused system calls fail in this process and the program that it executes next. Needs no_new_privs.
 
     Raises:
-        OSError: the kernel has no filters, or the machine is another than x86-64.
+        OSError: the kernel has no filters, or the machine is not x86-64.
     """
     if os.uname().machine != "x86_64" or sys.byteorder != "little" or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, "seccomp: the numbers of system calls are known for x86-64 only")
@@ -108,7 +112,7 @@ def install() -> None:
 
 
 def program(pid: int) -> list[bytes]:
-    """The filter's instructions, for a process with this id."""
+    """Return the filter's instructions for a process with this id."""
     eperm, enosys = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
     steps = [_step(_LOAD, _ARCH), _step(_IF_EQUAL, _X86_64, 1, 0), _step(_RETURN, _KILL)]
     steps += [_step(_LOAD, _NUMBER), _step(_IF_AT_LEAST, _X32, 0, 1), _step(_RETURN, enosys)]
@@ -127,7 +131,7 @@ def program(pid: int) -> list[bytes]:
         steps += _check(number, *_none(_SECOND, *requests), refuse)
     for number, flags in ((_SENDTO, _FOURTH), (_SENDMSG, _THIRD), (_SENDMMSG, _FOURTH)):
         steps += _check(number, _step(_LOAD, flags), _step(_IF_ANY_BIT, _MSG_FASTOPEN, 0, 1), refuse)
-    # TCP only: no Unix sockets of other processes, no datagrams, no raw packets, no protocol that sends unconnected.
+    # TCP only: no Unix sockets of other processes, datagrams, raw packets or protocols that send without a connection.
     steps += _check(
         _SOCKET,
         _step(_LOAD, _FIRST),
@@ -143,18 +147,18 @@ def program(pid: int) -> list[bytes]:
 
 
 def _check(number: int, *body: bytes) -> list[bytes]:
-    """Instructions for one system call: its body refuses it, or falls through to where it is allowed."""
+    """Return the instructions for one system call: its body refuses the call, or falls through to "allow"."""
     return [_step(_IF_EQUAL, number, 0, len(body) + 1), *body, _step(_RETURN, _ALLOW)]
 
 
 def _only(argument: int, *values: int) -> list[bytes]:
-    """Skip the next instruction where an argument is one of these values."""
+    """Return instructions that skip the next one if an argument is one of these values."""
     last = len(values)
     return [_step(_LOAD, argument), *(_step(_IF_EQUAL, value, last - at, 0) for at, value in enumerate(values))]
 
 
 def _none(argument: int, *values: int) -> list[bytes]:
-    """Skip the next instruction where an argument is none of these values."""
+    """Return instructions that skip the next one if an argument is none of these values."""
     last = len(values) - 1
     return [
         _step(_LOAD, argument),

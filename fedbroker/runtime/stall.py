@@ -1,8 +1,8 @@
-"""Detection of a runtime that has stalled: a request waits, and no thread of the runtime moves any more.
+"""Detection of a stalled runtime: a request is pending, but every thread of the runtime sleeps.
 
-TFF's runtime counts a task as pending before it starts a thread for the task. Where the thread cannot be made, for want
-of memory, the exception unwinds into a destructor that waits for the task's end: the request hangs for ever, and
-nothing is written to the log. From outside this shows only as a process that sleeps.
+TFF's runtime counts a task as pending before it starts a thread for the task. If the thread cannot be made, for lack of
+memory, the exception unwinds into a destructor that waits for the task's end: the request hangs for ever, and nothing
+is logged. From outside, the only sign is a sleeping process.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ __all__ = ["StallWatch"]
 
 WINDOW_SECONDS: Final = 0.25
 SAMPLES: Final = 12
-"""Samples in a row, three seconds, that must find the runtime asleep. Counted rather than timed, so that a pause of our
-own event loop does not count as one of the runtime's."""
+"""Consecutive samples, three seconds, that must find the runtime asleep. Counted rather than timed, so that a pause of
+our own event loop does not count as one of the runtime's.
+"""
 
 REST_SECONDS: Final = 0.02
-"""Processor time within the samples that is no progress: gRPC's threads wake up now and then."""
+"""Processor time within the samples that counts as no progress: gRPC's threads wake up now and then."""
 
 _PROCESSES: Final = Path("/proc")
 _SLEEPING: Final = "S"  # neither running, starved of a processor ("R"), waiting for a disk ("D") nor stopped ("T")
@@ -32,7 +33,7 @@ _SLEEPING: Final = "S"  # neither running, starved of a processor ("R"), waiting
 
 @dataclass(slots=True)
 class _Rest:
-    """A span of samples that found no progress, and the state at its start."""
+    """A span of samples without progress, and the state at its start."""
 
     seconds: float
     answered: int
@@ -47,7 +48,7 @@ class StallWatch:
         on_stall: called once, when the runtime has stalled.
 
     Attributes:
-        stalled: whether it has.
+        stalled: True after a stall was detected.
     """
 
     def __init__(self, host: int, on_stall: Callable[[], None]) -> None:
@@ -107,12 +108,12 @@ class StallWatch:
 
 
 def _asleep(host: int) -> bool:
-    """Whether each thread of a process and of those below it sleeps; False where that cannot be seen."""
+    """Return whether each thread of a process and its descendants sleeps; False if that cannot be read."""
     try:
         return all(
             (thread / "stat").read_text().rpartition(")")[2].split()[0] == _SLEEPING
             for process in processes_below(host)
             for thread in (_PROCESSES / str(process) / "task").iterdir()
         )
-    except OSError:  # it is gone, or has just ended a thread
+    except OSError:  # the process is gone, or has just ended a thread
         return False

@@ -1,4 +1,4 @@
-"""Serialized executor values put together by hand from serialized parts; imports framing and protos."""
+"""Serialized executor values, assembled by hand from serialized parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def number_of(message: Proto, field: str) -> int:
-    """Of a field of a message's kind."""
+    """Return the number of a message's field."""
     return int(message.DESCRIPTOR.fields_by_name[field].number)
 
 
@@ -42,7 +42,7 @@ SEQUENCE_GRAPH: Final = number_of(executor_pb2.Value.Sequence, "serialized_graph
 
 
 def struct(elements: Iterable[tuple[str | None, Sequence[Buffer]]]) -> list[Buffer]:
-    """The parts of a serialized struct with these elements, each with its name, or none, and in parts, too."""
+    """Return the parts of a serialized struct; each element is an optional name and the parts of its value."""
     parts: list[Buffer] = []
     for name, value in elements:
         named = framed(ELEMENT_NAME, [name.encode()]) if name else []
