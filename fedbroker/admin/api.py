@@ -1,6 +1,6 @@
-"""RabbitMQ's management API, as far as enrolment needs it. Imports this package's login and the base.
+"""Client of RabbitMQ's management API, as far as enrolment needs it.
 
-Whoever logs in needs the tag ``administrator``. Every request has a deadline.
+The login needs the tag ``administrator``. Every request has a deadline.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from fedbroker.errors import BrokerRefused, BrokerUnreachable
 __all__ = ["Management"]
 
 Entry: TypeAlias = dict[str, Any]
-"""One thing as the API tells of it."""
+"""An object as the API represents it."""
 Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
 
 CONNECT: Final = 10.0
 ANSWER: Final = 60.0
-"""Seconds; the import of definitions makes quorum queues, one after another."""
+"""Time limit of a response in seconds; importing definitions makes quorum queues one after another."""
 _HINT_ADDRESS: Final = "enable the plugin rabbitmq_management, or correct host and port of the management API's URL"
 
 
 class Management:
-    """The API of one broker; use it with ``with``.
+    """The management API of one broker; a context manager.
 
     Args:
-        login: where it is, and who asks.
+        login: the API's address and the administrator's login.
     """
 
     def __init__(self, login: Login) -> None:
         self.login = login
         self._session = requests.Session()
-        self._session.trust_env = False  # no other login of a .netrc, no proxy
+        self._session.trust_env = False  # neither another login from .netrc nor a proxy
         self._session.auth = (login.user, login.password)
         self._session.verify = login.verify
 
@@ -48,33 +48,30 @@ class Management:
         self._session.close()
 
     def get(self, *path: str) -> Entry | None:
-        """What is at a path, given word by word; None if nothing is.
+        """Return the object at a path, given word by word; None if it does not exist.
 
         Raises:
-            BrokerUnreachable: nothing that speaks HTTP answers in time, or its certificate does not do.
-            BrokerRefused: the broker says no.
+            BrokerUnreachable: no HTTP server answers in time, or its certificate is not trusted.
+            BrokerRefused: the broker refuses the request.
         """
         found = self._ask("GET", path)
         return found if isinstance(found, dict) else None
 
     def list(self, *path: str) -> Sequence[Entry]:
-        """All that is at a path; nothing where there is no such path. Raises as :meth:`get` does."""
+        """Return all objects at a path; an empty list if the path does not exist. Raises as :meth:`get` does."""
         found = self._ask("GET", path)
         return [one for one in found if isinstance(one, dict)] if isinstance(found, Sequence) else []
 
     def put(self, value: Mapping[str, Any], *path: str) -> None:
-        """Put something at a path. Raises as :meth:`get` does."""
+        """Create or replace the object at a path. Raises as :meth:`get` does."""
         self._ask("PUT", path, value)
 
     def load(self, definitions: Mapping[str, Any]) -> None:
-        """Import definitions: what is there already stays, users' passwords and permissions are set anew.
-
-        Raises as :meth:`get` does.
-        """
+        """Import definitions: existing objects stay, users' passwords and permissions are replaced."""
         self._ask("POST", ("definitions",), definitions)
 
     def delete(self, *path: str) -> bool:
-        """Delete what is at a path; whether anything was. Raises as :meth:`get` does."""
+        """Delete the object at a path. Return whether it existed. Raises as :meth:`get` does."""
         return self._ask("DELETE", path) is not None
 
     def _ask(self, method: Method, path: tuple[str, ...], value: Mapping[str, Any] | None = None) -> object:
@@ -123,7 +120,7 @@ class Management:
 
 
 def _reason(answer: requests.Response) -> str:
-    """The API's own words, on one line."""
+    """Return the API's error message on one line."""
     try:
         said = answer.json()
         text = str(said.get("reason") or said.get("error")) if isinstance(said, dict) else answer.reason

@@ -1,7 +1,4 @@
-"""What enrolment asks of the broker: through its management API, or written down for it to import.
-
-Imports this package's modules, transport.topology and the base.
-"""
+"""Operations on the broker that enrolment needs: through its management API, or as a file of definitions to import."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ __all__ = ["ByFile", "Enrolled", "LiveBroker", "Target"]
 
 OURS: Final = r"^fedbroker\."
 PAUSES: Final = (0.1, 0.3, 1.0)
-"""Seconds before the API is asked again."""
+"""Seconds before each retry of a request to the API."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A silo's user, and how many connections it has now."""
+    """A silo's user, and the number of its connections now."""
 
     user: User
     certificate: bool
@@ -37,16 +34,16 @@ class Enrolled:
 
 
 class Target(Protocol):
-    """Takes definitions."""
+    """Protocol of a destination for definitions."""
 
     def check_new(self, name: str) -> None:
-        """Raises ConfigError if a user of that name is there already."""
+        """Raise ConfigError if a user of that name exists."""
 
     def check_queues(self, user: User, *, replicated: bool) -> None:
-        """Raises TopologyMismatch if a queue of that silo's is there already and is not as enrolment would make it."""
+        """Raise TopologyMismatch if a queue of that silo exists with other arguments than enrolment would give it."""
 
     def load(self, definitions: Definitions) -> None:
-        """Have the broker take them."""
+        """Pass definitions to the broker."""
 
 
 class ByFile:
@@ -54,7 +51,7 @@ class ByFile:
 
     Args:
         path: of the file.
-        force: replace it.
+        force: replace an existing file.
     """
 
     def __init__(self, path: Path, *, force: bool) -> None:
@@ -62,26 +59,26 @@ class ByFile:
         self._force = force
 
     def check_new(self, name: str) -> None:
-        """A file knows nobody."""
+        """Accept any name: a file has no users to compare with."""
 
     def check_queues(self, user: User, *, replicated: bool) -> None:
-        """The same."""
+        """Accept any queue, for the same reason."""
 
     def load(self, definitions: Definitions) -> None:
-        """Write them down.
+        """Write definitions to the file.
 
         Raises:
-            ConfigError: the file is there already, or cannot be written.
+            ConfigError: the file exists already, or cannot be written.
         """
         write_secret(self._path, json.dumps(definitions, indent=2) + "\n", force=self._force)
 
 
 class LiveBroker:
-    """A broker behind its management API. Every method raises BrokerError where the API does not answer, or refuses.
+    """A broker behind its management API. Every method raises BrokerError if the API does not answer, or refuses.
 
     Args:
         api: logged in as an administrator.
-        vhost: the virtual host that the cohorts are in.
+        vhost: the virtual host of the cohorts.
     """
 
     def __init__(self, api: Management, vhost: str) -> None:
@@ -89,11 +86,7 @@ class LiveBroker:
         self._vhost = vhost
 
     def check_new(self, name: str) -> None:
-        """Make sure that there is no user of that name.
-
-        Raises:
-            ConfigError: there is one.
-        """
+        """Raise ConfigError if a user of that name exists."""
         if self._api.get("users", name) is not None:
             raise ConfigError(
                 f"the broker has a user {name!r} already",
@@ -101,11 +94,7 @@ class LiveBroker:
             )
 
     def check_ready(self) -> None:
-        """Make sure that the virtual host is there, with our exchanges.
-
-        Raises:
-            ConfigError: it is not.
-        """
+        """Raise ConfigError if the virtual host or one of our exchanges does not exist."""
         there = self._api.list("exchanges", self._vhost)
         if missing := {exchange.name for exchange in EXCHANGES} - {one["name"] for one in there}:
             raise ConfigError(
@@ -113,11 +102,7 @@ class LiveBroker:
             )
 
     def check_here(self, user: User) -> None:
-        """Make sure that no other virtual host has this user: users are the whole broker's.
-
-        Raises:
-            ConfigError: one has.
-        """
+        """Raise ConfigError if another virtual host has this user: users belong to the whole broker."""
         elsewhere = {one["vhost"] for one in self._api.list("users", str(user), "permissions")} - {self._vhost}
         if elsewhere:
             raise ConfigError(
@@ -125,10 +110,11 @@ class LiveBroker:
             )
 
     def check_queues(self, user: User, *, replicated: bool) -> None:
-        """Make sure that a silo's queues are as enrolment makes them, or are not there.
+        """Check that a silo's queues either do not exist or are as enrolment makes them.
 
         Raises:
-            TopologyMismatch: a silo that nobody enrolled has made one, or it was enrolled otherwise.
+            TopologyMismatch: a silo that was not enrolled made a queue, or the silo was enrolled with another
+                ``replicated``.
         """
         wanted, others = (silo_queues(user.cohort, user.silo, replicated=one) for one in (replicated, not replicated))
         for queue, other in zip(wanted, others, strict=True):
@@ -146,17 +132,17 @@ class LiveBroker:
             )
 
     def load(self, definitions: Definitions) -> None:
-        """Have the broker take definitions."""
+        """Import definitions at the broker."""
         self._api.load(definitions)
 
     def let_in(self) -> None:
-        """Have the administrator delete our queues: the API asks for its permissions in the virtual host, too."""
+        """Permit the administrator to delete our queues: the API checks its permissions in the virtual host, too."""
         rights = {"configure": OURS, "write": NOTHING, "read": NOTHING}
         if self._api.get("permissions", self._vhost, self._api.login.user) is None:
             self._api.put(rights, "permissions", self._vhost, self._api.login.user)
 
     def silos(self, cohort: str | None = None) -> list[Enrolled]:
-        """The silos that are enrolled, in the order of their names."""
+        """Return the enrolled silos, sorted by name."""
         inside = {one["user"] for one in self._api.list("vhosts", self._vhost, "permissions")}
         found = []
         for one in self._api.list("users"):
@@ -169,10 +155,10 @@ class LiveBroker:
         return sorted(found, key=lambda one: str(one.user))
 
     def users_of(self, cohort: str, silo: str) -> list[Enrolled]:
-        """The users of one silo: one, or more after a rotation that was cut short.
+        """Return the users of one silo: one, or several after an interrupted rotation.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the silo is not enrolled.
         """
         found = [one for one in self.silos(cohort) if one.user.silo == silo]
         if not found:
@@ -183,7 +169,7 @@ class LiveBroker:
         return found
 
     def disconnect(self, name: str) -> None:
-        """Close a user's connections. The API fails where one ends by itself meanwhile, so it is asked again."""
+        """Close a user's connections. Retry, since the API fails if a connection ends by itself at the same time."""
         for pause in PAUSES:
             try:
                 self._api.delete("connections", "username", name)
@@ -198,7 +184,7 @@ class LiveBroker:
             self._api.delete("users", str(name))
 
     def drop_queues(self, cohort: str, silo: str) -> None:
-        """Delete a silo's queues, with what is in them."""
+        """Delete a silo's queues, with their messages."""
         self.let_in()
         for queue in silo_queues(cohort, silo):
             self._api.delete("queues", self._vhost, queue.name)
@@ -213,6 +199,6 @@ def _alike(there: dict[str, object], queue: Queue) -> bool:
 
 
 def _tags(user: dict[str, object]) -> list[str]:
-    """A list, or, from older brokers, words between commas."""
+    """Return a user's tags, which older brokers give as one comma-separated string."""
     tags = user.get("tags")
     return tags.split(",") if isinstance(tags, str) else list(map(str, tags)) if isinstance(tags, list) else []

@@ -1,4 +1,4 @@
-"""A certificate authority of the administrator's own, and silos' certificates by it. Imports the base only."""
+"""The administrator's own certificate authority, and the silos' client certificates."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Certificate", "new_authority", "signed"]
 AUTHORITY: Final = timedelta(days=3650)
 CLIENT: Final = timedelta(days=365)
 EARLIER: Final = timedelta(minutes=10)
-"""Clocks differ."""
+"""How far a certificate's start lies in the past, since clocks differ."""
 LONGEST_NAME: Final = 64
-"""Characters of a common name (RFC 5280)."""
+"""Maximal number of characters of a common name (RFC 5280)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Certificate:
 
 
 def new_authority(directory: Path, *, force: bool) -> None:
-    """Make ``ca.pem`` and ``ca.key`` there, for ten years.
+    """Make ``ca.pem`` and ``ca.key`` in a directory, valid for ten years.
 
     Raises:
-        ConfigError: they are there already, or cannot be written.
+        ConfigError: they exist already, or cannot be written.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = _named("fedbroker silos")
@@ -51,10 +51,10 @@ def new_authority(directory: Path, *, force: bool) -> None:
 
 
 def signed(directory: Path, user: str) -> Certificate:
-    """A client certificate whose common name is the user, for a year, by the authority in that directory.
+    """Issue a client certificate for one year, with the user as common name, by the authority in that directory.
 
     Raises:
-        ConfigError: there is no authority there, or the name is too long for a certificate.
+        ConfigError: the directory has no authority, or the name is too long for a certificate.
     """
     if len(user) > LONGEST_NAME:
         raise ConfigError(

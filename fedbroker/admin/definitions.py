@@ -1,4 +1,4 @@
-"""Definitions as RabbitMQ imports them, through its management API or from a file. Imports this package's data only."""
+"""Definitions in RabbitMQ's import format, for its management API or a file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fedbroker.transport.topology import EXCHANGES, Queue
 __all__ = ["Definitions", "for_coordinator", "for_login", "for_silo", "for_user", "hashed"]
 
 Definitions: TypeAlias = dict[str, list[dict[str, Any]]]
-"""By kind (``users``, ``queues``, …). They hold hashes of passwords, no passwords."""
+"""Objects by kind (``users``, ``queues``, …). They hold hashes of passwords, no passwords."""
 
 HASHING: Final = "rabbit_password_hashing_sha256"
 
 
 def for_coordinator(vhost: str, name: str, password: str) -> Definitions:
-    """A virtual host with fedbroker's exchanges and policies, and a coordinator that may use it."""
+    """Return a virtual host with fedbroker's exchanges and policies, and a coordinator's user with its permissions."""
     return {
         "vhosts": [{"name": vhost}],
         "users": [_user(name, password, COORDINATOR)],
@@ -53,7 +53,7 @@ def for_coordinator(vhost: str, name: str, password: str) -> Definitions:
 
 
 def for_silo(vhost: str, user: User, password: str | None, *, replicated: bool = False) -> Definitions:
-    """A silo's user with exactly its permissions, its queues, and its cohort's.
+    """Return a silo's user with exactly its permissions, its queues, and those of its cohort.
 
     Args:
         vhost: the virtual host.
@@ -70,7 +70,7 @@ def for_silo(vhost: str, user: User, password: str | None, *, replicated: bool =
 
 
 def for_user(vhost: str, user: User, password: str | None) -> Definitions:
-    """A silo's user with its permissions; its queues are there already."""
+    """Return a silo's user with its permissions, without queues: they exist already."""
     return {
         **for_login(user, password),
         **_granted(vhost, str(user), silo_rights(user.cohort, user.silo)),
@@ -78,18 +78,18 @@ def for_user(vhost: str, user: User, password: str | None) -> Definitions:
 
 
 def for_login(user: User, password: str | None) -> Definitions:
-    """A silo's user alone, with another password than it had."""
+    """Return a silo's user alone, with a new password."""
     return {"users": [_user(str(user), password, SILO)]}
 
 
 def hashed(password: str) -> str:
-    """As RabbitMQ keeps it: four random bytes, and SHA-256 of these and the password."""
+    """Hash a password as RabbitMQ stores it: four random bytes, and SHA-256 of these and the password."""
     salt = secrets.token_bytes(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
 def _user(name: str, password: str | None, tag: str) -> dict[str, Any]:
-    """Without a password, an empty hash: with that nobody logs in by password."""
+    """Return a user's definition. Without a password its hash is empty, which allows no login by password."""
     known = "" if password is None else hashed(password)
     return {"name": name, "password_hash": known, "hashing_algorithm": HASHING, "tags": tag}
 

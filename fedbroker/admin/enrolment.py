@@ -1,7 +1,6 @@
-"""Enrolling a cohort's silos: a user, queues and permissions at the broker, and files to hand over.
+"""Enrolment of a cohort's silos: a user, queues and permissions at the broker, and files for the silo's owner.
 
-Nothing that was made before is replaced unless somebody says so. Imports this package's modules, transport's URLs,
-wire's names and the base.
+Existing users and files are replaced only with ``force``.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ KEY: Final = "key.pem"
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What was made for somebody.
+    """The result of making a user.
 
     Attributes:
         user: its name at the broker.
         directory: where its files are.
-        public: its public key; None where that stayed as it was.
+        public: its public key; None if it was not changed.
     """
 
     user: str
@@ -49,13 +48,13 @@ class Handed:
 
 
 class Office:
-    """Makes and takes back logins of one virtual host.
+    """Makes and revokes the logins of one virtual host.
 
     Args:
         folder: where secrets are written.
         broker: the broker's public URL.
         vhost: the virtual host.
-        force: replace what is there already.
+        force: replace existing users and files.
     """
 
     def __init__(self, folder: Folder, broker: PublicUrl, vhost: str, *, force: bool = False) -> None:
@@ -65,10 +64,10 @@ class Office:
         self._force = force
 
     def init(self, target: Target, coordinator: str, *, certificates: bool = False) -> Handed:
-        """Make the virtual host ready, and a coordinator's user; once more for another coordinator.
+        """Prepare the virtual host, and make a coordinator's user. Can be repeated for another coordinator.
 
         Raises:
-            ConfigError: that coordinator is there already, or its files cannot be written.
+            ConfigError: that coordinator exists already, or its files cannot be written.
             BrokerError: the broker does not answer, or refuses.
         """
         directory = self._folder.coordinator(check_name("coordinator", coordinator))
@@ -96,19 +95,19 @@ class Office:
         replicated: bool = False,
         public: Public | None = None,
     ) -> Handed:
-        """Make a silo's user, queues and permissions, its ``silo.toml``, and its key pair unless it has one.
+        """Make a silo's user, queues and permissions, its ``silo.toml``, and a key pair unless it has one.
 
         Args:
             target: where user and queues are made.
             cohort: its cohort.
             silo: its name.
-            certificate: it gets a client certificate instead of a password.
-            replicated: its queues are on several nodes of a cluster, all of them.
-            public: the public key of a secret that it made itself, and that nobody else has; None: it gets a secret.
+            certificate: give it a client certificate instead of a password.
+            replicated: replicate all of its queues on several nodes of a cluster.
+            public: the public key of a secret that the silo made and keeps to itself; None to make a secret for it.
 
         Raises:
             ConfigError: it is enrolled already, or files cannot be written.
-            TopologyMismatch: a silo of this name ran without having been enrolled, or was enrolled otherwise.
+            TopologyMismatch: a silo of this name ran without enrolment, or was enrolled with another ``replicated``.
             BrokerError: the broker does not answer, or refuses.
         """
         directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
@@ -129,10 +128,9 @@ class Office:
         return Handed(str(user), directory, public)
 
     def rotate(self, target: Target, cohort: str, silo: str) -> Handed:
-        """Give a silo a new login of the same kind; the old one is refused from now on, and its connections are closed.
+        """Give a silo a new login of the same kind. The old one is refused from now on, and its connections are closed.
 
-        Its key pair stays, and so does all else in its ``silo.toml``. With definitions in a file, connections are not
-        closed.
+        Its key pair and the rest of its ``silo.toml`` stay. With definitions in a file, connections are not closed.
 
         Raises:
             ConfigError: it is not enrolled, or files cannot be written.
@@ -164,10 +162,10 @@ class Office:
         return Handed(str(user), directory, None)
 
     def revoke(self, target: LiveBroker, cohort: str, silo: str) -> list[str]:
-        """Take a silo's user and queues away, and its key from the coordinators' files. Its own files stay.
+        """Delete a silo's user and queues, and its key from the coordinators' files. Its own files stay.
 
         Returns:
-            the names of its users.
+            The names of its users.
 
         Raises:
             ConfigError: it is not enrolled.
@@ -180,7 +178,7 @@ class Office:
         return [str(user) for user in gone]
 
     def _before(self, target: Target, user: User) -> list[User]:
-        """The users that the silo has already, which only ``force`` replaces."""
+        """Return the silo's existing users, which only ``force`` replaces."""
         if not isinstance(target, LiveBroker):
             return []
         target.check_ready()
@@ -199,7 +197,7 @@ class Office:
         certificate: bool,
         defined: Callable[[str | None], Definitions],
     ) -> str:
-        """Have the broker know the user, and write what it logs in with; the broker's URL for it, a secret."""
+        """Define the user at the broker and write its login files. Return the broker's URL for it, a secret."""
         vouched = self._vouched(directory)
         password = None if certificate else _password()
         made = signed(self._folder.authority, str(user)) if certificate else None
@@ -212,7 +210,7 @@ class Office:
         return self._broker.for_user(str(user), None, self._vhost, **vouched, **shown)
 
     def _vouched(self, directory: Path) -> dict[str, str]:
-        """The option of a URL that names the broker's authority, whose certificate is put beside the rest."""
+        """Return the URL option that names the broker's authority, and copy its certificate into the directory."""
         authority = self._broker.authority
         if authority is None:
             return {}
@@ -226,5 +224,5 @@ class Office:
 
 
 def _password() -> str:
-    """192 random bits, of characters that need no quoting in a URL."""
+    """Return 192 random bits, in characters that need no quoting in a URL."""
     return secrets.token_urlsafe(24)

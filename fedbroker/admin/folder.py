@@ -1,14 +1,12 @@
-"""The administrator's directory: what was made for each silo and each coordinator, for its owner's eyes only.
+"""The administrator's directory: files of each silo and coordinator, readable by the directory's owner only.
 
     admin.toml                            virtual host and the broker's public URL
     authority/ca.pem, ca.key              signs silos' certificates
     coordinators/NAME/broker.url          with its password
     coordinators/NAME/secret.key
     coordinators/NAME/COHORT.keys.toml    its silos' public keys
-    silos/COHORT/SILO/silo.toml           with its password, or its certificate beside it
+    silos/COHORT/SILO/silo.toml           with its password, or next to its certificate
     silos/COHORT/SILO/secret.key
-
-Imports trust and the base.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ _HINT_FORCE: Final = "give --force to replace it, or another --out"
 
 
 class Folder:
-    """The directory.
+    """The administrator's directory.
 
     Args:
-        root: its path; made when something is written into it.
+        root: its path; created with its first file.
     """
 
     def __init__(self, root: Path) -> None:
@@ -43,34 +41,34 @@ class Folder:
 
     @property
     def authority(self) -> Path:
-        """Where the certificate authority is, if there is one."""
+        """Directory of the certificate authority."""
         return self.root / "authority"
 
     def silo(self, cohort: str, silo: str) -> Path:
-        """Where a silo's files are."""
+        """Return the directory of a silo's files."""
         return self.root / "silos" / cohort / silo
 
     def coordinator(self, name: str) -> Path:
-        """Where a coordinator's files are."""
+        """Return the directory of a coordinator's files."""
         return self.root / "coordinators" / name
 
     def remember(self, **settings: str) -> None:
-        """Keep virtual host and broker for the next command."""
+        """Save virtual host and broker for the next command."""
         lines = "".join(toml_line(name, value) for name, value in settings.items())
         write_secret(self.root / "admin.toml", lines, force=True)
 
     @property
     def remembered(self) -> Mapping[str, str]:
-        """What was kept.
+        """The settings saved by :meth:`remember`.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the file cannot be read.
         """
         file = self.root / "admin.toml"
         return {name: str(value) for name, value in _toml(file).items()} if file.exists() else {}
 
     def coordinators(self) -> dict[str, Public]:
-        """The public keys of all coordinators, by name.
+        """Return the public keys of all coordinators, by name.
 
         Raises:
             ConfigError: a secret cannot be read.
@@ -79,20 +77,20 @@ class Folder:
         return {file.parent.name: Identity.parse(read_text(file)).public for file in files}
 
     def identity(self, directory: Path, *, force: bool) -> Identity:
-        """A new key pair, its secret in a file of that directory.
+        """Make a new key pair; write its secret into a directory.
 
         Raises:
-            ConfigError: there is one already.
+            ConfigError: the directory has a secret already, and ``force`` is not set.
         """
         made = Identity.generate()
         write_secret(directory / SECRET, f"{made.reveal()}\n", force=force)
         return made
 
     def collect(self, cohort: str, silo: str, public: Public | None) -> list[Path]:
-        """Have each coordinator know a silo's public key; None takes it away.
+        """Write a silo's public key into each coordinator's file of keys; None removes it.
 
         Returns:
-            the coordinators' files of keys for that cohort.
+            The coordinators' files of keys for that cohort.
 
         Raises:
             ConfigError: a file cannot be read.
@@ -110,7 +108,7 @@ class Folder:
 
 
 def toml_line(name: str, value: str) -> str:
-    """``name = "value"``; names of silos are bare keys in TOML."""
+    """Return ``name = "value"`` as a line; names of silos are bare keys in TOML."""
     return f"{name} = {json.dumps(value)}\n"
 
 
@@ -118,7 +116,7 @@ def write_secret(path: Path, text: str, *, force: bool) -> None:
     """Write a file that only its owner may read; see :func:`fedbroker.credentials.write_private`.
 
     Raises:
-        ConfigError: it is there and is not to be replaced, or cannot be written.
+        ConfigError: it exists and is not to be replaced, or cannot be written.
     """
     if not force and path.exists():
         raise ConfigError(f"{path} is there already", hint=_HINT_FORCE)
@@ -126,7 +124,7 @@ def write_secret(path: Path, text: str, *, force: bool) -> None:
 
 
 def read_text(path: Path) -> str:
-    """What is in one of our files, without white space around it.
+    """Return the text of one of our files, stripped.
 
     Raises:
         ConfigError: it cannot be read.

@@ -1,7 +1,4 @@
-"""What a silo or a coordinator is given: the broker's URL with its login, and a ready ``silo.toml``.
-
-Imports transport's URLs, trust and the base.
-"""
+"""Files for a silo or a coordinator: the broker's URL with its login, and a complete ``silo.toml``."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ class PublicUrl:
 
     @classmethod
     def parse(cls, url: str) -> PublicUrl:
-        """Check it.
+        """Parse and check a URL.
 
         Raises:
             UsageError: it holds a login.
@@ -48,23 +45,23 @@ class PublicUrl:
             raise ConfigError(
                 "that is not a broker's public URL", hint="write it like amqps://broker.example/?cafile=ca.pem"
             )
-        parse(url)  # which refuses, too, what is left of a login behind a / or a ?
+        parse(url)  # also refuses the rest of a login behind a / or a ?
         options = dict(parse_qsl(found["query"] or ""))
         if "cafile" in options:
             options["cafile"] = str(Path(options["cafile"]).absolute())
         return cls(found["scheme"], found["hosts"], options)
 
     def __str__(self) -> str:
-        """The same, as text."""
+        """Return the URL as text."""
         return f"{self.scheme}://{self.hosts}/" + (f"?{urlencode(self.options, safe='/')}" if self.options else "")
 
     @property
     def authority(self) -> Path | None:
-        """The file of the authority that vouches for the broker, if the system's do not."""
+        """File of the authority that issued the broker's certificate; None if the system's authorities did."""
         return Path(self.options["cafile"]) if "cafile" in self.options else None
 
     def for_user(self, user: str, password: str | None, vhost: str, **options: str) -> str:
-        """The URL with a login, for a virtual host; a secret if there is a password."""
+        """Return the URL with a login, for a virtual host; a secret if it holds a password."""
         login = quote(user, safe="") if password is None else f"{quote(user, safe='')}:{quote(password, safe='')}"
         every = {**self.options, **options}
         query = f"?{urlencode(every, safe='/')}" if every else ""
@@ -73,7 +70,7 @@ class PublicUrl:
 
 
 def settings(silo: str, cohort: str, broker: str, coordinators: Iterable[Public]) -> str:
-    """A silo's ``silo.toml``, to which nothing but its data is to be added."""
+    """Return a silo's ``silo.toml``, complete except for its data sources."""
     return (
         "# Holds the login at the broker: for this silo's user alone.\n"
         "[silo]\n"
@@ -98,7 +95,7 @@ aggregates = "recognised"
 
 
 def with_broker(text: str, broker: str) -> str:
-    """The same ``silo.toml`` with another login.
+    """Return a ``silo.toml`` with another login.
 
     Raises:
         ConfigError: it has no line ``broker = …``.

@@ -1,4 +1,4 @@
-"""Where the management API is, and who logs in: never with a password from a command line. Imports the base only."""
+"""Address and login of the management API; passwords are never taken from the command line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ _EXAMPLE: Final = "write it like https://admin:password@broker.example:15671"
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """An administrator's way to the management API.
+    """An administrator's access to the management API.
 
     Attributes:
         base: ``https://host:port``, without a login.
         user: the administrator's name.
         password: a secret.
-        verify: what vouches for the API's certificate: a file, a directory, or, where the system has neither, True.
+        verify: the authorities to verify the API's certificate with: a file, a directory, or True if the system has
+            neither.
     """
 
     base: str
@@ -40,12 +41,12 @@ class Login:
 
     @property
     def host(self) -> str:
-        """The API's host, which is the broker's as long as nobody says otherwise."""
+        """Host of the API, which is also the broker's by default."""
         return urlsplit(self.base).hostname or ""
 
 
 def admin_login(api: str | None, environ: Mapping[str, str] = os.environ) -> Login:
-    """The login that the environment holds, at the address that it names, or at another one.
+    """Return the login in the environment, at the address in the environment or at another one.
 
     Args:
         api: an address to use instead of the environment's; holds no password.
@@ -53,7 +54,7 @@ def admin_login(api: str | None, environ: Mapping[str, str] = os.environ) -> Log
 
     Raises:
         UsageError: the argument holds a password.
-        ConfigError: there is no login, or a URL is malformed.
+        ConfigError: the environment has no login, or a URL is malformed.
     """
     if api is not None and urlsplit(_checked(api, "--api")).password is not None:
         raise UsageError(
@@ -79,11 +80,11 @@ def admin_login(api: str | None, environ: Mapping[str, str] = os.environ) -> Log
 
 
 def _checked(url: str, label: str) -> str:
-    """The URL itself, if it is one; else an error that does not repeat it, since it may hold a password."""
+    """Return the URL if it is valid; else raise an error without the URL, since it may hold a password."""
     if has_stray_at(url):
         raise ConfigError(f"{label} is not a URL: a / ? # or @ stands unescaped in its login", hint=ESCAPES)
     fine = False
-    with contextlib.suppress(ValueError):  # whose text may show the password
+    with contextlib.suppress(ValueError):  # its text may show the password
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     if not fine:
@@ -92,7 +93,7 @@ def _checked(url: str, label: str) -> str:
 
 
 def _authorities(query: str) -> str | bool:
-    """As with broker URLs: those that the system trusts, or those in ``?cafile=``."""
+    """Return the authorities to trust, as with broker URLs: those in ``?cafile=``, or else the system's."""
     options = dict(parse_qsl(query))
     if unknown := set(options) - {"cafile"}:
         raise ConfigError(f"unknown option {min(unknown)!r} in the management API's URL", hint="known is cafile")

@@ -1,7 +1,7 @@
-"""The queues that enrolment makes, and the policies that bound them. Imports transport.topology only.
+"""Queues that enrolment makes, and the policies that limit them.
 
-A silo that nobody enrolled makes its queues itself, and they go with it. An enrolled one may make none, so its queues
-are there while it is away, for however long.
+A silo that is not enrolled makes its queues itself, and they expire with it. An enrolled silo may not make queues, so
+its queues persist while it is missing, without a time limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the broker does with all queues whose names match; unlike arguments it can be changed later."""
+    """Settings for all queues with matching names; unlike a queue's arguments they can be changed later."""
 
     name: str
     pattern: str
@@ -31,24 +31,24 @@ POLICIES: Final = (
     Policy(
         "fedbroker-mailbox",
         r"^fedbroker\.mailbox\.",
-        {"message-ttl": 60 * SECONDS, "max-length": 10_000},  # old news to whoever comes back
+        {"message-ttl": 60 * SECONDS, "max-length": 10_000},  # older notices are useless to a silo that returns
     ),
     Policy(
         "fedbroker-blobs",
         r"^fedbroker\.blobs\.",
-        {"message-ttl": 10 * MINUTES, "max-length-bytes": 2048 * MIB},  # what is lost is asked for again
+        {"message-ttl": 10 * MINUTES, "max-length-bytes": 2048 * MIB},  # lost blobs are requested again
     ),
 )
 
 
 def silo_queues(cohort: str, silo: str, *, replicated: bool = False) -> tuple[Queue, ...]:
-    """One silo's: durable, and none of them expires.
+    """Return one silo's queues: durable, and without expiry.
 
     Args:
         cohort: its cohort.
         silo: its name.
-        replicated: all of them are on several nodes of a cluster, so that the silo outlives the loss of any one; if
-            not, only its work is.
+        replicated: replicate all of them on several nodes of a cluster, so that the silo survives the loss of any node;
+            else only its work queue is replicated.
     """
     blobs, mailbox = topology.blobs_queue(cohort, silo), topology.mailbox(cohort, silo)
     if replicated:
@@ -57,7 +57,7 @@ def silo_queues(cohort: str, silo: str, *, replicated: bool = False) -> tuple[Qu
 
 
 def cohort_queues(cohort: str) -> tuple[Queue, ...]:
-    """Those that all silos of a cohort share; a coordinator that finds none makes the same."""
+    """Return the queues that all silos of a cohort share; a coordinator makes the same if they do not exist."""
     return topology.lobby_queue(cohort), topology.archive(cohort)
 
 

@@ -1,7 +1,6 @@
-"""What a silo and a coordinator may do at the broker, as the regular expressions that RabbitMQ asks for.
+"""Permissions of silos and coordinators at the broker, as the regular expressions that RabbitMQ expects.
 
-A silo configures nothing: its queues are made for it (see :mod:`fedbroker.admin.queues`). Imports transport.topology
-and wire's names.
+A silo may configure nothing: its queues are made for it (see :mod:`fedbroker.admin.queues`).
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from fedbroker.wire.names import is_name
 __all__ = ["COORDINATOR", "NOTHING", "SILO", "Rights", "Topic", "User", "coordinator_rights", "silo_rights"]
 
 NOTHING: Final = "^$"
-"""Matches no queue or exchange that has a name. The default exchange is asked about as ``amq.default``."""
+"""Matches no named queue or exchange. RabbitMQ checks the default exchange as ``amq.default``."""
 
 COORDINATOR: Final = "fedbroker-coordinator"
 SILO: Final = "fedbroker-silo"
-"""Tags of our users at the broker; they mean nothing to RabbitMQ."""
+"""Tags of our users at the broker; RabbitMQ attaches no meaning to them."""
 
 _OWN_QUEUES: Final = ("callback", "results", "roster", "reading", "lobby", "dead")
 _WORD: Final = r"[a-z0-9_-]+"
@@ -32,7 +31,7 @@ _WORD: Final = r"[a-z0-9_-]+"
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """Which routing keys a user may publish to an exchange with, and bind its messages by."""
+    """The routing keys with which a user may publish to an exchange, and by which it may bind queues."""
 
     exchange: Exchange
     write: str
@@ -51,10 +50,10 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A silo's user at the broker: ``cohort.silo``, and, where a certificate is its login, ``cohort.silo.serial``.
+    """A silo's user at the broker: ``cohort.silo``, or ``cohort.silo.serial`` if it logs in with a certificate.
 
-    Names hold no dot, so that silos of one name in two cohorts have two users, and neither is a coordinator's. A
-    certificate cannot be taken back, a user can: so each certificate has a user of its own.
+    Names hold no dot, so silos of one name in two cohorts have two users, and neither can be a coordinator's. A user
+    can be revoked, a certificate cannot: so each certificate has a user of its own.
     """
 
     cohort: str
@@ -66,21 +65,21 @@ class User:
 
     @classmethod
     def of_certificate(cls, cohort: str, silo: str) -> User:
-        """A user that nobody has yet."""
+        """Return a new user for a certificate, with a random serial."""
         return cls(cohort, silo, secrets.token_hex(4))
 
     @classmethod
     def parse(cls, name: str) -> User | None:
-        """The user of that name; None if it is no silo's."""
+        """Return the user of that name; None if it is not a silo's."""
         words = name.split(".")
         return cls(*words) if len(words) in (2, 3) and all(map(is_name, words)) else None
 
 
 def silo_rights(cohort: str, silo: str) -> Rights:
-    """Exactly what an enrolled silo needs.
+    """Return exactly the permissions that an enrolled silo needs.
 
-    It reads its own queues, and writes to the lobby, to its own cohort's coordinators (answers and results), and to its
-    own work queue (to take long work anew), each with routing keys that name it.
+    It reads its own queues. It writes to the lobby, to its own cohort's coordinators (replies and results), and to its
+    own work queue (to put long work back), each with routing keys that name it.
     """
     own = re.escape(topology.silo_key(cohort, silo))
     name = re.escape(silo)
@@ -100,7 +99,7 @@ def silo_rights(cohort: str, silo: str) -> Rights:
 
 
 def coordinator_rights() -> Rights:
-    """All that coordinators need, in every cohort of a virtual host; silos' own queues are not among it."""
+    """Return the permissions of coordinators, for every cohort of a virtual host but not for silos' own queues."""
     exchanges = "|".join(re.escape(exchange.name) for exchange in topology.EXCHANGES)
     ours = rf"^({exchanges})$|^fedbroker\.({'|'.join(_OWN_QUEUES)})\."
     return Rights(configure=ours, write=ours, read=ours)

@@ -268,9 +268,7 @@ class _Worker:
         os.close(sink)
 
     def pass_on(self) -> bool:
-        """Forward some of its output to the owner; drop what the owner does not read in time. Return False at the
-        end.
-        """
+        """Forward some of its output; drop bytes that the owner does not read in time. Return False at the end."""
         words = os.read(self.words, _READ_BYTES)
         if not words:
             return False
