@@ -26,7 +26,7 @@ AT_SERVER: Final = intrinsic_defs.FEDERATED_VALUE_AT_SERVER.uri
 
 
 class Aggregation(Protocol):
-    """A strategy for one kind of aggregate: a computation for each silo's clients, and one for the server to merge them."""
+    """A strategy for one kind of aggregate: the computation of each silo over its clients, and the server's merging."""
 
     @property
     def name(self) -> str:
@@ -46,12 +46,12 @@ class Aggregation(Protocol):
         ...
 
     def report(self, call: bb.Call, merge: Merge) -> Block:
-        """Return the rest of the server's half, over a reference to the merge's ``merged``, with the call's own type."""
+        """Return the rest of the server's half, over a reference to the merge's ``merged``; of the call's own type."""
         ...
 
 
 class Partials:
-    """Each silo sends its accumulator in plaintext and the server folds them: the coordinator sees every accumulator."""
+    """Each silo sends its accumulator in plaintext; the server folds them, so the coordinator sees each of them."""
 
     name: Final = "partials"
 

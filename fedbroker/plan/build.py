@@ -141,7 +141,7 @@ class Builder:
         )
 
     def _needs(self, local: Local, name: str) -> bool:
-        """Return whether ``local`` refers to ``name``, directly or through unplaced values that every stage evaluates."""
+        """Return whether ``local`` refers to ``name``, directly or through unplaced values that each stage repeats."""
         return any(
             use == name or (self._is_repeated(self.known[use]) and self._needs(self.known[use], name))
             for use in local.uses

@@ -62,7 +62,7 @@ class Explanation:
         return self.plan.round_trips
 
     def messages(self, silos: int) -> int:
-        """Return the number of control messages for a number of silos: a work item and a reply for each silo and barrier."""
+        """Return the number of control messages for that many silos: a work item and a reply per silo and barrier."""
         return 2 * silos * self.round_trips
 
     def __str__(self) -> str:

@@ -114,7 +114,7 @@ class ClientStage:
 
     @property
     def outputs(self) -> tuple[Slot, ...]:
-        """Return all outputs, in the order of the computation's result; an output that is kept and returned occurs once."""
+        """Return all outputs in the order of the computation's result, without duplicates."""
         return tuple(dict.fromkeys((*self.partials, *self.kept, *self.returned)))
 
 
