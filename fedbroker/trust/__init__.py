@@ -1,7 +1,4 @@
-"""Who said what, and who may read it: keys, signed and sealed messages, sealed blobs.
-
-Imports wire and the base only.
-"""
+"""Authentication and encryption: keys, signed and sealed messages, sealed blobs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Blobs that nobody but their readers can read: sealed once, however many read them.
+"""Sealed blobs: encrypted once for all their readers.
 
-A blob is sealed in pieces of 1 MiB with AES-256-GCM, each with 16 bytes of its own behind it. The key is of this blob
-alone, derived from a secret and the blob's digest: so a piece's number is its nonce, and the same blob under the same
-secret is the same bytes again. Each piece vouches for the blob's size, too. Plain functions of bytes; imports the
-trust's keys, wire and the base.
+A blob is sealed in pieces of 1 MiB with AES-256-GCM, each followed by its tag of 16 bytes. The key belongs to this blob
+alone, derived from a secret and the blob's digest: so a piece's number is its nonce, and sealing the same blob with the
+same secret gives the same bytes. Each piece authenticates the blob's size as well. Plain functions of bytes.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ TAG: Final = 16
 
 
 def seal_blob(data: Buffer, digest: Digest, secret: bytes) -> bytearray:
-    """What only those can read who have the secret and know the digest.
+    """Encrypt a blob for the readers that have the secret and know the digest.
 
     Args:
         data: the blob.
-        digest: its name.
+        digest: its digest.
         secret: 32 bytes; with one secret, a digest always stands for the same blob.
     """
     view = memoryview(data).cast("B")
@@ -45,7 +44,7 @@ def seal_blob(data: Buffer, digest: Digest, secret: bytes) -> bytearray:
 
 
 def open_blob(sealed: Buffer, digest: Digest, secret: bytes) -> memoryview:
-    """The blob.
+    """Decrypt a blob.
 
     Raises:
         Forged: it was sealed with another secret, is another blob, or was changed.
@@ -64,7 +63,7 @@ def open_blob(sealed: Buffer, digest: Digest, secret: bytes) -> memoryview:
             data[number * PIECE : number * PIECE + len(piece)] = piece
     except InvalidTag:
         raise Forged("a sealed blob cannot be opened", hint=_AGAIN) from None
-    if digest_of(data) != digest:  # by one who has the secret, too
+    if digest_of(data) != digest:  # another holder of the secret may have sealed other data
         raise Forged("a sealed blob is another one than was said", hint=_AGAIN)
     return memoryview(data).toreadonly()
 

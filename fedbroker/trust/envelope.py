@@ -1,13 +1,12 @@
-"""Messages that say who wrote them and cannot be changed, and, where they are sealed, read by one other only.
+"""Signed messages, which also can be sealed for one reader.
 
-Layout: ``FS``, the version, the form (1: signed, 2: sealed as well), the sender's id and the reader's (8 bytes each),
-the time (milliseconds since 1970, 8 bytes), 16 random bytes that no other message has, the body, the signature. It is
-made with Ed25519 over the version's own words, what the message is about (:class:`About`, which both ends know and
-which is not sent), all that comes before the body, and the body's BLAKE3.
+Layout: ``FS``, the version, the form (1: signed, 2: signed and sealed), the sender's id and the reader's (8 bytes
+each), the time (milliseconds since 1970, 8 bytes), 16 random bytes unique to the message, the body, the signature. The
+signature is Ed25519 over a prefix for this version, the message's context (:class:`About`, which sender and reader both
+know and which is not sent), all that comes before the body, and the body's BLAKE3 hash.
 
-A sealed body is encrypted with AES-256-GCM. Its key is used once: it is derived from what sender and reader share,
-with the random bytes as salt; so its nonce can be zero. Plain functions of keys and bytes; imports the trust's keys,
-wire's blobs and the base.
+A sealed body is encrypted with AES-256-GCM. Its key is used once: it is derived from the secret that sender and reader
+share, with the random bytes as salt; so its nonce can be zero. Plain functions of keys and bytes.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ NOBODY: Final = bytes(8)
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a message is about, as its way through the broker tells: signed, and bound to what is sealed, not sent.
+    """The context of a message, known from its route through the broker: signed and bound to a sealed body, not sent.
 
     Attributes:
         direction: ``work``, ``reply``, ``mail`` or ``lobby``.
         cohort: its name.
-        silo: whom it goes to, or comes from.
-        session: the session's id, where there is one.
-        stage: the stage's number, where there is one.
+        silo: the silo that receives or sends the message.
+        session: the session's id, if the message belongs to one.
+        stage: the stage's number, if the message belongs to one.
     """
 
     direction: str
@@ -59,21 +58,21 @@ class About:
     stage: int = 0
 
     def as_bytes(self) -> bytes:
-        """No two have the same."""
+        """Return an unambiguous encoding: two contexts never have the same."""
         words = (self.direction, self.cohort, self.silo, self.session, str(self.stage))
         return b"".join(len(word).to_bytes(4, "big") + word for word in (one.encode() for one in words))
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A message whose signature is right.
+    """A message whose signature is valid.
 
     Attributes:
-        body: what was said.
-        sender: who said it.
-        nonce: 16 bytes that no other message has.
-        issued: when, in seconds since 1970 on the sender's clock.
-        sealed: nobody but sender and reader could read it.
+        body: the message itself.
+        sender: the sender's public key.
+        nonce: 16 random bytes unique to the message.
+        issued: time of writing, in seconds since 1970 on the sender's clock.
+        sealed: only sender and reader could read it.
     """
 
     body: memoryview
@@ -84,16 +83,16 @@ class Opened:
 
 
 def sender_of(data: Buffer) -> bytes | None:
-    """The id of whoever claims to have written it; None for what is in no envelope."""
+    """Return the id of the claimed sender, unverified; None for an unsigned message."""
     head = bytes(memoryview(data)[: _HEAD.size])
     return _HEAD.unpack(head)[3] if len(head) == _HEAD.size and head.startswith(_MAGIC) else None
 
 
 def peeled(data: Buffer) -> Buffer:
-    """What is in an envelope, whoever closed it: for people who look at a message without being its reader.
+    """Return a message's body without verification, for tools that show messages that are not addressed to them.
 
     Raises:
-        WireError: it is sealed.
+        WireError: the message is sealed.
     """
     if sender_of(data) is None:
         return data
@@ -103,14 +102,14 @@ def peeled(data: Buffer) -> Buffer:
 
 
 def wrap(body: Buffer, about: About, sender: Identity, *, now: float, seal_to: Public | None = None) -> bytes:
-    """A message in an envelope.
+    """Sign a message, and seal it if it has a reader.
 
     Args:
-        body: what to say.
-        about: what it is about.
-        sender: whose words they are.
+        body: the message.
+        about: its context.
+        sender: the sender's keys.
         now: seconds since 1970.
-        seal_to: who alone is to read it; None for a message that is signed only.
+        seal_to: the only reader's public key; None for a message that is signed only.
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
     form, reader = (_SIGNED, NOBODY) if seal_to is None else (_SEALED, seal_to.id)
@@ -121,16 +120,16 @@ def wrap(body: Buffer, about: About, sender: Identity, *, now: float, seal_to: P
 
 
 def open_envelope(data: Buffer, about: About, reader: Identity, known: Callable[[bytes], Public | None]) -> Opened:
-    """What is in an envelope, if it is as its sender closed it.
+    """Verify a signed message and decrypt it if it is sealed.
 
     Args:
-        data: its bytes.
-        about: what it must be about.
-        reader: who reads it.
-        known: the key of an id, if its owner may write to us.
+        data: the signed message.
+        about: the context that it must have.
+        reader: the reader's keys.
+        known: the public key for an id, if its owner may write to this reader.
 
     Raises:
-        Forged: it is no envelope, not of one whom we know, not about this, or was changed; says which.
+        Forged: it is unsigned, not signed by a known sender for this context, or was changed; says which.
     """
     view = memoryview(data).toreadonly().cast("B")
     if len(view) < _HEAD.size + SIGNATURE_BYTES or bytes(view[:2]) != _MAGIC:

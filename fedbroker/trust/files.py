@@ -1,7 +1,4 @@
-"""Keys in files: a coordinator's table of keys, and a silo's secret.
-
-Imports the trust's own modules, the credentials and the base.
-"""
+"""Key files: a coordinator's table of keys, and a silo's secret."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from fedbroker.trust.keys import Identity, Public
 __all__ = ["SECRET", "coordinator_keys", "keys_table", "public_key", "silo_keys"]
 
 SECRET: Final = "secret.key"
-"""What a file with a secret is called where nobody says otherwise."""
+"""The default name of a file with a secret."""
 
 T = TypeVar("T")
 
@@ -28,13 +25,13 @@ _KEYS: Final = {"secret_file": str, "seal": bool, "silos": dict}
 
 
 def coordinator_keys(path: Path) -> Keys:
-    """A coordinator's keys, from a TOML file.
+    """Read a coordinator's keys from a TOML file.
 
     ``secret_file`` names the file with its secret, relative to this one; the table ``[silos]`` has the public key of
     each silo by its name; ``seal = true`` insists on sealed messages.
 
     Raises:
-        ConfigError: a file cannot be read, or something in it is missing, unknown or no key; names the key.
+        ConfigError: a file cannot be read, or an entry is missing, unknown or no key; names the entry.
     """
     table = _table(path)
     for name, value in table.items():
@@ -54,7 +51,7 @@ def coordinator_keys(path: Path) -> Keys:
 
 
 def keys_table(silos: Mapping[str, object], *, seal: bool) -> str:
-    """The TOML of a coordinator's keys, beside the file with its secret, as :func:`coordinator_keys` reads it.
+    """Return a coordinator's keys as TOML, for :func:`coordinator_keys`; the secret's file lies in the same directory.
 
     Args:
         silos: the public key of each silo, by its name.
@@ -65,20 +62,20 @@ def keys_table(silos: Mapping[str, object], *, seal: bool) -> str:
 
 
 def silo_keys(secret: str, coordinators: Sequence[str], *, seal: bool) -> Keys:
-    """A silo's keys, from the text of its secret and of its coordinators' public keys.
+    """Return a silo's keys, from the text of its secret and of its coordinators' public keys.
 
     Raises:
-        ConfigError: one of them is none.
+        ConfigError: a text is not a key.
     """
     others = [Public.parse(text) for text in coordinators]
     return Keys(Identity.parse(secret), {key.fingerprint: key for key in others}, seal)
 
 
 def public_key(path: Path) -> Public:
-    """The public key of the secret in a file, which is made, for its owner alone, if it is not there.
+    """Return the public key of the secret in a file; create the file, readable by its owner only, if it does not exist.
 
     Raises:
-        ConfigError: it can neither be read nor made, or holds no secret.
+        ConfigError: the file can neither be read nor created, or contains no secret.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -104,7 +101,7 @@ def _table(path: Path) -> Mapping[str, Any]:
 
 
 def _labelled(label: str, make: Callable[[], T]) -> T:
-    """What is made, or why not, said of something with a name."""
+    """Call ``make``; prefix a configuration error with the label."""
     try:
         return make()
     except ConfigError as error:

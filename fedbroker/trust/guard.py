@@ -1,6 +1,6 @@
-"""What one end signs, seals and believes: its own key, and the keys of those who may write to it.
+"""Signing and verification for one participant: its own key, and the keys of the participants that may write to it.
 
-Plain functions of keys and bytes; imports the trust's own modules, wire and the base.
+Plain functions of keys and bytes.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from fedbroker.wire.blobs import Buffer
 __all__ = ["SKEW", "Guard", "Keys", "timely"]
 
 SKEW: Final = 300.0
-"""Seconds by which two clocks may differ."""
+"""Seconds by which two clocks may differ: five minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """An end's keys.
+    """The keys of a coordinator or a silo.
 
     Attributes:
-        own: this end's secret.
-        others: who may write to this end, by name: at a coordinator its silos; at a silo its coordinators, whose names
-            are for people only.
-        seal: nothing but what is sealed is sent and believed, where it could be.
+        own: its own secret.
+        others: the public keys that may write to it, by name: at a coordinator its silos'; at a silo its coordinators',
+            whose names are labels for people.
+        seal: send and accept only sealed messages, for every kind of message that can be sealed.
 
     Raises:
-        ConfigError: one key is there under two names, or there is none.
+        ConfigError: a key has two names, or no key is given.
     """
 
     own: Identity
@@ -53,11 +53,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class Guard:
-    """Puts what goes out into envelopes and takes what comes in out of them; does nothing where there are no keys.
+    """Signs outgoing messages and verifies incoming ones; without keys it leaves messages as they are.
 
     Attributes:
-        keys: this end's; None: nothing is signed, and nothing that is signed is understood.
-        by_name: a silo's messages must be its own: so at a coordinator. A silo believes each of its coordinators.
+        keys: its own keys; None: it signs nothing, and accepts no signed message.
+        by_name: require that a silo's messages are signed with the key of that silo, as a coordinator does. A silo
+            accepts each of its coordinators.
         clock: seconds since 1970.
     """
 
@@ -72,34 +73,34 @@ class Guard:
 
     @property
     def seals(self) -> bool:
-        """Whether this end insists on that."""
+        """Return whether messages must be sealed."""
         return self.keys is not None and self.keys.seal
 
     def key_of(self, name: str) -> Public | None:
-        """The public key of somebody at the other end."""
+        """Return the public key with that name; None if it is unknown."""
         return None if self.keys is None else self.keys.others.get(name)
 
     def sender(self, data: Buffer) -> str | None:
-        """The name of whoever claims to have written a message; None for one whom we do not know."""
+        """Return the name of the claimed sender of a message, unverified; None if it is unknown."""
         claimed = sender_of(data)
         return None if claimed is None else self._names.get(claimed)
 
     def wrap(self, body: bytes, about: About, seal_to: Public | None = None) -> bytes:
-        """A message as it goes out: signed, and sealed to whom that is said."""
+        """Sign an outgoing message, and seal it if it has a single reader."""
         if self.keys is None:
             return body
         return wrap(body, about, self.keys.own, now=self.clock(), seal_to=seal_to)
 
     def open(self, data: Buffer, about: About, *, sealed: bool = False) -> Opened | None:
-        """A message that came in; None where nothing is signed, and its bytes are what was said.
+        """Verify an incoming message; return None without keys: such a message is unsigned, and its bytes are its body.
 
         Args:
             data: the message.
-            about: what it must be about.
-            sealed: it must be sealed, if this end insists on that.
+            about: the context that it must have.
+            sealed: it must be sealed, if the keys insist on sealed messages.
 
         Raises:
-            Forged: it is not what somebody who may has written to us about that.
+            Forged: it is not signed by an authorised sender for this message context.
         """
         if self.keys is None:
             if sender_of(data) is not None:
@@ -119,15 +120,15 @@ class Guard:
 
 
 def timely(opened: Opened, seconds: float, now: float) -> None:
-    """See that a message is of our time.
+    """Check that a message is not too old or from the future.
 
     Args:
         opened: the message.
-        seconds: for which it means something, from when it was written.
+        seconds: for how long it is valid, from when it was written.
         now: seconds since 1970.
 
     Raises:
-        Forged: its time has passed, or has not come, by more than clocks may differ.
+        Forged: it has expired or is from the future, by more than clocks may differ.
     """
     age = now - opened.issued
     if not -SKEW <= age <= seconds + SKEW:

@@ -1,7 +1,7 @@
-"""Keys: one secret for each silo and each coordinator, and what others know of it, each a line of text.
+"""Keys: one secret for each silo and each coordinator, and its public key, each a line of text.
 
-A secret is 32 random bytes. Two key pairs come out of it by HKDF (RFC 5869): Ed25519 (RFC 8032) to sign with, X25519
-(RFC 7748) to agree on secrets with. Imports the errors only.
+A secret is 32 random bytes. HKDF (RFC 5869) derives two key pairs from it: Ed25519 (RFC 8032) for signatures, X25519
+(RFC 7748) for shared secrets.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _PUBLIC: Final = "fedbroker-public-1:"
 
 
 def derived(secret: bytes, purpose: bytes, salt: bytes | None = None) -> bytes:
-    """A key of 32 bytes for one purpose, out of a secret: HKDF with SHA-256."""
+    """Derive a key of 32 bytes for one purpose from a secret, by HKDF with SHA-256."""
     return HKDF(hashes.SHA256(), KEY_BYTES, salt, b"fedbroker 1 " + purpose).derive(secret)
 
 
 class Public:
-    """What everybody may know of a silo or a coordinator: it checks signatures, and is sealed to.
+    """The public key of a silo or a coordinator: it verifies signatures, and messages can be sealed to it.
 
-    Equal to another one with the same keys. Its text is ``fedbroker-public-1:`` and 86 characters.
+    Equal to another public key with the same bytes. Its text is ``fedbroker-public-1:`` and 86 characters.
 
     Args:
         signing: the 32 bytes of an Ed25519 public key.
         sealing: the 32 bytes of an X25519 public key.
 
     Attributes:
-        id: 8 bytes that name it in messages.
+        id: 8 bytes that identify it in messages.
     """
 
     id: bytes
@@ -59,10 +59,10 @@ class Public:
 
     @classmethod
     def parse(cls, text: str) -> Public:
-        """From its text.
+        """Return the public key of a text.
 
         Raises:
-            ConfigError: that is none; a secret is not repeated in the error.
+            ConfigError: the text is no public key; the error does not repeat it, since it may be a secret.
         """
         raw = _parsed(text, _PUBLIC, 2 * KEY_BYTES, "public key")
         return cls(raw[:KEY_BYTES], raw[KEY_BYTES:])
@@ -81,11 +81,11 @@ class Public:
 
     @property
     def fingerprint(self) -> str:
-        """Its id as people compare it: 16 hexadecimal digits."""
+        """Return its id as people compare it: 16 hexadecimal digits."""
         return self.id.hex()
 
     def signed(self, signature: bytes, data: bytes) -> bool:
-        """Whether the signature is this one's, over these data."""
+        """Return whether the signature is from this key, over these data."""
         try:
             self._signing.verify(signature, data)
         except InvalidSignature:
@@ -94,7 +94,7 @@ class Public:
 
 
 class Identity:
-    """A silo's or a coordinator's own secret; in no ``repr``.
+    """The secret key of a silo or a coordinator; its ``repr`` does not show it.
 
     Args:
         secret: 32 random bytes.
@@ -108,20 +108,23 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Identity:
-        """A new one."""
+        """Generate a new secret."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """From the text that :meth:`reveal` gives.
+        """Return the identity of a text as :meth:`reveal` returns it.
 
         Raises:
-            ConfigError: that is none; nothing of it is in the error.
+            ConfigError: the text is no secret; the error does not repeat it.
         """
         return cls(_parsed(text, _SECRET, KEY_BYTES, "secret key"))
 
     def reveal(self) -> str:
-        """The secret as text, for a file that nobody else may read: ``fedbroker-secret-1:`` and 43 characters."""
+        """Return the secret as text, for a file that only its owner can read.
+
+        The text is ``fedbroker-secret-1:`` and 43 characters.
+        """
         return _SECRET + _text(self._secret)
 
     def __repr__(self) -> str:
@@ -129,22 +132,22 @@ class Identity:
 
     @cached_property
     def public(self) -> Public:
-        """What others may know of it."""
+        """Return its public key."""
         return Public(self._signing.public_key().public_bytes_raw(), self._sealing.public_key().public_bytes_raw())
 
     def sign(self, data: bytes) -> bytes:
-        """64 bytes."""
+        """Return the signature of ``data``, 64 bytes."""
         return self._signing.sign(data)
 
     def own(self, purpose: bytes) -> bytes:
-        """What nobody else knows: 32 bytes for one purpose, the same each time."""
+        """Derive a secret of 32 bytes for one purpose, known to this identity only and always the same."""
         return derived(self._secret, b"own " + purpose)
 
     def shared_with(self, other: Public) -> bytes:
-        """What only these two know: 32 bytes, to derive keys from.
+        """Return the secret of 32 bytes that the two identities share, for deriving keys.
 
         Raises:
-            ConfigError: the other's key is one of the few with which there is no secret.
+            ConfigError: the public key is one of the few that allow no shared secret.
         """
         if other not in self._shared:
             try:
@@ -155,7 +158,7 @@ class Identity:
         return self._shared[other]
 
     def secret_with(self, other: Public, purpose: bytes) -> bytes:
-        """What only these two know, for one purpose: 32 bytes.
+        """Derive a secret of 32 bytes for one purpose, known to the two identities only.
 
         Raises:
             ConfigError: as :meth:`shared_with` does.
@@ -168,7 +171,7 @@ def _text(raw: bytes) -> str:
 
 
 def _parsed(text: str, prefix: str, size: int, what: str) -> bytes:
-    """The bytes behind a prefix."""
+    """Return the bytes encoded after a prefix."""
     hint = f"it is one line that begins with {prefix}"
     if not text.startswith(prefix):
         raise ConfigError(f"what should be a {what} is none", hint=hint)

@@ -1,8 +1,8 @@
-"""Messages that were accepted, remembered for as long as a copy of them could be accepted again.
+"""Replay protection: accepted messages, remembered for as long as a copy of them could be accepted again.
 
-Memory is bounded without a gap: when the oldest entry of a signer has to go, messages of that signer that were written
-before it are refused from then on, unless they are among the entries that remain. Each signer has its own share: one
-coordinator cannot push out another's entries. Plain state with the time passed in.
+Memory is bounded without a gap: when a signer's oldest entry has to be removed, messages of that signer that were
+written before it are refused from then on, unless they are among the remaining entries. Each signer has its own share:
+one coordinator cannot displace another's entries. Plain state with the time passed in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedbroker.errors import Forged
 __all__ = ["MOST", "Accepted", "AcceptedMessages"]
 
 MOST: Final = 16_384
-"""Entries of one signer."""
+"""The most entries of one signer."""
 
 _COPIES: Final = "find out who sends messages again at the broker"
 
@@ -29,10 +29,10 @@ class Accepted:
 
     Attributes:
         by: the fingerprint of its signer.
-        nonce: the random bytes of its envelope, as hexadecimal digits; empty in an entry that only holds a signer's
-            limit: its messages written up to ``issued`` are refused.
-        issued: when it was written, in seconds since 1970 on the signer's clock.
-        until: from when on a copy is refused because of its age.
+        nonce: the random bytes of its signature header, as hexadecimal digits; empty in an entry that only holds a
+            signer's limit: its messages written up to ``issued`` are refused.
+        issued: time of writing, in seconds since 1970 on the signer's clock.
+        until: time from which a copy is refused because of its age.
     """
 
     by: str
@@ -67,15 +67,15 @@ class AcceptedMessages:
                 yield entry
 
     def accept(self, message: Accepted, message_id: str, now: float) -> bool:
-        """Take note of a message.
+        """Record a message as accepted.
 
         Args:
             message: the message, whose signature and time were checked.
-            message_id: the broker's name for it; the broker may deliver the same message again.
+            message_id: its AMQP message id; the broker may deliver the same message again.
             now: seconds since 1970.
 
         Returns:
-            Whether it was accepted before, under the same message id.
+            True if it was accepted before, under the same message id.
 
         Raises:
             Forged: it was accepted before under another message id, or it is so old that this is no longer known.
@@ -92,7 +92,7 @@ class AcceptedMessages:
         return False
 
     def restore(self, entries: Iterable[Accepted], now: float) -> None:
-        """Take note of messages that an earlier process accepted: they are refused under any message id."""
+        """Record messages that an earlier process accepted: they are refused under any message id."""
         for entry in entries:
             signer = self._signers.setdefault(entry.by, _Signer())
             if not entry.nonce:
