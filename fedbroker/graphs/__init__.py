@@ -1,4 +1,4 @@
-"""What TensorFlow's graphs in a value do, told from their ops, before any of them runs; without TensorFlow."""
+"""Analysis of the TensorFlow graphs in a value, from their ops, before any of them runs; without TensorFlow."""
 
 from __future__ import annotations
 

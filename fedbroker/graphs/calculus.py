@@ -1,6 +1,6 @@
-"""What a computation in TFF's calculus of functions evaluates to, as abstract values.
+"""Evaluate computations of TFF's calculus of functions to abstract values.
 
-Whoever evaluates one says what its intrinsics mean; by themselves they mean nothing.
+The caller supplies the meaning of intrinsics; by themselves they have none.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from fedbroker.graphs.tensors import read_array
 __all__ = ["Closure", "Evaluator", "Intrinsics"]
 
 MOST_STEPS: Final = 300_000
+"""Bounds the time that one evaluation takes; a larger computation raises NotUnderstood."""
 DEEPEST: Final = 100
-"""Evaluations in evaluations. Protobuf itself allows a hundred messages in one another."""
+"""Nested evaluations. Protobuf itself allows a hundred nested messages."""
 
 Intrinsics: TypeAlias = Callable[[str], Function]
-"""The function that an intrinsic is, by its URI; raises :class:`NotUnderstood`."""
+"""The function of an intrinsic, by its URI; raises :class:`NotUnderstood`."""
 
 Scope: TypeAlias = Mapping[str, Value]
 
@@ -31,7 +32,7 @@ class Evaluator:
     """Evaluates computations.
 
     Attributes:
-        intrinsics: what the intrinsics in them are.
+        intrinsics: the functions of the intrinsics.
     """
 
     intrinsics: Intrinsics
@@ -39,10 +40,10 @@ class Evaluator:
     _depth: int = 0
 
     def evaluate(self, computation: Message, scope: Scope | None = None) -> Value:
-        """Return what a ``Computation`` stands for.
+        """Return the value of a ``Computation``.
 
         Raises:
-            NotUnderstood: that cannot be told.
+            NotUnderstood: its value cannot be determined.
         """
         self._steps += 1
         if self._steps > MOST_STEPS or self._depth > DEEPEST:
@@ -65,7 +66,7 @@ class Evaluator:
                 inner = dict(scope)
                 for local in one.block.local:
                     value = self.evaluate(local.value, inner)
-                    if local.name in inner:  # functions that were made before see what had the name then
+                    if local.name in inner:  # earlier closures keep the earlier value of the name
                         self._steps += len(inner)
                         inner = dict(inner)
                     inner[local.name] = value
@@ -93,13 +94,13 @@ class Evaluator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closure(Function):
-    """A function that is written in the calculus.
+    """A function defined in the calculus.
 
     Attributes:
         evaluator: evaluates its body.
         proto: the message ``Lambda``.
         type: the message ``FunctionType`` that it is declared with.
-        scope: the values around it.
+        scope: the values in scope at its definition.
     """
 
     evaluator: Evaluator
@@ -108,7 +109,7 @@ class Closure(Function):
     scope: Scope = field(repr=False)
 
     def call(self, argument: Value | None) -> Value:
-        """See :class:`Function`."""
+        """Return its result; see :class:`Function`."""
         name = self.proto.parameter_name
         if bool(name) != (argument is not None):
             raise NotUnderstood("a function in it is called with too many or too few arguments")
@@ -117,14 +118,14 @@ class Closure(Function):
         )
 
     def captured(self) -> Iterator[Value]:
-        """Return the values from around it that it may refer to."""
+        """Yield the values of the surrounding scope that it may refer to."""
         for name in _references(self.proto.result):
             if name != self.proto.parameter_name and name in self.scope:
                 yield self.scope[name]
 
 
 def _references(computation: Message) -> set[str]:
-    """Every name that is referred to in a computation, wherever it is bound."""
+    """Return every name that a computation refers to, bound or not."""
     found: set[str] = set()
     waiting = [computation]
     while waiting:

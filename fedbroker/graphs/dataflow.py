@@ -1,6 +1,6 @@
-"""What a TensorFlow graph computes, as expressions over its parameter: for graphs of a few plain ops.
+"""Express the outputs of a TensorFlow graph as functions of its parameter: for graphs of a few plain ops.
 
-A tensor that comes from an op without an entry here is :class:`Computed` and not pure: nothing is concluded from it.
+A tensor computed by an op without an entry here is :class:`Computed` and not pure: nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from fedbroker.graphs.references import Body, Resolved, attributes, resolve, ten
 __all__ = ["TensorFlow"]
 
 MOST_STEPS: Final = 100_000
-"""Tensors that are looked at in one call of a graph."""
+"""Tensors evaluated in one call of a graph: bounds the time that it takes."""
 
 DEEPEST: Final = 100
-"""Ops one behind the other."""
+"""Ops in a chain: the evaluation recurses."""
 
 Tensor: TypeAlias = tuple[bytes, int]
-"""The name of a node, or of a function's argument, and which of its outputs."""
+"""The name of a node, or of a function's argument, and the index of the output."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ class TensorFlow(Function):
     type: Message
 
     def call(self, argument: Value | None) -> Value:
-        """See :class:`Function`. Of a graph that cannot be read, nothing is known of the tensors that it returns."""
+        """Return its result; see :class:`Function`. The tensors of an unreadable graph are Computed and not pure."""
         inputs = NO_NAMES if argument is None else frozenset().union(*map(inputs_of, leaves(argument)))
         try:
             return self._called(argument)
@@ -73,7 +73,7 @@ class TensorFlow(Function):
 
 
 def _result(binding: Message, tensor: Callable[[str], Value]) -> Value:
-    """What a computation returns, of which each tensor is what is made of its name."""
+    """Return a computation's result, with ``tensor`` called for the name of each tensor."""
     match binding.WhichOneof("binding"):
         case "struct":
             return Struct.of([_result(element, tensor) for element in binding.struct.element])
@@ -86,7 +86,7 @@ def _result(binding: Message, tensor: Callable[[str], Value]) -> Value:
 
 
 def _bound(binding: Message, argument: Value) -> Iterator[tuple[Tensor, Value]]:
-    """The tensors that a parameter is fed to, each with what it is."""
+    """Yield the tensors that a parameter is fed to, each with its value."""
     seen: set[Tensor] = set()
     waiting = [(binding, argument)]
     while waiting:
@@ -111,14 +111,14 @@ def _bound(binding: Message, argument: Value) -> Iterator[tuple[Tensor, Value]]:
 
 
 def _tensor(name: str) -> Tensor:
-    """Node and output."""
+    """Return node and output index."""
     source = tensor_of(name)
     return source.name, source.index
 
 
 @dataclass(slots=True)
 class _Budget:
-    """How much is evaluated, in functions of functions too."""
+    """The evaluation steps that remain, shared by nested functions."""
 
     steps: int = MOST_STEPS
     depth: int = 0
@@ -135,7 +135,7 @@ class _Budget:
 
 @dataclass(slots=True)
 class _Frame:
-    """One evaluation of a graph or a function: what is known of each tensor by now."""
+    """One evaluation of a graph or a function: the values of its tensors known so far."""
 
     graph: Resolved
     body: Body
@@ -172,7 +172,7 @@ class _Frame:
         return Computed(next(impure, _printable(op)), NO_NAMES.union(*map(inputs_of, (*values, *controls))), pure)
 
     def _called(self, attrs: Mapping[bytes, Message], values: list[Value], output: int) -> Value:
-        """What a call of one of the graph's own functions gives."""
+        """Return an output of a call of one of the graph's own functions."""
         function = self.graph.functions.get(attrs[b"f"].func.name) if b"f" in attrs else None
         if function is None or len(function.arguments) != len(values) or output >= len(function.results):
             raise NotUnderstood("it calls a function that is not there, or does not fit")
@@ -191,7 +191,7 @@ _CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 
 _IMPLEMENTATION: Final = frozenset({b"api_implements", b"api_preferred_device", b"backward_function_name"})
-"""Attributes of a function by which TensorFlow's optimizer picks another one for it."""
+"""Attributes of a function by which TensorFlow's optimizer substitutes another one for it."""
 
 
 def _printable(op: str) -> str:

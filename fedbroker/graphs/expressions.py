@@ -1,4 +1,4 @@
-"""Abstract values: what is known of tensors, structs and functions without running anything."""
+"""Abstract values: the facts known about tensors, structs and functions without running them."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ __all__ = [
 Reduction = Literal["sum", "min", "max"]
 
 MOST_ELEMENTS: Final = 100_000
+"""Bounds the time to walk a struct, which may contain the same struct many times."""
 NO_NAMES: Final[frozenset[Hashable]] = frozenset()
 
 
 class NotUnderstood(ValueError):
-    """A computation does something whose outcome cannot be told beforehand."""
+    """A computation whose result cannot be determined in advance."""
 
 
 class Value:
-    """What an expression stands for."""
+    """The value of an expression."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Input(Value):
-    """A value that comes from outside of the computation.
+    """A value that the computation receives from outside.
 
     Attributes:
-        name: tells it from others.
-        whole: it may be a struct, whose elements are not told apart: each stands for the whole.
+        name: identifies it.
+        whole: it may be a struct, whose elements are not distinguished: each stands for the whole.
     """
 
     name: Hashable
@@ -57,7 +58,7 @@ class Input(Value):
 
 @dataclass(frozen=True, slots=True)
 class Known(Value):
-    """A tensor whose content is known."""
+    """A tensor with known content."""
 
     constant: Constant
 
@@ -67,9 +68,9 @@ class Computed(Value):
     """A tensor that an op computes.
 
     Attributes:
-        op: the last op that has a part in it.
+        op: the last op that contributes to it.
         inputs: names of the inputs that it may depend on.
-        pure: it is a function of those alone: no op has a state or an effect.
+        pure: it is a function of these inputs alone: no op has a state or an effect.
     """
 
     op: str
@@ -79,14 +80,14 @@ class Computed(Value):
 
 @dataclass(frozen=True, slots=True)
 class Combined(Value):
-    """Numeric tensors added, or the smallest or the largest of each of their elements; with broadcasting.
+    """The sum, the minimum or the maximum of numeric tensors, element by element; with broadcasting.
 
     Attributes:
         reduction: how they are combined.
         dtype: TensorFlow's number of their type.
-        terms: the tensors, in whatever order they are combined.
+        terms: the tensors; the order in which they are combined is undefined.
         inputs: names of the inputs that it may depend on.
-        checked: names of those that decide whether it fails.
+        checked: names of the inputs that decide whether it fails.
         pure: see :class:`Computed`.
     """
 
@@ -104,7 +105,7 @@ class Struct(Value):
 
     Attributes:
         elements: in order; their names mean nothing to the runtime.
-        size: leaves in it, counting what occurs twice twice.
+        size: its leaves and structs; a value that occurs twice counts twice.
     """
 
     elements: tuple[Value, ...]
@@ -112,7 +113,7 @@ class Struct(Value):
 
     @classmethod
     def of(cls, elements: Iterator[Value] | list[Value] | tuple[Value, ...]) -> Struct:
-        """Make one.
+        """Return a struct of these elements.
 
         Raises:
             NotUnderstood: it is too large.
@@ -131,10 +132,10 @@ class Function(Value, ABC):
 
     @abstractmethod
     def call(self, argument: Value | None) -> Value:
-        """Return what it returns.
+        """Return the function's result for an argument.
 
         Raises:
-            NotUnderstood: that cannot be told.
+            NotUnderstood: the result cannot be determined.
         """
 
 
@@ -142,7 +143,7 @@ def select(source: Value, index: int) -> Value:
     """Return an element of a struct.
 
     Raises:
-        NotUnderstood: there is none.
+        NotUnderstood: the struct has no such element.
     """
     if isinstance(source, Struct) and 0 <= index < len(source.elements):
         return source.elements[index]
@@ -152,7 +153,7 @@ def select(source: Value, index: int) -> Value:
 
 
 def leaves(value: Value) -> list[Value]:
-    """Return everything in a value that is no struct, in order."""
+    """Return every value in a value that is not a struct, in order."""
     if not isinstance(value, Struct):
         return [value]
     return [leaf for element in value.elements for leaf in leaves(element)]
@@ -162,7 +163,7 @@ def inputs_of(tensor: Value) -> frozenset[Hashable]:
     """Return the names of the inputs that a tensor may depend on.
 
     Raises:
-        NotUnderstood: it is no tensor.
+        NotUnderstood: it is not a tensor.
     """
     match tensor:
         case Input(name):

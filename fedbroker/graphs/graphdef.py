@@ -1,9 +1,9 @@
 """TensorFlow's graph messages, read without TensorFlow, which is not installed at a silo.
 
 Field numbers and types are those of TensorFlow's ``graph.proto``, ``node_def.proto``, ``function.proto``,
-``op_def.proto``, ``attr_value.proto`` and ``tensor.proto``. Three things differ. Names are bytes, so that no encoding
-is judged in another way than in TensorFlow. Maps are lists of entries, so that a key that occurs twice is seen.
-Messages that bear no meaning for what a graph computes, such as debug information, stay bytes.
+``op_def.proto``, ``attr_value.proto`` and ``tensor.proto``, with three differences. Names are bytes, so that no
+encoding is judged differently than in TensorFlow. Maps are lists of entries, so that a duplicate key is seen. Messages
+without meaning for a graph's computation, such as debug information, stay bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError
 __all__ = ["STRING", "Graph", "Message", "Unreadable", "parse"]
 
 Message: TypeAlias = Any
-"""Generated code has no types that a checker could see."""
+"""Generated code has no types that a type checker could see."""
 
 STRING: Final = 7
 """``DT_STRING``, a tensor's dtype."""
 
-# NUMBER NAME TYPE: `*` marks a list, `?` a field whose presence counts, `|` a choice of one among those.
+# NUMBER NAME TYPE: `*` marks a list, `?` a field with presence, `|` the members of the message's oneof.
 _SCHEMA: Final[Mapping[str, str]] = {
     "Graph": "1 node *Node; 2 library Library; 3 version int32; 4 versions bytes; 5 debug_info bytes",
     "Library": "1 function *Function; 2 gradient *Gradient; 3 registered_gradients *RegisteredGradient",
@@ -77,7 +77,7 @@ _FIELD: Final = re.compile(r"\s*(\d+) (\w+) ([*?|]?)(\w+)")
 
 
 class Unreadable(ValueError):
-    """A graph, or what holds it, does not show what it does."""
+    """A graph, or the message that contains it, whose meaning cannot be read for certain."""
 
 
 def _file() -> descriptor_pb2.FileDescriptorProto:
@@ -108,10 +108,10 @@ Graph: Message = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("fe
 
 
 def parse(serialized: bytes) -> Message:
-    """A ``GraphDef``, of exactly the bytes that a serializer writes for it.
+    """Parse a ``GraphDef``, if the bytes are exactly as a serializer writes it.
 
     Two readers of protocol buffers may differ in bytes that no serializer writes: a field twice, a field that only one
-    of them knows, a list in two parts. None of these gets past here.
+    of them knows, a list in two parts. All of these are refused.
 
     Raises:
         Unreadable: the bytes are malformed, nested too deeply, or laid out in another way.

@@ -1,9 +1,9 @@
-"""TensorFlow's ops: which there are, and which of them are refused from others unless one is told otherwise.
+"""TensorFlow's ops: the known ones, and the families that a silo refuses by default.
 
-An op is allowed if it is on the list and in no family that is refused there. A list of the refused ones alone would
-let through whatever a newer TensorFlow brings; a list of the allowed ones alone, written by hand, would refuse half of
-the programs. So ``scripts/ops.py`` writes this list from TensorFlow's own registry, by families of names, and an op
-that is not on it, such as one of a library of its own, is refused as unknown. Imports nothing.
+An op is allowed if it is on the list and in no refused family. A list of the refused ops alone would allow every op
+that a newer TensorFlow adds; a list of the allowed ops alone, written by hand, would refuse half of the programs. So
+``scripts/ops.py`` writes this list from TensorFlow's own registry, by families of names, and an op that is not on it,
+such as an op of a separate library, is refused as unknown.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ FAMILIES: Final[Mapping[str, str]] = {
     "in_place": "overwrites tensors that others still read",
     "shared": "leaves values behind for other computations",
 }
-"""What the ops of each family that is refused do, for people."""
+"""The effect of each refused family's ops, for people."""
 
 
 @functools.cache
 def known_ops() -> Mapping[str, str]:
-    """Every op of TensorFlow with its family, which is empty for those that are allowed."""
+    """Return every op of TensorFlow with its family; the family of an allowed op is empty."""
     text = resources.files(__package__).joinpath("ops.txt").read_text(encoding="ascii")
     pairs = (line.split() for line in text.splitlines())
     return {op: "" if family == "-" else family for op, family in pairs}
 
 
 def why_refused(op: str) -> str:
-    """Why an op is refused from others; empty for one that is not."""
+    """Return why an op is refused; an empty string for an allowed op."""
     family = known_ops().get(op)
     if family is None:
         return "unknown"

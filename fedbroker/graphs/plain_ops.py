@@ -1,4 +1,4 @@
-"""What is known of the ops that a graph of plain arithmetic consists of."""
+"""Rules for the ops of a graph of plain arithmetic."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from fedbroker.graphs.tensors import BFLOAT16, DTYPES, Constant, read_constant, 
 __all__ = ["PURE", "after", "is_pure", "made"]
 
 MOST_TERMS: Final = 100
+"""Bounds the terms of nested additions, which can double with each op."""
 
 MOST_ELEMENTS: Final = 1 << 40
-"""Elements of a tensor whose shape is concluded: shapes are compared, never made."""
+"""Elements of an inferred shape: shapes are compared, tensors of them are never allocated."""
 
 _COMBINING: Final[Mapping[str, Reduction]] = {
     "Add": "sum",
@@ -29,7 +30,7 @@ _COMBINING: Final[Mapping[str, Reduction]] = {
 }
 
 _SAME: Final = frozenset({"EnsureShape", "Identity", "PreventGradient", "Snapshot", "StopGradient"})
-"""Their result is their first input."""
+"""Ops that return their first input."""
 
 PURE: Final = frozenset(
     """
@@ -42,11 +43,11 @@ PURE: Final = frozenset(
     StridedSlice Sub Sum Switch Tanh Tile Transpose ZerosLike
     """.split()  # noqa: SIM905  # a list of eighty words reads better so
 )
-"""Ops that are functions of their inputs, without a state and without an effect but failing."""
+"""Ops that are functions of their inputs, without a state and without an effect except failing."""
 
 
 def made(op: str, attrs: Mapping[bytes, Message], values: list[Value]) -> Value | None:
-    """Return what a pure op makes, where more is known of that than what it depends on."""
+    """Return the output of a pure op, if more is known of it than the inputs that it depends on."""
     if op in _SAME and values:
         return values[0]
     if op in _COMBINING and len(values) > 1 and b"T" in attrs:
@@ -65,7 +66,7 @@ def made(op: str, attrs: Mapping[bytes, Message], values: list[Value]) -> Value 
 
 
 def after(value: Value, controls: list[Value]) -> Value:
-    """Return the same, computed only where other ops have not failed: that depends on what those look at."""
+    """Return the value, computed only if the control inputs have not failed: that depends on their inputs."""
     inputs = NO_NAMES.union(*map(inputs_of, controls))
     if not inputs:
         return value
@@ -75,7 +76,7 @@ def after(value: Value, controls: list[Value]) -> Value:
 
 
 def _combined(reduction: Reduction, dtype: int, values: list[Value]) -> Value:
-    """Several tensors in one, whichever way they are put in brackets: TensorFlow's optimizer changes that."""
+    """Combine tensors regardless of how they are nested: TensorFlow's optimizer changes the nesting."""
     terms: list[Input | Known | Computed] = []
     checked = NO_NAMES
     for value in values:
@@ -94,12 +95,12 @@ def _combined(reduction: Reduction, dtype: int, values: list[Value]) -> Value:
 
 
 def is_pure(value: Value) -> bool:
-    """Whether a tensor is a function of inputs and constants alone."""
+    """Return whether a tensor is a function of inputs and constants alone."""
     return value.pure if isinstance(value, Computed | Combined) else True
 
 
 def _shape_of(constant: Constant) -> tuple[int, ...] | None:
-    """The shape that a constant names."""
+    """Return the shape that a constant describes."""
     values = constant.values
     if values is None or len(constant.shape) != 1 or constant.shape[0] != len(values) or min(values, default=0) < 0:
         return None
@@ -136,7 +137,7 @@ def _cast(attrs: Mapping[bytes, Message], value: Constant) -> Constant | None:
     if value.fill is None or BFLOAT16 in (to, value.dtype) or DTYPES[to].kind == "c" or DTYPES[value.dtype].kind == "c":
         return None
     number = np.frombuffer(value.fill, DTYPES[value.dtype])
-    # Only where both types have the number is it the same in NumPy and in TensorFlow.
+    # NumPy and TensorFlow agree on the result only if both types can represent the number.
     with np.errstate(all="ignore"):
         made = number.astype(DTYPES[to])
         same = bool((made.astype(DTYPES[value.dtype]) == number).all())
@@ -150,4 +151,4 @@ _MAKING: Final[Mapping[str, Callable[..., Constant | None]]] = {
     "Reshape": _reshaped,
     "ZerosLike": _zeros,
 }
-"""Ops of constants that make constants."""
+"""Ops of constants that return constants."""

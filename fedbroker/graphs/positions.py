@@ -1,7 +1,8 @@
-"""Where in a computation an op failed, by what the C++ runtime says of it, without anything else of its words.
+"""Find the op at which a computation failed, from the C++ runtime's error message, without passing on the message.
 
-TensorFlow names the node behind its words, as in ``… [[{{node StringToNumber}}]]``. Before it, and in it, may be what a
-graph made of its data. So names are looked up only: what is told is an op that is in the graph, and numbers.
+TensorFlow appends the node's name to the message, as in ``… [[{{node StringToNumber}}]]``. The rest of the message, and
+the name itself, may contain text that a graph computed from its data. So names are only looked up: the result is an op
+that is in the graph, and numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = ["Position", "position_in"]
 
 _NAME: Final = r"([A-Za-z0-9._][A-Za-z0-9._\\/>-]{0,999})"
 _NODE: Final = re.compile(rf"(?:\{{\{{function_node {_NAME}\}}\}} ?)?\{{\{{node {_NAME}\}}\}}")
+# The message may contain data of any size: both bounds limit the search.
 _MOST_NAMES: Final = 16
 _MOST_WORDS: Final = 1 << 16
 
@@ -29,10 +31,10 @@ class Position:
     """A node of a computation; all numbers count from 0, in the order in which the computation is serialized.
 
     Attributes:
-        op: what TensorFlow calls its op.
-        graph: which of the computation's graphs it is in.
-        function: which of the graph's functions; None for the graph itself.
-        node: which node of these.
+        op: TensorFlow's name of its op.
+        graph: number of its graph among the computation's graphs.
+        function: number of its function among the graph's functions; None for the graph itself.
+        node: its number among the nodes of that graph or function.
     """
 
     op: str
@@ -42,23 +44,23 @@ class Position:
 
 
 def position_in(serialized: Buffer, words: str) -> Position | None:
-    """Find the node of a computation that the runtime's words name, or None.
+    """Find the node of a computation that the runtime's error message names; None if it names none.
 
     Args:
         serialized: a ``Computation``.
-        words: the runtime's; they may hold data.
+        words: the runtime's error message; it may contain data.
 
     Raises:
         Unreadable: the computation is malformed or too large.
     """
     said = [((found[1] or "").encode(), found[2].encode()) for found in _NODE.finditer(words[-_MOST_WORDS:])]
-    named = list(dict.fromkeys(reversed(said)))[:_MOST_NAMES]  # TensorFlow's own are the last
+    named = list(dict.fromkeys(reversed(said)))[:_MOST_NAMES]  # TensorFlow appends its own last
     if not named:
         return None
     for number, graph in enumerate(graphs_of_computation(serialized)):
         there = _positions(graph, number)
         for function, name in named:
-            # A function's node that was inlined has the caller's name before its own.
+            # The name of a node of an inlined function is prefixed with the caller's name.
             for inner in _endings(name):
                 if (found := there.get((function, inner)) or there.get((None, inner))) is not None:
                     return found
@@ -66,7 +68,7 @@ def position_in(serialized: Buffer, words: str) -> Position | None:
 
 
 def _positions(graph: Resolved, number: int) -> dict[tuple[bytes | None, bytes], Position]:
-    """Return the nodes of known ops by function and name; for None, the first with that name or ending in any."""
+    """Return the nodes of known ops by function and name; for None, the first node whose name is or ends in that."""
     found: dict[tuple[bytes | None, bytes], Position] = {}
     known = known_ops()
     for at, body in enumerate(graph.bodies):
@@ -76,7 +78,7 @@ def _positions(graph: Resolved, number: int) -> dict[tuple[bytes | None, bytes],
                 position = Position(op, number, at - 1 if at else None, node)
                 found[body.name, name] = position
                 found.setdefault((None, name), position)
-    # A graph may come with its functions inlined, while TensorFlow still names the node as it was in the function.
+    # A graph may have its functions inlined, while TensorFlow still names the node as in the function.
     for (function, name), position in list(found.items()):
         if function is not None:
             for ending in _endings(name):

@@ -1,7 +1,7 @@
-"""The TensorFlow ops in a serialized computation or sequence, however deep: graphs, their function libraries, nests.
+"""The TensorFlow ops in a serialized computation or sequence: in graphs, function libraries and nested attributes.
 
-What cannot be read to its end is an error, and so is what makes the C++ runtime build a graph of bytes that only come
-as it runs. Bounded in size, nodes and (by protobuf) depth.
+A graph that cannot be read completely is an error, and so is a computation that makes the C++ runtime build a graph
+from bytes that arrive only while it runs. Bounded in size, nodes and (by protobuf) depth.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _CACHES: Final = frozenset({b"CacheDataset", b"CacheDatasetV2"})
 
 
 def ops_of_computation(serialized: Buffer) -> frozenset[str]:
-    """Every op of every graph in a serialized ``Computation``, but calls of the graphs' own functions.
+    """Return every op of every graph in a serialized ``Computation``, without calls of the graphs' own functions.
 
-    A dataset's cache in memory does not count: only with a file's name is it the op that is asked about.
+    A dataset's cache in memory does not count: the op is reported only if the cache has a file name.
 
     Raises:
-        Unreadable: it is malformed, too large, or holds something else than TensorFlow.
+        Unreadable: it is malformed, too large, or contains something else than TensorFlow.
     """
     computation = _computation(serialized)
     found: set[str] = set()
@@ -39,7 +39,7 @@ def ops_of_computation(serialized: Buffer) -> frozenset[str]:
 
 
 def graphs_of_computation(serialized: Buffer) -> Iterator[Resolved]:
-    """Read every graph in a serialized ``Computation``, in an order that depends on nothing but its bytes.
+    """Yield every graph in a serialized ``Computation``, in an order that depends on its bytes alone.
 
     Raises:
         Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
@@ -49,13 +49,13 @@ def graphs_of_computation(serialized: Buffer) -> Iterator[Resolved]:
 
 
 def ops_of_graph(serialized: Buffer, exposed: Collection[bytes] = ()) -> frozenset[str]:
-    """Every op of a serialized ``GraphDef`` and of its functions; see :func:`ops_of_computation`.
+    """Return every op of a serialized ``GraphDef`` and of its functions; see :func:`ops_of_computation`.
 
-    A function that is called through an attribute counts by its name, unless it is one of the graph's own.
+    A function that is called through an attribute is reported by its name, unless it is one of the graph's own.
 
     Args:
         serialized: the graph.
-        exposed: names of nodes whose tensors are given with each call, or handed out.
+        exposed: names of nodes whose tensors each call feeds or fetches.
 
     Raises:
         Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
@@ -76,10 +76,10 @@ def _ops(body: Body, exposed: Collection[bytes]) -> set[bytes]:
 
 
 def _caches_in_memory(body: Body, exposed: Collection[bytes]) -> set[bytes]:
-    """The ops of datasets' caches none of which has a file.
+    """Return the cache ops that no node uses with a file.
 
-    Its file's name is an empty constant, of which nothing else gets hold: TensorFlow has ops that overwrite a tensor
-    where it lies.
+    A cache is in memory if its file name is an empty constant that no other node uses: TensorFlow has ops that
+    overwrite a tensor in place.
     """
     caches = {name for name, node in body.nodes.items() if node.op in _CACHES}
     names = {name: body.inputs[name][1].name for name in caches if len(body.inputs[name]) > 1}
@@ -101,7 +101,7 @@ def _is_empty_text(node: Message) -> bool:
 
 
 def _called(graph: Resolved) -> set[bytes]:
-    """The names of all functions that are called through attributes, or are gradients."""
+    """Return the names of all functions that are called through attributes, or are gradients."""
     library = graph.message.library
     found = {gradient.gradient_func for gradient in (*library.gradient, *library.registered_gradients)}
     for body in graph.bodies:
@@ -139,7 +139,7 @@ def _graph_of(tensorflow: Message) -> bytes:
 
 
 def _tensorflow(computation: Message) -> Iterator[Message]:
-    """Every TensorFlow computation in one."""
+    """Yield every TensorFlow computation in a computation."""
     waiting = [computation]
     while waiting:
         one = waiting.pop()
@@ -166,13 +166,13 @@ def _tensorflow(computation: Message) -> Iterator[Message]:
 
 
 def _exposed(tensorflow: Message) -> frozenset[bytes]:
-    """The nodes whose tensors come from outside of a computation's graph, or leave it.
+    """Return the nodes whose tensors are fed from outside of a computation's graph, or leave it.
 
-    A sequence must never be bytes that the graph made, or that are fed as something else: the runtime makes a dataset
-    of the graph that it finds in such bytes, and that graph was never looked into.
+    A sequence must never consist of bytes that the graph computed, or that are fed as another type: the runtime makes a
+    dataset of the graph in these bytes, which nothing has checked.
 
     Raises:
-        Unreadable: that might be.
+        Unreadable: a sequence could be such bytes.
     """
     parameters, results = list(_leaves(tensorflow.parameter)), list(_leaves(tensorflow.result))
     sequences = [leaf.sequence for leaf in (*parameters, *results) if leaf.WhichOneof("binding") == "sequence"]

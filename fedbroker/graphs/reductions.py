@@ -1,9 +1,9 @@
-"""Which aggregates are sums, minima or maxima over clients: told from what their functions compute, never from a name.
+"""Recognise aggregates that are sums, minima or maxima over clients, from their functions, never from a name.
 
-An aggregate over clients has a zero, from which each silo starts, ``accumulate(so_far, value)``,
-``merge(one, other)`` and ``report(total)``. It is recognised where each tensor of the zero is the constant that changes
-nothing, ``accumulate`` adds something to that tensor that does not depend on what it has so far, ``merge`` adds the
-two, and ``report`` returns them. A tensor that ``accumulate`` passes on as it is stays what the zero has there.
+An aggregate over clients has a zero, from which each silo starts, ``accumulate(so_far, value)``, ``merge(one, other)``
+and ``report(total)``. It is recognised if each tensor of the zero is the neutral constant, ``accumulate`` adds
+something to that tensor that does not depend on the total so far, ``merge`` adds the two, and ``report`` returns them.
+A tensor that ``accumulate`` returns unchanged keeps its value in the zero.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["NotRecognised", "Total", "recognise", "recognise_merge"]
 
 
 class NotRecognised(ValueError):
-    """An aggregate is none of those that are known.
+    """An aggregate that is none of the known ones.
 
     Attributes:
         why: one line.
@@ -49,9 +49,9 @@ class Total:
     """One tensor of a recognised aggregate.
 
     Attributes:
-        reduction: what it is over clients, for each element of the tensor.
+        reduction: the reduction over clients, for each element of the tensor.
         dtype: TensorFlow's number of its type.
-        shape: its dimensions, whatever the clients have and however many they are.
+        shape: its dimensions, which depend neither on the clients' data nor on their number.
     """
 
     reduction: Reduction
@@ -70,16 +70,16 @@ def recognise(zero: Value, accumulate: Function, merge: Function, report: Functi
     """Recognise an aggregate.
 
     Args:
-        zero: from where each silo starts.
-        accumulate: takes what there is and a client's value.
-        merge: takes what there is of two silos.
-        report: takes what there is in the end; None for the identity.
+        zero: the value from which each silo starts.
+        accumulate: a function of the total so far and a client's value.
+        merge: a function of two silos' totals.
+        report: a function of the final total; None for the identity.
 
     Returns:
-        What is reported: structs of :class:`Input`, each of which is named by its :class:`Total`.
+        The reported value: structs of :class:`Input`, each named by its :class:`Total`.
 
     Raises:
-        NotRecognised: it is something else, or cannot be told.
+        NotRecognised: it is another aggregate, or it cannot be read.
     """
     starts = leaves(zero)
     so_far = _named(zero, "so far")
@@ -113,11 +113,11 @@ def recognise_merge(like: Value, merge: Function, kept: Collection[int] = ()) ->
 
     Args:
         like: a value with the structs that it merges.
-        merge: takes two of them.
-        kept: numbers of tensors that may be merged in any way: they are the same everywhere.
+        merge: a function of two such values.
+        kept: numbers of tensors that may be merged in any way: they are equal in both values.
 
     Returns:
-        How each tensor is merged, in order; None for one of ``kept`` that is merged in another way.
+        How each tensor is merged, in order; None for a tensor of ``kept`` that is merged in another way.
 
     Raises:
         NotRecognised: a tensor is merged in another way.
@@ -137,7 +137,7 @@ def recognise_merge(like: Value, merge: Function, kept: Collection[int] = ()) ->
 
 
 def _called(name: str, function: Function, argument: Value, like: Value) -> Value:
-    """What a function returns, which must have the structs of ``like``."""
+    """Return a function's result, which must have the structs of ``like``."""
     try:
         made = function.call(argument)
     except NotUnderstood as error:
@@ -148,29 +148,29 @@ def _called(name: str, function: Function, argument: Value, like: Value) -> Valu
 
 
 def _layout(value: Value) -> list[int]:
-    """The numbers of elements of the structs in a value, in order; -1 for each tensor."""
+    """Return the numbers of elements of the structs in a value, in order; -1 for each tensor."""
     if not isinstance(value, Struct):
         return [-1]
     return [len(value.elements), *(number for element in value.elements for number in _layout(element))]
 
 
 def _named(like: Value, name: str) -> Value:
-    """The same structs, of inputs that are told apart by their number."""
+    """Return the structs of ``like`` with inputs in place of the tensors, named by their number."""
     return _renamed(like, (Input((name, at)) for at in range(len(leaves(like)))))
 
 
 def _renamed(like: Value, tensors: Iterator[Value]) -> Value:
-    """The same structs, of these tensors."""
+    """Return the structs of ``like`` with these tensors."""
     if isinstance(like, Struct):
         return Struct.of([_renamed(element, tensors) for element in like.elements])
     return next(tensors)
 
 
 def _total(at: int, leaf: Value, start: Value, kept: Collection[int], count: int) -> Total:
-    """The total that a tensor of ``accumulate``'s result is.
+    """Return the total that a tensor of ``accumulate``'s result is.
 
     Raises:
-        NotRecognised: it is none.
+        NotRecognised: it is not a total.
     """
     where = _where(at, count)
     so_far = Input(("so far", at))
@@ -211,7 +211,7 @@ def _changes_nothing(zero: Constant, reduction: Reduction) -> bool:
 
 
 def _does(leaf: Value) -> str:
-    """What a tensor is made by, where something should be added, for people."""
+    """Describe, for people, how a tensor is computed instead of by adding."""
     match leaf:
         case Computed("ConcatV2" | "Concat" | "Pack" | "StringJoin" as op):
             return f"joins values ({op}) instead of adding them"

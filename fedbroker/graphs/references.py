@@ -1,8 +1,8 @@
 """A graph and its functions with every reference resolved, by the rules of TensorFlow's own importer.
 
 In a graph an input is ``node``, ``node:2`` or ``^node``. In a function's body it is ``argument``, ``argument:0``,
-``node:output:2`` or ``^name``. TensorFlow looks each up in a table of its own (``graph_constructor.cc``, and
-``InstantiateFunction`` in ``function.cc``). A graph is refused where that table could hold something else than a reader
+``node:output:2`` or ``^name``. TensorFlow resolves each in a table of its own (``graph_constructor.cc``, and
+``InstantiateFunction`` in ``function.cc``). A graph is refused if that table could hold something else than a reader
 expects: two things of one name, a name that looks like a reference, a function named like an op. Functions of lists are
 refused, too: one name stands for many tensors there, and TensorFlow's Python makes none. So are functions whose
 attributes have defaults: a node that calls one gets attributes, and so other functions or ops, that it does not show.
@@ -22,9 +22,10 @@ from fedbroker.graphs.ops import known_ops
 __all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve", "tensor_of"]
 
 MOST_NODES: Final = 1_000_000
+"""Nodes of a graph and its functions: bounds the time and memory that reading takes."""
 
 _NAME: Final = rb"[A-Za-z0-9._\\/>-]+"
-"""TensorFlow allows a node no other characters."""
+"""The characters that TensorFlow allows in a node's name."""
 
 _IS_NAME: Final = re.compile(_NAME)
 _INDEXED: Final = re.compile(rb"(%s)(?::(0|[1-9][0-9]{0,8}))?" % _NAME)
@@ -33,13 +34,13 @@ _OF_NODE: Final = re.compile(rb"(%s):([A-Za-z_][A-Za-z0-9_]*):(0|[1-9][0-9]{0,8}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The tensor that an input or a result is.
+    """The tensor that an input or a result refers to.
 
     Attributes:
         name: of the node, or of the function's argument.
-        index: of the tensor: among all that the node gives in a graph; in a function among those of one output.
+        index: of the tensor: among all outputs of the node in a graph; in a function among the tensors of one output.
         output: the node's output, by name, in a function; empty in a graph, and of an argument.
-        is_argument: whether it is an argument of the function.
+        is_argument: the name is an argument of the function.
     """
 
     name: bytes
@@ -55,7 +56,7 @@ class Body:
     Attributes:
         name: of the function; empty for the graph.
         arguments: names of the function's arguments, in order.
-        results: where the function's results come from, by name, in order.
+        results: the source of each of the function's results, by name, in order.
         nodes: by name, in order.
         inputs: the tensors that a node takes, by the node's name, in order.
         controls: the nodes and arguments that a node waits for, by the node's name.
@@ -75,8 +76,8 @@ class Resolved:
 
     Attributes:
         graph: the graph's own nodes.
-        functions: by name, those included that nothing calls.
-        message: all of it as it was read.
+        functions: by name, including functions that nothing calls.
+        message: the whole message as it was read.
     """
 
     graph: Body
@@ -85,7 +86,7 @@ class Resolved:
 
     @property
     def bodies(self) -> Iterator[Body]:
-        """The graph, and each function."""
+        """Yield the graph, and each function."""
         yield self.graph
         yield from self.functions.values()
 
@@ -109,28 +110,28 @@ def resolve(serialized: bytes) -> Resolved:
 
 
 def tensor_of(name: str) -> Source:
-    """The tensor in a graph that a name stands for, of what is fed and fetched.
+    """Return the tensor in a graph that the name of a fed or fetched tensor refers to.
 
     Raises:
-        Unreadable: it is no tensor's name.
+        Unreadable: it is not the name of a tensor.
     """
     return _indexed(name.encode("utf-8", "surrogatepass"))
 
 
 def node_of(tensor: str) -> bytes:
-    """The node that a tensor's name in a graph belongs to, of what is fed and fetched.
+    """Return the node in a graph that the name of a fed or fetched tensor belongs to.
 
     Raises:
-        Unreadable: it is no tensor's name.
+        Unreadable: it is not the name of a tensor.
     """
     return tensor_of(tensor).name
 
 
 def attributes(owner: Message) -> dict[bytes, Message]:
-    """The attributes of a node, a function or the call of one, by name.
+    """Return the attributes of a node, a function or the call of a function, by name.
 
     Raises:
-        Unreadable: one is there twice.
+        Unreadable: an attribute occurs twice.
     """
     found = {entry.key: entry.value for entry in owner.attr}
     if len(found) != len(owner.attr):
@@ -139,10 +140,10 @@ def attributes(owner: Message) -> dict[bytes, Message]:
 
 
 def functions_in(owner: Message) -> Iterator[bytes]:
-    """The names of all functions in the attributes of a node, a function or the call of one, however deep.
+    """Yield the names of all functions in the attributes of a node, a function or a call, however deeply nested.
 
     Raises:
-        Unreadable: an attribute is there twice.
+        Unreadable: an attribute occurs twice.
     """
     waiting = [owner]
     while waiting:
@@ -174,12 +175,12 @@ def _function(function: Message) -> Body:
 
 
 class _Scope:
-    """What names stand for in a graph or in a function.
+    """The names in a graph or in a function.
 
     Args:
-        nodes: in it.
-        arguments: names of the function's.
-        in_function: whether it is a function.
+        nodes: its nodes.
+        arguments: names of the function's arguments.
+        in_function: it is a function's body.
     """
 
     def __init__(self, nodes: Iterable[Message], arguments: Sequence[bytes] = (), *, in_function: bool = False) -> None:
@@ -193,7 +194,7 @@ class _Scope:
             raise Unreadable("a node and an argument of a function in it have one name")
 
     def source(self, reference: bytes) -> Source:
-        """What a reference to a tensor means."""
+        """Return the tensor that a reference stands for."""
         if not self._in_function:
             found = _indexed(reference)
         elif match := _OF_NODE.fullmatch(reference):
@@ -215,7 +216,7 @@ class _Scope:
             tensors = node.input[: len(node.input) - len(waits)]
             if any(one not in self.names for one in waits):
                 raise Unreadable("a node in it waits for a node that is not there")
-            # What it waits for comes last: a `^name` among the tensors is a reference that does not resolve.
+            # Control inputs come last: a `^name` before a tensor does not resolve.
             inputs[node.name], controls[node.name] = [self.source(one) for one in tensors], waits
         return Body(name, self.arguments, results, self.nodes, inputs, controls)
 
@@ -228,7 +229,7 @@ def _indexed(reference: bytes) -> Source:
 
 
 def _named(names: Iterable[bytes], what: str) -> list[bytes]:
-    """The names, of which each is one that TensorFlow allows a node."""
+    """Check that each name is one that TensorFlow allows for a node."""
     found = _distinct(names, what)
     if not all(map(_IS_NAME.fullmatch, found)):
         raise Unreadable(f"one of the {what} in it has a name that it must not have")

@@ -1,4 +1,4 @@
-"""Constants in graphs and in computations: what type, shape and numbers they have, read without TensorFlow."""
+"""Constants in graphs and in computations: their type, shape and numbers, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
     6: np.dtype("int8"),
     8: np.dtype("complex64"),
     9: np.dtype("int64"),
-    BFLOAT16: np.dtype("uint16"),  # its bits
+    BFLOAT16: np.dtype("uint16"),  # NumPy has no bfloat16: its bits
     17: np.dtype("uint16"),
     18: np.dtype("complex128"),
     HALF: np.dtype("float16"),
@@ -50,20 +50,22 @@ _TYPED: Final[Mapping[int, str]] = {
     22: "uint32_val",
     23: "uint64_val",
 }
+"""The field of ``TensorProto`` that holds the numbers of a type."""
 
 MOST_DIMENSIONS: Final = 254
+"""TensorFlow's own limit."""
 SMALL: Final = 16
-"""Elements of a constant that are remembered one by one: it may be a shape."""
+"""A constant of at most this many elements keeps each of them: it may be a shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor of one number, or any small tensor.
+    """A tensor whose elements are all equal, or any small tensor.
 
     Attributes:
         dtype: TensorFlow's number of the type.
         shape: its dimensions.
-        fill: the bytes of the number that each element is; None where elements differ.
+        fill: the bytes of the number that all elements equal; None if elements differ.
         values: each element in order, for a small tensor of integers; else None.
     """
 
@@ -74,7 +76,7 @@ class Constant:
 
     @property
     def zero(self) -> bool:
-        """Whether each element is a positive zero."""
+        """Return whether each element is a positive zero."""
         return self.fill is not None and not any(self.fill)
 
 
@@ -89,7 +91,7 @@ def dtype_name(dtype: int) -> str:
 
 
 def read_constant(tensor: Message) -> Constant | None:
-    """Return what a ``TensorProto`` holds; None where it is no numeric tensor of a known shape, or not well-formed."""
+    """Return the content of a ``TensorProto``; None if it is malformed or no numeric tensor of a known shape."""
     dtype = DTYPES.get(tensor.dtype)
     dimensions = [dimension.size for dimension in tensor.tensor_shape.dim]
     if (
@@ -115,7 +117,7 @@ _LISTS: Final[Mapping[int, str]] = {
 
 
 def read_array(array: Message) -> Constant | None:
-    """Return what TFF's ``Array`` holds; None where it is no numeric tensor, or not well-formed."""
+    """Return the content of TFF's ``Array``; None if it is malformed or no numeric tensor."""
     dtype = DTYPES.get(array.dtype)
     shape = tuple(array.shape.dim)
     if dtype is None or array.shape.unknown_rank or len(shape) > MOST_DIMENSIONS or min(shape, default=0) < 0:
@@ -129,14 +131,14 @@ def read_array(array: Message) -> Constant | None:
 
 
 def _listed(array: Message, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]] | None:
-    """The numbers of an array."""
+    """Return the numbers of an array."""
     if array.content:
         return np.frombuffer(array.content, dtype) if len(array.content) % dtype.itemsize == 0 else None
     return _as_dtype(getattr(array, _LISTS[array.dtype]).value, dtype, bits=array.dtype in (BFLOAT16, HALF))
 
 
 def _as_dtype(written: Sequence[Any], dtype: np.dtype[Any], *, bits: bool) -> np.ndarray[Any, np.dtype[Any]] | None:
-    """Numbers as protobuf has them: complex ones in pairs, halves by their bits; None if they do not fit the type."""
+    """Convert numbers from protobuf (complex numbers in pairs, halves as bits); None if they do not fit the type."""
     if dtype.kind == "c":
         pairs = np.array(written, np.float32 if dtype.itemsize == 8 else np.float64)
         return pairs.view(dtype) if len(pairs) % 2 == 0 else None
@@ -148,7 +150,7 @@ def _as_dtype(written: Sequence[Any], dtype: np.dtype[Any], *, bits: bool) -> np
 
 
 def _numbers(tensor: Message, dtype: np.dtype[Any], elements: int) -> np.ndarray[Any, np.dtype[Any]] | None:
-    """The numbers that are written down: all elements, or the first ones, the last of which goes on to the end."""
+    """Return the encoded numbers: all elements, or the first ones, of which the last is repeated to the end."""
     if tensor.tensor_content:
         whole = len(tensor.tensor_content) == elements * dtype.itemsize
         return np.frombuffer(tensor.tensor_content, dtype) if whole else None

@@ -1,4 +1,4 @@
-"""Types as TFF writes them, for people: they are what a message says, and nothing may rest on them."""
+"""Types as TFF writes them, for messages to people only: no decision may depend on them."""
 
 from __future__ import annotations
 
