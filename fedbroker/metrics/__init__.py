@@ -1,1 +1,1 @@
-"""What is counted, for Prometheus: the coordinator's metrics, and what both sides need to serve their own."""
+"""Prometheus metrics: the coordinator's, and the helpers that coordinator and silo share."""

@@ -1,4 +1,4 @@
-"""Where metrics are served: an address as people write it. Imports the base only."""
+"""Parse the address at which metrics are served."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ADDRESS: Final = re.compile(r"(\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; an IPv6 address stands in brackets, port 0 is any free one.
+    """Return host and port of ``HOST:PORT``; an IPv6 address is in brackets, port 0 is any free port.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not an address.
     """
     match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
     if match is None or int(match["port"]) > 65535:

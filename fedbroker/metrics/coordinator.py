@@ -1,7 +1,4 @@
-"""A coordinator's metrics: what happens in its cohort and its sessions, from the same events that the log has.
-
-Imports the session's events and counts, and its neighbours.
-"""
+"""A coordinator's metrics of its cohort and its sessions, counted from the same events as the log."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from fedbroker.transport.answers import Reason
 __all__ = ["CoordinatorMetrics"]
 
 MOST_SILOS: Final = 1000
-"""Silos that have series of their own; further ones share those of ``OTHERS``."""
+"""Silos with series of their own, so that memory stays bounded; further silos share the series of ``OTHERS``."""
 OTHERS: Final = "(others)"
 
 OUTCOMES: Final = ("ok", "failed", "cancelled")
@@ -29,12 +26,12 @@ PHASES: Final = ("queue", "transfer", "compute")
 
 
 class CoordinatorMetrics:
-    """Counts events, and reads what is counted elsewhere when it is scraped. No session's id is ever a label.
+    """Counts events, and reads other counters when it is scraped. A session's id is never a label.
 
     Args:
         cohort: its name: a label of each metric.
-        statistics: reads the cohort's own counts, from any thread; None as long as there are none.
-        restarts: reads how often the coordinator's C++ runtime was started anew.
+        statistics: reads the cohort's own counts, from any thread; None before the cohort has any.
+        restarts: reads how often the coordinator's C++ runtime was restarted.
 
     Attributes:
         registry: holds the metrics.
@@ -48,7 +45,7 @@ class CoordinatorMetrics:
         self._statistics = statistics
         self._restarts = restarts
         self._running: set[str] = set()
-        self._asked: dict[str, int] = {}  # by session: work items that are not answered
+        self._asked: dict[str, int] = {}  # by session: work items without a reply
         self._silos: set[str] = set()
         self._define()
         self.registry.register(self)
@@ -94,7 +91,7 @@ class CoordinatorMetrics:
         return Histogram(name, help, ("cohort", *labels), registry=self.registry, buckets=SECONDS)
 
     def hear(self, event: Event) -> None:
-        """Count an event; to be called on one thread at a time."""
+        """Count an event; must be called on one thread at a time."""
         cohort, said = self._cohort, event.details
         match event.name:
             case "silo joined":
@@ -147,7 +144,7 @@ class CoordinatorMetrics:
             self._asked[session] -= items
 
     def _silo(self, name: str) -> str:
-        """The label of a silo, with all of its series: a counter that appears with its first event hides that one."""
+        """Return a silo's label and create its series: a counter that appears with its first event hides that event."""
         if name in self._silos:
             return name
         if len(self._silos) >= MOST_SILOS:
@@ -158,7 +155,7 @@ class CoordinatorMetrics:
         return name
 
     def collect(self) -> Iterable[Metric]:
-        """What is read when it is scraped; prometheus-client calls it, in a thread of its own."""
+        """Yield the metrics that are read at each scrape; prometheus-client calls it in a thread of its own."""
         who = {"cohort": self._cohort}
         awaited = sum(list(self._asked.values()))
         statistics = self._statistics() or Statistics((), (), {}, 0, {})

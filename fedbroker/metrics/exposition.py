@@ -1,6 +1,6 @@
-"""Serves one registry of metrics over HTTP, in threads of its own, by prometheus-client.
+"""Serve one registry of metrics over HTTP with prometheus-client, in threads of its own.
 
-Nothing is global: each context and each silo has its own registry. Imports its neighbours and the base.
+Nothing is global: each context and each silo has its own registry.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ __all__ = ["SECONDS", "Exposition", "Registry"]
 _log = get_logger(__name__)
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
-"""The buckets of every histogram of times: from a small answer on one machine to hours of training."""
+"""The buckets of every histogram of times: from a small reply on one machine to hours of training."""
 
 STOP_SECONDS: Final = 5.0
+"""How long closing waits for the server's thread."""
 
 
 class Registry(CollectorRegistry):
-    """The metrics of one context or silo, with those of the process: memory, processor, open files."""
+    """The metrics of one context or silo, and of its process: memory, processor, open files."""
 
     def __init__(self) -> None:
         super().__init__(auto_describe=True)
         ProcessCollector(registry=self)
 
     def collect(self) -> Iterable[Metric]:
-        """All of them, without the moments at which counters were made: a second series for each, of use to nobody."""
+        """Yield all metrics without the creation times of counters, which would be a second series for each."""
         for metric in super().collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
 
 
 class Exposition:
-    """``http://HOST:PORT/metrics``, from when it is made until it is closed.
+    """A server of ``http://HOST:PORT/metrics`` that runs until it is closed.
 
-    Whoever reaches the address can read it: there is no password.
+    The server has no password: every client that reaches the address can read the metrics.
 
     Args:
-        address: ``HOST:PORT``; port 0 is any free one.
-        registry: what is served.
+        address: ``HOST:PORT``; port 0 is any free port.
+        registry: the metrics to serve.
 
     Attributes:
         url: of the metrics.
 
     Raises:
-        ConfigError: it is no address, or cannot be listened on.
+        ConfigError: the address is invalid, or the server cannot listen on it.
     """
 
     def __init__(self, address: str, registry: CollectorRegistry) -> None:
@@ -69,7 +70,7 @@ class Exposition:
         _log.info("metrics served", url=self.url)
 
     def close(self) -> None:
-        """Serve no more. May be called again."""
+        """Stop the server. May be called again."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join(STOP_SECONDS)

@@ -1,7 +1,4 @@
-"""The connections to the broker as metrics, the same at a coordinator and at a silo.
-
-Imports transport's counts and its neighbours.
-"""
+"""Metrics of the connections to the broker, the same at a coordinator and at a silo."""
 
 from __future__ import annotations
 
@@ -16,25 +13,25 @@ __all__ = ["counter", "gauge", "lanes"]
 
 
 def counter(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
-    """A counter with one value, read when it is scraped; ``who`` are its labels."""
+    """Return a counter with one value, read when it is scraped; ``who`` are its labels."""
     family = CounterMetricFamily(name, help, labels=tuple(who))
     family.add_metric(tuple(who.values()), value)
     return family
 
 
 def gauge(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
-    """The same of a gauge."""
+    """Return a gauge with one value, read when it is scraped; ``who`` are its labels."""
     family = GaugeMetricFamily(name, help, labels=tuple(who))
     family.add_metric(tuple(who.values()), value)
     return family
 
 
 def lanes(traffic: Mapping[str, Traffic], who: Mapping[str, str]) -> list[Metric]:
-    """The metrics of connections.
+    """Return the metrics of connections.
 
     Args:
-        traffic: what has gone over each, by lane.
-        who: labels that tell whose they are.
+        traffic: the counts of each connection, by its name.
+        who: labels that identify the coordinator or silo.
     """
     lane, way = (*who, "lane"), (*who, "lane", "direction")
     up = GaugeMetricFamily("fedbroker_broker_up", "Whether the connection to the broker is up.", labels=lane)
