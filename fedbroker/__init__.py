@@ -1,6 +1,6 @@
-"""TensorFlow Federated over RabbitMQ: silos dial out to a broker and pull their work.
+"""TensorFlow Federated over RabbitMQ: silos connect to a broker and pull their work.
 
-The names here are imported when they are first used, so that ``import fedbroker`` itself costs nothing.
+Names are imported on first use, so that ``import fedbroker`` itself costs nothing.
 """
 
 from __future__ import annotations

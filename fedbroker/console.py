@@ -1,7 +1,4 @@
-"""How both command lines end: one line and an exit code for what went wrong, never a traceback unless asked for.
-
-Imports the base only.
-"""
+"""Exit of both command lines: one line and an exit code for an error, a traceback only on request."""
 
 from __future__ import annotations
 
@@ -40,9 +37,9 @@ _CODES: tuple[tuple[type[FedbrokerError], int], ...] = (
 def run(app: Callable[[], object]) -> NoReturn:
     """Call a command line and end the process with its exit code.
 
-    What ``app`` returns is the exit code where it is an integer, else it is 0. An error becomes one line on standard
-    error and the code of :func:`exit_code`; ``FEDBROKER_DEBUG=1`` adds the traceback. Ctrl-C gives 130.
-    SIGINT interrupts in any case.
+    An integer that ``app`` returns is the exit code; any other result means 0. An error becomes one line on standard
+    error and the code of :func:`exit_code`; ``FEDBROKER_DEBUG=1`` adds the traceback. Ctrl-C gives 130, even if SIGINT
+    was ignored at the start.
     """
     _heed_interrupts()
     try:
@@ -51,7 +48,7 @@ def run(app: Callable[[], object]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
         sys.exit(_PIPE_CLOSED)
     except Exception as error:
         sys.exit(_failed(error))
@@ -59,12 +56,12 @@ def run(app: Callable[[], object]) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
-    """2 for what the caller can correct, 3 for the broker, 4 for cohort, silos and data, 5 for anything else."""
+    """Return 2 for an error that the caller can correct, 3 for the broker, 4 for cohort, silos and data, else 5."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), _OTHER)
 
 
 def one_line(error: BaseException) -> str:
-    """What happened and what to do, on one printable line, without secrets."""
+    """Return what happened and what to do, on one printable line, without secrets."""
     if isinstance(error, FedbrokerError):
         text = str(error)
     else:
@@ -73,7 +70,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _heed_interrupts() -> None:
-    """Install Python's handler of SIGINT, which it leaves out where the signal is ignored: as in a script's ``&``."""
+    """Install Python's handler of SIGINT, which it omits if the signal is ignored, as after ``&`` in a script."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -90,7 +87,7 @@ def _failed(error: Exception) -> int:
 
 
 def _first(error: Exception) -> Exception:
-    """Of a group, the first error that is ours, since tasks that run side by side fail as a group."""
+    """Return the first error of ours in a group, since concurrent tasks fail as a group."""
     if not isinstance(error, ExceptionGroup):
         return error
     leaves = [_first(inner) for inner in error.exceptions]
@@ -98,7 +95,7 @@ def _first(error: Exception) -> Exception:
 
 
 def _usage(error: Exception) -> Exception:
-    """A mistake on the command line as the error of ours that it is."""
+    """Return a command-line mistake as our own UsageError."""
     if (cyclopts := sys.modules.get("cyclopts")) is None or not isinstance(error, cyclopts.CycloptsError):
         return error
     usage = UsageError(str(error).rstrip(". \n"), hint="--help shows what there is")

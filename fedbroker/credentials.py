@@ -1,4 +1,4 @@
-"""Secrets in files: systemd's credentials, Docker's and Kubernetes' secrets, and our own. Imports the errors only."""
+"""Secrets in files: systemd's credentials, Docker's and Kubernetes' secrets, and our own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = ["broker_url", "from_file", "read_secret", "write_private"]
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+# Larger files are not secrets: they would only fill the memory.
 _LONGEST: Final = 1 << 20
 
 
@@ -26,18 +27,18 @@ def read_secret(
     environ: Mapping[str, str] = os.environ,
     error: type[ConfigError] = ConfigError,
 ) -> str:
-    """What is in a file, without white space around it.
+    """Return the text of a file, stripped.
 
     Args:
-        label: what names the file, for errors.
-        name: of a credential that systemd hands over (``LoadCredential=``), if there is one; else a path.
-        directory: what a relative path is relative to.
+        label: the setting that names the file, for errors.
+        name: of a credential from systemd (``LoadCredential=``), if it exists; else a path.
+        directory: the base of a relative path.
         environ: the environment.
-        error: what to raise.
+        error: the class to raise.
 
     Raises:
-        ConfigError: ``error``, when it cannot be read, is larger than 1 MiB, holds nothing, or no text; its contents
-            are in no error.
+        ConfigError: ``error``, if the file cannot be read, is larger than 1 MiB, is empty, or is not text. The error
+            never contains the file's contents.
     """
     path = _path(name, directory, environ)
     hint = f"correct {label}, or what it names"
@@ -62,9 +63,9 @@ def read_secret(
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, from its first moment on and all at once.
+    """Write a file that only its owner may read, atomically and with these permissions from the start.
 
-    Directories that are missing are made, for their owner alone.
+    Missing directories are created, accessible to their owner only.
 
     Raises:
         ConfigError: it cannot be written.
@@ -84,7 +85,7 @@ def write_private(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _private_umask() -> Iterator[None]:
-    """All directories on the way are made for their owner alone, too."""
+    """Create directories within the block for their owner only."""
     before = os.umask(0o077)
     try:
         yield
@@ -101,7 +102,7 @@ def _path(name: str, directory: Path, environ: Mapping[str, str]) -> Path:
 
 
 def from_file(variable: str, environ: Mapping[str, str] = os.environ, error: type[ConfigError] = ConfigError) -> str:
-    """What is in the file that an environment variable names: see :func:`read_secret`.
+    """Return the text of the file that an environment variable names: see :func:`read_secret`.
 
     Raises:
         ConfigError: ``error``, as there.
@@ -110,7 +111,7 @@ def from_file(variable: str, environ: Mapping[str, str] = os.environ, error: typ
 
 
 def broker_url(environ: Mapping[str, str] = os.environ) -> str | None:
-    """A coordinator's broker, from ``FEDBROKER_URL`` or from the file that ``FEDBROKER_URL_FILE`` names; a secret.
+    """Return a coordinator's broker URL, a secret, from ``FEDBROKER_URL`` or the file in ``FEDBROKER_URL_FILE``.
 
     Raises:
         ConfigError: both are set, or the file cannot be read.

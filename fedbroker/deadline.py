@@ -1,7 +1,4 @@
-"""A point in time by which something must be done: made once, passed down, never a bare number of seconds.
-
-Imports nothing of fedbroker.
-"""
+"""A point in time by which something must be done: made once and passed down, in place of a number of seconds."""
 
 from __future__ import annotations
 
@@ -24,22 +21,22 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, *, now: float | None = None) -> Deadline:
-        """The deadline that many seconds from now (``now`` is for tests with a clock of their own)."""
+        """Return the deadline in that many seconds (``now`` is for tests with a clock of their own)."""
         return cls((time.monotonic() if now is None else now) + seconds)
 
     @classmethod
     def never(cls) -> Deadline:
-        """One that does not come."""
+        """Return a deadline that never passes."""
         return cls(math.inf)
 
     def left(self, *, now: float | None = None) -> float:
-        """Seconds until it, never negative."""
+        """Return the seconds until the deadline, never negative."""
         return max(0.0, self.at - (time.monotonic() if now is None else now))
 
     def passed(self, *, now: float | None = None) -> bool:
-        """Whether it lies behind."""
+        """Return whether the deadline has passed."""
         return self.left(now=now) == 0.0
 
     def earlier(self, other: Deadline) -> Deadline:
-        """The nearer of the two."""
+        """Return the earlier of two deadlines."""
         return min(self, other)

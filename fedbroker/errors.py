@@ -1,4 +1,4 @@
-"""Every error that fedbroker raises, in one tree whose roots say who can act.
+"""Every error that fedbroker raises, in one tree; its first level tells who can act.
 
     FedbrokerError
     ├── ConfigError            you: a setting, a URL, an argument
@@ -10,24 +10,24 @@
     │   ├── BrokerLost
     │   ├── TopologyMismatch   a queue or exchange exists with other arguments
     │   └── BrokerStartError   a private node did not start
-    ├── CohortError            whoever runs the silos
+    ├── CohortError            the silos' administrators
     │   ├── CohortTimeout      too few silos joined in time
-    │   └── NameTaken          a second silo under one name
-    ├── SiloError              the administrator of the silo that is named
-    │   ├── DataError          a source, column or type is not what was asked for
+    │   └── NameTaken          another silo has this name
+    ├── SiloError              the administrator of the named silo
+    │   ├── DataError          a source, column or type differs from what was asked for
     │   └── PolicyRefusal      the silo's policy forbids it; names the rule
     ├── DeadlineExceeded       a stage or an invocation ran out of time
     │   └── StragglerTimeout   too few silos answered a stage in time; names the missing
     ├── PlanError              the author of the computation
     ├── RuntimeFailure         the C++ runtime
     │   ├── RuntimeUnavailable it cannot be started or isolated
-    │   └── ComputationFailed  it ran and said no; carries its own words
-    └── WireError              a message that is not ours, or is damaged
-        ├── Missing            a blob that was announced did not come
-        └── Forged             a message that is not signed, not its sender's, changed, or a copy of an earlier one
+    │   └── ComputationFailed  it rejected or failed a computation; carries its message
+    └── WireError              a foreign or damaged message
+        ├── Missing            a blob that was announced did not arrive
+        └── Forged             a message that is unsigned, signed by another key, changed, or replayed
 
-Each class has a stable ``code`` (see ``docs/errors.md``). Each instance knows what happened, and, where that is known,
-at which silo and stage and in which session, and what to do about it.
+Each class has a stable ``code`` (see ``docs/errors.md``). Each instance tells what happened and what to do about
+it; many also name the silo, the stage and the session.
 """
 
 from __future__ import annotations
@@ -68,18 +68,18 @@ __all__ = [
 
 
 class FedbrokerError(Exception):
-    """The root of the tree.
+    """Base class of all errors that fedbroker raises.
 
     Args:
         what: what happened, one clause without a full stop.
-        hint: what to do about it, one clause; empty when nothing can be said.
+        hint: what to do about it, one clause; may be empty.
 
     Attributes:
-        code: which error it is; stable, and explained in ``docs/errors.md``.
+        code: stable code of the error, explained in ``docs/errors.md``.
         what: what happened.
         hint: what to do about it, or empty.
-        retryable: the same call may succeed on another try: something died or was lost, nothing was wrong. An execution
-            context raises such an error as TFF's own ``RetryableError``, too.
+        retryable: the same call may succeed on another try: a process died or data was lost. An execution context
+            raises such an error as TFF's own ``RetryableError``, too.
         computation: the name of the computation that was invoked, or None outside of an invocation.
     """
 
@@ -94,7 +94,7 @@ class FedbrokerError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """One printable line: the code, the computation, what happened, what to do."""
+        """Return one printable line: the code, the computation, what happened, what to do."""
         where = f"{self.computation}: " if self.computation else ""
         line = f"[{self.code}] {where}{self.what}"
         line = f"{line}; {self.hint}" if self.hint else line
@@ -108,16 +108,16 @@ class ConfigError(FedbrokerError):
 
 
 class UsageError(ConfigError, TypeError, ValueError):
-    """An argument of a call does not fit; a ``TypeError`` and ``ValueError`` too, as TFF's own contexts raise there."""
+    """An argument is invalid; also a ``TypeError`` and a ``ValueError``, which TFF's own contexts raise."""
 
     code = "FB1002"
 
 
 class JournalError(ConfigError):
-    """The journal of a coordinator cannot be written; the invocation ends, and its session can be gone on with.
+    """A coordinator's journal cannot be written; the invocation ends, and its session can be resumed.
 
     Attributes:
-        directory: the journal's.
+        directory: the directory of the journal.
     """
 
     code = "FB1003"
@@ -131,16 +131,16 @@ class JournalError(ConfigError):
 
 
 class BrokerError(FedbrokerError):
-    """The broker cannot be used as things are."""
+    """The broker cannot be used."""
 
     code = "FB2000"
 
 
 class BrokerUnreachable(BrokerError):
-    """Nothing that speaks AMQP answers at that address.
+    """No AMQP server answers at that address.
 
     Attributes:
-        retryable: no broker listens there yet; not that something else does, or that TLS failed.
+        retryable: True if nothing listens there yet; False if another server answers, or TLS failed.
     """
 
     code = "FB2001"
@@ -151,13 +151,13 @@ class BrokerUnreachable(BrokerError):
 
 
 class BrokerRefused(BrokerError):
-    """The broker answers, and says no: password, vhost or permission."""
+    """The broker refuses: wrong password, unknown vhost or no permission."""
 
     code = "FB2002"
 
 
 class BrokerLost(BrokerError):
-    """The connection went away and did not come back in time."""
+    """The connection was lost and not restored in time."""
 
     code = "FB2003"
     retryable = True
@@ -176,7 +176,7 @@ class BrokerStartError(BrokerError):
 
 
 class CohortError(FedbrokerError):
-    """The cohort is not as the program needs it."""
+    """The cohort does not meet the program's needs."""
 
     code = "FB3000"
 
@@ -187,8 +187,8 @@ class CohortTimeout(CohortError):
     Attributes:
         cohort: the cohort's name.
         wanted: how many silos were needed.
-        present: names of the silos that are there; where data was asked for, of those that have it.
-        missing: names of silos known from before that are not there now.
+        present: names of the silos that are present and, if data was asked for, have it.
+        missing: names of silos that were present before.
     """
 
     code = "FB3001"
@@ -218,11 +218,11 @@ class CohortTimeout(CohortError):
 
 
 class NameTaken(CohortError):
-    """Another silo holds this name in this cohort.
+    """Another silo has this name in this cohort.
 
     Attributes:
         cohort: the cohort's name.
-        silo: the name that is taken.
+        silo: the taken name.
     """
 
     code = "FB3002"
@@ -237,14 +237,14 @@ class NameTaken(CohortError):
 
 
 class SiloError(FedbrokerError):
-    """A silo failed at its part of a stage.
+    """A silo failed in its part of a stage.
 
     Attributes:
         silo: its name.
-        stage: the number of the client stage, or None where it failed outside one.
+        stage: the number of the client stage, or None if it failed outside one.
         session: the session's id, or None.
-        cause: the silo's own words.
-        retryable: its runtime died or what it held was lost; not that its data or the computation are wrong.
+        cause: the silo's own message.
+        retryable: True if its runtime died or its values were lost; False if its data or the computation is wrong.
     """
 
     code = "FB4001"
@@ -269,12 +269,12 @@ class SiloError(FedbrokerError):
 
 
 class DataError(SiloError):
-    """A silo's data is not what the computation expects.
+    """A silo's data does not match the computation.
 
     Attributes:
         source: the name of the data source.
-        column: the column, or None when the source as a whole does not fit.
-        expected: what the computation needs there.
+        column: the column, or None if the source as a whole does not match.
+        expected: what the computation needs.
         found: what the silo has.
     """
 
@@ -292,10 +292,10 @@ class DataError(SiloError):
 
 
 class PolicyRefusal(SiloError):
-    """A silo will not do what its part of a stage asks for: its administrator's policy forbids it.
+    """A silo refused its part of a stage, by its administrator's policy.
 
     Attributes:
-        rule: the key of ``[policy]`` in its settings that says so, such as ``client_results``.
+        rule: the key of ``[policy]`` in its settings that refused, such as ``client_results``.
     """
 
     code = "FB4003"
@@ -320,10 +320,10 @@ class DeadlineExceeded(FedbrokerError):
     """Time ran out.
 
     Attributes:
-        silos: names of those whose answer was missing.
+        silos: names of the silos that did not answer.
         stage: the number of the client stage, or None.
         session: the session's id, or None.
-        unread: those among ``silos`` that never picked their work up (the broker dead-lettered it).
+        unread: the silos among ``silos`` that never picked up their work (the broker dead-lettered it).
     """
 
     code = "FB6001"
@@ -346,16 +346,16 @@ class DeadlineExceeded(FedbrokerError):
 
 
 class StragglerTimeout(DeadlineExceeded):
-    """A stage's time was up and fewer silos than the quorum had answered; ``silos`` names the missing."""
+    """A stage timed out with fewer answers than the quorum; ``silos`` names the missing silos."""
 
     code = "FB6002"
 
 
 class PlanError(FedbrokerError):
-    """A computation cannot be cut into stages; it names the intrinsic and what to use instead.
+    """A computation cannot be divided into stages; names the intrinsic and an alternative.
 
     Attributes:
-        intrinsic: what stands in the way: an intrinsic's URI, ``data`` or ``xla``; or None.
+        intrinsic: the obstacle: an intrinsic's URI, ``data`` or ``xla``; or None.
     """
 
     code = "FB5001"
@@ -372,10 +372,10 @@ class RuntimeFailure(FedbrokerError):
 
 
 class RuntimeUnavailable(RuntimeFailure):
-    """The C++ runtime cannot be started, cannot be isolated, or died under a request.
+    """The C++ runtime cannot be started, cannot be isolated, or died during a request.
 
     Attributes:
-        retryable: it died, and is started anew; not that it cannot be had.
+        retryable: True if it died and will be restarted; False if it cannot be started.
     """
 
     code = "FB8001"
@@ -386,12 +386,12 @@ class RuntimeUnavailable(RuntimeFailure):
 
 
 class ComputationFailed(RuntimeFailure):
-    """The C++ runtime refused or failed a computation.
+    """The C++ runtime rejected or failed a computation.
 
     Attributes:
         status: the gRPC status name, such as ``INVALID_ARGUMENT``.
-        detail: the runtime's own text.
-        stage: the number of the server stage, or None where it failed elsewhere.
+        detail: the runtime's own message.
+        stage: the number of the server stage, or None if it failed elsewhere.
     """
 
     code = "FB8002"
@@ -405,16 +405,16 @@ class ComputationFailed(RuntimeFailure):
 
 
 class WireError(FedbrokerError):
-    """A message is not ours, is damaged, or exceeds a limit."""
+    """A message is foreign or damaged, or exceeds a limit."""
 
     code = "FB7001"
 
 
 class Missing(WireError):
-    """A blob is not here and does not come: lost on the way, evicted, or never sent.
+    """A blob is missing and will not arrive: lost, evicted, or never sent.
 
     Attributes:
-        digest: its name.
+        digest: its content address.
     """
 
     code = "FB7002"
@@ -425,6 +425,6 @@ class Missing(WireError):
 
 
 class Forged(WireError):
-    """A message is not what its sender wrote to us: not signed, changed, misplaced, or a copy of an earlier one."""
+    """A message is unsigned, signed by another key, changed, sent in another context, or replayed."""
 
     code = "FB7003"

@@ -1,6 +1,6 @@
-"""Sends traces to a collector, as the ``OTEL_*`` variables say; imported only where they say so.
+"""Export of traces to a collector, configured by ``OTEL_*`` variables; imported only if they enable it.
 
-Needs the extra ``otel``. Imports the base only.
+Needs the extra ``otel``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["export"]
 _log = get_logger(__name__)
 
 UNNAMED: Final = "unknown_service"
-"""What the library calls a service whose name nobody gave."""
+"""OpenTelemetry's name for a service without a configured name."""
 _URLS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 FAREWELL: Final = 3000
-"""Milliseconds at the process's end for what is not sent yet."""
+"""Milliseconds at the process's exit to send the remaining spans."""
 
 
 def export(exporter: str, service: str, resource: Mapping[str, str | int | float | bool]) -> None:
@@ -41,35 +41,35 @@ def export(exporter: str, service: str, resource: Mapping[str, str | int | float
         resource: attributes of the process.
 
     Raises:
-        ValueError: there is no such exporter here, or a URL holds a login that would be read as a path.
+        ValueError: the exporter is unknown, or a URL holds a login that would be read as a path.
     """
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
     if exporter not in ("otlp", "console"):
         raise ValueError(f"OTEL_TRACES_EXPORTER={exporter}: otlp, console and none are known")
     for name, url in _urls():
-        if has_stray_at(url if "://" in url else f"http://{url}"):  # a proxy's scheme may be left out
+        if has_stray_at(url if "://" in url else f"http://{url}"):  # a proxy URL may omit its scheme
             raise ValueError(f"{name} has an @ where no login ends: {ESCAPES}")
     target: SpanExporter = OTLPSpanExporter() if exporter == "otlp" else ConsoleSpanExporter()
-    said = Resource.create(dict(resource))  # with what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say
+    said = Resource.create(dict(resource))  # including OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES
     if str(said.attributes.get("service.name", UNNAMED)).startswith(UNNAMED):
         said = said.merge(Resource({"service.name": service}))
     provider = TracerProvider(resource=said, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(_Quiet(target)))
     trace.set_tracer_provider(provider)
-    # The library's own way out waits without a limit for a collector that is away.
+    # The library's own shutdown waits without a limit for an unreachable collector.
     atexit.register(provider.force_flush, FAREWELL)
 
 
 class _Quiet(SpanExporter):
-    """Says once that spans cannot be sent, and not with a traceback every five seconds."""
+    """Logs once that spans cannot be sent, in place of a traceback every five seconds."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send them."""
+        """Send spans."""
         reason = "the collector refused them"
         try:
             result = self._exporter.export(spans)
@@ -82,18 +82,18 @@ class _Quiet(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Send no more."""
+        """Shut down the exporter."""
         self._exporter.shutdown()
 
 
 def _urls() -> Iterator[tuple[str, str]]:
-    """The environment's URLs that lead to the collector, and the variables' names."""
+    """Yield the variables and URLs in the environment that lead to the collector."""
     for name in chain(_URLS, _PROXIES, map(str.upper, _PROXIES)):
         if url := os.environ.get(name):
             yield name, url
 
 
 def _words(error: Exception) -> str:
-    """What is wrong, with the library's own words only where no URL that they may show holds a login."""
+    """Return the error's class, with its message only if no URL that the message may show holds a login."""
     name = type(error).__name__
     return name if any("@" in url for _, url in _urls()) else f"{name}: {error}"

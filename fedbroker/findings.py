@@ -1,7 +1,4 @@
-"""What an examination found, one line each: fine, worth a look, or in the way; and how command lines print it.
-
-Imports the base only.
-"""
+"""Findings of a diagnosis, one line each: ok, warning or problem; and how command lines print them."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ _STYLES: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        level: ``ok``; ``warning``: it works, but see what is said; ``problem``: it does not work like this.
-        subject: what was looked at, in a word or two.
-        what: what was found, one clause.
-        code: of the error that it is or leads to (``docs/errors.md``); empty where all is well.
-        hint: what to do, one clause; empty where there is nothing to do.
-        where: which of several hosts; empty where there is one.
-        exit_code: that a command line ends with if this is the first problem.
+        level: ``ok``; ``warning``: it works, but read the text; ``problem``: it does not work.
+        subject: the subject of the check, in a word or two.
+        what: the result, one clause.
+        code: code of the error that this is or may cause (``docs/errors.md``); empty for ``ok``.
+        hint: the remedy, one clause; empty if none is needed.
+        where: the host, if the URL names several; else empty.
+        exit_code: exit code of a command line if this is its first problem.
     """
 
     level: Level
@@ -45,44 +42,44 @@ class Finding:
 
     @classmethod
     def ok(cls, subject: str, what: str) -> Self:
-        """All is well."""
+        """Return a finding without objections."""
         return cls(level="ok", subject=subject, what=what)
 
     @classmethod
     def warning(cls, subject: str, error: FedbrokerError) -> Self:
-        """What may lead to an error of that kind."""
+        """Return a warning that this error may occur."""
         return cls(level="warning", subject=subject, what=error.what, code=error.code, hint=error.hint)
 
     @classmethod
     def problem(cls, subject: str, error: FedbrokerError) -> Self:
-        """An error."""
+        """Return the finding of an error."""
         return replace(cls.warning(subject, error), level="problem", exit_code=exit_code(error))
 
     @property
     def line(self) -> str:
-        """All of it but the level and the subject."""
+        """Everything but the level and the subject, on one line."""
         code = f"[{self.code}] " if self.code else ""
         where = f"{self.where}: " if self.where else ""
         hint = f"; {self.hint}" if self.hint else ""
         return without_secrets(" ".join(f"{code}{where}{self.what}{hint}".split()))
 
     def at(self, where: str) -> Self:
-        """The same of one of several hosts."""
+        """Return this finding, attributed to one of several hosts."""
         return replace(self, where=where)
 
     def as_json(self) -> dict[str, str]:
-        """For programs."""
+        """Return the fields as JSON, for programs."""
         fields = {name: without_secrets(value) for name, value in asdict(self).items() if isinstance(value, str)}
         return {"level": self.level, **fields}
 
 
 def exit_code_of(findings: Iterable[Finding]) -> int:
-    """0, or that of the first problem."""
+    """Return the exit code of the first problem, or 0."""
     return next((one.exit_code for one in findings if one.level == "problem"), 0)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """A line for each on standard output, however long, with colours on a terminal only."""
+    """Print each finding as one line of any length on standard output, with colours on a terminal only."""
     from rich.console import Console
     from rich.text import Text
 

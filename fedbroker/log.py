@@ -1,7 +1,7 @@
-"""One vocabulary of log events, as JSON for machines or as lines for people, on standard error.
+"""Logging with named events: JSON for machines, lines for people, on standard error.
 
-A program that says nothing about logging hears warnings only, by way of the standard library's ``logging``, whose
-levels, filters and handlers apply as to any library. Imports the base only.
+A program that does not configure logging sees only warnings, through the standard library's ``logging``; its levels,
+filters and handlers apply as for any library.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _Event: TypeAlias = MutableMapping[str, Any]
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of a module: ``log.info("stage_done", seconds=1.5)``.
+    """Return the logger of a module: ``log.info("stage_done", seconds=1.5)``.
 
-    What was bound with :func:`structlog.contextvars.bind_contextvars` (session, stage, silo) is on each of its lines.
+    Values bound with :func:`structlog.contextvars.bind_contextvars` (session, stage, silo) appear on each of its lines.
     """
     logger = structlog.wrap_logger(
         logging.getLogger(name), processors=_processors(), wrapper_class=structlog.stdlib.BoundLogger
@@ -41,16 +41,16 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def configure(format: Format = "auto", level: Level = "info") -> None:
-    """Write this process's log to standard error; for command lines, since it sets the process's root logger.
+    """Write this process's log to standard error; for command lines, since it configures the process's root logger.
 
-    Other libraries are heard from warnings up, or from ``debug`` on when that is the level. May be called again.
+    Other libraries' records appear from level warning up, or from debug up if ``level`` is debug. May be called again.
 
     Args:
-        format: ``console`` for people, ``json`` for one object a line, ``auto`` for the first on a terminal only.
-        level: the lowest level of ours that is written.
+        format: ``console`` for people, ``json`` for one object per line, ``auto`` for console on a terminal, else json.
+        level: the lowest level of our own events that is written.
 
     Raises:
-        ConfigError: there is no such format or level.
+        ConfigError: the format or the level is unknown.
     """
     if format not in ("auto", "console", "json") or level not in _LEVELS:
         raise ConfigError(
@@ -72,7 +72,7 @@ def configure(format: Format = "auto", level: Level = "info") -> None:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at that moment."""
+    """Writes to the current ``sys.stderr``, even if that was replaced since."""
 
     def __init__(self, *, as_json: bool) -> None:
         logging.Handler.__init__(self)
@@ -84,7 +84,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Formatter(logging.Formatter):
-    """Renders our events and other libraries' records alike, without secrets and without what a terminal would obey."""
+    """Renders our events and other libraries' records alike, without secrets and terminal control characters."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _Formatter(logging.Formatter):
 
 
 def _shown(key: str, value: object) -> object:
-    """Return a text as one printable line, a traceback as several; numbers and lists as they are."""
+    """Return a text as one printable line, or a traceback as several; other values unchanged."""
     if not isinstance(value, str):
         return value
     return "\n".join(printable(line) for line in value.split("\n")) if key == "exception" else printable(value)
@@ -120,7 +120,7 @@ def _processors() -> list[Any]:
 
 
 def _to_record(_: object, __: str, event: _Event) -> tuple[tuple[str], dict[str, Any]]:
-    """For the standard library: text for anybody's handler, and the event itself for ours."""
+    """Convert an event for the standard library: text for any handler, and the event itself for ours."""
     exc_info = event.pop("exc_info", None)
     words = [str(event.get("event", "")), *(f"{key}={value!r}" for key, value in event.items() if key != "event")]
     text = without_secrets(" ".join(words))

@@ -1,7 +1,4 @@
-"""Make text that others wrote safe to show: one line, of bounded length, with nothing in it that a terminal obeys.
-
-Imports nothing of fedbroker.
-"""
+"""Makes untrusted text safe to show: one line, of bounded length, without terminal control characters."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import Final
 __all__ = ["LONGEST", "is_printable", "printable"]
 
 LONGEST: Final = 4096
-"""Characters of a text that others wrote; what is longer is cut."""
+"""Maximal number of characters of an untrusted text; a longer one is cut."""
 
 _CUT: Final = "…"
 
-# Unicode counts these as letters and marks, but nothing is seen of them: they can hide text, or make two names alike.
+# Unicode counts these as letters and marks, but they are invisible: they can hide text, or make two names look alike.
 _INVISIBLE: Final = frozenset(
     map(
         chr,
@@ -36,22 +33,22 @@ _INVISIBLE: Final = frozenset(
 def printable(text: str, most: int | None = LONGEST) -> str:
     r"""Return ``text`` as one line without control characters.
 
-    Control characters, line ends, overrides of the direction of writing, zero-width and other invisible characters,
-    surrogates and private ones are replaced by their escapes, such as ``\x1b``. Letters of all scripts, and spaces of
-    any width, stay. Doing it twice changes nothing more.
+    Control characters, line ends, overrides of the writing direction, zero-width and other invisible characters,
+    surrogates and private-use characters are replaced by their escapes, such as ``\x1b``. Letters of all scripts, and
+    spaces of any width, stay. The function is idempotent.
 
     Args:
-        text: what others wrote.
-        most: characters to return at most; None for any number. A text that is cut ends with ``…``.
+        text: the untrusted text.
+        most: maximal number of characters to return; None for any number. A text that is cut ends with ``…``.
     """
     if not is_printable(text):
-        kept = text if most is None else text[: most + 1]  # an escape is longer than what it stands for
+        kept = text if most is None else text[: most + 1]  # an escape is longer than its character
         text = "".join(char if _harmless(char) else _escaped(char) for char in kept)
     return text if most is None or len(text) <= most else text[: max(0, most - 1)] + _CUT
 
 
 def is_printable(text: str) -> bool:
-    """Whether :func:`printable` changes nothing of ``text`` but its length."""
+    """Return whether :func:`printable` leaves ``text`` unchanged, apart from its length."""
     if text.isascii():
         return text.isprintable()
     return all(map(_harmless, text))

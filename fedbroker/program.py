@@ -1,7 +1,4 @@
-"""Silos' data for federated programs: what ``tff.program`` and ``tff.learning.programs`` need besides a context.
-
-Imports TFF, the context's data handles and the base.
-"""
+"""Silos' data for federated programs: the data sources for ``tff.program`` and ``tff.learning.programs``."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ __all__ = ["SiloDataSource", "SiloDataSourceIterator"]
 
 
 class SiloDataSource(tff.program.FederatedDataSource):  # type: ignore[misc]  # TFF has no types
-    """Each silo's own data of one name, as a data source of a federated program.
+    """Each silo's own data source of one name, as a data source of a federated program.
 
     Args:
         name: of the data source in each silo's settings, ``[data.NAME]``.
-        type: the type of one client's data; see :func:`fedbroker.data` for what binds.
+        type: the type of one client's data; see :func:`fedbroker.data` for how it is bound.
         batch_size: rows in each element of a sequence; None for single rows.
-        seed: of the selections; None for one that differs each time.
+        seed: seed of the selections; None for a random one.
 
     Raises:
         UsageError: the name is empty or ``batch_size`` is not positive.
@@ -43,7 +40,7 @@ class SiloDataSource(tff.program.FederatedDataSource):  # type: ignore[misc]  # 
         return self._federated_type
 
     def iterator(self) -> SiloDataSourceIterator:
-        """A new pass over the silos; every iterator of one source selects alike."""
+        """Return an iterator over the silos; all iterators of one source make the same selections."""
         return SiloDataSourceIterator(self._handle, self._federated_type, self._seed)
 
 
@@ -55,10 +52,10 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: ignore[misc]  # TFF has no types
-    """Selects silos, uniformly at random and anew each time; made by :meth:`SiloDataSource.iterator`.
+    """Selects silos uniformly at random, independently each time; made by :meth:`SiloDataSource.iterator`.
 
-    What is selected is decided when the computation runs, among the silos that are there by then and have the data, so
-    an iterator needs no connection. It can be saved with a program's state: one that is restored goes on with the
+    The selection takes place when the computation runs, among the silos that are present and have the data, so an
+    iterator needs no connection. It can be saved with a program's state; a restored iterator continues with the
     selections that would have come next.
     """
 
@@ -70,16 +67,16 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
 
     @property
     def federated_type(self) -> tff.FederatedType:
-        """The type of what is selected."""
+        """Type of the selected data."""
         return self._federated_type
 
     def select(self, k: int | None = None) -> SiloData:
-        """A handle for the data of ``k`` silos; for those of all silos of the session with None.
+        """Return a handle for the data of ``k`` silos, or of all silos of the session if ``k`` is None.
 
-        An invocation with it waits until so many silos that have the data are there.
+        An invocation with it waits until that many silos with the data are present.
 
         Raises:
-            UsageError: ``k`` is no positive number.
+            UsageError: ``k`` is not a positive number.
         """
         if k is None:
             return self._handle
@@ -90,21 +87,21 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
         return SiloData(self._handle.name, self._handle.batch_size, Draw(k, seed))
 
     def to_bytes(self) -> bytes:
-        """For a program's state."""
+        """Serialize the iterator, for a program's state."""
         state = _State(self._handle.name, self._handle.batch_size, self._seed, self._selections)
         packed = serialization_utils.pack_str(msgspec.json.encode(state).decode())
         return bytes(packed + serialization_utils.pack_type_spec(self._federated_type))
 
     @classmethod
     def from_bytes(cls, buffer: bytes) -> SiloDataSourceIterator:
-        """What :meth:`to_bytes` gave."""
+        """Restore an iterator from the result of :meth:`to_bytes`."""
         text, size = serialization_utils.unpack_str_from(buffer)
         type_, _ = serialization_utils.unpack_type_spec_from(buffer, offset=size)
         state = msgspec.json.decode(text, type=_State)
         return cls(SiloData(state.name, state.batch_size), type_, state.seed, state.selections)
 
     def __deepcopy__(self, memo: object) -> SiloDataSourceIterator:
-        # Its parts never change, and TFF's struct types cannot be copied. ``train_model`` copies iterators each round.
+        # Its parts are immutable, and TFF's struct types cannot be copied. ``train_model`` copies iterators each round.
         return SiloDataSourceIterator(self._handle, self._federated_type, self._seed, self._selections)
 
     def __eq__(self, other: object) -> bool:
@@ -112,4 +109,4 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
             return NotImplemented
         return self.to_bytes() == other.to_bytes()
 
-    __hash__ = None  # type: ignore[assignment]  # it changes with each selection
+    __hash__ = None  # type: ignore[assignment]  # its value changes with each selection

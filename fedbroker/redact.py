@@ -1,4 +1,4 @@
-"""Keeps passwords out of text that people will read. Imports nothing of fedbroker."""
+"""Removes passwords from text for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AUTHORITY_END: Final = re.compile(r"[/?#]")
 
 
 def has_stray_at(url: str) -> bool:
-    """Return whether an ``@`` stands where no login ends: behind the first ``/``, ``?`` or ``#`` of the authority.
+    """Return whether an ``@`` occurs outside the login: after the first ``/``, ``?`` or ``#`` of the authority.
 
     A password that holds one of these characters unescaped ends the authority early: the rest of it would be read, and
     shown, as a port, a path, an option or a fragment. Text without ``://`` has no authority at all.

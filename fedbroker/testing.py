@@ -1,6 +1,6 @@
-"""A whole cohort on this machine, for programs' own tests: a private broker and silos as separate processes.
+"""A complete cohort on this machine, for tests of programs: a private broker, and silos as separate processes.
 
-Imports the broker and the base; the silos are started by their command line, as their administrators would.
+The silos are started by their command line, as their administrators would.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Sources: TypeAlias = Mapping[str, Mapping[str, object]]
 """Data sources by name, each with its keys as in ``[data.NAME]`` of a silo's settings."""
 
 POLICY: Mapping[str, object] = MappingProxyType({"client_results": "refuse", "min_clients": 1})
-"""What ``[policy]`` of each silo says unless a test says otherwise: the same as a silo does where it says nothing."""
+"""Each silo's ``[policy]`` unless a test gives another; these are also the silo's own defaults."""
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -39,14 +39,14 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class LocalCohort:
-    """A cohort that is up.
+    """A running cohort.
 
     Attributes:
         url: of its broker; holds a password.
         cohort: its name.
         silos: its processes, by silo name.
-        broker: the private node, or None where a URL was given.
-        keys: for a context's ``keys=``, where messages are signed; else None.
+        broker: the private node, or None if a URL was given.
+        keys: for a context's ``keys=``, if messages are signed; else None.
     """
 
     url: str
@@ -60,9 +60,9 @@ class LocalCohort:
 
 
 class SiloProcess:
-    """One silo as a process of its own.
+    """One silo as a separate process.
 
-    It ends when this process does, however that ends: its standard input is a pipe from here.
+    It ends when this process does, however this process ends: its standard input is a pipe from here.
 
     Args:
         directory: holds its ``silo.toml``; relative paths in it are relative to this directory.
@@ -76,7 +76,7 @@ class SiloProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process.
+        """The process id of the silo.
 
         Raises:
             UsageError: it was never started.
@@ -87,11 +87,11 @@ class SiloProcess:
 
     @property
     def ended(self) -> bool:
-        """Whether it was started and has ended."""
+        """True if it was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
     def start(self) -> None:
-        """Start it; :meth:`wait_ready` tells when it is in the cohort. May be called again after it ended."""
+        """Start it; :meth:`wait_ready` returns when it is in the cohort. May be called again after it ended."""
         self._ready.unlink(missing_ok=True)
         command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(self.directory / "silo.toml")]
         command += ["--ready-file", str(self._ready), "--until-eof"]
@@ -101,7 +101,7 @@ class SiloProcess:
             )
 
     def wait_ready(self, deadline: Deadline) -> None:
-        """Return once it is in its cohort.
+        """Wait until it is in its cohort.
 
         Raises:
             CohortError: it ended, or was not ready by the deadline; carries the last line of its log.
@@ -115,14 +115,14 @@ class SiloProcess:
             waiting.wait(0.02)
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), as a power cut would."""
+        """Kill it at once (SIGKILL), as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
             _close(self._process.stdin)
 
     def stop(self) -> int | None:
-        """Let it finish the work in hand and leave the cohort; its exit code, or None if it was never started."""
+        """Let it finish its current work and leave the cohort. Return its exit code; None if never started."""
         process = self._process
         if process is None:
             return None
@@ -136,7 +136,7 @@ class SiloProcess:
         return process.returncode
 
     def last_words(self) -> str:
-        """The last line of its log."""
+        """Return the last line of its log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return lines[-1] if lines else "it said nothing"
 
@@ -154,28 +154,28 @@ def local_cohort(
     policy: Mapping[str, object] | None = None,
     security: Literal["none", "sign", "seal"] = "none",
 ) -> Iterator[LocalCohort]:
-    """A private broker and silos, up when the block starts and gone when it ends.
+    """Run a private broker and silos within the block.
 
     Args:
-        silos: how many, called ``silo-0``, ``silo-1``, …; or each one's data sources by its name.
-        sources: with a number of silos, the data sources that each of them has.
+        silos: their number, for ``silo-0``, ``silo-1``, …; or each silo's data sources by its name.
+        sources: with a number of silos, the data sources of each of them.
         cohort: the cohort's name.
-        broker: the URL of a broker that is there already; None for a private node of the installed ``rabbitmq-server``.
-        directory: below it each silo has a directory of its own, with its ``silo.toml``, its log, and whatever files
-            its sources name; kept. None for a temporary one.
+        broker: the URL of an existing broker; None for a private node of the installed ``rabbitmq-server``.
+        directory: parent of each silo's directory, with its ``silo.toml``, its log, and the files that its sources
+            name; kept. None for a temporary one.
         isolation: of the silos' C++ runtimes.
         heartbeat: seconds between two announcements of a silo.
-        policy: keys of each silo's ``[policy]`` besides or instead of :data:`POLICY`, such as
-            ``{"client_results": "allow"}`` where a test looks at what single clients have.
-        security: whether messages are signed, and sealed: each silo then has a key of its own, and ``keys`` of what is
-            yielded is for the context.
+        policy: keys of each silo's ``[policy]`` that add to or replace :data:`POLICY`, such as ``{"client_results":
+            "allow"}`` for a test of single clients' values.
+        security: if messages are signed, or signed and sealed, each silo has a key of its own, and ``keys`` of the
+            yielded cohort is for the context.
 
     Yields:
-        The cohort; every silo of it is ready to answer.
+        The cohort; all of its silos are ready.
 
     Raises:
-        BrokerStartError: there is no ``rabbitmq-server``, or it did not start.
-        CohortError: a silo did not start; carries its last words.
+        BrokerStartError: ``rabbitmq-server`` is not installed, or did not start.
+        CohortError: a silo did not start; carries the last line of its log.
     """
     by_name = dict.fromkeys((f"silo-{n}" for n in range(silos)), sources or {}) if isinstance(silos, int) else silos
     with contextlib.ExitStack() as stack:
@@ -220,7 +220,7 @@ def _prepare(
 
 
 def _make_keys(root: Path, silos: Sequence[str], *, seal: bool) -> tuple[Path, dict[str, Mapping[str, object]]]:
-    """A coordinator's table of keys, and the table ``[security]`` of each silo, whose secret is in its directory."""
+    """Write the secrets of a coordinator and silos; return its table of keys and their tables ``[security]``."""
     own, publics = Identity.generate(), dict[str, object]()
     tables: dict[str, Mapping[str, object]] = {}
     for name in silos:
@@ -240,12 +240,12 @@ def _lines(table: Mapping[str, object]) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
-    # JSON's strings, numbers, booleans and lists are TOML's as well.
+    # JSON's strings, numbers, booleans and lists are valid TOML.
     return json.dumps(value)
 
 
 def _stop_all(processes: Mapping[str, SiloProcess]) -> None:
-    """Tell all of them first, so that they leave side by side."""
+    """Stop all silos concurrently."""
     threads = [threading.Thread(target=process.stop) for process in processes.values()]
     for thread in threads:
         thread.start()

@@ -1,7 +1,6 @@
-"""Spans for OpenTelemetry, where it is at hand and wanted; where it is not, nothing of it is even imported.
+"""OpenTelemetry spans, if it is installed and enabled; otherwise nothing of it is imported.
 
-It is wanted where the program has imported it, or where ``OTEL_*`` variables say where traces go. Imports the base
-only; OpenTelemetry itself is found, or imported, when it is used.
+It is enabled if the program has imported it, or if ``OTEL_*`` variables name a destination for traces.
 """
 
 from __future__ import annotations
@@ -30,16 +29,17 @@ Value: TypeAlias = str | int | float | bool
 _log = get_logger(__name__)
 
 HEADERS: Final = ("traceparent", "tracestate")
-"""W3C's names, of AMQP headers too; baggage does not travel."""
+"""W3C's header names, also used in AMQP; baggage is not propagated."""
+# Limit of a received header's length.
 LONGEST: Final = 1024
 _SWITCHES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
 
 class Span:
-    """A span, or nothing.
+    """A span, or a no-op.
 
     Args:
-        real: OpenTelemetry's, or None.
+        real: OpenTelemetry's span, or None.
     """
 
     __slots__ = ("_failed", "_real")
@@ -49,12 +49,12 @@ class Span:
         self._failed = False
 
     def set(self, **attributes: Value) -> None:
-        """What there is to say of it, under names that begin with ``fedbroker.``."""
+        """Set attributes, under names that begin with ``fedbroker.``."""
         if self._real is not None:
             self._real.set_attributes(_named(attributes))
 
     def failed(self, what: str, code: str = "") -> None:
-        """It did not end well; what is said first stays, whatever comes of it."""
+        """Mark the span as failed; the first call counts."""
         if self._real is not None and not self._failed:
             self._failed = True
             from opentelemetry.trace import Status, StatusCode
@@ -71,9 +71,9 @@ _only_codes: Final = ContextVar("fedbroker_only_codes", default=False)
 
 @contextmanager
 def only_codes() -> Iterator[None]:
-    """Within the block, errors that end a span are told by their code: their words may hold a silo's data.
+    """Record only the codes of errors that end a span within the block: their messages may hold a silo's data.
 
-    Holds for tasks that are created within the block, too. A collector of traces is not the silo's own log.
+    Also applies to tasks that are created within the block. A collector of traces is not the silo's own log.
     """
     token = _only_codes.set(True)
     try:
@@ -84,11 +84,11 @@ def only_codes() -> Iterator[None]:
 
 @contextmanager
 def span(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Span]:
-    """A span around the block, child of the one around this, if there is one.
+    """Open a span around the block, as a child of the current span, if any.
 
     Args:
-        name: what is done, one of few words; what differs goes into the attributes.
-        kind: ``producer`` where work goes out by the broker, ``consumer`` where it came in.
+        name: the activity, from a small set of names; details go into the attributes.
+        kind: ``producer`` if work is sent through the broker, ``consumer`` if work was received.
         attributes: see :meth:`Span.set`.
     """
     api = sys.modules.get("opentelemetry.trace")
@@ -99,7 +99,7 @@ def span(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Sp
         name,
         kind=api.SpanKind[kind.upper()],
         attributes=_named(attributes),
-        record_exception=False,  # it would carry a traceback
+        record_exception=False,  # the exception event would carry a traceback
         set_status_on_exception=False,
     )
     with started as real:
@@ -124,7 +124,7 @@ def _words(error: BaseException) -> tuple[str, str]:
 
 
 def carrier() -> dict[str, str]:
-    """The headers by which whoever gets a message goes on with the trace; empty outside of one."""
+    """Return the headers with which a message's receiver continues the trace; empty outside of a trace."""
     if "opentelemetry.trace" not in sys.modules:
         return {}
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -135,13 +135,13 @@ def carrier() -> dict[str, str]:
 
 
 def carried(headers: Mapping[str, object]) -> dict[str, str]:
-    """Of a message's headers, those of its trace, for a copy of it."""
+    """Return the trace headers of a message, for a copy of it."""
     return {name: value for name in HEADERS if isinstance(value := headers.get(name), str) and len(value) <= LONGEST}
 
 
 @contextmanager
 def continued(headers: Mapping[str, object]) -> Iterator[None]:
-    """Within the block spans are children of the one that a message with these headers was sent in."""
+    """Continue a message's trace: spans within the block are children of the span that sent these headers."""
     if "opentelemetry.trace" not in sys.modules or not (mine := carried(headers)):
         yield
         return
@@ -157,13 +157,13 @@ def continued(headers: Mapping[str, object]) -> Iterator[None]:
 
 @functools.cache
 def start(service: str, **resource: str) -> None:
-    """Have this process export its traces, if the environment says where to and the program has not seen to it itself.
+    """Export this process's traces if the environment names a destination and the program has not set up an export.
 
-    Once in a process; whatever is wrong is logged, and nothing is exported then.
+    Runs once per process. Errors are logged, and then nothing is exported.
 
     Args:
-        service: its name, where ``OTEL_SERVICE_NAME`` gives no other.
-        resource: what else there is to say of the process, under names that begin with ``fedbroker.``.
+        service: its name, unless ``OTEL_SERVICE_NAME`` gives another.
+        resource: further attributes of the process, under names that begin with ``fedbroker.``.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
     off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none"
@@ -180,7 +180,7 @@ def start(service: str, **resource: str) -> None:
 
 
 def flush(seconds: float) -> None:
-    """Have what was recorded exported; waits so long at most."""
+    """Export the recorded spans; wait at most that many seconds."""
     api = sys.modules.get("opentelemetry.trace")
     flushing: Any = getattr(api.get_tracer_provider(), "force_flush", None) if api is not None else None
     if flushing is not None:

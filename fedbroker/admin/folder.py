@@ -1,5 +1,7 @@
 """The administrator's directory: files of each silo and coordinator, readable by the directory's owner only.
 
+Its layout:
+
     admin.toml                            virtual host and the broker's public URL
     authority/ca.pem, ca.key              signs silos' certificates
     coordinators/NAME/broker.url          with its password
