@@ -1,7 +1,4 @@
-"""A private RabbitMQ node from the installed server, for demos, tests and a quick look: nothing shared, nothing left.
-
-Imports the base only (errors, deadline); never TFF.
-"""
+"""Private RabbitMQ nodes from the installed server, for demos, tests and experiments."""
 
 from __future__ import annotations
 

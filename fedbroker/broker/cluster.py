@@ -1,4 +1,4 @@
-"""A private cluster of RabbitMQ nodes, to see what the loss of a node does. Imports the base only."""
+"""A private cluster of RabbitMQ nodes, for trying the loss of a node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClusterNode:
     """One node of a private cluster; its data lives as long as the cluster.
 
     Attributes:
-        name: as RabbitMQ has it.
+        name: its name in RabbitMQ.
     """
 
     def __init__(self, name: str, broker: PrivateBroker) -> None:
@@ -35,17 +35,17 @@ class ClusterNode:
 
     @property
     def port(self) -> int:
-        """Where it listens for AMQP on 127.0.0.1; kept when it is started again."""
+        """Return its AMQP port on 127.0.0.1, which a restart keeps."""
         return self._broker.port
 
     @property
     def url(self) -> str:
-        """The URL of this node alone: a secret."""
+        """Return the URL of this node alone: a secret."""
         return self._broker.url
 
     @property
     def running(self) -> bool:
-        """Whether it is up, as far as its guardian knows."""
+        """Return whether it is up, according to its guardian."""
         return self._broker.running
 
     def kill(self) -> None:
@@ -57,7 +57,7 @@ class ClusterNode:
         self._broker.kill()
 
     def stop(self) -> None:
-        """Stop it in an orderly way; its clients and the other nodes are told.
+        """Stop it gracefully: its clients and the other nodes are notified.
 
         Raises:
             UsageError: it is not running.
@@ -65,7 +65,7 @@ class ClusterNode:
         self._broker.halt()
 
     def start(self) -> None:
-        """Start it again, with its data and its port; returns when it accepts AMQP connections, within the cluster.
+        """Restart it with its data and its port; return when it accepts AMQP connections as part of the cluster.
 
         Raises:
             BrokerStartError: it did not come up in time.
@@ -73,22 +73,22 @@ class ClusterNode:
         self._broker.start()
 
     def ctl(self, *arguments: str) -> str:
-        """What ``rabbitmqctl --quiet ARGUMENTS`` prints about this node.
+        """Return the output of ``rabbitmqctl --quiet ARGUMENTS`` for this node.
 
         Raises:
-            subprocess.CalledProcessError: the command failed; its ``stderr`` says why.
+            subprocess.CalledProcessError: the command failed; its ``stderr`` has the reason.
         """
         return self._broker.ctl(*arguments, timeout=_CTL_TIMEOUT)
 
 
 class PrivateCluster:
-    """RabbitMQ nodes of one's own, joined to a cluster, each on a port of the loopback; takes some 12 s to start.
+    """RabbitMQ nodes joined to a private cluster, each on a port of the loopback; starting takes some 12 s.
 
-    Usable with ``with``. Nothing of it outlives this process, not even when that is killed.
+    Usable with ``with``. All of it ends with this process, even if the process is killed.
 
     Args:
-        size: how many nodes.
-        extra_conf: lines for each node's ``rabbitmq.conf``; they win over ours.
+        size: number of nodes.
+        extra_conf: lines for each node's ``rabbitmq.conf``; they override the defaults.
         start_timeout: seconds that the start of a node may take.
     """
 
@@ -103,7 +103,7 @@ class PrivateCluster:
 
     @property
     def nodes(self) -> tuple[ClusterNode, ...]:
-        """Its nodes, the first of them the one that the others joined.
+        """Return its nodes; the others have joined the first.
 
         Raises:
             UsageError: it is not started.
@@ -114,7 +114,7 @@ class PrivateCluster:
 
     @property
     def url(self) -> str:
-        """``amqp://user:password@127.0.0.1:port,127.0.0.1:port,127.0.0.1:port/``: a secret.
+        """Return ``amqp://user:password@127.0.0.1:port,127.0.0.1:port,127.0.0.1:port/``: a secret.
 
         Raises:
             UsageError: it is not started.
@@ -126,7 +126,7 @@ class PrivateCluster:
         """Start the nodes and join them.
 
         Raises:
-            BrokerStartError: no server is installed, or a node did not come up in time or did not join.
+            BrokerStartError: no server is installed, or a node did not start in time or did not join.
         """
         if self._nodes:
             return
@@ -165,7 +165,7 @@ class PrivateCluster:
 
 
 def _at_once(calls: Iterable[Callable[[], None]]) -> None:
-    """Call them all in threads; returns when all have ended, with the first one's error if there was any."""
+    """Make all calls in threads; return when all have ended, and raise the first error."""
     todo = list(calls)
     with ThreadPoolExecutor(max(1, len(todo))) as pool:
         done = [pool.submit(call) for call in todo]

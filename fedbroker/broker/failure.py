@@ -1,4 +1,4 @@
-"""Reads out of a node's output why it did not start: Erlang says it once, amid fifty lines. Imports nothing."""
+"""Extract from a node's output why it did not start: Erlang states the reason once, in fifty lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES = 6
 
 
 def why_it_failed(guardian: str, output: str, log: str) -> str:
-    """The lines that matter of what the guardian, the VM and RabbitMQ wrote, joined to one line."""
+    """Return the relevant lines from the output of guardian, VM and RabbitMQ, joined to one line."""
     for text in (guardian, output, log):
         if errors := _errors(text):
             return " | ".join(errors[:_LINES])

@@ -1,4 +1,4 @@
-"""Our end of a guardian (``guardian.py``): orders to it, news from it. Imports the base only."""
+"""Start a guardian process (``guardian.py``), send it orders and read its reports."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = ["Guard"]
 
 _PROGRAM = Path(__file__).with_name("guardian.py")
 _END = {True: "remove", False: "keep"}
+# More than the guardian itself gives the VM and its helpers: _ORDERLY there, and a second.
 _LONGEST_END = 20.0
 
 
@@ -24,11 +25,11 @@ class Guard:
     """A guardian process for one directory; it ends with this object's ``close`` or with this process.
 
     Args:
-        directory: the node's.
-        remove: whether the guardian removes it at its end.
+        directory: of the node.
+        remove: whether the guardian removes the directory at its end.
 
     Attributes:
-        up: whether the node's VM runs, as far as was heard.
+        up: the node's VM runs, according to the last report.
 
     Raises:
         BrokerStartError: another node uses the directory.
@@ -47,25 +48,25 @@ class Guard:
                     stderr=errors,
                     bufsize=0,
                     cwd="/",
-                    start_new_session=True,  # a terminal's Ctrl-C is for us, not for it
-                    pass_fds=[lock],  # the directory stays locked for as long as it lives
+                    start_new_session=True,  # a terminal's Ctrl-C must not reach it
+                    pass_fds=[lock],  # the directory stays locked while the guardian lives
                 )
         finally:
             os.close(lock)
 
     @property
     def alive(self) -> bool:
-        """Whether the guardian itself runs."""
+        """Return whether the guardian itself runs."""
         return self._process.poll() is None
 
     def order(self, word: str) -> None:
-        """Tell it to ``start``, ``kill`` or ``halt`` (in an orderly way) the VM, or to ``stop`` both and itself."""
+        """Send an order: ``start``, ``kill`` or ``halt`` (gracefully) the VM, or ``stop`` both and itself."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n".encode())
 
     def hear(self, seconds: float | None) -> bool:
-        """Take in news, waiting that long for the first (for ever when None); whether there was any."""
+        """Read reports, waiting up to ``seconds`` for the first (for ever if None); return whether one arrived."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         if not select.select([pipe], [], [], seconds)[0]:
@@ -79,14 +80,14 @@ class Guard:
         return bool(lines)
 
     def end_vm(self, word: str) -> None:
-        """Have it ``kill`` or ``halt`` the VM, and wait until that is gone; bounded in time."""
+        """Order ``kill`` or ``halt``, and wait until the VM has ended; bounded in time."""
         self.order(word)
         deadline = Deadline.after(_LONGEST_END)
         while self.up and not deadline.passed():
             self.hear(deadline.left())
 
     def close(self, *, orderly: bool) -> None:
-        """End it, and the node with it: with a word to the node's clients, or at once."""
+        """End the guardian and the node: gracefully, or at once."""
         self.order("stop" if orderly else "kill")
         self.up = False
         process = self._process
@@ -96,7 +97,7 @@ class Guard:
         try:
             process.wait(_LONGEST_END)
         except subprocess.TimeoutExpired:
-            process.kill()  # the kernel kills its children
+            process.kill()  # the kernel kills its children, too
             process.wait()
         process.stdout.close()
 

@@ -1,9 +1,9 @@
-"""Runs a private node for a process that may die at any moment, and leaves nothing behind when it does.
+"""Run a private node for a process that may die at any moment, and remove everything when it does.
 
-A program of its own (``python -I -S guardian.py DIRECTORY PARENT keep|remove``) that imports nothing of fedbroker. It
-is the parent of the Erlang VM and of its port mapper, obeys one word a line on its standard input (``start``,
-``kill``, ``halt``, ``stop``), reports ``up PID`` and ``down STATUS`` on its standard output, and ends everything when
-that input closes, when its parent is gone, or on SIGTERM. Should it be killed itself, the kernel kills its children.
+A separate program (``python -I -S guardian.py DIRECTORY PARENT keep|remove``) that imports nothing of fedbroker. It is
+the parent of the Erlang VM and of its port mapper, obeys one order per line on its standard input (``start``, ``kill``,
+``halt``, ``stop``), reports ``up PID`` and ``down STATUS`` on its standard output, and ends everything when that input
+closes, when its parent has ended, or on SIGTERM. If it is killed itself, the kernel kills its children.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_ORDERLY = 8.0
+_ORDERLY = 8.0  # seconds that the VM has for a graceful stop
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,16 +30,19 @@ def _die_with_guardian() -> None:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
+    with contextlib.suppress(OSError):  # the parent no longer reads
         os.write(1, f"{line}\n".encode())
 
 
 class Guardian:
-    """The node of one directory, which holds ``guardian.json``: server, epmd (null if another runs it), env, output."""
+    """The node of one directory. Its ``guardian.json`` holds the commands, environment and output file.
+
+    The command of epmd is null if another process runs it.
+    """
 
     def __init__(self, directory: str, parent: int, *, keep: bool) -> None:
         self.directory = directory
-        self.orderly = _ORDERLY if keep else 0.0  # what will be thrown away need not be closed with care
+        self.orderly = _ORDERLY if keep else 0.0  # data that will be removed needs no graceful stop
         self.server: subprocess.Popen[bytes] | None = None
         self.epmd: subprocess.Popen[bytes] | None = None
         self.wake, wake = os.pipe()
@@ -58,13 +61,13 @@ class Guardian:
             self.poll.register(self.parent, select.POLLIN)
 
     def spec(self) -> dict[str, object]:
-        """What to run: read again at each start, since the ports may have changed."""
+        """Return the commands to run. They are read at each start, since the ports may have changed."""
         with open(os.path.join(self.directory, "guardian.json"), encoding="utf-8") as file:
             spec: dict[str, object] = json.load(file)
         return spec
 
     def serve(self) -> None:
-        """Obey until it is time to end."""
+        """Obey orders until told to end."""
         while not self.done:
             for source, _ in self.poll.poll():
                 if source == 0:
@@ -74,7 +77,7 @@ class Guardian:
             self.reap()
 
     def obey(self, words: str) -> None:
-        """Do what each line says; nothing at all means that the input was closed."""
+        """Obey the order on each line; an empty text means that the input was closed."""
         self.done |= not words
         for word in words.split():
             if word == "start":
@@ -102,7 +105,7 @@ class Guardian:
         _say(f"up {self.server.pid}")
 
     def reap(self) -> None:
-        """Take in what ended, and report it when it is the VM."""
+        """Reap ended children, and report the VM's end."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake, 4096)
         if self.server is not None and self.server.poll() is not None:
@@ -113,7 +116,7 @@ class Guardian:
             self.adopted()
 
     def adopted(self) -> bool:
-        """Reap what was left to us by others; whether any child is left besides our two."""
+        """Reap inherited processes; return whether children remain other than the VM and the port mapper."""
         ours = {child.pid for child in (self.server, self.epmd) if child is not None and child.returncode is None}
         left = False
         for pid in _children() - ours:
@@ -122,7 +125,7 @@ class Guardian:
         return left
 
     def end(self, *, orderly: float) -> None:
-        """End the VM, asking first when ``orderly`` gives it time, then the port mapper and whatever they left."""
+        """End the VM, gracefully if ``orderly`` gives it time, then the port mapper and the helpers that they left."""
         for child, patience in ((self.server, orderly), (self.epmd, 0.0)):
             if child is None or child.poll() is not None:
                 continue
@@ -134,7 +137,7 @@ class Guardian:
             child.wait()
         self.server = self.epmd = None
         give_up = time.monotonic() + 1.0
-        while self.adopted():  # helpers of the VM end by themselves when it is gone
+        while self.adopted():  # the VM's helpers end by themselves after it
             if time.monotonic() > give_up:
                 for pid in _children():
                     with contextlib.suppress(ProcessLookupError):
@@ -143,7 +146,10 @@ class Guardian:
 
 
 def _pidfd(pid: int) -> int | None:
-    """A descriptor that is readable once the process is gone: a forked copy of it may hold our input open."""
+    """Return a descriptor that becomes readable once the process has ended.
+
+    The end of standard input does not suffice: a forked copy of the process may hold it open.
+    """
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):

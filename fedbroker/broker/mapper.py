@@ -1,4 +1,4 @@
-"""Erlang's port mapper for a private cluster: one that no node takes down with it. Imports the base only."""
+"""Erlang's port mapper for a private cluster, independent of the nodes: it survives the loss of any of them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ATTEMPTS = 3
 
 
 class PortMapper:
-    """A running port mapper under the eyes of a guardian of its own: it ends with ``close`` or with this process.
+    """A running port mapper with a guardian of its own: it ends with ``close`` or with this process.
 
     Attributes:
-        port: where it listens, on the loopback.
+        port: its port on the loopback.
 
     Raises:
         BrokerStartError: Erlang is not installed, or the port mapper did not start.
@@ -37,7 +37,7 @@ class PortMapper:
         self._guard: Guard | None = None
         try:
             self._guard = Guard(self._directory, remove=True)
-            for _ in range(_ATTEMPTS):  # somebody else may be quicker to take a port that was free
+            for _ in range(_ATTEMPTS):  # another process may take the free port first
                 (self.port,) = free_ports(1)
                 if self._started(self._guard):
                     return

@@ -1,6 +1,6 @@
-"""A private RabbitMQ node as an object: start, stop, kill. Imports the base only.
+"""A private RabbitMQ node as an object: start, stop, kill.
 
-The node itself is run by a guardian process (``guardian.py``), so that nothing is left of it however this process ends.
+A guardian process (``guardian.py``) runs the node, so that nothing of it remains however this process ends.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from fedbroker.quantities import seconds_text
 
 __all__ = ["PrivateBroker"]
 
-_ATTEMPTS = 3
+_ATTEMPTS = 3  # another process may take a port between its choice and the node's start
 _HINT = "check extra_conf and the disk's free space, or `apt-get install --reinstall rabbitmq-server`"
 
 
 class PrivateBroker:
-    """A RabbitMQ node of one's own, from the installed server: own ports on the loopback, own user, own directory.
+    """A private RabbitMQ node from the installed server: own ports on the loopback, own user, own directory.
 
-    Usable with ``with`` and with ``async with``. Nothing of it outlives this process, not even when that is killed.
-    The server is found where Debian, Ubuntu, the RPMs, the official image and the generic archive put it; the
-    environment variable ``FEDBROKER_RABBITMQ_HOME`` names another place.
+    Usable with ``with`` and with ``async with``. All of it ends with this process, even if the process is killed. The
+    server is found where Debian, Ubuntu, the RPMs, the official image and the generic archive put it; the environment
+    variable ``FEDBROKER_RABBITMQ_HOME`` names another place.
 
     Args:
-        port: where to listen for AMQP; a free port when None. Kept over ``kill`` and ``start``.
-        directory: where to keep its data, log and credentials, for the next node there; when None, a temporary
-            directory that ``stop`` removes.
-        extra_conf: lines for ``rabbitmq.conf``, such as ``{"max_message_size": "16777216"}``; they win over ours.
+        port: AMQP port; a free port if None. ``kill`` and ``start`` keep it.
+        directory: of its data, log and credentials, kept for the next node there; if None, a temporary directory that
+            ``stop`` removes.
+        extra_conf: lines for ``rabbitmq.conf``, such as ``{"max_message_size": "16777216"}``; they override the
+            defaults.
         plugins: names of plugins to enable, of those that come with the server.
         start_timeout: seconds that a start may take.
     """
@@ -69,7 +70,7 @@ class PrivateBroker:
 
     @classmethod
     def _member(cls, node: str, family: Family, options: Mapping[str, Any]) -> Self:
-        """A node that is to join a cluster: of that name, with what its family shares."""
+        """Return a node to join a cluster, with that name and the values that its family shares."""
         member = cls(**options)
         member._node, member._family = node, family
         return member
@@ -80,7 +81,7 @@ class PrivateBroker:
 
     @property
     def port(self) -> int:
-        """Where it listens for AMQP on 127.0.0.1.
+        """Return its AMQP port on 127.0.0.1.
 
         Raises:
             UsageError: it was never started.
@@ -89,7 +90,7 @@ class PrivateBroker:
 
     @property
     def url(self) -> str:
-        """``amqp://user:password@127.0.0.1:port/``: a secret.
+        """Return ``amqp://user:password@127.0.0.1:port/``: a secret.
 
         Raises:
             UsageError: it was never started.
@@ -99,7 +100,7 @@ class PrivateBroker:
 
     @property
     def directory(self) -> Path:
-        """Where its data, log and configuration are.
+        """Return the directory of its data, log and configuration.
 
         Raises:
             UsageError: it was never started.
@@ -108,7 +109,7 @@ class PrivateBroker:
 
     @property
     def running(self) -> bool:
-        """Whether the node is up, as far as its guardian knows."""
+        """Return whether the node is up, according to its guardian."""
         if self._guard is None:
             return False
         while self._guard.hear(0.0):
@@ -116,12 +117,12 @@ class PrivateBroker:
         return self._guard.up
 
     def start(self) -> None:
-        """Start the node and return once it accepts AMQP connections; does nothing if it is up already.
+        """Start the node and return once it accepts AMQP connections; do nothing if it is up already.
 
         Raises:
-            BrokerStartError: no server is installed, the port or the directory is in use, or the node did not come up
-                in time; carries the last lines of its log.
-            ConfigError: a plugin or a setting is wrong.
+            BrokerStartError: no server is installed, the port or the directory is in use, or the node did not start in
+                time; contains the last lines of its log.
+            ConfigError: a plugin or a setting is invalid.
         """
         if self.running:
             return
@@ -142,11 +143,11 @@ class PrivateBroker:
             raise
 
     def stop(self) -> None:
-        """Stop the node in an orderly way (clients are told) and remove a temporary directory; takes a second."""
+        """Stop the node gracefully (clients are notified) and remove a temporary directory; takes a second."""
         self._end(orderly=True)
 
     def kill(self) -> None:
-        """Kill the node (SIGKILL), as a power cut would; ``start`` brings it back with the same data and port.
+        """Kill the node (SIGKILL), as a power cut would; ``start`` restarts it with the same data and port.
 
         Raises:
             UsageError: it is not running.
@@ -156,7 +157,7 @@ class PrivateBroker:
         self._guard.end_vm("kill")
 
     def halt(self) -> None:
-        """Stop the node in an orderly way, and keep its data even in a temporary directory, for ``start``.
+        """Stop the node gracefully, and keep its data even in a temporary directory, for ``start``.
 
         Raises:
             UsageError: it is not running.
@@ -166,7 +167,7 @@ class PrivateBroker:
         self._guard.end_vm("halt")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the node ends by itself, that long at most; whether it did."""
+        """Wait until the node ends by itself, at most for ``seconds``; return whether it did."""
         deadline = Deadline.after(seconds) if seconds is not None else None
         while self._guard is not None and self.running:
             if deadline is not None and deadline.passed():
@@ -175,11 +176,11 @@ class PrivateBroker:
         return True
 
     def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
-        """What ``rabbitmqctl --quiet ARGUMENTS`` prints about this node; takes about a second.
+        """Return the output of ``rabbitmqctl --quiet ARGUMENTS`` for this node; takes about a second.
 
         Raises:
             UsageError: it was never started.
-            subprocess.CalledProcessError: the command failed; its ``stderr`` says why.
+            subprocess.CalledProcessError: the command failed; its ``stderr`` has the reason.
         """
         files, ports = self._chosen()
         command = [str(files.home / "sbin" / "rabbitmqctl"), "--quiet", *arguments]
@@ -220,7 +221,7 @@ class PrivateBroker:
         return self._files, self._ports
 
     def _prepared(self) -> NodeFiles:
-        """The node's files, under the eyes of a guardian that has locked their directory."""
+        """Return the node's files, whose directory a guardian has locked."""
         if self._files is None:
             temporary = self._given_directory is None
             self._directory = (
@@ -241,7 +242,7 @@ class PrivateBroker:
         if guard is not None:
             guard.close(orderly=orderly)
         if directory is not None and self._given_directory is None:
-            shutil.rmtree(directory, ignore_errors=True)  # the guardian's work, unless it was killed
+            shutil.rmtree(directory, ignore_errors=True)  # for a guardian that was killed
 
     def _owned_directory(self) -> Path:
         assert self._given_directory is not None
@@ -252,7 +253,7 @@ class PrivateBroker:
         return self._given_directory.resolve()
 
     def _choose_ports(self) -> Ports:
-        """The AMQP port of the last time if there was one: clients come back to it."""
+        """Choose free ports, the earlier AMQP port if possible: clients reconnect to it."""
         amqp, distribution, epmd = free_ports(3)
         before = self._ports.amqp if self._ports is not None else None
         if self._given_port is not None and not is_free(self._given_port):
@@ -262,7 +263,7 @@ class PrivateBroker:
         return Ports(self._given_port or amqp, distribution, self._family.epmd if self._family else epmd)
 
     def _boot(self, files: NodeFiles, ports: Ports, deadline: Deadline) -> bool:
-        """Whether the node accepts connections; False if it ended by itself or time ran out."""
+        """Return whether the node accepts connections; False if it ended by itself or time ran out."""
         if self._guard is None or not self._guard.alive:
             self._guard = Guard(files.directory, remove=self._given_directory is None)
         guard = self._guard

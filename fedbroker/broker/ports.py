@@ -1,4 +1,4 @@
-"""Ports of the loopback for a private node. Imports the base only."""
+"""Ports of the loopback for a private node."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["free_ports", "is_free", "speaks_amqp"]
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 10_240
-_HEADER = b"AMQP\x00\x00\x09\x01"
+_HEADER = b"AMQP\x00\x00\x09\x01"  # the protocol header of AMQP 0-9-1
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on that port of 127.0.0.1 now."""
+    """Return whether a server could listen on that port of 127.0.0.1 now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -25,10 +25,10 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """That many different free ports, outside the range from which the kernel takes ports for outgoing connections.
+    """Return ``count`` free ports, outside the range from which the kernel takes ports for outgoing connections.
 
-    Inside that range a client that keeps trying a broker which is down can be given the broker's own port, connect
-    to itself, and keep the broker from ever listening again.
+    Within that range, a client that keeps connecting to a stopped broker can be given the broker's own port, connect to
+    itself, and keep the broker from ever listening again.
     """
     candidates = range(_LOWEST, max(_outgoing_from(), _LOWEST + 10_000))
     found: list[int] = []
@@ -48,7 +48,7 @@ def _outgoing_from() -> int:
 
 
 def speaks_amqp(port: int) -> bool:
-    """Whether a broker answers the protocol header with its first frame (a method's: 1)."""
+    """Return whether a broker answers the protocol header with its first frame (a method's: 1)."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(_HEADER)

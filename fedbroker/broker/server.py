@@ -1,6 +1,6 @@
-"""Finds the installed RabbitMQ server and makes a look-alike of it that holds only the plugins that are needed.
+"""Find the installed RabbitMQ server and make a copy of links that holds only the needed plugins.
 
-Half of a node's boot is a scan of all plugins, so the look-alike halves it. Imports the base only.
+Half of a node's boot is a scan of all plugins, so the copy halves it.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _CORE = (
 
 
 def find_server() -> Path:
-    """The home directory of the installed server with the highest version (it holds ``sbin`` and ``plugins``).
+    """Return the home directory of the installed server with the highest version (it holds ``sbin`` and ``plugins``).
 
-    The environment variable ``FEDBROKER_RABBITMQ_HOME`` comes before anything found.
+    The environment variable ``FEDBROKER_RABBITMQ_HOME`` takes precedence.
 
     Raises:
-        BrokerStartError: there is none.
+        BrokerStartError: no server is installed.
     """
     if chosen := os.environ.get(HOME_VARIABLE):
         if _is_home(Path(chosen)):
@@ -81,7 +81,7 @@ def _is_home(home: Path) -> bool:
 
 
 def find_erlang() -> tuple[Path, Path]:
-    """The programs ``erl`` and ``epmd``.
+    """Return the paths of the programs ``erl`` and ``epmd``.
 
     Raises:
         BrokerStartError: one of them is missing.
@@ -96,10 +96,10 @@ def find_erlang() -> tuple[Path, Path]:
 
 
 def look_alike(server: Path, home: Path, plugins: Sequence[str]) -> None:
-    """Fill ``home`` with links to the server's scripts and to the plugins needed, with all that those depend on.
+    """Fill ``home`` with links to the server's scripts and to the needed plugins, including their dependencies.
 
     Raises:
-        ConfigError: the server has no such plugin.
+        ConfigError: the server has no plugin with that name.
     """
     shutil.rmtree(home, ignore_errors=True)
     (home / "sbin").mkdir(parents=True)
@@ -127,7 +127,7 @@ def _closure(names: Iterable[str], installed: Mapping[str, Path]) -> list[Path]:
 
 
 def _needs(name: str, path: Path) -> list[str]:
-    """The applications that one names in its ``.app`` file: a directory's, or an archive's (``.ez``)."""
+    """Return the applications in an application's ``.app`` file: in a directory, or in an archive (``.ez``)."""
     if path.is_dir():
         text = next(path.glob("ebin/*.app")).read_text() if any(path.glob("ebin/*.app")) else ""
     else:

@@ -1,4 +1,4 @@
-"""Writes a private node's directory: credentials, configuration, environment. Imports the base only."""
+"""Write a private node's directory: credentials, configuration, environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NODE = "fedbroker@localhost"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where a node listens, on the loopback only."""
+    """The ports of a node, on the loopback only."""
 
     amqp: int
     distribution: int
@@ -39,7 +39,7 @@ class Credentials:
 
     @classmethod
     def of(cls, directory: Path) -> Credentials:
-        """Those of a directory that was used before, since its database knows them; else new ones, written there."""
+        """Return a directory's credentials, which its database knows; create them for a new directory."""
         file = directory / "credentials.json"
         if file.exists():
             return cls(**json.loads(file.read_text()))
@@ -50,12 +50,12 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the nodes of one cluster share.
+    """The values that the nodes of one cluster share.
 
     Attributes:
-        cookie: what they know each other by.
+        cookie: the secret by which they authenticate each other.
         credentials: the cluster's only user.
-        epmd: port of the port mapper that serves them all; none of them runs it.
+        epmd: port of the port mapper that serves them all; no node runs it.
     """
 
     cookie: str = field(repr=False)
@@ -65,7 +65,7 @@ class Family:
 
 @dataclass(frozen=True)
 class NodeFiles:
-    """The files of one node in its directory, all of them for the owner's eyes only."""
+    """The files of one node in its directory, readable by its owner only."""
 
     directory: Path
     credentials: Credentials
@@ -76,35 +76,35 @@ class NodeFiles:
 
     @property
     def home(self) -> Path:
-        """The look-alike of the installed server."""
+        """Return the directory with links to the installed server."""
         return self.directory / "server"
 
     @property
     def output(self) -> Path:
-        """What the VM printed."""
+        """Return the file with the VM's output."""
         return self.directory / "output.txt"
 
     @property
     def log(self) -> Path:
-        """RabbitMQ's own log."""
+        """Return RabbitMQ's own log file."""
         return self.directory / "log" / f"{self.node}.log"
 
     def last_words(self) -> str:
-        """Why the last start failed, in the node's own words, on one line."""
+        """Return why the last start failed, from the node's own output, on one line."""
         guardian, output, log = (_read(file) for file in (self.directory / "guardian.txt", self.output, self.log))
         return why_it_failed(guardian, output, log.rpartition("Starting RabbitMQ")[2])
 
     def lost_a_port(self) -> bool:
-        """Whether somebody else was quicker to listen on one of its ports."""
+        """Return whether another process listened on one of its ports first."""
         said = self.last_words().lower()
         return "eaddrinuse" in said or "address already in use" in said
 
     def prepare(self) -> None:
-        """Write all that does not depend on the ports.
+        """Write the files that do not depend on the ports.
 
         Raises:
             BrokerStartError: no server is installed.
-            ConfigError: a plugin is not known.
+            ConfigError: a plugin is unknown.
         """
         look_alike(find_server(), self.home, self.plugins)
         cookie = self.directory / ".erlang.cookie"
@@ -116,7 +116,7 @@ class NodeFiles:
         write_private(self.directory / "plugins", f"[{','.join(self.plugins)}].\n")
 
     def write(self, ports: Ports) -> None:
-        """Write what depends on the ports: the node's configuration and the guardian's orders."""
+        """Write the files that depend on the ports: the node's configuration and the guardian's orders."""
         settings = self._settings(ports) | dict(self.extra_conf)
         for key, value in settings.items():
             if "\n" in f"{key}{value}":
@@ -140,11 +140,11 @@ class NodeFiles:
             "log.file.level": "info",
             "vm_memory_high_watermark.relative": "0.5",
             "disk_free_limit.absolute": "100MB",
-            "frame_max": "2097152",
+            "frame_max": "2097152",  # large blobs travel faster than in frames of 128 KiB, the default
         }
 
     def environment(self, ports: Ports) -> dict[str, str]:
-        """A clean environment for the node and for its command-line tools."""
+        """Return a clean environment for the node and for its command-line tools."""
         erl, _ = find_erlang()
         place = self.directory
         return {
@@ -175,7 +175,7 @@ class NodeFiles:
 
 
 def epmd_command(port: int) -> list[str]:
-    """What runs Erlang's port mapper, on the loopback."""
+    """Return the command that runs Erlang's port mapper, on the loopback."""
     return [str(find_erlang()[1]), "-port", str(port), "-address", "127.0.0.1"]
 
 
@@ -187,7 +187,7 @@ def _read(path: Path) -> str:
 
 
 def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Write a file that only its owner may read, from its first moment on."""
+    """Write a file that only its owner may read, from its creation on."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)
