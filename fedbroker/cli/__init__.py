@@ -1,7 +1,4 @@
-"""The command line ``fedbroker``: one module per group of commands, each loaded when it is used.
-
-May import everything else of fedbroker.
-"""
+"""The command line ``fedbroker``: one module per group of commands, each imported when it is used."""
 
 from __future__ import annotations
 

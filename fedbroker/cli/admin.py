@@ -1,4 +1,4 @@
-"""``fedbroker admin``: users, queues and permissions at the broker, for each silo. Imports admin and the base."""
+"""``fedbroker admin``: each silo's users, queues and permissions at the broker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OUT: Final = Path("fedbroker-admin")
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where logins are, at the broker and here: options of every command."""
+    """Options of every command: where logins are stored, at the broker and on this machine."""
 
     api: Annotated[
         str | None,
@@ -44,7 +44,7 @@ class _Place:
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class _Making(_Place):
-    """The same, and how logins are made."""
+    """Options of commands that make logins."""
 
     broker: Annotated[
         str | None,
@@ -213,7 +213,7 @@ def list_(
 
 @contextlib.contextmanager
 def _office(making: _Making) -> Iterator[tuple[Office, Target]]:
-    """Who makes logins, and what takes them: the management API, or a file."""
+    """Yield the office, and the target of its definitions: the management API or a file."""
     from fedbroker.admin.broker import ByFile
     from fedbroker.admin.enrolment import Office
     from fedbroker.admin.folder import Folder
@@ -237,7 +237,7 @@ def _office(making: _Making) -> Iterator[tuple[Office, Target]]:
 
 @contextlib.contextmanager
 def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Iterator[tuple[Office, LiveBroker]]:
-    """Who makes logins, and the broker behind its management API."""
+    """Yield the office, and the broker behind its management API."""
     from fedbroker.admin.api import Management
     from fedbroker.admin.broker import LiveBroker
     from fedbroker.admin.enrolment import Office
@@ -254,7 +254,7 @@ def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> I
 
 
 def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[str, str | None]:
-    """What was given, or what an earlier command kept."""
+    """Return the given virtual host and broker, or those saved by an earlier command."""
     kept = folder.remembered
     return vhost or kept.get("vhost", VHOST), broker or kept.get("broker")
 

@@ -1,7 +1,4 @@
-"""Runs a dead work item once more at a silo, as a session of its own, and says what came of it.
-
-Imports transport and wire.
-"""
+"""Replay of a dead-lettered work item at a silo, in a session of its own."""
 
 from __future__ import annotations
 
@@ -25,25 +22,25 @@ __all__ = ["Replayed", "replay", "show"]
 
 OPEN: Final = 20.0
 PRESENT: Final = 6.0
-"""Seconds to hear of the silo: a little more than the heartbeat that silos have by default."""
+"""Seconds to wait for the silo's announcement: a little more than the default heartbeat."""
 UNREAD: Final = 15.0
-"""Seconds for a silo that is there to pick the work item up."""
+"""Seconds within which a present silo must pick up the work item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a silo answered.
+    """A silo's reply to a replayed work item.
 
     Attributes:
-        done: its reply.
-        outputs: the blobs that this names, in order.
+        done: the reply.
+        outputs: the blobs that the reply names, in order.
     """
 
     done: Done
     outputs: tuple[tuple[Digest, memoryview], ...]
 
     def as_json(self) -> dict[str, object]:
-        """The same without the outputs' content."""
+        """Return the reply for programs, with the outputs' sizes in place of their contents."""
         sizes = [{"digest": digest, "size": len(content)} for digest, content in self.outputs]
         return {"silo": self.done.silo, "seconds": self.done.seconds, "outputs": sizes}
 
@@ -51,13 +48,13 @@ class Replayed:
 async def replay(
     url: str, cohort: str, parcel: Parcel, silo: str, seconds: float, *, keys: Keys | None = None
 ) -> Replayed:
-    """Send the work item to a silo under a new session and await the outputs.
+    """Send the work item to a silo in a new session and wait for the outputs.
 
-    The original session is neither continued nor disturbed, and its coordinator hears nothing. With ``keys`` it is
-    signed, and sealed where they say so, as a coordinator's own work is.
+    The original session is neither continued nor disturbed, and its coordinator is not informed. With ``keys`` the item
+    is signed, and sealed if they require it, as a coordinator's own work is.
 
     Raises:
-        CohortError: the item continues a session, whose values nobody has any more; or the silo is not there.
+        CohortError: the item continues a session, whose values are gone; or the silo is not present.
         SiloError: the silo failed, or lacks blobs that are not in the parcel.
         DeadlineExceeded: it did not answer in time.
         BrokerError: the broker cannot be used.
@@ -85,7 +82,7 @@ async def replay(
 
 
 def show(replayed: Replayed) -> None:
-    """Print it as a table."""
+    """Print a reply, with its outputs as a table."""
     out = console()
     out.print(f"silo {replayed.done.silo} answered after {seconds_text(replayed.done.seconds)}")
     if replayed.outputs:
@@ -96,7 +93,7 @@ def show(replayed: Replayed) -> None:
 
 
 async def _present(cohort: str, silo: str, heard: asyncio.Event) -> None:
-    """See that the silo is there: what is sent to one that is not only dies again."""
+    """Wait for the silo's announcement: work for a missing silo would only be dead-lettered again."""
     try:
         async with asyncio.timeout(PRESENT):
             await heard.wait()
@@ -115,7 +112,7 @@ async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadl
         fresh={digest: memoryview(parcel.blobs[digest]).nbytes for digest in apart},
         seconds=deadline.left(),
         last=True,
-        hold=0,  # nobody would tell it to send them
+        hold=0,  # no coordinator would request held results
     )
     for digest in apart:
         await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline, session=item.session)
@@ -144,7 +141,7 @@ async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadl
 
 
 def _shipped(parcel: Parcel) -> tuple[list[Digest], list[Digest]]:
-    """Which blobs ride with the item, as they did in the letter, and which go ahead of it on the bulk lane."""
+    """Return the blobs to send inside the item, as in the letter, and the blobs to send before it on the bulk lane."""
     here = [digest for digest in parcel.named if digest in parcel.blobs]
     riders = [digest for digest in here if digest not in parcel.loaded]
     return riders, [digest for digest in here if digest in parcel.loaded]

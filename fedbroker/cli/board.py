@@ -1,4 +1,4 @@
-"""What is known of the silos of a cohort, from what is heard of them. Imports session's roster and wire."""
+"""State of a cohort's silos, derived from their announcements."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Row:
     """One silo.
 
     Attributes:
-        announce: its latest word.
+        announce: its latest announcement.
         state: ``present``; ``left``: it said goodbye; ``gone``: it missed two heartbeats.
-        ago: seconds since it was last heard.
+        ago: seconds since its last message.
     """
 
     announce: Announce
@@ -30,7 +30,7 @@ class Row:
     ago: float
 
     def as_json(self) -> dict[str, object]:
-        """The same for programs; of the sources what was announced of them."""
+        """Return the row for programs; of each source only the announced facts."""
         said = self.announce
         seen = datetime.now(UTC) - timedelta(seconds=self.ago)
         sources = {
@@ -54,14 +54,14 @@ class Row:
 
     @property
     def told(self) -> tuple[object, ...]:
-        """What a change of is news."""
+        """Values whose change is worth a new line."""
         said = self.announce
         names = tuple((name, source.rows, source.clients) for name, source in said.sources.items())
         return self.state, said.incarnation, said.version, said.in_flight, names
 
 
 class Board:
-    """The silos of one cohort, present and past, by the coordinator's own rules. Times are seconds on one clock."""
+    """The present and past silos of one cohort, by the coordinator's own rules. Times are seconds on one clock."""
 
     def __init__(self) -> None:
         self._roster = Roster()
@@ -69,7 +69,7 @@ class Board:
         self._left: set[str] = set()
 
     def hear(self, word: Announce | Leave, now: float) -> None:
-        """Take in what a silo said."""
+        """Process a silo's message."""
         if isinstance(word, Announce):
             self._roster.announced(word, now)
             self._latest[word.silo] = word, now
@@ -79,7 +79,7 @@ class Board:
             self._left.add(word.silo)
 
     def rows(self, now: float) -> list[Row]:
-        """All that were ever heard, by name."""
+        """Return a row for every silo heard so far, by name."""
         present = {member.name for member in self._roster.present(now)}
         return [Row(said, self._state(name, present), now - at) for name, (said, at) in sorted(self._latest.items())]
 
@@ -90,5 +90,5 @@ class Board:
 
 
 def news(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[Row]:
-    """The rows that say something else than before."""
+    """Return the rows whose told values have changed."""
     return [row for name, row in now.items() if name not in before or before[name].told != row.told]

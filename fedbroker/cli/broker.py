@@ -1,4 +1,4 @@
-"""``fedbroker broker``: a RabbitMQ node for this machine only. Imports the broker and the base."""
+"""``fedbroker broker``: a RabbitMQ node for this machine only."""
 
 from __future__ import annotations
 

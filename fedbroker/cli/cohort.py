@@ -1,4 +1,4 @@
-"""``fedbroker cohort``: which silos are there, and what they are doing. Imports transport and wire."""
+"""``fedbroker cohort``: the present silos of cohorts, and their work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ __all__ = ["app"]
 
 OPEN: Final = 20.0
 LISTEN: Final = 6.0
-"""Seconds; a little more than the heartbeat that silos have by default."""
+"""Seconds; a little more than the default heartbeat of silos."""
+# A missing silo sends nothing: only the clock shows it.
 REFRESH: Final = 1.0
 
 STYLES: Final = {"present": "green", "left": "yellow", "gone": "red"}
@@ -187,7 +188,7 @@ async def _lines(board: Board, heard: asyncio.Event, json: bool) -> None:
 
 
 async def _next(heard: asyncio.Event) -> None:
-    """Wait for a word, or a second: who is gone says nothing."""
+    """Wait for a message, or for ``REFRESH`` seconds: a silo that is gone sends none."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(REFRESH):
             await heard.wait()

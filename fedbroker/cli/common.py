@@ -1,4 +1,4 @@
-"""What the groups of commands that talk to a broker share: their options, and how they print. Imports the base only."""
+"""Options and output shared by the commands that talk to a broker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "plain", "
 
 
 def _url(_: object, tokens: Sequence[cyclopts.Token]) -> str:
-    """As it was given, or what is in the file that the environment names."""
+    """Return the URL as given, or the text of the file that the environment names."""
     token = tokens[0]
     return from_file(token.keyword) if token.keyword == "FEDBROKER_URL_FILE" else token.value
 
@@ -42,19 +42,19 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
 def print_json(value: object) -> None:
-    """One line of JSON; what JSON does not know (times) as text."""
+    """Print one line of JSON; values that JSON lacks (times) as text."""
     print(without_secrets(json_lib.dumps(value, default=str)), flush=True)
 
 
 def console() -> Console:
-    """Standard output: coloured on a terminal only, text as it is."""
+    """Return a console on standard output, with colours on a terminal only and without markup."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
-    """An empty table; long cells are folded, so that nothing is cut off."""
+    """Return an empty table. Long cells are folded, not cut."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False)
@@ -64,19 +64,19 @@ def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def plain(text: str) -> str:
-    """Return what others wrote as one line, without anything that a terminal would obey."""
+    """Return untrusted text as one line without terminal control characters."""
     return printable(text)
 
 
 def age_text(seconds: float | None) -> str:
-    """A span of time in its largest unit; a dash for None."""
+    """Return a span of time in its largest unit; a dash for None."""
     if seconds is None:
         return "-"
     return next((f"{seconds / unit:.0f} {name}" for unit, name in _UNITS if seconds >= unit), f"{seconds:.0f} s")
 
 
 def size_text(size: int) -> str:
-    """A number of bytes, for people."""
+    """Return a number of bytes with a unit, for people."""
     if size < 10_000:
         return f"{size} B"
     return f"{size / 1024:.0f} KiB" if size < 10_240_000 else f"{size / 1024 / 1024:.0f} MiB"

@@ -1,4 +1,4 @@
-"""``fedbroker dead``: work items that died, kept for a week. Imports transport and the base."""
+"""``fedbroker dead``: dead-lettered work items, kept for a week."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ __all__ = ["app"]
 T = TypeVar("T")
 
 TIME: Final = 120.0
-"""Seconds for what is done with the archive, waiting for other readers included; ten thousand letters take about 20."""
+"""Seconds for an operation on the archive, including the wait for other readers; ten thousand letters take about 20."""
 EXPIRES: Final = 600.0
 LONGEST: Final = 3000.0
-"""A silo's queue goes an hour after the silo did, and what is in it with it: a letter must have died again by then."""
+"""Maximal lifetime of a requeued letter in seconds. A silo's queue is deleted, with its messages, an hour after the
+silo left: the letter must be dead-lettered again before that.
+"""
 
 Id = Annotated[str, cyclopts.Parameter(help="The letter's id, or its first characters.")]
 Save = Annotated[
@@ -198,7 +200,7 @@ def purge(*, url: Url, cohort: Cohort, yes: Yes = False, json: Json = False) -> 
 
 
 def _archive(url: str, cohort: str, use: Callable[[Archive], Awaitable[T]]) -> T:
-    """Do something with a cohort's archive."""
+    """Run an operation on a cohort's archive."""
     from fedbroker.transport.archive import open_archive
 
     async def run() -> T:

@@ -1,4 +1,4 @@
-"""``fedbroker doctor``: what is wrong between here, a broker and a cohort. Imports session, transport and the base."""
+"""``fedbroker doctor``: diagnosis of the path from here to a broker and a cohort."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def _examine(url: str, cohort: str | None) -> list[Finding]:
 
 
 async def _silos(url: str, cohort: str) -> list[Finding]:
-    """Who is there, and whether each would be taken in."""
+    """Return findings about the silos: which are present, and whether each would be admitted."""
     from fedbroker.cli.board import Board
     from fedbroker.errors import BrokerError, CohortError
     from fedbroker.findings import Finding

@@ -1,4 +1,4 @@
-"""``fedbroker key``: a coordinator's secret, and its public key. Imports trust."""
+"""``fedbroker key``: a coordinator's secret, and its public key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters as tables and as JSON, and their programs as a listing that can be read. Imports transport and wire."""
+"""Dead letters as tables and as JSON, and their work items as a readable listing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struc
 __all__ = ["as_json", "listing", "print_letter", "print_letters", "program_as_json"]
 
 SHORT = 8
-"""Characters of an id that are shown at least."""
+"""Minimal number of characters of an id to show."""
 
 
 def as_json(letter: Letter) -> dict[str, object]:
-    """A letter's envelope."""
+    """Return a letter's envelope as JSON."""
     return {
         "id": letter.id,
         "reason": letter.reason,
@@ -38,7 +38,7 @@ def as_json(letter: Letter) -> dict[str, object]:
 
 
 def program_as_json(parcel: Parcel) -> dict[str, object]:
-    """What is inside of a letter."""
+    """Return a letter's work item as JSON."""
     item = parcel.item
     return {
         "clients": item.clients,
@@ -53,11 +53,11 @@ def program_as_json(parcel: Parcel) -> dict[str, object]:
 
 
 def print_letters(letters: Sequence[Letter]) -> None:
-    """A line for each; ids as short as they are still told apart."""
+    """Print one line for each letter, with ids shortened as far as they stay unique."""
     shown = table("id", "reason", "silo", "session", "stage", "age", "size", "deliveries", right=("age", "size"))
     length = _telling(letters)
     for one in letters:
-        count = f"{one.deliveries}+"  # the broker forgets the count, the reason tells the least
+        count = f"{one.deliveries}+"  # the broker forgets the count; the reason gives a minimum
         stage = "-" if one.stage is None else str(one.stage)
         middle = (one.silo, one.session or "-", stage, age_text(_age(one)), size_text(one.size))
         shown.add_row(*map(plain, (one.id[:length], one.reason, *middle, count)))
@@ -65,7 +65,7 @@ def print_letters(letters: Sequence[Letter]) -> None:
 
 
 def print_letter(letter: Letter, parcel: Parcel | None) -> None:
-    """Envelope, headers, program, blobs."""
+    """Print a letter's envelope, headers, work item and blobs."""
     from rich.table import Table
 
     facts = Table.grid(padding=(0, 2))
@@ -88,7 +88,7 @@ def print_letter(letter: Letter, parcel: Parcel | None) -> None:
 
 
 def listing(program: Sequence[Op]) -> list[str]:
-    """A program in words, a line for each operation: ``%3 = call %2(%1)``."""
+    """Return a work item as text, one line for each op: ``%3 = call %2(%1)``."""
     outputs = 0
     lines = []
     for op in program:
@@ -143,7 +143,7 @@ def _facts(letter: Letter, parcel: Parcel | None) -> list[tuple[str, str]]:
 
 
 def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
-    """Headers as lines; x-death is a list of maps."""
+    """Flatten headers into pairs of path and text; x-death is a list of maps."""
     if isinstance(value, dict):
         return [line for key, one in value.items() for line in _flat(one, f"{path}.{key}".lstrip("."))]
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):
@@ -152,7 +152,7 @@ def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
 
 
 def _blobs(parcel: Parcel) -> list[tuple[str, int | None, bool]]:
-    """Digest, size where it is known, and whether it is in the letter."""
+    """Return digest, size if known, and whether the letter contains it, for each blob."""
     blobs: list[tuple[str, int | None, bool]] = []
     for digest in parcel.named:
         inside = parcel.blobs.get(digest)

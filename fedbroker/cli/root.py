@@ -1,4 +1,4 @@
-"""The command line's root: add a group of commands by naming its module here."""
+"""Root of the command line: a group of commands is added by naming its module here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fedbroker version``: what is installed. Imports the base and the broker."""
+"""``fedbroker version``: the installed versions."""
 
 from __future__ import annotations
 
