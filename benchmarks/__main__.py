@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run benchmarks, print a table of each, write down what they have found."""
+"""``python -m benchmarks``: run benchmarks, print a table of each, write the results to files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks._report import Report
 
 NAMES = ("barrier", "work", "wan", "model", "memory", "native", "wide", "cohort", "flower")
 QUICK = ("barrier", "work", "wan", "model", "native", "wide", "cohort")
-"""All but those that need packages of their own, or minutes."""
+"""All but the benchmarks that need packages of their own, or minutes."""
 STANDARD_OUTPUT = Path("-")
 
 app = cyclopts.App(name="benchmarks", help_format="plaintext", version_flags=[])
@@ -41,7 +41,7 @@ def main(
         json_file: where to write every figure as JSON; --json=- is standard output, and tables go to standard error.
         write_page: put the tables into docs/performance.md.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's notes about the processor
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         sys.exit(f"error: no benchmark is called {unknown[0]!r}: there are {', '.join(NAMES)}")
@@ -52,7 +52,7 @@ def main(
         reports.append(measured(name, quick, tables))
         if (
             json_file is not None and json_file != STANDARD_OUTPUT
-        ):  # after each: whoever is interrupted keeps what there is
+        ):  # after each benchmark: an interrupted run keeps its results
             write_json(json_file, reports, machine)
         if write_page:
             _page.write(reports[-1:], machine)
@@ -62,12 +62,12 @@ def main(
 
 
 def exit_code(reports: Sequence[Report], *, check: bool) -> int:
-    """1 if a bar is not met and that counts."""
+    """Return 1 if a bar is not met and ``check`` is set, else 0."""
     return int(check and not all(report.met for report in reports))
 
 
 def measured(name: str, quick: bool, tables: TextIO) -> Report:
-    """Run one and print its table."""
+    """Run a benchmark and print its table."""
     start = time.monotonic()
     report: Report = importlib.import_module(f"benchmarks.{name}").run(quick)
     words = [f"{name}: {report.title} ({time.monotonic() - start:.0f} s)", "", report.table(), "", *report.notes, ""]
@@ -76,12 +76,12 @@ def measured(name: str, quick: bool, tables: TextIO) -> Report:
 
 
 def write_json(path: Path, reports: Sequence[Report], machine: str) -> None:
-    """Every figure so far, in a file."""
+    """Write all figures so far to a file."""
     path.write_text(as_json(reports, machine) + "\n", encoding="utf-8")
 
 
 def as_json(reports: Sequence[Report], machine: str) -> str:
-    """Every figure, with where it was measured."""
+    """Return all figures as JSON, with the machine that they were measured on."""
     return json.dumps({"machine": machine, "benchmarks": [report.as_dict() for report in reports]}, indent=2)
 
 

@@ -1,6 +1,6 @@
-"""Whoever asks very many silos: a session of fedbroker's, or a plain aio-pika program. A child process, without TFF.
+"""A coordinator of very many silos: a fedbroker session, or a plain aio-pika program. A child process, without TFF.
 
-The only place where benchmarks know how a session is asked for a stage.
+The only place where benchmarks know how a session runs a stage.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fedbroker.wire.messages import Compute, Struct
 PROGRAM = (Struct(0, ()), Compute(0))
 SECONDS = 120.0
 REQUEST = bytes(300)
-"""About as long as a small work item."""
+"""As long as a small work item, roughly."""
 
 
 async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Whenever told to: a session with all silos and one client stage, whose outputs are counted."""
+    """At each order, run a session with all silos and one client stage, and report its time and the outputs' size."""
     async with Cohort(first["url"], first["cohort"]) as cohort:
         say(ready=True)
         async for _ in words:
@@ -52,7 +52,7 @@ async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -
 
 
 async def bare(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Whenever told to: a message to every queue, confirmed; as many answers, each to whoever waits for it."""
+    """At each order, send a confirmed message to every queue, and await a reply to each."""
     waiting: dict[str, asyncio.Future[bytes]] = {}
 
     async def settle(message: AbstractIncomingMessage) -> None:

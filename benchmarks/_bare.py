@@ -1,8 +1,9 @@
-"""A round as a plain aio-pika program would do it: the least that moving the same bytes through the broker takes.
+"""A round as a plain aio-pika program: the lower bound for moving the same bytes through the broker.
 
 The same pattern as fedbroker's: one direct exchange through which each chunk leaves the coordinator once for all silos,
 a classic queue for each reader, transient messages, confirms with a window of 8 chunks, chunks as large as fedbroker's.
-No digests, no headers, nothing is put together or serialized. A child process, coordinator or silo by the first words.
+No digests, no headers, no assembling and no serialization. A child process, coordinator or silo according to its first
+message.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PREFETCH = 16
 
 
 class Reader:
-    """Counts what comes into a queue; holds it until it is all there, as whoever uses it must."""
+    """Counts the bytes that arrive in a queue; holds them until all have arrived, as any reader of a blob must."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -39,7 +40,7 @@ class Reader:
         await message.ack()
 
     async def whole(self) -> None:
-        """Return when as much has come as is meant to; then start again from nothing."""
+        """Wait until all expected bytes have arrived; then start again from zero."""
         await self._whole.wait()
         self._whole.clear()
         self._held.clear()
@@ -47,7 +48,7 @@ class Reader:
 
 
 async def send(exchange: AbstractExchange, key: str, data: bytes, chunk: int) -> None:
-    """Send bytes in chunks, some of them unconfirmed at a time; returns when all are confirmed."""
+    """Send bytes in chunks, with a window of unconfirmed ones; return when all are confirmed."""
     window = asyncio.Semaphore(WINDOW)
     async with asyncio.TaskGroup() as under_way:
         for start in range(0, len(data), chunk):
@@ -57,7 +58,7 @@ async def send(exchange: AbstractExchange, key: str, data: bytes, chunk: int) ->
 
 
 async def reading(channel: AbstractChannel, exchange: str, key: str, reader: Reader) -> AbstractExchange:
-    """The exchange, with a queue of ours bound to it that is read."""
+    """Return the exchange, with a consumed queue bound to it."""
     there = await channel.declare_exchange(exchange, "direct", auto_delete=True)
     queue = await channel.declare_queue(exclusive=True)
     await queue.bind(there, key)
@@ -66,7 +67,7 @@ async def reading(channel: AbstractChannel, exchange: str, key: str, reader: Rea
 
 
 async def silo(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Send as many bytes back as came, whenever all have come."""
+    """Send as many bytes back as arrived, whenever all have arrived."""
     data = os.urandom(first["size"])
     async with await aio_pika.connect(first["url"]) as connection:
         channel = await connection.channel()
@@ -88,7 +89,7 @@ async def silo(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> N
 
 
 async def coordinator(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Whenever told to: send the bytes to all, wait for as many from each."""
+    """At each order, send the bytes to all silos and wait for as many from each."""
     data = os.urandom(first["size"])
     async with await aio_pika.connect(first["url"]) as connection:
         channel = await connection.channel()

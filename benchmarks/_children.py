@@ -1,7 +1,7 @@
-"""Small processes of a benchmark's own, spoken to in lines of JSON; each ends when this process does.
+"""Child processes of a benchmark that exchange lines of JSON with it; each ends when the benchmark does.
 
-A child is a module that calls :func:`serve`. What it is told may hold a password: that goes through its standard
-input, never onto a command line.
+A child is a module that calls :func:`serve`. A message may contain a password: it goes through standard input, never
+onto a command line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Child:
 
     Args:
         module: its name.
-        words: the first that it is told.
+        words: the first message to it.
     """
 
     def __init__(self, module: str, **words: object) -> None:
@@ -37,19 +37,19 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Return the process id."""
         return self._process.pid
 
     def tell(self, **words: object) -> None:
-        """Tell it something; :meth:`hear` its answer."""
+        """Send a message; :meth:`hear` returns the answer."""
         assert self._process.stdin is not None
         print(json.dumps(words), file=self._process.stdin, flush=True)
 
     def hear(self) -> dict[str, Any]:
-        """Its next answer.
+        """Return its next answer.
 
         Raises:
-            RuntimeError: it ended, or says nothing for five minutes.
+            RuntimeError: the child ended, or did not answer within five minutes.
         """
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
@@ -59,12 +59,12 @@ class Child:
         return dict(json.loads(line))
 
     def ask(self, **words: object) -> dict[str, Any]:
-        """Tell it something and await its answer."""
+        """Send a message and return the answer."""
         self.tell(**words)
         return self.hear()
 
     def close(self) -> None:
-        """Let it end, by the end of its standard input."""
+        """End it by closing its standard input."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -85,12 +85,12 @@ class Child:
 
 
 def say(**words: object) -> None:
-    """A child's answer."""
+    """Send an answer to the parent."""
     print(json.dumps(words), flush=True)
 
 
 def serve(main: Callable[[dict[str, Any], AsyncIterator[dict[str, Any]]], Awaitable[None]]) -> None:
-    """Run a child: ``main`` gets the first words and what it is told after that, until its standard input ends."""
+    """Run a child: ``main`` gets the first message, and an iterator of the later ones that ends with standard input."""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()

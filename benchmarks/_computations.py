@@ -1,4 +1,4 @@
-"""The computations that are timed: ordinary TFF. Importing this takes TensorFlow's ten seconds."""
+"""The computations that are timed: ordinary TFF. Importing this module imports TensorFlow, which takes ten seconds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import tensorflow_federated as tff
 
 
 def local_context():
-    """TFF's native context.
+    """Return TFF's native context.
 
-    It ends its worker with SIGINT and waits for that without a limit, so the worker must not inherit an ignored one.
+    It ends its worker with SIGINT and waits for its end without a limit, so the worker must not inherit an ignored
+    SIGINT.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return tff.backends.native.create_sync_local_cpp_execution_context()
@@ -26,12 +27,12 @@ def invoke(context, computation, *arguments):
 
 @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
 def total(values):
-    """The smallest barrier: a sum of scalars."""
+    """Return a sum of scalars: the smallest barrier."""
     return tff.federated_sum(values)
 
 
 def averaging(numbers: int):
-    """A round of averaging: the model goes to each client, an update of the same size comes back, the sum is the new.
+    """Return a round of averaging: each client gets the model and sends an update of that size; the server sums them.
 
     Args:
         numbers: float32 in the model.
@@ -50,7 +51,7 @@ def averaging(numbers: int):
 
 
 def summing(numbers: int):
-    """What the server does in that round: the sum of the clients' updates."""
+    """Return the server's part of that round: the sum of the clients' updates."""
 
     @tff.federated_computation(tff.FederatedType(tff.TensorType(np.float32, [numbers]), tff.CLIENTS))
     def summed(updates):
@@ -60,7 +61,7 @@ def summing(numbers: int):
 
 
 def updating(numbers: int):
-    """Each client's update is a vector of its own number; the server sums them.
+    """Return a round in which each client's update is a vector of its own number, and the server sums them.
 
     Args:
         numbers: float32 in an update.
@@ -79,12 +80,12 @@ def updating(numbers: int):
 
 @tff.federated_computation(tff.FederatedType(np.float32, tff.SERVER))
 def at_server(value):
-    """What no silo is needed for."""
+    """Return the value: a computation that needs no silo."""
     return tff.federated_map(tff.tensorflow.computation(lambda x: x, np.float32), value)
 
 
 def batches(seed):
-    """A little data of one client for the airports' model: two batches."""
+    """Return a little data of one client for the airports' model: two batches."""
     random = np.random.default_rng(seed)
     shapes = {"x": (8, 4), "y": (8, 1)}
     return [{name: random.random(shape, dtype=np.float32) for name, shape in shapes.items()} for _ in range(2)]

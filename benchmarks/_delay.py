@@ -1,7 +1,7 @@
-"""A TCP proxy on the loopback that keeps every byte for a while, each way. A child process.
+"""A TCP proxy on the loopback that delays every byte in both directions. A child process.
 
-What comes in is passed on as it came, so long after that; how much is on its way at a time is not bounded: a long line
-with as much throughput as one wants.
+Data is passed on as it arrived, after the delay. The amount of delayed data is not bounded: a line with high latency
+and unlimited throughput.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks._children import say, serve
 
 
 class End(asyncio.Protocol):
-    """One end of a connection; what it receives the other end sends, later."""
+    """One end of a connection; the other end sends the bytes that it receives, later."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -37,7 +37,7 @@ class End(asyncio.Protocol):
         self._keep(None)
 
     def send(self, data: bytes | None) -> None:
-        """Send, once there is a connection; None ends it."""
+        """Send data once connected; None closes the connection."""
         if self._transport is None:
             self._early.append(data)
         elif data is None:
@@ -55,7 +55,7 @@ class End(asyncio.Protocol):
 
 
 class Near(End):
-    """The end that somebody has connected to; connects to the far one."""
+    """The end that a client has connected to; connects the far end."""
 
     def __init__(self, delay: float, port: int, tasks: set[asyncio.Task[Any]]) -> None:
         super().__init__(delay)
@@ -81,7 +81,7 @@ class Near(End):
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Listen on a port of one's own, for the port that is named."""
+    """Listen on a free port, and forward to the port in the first message."""
     tasks: set[asyncio.Task[Any]] = set()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Near(first["seconds"], first["port"], tasks), "127.0.0.1", 0)

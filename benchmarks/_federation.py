@@ -22,12 +22,12 @@ STOP_SECONDS = 10.0
 
 
 class Federation:
-    """A SuperLink and its SuperNodes, up.
+    """A running SuperLink with its SuperNodes.
 
     Args:
         directory: for their logs and results.
         port: of the SuperLink.
-        nodes: how many SuperNodes there are.
+        nodes: number of SuperNodes.
     """
 
     def __init__(self, directory: Path, port: int, nodes: int) -> None:
@@ -37,7 +37,7 @@ class Federation:
         self.pids: list[int] = []
 
     def rounds(self, numbers: int, rounds: int) -> list[float]:
-        """Seconds of each of so many rounds with a model of so many float32, after one to warm up."""
+        """Run rounds with a model of ``numbers`` float32 after one to warm up; return the seconds of each."""
         result = self._directory / f"{secrets.token_hex(4)}.json"
         config = f"numbers={numbers} nodes={self._nodes} rounds={rounds} result='{result}'"
         command = [str(BIN / "flwr"), "run", str(HERE), "bench", "--run-config", config]
@@ -54,7 +54,7 @@ class Federation:
 
 @contextlib.contextmanager
 def federation(nodes: int) -> Iterator[Federation]:
-    """Set up Flower, start it, and end all of it."""
+    """Install Flower, start it, and end all of it."""
     subprocess.run([str(HERE / "setup.sh")], check=True)
     with tempfile.TemporaryDirectory(prefix="flower-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
@@ -74,7 +74,7 @@ def federation(nodes: int) -> Iterator[Federation]:
 
 @contextlib.contextmanager
 def running(command: list[str], directory: Path) -> Iterator[int]:
-    """A program of Flower's, in a process group of its own that ends with the block; its process id."""
+    """Run one of Flower's programs in a process group of its own that ends with the block; yield its process id."""
     with (directory / f"{command[0]}-{command[-1]}.log").open("wb") as log:
         process = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
@@ -96,14 +96,14 @@ def running(command: list[str], directory: Path) -> Iterator[int]:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """Flower's own programs on the path, its files in a directory of ours, no word to its makers."""
+    """Return an environment with Flower's programs on the path, its files in ``directory``, and telemetry off."""
     own = {"FLWR_HOME": str(directory), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return {**kept, **own, "PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listened on a moment ago."""
+    """Return ports that were free a moment ago."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -112,10 +112,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def reachable(port: int) -> None:
-    """Return once somebody listens there.
+    """Wait until a server listens on the port.
 
     Raises:
-        RuntimeError: nobody does within a minute.
+        RuntimeError: no server did within a minute.
     """
     end = time.monotonic() + STARTED_SECONDS
     while time.monotonic() < end:

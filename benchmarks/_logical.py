@@ -1,7 +1,7 @@
-"""Many silos in one process over a few connections: a load generator. A child process.
+"""A load generator: many silos in one process over a few connections. A child process.
 
-As ``silos`` each has its own work queue, announces itself, reads each work item, and answers it with an output of
-1 KiB, of which it tells the digest. As ``responders`` they are plain aio-pika consumers that answer with 1 KiB.
+As ``silos`` each has its own work queue, announces itself, reads each work item, and replies with an output of 1 KiB
+and its digest. As ``responders`` they are plain aio-pika consumers that reply with 1 KiB.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OUTPUT = os.urandom(1024)
 PREFETCH = 16
 HEARTBEAT = 60.0
 AGAIN = 5.0
-"""Seconds after which those announce themselves again who have no work yet: a coordinator may have come just then."""
+"""Seconds after which silos without work announce themselves again: a coordinator may have started just then."""
 
 
 async def silos(channel: AbstractChannel, cohort: str, names: Sequence[str]) -> None:
-    """Join the cohort with so many names, and answer; returns when each has had work."""
+    """Join the cohort under all names, and reply to work; return when each has had work."""
     idle = set(names)
     for exchange in topology.EXCHANGES:
         await channel.declare_exchange(exchange.name, exchange.kind, durable=True)
@@ -61,7 +61,7 @@ async def silos(channel: AbstractChannel, cohort: str, names: Sequence[str]) -> 
 
 
 async def responders(channel: AbstractChannel, names: Sequence[str], replicated: bool) -> None:
-    """Consume from a queue for each name; answer each message with 1 KiB."""
+    """Consume from a queue for each name; reply to each message with 1 KiB."""
 
     async def answer(message: AbstractIncomingMessage) -> None:
         sent = aio_pika.Message(OUTPUT, correlation_id=message.correlation_id, delivery_mode=2 if replicated else 1)
@@ -75,7 +75,7 @@ async def responders(channel: AbstractChannel, names: Sequence[str], replicated:
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Share the names out among the connections; say when all are there; answer until told no more."""
+    """Share the names among the connections; report when all are ready; reply until standard input ends."""
     names, connections = first["names"], first["connections"]
     async with contextlib.AsyncExitStack() as stack:
         starting: list[asyncio.Task[None]] = []

@@ -1,4 +1,4 @@
-"""What the figures were measured on, in a line."""
+"""Describe the machine on which the figures were measured, in a line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedbroker.broker.server import find_server
 
 
 def described() -> str:
-    """Processors, memory, and the versions of what matters."""
+    """Return processors, memory, and the versions of the relevant software."""
     processor = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = psutil.virtual_memory().total / (1 << 30)
     parts = (
@@ -30,6 +30,6 @@ def described() -> str:
 
 
 def server_version() -> str:
-    """Of the installed RabbitMQ, as the name of its directory says."""
+    """Return the version of the installed RabbitMQ, from the name of its directory."""
     found = re.search(r"(\d+\.\d+\.\d+)", str(find_server()))
     return found[1] if found else "of an unknown version"

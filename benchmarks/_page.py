@@ -1,4 +1,4 @@
-"""Puts tables into docs/performance.md, each between two marks, so that the words around them stay."""
+"""Put tables into docs/performance.md, each between two marks; the text around them stays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
 def write(reports: Sequence[Report], machine: str, page: Path = PAGE) -> None:
-    """Replace what is between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    """Replace the text between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
     text = page.read_text(encoding="utf-8")
     for report in reports:
         notes = "\n".join(f"\n{note}" for note in report.notes)
@@ -21,10 +21,10 @@ def write(reports: Sequence[Report], machine: str, page: Path = PAGE) -> None:
 
 
 def replaced(text: str, name: str, between: str) -> str:
-    """The page with something else between the marks of that name.
+    """Return the page with ``between`` as the text between the marks of that name.
 
     Raises:
-        ValueError: it has no such marks.
+        ValueError: the page has no such marks.
     """
     marks = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
     if len(marks.findall(text)) != 1:

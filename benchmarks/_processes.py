@@ -1,4 +1,4 @@
-"""What processes took: seconds of processor time, and the most memory that they held."""
+"""Measure processes: seconds of processor time, and peak memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BROKER = "beam.smp"
 
 
 class Group:
-    """Processes with all that they have started, except the processes of other groups.
+    """Processes with all their descendants, except the processes of other groups.
 
     Args:
         roots: process ids.
-        apart: process ids that are left out, with all that they have started.
+        apart: process ids that are left out, with all their descendants.
     """
 
     def __init__(self, roots: Sequence[int], apart: Sequence[int] = ()) -> None:
@@ -31,7 +31,7 @@ class Group:
         self._processes = [one for pid in roots for one in _family(pid) if one.pid not in left_out]
 
     def seconds(self, *, ended: bool = False) -> float:
-        """Processor time so far, of those that still run; with ``ended``, of what they have outlived, too."""
+        """Return the processor time so far of the running processes; with ``ended``, of their ended children, too."""
         total = 0.0
         for one in self._processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -41,19 +41,19 @@ class Group:
         return total
 
     def forget_peak(self) -> None:
-        """From now on the peak is of what comes."""
+        """Reset the peak: it counts from now on."""
         for one in self._processes:
             with contextlib.suppress(OSError):
                 Path(f"/proc/{one.pid}/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """Bytes: the most that each held at a time, added up."""
+        """Return the sum of the peaks of all processes, in bytes."""
         return sum(_peak(one.pid) for one in self._processes)
 
 
 @dataclass
 class Cost:
-    """What something took.
+    """The cost of a block of code.
 
     Attributes:
         seconds: by the clock.
@@ -67,13 +67,13 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """Processor time of all groups."""
+        """Return the processor time of all groups."""
         return sum(self.processor.values())
 
 
 @contextlib.contextmanager
 def cost_of(groups: Mapping[str, Group]) -> Iterator[Cost]:
-    """What the block takes; filled in at its end."""
+    """Measure the cost of the block; filled in at its end."""
     cost = Cost()
     for group in groups.values():
         group.forget_peak()
@@ -86,14 +86,14 @@ def cost_of(groups: Mapping[str, Group]) -> Iterator[Cost]:
 
 
 def typical(costs: Sequence[Cost]) -> Cost:
-    """The one in the middle, by the clock; the most memory of any."""
+    """Return the cost of median time, with the largest peak of all."""
     middle = sorted(costs, key=lambda one: one.seconds)[(len(costs) - 1) // 2]
     peak = {name: max(one.peak[name] for one in costs) for name in middle.peak}
     return Cost(middle.seconds, middle.processor, peak)
 
 
 def broker_pid() -> int:
-    """Of the only RabbitMQ node among the processes that this one has started."""
+    """Return the process id of the only RabbitMQ node among the descendants of this process."""
     (pid,) = [one.pid for one in psutil.Process().children(recursive=True) if one.name() == BROKER]
     return pid
 
@@ -104,7 +104,7 @@ class Timed:
 
     Attributes:
         seconds: of each.
-        processor: seconds of processor time of all of them, in this process and all that it has started.
+        processor: seconds of processor time of all of them, in this process and all its descendants.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -112,16 +112,16 @@ class Timed:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Return the median in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def ninth(self) -> float:
-        """Seconds that nine in ten do not reach."""
+        """Return the seconds that nine in ten calls do not reach."""
         return sorted(self.seconds)[int(0.9 * len(self.seconds))]
 
     def figures(self) -> dict[str, float | None]:
-        """By the headings of ``TIMES``."""
+        """Return the figures by the headings of ``TIMES``."""
         each = self.processor / len(self.seconds)
         return dict(zip(TIMES, (self.median * 1e3, self.ninth * 1e3, each * 1e3), strict=True))
 
@@ -132,9 +132,9 @@ TIMES = ("median ms", "p90 ms", "processor ms")
 def by_turns(
     calls: Mapping[str, Callable[[], object]], turns: int, each: int = 1, apart: Sequence[int] = ()
 ) -> dict[str, Timed]:
-    """Make each call ``each`` times in a row and then the next, so that a busy machine is unfair to all.
+    """Make each call ``each`` times in a row and then the next, so that a busy machine slows all of them alike.
 
-    The processor time is that of this process and all that it has started, except those that are set ``apart``.
+    The processor time is that of this process and all its descendants, except the processes in ``apart``.
     """
     group = Group([os.getpid()], apart)
     timed = {name: Timed() for name in calls}

@@ -1,4 +1,4 @@
-"""TFF's own way to a worker elsewhere: its ``RemoteExecutor`` over gRPC. Imports TensorFlow."""
+"""TFF's own connection to a remote worker: its ``RemoteExecutor`` over gRPC. Imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Calls(grpc.UnaryUnaryClientInterceptor):
 
 
 def remote_context(port: int, calls: Calls) -> Any:  # noqa: ANN401
-    """An execution context put together as TFF's native one is, around a worker that runs already.
+    """Return an execution context built as TFF's native one is, around a worker that runs already.
 
     Args:
-        port: of the worker, or of what leads to it, on this machine.
+        port: of the worker, or of a proxy to it, on this machine.
         calls: counts the calls to it.
     """
     channel = grpc.intercept_channel(grpc.insecure_channel(f"127.0.0.1:{port}", OPTIONS), calls)

@@ -1,4 +1,4 @@
-"""What a benchmark has found: rows of figures, each with what it is judged by, as a table and as JSON."""
+"""The results of a benchmark: rows of figures, each with its bar, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Judged:
     """A figure and the bar that it is held against.
 
     Attributes:
-        value: the figure; a ratio wherever two things were measured side by side.
+        value: the figure; a ratio if two things were measured side by side.
         sense: whether it must not be above the bar, or not below.
-        bar: where that is.
+        bar: the bound.
         unit: of both: ``x`` for a ratio, ``ms``, ``s``.
     """
 
@@ -26,7 +26,7 @@ class Judged:
 
     @property
     def met(self) -> bool:
-        """Whether the figure is on the right side."""
+        """Return whether the figure meets the bar."""
         return self.value <= self.bar if self.sense == "≤" else self.value >= self.bar
 
 
@@ -35,9 +35,9 @@ class Row:
     """One case.
 
     Attributes:
-        case: what was measured.
-        figures: by column; None where there is none.
-        judged: None for what is there to compare with.
+        case: its name.
+        figures: by column; None if it has none.
+        judged: None for a row that is only there for comparison.
     """
 
     case: str
@@ -47,14 +47,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one benchmark has found.
+    """The results of one benchmark.
 
     Attributes:
         name: the benchmark's.
-        title: what it measures, in a line.
+        title: the quantity that it measures, in a line.
         columns: the headings of the figures, in order.
         rows: the cases.
-        notes: what to know when reading the table, a line each.
+        notes: explanations of the table, a line each.
     """
 
     name: str
@@ -65,11 +65,11 @@ class Report:
 
     @property
     def met(self) -> bool:
-        """Whether every bar is met."""
+        """Return whether every bar is met."""
         return all(row.judged is None or row.judged.met for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: every figure in full."""
+        """Return all figures at full precision, for JSON."""
         rows = [
             {
                 "case": row.case,
@@ -81,7 +81,7 @@ class Report:
         return {"name": self.name, "title": self.title, "met": self.met, "rows": rows, "notes": list(self.notes)}
 
     def table(self) -> str:
-        """For people: a table in Markdown, with its columns in line."""
+        """Return a table in Markdown with aligned columns, for people."""
         cells = [("", *self.columns, "measured", "bar", "met")]
         cells += [
             (row.case, *(shown(row.figures.get(one)) for one in self.columns), *_judged(row)) for row in self.rows
@@ -93,7 +93,7 @@ class Report:
 
 
 def shown(figure: float | None) -> str:
-    """Three digits that count, and no more after the point than that takes."""
+    """Format a figure with three significant digits, and no more decimals than they take."""
     if figure is None:
         return ""
     size = abs(figure)

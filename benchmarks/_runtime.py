@@ -1,6 +1,6 @@
-"""The C++ runtime alone: takes a value in, calls a function, gives the result out. A child process, without TensorFlow.
+"""The C++ runtime alone: takes a value, calls a function, returns the result. A child process, without TensorFlow.
 
-What the runtime takes for a stage when nothing has to come from anywhere: the least that the stage can take.
+It measures the runtime's time for a stage without any communication: the lower bound for the stage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fedbroker.runtime import Runtime
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Whenever told to: one stage, with the values in the files that the first words name."""
+    """At each order, run one stage with the values in the files that the first message names."""
     function, argument = (Path(first[name]).read_bytes() for name in ("function", "argument"))  # noqa: ASYNC240
     runtime = Runtime(isolation="none", log=lambda _: None)
     try:

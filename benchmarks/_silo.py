@@ -1,7 +1,7 @@
-"""A silo as in service that notes when it does what: a child process.
+"""A real silo that records when it does what: a child process.
 
-The only place where benchmarks know a silo's inner ways: a work item is taken from the queue, the runtime is called,
-the answer is handed to the broker.
+The only place where benchmarks know a silo's internals: it takes a work item from the queue, calls the runtime, and
+passes the reply to the broker.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fedbroker.transport.link import Link
 
 
 class Notes:
-    """When the work item in hand came, went to the runtime for the first time, and came out of it.
+    """The times at which the current work item arrived, first went to the runtime, and came out of it.
 
     Attributes:
-        seconds: of each that was answered: from coming to the runtime, and from the runtime to the broker.
+        seconds: for each item with a reply: from arrival to the runtime, and from the runtime to the broker.
     """
 
     def __init__(self) -> None:
@@ -33,24 +33,24 @@ class Notes:
         self.seconds: list[tuple[float, float]] = []
 
     def take(self) -> None:
-        """A work item is here."""
+        """Record that a work item arrived."""
         self.taken, self.called = time.perf_counter(), 0.0
 
     def call(self) -> None:
-        """The runtime is asked."""
+        """Record the first call of the runtime."""
         self.called = self.called or time.perf_counter()
 
     def compute(self) -> None:
-        """The runtime has answered."""
+        """Record that the runtime has answered."""
         self.computed = time.perf_counter()
 
     def reply(self) -> None:
-        """The broker is handed the answer."""
+        """Record that the broker was given the reply."""
         self.seconds.append((self.called - self.taken, time.perf_counter() - self.computed))
 
 
 def noted(owner: type, name: str, before: Callable[[], None] | None, after: Callable[[], None] | None) -> None:
-    """Have a method of a class noted."""
+    """Wrap a method of a class with calls before and after it."""
     method: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     @wraps(method)
@@ -66,7 +66,7 @@ def noted(owner: type, name: str, before: Callable[[], None] | None, after: Call
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Serve; whenever told to, say what was noted since."""
+    """Serve; at each order, report the times recorded since the last."""
     notes = Notes()
     noted(Inbox, "take", notes.take, None)
     noted(Service, "call", notes.call, None)

@@ -1,6 +1,6 @@
 """Silos in one process that have a large update ready for each work item, and no C++ runtime. A child process.
 
-Each has fedbroker's own end of the transport: what it announces, holds and sends is as a silo's in service.
+Each uses fedbroker's own silo transport: its announcements, held results and messages are those of a real silo.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ START = 60.0
 
 
 class Updating:
-    """One silo, whose update is a vector of one and the same number.
+    """One silo, whose update is a vector of one repeated number.
 
     Args:
         url: of the broker.
         cohort: its name.
         name: of the silo.
-        number: what the update is full of.
-        numbers: how many float32 it has.
+        number: the number that the update repeats.
+        numbers: how many float32 the update has.
     """
 
     def __init__(self, url: str, cohort: str, name: str, number: float, numbers: int) -> None:
@@ -51,7 +51,7 @@ class Updating:
         )
 
     async def _answer(self, item: WorkItem, _: Signed) -> None:
-        """The stage's only partial, as a silo's runtime would give it."""
+        """Reply with the stage's only partial, as a silo's runtime would compute it."""
         update = serialize(np.full(self._type.shape, self._number, np.float32), self._type)
         output = b"".join(structure([federate([update], tff.FederatedType(self._type, tff.SERVER))]))
         digest = digest_of(output)
@@ -60,7 +60,7 @@ class Updating:
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Join the cohort; say when all are there; answer until told no more."""
+    """Join the cohort; report when all are ready; reply until standard input ends."""
     names = [f"silo-{number:02}" for number in range(first["silos"])]
     silos = [
         Updating(first["url"], first["cohort"], name, float(at), first["numbers"]) for at, name in enumerate(names)

@@ -15,9 +15,9 @@ from fedbroker.runtime.framing import frame
 
 
 def stages(numbers: int, silos: int, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What ``benchmarks._runtime`` is told: for a silo that holds one client, and for the server.
+    """Return the first messages to ``benchmarks._runtime``: for a silo with one client, and for the server.
 
-    The silo's is the round with a single client; the server's is the sum of all silos' updates.
+    The silo's stage is the round with a single client; the server's is the sum of all silos' updates.
     """
     model = np.random.default_rng(0).random(numbers, dtype=np.float32)
     averaged, summed = averaging(numbers), summing(numbers)
@@ -28,7 +28,7 @@ def stages(numbers: int, silos: int, directory: Path) -> tuple[dict[str, Any], d
 
 
 def told(directory: Path, computation: Any, argument: bytes, clients: int) -> dict[str, Any]:  # noqa: ANN401
-    """Write the files."""
+    """Write the files; return the message that names them."""
     directory.mkdir()
     native = tff.backends.native.desugar_and_transform_to_native(computation)
     files = {"function": serialized(native, native.type_signature), "argument": argument}
@@ -38,12 +38,15 @@ def told(directory: Path, computation: Any, argument: bytes, clients: int) -> di
 
 
 def serialized(value: object, kind: Any) -> bytes:  # noqa: ANN401
-    """A value as TFF's own serializer writes it."""
+    """Return a value as TFF's own serializer writes it."""
     return bytes(serialize_value(value, kind)[0].SerializeToString())
 
 
 def updates(one: Any, count: int, kind: Any) -> bytes:  # noqa: ANN401
-    """The same update from each of so many clients; put together by hand, since protobuf takes numbers one by one."""
+    """Return the same update from each of ``count`` clients.
+
+    The bytes are assembled by hand, since protobuf accepts numbers one by one only.
+    """
     value = serialized(one, kind.member)
     head = serialize_value([], kind)[0].federated.SerializeToString()
     members = framed(executor_pb2.Value.Federated, "value", value) * count
@@ -51,5 +54,5 @@ def updates(one: Any, count: int, kind: Any) -> bytes:  # noqa: ANN401
 
 
 def framed(message: Any, field: str, content: bytes) -> bytes:  # noqa: ANN401
-    """A message with only that field, serialized."""
+    """Return a serialized message with only that field."""
     return frame(message.DESCRIPTOR.fields_by_name[field].number, content) + content

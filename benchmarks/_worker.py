@@ -1,4 +1,4 @@
-"""TFF's own worker as it comes: a C++ runtime on a port of this machine. A child process."""
+"""TFF's own worker, unchanged: a C++ runtime on a port of this machine. A child process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ START_SECONDS = 30.0
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Start it; it ends with us."""
+    """Start the worker, which ends with this process."""
     process = RuntimeProcess("none", installed_binary(), share_of_memory(), lambda _: None, START_SECONDS)
     await process.start()
     try:

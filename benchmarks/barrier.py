@@ -1,7 +1,7 @@
-"""One small barrier, a sum of scalars: what a round costs when nothing has to be moved.
+"""One small barrier, a sum of scalars: the cost of a round that moves almost no data.
 
-Beside it, by turns, the least that it can take on this machine: bare aio-pika that sends as many messages the same way,
-and the C++ runtime alone with the stages of the barrier.
+The lower bounds are measured in turns with it: bare aio-pika that sends as many messages in the same pattern, and the
+C++ runtime alone with the stages of the barrier.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from benchmarks.model import Case, bare, runtime_alone
 from fedbroker.broker import PrivateBroker
 from fedbroker.testing import local_cohort
 
-HEARTBEAT = 5.0  # that of a silo in service
+HEARTBEAT = 5.0  # as of a real silo
 AT_ONCE = 8
-"""Silos that start side by side: more of them would run into each other's time to start."""
+"""Silos started at the same time: more of them would slow down each other's start."""
 SCALAR = 4
-"""Bytes of what goes to a silo, and of what comes back."""
+"""Bytes sent to a silo, and received from it."""
 
 
 def run(quick: bool) -> Report:
-    """Measure with 2 and 8 silos, and with 32 where there is time."""
+    """Measure with 2 and 8 silos, and with 32 unless ``quick``."""
     few = (2,) if quick else (2, 8)
     turns, each = (3, 10) if quick else (10, 12)
     with PrivateBroker() as broker:
@@ -52,23 +52,23 @@ def run(quick: bool) -> Report:
 
 
 def measure(url: str, sizes: tuple[int, ...], turns: int, each: int, *, local: bool = False) -> dict[str, Timed]:
-    """Calls with so many silos, and on TFF's own context."""
+    """Time calls with each number of silos, and on TFF's own context."""
     with contextlib.ExitStack() as stack:
         calls = {f"{silos} silos": stack.enter_context(summing(url, silos)) for silos in sizes}
         if local:
             calls |= {least_of(silos): stack.enter_context(leasts(url, silos)) for silos in sizes}
             calls["TFF's local context, 2 clients"] = locally()
-        by_turns(calls, 1, 5)  # plans are made, computations sent
+        by_turns(calls, 1, 5)  # warm-up: makes the plans, sends the computations
         return by_turns(calls, turns, each)
 
 
 def least_of(silos: int) -> str:
-    """The heading of what so many silos take at least."""
+    """Return the heading of the lower bound for a number of silos."""
     return f"the least, {silos} silos"
 
 
 def growth(least: list[Timed]) -> Iterator[str]:
-    """How much longer the least takes with more silos."""
+    """Return by how much the lower bound grows with more silos."""
     if len(least) > 1:
         times = least[-1].median / least[0].median
         yield f"The least grows by {times:.2f}x itself: silos of one machine share its processors."
@@ -76,7 +76,7 @@ def growth(least: list[Timed]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def leasts(url: str, silos: int) -> Iterator[Callable[[], object]]:
-    """One exchange by bare aio-pika, and then the stages by the C++ runtime alone."""
+    """Yield a call of one exchange by bare aio-pika, and then of the stages by the C++ runtime alone."""
     case = Case(SCALAR, silos)
     with bare(url, case) as (moving, _), runtime_alone(case) as (computing, _):
         yield lambda: (moving(), computing())
@@ -84,7 +84,7 @@ def leasts(url: str, silos: int) -> Iterator[Callable[[], object]]:
 
 @contextlib.contextmanager
 def summing(url: str, silos: int) -> Iterator[Callable[[], object]]:
-    """A cohort of so many silos; one call of the barrier."""
+    """Yield one call of the barrier on a cohort of ``silos`` silos."""
     from benchmarks._computations import invoke, total
 
     cohort = f"barrier-{silos}"
@@ -101,7 +101,7 @@ def summing(url: str, silos: int) -> Iterator[Callable[[], object]]:
 
 
 def locally() -> Callable[[], object]:
-    """One call of the barrier on TFF's own context."""
+    """Return one call of the barrier on TFF's own context."""
     from benchmarks._computations import invoke, local_context, total
 
     return functools.partial(invoke, local_context(), total, [1.0, 1.0])

@@ -1,4 +1,4 @@
-"""How soon a silo is of use: from the start of its process until it is ready, and from joining to its first answer."""
+"""Measure how soon a silo is useful: from its process's start to ready, and from joining to its first reply."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COLUMNS = ("median ms", "longest ms", "CPU-s", "silo MiB")
 
 @dataclass
 class Clock:
-    """When the coordinator heard of the silo, and of its answer; listens to events."""
+    """An event listener that records when the silo joined, and when its reply arrived."""
 
     joined: float = 0.0
     answered: float = 0.0
     at_silo: float = 0.0
 
     def hear(self, event: fedbroker.Event) -> None:
-        """Note the times."""
+        """Record the times."""
         if event.silo == LATER and event.name == "silo joined":
             self.joined = time.perf_counter()
         elif event.silo == LATER and event.name == "silo answered":
@@ -38,7 +38,7 @@ class Clock:
 
 @dataclass
 class Found:
-    """Seconds of each start, and what the process took until it was ready."""
+    """Seconds of each start, and the resources that the process took until it was ready."""
 
     ready: Timed = field(default_factory=Timed)
     work: Timed = field(default_factory=Timed)
@@ -47,7 +47,7 @@ class Found:
 
 
 def run(quick: bool) -> Report:
-    """Start a second silo again and again, while an invocation waits for it."""
+    """Restart a second silo repeatedly, while an invocation waits for it."""
     from benchmarks._computations import invoke, total
 
     found, clock = Found(), Clock()
@@ -71,7 +71,7 @@ def run(quick: bool) -> Report:
 
 
 def start_once(silo: SiloProcess, waiting: Callable[[], Callable[[], float]], clock: Clock, found: Found) -> None:
-    """Stop the silo, have an invocation wait for it, and start it."""
+    """Stop the silo, start an invocation that waits for it, and start the silo."""
     silo.stop()
     result = waiting()
     start = time.perf_counter()
@@ -87,7 +87,7 @@ def start_once(silo: SiloProcess, waiting: Callable[[], Callable[[], float]], cl
 
 
 def report(found: Found) -> Report:
-    """As a table."""
+    """Return the table."""
     starts = len(found.ready.seconds)
 
     def figures(timed: Timed, *more: float) -> dict[str, float | None]:

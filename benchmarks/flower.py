@@ -1,4 +1,4 @@
-"""A round of averaging beside Flower's: the same model, as many nodes, each as its users run it."""
+"""Compare a round of averaging with Flower's: the same model, as many nodes, each as its users run it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedbroker.broker import PrivateBroker
 NODES = 2
 COLUMNS = ("s", "CPU-s")
 SIZES = {"1 KB": (1000, 20, 3), "100 MB": (100_000_000, 2, 2)}
-"""Bytes of the model, how many times as fast we want to be, and how many rounds are timed."""
+"""Bytes of the model, the goal for how many times as fast fedbroker is, and the number of timed rounds."""
 
 
 @dataclass
@@ -31,16 +31,16 @@ class Side:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Return the median in seconds."""
         return statistics.median(self.seconds)
 
     def row(self, case: str, judged: Judged | None = None) -> Row:
-        """As part of the table."""
+        """Return its row of the table."""
         return Row(case, dict(zip(COLUMNS, (self.median, self.processor), strict=True)), judged)
 
 
 def run(quick: bool) -> Report:
-    """Measure both sizes; with ``quick`` the small one."""
+    """Measure both sizes; with ``quick`` only the small one."""
     rows: list[Row] = []
     with (
         PrivateBroker() as broker,
@@ -68,7 +68,7 @@ def run(quick: bool) -> Report:
 
 
 def our_own(context: object, size: int, apart: list[int]) -> Side:
-    """Rounds on the cohort, after one to warm up."""
+    """Time rounds on the cohort, after one to warm up."""
     once = round_of(context, Case(size, NODES))
     once()
     timed = by_turns({"round": once}, 5, apart=apart)["round"]
@@ -76,7 +76,7 @@ def our_own(context: object, size: int, apart: list[int]) -> Side:
 
 
 def flowers(theirs: Federation, size: int, rounds: int) -> Side:
-    """Rounds on Flower."""
+    """Time rounds on Flower."""
     group = Group(theirs.pids)
     before = group.seconds(ended=True)
     seconds = theirs.rounds(size // 4, rounds)

@@ -1,4 +1,4 @@
-"""What a coordinator holds while many silos have large updates for it: a few of them, however many silos there are."""
+"""A coordinator's memory while many silos have large updates for it: a few updates, for any number of silos."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fedbroker.session.handover import MergeOrder
 
 COLUMNS = ("s", "all updates MiB", "coordinator MiB", "more than before MiB", "CPU-s per GiB")
 BAR = 1.5
-"""Times as much as a quarter of the silos take."""
+"""Times the memory that a quarter of the silos take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """So many silos, and how their updates are merged.
+    """A number of silos, and how their updates are merged.
 
     Attributes:
-        silos: how many.
+        silos: their number.
         order: of merging.
-        waiting: silos hold their updates until they are told to send.
+        waiting: silos hold their updates until the coordinator asks for them.
     """
 
     silos: int
@@ -40,13 +40,13 @@ class Case:
 
     @property
     def limits(self) -> fedbroker.Limits:
-        """Those of the coordinator."""
+        """Return the limits of the coordinator."""
         usual = fedbroker.Limits()
         return usual if self.waiting else fedbroker.Limits(held_results=usual.max_blob)
 
 
 def run(quick: bool) -> Report:
-    """Measure 64 silos with 16 MiB each, or 16 silos with 4 MiB; in both orders, and with all that send at once."""
+    """Measure 64 silos with 16 MiB each, or 16 silos with 4 MiB; in both orders, and with silos that send at once."""
     most, mib = (16, 4) if quick else (64, 16)
     rows: list[Row] = []
     of_few = 0
@@ -72,7 +72,7 @@ def run(quick: bool) -> Report:
 
 
 def measure(case: Case, size: int, turns: int) -> tuple[Cost, int]:
-    """A round's cost, and the most bytes that it took more than there were before the first."""
+    """Return a round's cost, and by how many bytes its peak exceeds the one before the first round."""
     with PrivateBroker() as broker, rounds(broker.url, case, size // 4) as (once, apart):
         group = Group([os.getpid()], [*apart, *guardians()])
         group.forget_peak()
@@ -88,7 +88,7 @@ def measure(case: Case, size: int, turns: int) -> tuple[Cost, int]:
 
 @contextlib.contextmanager
 def rounds(url: str, case: Case, numbers: int) -> Iterator[tuple[Callable[[], None], list[int]]]:
-    """One round, whose result is looked at, and the silos' process id."""
+    """Yield a call of one round that checks its result, and the silos' process id."""
     import numpy as np
 
     from benchmarks._computations import at_server, invoke, updating
@@ -101,7 +101,7 @@ def rounds(url: str, case: Case, numbers: int) -> Iterator[tuple[Callable[[], No
         ) as context,
     ):
         child.hear()
-        invoke(context, at_server, 1.0)  # the C++ runtime is there
+        invoke(context, at_server, 1.0)  # starts the C++ runtime
 
         def once() -> None:
             found = invoke(context, summed, [1.0] * case.silos)

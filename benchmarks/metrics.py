@@ -1,4 +1,4 @@
-"""What metrics cost: counting what happens in one invocation, and one scrape of all that was counted."""
+"""The cost of metrics: counting the events of one invocation, and one scrape of all metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS = 5
 
 
 def invocation(silos: list[str], listener: Listener | None) -> None:
-    """The events of one session with one stage, in which the last silo is dropped."""
+    """Record the events of one session with one stage, in which the last silo is dropped."""
     one = Recorder(SessionReport(session="s", cohort="c", members=tuple(silos)), listener)
     one.session_started()
     one.stage_started(0, silos, 60.0)
@@ -32,7 +32,7 @@ def invocation(silos: list[str], listener: Listener | None) -> None:
 
 
 def seconds(once: Callable[[], object], times: int) -> float:
-    """Of one call, in the best of some rounds."""
+    """Return the seconds of one call, in the best of some rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         began = time.perf_counter()

@@ -1,7 +1,7 @@
 """A round of averaging: a model to every silo, an update of its size from each, their sum.
 
-Beside it, by turns, bare aio-pika that moves the same bytes in the same pattern, and the C++ runtime alone with both
-stages of the round. Together these two are the least that the round can take.
+The lower bound is measured in turns with it: bare aio-pika that moves the same bytes in the same pattern, and the C++
+runtime alone with both stages of the round; their sum bounds the round.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fedbroker.wire import DEFAULT_LIMITS
 
 HEARTBEAT = 5.0
 HELD = 28
-"""Times the model's bytes that a silo and what is measured beside it hold at most, and the coordinator, too."""
+"""Times the model's bytes that a silo and its counterpart hold at most, and the coordinator, too."""
 
 COLUMNS = ("s", "bare s", "runtime s", "CPU-s per GiB", "bare, per GiB", "coordinator MiB", "silo MiB", "bare silo MiB")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Case:
-    """A model of so many bytes, to and from so many silos."""
+    """The size of the model in bytes, and the number of silos that get it and send as much back."""
 
     bytes: int
     silos: int
@@ -43,12 +43,12 @@ class Case:
 
     @property
     def fits(self) -> bool:
-        """Whether all processes of both sides have room on this machine, by what smaller cases took."""
+        """Return whether all processes of both sides fit into the free memory, extrapolated from smaller cases."""
         return (HELD * self.silos + HELD) * self.bytes <= psutil.virtual_memory().available
 
     @property
     def moved(self) -> float:
-        """GiB that all silos get and send."""
+        """Return the GiB that all silos receive and send."""
         return 2 * self.bytes * self.silos / GIB
 
 
@@ -80,15 +80,15 @@ def run(quick: bool) -> Report:
 
 
 def turns_of(mib: int) -> int:
-    """How often a size is measured: a small one is over soon, and varies the more."""
+    """Return how often a size is measured: a small one is quick, and varies more."""
     return max(3, min(12, 100 // mib))
 
 
 def row(case: Case, url: str, context: object, pids: Mapping[str, int], turns: int) -> Row:
-    """One case: the round, bare aio-pika and the runtime alone by turns, so that a busy machine is unfair to all."""
+    """Measure one case: the round, bare aio-pika and the runtime alone in turns, so that load affects all alike."""
     ours = round_of(context, case)
     with bare(url, case) as (moving, children), runtime_alone(case) as (computing, runtimes):
-        for call in (ours, moving, computing):  # plans are made, computations sent
+        for call in (ours, moving, computing):  # warm-up: makes the plans, sends the computations
             call()
         broker = Group([broker_pid()])
         apart = [*pids.values(), *children.values(), *runtimes, *guardians()]
@@ -122,18 +122,18 @@ def row(case: Case, url: str, context: object, pids: Mapping[str, int], turns: i
 
 
 def guardians() -> list[int]:
-    """What keeps the broker: neither the coordinator's nor the broker's own."""
+    """Return the process ids of the broker's guardian: neither the coordinator's nor the broker's own."""
     return [psutil.Process(broker_pid()).ppid()]
 
 
 def groups(pids: Mapping[str, int]) -> dict[str, Group]:
-    """Each process, with its runtime."""
+    """Return each process with its runtime."""
     return {name: Group([pid]) for name, pid in pids.items()}
 
 
 @contextlib.contextmanager
 def context_of(url: str, silos: int) -> Iterator[tuple[object, dict[str, int]]]:
-    """A context over a cohort, and its silos' process ids."""
+    """Yield a context over a cohort, and its silos' process ids."""
     name = f"model-{silos}"
     with (
         local_cohort(silos, cohort=name, broker=url, heartbeat=HEARTBEAT) as cohort,
@@ -143,7 +143,7 @@ def context_of(url: str, silos: int) -> Iterator[tuple[object, dict[str, int]]]:
 
 
 def round_of(context: object, case: Case) -> Callable[[], None]:
-    """One round with a model that no silo has seen; what comes back is looked at."""
+    """Return one round with a model that no silo has seen; it checks the result."""
     import numpy as np
 
     from benchmarks._computations import averaging, invoke
@@ -153,7 +153,7 @@ def round_of(context: object, case: Case) -> Callable[[], None]:
     model = np.random.default_rng(0).random(numbers, dtype=np.float32)
 
     def once() -> None:
-        model[0] += 1  # another model: its digest is another
+        model[0] += 1  # a different model, with a different digest: nothing is cached
         found = invoke(context, averaged, model, [1.0] * case.silos)
         if found.shape != (numbers,) or not np.allclose(found[:100], case.silos * model[:100]):
             raise RuntimeError("the round's result is wrong")
@@ -163,7 +163,7 @@ def round_of(context: object, case: Case) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def bare(url: str, case: Case) -> Iterator[tuple[Callable[[], float], dict[str, int]]]:
-    """The same bytes by bare aio-pika: one round, which tells how long it took; and the process ids."""
+    """Yield one round of the same bytes by bare aio-pika, which returns its seconds; and the process ids."""
     words = {
         "url": url,
         "name": f"bare.{case.bytes}.{case.silos}",
@@ -181,7 +181,7 @@ def bare(url: str, case: Case) -> Iterator[tuple[Callable[[], float], dict[str, 
 
 @contextlib.contextmanager
 def runtime_alone(case: Case) -> Iterator[tuple[Callable[[], float], list[int]]]:
-    """Seconds that the C++ runtime takes: that of every silo at once, then that of the coordinator."""
+    """Yield a call and the process ids; it returns the runtime's seconds: all silos at once, then the coordinator."""
     from benchmarks._values import stages
 
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A round of weighted federated averaging on real data: four silos on this machine beside TFF's local context."""
+"""Compare a round of weighted federated averaging on real data: four local silos against TFF's local context."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLIENTS = ("silo-0", "silo-1", "silo-2", "silo-3")
 BATCH = 256
 HEARTBEAT = 5.0
 ROWS = 20_000
-"""Flights of each client that has as many; with --quick a tenth of it."""
+"""Flights of each client; with --quick a tenth of them."""
 
 ARRIVALS = """
     select [dep_delay / 60, distance / 1000, hour / 24, (month - 6) / 6]::float[4] as x,
@@ -29,7 +29,7 @@ READ = "select x, y from 'arrivals.parquet'"
 
 
 def run(quick: bool) -> Report:
-    """Measure rounds on both by turns, from the same model."""
+    """Measure rounds on both in turns, from the same model."""
     rows, turns = (ROWS // 10, 5) if quick else (ROWS, 9)
     with tempfile.TemporaryDirectory(prefix="native-") as name:
         split(Path(name), rows)
@@ -54,7 +54,7 @@ def run(quick: bool) -> Report:
 
 
 def split(directory: Path, rows: int) -> None:
-    """The flights of 2013, dealt to the clients: ``<client>/arrivals.parquet``, with so many rows."""
+    """Distribute the flights of 2013 among the clients: ``<client>/arrivals.parquet``, with ``rows`` rows."""
     import duckdb
 
     data.split(directory)
@@ -68,7 +68,7 @@ def split(directory: Path, rows: int) -> None:
 
 @contextlib.contextmanager
 def training(directory: Path) -> Iterator[dict[str, Callable[[], Any]]]:
-    """One round on each side, from the initial model; returns its metrics."""
+    """Yield one round on each side, from the initial model; a call returns its metrics."""
     from benchmarks._computations import invoke, local_context
     from examples.airports.computations import learning
 
@@ -91,7 +91,7 @@ def training(directory: Path) -> Iterator[dict[str, Callable[[], Any]]]:
 
 
 def dataset(file: Path) -> Any:  # noqa: ANN401
-    """The same rows in batches, as a program on one machine would have them."""
+    """Return the same rows in batches, as a program on one machine would have them."""
     import duckdb
     import numpy as np
     import tensorflow as tf
@@ -102,10 +102,10 @@ def dataset(file: Path) -> Any:  # noqa: ANN401
 
 
 def agree(results: Mapping[str, Any]) -> None:
-    """Both have trained on the same.
+    """Check that both sides trained on the same data.
 
     Raises:
-        RuntimeError: they have not.
+        RuntimeError: they did not.
     """
     ours, theirs = (result.metrics["client_work"]["train"] for result in results.values())
     if ours["num_examples"] != theirs["num_examples"] or abs(ours["loss"] - theirs["loss"]) > 1e-4 * theirs["loss"]:

@@ -1,8 +1,8 @@
-"""What the relay into the runtime's namespace costs: the same transfers with and without it, in turns, in one run.
+"""The cost of the relay into the runtime's namespace: the same transfers with and without it, in turns, in one run.
 
-Run as ``python benchmarks/relay.py [--mib 100] [--repetitions 20] [--json]``. Two estimates of the cost stand side by
-side, and where they differ neither is to be trusted: of the best times of all turns, and of the two times of each turn
-(median and quartiles). The relay's own processor time is the steadiest figure where other work shares the machine.
+Run as ``python benchmarks/relay.py [--mib 100] [--repetitions 20] [--json]``. Two estimates of the cost are shown side
+by side, and if they differ neither is reliable: of the best times of all turns, and of the two times of each turn
+(median and quartiles). The relay's own processor time is the steadiest figure on a machine with other load.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WAYS = ("in", "out", "small call")
 
 @dataclass
 class Side:
-    """One isolation: its runtime, and what was measured of it, in seconds."""
+    """One isolation: its runtime, and its measured times in seconds."""
 
     isolation: Isolation
     runtime: Runtime
@@ -53,13 +53,16 @@ class Side:
 
 
 def processor_seconds(host: int | None) -> float:
-    """Of the host process's child, the one that relays, over all its threads."""
+    """Return the processor time of the host process's child, the relay, over all its threads."""
     (relay,) = Path(f"/proc/{host}/task/{host}/children").read_text().split()
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{relay}/task").glob("*/schedstat")) / 1e9
 
 
 def array(mib: float) -> bytes:
-    """A serialized value of so many MiB of float32; put together by hand, since protobuf takes numbers one by one."""
+    """Return a serialized value of ``mib`` MiB of float32.
+
+    The bytes are assembled by hand, since protobuf accepts numbers one by one only.
+    """
     numbers = np.random.default_rng(0).random(int(mib * (1 << 18)), dtype="<f4")
     head = array_pb2.Array(dtype=data_type_pb2.DT_FLOAT, shape=array_pb2.ArrayShape(dim=[numbers.size]))
     packed = framed(array_pb2.Array.FloatList, "value", numbers.tobytes())
@@ -69,12 +72,12 @@ def array(mib: float) -> bytes:
 
 
 def framed(message: Any, field: str, content: bytes) -> bytes:  # noqa: ANN401 - generated classes have no types
-    """A message with only that field, serialized."""
+    """Return a serialized message with only that field."""
     return frame(message.DESCRIPTOR.fields_by_name[field].number, content) + content
 
 
 async def once(side: Side, value: bytes) -> None:
-    """The value in, the value out, and many small calls."""
+    """Time the value in, the value out, and many small calls."""
     with side.measured("in"):
         ref = await side.executor.value(value)
     with side.measured("out"):
@@ -87,7 +90,7 @@ async def once(side: Side, value: bytes) -> None:
 
 
 async def measure(mib: float, repetitions: int) -> dict[str, object]:
-    """The table as a document; times in milliseconds."""
+    """Return the table as a document; times in milliseconds."""
     value = array(mib)
     async with AsyncExitStack() as stack:
         sides: list[Side] = []
@@ -100,7 +103,7 @@ async def measure(mib: float, repetitions: int) -> dict[str, object]:
             start = time.perf_counter() - start
             sides.append(Side(isolation, runtime, await runtime.executor(0), start))
         for turn in range(repetitions + 1):
-            if turn == 1:  # the first was to warm up
+            if turn == 1:  # the first turn was to warm up
                 for side in sides:
                     side.forget()
             for side in sides if turn % 2 else sides[::-1]:
@@ -109,7 +112,7 @@ async def measure(mib: float, repetitions: int) -> dict[str, object]:
 
 
 def report(mib: float, repetitions: int, relayed: Side, direct: Side) -> dict[str, object]:
-    """Both sides' times and what the relay costs, way by way."""
+    """Return both sides' times and the relay's cost, for each way."""
     ways = {
         way: {
             "namespace_best": min(relayed.times[way]) * 1e3,
@@ -127,12 +130,12 @@ def report(mib: float, repetitions: int, relayed: Side, direct: Side) -> dict[st
 
 
 def turns(relayed: list[float], direct: list[float]) -> list[float]:
-    """Lower quartile, median and upper quartile of the cost in each turn."""
+    """Return lower quartile, median and upper quartile of the cost in each turn."""
     return statistics.quantiles([with_it / without - 1 for with_it, without in zip(relayed, direct, strict=True)], n=4)
 
 
 def table(document: dict[str, object]) -> str:
-    """For people."""
+    """Format the document for people."""
     ways = document["ways"]
     assert isinstance(ways, dict)
     head = (

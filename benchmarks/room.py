@@ -1,4 +1,4 @@
-"""What room for a large blob costs: the same pieces written into each kind of it, by turns, in one run.
+"""The cost of memory for a large blob: the same pieces written into each kind of it, in turns, in one run.
 
 python -m benchmarks.room [--mib SIZE] [--turns N]
 """
@@ -19,7 +19,7 @@ KINDS: dict[str, Callable[[int], Buffer]] = {"bytearray": bytearray, "room": roo
 
 
 def seconds(kind: Callable[[int], Buffer], pieces: Sequence[bytes]) -> float:
-    """To have room for all pieces, write them one after another, and give it back."""
+    """Time to allocate memory for all pieces, write them one after another, and free it."""
     start = time.perf_counter()
     into, at = memoryview(kind(sum(map(len, pieces)))), 0
     for piece in pieces:

@@ -1,8 +1,8 @@
-"""What the bulk lane's settings are worth: a large blob to one silo with each of them changed, by turns.
+"""The effect of the bulk connection's settings: a large blob to one silo with each of them changed, in turns.
 
     python -m benchmarks.settings [--mib SIZE] [--turns N]
 
-The silo is a process of its own, as in life, on a private broker.
+The silo is a separate process, as in practice, on a private broker.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Case:
     """One setting changed.
 
     Attributes:
-        name: what is changed.
+        name: the change.
         limits: of the sender.
-        window: chunks that it sends ahead of the broker's word.
+        window: chunks that it sends before the broker confirms the first.
     """
 
     name: str
@@ -50,7 +50,7 @@ CASES = (
 
 
 async def measure(url: str, mib: int, turns: int) -> dict[str, list[dict[str, float]]]:
-    """By case, each turn's figures; see :meth:`benchmarks.transport.Bench.blob`."""
+    """Return each turn's figures by case; see :meth:`benchmarks.transport.Bench.blob`."""
     found: dict[str, list[dict[str, float]]] = {case.name: [] for case in CASES}
     async with contextlib.AsyncExitStack() as stack:
         benches = {}

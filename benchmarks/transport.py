@@ -1,8 +1,8 @@
-"""What the transport costs: round trips, blobs and broadcasts, beside bare aio-pika on the same broker.
+"""The cost of the transport: round trips, blobs and broadcasts, next to bare aio-pika on the same broker.
 
     python benchmarks/transport.py [--url URL] [--json] [--requests N] [--mib SIZE ...] [--silos N]
 
-Silos are processes of their own, as in life. Without ``--url`` a private broker is started.
+Silos are separate processes, as in practice. Without ``--url`` a private broker is started.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATIENCE = 120.0
 
 
 def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
-    """A silo that answers once it has every blob; ``Done.seconds`` is the CPU time of its process so far."""
+    """Run a silo that replies once it has every blob; ``Done.seconds`` is the CPU time of its process so far."""
 
     async def run() -> None:
         async def answer(item: WorkItem, _: Signed) -> None:
@@ -63,7 +63,7 @@ def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
 
 
 def bare_process(url: str, queue: str, ready: Event, stop: Event) -> None:
-    """A plain aio-pika consumer that answers each message with an empty one."""
+    """Run a plain aio-pika consumer that replies to each message with an empty one."""
 
     async def run() -> None:
         async with await aio_pika.connect(url) as connection:
@@ -87,7 +87,7 @@ def bare_process(url: str, queue: str, ready: Event, stop: Event) -> None:
 
 @contextlib.contextmanager
 def processes(url: str, silos: int, bare: str) -> Iterator[None]:
-    """The silos and the bare consumer, running."""
+    """Run the silos and the bare consumer."""
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     targets = [(silo_process, f"silo{number}") for number in range(silos)] + [(bare_process, bare)]
@@ -120,7 +120,7 @@ class Bench:
         self._cpu_of_silo: dict[str, float] = {}
 
     async def ask(self, silo: str, blobs: dict[str, int] | None = None) -> float:
-        """One request; the CPU seconds that the silo took since the last one."""
+        """Send one request; return the CPU seconds that the silo took since the last one."""
         self._stage += 1
         program = tuple(Value(at, digest) for at, digest in enumerate(blobs or {}))
         item = WorkItem("bench", self._stage, silo, self._end.key, 1, program, blobs or {}, PATIENCE, PATIENCE, False)
@@ -131,7 +131,7 @@ class Bench:
         return done.seconds - before
 
     async def round_trips(self, requests: int) -> list[float]:
-        """Seconds of each of so many small requests, one after another."""
+        """Return the seconds of each of ``requests`` small requests, one after another."""
         times = []
         for _ in range(requests):
             started = time.perf_counter()
@@ -140,7 +140,7 @@ class Bench:
         return times
 
     async def blob(self, mib: int, *, everybody: bool = False) -> dict[str, float]:
-        """One blob one way, until every silo that it is for has said that it has all of it."""
+        """Send one blob, and wait until each receiving silo has replied that it has all of it."""
         data = os.urandom(mib * MIB)
         digest = digest_of(data)
         silos = self._names if everybody else self._names[:1]
@@ -160,7 +160,7 @@ class Bench:
 
 
 async def bare_round_trips(url: str, queue: str, requests: int, body: bytes = b"x" * 300) -> list[float]:
-    """The same with plain aio-pika: confirms, a classic queue, transient messages."""
+    """Return the same with plain aio-pika: confirms, a classic queue, transient messages."""
     times = []
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
@@ -182,7 +182,7 @@ async def bare_round_trips(url: str, queue: str, requests: int, body: bytes = b"
 
 
 async def measure(url: str, requests: int, sizes: list[int], silos: int, bare: str) -> dict[str, dict[str, float]]:
-    """Every figure, in seconds."""
+    """Return every figure, in seconds."""
     names = [f"silo{number}" for number in range(silos)]
     end = CoordinatorEnd(url, COHORT, on_announce=lambda _: None, on_leave=lambda _: None)
     started = time.perf_counter()
@@ -193,7 +193,7 @@ async def measure(url: str, requests: int, sizes: list[int], silos: int, bare: s
         await bench.round_trips(20)
         ours: list[float] = []
         plain: list[float] = []
-        for _ in range(4):  # by turns, so that a busy machine is unfair to both
+        for _ in range(4):  # in turns, so that load affects both alike
             ours += await bench.round_trips(requests // 4)
             plain += await bare_round_trips(url, bare, requests // 4)
         for name, times in (("small request", ours), ("small request, bare aio-pika", plain)):

@@ -1,4 +1,4 @@
-"""A barrier and a round of federated averaging over a long line, beside TFF's own relay over the same line."""
+"""A barrier and a round of federated averaging over a line with latency, next to TFF's own RemoteExecutor over it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedbroker.testing import local_cohort
 ONE_WAY = 0.025
 SILOS = 2
 BARRIERS = 1
-"""Of both computations; :func:`both` sees to it that it is so."""
+"""Of both computations; :func:`both` checks it."""
 
 HEARTBEAT = 5.0
 OURS, RELAY, HERE = "fedbroker, 2 silos", "TFF's RemoteExecutor over gRPC, 1 worker", "TFF's local context, no line"
@@ -27,7 +27,7 @@ COLUMNS = (*TIMES, "round trips")
 
 
 def run(quick: bool) -> Report:
-    """Measure both computations on both sides, and without a line for what computing them takes."""
+    """Measure both computations on both sides, and their computing time without the line."""
     rows: list[Row] = []
     notes = [
         f"Judged: time beside (barriers + 0.5) round trips of {2 * ONE_WAY * 1e3:g} ms and the time without a line; "
@@ -36,7 +36,7 @@ def run(quick: bool) -> Report:
     with contexts() as (there, relayed):
         for name, computation in both().items():
             calls = {side: computation(context) for side, context in there.items()}
-            by_turns(calls, 1, 3)  # plans are made, computations sent
+            by_turns(calls, 1, 3)  # warm-up: makes the plans, sends the computations
             turns, relayed.count = 5 if quick else 15, 0
             timed = by_turns(calls, turns)
             rows += judged(name, timed, relayed.count / turns)
@@ -46,7 +46,7 @@ def run(quick: bool) -> Report:
 
 
 def judged(name: str, timed: Mapping[str, Timed], calls: float) -> list[Row]:
-    """The rows of one computation."""
+    """Return the rows of one computation."""
     allowed = (BARRIERS + 0.5) * 2 * ONE_WAY + timed[HERE].median
     bars = {
         OURS: Judged(timed[OURS].median * 1e3, "≤", round(allowed * 1e3, 1), "ms"),
@@ -60,7 +60,7 @@ def judged(name: str, timed: Mapping[str, Timed], calls: float) -> list[Row]:
 
 
 def most(name: str, timed: Mapping[str, Timed]) -> str:
-    """How far ahead of the relay anything with one round trip could be."""
+    """Describe how far ahead of the RemoteExecutor any implementation with one round trip could be."""
     least = BARRIERS * 2 * ONE_WAY + timed[HERE].median
     return (
         f"{name}: one round trip and the computing take {least * 1e3:.0f} ms: with no overhead at all that is "
@@ -70,7 +70,10 @@ def most(name: str, timed: Mapping[str, Timed]) -> str:
 
 @contextlib.contextmanager
 def contexts() -> Iterator[tuple[dict[str, Any], Any]]:
-    """Both sides behind a line of their own, and TFF on this machine; what counts the relay's calls."""
+    """Yield the contexts, and the counter of the RemoteExecutor's calls.
+
+    The cohort and the RemoteExecutor are each behind a line of their own; TFF's local context has none.
+    """
     from benchmarks._computations import local_context
     from benchmarks._relayed import Calls, remote_context
 
@@ -90,13 +93,13 @@ def contexts() -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 def behind(stack: contextlib.ExitStack, port: int) -> int:
-    """A port of this machine that leads to another one, over a long line."""
+    """Return a port of this machine that leads to another one, over the line with latency."""
     line = stack.enter_context(Child("benchmarks._delay", port=port, seconds=ONE_WAY))
     return int(line.hear()["port"])
 
 
 def both() -> dict[str, Callable[[Any], Callable[[], object]]]:
-    """The computations: for a context, one call."""
+    """Return the computations: for a context, one call."""
     from benchmarks._computations import batches, invoke, total
     from examples.airports.computations import learning
 

@@ -1,4 +1,4 @@
-"""A thousand silos in one session: what a coordinator takes for each message, beside a plain aio-pika program."""
+"""A thousand silos in one session: a coordinator's cost for each message, next to a plain aio-pika program."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ COLUMNS = (
 
 
 def run(quick: bool) -> Report:
-    """Measure with 1,000 silos, or 100."""
+    """Measure with 1,000 silos, or with 100 if ``quick``."""
     return measure(100 if quick else 1000, turns=3 if quick else 5)
 
 
 def measure(silos: int, turns: int) -> Report:
-    """One session with so many silos, and as many bare answers, by turns."""
+    """Measure one session with all silos, and as many bare replies, in turns."""
     with PrivateBroker() as broker, contextlib.ExitStack() as stack:
         sides = {
             "fedbroker": stack.enter_context(side(broker.url, silos, cohort="wide")),
@@ -52,7 +52,7 @@ def measure(silos: int, turns: int) -> Report:
                 cost.seconds = answer["seconds"]
                 costs[name].append(cost)
     typically = {name: typical(some) for name, some in costs.items()}
-    # The same number of messages on both sides, so that their rates are as their times are.
+    # Both sides send the same number of messages, so the ratio of their rates is that of their times.
     judged = Judged(typically["bare aio-pika"].seconds / typically["fedbroker"].seconds, "≥", 0.5)
     return Report(
         "wide",
@@ -72,7 +72,7 @@ def measure(silos: int, turns: int) -> Report:
 
 @contextlib.contextmanager
 def side(url: str, silos: int, **words: object) -> Iterator[tuple[Child, Child]]:
-    """Whoever asks, and the process of those who answer."""
+    """Yield the process that sends the requests, and the process of the silos or responders."""
     kind = "silo" if "cohort" in words else "replicated" if words["replicated"] else "bare"
     names = [f"{kind}-{number:04}" for number in range(silos)]
     told = {"url": url, "names": names, "connections": CONNECTIONS, "silos": silos, **words}
@@ -81,7 +81,7 @@ def side(url: str, silos: int, **words: object) -> Iterator[tuple[Child, Child]]
 
 
 def figures(cost: Cost, messages: int) -> dict[str, float | None]:
-    """By column."""
+    """Return the figures by column."""
     each = {name: seconds / messages * 1e3 for name, seconds in cost.processor.items()}
     row = (
         cost.seconds,

@@ -1,4 +1,4 @@
-"""What a silo adds to each work item, besides what its C++ runtime takes."""
+"""The time that a silo adds to each work item, in addition to its C++ runtime's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = TIMES[:2]
 
 
 def run(quick: bool) -> Report:
-    """One small work item after another, for one silo."""
+    """Send one small work item after another to one silo."""
     before, after = measure(40 if quick else 300)
     both = [sum(one) for one in zip(before, after, strict=True)]
     return Report(
@@ -40,14 +40,14 @@ def run(quick: bool) -> Report:
 
 
 def measure(items: int) -> tuple[list[float], list[float]]:
-    """Seconds of each item, before the runtime and after it."""
+    """Return the seconds of each item, before the runtime and after it."""
     with PrivateBroker() as broker, tempfile.TemporaryDirectory(prefix="work-") as name:
         file = Path(name) / "silo.toml"
         file.write_text(f'[silo]\nname = "{SILO}"\ncohort = "{COHORT}"\nbroker = "{broker.url}"\n')
         file.chmod(0o600)
         with Child("benchmarks._silo", settings=str(file)) as silo:
             silo.hear()
-            asyncio.run(ask(broker.url, items // 4))  # the process is warm
+            asyncio.run(ask(broker.url, items // 4))  # warms up the process
             silo.ask(go=True)
             asyncio.run(ask(broker.url, items))
             seconds = silo.ask(go=True)["seconds"]
@@ -57,10 +57,10 @@ def measure(items: int) -> tuple[list[float], list[float]]:
 
 
 async def ask(url: str, items: int) -> None:
-    """So many work items, one after another.
+    """Send work items, one after another.
 
     Raises:
-        RuntimeError: one failed.
+        RuntimeError: a work item failed.
     """
     there = asyncio.Event()
 
@@ -82,6 +82,6 @@ async def ask(url: str, items: int) -> None:
 
 
 def figures(seconds: list[float]) -> dict[str, float | None]:
-    """By column."""
+    """Return the figures by column."""
     timed = Timed(seconds)
     return dict(zip(COLUMNS, (timed.median * 1e3, timed.ninth * 1e3), strict=True))

@@ -15,14 +15,14 @@ server = ServerApp()
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """An update of the model's size."""
+    """Return an update of the model's size."""
     (model,) = message.content["model"].to_numpy_ndarrays()
     return Message(RecordDict({"model": ArrayRecord([model * np.float32(1)])}), reply_to=message)
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Rounds after one to warm up; the seconds of each as JSON in a file."""
+    """Run rounds after one to warm up; write the seconds of each as JSON to a file."""
     config = context.run_config
     while len(nodes := list(grid.get_node_ids())) < config["nodes"]:
         time.sleep(0.1)
