@@ -3,6 +3,7 @@
     FedbrokerError
     ├── ConfigError            you: a setting, a URL, an argument
     │   ├── UsageError
+    │   ├── ContextClosed      the execution context was closed, or belongs to the parent of a forked process
     │   └── JournalError       the coordinator's journal cannot be written: its disk is full
     ├── BrokerError            the broker's operator
     │   ├── BrokerUnreachable
@@ -48,6 +49,7 @@ __all__ = [
     "CohortTimeout",
     "ComputationFailed",
     "ConfigError",
+    "ContextClosed",
     "DataError",
     "DeadlineExceeded",
     "FedbrokerError",
@@ -111,6 +113,12 @@ class UsageError(ConfigError, TypeError, ValueError):
     """An argument is invalid; also a ``TypeError`` and a ``ValueError``, which TFF's own contexts raise."""
 
     code = "FB1002"
+
+
+class ContextClosed(ConfigError):
+    """The execution context was closed, before the call or while it ran; or the process was forked from its own."""
+
+    code = "FB1004"
 
 
 class JournalError(ConfigError):

@@ -12,9 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
-import tensorflow_federated as tff
-
-from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
+from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext, replace_default
 from fedbroker.context.settings import Eligible, Select, Settings
 from fedbroker.credentials import broker_url
 from fedbroker.errors import ConfigError
@@ -167,8 +165,10 @@ def _takes(settings: Callable[P, Settings]) -> Callable[[Callable[[Settings], C]
     return decorate
 
 
-def _as_default(context: C) -> C:
-    tff.framework.get_context_stack().set_default_context(context)
+def _as_default(kind: type[C], settings: Settings) -> C:
+    before = replace_default()  # first: the new context may want the same address for its metrics
+    context = kind(settings)
+    context._become_default(before)
     return context
 
 
@@ -187,10 +187,10 @@ def create_async_execution_context(settings: Settings) -> AsyncBrokerContext:
 @_takes(_settings)
 def set_sync_execution_context(settings: Settings) -> SyncBrokerContext:
     """Make a context with :func:`create_sync_execution_context`, set it as TFF's default, and return it."""
-    return _as_default(SyncBrokerContext(settings))
+    return _as_default(SyncBrokerContext, settings)
 
 
 @_takes(_settings)
 def set_async_execution_context(settings: Settings) -> AsyncBrokerContext:
     """Make a context with :func:`create_async_execution_context`, set it as TFF's default, and return it."""
-    return _as_default(AsyncBrokerContext(settings))
+    return _as_default(AsyncBrokerContext, settings)

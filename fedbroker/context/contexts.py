@@ -6,7 +6,9 @@ Imports TFF and this package's coordinator.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
+import threading
 import weakref
 from types import TracebackType
 from typing import Self
@@ -19,7 +21,7 @@ from fedbroker.context.settings import Settings
 from fedbroker.plan import Explanation, explain_plan
 from fedbroker.session.report import SessionReport
 
-__all__ = ["AsyncBrokerContext", "SyncBrokerContext"]
+__all__ = ["AsyncBrokerContext", "SyncBrokerContext", "default_context", "replace_default"]
 
 
 class _BrokerContext:
@@ -32,7 +34,23 @@ class _BrokerContext:
     def __init__(self, settings: Settings) -> None:
         self._thread = LoopThread(f"fedbroker-{settings.cohort}")
         self._coordinator = Coordinator(settings)
-        self._finalizer = weakref.finalize(self, _close, self._thread, self._coordinator)
+        self._ending = _Ending(self._thread, self._coordinator)
+        self._finalizer = weakref.finalize(self, self._ending.collected)
+        self._finalizer.atexit = False  # then it is closed by an exit handler, which waits
+
+        self._before: object = None  # TFF's default context before this one became it
+        self._entered = False
+
+    def _become_default(self, before: object) -> None:
+        self._before = before
+        tff.framework.get_context_stack().set_default_context(self)
+
+    def _leave(self) -> None:
+        """End a ``with`` block: TFF's default is again what it was before."""
+        self._entered = False
+        stack = tff.framework.get_context_stack()
+        if self._before is not None and default_context() is self:
+            stack.set_default_context(self._before)
 
     @property
     def executor_factory(self) -> object:
@@ -66,8 +84,12 @@ class _BrokerContext:
         return explain_plan(self._thread.run(self._coordinator.plan(comp)))
 
     def close(self) -> None:
-        """Disconnect, and end the C++ runtime. Bounded in time; may be called again."""
-        self._finalizer()
+        """Cancel what runs, disconnect, and end the C++ runtime. Bounded in time; may be called again.
+
+        A closed context stays closed: each call raises :class:`fedbroker.errors.ContextClosed`.
+        """
+        self._finalizer.detach()
+        self._ending.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._coordinator.settings!r})"
@@ -78,8 +100,8 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # 
 
     TFF's own kind of context in name only, since some code asks for that; all that it does is done here.
 
-    Made by :func:`fedbroker.create_sync_execution_context`. Usable as ``with ctx:``, which closes it; to have
-    computations run on it, it must be set as TFF's context.
+    Made by :func:`fedbroker.create_sync_execution_context`. ``with context:`` closes it at the end, and where
+    :func:`fedbroker.set_sync_execution_context` set it, TFF's default context is again what it was before.
     """
 
     def invoke(self, comp: tff.Computation, arg: object) -> object:
@@ -92,11 +114,13 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # 
         return self._thread.run(self._coordinator.invoke(comp, arg))
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
         self.close()
 
 
@@ -105,7 +129,8 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  
 
     TFF's own kind of context in name only, since some code asks for that; all that it does is done here.
 
-    Made by :func:`fedbroker.create_async_execution_context`. Usable as ``async with ctx:``, which closes it.
+    Made by :func:`fedbroker.create_async_execution_context`. ``async with context:`` closes it at the end, and where
+    :func:`fedbroker.set_async_execution_context` set it, TFF's default context is again what it was before.
     """
 
     async def invoke(self, comp: tff.Computation, arg: object) -> object:
@@ -120,18 +145,53 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  
         return await self._thread.await_(self._coordinator.invoke(comp, arg))
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
         await asyncio.to_thread(self.close)
 
 
-def _close(thread: LoopThread, coordinator: Coordinator) -> None:
-    try:
-        if thread.started:
-            thread.run(coordinator.close())
-        thread.stop()
-    finally:
-        coordinator.close_metrics()
+def default_context() -> object:
+    """Return TFF's default context in this thread."""
+    return tff.framework.get_context_stack()._stack[0]  # TFF has no public way to ask; its version is pinned
+
+
+def replace_default() -> object:
+    """Close TFF's default context if fedbroker set it and no ``with`` block holds it.
+
+    Returns:
+        The context to go back to when the one that takes its place is left.
+    """
+    before = default_context()
+    if isinstance(before, _BrokerContext) and before._before is not None and not before._entered:
+        tff.framework.get_context_stack().set_default_context(before._before)
+        before.close()
+        return before._before
+    return before
+
+
+class _Ending:
+    """Closes a context, once: when it is told to, when the context was collected, or at the interpreter's end."""
+
+    def __init__(self, thread: LoopThread, coordinator: Coordinator) -> None:
+        self._thread = thread
+        self._coordinator = coordinator
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Close it and wait for that."""
+        if not self._thread.forked:  # the connection, the C++ runtime and the metrics are the parent's
+            try:
+                self._thread.stop(self._coordinator.close)
+            finally:
+                self._coordinator.close_metrics()
+        atexit.unregister(self.close)
+
+    def collected(self) -> None:
+        """Close it without waiting: the collector runs in any thread, an event loop's or one that holds a lock."""
+        if not self._thread.forked:
+            threading.Thread(target=self.close, name="fedbroker close", daemon=True).start()

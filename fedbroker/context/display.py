@@ -42,6 +42,7 @@ class Display:
 
     def __init__(self, painter: Painter) -> None:
         self._painter = painter
+        self._process = os.getpid()
         self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._shown: list[Invocation] = []
         self._silent = False
@@ -120,7 +121,9 @@ class Display:
             self._silent = True
 
     def _leave(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was; a forked child has no thread to do so, and shows nothing."""
+        if os.getpid() != self._process:
+            return
         gone = threading.Event()
 
         def clear() -> None:

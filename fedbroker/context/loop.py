@@ -1,71 +1,144 @@
-"""An event loop in a thread of its own, so that the broker's heartbeats go on whatever the program's own thread does.
-
-Imports nothing of fedbroker.
-"""
+"""An event loop in its own thread: the broker's heartbeats go on while the program's thread is busy."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import threading
-from collections.abc import Coroutine
+import weakref
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+from fedbroker.errors import ContextClosed
 
 __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 
-STOP_SECONDS = 5.0
+CANCEL_SECONDS: Final = 10.0
+"""How long running coroutines may take to clean up once they are cancelled; a session says goodbye within 5 s."""
+
+STOP_SECONDS: Final = 60.0
+"""How long a caller waits for the thread's end; the broker's connection and the C++ runtime have shorter bounds."""
 
 
 class LoopThread:
-    """Runs coroutines for callers in other threads. Starts with the first, ends with :meth:`stop`."""
+    """Runs coroutines for callers in other threads. Starts with the first one, and never again after :meth:`stop`.
+
+    A forked child has no such thread: there, running raises and stopping does nothing.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
+        # Weak, and not emptied by hand: one whose caller has given up may still be cleaning up.
+        self._submitted: weakref.WeakSet[Coroutine[Any, Any, Any]] = weakref.WeakSet()
 
     @property
-    def started(self) -> bool:
-        """Whether it has run anything since it was made or stopped."""
-        return self._loop is not None
+    def closed(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._closed
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that made the object."""
+        return os.getpid() != self._process
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start ``coroutine``; cancelling the future cancels it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        """Start ``coroutine``; cancelling the future cancels it.
+
+        Raises:
+            ContextClosed: the thread was stopped, or belongs to the parent of a forked process.
+        """
+        if self.forked:  # before the lock, which the parent may have held at the fork
+            coroutine.close()
+            raise ContextClosed(
+                "the context belongs to another process, from which this one was forked",
+                hint="make a context in this process, or start it with multiprocessing's spawn method",
+            )
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise _closed()
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
+                self._thread.start()
+            self._submitted.add(coroutine)
+            # Under the lock, so that the loop sees it before it sees the stop that would cancel it.
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run ``coroutine`` to its end; an interrupt (Ctrl-C) cancels it and is raised."""
+        """Run ``coroutine`` to its end; an interrupt (Ctrl-C) cancels it and is raised.
+
+        Raises:
+            ContextClosed: the thread was stopped, before or meanwhile.
+        """
         future = self.submit(coroutine)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._closed:
+                raise _closed() from None
+            raise
         except BaseException:
             future.cancel()
             raise
 
     async def await_(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run ``coroutine`` in the thread, awaited from another event loop; cancelling the wait cancels it."""
-        return await asyncio.wrap_future(self.submit(coroutine))
+        """Run ``coroutine`` in the thread, awaited from another event loop; cancelling the wait cancels it.
 
-    def stop(self) -> None:
-        """Cancel what is under way and end the thread. Bounded in time; idempotent."""
+        Raises:
+            ContextClosed: the thread was stopped, before or meanwhile.
+        """
+        future = self.submit(coroutine)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise _closed() from None
+            raise
+
+    def stop(self, farewell: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Cancel what runs, run ``farewell``, and end the thread. Bounded in time; idempotent.
+
+        Called on the thread itself it begins all that and does not wait.
+        """
+        if self.forked:
+            return
         with self._lock:
+            first, self._closed = not self._closed, True
             loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(STOP_SECONDS)
+        if first:
+            asyncio.run_coroutine_threadsafe(self._leave(farewell), loop)
+        if threading.current_thread() is not thread:
+            thread.join(STOP_SECONDS)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
-                self._thread.start()
-            return self._loop
+    async def _leave(self, farewell: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            running = [task for task in asyncio.all_tasks(loop) if task.get_coro() in self._submitted]
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running, timeout=CANCEL_SECONDS)
+            if farewell is not None:
+                await farewell()
+        finally:
+            loop.call_soon(loop.stop)
+
+
+def _closed() -> ContextClosed:
+    return ContextClosed("the context is closed", hint="make another one")
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -5,6 +5,7 @@ Nothing is global: each context and each silo has its own registry.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
@@ -70,7 +71,10 @@ class Exposition:
         _log.info("metrics served", url=self.url)
 
     def close(self) -> None:
-        """Stop the server. May be called again."""
+        """Stop the server. May be called again, from any thread."""
+        if threading.current_thread() is self._thread:  # a collected context: shutdown() would wait for itself
+            threading.Thread(target=self.close, name="fedbroker metrics end", daemon=True).start()
+            return
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join(STOP_SECONDS)

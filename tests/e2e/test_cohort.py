@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import threading
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -162,6 +164,32 @@ def test_set_context_runs_a_plain_call(silos):
             assert c.total([1.0, 2.0, 3.0]) == 6.0
     finally:
         stack.set_default_context(before)
+
+
+def test_a_cell_that_is_run_again_leaves_one_contexts_connections_threads_and_runtimes(silos):
+    """Count what this process holds after a cell's first run and after its tenth."""
+    stack, this, port = (
+        tff.framework.get_context_stack(),
+        psutil.Process(),
+        int(silos.url.rpartition(":")[2].split("/")[0]),
+    )
+    before = stack.current
+
+    def held() -> tuple[int, int, int]:
+        lines = [one for one in this.net_connections("tcp") if one.raddr and one.raddr.port == port]
+        threads = [one for one in threading.enumerate() if one.name == f"fedbroker-{silos.cohort}"]
+        return len(lines), len(threads), len(this.children())
+
+    try:
+        counts = []
+        for _ in range(10):
+            context = fedbroker.set_sync_execution_context(silos.url, cohort=silos.cohort, min_silos=2)
+            assert c.total([1.0, 2.0, 3.0]) == 6.0
+            counts.append(held())
+        context.close()
+    finally:
+        stack.set_default_context(before)
+    assert counts[-1] == counts[0]
 
 
 def test_too_few_silos_says_who_is_there(silos):
