@@ -80,8 +80,7 @@ class FedbrokerError(Exception):
         code: stable code of the error, explained in ``docs/errors.md``.
         what: what happened.
         hint: what to do about it, or empty.
-        retryable: the same call may succeed on another try: a process died or data was lost. An execution context
-            raises such an error as TFF's own ``RetryableError``, too.
+        retryable: the same call may succeed on another try: something died or was lost, nothing was wrong.
         computation: the name of the computation that was invoked, or None outside of an invocation.
     """
 
@@ -95,12 +94,23 @@ class FedbrokerError(Exception):
         self.what = what
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy the fields: calling the class again would need its arguments, which are not kept."""
+        return _restored, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         """Return one printable line: the code, the computation, what happened, what to do."""
         where = f"{self.computation}: " if self.computation else ""
         line = f"[{self.code}] {where}{self.what}"
         line = f"{line}; {self.hint}" if self.hint else line
         return printable(" ".join(filter(None, map(str.strip, line.splitlines()))), None)
+
+
+def _restored(kind: type[FedbrokerError], args: tuple[object, ...], fields: dict[str, object]) -> FedbrokerError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class ConfigError(FedbrokerError):

@@ -15,7 +15,6 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker import tracing
 from fedbroker.context.attempts import attempt
-from fedbroker.context.failures import leaving
 from fedbroker.context.invocation import Environment, invoke
 from fedbroker.context.membership import Wanted
 from fedbroker.context.progress import Progress, Watch
@@ -27,6 +26,7 @@ from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
+from fedbroker.plan.naming import UNNAMED, name_of
 from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
@@ -91,7 +91,7 @@ class Coordinator:
         except BaseException as error:
             await watch.ended(error)
             if isinstance(error, FedbrokerError):
-                raise leaving(error, comp) from error.__cause__
+                error.computation = name_of(comp) if isinstance(comp, tff.framework.ConcreteComputation) else UNNAMED
             raise
         await watch.ended()
         return result

@@ -9,7 +9,16 @@ import pytest
 from fedbroker.context import coordinator as module
 from fedbroker.context.coordinator import Coordinator
 from fedbroker.context.settings import Settings
-from fedbroker.errors import PlanError
+from fedbroker.errors import (
+    BrokerLost,
+    ComputationFailed,
+    DataError,
+    DeadlineExceeded,
+    PlanError,
+    RuntimeUnavailable,
+    SiloError,
+    UsageError,
+)
 from tests.support import computations as c
 
 
@@ -52,3 +61,38 @@ async def test_a_plan_that_failed_is_made_again(coordinator, made):
     assert [type(one) for one in failed] == [PlanError] * 3
     assert (await coordinator.plan(c.total)).round_trips == 1
     assert len(made) == 2
+
+
+async def test_an_error_names_the_computation_and_stays_of_its_class(coordinator, monkeypatch):
+    error = SiloError("ewr", "no such table", stage=0, hint="look", retryable=True)
+
+    async def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module, "attempt", failing)
+    with pytest.raises(SiloError) as caught:
+        await coordinator.invoke(c.two_barriers, None)
+    assert caught.value is error
+    assert type(caught.value) is SiloError
+    assert str(error) == "[FB4001] two_barriers: silo 'ewr' failed in client stage 0: no such table; look"
+    assert error.retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (BrokerLost("the broker went away"), True),
+        (RuntimeUnavailable("the C++ runtime is gone", retryable=True), True),
+        (RuntimeUnavailable("no user namespaces"), False),
+        (SiloError("ewr", "its runtime died", stage=0, retryable=True), True),
+        (SiloError("ewr", "INVALID_ARGUMENT: assertion failed", stage=0), False),
+        (DataError("ewr", "flights", expected="int32", found="str"), False),
+        (ComputationFailed("INTERNAL", "no such op", stage=1), False),
+        (DeadlineExceeded("a stage took too long"), False),
+        (PlanError("no such intrinsic"), False),
+        (UsageError("a list was given"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_an_error_says_whether_another_try_may_succeed(error, retryable):
+    assert error.retryable is retryable

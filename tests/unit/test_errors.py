@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -15,14 +17,17 @@ from fedbroker.errors import CohortTimeout, ComputationFailed, DataError, Fedbro
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 
 
-def classes():
-    every = {
+def kinds():
+    return {
         value
         for module in (fedbroker.errors, fedbroker_worker.errors)
         for name, value in inspect.getmembers(module, inspect.isclass)
         if issubclass(value, FedbrokerError) and not name.startswith("_")
     }
-    return {value.__name__: value.code for value in every}
+
+
+def classes():
+    return {value.__name__: value.code for value in kinds()}
 
 
 def test_the_page_lists_each_class_with_its_code():
@@ -65,3 +70,40 @@ def test_an_error_is_one_line_with_its_code(error):
 def test_fields_are_typed():
     error = CohortTimeout("airports", 3, ["ewr"], ["jfk"], 60.0)
     assert (error.cohort, error.wanted, error.present, error.missing) == ("airports", 3, ("ewr",), ("jfk",))
+
+
+WORDS = {"limit": 5, "line": 7, "seconds": 1.5, "wanted": 3, "retryable": True, "stage": 1}
+
+
+def instance(kind):
+    """An error of a class, with a value for each of its parameters."""
+    values, keywords = [], {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name == "problem":
+            continue
+        value = ("a", "b") if "Sequence" in str(parameter.annotation) else WORDS.get(name, f"some {name}")
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            keywords[name] = value
+        else:
+            values.append(value)
+    return kind(*values, **keywords)
+
+
+@pytest.mark.parametrize("kind", sorted(kinds(), key=lambda kind: kind.code), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("again", [lambda one: pickle.loads(pickle.dumps(one)), copy.copy, copy.deepcopy])
+def test_an_error_survives_pickling_and_copying(kind, again):
+    error = instance(kind)
+    error.computation = "total"
+    error.add_note("in round 3")
+    found = again(error)
+    assert type(found) is kind
+    assert found is not error
+    assert (vars(found), found.args, str(found)) == (vars(error), error.args, str(error))
+    assert type(found.code) is str
+
+
+def test_the_fields_of_a_copy_are_its_own():
+    error = SiloError("ewr", "no such table")
+    found = copy.copy(error)
+    found.computation = "total"
+    assert error.computation is None
