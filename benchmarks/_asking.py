@@ -26,7 +26,7 @@ REQUEST = bytes(300)
 
 
 async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """At each order, run a session with all silos and one client stage, and report its time and the outputs' size."""
+    """Run a session with all silos and one client stage at each order; report its time and the outputs' size."""
     async with Cohort(first["url"], first["cohort"]) as cohort:
         say(ready=True)
         async for _ in words:
@@ -52,7 +52,7 @@ async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -
 
 
 async def bare(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """At each order, send a confirmed message to every queue, and await a reply to each."""
+    """Send a confirmed message to every queue at each order, and await a reply to each."""
     waiting: dict[str, asyncio.Future[bytes]] = {}
 
     async def settle(message: AbstractIncomingMessage) -> None:

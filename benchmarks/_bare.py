@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMess
 
 from benchmarks._children import say, serve
 
-WINDOW = 8
+WINDOW = 8  # as of fedbroker's bulk connection
 PREFETCH = 16
 
 
@@ -89,7 +89,7 @@ async def silo(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> N
 
 
 async def coordinator(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """At each order, send the bytes to all silos and wait for as many from each."""
+    """Send the bytes to all silos at each order, and wait for as many from each."""
     data = os.urandom(first["size"])
     async with await aio_pika.connect(first["url"]) as connection:
         channel = await connection.channel()

@@ -22,7 +22,7 @@ from fedbroker.wire.messages import Announce, Done, WorkItem
 
 OUTPUT = os.urandom(1024)
 PREFETCH = 16
-HEARTBEAT = 60.0
+HEARTBEAT = 60.0  # seconds: a silo that has had work announces itself no more
 AGAIN = 5.0
 """Seconds after which silos without work announce themselves again: a coordinator may have started just then."""
 

@@ -12,7 +12,7 @@ from tensorflow_federated.python.core.impl.execution_contexts import sync_execut
 from tensorflow_federated.python.core.impl.executor_stacks import python_executor_stacks
 from tensorflow_federated.python.core.impl.executors import remote_executor, remote_executor_grpc_stub
 
-LARGEST = 2_000_000_000
+LARGEST = 2_000_000_000  # bytes: gRPC's default is 4 MiB
 OPTIONS = tuple((f"grpc.max_{way}_message_length", LARGEST) for way in ("send", "receive"))
 
 

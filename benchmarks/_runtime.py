@@ -15,7 +15,7 @@ from fedbroker.runtime import Runtime
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """At each order, run one stage with the values in the files that the first message names."""
+    """Run one stage at each order, with the values in the files that the first message names."""
     function, argument = (Path(first[name]).read_bytes() for name in ("function", "argument"))  # noqa: ASYNC240
     runtime = Runtime(isolation="none", log=lambda _: None)
     try:

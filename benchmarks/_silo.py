@@ -66,7 +66,7 @@ def noted(owner: type, name: str, before: Callable[[], None] | None, after: Call
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
-    """Serve; at each order, report the times recorded since the last."""
+    """Serve; report the times recorded since the last order at each order."""
     notes = Notes()
     noted(Inbox, "take", notes.take, None)
     noted(Service, "call", notes.call, None)

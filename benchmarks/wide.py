@@ -10,7 +10,7 @@ from benchmarks._processes import MIB, Cost, Group, broker_pid, cost_of, typical
 from benchmarks._report import Judged, Report, Row
 from fedbroker.broker import PrivateBroker
 
-OUTPUT = 1024
+OUTPUT = 1024  # bytes, as in _logical.py
 CONNECTIONS = 10
 COLUMNS = (
     "s",

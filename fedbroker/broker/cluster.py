@@ -16,7 +16,7 @@ from fedbroker.errors import BrokerStartError, UsageError
 
 __all__ = ["ClusterNode", "PrivateCluster"]
 
-_CTL_TIMEOUT = 60.0
+_CTL_TIMEOUT = 60.0  # seconds: joining a cluster starts the node's applications again
 
 
 class ClusterNode:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 
+# Of linux/prctl.h: Python has no names for them.
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ORDERLY = 8.0  # seconds that the VM has for a graceful stop

@@ -17,7 +17,7 @@ from fedbroker.errors import BrokerStartError
 __all__ = ["PortMapper"]
 
 _START_TIMEOUT = 10.0
-_ATTEMPTS = 3
+_ATTEMPTS = 3  # as in node.py
 
 
 class PortMapper:

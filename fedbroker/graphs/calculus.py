@@ -17,7 +17,7 @@ from fedbroker.graphs.tensors import read_array
 __all__ = ["Closure", "Evaluator", "Intrinsics"]
 
 MOST_STEPS: Final = 300_000
-"""Bounds the time that one evaluation takes; a larger computation raises NotUnderstood."""
+"""A bound on the time that one evaluation takes: a computation is input from others."""
 DEEPEST: Final = 100
 """Nested evaluations. Protobuf itself allows a hundred nested messages."""
 

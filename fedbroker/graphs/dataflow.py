@@ -27,7 +27,7 @@ from fedbroker.graphs.references import Body, Resolved, attributes, resolve, ten
 __all__ = ["TensorFlow"]
 
 MOST_STEPS: Final = 100_000
-"""Tensors evaluated in one call of a graph: bounds the time that it takes."""
+"""Tensors evaluated in one call of a graph: a bound on the time that it takes."""
 
 DEEPEST: Final = 100
 """Ops in a chain: the evaluation recurses."""

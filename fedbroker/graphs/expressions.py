@@ -29,7 +29,7 @@ __all__ = [
 Reduction = Literal["sum", "min", "max"]
 
 MOST_ELEMENTS: Final = 100_000
-"""Bounds the time to walk a struct, which may contain the same struct many times."""
+"""A bound on the time to walk a struct, which may contain the same struct many times."""
 NO_NAMES: Final[frozenset[Hashable]] = frozenset()
 
 

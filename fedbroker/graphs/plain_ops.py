@@ -16,7 +16,7 @@ from fedbroker.graphs.tensors import BFLOAT16, DTYPES, Constant, read_constant, 
 __all__ = ["PURE", "after", "is_pure", "made"]
 
 MOST_TERMS: Final = 100
-"""Bounds the terms of nested additions, which can double with each op."""
+"""A bound on the terms of nested additions, which can double with each op."""
 
 MOST_ELEMENTS: Final = 1 << 40
 """Elements of an inferred shape: shapes are compared, tensors of them are never allocated."""

@@ -21,7 +21,7 @@ __all__ = ["Position", "position_in"]
 
 _NAME: Final = r"([A-Za-z0-9._][A-Za-z0-9._\\/>-]{0,999})"
 _NODE: Final = re.compile(rf"(?:\{{\{{function_node {_NAME}\}}\}} ?)?\{{\{{node {_NAME}\}}\}}")
-# The message may contain data of any size: both bounds limit the search.
+# Bounds on the search: the message may contain data of any size, and names that a graph made of it.
 _MOST_NAMES: Final = 16
 _MOST_WORDS: Final = 1 << 16
 
@@ -54,7 +54,7 @@ def position_in(serialized: Buffer, words: str) -> Position | None:
         Unreadable: the computation is malformed or too large.
     """
     said = [((found[1] or "").encode(), found[2].encode()) for found in _NODE.finditer(words[-_MOST_WORDS:])]
-    named = list(dict.fromkeys(reversed(said)))[:_MOST_NAMES]  # TensorFlow appends its own last
+    named = list(dict.fromkeys(reversed(said)))[:_MOST_NAMES]  # the last ones are TensorFlow's own
     if not named:
         return None
     for number, graph in enumerate(graphs_of_computation(serialized)):

@@ -22,7 +22,7 @@ from fedbroker.graphs.ops import known_ops
 __all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve", "tensor_of"]
 
 MOST_NODES: Final = 1_000_000
-"""Nodes of a graph and its functions: bounds the time and memory that reading takes."""
+"""Nodes of a graph and its functions: a bound on the time and memory that reading takes."""
 
 _NAME: Final = rb"[A-Za-z0-9._\\/>-]+"
 """The characters that TensorFlow allows in a node's name."""

@@ -13,8 +13,8 @@ from fedbroker.graphs.graphdef import Message
 
 __all__ = ["BFLOAT16", "DTYPES", "Constant", "dtype_name", "read_array", "read_constant", "uniform"]
 
-BFLOAT16: Final = 14
-HALF: Final = 19
+BFLOAT16: Final = 14  # DT_BFLOAT16
+HALF: Final = 19  # DT_HALF
 
 DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
     1: np.dtype("float32"),

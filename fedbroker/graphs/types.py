@@ -9,7 +9,7 @@ from fedbroker.graphs.tensors import DTYPES, dtype_name
 
 __all__ = ["LONGEST", "type_text"]
 
-LONGEST: Final = 120
+LONGEST: Final = 120  # characters: a type is part of a one-line error
 
 _OTHERS: Final = {7: "string", 10: "bool"}
 

@@ -20,7 +20,7 @@ from fedbroker.wire.messages import Digest
 __all__ = ["open_blob", "seal_blob"]
 
 PIECE: Final = 1 << 20
-TAG: Final = 16
+TAG: Final = 16  # of AES-GCM
 
 
 def seal_blob(data: Buffer, digest: Digest, secret: bytes) -> bytearray:

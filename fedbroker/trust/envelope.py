@@ -36,7 +36,7 @@ _ONCE: Final = bytes(12)
 """The nonce of a key that is used once."""
 
 NONCE_BYTES: Final = 16
-NOBODY: Final = bytes(8)
+NOBODY: Final = bytes(8)  # the reader's id in a message that is not sealed
 
 
 @dataclass(frozen=True, slots=True)

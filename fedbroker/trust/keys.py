@@ -23,8 +23,8 @@ from fedbroker.errors import ConfigError
 
 __all__ = ["KEY_BYTES", "SIGNATURE_BYTES", "Identity", "Public", "derived"]
 
-KEY_BYTES: Final = 32
-SIGNATURE_BYTES: Final = 64
+KEY_BYTES: Final = 32  # of Ed25519, X25519 and AES-256 keys
+SIGNATURE_BYTES: Final = 64  # of Ed25519
 ID_BYTES: Final = 8
 
 _SECRET: Final = "fedbroker-secret-1:"

@@ -28,7 +28,7 @@ from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejec
 
 __all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
 
-VERSION: Final = 2
+VERSION: Final = 2  # of the wire format; no other version is read
 _MAGIC: Final = b"FB"
 _PREFIX: Final = struct.Struct(">2sBBI")
 _CHECKSUM: Final = struct.Struct(">Q")

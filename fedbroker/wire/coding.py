@@ -23,7 +23,7 @@ Compression: TypeAlias = Literal["off", "auto", "on"]
 # Level 3 takes 1.3 to 2 times as long and gains little. Measured in chunks of 1 MiB, at levels 1 and 3: float32 values,
 # one in ten not zero, shrink to 0.14 of their size at both, at 430 and 290 MB/s; text to 0.31 and 0.28, at 230 and 120.
 LEVEL: Final = 1
-SLICES: Final = 16
+SLICES: Final = 16  # spread over the blob: its start alone may differ from the rest
 SAMPLE: Final = 64 * 1024
 """Total bytes of the slices."""
 WORTH: Final = 0.8

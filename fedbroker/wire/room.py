@@ -13,6 +13,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes."""
 
 LARGE: Final = 4 << 20
+"""Bytes, two huge pages: a smaller buffer is an ordinary bytearray."""
 
 
 def room(size: int) -> memoryview:
