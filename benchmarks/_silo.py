@@ -17,8 +17,8 @@ from fedbroker_worker.service import SiloService
 
 from benchmarks._children import say, serve
 from fedbroker.runtime.client import Executor, Service
-from fedbroker.transport.inbox import Inbox
-from fedbroker.transport.link import Link
+from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.silo.work_consumer import Inbox
 
 
 class Notes:

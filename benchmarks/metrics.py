@@ -13,7 +13,7 @@ from fedbroker.session.outcomes import Lost
 from fedbroker.session.recorder import Listener, Recorder, Talk
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
-from fedbroker.transport.traffic import Traffic
+from fedbroker.transport.amqp.counters import Traffic
 from fedbroker.wire.messages import Done
 
 ROUNDS = 5

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from benchmarks.transport import COHORT, Bench, processes
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd, blob_lane
+from fedbroker.transport import CoordinatorEnd
+from fedbroker.transport.blobs import bulk
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 MIB = 1 << 20
@@ -35,11 +36,11 @@ class Case:
 
     name: str
     limits: Limits = field(default_factory=Limits)
-    window: int = blob_lane.WINDOW
+    window: int = bulk.WINDOW
 
 
 CASES = (
-    Case(f"as it is: chunks of {DEFAULT_LIMITS.large_chunk // MIB} MiB, {blob_lane.WINDOW} of them ahead"),
+    Case(f"as it is: chunks of {DEFAULT_LIMITS.large_chunk // MIB} MiB, {bulk.WINDOW} of them ahead"),
     Case("chunks of 256 KiB", Limits(large_chunk=MIB // 4)),
     Case("chunks of 1 MiB", Limits(large_chunk=MIB)),
     Case("chunks of 8 MiB", Limits(large_chunk=8 * MIB)),

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from fedbroker.admin.folder import toml_line
 from fedbroker.errors import ConfigError, UsageError
-from fedbroker.transport.url import parse
+from fedbroker.transport.amqp.url import parse
 from fedbroker.trust import Public
 
 __all__ = ["PublicUrl", "settings", "with_broker"]

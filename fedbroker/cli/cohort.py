@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedbroker.cli.board import Board, Row
-    from fedbroker.transport.lookout import Lookout
+    from fedbroker.transport.observer import Lookout
 
 __all__ = ["app"]
 
@@ -110,7 +110,7 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
 
 async def _boards(url: str, seconds: float) -> list[tuple[str, Board]]:
     from fedbroker.cli.board import Board
-    from fedbroker.transport.lookout import Heard, Lookout
+    from fedbroker.transport.observer import Heard, Lookout
 
     boards: dict[str, Board] = defaultdict(Board)
 
@@ -148,7 +148,7 @@ async def _watch(url: str, cohort: str, json: bool) -> None:
 
 def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board, Lookout]:
     from fedbroker.cli.board import Board
-    from fedbroker.transport.lookout import Heard, Lookout
+    from fedbroker.transport.observer import Heard, Lookout
 
     board = Board()
 

@@ -64,7 +64,7 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
     from fedbroker.cli.board import Board
     from fedbroker.errors import BrokerError, CohortError
     from fedbroker.findings import Finding
-    from fedbroker.transport.lookout import Heard, Lookout
+    from fedbroker.transport.observer import Heard, Lookout
 
     board = Board()
 

@@ -22,7 +22,7 @@ from fedbroker.session.handover import MergeOrder
 from fedbroker.session.policy import Policy, Stragglers
 from fedbroker.session.recorder import Listener
 from fedbroker.session.roster import Member
-from fedbroker.transport.url import parse
+from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.files import coordinator_keys
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.coding import Compression, check_compression

@@ -13,7 +13,7 @@ from fedbroker.metrics.lanes import counter, gauge, lanes
 from fedbroker.session.outcomes import Ending
 from fedbroker.session.report import Event
 from fedbroker.session.statistics import Statistics
-from fedbroker.transport.answers import Reason
+from fedbroker.transport.coordinator.requests import Reason
 
 __all__ = ["CoordinatorMetrics"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from fedbroker.transport.traffic import Traffic
+from fedbroker.transport.amqp.counters import Traffic
 
 __all__ = ["counter", "gauge", "lanes"]
 

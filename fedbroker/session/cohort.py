@@ -25,8 +25,8 @@ from fedbroker.session.roster import Member, Roster
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
 from fedbroker.session.statistics import Statistics
-from fedbroker.transport.answers import Answer
-from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.transport.coordinator.requests import Answer
+from fedbroker.transport.coordinator.transport import CoordinatorEnd
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits

@@ -21,7 +21,7 @@ from fedbroker.session.outcomes import Lost, Outcome, ending, why
 from fedbroker.session.recorder import Talk
 from fedbroker.session.roster import Member
 from fedbroker.session.shipping import Known, needs
-from fedbroker.transport.answers import Dead
+from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from fedbroker.deadline import Deadline
 from fedbroker.session.roster import Member
-from fedbroker.transport.answers import Dead
+from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
@@ -55,7 +55,10 @@ class Asked(Protocol):
 
 
 class Lane(Protocol):
-    """What a session needs of the transport; :class:`fedbroker.transport.coordinator.CoordinatorEnd` has it."""
+    """What a session needs of the transport.
+
+    :class:`fedbroker.transport.coordinator.transport.CoordinatorEnd` has it.
+    """
 
     @property
     def key(self) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedbroker.transport.answers import Reason
-from fedbroker.transport.traffic import Traffic
+from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.coordinator.requests import Reason
 
 __all__ = ["Statistics"]
 

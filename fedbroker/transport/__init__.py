@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fedbroker.errors import Missing
-from fedbroker.transport.answers import Dead
-from fedbroker.transport.coordinator import CoordinatorEnd
-from fedbroker.transport.envelopes import Signed
-from fedbroker.transport.silo import SiloEnd
-from fedbroker.transport.standby import until_free
-from fedbroker.transport.store import BlobStore
+from fedbroker.transport.blobs.store import BlobStore
+from fedbroker.transport.coordinator.requests import Dead
+from fedbroker.transport.coordinator.transport import CoordinatorEnd
+from fedbroker.transport.signed_messages import Signed
+from fedbroker.transport.silo.standby import until_free
+from fedbroker.transport.silo.transport import SiloEnd
 
 __all__ = ["BlobStore", "CoordinatorEnd", "Dead", "Missing", "Signed", "SiloEnd", "until_free"]

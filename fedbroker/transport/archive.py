@@ -13,14 +13,14 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
-from fedbroker.transport.connect import Connected, connect
-from fedbroker.transport.failover import names_of
+from fedbroker.transport.amqp.browser import Reader, Taken, in_time
+from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.dial import Connected, connect
+from fedbroker.transport.amqp.exceptions import LineDown, Locked, Nacked, Unroutable
+from fedbroker.transport.amqp.failover import names_of
+from fedbroker.transport.amqp.message import Delivery, Outgoing
+from fedbroker.transport.amqp.url import Address, parse
 from fedbroker.transport.letters import Letter, choose
-from fedbroker.transport.line import Line
-from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.peek import Reader, Taken, in_time
-from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
-from fedbroker.transport.url import Address, parse
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 

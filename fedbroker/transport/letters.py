@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from fedbroker.errors import CohortError, WireError
-from fedbroker.transport.message import Delivery
+from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.parcel import Parcel
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits

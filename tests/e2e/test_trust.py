@@ -19,7 +19,7 @@ from benchmarks._computations import averaging
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout, FedbrokerError
 from fedbroker.testing import local_cohort
-from fedbroker.transport.sealing import content_key
+from fedbroker.transport.blobs.encryption import content_key
 from fedbroker.trust import Identity
 from tests.support.computations import ask
 from tests.support.operator import Operator, Passing, operator

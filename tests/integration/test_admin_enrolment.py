@@ -16,10 +16,10 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerRefused, NameTaken, TopologyMismatch
 from fedbroker.transport import until_free
-from fedbroker.transport.connect import connect
+from fedbroker.transport.amqp.dial import connect
+from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.probe import coordinator_role, examine, silo_role
 from fedbroker.transport.topology import coordinator_mark
-from fedbroker.transport.url import parse
 from fedbroker.trust import Identity, Public
 from tests.support.computations import total
 from tests.support.ends import Silo, admin, coordinator_end, silo_end, until

@@ -14,8 +14,8 @@ import pytest
 from fedbroker.broker.ports import free_ports
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from fedbroker.transport.connect import connect
-from fedbroker.transport.url import parse
+from fedbroker.transport.amqp.dial import connect
+from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.files import coordinator_keys
 from tests.support.certificates import self_signed
 from tests.support.ends import coordinator_end, until

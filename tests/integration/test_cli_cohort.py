@@ -16,7 +16,7 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
-from fedbroker.transport.lookout import PATIENCE, Lookout
+from fedbroker.transport.observer import PATIENCE, Lookout
 from tests.support.ends import admin, coordinator_end, silo_end, until
 from tests.support.worker import SILO, served, settings
 

@@ -46,7 +46,7 @@ def fails(url: str, kind: type[Exception], **settings: object) -> tuple[Exceptio
 @pytest.fixture
 def waits(caplog: pytest.LogCaptureFixture) -> Callable[[], object]:
     """Blocks until a program has said that it waits for a broker."""
-    caplog.set_level(logging.WARNING, "fedbroker.transport.link")
+    caplog.set_level(logging.WARNING, "fedbroker.transport.amqp.reconnecting")
     return lambda: until(lambda: "no broker connection yet" in caplog.text, 60)
 
 

@@ -17,7 +17,7 @@ import zstandard
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing, WireError
-from fedbroker.transport.blob_lane import WINDOW
+from fedbroker.transport.blobs.bulk import WINDOW
 from fedbroker.wire import Limits, cut, digest_of, encode
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Chunk, Done, WorkItem
@@ -265,7 +265,7 @@ async def test_results_that_went_with_the_connection_are_missed_soon(
     broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator waits long for what is slow, not for what cannot come."""
-    monkeypatch.setattr("fedbroker.transport.store.PATIENCE_AFTER_A_CUT", 0.3)
+    monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.3)
     async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as look:
         getting = asyncio.create_task(coordinator.end.results.get("d", Deadline.after(30), 30.0))
         await asyncio.sleep(0)

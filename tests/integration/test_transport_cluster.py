@@ -14,7 +14,7 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerUnreachable, Missing
-from fedbroker.transport.link import Link
+from fedbroker.transport.amqp.reconnecting import Link
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
 from tests.support.cluster import ClusterNode, PrivateCluster, at_port, killed

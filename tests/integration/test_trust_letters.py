@@ -11,7 +11,7 @@ import msgspec
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport.answers import Dead
+from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.trust import Identity
 from fedbroker.trust.files import SECRET, coordinator_keys, keys_table
 from fedbroker.trust.guard import Keys

@@ -12,7 +12,7 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing
-from fedbroker.transport.answers import Dead
+from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.trust import Identity
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import digest_of

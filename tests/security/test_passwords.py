@@ -27,7 +27,7 @@ from fedbroker.context.settings import Settings
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure, get_logger
 from fedbroker.redact import without_secrets
-from fedbroker.transport.url import parse
+from fedbroker.transport.amqp.url import parse
 
 SECRET = "QZXJ"
 """Characters of passwords that nothing else in a URL or in a message of ours has."""

@@ -15,7 +15,7 @@ from fedbroker_worker.service import SiloService
 from pamqp import decode
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.transport import CoordinatorEnd, SiloEnd, topology
+from fedbroker.transport import CoordinatorTransport, SiloTransport, topology
 from fedbroker.transport.properties import LONGEST_TABLE, install
 from tests.support.ends import coordinator_end, silo_end, until
 from tests.support.raw import raw_connection, table, words
@@ -48,7 +48,7 @@ PROPERTIES = {
 }
 
 
-def lost(*ends: SiloEnd | CoordinatorEnd) -> int:
+def lost(*ends: SiloTransport | CoordinatorTransport) -> int:
     """How often these have lost a connection."""
     return sum(line.reconnections for end in ends for line in end.traffic.values())
 

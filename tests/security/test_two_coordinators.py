@@ -15,7 +15,8 @@ from fedbroker_worker.service import SiloService
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import presence, topology
+from fedbroker.transport import topology
+from fedbroker.transport.silo import announcer
 from fedbroker.trust.envelope import About
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import (
@@ -201,8 +202,8 @@ async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBro
         await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), never=True))
         now = asyncio.get_running_loop().time()
         await until(lambda: max(until_.values()) > now)
-        assert max(until_.values()) - now <= presence.LONGEST_RETRY + 5
-        assert presence.LONGEST_RETRY == 45 * 60
+        assert max(until_.values()) - now <= announcer.LONGEST_RETRY + 5
+        assert announcer.LONGEST_RETRY == 45 * 60
 
 
 async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:

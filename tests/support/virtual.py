@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
-from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.transport.coordinator.transport import CoordinatorEnd
 from fedbroker.wire import decode, digest_of, encode
 from fedbroker.wire.messages import Done, Failed, WorkItem
 

@@ -14,7 +14,7 @@ from fedbroker.admin.handout import PublicUrl, settings, with_broker
 from fedbroker.admin.login import admin_login
 from fedbroker.admin.rights import User
 from fedbroker.errors import ConfigError, UsageError
-from fedbroker.transport.url import beside, parse
+from fedbroker.transport.amqp.url import beside, parse
 from fedbroker.trust import Identity
 
 

@@ -93,4 +93,4 @@ def test_nobody_logs_past_structlog():
         for path, call in calls()
         if ast.unparse(call.func) in ("logging.getLogger", "warnings.warn", "structlog.get_logger")
     }
-    assert users == {"fedbroker/log.py", "fedbroker/transport/connect.py"}
+    assert users == {"fedbroker/log.py", "fedbroker/transport/amqp/dial.py"}

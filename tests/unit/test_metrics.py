@@ -17,7 +17,7 @@ from fedbroker.session.outcomes import Lost
 from fedbroker.session.recorder import Recorder, Talk, both
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
-from fedbroker.transport.traffic import Traffic
+from fedbroker.transport.amqp.counters import Traffic
 from fedbroker.wire.messages import Done
 
 QUIET = Statistics((), (), {}, 0, {})

@@ -17,7 +17,7 @@ from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
-from fedbroker.transport.coordinator import CoordinatorEnd
+from fedbroker.transport.coordinator.transport import CoordinatorEnd
 from fedbroker.wire.messages import Compute
 from tests.support.taken import Taken
 from tests.support.virtual import Network, Reply, run_virtually

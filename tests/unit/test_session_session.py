@@ -17,7 +17,7 @@ from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.session.shipping import Known
-from fedbroker.transport.answers import Dead
+from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
 from tests.support.taken import Taken
 

@@ -9,8 +9,8 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing, WireError
-from fedbroker.transport import store as module
-from fedbroker.transport.store import BlobStore
+from fedbroker.transport.blobs import store as module
+from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.wire import Limits, cut, digest_of
 from tests.support.ends import until
 
@@ -97,7 +97,7 @@ async def test_no_progress_means_missing() -> None:
 
 
 async def test_after_a_cut_nobody_waits_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedbroker.transport.store.PATIENCE_AFTER_A_CUT", 0.1)
+    monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.1)
     store = BlobStore()
     waiting = asyncio.create_task(store.get("d", Deadline.after(SOON), SOON))
     await asyncio.sleep(0)

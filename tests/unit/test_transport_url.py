@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from fedbroker.errors import ConfigError
-from fedbroker.transport.url import parse
+from fedbroker.transport.amqp.url import parse
 
 
 @pytest.mark.parametrize(

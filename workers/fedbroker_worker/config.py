@@ -19,7 +19,7 @@ from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.printable import printable
 from fedbroker.runtime.memory import LEAST_MEMORY
-from fedbroker.transport.url import beside, parse
+from fedbroker.transport.amqp.url import beside, parse
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name

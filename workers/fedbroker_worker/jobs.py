@@ -17,7 +17,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport.envelopes import UNSIGNED
+from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.answers import Answers
 from fedbroker_worker.errors import SessionLost, WorkRefused

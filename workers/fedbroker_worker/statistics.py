@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fedbroker.transport.traffic import Taken, Traffic
+    from fedbroker.transport.amqp.counters import Taken, Traffic
 
 __all__ = ["Statistics"]
 

@@ -15,7 +15,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, Missing, RuntimeUnavailable
 from fedbroker.log import get_logger
-from fedbroker.transport.envelopes import UNSIGNED
+from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value

@@ -14,8 +14,8 @@ import aiormq.abc
 import aiormq.exceptions
 
 from fedbroker.errors import BrokerLost
-from fedbroker.transport.connect import Connected, guarded
-from fedbroker.transport.refusals import first_line
+from fedbroker.transport.amqp.dial import Connected, guarded
+from fedbroker.transport.amqp.exceptions import first_line
 
 __all__ = ["Asked", "Channels"]
 

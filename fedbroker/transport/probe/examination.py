@@ -16,7 +16,8 @@ import aiormq.exceptions
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
 from fedbroker.findings import Finding
 from fedbroker.quantities import seconds_text
-from fedbroker.transport.connect import Connected, connect
+from fedbroker.transport.amqp.dial import Connected, connect
+from fedbroker.transport.amqp.url import Address, Endpoint, parse
 from fedbroker.transport.probe.channels import Channels
 from fedbroker.transport.probe.layout import layout
 from fedbroker.transport.probe.loop import ROUNDS, Loop, Pace, confirmed
@@ -25,7 +26,6 @@ from fedbroker.transport.probe.rights import may
 from fedbroker.transport.probe.roles import Role
 from fedbroker.transport.probe.server import Server, alarm, message_limit, server_of
 from fedbroker.transport.topology import BLOBS
-from fedbroker.transport.url import Address, Endpoint, parse
 
 __all__ = ["examine"]
 

@@ -12,9 +12,9 @@ from pamqp import commands
 
 from fedbroker.errors import BrokerLost, TopologyMismatch
 from fedbroker.findings import Finding
+from fedbroker.transport.amqp.exceptions import first_line, unmade
 from fedbroker.transport.probe.channels import Asked, Channels
 from fedbroker.transport.probe.roles import Role
-from fedbroker.transport.refusals import first_line, unmade
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Layout", "layout"]

@@ -18,7 +18,7 @@ import aiormq.exceptions
 from pamqp import commands
 
 from fedbroker.errors import BrokerLost
-from fedbroker.transport.connect import guarded
+from fedbroker.transport.amqp.dial import guarded
 from fedbroker.transport.probe.channels import Channels
 from fedbroker.transport.probe.roles import Target
 

@@ -19,8 +19,8 @@ from aiormq.connection import SSLContextProvider
 
 from fedbroker.errors import BrokerUnreachable, ConfigError
 from fedbroker.findings import Finding
-from fedbroker.transport.tls import untrusted
-from fedbroker.transport.url import Endpoint
+from fedbroker.transport.amqp.tls import untrusted
+from fedbroker.transport.amqp.url import Endpoint
 
 __all__ = ["is_loopback", "reach"]
 

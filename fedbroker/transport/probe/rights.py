@@ -21,9 +21,9 @@ import aiormq.exceptions
 
 from fedbroker.errors import BrokerRefused
 from fedbroker.findings import Finding
+from fedbroker.transport.amqp.exceptions import IN_USE
 from fedbroker.transport.probe.channels import Asked, Channels
 from fedbroker.transport.probe.roles import Role, Target
-from fedbroker.transport.refusals import IN_USE
 from fedbroker.transport.topology import EXCHANGES, Binding, Exchange, Queue
 
 __all__ = ["may"]

@@ -16,10 +16,10 @@ from pamqp import commands
 
 from fedbroker.errors import BrokerError, BrokerLost, BrokerRefused
 from fedbroker.findings import Finding
-from fedbroker.transport.connect import Connected, guarded
+from fedbroker.transport.amqp.dial import Connected, guarded
+from fedbroker.transport.amqp.exceptions import first_line
 from fedbroker.transport.probe.channels import Channels
 from fedbroker.transport.probe.roles import Target
-from fedbroker.transport.refusals import first_line
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Server", "alarm", "message_limit", "server_of"]

@@ -14,20 +14,21 @@ import msgspec
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport import failover, topology
-from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
-from fedbroker.transport.envelopes import UNSIGNED, Signed, SiloEnvelopes
-from fedbroker.transport.held import Held
-from fedbroker.transport.inbox import Inbox
-from fedbroker.transport.line import Consumer, Line
-from fedbroker.transport.link import Link
-from fedbroker.transport.mailbox import Mailbox
-from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.presence import Presence
-from fedbroker.transport.refusals import LineDown, Locked, Nacked, Unroutable
-from fedbroker.transport.store import CAPACITY, BlobStore
-from fedbroker.transport.traffic import Taken, Traffic
-from fedbroker.transport.url import parse
+from fedbroker.transport import topology
+from fedbroker.transport.amqp import failover
+from fedbroker.transport.amqp.connection import Consumer, Line
+from fedbroker.transport.amqp.counters import Taken, Traffic
+from fedbroker.transport.amqp.exceptions import LineDown, Locked, Nacked, Unroutable
+from fedbroker.transport.amqp.message import Delivery, Outgoing
+from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.url import parse
+from fedbroker.transport.blobs.bulk import PREFETCH, BlobLane, receiver
+from fedbroker.transport.blobs.store import CAPACITY, BlobStore
+from fedbroker.transport.signed_messages import UNSIGNED, Signed, SiloEnvelopes
+from fedbroker.transport.silo.announcer import Presence
+from fedbroker.transport.silo.deferred_results import Held
+from fedbroker.transport.silo.notices import Mailbox
+from fedbroker.transport.silo.work_consumer import Inbox
 from fedbroker.trust.guard import Keys
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.blobs import Buffer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedbroker.transport.strikes import Strikes
+from fedbroker.transport.coordinator.misbehaviour import Strikes
 
 
 def test_the_one_too_many_is_out_and_told_once():

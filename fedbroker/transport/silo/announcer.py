@@ -19,8 +19,8 @@ import msgspec
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport.link import Link
-from fedbroker.transport.message import Outgoing
+from fedbroker.transport.amqp.message import Outgoing
+from fedbroker.transport.amqp.reconnecting import Link
 from fedbroker.transport.topology import LOBBY, LONGEST_HEARTBEAT, silo_key
 from fedbroker.wire.codec import encode
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected

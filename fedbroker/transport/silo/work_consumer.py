@@ -18,14 +18,14 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.alarms import Alarms
-from fedbroker.transport.envelopes import Signed, SiloEnvelopes
-from fedbroker.transport.holding import COUNT, MOST_DELIVERIES, Holding, deliveries_of
-from fedbroker.transport.link import Link
-from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.refusals import Unroutable
-from fedbroker.transport.store import BlobStore
-from fedbroker.transport.traffic import Taken
+from fedbroker.transport.amqp.counters import Taken
+from fedbroker.transport.amqp.exceptions import Unroutable
+from fedbroker.transport.amqp.message import Delivery, Outgoing
+from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.blobs.store import BlobStore
+from fedbroker.transport.signed_messages import Signed, SiloEnvelopes
+from fedbroker.transport.silo.forgery_reports import Alarms
+from fedbroker.transport.silo.in_flight import COUNT, MOST_DELIVERIES, Holding, deliveries_of
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fedbroker.log import get_logger
-from fedbroker.transport.message import Delivery
+from fedbroker.transport.amqp.message import Delivery
 
 __all__ = ["COUNT", "MOST_DELIVERIES", "Holding", "deliveries_of"]
 

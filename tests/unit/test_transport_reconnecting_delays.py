@@ -8,8 +8,8 @@ from itertools import islice
 
 import pytest
 
-from fedbroker.transport.publishing import LONGEST_DELAY, delays
-from fedbroker.transport.silo import SPREAD
+from fedbroker.transport.amqp.reconnecting import LONGEST_DELAY, delays
+from fedbroker.transport.silo.transport import SPREAD
 
 SILOS = 1000
 

@@ -12,10 +12,10 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import Forged, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport.envelopes import CoordinatorEnvelopes
-from fedbroker.transport.failover import declare_elsewhere
-from fedbroker.transport.line import Line
-from fedbroker.transport.message import Delivery
+from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.failover import declare_elsewhere
+from fedbroker.transport.amqp.message import Delivery
+from fedbroker.transport.signed_messages import CoordinatorEnvelopes
 from fedbroker.transport.topology import Queue, lobby_queue, roster_queue, silo_key
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits

@@ -15,8 +15,9 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
-from fedbroker.transport import Dead, failover
-from fedbroker.transport.publishing import delays
+from fedbroker.transport import Dead
+from fedbroker.transport.amqp import failover
+from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.topology import callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done

@@ -14,12 +14,12 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.connect import connect
-from fedbroker.transport.line import Line
-from fedbroker.transport.link import Link
-from fedbroker.transport.message import Delivery
-from fedbroker.transport.peek import Reader, in_time
-from fedbroker.transport.url import parse
+from fedbroker.transport.amqp.browser import Reader, in_time
+from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.dial import connect
+from fedbroker.transport.amqp.message import Delivery
+from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.envelope import peeled
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from fedbroker.transport.mailbox import Mailbox
-from fedbroker.transport.refusals import Locked
+from fedbroker.transport.amqp.exceptions import Locked
+from fedbroker.transport.silo.notices import Mailbox
 
 
 class Broker:

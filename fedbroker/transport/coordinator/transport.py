@@ -18,20 +18,20 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, Forged, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport import failover, topology
-from fedbroker.transport.answers import Answer, Dead, Expected, Reason, correlation, dead
-from fedbroker.transport.asked import Asked
-from fedbroker.transport.blob_lane import PREFETCH, BlobLane, receiver
-from fedbroker.transport.envelopes import CoordinatorEnvelopes
-from fedbroker.transport.line import Line
-from fedbroker.transport.link import Link
-from fedbroker.transport.lobby import Lobby
-from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.refusals import Unroutable
-from fedbroker.transport.store import BlobStore
-from fedbroker.transport.strikes import Strikes
-from fedbroker.transport.traffic import Traffic
-from fedbroker.transport.url import parse
+from fedbroker.transport import topology
+from fedbroker.transport.amqp import failover
+from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.exceptions import Unroutable
+from fedbroker.transport.amqp.message import Delivery, Outgoing
+from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.url import parse
+from fedbroker.transport.blobs.bulk import PREFETCH, BlobLane, receiver
+from fedbroker.transport.blobs.store import BlobStore
+from fedbroker.transport.coordinator.discovery import Lobby
+from fedbroker.transport.coordinator.misbehaviour import Strikes
+from fedbroker.transport.coordinator.requests import Answer, Asked, Dead, Expected, Reason, correlation, dead
+from fedbroker.transport.signed_messages import CoordinatorEnvelopes
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode

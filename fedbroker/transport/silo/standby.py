@@ -14,10 +14,10 @@ import aiormq.exceptions
 
 from fedbroker.errors import BrokerError
 from fedbroker.log import get_logger
-from fedbroker.transport.connect import Connected, connect, guarded
-from fedbroker.transport.publishing import delays
+from fedbroker.transport.amqp.dial import Connected, connect, guarded
+from fedbroker.transport.amqp.reconnecting import delays
+from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.topology import mailbox
-from fedbroker.transport.url import parse
 
 __all__ = ["until_free"]
 

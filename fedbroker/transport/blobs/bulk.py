@@ -12,10 +12,10 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport.line import Handler
-from fedbroker.transport.link import Link
-from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.store import BlobStore
+from fedbroker.transport.amqp.connection import Handler
+from fedbroker.transport.amqp.message import Delivery, Outgoing
+from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import Exchange
 from fedbroker.wire.blobs import Buffer, cut
 from fedbroker.wire.codec import decode, encode

@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from fedbroker.errors import WireError
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerLost, DeadlineExceeded, WireError
+from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
-__all__ = ["Answer", "Answers", "Dead", "Expected", "Reason", "correlation", "dead"]
+__all__ = ["Answer", "Answers", "Asked", "Dead", "Expected", "Reason", "correlation", "dead"]
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
@@ -161,3 +163,66 @@ def dead(correlation_id: str, death: str) -> Dead:
         raise WireError(f"what came back belongs to no work item: {correlation_id!r}")
     reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
     return Dead(silo, session, int(stage), reasons.get(death, "rejected"))
+
+
+class Asked:
+    """Hears what comes back for a work item.
+
+    Made by :meth:`fedbroker.transport.coordinator.transport.CoordinatorEnd.asking`.
+
+    Args:
+        answers: where its answers arrive.
+        publishing: of the item; cancelled once an answer says that it has arrived.
+        deadline: for all answers.
+        opening: called with each answer that has results, so that those that come sealed are opened.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        publishing: asyncio.Task[None],
+        deadline: Deadline,
+        opening: Callable[[Done], object] = lambda _: None,
+    ) -> None:
+        self._answers = answers
+        self._publishing = publishing
+        self._deadline = deadline
+        self._opening = opening
+
+    async def answer(self) -> Answer:
+        """The next answer; may be cancelled, and called again.
+
+        Raises:
+            DeadlineExceeded: none came in time; ``silos`` names the silo.
+            BrokerRefused: no permission, or the broker's limits are below ours.
+            WireError: the item exceeds the limits.
+        """
+        item = self._answers.item
+        try:
+            async with asyncio.timeout(self._deadline.left()):
+                return await self._next()
+        except Unroutable:
+            return Dead(item.silo, item.session, item.stage, "unroutable")
+        except (TimeoutError, BrokerLost) as error:
+            why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
+            raise DeadlineExceeded(
+                f"silo {item.silo!r} did not answer stage {item.stage} in time{why}",
+                silos=(item.silo,),
+                stage=item.stage,
+                session=item.session,
+                hint="see the silo's log, or allow more time",
+            ) from None
+
+    async def _next(self) -> Answer:
+        """An answer that is there before the broker has confirmed the item means that it arrived."""
+        come: asyncio.Future[Any] = self._answers.next
+        if not self._publishing.done():
+            await asyncio.wait((self._publishing, come), return_when=asyncio.FIRST_COMPLETED)
+        if not come.done() and not self._publishing.cancelled():
+            self._publishing.result()  # it may have failed
+        await asyncio.wait((come,))
+        self._publishing.cancel()
+        answer = self._answers.take()
+        if isinstance(answer, Done):
+            self._opening(answer)
+        return answer

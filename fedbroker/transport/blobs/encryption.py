@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Forged, Missing
-from fedbroker.transport.store import BlobStore
+from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.trust.blobs import open_blob, seal_blob
 from fedbroker.trust.keys import Identity, Public
 from fedbroker.wire.blobs import Buffer, digest_of

@@ -17,9 +17,9 @@ from pamqp import commands
 
 from fedbroker.errors import BrokerError, TopologyMismatch
 from fedbroker.log import get_logger
-from fedbroker.transport.connect import Connected, guarded
-from fedbroker.transport.message import Delivery, Outgoing
-from fedbroker.transport.refusals import (
+from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.dial import Connected, guarded
+from fedbroker.transport.amqp.exceptions import (
     IN_USE,
     HomeDown,
     LineDown,
@@ -31,9 +31,9 @@ from fedbroker.transport.refusals import (
     refused,
     unmade,
 )
+from fedbroker.transport.amqp.message import Delivery, Outgoing
+from fedbroker.transport.amqp.url import Endpoint
 from fedbroker.transport.topology import Exchange, Queue
-from fedbroker.transport.traffic import Traffic
-from fedbroker.transport.url import Endpoint
 
 __all__ = ["Consumer", "Handler", "Line"]
 

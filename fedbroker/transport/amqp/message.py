@@ -15,8 +15,8 @@ from pamqp import commands
 
 from fedbroker.log import get_logger
 from fedbroker.printable import printable
-from fedbroker.transport.connect import guarded
-from fedbroker.transport.refusals import first_line
+from fedbroker.transport.amqp.dial import guarded
+from fedbroker.transport.amqp.exceptions import first_line
 from fedbroker.transport.topology import Exchange
 
 __all__ = ["Delivery", "Outgoing"]

@@ -15,9 +15,9 @@ import aiormq.exceptions
 from pamqp import commands
 
 from fedbroker.errors import BrokerLost
-from fedbroker.transport.connect import Connected, guarded
-from fedbroker.transport.message import Delivery
-from fedbroker.transport.refusals import first_line, forbidden
+from fedbroker.transport.amqp.dial import Connected, guarded
+from fedbroker.transport.amqp.exceptions import first_line, forbidden
+from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.topology import Queue
 
 __all__ = ["Reader", "Taken", "in_time"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedbroker.transport.alarms import Alarms
+from fedbroker.transport.silo.forgery_reports import Alarms
 from fedbroker.wire.messages import MOST_ALARMS
 
 

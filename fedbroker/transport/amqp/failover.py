@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from fedbroker.log import get_logger
-from fedbroker.transport.line import Line
-from fedbroker.transport.refusals import Again, LineDown
+from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.exceptions import Again, LineDown
 from fedbroker.transport.topology import DAYS, Queue
 
 __all__ = ["LEADERLESS", "anew", "declare_elsewhere", "names_of", "see_leader"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from fedbroker.transport.envelopes import SiloEnvelopes
-from fedbroker.transport.inbox import Inbox
-from fedbroker.transport.message import Delivery
-from fedbroker.transport.store import BlobStore
+from fedbroker.transport.amqp.message import Delivery
+from fedbroker.transport.blobs.store import BlobStore
+from fedbroker.transport.signed_messages import SiloEnvelopes
+from fedbroker.transport.silo.work_consumer import Inbox
 from fedbroker.wire.codec import encode
 from fedbroker.wire.limits import DEFAULT_LIMITS
 from tests.support.ends import until, work

@@ -17,9 +17,9 @@ import msgspec
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Forged
-from fedbroker.transport.message import Delivery
-from fedbroker.transport.sealing import Names, content_key, opening, pair_secret, sealed
-from fedbroker.transport.store import BlobStore
+from fedbroker.transport.amqp.message import Delivery
+from fedbroker.transport.blobs.encryption import Names, content_key, opening, pair_secret, sealed
+from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import LONGEST_HEARTBEAT, coordinator_signer
 from fedbroker.trust.envelope import About
 from fedbroker.trust.guard import SKEW, Guard, Keys, timely
@@ -145,7 +145,7 @@ class CoordinatorEnvelopes:
     def opening(
         self, done: Done, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
-        """See :func:`fedbroker.transport.sealing.opening`: a silo's results."""
+        """See :func:`fedbroker.transport.blobs.encryption.opening`: a silo's results."""
         keys = self._guard.keys
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if keys is not None and done.sealed:
@@ -262,7 +262,7 @@ class SiloEnvelopes:
     def opening(
         self, item: WorkItem, signed: Signed, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
-        """See :func:`fedbroker.transport.sealing.opening`: the blobs that come with a work item."""
+        """See :func:`fedbroker.transport.blobs.encryption.opening`: the blobs that come with a work item."""
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if item.sealed and signed.reader is not None:
             pair, content = pair_secret(self._own, signed.reader, item.session), bytes.fromhex(item.content)

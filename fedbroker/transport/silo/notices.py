@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fedbroker.transport import topology
-from fedbroker.transport.connect import answers
-from fedbroker.transport.line import Handler, Line
-from fedbroker.transport.refusals import Locked
-from fedbroker.transport.url import Endpoint
+from fedbroker.transport.amqp.connection import Handler, Line
+from fedbroker.transport.amqp.dial import answers
+from fedbroker.transport.amqp.exceptions import Locked
+from fedbroker.transport.amqp.url import Endpoint
 
 __all__ = ["Mailbox"]
 

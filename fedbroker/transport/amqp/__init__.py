@@ -1,0 +1,1 @@
+"""The AMQP client: addresses, connections that come back, messages; aio-pika is known here alone."""

@@ -1,0 +1,1 @@
+"""Blobs on their way: the store, the bulk transfer in chunks, and their encryption."""
