@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 
 from fedbroker.cli.common import console, size_text, table
+from fedbroker.deadletters.bundle import Parcel
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
 from fedbroker.quantities import seconds_text
 from fedbroker.transport import CoordinatorEnd, Dead
-from fedbroker.transport.parcel import Parcel
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
 

@@ -17,8 +17,8 @@ from fedbroker.log import configure
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from fedbroker.transport.archive import Archive
-    from fedbroker.transport.parcel import Parcel
+    from fedbroker.deadletters.archive import Archive
+    from fedbroker.deadletters.bundle import Parcel
 
 __all__ = ["app"]
 
@@ -140,7 +140,7 @@ def replay(
     replay` does the same at the silo, under a debugger.
     """
     from fedbroker.cli import again
-    from fedbroker.transport.parcel import save_blobs
+    from fedbroker.deadletters.bundle import save_blobs
     from fedbroker.trust.files import coordinator_keys
 
     trusted = None if keys is None else coordinator_keys(keys)
@@ -201,7 +201,7 @@ def purge(*, url: Url, cohort: Cohort, yes: Yes = False, json: Json = False) -> 
 
 def _archive(url: str, cohort: str, use: Callable[[Archive], Awaitable[T]]) -> T:
     """Run an operation on a cohort's archive."""
-    from fedbroker.transport.archive import open_archive
+    from fedbroker.deadletters.archive import open_archive
 
     async def run() -> T:
         async with open_archive(url, cohort, Deadline.after(TIME)) as archive:
@@ -211,7 +211,7 @@ def _archive(url: str, cohort: str, use: Callable[[Archive], Awaitable[T]]) -> T
 
 
 def _opened(body: bytes) -> Parcel:
-    from fedbroker.transport.parcel import Parcel
+    from fedbroker.deadletters.bundle import Parcel
 
     return Parcel.opened(body)
 

@@ -14,7 +14,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.log import configure
 
 if TYPE_CHECKING:
-    from fedbroker.findings import Finding
+    from fedbroker.diagnostics.finding import Finding
     from fedbroker.wire.messages import Announce
 
 __all__ = ["doctor"]
@@ -36,7 +36,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
     its silos and their versions. Nothing is left on the broker, and nobody is
     disturbed. The exit code is 0, or that of the first problem.
     """
-    from fedbroker.findings import exit_code_of, print_findings
+    from fedbroker.diagnostics.finding import exit_code_of, print_findings
 
     configure("auto", "error")
     findings = asyncio.run(_examine(url, cohort))
@@ -48,7 +48,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
 
 
 async def _examine(url: str, cohort: str | None) -> list[Finding]:
-    from fedbroker.transport.probe import coordinator_role, examine
+    from fedbroker.diagnostics import coordinator_role, examine
     from fedbroker.wire.names import check_name
 
     if cohort is not None:
@@ -62,8 +62,8 @@ async def _examine(url: str, cohort: str | None) -> list[Finding]:
 async def _silos(url: str, cohort: str) -> list[Finding]:
     """Return findings about the silos: which are present, and whether each would be admitted."""
     from fedbroker.cli.board import Board
+    from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import BrokerError, CohortError
-    from fedbroker.findings import Finding
     from fedbroker.transport.observer import Heard, Lookout
 
     board = Board()
@@ -88,8 +88,8 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
 
 
 def _version(said: Announce) -> Finding:
+    from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import CohortError
-    from fedbroker.findings import Finding
     from fedbroker.session.admission import admit
     from fedbroker.wire.messages import Rejected
 

@@ -9,9 +9,9 @@ from typing import assert_never
 import msgspec
 
 from fedbroker.cli.common import age_text, console, plain, size_text, table
+from fedbroker.deadletters.bundle import Parcel
+from fedbroker.deadletters.record import Letter
 from fedbroker.quantities import seconds_text
-from fedbroker.transport.letters import Letter
-from fedbroker.transport.parcel import Parcel
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
 
 __all__ = ["as_json", "listing", "print_letter", "print_letters", "program_as_json"]

@@ -1,4 +1,4 @@
-"""AMQP: topology, supervised connections, work and replies, blobs, presence; the only package that knows aio-pika."""
+"""AMQP: topology, supervised connections, work and replies, blobs, presence."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from fedbroker_worker.config import load
 import fedbroker
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
+from fedbroker.diagnostics import coordinator_role, examine, silo_role
 from fedbroker.errors import BrokerRefused, NameTaken, TopologyMismatch
 from fedbroker.transport import until_free
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.probe import coordinator_role, examine, silo_role
 from fedbroker.transport.topology import coordinator_mark
 from fedbroker.trust import Identity, Public
 from tests.support.computations import total

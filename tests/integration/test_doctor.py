@@ -16,8 +16,8 @@ import pytest
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.broker.ports import free_ports
-from fedbroker.findings import exit_code_of
-from fedbroker.transport.probe import coordinator_role, examine, silo_role
+from fedbroker.diagnostics import coordinator_role, examine, silo_role
+from fedbroker.diagnostics.finding import exit_code_of
 from tests.support.certificates import self_signed
 from tests.support.ends import admin, coordinator_end, silo_end, until
 from tests.support.pages import blocks

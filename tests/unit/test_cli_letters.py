@@ -6,9 +6,9 @@ import pytest
 
 from fedbroker.cli.common import age_text, plain, size_text
 from fedbroker.cli.letters import listing
+from fedbroker.deadletters.bundle import Parcel
+from fedbroker.deadletters.record import Letter, choose
 from fedbroker.errors import CohortError, WireError
-from fedbroker.transport.letters import Letter, choose
-from fedbroker.transport.parcel import Parcel
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Select, Struct, Value, WorkItem
 

@@ -11,6 +11,8 @@ import pytest
 LIGHT = [
     "fedbroker.wire",
     "fedbroker.transport",
+    "fedbroker.deadletters",
+    "fedbroker.diagnostics",
     "fedbroker.session",
     "fedbroker.metrics",
     "fedbroker.runtime",

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from fedbroker.deadletters.bundle import Parcel, save_blobs
 from fedbroker.errors import ConfigError, DeadlineExceeded
 from fedbroker.log import configure
 from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Runtime
-from fedbroker.transport.parcel import Parcel, save_blobs
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Data
 from fedbroker_worker.catalog import Catalog

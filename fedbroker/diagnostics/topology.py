@@ -10,11 +10,11 @@ import aiormq.abc
 import aiormq.exceptions
 from pamqp import commands
 
+from fedbroker.diagnostics.channels import Asked, Channels
+from fedbroker.diagnostics.finding import Finding
+from fedbroker.diagnostics.roles import Role
 from fedbroker.errors import BrokerLost, TopologyMismatch
-from fedbroker.findings import Finding
 from fedbroker.transport.amqp.exceptions import first_line, unmade
-from fedbroker.transport.probe.channels import Asked, Channels
-from fedbroker.transport.probe.roles import Role
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Layout", "layout"]

@@ -13,18 +13,18 @@ from typing import Final
 
 import aiormq.exceptions
 
+from fedbroker.diagnostics.channels import Channels
+from fedbroker.diagnostics.finding import Finding
+from fedbroker.diagnostics.latency import ROUNDS, Loop, Pace, confirmed
+from fedbroker.diagnostics.network import is_loopback, reach
+from fedbroker.diagnostics.permissions import may
+from fedbroker.diagnostics.roles import Role
+from fedbroker.diagnostics.server import Server, alarm, message_limit, server_of
+from fedbroker.diagnostics.topology import layout
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
-from fedbroker.findings import Finding
 from fedbroker.quantities import seconds_text
 from fedbroker.transport.amqp.dial import Connected, connect
 from fedbroker.transport.amqp.url import Address, Endpoint, parse
-from fedbroker.transport.probe.channels import Channels
-from fedbroker.transport.probe.layout import layout
-from fedbroker.transport.probe.loop import ROUNDS, Loop, Pace, confirmed
-from fedbroker.transport.probe.reach import is_loopback, reach
-from fedbroker.transport.probe.rights import may
-from fedbroker.transport.probe.roles import Role
-from fedbroker.transport.probe.server import Server, alarm, message_limit, server_of
 from fedbroker.transport.topology import BLOBS
 
 __all__ = ["examine"]

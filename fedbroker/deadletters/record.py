@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from fedbroker.deadletters.bundle import Parcel
 from fedbroker.errors import CohortError, WireError
 from fedbroker.transport.amqp.message import Delivery
-from fedbroker.transport.parcel import Parcel
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 

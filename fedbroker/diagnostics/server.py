@@ -14,12 +14,12 @@ from typing import Any, Final
 import aiormq.exceptions
 from pamqp import commands
 
+from fedbroker.diagnostics.channels import Channels
+from fedbroker.diagnostics.finding import Finding
+from fedbroker.diagnostics.roles import Target
 from fedbroker.errors import BrokerError, BrokerLost, BrokerRefused
-from fedbroker.findings import Finding
 from fedbroker.transport.amqp.dial import Connected, guarded
 from fedbroker.transport.amqp.exceptions import first_line
-from fedbroker.transport.probe.channels import Channels
-from fedbroker.transport.probe.roles import Target
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Server", "alarm", "message_limit", "server_of"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.findings import Finding, exit_code_of, print_findings
-from fedbroker.transport.probe.examination import _clock, _clusters, _pace, _time_out
-from fedbroker.transport.probe.loop import Pace
-from fedbroker.transport.probe.server import Server
+from fedbroker.diagnostics.broker import _clock, _clusters, _pace, _time_out
+from fedbroker.diagnostics.finding import Finding, exit_code_of, print_findings
+from fedbroker.diagnostics.latency import Pace
+from fedbroker.diagnostics.server import Server
 
 RABBIT = Server("RabbitMQ", "3.10.8", "rabbit@one", 2_097_152)
 

@@ -19,11 +19,11 @@ from typing import Any, Final, Literal, TypeAlias
 import aiormq.abc
 import aiormq.exceptions
 
+from fedbroker.diagnostics.channels import Asked, Channels
+from fedbroker.diagnostics.finding import Finding
+from fedbroker.diagnostics.roles import Role, Target
 from fedbroker.errors import BrokerRefused
-from fedbroker.findings import Finding
 from fedbroker.transport.amqp.exceptions import IN_USE
-from fedbroker.transport.probe.channels import Asked, Channels
-from fedbroker.transport.probe.roles import Role, Target
 from fedbroker.transport.topology import EXCHANGES, Binding, Exchange, Queue
 
 __all__ = ["may"]

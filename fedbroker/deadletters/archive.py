@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from fedbroker.deadletters.record import Letter, choose
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
@@ -20,7 +21,6 @@ from fedbroker.transport.amqp.exceptions import LineDown, Locked, Nacked, Unrout
 from fedbroker.transport.amqp.failover import names_of
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.url import Address, parse
-from fedbroker.transport.letters import Letter, choose
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 

@@ -5,7 +5,7 @@ Imports transport's own modules, wire and the base.
 
 from __future__ import annotations
 
-from fedbroker.transport.probe.examination import examine
-from fedbroker.transport.probe.roles import Role, coordinator_role, silo_role
+from fedbroker.diagnostics.broker import examine
+from fedbroker.diagnostics.roles import Role, coordinator_role, silo_role
 
 __all__ = ["Role", "coordinator_role", "examine", "silo_role"]

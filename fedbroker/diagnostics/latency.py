@@ -17,10 +17,10 @@ import aiormq.abc
 import aiormq.exceptions
 from pamqp import commands
 
+from fedbroker.diagnostics.channels import Channels
+from fedbroker.diagnostics.roles import Target
 from fedbroker.errors import BrokerLost
 from fedbroker.transport.amqp.dial import guarded
-from fedbroker.transport.probe.channels import Channels
-from fedbroker.transport.probe.roles import Target
 
 __all__ = ["ROUNDS", "Loop", "Pace", "confirmed"]
 

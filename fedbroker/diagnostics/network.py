@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 from aiormq.abc import SSLCerts
 from aiormq.connection import SSLContextProvider
 
+from fedbroker.diagnostics.finding import Finding
 from fedbroker.errors import BrokerUnreachable, ConfigError
-from fedbroker.findings import Finding
 from fedbroker.transport.amqp.tls import untrusted
 from fedbroker.transport.amqp.url import Endpoint
 
