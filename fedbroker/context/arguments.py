@@ -14,7 +14,7 @@ import tree
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.computation import function_utils
 
-from fedbroker.context.composites import apart
+from fedbroker.context.composite_tensors import apart
 from fedbroker.context.data import SiloData
 from fedbroker.context.values import serialize
 from fedbroker.errors import UsageError

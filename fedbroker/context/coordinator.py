@@ -14,10 +14,10 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker import tracing
-from fedbroker.context.attempts import attempt
 from fedbroker.context.invocation import Environment, invoke
 from fedbroker.context.membership import Wanted
 from fedbroker.context.progress import Progress, Watch
+from fedbroker.context.retry import attempt
 from fedbroker.context.selection import choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline

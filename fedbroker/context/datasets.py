@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.composites import together
+from fedbroker.context.composite_tensors import together
 
 __all__ = ["Column", "columns", "dataset"]
 

@@ -15,13 +15,13 @@ from typing import Protocol
 from fedbroker import tracing
 from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
-from fedbroker.context.checking import check_answer
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
-from fedbroker.context.programs import BoundData, Programs, output_count, parts_of
+from fedbroker.context.ops import BoundData, Programs, output_count, parts_of
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.sequences import has_sequences, read_sequences
-from fedbroker.context.server import ServerSide
+from fedbroker.context.server_stages import ServerSide
+from fedbroker.context.validation import check_answer
 from fedbroker.context.values import deal, serialize
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, DataError, DeadlineExceeded, UsageError

@@ -12,7 +12,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.composites import together
+from fedbroker.context.composite_tensors import together
 from fedbroker.context.values import deserialize, federate, members
 from fedbroker.plan.model import FunctionResult, Plan, Slot, Template
 from fedbroker.wire.codec import Buffer

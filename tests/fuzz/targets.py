@@ -28,7 +28,7 @@ from fedbroker_worker.policy.audit import read_audit
 from fedbroker_worker.policy.values import parts
 from fedbroker_worker.replay import replay
 
-from fedbroker.context.checking import check_value
+from fedbroker.context.validation import check_value
 from fedbroker.context.values import deserialize
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedbroker.context import folding
+from fedbroker.context import merging
 from fedbroker.context.codec import read, write
-from fedbroker.context.folding import Folding
+from fedbroker.context.merging import Folding
 from fedbroker.context.values import elements, federate
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
@@ -80,56 +80,56 @@ def appended(left, right):
     return tf.concat([left, right], 0)
 
 
-@pytest.mark.parametrize("silos", [1, 2, 3, folding.MOST + 1, 2 * folding.MOST + 3])
+@pytest.mark.parametrize("silos", [1, 2, 3, merging.MOST + 1, 2 * merging.MOST + 3])
 async def test_the_order_is_that_in_which_they_were_given(executor, started, make_fold, silos):
-    merging, merged = started(make_fold(appended)), []
+    running, merged = started(make_fold(appended)), []
     for silo in range(silos):
-        merging.give([partial(silo)], lambda silo=silo: merged.append(silo))
-    (whole,) = elements(await executor.compute(await merging.result()))
+        running.give([partial(silo)], lambda silo=silo: merged.append(silo))
+    (whole,) = elements(await executor.compute(await running.result()))
     assert read(whole, VECTOR).tolist() == list(range(silos))
     assert merged == list(range(silos))
 
 
 async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, make_fold):
-    count = folding.LARGE // 4
-    merging, merged = started(make_fold(added)), []
+    count = merging.LARGE // 4
+    running, merged = started(make_fold(added)), []
     for silo in range(4):
-        merging.give([partial(*np.full(count, silo + 1))], lambda silo=silo: merged.append(silo))
+        running.give([partial(*np.full(count, silo + 1))], lambda silo=silo: merged.append(silo))
         await until(lambda silo=silo: merged == list(range(silo + 1)))
-    (whole,) = elements(await executor.compute(await merging.result()))
+    (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
 
 async def test_the_runtime_does_not_hold_all_that_it_has_merged(own_runtime, executor, started, make_fold, monkeypatch):
     silos, count = 40, 1 << 20  # of 4 MiB each
-    monkeypatch.setattr(folding, "LARGE", 4 * count)
-    monkeypatch.setattr(folding, "PAST", 8 * 4 * count)
+    monkeypatch.setattr(merging, "LARGE", 4 * count)
+    monkeypatch.setattr(merging, "PAST", 8 * 4 * count)
     (process,) = runtimes(own_runtime.pid)
     before = process.memory_info().rss
-    merging, merged, most = started(make_fold(added)), [], 0
+    running, merged, most = started(make_fold(added)), [], 0
     for silo in range(silos):
-        merging.give([partial(*np.full(count, silo))], lambda silo=silo: merged.append(silo))
+        running.give([partial(*np.full(count, silo))], lambda silo=silo: merged.append(silo))
         await until(lambda silo=silo: len(merged) == silo + 1)
         most = max(most, process.memory_info().rss)
-    (whole,) = elements(await executor.compute(await merging.result()))
+    (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
     assert most - before < 2.5 * silos * 4 * count  # it would be four times as much as all of them
 
 
 async def test_a_merge_that_fails_is_told_at_the_end_and_nobody_waits(started, make_fold):
-    count = folding.LARGE // 4 + 1
-    merging, merged = started(make_fold(added)), []
+    count = merging.LARGE // 4 + 1
+    running, merged = started(make_fold(added)), []
     for silo in range(6):
-        merging.give([partial(*range(count + silo))], lambda silo=silo: merged.append(silo))
+        running.give([partial(*range(count + silo))], lambda silo=silo: merged.append(silo))
     await until(lambda: sorted(merged) == list(range(6)))
-    merging.give([partial(1)], lambda: merged.append("late"))
+    running.give([partial(1)], lambda: merged.append("late"))
     assert "late" in merged
     with pytest.raises(ComputationFailed, match="Incompatible shapes"):
-        await merging.result()
+        await running.result()
 
 
 async def test_what_is_no_value_is_refused(started, make_fold):
-    merging = started(make_fold(added))
-    merging.give([b"nonsense"], lambda: None)
+    running = started(make_fold(added))
+    running.give([b"nonsense"], lambda: None)
     with pytest.raises(WireError):
-        await merging.result()
+        await running.result()

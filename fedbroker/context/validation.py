@@ -21,7 +21,7 @@ from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
 from fedbroker.context.codec import ARRAY, CONTENT, each
-from fedbroker.context.programs import parts_of
+from fedbroker.context.ops import parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage

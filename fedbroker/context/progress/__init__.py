@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from fedbroker.context.display import Display, display_of
-from fedbroker.context.following import Invocation
+from fedbroker.context.progress.display import Display, display_of
+from fedbroker.context.progress.state import Invocation
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.recorder import Listener
 from fedbroker.session.report import Event

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fedbroker.context.attempts import attempt
+from fedbroker.context.retry import attempt
 from fedbroker.errors import BrokerLost, DeadlineExceeded, SiloError
 
 
@@ -57,7 +57,7 @@ async def test_not_beyond_the_deadline():
 
 
 async def test_an_attempt_that_does_not_end_is_ended(monkeypatch):
-    monkeypatch.setattr("fedbroker.context.attempts.OVERTIME", 0.01)
+    monkeypatch.setattr("fedbroker.context.retry.OVERTIME", 0.01)
 
     async def for_ever(deadline):
         await asyncio.Event().wait()

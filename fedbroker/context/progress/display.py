@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from fedbroker.context.following import Invocation
-from fedbroker.context.painters import LinePainter, LivePainter, Painter
+from fedbroker.context.progress.renderers import LinePainter, LivePainter, Painter
+from fedbroker.context.progress.state import Invocation
 from fedbroker.session.report import Event
 
 __all__ = ["Display", "display_of"]

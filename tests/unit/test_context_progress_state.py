@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from fedbroker.context.display import Display
-from fedbroker.context.following import Invocation, names_text, size_text, time_text
-from fedbroker.context.painters import LinePainter
+from fedbroker.context.progress.display import Display
+from fedbroker.context.progress.renderers import LinePainter
+from fedbroker.context.progress.state import Invocation, names_text, size_text, time_text
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from tests.support.pages import blocks
 

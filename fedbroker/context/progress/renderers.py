@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from fedbroker.context.following import Invocation, names_text, size_text, time_text
+from fedbroker.context.progress.state import Invocation, names_text, size_text, time_text
 from fedbroker.printable import printable
 from fedbroker.quantities import count_text
 

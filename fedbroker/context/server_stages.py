@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from fedbroker.context.folding import LARGE, MOST, Folding
+from fedbroker.context.merging import LARGE, MOST, Folding
 from fedbroker.context.values import elements, structure
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
@@ -58,7 +58,7 @@ class ServerSide:
                 self._load(slot)
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
-        """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.folding.Folding.give`."""
+        """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.merging.Folding.give`."""
         assert self._folding is not None, "a stage that merges has begun"
         self._folding.give(partials, merged)
 
