@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from benchmarks._children import say, serve
 from fedbroker.session.cohort import Cohort
-from fedbroker.session.lane import StageWork
+from fedbroker.session.ports import StageWork
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Compute, Struct
 

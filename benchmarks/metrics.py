@@ -9,8 +9,8 @@ from collections.abc import Callable
 from prometheus_client import generate_latest
 
 from fedbroker.metrics.coordinator import CoordinatorMetrics
+from fedbroker.session.events import Listener, Recorder, Talk
 from fedbroker.session.outcomes import Lost
-from fedbroker.session.recorder import Listener, Recorder, Talk
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
 from fedbroker.transport.amqp.counters import Traffic

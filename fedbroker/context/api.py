@@ -16,7 +16,7 @@ from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext, re
 from fedbroker.context.settings import Eligible, Select, Settings
 from fedbroker.credentials import broker_url
 from fedbroker.errors import ConfigError
-from fedbroker.session.recorder import Listener
+from fedbroker.session.events import Listener
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = [

@@ -31,8 +31,8 @@ from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import Cohort
+from fedbroker.session.events import both, tell
 from fedbroker.session.journal import Journal
-from fedbroker.session.recorder import both, tell
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session

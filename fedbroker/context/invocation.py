@@ -31,7 +31,7 @@ from fedbroker.plan.model import ClientStage, Plan, ServerStage
 from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.lane import Enlisted, StageWork
+from fedbroker.session.ports import Enlisted, StageWork
 from fedbroker.session.roster import Member
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer

@@ -18,10 +18,10 @@ from fedbroker.metrics.address import parse_address
 from fedbroker.plan.secure import SecureSum
 from fedbroker.runtime.confinement import Mode
 from fedbroker.runtime.memory import LEAST_MEMORY
-from fedbroker.session.handover import MergeOrder
-from fedbroker.session.policy import Policy, Stragglers
-from fedbroker.session.recorder import Listener
+from fedbroker.session.events import Listener
+from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.roster import Member
+from fedbroker.session.straggler_policy import Policy, Stragglers
 from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.files import coordinator_keys
 from fedbroker.trust.guard import Keys

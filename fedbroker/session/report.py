@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedbroker.session.handover import MergeOrder
+from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.outcomes import Ending
 
 __all__ = ["Event", "SessionReport", "SiloReport", "StageReport"]

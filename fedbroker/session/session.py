@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import JournalError
+from fedbroker.session.blob_routing import Known
+from fedbroker.session.events import Recorder
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.lane import Lane, StageWork
-from fedbroker.session.policy import Policy
-from fedbroker.session.recorder import Recorder
+from fedbroker.session.ports import Lane, StageWork
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
-from fedbroker.session.running import run_stage
-from fedbroker.session.shipping import Known
+from fedbroker.session.stage_runner import run_stage
+from fedbroker.session.straggler_policy import Policy
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Session"]

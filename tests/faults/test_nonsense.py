@@ -9,8 +9,8 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.session.cohort import Cohort
-from fedbroker.session.lane import StageWork
-from fedbroker.session.policy import Policy
+from fedbroker.session.ports import StageWork
+from fedbroker.session.straggler_policy import Policy
 from fedbroker.wire import Limits
 from fedbroker.wire.messages import Compute
 from tests.support.ends import admin, silo_end, until

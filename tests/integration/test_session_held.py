@@ -10,10 +10,10 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded
-from fedbroker.session import conversation, handover, running
+from fedbroker.session import merge_scheduler, silo_request, stage_runner
 from fedbroker.session.cohort import Cohort
-from fedbroker.session.lane import StageWork
-from fedbroker.session.policy import Policy
+from fedbroker.session.ports import StageWork
+from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport import Dead
 from fedbroker.wire.messages import Compute
 from tests.support.ends import coordinator_end, silo_end, until, work
@@ -53,7 +53,9 @@ def stage(take, names=SILOS):
 def few_send_unasked(monkeypatch):
     """As where there are a thousand silos: three that had 128 MiB to share would not be told to wait."""
     monkeypatch.setattr(
-        running, "unasked", lambda silos, least: handover.unasked(silos if silos <= handover.AT_ONCE else 1000, least)
+        stage_runner,
+        "unasked",
+        lambda silos, least: merge_scheduler.unasked(silos if silos <= merge_scheduler.AT_ONCE else 1000, least),
     )
 
 
@@ -95,7 +97,7 @@ async def test_a_stage_takes_them_in_membership_order_and_keeps_none(broker, coh
 
 
 async def test_only_few_are_here_before_they_are_merged(broker, cohort, monkeypatch):
-    monkeypatch.setattr(handover, "ROOM", MIB)  # one result fills it
+    monkeypatch.setattr(merge_scheduler, "ROOM", MIB)  # one result fills it
     async with cohort_of(broker, cohort, policy=Policy(merge_order="arrival")) as (_, _, session):
         took, waiting = {}, []
 
@@ -103,12 +105,12 @@ async def test_only_few_are_here_before_they_are_merged(broker, cohort, monkeypa
             took[silo] = outputs
             waiting.append(merged)
 
-        running = asyncio.create_task(session.run_stage(stage(take)))
+        stage_runner = asyncio.create_task(session.run_stage(stage(take)))
         for merged in range(len(SILOS)):
             await until(lambda: bool(waiting))
             assert len(took) == merged + 1
             waiting.pop()()
-        assert set(await running) == set(took) == set(SILOS)
+        assert set(await stage_runner) == set(took) == set(SILOS)
         await session.close()
 
 
@@ -128,7 +130,7 @@ async def test_the_same_result_of_all_is_fetched_of_each(broker, cohort):
 
 
 async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monkeypatch):
-    monkeypatch.setattr(conversation, "RESULT_PATIENCE", 0.5)
+    monkeypatch.setattr(silo_request, "RESULT_PATIENCE", 0.5)
     async with cohort_of(broker, cohort, THREE) as (ours, silos, session):
 
         async def lose(*_):

@@ -9,6 +9,6 @@ class Taken(dict[str, Sequence[object]]):
     """Takes outputs for a test, in the order in which they are given; is done with each at once."""
 
     def __call__(self, silo: str, outputs: Sequence[object], merged: Callable[[], None]) -> None:
-        """See :data:`fedbroker.session.lane.Take`."""
+        """See :data:`fedbroker.session.ports.Take`."""
         self[silo] = outputs
         merged()

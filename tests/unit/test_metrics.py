@@ -13,8 +13,8 @@ from fedbroker.errors import ConfigError, SiloError
 from fedbroker.metrics.address import parse_address
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry
+from fedbroker.session.events import Recorder, Talk, both
 from fedbroker.session.outcomes import Lost
-from fedbroker.session.recorder import Recorder, Talk, both
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
 from fedbroker.transport.amqp.counters import Traffic

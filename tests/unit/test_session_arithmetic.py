@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, SiloError, StragglerTimeout
-from fedbroker.session.lane import Enlisted, StageWork
-from fedbroker.session.policy import Policy
-from fedbroker.session.recorder import Recorder
+from fedbroker.session.blob_routing import Known
+from fedbroker.session.events import Recorder
+from fedbroker.session.ports import Enlisted, StageWork
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
-from fedbroker.session.shipping import Known
+from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.transport import CoordinatorEnd
 from fedbroker.wire.messages import Compute
 from tests.support.taken import Taken

@@ -10,13 +10,13 @@ import weakref
 import pytest
 
 from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout, WireError
-from fedbroker.session.lane import Enlisted, StageWork
-from fedbroker.session.policy import Policy
-from fedbroker.session.recorder import Recorder
+from fedbroker.session.blob_routing import Known
+from fedbroker.session.events import Recorder
+from fedbroker.session.ports import Enlisted, StageWork
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
-from fedbroker.session.shipping import Known
+from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
 from tests.support.taken import Taken

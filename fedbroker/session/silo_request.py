@@ -15,12 +15,12 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
+from fedbroker.session.blob_routing import Known, needs
+from fedbroker.session.events import Talk
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.lane import Asked, Lane, StageWork
 from fedbroker.session.outcomes import Lost, Outcome, ending, why
-from fedbroker.session.recorder import Talk
+from fedbroker.session.ports import Asked, Lane, StageWork
 from fedbroker.session.roster import Member
-from fedbroker.session.shipping import Known, needs
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer

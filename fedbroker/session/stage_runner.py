@@ -1,7 +1,6 @@
 """A client stage under way: a conversation with each silo, the bulk lane beside them, and the state machine's word.
 
-What happens comes in as events, one after another; :class:`fedbroker.session.stage.StageState` decides. Imports the
-session's own parts, wire and the base.
+What happens comes in as events, one after another; :class:`fedbroker.session.stage_state.StageState` decides.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
-from fedbroker.session.conversation import Conversation
-from fedbroker.session.handover import unasked
-from fedbroker.session.intake import Intake
-from fedbroker.session.lane import StageWork
+from fedbroker.session.blob_routing import needs, ship
+from fedbroker.session.events import Talk
+from fedbroker.session.merge_scheduler import unasked
 from fedbroker.session.outcomes import Outcome, replaceable
-from fedbroker.session.recorder import Talk
+from fedbroker.session.ports import StageWork
+from fedbroker.session.reply_collector import Intake
 from fedbroker.session.roster import Member
-from fedbroker.session.shipping import needs, ship
-from fedbroker.session.stage import Close, Fail, StageState, Wait
+from fedbroker.session.silo_request import Conversation
+from fedbroker.session.stage_state import Close, Fail, StageState, Wait
 from fedbroker.wire.messages import Digest, Done, Op
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.session.handover import AT_ONCE, ROOM, Handover, unasked
+from fedbroker.session.merge_scheduler import AT_ONCE, ROOM, Handover, unasked
 
 SEATS = tuple("abcdefgh")
 seat = SEATS.index

@@ -7,8 +7,8 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedbroker.session.blob_routing import Known, ship
 from fedbroker.session.roster import Member
-from fedbroker.session.shipping import Known, ship
 from fedbroker.wire.limits import DEFAULT_LIMITS
 from fedbroker.wire.messages import Value
 

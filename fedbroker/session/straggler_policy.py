@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
-from fedbroker.session.handover import MergeOrder
+from fedbroker.session.merge_scheduler import MergeOrder
 
 __all__ = ["Policy", "Stragglers"]
 
@@ -29,7 +29,7 @@ class Policy:
             the session's membership, rounded up.
         grace: seconds after the quorum is reached when the stage closes, even if its time is not up; None waits for
             all until then.
-        merge_order: in which answers are merged, see :data:`fedbroker.session.handover.MergeOrder`.
+        merge_order: in which answers are merged, see :data:`fedbroker.session.merge_scheduler.MergeOrder`.
 
     Raises:
         ConfigError: a value is out of range.

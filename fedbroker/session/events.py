@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import get_logger
-from fedbroker.session.handover import MergeOrder
+from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.outcomes import Outcome, ending, why
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from fedbroker.wire.messages import Done

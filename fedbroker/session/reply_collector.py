@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from fedbroker.session import handover
-from fedbroker.session.handover import Handover, MergeOrder
-from fedbroker.session.lane import Take
-from fedbroker.session.stage import StageState
+from fedbroker.session import merge_scheduler
+from fedbroker.session.merge_scheduler import Handover, MergeOrder
+from fedbroker.session.ports import Take
+from fedbroker.session.stage_state import StageState
 from fedbroker.wire.codec import Buffer
 
 __all__ = ["Intake"]
@@ -30,7 +30,7 @@ class Intake:
     def __init__(self, state: StageState, order: MergeOrder, take: Take) -> None:
         self._state = state
         self._take = take
-        self._handover = Handover(order, handover.ROOM)
+        self._handover = Handover(order, merge_scheduler.ROOM)
         self._turns: dict[str, asyncio.Future[None]] = {}
         self._outputs: dict[str, Sequence[Buffer]] = {}
 
