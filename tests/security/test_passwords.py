@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 from fedbroker_worker.config import load
-from fedbroker_worker.sources.database import database_at
+from fedbroker_worker.sources.sql.database import database_at
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from fedbroker_worker.casts import DTYPES, cast_to
 from fedbroker_worker.columns import ColumnType, clients_value, member_value
+from fedbroker_worker.dtype_cast import DTYPES, cast_to
 from fedbroker_worker.errors import ColumnError, SourceError, WorkRefused
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fedbroker_worker
 import pytest
-from fedbroker_worker.casts import DTYPES
+from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import (
     ColumnError,
     PolicyRefused,

@@ -8,8 +8,8 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from fedbroker_worker.errors import ColumnError
-from fedbroker_worker.sources.keyed import clients_among, words_of
-from fedbroker_worker.sources.typed import Typed, given_types
+from fedbroker_worker.sources.client_keys import clients_among, words_of
+from fedbroker_worker.sources.column_types import Typed, given_types
 from fedbroker_worker.sources.values import array_from, infer
 from hypothesis import given
 from hypothesis import strategies as st

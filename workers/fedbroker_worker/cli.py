@@ -178,7 +178,7 @@ def replay(
         Print JSON.
     """
     from fedbroker_worker.config import load
-    from fedbroker_worker.rerun import rerun
+    from fedbroker_worker.replay_cli import rerun
 
     rerun(load(config), file, blobs=blobs, out=out, as_json=json, debug=pdb)
 
@@ -210,7 +210,7 @@ def audit(
     json
         Print JSON.
     """
-    from fedbroker_worker.auditing import print_audit
+    from fedbroker_worker.audit_cli import print_audit
     from fedbroker_worker.config import load
 
     print_audit(file or load(config), after=after, last=last, as_json=json)

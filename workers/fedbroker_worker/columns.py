@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedbroker.runtime.framing import Buffer, framed
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
 from fedbroker.runtime.values import struct
-from fedbroker_worker.casts import BFLOAT16, TEXT, cast_to
+from fedbroker_worker.dtype_cast import BFLOAT16, TEXT, cast_to
 from fedbroker_worker.errors import SourceError
 from fedbroker_worker.problems import Problem
 
@@ -52,7 +52,7 @@ class ColumnType:
 
     Attributes:
         name: in the source.
-        dtype: one of :data:`~fedbroker_worker.casts.DTYPES`.
+        dtype: one of :data:`~fedbroker_worker.dtype_cast.DTYPES`.
         shape: of one row; None stands for a length that varies.
     """
 

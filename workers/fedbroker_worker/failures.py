@@ -18,7 +18,7 @@ from fedbroker.graphs import known_ops
 from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Data, Failed
 from fedbroker_worker import incidents
-from fedbroker_worker.casts import DTYPES
+from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import ColumnError, PolicyRefused, SessionLost, SourceError, WorkRefused
 from fedbroker_worker.policy.positions import OpFailed
 from fedbroker_worker.problems import Problem

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedbroker.runtime.cache_keys import with_own_keys
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
-from fedbroker_worker.joining import Joined
+from fedbroker_worker.fuse_structs import Joined
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedbroker.runtime import Executor, Ref
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest
-    from fedbroker_worker.joining import Step
+    from fedbroker_worker.fuse_structs import Step
 
 __all__ = ["replay"]
 

@@ -18,17 +18,17 @@ from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.transport import SiloEnd, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
-from fedbroker_worker.answers import Answers
 from fedbroker_worker.catalog import Catalog
-from fedbroker_worker.jobs import Jobs
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
+from fedbroker_worker.reply_cache import Answers
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.statistics import Statistics
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.version import worker_version
 from fedbroker_worker.work import PATIENCE, Answer, Worker
+from fedbroker_worker.work_tasks import Jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

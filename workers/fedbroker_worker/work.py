@@ -21,7 +21,7 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.failures import failed_reply
-from fedbroker_worker.joining import join
+from fedbroker_worker.fuse_structs import join
 from fedbroker_worker.policy.positions import located
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.replay import replay

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedbroker_worker.casts import DTYPES
+from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import ColumnError
 from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.values import array_from, infer
@@ -31,8 +31,8 @@ def as_array(source: str, column: str, values: object) -> Array:
         values: an array, a list, or anything that numpy takes for one.
 
     Returns:
-        Shape ``(rows, …)`` of a dtype of :data:`~fedbroker_worker.casts.DTYPES`; text is an object array of ``str`` or
-        ``bytes``.
+        Shape ``(rows, …)`` of a dtype of :data:`~fedbroker_worker.dtype_cast.DTYPES`; text is an object array of
+        ``str`` or ``bytes``.
 
     Raises:
         ColumnError: it is none, or has a missing value.

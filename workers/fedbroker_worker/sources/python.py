@@ -20,9 +20,9 @@ from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.arrays import as_array
-from fedbroker_worker.sources.calls import Calls
-from fedbroker_worker.sources.keyed import clients_among, words_of
-from fedbroker_worker.sources.typed import check_names
+from fedbroker_worker.sources.cancellable import Calls
+from fedbroker_worker.sources.client_keys import clients_among, words_of
+from fedbroker_worker.sources.column_types import check_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,23 +17,23 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.calls import Calls
-from fedbroker_worker.sources.database import Database, database_at
-from fedbroker_worker.sources.keyed import words_of
-from fedbroker_worker.sources.listed import listed_clients
-from fedbroker_worker.sources.select import one_select
-from fedbroker_worker.sources.typed import Typed, check_names, given_types
+from fedbroker_worker.sources.cancellable import Calls
+from fedbroker_worker.sources.client_keys import words_of
+from fedbroker_worker.sources.column_types import Typed, check_names, given_types
+from fedbroker_worker.sources.sql.clients import listed_clients
+from fedbroker_worker.sources.sql.database import Database, database_at
+from fedbroker_worker.sources.sql.single_select import one_select
 from fedbroker_worker.sources.values import array_from, infer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.cancellable import Call
     from fedbroker_worker.sources.cells import Array
     from fedbroker_worker.sources.clients import Clients
-    from fedbroker_worker.sources.database import Rows
     from fedbroker_worker.sources.protocol import Columns
+    from fedbroker_worker.sources.sql.database import Rows
 
 __all__ = ["SqlOptions", "SqlSource"]
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from fedbroker_worker.errors import SourceError
-from fedbroker_worker.sources.calls import Call, Calls
+from fedbroker_worker.sources.cancellable import Call, Calls
 
 from tests.support.wait import until
 

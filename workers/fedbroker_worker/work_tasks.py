@@ -19,11 +19,11 @@ from fedbroker.errors import FedbrokerError, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
-from fedbroker_worker.answers import Answers
 from fedbroker_worker.errors import SessionLost, WorkRefused
 from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.policy.recording import GIVEN_UP
 from fedbroker_worker.policy.settings import LONGEST_STAGE
+from fedbroker_worker.reply_cache import Answers
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work import Answer
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fedbroker_worker import joining
-from fedbroker_worker.joining import Joined, join
+from fedbroker_worker import fuse_structs
+from fedbroker_worker.fuse_structs import Joined, join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 
-BLOBS = {"a": b"1", "b": b"22", "large": bytes(joining.SMALL + 1)}
+BLOBS = {"a": b"1", "b": b"22", "large": bytes(fuse_structs.SMALL + 1)}
 REFS = st.integers(1, 6)
 
 

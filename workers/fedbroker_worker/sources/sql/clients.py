@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.keyed import clients_among
-from fedbroker_worker.sources.select import one_select
+from fedbroker_worker.sources.client_keys import clients_among
+from fedbroker_worker.sources.sql.single_select import one_select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.cancellable import Call
     from fedbroker_worker.sources.clients import Clients
-    from fedbroker_worker.sources.database import Database
+    from fedbroker_worker.sources.sql.database import Database
 
 __all__ = ["listed_clients"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from fedbroker_worker.sources.sqltypes import quoted
+from fedbroker_worker.sources.duckdb.sqltypes import quoted
 
 if TYPE_CHECKING:
     from pathlib import Path

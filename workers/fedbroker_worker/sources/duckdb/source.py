@@ -17,10 +17,10 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.fetched import fetched
-from fedbroker_worker.sources.keys import find_clients, key_of
-from fedbroker_worker.sources.sqltypes import SqlColumn, sql_column
-from fedbroker_worker.sources.statements import READERS, from_file, one_line, one_select
+from fedbroker_worker.sources.duckdb.clients import find_clients, key_of
+from fedbroker_worker.sources.duckdb.fetch import fetched
+from fedbroker_worker.sources.duckdb.sqltypes import SqlColumn, sql_column
+from fedbroker_worker.sources.duckdb.statements import READERS, from_file, one_line, one_select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

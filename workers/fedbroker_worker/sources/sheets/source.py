@@ -20,13 +20,13 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.calls import Calls
+from fedbroker_worker.sources.cancellable import Calls
+from fedbroker_worker.sources.client_keys import clients_among, words_of
 from fedbroker_worker.sources.clients import Clients
-from fedbroker_worker.sources.google import GOOGLE, fetch, service_account
-from fedbroker_worker.sources.google_errors import Place
-from fedbroker_worker.sources.grid import Grid, grid_of
-from fedbroker_worker.sources.keyed import clients_among, words_of
-from fedbroker_worker.sources.typed import Typed, check_names, given_types
+from fedbroker_worker.sources.column_types import Typed, check_names, given_types
+from fedbroker_worker.sources.sheets.errors import Place
+from fedbroker_worker.sources.sheets.google import GOOGLE, fetch, service_account
+from fedbroker_worker.sources.sheets.grid import Grid, grid_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from google.oauth2.service_account import Credentials
 
-    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.cancellable import Call
     from fedbroker_worker.sources.protocol import Columns
 
 __all__ = ["SheetsOptions", "SheetsSource"]

@@ -24,12 +24,12 @@ from gspread.urls import SPREADSHEETS_API_V4_BASE_URL
 from gspread.utils import DateTimeOption, ValueRenderOption
 
 from fedbroker_worker.errors import SettingsError
-from fedbroker_worker.sources.google_errors import Place, google_errors
+from fedbroker_worker.sources.sheets.errors import Place, google_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.cancellable import Call
 
 __all__ = ["GOOGLE", "Cells", "fetch", "service_account"]
 

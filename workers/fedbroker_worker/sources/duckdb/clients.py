@@ -12,8 +12,8 @@ import duckdb
 from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.clients import Clients
-from fedbroker_worker.sources.sqltypes import quoted
-from fedbroker_worker.sources.statements import one_line, one_select
+from fedbroker_worker.sources.duckdb.sqltypes import quoted
+from fedbroker_worker.sources.duckdb.statements import one_line, one_select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from fedbroker_worker.sources.calls import Call
+    from fedbroker_worker.sources.cancellable import Call
 
 __all__ = ["Database", "Rows", "database_at"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker_worker.errors import ColumnError, SourceError
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.typed import DATE, DATETIME, Typed
+from fedbroker_worker.sources.column_types import DATE, DATETIME, Typed
 from fedbroker_worker.sources.values import array_from, infer
 
 if TYPE_CHECKING:

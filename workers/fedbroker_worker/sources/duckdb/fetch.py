@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from fedbroker_worker.sources.sqltypes import SqlColumn
+    from fedbroker_worker.sources.duckdb.sqltypes import SqlColumn
 
 __all__ = ["fetched"]
 

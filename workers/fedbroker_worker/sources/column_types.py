@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.wire.messages import Column
-from fedbroker_worker.casts import BFLOAT16, DTYPES, TEXT
+from fedbroker_worker.dtype_cast import BFLOAT16, DTYPES, TEXT
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest
 
