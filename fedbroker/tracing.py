@@ -170,7 +170,7 @@ def start(service: str, **resource: str) -> None:
     if off or not any(os.environ.get(name) for name in _SWITCHES):
         return
     try:
-        from fedbroker.exporting import export
+        from fedbroker.tracing_otlp import export
 
         export(exporter, service, _named(resource))
     except ImportError:

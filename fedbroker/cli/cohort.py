@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fedbroker.cli.board import Board, Row
+    from fedbroker.cli.silo_table import Board, Row
     from fedbroker.transport.observer import Lookout
 
 __all__ = ["app"]
@@ -109,7 +109,7 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
 
 
 async def _boards(url: str, seconds: float) -> list[tuple[str, Board]]:
-    from fedbroker.cli.board import Board
+    from fedbroker.cli.silo_table import Board
     from fedbroker.transport.observer import Heard, Lookout
 
     boards: dict[str, Board] = defaultdict(Board)
@@ -147,7 +147,7 @@ async def _watch(url: str, cohort: str, json: bool) -> None:
 
 
 def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board, Lookout]:
-    from fedbroker.cli.board import Board
+    from fedbroker.cli.silo_table import Board
     from fedbroker.transport.observer import Heard, Lookout
 
     board = Board()
@@ -173,7 +173,7 @@ async def _live(cohort: str, board: Board, lookout: Lookout, heard: asyncio.Even
 
 
 async def _lines(board: Board, heard: asyncio.Event, json: bool) -> None:
-    from fedbroker.cli.board import news
+    from fedbroker.cli.silo_table import news
 
     before: dict[str, Row] = {}
     while True:

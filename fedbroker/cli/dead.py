@@ -139,7 +139,7 @@ def replay(
     letter are taken from the silo's cache or from --blobs. `fedbroker-silo
     replay` does the same at the silo, under a debugger.
     """
-    from fedbroker.cli import again
+    from fedbroker.cli.replay import print_replayed, run_again
     from fedbroker.deadletters.bundle import save_blobs
     from fedbroker.trust.files import coordinator_keys
 
@@ -149,13 +149,13 @@ def replay(
     parcel = _opened(body)
     if blobs is not None:
         parcel = parcel.with_files(blobs)
-    replayed = asyncio.run(again.replay(url, cohort, parcel, silo or letter.silo, seconds, keys=trusted))
+    replayed = asyncio.run(run_again(url, cohort, parcel, silo or letter.silo, seconds, keys=trusted))
     if out is not None:
         save_blobs(out, [content for _, content in replayed.outputs])
     if json:
         print_json(replayed.as_json())
     else:
-        again.show(replayed)
+        print_replayed(replayed)
 
 
 @app.command(help_epilogue=_REQUEUE)

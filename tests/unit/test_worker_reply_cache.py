@@ -6,10 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from fedbroker_worker.answers import Answers
-from fedbroker_worker.threads import Ended, in_thread, still_running
 from fedbroker_worker.reply_cache import Answers
-from fedbroker_worker.threads import in_thread, still_running
+from fedbroker_worker.threads import Ended, in_thread, still_running
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.cli.board import Board, news
+from fedbroker.cli.silo_table import Board, news
 from fedbroker.wire.messages import Announce, Leave, Source
 
 
