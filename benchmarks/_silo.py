@@ -17,8 +17,8 @@ from fedbroker_worker.service import SiloService
 
 from benchmarks._children import say, serve
 from fedbroker.runtime.client import Executor, Service
-from fedbroker.transport.amqp.reconnecting import Link
-from fedbroker.transport.silo.work_consumer import Inbox
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
+from fedbroker.transport.silo.work_consumer import WorkConsumer
 
 
 class Notes:
@@ -68,10 +68,10 @@ def noted(owner: type, name: str, before: Callable[[], None] | None, after: Call
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
     """Serve; report the times recorded since the last order at each order."""
     notes = Notes()
-    noted(Inbox, "take", notes.take, None)
+    noted(WorkConsumer, "take", notes.take, None)
     noted(Service, "call", notes.call, None)
     noted(Executor, "compute", None, notes.compute)
-    noted(Link, "publish_reply", notes.reply, None)
+    noted(ReconnectingConnection, "publish_reply", notes.reply, None)
     async with SiloService(load(Path(first["settings"]), {})):
         say(ready=True)
         async for _ in words:

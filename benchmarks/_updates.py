@@ -16,7 +16,7 @@ import tensorflow_federated as tff
 from benchmarks._children import say, serve
 from fedbroker.context.values import federate, serialize, structure
 from fedbroker.deadline import Deadline
-from fedbroker.transport import Signed, SiloEnd
+from fedbroker.transport import Signed, SiloTransport
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Announce, Done, WorkItem
 
@@ -40,7 +40,7 @@ class Updating:
         self._name = name
         self._number = number
         self._type = tff.TensorType(np.float32, [numbers])
-        self.end = SiloEnd(
+        self.end = SiloTransport(
             url,
             cohort,
             name,

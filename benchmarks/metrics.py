@@ -13,7 +13,7 @@ from fedbroker.session.events import Listener, Recorder, Talk
 from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 
 ROUNDS = 5
@@ -45,7 +45,7 @@ def seconds(once: Callable[[], object], times: int) -> float:
 def main() -> None:
     """Print a table."""
     logging.disable()  # a line of the log costs more than a count
-    traffic = {lane: Traffic(up=True) for lane in ("control", "bulk")}
+    traffic = {lane: TrafficCounters(up=True) for lane in ("control", "bulk")}
     body = b"x" * 1000
     print(f"one message counted    {seconds(lambda: traffic['bulk'].sent(body), 100_000) * 1e6:8.2f} µs")
     print("silos   an invocation's events: none listens, metrics listen, a silo's share   a scrape, its size")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from benchmarks.transport import COHORT, Bench, processes
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd
+from fedbroker.transport import CoordinatorTransport
 from fedbroker.transport.blobs import bulk
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
@@ -56,7 +56,9 @@ async def measure(url: str, mib: int, turns: int) -> dict[str, list[dict[str, fl
     async with contextlib.AsyncExitStack() as stack:
         benches = {}
         for case in CASES:
-            end = CoordinatorEnd(url, COHORT, limits=case.limits, on_announce=lambda _: None, on_leave=lambda _: None)
+            end = CoordinatorTransport(
+                url, COHORT, limits=case.limits, on_announce=lambda _: None, on_leave=lambda _: None
+            )
             end._lane._window = asyncio.Semaphore(case.window)
             await end.open(Deadline.after(20))
             stack.push_async_callback(end.close)

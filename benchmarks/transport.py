@@ -24,7 +24,7 @@ import aio_pika
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd, Signed, SiloEnd
+from fedbroker.transport import CoordinatorTransport, Signed, SiloTransport
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Announce, Done, Value, WorkItem
 
@@ -46,7 +46,7 @@ def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
             done = Done(item.session, item.stage, name, "i", (), time.process_time())
             await end.reply(item, done, {}, deadline)
 
-        end = SiloEnd(
+        end = SiloTransport(
             url,
             COHORT,
             name,
@@ -113,7 +113,7 @@ def processes(url: str, silos: int, bare: str) -> Iterator[None]:
 class Bench:
     """A coordinator that measures."""
 
-    def __init__(self, end: CoordinatorEnd, names: list[str]) -> None:
+    def __init__(self, end: CoordinatorTransport, names: list[str]) -> None:
         self._end = end
         self._names = names
         self._stage = 0
@@ -184,7 +184,7 @@ async def bare_round_trips(url: str, queue: str, requests: int, body: bytes = b"
 async def measure(url: str, requests: int, sizes: list[int], silos: int, bare: str) -> dict[str, dict[str, float]]:
     """Return every figure, in seconds."""
     names = [f"silo{number}" for number in range(silos)]
-    end = CoordinatorEnd(url, COHORT, on_announce=lambda _: None, on_leave=lambda _: None)
+    end = CoordinatorTransport(url, COHORT, on_announce=lambda _: None, on_leave=lambda _: None)
     started = time.perf_counter()
     await end.open(Deadline.after(20))
     figures: dict[str, dict[str, float]] = {"coordinator opens": {"seconds": time.perf_counter() - started}}

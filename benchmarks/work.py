@@ -13,7 +13,7 @@ from benchmarks._processes import TIMES, Timed
 from benchmarks._report import Judged, Report, Row
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd
+from fedbroker.transport import CoordinatorTransport
 from fedbroker.wire.messages import Announce, Compute, Done, Struct, WorkItem
 
 COHORT, SILO = "work", "silo"
@@ -67,7 +67,7 @@ async def ask(url: str, items: int) -> None:
     def hear(_: Announce) -> None:
         there.set()
 
-    end = CoordinatorEnd(url, COHORT, on_announce=hear, on_leave=lambda _: None)
+    end = CoordinatorTransport(url, COHORT, on_announce=hear, on_leave=lambda _: None)
     await end.open(Deadline.after(SECONDS))
     try:
         async with asyncio.timeout(SECONDS):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fedbroker.cli.silo_table import Board, Row
-    from fedbroker.transport.observer import Lookout
+    from fedbroker.transport.observer import CohortObserver
 
 __all__ = ["app"]
 
@@ -110,14 +110,14 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
 
 async def _boards(url: str, seconds: float) -> list[tuple[str, Board]]:
     from fedbroker.cli.silo_table import Board
-    from fedbroker.transport.observer import Heard, Lookout
+    from fedbroker.transport.observer import CohortObserver, Heard
 
     boards: dict[str, Board] = defaultdict(Board)
 
     def hear(word: Heard) -> None:
         boards[word.cohort].hear(word, time.monotonic())
 
-    lookout = Lookout(url, None, hear)
+    lookout = CohortObserver(url, None, hear)
     await lookout.open(Deadline.after(OPEN))
     try:
         await asyncio.sleep(seconds)
@@ -146,9 +146,9 @@ async def _watch(url: str, cohort: str, json: bool) -> None:
         await lookout.close()
 
 
-def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board, Lookout]:
+def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board, CohortObserver]:
     from fedbroker.cli.silo_table import Board
-    from fedbroker.transport.observer import Heard, Lookout
+    from fedbroker.transport.observer import CohortObserver, Heard
 
     board = Board()
 
@@ -156,10 +156,10 @@ def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board,
         board.hear(word, time.monotonic())
         changed()
 
-    return board, Lookout(url, cohort, hear)
+    return board, CohortObserver(url, cohort, hear)
 
 
-async def _live(cohort: str, board: Board, lookout: Lookout, heard: asyncio.Event) -> None:
+async def _live(cohort: str, board: Board, lookout: CohortObserver, heard: asyncio.Event) -> None:
     from rich.live import Live
 
     with Live(console=console(), auto_refresh=False) as live:

@@ -64,14 +64,14 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
     from fedbroker.cli.silo_table import Board
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import BrokerError, CohortError
-    from fedbroker.transport.observer import Heard, Lookout
+    from fedbroker.transport.observer import CohortObserver, Heard
 
     board = Board()
 
     def hear(word: Heard) -> None:
         board.hear(word, time.monotonic())
 
-    lookout = Lookout(url, cohort, hear)
+    lookout = CohortObserver(url, cohort, hear)
     try:
         await lookout.open(Deadline.after(OPEN))
         await lookout.close()

@@ -14,7 +14,7 @@ from fedbroker.deadletters.bundle import Parcel
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
 from fedbroker.quantities import seconds_text
-from fedbroker.transport import CoordinatorEnd, Dead
+from fedbroker.transport import CoordinatorTransport, Dead
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
 
@@ -72,7 +72,7 @@ async def replay(
         if announce.silo == silo:
             heard.set()
 
-    end = CoordinatorEnd(url, cohort, keys=keys, on_announce=on_announce, on_leave=lambda _: None)
+    end = CoordinatorTransport(url, cohort, keys=keys, on_announce=on_announce, on_leave=lambda _: None)
     await end.open(Deadline.after(OPEN))
     try:
         await _present(cohort, silo, heard)
@@ -101,7 +101,7 @@ async def _present(cohort: str, silo: str, heard: asyncio.Event) -> None:
         raise CohortError(f"silo {silo!r} is not in cohort {cohort!r} now", hint="start it first") from None
 
 
-async def _asked(end: CoordinatorEnd, parcel: Parcel, silo: str, deadline: Deadline) -> Replayed:
+async def _asked(end: CoordinatorTransport, parcel: Parcel, silo: str, deadline: Deadline) -> Replayed:
     riders, apart = _shipped(parcel)
     item = msgspec.structs.replace(
         parcel.item,

@@ -14,10 +14,10 @@ from fedbroker.deadletters.record import Letter, choose
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.browser import Reader, Taken, in_time
-from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.browser import BrowsedMessage, QueueBrowser, in_time
+from fedbroker.transport.amqp.connection import Connection
 from fedbroker.transport.amqp.dial import Connected, connect
-from fedbroker.transport.amqp.exceptions import LineDown, Locked, Nacked, Unroutable
+from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
 from fedbroker.transport.amqp.failover import names_of
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.url import Address, parse
@@ -37,7 +37,7 @@ class Archive:
     lost when a reader is killed: the broker puts back what it held, in any order.
     """
 
-    def __init__(self, cohort: str, line: Line, reader: Reader, deadline: Deadline, limits: Limits) -> None:
+    def __init__(self, cohort: str, line: Connection, reader: QueueBrowser, deadline: Deadline, limits: Limits) -> None:
         self._cohort = cohort
         self._queue = topology.archive(cohort)
         self._line = line
@@ -114,7 +114,7 @@ class Archive:
                 yield
 
     @asynccontextmanager
-    async def _held(self) -> AsyncIterator[AsyncIterator[Taken]]:
+    async def _held(self) -> AsyncIterator[AsyncIterator[BrowsedMessage]]:
         """Whatever is in the archive now; what is not settled within the block is put back after it."""
         async with self._bounded():
             there = await self._reader.count(self._queue)
@@ -127,16 +127,16 @@ class Archive:
                 raise
             await self._reader.put_back(self._queue)
 
-    async def _taken(self, most: int) -> AsyncIterator[Taken]:
+    async def _taken(self, most: int) -> AsyncIterator[BrowsedMessage]:
         for _ in range(most):
             if (taken := await self._reader.take(self._queue)) is None:
                 return
             yield taken
 
-    async def _chosen(self, prefix: str, all_: AsyncIterator[Taken]) -> tuple[Letter, Taken]:
+    async def _chosen(self, prefix: str, all_: AsyncIterator[BrowsedMessage]) -> tuple[Letter, BrowsedMessage]:
         """The letter that is meant; of two with the same id, the later one."""
         ids: list[str] = []
-        meant: dict[str, tuple[Letter, Taken]] = {}
+        meant: dict[str, tuple[Letter, BrowsedMessage]] = {}
         async for taken in all_:
             letter = Letter.of(taken.delivery, self._limits)
             ids.append(letter.id)
@@ -167,7 +167,7 @@ class Archive:
                 f"the broker did not take the work item for {letter.silo!r}; the letter was kept",
                 hint="see whether the silo's queue is full, and try again",
             ) from None
-        except LineDown as down:
+        except ConnectionLost as down:
             raise down.refusal or BrokerLost(f"the broker went away ({down})", hint="try again") from None
 
 
@@ -185,12 +185,12 @@ async def open_archive(
     address = parse(url)
     connected, line = await _our_turn(address, check_name("cohort", cohort), deadline)
     try:
-        yield Archive(cohort, line, Reader(connected), deadline, limits)
+        yield Archive(cohort, line, QueueBrowser(connected), deadline, limits)
     finally:
         await line.close()
 
 
-async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Line]:
+async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Connection]:
     """A connection that holds the lock: a queue that only one connection can have."""
     lock = topology.reading_lock(cohort)
     while True:
@@ -205,12 +205,12 @@ async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[
         try:
             with in_time():
                 async with asyncio.timeout(deadline.left()):
-                    line = await Line.start(connected)
+                    line = await Connection.start(connected)
                     await line.declare((), (lock,))
             return connected, line
         except BaseException as error:
             await connected.close()
-            if isinstance(error, LineDown):
+            if isinstance(error, ConnectionLost):
                 raise BrokerLost(f"the broker went away ({error})", hint="try again") from None
             if not isinstance(error, Locked) or deadline.left() < TURN:
                 raise

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedbroker.errors import ConfigError, WireError
-from fedbroker.trust.envelope import peeled
+from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -40,7 +40,7 @@ class Parcel:
         Raises:
             WireError: that is no work item, or is damaged.
         """
-        message, attachments = decode(peeled(body), limits)
+        message, attachments = decode(unverified_body(body), limits)
         if not isinstance(message, WorkItem):
             raise WireError(f"a {type(message).__name__} where a work item should be", hint="choose another one")
         return cls(message, {digest_of(one): one for one in attachments})

@@ -17,7 +17,7 @@ from fedbroker.errors import BrokerLost
 from fedbroker.transport.amqp.dial import Connected, guarded
 from fedbroker.transport.amqp.exceptions import first_line
 
-__all__ = ["Asked", "Channels"]
+__all__ = ["Channels", "Question"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ SECONDS: Final = 10.0
 
 _GONE: Final = (ConnectionError, aiormq.exceptions.AMQPConnectionError, aiormq.exceptions.ChannelInvalidStateError)
 
-Asked = Callable[[aiormq.abc.AbstractChannel], Awaitable[T]]
+Question = Callable[[aiormq.abc.AbstractChannel], Awaitable[T]]
 
 
 class Channels:
@@ -49,7 +49,7 @@ class Channels:
                 await guarded(channel.initialize())
                 return await channel.get_underlay_channel()
 
-    async def ask(self, question: Asked[T]) -> T:
+    async def ask(self, question: Question[T]) -> T:
         """The answer to one question, on a channel of its own.
 
         Raises:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import aiormq.abc
 import aiormq.exceptions
 
-from fedbroker.diagnostics.channels import Asked, Channels
+from fedbroker.diagnostics.channels import Channels, Question
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.diagnostics.roles import Role, Target
 from fedbroker.errors import BrokerRefused
@@ -51,7 +51,7 @@ class _Trial:
 
     kind: Kind
     what: str
-    ask: Asked[object]
+    ask: Question[object]
 
 
 async def may(channels: Channels, role: Role, *, user: str, vhost: str) -> list[Finding]:
@@ -122,7 +122,7 @@ def _trials(role: Role) -> Iterator[_Trial]:
         yield _Trial("write", f"exchange {target.exchange.name!r}", _publishing(target))
 
 
-def _declaring_exchange(exchange: Exchange) -> Asked[object]:
+def _declaring_exchange(exchange: Exchange) -> Question[object]:
     def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
         arguments: Any = {"alternate-exchange": _FLAW}
         return channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True, arguments=arguments)
@@ -130,7 +130,7 @@ def _declaring_exchange(exchange: Exchange) -> Asked[object]:
     return ask
 
 
-def _declaring(queue: Queue) -> Asked[object]:
+def _declaring(queue: Queue) -> Question[object]:
     def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
         arguments: Any = {"x-dead-letter-exchange": _FLAW}
         return channel.queue_declare(queue.name, durable=True, arguments=arguments)
@@ -138,17 +138,17 @@ def _declaring(queue: Queue) -> Asked[object]:
     return ask
 
 
-def _binding(queue: Queue, binding: Binding) -> Asked[object]:
+def _binding(queue: Queue, binding: Binding) -> Question[object]:
     """The binding that it has anyhow, if the queue is there."""
     return lambda channel: channel.queue_bind(queue.name, binding.exchange.name, binding.key)
 
 
-def _reading(queue: Queue) -> Asked[object]:
+def _reading(queue: Queue) -> Question[object]:
     """What was taken goes back to its place when the channel closes."""
     return lambda channel: channel.basic_get(queue.name)
 
 
-def _publishing(target: Target) -> Asked[object]:
+def _publishing(target: Target) -> Question[object]:
     async def ask(channel: aiormq.abc.AbstractChannel) -> None:
         """No flaw would do: RabbitMQ 4 looks at the topic last."""
         await channel.tx_select()

@@ -10,7 +10,7 @@ import aiormq.abc
 import aiormq.exceptions
 from pamqp import commands
 
-from fedbroker.diagnostics.channels import Asked, Channels
+from fedbroker.diagnostics.channels import Channels, Question
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.diagnostics.roles import Role
 from fedbroker.errors import BrokerLost, TopologyMismatch
@@ -79,7 +79,7 @@ async def _made(channels: Channels, role: Role, found: Layout) -> None:
         found.findings.append(Finding.ok("name", "a silo of this name runs now"))
 
 
-def _passively(queue: Queue) -> Asked[commands.Queue.DeclareOk]:
+def _passively(queue: Queue) -> Question[commands.Queue.DeclareOk]:
     return lambda channel: channel.queue_declare(queue.name, passive=True)
 
 
@@ -93,7 +93,7 @@ def _words(found: Layout) -> str:
 
 
 async def _look(
-    channels: Channels, name: str, kind: str, passively: Asked[object], as_ours: Asked[object], found: Layout
+    channels: Channels, name: str, kind: str, passively: Question[object], as_ours: Question[object], found: Layout
 ) -> None:
     try:
         await channels.ask(passively)
@@ -123,14 +123,14 @@ async def _look(
         found.there.append(name)
 
 
-def _exchange(exchange: Exchange, *, passive: bool = False) -> Asked[object]:
+def _exchange(exchange: Exchange, *, passive: bool = False) -> Question[object]:
     def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
         return channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True, passive=passive)
 
     return ask
 
 
-def _queue(queue: Queue, *, passive: bool = False) -> Asked[object]:
+def _queue(queue: Queue, *, passive: bool = False) -> Question[object]:
     def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
         return channel.queue_declare(
             queue.name,

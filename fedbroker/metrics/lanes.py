@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.counters import TrafficCounters
 
 __all__ = ["counter", "gauge", "lanes"]
 
@@ -26,7 +26,7 @@ def gauge(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
     return family
 
 
-def lanes(traffic: Mapping[str, Traffic], who: Mapping[str, str]) -> list[Metric]:
+def lanes(traffic: Mapping[str, TrafficCounters], who: Mapping[str, str]) -> list[Metric]:
     """Return the metrics of connections.
 
     Args:

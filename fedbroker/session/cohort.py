@@ -26,7 +26,7 @@ from fedbroker.session.session import Session
 from fedbroker.session.statistics import Statistics
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.requests import Answer
-from fedbroker.transport.coordinator.transport import CoordinatorEnd
+from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -103,7 +103,7 @@ class Cohort:
         self._open = asyncio.Event()
         self._words: set[asyncio.Task[None]] = set()
         self._recent: OrderedDict[str, Recorder] = OrderedDict()
-        self._end = CoordinatorEnd(
+        self._end = CoordinatorTransport(
             url,
             name,
             key=None if journal is None else journal.key,

@@ -16,7 +16,7 @@ from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Asked", "Check", "Enlisted", "Lane", "Results", "StageWork", "Take"]
+__all__ = ["Check", "Enlisted", "Lane", "PendingRequest", "Results", "StageWork", "Take"]
 
 Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 """Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
@@ -46,7 +46,7 @@ class Results(Protocol):
         ...
 
 
-class Asked(Protocol):
+class PendingRequest(Protocol):
     """A work item that is on its way."""
 
     async def answer(self) -> Done | Failed | Need | Dead:
@@ -57,7 +57,7 @@ class Asked(Protocol):
 class Lane(Protocol):
     """What a session needs of the transport.
 
-    :class:`fedbroker.transport.coordinator.transport.CoordinatorEnd` has it.
+    :class:`fedbroker.transport.coordinator.transport.CoordinatorTransport` has it.
     """
 
     @property
@@ -78,7 +78,7 @@ class Lane(Protocol):
 
     def asking(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
-    ) -> AbstractAsyncContextManager[Asked]:
+    ) -> AbstractAsyncContextManager[PendingRequest]:
         """Publish a work item; within the block the answers to it are heard."""
         ...
 

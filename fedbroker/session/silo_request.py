@@ -19,7 +19,7 @@ from fedbroker.session.blob_routing import Known, needs
 from fedbroker.session.events import Talk
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.outcomes import Lost, Outcome, ending, why
-from fedbroker.session.ports import Asked, Lane, StageWork
+from fedbroker.session.ports import Lane, PendingRequest, StageWork
 from fedbroker.session.roster import Member
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
@@ -202,7 +202,7 @@ class Conversation:
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)
 
-    async def _with_results(self, asked: Asked, reply: Done) -> Reply:
+    async def _with_results(self, asked: PendingRequest, reply: Done) -> Reply:
         """Wait for results that ride not with the reply; whatever else comes for the work item counts instead of them.
 
         That is the broker's word that the silo died meanwhile, or the answer of whoever took the item up after it.

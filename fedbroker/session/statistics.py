@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.coordinator.requests import Reason
 
 __all__ = ["Statistics"]
@@ -25,6 +25,6 @@ class Statistics:
 
     present: tuple[str, ...]
     gone: tuple[str, ...]
-    traffic: Mapping[str, Traffic]
+    traffic: Mapping[str, TrafficCounters]
     late: int
     dead: Mapping[Reason, int]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fedbroker.errors import Missing
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.coordinator.requests import Dead
-from fedbroker.transport.coordinator.transport import CoordinatorEnd
+from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.transport.signed_messages import Signed
 from fedbroker.transport.silo.standby import until_free
-from fedbroker.transport.silo.transport import SiloEnd
+from fedbroker.transport.silo.transport import SiloTransport
 
-__all__ = ["BlobStore", "CoordinatorEnd", "Dead", "Missing", "Signed", "SiloEnd", "until_free"]
+__all__ = ["BlobStore", "CoordinatorTransport", "Dead", "Missing", "Signed", "SiloTransport", "until_free"]

@@ -14,19 +14,19 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.browser import Reader, in_time
-from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.browser import QueueBrowser, in_time
+from fedbroker.transport.amqp.connection import Connection
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.message import Delivery
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
-from fedbroker.trust.envelope import peeled
+from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Leave
 from fedbroker.wire.names import check_name
 
-__all__ = ["Heard", "Lookout"]
+__all__ = ["CohortObserver", "Heard"]
 
 _log = get_logger(__name__)
 
@@ -39,7 +39,7 @@ OTHERS: Final = 0.25
 """Seconds of listening at the least: another's look may have just then taken an announcement out of the lobby."""
 
 
-class Lookout:
+class CohortObserver:
     """An ear in the lobby, on a queue of its own that goes with its connection; comes back when the broker does.
 
     Args:
@@ -60,7 +60,7 @@ class Lookout:
         self._on_heard = on_heard
         self._limits = limits
         self._queue = topology.roster_queue(f"look-{secrets.token_hex(6)}", cohort or "*")
-        self._link = Link(self._address, f"fedbroker lookout {cohort or ''}".strip(), self._set_up)
+        self._link = ReconnectingConnection(self._address, f"fedbroker lookout {cohort or ''}".strip(), self._set_up)
         self._answered: set[tuple[str, str]] = set()  # silo and incarnation
         self._changed = asyncio.Event()
 
@@ -98,7 +98,7 @@ class Lookout:
             return error.what
         return ""
 
-    async def _set_up(self, line: Line) -> None:
+    async def _set_up(self, line: Connection) -> None:
         await line.declare((topology.LOBBY,), (self._queue,))
         await line.consume(self._queue, self._on_delivery, prefetch=PREFETCH)
 
@@ -106,7 +106,7 @@ class Lookout:
         """Take all that is in the lobby; who that was. None if there is no lobby: none is made, whatever its name."""
         connected = await connect(self._address, "fedbroker lookout")
         try:
-            reader = Reader(connected)
+            reader = QueueBrowser(connected)
             if (count := await reader.count(lobby)) is None:
                 return None
             found: set[tuple[str, str]] = set()
@@ -142,7 +142,7 @@ class Lookout:
     def _read(self, delivery: Delivery) -> Heard | None:
         """The announcement or goodbye, if it is its sender's own."""
         try:
-            message = decode(peeled(delivery.body), self._limits).message
+            message = decode(unverified_body(delivery.body), self._limits).message
         except WireError as error:
             _log.warning("message dropped", at="lobby", reason=error.what)
             return None

@@ -21,7 +21,7 @@ from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.blobs.encryption import Names, content_key, opening, pair_secret, sealed
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import LONGEST_HEARTBEAT, coordinator_signer
-from fedbroker.trust.envelope import About
+from fedbroker.trust.envelope import MessageContext
 from fedbroker.trust.guard import SKEW, Guard, Keys, timely
 from fedbroker.trust.keys import Identity, Public
 from fedbroker.trust.replays import Accepted, AcceptedMessages
@@ -83,11 +83,11 @@ class CoordinatorEnvelopes:
 
     def work(self, item: WorkItem, body: bytes) -> bytes:
         """A work item as it goes out."""
-        return self._to(item.silo, body, About("work", self._cohort, item.silo, item.session, item.stage))
+        return self._to(item.silo, body, MessageContext("work", self._cohort, item.silo, item.session, item.stage))
 
     def mail(self, silo: str, body: bytes) -> bytes:
         """A word for a silo as it goes out."""
-        return self._to(silo, body, About("mail", self._cohort, silo))
+        return self._to(silo, body, MessageContext("mail", self._cohort, silo))
 
     def reply(self, delivery: Delivery) -> Buffer:
         """What a silo said: the one at the end of its routing key, about the session and stage that stand there.
@@ -106,7 +106,7 @@ class CoordinatorEnvelopes:
             Forged: no silo of ours has written it, or not lately.
         """
         silo = self._guard.sender(body) or ""
-        opened = self._guard.open(body, About("lobby", self._cohort, silo))
+        opened = self._guard.open(body, MessageContext("lobby", self._cohort, silo))
         if opened is None:
             return body, None
         timely(opened, LONGEST_HEARTBEAT, self._guard.clock())
@@ -153,7 +153,7 @@ class CoordinatorEnvelopes:
             coming = {digest: (name, secret) for digest, name in done.sealed.items()}
         return opening(store, coming, deadline, forged)
 
-    def _to(self, silo: str, body: bytes, about: About) -> bytes:
+    def _to(self, silo: str, body: bytes, about: MessageContext) -> bytes:
         return self._guard.wrap(body, about, self._guard.key_of(silo) if self._guard.seals else None)
 
     def _secret(self, keys: Keys, session: str, silo: str | None) -> bytes:
@@ -231,7 +231,7 @@ class SiloEnvelopes:
         Raises:
             Forged: no coordinator of ours has signed it for this silo, not lately, or it came before.
         """
-        opened = self._guard.open(body, About("mail", self._cohort, self._silo), sealed=True)
+        opened = self._guard.open(body, MessageContext("mail", self._cohort, self._silo), sealed=True)
         if opened is None:
             return body, ""
         now, by = self._guard.clock(), opened.sender.fingerprint
@@ -243,11 +243,11 @@ class SiloEnvelopes:
 
     def announcement(self, body: bytes) -> bytes:
         """What we say of ourselves as it goes out."""
-        return self._guard.wrap(body, About("lobby", self._cohort, self._silo))
+        return self._guard.wrap(body, MessageContext("lobby", self._cohort, self._silo))
 
     def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
         """Our answer as it goes out."""
-        about = About("reply", self._cohort, self._silo, item.session, item.stage)
+        about = MessageContext("reply", self._cohort, self._silo, item.session, item.stage)
         return self._guard.wrap(body, about, signed.reader)
 
     async def outputs(
@@ -293,10 +293,10 @@ _COPIES: Final = "find out who sends messages again at the broker"
 _COORDINATOR: Final = "find out what the coordinator that signed it is doing"
 
 
-def _about(direction: str, cohort: str, conversation: str) -> About:
+def _about(direction: str, cohort: str, conversation: str) -> MessageContext:
     """About ``session.stage.silo``; what is malformed is about nothing that anybody has signed."""
     session, stage, silo = [*conversation.split("."), "", "", ""][:3]
-    return About(direction, cohort, silo, session, int(stage) if stage.isdecimal() else -1)
+    return MessageContext(direction, cohort, silo, session, int(stage) if stage.isdecimal() else -1)
 
 
 def _put(table: OrderedDict[K, V], key: K, value: V) -> V:

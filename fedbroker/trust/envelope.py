@@ -2,8 +2,8 @@
 
 Layout: ``FS``, the version, the form (1: signed, 2: signed and sealed), the sender's id and the reader's (8 bytes
 each), the time (milliseconds since 1970, 8 bytes), 16 random bytes unique to the message, the body, the signature. The
-signature is Ed25519 over a prefix for this version, the message's context (:class:`About`, which sender and reader both
-know and which is not sent), all that comes before the body, and the body's BLAKE3 hash.
+signature is Ed25519 over a prefix for this version, the message's context (:class:`MessageContext`, which sender and
+reader both know and which is not sent), all that comes before the body, and the body's BLAKE3 hash.
 
 A sealed body is encrypted with AES-256-GCM. Its key is used once: it is derived from the secret that sender and reader
 share, with the random bytes as salt; so its nonce can be zero. Plain functions of keys and bytes.
@@ -25,7 +25,7 @@ from fedbroker.errors import Forged, WireError
 from fedbroker.trust.keys import SIGNATURE_BYTES, Identity, Public, derived
 from fedbroker.wire.blobs import Buffer
 
-__all__ = ["About", "Opened", "open_envelope", "peeled", "sender_of", "wrap"]
+__all__ = ["MessageContext", "Opened", "open_envelope", "sender_of", "unverified_body", "wrap"]
 
 _MAGIC: Final = b"FS"
 _VERSION: Final = 1
@@ -40,7 +40,7 @@ NOBODY: Final = bytes(8)  # the reader's id in a message that is not sealed
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class MessageContext:
     """The context of a message, known from its route through the broker: signed and bound to a sealed body, not sent.
 
     Attributes:
@@ -88,7 +88,7 @@ def sender_of(data: Buffer) -> bytes | None:
     return _HEAD.unpack(head)[3] if len(head) == _HEAD.size and head.startswith(_MAGIC) else None
 
 
-def peeled(data: Buffer) -> Buffer:
+def unverified_body(data: Buffer) -> Buffer:
     """Return a message's body without verification, for tools that show messages that are not addressed to them.
 
     Raises:
@@ -101,7 +101,7 @@ def peeled(data: Buffer) -> Buffer:
     return memoryview(data)[_HEAD.size : -SIGNATURE_BYTES]
 
 
-def wrap(body: Buffer, about: About, sender: Identity, *, now: float, seal_to: Public | None = None) -> bytes:
+def wrap(body: Buffer, about: MessageContext, sender: Identity, *, now: float, seal_to: Public | None = None) -> bytes:
     """Sign a message, and seal it if it has a reader.
 
     Args:
@@ -119,7 +119,9 @@ def wrap(body: Buffer, about: About, sender: Identity, *, now: float, seal_to: P
     return b"".join([head, body, sender.sign(_signed(about, head, body))])
 
 
-def open_envelope(data: Buffer, about: About, reader: Identity, known: Callable[[bytes], Public | None]) -> Opened:
+def open_envelope(
+    data: Buffer, about: MessageContext, reader: Identity, known: Callable[[bytes], Public | None]
+) -> Opened:
     """Verify a signed message and decrypt it if it is sealed.
 
     Args:
@@ -159,7 +161,7 @@ _KEYS: Final = "give this end the other's public key, as `fedbroker admin enroll
 _BETWEEN: Final = "find out who changes messages at the broker, or on the way to it"
 
 
-def _signed(about: About, head: Buffer, body: Buffer) -> bytes:
+def _signed(about: MessageContext, head: Buffer, body: Buffer) -> bytes:
     return b"".join([b"fedbroker signed 1", about.as_bytes(), head, blake3.blake3(body).digest()])
 
 

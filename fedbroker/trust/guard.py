@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedbroker.errors import ConfigError, Forged
-from fedbroker.trust.envelope import About, Opened, open_envelope, sender_of, wrap
+from fedbroker.trust.envelope import MessageContext, Opened, open_envelope, sender_of, wrap
 from fedbroker.trust.keys import Identity, Public
 from fedbroker.wire.blobs import Buffer
 
@@ -85,13 +85,13 @@ class Guard:
         claimed = sender_of(data)
         return None if claimed is None else self._names.get(claimed)
 
-    def wrap(self, body: bytes, about: About, seal_to: Public | None = None) -> bytes:
+    def wrap(self, body: bytes, about: MessageContext, seal_to: Public | None = None) -> bytes:
         """Sign an outgoing message, and seal it if it has a single reader."""
         if self.keys is None:
             return body
         return wrap(body, about, self.keys.own, now=self.clock(), seal_to=seal_to)
 
-    def open(self, data: Buffer, about: About, *, sealed: bool = False) -> Opened | None:
+    def open(self, data: Buffer, about: MessageContext, *, sealed: bool = False) -> Opened | None:
         """Verify an incoming message; return None without keys: such a message is unsigned, and its bytes are its body.
 
         Args:

@@ -36,7 +36,7 @@ from fedbroker.printable import LONGEST, is_printable, printable
 from fedbroker.runtime.framing import fields
 from fedbroker.trust import Identity
 from fedbroker.trust import envelope as envelopes
-from fedbroker.trust.envelope import About, open_envelope, peeled
+from fedbroker.trust.envelope import MessageContext, open_envelope, unverified_body
 from fedbroker.wire import Assembler, Limits, decode, digest_of, encode
 from fedbroker.wire.coding import decoded
 from fedbroker.wire.messages import Chunk, Op, Value
@@ -51,7 +51,7 @@ PIECES = struct.Struct(">BBHHH")
 MOST_PIECES = 64
 WRITER, READER = Identity(b"w" * 32), Identity(b"r" * 32)
 KNOWN = {WRITER.public.id: WRITER.public}
-ABOUT = About("work", "airports", "ewr", "s1", 0)
+ABOUT = MessageContext("work", "airports", "ewr", "s1", 0)
 NONCE = bytes(range(16))
 CLIENTS = 2
 ANSWERS = [
@@ -201,7 +201,7 @@ def settings(data: bytes) -> bool:
 def envelope(data: bytes) -> bool:
     """A message in an envelope, as its reader and as anybody else opens it."""
     with contextlib.suppress(WireError):
-        peeled(data)
+        unverified_body(data)
     try:
         opened = open_envelope(data, ABOUT, READER, KNOWN.get)
     except Forged as error:

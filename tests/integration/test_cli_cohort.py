@@ -16,7 +16,7 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
-from fedbroker.transport.observer import PATIENCE, Lookout
+from fedbroker.transport.observer import PATIENCE, CohortObserver
 from tests.support.ends import admin, coordinator_end, silo_end, until
 from tests.support.worker import SILO, served, settings
 
@@ -106,7 +106,7 @@ async def test_cohorts_are_heard(broker, cohort, run):
 
 async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
     heard = []
-    lookout = Lookout(broker.url, cohort, heard.append)
+    lookout = CohortObserver(broker.url, cohort, heard.append)
     async with silo_end(broker.url, cohort), await aio_pika.connect(broker.url) as connection:
         lobby = await (await connection.channel()).get_queue(topology.lobby_queue(cohort).name)
         taken = await lobby.get(timeout=10)

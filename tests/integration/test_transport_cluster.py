@@ -14,7 +14,7 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerUnreachable, Missing
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
 from tests.support.cluster import ClusterNode, PrivateCluster, at_port, killed
@@ -64,7 +64,7 @@ async def large_blobs_pass(silo: Silo, coordinator: Coordinator, stage: int) -> 
         assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
 
 
-def _node_of(cluster: PrivateCluster, link: Link) -> ClusterNode:
+def _node_of(cluster: PrivateCluster, link: ReconnectingConnection) -> ClusterNode:
     """Where a link is connected now."""
     assert link._line is not None
     return at_port(cluster, link._line._connected.endpoint.port)

@@ -17,7 +17,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
 from fedbroker.transport.silo import announcer
-from fedbroker.trust.envelope import About
+from fedbroker.trust.envelope import MessageContext
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import (
     Accepted,
@@ -127,7 +127,7 @@ async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) ->
 async def test_work_is_what_its_signature_says_it_is_about(scene, cohort) -> None:
     silo, client, attacker = scene
     item = attacker.client().item(echo())
-    await attacker.send_work(item, about=About("work", cohort, "ewr", "another", 7))
+    await attacker.send_work(item, about=MessageContext("work", cohort, "ewr", "another", 7))
     await until(lambda: silo.statistics().taken.rejected == 1)
     await client.check()
 
@@ -214,7 +214,7 @@ async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohor
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
         raw_client(broker.url) as operator,
     ):
-        body = attacker.signed(encode(EndSession("once")), About("mail", cohort, "ewr"), seal=seal)
+        body = attacker.signed(encode(EndSession("once")), MessageContext("mail", cohort, "ewr"), seal=seal)
         for _ in range(3):
             await operator.publish(topology.MAIL.name, topology.silo_key(cohort, "ewr"), body)
         await attacker.send_notice("ewr", EndSession("seen"))

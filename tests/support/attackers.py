@@ -18,7 +18,7 @@ from fedbroker_worker.config import Settings
 
 from fedbroker.transport import topology
 from fedbroker.trust import Identity
-from fedbroker.trust.envelope import About, wrap
+from fedbroker.trust.envelope import MessageContext, wrap
 from fedbroker.trust.guard import Keys
 from fedbroker.wire import Buffer, digest_of, encode
 from fedbroker.wire.messages import Announce, Done, Failed, Leave, Message, Need, WorkItem
@@ -93,10 +93,10 @@ class MaliciousCoordinator:
         seal: bool = False,
         issued: float | None = None,
         message_id: str | None = None,
-        about: About | None = None,
+        about: MessageContext | None = None,
     ) -> None:
         """Sign any work item, as written at any time and about anything, and publish it to the item's silo."""
-        about = about or About("work", self._cohort, item.silo, item.session, item.stage)
+        about = about or MessageContext("work", self._cohort, item.silo, item.session, item.stage)
         body = self.signed(encode(item, list(blobs)), about, seal=seal, issued=issued)
         await self._raw.publish(
             topology.WORK.name,
@@ -111,14 +111,14 @@ class MaliciousCoordinator:
     ) -> None:
         """Sign any notice, or any bytes, and put it into a silo's mailbox."""
         body = notice if isinstance(notice, bytes) else encode(notice)
-        about = About("mail", self._cohort, silo)
+        about = MessageContext("mail", self._cohort, silo)
         await self._raw.publish(
             topology.MAIL.name,
             topology.silo_key(self._cohort, silo),
             self.signed(body, about, seal=seal, issued=issued),
         )
 
-    def signed(self, body: bytes, about: About, *, seal: bool = False, issued: float | None = None) -> bytes:
+    def signed(self, body: bytes, about: MessageContext, *, seal: bool = False, issued: float | None = None) -> bytes:
         """Return a body signed about anything, as written at any time."""
         reader = self._keys.others[about.silo] if seal else None
         return wrap(body, about, self._own, now=time.time() if issued is None else issued, seal_to=reader)
@@ -146,7 +146,7 @@ class MaliciousSilo:
         attachments: Sequence[Buffer] = (),
         *,
         seal_to: str | None = None,
-        about: About | None = None,
+        about: MessageContext | None = None,
         key: str | None = None,
     ) -> None:
         """Sign any reply, or any bytes, and publish it to the coordinator of a work item, or under any routing key.
@@ -160,7 +160,7 @@ class MaliciousSilo:
             key: the routing key; the item's own unless given.
         """
         body = reply if isinstance(reply, bytes) else encode(reply, list(attachments))
-        about = about or About("reply", self._cohort, self.silo.name, item.session, item.stage)
+        about = about or MessageContext("reply", self._cohort, self.silo.name, item.session, item.stage)
         key = key or topology.reply_key(item.reply_to, item.session, item.stage, self.silo.name)
         await self._raw.publish(
             topology.REPLY.name,
@@ -178,14 +178,16 @@ class MaliciousSilo:
     async def announce(self, said: Announce | Leave | bytes, *, issued: float | None = None) -> None:
         """Sign any announcement, or any bytes, and publish it in the lobby."""
         body = said if isinstance(said, bytes) else encode(said)
-        about = About("lobby", self._cohort, self.silo.name)
+        about = MessageContext("lobby", self._cohort, self.silo.name)
         await self._raw.publish(
             topology.LOBBY.name,
             topology.silo_key(self._cohort, self.silo.name),
             self.signed(body, about, issued=issued),
         )
 
-    def signed(self, body: bytes, about: About, *, seal_to: str | None = None, issued: float | None = None) -> bytes:
+    def signed(
+        self, body: bytes, about: MessageContext, *, seal_to: str | None = None, issued: float | None = None
+    ) -> bytes:
         """Return a body signed about anything, as written at any time."""
         reader = None if seal_to is None else self._keys.others[seal_to]
         return wrap(body, about, self._own, now=time.time() if issued is None else issued, seal_to=reader)

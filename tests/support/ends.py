@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import aio_pika
 
 from fedbroker.deadline import Deadline
-from fedbroker.transport import CoordinatorEnd, Signed, SiloEnd
+from fedbroker.transport import CoordinatorTransport, Signed, SiloTransport
 from fedbroker.trust.guard import Keys
 from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
 from fedbroker.wire.coding import Compression
@@ -70,7 +70,7 @@ class Silo:
         self.patience = patience
         self._cohort = cohort
         self._heartbeat = heartbeat
-        self.end = SiloEnd(
+        self.end = SiloTransport(
             url,
             cohort,
             name,
@@ -138,7 +138,7 @@ class Coordinator:
         self.announces: list[Announce] = []
         self.leaves: list[Leave] = []
         self.forged: list[tuple[str, str, str]] = []
-        self.end = CoordinatorEnd(
+        self.end = CoordinatorTransport(
             url,
             cohort,
             key=key,

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
-from fedbroker.transport.coordinator.transport import CoordinatorEnd
+from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.wire import decode, digest_of, encode
 from fedbroker.wire.messages import Done, Failed, WorkItem
 
@@ -65,7 +65,7 @@ class Network:
         sent: silo and stage of each work item that was published.
     """
 
-    def __init__(self, end: CoordinatorEnd, script: Callable[[str, int], Sequence[Reply]], value) -> None:
+    def __init__(self, end: CoordinatorTransport, script: Callable[[str, int], Sequence[Reply]], value) -> None:
         self.end = end
         self.script = script
         self.value = value

@@ -17,7 +17,7 @@ from fedbroker.session.events import Recorder, Talk, both
 from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 
 QUIET = Statistics((), (), {}, 0, {})
@@ -130,7 +130,7 @@ def test_no_label_holds_a_session():
 
 
 def test_what_others_count_is_read_when_it_is_asked_for():
-    traffic = Traffic(up=True)
+    traffic = TrafficCounters(up=True)
     own = metrics(Statistics(("ewr",), ("jfk",), {"bulk": traffic}, 3, {"expired": 2}))
     own.hear(Event("silo joined", silo="ewr"))
     own.hear(Event("silo joined", silo="jfk"))

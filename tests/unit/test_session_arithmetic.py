@@ -17,7 +17,7 @@ from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
-from fedbroker.transport.coordinator.transport import CoordinatorEnd
+from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.wire.messages import Compute
 from tests.support.taken import Taken
 from tests.support.virtual import Network, Reply, run_virtually
@@ -58,7 +58,7 @@ def test_the_sum_is_over_exactly_the_participants_that_the_report_names(schedule
 async def play(schedule, policy, arrivals, limit):
     stages, script = schedule
     answers = []
-    end = CoordinatorEnd(
+    end = CoordinatorTransport(
         "amqp://localhost/",
         "c",
         on_announce=print,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fedbroker.transport.silo.forgery_reports import Alarms
+from fedbroker.transport.silo.forgery_reports import ForgeryReports
 from fedbroker.wire.messages import MOST_ALARMS
 
 
 def test_each_reader_is_told_once():
-    alarms = Alarms()
+    alarms = ForgeryReports()
     alarms.add("work", "one")
     assert alarms.take("a") == ("work: one",)
     assert alarms.take("a") == ()
@@ -17,7 +17,7 @@ def test_each_reader_is_told_once():
 
 
 def test_the_last_ones_are_kept():
-    alarms = Alarms()
+    alarms = ForgeryReports()
     for number in range(3 * MOST_ALARMS):
         alarms.add("work", str(number))
     assert alarms.take() == tuple(f"work: {number}" for number in range(2 * MOST_ALARMS, 3 * MOST_ALARMS))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from fedbroker.transport.coordinator.misbehaviour import Strikes
+from fedbroker.transport.coordinator.misbehaviour import MisbehaviourCounter
 
 
 def test_the_one_too_many_is_out_and_told_once():
-    strikes = Strikes(3)
+    strikes = MisbehaviourCounter(3)
     assert [strikes.add("ewr", 1.0) for _ in range(6)] == [False, False, False, True, False, False]
     assert strikes.out("ewr", 1.0)
     assert not strikes.out("jfk", 1.0)
 
 
 def test_a_minute_later_it_is_heard_again():
-    strikes = Strikes(1)
+    strikes = MisbehaviourCounter(1)
     for _ in range(3):
         strikes.add("ewr", 1.0)
     assert strikes.out("ewr", 61.0)

@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from fedbroker.transport.amqp.exceptions import Locked
-from fedbroker.transport.silo.notices import Mailbox
+from fedbroker.transport.silo.notices import NoticeQueue
 
 
 class Broker:
     """A replicated queue on three nodes, as far as its consumers are counted: those of a node that is down are, too."""
 
     def __init__(self):
-        self.consumers: list[Line] = []
+        self.consumers: list[Connection] = []
         self.down: set[int] = set()
 
     async def answers(self, node):
@@ -28,7 +28,7 @@ class Broker:
         self.consumers = [one for one in self.consumers if one.endpoint != node]
 
 
-class Line:
+class Connection:
     """A silo's connection to a node."""
 
     def __init__(self, broker, endpoint=0):
@@ -58,12 +58,12 @@ def broker():
 
 @pytest.fixture
 def mailbox(broker):
-    return lambda: Mailbox("airports", "ewr", handler, enrolled=True, answers=broker.answers)
+    return lambda: NoticeQueue("airports", "ewr", handler, enrolled=True, answers=broker.answers)
 
 
 async def taken(one, broker, node=0):
     """The line on which it is taken; None where somebody else has it."""
-    line = Line(broker, node)
+    line = Connection(broker, node)
     try:
         await one.take(line)
     except Locked:
@@ -86,7 +86,7 @@ async def test_of_two_who_come_at_the_same_moment_one_has_it_at_most(broker, mai
     first, second = mailbox(), mailbox()
     met = asyncio.Barrier(2)
 
-    class Meeting(Line):
+    class Meeting(Connection):
         async def consume(self, *args, **options):
             await met.wait()
             await super().consume(*args, **options)

@@ -8,7 +8,7 @@ import gc
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.signed_messages import SiloEnvelopes
-from fedbroker.transport.silo.work_consumer import Inbox
+from fedbroker.transport.silo.work_consumer import WorkConsumer
 from fedbroker.wire.codec import encode
 from fedbroker.wire.limits import DEFAULT_LIMITS
 from tests.support.ends import until, work
@@ -35,7 +35,7 @@ async def test_one_message_that_is_delivered_twice_in_one_read_is_handled_once()
     async def ready(deadline):
         return None
 
-    inbox = Inbox(
+    inbox = WorkConsumer(
         None,
         "ewr",
         on_work,

@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from fedbroker.errors import ConfigError, Forged, WireError
 from fedbroker.trust import Identity, Public
 from fedbroker.trust.blobs import PIECE, TAG, open_blob, seal_blob
-from fedbroker.trust.envelope import About, open_envelope, peeled, sender_of, wrap
+from fedbroker.trust.envelope import MessageContext, open_envelope, sender_of, unverified_body, wrap
 from fedbroker.trust.guard import SKEW, Guard, Keys, timely
 from fedbroker.wire.blobs import digest_of
 
 COORDINATOR, EWR, JFK = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
 KNOWN = {one.public.id: one.public for one in (COORDINATOR, EWR, JFK)}
-ABOUT = About("work", "airports", "ewr", "s1", 0)
+ABOUT = MessageContext("work", "airports", "ewr", "s1", 0)
 NOW = 1_700_000_000.0
 
 words = st.text(max_size=8)
-abouts = st.builds(About, words, words, words, words, st.integers(0, 1000))
+abouts = st.builds(MessageContext, words, words, words, words, st.integers(0, 1000))
 
 
-def closed(body: bytes, about: About = ABOUT, to: Identity | None = None) -> bytes:
+def closed(body: bytes, about: MessageContext = ABOUT, to: Identity | None = None) -> bytes:
     return wrap(body, about, COORDINATOR, now=NOW, seal_to=None if to is None else to.public)
 
 
-def opened(data: bytes, about: About = ABOUT, reader: Identity = EWR):
+def opened(data: bytes, about: MessageContext = ABOUT, reader: Identity = EWR):
     return open_envelope(data, about, reader, KNOWN.get)
 
 
@@ -130,7 +130,7 @@ def test_only_whom_it_is_sealed_to_reads_it():
     with pytest.raises(Forged, match="sealed to another key"):
         opened(sealed, reader=JFK)
     with pytest.raises(WireError, match="is sealed"):
-        peeled(sealed)
+        unverified_body(sealed)
 
 
 def test_a_stranger_is_not_believed():
@@ -145,8 +145,8 @@ def test_no_two_envelopes_are_the_same():
 
 
 def test_what_is_signed_only_can_be_looked_at():
-    assert peeled(closed(b"body")) == b"body"
-    assert peeled(b"FB in no envelope") == b"FB in no envelope"
+    assert unverified_body(closed(b"body")) == b"body"
+    assert unverified_body(b"FB in no envelope") == b"FB in no envelope"
     assert sender_of(closed(b"body")) == COORDINATOR.public.id
     assert sender_of(b"FB in no envelope" * 10) is None
 
@@ -162,7 +162,7 @@ def at_silo(own: Identity, seal: bool = False) -> Guard:
     return Guard(Keys(own, {"coordinator": COORDINATOR.public}, seal))
 
 
-REPLY = About("reply", "airports", "ewr", "s1", 0)
+REPLY = MessageContext("reply", "airports", "ewr", "s1", 0)
 
 
 def test_a_silo_speaks_for_itself_only():

@@ -15,7 +15,7 @@ from fedbroker.errors import NameTaken
 from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.runtimes import Runtimes
-from fedbroker.transport import SiloEnd, until_free
+from fedbroker.transport import SiloTransport, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
 from fedbroker_worker.catalog import Catalog
@@ -70,7 +70,7 @@ class SiloService:
                 isolation=silo.isolation, memory=memory, confinement=silo.runtime_confinement, log=_runtime_log
             )
         )
-        self._end = SiloEnd(
+        self._end = SiloTransport(
             silo.broker,
             silo.cohort,
             silo.name,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fedbroker.transport.amqp.counters import Taken, Traffic
+    from fedbroker.transport.amqp.counters import TrafficCounters, WorkCounters
 
 __all__ = ["Statistics"]
 
@@ -32,5 +32,5 @@ class Statistics:
     restarts: int
     retired: int
     cached_bytes: int
-    traffic: Mapping[str, Traffic]
-    taken: Taken
+    traffic: Mapping[str, TrafficCounters]
+    taken: WorkCounters

@@ -30,7 +30,7 @@ from fedbroker_worker.work import Answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedbroker.transport import Signed, SiloEnd
+    from fedbroker.transport import Signed, SiloTransport
     from fedbroker.wire.messages import EndSession, WorkItem
     from fedbroker_worker.policy.accepted import AcceptedFile
     from fedbroker_worker.sessions import Sessions
@@ -67,7 +67,7 @@ class Jobs:
         self,
         silo: str,
         incarnation: str,
-        end: SiloEnd,
+        end: SiloTransport,
         worker: Worker,
         sessions: Sessions,
         remembered: Answers,

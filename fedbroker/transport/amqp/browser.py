@@ -20,7 +20,7 @@ from fedbroker.transport.amqp.exceptions import first_line, forbidden
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.topology import Queue
 
-__all__ = ["Reader", "Taken", "in_time"]
+__all__ = ["BrowsedMessage", "QueueBrowser", "in_time"]
 
 _T = TypeVar("_T")
 
@@ -30,7 +30,7 @@ LOOKS: Final = 1000
 """Seconds between looks whether what was put back is there, and how many looks."""
 
 
-class Taken(NamedTuple):
+class BrowsedMessage(NamedTuple):
     """A message that was taken.
 
     Attributes:
@@ -42,7 +42,7 @@ class Taken(NamedTuple):
     tag: int
 
 
-class Reader:
+class QueueBrowser:
     """Takes messages out of queues. What is not settled goes back, at the latest with the connection.
 
     The caller sets the time-outs; cancelling loses no message, but a quorum queue then mixes up their order. Every
@@ -67,18 +67,18 @@ class Reader:
         await self._ask(channel.close(), queue)
         return there.message_count or 0
 
-    async def take(self, queue: Queue) -> Taken | None:
+    async def take(self, queue: Queue) -> BrowsedMessage | None:
         """The queue's first message, or None for an empty queue, which must be there."""
         if self._reading is None:
             self._reading = await self._channel()
         message = await self._ask(self._reading.basic_get(queue.name), queue)
         if not isinstance(message.delivery, commands.Basic.GetOk):
             return None
-        taken = Taken(Delivery.of(message), message.delivery_tag or 0)
+        taken = BrowsedMessage(Delivery.of(message), message.delivery_tag or 0)
         self._held[taken.tag] = None
         return taken
 
-    async def remove(self, taken: Taken) -> None:
+    async def remove(self, taken: BrowsedMessage) -> None:
         """Have the broker forget a message that was taken."""
         await taken.delivery.ack()
         del self._held[taken.tag]

@@ -17,14 +17,14 @@ from pamqp import commands
 
 from fedbroker.errors import BrokerError, TopologyMismatch
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.dial import Connected, guarded
 from fedbroker.transport.amqp.exceptions import (
     IN_USE,
-    HomeDown,
-    LineDown,
+    ConnectionLost,
     Locked,
     Nacked,
+    QueueNodeDown,
     Unroutable,
     first_line,
     forbidden,
@@ -35,7 +35,7 @@ from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.url import Endpoint
 from fedbroker.transport.topology import Exchange, Queue
 
-__all__ = ["Consumer", "Handler", "Line"]
+__all__ = ["Connection", "Consumer", "Handler"]
 
 _log = get_logger(__name__)
 _T = TypeVar("_T")
@@ -52,12 +52,12 @@ class Consumer:
         """Take no more deliveries. Those that are here may still be acknowledged.
 
         Raises:
-            LineDown: the line ended, and the consumer with it.
+            ConnectionLost: the line ended, and the consumer with it.
         """
         try:
             await guarded(self._channel.basic_cancel(self._tag))
         except Exception as error:
-            raise LineDown(first_line(error)) from None
+            raise ConnectionLost(first_line(error)) from None
 
 
 SILENT: Final = 3.0
@@ -70,14 +70,14 @@ Handler = Callable[[Delivery], Awaitable[None]]
 """Takes a delivery. It runs in a task that is cancelled when its line ends."""
 
 
-class Line:
-    """One live connection. Make one with ``Line.start``.
+class Connection:
+    """One live connection. Make one with ``Connection.start``.
 
     Attributes:
         down: done when the line has ended; its result says why.
     """
 
-    def __init__(self, connected: Connected, traffic: Traffic) -> None:
+    def __init__(self, connected: Connected, traffic: TrafficCounters) -> None:
         self._connected = connected
         self._traffic = traffic
         self._channels: list[object] = []  # aio-pika keeps only weak references to them
@@ -86,15 +86,15 @@ class Line:
         self.down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def start(cls, connected: Connected, traffic: Traffic | None = None) -> Line:
+    async def start(cls, connected: Connected, traffic: TrafficCounters | None = None) -> Connection:
         """A line on that connection, with a channel to publish on; what goes over it is counted in ``traffic``.
 
         Raises:
-            LineDown: the connection ended.
+            ConnectionLost: the connection ended.
         """
-        line = cls(connected, traffic or Traffic())
+        line = cls(connected, traffic or TrafficCounters())
         if connected.amqp.transport is None:
-            raise LineDown("closed")
+            raise ConnectionLost("closed")
         line._watch(connected.amqp.transport.connection)
         line._publisher = await line._channel(publisher_confirms=True)
         return line
@@ -127,7 +127,7 @@ class Line:
             TopologyMismatch: one is there already, of another kind; names it.
             BrokerRefused: no permission.
             Locked: a queue belongs to another connection.
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         channel = await self._channel()
         for exchange in exchanges:
@@ -144,12 +144,12 @@ class Line:
         RabbitMQ 3 says so, RabbitMQ 4 says nothing.
 
         Raises:
-            TopologyMismatch, BrokerRefused, Locked, LineDown: as ``declare`` does.
+            TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``declare`` does.
         """
         try:
             async with asyncio.timeout(SILENT):
                 await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
-        except (HomeDown, TimeoutError):
+        except (QueueNodeDown, TimeoutError):
             return False
         return True
 
@@ -157,7 +157,7 @@ class Line:
         """Whether a queue that is there answers within that time: a quorum queue without a leader does not.
 
         Raises:
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         channel = await self._channel(watched=False)
         try:
@@ -168,7 +168,7 @@ class Line:
             return False
         except Exception as error:
             self.fail(first_line(error))
-            raise LineDown(first_line(error)) from None
+            raise ConnectionLost(first_line(error)) from None
         return True
 
     async def _declare_queue(
@@ -190,7 +190,7 @@ class Line:
 
         Raises:
             BrokerRefused: one is not there.
-            LineDown: the line ended, or the node that holds one is down.
+            ConnectionLost: the line ended, or the node that holds one is down.
         """
         if self._looker is None:
             self._looker = await self._channel()
@@ -199,9 +199,9 @@ class Line:
             what = f"queue {queue.name!r}"
             try:
                 there = await self._ask(self._looker.queue_declare(queue.name, passive=True), what, elsewhere=True)
-            except HomeDown as error:
+            except QueueNodeDown as error:
                 if HOME_NODE in str(error):
-                    raise LineDown(str(error)) from None
+                    raise ConnectionLost(str(error)) from None
                 raise unmade(what) from None
             consumers.append(int(there.consumer_count or 0))
         return consumers
@@ -211,7 +211,7 @@ class Line:
 
         Raises:
             BrokerRefused: no permission.
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         channel = await self._channel()
         await self._ask(channel.queue_purge(queue.name), f"queue {queue.name!r}")
@@ -228,7 +228,7 @@ class Line:
         Raises:
             Locked: somebody else consumes.
             BrokerRefused: no permission.
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         channel = await self._channel()
         channel.on_consumer_cancel_callbacks.add(lambda _: self.fail(f"the broker cancelled {queue.name!r}"))
@@ -253,7 +253,7 @@ class Line:
         Those that come meanwhile stay: they may be the echo of our own rejections.
 
         Raises:
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         channel = await self._channel()
         what = f"queue {queue.name!r}"
@@ -272,7 +272,7 @@ class Line:
         """Delete a queue, whatever is in it and whoever uses it.
 
         Raises:
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         channel = await self._channel()
         await self._ask(channel.queue_delete(queue.name), f"queue {queue.name!r}")
@@ -283,7 +283,7 @@ class Line:
         Raises:
             Unroutable: it was mandatory, and no queue wants it.
             Nacked: the broker did not take it.
-            LineDown: the line ended before the confirmation.
+            ConnectionLost: the line ended before the confirmation.
         """
         assert self._publisher is not None
         publishing = self._publisher.basic_publish(
@@ -301,7 +301,7 @@ class Line:
             raise Nacked(message.key) from None
         except Exception as error:
             self.fail(first_line(error))
-            raise LineDown(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
+            raise ConnectionLost(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
         self._traffic.sent(message.body)
 
     async def _channel(self, *, publisher_confirms: bool = False, watched: bool = True) -> aiormq.abc.AbstractChannel:
@@ -313,7 +313,7 @@ class Line:
             underlay = await channel.get_underlay_channel()
         except Exception as error:
             self.fail(first_line(error))
-            raise LineDown(first_line(error)) from None
+            raise ConnectionLost(first_line(error)) from None
         if watched:
             self._watch(underlay)
         return underlay
@@ -338,8 +338,8 @@ class Line:
             refusal = Locked(what) if locked and IN_USE in str(error) else forbidden(what, error)
         except Exception as error:
             if elsewhere and isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
-                raise HomeDown(first_line(error)) from None
+                raise QueueNodeDown(first_line(error)) from None
             self.fail(first_line(error))
-            raise LineDown(first_line(error)) from None
+            raise ConnectionLost(first_line(error)) from None
         self.fail(str(refusal))
         raise refusal

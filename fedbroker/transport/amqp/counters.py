@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Taken", "Traffic"]
+__all__ = ["TrafficCounters", "WorkCounters"]
 
 
 @dataclass(slots=True)
-class Traffic:
+class TrafficCounters:
     """What went over one connection, with all the lines that it has had.
 
     Attributes:
@@ -42,7 +42,7 @@ class Traffic:
 
 
 @dataclass(slots=True)
-class Taken:
+class WorkCounters:
     """What a silo found in its work queue.
 
     Attributes:

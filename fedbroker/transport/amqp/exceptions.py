@@ -10,11 +10,11 @@ from fedbroker.errors import BrokerError, BrokerRefused
 
 __all__ = [
     "IN_USE",
-    "Again",
-    "HomeDown",
-    "LineDown",
+    "ConnectionLost",
     "Locked",
     "Nacked",
+    "QueueNodeDown",
+    "RetrySetup",
     "Unroutable",
     "first_line",
     "forbidden",
@@ -26,7 +26,7 @@ IN_USE: Final = "exclusive use"
 """What the broker says of a queue that somebody consumes alone, and not of a lacking permission."""
 
 
-class LineDown(Exception):
+class ConnectionLost(Exception):
     """The line ended; a message that was on its way may or may not have arrived.
 
     Attributes:
@@ -38,11 +38,11 @@ class LineDown(Exception):
         self.refusal = refusal
 
 
-class Again(Exception):
+class RetrySetup(Exception):
     """Something at the broker was mended on the way: set up once more, on a new line."""
 
 
-class HomeDown(Exception):
+class QueueNodeDown(Exception):
     """A durable queue lives on one node of the cluster only, and that one is down: it is neither there nor gone."""
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.connection import Line
-from fedbroker.transport.amqp.exceptions import Again, LineDown
+from fedbroker.transport.amqp.connection import Connection
+from fedbroker.transport.amqp.exceptions import ConnectionLost, RetrySetup
 from fedbroker.transport.topology import DAYS, Queue
 
 __all__ = ["LEADERLESS", "anew", "declare_elsewhere", "names_of", "see_leader"]
@@ -25,7 +25,7 @@ MOST_NAMES: Final = 5
 """Names that one queue may have had, as one node of a cluster after another went down."""
 
 
-async def declare_elsewhere(line: Line, queue: Queue, last: Queue | None = None) -> Queue:
+async def declare_elsewhere(line: Connection, queue: Queue, last: Queue | None = None) -> Queue:
     """Make sure that a durable classic queue is there, under another name where the node that holds it is down.
 
     Its bindings are the same under each name, so that whoever publishes need not know.
@@ -39,7 +39,7 @@ async def declare_elsewhere(line: Line, queue: Queue, last: Queue | None = None)
         the queue, with the name that it has now.
 
     Raises:
-        TopologyMismatch, BrokerRefused, Locked, LineDown: as ``Line.declare`` does.
+        TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``Connection.declare`` does.
     """
     names = names_of(queue)
     for named in [last, *(name for name in names if name != last)] if last is not None else names:
@@ -48,7 +48,7 @@ async def declare_elsewhere(line: Line, queue: Queue, last: Queue | None = None)
         _log.warning("queue made anew", queue=named.name)
     why = f"the nodes that hold {queue.name!r} are down"
     line.fail(why)
-    raise LineDown(why)
+    raise ConnectionLost(why)
 
 
 def names_of(queue: Queue) -> list[Queue]:
@@ -58,25 +58,25 @@ def names_of(queue: Queue) -> list[Queue]:
     return [queue, *(replace(queue, name=name, arguments=arguments) for name in others)]
 
 
-async def see_leader(line: Line, queue: Queue) -> None:
+async def see_leader(line: Connection, queue: Queue) -> None:
     """Make sure that somebody answers for a quorum queue that is there; delete it if nobody does.
 
     Raises:
-        Again: it was deleted: declare it once more, on a new line.
-        LineDown: the line ended.
+        RetrySetup: it was deleted: declare it once more, on a new line.
+        ConnectionLost: the line ended.
     """
     if not await line.answers(queue, LEADERLESS):
         raise await anew(line, queue)
 
 
-async def anew(line: Line, queue: Queue) -> Again:
+async def anew(line: Connection, queue: Queue) -> RetrySetup:
     """Delete a quorum queue that has no leader. What it held is lost either way.
 
     Returns:
         what to raise.
 
     Raises:
-        LineDown: the line ended.
+        ConnectionLost: the line ended.
     """
     await line.delete(queue)
-    return Again(f"queue {queue.name!r} had no leader for {LEADERLESS:g} s and was made anew")
+    return RetrySetup(f"queue {queue.name!r} had no leader for {LEADERLESS:g} s and was made anew")

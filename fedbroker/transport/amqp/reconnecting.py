@@ -15,14 +15,14 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.connection import Line
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.connection import Connection
+from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.dial import connect
-from fedbroker.transport.amqp.exceptions import Again, LineDown, Nacked, Unroutable
+from fedbroker.transport.amqp.exceptions import ConnectionLost, Nacked, RetrySetup, Unroutable
 from fedbroker.transport.amqp.message import Outgoing
 from fedbroker.transport.amqp.url import Address
 
-__all__ = ["FIRST_DELAY", "Link", "delays"]
+__all__ = ["FIRST_DELAY", "ReconnectingConnection", "delays"]
 
 _log = get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Publisher(ABC):
     """Publishes on whichever line there is."""
 
     @abstractmethod
-    async def ready(self, deadline: Deadline) -> Line:
+    async def ready(self, deadline: Deadline) -> Connection:
         """A line that is set up; waits for a broker that is away.
 
         Raises:
@@ -131,7 +131,7 @@ class Publisher(ABC):
                     f"the broker at {self.where} did not confirm a message in time",
                     hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
                 ) from None
-            except LineDown as down:
+            except ConnectionLost as down:
                 if down.refusal is not None and refused:
                     raise down.refusal from None
                 refused = down.refusal is not None
@@ -176,11 +176,11 @@ class Publisher(ABC):
                 await asyncio.sleep(NO_QUEUE_PAUSE)
 
 
-Setup = Callable[[Line], Awaitable[None]]
+Setup = Callable[[Connection], Awaitable[None]]
 """Declares and consumes on a new line. Called for each line, the first and every later one."""
 
 
-class Link(Publisher):
+class ReconnectingConnection(Publisher):
     """One supervised connection to the broker.
 
     Args:
@@ -193,15 +193,15 @@ class Link(Publisher):
         traffic: what has gone over it so far.
     """
 
-    traffic: Traffic
+    traffic: TrafficCounters
 
     def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
         self._address = address
         self._name = name
         self._setup = setup
         self._spread = spread
-        self.traffic = Traffic()
-        self._line: Line | None = None
+        self.traffic = TrafficCounters()
+        self._line: Connection | None = None
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._why = "it is not open"
@@ -229,7 +229,7 @@ class Link(Publisher):
             try:
                 line = await self._dial(deadline)
                 break
-            except Again as again:
+            except RetrySetup as again:
                 _log.warning("broker connection set up again", connection=self._name, reason=str(again))
             except (NameTaken, BrokerLost) as error:
                 if (linger if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
@@ -272,12 +272,12 @@ class Link(Publisher):
             if farewell is not None and line.alive:
                 async with asyncio.timeout(FAREWELL_TIMEOUT):
                     await farewell(line)
-        except (LineDown, TimeoutError) as error:
+        except (ConnectionLost, TimeoutError) as error:
             _log.debug("broker connection not tidied", connection=self._name, reason=str(error))
         finally:
             await line.close()
 
-    async def ready(self, deadline: Deadline) -> Line:
+    async def ready(self, deadline: Deadline) -> Connection:
         """A line that is set up; waits for a broker that is away.
 
         Raises:
@@ -319,7 +319,7 @@ class Link(Publisher):
             self._why = str(error)
             _log.warning("no broker connection yet", connection=self._name, reason=self._why)
 
-    async def _dial(self, deadline: Deadline) -> Line:
+    async def _dial(self, deadline: Deadline) -> Connection:
         """A line that is set up, or a typed error."""
         try:
             async with asyncio.timeout(deadline.left()):
@@ -333,11 +333,11 @@ class Link(Publisher):
         line = None
         try:
             async with asyncio.timeout(deadline.left()):
-                line = await Line.start(connected, self.traffic)
+                line = await Connection.start(connected, self.traffic)
                 await self._setup(line)
         except BaseException as error:
             await (line or connected).close()
-            if isinstance(error, LineDown | TimeoutError):
+            if isinstance(error, ConnectionLost | TimeoutError):
                 raise BrokerLost(
                     f"the broker at {self._address} went away while we set up: {str(error) or 'no answer in time'}",
                     hint="see the broker's log",
@@ -345,7 +345,7 @@ class Link(Publisher):
             raise
         return line
 
-    async def _supervise(self, line: Line) -> None:
+    async def _supervise(self, line: Connection) -> None:
         """Keep a line up, until cancelled."""
         pauses = delays(self._spread)
         while True:
@@ -364,7 +364,7 @@ class Link(Publisher):
             self._changed.set()
             _log.info("broker connection back", connection=self._name)
 
-    async def _redial(self, pauses: Iterator[float]) -> Line:
+    async def _redial(self, pauses: Iterator[float]) -> Connection:
         while True:
             await asyncio.sleep(next(pauses))
             try:

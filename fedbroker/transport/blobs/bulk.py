@@ -14,7 +14,7 @@ from fedbroker.errors import BrokerLost, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.connection import Handler
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import Exchange
 from fedbroker.wire.blobs import Buffer, cut
@@ -23,7 +23,7 @@ from fedbroker.wire.coding import Compression, check_compression, coded, decoded
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Chunk, Digest
 
-__all__ = ["PREFETCH", "WINDOW", "BlobLane", "BlobStore", "receiver"]
+__all__ = ["PREFETCH", "WINDOW", "BlobStore", "BlobTransfer", "receiver"]
 
 _log = get_logger(__name__)
 
@@ -36,7 +36,7 @@ LONGEST: Final = 600.0
 """Seconds that a chunk may lie at the broker."""
 
 
-class BlobLane:
+class BlobTransfer:
     """Sends blobs over one link.
 
     However many send at once, no more than ``WINDOW`` chunks are in memory besides the blobs, and the blobs go one
@@ -52,7 +52,9 @@ class BlobLane:
         ConfigError: there is no such compression.
     """
 
-    def __init__(self, link: Link, exchange: Exchange, limits: Limits, compression: Compression = "off") -> None:
+    def __init__(
+        self, link: ReconnectingConnection, exchange: Exchange, limits: Limits, compression: Compression = "off"
+    ) -> None:
         self._link = link
         self._exchange = exchange
         self._limits = limits

@@ -12,7 +12,7 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import Forged, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.connection import Line
+from fedbroker.transport.amqp.connection import Connection
 from fedbroker.transport.amqp.failover import declare_elsewhere
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
@@ -21,7 +21,7 @@ from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["Lobby"]
+__all__ = ["SiloDiscovery"]
 
 _log = get_logger(__name__)
 
@@ -30,7 +30,7 @@ PATIENCE: Final = 1.0
 """Seconds that a silo has to say that it is still there, when its announcement was found in the lobby."""
 
 
-class Lobby:
+class SiloDiscovery:
     """One coordinator's ear in a cohort's lobby.
 
     Args:
@@ -65,7 +65,7 @@ class Lobby:
         self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
         self._heard = asyncio.Event()
 
-    async def listen(self, line: Line) -> None:
+    async def listen(self, line: Connection) -> None:
         """Listen on a line, then empty the lobby: in this order, so that nobody is missed.
 
         The broker sends each announcement that was there back to its silo, which makes that announce itself anew.

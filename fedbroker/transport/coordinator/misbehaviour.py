@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Strikes"]
+__all__ = ["MisbehaviourCounter"]
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class _Count:
 
 
 @dataclass(slots=True)
-class Strikes:
+class MisbehaviourCounter:
     """Strikes of each silo within the last while.
 
     Attributes:

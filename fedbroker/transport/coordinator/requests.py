@@ -16,7 +16,7 @@ from fedbroker.errors import BrokerLost, DeadlineExceeded, WireError
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
-__all__ = ["Answer", "Answers", "Asked", "Dead", "Expected", "Reason", "correlation", "dead"]
+__all__ = ["Answer", "Dead", "PendingRequest", "Reason", "ReplyRouter", "ReplySlot", "correlation", "dead"]
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
@@ -42,7 +42,7 @@ class Dead:
 Answer: TypeAlias = Done | Failed | Need | Dead
 
 
-class Answers:
+class ReplySlot:
     """The answers to one work item, one after another; at most one waits to be taken.
 
     Attributes:
@@ -84,7 +84,7 @@ class Answers:
             self._next.exception()  # whoever waits is told; where nobody does, nobody has to be
 
 
-class Expected:
+class ReplyRouter:
     """The answers that are waited for.
 
     Args:
@@ -98,7 +98,7 @@ class Expected:
 
     def __init__(self, on_late: Callable[[Answer], None]) -> None:
         self._on_late = on_late
-        self._waiting: dict[str, Answers] = {}
+        self._waiting: dict[str, ReplySlot] = {}
         self.late = 0
 
     def __len__(self) -> int:
@@ -106,10 +106,10 @@ class Expected:
         return len(self._waiting)
 
     @contextmanager
-    def answers_to(self, item: WorkItem, message_id: str) -> Iterator[Answers]:
+    def replies_to(self, item: WorkItem, message_id: str) -> Iterator[ReplySlot]:
         """The answers to a work item, for which somebody waits within the block."""
         key = correlation(item)
-        answers = Answers(message_id, item)
+        answers = ReplySlot(message_id, item)
         self._waiting[key] = answers
         try:
             yield answers
@@ -165,10 +165,10 @@ def dead(correlation_id: str, death: str) -> Dead:
     return Dead(silo, session, int(stage), reasons.get(death, "rejected"))
 
 
-class Asked:
+class PendingRequest:
     """Hears what comes back for a work item.
 
-    Made by :meth:`fedbroker.transport.coordinator.transport.CoordinatorEnd.asking`.
+    Made by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.asking`.
 
     Args:
         answers: where its answers arrive.
@@ -179,7 +179,7 @@ class Asked:
 
     def __init__(
         self,
-        answers: Answers,
+        answers: ReplySlot,
         publishing: asyncio.Task[None],
         deadline: Deadline,
         opening: Callable[[Done], object] = lambda _: None,

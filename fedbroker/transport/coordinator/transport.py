@@ -20,17 +20,25 @@ from fedbroker.errors import BrokerError, BrokerLost, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp import failover
-from fedbroker.transport.amqp.connection import Line
-from fedbroker.transport.amqp.counters import Traffic
+from fedbroker.transport.amqp.connection import Connection
+from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.blobs.bulk import PREFETCH, BlobLane, receiver
+from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import BlobStore
-from fedbroker.transport.coordinator.discovery import Lobby
-from fedbroker.transport.coordinator.misbehaviour import Strikes
-from fedbroker.transport.coordinator.requests import Answer, Asked, Dead, Expected, Reason, correlation, dead
+from fedbroker.transport.coordinator.discovery import SiloDiscovery
+from fedbroker.transport.coordinator.misbehaviour import MisbehaviourCounter
+from fedbroker.transport.coordinator.requests import (
+    Answer,
+    Dead,
+    PendingRequest,
+    Reason,
+    ReplyRouter,
+    correlation,
+    dead,
+)
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import Buffer
@@ -52,7 +60,7 @@ from fedbroker.wire.messages import (
 )
 from fedbroker.wire.names import check_name
 
-__all__ = ["CoordinatorEnd"]
+__all__ = ["CoordinatorTransport"]
 
 _log = get_logger(__name__)
 
@@ -65,7 +73,7 @@ MAIL_TIMEOUT: Final = 5.0
 RESULTS_LINGER: Final = 15.0
 
 
-class CoordinatorEnd:
+class CoordinatorTransport:
     """One coordinator's connection to one cohort; survives the loss of the broker.
 
     Args:
@@ -116,15 +124,19 @@ class CoordinatorEnd:
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
-        self._expected = Expected(on_late)
+        self._expected = ReplyRouter(on_late)
         self.dead = Counter()
-        self._strikes = Strikes(limits.max_strikes)
+        self._strikes = MisbehaviourCounter(limits.max_strikes)
         self._envelopes = CoordinatorEnvelopes(cohort, keys)
         self._forged = on_forged  # not the fault of the silo in whose name it came, so no strike
-        self._lobby = Lobby(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
-        self._control = Link(address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control)
-        self._bulk = Link(address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk)
-        self._lane = BlobLane(self._bulk, topology.BLOBS, limits, compression)
+        self._lobby = SiloDiscovery(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
+        self._control = ReconnectingConnection(
+            address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control
+        )
+        self._bulk = ReconnectingConnection(
+            address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk
+        )
+        self._lane = BlobTransfer(self._bulk, topology.BLOBS, limits, compression)
         self._callback: topology.Queue | None = None  # under the names that they had the last time
         self._results: topology.Queue | None = None
 
@@ -161,7 +173,7 @@ class CoordinatorEnd:
         self.results.close()
 
     @property
-    def traffic(self) -> dict[str, Traffic]:
+    def traffic(self) -> dict[str, TrafficCounters]:
         """What has gone over the connections, by lane: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
@@ -183,14 +195,14 @@ class CoordinatorEnd:
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> Answer:
-        """Publish a work item and await the first answer; see :meth:`asking` and :meth:`Asked.answer`."""
+        """Publish a work item and await the first answer; see :meth:`asking` and :meth:`PendingRequest.answer`."""
         async with self.asking(item, inline, deadline, unread=unread) as asked:
             return await asked.answer()
 
     @asynccontextmanager
     async def asking(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
-    ) -> AsyncIterator[Asked]:
+    ) -> AsyncIterator[PendingRequest]:
         """Publish a work item. Within the block the silo's answers are heard, and the broker's, that nobody took it.
 
         ``inline`` rides with the item. Small outputs ride with ``Done`` and are in ``results`` when it comes; larger
@@ -216,10 +228,12 @@ class CoordinatorEnd:
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
         end = Deadline.after(left + GRACE)
-        with self._expected.answers_to(item, message_id) as answers, ExitStack() as coming:
+        with self._expected.replies_to(item, message_id) as answers, ExitStack() as coming:
             publishing = asyncio.create_task(self._publish(message, end))
             try:
-                yield Asked(answers, publishing, end, lambda done: coming.enter_context(self._opening(done, end)))
+                yield PendingRequest(
+                    answers, publishing, end, lambda done: coming.enter_context(self._opening(done, end))
+                )
             finally:
                 publishing.cancel()
                 await asyncio.gather(publishing, return_exceptions=True)
@@ -251,7 +265,7 @@ class CoordinatorEnd:
             self.dead["unroutable"] += 1
             raise
 
-    async def _set_up_control(self, line: Line) -> None:
+    async def _set_up_control(self, line: Connection) -> None:
         archive = topology.archive(self._cohort)
         await line.declare(topology.EXCHANGES, (archive,))
         self._callback = await failover.declare_elsewhere(line, topology.callback_queue(self.key), self._callback)
@@ -259,7 +273,7 @@ class CoordinatorEnd:
         await self._lobby.listen(line)
         await failover.see_leader(line, archive)
 
-    async def _set_up_bulk(self, line: Line) -> None:
+    async def _set_up_bulk(self, line: Connection) -> None:
         again = self._results is not None
         await line.declare((topology.BLOBS, topology.RESULTS), ())
         self._results = await failover.declare_elsewhere(line, topology.results_queue(self.key), self._results)
@@ -268,11 +282,11 @@ class CoordinatorEnd:
         take = receiver(self.results, self._limits, refused=self._on_bad_chunk)
         await line.consume(self._results, take, prefetch=PREFETCH)
 
-    async def _leave_control(self, line: Line) -> None:
+    async def _leave_control(self, line: Connection) -> None:
         if self._callback is not None:
             await line.delete(self._callback)
 
-    async def _leave_bulk(self, line: Line) -> None:
+    async def _leave_bulk(self, line: Connection) -> None:
         if self._results is not None:
             await line.delete(self._results)
 

@@ -20,12 +20,12 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.message import Outgoing
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.topology import LOBBY, LONGEST_HEARTBEAT, silo_key
 from fedbroker.wire.codec import encode
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
-__all__ = ["Presence"]
+__all__ = ["Announcer"]
 
 _log = get_logger(__name__)
 
@@ -44,7 +44,7 @@ LONGEST_RETRY: Final = 2700.0
 CHANGE: Final = "change what the reason names, as by installing the coordinator's version, and start the silo again"
 
 
-class Presence:
+class Announcer:
     """A silo's word that it is there, kept fresh until it leaves.
 
     Args:
@@ -59,8 +59,8 @@ class Presence:
 
     def __init__(
         self,
-        control: Link,
-        bulk: Link,
+        control: ReconnectingConnection,
+        bulk: ReconnectingConnection,
         heartbeat: float,
         announcement: Callable[[], Announce],
         *,

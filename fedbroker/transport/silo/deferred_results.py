@@ -14,21 +14,21 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost
 from fedbroker.wire.messages import Done, Fetch
 
-__all__ = ["Held"]
+__all__ = ["DeferredResults"]
 
 
-class _Held(NamedTuple):
+class _Deferred(NamedTuple):
     by: str
     session: str
     stage: int
     incarnation: str
 
 
-class Held:
+class DeferredResults:
     """Who waits for the coordinator's word."""
 
     def __init__(self) -> None:
-        self._waiting: dict[_Held, asyncio.Future[bool]] = {}
+        self._waiting: dict[_Deferred, asyncio.Future[bool]] = {}
 
     @contextmanager
     def until_fetched(self, reply: Done, by: str = "") -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
@@ -39,7 +39,7 @@ class Held:
         That returns False where they are not to be sent: nobody wants them, or the same were announced once more
         meanwhile. It raises ``BrokerLost`` where the word does not come by the deadline.
         """
-        results = _Held(by, reply.session, reply.stage, reply.incarnation)
+        results = _Deferred(by, reply.session, reply.stage, reply.incarnation)
         heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._settle(results, to_be_sent=False)
         self._waiting[results] = heard
@@ -61,9 +61,9 @@ class Held:
 
     def fetch(self, word: Fetch, by: str = "") -> None:
         """Take a coordinator's word; ``by`` is the fingerprint of its signer."""
-        self._settle(_Held(by, word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
+        self._settle(_Deferred(by, word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
 
-    def _settle(self, results: _Held, *, to_be_sent: bool) -> None:
+    def _settle(self, results: _Deferred, *, to_be_sent: bool) -> None:
         heard = self._waiting.get(results)
         if heard is not None and not heard.done():
             heard.set_result(to_be_sent)

@@ -11,7 +11,7 @@ from typing import Final
 from fedbroker.log import get_logger
 from fedbroker.wire.messages import MOST_ALARMS
 
-__all__ = ["Alarms"]
+__all__ = ["ForgeryReports"]
 
 _log = get_logger(__name__)
 
@@ -19,7 +19,7 @@ READERS: Final = 64
 """Coordinators that are told apart."""
 
 
-class Alarms:
+class ForgeryReports:
     """The last alarms, and which of them each coordinator was told of.
 
     Every coordinator that the silo answers is told of every alarm: one coordinator cannot take away what was meant for

@@ -15,7 +15,7 @@ from typing import Final
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.message import Delivery
 
-__all__ = ["COUNT", "MOST_DELIVERIES", "Holding", "deliveries_of"]
+__all__ = ["COUNT", "MOST_DELIVERIES", "InFlightDelivery", "deliveries_of"]
 
 _log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ def deliveries_of(delivery: Delivery) -> int:
     return sum(max(0, count) for count in counts if isinstance(count, int))
 
 
-class Holding:
+class InFlightDelivery:
     """One work item in hand.
 
     Args:
@@ -47,7 +47,7 @@ class Holding:
         owed: the work is done, and a copy of it is still to come.
     """
 
-    owed: bool
+    awaiting_copy: bool
 
     def __init__(self, delivery: Delivery, renew: Callable[[Delivery], Awaitable[bool]], seconds: float) -> None:
         self._deliveries = [delivery]
@@ -55,7 +55,7 @@ class Holding:
         self._seconds = seconds
         self._expected = False
         self._came = asyncio.Event()
-        self.owed = False
+        self.awaiting_copy = False
 
     def adopt(self, delivery: Delivery) -> None:
         """The same message came again: our copy, or what the broker delivers again after a lost connection."""
@@ -100,4 +100,4 @@ class Holding:
                 async with asyncio.timeout(COPY_SECONDS):
                     await self._came.wait()
             except TimeoutError:
-                self.owed = True  # behind a long queue
+                self.awaiting_copy = True  # behind a long queue

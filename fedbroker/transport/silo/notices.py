@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.connection import Handler, Line
+from fedbroker.transport.amqp.connection import Connection, Handler
 from fedbroker.transport.amqp.dial import answers
 from fedbroker.transport.amqp.exceptions import Locked
 from fedbroker.transport.amqp.url import Endpoint
 
-__all__ = ["Mailbox"]
+__all__ = ["NoticeQueue"]
 
 PREFETCH: Final = 64
 
 
-class Mailbox:
+class NoticeQueue:
     """Has one consumer: the silo of that name.
 
     Args:
@@ -43,13 +43,13 @@ class Mailbox:
         self._last: Endpoint | None = None  # of the broker's nodes, the one that the last connection was with
         self._ours = 0  # consumers then, those left of connections before included
 
-    async def take(self, line: Line) -> None:
+    async def take(self, line: Connection) -> None:
         """Be its consumer, on a new line.
 
         Raises:
             Locked: somebody else is.
             BrokerRefused: it is not there, or there is no permission.
-            LineDown: the line ended.
+            ConnectionLost: the line ended.
         """
         if self._enrolled:
             await self._take_alone(line)
@@ -57,7 +57,7 @@ class Mailbox:
             await line.declare(topology.EXCHANGES, (self._queue,))
             await line.consume(self._queue, self._handler, prefetch=PREFETCH)
 
-    async def _take_alone(self, line: Line) -> None:
+    async def _take_alone(self, line: Connection) -> None:
         """A replicated queue lets in whoever asks for it alone, so that its consumers are counted, before and after."""
         left = await self._left()
         (before,) = await line.expect(self._queue)

@@ -16,19 +16,19 @@ from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireErr
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp import failover
-from fedbroker.transport.amqp.connection import Consumer, Line
-from fedbroker.transport.amqp.counters import Taken, Traffic
-from fedbroker.transport.amqp.exceptions import LineDown, Locked, Nacked, Unroutable
+from fedbroker.transport.amqp.connection import Connection, Consumer
+from fedbroker.transport.amqp.counters import TrafficCounters, WorkCounters
+from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.blobs.bulk import PREFETCH, BlobLane, receiver
+from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import CAPACITY, BlobStore
 from fedbroker.transport.signed_messages import UNSIGNED, Signed, SiloEnvelopes
-from fedbroker.transport.silo.announcer import Presence
-from fedbroker.transport.silo.deferred_results import Held
-from fedbroker.transport.silo.notices import Mailbox
-from fedbroker.transport.silo.work_consumer import Inbox
+from fedbroker.transport.silo.announcer import Announcer
+from fedbroker.transport.silo.deferred_results import DeferredResults
+from fedbroker.transport.silo.notices import NoticeQueue
+from fedbroker.transport.silo.work_consumer import WorkConsumer
 from fedbroker.trust.guard import Keys
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.blobs import Buffer
@@ -49,7 +49,7 @@ from fedbroker.wire.messages import (
 )
 from fedbroker.wire.names import check_name
 
-__all__ = ["SiloEnd"]
+__all__ = ["SiloTransport"]
 
 _log = get_logger(__name__)
 
@@ -58,7 +58,7 @@ SPREAD: Final = 3.0
 """Seconds over which the silos of a broker that was away come back."""
 
 
-class SiloEnd:
+class SiloTransport:
     """One silo's connection to its cohort; survives the loss of the broker.
 
     Args:
@@ -120,12 +120,16 @@ class SiloEnd:
         self._limits = limits
         self.blobs = BlobStore(store_bytes, limits=limits, linger=store_seconds)
         self._prefetch = prefetch
-        self._control = Link(address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control, spread=spread)
-        self._bulk = Link(address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread)
-        self._lane = BlobLane(self._bulk, topology.RESULTS, limits, compression)
-        self._held = Held()
+        self._control = ReconnectingConnection(
+            address, f"fedbroker silo {cohort}.{silo} control", self._set_up_control, spread=spread
+        )
+        self._bulk = ReconnectingConnection(
+            address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread
+        )
+        self._lane = BlobTransfer(self._bulk, topology.RESULTS, limits, compression)
+        self._held = DeferredResults()
         self._envelopes = SiloEnvelopes(cohort, silo, keys)
-        self._presence = Presence(
+        self._presence = Announcer(
             self._control,
             self._bulk,
             heartbeat,
@@ -133,7 +137,7 @@ class SiloEnd:
             envelope=self._envelopes.announcement,
             signers=self._envelopes.signers,
         )
-        self._inbox = Inbox(
+        self._inbox = WorkConsumer(
             self._control,
             silo,
             on_work,
@@ -144,7 +148,7 @@ class SiloEnd:
             most=prefetch,
             renew_seconds=renew_seconds,
         )
-        self._mailbox = Mailbox(cohort, silo, self._on_mail, enrolled=enrolled)
+        self._mailbox = NoticeQueue(cohort, silo, self._on_mail, enrolled=enrolled)
         self._consumer: Consumer | None = None
         self._lobby: topology.Queue | None = None  # under the name that it had the last time
         self._opened = asyncio.Event()
@@ -171,12 +175,12 @@ class SiloEnd:
         self._presence.start()
 
     @property
-    def traffic(self) -> dict[str, Traffic]:
+    def traffic(self) -> dict[str, TrafficCounters]:
         """What has gone over the connections, by lane: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     @property
-    def taken(self) -> Taken:
+    def taken(self) -> WorkCounters:
         """What was found in the work queue so far."""
         return self._inbox.taken
 
@@ -280,7 +284,7 @@ class SiloEnd:
             try:
                 async with asyncio.timeout(2.0):
                     await consumer.cancel()
-            except (LineDown, TimeoutError) as error:  # then the consumer is gone, too
+            except (ConnectionLost, TimeoutError) as error:  # then the consumer is gone, too
                 _log.debug("consumer not cancelled", reason=str(error))
         await self._presence.stop()
 
@@ -295,7 +299,7 @@ class SiloEnd:
         await self._control.close()
         self.blobs.close()
 
-    async def _set_up_control(self, line: Line) -> None:
+    async def _set_up_control(self, line: Connection) -> None:
         """Take the name first: it is what keeps us off another silo's queues."""
         work = topology.work_queue(self._cohort, self._silo)
         try:
@@ -310,11 +314,11 @@ class SiloEnd:
             self._consumer = await self._consume_work(line, work)
         self._presence.cue()
 
-    async def _declare(self, line: Line, work: topology.Queue) -> None:
+    async def _declare(self, line: Connection, work: topology.Queue) -> None:
         self._lobby = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._lobby)
         await line.declare((), (topology.archive(self._cohort), work))
 
-    async def _consume_work(self, line: Line, work: topology.Queue) -> Consumer:
+    async def _consume_work(self, line: Connection, work: topology.Queue) -> Consumer:
         """Consume; make the queue anew if the broker does not answer for it and we may.
 
         What it held is lost either way; its coordinators' deadlines take care of that.
@@ -324,7 +328,7 @@ class SiloEnd:
                 return await line.consume(work, self._inbox.take, prefetch=self._prefetch)
         except TimeoutError:
             if self._enrolled:
-                raise LineDown(f"queue {work.name!r} has no leader") from None
+                raise ConnectionLost(f"queue {work.name!r} has no leader") from None
             raise await failover.anew(line, work) from None
 
     async def _ready(self, deadline: Deadline) -> None:
@@ -336,7 +340,7 @@ class SiloEnd:
         except (BrokerLost, TimeoutError) as error:
             _log.debug("no queue for blobs", reason=str(error))
 
-    async def _set_up_bulk(self, line: Line) -> None:
+    async def _set_up_bulk(self, line: Connection) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)
         try:
             if self._enrolled:
@@ -354,7 +358,7 @@ class SiloEnd:
         if self._envelopes.guarded:
             self._inbox.alarms.add("bulk", why)
 
-    async def _delete_blobs_queue(self, line: Line) -> None:
+    async def _delete_blobs_queue(self, line: Connection) -> None:
         if not self._enrolled:
             await line.delete(topology.blobs_queue(self._cohort, self._silo))
 

@@ -18,21 +18,21 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.counters import Taken
+from fedbroker.transport.amqp.counters import WorkCounters
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
-from fedbroker.transport.amqp.reconnecting import Link
+from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.signed_messages import Signed, SiloEnvelopes
-from fedbroker.transport.silo.forgery_reports import Alarms
-from fedbroker.transport.silo.in_flight import COUNT, MOST_DELIVERIES, Holding, deliveries_of
+from fedbroker.transport.silo.forgery_reports import ForgeryReports
+from fedbroker.transport.silo.in_flight import COUNT, MOST_DELIVERIES, InFlightDelivery, deliveries_of
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Digest, Message, Value, WorkItem
 from fedbroker.wire.names import is_name
 
-__all__ = ["Inbox"]
+__all__ = ["WorkConsumer"]
 
 _log = get_logger(__name__)
 
@@ -43,7 +43,7 @@ NOTHING: Final = 0.1
 """Seconds: whoever waited for less has not waited."""
 
 
-class Inbox:
+class WorkConsumer:
     """Takes a silo's deliveries in hand until they are answered.
 
     Args:
@@ -62,12 +62,12 @@ class Inbox:
         alarms: what came in a coordinator's name that it has not written.
     """
 
-    taken: Taken
-    alarms: Alarms
+    taken: WorkCounters
+    alarms: ForgeryReports
 
     def __init__(
         self,
-        control: Link,
+        control: ReconnectingConnection,
         silo: str,
         on_work: Callable[[WorkItem, Signed], Awaitable[None]],
         ready: Callable[[Deadline], Awaitable[None]],
@@ -86,12 +86,12 @@ class Inbox:
         self._limits = limits
         self._envelopes = envelopes
         self._renew_seconds = renew_seconds
-        self.taken = Taken()
-        self.alarms = Alarms()
+        self.taken = WorkCounters()
+        self.alarms = ForgeryReports()
         # The prefetch alone does not bound them: a delivery that is renewed makes room for another one at the broker.
         self._room = asyncio.Semaphore(most)
         self._handlers: set[asyncio.Task[None]] = set()
-        self._holdings: dict[str, Holding] = {}  # by message id
+        self._holdings: dict[str, InFlightDelivery] = {}  # by message id
         self._owed: OrderedDict[str, None] = OrderedDict()  # message ids of work that is done and will come again
 
     async def take(self, delivery: Delivery) -> None:
@@ -123,7 +123,7 @@ class Inbox:
             return await self._renewed(held, deadline)
 
         # Registered before the handler's task runs: one read of the socket may bring the same message twice.
-        holding = self._holdings[delivery.message_id] = Holding(delivery, renew, self._renew_seconds)
+        holding = self._holdings[delivery.message_id] = InFlightDelivery(delivery, renew, self._renew_seconds)
         # Not in the caller's task: that is cancelled when its line ends, a handler is not.
         handler = asyncio.create_task(self._handle(item, signed, attachments, delivery, holding, deadline))
         self._handlers.add(handler)
@@ -168,7 +168,7 @@ class Inbox:
         signed: Signed,
         attachments: Sequence[memoryview],
         delivery: Delivery,
-        holding: Holding,
+        holding: InFlightDelivery,
         deadline: Deadline,
     ) -> None:
         try:
@@ -179,7 +179,7 @@ class Inbox:
                 await holding.keep(asyncio.ensure_future(self._work_on(item, signed, deadline, delivery)))
         finally:
             del self._holdings[delivery.message_id]
-            if holding.owed:
+            if holding.awaiting_copy:
                 self._owed[delivery.message_id] = None
                 if len(self._owed) > MOST_OWED:
                     self._owed.popitem(last=False)
