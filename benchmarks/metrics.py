@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prometheus_client import generate_latest
 
 from fedbroker.metrics.coordinator import CoordinatorMetrics
-from fedbroker.session.events import Listener, Recorder, Talk
+from fedbroker.session.events import Listener, Recorder, RequestTimings
 from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
@@ -25,8 +25,8 @@ def invocation(silos: list[str], listener: Listener | None) -> None:
     one.session_started()
     one.stage_started(0, silos, 60.0)
     for silo in silos[:-1]:
-        one.ended(Talk(silo, "1", started=1.0, replied=2.0), Done("s", 0, silo, "1", (("d", 50),), 0.5))
-    one.ended(Talk(silos[-1], "1"), Lost(silos[-1], "expired"))
+        one.ended(RequestTimings(silo, "1", started=1.0, replied=2.0), Done("s", 0, silo, "1", (("d", 50),), 0.5))
+    one.ended(RequestTimings(silos[-1], "1"), Lost(silos[-1], "expired"))
     one.stage_finished(silos, 1)
     one.finished()
 

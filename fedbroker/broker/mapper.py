@@ -8,9 +8,9 @@ import socket
 import tempfile
 from pathlib import Path
 
-from fedbroker.broker.guard import Guard
 from fedbroker.broker.ports import free_ports
 from fedbroker.broker.setup import epmd_command, write_private
+from fedbroker.broker.supervisor_process import Guard
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError
 

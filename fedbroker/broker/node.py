@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fedbroker.broker.guard import Guard
 from fedbroker.broker.ports import free_ports, is_free, speaks_amqp
 from fedbroker.broker.setup import NODE, Credentials, Family, NodeFiles, Ports
+from fedbroker.broker.supervisor_process import Guard
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError
 from fedbroker.quantities import seconds_text

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fedbroker.deadletters.archive import Archive
-    from fedbroker.deadletters.bundle import Parcel
+    from fedbroker.deadletters.bundle import WorkBundle
 
 __all__ = ["app"]
 
@@ -210,10 +210,10 @@ def _archive(url: str, cohort: str, use: Callable[[Archive], Awaitable[T]]) -> T
     return asyncio.run(run())
 
 
-def _opened(body: bytes) -> Parcel:
-    from fedbroker.deadletters.bundle import Parcel
+def _opened(body: bytes) -> WorkBundle:
+    from fedbroker.deadletters.bundle import WorkBundle
 
-    return Parcel.opened(body)
+    return WorkBundle.opened(body)
 
 
 def _agreed(letters: int, cohort: str) -> bool:

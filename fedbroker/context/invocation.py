@@ -31,7 +31,7 @@ from fedbroker.plan.model import ClientStage, Plan, ServerStage
 from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.ports import Enlisted, StageWork
+from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.roster import Member
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
@@ -251,7 +251,7 @@ class _Run:
             await journal.record_sent(stage.level, down)
         return down
 
-    def _enlist(self, newcomer: Member, straggler: str) -> Enlisted | None:
+    def _enlist(self, newcomer: Member, straggler: str) -> LateJoiner | None:
         """What a late joiner is asked in a straggler's place, in the first client stage, before anything is kept."""
         bound, clients = self.programs.bound, len(self.programs.dealt[straggler])
         try:
@@ -264,7 +264,7 @@ class _Run:
             return None
         if own != clients and client_count(self.programs.arguments) is not None:
             return None
-        return Enlisted(self.programs.enlist(newcomer.name, straggler, own, columns), own)
+        return LateJoiner(self.programs.enlist(newcomer.name, straggler, own, columns), own)
 
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from fedbroker.deadletters.record import Letter, choose
+from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
@@ -45,18 +45,18 @@ class Archive:
         self._deadline = deadline
         self._limits = limits
 
-    async def letters(self) -> list[Letter]:
+    async def letters(self) -> list[DeadLetter]:
         """All of them, the oldest first; none where there is no archive.
 
         Raises:
             BrokerError: the broker went away, or does not permit it.
         """
         async with self._held() as all_:
-            letters = [Letter.of(one.delivery, self._limits) async for one in all_]
+            letters = [DeadLetter.of(one.delivery, self._limits) async for one in all_]
         # The queue keeps the order, unless a reader was killed over it.
         return sorted(letters, key=lambda letter: letter.died.timestamp() if letter.died is not None else 0.0)
 
-    async def find(self, prefix: str) -> tuple[Letter, bytes]:
+    async def find(self, prefix: str) -> tuple[DeadLetter, bytes]:
         """A letter and its body, by its id or the first characters of that.
 
         Raises:
@@ -67,7 +67,7 @@ class Archive:
             letter, taken = await self._chosen(prefix, all_)
             return letter, taken.delivery.body
 
-    async def requeue(self, prefix: str, expires: float) -> tuple[Letter, bool]:
+    async def requeue(self, prefix: str, expires: float) -> tuple[DeadLetter, bool]:
         """Send a letter to its silo's work queue again; gone from the archive once the broker has confirmed that.
 
         It keeps its id. It may be done twice, where the connection is lost in between.
@@ -133,18 +133,18 @@ class Archive:
                 return
             yield taken
 
-    async def _chosen(self, prefix: str, all_: AsyncIterator[BrowsedMessage]) -> tuple[Letter, BrowsedMessage]:
+    async def _chosen(self, prefix: str, all_: AsyncIterator[BrowsedMessage]) -> tuple[DeadLetter, BrowsedMessage]:
         """The letter that is meant; of two with the same id, the later one."""
         ids: list[str] = []
-        meant: dict[str, tuple[Letter, BrowsedMessage]] = {}
+        meant: dict[str, tuple[DeadLetter, BrowsedMessage]] = {}
         async for taken in all_:
-            letter = Letter.of(taken.delivery, self._limits)
+            letter = DeadLetter.of(taken.delivery, self._limits)
             ids.append(letter.id)
             if letter.id.startswith(prefix):  # only those are kept in memory
                 meant[letter.id] = letter, taken
         return meant[choose(self._cohort, prefix, ids)]
 
-    async def _publish(self, letter: Letter, delivery: Delivery, expires: float) -> None:
+    async def _publish(self, letter: DeadLetter, delivery: Delivery, expires: float) -> None:
         """Publish it as it was, without the headers that tell of its death."""
         message = Outgoing(
             topology.WORK,

@@ -16,11 +16,11 @@ from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value, WorkItem
 
-__all__ = ["Parcel", "save_blobs"]
+__all__ = ["WorkBundle", "save_blobs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class WorkBundle:
     """A work item and blobs.
 
     Attributes:
@@ -34,7 +34,7 @@ class Parcel:
     loaded: frozenset[Digest] = frozenset()
 
     @classmethod
-    def opened(cls, body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Parcel:
+    def opened(cls, body: Buffer, limits: Limits = DEFAULT_LIMITS) -> WorkBundle:
         """From the body of an AMQP message.
 
         Raises:
@@ -66,7 +66,7 @@ class Parcel:
                 made.add(op.ref)
         return tuple(kept)
 
-    def with_files(self, directory: Path) -> Parcel:
+    def with_files(self, directory: Path) -> WorkBundle:
         """The same with what is lacking read from files that are named by their digests, as far as they are there.
 
         Raises:
@@ -75,7 +75,7 @@ class Parcel:
         if not directory.is_dir():
             raise ConfigError(f"there is no directory {directory}", hint="correct --blobs")
         found = {digest: _read(directory / digest) for digest in self.lacking if (directory / digest).exists()}
-        return Parcel(self.item, {**self.blobs, **found}, frozenset(found))
+        return WorkBundle(self.item, {**self.blobs, **found}, frozenset(found))
 
 
 def save_blobs(directory: Path, blobs: Iterable[Buffer]) -> None:

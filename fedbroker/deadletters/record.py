@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from fedbroker.deadletters.bundle import Parcel
+from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.errors import CohortError, WireError
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
-__all__ = ["Letter", "choose"]
+__all__ = ["DeadLetter", "choose"]
 
 DELIVERED: Final = {"rejected": 1, "delivery_limit": 4}
 """How often a message was delivered at least: all that is known, since the broker forgets the count with its death.
@@ -29,7 +29,7 @@ LOOKS: Final = "x-delivery-count"
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A work item that died, without its program.
 
     Attributes:
@@ -62,12 +62,12 @@ class Letter:
     headers: Mapping[str, Any]
 
     @classmethod
-    def of(cls, delivery: Delivery, limits: Limits = DEFAULT_LIMITS) -> Letter:
+    def of(cls, delivery: Delivery, limits: Limits = DEFAULT_LIMITS) -> DeadLetter:
         """From a message of the archive; whatever is in it, it can be listed."""
         words = [*delivery.key.split("."), "", "", ""]
         item, flaw = None, ""
         try:
-            item = Parcel.opened(delivery.body, limits).item
+            item = WorkBundle.opened(delivery.body, limits).item
         except WireError as error:
             flaw = error.what
         reason = delivery.death or "unknown"

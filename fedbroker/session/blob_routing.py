@@ -13,14 +13,14 @@ from fedbroker.session.roster import Member
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Digest, Op, Value
 
-__all__ = ["Known", "Shipment", "needs", "ship"]
+__all__ = ["BlobCacheIndex", "Shipment", "needs", "ship"]
 
 REMEMBERED = 4096
 """How many digests are remembered for each silo; one forgotten too early is only sent again."""
 
 
 @dataclass(slots=True)
-class Known:
+class BlobCacheIndex:
     """What each silo was sent and has used: an optimist's guess, since a silo that lost a blob asks for it."""
 
     _by_silo: dict[str, tuple[str, OrderedDict[Digest, None]]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def ship(
     programs: Mapping[str, Sequence[Op]],
     sizes: Mapping[Digest, int],
     members: Sequence[Member],
-    known: Known,
+    known: BlobCacheIndex,
     limits: Limits,
 ) -> Shipment:
     """Decide for one stage.

@@ -17,7 +17,7 @@ from typing import Self
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
 from fedbroker.session.admission import admit
-from fedbroker.session.blob_routing import Known
+from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.events import Listener, Recorder, tell
 from fedbroker.session.journal import Journal, SessionJournal
 from fedbroker.session.report import Event, SessionReport
@@ -98,7 +98,7 @@ class Cohort:
         self._listener = on_event
         self._journal = journal
         self._roster = Roster()
-        self._known = Known()
+        self._known = BlobCacheIndex()
         self._heard = asyncio.Event()
         self._open = asyncio.Event()
         self._words: set[asyncio.Task[None]] = set()

@@ -18,7 +18,7 @@ from fedbroker.session.outcomes import Outcome, ending, why
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from fedbroker.wire.messages import Done
 
-__all__ = ["Listener", "Recorder", "Talk", "both", "tell"]
+__all__ = ["Listener", "Recorder", "RequestTimings", "both", "tell"]
 
 _log = get_logger(__name__)
 
@@ -68,7 +68,7 @@ def _short(value: object) -> object:
 
 
 @dataclass(slots=True)
-class Talk:
+class RequestTimings:
     """What was sent to one silo in a stage, and what came back; filled in as it goes on.
 
     Attributes:
@@ -146,7 +146,7 @@ class Recorder:
         self._level, self._stage_began, self._silos = level, time.monotonic(), {}
         self.say("stage started", silos=len(silos), seconds=seconds)
 
-    def ended(self, talk: Talk, outcome: Outcome) -> None:
+    def ended(self, talk: RequestTimings, outcome: Outcome) -> None:
         """A silo answered, or was dropped."""
         one = self._silos[talk.silo] = talk.report(outcome, self._stage_began, time.monotonic())
         if isinstance(outcome, Done):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["ROOM", "Handover", "MergeOrder", "unasked"]
+__all__ = ["ROOM", "MergeOrder", "MergeScheduler", "unasked"]
 
 MergeOrder: TypeAlias = Literal["membership", "arrival"]
 """``membership``: the order in which silos are asked, so that the same answers give the same bits, as far as there is
@@ -32,7 +32,7 @@ def unasked(silos: int, least: int) -> int:
 
 
 @dataclass(slots=True)
-class Handover:
+class MergeScheduler:
     """The answers of one client stage.
 
     Attributes:
@@ -54,11 +54,11 @@ class Handover:
         self._sending.pop(silo, None)
         self._asking[silo] = size
 
-    def turns(self, seat: Callable[[str], int]) -> list[str]:
+    def turns(self, slot: Callable[[str], int]) -> list[str]:
         """Who is to send now: those who come first in the order, as long as there is room."""
         chosen: list[str] = []
         while self._asking and len(self._sending) < AT_ONCE and self._outstanding < self.room:
-            first = next(iter(self._asking)) if self.order == "arrival" else min(self._asking, key=seat)
+            first = next(iter(self._asking)) if self.order == "arrival" else min(self._asking, key=slot)
             self._sending[first] = self._asking.pop(first)
             chosen.append(first)
         return chosen

@@ -13,7 +13,7 @@ from fedbroker.errors import ComputationFailed, FedbrokerError, PolicyRefusal, S
 from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Done, Failed
 
-__all__ = ["Ending", "Late", "Lost", "Outcome", "ending", "replaceable", "stage_error", "why"]
+__all__ = ["Ending", "Lost", "Outcome", "TooLate", "ending", "replaceable", "stage_error", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class TooLate:
     """The stage closed before a silo's answer came: the quorum had answered, and the grace was over."""
 
     silo: str
 
 
-Outcome: TypeAlias = Done | Failed | Lost | Late
+Outcome: TypeAlias = Done | Failed | Lost | TooLate
 
 Ending: TypeAlias = Literal["answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late"]
 """``expired``: never picked its work up. ``timed out``: picked it up and did not answer. ``crashed``: its agent or its
@@ -74,7 +74,7 @@ def ending(outcome: Outcome) -> Ending:
             return _FAILED[outcome.kind]
         case Lost():
             return _LOST[outcome.reason]
-        case Late():
+        case TooLate():
             return "late"
 
 
@@ -87,7 +87,7 @@ def why(outcome: Outcome) -> str:
             return outcome.cause
         case Lost():
             return f"it {_WHY[outcome.reason]}"
-        case Late():
+        case TooLate():
             return "the stage closed before it answered"
 
 

@@ -16,7 +16,7 @@ from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Check", "Enlisted", "Lane", "PendingRequest", "Results", "StageWork", "Take"]
+__all__ = ["Check", "LateJoiner", "PendingRequest", "Results", "SessionTransport", "StageWork", "Take"]
 
 Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 """Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
@@ -54,7 +54,7 @@ class PendingRequest(Protocol):
         ...
 
 
-class Lane(Protocol):
+class SessionTransport(Protocol):
     """What a session needs of the transport.
 
     :class:`fedbroker.transport.coordinator.transport.CoordinatorTransport` has it.
@@ -92,7 +92,7 @@ class Lane(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Enlisted:
+class LateJoiner:
     """What a late joiner is asked in a straggler's place.
 
     Attributes:
@@ -126,6 +126,6 @@ class StageWork:
     programs: Mapping[str, tuple[Op, ...]]
     blobs: Mapping[Digest, Buffer]
     take: Take
-    enlist: Callable[[Member, str], Enlisted | None] | None = None
+    enlist: Callable[[Member, str], LateJoiner | None] | None = None
     check: Check = lambda _outputs, _clients: None
     outputs: int | None = None

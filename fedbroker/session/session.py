@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import JournalError
-from fedbroker.session.blob_routing import Known
+from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.events import Recorder
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.ports import Lane, StageWork
+from fedbroker.session.ports import SessionTransport, StageWork
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.stage_runner import run_stage
@@ -46,8 +46,8 @@ class Session:
     """
 
     id: str
-    lane: Lane
-    known: Known
+    lane: SessionTransport
+    known: BlobCacheIndex
     frozen: Sequence[Member]
     clients: Mapping[str, int]
     stage_timeout: float

@@ -15,11 +15,11 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
-from fedbroker.session.blob_routing import Known, needs
-from fedbroker.session.events import Talk
+from fedbroker.session.blob_routing import BlobCacheIndex, needs
+from fedbroker.session.events import RequestTimings
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.outcomes import Lost, Outcome, ending, why
-from fedbroker.session.ports import Lane, PendingRequest, StageWork
+from fedbroker.session.ports import PendingRequest, SessionTransport, StageWork
 from fedbroker.session.roster import Member
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
@@ -27,7 +27,7 @@ from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Conversation"]
+__all__ = ["SiloRequest"]
 
 ROUNDS_OF_NEED = 3
 """How often a silo may ask for blobs that it lacks before that counts as a failure."""
@@ -50,7 +50,7 @@ _log = get_logger(__name__)
 
 
 @dataclass
-class Conversation:
+class SiloRequest:
     """With one silo, for one stage.
 
     Attributes:
@@ -75,8 +75,8 @@ class Conversation:
     """
 
     session: str
-    lane: Lane
-    known: Known
+    lane: SessionTransport
+    known: BlobCacheIndex
     work: StageWork
     program: tuple[Op, ...]
     member: Member
@@ -85,7 +85,7 @@ class Conversation:
     bulk: Sequence[Digest]
     deadline: Deadline
     unread: Deadline | None
-    talk: Talk
+    talk: RequestTimings
     send: Callable[[Sequence[Digest]], object]
     turn: Callable[[int], Awaitable[None]]
     hold: int

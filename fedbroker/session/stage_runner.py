@@ -1,4 +1,4 @@
-"""A client stage under way: a conversation with each silo, the bulk lane beside them, and the state machine's word.
+"""A client stage under way: a request with each silo, the bulk lane beside them, and the state machine's word.
 
 What happens comes in as events, one after another; :class:`fedbroker.session.stage_state.StageState` decides.
 """
@@ -16,13 +16,13 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.blob_routing import needs, ship
-from fedbroker.session.events import Talk
+from fedbroker.session.events import RequestTimings
 from fedbroker.session.merge_scheduler import unasked
 from fedbroker.session.outcomes import Outcome, replaceable
 from fedbroker.session.ports import StageWork
-from fedbroker.session.reply_collector import Intake
+from fedbroker.session.reply_collector import ReplyCollector
 from fedbroker.session.roster import Member
-from fedbroker.session.silo_request import Conversation
+from fedbroker.session.silo_request import SiloRequest
 from fedbroker.session.stage_state import Close, Fail, StageState, Wait
 from fedbroker.wire.messages import Digest, Done, Op
 
@@ -75,7 +75,7 @@ async def run_stage(session: Session, work: StageWork) -> tuple[str, ...]:
         try:
             await _to_its_end(stage)
         finally:
-            stage.conversations.clear()  # they refer back to the stage: models would wait for the garbage collector
+            stage.requests.clear()  # they refer back to the stage: models would wait for the garbage collector
         span.set(participants=len(stage.state.participants))
     if session.journal is not None and closed is None:
         await session.journal.record_closed(work.level, stage.state.participants)
@@ -97,8 +97,8 @@ class _Stage:
             self.deadline.at + LATENESS,
             session.policy.grace,
         )
-        self.intake = Intake(self.state, session.policy.merge_order, work.take)
-        self.conversations: dict[str, Conversation] = {}
+        self.collector = ReplyCollector(self.state, session.policy.merge_order, work.take)
+        self.requests: dict[str, SiloRequest] = {}
         self._happenings: asyncio.Queue[_Happening] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -125,22 +125,22 @@ class _Stage:
     def record(self, error: FedbrokerError | None = None) -> None:
         """Write down who was too late, and that the stage is over; out of the session with whoever did not answer."""
         for silo, outcome in self.state.close(time.monotonic()).items():
-            self.session.recorder.ended(self.conversations[silo].talk, outcome)
+            self.session.recorder.ended(self.requests[silo].talk, outcome)
         if error is None:
-            self.intake.look()  # what waited for silos that are out by now
-        order = self.intake.merge_order()
+            self.collector.look()  # what waited for silos that are out by now
+        order = self.collector.merge_order()
         self.session.recorder.stage_finished(self.state.asked, self.state.needed, order, error)
         if error is None:
-            members = {silo: conversation.member for silo, conversation in self.conversations.items()}
+            members = {silo: request.member for silo, request in self.requests.items()}
             self.session.go_on_with([members[silo] for silo in self.state.participants])
 
     def _ask(self, members: Sequence[Member], programs: Mapping[str, tuple[Op, ...]], in_place_of: str = "") -> None:
-        """Start a conversation with each, and the transfers that they wait for."""
+        """Start a request with each, and the transfers that they wait for."""
         session, work = self.session, self.work
         sizes = {digest: len(blob) for digest, blob in work.blobs.items()}
         shipment = ship(programs, sizes, members, session.known, session.limits)
         for member in members:
-            conversation = Conversation(
+            request = SiloRequest(
                 session=session.id,
                 lane=session.lane,
                 known=session.known,
@@ -152,15 +152,15 @@ class _Stage:
                 bulk=shipment.on_bulk_lane(member.name, needs(programs[member.name])),
                 deadline=self.deadline,
                 unread=None if in_place_of else self._pickup(),
-                talk=Talk(member.name, member.incarnation, in_place_of),
+                talk=RequestTimings(member.name, member.incarnation, in_place_of),
                 send=partial(self._send, silo=member.name),
-                turn=partial(self.intake.turn, member.name),
+                turn=partial(self.collector.turn, member.name),
                 hold=unasked(len(session.frozen), session.limits.held_results),
                 limits=session.limits,
                 journal=session.journal,
             )
-            self.conversations[member.name] = conversation
-            self._spawn(self._converse(conversation))
+            self.requests[member.name] = request
+            self._spawn(self._converse(request))
         self._send(shipment.broadcast, None)
         for silo, own in shipment.direct.items():
             self._send(own, silo)
@@ -175,8 +175,8 @@ class _Stage:
     def _replaces(self) -> bool:
         return self.session.policy.stragglers == "replace" and self.work.enlist is not None
 
-    async def _converse(self, conversation: Conversation) -> None:
-        self._happenings.put_nowait(_Ended(conversation.member, await conversation.run()))
+    async def _converse(self, request: SiloRequest) -> None:
+        self._happenings.put_nowait(_Ended(request.member, await request.run()))
 
     def _send(self, digests: Sequence[Digest], silo: str | None) -> None:
         """Start sending blobs, beside whatever else is under way."""
@@ -230,7 +230,7 @@ class _Stage:
             case _Ended(member, outcome):
                 self._on_ended(member, outcome)
             case _Joined(member, program, straggler):
-                self.state.seat(member.name, straggler)
+                self.state.fill_slot(member.name, straggler)
                 self.session.recorder.say("late joiner taken in", member.name, in_place_of=straggler)
                 self._ask([member], {member.name: program}, straggler)
             case BaseException() as error:
@@ -239,14 +239,14 @@ class _Stage:
     def _on_ended(self, member: Member, outcome: Outcome) -> None:
         if not self.state.settle(member.name, outcome, time.monotonic()):
             return
-        conversation = self.conversations[member.name]
-        self.session.recorder.ended(conversation.talk, outcome)
+        request = self.requests[member.name]
+        self.session.recorder.ended(request.talk, outcome)
         if isinstance(outcome, Done):
-            outputs, conversation.outputs = conversation.outputs, ()
-            self.intake.here(member.name, outputs)
+            outputs, request.outputs = request.outputs, ()
+            self.collector.here(member.name, outputs)
             return
         self.session.dismiss(member)
         if self._replaces and replaceable(outcome):
             self.state.offer(member.name)
             self._spawn(self._recruit(member.name))
-        self.intake.gone(member.name)
+        self.collector.gone(member.name)

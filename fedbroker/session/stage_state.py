@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from fedbroker.errors import FedbrokerError
-from fedbroker.session.outcomes import Late, Lost, Outcome, stage_error
+from fedbroker.session.outcomes import Lost, Outcome, TooLate, stage_error
 from fedbroker.wire.messages import Done
 
 __all__ = ["Close", "Fail", "StageState", "Verdict", "Wait"]
@@ -61,20 +61,20 @@ class StageState:
     deadline: float
     grace: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    _seats: dict[str, int] = field(init=False)
-    _sat: list[list[str]] = field(init=False)  # by seat: who has ever had it
+    _slots: dict[str, int] = field(init=False)
+    _holders: list[list[str]] = field(init=False)  # by slot: who has ever had it
     _vacant: dict[str, int] = field(default_factory=dict)
     _answered: int = 0
     _passed: int = 0
     _quorum_at: float | None = None
 
     def __post_init__(self) -> None:
-        self._seats = {silo: seat for seat, silo in enumerate(self.silos)}
-        self._sat = [[silo] for silo in self.silos]
+        self._slots = {silo: slot for slot, silo in enumerate(self.silos)}
+        self._holders = [[silo] for silo in self.silos]
 
     def settle(self, silo: str, outcome: Outcome, now: float) -> bool:
         """Record how a silo ended; False for whatever comes after its first outcome, and for strangers."""
-        if silo not in self._seats or silo in self.outcomes:
+        if silo not in self._slots or silo in self.outcomes:
             return False
         self.outcomes[silo] = outcome
         self._answered += isinstance(outcome, Done)
@@ -83,18 +83,18 @@ class StageState:
         return True
 
     def offer(self, silo: str) -> None:
-        """A silo that ended without an answer gives its seat to whoever comes."""
-        self._vacant[silo] = self._seats[silo]
+        """A silo that ended without an answer gives its slot to whoever comes."""
+        self._vacant[silo] = self._slots[silo]
 
-    def seat(self, newcomer: str, in_place_of: str) -> None:
-        """A late joiner takes the seat, and is asked."""
-        seat = self._seats[newcomer] = self._vacant.pop(in_place_of)
-        self._sat[seat].append(newcomer)
+    def fill_slot(self, newcomer: str, in_place_of: str) -> None:
+        """A late joiner takes the slot, and is asked."""
+        slot = self._slots[newcomer] = self._vacant.pop(in_place_of)
+        self._holders[slot].append(newcomer)
 
     @property
     def asked(self) -> tuple[str, ...]:
         """Everybody who was ever asked, in membership order: a late joiner right behind whose place it took."""
-        return tuple(sorted(self._seats, key=self._seats.__getitem__))
+        return tuple(sorted(self._slots, key=self._slots.__getitem__))
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -102,20 +102,20 @@ class StageState:
         return tuple(silo for silo in self.asked if silo not in self.outcomes)
 
     def advance(self) -> list[str]:
-        """Go on over the seats, in membership order, up to the next that may still bring an answer.
+        """Go on over the slots, in membership order, up to the next that may still bring an answer.
 
         Returns:
             Who sat in those that were passed now, for the first time.
         """
         passed: list[str] = []
-        while self._passed < len(self._sat) and self._is_settled(self._passed):
-            passed += self._sat[self._passed]
+        while self._passed < len(self._holders) and self._is_settled(self._passed):
+            passed += self._holders[self._passed]
             self._passed += 1
         return passed
 
-    def seat_of(self, silo: str) -> int:
+    def slot_of(self, silo: str) -> int:
         """A silo's place in membership order."""
-        return self._seats[silo]
+        return self._slots[silo]
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -129,9 +129,9 @@ class StageState:
 
     def verdict(self, now: float) -> Verdict:
         """Whether the stage goes on."""
-        answered, open_seats = self._answered, len(self._seats) - len(self.outcomes) + len(self._vacant)
+        answered, open_slots = self._answered, len(self._slots) - len(self.outcomes) + len(self._vacant)
         in_time = now < self.deadline
-        if answered + (open_seats if in_time else 0) < self.needed:
+        if answered + (open_slots if in_time else 0) < self.needed:
             if in_time and self.pending and self._time_is_up:
                 return Wait(self.deadline)  # the others are as good as due: the error names all who are missing
             return Fail(stage_error(self.session, self.level, self.seconds, self._endings(in_time)))
@@ -139,22 +139,22 @@ class StageState:
             until = self.deadline
             if self.grace is not None and self._quorum_at is not None:
                 until = min(until, self._quorum_at + self.grace)
-            if not open_seats or now >= until:
+            if not open_slots or now >= until:
                 return Close()
             return Wait(until)
         return Wait(self.deadline)
 
     def close(self, now: float) -> dict[str, Outcome]:
-        """Whoever is pending is out, seats stay empty, and nothing counts that comes from now on. How each ended."""
+        """Whoever is pending is out, slots stay empty, and nothing counts that comes from now on. How each ended."""
         late: dict[str, Outcome] = {
-            silo: Late(silo) if now < self.deadline else Lost(silo, "time") for silo in self.pending
+            silo: TooLate(silo) if now < self.deadline else Lost(silo, "time") for silo in self.pending
         }
         self.outcomes |= late
         self._vacant.clear()
         return late
 
-    def _is_settled(self, seat: int) -> bool:
-        return seat not in self._vacant.values() and all(silo in self.outcomes for silo in self._sat[seat])
+    def _is_settled(self, slot: int) -> bool:
+        return slot not in self._vacant.values() and all(silo in self.outcomes for silo in self._holders[slot])
 
     @property
     def _time_is_up(self) -> bool:

@@ -1,6 +1,6 @@
 """What a session asks of its stages: how many silos must answer, what becomes of those that do not, and of answers.
 
-Plain data; imports the session's handover and the errors.
+Plain data; imports the session's scheduler and the errors.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import pytest
 
 from fedbroker.cli.common import age_text, plain, size_text
 from fedbroker.cli.letters import listing
-from fedbroker.deadletters.bundle import Parcel
-from fedbroker.deadletters.record import Letter, choose
+from fedbroker.deadletters.bundle import WorkBundle
+from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.errors import CohortError, WireError
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Select, Struct, Value, WorkItem
@@ -44,21 +44,21 @@ def test_a_program_is_listed_operation_by_operation():
 
 
 def test_values_that_the_program_does_not_make_are_from_an_earlier_stage():
-    assert Parcel(item(), {}).kept == (7, 8, 9)
-    assert Parcel(item([Value(1, "d" * 32), Compute(1)]), {}).kept == ()
+    assert WorkBundle(item(), {}).kept == (7, 8, 9)
+    assert WorkBundle(item([Value(1, "d" * 32), Compute(1)]), {}).kept == ()
 
 
 def test_a_parcel_knows_what_it_lacks():
     small, large = b"small", b"large"
     program = [Value(1, digest_of(small)), Value(2, digest_of(large)), Value(3, digest_of(small))]
-    parcel = Parcel.opened(encode(item(program), [small]))
+    parcel = WorkBundle.opened(encode(item(program), [small]))
     assert parcel.named == (digest_of(small), digest_of(large))
     assert parcel.lacking == (digest_of(large),)
 
 
 def test_only_work_items_are_parcels():
     with pytest.raises(WireError, match="EndSession"):
-        Parcel.opened(encode(EndSession("s1")))
+        WorkBundle.opened(encode(EndSession("s1")))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ class Came:
 
 @pytest.mark.parametrize(("reason", "least"), [("expired", 0), ("rejected", 1), ("delivery_limit", 4), ("maxlen", 0)])
 def test_the_archives_own_count_of_looks_is_not_the_letters_count_of_deliveries(reason, least):
-    letter = Letter.of(Came(reason))
+    letter = DeadLetter.of(Came(reason))
     assert letter.deliveries == least
     assert "x-delivery-count" not in letter.headers
     assert (letter.silo, letter.coordinator, letter.died) == ("ewr", "k", None)

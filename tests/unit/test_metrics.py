@@ -13,7 +13,7 @@ from fedbroker.errors import ConfigError, SiloError
 from fedbroker.metrics.address import parse_address
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry
-from fedbroker.session.events import Recorder, Talk, both
+from fedbroker.session.events import Recorder, RequestTimings, both
 from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Event, SessionReport
 from fedbroker.session.statistics import Statistics
@@ -39,10 +39,10 @@ def stage(of: Recorder, error: Exception | None = None) -> None:
     """One silo answers, the other never picks its work up."""
     of.session_started()
     of.stage_started(0, ["ewr", "jfk"], 10.0)
-    talk = Talk("ewr", "1")
+    talk = RequestTimings("ewr", "1")
     talk.started, talk.replied, talk.fetched, talk.bytes_out = 1.0, 4.0, 4.5, 1000
     of.ended(talk, Done(of.report.session, 0, "ewr", "1", (("d", 50),), 2.0, 0.5))
-    of.ended(Talk("jfk", "1"), Lost("jfk", "expired"))
+    of.ended(RequestTimings("jfk", "1"), Lost("jfk", "expired"))
     of.stage_finished(["ewr", "jfk"], 1, "membership", error)
 
 

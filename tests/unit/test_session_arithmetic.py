@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, SiloError, StragglerTimeout
-from fedbroker.session.blob_routing import Known
+from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.events import Recorder
-from fedbroker.session.ports import Enlisted, StageWork
+from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
@@ -68,7 +68,7 @@ async def play(schedule, policy, arrivals, limit):
     network = Network(end, lambda silo, stage: script.get((silo, stage), ()), value)
     began = time.monotonic()
     spare = [(began + after, member) for after, member in zip(sorted(arrivals), SPARE, strict=False)]
-    one = Session("s", end, Known(), MEMBERS, {member.name: 1 for member in MEMBERS}, SECONDS, policy=policy)
+    one = Session("s", end, BlobCacheIndex(), MEMBERS, {member.name: 1 for member in MEMBERS}, SECONDS, policy=policy)
     one.late_joiner = lambda fits: joiner(spare, fits)
     one.recorder = Recorder(SessionReport(session="s", cohort="c", members=one.participants))
     if limit is not None:
@@ -79,7 +79,7 @@ async def play(schedule, policy, arrivals, limit):
         for stage in range(stages):
             entered = time.monotonic()
             programs = dict.fromkeys(EVERYBODY, (Compute(1),))
-            enlist = (lambda member, straggler: Enlisted((Compute(1),), 1)) if stage == 0 else None
+            enlist = (lambda member, straggler: LateJoiner((Compute(1),), 1)) if stage == 0 else None
             got = Taken()
             participants = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, got, enlist))
             answers.append(sum(int(bytes(outputs[0])) for outputs in got.values()))

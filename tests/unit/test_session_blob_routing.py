@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.session.blob_routing import Known, ship
+from fedbroker.session.blob_routing import BlobCacheIndex, ship
 from fedbroker.session.roster import Member
 from fedbroker.wire.limits import DEFAULT_LIMITS
 from fedbroker.wire.messages import Value
@@ -23,7 +23,7 @@ def programs(**wanted):
 def test_small_rides_along_large_is_broadcast_and_own_goes_direct():
     sizes = {"small": 10, "model": 5000, "mine": 5000}
     shipment = ship(
-        programs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, Known(), LIMITS
+        programs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, BlobCacheIndex(), LIMITS
     )
     assert shipment.inline["ewr"] == ("small",)
     assert shipment.broadcast == ("model",)
@@ -34,7 +34,11 @@ def test_small_rides_along_large_is_broadcast_and_own_goes_direct():
 def test_what_rides_with_one_silos_work_item_is_not_waited_for_on_the_bulk_lane():
     sizes = {"small": 90, "other": 80}
     shipment = ship(
-        programs(ewr=["small"], jfk=["other", "small"], lga=["other", "small"]), sizes, MEMBERS, Known(), LIMITS
+        programs(ewr=["small"], jfk=["other", "small"], lga=["other", "small"]),
+        sizes,
+        MEMBERS,
+        BlobCacheIndex(),
+        LIMITS,
     )
     assert shipment.inline == {"ewr": ("small",), "jfk": ("other",), "lga": ("other",)}
     assert shipment.broadcast == ("small",)
@@ -43,7 +47,7 @@ def test_what_rides_with_one_silos_work_item_is_not_waited_for_on_the_bulk_lane(
 
 
 def test_what_a_silo_has_is_not_sent_again_until_it_restarts():
-    known = Known()
+    known = BlobCacheIndex()
     known.add(MEMBERS[0], ["model"])
     wanted = programs(ewr=["model"])
     assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == ()
@@ -59,7 +63,7 @@ blobs = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0
 @given(blobs, st.data())
 def test_every_silo_gets_each_blob_it_lacks_exactly_one_way(sizes, data):
     wanted = {m.name: data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True)) for m in MEMBERS}
-    known = Known()
+    known = BlobCacheIndex()
     for member in MEMBERS:
         known.add(member, data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True)))
     shipment = ship(programs(**wanted), sizes, MEMBERS, known, LIMITS)

@@ -10,9 +10,9 @@ import weakref
 import pytest
 
 from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout, WireError
-from fedbroker.session.blob_routing import Known
+from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.events import Recorder
-from fedbroker.session.ports import Enlisted, StageWork
+from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.report import SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
@@ -106,7 +106,7 @@ def need(silo, *digests):
 
 def session(lane, known=None, **options):
     clients = {member.name: 1 for member in MEMBERS}
-    one = Session("s", lane, known or Known(), MEMBERS, clients, **({"stage_timeout": 5.0} | options))
+    one = Session("s", lane, known or BlobCacheIndex(), MEMBERS, clients, **({"stage_timeout": 5.0} | options))
     one.recorder = Recorder(SessionReport(session="s", cohort="c", members=one.participants))
     return one
 
@@ -173,7 +173,7 @@ async def test_an_answer_that_makes_no_sense_is_its_silo_s_alone():
 
 
 async def test_a_silo_that_lacks_blobs_gets_them_alone_and_still_waits_for_what_is_on_its_way():
-    known = Known()
+    known = BlobCacheIndex()
     known.add(MEMBERS[0], ["small"])
     lane = ScriptedLane(ewr=[need("ewr", "small"), done("ewr", "a")], jfk=[done("jfk", "a")])
     lane.stored = {"a": b"1"}
@@ -327,7 +327,7 @@ async def test_a_late_joiner_takes_over_what_the_broker_gave_back():
         return next(member for member in (*MEMBERS, bos) if fits(member))
 
     one = session(lane, policy=Policy("replace", 2), late_joiner=late_joiner)
-    replies = await run(one, work(enlist=lambda member, straggler: Enlisted(PROGRAM, 1)))
+    replies = await run(one, work(enlist=lambda member, straggler: LateJoiner(PROGRAM, 1)))
     assert replies == {"bos": [b"2"], "jfk": [b"1"]}
     assert one.participants == ("bos", "jfk")
     assert lane.items["bos"][0].clients == 1

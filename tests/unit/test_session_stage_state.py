@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import DeadlineExceeded, SiloError, StragglerTimeout
-from fedbroker.session.outcomes import Late, Lost
+from fedbroker.session.outcomes import Lost, TooLate
 from fedbroker.session.stage_state import Close, Fail, StageState, Wait
 from fedbroker.wire.messages import Done, Failed
 
@@ -93,7 +93,7 @@ def test_grace_starts_with_the_quorum():
     machine.settle("jfk", done("jfk"), 4.0)
     assert machine.verdict(4.0) == Wait(5.5)
     assert machine.verdict(5.5) == Close()
-    assert machine.close(5.5) == {"lga": Late("lga")}
+    assert machine.close(5.5) == {"lga": TooLate("lga")}
     assert not machine.settle("lga", done("lga"), 5.6)
     assert (machine.participants, machine.dropped) == (("ewr", "jfk"), ("lga",))
 
@@ -103,7 +103,7 @@ def test_a_late_joiner_takes_the_place_of_whom_it_replaces():
     machine.settle("jfk", Lost("jfk", "expired"), 1.0)
     machine.offer("jfk")
     assert machine.verdict(1.0) == Wait(DEADLINE)
-    machine.seat("bos", "jfk")
+    machine.fill_slot("bos", "jfk")
     assert machine.asked == ("ewr", "jfk", "bos", "lga")
     for silo in ("lga", "bos", "ewr"):
         machine.settle(silo, done(silo), 2.0)

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fedbroker.deadletters.bundle import Parcel, save_blobs
+from fedbroker.deadletters.bundle import WorkBundle, save_blobs
 from fedbroker.errors import ConfigError, DeadlineExceeded
 from fedbroker.log import configure
 from fedbroker.quantities import seconds_text
@@ -78,7 +78,7 @@ def rerun(
         DeadlineExceeded: it took more than an hour.
     """
     configure(settings.silo.log_format, "error")
-    parcel = Parcel.opened(_body(file))
+    parcel = WorkBundle.opened(_body(file))
     if blobs is not None:
         parcel = parcel.with_files(blobs)
     _check(parcel, settings)
@@ -96,7 +96,7 @@ def rerun(
     _print(outputs, as_json=as_json)
 
 
-async def _run(settings: Settings, parcel: Parcel, seconds: float | None) -> _Outputs:
+async def _run(settings: Settings, parcel: WorkBundle, seconds: float | None) -> _Outputs:
     """The same steps as for work from the broker, with a runtime and sources of its own."""
     item = parcel.item
     named = {op.name for op in item.program if isinstance(op, Data)}
@@ -133,7 +133,7 @@ def _body(file: Path) -> bytes:
         ) from None
 
 
-def _check(parcel: Parcel, settings: Settings) -> None:
+def _check(parcel: WorkBundle, settings: Settings) -> None:
     """See that it can be run here, before anything is started."""
     item = parcel.item
     if item.silo != settings.silo.name:
