@@ -11,7 +11,7 @@ import fedbroker
 from benchmarks._children import Child
 from benchmarks._processes import MIB, Cost, Group, cost_of, typical
 from benchmarks._report import Judged, Report, Row
-from benchmarks.model import guardians
+from benchmarks.model import supervisors
 from fedbroker.broker import PrivateBroker
 from fedbroker.session.merge_scheduler import MergeOrder
 
@@ -74,7 +74,7 @@ def run(quick: bool) -> Report:
 def measure(case: Case, size: int, turns: int) -> tuple[Cost, int]:
     """Return a round's cost, and by how many bytes its peak exceeds the one before the first round."""
     with PrivateBroker() as broker, rounds(broker.url, case, size // 4) as (once, apart):
-        group = Group([os.getpid()], [*apart, *guardians()])
+        group = Group([os.getpid()], [*apart, *supervisors()])
         group.forget_peak()
         before = group.peak()
         costs = []

@@ -91,7 +91,7 @@ def row(case: Case, url: str, context: object, pids: Mapping[str, int], turns: i
         for call in (ours, moving, computing):  # warm-up: makes the plans, sends the computations
             call()
         broker = Group([broker_pid()])
-        apart = [*pids.values(), *children.values(), *runtimes, *guardians()]
+        apart = [*pids.values(), *children.values(), *runtimes, *supervisors()]
         all_ours = {"coordinator": Group([os.getpid()], apart), **groups(pids), "broker": broker}
         all_bare = {**groups(children), "broker": broker}
         costs: list[Cost] = []
@@ -121,8 +121,8 @@ def row(case: Case, url: str, context: object, pids: Mapping[str, int], turns: i
     return Row(str(case), dict(zip(COLUMNS, figures, strict=True)), judged)
 
 
-def guardians() -> list[int]:
-    """Return the process ids of the broker's guardian: neither the coordinator's nor the broker's own."""
+def supervisors() -> list[int]:
+    """Return the process ids of the broker's supervisor: neither the coordinator's nor the broker's own."""
     return [psutil.Process(broker_pid()).ppid()]
 
 

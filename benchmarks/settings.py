@@ -59,7 +59,7 @@ async def measure(url: str, mib: int, turns: int) -> dict[str, list[dict[str, fl
             end = CoordinatorTransport(
                 url, COHORT, limits=case.limits, on_announce=lambda _: None, on_leave=lambda _: None
             )
-            end._lane._window = asyncio.Semaphore(case.window)
+            end._transfer._window = asyncio.Semaphore(case.window)
             await end.open(Deadline.after(20))
             stack.push_async_callback(end.close)
             benches[case.name] = Bench(end, [SILO])

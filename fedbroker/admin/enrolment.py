@@ -24,7 +24,7 @@ from fedbroker.trust import Public
 from fedbroker.trust.files import SECRET
 from fedbroker.wire.names import check_name
 
-__all__ = ["Handed", "Office"]
+__all__ = ["Enrolment", "Handout"]
 
 URL: Final = "broker.url"
 BROKER_AUTHORITY: Final = "broker-ca.pem"
@@ -33,7 +33,7 @@ KEY: Final = "key.pem"
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class Handout:
     """The result of making a user.
 
     Attributes:
@@ -47,7 +47,7 @@ class Handed:
     public: Public | None
 
 
-class Office:
+class Enrolment:
     """Makes and revokes the logins of one virtual host.
 
     Args:
@@ -63,7 +63,7 @@ class Office:
         self._vhost = vhost
         self._force = force
 
-    def init(self, target: Target, coordinator: str, *, certificates: bool = False) -> Handed:
+    def init(self, target: Target, coordinator: str, *, certificates: bool = False) -> Handout:
         """Prepare the virtual host, and make a coordinator's user. Can be repeated for another coordinator.
 
         Raises:
@@ -83,7 +83,7 @@ class Office:
         identity = self._folder.identity(directory, force=self._force)
         if certificates and not (self._folder.authority / "ca.pem").exists():
             new_authority(self._folder.authority, force=False)
-        return Handed(coordinator, directory, identity.public)
+        return Handout(coordinator, directory, identity.public)
 
     def enroll(
         self,
@@ -94,7 +94,7 @@ class Office:
         certificate: bool = False,
         replicated: bool = False,
         public: Public | None = None,
-    ) -> Handed:
+    ) -> Handout:
         """Make a silo's user, queues and permissions, its ``silo.toml``, and a key pair unless it has one.
 
         Args:
@@ -125,9 +125,9 @@ class Office:
         coordinators = self._folder.coordinators().values()
         write_secret(directory / SETTINGS, settings(silo, cohort, broker, coordinators), force=self._force)
         self._folder.collect(cohort, silo, public)
-        return Handed(str(user), directory, public)
+        return Handout(str(user), directory, public)
 
-    def rotate(self, target: Target, cohort: str, silo: str) -> Handed:
+    def rotate(self, target: Target, cohort: str, silo: str) -> Handout:
         """Give a silo a new login of the same kind. The old one is refused from now on, and its connections are closed.
 
         Its key pair and the rest of its ``silo.toml`` stay. With definitions in a file, connections are not closed.
@@ -159,7 +159,7 @@ class Office:
         else:
             text = settings(silo, cohort, broker, self._folder.coordinators().values())
         write_secret(file, text, force=True)
-        return Handed(str(user), directory, None)
+        return Handout(str(user), directory, None)
 
     def revoke(self, target: LiveBroker, cohort: str, silo: str) -> list[str]:
         """Delete a silo's user and queues, and its key from the coordinators' files. Its own files stay.

@@ -11,7 +11,7 @@ from typing import Self
 
 from fedbroker.broker.mapper import PortMapper
 from fedbroker.broker.node import PrivateBroker
-from fedbroker.broker.setup import Credentials, Family
+from fedbroker.broker.setup import ClusterIdentity, Credentials
 from fedbroker.errors import BrokerStartError, UsageError
 
 __all__ = ["ClusterNode", "PrivateCluster"]
@@ -45,7 +45,7 @@ class ClusterNode:
 
     @property
     def running(self) -> bool:
-        """Return whether it is up, according to its guardian."""
+        """Return whether it is up, according to its supervisor."""
         return self._broker.running
 
     def kill(self) -> None:
@@ -132,9 +132,11 @@ class PrivateCluster:
             return
         try:
             self._mapper = PortMapper()
-            family = Family(secrets.token_hex(16), Credentials("fedbroker", secrets.token_hex(16)), self._mapper.port)
+            cluster = ClusterIdentity(
+                secrets.token_hex(16), Credentials("fedbroker", secrets.token_hex(16)), self._mapper.port
+            )
             names = [f"fedbroker{number}@localhost" for number in range(1, self._size + 1)]
-            self._brokers = [PrivateBroker._member(name, family, self._options) for name in names]
+            self._brokers = [PrivateBroker._member(name, cluster, self._options) for name in names]
             _at_once(broker.start for broker in self._brokers)
             first, *others = nodes = [ClusterNode(*each) for each in zip(names, self._brokers, strict=True)]
             for node in others:  # one after another: each changes the list of members

@@ -13,12 +13,12 @@ _NOTHING = re.compile(r"^\W*$|^BOOT FAILED$")
 _LINES = 6
 
 
-def why_it_failed(guardian: str, output: str, log: str) -> str:
-    """Return the relevant lines from the output of guardian, VM and RabbitMQ, joined to one line."""
-    for text in (guardian, output, log):
+def why_it_failed(supervisor: str, output: str, log: str) -> str:
+    """Return the relevant lines from the output of supervisor, VM and RabbitMQ, joined to one line."""
+    for text in (supervisor, output, log):
         if errors := _errors(text):
             return " | ".join(errors[:_LINES])
-    for text in (guardian, output, log):
+    for text in (supervisor, output, log):
         if lines := _meaningful(text.splitlines()):
             return " | ".join(lines[-3:])
     return "it wrote nothing"

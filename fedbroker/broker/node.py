@@ -1,6 +1,6 @@
 """A private RabbitMQ node as an object: start, stop, kill.
 
-A guardian process (``guardian.py``) runs the node, so that nothing of it remains however this process ends.
+A supervisor process (``supervisor.py``) runs the node, so that nothing of it remains however this process ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from fedbroker.broker.ports import free_ports, is_free, speaks_amqp
-from fedbroker.broker.setup import NODE, Credentials, Family, NodeFiles, Ports
-from fedbroker.broker.supervisor_process import Guard
+from fedbroker.broker.setup import NODE, ClusterIdentity, Credentials, NodeFiles, Ports
+from fedbroker.broker.supervisor_process import SupervisorProcess
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError
 from fedbroker.quantities import seconds_text
@@ -63,16 +63,16 @@ class PrivateBroker:
         self._directory: Path | None = None
         self._files: NodeFiles | None = None
         self._ports: Ports | None = None
-        self._guard: Guard | None = None
+        self._supervisor: SupervisorProcess | None = None
         self._abandoned = threading.Event()
         self._node = NODE
-        self._family: Family | None = None
+        self._cluster: ClusterIdentity | None = None
 
     @classmethod
-    def _member(cls, node: str, family: Family, options: Mapping[str, Any]) -> Self:
-        """Return a node to join a cluster, with that name and the values that its family shares."""
+    def _member(cls, node: str, cluster: ClusterIdentity, options: Mapping[str, Any]) -> Self:
+        """Return a node to join a cluster, with that name and the values that its cluster shares."""
         member = cls(**options)
-        member._node, member._family = node, family
+        member._node, member._cluster = node, cluster
         return member
 
     def __repr__(self) -> str:
@@ -109,12 +109,12 @@ class PrivateBroker:
 
     @property
     def running(self) -> bool:
-        """Return whether the node is up, according to its guardian."""
-        if self._guard is None:
+        """Return whether the node is up, according to its supervisor."""
+        if self._supervisor is None:
             return False
-        while self._guard.hear(0.0):
+        while self._supervisor.hear(0.0):
             pass
-        return self._guard.up
+        return self._supervisor.up
 
     def start(self) -> None:
         """Start the node and return once it accepts AMQP connections; do nothing if it is up already.
@@ -152,9 +152,9 @@ class PrivateBroker:
         Raises:
             UsageError: it is not running.
         """
-        if self._guard is None or not self.running:
+        if self._supervisor is None or not self.running:
             raise UsageError("the private broker is not running", hint="call start() first")
-        self._guard.end_vm("kill")
+        self._supervisor.end_vm("kill")
 
     def halt(self) -> None:
         """Stop the node gracefully, and keep its data even in a temporary directory, for ``start``.
@@ -162,17 +162,17 @@ class PrivateBroker:
         Raises:
             UsageError: it is not running.
         """
-        if self._guard is None or not self.running:
+        if self._supervisor is None or not self.running:
             raise UsageError("the private broker is not running", hint="call start() first")
-        self._guard.end_vm("halt")
+        self._supervisor.end_vm("halt")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the node ends by itself, at most for ``seconds``; return whether it did."""
         deadline = Deadline.after(seconds) if seconds is not None else None
-        while self._guard is not None and self.running:
+        while self._supervisor is not None and self.running:
             if deadline is not None and deadline.passed():
                 return False
-            self._guard.hear(deadline.left() if deadline is not None else None)
+            self._supervisor.hear(deadline.left() if deadline is not None else None)
         return True
 
     def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
@@ -221,28 +221,28 @@ class PrivateBroker:
         return self._files, self._ports
 
     def _prepared(self) -> NodeFiles:
-        """Return the node's files, whose directory a guardian has locked."""
+        """Return the node's files, whose directory a supervisor has locked."""
         if self._files is None:
             temporary = self._given_directory is None
             self._directory = (
                 Path(tempfile.mkdtemp(prefix="fedbroker-broker-")) if temporary else self._owned_directory()
             )
-            self._guard = Guard(self._directory, remove=temporary)
-            family = self._family
-            credentials = family.credentials if family else Credentials.of(self._directory)
-            files = NodeFiles(self._directory, credentials, self._extra_conf, self._plugins, self._node, family)
+            self._supervisor = SupervisorProcess(self._directory, remove=temporary)
+            cluster = self._cluster
+            credentials = cluster.credentials if cluster else Credentials.of(self._directory)
+            files = NodeFiles(self._directory, credentials, self._extra_conf, self._plugins, self._node, cluster)
             files.prepare()
             self._files = files
         return self._files
 
     def _end(self, *, orderly: bool) -> None:
-        guard, self._guard = self._guard, None
+        supervisor, self._supervisor = self._supervisor, None
         directory, self._directory = self._directory, None
         self._files = None
-        if guard is not None:
-            guard.close(orderly=orderly)
+        if supervisor is not None:
+            supervisor.close(orderly=orderly)
         if directory is not None and self._given_directory is None:
-            shutil.rmtree(directory, ignore_errors=True)  # for a guardian that was killed
+            shutil.rmtree(directory, ignore_errors=True)  # for a supervisor that was killed
 
     def _owned_directory(self) -> Path:
         assert self._given_directory is not None
@@ -260,21 +260,21 @@ class PrivateBroker:
             raise BrokerStartError(f"port {self._given_port} is in use", hint="give another port, or none")
         if before is not None and is_free(before):
             amqp = before
-        return Ports(self._given_port or amqp, distribution, self._family.epmd if self._family else epmd)
+        return Ports(self._given_port or amqp, distribution, self._cluster.epmd if self._cluster else epmd)
 
     def _boot(self, files: NodeFiles, ports: Ports, deadline: Deadline) -> bool:
         """Return whether the node accepts connections; False if it ended by itself or time ran out."""
-        if self._guard is None or not self._guard.alive:
-            self._guard = Guard(files.directory, remove=self._given_directory is None)
-        guard = self._guard
+        if self._supervisor is None or not self._supervisor.alive:
+            self._supervisor = SupervisorProcess(files.directory, remove=self._given_directory is None)
+        supervisor = self._supervisor
         files.output.unlink(missing_ok=True)
-        guard.order("start")
-        while not deadline.passed() and guard.alive and not guard.up:
-            guard.hear(0.2)
-        while guard.up and not deadline.passed():
+        supervisor.order("start")
+        while not deadline.passed() and supervisor.alive and not supervisor.up:
+            supervisor.hear(0.2)
+        while supervisor.up and not deadline.passed():
             if speaks_amqp(ports.amqp):
                 return True
-            guard.hear(0.05)
+            supervisor.hear(0.05)
             if self._abandoned.is_set():
                 raise BrokerStartError("the start was abandoned")
         return False

@@ -13,7 +13,7 @@ from fedbroker.broker.failure import why_it_failed
 from fedbroker.broker.server import find_erlang, find_server, look_alike
 from fedbroker.errors import ConfigError
 
-__all__ = ["Credentials", "Family", "NodeFiles", "Ports", "epmd_command", "write_private"]
+__all__ = ["ClusterIdentity", "Credentials", "NodeFiles", "Ports", "epmd_command", "write_private"]
 
 NODE = "fedbroker@localhost"
 
@@ -49,7 +49,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ClusterIdentity:
     """The values that the nodes of one cluster share.
 
     Attributes:
@@ -72,7 +72,7 @@ class NodeFiles:
     extra_conf: Mapping[str, str]
     plugins: Sequence[str]
     node: str = NODE
-    family: Family | None = None
+    cluster: ClusterIdentity | None = None
 
     @property
     def home(self) -> Path:
@@ -91,8 +91,8 @@ class NodeFiles:
 
     def last_words(self) -> str:
         """Return why the last start failed, from the node's own output, on one line."""
-        guardian, output, log = (_read(file) for file in (self.directory / "guardian.txt", self.output, self.log))
-        return why_it_failed(guardian, output, log.rpartition("Starting RabbitMQ")[2])
+        supervisor, output, log = (_read(file) for file in (self.directory / "supervisor.txt", self.output, self.log))
+        return why_it_failed(supervisor, output, log.rpartition("Starting RabbitMQ")[2])
 
     def lost_a_port(self) -> bool:
         """Return whether another process listened on one of its ports first."""
@@ -109,14 +109,14 @@ class NodeFiles:
         look_alike(find_server(), self.home, self.plugins)
         cookie = self.directory / ".erlang.cookie"
         if not cookie.exists():
-            write_private(cookie, self.family.cookie if self.family else secrets.token_hex(16), mode=0o400)
+            write_private(cookie, self.cluster.cookie if self.cluster else secrets.token_hex(16), mode=0o400)
         for name in ("mnesia", "log", "conf"):
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         write_private(self.directory / "env.conf", "")
         write_private(self.directory / "plugins", f"[{','.join(self.plugins)}].\n")
 
     def write(self, ports: Ports) -> None:
-        """Write the files that depend on the ports: the node's configuration and the guardian's orders."""
+        """Write the files that depend on the ports: the node's configuration and the supervisor's orders."""
         settings = self._settings(ports) | dict(self.extra_conf)
         for key, value in settings.items():
             if "\n" in f"{key}{value}":
@@ -124,11 +124,11 @@ class NodeFiles:
         write_private(self.directory / "rabbitmq.conf", "".join(f"{k} = {v}\n" for k, v in settings.items()))
         orders = {
             "server": [str(self.home / "sbin" / "rabbitmq-server")],
-            "epmd": None if self.family else epmd_command(ports.epmd),
+            "epmd": None if self.cluster else epmd_command(ports.epmd),
             "env": self.environment(ports),
             "output": str(self.output),
         }
-        write_private(self.directory / "guardian.json", json.dumps(orders))
+        write_private(self.directory / "supervisor.json", json.dumps(orders))
 
     def _settings(self, ports: Ports) -> dict[str, str]:
         return {

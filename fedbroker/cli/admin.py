@@ -16,7 +16,7 @@ from fedbroker.trust import Public
 
 if TYPE_CHECKING:
     from fedbroker.admin.broker import LiveBroker, Target
-    from fedbroker.admin.enrolment import Handed, Office
+    from fedbroker.admin.enrolment import Enrolment, Handout
     from fedbroker.admin.folder import Folder
 
 __all__ = ["app"]
@@ -108,8 +108,8 @@ def init(
 
     With --certificates there is an authority for silos' certificates, too: have the broker trust its ca.pem.
     """
-    with _office(making) as (office, target):
-        _say(office.init(target, coordinator, certificates=certificates), json)
+    with _enrolment(making) as (enrolment, target):
+        _say(enrolment.init(target, coordinator, certificates=certificates), json)
 
 
 @app.command(help_epilogue=_ENROLL)
@@ -144,8 +144,8 @@ def enroll(
     The silo may read its own queues and speak for itself, and configure nothing.
     """
     public = None if public_key is None else Public.parse(public_key)
-    with _office(making) as (office, target):
-        made = office.enroll(target, cohort, silo, certificate=certificate, replicated=replicated, public=public)
+    with _enrolment(making) as (enrolment, target):
+        made = enrolment.enroll(target, cohort, silo, certificate=certificate, replicated=replicated, public=public)
         _say(made, json)
 
 
@@ -163,15 +163,15 @@ def rotate(
     Its connections are closed, its key pair stays. With --definitions they are not
     closed: close them at the broker.
     """
-    with _office(making) as (office, target):
-        _say(office.rotate(target, cohort, silo), json)
+    with _enrolment(making) as (enrolment, target):
+        _say(enrolment.rotate(target, cohort, silo), json)
 
 
 @app.command(help_epilogue=_REVOKE)
 def revoke(silo: Silo, /, *, cohort: Cohort, place: _Place = _Place(), json: Json = False) -> None:
     """Take a silo's user and queues away; its connections are closed at once. Its files stay."""
-    with _live(place) as (office, broker):
-        users = office.revoke(broker, cohort, silo)
+    with _live(place) as (enrolment, broker):
+        users = enrolment.revoke(broker, cohort, silo)
     if json:
         print_json({"cohort": cohort, "silo": silo, "users": users})
     else:
@@ -212,10 +212,10 @@ def list_(
 
 
 @contextlib.contextmanager
-def _office(making: _Making) -> Iterator[tuple[Office, Target]]:
-    """Yield the office, and the target of its definitions: the management API or a file."""
+def _enrolment(making: _Making) -> Iterator[tuple[Enrolment, Target]]:
+    """Yield the enrolment, and the target of its definitions: the management API or a file."""
     from fedbroker.admin.broker import ByFile
-    from fedbroker.admin.enrolment import Office
+    from fedbroker.admin.enrolment import Enrolment
     from fedbroker.admin.folder import Folder
     from fedbroker.admin.handout import PublicUrl
 
@@ -231,16 +231,16 @@ def _office(making: _Making) -> Iterator[tuple[Office, Target]]:
         raise UsageError(
             "nothing says what the broker's URL is", hint="give --broker amqps://broker.example/, without a login"
         )
-    office = Office(folder, PublicUrl.parse(broker), vhost, force=making.force)
-    yield office, ByFile(making.definitions, force=making.force)
+    enrolment = Enrolment(folder, PublicUrl.parse(broker), vhost, force=making.force)
+    yield enrolment, ByFile(making.definitions, force=making.force)
 
 
 @contextlib.contextmanager
-def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Iterator[tuple[Office, LiveBroker]]:
-    """Yield the office, and the broker behind its management API."""
+def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Iterator[tuple[Enrolment, LiveBroker]]:
+    """Yield the enrolment, and the broker behind its management API."""
     from fedbroker.admin.api import Management
     from fedbroker.admin.broker import LiveBroker
-    from fedbroker.admin.enrolment import Office
+    from fedbroker.admin.enrolment import Enrolment
     from fedbroker.admin.folder import Folder
     from fedbroker.admin.handout import PublicUrl
     from fedbroker.admin.login import admin_login
@@ -250,7 +250,7 @@ def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> I
     login = admin_login(place.api)
     with Management(login) as management:
         public = PublicUrl.parse(broker or f"amqps://{login.host}/")
-        yield Office(folder, public, vhost, force=force), LiveBroker(management, vhost)
+        yield Enrolment(folder, public, vhost, force=force), LiveBroker(management, vhost)
 
 
 def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[str, str | None]:
@@ -259,7 +259,7 @@ def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[
     return vhost or kept.get("vhost", VHOST), broker or kept.get("broker")
 
 
-def _say(handed: Handed, json: bool) -> None:
+def _say(handed: Handout, json: bool) -> None:
     if json:
         public = None if handed.public is None else str(handed.public)
         print_json({"user": handed.user, "directory": str(handed.directory), "public": public})

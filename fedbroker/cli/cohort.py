@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fedbroker.cli.silo_table import Board, Row
+    from fedbroker.cli.silo_table import Row, SiloTable
     from fedbroker.transport.observer import CohortObserver
 
 __all__ = ["app"]
@@ -65,10 +65,10 @@ _WATCH = """Examples:
 def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
     """List the cohorts whose silos are heard within some seconds: the broker keeps no list of them."""
     configure("auto", "error")
-    boards = asyncio.run(_boards(url, seconds))
+    tables = asyncio.run(_tables(url, seconds))
     now = time.monotonic()
     counted = [
-        (name, [row.announce.silo for row in board.rows(now) if row.state == "present"]) for name, board in boards
+        (name, [row.announce.silo for row in silos.rows(now) if row.state == "present"]) for name, silos in tables
     ]
     if json:
         print_json([{"cohort": name, "silos": len(there), "names": there} for name, there in counted])
@@ -108,76 +108,76 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
         asyncio.run(_watch(url, cohort, json))
 
 
-async def _boards(url: str, seconds: float) -> list[tuple[str, Board]]:
-    from fedbroker.cli.silo_table import Board
+async def _tables(url: str, seconds: float) -> list[tuple[str, SiloTable]]:
+    from fedbroker.cli.silo_table import SiloTable
     from fedbroker.transport.observer import CohortObserver, Heard
 
-    boards: dict[str, Board] = defaultdict(Board)
+    tables: dict[str, SiloTable] = defaultdict(SiloTable)
 
     def hear(word: Heard) -> None:
-        boards[word.cohort].hear(word, time.monotonic())
+        tables[word.cohort].hear(word, time.monotonic())
 
-    lookout = CohortObserver(url, None, hear)
-    await lookout.open(Deadline.after(OPEN))
+    observer = CohortObserver(url, None, hear)
+    await observer.open(Deadline.after(OPEN))
     try:
         await asyncio.sleep(seconds)
     finally:
-        await lookout.close()
-    return sorted((name, board) for name, board in boards.items() if board.rows(0.0))
+        await observer.close()
+    return sorted((name, silos) for name, silos in tables.items() if silos.rows(0.0))
 
 
 async def _rows(url: str, cohort: str) -> list[Row]:
-    board, lookout = _lookout(url, cohort, lambda: None)
-    await lookout.open(Deadline.after(OPEN))
-    await lookout.close()
-    return board.rows(time.monotonic())
+    silos, observer = _observer(url, cohort, lambda: None)
+    await observer.open(Deadline.after(OPEN))
+    await observer.close()
+    return silos.rows(time.monotonic())
 
 
 async def _watch(url: str, cohort: str, json: bool) -> None:
     heard = asyncio.Event()
-    board, lookout = _lookout(url, cohort, heard.set)
-    await lookout.open(Deadline.after(OPEN))
+    silos, observer = _observer(url, cohort, heard.set)
+    await observer.open(Deadline.after(OPEN))
     try:
         if sys.stdout.isatty() and not json:
-            await _live(cohort, board, lookout, heard)
+            await _live(cohort, silos, observer, heard)
         else:
-            await _lines(board, heard, json)
+            await _lines(silos, heard, json)
     finally:
-        await lookout.close()
+        await observer.close()
 
 
-def _lookout(url: str, cohort: str, changed: Callable[[], None]) -> tuple[Board, CohortObserver]:
-    from fedbroker.cli.silo_table import Board
+def _observer(url: str, cohort: str, changed: Callable[[], None]) -> tuple[SiloTable, CohortObserver]:
+    from fedbroker.cli.silo_table import SiloTable
     from fedbroker.transport.observer import CohortObserver, Heard
 
-    board = Board()
+    silos = SiloTable()
 
     def hear(word: Heard) -> None:
-        board.hear(word, time.monotonic())
+        silos.hear(word, time.monotonic())
         changed()
 
-    return board, CohortObserver(url, cohort, hear)
+    return silos, CohortObserver(url, cohort, hear)
 
 
-async def _live(cohort: str, board: Board, lookout: CohortObserver, heard: asyncio.Event) -> None:
+async def _live(cohort: str, silos: SiloTable, observer: CohortObserver, heard: asyncio.Event) -> None:
     from rich.live import Live
 
     with Live(console=console(), auto_refresh=False) as live:
         while True:
-            shown = _table(board.rows(time.monotonic()))
-            lost = await lookout.lost()
+            shown = _table(silos.rows(time.monotonic()))
+            lost = await observer.lost()
             shown.title = f"cohort {cohort}" + (f"\n{lost}" if lost else "")
             shown.title_justify = "left"
             live.update(shown, refresh=True)
             await _next(heard)
 
 
-async def _lines(board: Board, heard: asyncio.Event, json: bool) -> None:
+async def _lines(silos: SiloTable, heard: asyncio.Event, json: bool) -> None:
     from fedbroker.cli.silo_table import news
 
     before: dict[str, Row] = {}
     while True:
-        rows = {row.announce.silo: row for row in board.rows(time.monotonic())}
+        rows = {row.announce.silo: row for row in silos.rows(time.monotonic())}
         for row in news(before, rows):
             if json:
                 print_json(row.as_json())

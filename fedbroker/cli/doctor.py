@@ -61,12 +61,12 @@ async def _examine(url: str, cohort: str | None) -> list[Finding]:
 
 async def _silos(url: str, cohort: str) -> list[Finding]:
     """Return findings about the silos: which are present, and whether each would be admitted."""
-    from fedbroker.cli.silo_table import Board
+    from fedbroker.cli.silo_table import SiloTable
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import BrokerError, CohortError
     from fedbroker.transport.observer import CohortObserver, Heard
 
-    board = Board()
+    board = SiloTable()
 
     def hear(word: Heard) -> None:
         board.hear(word, time.monotonic())

@@ -9,8 +9,8 @@ from typing import assert_never
 import msgspec
 
 from fedbroker.cli.common import age_text, console, plain, size_text, table
-from fedbroker.deadletters.bundle import Parcel
-from fedbroker.deadletters.record import Letter
+from fedbroker.deadletters.bundle import WorkBundle
+from fedbroker.deadletters.record import DeadLetter
 from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
 
@@ -20,7 +20,7 @@ SHORT = 8
 """Minimal number of characters of an id to show."""
 
 
-def as_json(letter: Letter) -> dict[str, object]:
+def as_json(letter: DeadLetter) -> dict[str, object]:
     """Return a letter's envelope as JSON."""
     return {
         "id": letter.id,
@@ -37,7 +37,7 @@ def as_json(letter: Letter) -> dict[str, object]:
     }
 
 
-def program_as_json(parcel: Parcel) -> dict[str, object]:
+def program_as_json(parcel: WorkBundle) -> dict[str, object]:
     """Return a letter's work item as JSON."""
     item = parcel.item
     return {
@@ -52,7 +52,7 @@ def program_as_json(parcel: Parcel) -> dict[str, object]:
     }
 
 
-def print_letters(letters: Sequence[Letter]) -> None:
+def print_letters(letters: Sequence[DeadLetter]) -> None:
     """Print one line for each letter, with ids shortened as far as they stay unique."""
     shown = table("id", "reason", "silo", "session", "stage", "age", "size", "deliveries", right=("age", "size"))
     length = _telling(letters)
@@ -64,7 +64,7 @@ def print_letters(letters: Sequence[Letter]) -> None:
     console().print(shown)
 
 
-def print_letter(letter: Letter, parcel: Parcel | None) -> None:
+def print_letter(letter: DeadLetter, parcel: WorkBundle | None) -> None:
     """Print a letter's envelope, headers, work item and blobs."""
     from rich.table import Table
 
@@ -119,7 +119,7 @@ def _in_words(op: Op) -> str:
             assert_never(op)
 
 
-def _facts(letter: Letter, parcel: Parcel | None) -> list[tuple[str, str]]:
+def _facts(letter: DeadLetter, parcel: WorkBundle | None) -> list[tuple[str, str]]:
     died = letter.died.isoformat() if letter.died is not None else "unknown"
     facts = [
         ("id", letter.id),
@@ -151,7 +151,7 @@ def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
     return [(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
 
 
-def _blobs(parcel: Parcel) -> list[tuple[str, int | None, bool]]:
+def _blobs(parcel: WorkBundle) -> list[tuple[str, int | None, bool]]:
     """Return digest, size if known, and whether the letter contains it, for each blob."""
     blobs: list[tuple[str, int | None, bool]] = []
     for digest in parcel.named:
@@ -161,11 +161,11 @@ def _blobs(parcel: Parcel) -> list[tuple[str, int | None, bool]]:
     return blobs
 
 
-def _age(letter: Letter) -> float | None:
+def _age(letter: DeadLetter) -> float | None:
     return None if letter.died is None else max(0.0, round((datetime.now(UTC) - letter.died).total_seconds(), 1))
 
 
-def _telling(letters: Sequence[Letter]) -> int:
+def _telling(letters: Sequence[DeadLetter]) -> int:
     ids = {one.id for one in letters}
     longest = max((len(one) for one in ids), default=SHORT)
     return next((n for n in range(SHORT, longest) if len({one[:n] for one in ids}) == len(ids)), longest)

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from fedbroker.cli.common import console, size_text, table
-from fedbroker.deadletters.bundle import Parcel
+from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
 from fedbroker.quantities import seconds_text
@@ -18,7 +18,7 @@ from fedbroker.transport import CoordinatorTransport, Dead
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
 
-__all__ = ["Replayed", "replay", "show"]
+__all__ = ["Replayed", "print_replayed", "run_again"]
 
 OPEN: Final = 20.0
 PRESENT: Final = 6.0
@@ -45,8 +45,8 @@ class Replayed:
         return {"silo": self.done.silo, "seconds": self.done.seconds, "outputs": sizes}
 
 
-async def replay(
-    url: str, cohort: str, parcel: Parcel, silo: str, seconds: float, *, keys: Keys | None = None
+async def run_again(
+    url: str, cohort: str, parcel: WorkBundle, silo: str, seconds: float, *, keys: Keys | None = None
 ) -> Replayed:
     """Send the work item to a silo in a new session and wait for the outputs.
 
@@ -81,7 +81,7 @@ async def replay(
         await end.close()
 
 
-def show(replayed: Replayed) -> None:
+def print_replayed(replayed: Replayed) -> None:
     """Print a reply, with its outputs as a table."""
     out = console()
     out.print(f"silo {replayed.done.silo} answered after {seconds_text(replayed.done.seconds)}")
@@ -101,7 +101,7 @@ async def _present(cohort: str, silo: str, heard: asyncio.Event) -> None:
         raise CohortError(f"silo {silo!r} is not in cohort {cohort!r} now", hint="start it first") from None
 
 
-async def _asked(end: CoordinatorTransport, parcel: Parcel, silo: str, deadline: Deadline) -> Replayed:
+async def _asked(end: CoordinatorTransport, parcel: WorkBundle, silo: str, deadline: Deadline) -> Replayed:
     riders, apart = _shipped(parcel)
     item = msgspec.structs.replace(
         parcel.item,
@@ -140,7 +140,7 @@ async def _asked(end: CoordinatorTransport, parcel: Parcel, silo: str, deadline:
             )
 
 
-def _shipped(parcel: Parcel) -> tuple[list[Digest], list[Digest]]:
+def _shipped(parcel: WorkBundle) -> tuple[list[Digest], list[Digest]]:
     """Return the blobs to send inside the item, as in the letter, and the blobs to send before it on the bulk lane."""
     here = [digest for digest in parcel.named if digest in parcel.blobs]
     riders = [digest for digest in here if digest not in parcel.loaded]

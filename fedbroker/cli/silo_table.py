@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from fedbroker.session.roster import Roster
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["Board", "Row", "State", "news"]
+__all__ = ["Row", "SiloTable", "State", "news"]
 
 State: TypeAlias = Literal["present", "left", "gone"]
 
@@ -60,7 +60,7 @@ class Row:
         return self.state, said.incarnation, said.version, said.in_flight, names
 
 
-class Board:
+class SiloTable:
     """The present and past silos of one cohort, by the coordinator's own rules. Times are seconds on one clock."""
 
     def __init__(self) -> None:

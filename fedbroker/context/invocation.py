@@ -17,7 +17,7 @@ from fedbroker.context.arguments import Argument, ClientValues, Given, client_co
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
-from fedbroker.context.ops import BoundData, Programs, output_count, parts_of
+from fedbroker.context.ops import BoundData, StageOps, output_count, parts_of
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.sequences import has_sequences, read_sequences
 from fedbroker.context.server_stages import ServerSide
@@ -121,7 +121,7 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
     dealt = _deal(arguments, bound, members, environment.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
     server = ServerSide(environment.executor, given)
-    run = _Run(plan, environment, server, Programs(dealt, arguments, bound))
+    run = _Run(plan, environment, server, StageOps(dealt, arguments, bound))
     try:
         if not plan.client_stages:
             await run.stages(None)
@@ -150,7 +150,7 @@ async def _run_session(run: _Run, session: SessionLike) -> None:
 class _Run:
     """The stages of one invocation, in turn."""
 
-    def __init__(self, plan: Plan, environment: Environment, server: ServerSide, programs: Programs) -> None:
+    def __init__(self, plan: Plan, environment: Environment, server: ServerSide, programs: StageOps) -> None:
         self.plan = plan
         self.environment = environment
         self.server = server

@@ -18,7 +18,7 @@ from fedbroker.runtime import Executor, Ref
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["Folding"]
+__all__ = ["PartialMerger"]
 
 MOST: Final = 16
 """How many silos' partials are merged at once; each count is a computation of its own."""
@@ -41,7 +41,7 @@ class _Given:
         return sum(map(len, self.partials))
 
 
-class Folding:
+class PartialMerger:
     """Merges the partials of one server stage.
 
     Args:

@@ -18,7 +18,7 @@ from fedbroker.plan.model import ClientStage, Slot
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value
 
-__all__ = ["BoundData", "Programs", "output_count", "parts_of"]
+__all__ = ["BoundData", "StageOps", "output_count", "parts_of"]
 
 _SAME_VERSION: Final = "use the same version at both ends"
 
@@ -70,7 +70,7 @@ class _Written:
 
 
 @dataclass
-class Programs:
+class StageOps:
     """Writes the programs of one invocation, stage after stage; remembers what each silo holds by then.
 
     References are numbered alike at every silo, so that programs differ only where their data does.

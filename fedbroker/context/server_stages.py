@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from fedbroker.context.merging import LARGE, MOST, Folding
+from fedbroker.context.merging import LARGE, MOST, PartialMerger
 from fedbroker.context.values import elements, structure
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
@@ -39,7 +39,7 @@ class ServerSide:
         self._bytes: dict[str, Buffer] = dict(given)
         self._refs: dict[str, asyncio.Task[Ref]] = {}
         self._functions: dict[int, asyncio.Task[Ref]] = {}
-        self._folding: Folding | None = None
+        self._merger: PartialMerger | None = None
 
     def begin(self, stage: ServerStage, silos: int = 0) -> None:
         """Be ready to merge what a stage merges, and then to run it; what goes wrong, :meth:`run` raises.
@@ -49,7 +49,7 @@ class ServerSide:
             silos: how many are expected to send partials.
         """
         if stage.fold is not None:
-            self._folding = Folding(stage.fold, self._ready, self._load)
+            self._merger = PartialMerger(stage.fold, self._ready, self._load)
             if silos >= MOST or silos * stage.fold.size >= LARGE:
                 silos = 0
         self._function(stage, silos)
@@ -58,9 +58,9 @@ class ServerSide:
                 self._load(slot)
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
-        """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.merging.Folding.give`."""
-        assert self._folding is not None, "a stage that merges has begun"
-        self._folding.give(partials, merged)
+        """One silo's partials for this stage; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
+        assert self._merger is not None, "a stage that merges has begun"
+        self._merger.give(partials, merged)
 
     async def run(self, stage: ServerStage) -> None:
         """Run a stage over whatever was given for it; its outputs can then be had by :meth:`value`.
@@ -69,7 +69,7 @@ class ServerSide:
             ComputationFailed: with the runtime's own words.
             WireError: what a silo sent is no partial aggregate.
         """
-        partials = self._folding.untouched() if self._folding is not None else None
+        partials = self._merger.untouched() if self._merger is not None else None
         if stage.fold is None or partials is None:
             result = await self._merged(stage)
         else:
@@ -100,8 +100,8 @@ class ServerSide:
         """The result of a stage without partials, or with such as are merged by themselves."""
         function = await self._function(stage, 0)
         inputs = [(slot.name, await self._load(slot)) for slot in stage.inputs]
-        if self._folding is not None:
-            inputs.append(("", await self._folding.result()))
+        if self._merger is not None:
+            inputs.append(("", await self._merger.result()))
         executor = await self._ready()
         return await executor.call(function, await executor.struct(inputs) if inputs else None)
 
@@ -122,7 +122,7 @@ class ServerSide:
         for task in functions:
             task.cancel()
         await asyncio.gather(*functions, return_exceptions=True)
-        folding, self._folding = self._folding, None
+        folding, self._merger = self._merger, None
         if folding is not None:
             await folding.close()
 

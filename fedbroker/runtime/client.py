@@ -45,7 +45,7 @@ _OPTIONS: Final = (
 _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
 _GOODBYE_SECONDS: Final = 1.0
-_OBITUARY_SECONDS: Final = 1.0
+_EXIT_REPORT_SECONDS: Final = 1.0
 # TFF: only UNAVAILABLE and FAILED_PRECONDITION may succeed on another try; the second means that the executor and all
 # its values are gone.
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
@@ -73,7 +73,7 @@ class Service:
 
     Args:
         target: its gRPC address.
-        obituary: waits up to the given number of seconds for the runtime's end; returns how it ended, or None.
+        exit_report: waits up to the given number of seconds for the runtime's end; returns how it ended, or None.
         broken: called when the runtime has thrown an unexpected exception.
         watch: notified of each pending request; closed with this service.
     """
@@ -81,11 +81,11 @@ class Service:
     def __init__(
         self,
         target: str,
-        obituary: Callable[[float], Awaitable[str | None]],
+        exit_report: Callable[[float], Awaitable[str | None]],
         broken: Callable[[], None],
         watch: StallWatch,
     ) -> None:
-        self._obituary = obituary
+        self._exit_report = exit_report
         self._broken = broken
         self._watch = watch
         self._closed = False
@@ -130,7 +130,7 @@ class Service:
         code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_WORDS)
         gone = code in _GONE
         # The connection may fail, in several ways, before the exit report arrives.
-        how = await self._obituary(_OBITUARY_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
+        how = await self._exit_report(_EXIT_REPORT_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
         if how is not None:
             hint = f"{_ANEW}; {_TOO_LARGE}" if _died_of_memory(how) else _ANEW
             return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=hint)

@@ -147,7 +147,7 @@ def _network(needs: Needs) -> None:
 
 def _pid(needs: Needs) -> None:
     _namespaced(needs)
-    if os.getppid() != 1:  # the warden must be the first process of the namespace
+    if os.getppid() != 1:  # the child must be the first process of the namespace
         raise OSError(0, "the kernel gave none")
 
 

@@ -1,8 +1,8 @@
 """Small host process between the owner and ``worker_binary``: isolates it, and never lets it outlive the owner.
 
-It consists of two processes. The *keeper* holds the socket's directory and waits for the end of its owner. The
-*warden*, its child, is the first process of the PID namespace, so that the kernel kills every remaining process in it
-when the warden ends. The warden starts the runtime, reports when it listens, and relays connections. Each process
+It consists of two processes. The *supervisor* holds the socket's directory and waits for the end of its owner. The
+*child*, which it forks, is the first process of the PID namespace, so that the kernel kills every remaining process in
+it when the child ends. The child starts the runtime, reports when it listens, and relays connections. Each process
 notices the end of its parent by the end of a stream, which works however the parent dies. This module uses the standard
 library and its neighbours ``namespace``, ``relay`` and ``confinement`` only, never asyncio or grpc: it starts in some
 30 ms and stays small.
@@ -46,7 +46,7 @@ _RANDOM_BYTES = 8
 _LONGEST_ADDRESS = 107  # sun_path is 108 bytes with its terminating zero
 _POLL_SECONDS = 0.005
 _TERM_SECONDS = 0.7
-_ORDERLY_SECONDS = 1.2  # for the warden to end the runtime; more than _TERM_SECONDS
+_ORDERLY_SECONDS = 1.2  # for the child to end the runtime; more than _TERM_SECONDS
 _READ_BYTES = 64 << 10
 # The runtime's default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
 _MESSAGE_MIB = 2047
@@ -140,21 +140,24 @@ def _say(word: str, text: str) -> None:
 
 
 def remove(directory: str) -> None:
-    """Remove the private directory and its socket if they exist. Keeper and owner both call this, in either order."""
+    """Remove the private directory and its socket if they exist.
+
+    The supervisor and the owner both call this, in either order.
+    """
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(directory, _SOCKET_NAME))
     with contextlib.suppress(OSError):
         os.rmdir(directory)
 
 
-# --- the keeper ---
+# --- the supervisor ---
 
 
 def _keep(watched: list[int], program: _Program, listener: socket.socket | None) -> None:
-    """Fork the warden. When the owner ends, stop the warden in order, or else by force."""
+    """Fork the child. When the owner ends, stop the child in order, or else by force."""
     ours, theirs = socket.socketpair()
-    warden = os.fork()
-    if warden == 0:
+    child = os.fork()
+    if child == 0:
         ours.close()
         _guard(theirs, program, listener)
     theirs.close()
@@ -166,25 +169,25 @@ def _keep(watched: list[int], program: _Program, listener: socket.socket | None)
         ours.shutdown(socket.SHUT_WR)
         select.select([ours], [], [], _ORDERLY_SECONDS)
     finally:
-        os.kill(warden, signal.SIGKILL)
-        os.waitpid(warden, 0)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
-# --- the warden ---
+# --- the child ---
 
 
-def _guard(leash: socket.socket, program: _Program, listener: socket.socket | None) -> NoReturn:
-    """Run as the warden: keep the runtime until it or the leash ends."""
+def _guard(parent: socket.socket, program: _Program, listener: socket.socket | None) -> NoReturn:
+    """Run as the child: keep the runtime until it or the parent ends."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent()
         os.set_blocking(sys.stderr.fileno(), False)
         if listener is not None:
             raise_loopback()
-            _serve(leash, program, _INNER_PORT, listener)
+            _serve(parent, program, _INNER_PORT, listener)
         else:
             with _free_port() as held:
-                _serve(leash, program, held.getsockname()[1], None)
+                _serve(parent, program, held.getsockname()[1], None)
     except Forbidden as error:
         _say(FORBIDDEN, str(error))
     except OSError as error:
@@ -210,17 +213,17 @@ def _free_port() -> socket.socket:
     raise OSError("no free port")
 
 
-def _serve(leash: socket.socket, program: _Program, port: int, listener: socket.socket | None) -> None:
-    """Start the runtime, report when it is ready, relay connections and its log; end it at the end of the leash."""
+def _serve(parent: socket.socket, program: _Program, port: int, listener: socket.socket | None) -> None:
+    """Start the runtime, report when it is ready, relay connections and its log; end it at the end of the parent."""
     worker = _Worker(program, Needs(program.files, port, None if listener is None else _directory_of(listener)))
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
-    waiting: list[int | socket.socket] = [leash, worker.words]
+    waiting: list[int | socket.socket] = [parent, worker.words]
     ready = False
     try:
         while True:
             sources = waiting if listener is None or not ready else [*waiting, listener]
             readable, _, _ = select.select(sources, [], [], None if ready else _POLL_SECONDS)
-            if leash in readable:
+            if parent in readable:
                 return
             if worker.words in readable and not worker.pass_on():
                 _say(EXITED, worker.reap())

@@ -155,7 +155,7 @@ class RuntimeProcess:
         self.target = f"{scheme}:{quote(path)}"
 
     def stop(self, reason: str = "") -> None:
-        """Ask it to end, without waiting. ``obituary`` then returns the reason, if one is given."""
+        """Ask it to end, without waiting. ``exit_report`` then returns the reason, if one is given."""
         self._stopped_for = self._stopped_for or reason
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
@@ -179,7 +179,7 @@ class RuntimeProcess:
         while child.poll() is None and not deadline.passed():  # noqa: ASYNC110 -- no event signals the exit
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def obituary(self, patience: float) -> str | None:
+    async def exit_report(self, patience: float) -> str | None:
         """Return how it ended, for a log line; None if it is not known to have ended after ``patience`` seconds."""
         await _within(patience, self._status.ended)
         if self.alive:

@@ -147,7 +147,7 @@ class Runtime:
         _report(self._confined)
         assert process.pid is not None, "started"
         watch = StallWatch(process.pid, lambda: self._give_up(process, _STALLED))
-        self._service = Service(process.target, process.obituary, lambda: self._give_up(process, _THREW), watch)
+        self._service = Service(process.target, process.exit_report, lambda: self._give_up(process, _THREW), watch)
         return self._service
 
     def _give_up(self, process: RuntimeProcess, reason: str) -> None:

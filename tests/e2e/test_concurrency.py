@@ -57,9 +57,9 @@ class Cohort:
             "sessions": sum(len(service._sessions) for service in self.services),
             "values": sum(len(one.refs) for service in self.services for one in service._sessions._alive.values()),
             "executors": sum(hosted.users for service in self.services for hosted in service._runtimes._hosted),
-            "jobs": sum(len(service._jobs) + len(service._jobs._computing) for service in self.services),
+            "jobs": sum(len(service._tasks) + len(service._tasks._computing) for service in self.services),
             "runtimes": sum(len(service._runtimes._hosted) - 1 for service in self.services),
-            "replies awaited": len(end._expected),
+            "replies awaited": len(end._router),
         }
 
     async def idle(self) -> None:

@@ -183,7 +183,7 @@ threading.Event().wait()
 
 
 def test_nothing_outlives_a_killed_parent_not_even_if_its_forked_child_does() -> None:
-    """The child has a copy of the pipe to the guardian, so that its closing is not seen."""
+    """The child has a copy of the pipe to the supervisor, so that its closing is not seen."""
     fork = "import os\nif os.fork() == 0:\n    os.close(1)\n    os.read(0, 1)\n    os._exit(0)\n"
     program = _PARENT.replace("threading.Event().wait()", fork + "threading.Event().wait()")
     pipe = subprocess.PIPE
@@ -197,11 +197,11 @@ def test_nothing_outlives_a_killed_parent_not_even_if_its_forked_child_does() ->
         wait_until(lambda: nothing_left(directory))
 
 
-def test_a_killed_guardian_takes_the_node_with_it() -> None:
+def test_a_killed_supervisor_takes_the_node_with_it() -> None:
     with PrivateBroker() as node:
         directory = node.directory
-        guardian = int(_pid_of(directory, "guardian.py"))
-        os.kill(guardian, signal.SIGKILL)
+        supervisor = int(_pid_of(directory, "supervisor.py"))
+        os.kill(supervisor, signal.SIGKILL)
         assert node.wait(10)
         wait_until(lambda: not processes_of(directory))
     assert nothing_left(directory)

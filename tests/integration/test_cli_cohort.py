@@ -106,15 +106,15 @@ async def test_cohorts_are_heard(broker, cohort, run):
 
 async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
     heard = []
-    lookout = CohortObserver(broker.url, cohort, heard.append)
+    observer = CohortObserver(broker.url, cohort, heard.append)
     async with silo_end(broker.url, cohort), await aio_pika.connect(broker.url) as connection:
         lobby = await (await connection.channel()).get_queue(topology.lobby_queue(cohort).name)
         taken = await lobby.get(timeout=10)
-        opening = asyncio.create_task(lookout.open(Deadline.after(10)))
+        opening = asyncio.create_task(observer.open(Deadline.after(10)))
         await asyncio.wait({opening}, timeout=PATIENCE / 2)
         await taken.reject()
         await opening
-        await lookout.close()
+        await observer.close()
         assert {word.silo for word in heard} == {"ewr"}
 
 
@@ -155,7 +155,7 @@ async def test_watching_tells_each_change(broker, cohort):
         async with silo_end(broker.url, cohort) as again:
             row = await line_of(process)
             assert (row["state"], row["incarnation"]) == ("present", again.incarnation)
-            await again.end._presence.stop()  # a goodbye
+            await again.end._announcer.stop()  # a goodbye
             assert (await line_of(process))["state"] == "left"
         process.send_signal(signal.SIGINT)
         assert await ended(process) == 0

@@ -9,7 +9,7 @@ import tensorflow_federated as tff
 
 from fedbroker.context import merging
 from fedbroker.context.codec import read, write
-from fedbroker.context.merging import Folding
+from fedbroker.context.merging import PartialMerger
 from fedbroker.context.values import elements, federate
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
@@ -58,7 +58,7 @@ async def started(executor):
         async def ready():
             return executor
 
-        kept.append(Folding(fold, ready, None))
+        kept.append(PartialMerger(fold, ready, None))
         return kept[-1]
 
     yield start

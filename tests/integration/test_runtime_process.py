@@ -42,9 +42,9 @@ async def serves(runtime):
 
 
 def family(pid):
-    """The host process and all below it: keeper, warden, worker."""
-    keeper = psutil.Process(pid)
-    return [keeper, *keeper.children(recursive=True)]
+    """The host process and all below it: supervisor, child, worker."""
+    supervisor = psutil.Process(pid)
+    return [supervisor, *supervisor.children(recursive=True)]
 
 
 async def started(runtime):
@@ -154,8 +154,8 @@ async def test_messages_may_be_as_long_as_protocol_buffers_can_be(base):
 async def test_the_host_process_is_small(base):
     runtime = Runtime()
     await runtime.start()
-    keeper, warden, _ = family(runtime.pid)
-    for one in (keeper, warden):
+    supervisor, child, _ = family(runtime.pid)
+    for one in (supervisor, child):
         assert one.memory_full_info().uss < 12 << 20
         assert not [path for path in one.memory_maps() if "_asyncio" in path.path or "grpc" in path.path]
     await runtime.close()
@@ -221,7 +221,7 @@ async def test_close_ends_a_start_under_way(base):
 
 
 @both
-@pytest.mark.parametrize("victim", [0, 1, 2], ids=["keeper", "warden", "worker"])
+@pytest.mark.parametrize("victim", [0, 1, 2], ids=["supervisor", "child", "worker"])
 @pytest.mark.alone
 async def test_a_death_fails_what_is_under_way_and_the_next_executor_starts_anew(base, isolation, victim):
     runtime = Runtime(isolation=isolation)

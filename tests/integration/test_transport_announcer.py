@@ -219,7 +219,10 @@ async def test_a_silo_that_fills_the_lobby_is_counted_up_to_its_limit(broker: Pr
         await until(lambda: look.holds(f"fedbroker.lobby.{cohort}", 6))
         async with coordinator_end(broker.url, cohort, limits=limits) as coordinator:
             assert coordinator.silos == {"jfk"}
-            assert coordinator.end._lobby._found == {"ewr": {"a", "b"}, "jfk": coordinator_incarnations(coordinator)}
+            assert coordinator.end._discovery._found == {
+                "ewr": {"a", "b"},
+                "jfk": coordinator_incarnations(coordinator),
+            }
 
 
 def coordinator_incarnations(coordinator: Coordinator) -> set[str]:

@@ -162,7 +162,7 @@ async def test_work_that_is_never_acknowledged_hits_the_delivery_limit(broker: P
         item = work("ewr", coordinator.end.key, seconds=30)
         request = asyncio.create_task(coordinator.end.request(item, {}, Deadline.after(30)))
         await until(lambda: len(silo.items) == 1)
-        (holding,) = silo.end._inbox._holdings.values()  # one handler, however often it comes
+        (holding,) = silo.end._work_consumer._holdings.values()  # one handler, however often it comes
         for deliveries in range(1, 5):
             await until(lambda expected=deliveries: len(holding._deliveries) == expected)
             proxy.cut()

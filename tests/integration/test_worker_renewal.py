@@ -125,7 +125,7 @@ async def test_renewals_do_not_let_more_work_in(broker, cohort, tmp_path, waitin
     own = settings(tmp_path, broker.url, cohort, waiting, max_work=2, renew_seconds=0.3)
     async with SiloService(own) as service, client_of(own) as client:
         asking = [asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60))) for _ in range(6)]
-        held = service._end._inbox._holdings
+        held = service._end._work_consumer._holdings
         await until(lambda: len(held) == 6)  # since those in hand were renewed
         assert service.statistics().in_hand == 2
         go(tmp_path)
@@ -141,7 +141,7 @@ async def test_a_copy_behind_a_long_queue_is_not_done_again(broker, cohort, tmp_
     monkeypatch.setattr(in_flight, "COPY_SECONDS", 0.0)
     own = settings(tmp_path, broker.url, cohort, {**waiting, "slow": SLOW}, max_work=1, renew_seconds=2.0)
     async with SiloService(own) as service, client_of(own) as client, admin(broker.url) as look:
-        inbox, queue = service._end._inbox, f"fedbroker.work.{cohort}.ewr"
+        inbox, queue = service._end._work_consumer, f"fedbroker.work.{cohort}.ewr"
         first = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
         await until(lambda: reads(tmp_path) == 1)
         second = asyncio.create_task(client.send(client.item(echo("slow"), session="slow", seconds=60)))

@@ -256,7 +256,7 @@ async def test_a_session_given_up_stops_its_work(both):
     service, client = both
     item = client.item(echo("slow"), session="gone", last=False)
     asking = asyncio.create_task(client.send(item))
-    await until(lambda: ("", "gone", 0) in service._jobs._computing)
+    await until(lambda: ("", "gone", 0) in service._tasks._computing)
     await client.end.end_session(SILO, "gone")
     await until(lambda: not service.statistics().in_hand)
     assert len(service._sessions) == 0

@@ -30,7 +30,7 @@ async def test_a_malicious_coordinator_s_valid_work_is_done(broker: PrivateBroke
         client = attacker.client()
         await client.check()
         item = client.item(echo())
-        with attacker.coordinator.end._expected.answers_to(item, "") as answers:
+        with attacker.coordinator.end._router.replies_to(item, "") as answers:
             await attacker.send_work(item)
             async with asyncio.timeout(10):
                 await asyncio.wait([answers.next])

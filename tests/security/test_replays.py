@@ -104,13 +104,13 @@ async def test_a_copy_under_its_own_message_id_is_answered_from_memory(scene: Sc
 
 
 async def test_a_copy_is_not_done_again_after_its_answer_was_forgotten(scene: Scene) -> None:
-    scene.silo._answers.clear()  # as after five minutes
+    scene.silo._reply_cache.clear()  # as after five minutes
     await scene.send_copy()
     assert reads(scene.directory) == 1
 
 
 async def test_a_copy_under_another_message_id_is_refused_and_told(scene: Scene) -> None:
-    scene.silo._answers.clear()
+    scene.silo._reply_cache.clear()
     await scene.send_copy("another")
     assert reads(scene.directory) == 1
     assert [why for _, _, why in scene.client.coordinator.forged] == [
@@ -159,6 +159,6 @@ async def test_a_copy_is_not_done_again_after_thousands_of_other_messages(scene:
     monkeypatch.setattr(scene.silo._end._envelopes._work, "_most", 3)
     for _ in range(5):
         await scene.client.check()
-    scene.silo._answers.clear()
+    scene.silo._reply_cache.clear()
     await scene.send_copy()
     assert reads(scene.directory) == 1

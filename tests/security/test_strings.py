@@ -223,7 +223,7 @@ async def test_the_table_of_a_cohort_is_text_and_no_markup(broker: PrivateBroker
     keyring = Keyring()
     arguments = [how, cohort] if how == "show" else [how, "--seconds", "1"]
     async with malicious_silo(broker.url, cohort, keyring) as attacker:
-        attacker.silo.end._presence._announcement = lambda: announcement(cohort)
+        attacker.silo.end._announcer._announcement = lambda: announcement(cohort)
         await attacker.announce(announcement(cohort))
         out = await run(broker, "cohort", *arguments)
     assert_harmless(out, lines=True)

@@ -60,7 +60,7 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path, monkeypatch, seal:
 async def has_read_its_notices(silo, attacker) -> None:
     """Wait until the silo has read all notices so far: a mailbox is read in order."""
     await attacker.send_notice("ewr", EndSession("seen"))
-    await until(lambda: "seen" in [session for _, session in silo._jobs._ended])
+    await until(lambda: "seen" in [session for _, session in silo._tasks._ended])
 
 
 async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> None:
@@ -198,7 +198,7 @@ async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBro
         silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
-        until_ = silo.end._presence._sent_away
+        until_ = silo.end._announcer._sent_away
         await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), never=True))
         now = asyncio.get_running_loop().time()
         await until(lambda: max(until_.values()) > now)

@@ -11,7 +11,7 @@ from fedbroker.broker import PrivateBroker
 
 def tools_of(broker: PrivateBroker, directory: Path) -> Path:
     """Put a ``rabbitmqctl`` that means this node into a directory, for PATH; returns the directory."""
-    orders = json.loads((broker.directory / "guardian.json").read_text(encoding="utf-8"))
+    orders = json.loads((broker.directory / "supervisor.json").read_text(encoding="utf-8"))
     program = Path(orders["server"][0]).with_name("rabbitmqctl")
     variables = " ".join(shlex.quote(f"{name}={value}") for name, value in orders["env"].items())
     tool = directory / "rabbitmqctl"

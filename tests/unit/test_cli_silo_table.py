@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.cli.silo_table import Board, news
+from fedbroker.cli.silo_table import SiloTable, news
 from fedbroker.wire.messages import Announce, Leave, Source
 
 
@@ -12,36 +12,36 @@ def announce(silo="ewr", incarnation="1", in_flight=0, **sources):
     return Announce("airports", silo, incarnation, 5.0, sources, in_flight=in_flight)
 
 
-def states(board, now):
-    return {row.announce.silo: row.state for row in board.rows(now)}
+def states(silos, now):
+    return {row.announce.silo: row.state for row in silos.rows(now)}
 
 
 def test_a_silo_is_present_then_gone_when_it_missed_two_heartbeats():
-    board = Board()
-    board.hear(announce(), 0.0)
-    assert states(board, 10.0) == {"ewr": "present"}
-    assert states(board, 10.1) == {"ewr": "gone"}
-    board.hear(announce(), 20.0)
-    assert states(board, 20.0) == {"ewr": "present"}
+    silos = SiloTable()
+    silos.hear(announce(), 0.0)
+    assert states(silos, 10.0) == {"ewr": "present"}
+    assert states(silos, 10.1) == {"ewr": "gone"}
+    silos.hear(announce(), 20.0)
+    assert states(silos, 20.0) == {"ewr": "present"}
 
 
 def test_a_goodbye_counts_for_its_own_incarnation_only():
-    board = Board()
-    board.hear(announce(incarnation="2"), 0.0)
-    board.hear(Leave("airports", "ewr", "1"), 1.0)
-    assert states(board, 1.0) == {"ewr": "present"}
-    board.hear(Leave("airports", "ewr", "2"), 2.0)
-    assert states(board, 2.0) == {"ewr": "left"}
-    assert states(board, 99.0) == {"ewr": "left"}
-    assert board.rows(3.0)[0].ago == 1.0
-    board.hear(announce(incarnation="3"), 4.0)
-    assert states(board, 4.0) == {"ewr": "present"}
+    silos = SiloTable()
+    silos.hear(announce(incarnation="2"), 0.0)
+    silos.hear(Leave("airports", "ewr", "1"), 1.0)
+    assert states(silos, 1.0) == {"ewr": "present"}
+    silos.hear(Leave("airports", "ewr", "2"), 2.0)
+    assert states(silos, 2.0) == {"ewr": "left"}
+    assert states(silos, 99.0) == {"ewr": "left"}
+    assert silos.rows(3.0)[0].ago == 1.0
+    silos.hear(announce(incarnation="3"), 4.0)
+    assert states(silos, 4.0) == {"ewr": "present"}
 
 
 def test_the_goodbye_of_a_stranger_is_nothing():
-    board = Board()
-    board.hear(Leave("airports", "ewr", "1"), 0.0)
-    assert board.rows(0.0) == []
+    silos = SiloTable()
+    silos.hear(Leave("airports", "ewr", "1"), 0.0)
+    assert silos.rows(0.0) == []
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_the_goodbye_of_a_stranger_is_nothing():
     ],
 )
 def test_only_changes_are_news(word, told):
-    board = Board()
-    board.hear(announce(), 0.0)
-    before = {row.announce.silo: row for row in board.rows(0.0)}
-    board.hear(word, 1.0)
-    assert len(news(before, {row.announce.silo: row for row in board.rows(1.0)})) == told
+    silos = SiloTable()
+    silos.hear(announce(), 0.0)
+    before = {row.announce.silo: row for row in silos.rows(0.0)}
+    silos.hear(word, 1.0)
+    assert len(news(before, {row.announce.silo: row for row in silos.rows(1.0)})) == told

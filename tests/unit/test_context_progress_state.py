@@ -8,7 +8,7 @@ import time
 import pytest
 
 from fedbroker.context.progress.display import Display
-from fedbroker.context.progress.renderers import LinePainter
+from fedbroker.context.progress.renderers import LineRenderer
 from fedbroker.context.progress.state import Invocation, names_text, size_text, time_text
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from tests.support.pages import blocks
@@ -85,27 +85,27 @@ def test_the_page_shows_lines_as_they_are(capsys):
         )
 
     one = Invocation("train", "airports", 2, 0.0, present=("ewr",), wanted=3)
-    painter = LinePainter()
-    painter.say(f"train: {one.waiting_text()}")
+    renderer = LineRenderer()
+    renderer.say(f"train: {one.waiting_text()}")
     one.attempt("s1", NAMES)
     for event in events(("stage started", "", {}), *(("silo answered", name, {}) for name in NAMES)):
         one.hear(event, 10.0)
-    painter.stage_over(one, 10.8)
-    painter.say(f"train: {one.summary(reported(210_000, 600, '', 'jfk'), '', 12.4)}")
+    renderer.stage_over(one, 10.8)
+    renderer.say(f"train: {one.summary(reported(210_000, 600, '', 'jfk'), '', 12.4)}")
     done = invocation().summary(reported(8192, 400, ""), "", 3.4)
     assert [f"mean_delay: {done}\n", capsys.readouterr().err] == blocks("docs/observe.md", "text")
 
 
 def test_a_long_wait_is_told_once(capsys):
-    painter = LinePainter()
+    renderer = LineRenderer()
     one = invocation(phase="waiting", present=("bos",), wanted=3)
     for now in (1.0, 6.0, 7.0):
-        painter.paint([one], now)
+        renderer.paint([one], now)
     assert capsys.readouterr().err == "fedbroker: mean: waiting for silos, 1 of 3 are there: bos\n"
 
 
 class Broken:
-    """A painter whose stream is gone."""
+    """A renderer whose stream is gone."""
 
     pause = 0.01
 
@@ -124,8 +124,8 @@ class Broken:
 
 
 async def test_a_display_that_cannot_write_gives_up_and_disturbs_nobody():
-    painter = Broken()
-    display = Display(painter)
+    renderer = Broken()
+    display = Display(renderer)
     for _ in range(3):
         one = invocation()
         display.begin(one)
@@ -133,11 +133,11 @@ async def test_a_display_that_cannot_write_gives_up_and_disturbs_nobody():
         display.hear("airports", Event("stage started", "s1"))
         display.hear("airports", Event("stage finished", "s1"))
         await display.end(one, lambda _: "over")
-    assert painter.calls <= 1
+    assert renderer.calls <= 1
 
 
 class Stuck(Broken):
-    """A painter whose stream takes nothing for a while."""
+    """A renderer whose stream takes nothing for a while."""
 
     def say(self, line):
         time.sleep(1.0)

@@ -34,7 +34,7 @@ import importlib, json, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
 names = [sys.argv[1]]
 for found in pkgutil.walk_packages(getattr(package, "__path__", []), sys.argv[1] + "."):
-    # A main module is a program; the guardian is one that runs by itself.
+    # a main module is a program; the supervisor is one that runs by itself.
     if not found.name.endswith(".__main__"):
         importlib.import_module(found.name)
         names.append(found.name)

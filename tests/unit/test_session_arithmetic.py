@@ -103,7 +103,7 @@ async def play(schedule, policy, arrivals, limit):
     assert report.late == end.late
     # What came at the very moment at which its stage closed was heard, and is not counted as late.
     assert delivered - settled - endings.count("late") <= end.late <= delivered - settled
-    assert len(end._expected) == 0
+    assert len(end._router) == 0
 
 
 async def joiner(spare, fits):

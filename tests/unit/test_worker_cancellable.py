@@ -6,14 +6,14 @@ import threading
 
 import pytest
 from fedbroker_worker.errors import SourceError
-from fedbroker_worker.sources.cancellable import Call, Calls
+from fedbroker_worker.sources.cancellable import Call, CancellableCalls
 
 from tests.support.wait import until
 
 
 @pytest.fixture
 def calls():
-    return Calls("flights")
+    return CancellableCalls("flights")
 
 
 def test_a_call_gives_its_result_or_its_error(calls):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedbroker_worker import fuse_structs
-from fedbroker_worker.fuse_structs import Joined, join
+from fedbroker_worker.fuse_structs import FusedStruct, join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ def ran(program, held=()):
                     refs[ref] = f"data {name}"
                 case Struct(ref, elements):
                     refs[ref] = tuple((name, refs[one]) for name, one in elements)
-                case Joined(ref, elements):
+                case FusedStruct(ref, elements):
                     refs[ref] = elements
                 case Select(ref, source, index):
                     refs[ref] = ("select", refs[source], index)
@@ -69,7 +69,7 @@ def test_a_joined_program_makes_the_same(program, last):
 
 def test_the_values_of_a_struct_are_joined():
     program = [Value(1, "a"), Value(2, "b"), Struct(3, (("x", 1), ("", 2))), Call(4, 9, 3), Compute(4), Drop((1, 2, 4))]
-    joined = [Joined(3, (("x", "a"), ("", "b"))), Call(4, 9, 3), Compute(4)]
+    joined = [FusedStruct(3, (("x", "a"), ("", "b"))), Call(4, 9, 3), Compute(4)]
     assert join(program, BLOBS, last=False) == [*joined, Drop((4,))]
     assert join(program[:-1], BLOBS, last=True) == joined
 
@@ -77,7 +77,9 @@ def test_the_values_of_a_struct_are_joined():
 def test_what_is_used_again_or_kept_or_large_is_made_by_itself():
     for used in ([Compute(1)], [Struct(5, (("", 1),))], [Value(1, "b")]):
         program = [Value(1, "a"), Struct(3, (("x", 1),)), *used]
-        assert not any(isinstance(step, Joined) and step.ref == 3 for step in join(program, BLOBS, last=True)), used
+        assert not any(isinstance(step, FusedStruct) and step.ref == 3 for step in join(program, BLOBS, last=True)), (
+            used
+        )
     later = [Struct(3, (("x", 5),)), Value(5, "a"), Drop((5,))]
     assert join(later, BLOBS, last=False) == later
     kept = [Value(1, "a"), Struct(3, (("x", 1),))]

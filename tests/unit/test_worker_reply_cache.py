@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from fedbroker_worker.reply_cache import Answers
+from fedbroker_worker.reply_cache import ReplyCache
 from fedbroker_worker.threads import Ended, in_thread, still_running
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ def done(session: str, stage: int = 0) -> Done:
 
 
 async def test_the_latest_answer_of_a_session_is_remembered():
-    answers = Answers(100)
+    answers = ReplyCache(100)
     answers.put(done("a"), {"d": b"12345"})
     answers.put(done("b"), {"d": b"1"})
     assert answers.get("a", 0) == (done("a"), {"d": b"12345"})
@@ -34,7 +34,7 @@ async def test_the_latest_answer_of_a_session_is_remembered():
 
 
 async def test_answers_are_forgotten_in_time():
-    answers = Answers(100, linger=0.01)
+    answers = ReplyCache(100, linger=0.01)
     answers.put(done("a"), {"d": b"1"})
     await until(lambda: answers.get("a", 0) is None)
     assert answers.kept_bytes == 0
@@ -43,7 +43,7 @@ async def test_answers_are_forgotten_in_time():
 @given(sizes=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 60)), max_size=20))
 def test_what_is_kept_is_bounded(sizes):
     async def check():
-        answers = Answers(100)
+        answers = ReplyCache(100)
         for stage, (session, size) in enumerate(sizes):
             answers.put(done(session, stage), {"d": b"x" * size})
             assert answers.get(session, stage) is not None
@@ -56,7 +56,7 @@ def test_what_is_kept_is_bounded(sizes):
 
 
 async def test_an_answer_that_is_too_large_is_not_kept():
-    answers = Answers(100)
+    answers = ReplyCache(100)
     answers.put(done("a"), {"d": b"x" * 101})
     assert answers.get("a", 0) is None
 

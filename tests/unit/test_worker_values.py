@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from fedbroker_worker.errors import ColumnError
 from fedbroker_worker.sources.client_keys import clients_among, words_of
-from fedbroker_worker.sources.column_types import Typed, given_types
+from fedbroker_worker.sources.column_types import DeclaredType, given_types
 from fedbroker_worker.sources.values import array_from, infer
 from hypothesis import given
 from hypothesis import strategies as st
 
 
 def array(word, cells, shape=()):
-    return array_from("s", Typed("x", word, shape), cells, lambda at: f"in row {at + 1}")
+    return array_from("s", DeclaredType("x", word, shape), cells, lambda at: f"in row {at + 1}")
 
 
 @given(st.sampled_from(["int64", "int8", "uint64", "float64", "bool", "str"]), st.data())
@@ -66,7 +66,7 @@ def test_points_in_time_are_microseconds(moments):
     ],
 )
 def test_a_column_is_what_its_values_are(cells, word, shape):
-    assert infer("s", "x", cells) == Typed("x", word, shape)
+    assert infer("s", "x", cells) == DeclaredType("x", word, shape)
 
 
 def test_of_nothing_there_is_nothing_to_tell():

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, Op
 
-__all__ = ["Joined", "Step", "join"]
+__all__ = ["FusedStruct", "Step", "join"]
 
 SMALL: Final = 64 << 10
 """Bytes of all elements together, beyond which each is made by itself, side by side with others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class FusedStruct:
     """Create ``ref`` as a struct of serialized values; a name is empty where the element has none."""
 
     ref: int
     elements: tuple[tuple[str, Digest], ...]
 
 
-Step: TypeAlias = "Op | Joined"
+Step: TypeAlias = "Op | FusedStruct"
 
 
 def join(program: Sequence[Op], blobs: Mapping[Digest, Buffer], *, last: bool) -> list[Step]:
@@ -58,7 +58,7 @@ def join(program: Sequence[Op], blobs: Mapping[Digest, Buffer], *, last: bool) -
             elements = tuple((name, made[ref]) for name, ref in op.elements)
             if sum(len(blobs[digest]) for _, digest in elements) <= SMALL:
                 gone |= {ref for _, ref in op.elements}
-                steps.append(Joined(op.ref, elements))
+                steps.append(FusedStruct(op.ref, elements))
                 continue
         if isinstance(op, Value):
             made[op.ref] = op.blob

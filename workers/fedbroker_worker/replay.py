@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedbroker.runtime.cache_keys import with_own_keys
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
-from fedbroker_worker.fuse_structs import Joined
+from fedbroker_worker.fuse_structs import FusedStruct
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -52,19 +52,19 @@ async def replay(
     """
     called = {op.function for op in program if isinstance(op, Call)}
 
-    async def early(op: Value | Data | Joined) -> Ref:
+    async def early(op: Value | Data | FusedStruct) -> Ref:
         match op:
             case Value(ref, blob) if ref in called:
                 return await executor.function(blob, blobs[blob])
             case Value(_, blob):
                 return await executor.value(*with_own_keys(blobs[blob]))
-            case Joined(_, elements):
+            case FusedStruct(_, elements):
                 return await executor.struct_of([(name, blobs[digest]) for name, digest in elements])
             case Data():
                 return await executor.value(await load(op))
 
     # What is made of bytes alone is made side by side.
-    made_early = [asyncio.create_task(early(op)) for op in program if isinstance(op, Value | Data | Joined)]
+    made_early = [asyncio.create_task(early(op)) for op in program if isinstance(op, Value | Data | FusedStruct)]
     try:
         return await _in_order(program, executor, refs, iter(made_early))
     finally:
@@ -85,7 +85,7 @@ async def _in_order(
     outputs: list[Buffer] = []
     for op in program:
         match op:
-            case Value(ref) | Data(ref) | Joined(ref):
+            case Value(ref) | Data(ref) | FusedStruct(ref):
                 made = await next(early)
             case Struct(ref, elements):
                 made = await executor.struct([(name, held(element)) for name, element in elements])

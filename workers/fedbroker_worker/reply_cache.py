@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, Done
 
-__all__ = ["Answers"]
+__all__ = ["ReplyCache"]
 
 LINGER: Final = 300.0
 """Seconds for which an answer is remembered: the broker delivers again as soon as a connection is back."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _CachedReply:
     stage: int
     done: Done
     outputs: Mapping[Digest, Buffer]
@@ -31,7 +31,7 @@ class _Answer:
     timer: asyncio.TimerHandle
 
 
-class Answers:
+class ReplyCache:
     """Each session's latest answer, for a while: work for a later stage proves that it has arrived.
 
     A session is known by the fingerprint of its signer, ``by``, and its id: another signer is never answered with it.
@@ -44,7 +44,7 @@ class Answers:
     def __init__(self, capacity: int, *, linger: float = LINGER) -> None:
         self._capacity = capacity
         self._linger = linger
-        self._kept: OrderedDict[tuple[str, str], _Answer] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _CachedReply] = OrderedDict()
         self._bytes = 0
 
     @property
@@ -57,7 +57,7 @@ class Answers:
         self.forget(done.session, by)
         size = sum(memoryview(output).nbytes for output in outputs.values())
         timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session, by)
-        self._kept[by, done.session] = _Answer(done.stage, done, outputs, size, timer)
+        self._kept[by, done.session] = _CachedReply(done.stage, done, outputs, size, timer)
         self._bytes += size
         while self._bytes > self._capacity:
             self._forget(next(iter(self._kept)))

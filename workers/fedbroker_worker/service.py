@@ -22,13 +22,13 @@ from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
-from fedbroker_worker.reply_cache import Answers
+from fedbroker_worker.reply_cache import ReplyCache
 from fedbroker_worker.sessions import Sessions
 from fedbroker_worker.statistics import Statistics
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.version import worker_version
 from fedbroker_worker.work import PATIENCE, Answer, Worker
-from fedbroker_worker.work_tasks import Jobs
+from fedbroker_worker.work_tasks import WorkTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -75,8 +75,8 @@ class SiloService:
             silo.cohort,
             silo.name,
             announcement=self._announcement,
-            on_work=lambda item, signed: self._jobs.answer(item, signed),
-            on_end=lambda message, by: self._jobs.end_session(message, by),
+            on_work=lambda item, signed: self._tasks.answer(item, signed),
+            on_end=lambda message, by: self._tasks.end_session(message, by),
             limits=limits,
             compression=silo.compression,
             keys=settings.keys,
@@ -88,7 +88,7 @@ class SiloService:
             enrolled=silo.enrolled,
         )
         self._sessions = Sessions(self._runtimes, silo.max_sessions)
-        self._answers = Answers(silo.blob_cache_bytes)
+        self._reply_cache = ReplyCache(silo.blob_cache_bytes)
         audit_file = settings.policy.audit_file
         self._audit = AuditLog(settings.directory / audit_file) if audit_file else None
         worker = Worker(
@@ -103,13 +103,13 @@ class SiloService:
             audit=self._audit,
         )
         self._accepted = accepted_file(settings)
-        self._jobs = Jobs(
+        self._tasks = WorkTasks(
             silo.name,
             self._incarnation,
             self._end,
             worker,
             self._sessions,
-            self._answers,
+            self._reply_cache,
             on_answer,
             self._accepted,
         )
@@ -161,31 +161,31 @@ class SiloService:
     @property
     def status(self) -> str:
         """Its cohort and what it has in hand, for people."""
-        items, sessions = len(self._jobs), len(self._sessions)
+        items, sessions = len(self._tasks), len(self._sessions)
         return f"cohort {self._settings.cohort}: {items} work items, {sessions} sessions in hand"
 
     async def drain(self) -> None:
         """Leave the cohort: take no new session, finish those that are here, for ``drain_seconds`` at most."""
-        self._jobs.leave()
+        self._tasks.leave()
         await self._end.leave()
         deadline = Deadline.after(self._settings.drain_seconds)
-        if self._jobs or len(self._sessions):
-            _log.info("finishing the work in hand", items=len(self._jobs), sessions=len(self._sessions))
-        while (self._jobs or len(self._sessions)) and not deadline.passed():
-            if self._jobs:
-                await self._jobs.one_done(deadline)
+        if self._tasks or len(self._sessions):
+            _log.info("finishing the work in hand", items=len(self._tasks), sessions=len(self._sessions))
+        while (self._tasks or len(self._sessions)) and not deadline.passed():
+            if self._tasks:
+                await self._tasks.one_done(deadline)
             else:
                 await self._sessions.changed(deadline)
-        if self._jobs:
-            _log.warning("work given up", items=len(self._jobs), drain_seconds=self._settings.drain_seconds)
+        if self._tasks:
+            _log.warning("work given up", items=len(self._tasks), drain_seconds=self._settings.drain_seconds)
         await self._end.drain()
 
     async def close(self) -> None:
         """Leave at once: work under way is given back to the broker. Bounded in time; may be called twice."""
-        await self._jobs.close()
+        await self._tasks.close()
         await self._end.close()
         await self._sessions.close()
-        self._answers.clear()
+        self._reply_cache.clear()
         await _side_by_side(self._runtimes.close(), self._catalog.close())
 
     async def __aenter__(self) -> Self:
@@ -201,7 +201,7 @@ class SiloService:
         """How it is now, and what was counted so far; may be called from any thread."""
         runtimes, end = self._runtimes, self._end
         return Statistics(
-            in_hand=len(self._jobs),
+            in_hand=len(self._tasks),
             sessions=len(self._sessions),
             restarts=runtimes.restarts,
             retired=runtimes.retired,
@@ -219,7 +219,7 @@ class SiloService:
             sources=self._catalog.announced,
             version=self._version,
             capabilities=CAPABILITIES,
-            in_flight=len(self._jobs),
+            in_flight=len(self._tasks),
         )
 
 

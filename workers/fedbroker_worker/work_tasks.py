@@ -23,7 +23,7 @@ from fedbroker_worker.errors import SessionLost, WorkRefused
 from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.policy.recording import GIVEN_UP
 from fedbroker_worker.policy.settings import LONGEST_STAGE
-from fedbroker_worker.reply_cache import Answers
+from fedbroker_worker.reply_cache import ReplyCache
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work import Answer
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedbroker_worker.sessions import Sessions
     from fedbroker_worker.work import Worker
 
-__all__ = ["Jobs"]
+__all__ = ["WorkTasks"]
 
 _log = get_logger(__name__)
 
@@ -49,7 +49,7 @@ ENDED: Final = 1024
 """Sessions that were given up are remembered, since their work may come after that word."""
 
 
-class Jobs:
+class WorkTasks:
     """Work items under way, one task for each.
 
     Args:
@@ -70,7 +70,7 @@ class Jobs:
         end: SiloTransport,
         worker: Worker,
         sessions: Sessions,
-        remembered: Answers,
+        remembered: ReplyCache,
         on_answer: Callable[[Answer], None],
         accepted: AcceptedFile | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Jobs:
         self._end = end
         self._worker = worker
         self._sessions = sessions
-        self._answers = remembered
+        self._reply_cache = remembered
         self._on_answer = on_answer
         self._accepted = accepted
         # A session is known by the fingerprint of its signer and its id.
@@ -135,7 +135,7 @@ class Jobs:
             _log.error("record of done work not written", reason=str(error))
 
     def _remembers(self, item: WorkItem, signed: Signed) -> bool:
-        return self._answers.get(item.session, item.stage, signed.by) is not None
+        return self._reply_cache.get(item.session, item.stage, signed.by) is not None
 
     async def _record(self, signed: Signed) -> None:
         """Record that a message's work is done, or given up by its coordinator.
@@ -178,7 +178,7 @@ class Jobs:
             if session == ended:
                 job.cancel(GIVEN_UP)
         self._sessions.end(message.session, by)
-        self._answers.forget(message.session, by)
+        self._reply_cache.forget(message.session, by)
         _log.info("session ended", session=message.session)
 
     async def _serve(self, item: WorkItem, signed: Signed) -> None:
@@ -201,7 +201,7 @@ class Jobs:
     async def _answer(self, item: WorkItem, signed: Signed) -> Answer:
         if (signed.by, item.session) in self._ended:
             return Answer(self._failed(item, WorkRefused("the session was given up")))
-        remembered = self._answers.get(item.session, item.stage, signed.by)
+        remembered = self._reply_cache.get(item.session, item.stage, signed.by)
         if remembered is not None:
             return Answer(*remembered)
         if self._leaving and not self._sessions.knows(item.session, signed.by):
@@ -215,7 +215,7 @@ class Jobs:
             cause = "the silo's record of the work that it has done cannot be written"
             return Answer(self._failed(item, WorkRefused(cause, hint="see the silo's log")))
         if isinstance(answer.reply, Done):
-            self._answers.put(answer.reply, answer.outputs, signed.by)
+            self._reply_cache.put(answer.reply, answer.outputs, signed.by)
         return answer
 
     async def _reply(self, item: WorkItem, answer: Answer, signed: Signed) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from fedbroker.context.progress.renderers import LinePainter, LivePainter, Painter
+from fedbroker.context.progress.renderers import LineRenderer, LiveRenderer, Renderer
 from fedbroker.context.progress.state import Invocation
 from fedbroker.session.report import Event
 
@@ -34,14 +34,14 @@ def display_of(*, live: bool, force: bool) -> Display:
 @functools.cache
 def _display(process: int, live: bool, force: bool) -> Display:
     """The process's number, since a fork has no threads of its parent's."""
-    return Display(LivePainter(force=force) if live else LinePainter())
+    return Display(LiveRenderer(force=force) if live else LineRenderer())
 
 
 class Display:
     """Invocations under way and how they are shown. Every method may be called from any thread, and never blocks."""
 
-    def __init__(self, painter: Painter) -> None:
-        self._painter = painter
+    def __init__(self, painter: Renderer) -> None:
+        self._renderer = painter
         self._process = os.getpid()
         self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._shown: list[Invocation] = []
@@ -90,7 +90,7 @@ class Display:
             if event.session and event.session == one.session:
                 one.hear(event, now)
                 if event.name == "stage finished" and not self._silent:
-                    self._painter.stage_over(one, now)
+                    self._renderer.stage_over(one, now)
             elif event.name == "waiting for silos" and one.phase == "waiting" and one.cohort == cohort:
                 one.present = tuple(event.details.get("present", ()))
                 one.wanted = int(event.details.get("wanted", 0))
@@ -100,18 +100,18 @@ class Display:
         now = time.monotonic()
         if not self._silent:
             if not self._shown:
-                self._painter.paint((), now)
-            self._painter.say(words(now))
+                self._renderer.paint((), now)
+            self._renderer.say(words(now))
 
     def _run(self) -> None:
         painted = 0.0
         while True:
             with contextlib.suppress(queue.Empty):
-                self._do(self._changes.get(timeout=self._painter.pause if self._shown else None))
+                self._do(self._changes.get(timeout=self._renderer.pause if self._shown else None))
             now = time.monotonic()
-            if self._shown and not self._silent and now - painted >= self._painter.pause:
+            if self._shown and not self._silent and now - painted >= self._renderer.pause:
                 painted = now
-                self._do(lambda: self._painter.paint(self._shown, time.monotonic()))
+                self._do(lambda: self._renderer.paint(self._shown, time.monotonic()))
 
     def _do(self, change: Callable[[], None]) -> None:
         """What goes wrong with showing is nobody's business: nothing more is shown."""
@@ -128,7 +128,7 @@ class Display:
 
         def clear() -> None:
             self._shown = []
-            self._painter.paint((), time.monotonic())
+            self._renderer.paint((), time.monotonic())
             gone.set()
 
         self._changes.put(clear)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-__all__ = ["LinePainter", "LivePainter", "Painter"]
+__all__ = ["LineRenderer", "LiveRenderer", "Renderer"]
 
 UNHURRIED: Final = 0.3
 """Seconds before a live display is shown at all: what is over by then would only flicker."""
@@ -23,7 +23,7 @@ LONG_WAIT: Final = 5.0
 BAR: Final = 20
 
 
-class Painter(Protocol):
+class Renderer(Protocol):
     """Shows invocations under way. Called in one thread; may raise whatever its stream raises."""
 
     pause: float
@@ -42,7 +42,7 @@ class Painter(Protocol):
         ...
 
 
-class LinePainter:
+class LineRenderer:
     """Plain lines: one for each stage, the last one for the invocation, and one when silos are waited for long."""
 
     pause = 1.0
@@ -69,7 +69,7 @@ class LinePainter:
         sys.stderr.flush()
 
 
-class LivePainter:
+class LiveRenderer:
     """A line for each invocation under way, kept up to date at the foot of the terminal.
 
     Args:

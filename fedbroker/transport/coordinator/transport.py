@@ -124,26 +124,26 @@ class CoordinatorTransport:
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
-        self._expected = ReplyRouter(on_late)
+        self._router = ReplyRouter(on_late)
         self.dead = Counter()
-        self._strikes = MisbehaviourCounter(limits.max_strikes)
+        self._misbehaviour = MisbehaviourCounter(limits.max_strikes)
         self._envelopes = CoordinatorEnvelopes(cohort, keys)
         self._forged = on_forged  # not the fault of the silo in whose name it came, so no strike
-        self._lobby = SiloDiscovery(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
+        self._discovery = SiloDiscovery(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
         self._control = ReconnectingConnection(
             address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control
         )
         self._bulk = ReconnectingConnection(
             address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk
         )
-        self._lane = BlobTransfer(self._bulk, topology.BLOBS, limits, compression)
+        self._transfer = BlobTransfer(self._bulk, topology.BLOBS, limits, compression)
         self._callback: topology.Queue | None = None  # under the names that they had the last time
         self._results: topology.Queue | None = None
 
     @property
     def late(self) -> int:
         """How many replies and dead letters nobody waited for."""
-        return self._expected.late
+        return self._router.late
 
     async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
         """Connect, declare, and learn who waits in the lobby.
@@ -161,14 +161,14 @@ class CoordinatorTransport:
         try:
             await self._control.open(deadline, patience)
             await self._bulk.open(deadline)
-            await self._lobby.confirmed(deadline)
+            await self._discovery.confirmed(deadline)
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """Leave nothing on the broker; bounded in time; never raises for a broker that is gone."""
-        self._expected.close(BrokerLost("the connection was closed", hint="open another one"))
+        self._router.close(BrokerLost("the connection was closed", hint="open another one"))
         await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
         self.results.close()
 
@@ -190,7 +190,7 @@ class CoordinatorTransport:
             WireError: it is larger than the limits allow.
         """
         name, data = await self._envelopes.blob(session, digest, data, silo)
-        await self._lane.send(topology.blobs_key(self._cohort, silo), name, data, deadline)
+        await self._transfer.send(topology.blobs_key(self._cohort, silo), name, data, deadline)
 
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
@@ -228,7 +228,7 @@ class CoordinatorTransport:
             expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
         )
         end = Deadline.after(left + GRACE)
-        with self._expected.replies_to(item, message_id) as answers, ExitStack() as coming:
+        with self._router.replies_to(item, message_id) as answers, ExitStack() as coming:
             publishing = asyncio.create_task(self._publish(message, end))
             try:
                 yield PendingRequest(
@@ -270,7 +270,7 @@ class CoordinatorTransport:
         await line.declare(topology.EXCHANGES, (archive,))
         self._callback = await failover.declare_elsewhere(line, topology.callback_queue(self.key), self._callback)
         await line.consume(self._callback, self._on_callback, prefetch=REPLY_PREFETCH)
-        await self._lobby.listen(line)
+        await self._discovery.listen(line)
         await failover.see_leader(line, archive)
 
     async def _set_up_bulk(self, line: Connection) -> None:
@@ -298,7 +298,7 @@ class CoordinatorTransport:
     async def _on_callback(self, delivery: Delivery) -> None:
         """A reply, or a work item of ours on its way back; it settles whoever waits for it."""
         silo = _sender(delivery.key)
-        if delivery.death is None and self._strikes.out(silo, time.monotonic()):
+        if delivery.death is None and self._misbehaviour.out(silo, time.monotonic()):
             await delivery.ack()
             return
         try:
@@ -314,7 +314,7 @@ class CoordinatorTransport:
                             self.results.put(attachment)
                         for alarm in message.alarms:
                             self._forged(silo, message.session, f"at the silo: {alarm}")
-                    if not self._expected.settle(message):
+                    if not self._router.settle(message):
                         self._strike(silo)
                         await self._let_go(message)
                 case _:
@@ -335,20 +335,20 @@ class CoordinatorTransport:
 
     def _on_dead(self, returned: Dead, message_id: str) -> None:
         self.dead[returned.reason] += 1
-        self._expected.settle(returned, message_id)
+        self._router.settle(returned, message_id)
 
     async def _let_go(self, late: Done | Failed | Need) -> None:
         """Results that nobody waits for are not to be held until their stage's time is up."""
-        if isinstance(late, Done) and late.held and not self._expected.waits_for(late):
+        if isinstance(late, Done) and late.held and not self._router.waits_for(late):
             await self.tell(late.silo, Fetch(late.session, late.stage, late.incarnation, wanted=False))
 
     def _strike(self, silo: str) -> None:
         """Count a message that should not have come; with one too many the silo is out."""
-        if not self._strikes.add(silo, time.monotonic()):
+        if not self._misbehaviour.add(silo, time.monotonic()):
             return
         cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
         _log.error("silo muted", silo=silo, reason=cause)
-        self._expected.refuse(silo, cause, "see its log, and what else uses its user at the broker")
+        self._router.refuse(silo, cause, "see its log, and what else uses its user at the broker")
 
     def _reply_key(self, reply: Done | Failed | Need) -> str:
         return topology.reply_key(self.key, reply.session, reply.stage, reply.silo)

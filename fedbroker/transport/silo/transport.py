@@ -126,10 +126,10 @@ class SiloTransport:
         self._bulk = ReconnectingConnection(
             address, f"fedbroker silo {cohort}.{silo} bulk", self._set_up_bulk, spread=spread
         )
-        self._lane = BlobTransfer(self._bulk, topology.RESULTS, limits, compression)
-        self._held = DeferredResults()
+        self._transfer = BlobTransfer(self._bulk, topology.RESULTS, limits, compression)
+        self._deferred = DeferredResults()
         self._envelopes = SiloEnvelopes(cohort, silo, keys)
-        self._presence = Announcer(
+        self._announcer = Announcer(
             self._control,
             self._bulk,
             heartbeat,
@@ -137,7 +137,7 @@ class SiloTransport:
             envelope=self._envelopes.announcement,
             signers=self._envelopes.signers,
         )
-        self._inbox = WorkConsumer(
+        self._work_consumer = WorkConsumer(
             self._control,
             silo,
             on_work,
@@ -148,9 +148,9 @@ class SiloTransport:
             most=prefetch,
             renew_seconds=renew_seconds,
         )
-        self._mailbox = NoticeQueue(cohort, silo, self._on_mail, enrolled=enrolled)
+        self._notices = NoticeQueue(cohort, silo, self._on_mail, enrolled=enrolled)
         self._consumer: Consumer | None = None
-        self._lobby: topology.Queue | None = None  # under the name that it had the last time
+        self._discovery: topology.Queue | None = None  # under the name that it had the last time
         self._opened = asyncio.Event()
         self._draining = False
         self._enrolled = enrolled
@@ -167,12 +167,12 @@ class SiloTransport:
             await self._control.open(deadline)
             await self._bulk.open(deadline)
         except BaseException:
-            await self._inbox.close()
+            await self._work_consumer.close()
             await self._bulk.close()
             await self._control.close()
             raise
         self._opened.set()
-        self._presence.start()
+        self._announcer.start()
 
     @property
     def traffic(self) -> dict[str, TrafficCounters]:
@@ -182,7 +182,7 @@ class SiloTransport:
     @property
     def taken(self) -> WorkCounters:
         """What was found in the work queue so far."""
-        return self._inbox.taken
+        return self._work_consumer.taken
 
     def restore(self, entries: Iterable[AcceptedMessage]) -> None:
         """Take note of signed work that an earlier process has done: it is refused from now on."""
@@ -190,7 +190,7 @@ class SiloTransport:
 
     def alarm(self, where: str, why: str) -> None:
         """Log that a message was refused, and report it with the next answer."""
-        self._inbox.alarms.add(where, why)
+        self._work_consumer.alarms.add(where, why)
 
     async def reply(
         self,
@@ -218,9 +218,9 @@ class SiloTransport:
         bulk = dict(out.values())
         if isinstance(reply, Done):
             names = {digest: name for digest, (name, _) in out.items() if name != digest}
-            reply = msgspec.structs.replace(reply, sealed=names, alarms=self._inbox.alarms.take(signed.by))
+            reply = msgspec.structs.replace(reply, sealed=names, alarms=self._work_consumer.alarms.take(signed.by))
         if 0 < item.hold < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
-            with self._held.until_fetched(reply, signed.by) as fetched:
+            with self._deferred.until_fetched(reply, signed.by) as fetched:
                 held = msgspec.structs.replace(reply, held=True)
                 if await self._answer(item, signed, held, inline, deadline) and await fetched(deadline):
                     await self._send(item, bulk, deadline)
@@ -240,7 +240,7 @@ class SiloTransport:
     ) -> None:
         """Send outputs while the reply is on its way: a round trip less than one after the other."""
         for data in outputs.values():
-            self._lane.check(data)  # before anything is said
+            self._transfer.check(data)  # before anything is said
         sending = asyncio.create_task(self._send(item, outputs, deadline))
         try:
             if await self._answer(item, signed, reply, inline, deadline):
@@ -251,7 +251,7 @@ class SiloTransport:
 
     async def _send(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
         for digest, data in outputs.items():
-            await self._lane.send(topology.results_key(item.reply_to, self._silo), digest, data, deadline)
+            await self._transfer.send(topology.results_key(item.reply_to, self._silo), digest, data, deadline)
 
     async def _answer(
         self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
@@ -274,7 +274,7 @@ class SiloTransport:
 
     async def leave(self) -> None:
         """Say goodbye, so that no new session counts on us; work still comes."""
-        await self._presence.stop()
+        await self._announcer.stop()
 
     async def drain(self) -> None:
         """Take no more work and say goodbye; handlers under way go on and may reply."""
@@ -286,7 +286,7 @@ class SiloTransport:
                     await consumer.cancel()
             except (ConnectionLost, TimeoutError) as error:  # then the consumer is gone, too
                 _log.debug("consumer not cancelled", reason=str(error))
-        await self._presence.stop()
+        await self._announcer.stop()
 
     async def close(self) -> None:
         """Leave: handlers still under way are cancelled (their work goes back to the queue), the name is free.
@@ -294,7 +294,7 @@ class SiloTransport:
         Bounded in time; never raises for a broker that is gone.
         """
         await self.drain()
-        await self._inbox.close()
+        await self._work_consumer.close()
         await self._bulk.close(self._delete_blobs_queue)
         await self._control.close()
         self.blobs.close()
@@ -303,7 +303,7 @@ class SiloTransport:
         """Take the name first: it is what keeps us off another silo's queues."""
         work = topology.work_queue(self._cohort, self._silo)
         try:
-            await self._mailbox.take(line)
+            await self._notices.take(line)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         if self._enrolled:
@@ -312,10 +312,10 @@ class SiloTransport:
             await self._declare(line, work)
         if not self._draining:
             self._consumer = await self._consume_work(line, work)
-        self._presence.cue()
+        self._announcer.cue()
 
     async def _declare(self, line: Connection, work: topology.Queue) -> None:
-        self._lobby = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._lobby)
+        self._discovery = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._discovery)
         await line.declare((), (topology.archive(self._cohort), work))
 
     async def _consume_work(self, line: Connection, work: topology.Queue) -> Consumer:
@@ -325,7 +325,7 @@ class SiloTransport:
         """
         try:
             async with asyncio.timeout(failover.LEADERLESS):
-                return await line.consume(work, self._inbox.take, prefetch=self._prefetch)
+                return await line.consume(work, self._work_consumer.take, prefetch=self._prefetch)
         except TimeoutError:
             if self._enrolled:
                 raise ConnectionLost(f"queue {work.name!r} has no leader") from None
@@ -356,7 +356,7 @@ class SiloTransport:
 
     def _on_bad_chunk(self, _key: str, why: str) -> None:
         if self._envelopes.guarded:
-            self._inbox.alarms.add("bulk", why)
+            self._work_consumer.alarms.add("bulk", why)
 
     async def _delete_blobs_queue(self, line: Connection) -> None:
         if not self._enrolled:
@@ -365,23 +365,23 @@ class SiloTransport:
     async def _on_mail(self, delivery: Delivery) -> None:
         """An announcement of our own on its way back, or a word from the coordinator."""
         if delivery.death is not None:
-            self._presence.returned(delivery.message_id, delivery.death)
+            self._announcer.returned(delivery.message_id, delivery.death)
             await delivery.ack()
             return
         try:
             body, by = self._envelopes.notice(delivery.body)
             message = decode(body, self._limits).message
         except Forged as error:
-            self._inbox.alarms.add("mailbox", error.what)
+            self._work_consumer.alarms.add("mailbox", error.what)
         except WireError as error:
             _log.warning("message dropped", at="mailbox", reason=error.what)
         else:
             if isinstance(message, EndSession):
                 self._on_end(message, by)
             elif isinstance(message, Fetch):
-                self._held.fetch(message, by)
+                self._deferred.fetch(message, by)
             elif isinstance(message, Accepted | Rejected):
-                self._presence.answered(message, by)
+                self._announcer.answered(message, by)
         await delivery.ack()
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:

@@ -14,7 +14,7 @@ from fedbroker_worker.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Call", "Calls"]
+__all__ = ["Call", "CancellableCalls"]
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class _Result(Generic[T]):
         call.on_end(self.done.set)
 
 
-class Calls:
+class CancellableCalls:
     """The calls of one source.
 
     Args:

@@ -17,7 +17,7 @@ from fedbroker_worker.options import nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["DATE", "DATETIME", "Typed", "check_names", "given_types"]
+__all__ = ["DATE", "DATETIME", "DeclaredType", "check_names", "given_types"]
 
 DATE: Final = "date"
 DATETIME: Final = "datetime"
@@ -31,7 +31,7 @@ _TYPE: Final = re.compile(r"(?P<word>[a-z0-9]+)(?P<dimensions>(\[\d*\])*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Typed:
+class DeclaredType:
     """A column and what its cells are.
 
     Attributes:
@@ -55,15 +55,15 @@ class Typed:
         return self.word == TEXT
 
     @property
-    def inner(self) -> Typed:
+    def inner(self) -> DeclaredType:
         """What a cell of it is made of: the same without its first dimension."""
-        return Typed(self.name, self.word, self.shape[1:])
+        return DeclaredType(self.name, self.word, self.shape[1:])
 
     def __str__(self) -> str:
         return self.word + "".join(f"[{'' if size is None else size}]" for size in self.shape)
 
 
-def given_types(source: str, types: Mapping[str, str]) -> dict[str, Typed]:
+def given_types(source: str, types: Mapping[str, str]) -> dict[str, DeclaredType]:
     """The types that a table ``types`` gives, by column.
 
     Raises:
@@ -81,10 +81,10 @@ def check_names(source: str, key: str, names: Iterable[str], there: Iterable[str
             raise SettingsError(what, hint=nearest(name, known))
 
 
-def _typed(source: str, name: str, text: str) -> Typed:
+def _typed(source: str, name: str, text: str) -> DeclaredType:
     match = _TYPE.fullmatch(text)
     if match is None or match["word"] not in _WORDS:
         what = f"'types.{name}' in [data.{source}]: {text!r} is no type"
         raise SettingsError(what, hint=nearest(text.split("[", 1)[0], _WORDS))
     sizes = re.findall(r"\[(\d*)\]", match["dimensions"])
-    return Typed(name, match["word"], tuple(int(size) if size else None for size in sizes))
+    return DeclaredType(name, match["word"], tuple(int(size) if size else None for size in sizes))

@@ -20,7 +20,7 @@ from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.arrays import as_array
-from fedbroker_worker.sources.cancellable import Calls
+from fedbroker_worker.sources.cancellable import CancellableCalls
 from fedbroker_worker.sources.client_keys import clients_among, words_of
 from fedbroker_worker.sources.column_types import check_names
 
@@ -79,7 +79,7 @@ class PythonSource:
         self._options = read_table(PythonOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
         self._name = name
         self._function = self._found(directory.absolute())
-        self._calls = Calls(name)
+        self._calls = CancellableCalls(name)
         self._lock = threading.Lock()
         self._cached: tuple[float, dict[str, Array]] | None = None
         self._announced: dict[str, Column] | None = None

@@ -18,7 +18,7 @@ from fedbroker_worker.dtype_cast import cast_to
 from fedbroker_worker.errors import ColumnError
 from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.cells import Array
-from fedbroker_worker.sources.column_types import DATE, DATETIME, Typed
+from fedbroker_worker.sources.column_types import DATE, DATETIME, DeclaredType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,7 +51,7 @@ _FIT: Final = "correct it, or say what the column is: types.{} = "
 _PAD: Final = "pad or cut them to one length"
 
 
-def infer(source: str, name: str, cells: Iterable[object]) -> Typed | None:
+def infer(source: str, name: str, cells: Iterable[object]) -> DeclaredType | None:
     """What a column is, by its cells; None where all are NULL.
 
     Raises:
@@ -61,7 +61,7 @@ def infer(source: str, name: str, cells: Iterable[object]) -> Typed | None:
     if kinds and kinds <= {list, tuple}:
         nested = (cell for cell in cells if cell is not None)
         inner = infer(source, name, list(chain.from_iterable(nested)))  # type: ignore[arg-type]
-        return None if inner is None else Typed(name, inner.word, (None, *inner.shape))
+        return None if inner is None else DeclaredType(name, inner.word, (None, *inner.shape))
     words = {_word(source, name, kind) for kind in kinds}
     if not words:
         return None
@@ -69,11 +69,11 @@ def infer(source: str, name: str, cells: Iterable[object]) -> Typed | None:
         if words != _NUMBERS:
             what = f"holds {' and '.join(sorted(words))}"
             raise ColumnError(source, name, what, hint=f'say what it is: types.{name} = "str"', problem=Problem.MIXED)
-        return Typed(name, "float64")
-    return Typed(name, words.pop())
+        return DeclaredType(name, "float64")
+    return DeclaredType(name, words.pop())
 
 
-def array_from(source: str, typed: Typed, cells: Sequence[object], place: Callable[[int], str]) -> Array:
+def array_from(source: str, typed: DeclaredType, cells: Sequence[object], place: Callable[[int], str]) -> Array:
     """One array of a column's cells.
 
     Args:
@@ -126,7 +126,7 @@ def _word(source: str, name: str, kind: type[object]) -> str:
     return word
 
 
-def _numbers(source: str, typed: Typed, plain: list[Any]) -> Array:
+def _numbers(source: str, typed: DeclaredType, plain: list[Any]) -> Array:
     """Of what is a number, a truth value or a point in time already."""
     dtype = typed.announced.dtype
     wide = {"f": "float64", "b": "bool", "u": "uint64", "i": "int64"}[np.dtype(dtype).kind]
@@ -142,7 +142,7 @@ def _numbers(source: str, typed: Typed, plain: list[Any]) -> Array:
     return cast_to(dtype, values, source=source, column=typed.name)
 
 
-def _vectors(source: str, typed: Typed, cells: Sequence[object], place: Callable[[int], str]) -> Array:
+def _vectors(source: str, typed: DeclaredType, cells: Sequence[object], place: Callable[[int], str]) -> Array:
     """Cells that are lists, put together along a new first dimension."""
     for at, cell in enumerate(cells):
         if not isinstance(cell, list | tuple):
@@ -163,7 +163,7 @@ def _vectors(source: str, typed: Typed, cells: Sequence[object], place: Callable
     return inner.reshape(len(rows), length, *inner.shape[1:])
 
 
-def _plain(source: str, typed: Typed, cell: object, at: int, place: Callable[[int], str]) -> object:
+def _plain(source: str, typed: DeclaredType, cell: object, at: int, place: Callable[[int], str]) -> object:
     """One cell as a number of that kind."""
     found: object = None
     match typed.word:
@@ -230,7 +230,7 @@ def _objects(cells: Sequence[object]) -> Array:
     return result
 
 
-def _misfit(source: str, typed: Typed, cell: object, at: int, place: Callable[[int], str]) -> ColumnError:
+def _misfit(source: str, typed: DeclaredType, cell: object, at: int, place: Callable[[int], str]) -> ColumnError:
     """A cell that is not what the column is; says of which kind it is, not what is in it."""
     kind = type(cell)
     word = "text" if issubclass(kind, str | bytes) else _WORDS.get(kind, kind.__name__)

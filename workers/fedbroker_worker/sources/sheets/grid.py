@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker_worker.errors import ColumnError, SourceError
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.column_types import DATE, DATETIME, Typed
+from fedbroker_worker.sources.column_types import DATE, DATETIME, DeclaredType
 from fedbroker_worker.sources.values import array_from, infer
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Grid:
     lines: list[int]
     cells: dict[str, list[object]]
 
-    def infer(self, name: str) -> Typed:
+    def infer(self, name: str) -> DeclaredType:
         """What a column is: numbers are ``float64``, as they are in every spreadsheet.
 
         Raises:
@@ -69,7 +69,7 @@ class Grid:
             raise ColumnError(self.source, name, "has no value to tell its type by", hint=hint, problem=Problem.NO_TYPE)
         return typed
 
-    def array(self, typed: Typed, rows: Sequence[int], *, nan: bool) -> Array:
+    def array(self, typed: DeclaredType, rows: Sequence[int], *, nan: bool) -> Array:
         """One array of a column.
 
         Args:

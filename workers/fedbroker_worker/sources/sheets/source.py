@@ -20,10 +20,10 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.cancellable import Calls
+from fedbroker_worker.sources.cancellable import CancellableCalls
 from fedbroker_worker.sources.client_keys import clients_among, words_of
 from fedbroker_worker.sources.clients import Clients
-from fedbroker_worker.sources.column_types import Typed, check_names, given_types
+from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
 from fedbroker_worker.sources.sheets.errors import Place
 from fedbroker_worker.sources.sheets.google import GOOGLE, fetch, service_account
 from fedbroker_worker.sources.sheets.grid import Grid, grid_of
@@ -108,11 +108,11 @@ class SheetsSource:
             endpoint=self._options.endpoint,
             patience=self._options.retry_seconds,
         )
-        self._calls = Calls(name)
+        self._calls = CancellableCalls(name)
         self._lock = threading.Lock()
         self._credentials: Credentials | None = None
         self._cached: tuple[float, Grid] | None = None
-        self._typed: dict[str, Typed] | None = None
+        self._typed: dict[str, DeclaredType] | None = None
         self._clients: Clients | None = None
 
     def describe(self) -> Source:
@@ -157,7 +157,7 @@ class SheetsSource:
         owners = words_of(self._keys(grid, clients.column, rows))
         return clients.deal(self._name, arrays, owners)
 
-    def _look(self, grid: Grid) -> tuple[dict[str, Typed], Clients | None]:
+    def _look(self, grid: Grid) -> tuple[dict[str, DeclaredType], Clients | None]:
         """What the columns are, and which clients there are."""
         typed = {name: self._given.get(name) or grid.infer(name) for name in self._offered(grid)}
         column = self._options.clients
@@ -192,7 +192,7 @@ class SheetsSource:
         needed = [*offered, self._options.clients] if self._options.clients else list(offered)
         return grid.complete(needed if self._options.nulls == "drop" else [])
 
-    def _column(self, name: str, typed: Mapping[str, Typed]) -> Typed:
+    def _column(self, name: str, typed: Mapping[str, DeclaredType]) -> DeclaredType:
         if name not in typed:
             raise ColumnError(
                 self._name, name, "does not exist", hint=f"there are {', '.join(typed)}", problem=Problem.UNKNOWN_COLUMN

@@ -17,9 +17,9 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, SettingsError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.cancellable import Calls
+from fedbroker_worker.sources.cancellable import CancellableCalls
 from fedbroker_worker.sources.client_keys import words_of
-from fedbroker_worker.sources.column_types import Typed, check_names, given_types
+from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
 from fedbroker_worker.sources.sql.clients import listed_clients
 from fedbroker_worker.sources.sql.database import Database, database_at
 from fedbroker_worker.sources.sql.single_select import one_select
@@ -90,9 +90,9 @@ class SqlSource:
         self._given = given_types(name, self._options.types)
         self._query = self._one_select()
         self._database: Database = database_at(name, self._url(directory.absolute()), directory.absolute())
-        self._calls = Calls(name)
+        self._calls = CancellableCalls(name)
         self._lock = threading.Lock()
-        self._typed: dict[str, Typed] | None = None
+        self._typed: dict[str, DeclaredType] | None = None
         self._clients: Clients | None = None
 
     def describe(self) -> Source:
@@ -119,7 +119,7 @@ class SqlSource:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         self._calls.close()
 
-    def _described(self, call: Call) -> tuple[dict[str, Typed], Clients | None, int | None]:
+    def _described(self, call: Call) -> tuple[dict[str, DeclaredType], Clients | None, int | None]:
         """What the columns are, which clients there are, and how many rows, if these are few."""
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             first = rows.next()
@@ -155,7 +155,7 @@ class SqlSource:
         return [arrays] if clients is None else clients.deal(self._name, arrays, _owners(owners))
 
     def _batches(
-        self, rows: Rows, wanted: Sequence[Typed], clients: Clients | None
+        self, rows: Rows, wanted: Sequence[DeclaredType], clients: Clients | None
     ) -> tuple[dict[str, list[Array]], list[Array]]:
         """The arrays of each batch, by column, and the client's key of each row."""
         pieces: dict[str, list[Array]] = {one.name: [] for one in wanted}
@@ -186,11 +186,11 @@ class SqlSource:
     def _apart(self, name: str) -> bool:
         return name == self._options.clients
 
-    def _offered(self, typed: Mapping[str, Typed], clients: Clients | None) -> dict[str, Typed]:
+    def _offered(self, typed: Mapping[str, DeclaredType], clients: Clients | None) -> dict[str, DeclaredType]:
         apart = None if clients is None else clients.column
         return {name: one for name, one in typed.items() if name != apart}
 
-    def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> Typed:
+    def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> DeclaredType:
         typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
         if typed is None:
             seen = f"in its first {len(rows)} rows" if rows else "as there are no rows"
@@ -227,7 +227,7 @@ def _owners(pieces: Sequence[Array]) -> Array:
     return joined
 
 
-def _joined(source: str, typed: Typed, pieces: Sequence[Array]) -> Array:
+def _joined(source: str, typed: DeclaredType, pieces: Sequence[Array]) -> Array:
     """The arrays of all batches as one; an empty last one has no length of its own."""
     filled = [piece for piece in pieces if len(piece)] or list(pieces[:1])
     lengths = {piece.shape[1:] for piece in filled}

@@ -1,9 +1,9 @@
 """Run a private node for a process that may die at any moment, and remove everything when it does.
 
-A separate program (``python -I -S guardian.py DIRECTORY PARENT keep|remove``) that imports nothing of fedbroker. It is
-the parent of the Erlang VM and of its port mapper, obeys one order per line on its standard input (``start``, ``kill``,
-``halt``, ``stop``), reports ``up PID`` and ``down STATUS`` on its standard output, and ends everything when that input
-closes, when its parent has ended, or on SIGTERM. If it is killed itself, the kernel kills its children.
+A separate program (``python -I -S supervisor.py DIRECTORY PARENT keep|remove``) that imports nothing of fedbroker. It
+is the parent of the Erlang VM and of its port mapper, obeys one order per line on its standard input (``start``,
+``kill``, ``halt``, ``stop``), reports ``up PID`` and ``down STATUS`` on its standard output, and ends everything when
+that input closes, when its parent has ended, or on SIGTERM. If it is killed itself, the kernel kills its children.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ORDERLY = 8.0  # seconds that the VM has for a graceful stop
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_guardian() -> None:
+def _die_with_supervisor() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
@@ -35,8 +35,8 @@ def _say(line: str) -> None:
         os.write(1, f"{line}\n".encode())
 
 
-class Guardian:
-    """The node of one directory. Its ``guardian.json`` holds the commands, environment and output file.
+class Supervisor:
+    """The node of one directory. Its ``supervisor.json`` holds the commands, environment and output file.
 
     The command of epmd is null if another process runs it.
     """
@@ -63,7 +63,7 @@ class Guardian:
 
     def spec(self) -> dict[str, object]:
         """Return the commands to run. They are read at each start, since the ports may have changed."""
-        with open(os.path.join(self.directory, "guardian.json"), encoding="utf-8") as file:
+        with open(os.path.join(self.directory, "supervisor.json"), encoding="utf-8") as file:
             spec: dict[str, object] = json.load(file)
         return spec
 
@@ -98,7 +98,7 @@ class Guardian:
         spec = self.spec()
         with open(str(spec["output"]), "ab") as output:
             common = {"env": spec["env"], "cwd": self.directory, "stdin": subprocess.DEVNULL, "stdout": output}
-            common |= {"stderr": subprocess.STDOUT, "preexec_fn": _die_with_guardian}
+            common |= {"stderr": subprocess.STDOUT, "preexec_fn": _die_with_supervisor}
             if spec["epmd"] is not None:
                 self.epmd = subprocess.Popen(spec["epmd"], **common)  # type: ignore[call-overload]
             self.server = subprocess.Popen(spec["server"], **common)  # type: ignore[call-overload]
@@ -178,11 +178,11 @@ def main() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     directory = sys.argv[1]
     keep = sys.argv[3] == "keep"
-    guardian = Guardian(directory, int(sys.argv[2]), keep=keep)
+    supervisor = Supervisor(directory, int(sys.argv[2]), keep=keep)
     try:
-        guardian.serve()
+        supervisor.serve()
     finally:
-        guardian.end(orderly=guardian.orderly)
+        supervisor.end(orderly=supervisor.orderly)
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Start a guardian process (``guardian.py``), send it orders and read its reports."""
+"""Start a supervisor process (``supervisor.py``), send it orders and read its reports."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError
 
-__all__ = ["Guard"]
+__all__ = ["SupervisorProcess"]
 
-_PROGRAM = Path(__file__).with_name("guardian.py")
+_PROGRAM = Path(__file__).with_name("supervisor.py")
 _END = {True: "remove", False: "keep"}
-# More than the guardian itself gives the VM and its helpers: _ORDERLY there, and a second.
+# More than the supervisor itself gives the VM and its helpers: _ORDERLY there, and a second.
 _LONGEST_END = 20.0
 
 
-class Guard:
-    """A guardian process for one directory; it ends with this object's ``close`` or with this process.
+class SupervisorProcess:
+    """A supervisor process for one directory; it ends with this object's ``close`` or with this process.
 
     Args:
         directory: of the node.
-        remove: whether the guardian removes the directory at its end.
+        remove: whether the supervisor removes the directory at its end.
 
     Attributes:
         up: the node's VM runs, according to the last report.
@@ -40,7 +40,7 @@ class Guard:
         self._rest = b""
         lock = _locked(directory)
         try:
-            with (directory / "guardian.txt").open("wb") as errors:
+            with (directory / "supervisor.txt").open("wb") as errors:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(_PROGRAM), str(directory), str(os.getpid()), _END[remove]],
                     stdin=subprocess.PIPE,
@@ -49,14 +49,14 @@ class Guard:
                     bufsize=0,
                     cwd="/",
                     start_new_session=True,  # a terminal's Ctrl-C must not reach it
-                    pass_fds=[lock],  # the directory stays locked while the guardian lives
+                    pass_fds=[lock],  # the directory stays locked while the supervisor lives
                 )
         finally:
             os.close(lock)
 
     @property
     def alive(self) -> bool:
-        """Return whether the guardian itself runs."""
+        """Return whether the supervisor itself runs."""
         return self._process.poll() is None
 
     def order(self, word: str) -> None:
@@ -87,7 +87,7 @@ class Guard:
             self.hear(deadline.left())
 
     def close(self, *, orderly: bool) -> None:
-        """End the guardian and the node: gracefully, or at once."""
+        """End the supervisor and the node: gracefully, or at once."""
         self.order("stop" if orderly else "kill")
         self.up = False
         process = self._process
