@@ -54,7 +54,12 @@ def run(quick: bool) -> Report:
     with (
         local_cohort(2, cohort="start", heartbeat=HEARTBEAT) as cohort,
         fedbroker.create_sync_execution_context(
-            cohort.url, cohort="start", min_silos=2, join_timeout=PATIENCE, on_event=clock.hear, progress=False
+            cohort.url,
+            cohort="start",
+            min_silos=2,
+            on_event=clock.hear,
+            progress=False,
+            timeouts=fedbroker.Timeouts(join=PATIENCE),
         ) as context,
         ThreadPoolExecutor(1) as beside,
     ):

@@ -97,7 +97,11 @@ def rounds(url: str, case: Case, numbers: int) -> Iterator[tuple[Callable[[], No
     with (
         Child("benchmarks._updates", url=url, cohort="memory", silos=case.silos, numbers=numbers) as child,
         fedbroker.create_sync_execution_context(
-            url, cohort="memory", min_silos=case.silos, merge_order=case.order, limits=case.limits, progress=False
+            url,
+            cohort="memory",
+            min_silos=case.silos,
+            progress=False,
+            options=fedbroker.Options(merge_order=case.order, limits=case.limits),
         ) as context,
     ):
         child.hear()

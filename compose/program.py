@@ -28,8 +28,6 @@ with fedbroker.set_sync_execution_context(
     min_silos=3,
     stragglers="drop",
     quorum=2,
-    isolation=isolation,
-    journal="journal",
-    metrics=os.environ.get("FEDBROKER_METRICS"),
+    options=fedbroker.Options(isolation=isolation, journal="journal", metrics=os.environ.get("FEDBROKER_METRICS")),
 ):
     print(f"mean delay: {mean_delay(fedbroker.data('delays')):.2f} minutes", flush=True)

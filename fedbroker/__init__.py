@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
     from fedbroker.context.data import SiloData, data
+    from fedbroker.context.settings import Options, Timeouts
     from fedbroker.errors import FedbrokerError
     from fedbroker.plan.explain import Explanation, explain
     from fedbroker.session.cohort import Cohort
@@ -30,9 +31,11 @@ __all__ = [
     "Explanation",
     "FedbrokerError",
     "Limits",
+    "Options",
     "SessionReport",
     "SiloData",
     "SyncBrokerContext",
+    "Timeouts",
     "__version__",
     "create_async_execution_context",
     "create_sync_execution_context",
@@ -53,6 +56,7 @@ _HOMES = {
     ),
     "fedbroker.context.contexts": ("AsyncBrokerContext", "SyncBrokerContext"),
     "fedbroker.context.data": ("SiloData", "data"),
+    "fedbroker.context.settings": ("Options", "Timeouts"),
     "fedbroker.errors": ("FedbrokerError",),
     "fedbroker.plan.explain": ("Explanation", "explain"),
     "fedbroker.session.cohort": ("Cohort",),

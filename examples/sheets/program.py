@@ -30,7 +30,9 @@ def main() -> None:
     """Ask the three hospitals, and print their mean."""
     # In a container the C++ runtime has no namespaces of its own: FEDBROKER_ISOLATION is none there.
     isolation = os.environ.get("FEDBROKER_ISOLATION", "namespace")
-    with fedbroker.set_sync_execution_context(cohort="hospitals", min_silos=3, isolation=isolation):
+    with fedbroker.set_sync_execution_context(
+        cohort="hospitals", min_silos=3, options=fedbroker.Options(isolation=isolation)
+    ):
         print(f"mean stay: {mean_stay(fedbroker.data('stays')):.3f} days", flush=True)
 
 

@@ -63,9 +63,9 @@ class Coordinator:
         self._last: Session | None = None
         self._listener = both(self._progress.listener, settings.on_event)
         self._exposition: Exposition | None = None
-        if settings.metrics is not None:
+        if settings.options.metrics is not None:
             metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
-            self._exposition = Exposition(settings.metrics, metrics.registry)
+            self._exposition = Exposition(settings.options.metrics, metrics.registry)
             self._listener = both(metrics.hear, self._listener)
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
@@ -81,11 +81,11 @@ class Coordinator:
             plan = await self.plan(called)
             span.set(computation=plan.name, stages=len(plan.client_stages))
             watch.planned(plan.name, len(plan.client_stages))
-            join = Deadline.after(self.settings.join_timeout)  # for all attempts: a retry does not wait for it anew
+            join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry does not wait for it anew
             result = await attempt(
                 lambda deadline: invoke(plan, rest, self._environment(deadline, join, watch)),
-                retries=self.settings.retries,
-                seconds=self.settings.deadline,
+                retries=self.settings.options.retries,
+                seconds=self.settings.timeouts.total,
                 on_retry=self._on_retry,
             )
         except BaseException as error:
@@ -120,20 +120,20 @@ class Coordinator:
         return 0 if runtimes is None else runtimes.restarts
 
     def _on_retry(self, number: int, error: FedbrokerError) -> None:
-        details = {"attempt": number, "of": self.settings.retries + 1, "reason": str(error)}
+        details = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
         tell(self._listener, Event("invocation retried", details=details))
 
     def _environment(self, deadline: Deadline, join: Deadline, watch: Watch) -> Environment:
         """What one attempt runs in; ``join`` is until when a broker that does not listen yet is waited for."""
-        resumes = self.settings.journal is not None
+        resumes = self.settings.options.journal is not None
         return Environment(
             executor=self._executor,
             gather=lambda wanted: self._gather(wanted, deadline, join, watch),
             session=lambda members, clients, fingerprint: self._session(members, clients, deadline, fingerprint, watch),
             resume=(lambda name: self._resume(name, deadline, join, watch)) if resumes else None,
-            stage_timeout=self.settings.stage_timeout,
+            stage_timeout=self.settings.timeouts.stage,
             deadline=deadline,
-            default_num_clients=self.settings.default_num_clients,
+            default_num_clients=self.settings.options.default_num_clients,
         )
 
     async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
@@ -153,7 +153,9 @@ class Coordinator:
         Whoever asks while it is being made waits for the same one; it is made to its end even if nobody waits any more.
         """
         if id(comp) not in self._plans:
-            making = asyncio.create_task(asyncio.to_thread(make_plan, comp, secure_sum=self.settings.secure_sum))
+            making = asyncio.create_task(
+                asyncio.to_thread(make_plan, comp, secure_sum=self.settings.options.secure_sum)
+            )
             making.add_done_callback(lambda plan: self._forget_failed(id(comp), plan))
             self._plans[id(comp)] = comp, making
             while len(self._plans) > PLANS_KEPT:
@@ -191,16 +193,16 @@ class Coordinator:
     def _runtime(self) -> Runtime:
         settings = self.settings
         return Runtime(
-            isolation=settings.isolation,
-            memory=settings.runtime_memory_bytes,
-            confinement=settings.runtime_confinement,
+            isolation=settings.options.isolation,
+            memory=settings.options.runtime_memory_bytes,
+            confinement=settings.options.runtime_confinement,
         )
 
     async def _gather(self, wanted: Wanted, deadline: Deadline, join: Deadline, watch: Watch) -> Sequence[Member]:
         settings = self.settings
         pool = pool_of(wanted, settings)
         cohort = await self._opened(deadline, join)
-        seconds = min(settings.join_timeout, deadline.left())
+        seconds = min(settings.timeouts.join, deadline.left())
         watch.waits()
         return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
 
@@ -208,24 +210,24 @@ class Coordinator:
         settings = self.settings
         async with self._opening:
             if self._cohort is None:
-                if settings.journal is not None and self._journal is None:
-                    self._journal = await asyncio.to_thread(Journal, settings.journal)
+                if settings.options.journal is not None and self._journal is None:
+                    self._journal = await asyncio.to_thread(Journal, settings.options.journal)
                 cohort = Cohort(
                     settings.url,
                     settings.cohort,
                     version=fedbroker.__version__,
                     limits=settings.limits,
-                    compression=settings.compression,
+                    compression=settings.options.compression,
                     keys=settings.trusted,
                     on_event=self._listener,
                     journal=self._journal,
                 )
                 try:
-                    await cohort.open(Deadline.after(settings.join_timeout).earlier(deadline), join.left())
+                    await cohort.open(Deadline.after(settings.timeouts.join).earlier(deadline), join.left())
                 except BaseException as error:
                     await asyncio.shield(cohort.close())
                     if isinstance(error, BrokerUnreachable) and error.retryable:
-                        raise _waited(error, settings.join_timeout + time.monotonic() - join.at) from None
+                        raise _waited(error, settings.timeouts.join + time.monotonic() - join.at) from None
                     raise
                 self._cohort = cohort
             return self._cohort
@@ -243,7 +245,7 @@ class Coordinator:
         self._last = await self._cohort.session(
             members,
             clients,
-            settings.stage_timeout,
+            settings.timeouts.stage,
             policy=settings.policy,
             deadline=deadline,
             fingerprint=fingerprint,
@@ -258,7 +260,7 @@ class Coordinator:
         unfinished = self._journal.take(fingerprint)
         if unfinished is None:
             return None
-        self._last = cohort.resume(unfinished, self.settings.stage_timeout, self.settings.policy, deadline)
+        self._last = cohort.resume(unfinished, self.settings.timeouts.stage, self.settings.policy, deadline)
         watch.runs(self._last)
         return self._last
 

@@ -195,7 +195,7 @@ class _Run:
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the sequences of the result were not read within {seconds_text(seconds)}",
-                hint="raise stage_timeout, or reduce the sequences before they are returned",
+                hint="raise Timeouts(stage=), or reduce the sequences before they are returned",
             ) from None
         return ResultValues(values)
 
@@ -209,7 +209,7 @@ class _Run:
             raise DeadlineExceeded(
                 f"server stage {stage.level} took more than {seconds_text(seconds)}",
                 stage=stage.level,
-                hint="raise stage_timeout, or give the coordinator a faster machine",
+                hint="raise Timeouts(stage=), or give the coordinator a faster machine",
             ) from None
         except ComputationFailed as error:
             raise ComputationFailed(error.status, error.detail, stage=stage.level) from None

@@ -62,6 +62,7 @@ async def attempt(
         if seconds is None:
             raise
         raise DeadlineExceeded(
-            f"the invocation took more than {seconds_text(seconds)}", hint="raise deadline, or ask for less at once"
+            f"the invocation took more than {seconds_text(seconds)}",
+            hint="raise Timeouts(total=), or ask for less at once",
         ) from None
     raise AssertionError("an attempt returns or raises")

@@ -30,7 +30,7 @@ def pool_of(wanted: Wanted, settings: Settings) -> Pool:
             f"{count_text(wanted.count, 'silo')} were selected where max_silos is {most}",
             hint="select fewer, or raise max_silos",
         )
-    rule = settings.eligible
+    rule = settings.options.eligible
 
     def holds(member: Member) -> bool:
         return wanted.eligible(member) and (rule is None or bool(rule(member)))
@@ -50,24 +50,24 @@ def choose(there: Sequence[Member], wanted: Wanted, settings: Settings) -> list[
     Raises:
         UsageError: ``select`` returned silos that it was not given, or fewer than ``min_silos``.
     """
-    rule = settings.eligible
+    rule = settings.options.eligible
     candidates = list(there) if rule is None else [member for member in there if rule(member)]
     chosen = list(wanted.choose(candidates))
     if wanted.draw is not None:
         return chosen
-    if callable(settings.select):
+    if callable(settings.options.select):
         return _by_function(chosen, settings)
     most = settings.max_silos
-    if settings.select == "random" and most is not None and len(chosen) > most:
+    if settings.options.select == "random" and most is not None and len(chosen) > most:
         drawn = {member.name for member in random.sample(chosen, most)}
         return [member for member in chosen if member.name in drawn]
     return chosen[:most]
 
 
 def _by_function(candidates: Sequence[Member], settings: Settings) -> list[Member]:
-    assert callable(settings.select)
+    assert callable(settings.options.select)
     given = {member.name for member in candidates}
-    selected = {getattr(member, "name", member) for member in settings.select(tuple(candidates))}
+    selected = {getattr(member, "name", member) for member in settings.options.select(tuple(candidates))}
     if not selected <= given:
         strangers = ", ".join(sorted(map(str, selected - given)))
         raise UsageError(

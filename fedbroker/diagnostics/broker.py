@@ -160,7 +160,7 @@ def _pace(pace: Pace | None) -> list[Finding]:
     if pace.bytes_per_second >= SLOW_WAY:
         return [trip, Finding.ok("throughput", speed)]
     slow = DeadlineExceeded(
-        f"{speed}: 100 MiB take {100 * MIB / pace.bytes_per_second:.0f} s", hint="allow for that in stage_timeout"
+        f"{speed}: 100 MiB take {100 * MIB / pace.bytes_per_second:.0f} s", hint="allow for that in Timeouts(stage=)"
     )
     return [trip, Finding.warning("throughput", slow)]
 

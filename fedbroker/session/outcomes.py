@@ -132,7 +132,7 @@ def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outc
         unread=[one.silo for one in lost if one.reason == "expired"],
         stage=level,
         session=session,
-        hint="raise stage_timeout if the silos are slow, lower the quorum, or see why they are down",
+        hint="raise Timeouts(stage=) if the silos are slow, lower the quorum, or see why they are down",
     )
 
 

@@ -52,7 +52,7 @@ def ours(silos):
 @pytest.fixture(scope="session")
 def ours_in_plaintext(silos):
     with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=3, secure_sum="plaintext"
+        silos.url, cohort=silos.cohort, min_silos=3, options=fedbroker.Options(secure_sum="plaintext")
     ) as context:
         yield context
 

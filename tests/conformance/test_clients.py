@@ -99,7 +99,7 @@ def test_how_many_clients_without_arguments(same, silos):
     assert same.run_ours(count) == 3
     for clients in (0, 5):
         with fedbroker.create_sync_execution_context(
-            silos.url, cohort=silos.cohort, min_silos=3, default_num_clients=clients
+            silos.url, cohort=silos.cohort, min_silos=3, options=fedbroker.Options(default_num_clients=clients)
         ) as context:
             assert context.invoke(count, None) == clients
 

@@ -13,6 +13,7 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.errors import ComputationFailed, DeadlineExceeded, PlanError, RuntimeUnavailable, SiloError, UsageError
 from tests.support import computations as c
+from tests.support.settings import grouped
 from tests.support.tff import packed
 from tests.support.wait import until
 from tests.support.worker import runtimes
@@ -96,7 +97,9 @@ def test_a_type_that_cannot_be_planned(ours):
 @pytest.fixture
 def once(silos):
     """A context that tries nothing again."""
-    with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, min_silos=3, retries=0) as context:
+    with fedbroker.create_sync_execution_context(
+        silos.url, cohort=silos.cohort, min_silos=3, options=fedbroker.Options(retries=0)
+    ) as context:
         yield context
 
 
@@ -120,8 +123,8 @@ def test_the_coordinators_runtime_that_dies_is_retryable(once):
 
 
 def test_a_computation_that_never_ends_at_the_server_is_ended_with_its_time(silos):
-    settings = {"cohort": silos.cohort, "min_silos": 3, "retries": 0, "stage_timeout": 5.0}
-    with fedbroker.create_sync_execution_context(silos.url, **settings) as context:
+    settings = {"cohort": silos.cohort, "min_silos": 3, "retries": 0, "stage": 5.0}
+    with fedbroker.create_sync_execution_context(silos.url, **grouped(**settings)) as context:
         assert context.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
         before = context._coordinator._runtimes.pid
         with pytest.raises(DeadlineExceeded):

@@ -21,6 +21,7 @@ from fedbroker.program import SiloDataSource
 from tests.support import computations as c
 from tests.support.conformance import feature
 from tests.support.pages import blocks
+from tests.support.settings import grouped
 from tests.support.tff import packed
 from tests.support.wait import until
 
@@ -35,7 +36,7 @@ def on_a_cohort(silos, program, **options):
 
     async def run():
         async with fedbroker.create_async_execution_context(
-            silos.url, cohort=silos.cohort, **{"min_silos": 3} | options
+            silos.url, cohort=silos.cohort, **grouped(**{"min_silos": 3} | options)
         ) as context:
             with tff.framework.get_context_stack().install(tff.program.NativeFederatedContext(context)):
                 return await program()
@@ -89,7 +90,7 @@ def test_every_silo_is_selected_now_and_then(ours):
 
 def test_more_silos_than_there_are_is_said_in_time(silos):
     with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=3, join_timeout=1.0
+        silos.url, cohort=silos.cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=1.0)
     ) as context:
         handle = SiloDataSource("rows", tff.SequenceType(ROW), batch_size=4).iterator().select(4)
         with pytest.raises(CohortTimeout, match="3 of 4 silos with data 'rows'"):

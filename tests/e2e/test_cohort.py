@@ -136,7 +136,7 @@ def test_messages_are_what_the_explanation_said(silos, context):
 
 
 def test_without_clients_the_broker_is_not_touched():
-    with fedbroker.create_sync_execution_context("amqp://127.0.0.1:1/", cohort="nobody") as context:
+    with fedbroker.create_sync_execution_context("amqp://127.0.0.1:1/", cohort="nobody", min_silos=1) as context:
         assert context.invoke(c.server_only, packed(c.server_only, (3.0,))) == (1.5, 3.0)
 
 
@@ -194,7 +194,7 @@ def test_a_cell_that_is_run_again_leaves_one_contexts_connections_threads_and_ru
 
 def test_too_few_silos_says_who_is_there(silos):
     with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=3, join_timeout=1.5
+        silos.url, cohort=silos.cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=1.5)
     ) as context:
         with pytest.raises(CohortTimeout, match="there: ewr, jfk") as caught:
             context.invoke(c.total, packed(c.total, ([1.0],)))
@@ -202,7 +202,7 @@ def test_too_few_silos_says_who_is_there(silos):
 
 
 def test_no_more_than_max_silos(silos):
-    with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, max_silos=1) as context:
+    with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, max_silos=1, min_silos=1) as context:
         until(
             lambda: context.invoke(count_and_sum, packed(count_and_sum, (fedbroker.data("delays"),)))[0] == ROWS["ewr"]
         )

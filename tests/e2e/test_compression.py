@@ -26,7 +26,10 @@ def test_a_sparse_model_goes_out_smaller_where_a_program_says_so(silos, compress
     column = np.zeros(COUNT, np.float32)
     column[::50] = np.arange(COUNT // 50) % 7 + (compression == "auto")  # another one each time: silos keep them
     with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=2, compression=compression, metrics="127.0.0.1:0"
+        silos.url,
+        cohort=silos.cohort,
+        min_silos=2,
+        options=fedbroker.Options(compression=compression, metrics="127.0.0.1:0"),
     ) as context:
         assert context.invoke(there_and_back, packed(there_and_back, (column,))) == 2 * column.sum()
         sent = sample(

@@ -25,6 +25,7 @@ from fedbroker.errors import (
 )
 from fedbroker.testing import local_cohort
 from tests.support.computations import ask
+from tests.support.settings import grouped
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -36,13 +37,15 @@ NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from r
 def cohort_and_context(broker, cohort, **options):
     with (
         local_cohort(2, sources=NUMBERS, cohort=cohort, broker=broker.url) as silos,
-        fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=2, **options) as context,
+        fedbroker.create_sync_execution_context(
+            broker.url, cohort=cohort, min_silos=2, **grouped(**options)
+        ) as context,
     ):
         yield silos, context
 
 
 def test_a_stopped_silo_is_named_when_the_brokers_time_is_up_and_the_next_invocation_works(broker, cohort):
-    with cohort_and_context(broker, cohort, stage_timeout=4.0) as (silos, context):
+    with cohort_and_context(broker, cohort, stage=4.0) as (silos, context):
         assert ask(context) == 90.0
         stopped = silos.silos["silo-1"]
         os.kill(stopped.pid, signal.SIGSTOP)
@@ -59,7 +62,7 @@ def test_a_stopped_silo_is_named_when_the_brokers_time_is_up_and_the_next_invoca
 
 
 def test_a_killed_silo_is_missed_and_comes_back(broker, cohort):
-    with cohort_and_context(broker, cohort, join_timeout=3.0, stage_timeout=3.0) as (silos, context):
+    with cohort_and_context(broker, cohort, join=3.0, stage=3.0) as (silos, context):
         assert ask(context) == 90.0
         silos.silos["silo-1"].kill()
         with pytest.raises((DeadlineExceeded, CohortTimeout)):
@@ -84,7 +87,7 @@ def _gone(context):
 
 
 def test_a_silo_told_to_stop_leaves_the_cohort_at_once(broker, cohort):
-    with cohort_and_context(broker, cohort, join_timeout=0.5) as (silos, context):
+    with cohort_and_context(broker, cohort, join=0.5) as (silos, context):
         assert ask(context) == 90.0
         assert silos.silos["silo-1"].stop() == 0
         with pytest.raises(CohortTimeout, match="missing since: silo-1"):
@@ -113,7 +116,7 @@ def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_p
     sources = {"silo-0": {"numbers": {"source": "duckdb", "query": "select x::float as x from 'x.csv'"}}}
     with (
         local_cohort(sources, cohort=cohort, broker=broker.url, directory=tmp_path),
-        fedbroker.create_sync_execution_context(broker.url, cohort=cohort) as context,
+        fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=1) as context,
     ):
         assert ask(context) == 4.0
         data.write_text("x\nnonsense\n")
@@ -126,11 +129,11 @@ def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_p
 
 
 def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
-    patient = {"min_silos": 2, "join_timeout": 40.0, "stage_timeout": 40.0}
+    patient = {"min_silos": 2, "join": 40.0, "stage": 40.0}
     with (
         PrivateBroker(directory=tmp_path / "node") as node,
         local_cohort(2, sources=NUMBERS, cohort="phoenix", broker=node.url),
-        fedbroker.create_sync_execution_context(node.url, cohort="phoenix", **patient) as context,
+        fedbroker.create_sync_execution_context(node.url, cohort="phoenix", **grouped(**patient)) as context,
     ):
         assert ask(context) == 90.0
         node.kill()
@@ -149,7 +152,9 @@ def _asked_again(context):
 
 
 def invoke_in_a_new_context(url):
-    with fedbroker.create_sync_execution_context(url, cohort="nobody", join_timeout=5.0) as context:
+    with fedbroker.create_sync_execution_context(
+        url, cohort="nobody", min_silos=1, timeouts=fedbroker.Timeouts(join=5.0)
+    ) as context:
         ask(context)
 
 
@@ -169,7 +174,7 @@ def test_nothing_is_left_at_the_broker_when_a_context_closes(tmp_path):
     with PrivateBroker(directory=tmp_path / "node") as node:
         with (
             local_cohort(1, sources=NUMBERS, cohort="tidy", broker=node.url),
-            fedbroker.create_sync_execution_context(node.url, cohort="tidy") as context,
+            fedbroker.create_sync_execution_context(node.url, cohort="tidy", min_silos=1) as context,
         ):
             assert ask(context) == 45.0
         names = _queues(node)

@@ -25,7 +25,7 @@ def there_and_back(column):
 def test_a_blob_beyond_the_limit_is_refused_by_name_and_the_next_one_goes(silos):
     limits = fedbroker.Limits(max_blob=BYTES + 100)
     with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=2, limits=limits, retries=0
+        silos.url, cohort=silos.cohort, min_silos=2, options=fedbroker.Options(limits=limits, retries=0)
     ) as context:
 
         def ask(size):

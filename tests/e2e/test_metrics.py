@@ -89,10 +89,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                     min_silos=2,
                     stragglers="drop",
                     quorum=2,
-                    grace=1.0,
-                    stage_timeout=20.0,
                     on_event=events.append,
-                    metrics="127.0.0.1:0",
+                    timeouts=fedbroker.Timeouts(grace=1.0, stage=20.0),
+                    options=fedbroker.Options(metrics="127.0.0.1:0"),
                 ) as context,
             ):
                 assert context.metrics_url is not None

@@ -14,6 +14,7 @@ import fedbroker
 from fedbroker.errors import FedbrokerError, PolicyRefusal
 from fedbroker.testing import local_cohort
 from tests.support.computations import COLUMN, ask
+from tests.support.settings import grouped
 from tests.support.tff import packed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -37,7 +38,7 @@ def cohort_of(broker, name, policy, **options):
     """A silo with that policy, and a context over it."""
     with (
         local_cohort(1, sources=SOURCES, cohort=name, broker=broker.url, policy=policy) as silos,
-        fedbroker.create_sync_execution_context(broker.url, cohort=name, min_silos=1, **options) as context,
+        fedbroker.create_sync_execution_context(broker.url, cohort=name, min_silos=1, **grouped(**options)) as context,
     ):
         yield silos, context
 

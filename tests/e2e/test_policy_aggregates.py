@@ -41,7 +41,7 @@ def silos(broker):
 @pytest.fixture(scope="module")
 def run(silos):
     with fedbroker.create_sync_execution_context(
-        silos.url, cohort=silos.cohort, min_silos=2, secure_sum="plaintext"
+        silos.url, cohort=silos.cohort, min_silos=2, options=fedbroker.Options(secure_sum="plaintext")
     ) as context:
         yield lambda comp, *args: context.invoke(comp, packed(comp, args))
 

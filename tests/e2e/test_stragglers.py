@@ -13,6 +13,7 @@ import fedbroker
 from fedbroker.errors import DeadlineExceeded, StragglerTimeout
 from fedbroker.testing import local_cohort
 from tests.support.computations import ask
+from tests.support.settings import grouped
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -43,11 +44,11 @@ def silos(broker, cohort):
 
 
 def context_of(silos, **options):
-    return fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, **options)
+    return fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, **grouped(**options))
 
 
 def test_a_stage_goes_on_without_a_straggler_and_the_next_session_has_it_back(silos):
-    with context_of(silos, min_silos=3, stragglers="drop", quorum=2, stage_timeout=3.0) as context:
+    with context_of(silos, min_silos=3, stragglers="drop", quorum=2, stage=3.0) as context:
         assert ask(context) == 111.0
         assert context.last_session.participants == NAMES
         with stopped(silos.silos["ewr"]):
@@ -66,9 +67,7 @@ def test_a_stage_goes_on_without_a_straggler_and_the_next_session_has_it_back(si
 
 @pytest.mark.alone
 def test_grace_closes_a_stage_soon_after_its_quorum(silos):
-    with context_of(
-        silos, min_silos=3, stragglers="drop", quorum=2, grace=0.3, stage_timeout=60.0, join_timeout=9.0
-    ) as context:
+    with context_of(silos, min_silos=3, stragglers="drop", quorum=2, grace=0.3, stage=60.0, join=9.0) as context:
         assert ask(context) == 111.0
         with stopped(silos.silos["ewr"]):
             start = time.monotonic()
@@ -78,7 +77,7 @@ def test_grace_closes_a_stage_soon_after_its_quorum(silos):
 
 
 def test_too_few_for_the_quorum_is_an_error_that_names_the_missing(silos):
-    with context_of(silos, min_silos=3, stragglers="drop", quorum=3, stage_timeout=2.0) as context:
+    with context_of(silos, min_silos=3, stragglers="drop", quorum=3, stage=2.0) as context:
         assert ask(context) == 111.0
         with stopped(silos.silos["ewr"]), pytest.raises(StragglerTimeout) as caught:
             ask(context)
@@ -89,7 +88,7 @@ def test_too_few_for_the_quorum_is_an_error_that_names_the_missing(silos):
 @pytest.mark.alone
 def test_with_every_consumer_gone_the_brokers_dead_letter_is_the_error(silos):
     events = []
-    with context_of(silos, min_silos=3, stage_timeout=2.0, on_event=events.append) as context:
+    with context_of(silos, min_silos=3, stage=2.0, on_event=events.append) as context:
         assert ask(context) == 111.0
         for silo in silos.silos.values():
             silo.kill()
@@ -103,7 +102,7 @@ def test_with_every_consumer_gone_the_brokers_dead_letter_is_the_error(silos):
 
 
 def test_a_deadline_bounds_the_whole_invocation(silos):
-    with context_of(silos, min_silos=3, stage_timeout=60.0, deadline=2.0) as context:
+    with context_of(silos, min_silos=3, stage=60.0, total=2.0) as context:
         assert ask(context) == 111.0
         with stopped(silos.silos["ewr"]):
             start = time.monotonic()
@@ -116,9 +115,7 @@ def test_a_deadline_bounds_the_whole_invocation(silos):
 def test_a_late_joiner_takes_the_place_of_a_silo_that_is_gone(silos):
     late = silos.silos["jfk"]
     assert late.stop() == 0
-    with context_of(
-        silos, min_silos=2, stragglers="replace", quorum=2, stage_timeout=16.0, join_timeout=10.0
-    ) as context:
+    with context_of(silos, min_silos=2, stragglers="replace", quorum=2, stage=16.0, join=10.0) as context:
         assert ask(context) == 11.0
         silos.silos["ewr"].kill()
         late.start()  # it takes a second or two: the membership is frozen by then, with the one that is gone
@@ -132,7 +129,7 @@ def test_a_late_joiner_takes_the_place_of_a_silo_that_is_gone(silos):
 
 def test_what_died_is_tried_again_with_a_fresh_membership(silos):
     events = []
-    with context_of(silos, min_silos=3, join_timeout=20.0, on_event=events.append) as context:
+    with context_of(silos, min_silos=3, join=20.0, on_event=events.append) as context:
         assert ask(context) == 111.0
         silos.silos["ewr"].kill()
         silos.silos["ewr"].start()

@@ -23,6 +23,7 @@ from fedbroker.transport.blobs.encryption import content_key
 from fedbroker.trust import Identity
 from tests.support.computations import ask
 from tests.support.operator import Operator, Passing, operator
+from tests.support.settings import grouped
 from tests.support.tff import packed
 from tests.support.wait import until
 
@@ -81,7 +82,7 @@ def scene(broker, cohort, security, **options) -> Iterator[tuple]:
     with (
         local_cohort(SOURCES, cohort=cohort, broker=broker.url, security=security) as silos,
         fedbroker.create_sync_execution_context(
-            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, **options
+            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, **grouped(**options)
         ) as context,
         Between(broker.url, cohort) as between,
     ):
@@ -110,7 +111,7 @@ def test_computations_are_what_they_are_without(broker, cohort, security):
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
 def test_edited_results_are_a_straggler_s_and_are_named(broker, cohort, security):
-    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage_timeout=6.0) as (context, between):
+    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=6.0) as (context, between):
 
         def edit(one):
             if "results" not in one.queue or not one.key.endswith(".jfk"):
@@ -125,7 +126,7 @@ def test_edited_results_are_a_straggler_s_and_are_named(broker, cohort, security
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
 def test_an_edited_answer_is_a_straggler_s_and_is_named(broker, cohort, security):
-    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage_timeout=4.0) as (context, between):
+    with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=4.0) as (context, between):
 
         def edit(one):
             if not one.key.endswith(".ewr"):
@@ -142,7 +143,7 @@ def test_an_edited_answer_is_a_straggler_s_and_is_named(broker, cohort, security
 
 
 def test_answers_of_another_session_are_refused(broker, cohort):
-    with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage_timeout=4.0) as (context, between):
+    with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage=4.0) as (context, between):
         assert ask(context) == 111.0
         (old,) = [one for one in between.seen if one.key.endswith(".ewr")]
 
@@ -188,7 +189,9 @@ def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tm
 def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
     with local_cohort(SOURCES, cohort=cohort, broker=broker.url, security="sign") as silos:
         with (
-            fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=3, join_timeout=3) as context,
+            fedbroker.create_sync_execution_context(
+                broker.url, cohort=cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=3)
+            ) as context,
             pytest.raises(CohortTimeout, match="0 of 3"),
         ):
             ask(context)
@@ -199,7 +202,7 @@ def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
         stranger.write_text(text)
         with (
             fedbroker.create_sync_execution_context(
-                broker.url, cohort=cohort, keys=stranger, min_silos=3, stage_timeout=5
+                broker.url, cohort=cohort, keys=stranger, min_silos=3, timeouts=fedbroker.Timeouts(stage=5)
             ) as context,
             pytest.raises(FedbrokerError) as caught,
         ):
@@ -215,7 +218,7 @@ def test_no_secret_is_in_a_log_or_a_process_list(broker, cohort, tmp_path, monke
     with (
         local_cohort(SOURCES, cohort=cohort, broker=broker.url, security="seal", directory=tmp_path) as silos,
         fedbroker.create_sync_execution_context(
-            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, stage_timeout=20
+            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, timeouts=fedbroker.Timeouts(stage=20)
         ) as context,
     ):
         assert ask(context) == 111.0

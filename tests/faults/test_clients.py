@@ -12,12 +12,13 @@ import fedbroker
 from fedbroker.errors import CohortTimeout, DeadlineExceeded
 from tests.faults.harness import COHORT, VICTIM
 from tests.support import computations as c
+from tests.support.settings import grouped
 from tests.support.tff import packed
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-DROP = {"min_silos": 2, "stragglers": "drop", "stage_timeout": 4.0}
+DROP = {"min_silos": 2, "stragglers": "drop", "stage": 4.0}
 SIX = [1.0, 2.0, 10.0, 20.0, 100.0, 200.0]  # two at each silo, dealt in order
 
 
@@ -43,7 +44,7 @@ def of_cohort(mended):
     contexts = []
 
     def make(*, there=3, **options):
-        context = fedbroker.create_sync_execution_context(mended.broker.url, cohort=COHORT, **options)
+        context = fedbroker.create_sync_execution_context(mended.broker.url, cohort=COHORT, **grouped(**options))
         contexts.append(context)
         context.invoke(count, None)
         until(lambda: len(context._coordinator._cohort.silos) == there, 30, f"{there} silos are there")
@@ -64,14 +65,14 @@ def test_a_dropped_silo_takes_the_clients_with_it_that_the_program_dealt_it(mend
 
 @pytest.mark.whole
 def test_where_every_client_must_answer_a_lost_silo_is_an_error(mended, of_cohort):
-    _, ask = of_cohort(min_silos=3, stage_timeout=3.0)
+    _, ask = of_cohort(min_silos=3, stage=3.0)
     mended.meddle("stopped")
     with pytest.raises(DeadlineExceeded, match=VICTIM):
         ask(c.total, SIX)
 
 
 def test_a_late_joiner_gets_the_clients_of_whom_it_replaces(mended, of_cohort):
-    context, ask = of_cohort(min_silos=2, stragglers="replace", stage_timeout=14.0)
+    context, ask = of_cohort(min_silos=2, stragglers="replace", stage=14.0)
     mended.meddle("killed", spare=True)
     assert ask(c.total, SIX) == 333.0
     assert context.last_session.participants == ("bos", "lga", "jfk")
@@ -83,7 +84,7 @@ def test_a_part_of_the_cohort_is_enough_or_is_an_error_that_names_the_missing(me
     assert ask(c.total, SIX) == 333.0  # dealt to the two that are there
     with (
         fedbroker.create_sync_execution_context(
-            mended.broker.url, cohort=COHORT, min_silos=3, join_timeout=1.5
+            mended.broker.url, cohort=COHORT, min_silos=3, timeouts=fedbroker.Timeouts(join=1.5)
         ) as context,
         pytest.raises(CohortTimeout) as caught,
     ):
@@ -109,7 +110,7 @@ def test_membership_and_number_of_clients_change_between_invocations(mended, of_
 
 
 def test_a_worker_restarted_in_mid_computation_with_no_aggregate_under_way(mended, of_cohort):
-    _, ask = of_cohort(min_silos=3, stage_timeout=30.0)
+    _, ask = of_cohort(min_silos=3, stage=30.0)
     victim = mended.victim
     before = victim.reads
     victim.hold()

@@ -83,7 +83,11 @@ def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatc
     with (
         local_cohort(sources, cohort=cohort, broker=cluster.url, directory=tmp_path, heartbeat=1.0) as silos,
         fedbroker.create_sync_execution_context(
-            silos.url, cohort=cohort, min_silos=3, stage_timeout=90.0, retries=0
+            silos.url,
+            cohort=cohort,
+            min_silos=3,
+            timeouts=fedbroker.Timeouts(stage=90.0),
+            options=fedbroker.Options(retries=0),
         ) as context,
     ):
         assert until(lambda: whole(cluster), 60)
@@ -126,9 +130,9 @@ def test_enrolled_silos_outlive_any_node(cluster, cohort, enrolled, tmp_path, vi
                 enrolled.coordinator_url(),
                 cohort=cohort,
                 min_silos=3,
-                stage_timeout=90.0,
-                retries=0,
                 keys=enrolled.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml",
+                timeouts=fedbroker.Timeouts(stage=90.0),
+                options=fedbroker.Options(retries=0),
             )
         )
         assert until(lambda: whole(cluster, cohort), 60)

@@ -46,7 +46,8 @@ def twice(values):
     return first, tff.federated_sum(tff.federated_map(scaled, (added, down)))
 
 with fedbroker.set_sync_execution_context(
-    url, cohort=cohort, min_silos=3, stage_timeout=60.0, journal=journal or None,
+    url, cohort=cohort, min_silos=3,
+    timeouts=fedbroker.Timeouts(stage=60.0), options=fedbroker.Options(journal=journal or None),
     on_event=lambda event: print("event", event.name, event.stage, flush=True),
 ) as context:
     first, second = twice(fedbroker.data("numbers"))

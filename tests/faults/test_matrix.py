@@ -17,6 +17,7 @@ from tests.faults.cells import CELLS, IN_THE_CUT, MOMENTS, Cell
 from tests.faults.harness import COHORT, SPARE, SPARE_VALUE, VALUES, VICTIM, wait_for_new
 from tests.faults.page import PAGE, Outcomes
 from tests.support.ends import admin
+from tests.support.settings import grouped
 from tests.support.tff import packed
 from tests.support.wait import until
 
@@ -80,10 +81,8 @@ def test_a_fault_ends_as_it_should(cell: Cell, bench, model, outcomes):
     with fedbroker.create_sync_execution_context(
         bench.broker.url,
         cohort=COHORT,
-        stage_timeout=cell.stage_timeout,
-        join_timeout=2.0 if cell.fault == "leaving" else 30.0,
         on_event=moments.hear,
-        **options,
+        **grouped(**options, stage=cell.stage_timeout, join=2.0 if cell.fault == "leaving" else 30.0),
     ) as context:
 
         def ask():

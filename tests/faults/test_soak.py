@@ -66,9 +66,8 @@ def test_nothing_is_lost_and_nothing_is_wrong(bench, request, capsys):
         min_silos=2,
         stragglers="drop",
         quorum=1,
-        stage_timeout=4.0,
-        retries=5,
-        join_timeout=30.0,
+        timeouts=fedbroker.Timeouts(stage=4.0, join=30.0),
+        options=fedbroker.Options(retries=5),
     ) as context:
         ask(context)
         chaos.start()

@@ -38,6 +38,7 @@ from tests.fuzz.mutation import blind, mutated, structured
 from tests.fuzz.running import corpus
 from tests.support import computations as c
 from tests.support.ends import admin, until
+from tests.support.settings import grouped
 from tests.support.wire import body
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -113,7 +114,7 @@ def test_thousands_of_messages_that_make_no_sense_change_nothing(broker, tmp_pat
     settings = {"cohort": cohort, "min_silos": 1, "eligible": lambda silo: silo.name == "ewr", "retries": 0}
     with (
         local_cohort({"ewr": {"numbers": SOURCE}}, cohort=cohort, broker=broker.url, directory=tmp_path) as silos,
-        fedbroker.create_sync_execution_context(broker.url, **settings) as context,
+        fedbroker.create_sync_execution_context(broker.url, **grouped(**settings)) as context,
     ):
         assert c.ask(context) == 45.0
         pids = (silos.silos["ewr"].pid, os.getpid())

@@ -300,7 +300,7 @@ def compute(office: Admin, cohort: str) -> float:
     """A TFF computation over the cohort, through the enrolled coordinator."""
     keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
     with fedbroker.create_sync_execution_context(
-        office.coordinator_url(), cohort=cohort, join_timeout=60, keys=keys
+        office.coordinator_url(), cohort=cohort, keys=keys, min_silos=1, timeouts=fedbroker.Timeouts(join=60)
     ) as context:
         return float(context.invoke(total, packed(total, ([1.0, 2.0, 3.5],))))
 

@@ -1,4 +1,4 @@
-"""A program that starts before its broker waits for up to ``join_timeout``, and then says for which one it waited."""
+"""A program that starts before its broker waits for up to ``Timeouts(join=)``, and then names the broker."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from fedbroker.errors import BrokerRefused, BrokerUnreachable, CohortTimeout
 from fedbroker.testing import local_cohort
 from tests.support.certificates import self_signed
 from tests.support.computations import ask
+from tests.support.settings import grouped
 from tests.support.wait import until
 
 pytestmark = pytest.mark.timeout(180)
 
 LONG = 120.0
-"""Seconds of a ``join_timeout`` that only a wait of its whole length comes near."""
+"""Seconds of ``Timeouts(join=)`` that only a wait of its whole length comes near."""
 NOBODY = "amqp://me:secret@127.0.0.1:1/"
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
 
 
 def invoke(url: str, **settings: object) -> object:
-    with fedbroker.create_sync_execution_context(url, **{"cohort": "nobody", **settings}) as context:
+    with fedbroker.create_sync_execution_context(
+        url, **grouped(**{"cohort": "nobody", "min_silos": 1, **settings})
+    ) as context:
         return ask(context)
 
 
@@ -55,7 +58,7 @@ def test_a_program_joins_when_its_broker_comes_up(tmp_path, cohort, waits):
     with node:
         url = node.url
     with ThreadPoolExecutor(1) as thread:
-        result = thread.submit(invoke, url, cohort=cohort, join_timeout=LONG, retries=0)
+        result = thread.submit(invoke, url, cohort=cohort, join=LONG, retries=0)
         waits()
         assert not result.done()
         with node, local_cohort(1, sources=NUMBERS, cohort=cohort, broker=url):
@@ -78,7 +81,7 @@ async def test_a_listener_that_closes_each_connection_at_once_is_waited_for(brok
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     through = target.replace(f":{port}/", f":{server.sockets[0].getsockname()[1]}/")
     # Nobody is in the cohort, so the program fails for that reason in the end.
-    failing = asyncio.create_task(asyncio.to_thread(fails, through, CohortTimeout, join_timeout=6.0, cohort=cohort))
+    failing = asyncio.create_task(asyncio.to_thread(fails, through, CohortTimeout, join=6.0, cohort=cohort))
     await asyncio.to_thread(waits)
     up.set()
     await failing
@@ -91,36 +94,36 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def test_after_join_timeout_the_error_names_the_broker_and_the_time():
-    error, seconds = fails(NOBODY, BrokerUnreachable, join_timeout=2.0, retries=0)
+def test_after_its_time_to_join_the_error_names_the_broker_and_the_time():
+    error, seconds = fails(NOBODY, BrokerUnreachable, join=2.0, retries=0)
     assert re.search(r"within 2[0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
     assert 1.9 < seconds < 20
 
 
 def test_each_retry_tries_the_broker_once_more_and_the_error_may_be_retried():
     events: list[str] = []
-    settings = {"join_timeout": 1.0, "retries": 2, "on_event": lambda event: events.append(event.name)}
+    settings = {"join": 1.0, "retries": 2, "on_event": lambda event: events.append(event.name)}
     error, seconds = fails(NOBODY, BrokerUnreachable, **settings)
     assert events.count("invocation retried") == 2
     assert re.search(r"within [1-9][0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
-    assert seconds < 20  # one join_timeout, not three
+    assert seconds < 20  # one time to join, not three
     assert error.retryable
 
 
 def test_the_invocation_s_deadline_ends_the_wait():
-    _, seconds = fails(NOBODY, BrokerUnreachable, join_timeout=LONG, deadline=2.0)
+    _, seconds = fails(NOBODY, BrokerUnreachable, join=LONG, total=2.0)
     assert seconds < LONG / 2
 
 
 def test_a_refusal_is_not_waited_for(broker):
     password = broker.url.split(":")[2].split("@")[0]
     for url in (broker.url.replace(password, "secret"), broker.url + "nowhere"):
-        _, seconds = fails(url, BrokerRefused, join_timeout=LONG)
+        _, seconds = fails(url, BrokerRefused, join=LONG)
         assert seconds < LONG / 2
 
 
 def test_a_port_without_tls_is_not_waited_for(broker):
-    error, seconds = fails(broker.url.replace("amqp://", "amqps://"), BrokerUnreachable, join_timeout=LONG)
+    error, seconds = fails(broker.url.replace("amqp://", "amqps://"), BrokerUnreachable, join=LONG)
     assert "no TLS connection" in str(error)
     assert seconds < LONG / 2
 
@@ -130,7 +133,7 @@ async def test_a_certificate_that_is_not_trusted_is_not_waited_for(tmp_path: Pat
     context.load_cert_chain(*self_signed(tmp_path, days=9))
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     url = f"amqps://me:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    error, seconds = await asyncio.to_thread(fails, url, BrokerUnreachable, join_timeout=LONG)
+    error, seconds = await asyncio.to_thread(fails, url, BrokerUnreachable, join=LONG)
     assert "is not trusted" in str(error)
     assert seconds < LONG / 2
     server.close()

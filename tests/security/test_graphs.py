@@ -115,7 +115,11 @@ async def asked_of(broker, cohort, graph):
 
         attacker.answer = answer
         async with fedbroker.create_async_execution_context(
-            broker.url, cohort=cohort, stage_timeout=30, retries=0
+            broker.url,
+            cohort=cohort,
+            min_silos=1,
+            timeouts=fedbroker.Timeouts(stage=30),
+            options=fedbroker.Options(retries=0),
         ) as context:
             yield context
 

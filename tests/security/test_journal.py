@@ -124,7 +124,8 @@ def show(value):
     print(json.dumps(value), flush=True)
 
 with fedbroker.set_sync_execution_context(
-    url, cohort=cohort, min_silos=2, journal=disk / "journal", progress=False, on_event=on_event
+    url, cohort=cohort, min_silos=2, progress=False, on_event=on_event,
+    options=fedbroker.Options(journal=disk / "journal"),
 ) as context:
     show(float(sums(fedbroker.data("numbers"))[0]))
     full.append(True)

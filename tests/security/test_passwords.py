@@ -96,7 +96,7 @@ def test_no_part_of_a_broker_s_password_is_shown(tmp_path, user, password, host,
         url = f"{scheme}{user}:{password}@{host}{tail}"
         for call in (
             lambda url=url: parse(url),
-            lambda url=url: Settings(url=url, cohort="airports"),
+            lambda url=url: Settings(url=url, cohort="airports", min_silos=1),
             lambda url=url: silo_settings(tmp_path, url),
             lambda url=url: PublicUrl.parse(url),
         ):

@@ -28,6 +28,7 @@ from fedbroker.trust.files import SECRET, keys_table
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done, WorkItem
 from tests.support.attackers import Keyring, MaliciousSilo, malicious_silo
+from tests.support.settings import grouped
 from tests.support.tff import packed
 
 pytestmark = pytest.mark.timeout(180)
@@ -127,7 +128,7 @@ async def victim(broker, cohort: str, directory: Path, honest: Sequence[bytes], 
     (directory / SECRET).write_text(keyring.coordinators["a"].reveal() + "\n")
     (directory / "keys.toml").write_text(keys_table(public, seal=False))
     context = fedbroker.create_sync_execution_context(
-        broker.url, cohort=cohort, min_silos=2, keys=directory / "keys.toml", progress=False, **options
+        broker.url, cohort=cohort, min_silos=2, keys=directory / "keys.toml", progress=False, **grouped(**options)
     )
     async with (
         malicious_silo(broker.url, cohort, keyring, "ewr") as ewr,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import pydoc
 import subprocess
 import sys
+import typing
 
 import pytest
 
 import fedbroker
+from fedbroker.context.settings import Settings
 from fedbroker.errors import ConfigError
+from tests.support.settings import grouped
 
 URL = "amqp://guest:secret-word@localhost:5672/"
 
@@ -23,12 +28,47 @@ def test_every_public_name_is_there_and_documented():
         _ = fedbroker.no_such_name
 
 
-def test_setting_has_the_signature_of_creating():
-    for kind in ("sync", "async"):
-        create = getattr(fedbroker, f"create_{kind}_execution_context")
-        set_default = getattr(fedbroker, f"set_{kind}_execution_context")
-        assert inspect.signature(create) == inspect.signature(set_default)
-        assert set_default.__name__ == f"set_{kind}_execution_context"
+FUNCTIONS = {
+    "create_sync_execution_context": fedbroker.SyncBrokerContext,
+    "create_async_execution_context": fedbroker.AsyncBrokerContext,
+    "set_sync_execution_context": fedbroker.SyncBrokerContext,
+    "set_async_execution_context": fedbroker.AsyncBrokerContext,
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), FUNCTIONS.items())
+def test_each_function_is_plain_has_at_most_twelve_parameters_and_its_own_return_type(name, kind):
+    function = getattr(fedbroker, name)
+    assert inspect.isfunction(function)
+    assert not hasattr(function, "__wrapped__")
+    assert (function.__name__, function.__module__) == (name, "fedbroker.context.api")
+    assert typing.get_type_hints(function)["return"] is kind
+    parameters = inspect.signature(function).parameters
+    assert len(parameters) <= 12
+    assert [one.name for one in parameters.values() if one.kind is not inspect.Parameter.KEYWORD_ONLY] == ["url"]
+    assert [one.name for one in parameters.values() if one.default is inspect.Parameter.empty] == [
+        "cohort",
+        "min_silos",
+    ]
+    assert f"-> '{kind.__name__}'\n" in pydoc.plain(pydoc.render_doc(function))
+
+
+def test_the_four_have_the_same_parameters():
+    signatures = {
+        str(inspect.signature(getattr(fedbroker, name)).replace(return_annotation=None)) for name in FUNCTIONS
+    }
+    assert len(signatures) == 1
+
+
+def test_each_parameter_and_each_field_is_documented():
+    described = inspect.getdoc(fedbroker.set_sync_execution_context)
+    for name in inspect.signature(fedbroker.set_sync_execution_context).parameters:
+        assert f"\n    {name}: " in described
+    for kind in (fedbroker.Timeouts, fedbroker.Options):
+        for one in dataclasses.fields(kind):
+            assert f"\n    {one.name}: " in inspect.getdoc(kind)
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(kind(), one.name, None)
 
 
 @pytest.mark.parametrize(
@@ -39,20 +79,28 @@ def test_setting_has_the_signature_of_creating():
         {"cohort": "Air Ports"},
         {"min_silos": 0},
         {"min_silos": 3, "max_silos": 2},
-        {"join_timeout": 0},
-        {"stage_timeout": -1.0},
-        {"deadline": 0},
+        {"join": 0},
+        {"stage": -1.0},
+        {"total": 0},
         {"stragglers": "ignore"},
         {"stragglers": "drop", "quorum": 1.5},
+        {"stragglers": "drop", "quorum": 0.5},
         {"stragglers": "drop", "quorum": 0},
+        {"stragglers": "drop", "quorum": True},
+        {"stragglers": "drop", "quorum_fraction": 1.5},
+        {"stragglers": "drop", "quorum_fraction": 0.0},
+        {"stragglers": "drop", "quorum_fraction": 2},
+        {"stragglers": "drop", "quorum": 1, "quorum_fraction": 0.5},
         {"stragglers": "drop", "grace": -1.0},
         {"quorum": 2},
+        {"quorum_fraction": 0.5},
         {"grace": 2.0},
         {"select": "best"},
         {"eligible": 3},
         {"retries": -1},
         {"default_num_clients": -1},
         {"secure_sum": "maybe"},
+        {"merge_order": "random"},
         {"runtime_confinement": "require"},
         {"compression": "zip"},
         {"metrics": "9464"},
@@ -61,17 +109,41 @@ def test_setting_has_the_signature_of_creating():
 )
 def test_wrong_settings_are_one_line(wrong):
     with pytest.raises(ConfigError) as caught:
-        fedbroker.create_sync_execution_context(**{"url": URL, "cohort": "airports", **wrong})
+        fedbroker.create_sync_execution_context(
+            **grouped(**{"url": URL, "cohort": "airports", "min_silos": 1, **wrong})  # type: ignore[arg-type]
+        )
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "members", "needed"),
+    [
+        ({}, 5, 5),
+        ({"stragglers": "drop"}, 5, 2),
+        ({"stragglers": "drop", "quorum": 3}, 5, 3),
+        ({"stragglers": "drop", "quorum": 1}, 5, 1),
+        ({"stragglers": "drop", "quorum_fraction": 0.5}, 5, 3),
+        ({"stragglers": "drop", "quorum_fraction": 1}, 5, 5),
+        ({"stragglers": "replace", "quorum_fraction": 1.0}, 5, 5),
+    ],
+)
+def test_the_quorum_is_a_number_or_a_fraction(settings, members, needed):
+    policy = Settings(url=URL, cohort="airports", min_silos=2, **settings).policy
+    assert policy.needed(members) == needed
+
+
+def test_the_number_of_silos_has_no_default():
+    with pytest.raises(TypeError, match="min_silos"):
+        fedbroker.create_sync_execution_context(URL, cohort="airports")
 
 
 def test_the_url_comes_from_the_environment(monkeypatch):
     monkeypatch.delenv("FEDBROKER_URL", raising=False)
     with pytest.raises(ConfigError, match="FEDBROKER_URL"):
-        fedbroker.create_sync_execution_context(cohort="airports")
+        fedbroker.create_sync_execution_context(cohort="airports", min_silos=1)
     monkeypatch.setenv("FEDBROKER_URL", URL)
-    with fedbroker.create_sync_execution_context(cohort="airports") as context:
+    with fedbroker.create_sync_execution_context(cohort="airports", min_silos=1) as context:
         assert context.cohort == "airports"
         assert "secret-word" not in repr(context)
 
@@ -80,15 +152,15 @@ def test_the_url_comes_from_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDBROKER_URL_FILE", str(tmp_path / "url"))
     monkeypatch.delenv("FEDBROKER_URL", raising=False)
     with pytest.raises(ConfigError, match=r"FEDBROKER_URL_FILE: there is no file .*url"):
-        fedbroker.create_sync_execution_context(cohort="airports")
+        fedbroker.create_sync_execution_context(cohort="airports", min_silos=1)
     (tmp_path / "url").write_text(URL.replace("localhost", "from-file") + "\n")
-    with fedbroker.create_sync_execution_context(cohort="airports") as context:
+    with fedbroker.create_sync_execution_context(cohort="airports", min_silos=1) as context:
         assert "secret-word" not in repr(context)
-    with fedbroker.create_sync_execution_context("amqp://given/", cohort="airports"):
+    with fedbroker.create_sync_execution_context("amqp://given/", cohort="airports", min_silos=1):
         pass  # what is passed wins
     monkeypatch.setenv("FEDBROKER_URL", URL)
     with pytest.raises(ConfigError, match="are both set") as caught:
-        fedbroker.create_sync_execution_context(cohort="airports")
+        fedbroker.create_sync_execution_context(cohort="airports", min_silos=1)
     assert "secret-word" not in str(caught.value)
 
 

@@ -157,7 +157,9 @@ def test_setting_again_closes_what_was_set_before(default):
     before = threads()
     contexts = []
     for _ in range(10):
-        contexts.append(fedbroker.set_sync_execution_context(**SETTINGS, metrics="127.0.0.1:0"))
+        contexts.append(
+            fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics="127.0.0.1:0"))
+        )
         contexts[-1].explain(c.total)
     assert threads() == [*before, "fedbroker-airports"]
     assert default_context() is contexts[-1]
@@ -168,10 +170,10 @@ def test_setting_again_closes_what_was_set_before(default):
 
 
 def test_setting_again_takes_the_same_address_for_metrics(default):
-    with fedbroker.set_sync_execution_context(**SETTINGS, metrics="127.0.0.1:0") as first:
+    with fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics="127.0.0.1:0")) as first:
         address = first.metrics_url.removeprefix("http://").partition("/")[0]
-    fedbroker.set_sync_execution_context(**SETTINGS, metrics=address)
-    fedbroker.set_sync_execution_context(**SETTINGS, metrics=address).close()
+    fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics=address))
+    fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics=address)).close()
 
 
 def test_setting_wrongly_leaves_what_was_set(default):

@@ -24,7 +24,7 @@ from tests.support import computations as c
 
 @pytest.fixture
 def coordinator():
-    return Coordinator(Settings(url="amqp://localhost/", cohort="airports"))
+    return Coordinator(Settings(url="amqp://localhost/", cohort="airports", min_silos=1))
 
 
 @pytest.fixture

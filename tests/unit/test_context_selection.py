@@ -12,12 +12,13 @@ from fedbroker.context.selection import choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.errors import UsageError
 from fedbroker.session.roster import Member
+from tests.support.settings import grouped
 
 THERE = tuple(Member(name, "1") for name in ("bos", "ewr", "jfk", "lga"))
 
 
 def settings(**options):
-    return Settings(url="amqp://localhost/", cohort="c", **options)
+    return Settings(url="amqp://localhost/", cohort="c", **grouped(**{"min_silos": 1, **options}))
 
 
 def names(members):

@@ -124,7 +124,7 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
     match error:
         case TimeoutError() | DeadlineExceeded():
             cause = PublicText(f"it was not done within {seconds_text(item.seconds)}")
-            return Failure("time", cause, PublicText("raise stage_timeout"))
+            return Failure("time", cause, PublicText("raise Timeouts(stage=)"))
         case SourceError():
             return _of_source(error, item, announced)
         case ConfigError():
