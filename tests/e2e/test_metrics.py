@@ -38,6 +38,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 WINDOW = "60s"
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(100) t(i)"}}
 SILOS = ("ewr", "jfk", "lga")
+SECTIONS = ("Metrics of a coordinator", "Metrics of a silo", "Metrics of both")
 
 
 @dataclass
@@ -189,10 +190,10 @@ def test_the_page_lists_each_metric_with_its_type_and_labels(watched):
     """Of what is served, not of what the code says."""
     alive = next(url for name, url in watched.silos.items() if name != "lga")
     coordinator, silo = served(watched.coordinator, {"cohort"}), served(alive, {"cohort", "silo"})
-    page = {section: rows(section) for section in ("Of a coordinator", "Of a silo", "Of both")}
-    assert coordinator.items() & silo.items() == page["Of both"].items()
-    assert coordinator.items() - silo.items() == page["Of a coordinator"].items()
-    assert silo.items() - coordinator.items() == page["Of a silo"].items()
+    page = {section: rows(section) for section in SECTIONS}
+    assert coordinator.items() & silo.items() == page[SECTIONS[2]].items()
+    assert coordinator.items() - silo.items() == page[SECTIONS[0]].items()
+    assert silo.items() - coordinator.items() == page[SECTIONS[1]].items()
 
 
 def served(url: str, anyway: set[str]) -> dict[str, tuple[str, frozenset[str]]]:
