@@ -16,8 +16,15 @@ def write(reports: Sequence[Report], machine: str, page: Path = PAGE) -> None:
     text = page.read_text(encoding="utf-8")
     for report in reports:
         notes = "\n".join(f"\n{note}" for note in report.notes)
-        text = replaced(text, report.name, f"{report.title}.\n\n{report.table()}\n{notes}\n\nMeasured on {machine}.\n")
+        text = replaced(
+            text, report.name, f"{report.title}.\n\n{compact(report.table())}\n{notes}\n\nMeasured on {machine}.\n"
+        )
     page.write_text(text, encoding="utf-8")
+
+
+def compact(table: str) -> str:
+    """Return a table without the spaces and dashes that align its columns in a terminal."""
+    return re.sub(r"-{3,}(:?)", lambda found: "--:" if found[1] else "---", re.sub(r" {2,}", " ", table))
 
 
 def replaced(text: str, name: str, between: str) -> str:

@@ -38,14 +38,14 @@ def run(quick: bool) -> Report:
     least = {name: one for name, one in timed.items() if name in map(least_of, few)}
     return Report(
         "barrier",
-        "One small barrier: the sum of a scalar of each silo",
+        "One small barrier: the sum of one scalar per silo",
         TIMES,
         [Row(name, one.figures(), judged.get(name)) for name, one in timed.items()],
         (
-            "Silos are processes on this machine, each with its own C++ runtime: where there are more of them than "
-            "processors they wait for each other. 8 silos are judged by how much longer they take than 2.",
-            "The least: bare aio-pika takes a message to each silo and one back, then the C++ runtime alone computes "
-            "the stages, each silo's at once: no plan, no session, nothing named, timed or tried again.",
+            "Silos are processes on this machine, each with its own C++ runtime. More silos than processors wait for "
+            "each other. 8 silos are judged by the ratio of their time to that of 2.",
+            "The least: bare aio-pika takes a message to each silo and one back. Then the C++ runtime alone computes "
+            "the stages, all silos at once. It has no plan, no session, no names, no timeouts and no retries.",
             *growth(list(least.values())),
         ),
     )

@@ -116,8 +116,8 @@ def report(found: Found) -> Report:
             Row("joining to the result", figures(found.answered)),
         ],
         (
-            "Ready is what the silo says of itself, with its C++ runtime up. An invocation waits for it. Its first "
-            "work is counted from the moment in which the coordinator hears of the silo; the answer's way back is in "
-            "it, what the silo did in between is not.",
+            "Ready: the silo says so, with its C++ runtime up. An invocation waits for it. The time to its first work "
+            "starts when the coordinator receives the silo's announcement. It contains the reply's way back, but not "
+            "the silo's work in between.",
         ),
     )

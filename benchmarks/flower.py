@@ -57,12 +57,13 @@ def run(quick: bool) -> Report:
             )
     return Report(
         "flower",
-        f"A round of averaging with {NODES} nodes, beside Flower 1.42 on the same machine in the same run",
+        f"A round of averaging with {NODES} nodes, compared with Flower 1.42 on the same machine in the same run",
         COLUMNS,
         rows,
         (
-            "Flower: SuperLink and SuperNodes as processes, without TLS, as its documentation starts them; timed in "
-            "its ServerApp, after a round to warm up. Its processor time is that of a whole run by its rounds.",
+            "Flower: SuperLink and SuperNodes are processes, without TLS, as in its documentation. Times are taken in "
+            "its ServerApp, after a round to warm up. Its processor time is that of a whole run divided by its "
+            "rounds.",
         ),
     )
 

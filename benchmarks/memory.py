@@ -60,13 +60,13 @@ def run(quick: bool) -> Report:
         rows.append(Row(str(case), dict(zip(COLUMNS, figures, strict=True)), judged))
     return Report(
         "memory",
-        f"What a coordinator holds while silos send updates of {mib} MiB",
+        f"A coordinator's memory while silos send updates of {mib} MiB",
         COLUMNS,
         rows,
         (
-            "Judged: what the coordinator and its C++ runtime take more than before the round, beside that of "
-            "a quarter of the silos. The silos are in one process and have their updates ready; what goes to them is "
-            "small.",
+            "Judged: the growth of the coordinator and its C++ runtime during the round, compared with the growth for "
+            "a quarter of the silos. The silos are in one process and have their updates ready. The messages to them "
+            "are small.",
         ),
     )
 

@@ -71,9 +71,9 @@ def run(quick: bool) -> Report:
         COLUMNS,
         [rows[case] for case in sorted(rows)],
         (
-            "Judged: the round beside the sum of bare aio-pika and the C++ runtime alone. Processor time is that of "
-            "coordinator, silos, their runtimes and the broker for each GiB that silos get or send. Memory is the most "
-            "at a time, with the runtime's; the coordinator's starts with the 600 MiB of an imported TensorFlow.",
+            "Judged: the round, compared with the sum of bare aio-pika and the C++ runtime alone. Processor time is "
+            "that of coordinator, silos, their runtimes and the broker for each GiB that silos get or send. Memory is "
+            "the peak, including the runtime's. The coordinator's starts with the 600 MiB of an imported TensorFlow.",
             *left_out,
         ),
     )

@@ -30,8 +30,8 @@ def run(quick: bool) -> Report:
     """Measure both computations on both sides, and their computing time without the line."""
     rows: list[Row] = []
     notes = [
-        f"Judged: time beside (barriers + 0.5) round trips of {2 * ONE_WAY * 1e3:g} ms and the time without a line; "
-        "and how many times as long TFF's own relay takes. Each computation is one barrier.",
+        f"Judged: the time, compared with (barriers + 0.5) round trips of {2 * ONE_WAY * 1e3:g} ms plus the time "
+        "without a line; and the ratio of the time of TFF's own relay. Each computation is one barrier.",
     ]
     with contexts() as (there, relayed):
         for name, computation in both().items():
@@ -63,7 +63,7 @@ def most(name: str, timed: Mapping[str, Timed]) -> str:
     """Describe how far ahead of the RemoteExecutor any implementation with one round trip could be."""
     least = BARRIERS * 2 * ONE_WAY + timed[HERE].median
     return (
-        f"{name}: one round trip and the computing take {least * 1e3:.0f} ms: with no overhead at all that is "
+        f"{name}: one round trip and the computing take {least * 1e3:.0f} ms. Without any overhead that is "
         f"{timed[RELAY].median / least:.1f} times as fast as the relay."
     )
 

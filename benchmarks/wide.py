@@ -56,16 +56,16 @@ def measure(silos: int, turns: int) -> Report:
     judged = Judged(typically["bare aio-pika"].seconds / typically["fedbroker"].seconds, "≥", 0.5)
     return Report(
         "wide",
-        f"One session with {silos:,} silos over {CONNECTIONS} connections, each of which answers with 1 KiB",
+        f"One session with {silos:,} silos over {CONNECTIONS} connections. Each silo answers with 1 KiB",
         COLUMNS,
         [
             Row(name, figures(cost, 2 * silos), judged if name == "fedbroker" else None)
             for name, cost in typically.items()
         ],
         (
-            "A message is a work item or an answer. Judged: messages per second beside those of bare aio-pika with "
-            "classic queues and transient messages. Fedbroker's work queues are replicated, its messages persistent: "
-            "no work is lost. What that alone costs is in the last row.",
+            "A message is a work item or a reply. Judged: messages per second, compared with bare aio-pika with "
+            "classic queues and transient messages. fedbroker's work queues are replicated, its messages persistent: "
+            "no work is lost. The last row shows the cost of that alone.",
         ),
     )
 

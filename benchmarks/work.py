@@ -28,14 +28,14 @@ def run(quick: bool) -> Report:
     both = [sum(one) for one in zip(before, after, strict=True)]
     return Report(
         "work",
-        f"What a silo adds to a work item ({len(both)} of them)",
+        f"The overhead of a silo per work item ({len(both)} items)",
         COLUMNS,
         [
             Row("from the broker to the first call of the runtime", figures(before)),
-            Row("from the runtime's last word to the broker", figures(after)),
+            Row("from the runtime's last reply to the broker", figures(after)),
             Row("both", figures(both), Judged(statistics.median(both) * 1e3, "≤", 2, "ms")),
         ],
-        ("The runtime makes an empty struct. Reading the message's bytes and writing the answer's is not in it.",),
+        ("The runtime makes an empty struct. Reading the message's bytes and writing the reply's is not included.",),
     )
 
 
