@@ -238,7 +238,7 @@ def test_private_by_adaptive_tree(same):
     seeded(same, PrivateFactory.tree_adaptive(0.1, 3, SPECS, clipped_count_stddev=0.1, noise_seed=1), THREE)
 
 
-@feature("aggregators", "Gaussian noise", "drawn anew on both, and of its size")
+@feature("aggregators", "Gaussian noise", "drawn separately by both; of the same size")
 def test_noise(same):
     process = PrivateFactory.gaussian_fixed(1.0, 1, clip=1.0).create(tff.TensorType(F, [400]))
     values = [np.zeros(400, F)] * 3

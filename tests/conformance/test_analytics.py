@@ -123,7 +123,7 @@ def test_central_histogram(same_in_plaintext):
     np.testing.assert_allclose(histogram(found)[-1], LEAVES, atol=1e-4)
 
 
-@feature("analytics", "hierarchical histogram, distributed discrete Gaussian", "the least noise there is; in plaintext")
+@feature("analytics", "hierarchical histogram, distributed discrete Gaussian", "minimum noise; in plaintext")
 def test_distributed_histogram(same_in_plaintext):
     # With none at all TensorFlow's graph optimizer ends the process, in TFF's own compiler.
     comp = histograms.build_hierarchical_histogram_computation(

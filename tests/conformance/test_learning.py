@@ -201,7 +201,7 @@ def test_fed_kmeans(same):
     assert sum(output.state.finalizer) == 2 + 2 * 22
 
 
-@feature("learning", "build_fed_eval, model_from_functional", "of this round and of all")
+@feature("learning", "build_fed_eval, model_from_functional", "metrics of this round and of all rounds")
 def test_fed_eval(same):
     def model():
         counters = [tff.learning.metrics.NumExamplesCounter, tf.keras.metrics.MeanAbsoluteError]

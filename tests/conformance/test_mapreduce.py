@@ -153,7 +153,7 @@ def test_state_initialization(same, theirs):
 @feature(
     "mapreduce",
     "MapReduceForm",
-    'there and back, over rounds; it holds secure sums always, so `secure_sum="plaintext"`',
+    'converted and back, over rounds; always has secure sums, so `secure_sum="plaintext"`',
 )
 def test_map_reduce_form(same_in_plaintext, theirs):
     form = to_map_reduce(step)
@@ -171,7 +171,7 @@ def test_a_map_reduce_form_needs_secure_sums_here_as_in_tff(ours, theirs):
         theirs.invoke(comp, arguments)
 
 
-@feature("mapreduce", "DistributeAggregateForm", "there and back, over rounds; several broadcasts and aggregates")
+@feature("mapreduce", "DistributeAggregateForm", "converted and back, over rounds; several broadcasts and aggregates")
 def test_distribute_aggregate_form(same, theirs):
     form = to_distribute_aggregate(step)
     assert len(form.server_to_client_broadcast.type_signature.result) == 2
@@ -180,7 +180,7 @@ def test_distribute_aggregate_form(same, theirs):
     assert found[0] == {"rounds": 3, "total": 4.0}
 
 
-@feature("mapreduce", "BroadcastForm", "there and back")
+@feature("mapreduce", "BroadcastForm", "converted and back")
 def test_broadcast_form(same):
     comp = back(to_broadcast(scaled))
     assert same(comp, 2.0, [1.0, 2.0, 3.0, 4.0]) == [2.0, 6.0, 10.0, 14.0]
@@ -199,7 +199,7 @@ def test_secure_sums(same_in_plaintext):
 @feature(
     "mapreduce",
     "weighted FedAvg's `next` as MapReduceForm and DistributeAggregateForm",
-    "there and back; a plain tuple is returned, as TFF's own context does",
+    "returns a plain tuple, as TFF's own context does",
 )
 def test_fed_avg(same_in_plaintext, theirs):
     process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(0.01))
@@ -214,7 +214,7 @@ def test_fed_avg(same_in_plaintext, theirs):
         assert_close(_leaves(same_in_plaintext.run_ours(comp, found[0], data)), _leaves(again), 1e-6)
 
 
-@feature("mapreduce", "an empty struct in place of a state", "there and back; both forms")
+@feature("mapreduce", "an empty struct in place of a state", "converted and back; both forms")
 def test_empty_state(same_in_plaintext):
     @tff.federated_computation(tff.FederatedType((), tff.SERVER), c.AT_CLIENTS)
     def mean(nothing, values):

@@ -123,7 +123,7 @@ def metrics(directory: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@feature("program", "learning.programs.train_model", "goes on from its saved state after the coordinator was killed")
+@feature("program", "learning.programs.train_model", "resumes after the coordinator was killed")
 def test_train_model_goes_on_after_the_coordinator_was_killed(same, silos, tmp_path):
     rounds = 4
     (page,) = blocks("docs/programs.md", "python")

@@ -30,7 +30,7 @@ FAULTS: dict[Fault, str] = {
     "stopped": "the agent is stopped (SIGSTOP): alive, and silent",
     "runtime stopped": "the C++ runtime is stopped (SIGSTOP)",
     "link reset": "the silo's connections to the broker are reset",
-    "link silent": "the silo's link swallows everything for 2.5 s",
+    "link silent": "the silo's link passes no bytes for 2.5 s",
     "leaving": "the silo is told to stop (SIGTERM)",
     "broker restarted": "the broker is killed and started again",
 }
@@ -39,7 +39,7 @@ MOMENTS: dict[Moment, str] = {
     "blobs under way": "a part of the model has reached the silo",
     "computing": "the silo is reading its data",
     "reply under way": "a part of the silo's result has left it",
-    "between stages": "the first client stage is over, the silo keeps values for the second",
+    "between stages": "the first client stage is complete, the silo keeps values for the second",
 }
 
 ALL = (111.0, 111.0)

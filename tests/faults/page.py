@@ -1,4 +1,4 @@
-"""The matrix as it came out, for the terminal and for docs/faults.md."""
+"""The results of the matrix, for the terminal and for docs/faults.md."""
 
 from __future__ import annotations
 
@@ -44,32 +44,40 @@ class Outcomes:
 
 
 def expected(cell: Cell) -> str:
-    """What a cell asserts, in a word or two."""
+    """Return the effect that a cell asserts, in a word or two."""
     if cell.errors:
-        return "error by name"
+        return "error"
     return {
         (111.0, 111.0): "all",
         (101.0, 101.0): "without it",
-        (111.0, 101.0): "without it from then on",
-        (1101.0, 1101.0): "late joiner in its place",
+        (111.0, 101.0): "without it later",
+        (1101.0, 1101.0): "replaced",
     }[cell.results[0]]
 
 
 HEAD = """# Faults
 
-What becomes of an invocation when something fails in its midst. Three silos, a real RabbitMQ node, the real C++
-runtime; two client stages with a model of 8 MB; one of the silos, or what it needs, is meddled with. Each of the
-{count} cells asserts the result or the error, what the session's report says, that nothing of the session is left at
-the broker, and that the next invocation has all three silos. `make faults` runs them all and writes this page;
-`make test` runs a cut.
+This page shows the effect of a fault on an invocation. The set-up is three silos, a real RabbitMQ node and the real C++
+runtime. The invocation has two client stages with a model of 8 MB. The fault hits one of the silos, or a process or
+link that it needs. Each of the {count} cells asserts
 
-The seconds are those of the whole invocation, among them the time for which a stage waits for a silo that is gone: 4 s,
-or 6 s before a late joiner may take its place.
+- the result or the error;
+- the session's report;
+- that no queue or message of the session is left at the broker;
+- that the next invocation has all three silos.
+
+`make faults` runs all cells and writes this page; `make test` runs a part of them.
+
+The seconds are those of the whole invocation. They include the time for which a stage waits for a missing silo: 4 s, or
+6 s before a late joiner may replace it.
 
 """
 TAIL = """
 
-`all`: all three silos are in the result. `without it`: the others' sum. `error by name`: an error that names the silo.
+- `all`: all three silos are in the result.
+- `without it`: the others' sum. `without it later`: the silo is missing from the second stage only.
+- `replaced`: a late joiner has taken its place.
+- `error`: an error that names the silo.
 
 ## Faults
 

@@ -26,13 +26,15 @@ GROUPS = {
 }
 
 HEAD = """\
-# What works
+# Compatibility
 
-Written by `make compatibility` from the tests in `tests/conformance`, which run each row on TFF's own local context and
-on a cohort of three silos and compare values, types and containers. *Barriers* is how often the coordinator waits for
-the silos in one invocation: of a process, in one round. Values are equal bit for bit unless the note says that they are
-close: where several clients share a silo, or a merge is not associative in floating point, sums are taken in another
-order.
+`make compatibility` writes this page from the tests in `tests/conformance`. They run each row on TFF's own local
+context and on a cohort of three silos, and compare values, types and containers.
+
+- *Barriers* is the number of times that the coordinator waits for the silos in one invocation: of a process, in one
+  round.
+- Values are equal bit for bit unless the note says `close`. Where several clients share a silo, or a merge is not
+  associative in floating point, sums are taken in another order.
 """
 
 
