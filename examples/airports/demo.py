@@ -1,7 +1,7 @@
-"""Three airports learn together: each keeps its own flights, and answers through a RabbitMQ broker.
+"""Federated analytics and learning over three airports: each keeps its flights and answers through a RabbitMQ broker.
 
 Run by `make demo`. Starts a private broker and three silo processes, computes figures and trains a model over them,
-compares the figures with the same ones computed centrally, and leaves nothing running.
+compares the figures with central results, and stops all processes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # suppresses TensorFlow's notes about this machine's processor
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -25,7 +25,7 @@ BATCH = 256
 
 
 def main() -> int:
-    """Run the demo; 0 only if the figures agree and the loss fell."""
+    """Run the demo. Return 0 only if the figures agree and the loss fell."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="airports-") as name:
         directory = Path(name)
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def analyse(console: Console, directory: Path) -> bool:
-    """Federated analytics, beside the same figures computed centrally."""
+    """Run the federated analytics and print the figures next to central results. Return whether they agree."""
     from examples.airports.computations import delays
 
     console.rule("federated analytics")
@@ -58,7 +58,7 @@ def analyse(console: Console, directory: Path) -> bool:
 
 
 def learn(console: Console) -> bool:
-    """Federated averaging, with loss and accuracy after each round."""
+    """Train by federated averaging; print loss and accuracy after each round. Return whether the loss fell."""
     from examples.airports.computations import learning
 
     console.rule("federated learning")
@@ -80,7 +80,7 @@ def learn(console: Console) -> bool:
 
 
 def show(console: Console, explanation: fedbroker.Explanation) -> None:
-    """Print a plan as it is: what it would take, before anything is sent."""
+    """Print a plan, before any message is sent."""
     console.print(str(explanation), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,8 +1,8 @@
-"""Three hospitals compute a mean together: each keeps its own Google spreadsheet, and answers through a broker.
+"""A federated mean over three hospitals: each keeps its own Google spreadsheet and answers through a broker.
 
-Run by `python -m examples.sheets.demo`. Starts a server that stands for Google's, a private broker and three silo
-processes, each with a service account of its own; computes the mean length of stay over them, before and after a row is
-written into one of the spreadsheets; compares it with the same one computed centrally, and leaves nothing running.
+Run by `python -m examples.sheets.demo`. Starts a stand-in for Google's server, a private broker and three silo
+processes, each with its own service account. Computes the mean length of stay before and after a row is added to a
+spreadsheet, compares it with the central mean, and stops all processes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes about this machine's processor
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # suppresses TensorFlow's notes about this machine's processor
 
 from rich.console import Console
 
@@ -26,7 +26,7 @@ from fedbroker.testing import local_cohort
 
 
 def main() -> int:
-    """Run the demo; 0 only if the means agree."""
+    """Run the demo. Return 0 only if the means agree."""
     console = Console()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hospitals-")))
@@ -46,21 +46,21 @@ def main() -> int:
 
 
 def share(google: SheetsServer, name: str, directory: Path) -> dict[str, object]:
-    """Share a hospital's spreadsheet with a service account of its own; its silo's source, as its silo.toml has it."""
+    """Share a hospital's spreadsheet with a new service account. Return the source, as in the silo's silo.toml."""
     directory.mkdir()
     email = google.save_account(name, directory / "account.json")
     google.books[name].readers.add(email)
-    # Else a row that is written now would be seen within a minute only.
+    # Without a cache, so that a new row is seen at once rather than within a minute.
     return settings()["data"]["stays"] | {"spreadsheet": name, "endpoint": google.url, "ttl": 0}
 
 
 def settings() -> dict[str, Any]:
-    """A hospital's settings."""
+    """Return a hospital's settings."""
     return tomllib.loads(Path(__file__).with_name("silo.toml").read_text())
 
 
 def compare(console: Console, google: SheetsServer) -> bool:
-    """The federated mean, beside the same one computed centrally; then once more, after a row has been added."""
+    """Print the federated mean next to the central one, before and after a row is added. Return whether they agree."""
     from examples.sheets.program import mean_stay
 
     console.print(str(fedbroker.explain(mean_stay)), highlight=False, markup=False, soft_wrap=True)
@@ -75,7 +75,7 @@ def compare(console: Console, google: SheetsServer) -> bool:
 
 
 def reads(google: SheetsServer) -> int:
-    """How often a silo read cells."""
+    """Return the number of times that silos read cells."""
     return sum("/values/" in request for request in google.requests)
 
 

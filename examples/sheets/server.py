@@ -1,7 +1,7 @@
-"""A server on this machine that speaks what of Google's Sheets (v4) and its token endpoint a silo uses.
+"""A local stand-in for the parts of Google's Sheets API (v4) and its token endpoint that a silo uses.
 
 For the demo and for tests: a silo's settings name it as ``endpoint``, a service account's file as its ``token_uri``.
-Nothing else is different: tokens are checked, spreadsheets have to be shared.
+Nothing else is different: tokens are checked, and spreadsheets must be shared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RANGE: Final = re.compile(r"(?:'(?P<title>(?:[^']|'')+)')(?:!(?P<from>[A-Z]+\d*
 _CELL: Final = re.compile(r"([A-Z]*)(\d*)")
 
 _AUDIENCE: Final = "https://oauth2.googleapis.com/token"
-"""What google-auth always names in what it signs, wherever it sends it."""
+"""The audience that google-auth always signs, for any token endpoint."""
 
 _DENIED: Final = (403, "PERMISSION_DENIED", "The caller does not have permission")
 _UNKNOWN: Final = (404, "NOT_FOUND", "Requested entity was not found.")
@@ -52,7 +52,7 @@ class Book:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to say to one request instead of what was asked for."""
+    """A fixed response to one request, in place of the regular one."""
 
     status: int
     body: dict[str, Any]
@@ -60,7 +60,7 @@ class Answer:
 
     @classmethod
     def error(cls, status: int, name: str, message: str, *, reason: str = "", **headers: str) -> Self:
-        """An error as Google's APIs word it."""
+        """Return an error in the format of Google's APIs."""
         error: dict[str, Any] = {"code": status, "message": message, "status": name}
         if reason:
             error["details"] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}]
@@ -68,17 +68,17 @@ class Answer:
 
 
 class SheetsServer:
-    """The server, which listens within its block.
+    """The stand-in server; listens while its context is open.
 
     Args:
-        key_size: bits of its service accounts' keys; loading one of Google's 2048 takes a tenth of a second.
+        key_size: bits of its service accounts' keys; loading one of Google's 2048 bits takes a tenth of a second.
 
     Attributes:
         books: the spreadsheets, by key; may be changed at any time.
-        requests: each that came, by method and path without its query.
-        instead: answers to the next requests to the API, in order, instead of what they ask for.
+        requests: each received request, as method and path without its query.
+        instead: responses to the next requests to the API, in order, in place of the regular ones.
         token_instead: the same for the token endpoint.
-        release: requests to the API wait until this is set, as it is at first.
+        release: requests to the API wait until this event is set; it is set initially.
     """
 
     def __init__(self, *, key_size: int = 2048) -> None:
@@ -107,11 +107,11 @@ class SheetsServer:
 
     @property
     def url(self) -> str:
-        """A silo's ``endpoint``."""
+        """URL for a silo's ``endpoint``."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def account(self, name: str) -> dict[str, str]:
-        """A new service account: what is in the file of its key."""
+        """Make a service account. Return the contents of its key file."""
         email = f"{name}@example.iam.gserviceaccount.com"
         self._accounts.add(email)
         pem = self._private.private_bytes(
@@ -128,19 +128,19 @@ class SheetsServer:
         }
 
     def save_account(self, name: str, path: Path) -> str:
-        """Write the file of a new service account's key, for its owner alone; returns its address."""
+        """Write the file of a new service account's key, readable by its owner only; return the account's address."""
         account = self.account(name)
         path.touch(mode=0o600)
         path.write_text(json.dumps(account, indent=2))
         return account["client_email"]
 
     def remove_account(self, email: str) -> None:
-        """No token for it from now on, and those that there are do not count."""
+        """Remove a service account and invalidate its tokens."""
         self._accounts.discard(email)
         self._tokens = {token: owner for token, owner in self._tokens.items() if owner != email}
 
     def token(self, assertion: str) -> Answer:
-        """A token for whoever signed that."""
+        """Return a token for the account that signed an assertion."""
         if self.token_instead:
             return self.token_instead.popleft()
         public = self._private.public_key().public_bytes(
@@ -158,7 +158,7 @@ class SheetsServer:
         return Answer(200, {"access_token": token, "expires_in": 3599, "token_type": "Bearer"})
 
     def answer(self, path: str, token: str) -> Answer:
-        """What of the API that is."""
+        """Return the response to a request to the API."""
         self.release.wait(60)
         if self.instead:
             return self.instead.popleft()
@@ -174,7 +174,7 @@ class SheetsServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """Handler of one request."""
 
     sheets: SheetsServer
     protocol_version = "HTTP/1.1"
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: what came is in ``requests``."""
+        """Log nothing: ``requests`` records the requests."""
 
 
 def _metadata(key: str, book: Book) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _metadata(key: str, book: Book) -> dict[str, Any]:
 
 
 def _values(book: Book, wanted: str) -> Answer:
-    """The cells of a range, as Google sends them: without the empty ones at the end of each row, and at the end."""
+    """Return the cells of a range as Google sends them: without trailing empty cells and rows."""
     match = _RANGE.fullmatch(wanted)
     title = match["title"].replace("''", "'") if match else ""
     if match is None or title not in book.sheets:
@@ -230,7 +230,7 @@ def _values(book: Book, wanted: str) -> Answer:
 
 
 def _corner(cell: str, default: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of a cell such as ``B3``, each that it does not name as by default."""
+    """Return row and column of a cell such as ``B3``, with defaults for missing parts."""
     match = _CELL.fullmatch(cell)
     letters, digits = match.groups() if match else ("", "")
     column = 0
