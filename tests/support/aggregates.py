@@ -1,4 +1,4 @@
-"""Aggregates put together from TensorFlow functions: as computations that a silo is sent, and run by TensorFlow."""
+"""Aggregates made of TensorFlow functions, as computations for a silo and as graphs that TensorFlow runs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def no_intrinsics(uri: str) -> Function:
 
 
 def evaluated(computation) -> Value:
-    """What a computation stands for."""
+    """Return the evaluated meaning of a computation."""
     return Evaluator(no_intrinsics).evaluate(computation)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A function of groups of tensors: its graph, and the names of what goes in and comes out.
+    """A function of groups of tensors, with the names of its inputs and outputs.
 
     Attributes:
         graph: a ``GraphDef``.
         groups: for each argument, the names of its tensors.
-        results: the names of what it returns.
+        results: the names of the returned tensors.
     """
 
     graph: tf.compat.v1.GraphDef
@@ -38,7 +38,7 @@ class Graph:
 
     @property
     def computation(self):
-        """A ``Computation``; an argument or a result of several tensors is a struct."""
+        """Build a ``Computation``; an argument or a result of several tensors is a struct."""
         computation = computation_pb2.Computation()
         tensorflow = computation.tensorflow
         tensorflow.graph_def.Pack(self.graph)
@@ -49,13 +49,13 @@ class Graph:
 
     @property
     def function(self) -> Function:
-        """What is concluded from it."""
+        """Return the function that the evaluator derives from the graph."""
         function = evaluated(self.computation)
         assert isinstance(function, Function)
         return function
 
     def run(self, *groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What TensorFlow makes of arguments."""
+        """Run the graph in TensorFlow."""
         fed = {
             name: value
             for names, values in zip(self.groups, groups, strict=True)
@@ -75,7 +75,7 @@ def bind(binding, names: Sequence[str]) -> None:
 
 
 def traced(function: Callable, *groups: Sequence[tf.TensorSpec]) -> Graph:
-    """The graph of a function that takes and returns lists of tensors."""
+    """Trace a function that takes and returns lists of tensors."""
     with tf.Graph().as_default() as graph:
         arguments = [
             [tf.compat.v1.placeholder(spec.dtype, spec.shape, f"arg_{at}_{index}") for index, spec in enumerate(group)]

@@ -1,4 +1,4 @@
-"""The attackers of tests/security: each holds the keys and permissions of its role and sends whatever it likes.
+"""The attackers of tests/security: each holds the keys and permissions of its role and may send any message.
 
 A raw client without keys, a malicious coordinator and a malicious silo with valid keys. The fourth attacker, the
 broker's operator, is in ``tests.support.operator``. tests/security/README.md explains the roles.
@@ -66,10 +66,10 @@ class Keyring:
 
 
 class MaliciousCoordinator:
-    """A coordinator with valid keys and the broker permissions of its role, bound by none of our own code's checks.
+    """A coordinator with valid keys and its role's permissions at the broker, without the checks of our own code.
 
     Attributes:
-        coordinator: a regular connection under the same identity, which receives what silos answer.
+        coordinator: a regular connection under the same identity, which receives the silos' replies.
         key: its name in routing keys.
     """
 
@@ -82,7 +82,7 @@ class MaliciousCoordinator:
         self._raw = raw
 
     def client(self, silo: str = SILO) -> Client:
-        """Return what sends well-formed work items to a silo and awaits the answers."""
+        """Return a client that sends well-formed work items to a silo and awaits the replies."""
         return Client(self.coordinator, silo)
 
     async def send_work(
@@ -95,7 +95,7 @@ class MaliciousCoordinator:
         message_id: str | None = None,
         about: MessageContext | None = None,
     ) -> None:
-        """Sign any work item, as written at any time and about anything, and publish it to the item's silo."""
+        """Sign any work item, with any time and context, and publish it to the item's silo."""
         about = about or MessageContext("work", self._cohort, item.silo, item.session, item.stage)
         body = self.signed(encode(item, list(blobs)), about, seal=seal, issued=issued)
         await self._raw.publish(
@@ -119,17 +119,17 @@ class MaliciousCoordinator:
         )
 
     def signed(self, body: bytes, about: MessageContext, *, seal: bool = False, issued: float | None = None) -> bytes:
-        """Return a body signed about anything, as written at any time."""
+        """Return a body signed with any context and time."""
         reader = self._keys.others[about.silo] if seal else None
         return wrap(body, about, self._own, now=time.time() if issued is None else issued, seal_to=reader)
 
 
 class MaliciousSilo:
-    """A silo with valid keys and the broker permissions of its role, bound by none of our own code's checks.
+    """A silo with valid keys and its role's permissions at the broker, without the checks of our own code.
 
     Attributes:
         silo: a regular connection under the same identity, which announces it and receives work; replace
-            ``silo.answer`` to decide what is answered.
+            ``silo.answer`` to control its replies.
     """
 
     def __init__(self, silo: Silo, cohort: str, own: Identity, keys: Keys, raw: Admin) -> None:
@@ -154,9 +154,9 @@ class MaliciousSilo:
         Args:
             item: the work item to answer.
             reply: a message or raw bytes.
-            attachments: bytes that ride along.
+            attachments: bytes to send in the same message.
             seal_to: the coordinator to seal it to.
-            about: what the signature covers; the item's own session and stage unless given.
+            about: the context that the signature covers; the item's own session and stage unless given.
             key: the routing key; the item's own unless given.
         """
         body = reply if isinstance(reply, bytes) else encode(reply, list(attachments))
@@ -170,7 +170,7 @@ class MaliciousSilo:
         )
 
     async def reply_with_outputs(self, item: WorkItem, outputs: Sequence[bytes], *, seal_to: str | None = None) -> None:
-        """Answer a work item with any outputs, which ride along."""
+        """Reply to a work item with any outputs, in the same message."""
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         done = Done(item.session, item.stage, self.silo.name, self.silo.incarnation, sizes, 0.0)
         await self.reply(item, done, outputs, seal_to=seal_to)
@@ -188,7 +188,7 @@ class MaliciousSilo:
     def signed(
         self, body: bytes, about: MessageContext, *, seal_to: str | None = None, issued: float | None = None
     ) -> bytes:
-        """Return a body signed about anything, as written at any time."""
+        """Return a body signed with any context and time."""
         reader = None if seal_to is None else self._keys.others[seal_to]
         return wrap(body, about, self._own, now=time.time() if issued is None else issued, seal_to=reader)
 

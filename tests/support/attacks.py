@@ -1,4 +1,4 @@
-"""Graphs that try to get a file's name past the filter: of a cache, which may lie in memory and not in files."""
+"""Graphs that try to smuggle a file's name past the filter into a cache, which may use memory but not files."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ STRING = tf.string.as_datatype_enum
 
 
 def counted(file: str = "") -> GraphDef:
-    """A graph that counts the three elements of a cached dataset, the count in ``out``."""
+    """Return a graph that counts the three elements of a cached dataset, with the count in ``out``."""
     return _graph_of(lambda: tf.data.Dataset.range(3).cache(file).reduce(tf.constant(0, tf.int64), lambda n, _: n + 1))
 
 
 def cached(file: str = "") -> GraphDef:
-    """A graph that makes a cached dataset of three elements, in ``out``."""
+    """Return a graph that makes a cached dataset of three elements, in ``out``."""
     return _graph_of(lambda: tf.data.experimental.to_variant(tf.data.Dataset.range(3).cache(file)))
 
 
 def named_outright(base: Base, file: str) -> GraphDef:
-    """The name stands where the cache takes it from."""
+    """Put the name directly where the cache reads it."""
     return base(file)
 
 
 def shadowed_by_an_argument(base: Base, file: str) -> GraphDef:
-    """A constant has the name of a list argument of its function, which is what TensorFlow takes."""
+    """Name a constant like a list argument of its function, which TensorFlow takes instead."""
     graph = _in_a_function(base())
     function = graph.library.function[0]
     function.signature.attr.add(name="Ts", type="list(type)")
@@ -53,7 +53,7 @@ def shadowed_by_an_argument(base: Base, file: str) -> GraphDef:
 
 
 def shadowed_by_an_argument_of_one_type(base: Base, file: str) -> GraphDef:
-    """The same with the other kind of list, called as an op of the graph."""
+    """Do the same with the other kind of list, called as an op of the graph."""
     graph, function = _called(base(), "filename", [file, file])
     function.signature.attr.add(name="N", type="int")
     function.signature.input_arg[0].number_attr = "N"
@@ -66,14 +66,14 @@ def shadowed_by_an_argument_of_one_type(base: Base, file: str) -> GraphDef:
 
 
 def named_by_an_argument(base: Base, file: str) -> GraphDef:
-    """The name is an argument of the function."""
+    """Pass the name as an argument of the function."""
     graph, function = _called(base(), "elsewhere", [file])
     _cache_in(function.node_def).input[1] = "elsewhere"
     return graph
 
 
 def named_by_a_default(base: Base, file: str) -> GraphDef:
-    """A function calls what its attribute names, which has a default: an op that writes the file."""
+    """Call the function that an attribute names by default: an op that writes the file."""
     graph = base()
     function = graph.library.function.add()
     function.signature.name = f"attack{next(_NUMBERS)}"
@@ -96,12 +96,12 @@ def named_by_a_default(base: Base, file: str) -> GraphDef:
 
 
 def overwritten_where_it_lies(base: Base, file: str) -> GraphDef:
-    """An empty constant, whose memory another op overwrites before the cache reads it."""
+    """Overwrite an empty constant's memory by another op before the cache reads it."""
     return _overwritten(base(), file, "InplaceUpdate", ["tensor", "at", "written"], {})
 
 
 def overwritten_by_an_internal_op(base: Base, file: str) -> GraphDef:
-    """The same with an op that TensorFlow has for itself."""
+    """Do the same with an op internal to TensorFlow."""
     return _in_a_function(_overwritten(base(), file, "_ParallelConcatUpdate", ["tensor", "written"], {"loc": 0}))
 
 
@@ -117,7 +117,9 @@ ATTACKS: Mapping[str, Callable[[Base, str], GraphDef]] = {
         overwritten_by_an_internal_op,
     )
 }
-"""By name: makes a graph of :func:`counted` or :func:`cached` that writes files which begin with that name."""
+"""Attacks by name; each returns a graph of :func:`counted` or :func:`cached` that writes files with the given
+prefix.
+"""
 
 ONLY_IN_SESSIONS: Final = frozenset({"shadowed_by_an_argument_of_one_type", "named_by_a_default"})
 """TensorFlow calls functions as ops, and ops as functions, only in sessions."""
@@ -127,7 +129,7 @@ ONLY_IN_DATASETS: Final = frozenset({"shadowed_by_an_argument"})
 
 
 def computation_of(graph: GraphDef) -> computation_pb2.Computation:
-    """The TFF computation that runs a graph for its output ``out``, an int64."""
+    """Return the TFF computation that runs a graph for its output ``out``, an int64."""
     computation = computation_pb2.Computation()
     computation.tensorflow.graph_def.Pack(graph)
     computation.tensorflow.result.tensor.tensor_name = "out:0"
@@ -135,12 +137,12 @@ def computation_of(graph: GraphDef) -> computation_pb2.Computation:
 
 
 def value_of(graph: GraphDef) -> bytes:
-    """That computation as a value, as a work item brings it."""
+    """Return that computation as a serialized value, as in a work item."""
     return bytes(executor_pb2.Value(computation=computation_of(graph)).SerializeToString())
 
 
 def sequence_of(graph: GraphDef) -> bytes:
-    """The serialized graph of a sequence, of one that makes a dataset in ``out``."""
+    """Return the serialized graph of a sequence, from a graph that makes a dataset in ``out``."""
     returned = graph.node.add(name="returned", op="_Retval", input=["out"])
     returned.attr["T"].type = tf.variant.as_datatype_enum
     returned.attr["index"].i = 0
@@ -154,7 +156,7 @@ def _graph_of(made: Callable[[], tf.Tensor]) -> GraphDef:
 
 
 def _through_another(graph: GraphDef, values: list[str]) -> GraphDef:
-    """The same, but the function is called by another, with a list of values: only a function can pass one on."""
+    """Let another function call the function with a list of values: only a function can pass one on."""
     inner, outer = graph.library.function[0], graph.library.function.add()
     result = inner.signature.output_arg[0]
     outer.signature.name = f"{inner.signature.name}_caller"
@@ -171,7 +173,7 @@ def _through_another(graph: GraphDef, values: list[str]) -> GraphDef:
 
 
 def _called(graph: GraphDef, argument: str, values: list[str]) -> tuple[GraphDef, Any]:
-    """A graph that calls a function, which does what the graph did, with these values; and the function."""
+    """Return a graph that calls a function with these values, and the function, which does the graph's work."""
     graph = _in_a_function(graph)
     function = graph.library.function[0]
     function.signature.input_arg.add(name=argument, type=STRING)
@@ -183,8 +185,8 @@ def _called(graph: GraphDef, argument: str, values: list[str]) -> tuple[GraphDef
 
 
 def _in_a_function(graph: GraphDef) -> GraphDef:
-    """A graph whose only node, ``out``, calls a function, the first of its library, which does what the graph did."""
-    name = f"attack{next(_NUMBERS)}"  # TensorFlow remembers in the process which function has which name
+    """Return a graph whose only node, ``out``, calls the first function of its library, which does the graph's work."""
+    name = f"attack{next(_NUMBERS)}"  # TensorFlow remembers functions' names for the whole process
     with tf.Graph().as_default():
 
         def attack() -> tf.Tensor:
@@ -218,13 +220,13 @@ def _overwritten(graph: GraphDef, file: str, op: str, inputs: list[str], attribu
 
 
 def _branch(node: Any, inputs: list[str]) -> Any:
-    """The node, made to call one of two functions with strings, neither of which returns anything."""
+    """Make a node call one of two functions with strings; neither returns a value."""
     node.op = "If"
     node.input.extend(inputs)
     node.attr["Tcond"].type = tf.bool.as_datatype_enum
     node.attr["Tin"].list.type.extend([STRING] * (len(inputs) - 1))
     node.attr["Tout"].list.SetInParent()
-    node.attr["_lower_using_switch_merge"].b = True  # which makes a call of an op into that op
+    node.attr["_lower_using_switch_merge"].b = True  # turns a call of an op into that op
     return node
 
 

@@ -1,4 +1,4 @@
-"""Work that is meant to harm whoever runs it, as serialized values."""
+"""Harmful work for a silo or a runtime, as serialized values."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _RESULT = computation_pb2.Lambda.DESCRIPTOR.fields_by_name["result"].number
 
 
 def function(python, *types):
-    """A TensorFlow computation as a serialized value."""
+    """Return a TensorFlow computation as a serialized value."""
     comp = tff.tensorflow.computation(python, *types)
     return executor_pb2.Value(computation=tff.framework.serialize_computation(comp)).SerializeToString()
 
 
 def allocates(size):
-    """A graph that asks for so many bytes at once, and uses them."""
+    """Return a graph that allocates and uses this many bytes at once."""
     return function(lambda: tf.reduce_sum(tf.fill([size // 4], 1.0)))
 
 
 def doubles():
-    """A graph that doubles what it holds, for ever."""
+    """Return a graph that doubles its tensors without an end."""
 
     def build():
         shape = (tf.TensorShape([None]),)
@@ -38,7 +38,7 @@ def doubles():
 
 
 def hoards():
-    """A graph that takes a little more, and keeps it, for ever."""
+    """Return a graph that allocates a little more in each step and keeps it, without an end."""
 
     def build():
         array = tf.TensorArray(tf.float32, size=0, dynamic_size=True, element_shape=[1 << 18], clear_after_read=False)
@@ -53,17 +53,17 @@ def hoards():
 
 
 def endless():
-    """A graph that never ends."""
+    """Return a graph that never ends."""
     return function(lambda: tf.while_loop(lambda _: True, lambda y: (y + 1,), (tf.constant(1.0),))[0])
 
 
 def one():
-    """A graph that is done at once."""
+    """Return a graph that ends at once."""
     return function(lambda: tf.constant(np.float32(1)))
 
 
 def calls_itself():
-    """A function that, called with itself, never returns: the runtime overflows its stack."""
+    """Return a function that, called with itself, never returns: the runtime overflows its stack."""
     comp = computation_pb2.Computation()
     outer = getattr(comp, "lambda")
     outer.parameter_name = "x"
@@ -72,7 +72,7 @@ def calls_itself():
 
 
 def deep_value(levels):
-    """A struct in a struct, and so on."""
+    """Return a struct nested this many levels deep."""
     inner = b"".join(struct([]))
     for _ in range(levels):
         inner = b"".join(struct([(None, [inner])]))
@@ -80,7 +80,7 @@ def deep_value(levels):
 
 
 def deep_computation(levels):
-    """A function that returns a function, and so on."""
+    """Return a function that returns a function, and so on, this many levels deep."""
     comp = computation_pb2.Computation()
     comp.reference.name = "x"
     inner = comp.SerializeToString()
@@ -90,5 +90,5 @@ def deep_computation(levels):
 
 
 def waits():
-    """A graph that waits for ever, without computing: for an element of a queue that nobody fills."""
+    """Return a graph that waits for ever without computing: for an element of a queue that stays empty."""
     return function(lambda: tf.queue.FIFOQueue(1, [tf.float32], [[]]).dequeue())

@@ -1,4 +1,4 @@
-"""A RabbitMQ cluster of three nodes for tests, which may lose any one of them."""
+"""A RabbitMQ cluster of three nodes for tests, which survives the loss of any one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BACK = 60.0
 
 
 def at_port(cluster: PrivateCluster, port: int) -> ClusterNode:
-    """The node that listens there."""
+    """Return the node that listens on a port."""
     (node,) = [node for node in cluster.nodes if node.port == port]
     return node
 
 
 def whole(cluster: PrivateCluster, vhost: str = "/") -> bool:
-    """Whether every replica of every replicated queue is there: then any one node may be lost."""
+    """Return whether every replica of every replicated queue is running, so that any one node may be killed."""
     if not all(node.running for node in cluster.nodes):
         return False
     queues = json.loads(
@@ -32,7 +32,7 @@ def whole(cluster: PrivateCluster, vhost: str = "/") -> bool:
 
 @contextmanager
 def killed(cluster: PrivateCluster, node: ClusterNode) -> Iterator[None]:
-    """A node is dead within the block, and fully back after it."""
+    """Keep a node dead within the block; return when it is fully back."""
     node.kill()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A collector of traces: an HTTP server on the loopback that takes OTLP as protobuf, and remembers the spans."""
+"""A collector of traces: an HTTP server on the loopback that accepts OTLP as protobuf and records the spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Collector", "Traced", "collecting"]
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A span that was exported."""
+    """An exported span."""
 
     name: str
     trace: str
@@ -32,7 +32,7 @@ class Traced:
 
 @dataclass
 class Collector:
-    """The spans that came, and where to send them."""
+    """The received spans, and the URL to send spans to."""
 
     url: str = ""
     spans: list[Traced] = field(default_factory=list)
@@ -73,7 +73,7 @@ def values(attributes) -> dict[str, object]:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that listens."""
+    """Run a collector within the block."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):

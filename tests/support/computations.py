@@ -1,4 +1,4 @@
-"""Computations that tests have in common."""
+"""Computations shared by tests."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COLUMN = tff.TensorType(np.float32, [None])
 
 @tff.tensorflow.computation(COLUMN)
 def add(column):
-    """The rows' sum."""
+    """Sum the rows."""
     return tf.reduce_sum(column)
 
 
 @tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
 def sum_of(columns):
-    """The sum over all rows of all clients."""
+    """Sum over all rows of all clients."""
     return tff.federated_sum(tff.federated_map(add, columns))
 
 
 def ask(context):
-    """That sum over the silos' own data of the name ``numbers``."""
+    """Compute that sum over the silos' own data source ``numbers``."""
     return context.invoke(sum_of, packed(sum_of, (fedbroker.data("numbers"),)))
 
 
@@ -48,14 +48,14 @@ def minus(x, y):
 
 @tff.tensorflow.computation(np.float32)
 def positive(x):
-    """Fails on anything else."""
+    """Return a positive number; fail on any other."""
     with tf.control_dependencies([tf.debugging.Assert(x > 0, ["this one is negative"])]):
         return tf.identity(x)
 
 
 @tff.tensorflow.computation(np.float32)
 def forever(x):
-    """Computes until somebody ends it."""
+    """Compute without an end."""
     return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
 
 
@@ -71,7 +71,7 @@ def total(x):
 
 @tff.federated_computation(AT_CLIENTS, AT_SERVER)
 def two_barriers(x, s):
-    """Averages, broadcasts the mean, aggregates again; keeps client values between the two."""
+    """Average, broadcast the mean, and aggregate again, with client values that are kept between the two stages."""
     mean = tff.federated_mean(tff.federated_map(half, x))
     off = tff.federated_map(minus, (x, tff.federated_broadcast(mean)))
     return mean, tff.federated_max(x), tff.federated_min(x), tff.federated_broadcast(s), tff.federated_sum(off), off
@@ -83,7 +83,7 @@ def server_only(x):
 
 
 def regression():
-    """A linear model with four inputs."""
+    """Return a linear model with four inputs."""
     layers = [tf.keras.layers.InputLayer(input_shape=(4,)), tf.keras.layers.Dense(1, kernel_initializer="ones")]
     return tff.learning.models.from_keras_model(
         tf.keras.Sequential(layers),
@@ -94,7 +94,7 @@ def regression():
 
 
 def client_data(*sizes, seed=0):
-    """A dataset of batches of four for each size."""
+    """Return a dataset of batches of four for each size."""
     rng = np.random.default_rng(seed)
     return [
         tf.data.Dataset.from_tensor_slices(

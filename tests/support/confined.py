@@ -1,4 +1,4 @@
-"""What a process can do that is confined as the C++ runtime is: each attempt's errno, as JSON on standard error."""
+"""Probe of the C++ runtime's confinement: attempts system calls and writes their errnos as JSON to standard error."""
 
 import contextlib
 import ctypes
@@ -16,14 +16,14 @@ OTHER = globals().get("OWNER", os.getppid())
 
 
 def attempt(*arguments):
-    """Make a system call: the name of its errno, or ok."""
+    """Make a system call; return the name of its errno, or "ok"."""
     ctypes.set_errno(0)
     done = LIBC.syscall(*(ctypes.c_long(one) if isinstance(one, int) else one for one in arguments))
     return "ok" if done >= 0 else errno.errorcode[ctypes.get_errno()]
 
 
 def tried(function, *arguments):
-    """Call a function of Python's: the name of its errno, or what it returned."""
+    """Call a Python function; return the name of its errno, or its result."""
     try:
         return function(*arguments) or "ok"
     except OSError as error:
@@ -41,7 +41,7 @@ def connected(family, kind, address):
 
 
 def fast_opened(send):
-    """A connection that is made by sending, and not by connecting."""
+    """Connect by sending (TCP fast open), without connect(2)."""
     with socket.socket() as one:
         send(one, 0x20000000, ("127.0.0.1", globals().get("PORT", 9)))
 
@@ -51,16 +51,16 @@ def made(protocol):
 
 
 def signalled():
-    """A signal that the kernel sends to the owner of a socket."""
+    """Let the kernel send a signal to the owner of a socket."""
     ours, theirs = socket.socketpair()
     fcntl.fcntl(ours, fcntl.F_SETOWN, OTHER)
-    fcntl.fcntl(ours, 10, signal.SIGURG)  # F_SETSIG, and a signal that nobody minds
+    fcntl.fcntl(ours, 10, signal.SIGURG)  # F_SETSIG, and a signal that is ignored by default
     fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC)
     theirs.send(b"x")
 
 
 def grown():
-    """A file that nothing but its size could forbid."""
+    """Write to a memory file, which only a limit on file sizes could forbid."""
     handle = os.memfd_create("grown")
     os.write(handle, b"x")
 
@@ -137,7 +137,7 @@ found = {
     "own limit": attempt(302, 0, resource.RLIMIT_CORE, 0, ctypes.byref((ctypes.c_ulong * 2)())),
     "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
 }
-found["unshare"] = attempt(272, 0x10000000)  # the last, since it gives privileges where it succeeds
+found["unshare"] = attempt(272, 0x10000000)  # last, since on success it grants privileges
 with contextlib.suppress(OSError):
     os.unlink("/dev/shm/confined")
 print(json.dumps(found), file=sys.stderr)

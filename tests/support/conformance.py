@@ -1,4 +1,4 @@
-"""The same program on TFF's own local context and on a cohort, compared; and the page that tells what works."""
+"""Comparison of TFF's own local context with a cohort, and the compatibility page made of the results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ context and on a cohort of three silos, and compare values, types and containers
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the page."""
+    """One row of the page."""
 
     group: str
     feature: str
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass
 class Record:
-    """What the tests of one run found."""
+    """Results of one test run."""
 
     rows: list[Row] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ class Same:
         self.note = ""
 
     def __call__(self, comp, *args, rtol: float | None = None):
-        """What both return; on the cohort first. With ``rtol`` floating-point numbers need only be close."""
+        """Run a computation on the cohort, then locally; check that the results are equal, or within ``rtol``."""
         found, expected = self.run_ours(comp, *args), self.run_theirs(comp, *args)
         if rtol is None:
             assert_same(found, expected)
@@ -101,21 +101,21 @@ class Same:
         return self.ours.invoke(comp, packed(comp, args))
 
     def run_ours_unexplained(self, comp, *args):
-        """Without a look at its plan."""
+        """Run a computation without explaining its plan first."""
         return self.ours.invoke(comp, packed(comp, args))
 
     def run_theirs(self, comp, *args):
         return self.theirs.invoke(comp, packed(comp, args))
 
     def beyond(self, expected, comp, *args):
-        """What TFF's own context fails on, and the cohort's does not."""
+        """Check a computation that fails on TFF's own context and succeeds on the cohort."""
         self.note = "TFF's own context fails"
-        with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it says
+        with pytest.raises(Exception):  # noqa: B017, PT011  # any error
             self.run_theirs(comp, *args)
         assert_same(self.run_ours(comp, *args), expected)
 
     def rounds(self, process, data, *, rounds: int = 2, rtol: float | None = None):
-        """An iterative process: initialize, then rounds of next; each output compared. The last output."""
+        """Run an iterative process (initialize, then rounds of next), compare each output, and return the last one."""
         state = self(process.initialize)
         output = None
         for _ in range(rounds):
@@ -124,7 +124,7 @@ class Same:
         return output
 
     def refuses(self, kind: type[Exception], match: str, comp, *args):
-        """The cohort's context raises; before anything is sent, if ``kind`` is a PlanError."""
+        """Check that the cohort's context raises; before anything is sent, if ``kind`` is a PlanError."""
         self.refused = True
         with pytest.raises(kind, match=match) as caught:
             self.ours.invoke(comp, packed(comp, args))
@@ -137,6 +137,6 @@ class Same:
 
 
 def feature(group: str, name: str, note: str = "") -> Callable:
-    """Marks a test as one row of the page."""
+    """Mark a test as one row of the page."""
     assert group in GROUPS, group
     return pytest.mark.feature(group, name, note)

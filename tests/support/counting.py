@@ -1,4 +1,4 @@
-"""Counting what passes through the broker's exchanges, by a queue of the test's own bound beside the others."""
+"""Counts messages at the broker's exchanges, by a queue of the test's own that is bound like the regular ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import aio_pika
 
 @contextlib.asynccontextmanager
 async def counted(url: str, *exchanges: str):
-    """Yields a coroutine that returns how many messages have passed through each exchange so far."""
+    """Yield a coroutine that returns the number of messages that have passed each exchange so far."""
     connection = await aio_pika.connect(url)
     async with asyncio.timeout(30), connection:
         channel = await connection.channel()
@@ -31,7 +31,7 @@ async def counted(url: str, *exchanges: str):
 
 @contextlib.asynccontextmanager
 async def weighed(url: str, *bindings: tuple[str, str]):
-    """Yields a coroutine that returns the bytes that have passed exchanges under a key since it was last called."""
+    """Yield a coroutine that returns the bytes that have passed exchanges under a key since its last call."""
     connection = await aio_pika.connect(url)
     async with asyncio.timeout(120), connection:
         channel = await connection.channel()

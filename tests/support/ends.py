@@ -1,4 +1,4 @@
-"""Both ends of a cohort for tests: a silo that answers, a coordinator that listens, and a look into the broker."""
+"""Both ends of a cohort for tests, a silo and a coordinator, and an administrator's connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEARTBEAT = 0.3
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
-    """Wait for a condition; TimeoutError if it does not come true."""
+    """Wait for a condition; raise TimeoutError if it does not become true."""
     async with asyncio.timeout(seconds):
         while True:
             holds = condition()
@@ -32,7 +32,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
 def work(
     silo: str, key: str, *, session: str = "s1", stage: int = 0, blobs: dict[str, int] | None = None, seconds: float = 9
 ) -> WorkItem:
-    """A work item that names blobs."""
+    """Return a work item that names blobs."""
     program: tuple[Op, ...] = tuple(Value(at, digest) for at, digest in enumerate(blobs or {}))
     return WorkItem(session, stage, silo, key, 1, program, blobs or {}, seconds, seconds, False)
 
@@ -41,9 +41,9 @@ class Silo:
     """A silo that answers a work item with the blobs that it names, or with ``b"ok"``.
 
     Attributes:
-        items: the work items that came, in order.
+        items: the received work items, in order.
         ended: the sessions that were given up.
-        answer: what handles a work item; to be replaced.
+        answer: the handler of a work item; may be replaced.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Silo:
         await self.answer(item)
 
     async def echo(self, item: WorkItem) -> None:
-        """Answer."""
+        """Reply with the named blobs."""
         deadline = Deadline.after(item.seconds)
         blobs: list[Buffer] = [
             await self.end.blobs.get(op.blob, deadline, self.patience) for op in item.program if isinstance(op, Value)
@@ -104,7 +104,7 @@ class Silo:
         await self.send(item, blobs or [b"ok"], deadline)
 
     def gated(self) -> asyncio.Event:
-        """From now on answer only once this is set."""
+        """Hold back replies from now on until the returned event is set."""
         gate = asyncio.Event()
 
         async def answer(item: WorkItem) -> None:
@@ -115,7 +115,7 @@ class Silo:
         return gate
 
     async def send(self, item: WorkItem, blobs: list[Buffer], deadline: Deadline) -> None:
-        """Reply with these."""
+        """Reply with these blobs."""
         outputs = {digest_of(blob): blob for blob in blobs}
         sizes = tuple((digest, len(blob)) for digest, blob in outputs.items())
         done = Done(item.session, item.stage, self.name, self.incarnation, sizes, 0.0)
@@ -123,7 +123,7 @@ class Silo:
 
 
 class Coordinator:
-    """A coordinator that remembers what it heard."""
+    """A coordinator that records announcements."""
 
     def __init__(
         self,
@@ -152,11 +152,11 @@ class Coordinator:
 
     @property
     def silos(self) -> set[str]:
-        """Whom it ever heard."""
+        """Return the silos heard so far."""
         return {announce.silo for announce in self.announces}
 
     async def ask(self, silo: str, stage: int = 0, seconds: float = 20.0) -> bytes:
-        """Request one small answer; its first output."""
+        """Request a small reply; return its first output."""
         item = work(silo, self.end.key, stage=stage, seconds=seconds)
         done = await self.end.request(item, {}, Deadline.after(seconds))
         assert isinstance(done, Done), done
@@ -165,7 +165,7 @@ class Coordinator:
 
 @asynccontextmanager
 async def silo_end(url: str, cohort: str, name: str = "ewr", **options: object) -> AsyncIterator[Silo]:
-    """An open silo."""
+    """Open a silo within the block."""
     silo = Silo(url, cohort, name, **options)  # type: ignore[arg-type]
     await silo.end.open(Deadline.after(20))
     try:
@@ -176,7 +176,7 @@ async def silo_end(url: str, cohort: str, name: str = "ewr", **options: object) 
 
 @asynccontextmanager
 async def coordinator_end(url: str, cohort: str, **options: object) -> AsyncIterator[Coordinator]:
-    """An open coordinator."""
+    """Open a coordinator within the block."""
     coordinator = Coordinator(url, cohort, **options)  # type: ignore[arg-type]
     await coordinator.end.open(Deadline.after(20))
     try:
@@ -186,7 +186,7 @@ async def coordinator_end(url: str, cohort: str, **options: object) -> AsyncIter
 
 
 async def works_both_ways(theirs: Coordinator, silo: Silo, data: bytes) -> None:
-    """The silo is heard, answers, gets a blob and sends one: so much must be possible with its permissions."""
+    """Check that announcement, work, reply and blobs in both directions pass with the given permissions."""
     await until(lambda: silo.name in theirs.silos)
     assert await theirs.ask(silo.name) == b"ok"
     digest, deadline = digest_of(data), Deadline.after(30)
@@ -199,17 +199,17 @@ async def works_both_ways(theirs: Coordinator, silo: Silo, data: bytes) -> None:
 
 
 class Admin:
-    """Somebody with a connection of his own who looks, publishes and deletes."""
+    """A separate connection that can inspect, publish to and delete queues."""
 
     def __init__(self, connection: aio_pika.abc.AbstractConnection) -> None:
         self._connection = connection
 
     async def has_queue(self, name: str) -> bool:
-        """Whether a queue is there."""
+        """Return whether a queue exists."""
         return await self.depth(name) is not None
 
     async def depth(self, name: str) -> int | None:
-        """How many messages are ready in a queue; None if there is none (or it belongs to another connection)."""
+        """Return the number of ready messages in a queue; None if it does not exist or is exclusive to others."""
         channel = await self._connection.channel()
         try:
             queue = await channel.declare_queue(name, passive=True)
@@ -220,29 +220,29 @@ class Admin:
         return depth
 
     async def holds(self, name: str, messages: int) -> bool:
-        """Whether a queue holds so many messages."""
+        """Return whether a queue holds this many messages."""
         return await self.depth(name) == messages
 
     async def publish(self, exchange: str, key: str, body: bytes, **properties: object) -> None:
-        """Publish anything."""
+        """Publish any message."""
         async with self._connection.channel() as channel:
             target = await channel.get_exchange(exchange, ensure=False)
             await target.publish(aio_pika.Message(body, **properties), key)  # type: ignore[arg-type]
 
     async def first(self, queue: str) -> aio_pika.abc.AbstractIncomingMessage:
-        """A queue's first message, by consuming it; it goes back."""
+        """Consume a queue's first message and return it; the message is requeued."""
         came: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
         async with self._connection.channel() as channel, asyncio.timeout(10):
             await (await channel.get_queue(queue, ensure=False)).consume(came.put)
             return await came.get()
 
     async def delete(self, queue: str) -> None:
-        """Delete a queue, whoever uses it."""
+        """Delete a queue, even if it is in use."""
         async with self._connection.channel() as channel:
             await channel.queue_delete(queue)
 
     async def declare(self, queue: str, *bindings: tuple[str, str], **options: object) -> None:
-        """Declare a queue."""
+        """Declare a queue and its bindings."""
         async with self._connection.channel() as channel:
             declared = await channel.declare_queue(queue, **options)  # type: ignore[arg-type]
             for exchange, key in bindings:
@@ -251,6 +251,6 @@ class Admin:
 
 @asynccontextmanager
 async def admin(url: str) -> AsyncIterator[Admin]:
-    """A connection of one's own."""
+    """Open an administrator's connection within the block."""
     async with await aio_pika.connect(url) as connection:
         yield Admin(connection)

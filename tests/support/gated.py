@@ -1,6 +1,6 @@
-"""A kind of data source that returns one number when it is let: for silos in this process and in others.
+"""A kind of data source that returns one number when the test permits it, for silos in this and other processes.
 
-Written into a directory on the silos' module search path, since a silo finds its kinds of sources there.
+It is written into a directory on the silos' module search path, where silos look up their kinds of sources.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Gated:
 
 
 def gated_source(directory: Path, **options: object) -> dict[str, object]:
-    """The settings of a source of this kind; ``directory``, where it is written, must be on the module search path.
+    """Return the settings of such a source; ``directory``, where it is written, must be on the module search path.
 
     Args:
-        directory: made if it is not there.
+        directory: created if it does not exist.
         options: ``value``, the number (1.0); ``waits``, whether reads wait for :func:`go`.
     """
     module = f"gated_{secrets.token_hex(4)}"
@@ -65,21 +65,21 @@ def gated_source(directory: Path, **options: object) -> dict[str, object]:
 
 
 def reads(directory: Path) -> int:
-    """How often the source of the silo in that directory was read."""
+    """Return how often the source in that directory was read."""
     path = directory / "reads"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def go(directory: Path) -> None:
-    """Let the reads of a source that waits return."""
+    """Let the reads of a waiting source return."""
     (directory / "go").touch()
 
 
 def hold(directory: Path) -> None:
-    """Have reads wait for :func:`release`."""
+    """Block reads until :func:`release`."""
     (directory / "hold").touch()
 
 
 def release(directory: Path) -> None:
-    """Let them return."""
+    """Let blocked reads return."""
     (directory / "hold").unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Random federated computations, as lists of small steps that hypothesis can shrink.
 
-Values are small whole numbers in float32, so that sums are exact in whatever order they are taken.
+Values are small whole numbers in float32, so that sums are exact in any order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what to do, to which of the values so far (modulo their number), with which constant."""
+    """One step: an operation, its operands among the values so far (modulo their number), and a constant."""
 
     kind: str
     left: int
@@ -50,13 +50,13 @@ steps = st.lists(
 
 
 def build(program: list[Step], returned: list[int], *, nested: bool, all_equal: bool):
-    """A computation over one clients-placed and one server-placed number.
+    """Build a computation over one clients-placed and one server-placed number.
 
     Args:
         program: the steps, in order.
-        returned: which of all values to return (modulo their number).
-        nested: return a struct in a struct, else a flat one.
-        all_equal: whether all-equal values at clients may be returned; TFF knows no such value without clients.
+        returned: which values to return (modulo their number).
+        nested: return a nested struct, else a flat one.
+        all_equal: whether all-equal values at clients may be returned; TFF has no such value without clients.
     """
 
     @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS), tff.FederatedType(np.float32, tff.SERVER))
@@ -95,7 +95,7 @@ def _take(step: Step, clients: list, server: list) -> None:
         case "sum":
             server.append(tff.federated_sum(at_clients))
         case "mean":
-            # Rounded, so that what is computed from it stays exact in any order.
+            # Rounded, so that results computed from it stay exact in any order.
             rounded = tff.tensorflow.computation(lambda x: tf.round(x), np.float32)
             server.append(tff.federated_map(rounded, tff.federated_mean(at_clients)))
         case "min":
@@ -115,7 +115,7 @@ def _take(step: Step, clients: list, server: list) -> None:
 
 
 def _aggregate(values, report):
-    """Count and sum side by side; reports the sum and a constant."""
+    """Aggregate count and sum together; report the sum and a constant."""
     pair = tff.types.to_type((np.float32, np.int32))
     zero = tff.tensorflow.computation(lambda: (tf.constant(0.0), tf.constant(0)))
     accumulate = tff.tensorflow.computation(lambda a, v: (a[0] + v, a[1] + 1), (pair, np.float32))

@@ -1,4 +1,4 @@
-"""A server that speaks what of Google's Sheets a silo uses, and spreadsheets in it that a service account may read."""
+"""A spreadsheet on a stand-in for Google's Sheets server, shared with a service account."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STAYS: Cells = [
 
 
 def share(server: SheetsServer, directory: Path, rows: Cells | None = None, **options: object) -> dict[str, object]:
-    """A spreadsheet that is shared with a service account, whose file is written; the keys of a source for it.
+    """Share a spreadsheet with a new service account and write its file; return the keys of a source for it.
 
     Args:
-        server: that has the spreadsheet.
-        directory: where ``account.json`` is.
-        rows: of its first worksheet, ``Stays``; the second one, ``it's "other"``, is empty.
+        server: the server with the spreadsheet.
+        directory: the directory of ``account.json``.
+        rows: rows of its first worksheet, ``Stays``; the second one, ``it's "other"``, is empty.
         options: further keys.
     """
     email = server.save_account("silo", directory / "account.json")

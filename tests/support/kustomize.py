@@ -1,7 +1,7 @@
-"""What kustomize makes of our kustomizations, as far as ours use of it: checks must not depend on a client.
+"""Rendering of our kustomizations, limited to the features that they use, so that checks need no client.
 
-``python -m tests.support.kustomize DIRECTORY`` writes each kustomization of ours, rendered, into a file there. Where
-``kubectl`` is installed, a test sees that both say the same.
+``python -m tests.support.kustomize DIRECTORY`` writes each of our kustomizations, rendered, into a file there. If
+``kubectl`` is installed, a test checks that both agree.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/kubernetes/*/kus
 
 Document = dict[str, Any]
 
-# What identifies an element of a list, where a patch is to change it and not to replace the whole list.
+# The key that identifies an element of a list which a patch changes rather than replaces.
 _KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath"}
 _KNOWN = {"apiVersion", "kind", "resources", "namespace", "patches", "configMapGenerator"}
 _CLUSTER_WIDE = {"Namespace"}
 
 
 def title(directory: Path) -> str:
-    """Of a kustomization, told apart from the others': whose it is, and its own name."""
+    """Return a unique title of a kustomization: its owner and its own name."""
     return f"{directory.parent.parent.name}-{directory.name}"
 
 
 def render(directory: Path) -> list[Document]:
-    """The documents of a kustomization, in the order of its files."""
+    """Return the documents of a kustomization, in the order of its files."""
     (said,) = _documents(directory / "kustomization.yaml")
     assert said.keys() <= _KNOWN, f"{directory}: {said.keys() - _KNOWN} is not rendered here"
     found = [one for name in said.get("resources", ()) for one in _resource(directory / name)]
@@ -70,7 +70,7 @@ def _config_map(directory: Path, said: Document) -> Document:
 
 
 def _merge(target: Document, change: Document) -> None:
-    """A strategic merge: tables are merged, null removes, lists are replaced but for those of named elements."""
+    """Apply a strategic merge: tables are merged, null removes, lists are replaced except lists of named elements."""
     for key, value in change.items():
         old = target.get(key)
         if value is None:
@@ -84,7 +84,7 @@ def _merge(target: Document, change: Document) -> None:
 
 
 def _merge_list(old: list[Document], new: list[Document], key: str) -> None:
-    """New elements come first, as kustomize has them."""
+    """Merge a list of named elements; new elements come first, as in kustomize."""
     for one in reversed(new):
         same = [other for other in old if other[key] == one[key]]
         if one.get("$patch") == "delete":
@@ -96,7 +96,7 @@ def _merge_list(old: list[Document], new: list[Document], key: str) -> None:
 
 
 def main() -> None:
-    """Write what is rendered into the directory that the first argument names."""
+    """Write the rendered kustomizations into the directory that the first argument names."""
     for overlay in (*OVERLAYS, *EXAMPLES):
         (Path(sys.argv[1]) / f"{title(overlay)}.yaml").write_text(yaml.safe_dump_all(render(overlay)))
 

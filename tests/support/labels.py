@@ -1,4 +1,4 @@
-"""What a silo knows of the outputs of a plan's client stages, told without running them."""
+"""A silo's labels of the outputs of a plan's client stages, derived without running them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedbroker.wire.messages import Op
 
 
 def labels_of_plan(comp, secure_sum="refuse") -> list[Value]:
-    """What a silo knows of each output of each client stage of a computation; every client has data of the silo's."""
+    """Return the label of each output of each client stage of a computation; every client has data of the silo."""
     aggregates, held, found = Aggregates(), {}, []
     for stage in make_plan(comp, secure_sum=secure_sum).stages:
         if not isinstance(stage, ClientStage):

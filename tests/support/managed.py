@@ -1,4 +1,4 @@
-"""A private broker with RabbitMQ's management API, and ``fedbroker admin`` as its administrator calls it."""
+"""A private broker with RabbitMQ's management API, and an administrator's ``fedbroker admin`` commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLUGINS = ("rabbitmq_management",)
 
 @dataclass(frozen=True)
 class Managed:
-    """A broker with its API.
+    """A broker with its management API.
 
     Attributes:
         broker: the node.
@@ -41,17 +41,17 @@ class Managed:
 
     @property
     def public(self) -> str:
-        """The broker's URL without a login."""
+        """URL of the broker without a login."""
         return f"amqp://127.0.0.1:{self.broker.port}/"
 
     def url(self, user: str, password: str, vhost: str) -> str:
-        """The broker's URL with a login."""
+        """Return the broker's URL with a login."""
         return f"amqp://{user}:{password}@127.0.0.1:{self.broker.port}/{quote(vhost, safe='')}"
 
 
 @contextmanager
 def managed(*plugins: str, **extra_conf: str) -> Iterator[Managed]:
-    """Such a broker."""
+    """Run a broker with the management API within the block."""
     (port,) = free_ports(1)
     conf = {"management.tcp.port": str(port), "management.tcp.ip": "127.0.0.1"}
     with PrivateBroker(plugins=(*PLUGINS, *plugins), extra_conf=conf | extra_conf) as broker:
@@ -60,14 +60,14 @@ def managed(*plugins: str, **extra_conf: str) -> Iterator[Managed]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Ours, without what says something to fedbroker."""
+    """Return this process's environment without fedbroker's own variables."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
     return {**ours, "PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}", **variables}
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of a command."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -76,11 +76,11 @@ class Ran:
 
 @dataclass(frozen=True)
 class Admin:
-    """Somebody who administers a broker, by commands that run in this process.
+    """An administrator of a broker, whose commands run in this process.
 
     Attributes:
-        directory: what they write is below.
-        variables: of the environment.
+        directory: parent of the written files.
+        variables: additional environment variables.
     """
 
     directory: Path
@@ -88,11 +88,11 @@ class Admin:
 
     @property
     def out(self) -> Path:
-        """The administrator's directory."""
+        """Return the administrator's directory."""
         return self.directory / "fedbroker-admin"
 
     def run(self, *arguments: str) -> Ran:
-        """What becomes of ``fedbroker admin ARGUMENTS``."""
+        """Run ``fedbroker admin ARGUMENTS``; return its result."""
         out, error = io.StringIO(), io.StringIO()
         command = ["admin", *arguments, "--out", str(self.out)]
         patched = mock.patch.dict(os.environ, environment(**self.variables), clear=True)
@@ -105,40 +105,40 @@ class Admin:
         return Ran(code, out.getvalue(), error.getvalue())
 
     def done(self, *arguments: str) -> str:
-        """What it prints, if all went well."""
+        """Run a command that must succeed; return its output."""
         ran = self.run(*arguments)
         assert ran.code == 0, ran.error
         return ran.out
 
     def refused(self, *arguments: str) -> str:
-        """Its error, one line."""
+        """Run a command that must fail; return its error, one line."""
         ran = self.run(*arguments)
         assert ran.code in (2, 3), ran
         assert ran.error.count("\n") == 1
         return ran.error
 
     def listed(self, *arguments: str) -> list[dict[str, Any]]:
-        """What ``fedbroker admin list`` tells."""
+        """Return the rows of ``fedbroker admin list``."""
         rows: list[dict[str, Any]] = json.loads(self.done("list", "--json", *arguments))
         return rows
 
     def settings(self, cohort: str, silo: str = "ewr") -> Path:
-        """A silo's ``silo.toml``."""
+        """Return the path of a silo's ``silo.toml``."""
         return self.out / "silos" / cohort / silo / "silo.toml"
 
     def silo_url(self, cohort: str, silo: str = "ewr") -> str:
-        """The broker's URL in there, a secret."""
+        """Return the broker's URL in a silo's settings, a secret."""
         url: str = tomllib.loads(self.settings(cohort, silo).read_text())["silo"]["broker"]
         return url
 
     def coordinator_url(self, name: str = "coordinator") -> str:
-        """The coordinator's."""
+        """Return the coordinator's URL."""
         return (self.out / "coordinators" / name / "broker.url").read_text().strip()
 
 
 @contextmanager
 def silo_process(settings: Path, *options: str, modules: Path | None = None) -> Iterator[SiloProcess]:
-    """``fedbroker-silo run`` with these settings, ready; ``modules`` is on its module search path, too."""
+    """Run ``fedbroker-silo run`` within the block, ready at its start; ``modules`` is added to its search path."""
     silo = SiloProcess(settings, *options, modules=modules)
     try:
         silo.until_ready()
@@ -148,7 +148,7 @@ def silo_process(settings: Path, *options: str, modules: Path | None = None) -> 
 
 
 class SiloProcess:
-    """A silo's process, started in another directory than its settings'."""
+    """A silo's process, with a working directory that is not its settings' directory."""
 
     def __init__(self, settings: Path, *options: str, modules: Path | None = None) -> None:
         self.log = settings.parent / "log"
@@ -170,16 +170,16 @@ class SiloProcess:
             )
 
     def until_ready(self) -> None:
-        """Wait until it is in its cohort."""
+        """Wait until the silo is in its cohort."""
         until(lambda: self._ready.exists() or self.process.poll() is not None, 30, "the silo is ready")
         assert self.process.poll() is None, self.log.read_text()
 
     def said(self, event: str, words: str = "") -> bool:
-        """Whether its log has such an event."""
+        """Return whether the log has such an event."""
         return any(f'"event": "{event}"' in line and words in line for line in self.log.read_text().splitlines())
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """End the process, in any state."""
         self.process.terminate()
         try:
             self.process.wait(15)

@@ -1,6 +1,6 @@
-"""Sources of every kind whose data, files, settings and errors hold a mark, and which go wrong when they are told to.
+"""Sources of every kind whose data, files, settings and errors hold a mark, and which fail on command.
 
-A mark that is found anywhere outside of the silo is something that leaked.
+A mark that is found anywhere outside of the silo was leaked.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ __all__ = ["MARK", "NUMBER", "Case", "duckdb_cases", "installed_cases", "postgre
 
 MARK = "s3cr3t"
 NUMBER = "987654321"
-"""A cell, where only numbers may stand; no other number that a message holds looks like it."""
+"""A cell for places that accept only numbers; no other number in a message resembles it."""
 
 X = (("x", "float64"),)
 
 
 def nothing() -> None:
-    """Leave everything as it is: what goes wrong is there from the start."""
+    """Change nothing: the fault exists from the start."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A source that can be opened, and then goes wrong.
+    """A source that can be opened, and then fails.
 
     Attributes:
         source: its name.
         options: the keys of its table.
-        problem: what a coordinator is told.
-        tells: what the silo's own log must say; empty where its words hold nothing secret.
+        problem: the problem that the coordinator is told.
+        tells: a text that must be in the silo's own log; empty if the log's text holds nothing secret.
         spoil: called after the silo has joined its cohort.
         asked: columns and dtypes.
         clients: how many the source announces.
@@ -59,7 +59,7 @@ class Case:
 
 
 def duckdb_cases(at: Path) -> list[Case]:
-    """CSV, Parquet, JSON and a database, by duckdb."""
+    """Return cases of CSV, Parquet, JSON and a database, read by duckdb."""
 
     def csv(name: str, text: str) -> Path:
         path = at / f"{MARK}_{name}.csv"
@@ -125,7 +125,7 @@ def duckdb_cases(at: Path) -> list[Case]:
 
 
 def sqlite_cases(at: Path) -> list[Case]:
-    """Tables of SQLite's."""
+    """Return cases of SQLite tables."""
 
     def run(name: str, *statements: str) -> None:
         connection = sqlite3.connect(at / f"{MARK}_{name}.db")
@@ -156,7 +156,7 @@ def sqlite_cases(at: Path) -> list[Case]:
 
 
 def postgres_cases(url: str) -> list[Case]:
-    """Tables of a real PostgreSQL, as a role with a marked name and password."""
+    """Return cases of tables in a real PostgreSQL, as a role with a marked name and password."""
 
     def run(*statements: str) -> None:
         connection = psycopg2.connect(url)
@@ -193,7 +193,7 @@ def postgres_cases(url: str) -> list[Case]:
 
 
 def sheets_cases(at: Path, server: SheetsServer, away: SheetsServer) -> list[Case]:
-    """Spreadsheets of a stand-in for Google; ``away`` is stopped when one of them goes wrong."""
+    """Return cases of spreadsheets on a stand-in for Google; ``away`` is stopped in one of them."""
     email = server.save_account(MARK, at / f"{MARK}_account.json")
 
     def rows(name: str) -> list[list[object]]:
@@ -252,7 +252,7 @@ def sheets_cases(at: Path, server: SheetsServer, away: SheetsServer) -> list[Cas
         gone,
         token,
         lost,
-        Case(lost.source, lost.options, Problem.MISCONFIGURED),  # once more: it looks for the key's file again
+        Case(lost.source, lost.options, Problem.MISCONFIGURED),  # once more: the key file is read again
     ]  # fmt: skip
 
 
@@ -317,7 +317,7 @@ def rows(how, token, clients=False):
 
 
 def python_cases(at: Path) -> list[Case]:
-    """A function of the administrator's that raises, or returns what is no column."""
+    """Return cases of a Python function that raises, or returns a value that is not a column."""
     (at / f"{MARK}_module.py").write_text(PYTHON)
     spoil = (at / "spoiled").touch
 
@@ -415,7 +415,7 @@ class Leaky:
 
 
 def installed_cases(at: Path) -> list[Case]:
-    """Somebody's own kind of source, which raises errors of any class; ``at`` must be on the module search path."""
+    """Return cases of a third-party kind of source that raises any error; ``at`` must be on the module path."""
     module = f"{MARK}_installed_{secrets.token_hex(4)}"
     metadata = at / "leaky-1.0.dist-info"
     metadata.mkdir()

@@ -1,4 +1,4 @@
-"""A service manager's end of sd_notify: a datagram socket of the test's own."""
+"""The service manager's side of sd_notify: a datagram socket of the test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class NotifySocket:
-    """What systemd would hear.
+    """A socket that receives systemd notifications.
 
     Attributes:
         path: for ``NOTIFY_SOCKET``.
@@ -21,7 +21,7 @@ class NotifySocket:
         self._socket = sock
 
     def hear(self, seconds: float) -> dict[str, str] | None:
-        """The next message's words, or None if there is none in time."""
+        """Return the fields of the next message, or None if none arrives in time."""
         self._socket.settimeout(seconds)
         try:
             text = self._socket.recv(4096).decode()
@@ -30,7 +30,7 @@ class NotifySocket:
         return dict(line.split("=", 1) for line in text.splitlines())
 
     def until(self, word: str, seconds: float = 30.0) -> list[dict[str, str]]:
-        """All messages up to the first that has the word."""
+        """Return all messages up to the first that has the field."""
         heard: list[dict[str, str]] = []
         limit = time.monotonic() + seconds
         while not heard or word not in heard[-1]:
@@ -40,14 +40,14 @@ class NotifySocket:
         return heard
 
     def drain(self) -> None:
-        """Forget what has come so far."""
+        """Discard the messages received so far."""
         while self.hear(0.001) is not None:
             pass
 
 
 @contextlib.contextmanager
 def notify_socket(address: str | Path) -> Iterator[NotifySocket]:
-    """Listen there; an address that starts with ``@`` is an abstract one."""
+    """Listen on an address; if it starts with ``@`` it is an abstract one."""
     path = str(address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + path[1:] if path.startswith("@") else path)

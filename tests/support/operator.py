@@ -1,4 +1,4 @@
-"""Whoever runs the broker, with all that he can do there: read, hold back, change, send again, send elsewhere."""
+"""The broker's operator as an attacker: can read, hold back, change, repeat and redirect messages."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import aio_pika
 
 @dataclass(frozen=True)
 class Passing:
-    """A message on its way.
+    """A message in transit.
 
     Attributes:
-        queue: where it was going.
+        queue: its destination.
         key: its routing key.
         body: its bytes.
-        properties: all else.
+        properties: all other properties.
     """
 
     queue: str
@@ -28,26 +28,26 @@ class Passing:
     properties: dict[str, Any]
 
     def with_body(self, body: bytes) -> Passing:
-        """The same with another body."""
+        """Return the message with another body."""
         return replace(self, body=body)
 
     def to(self, queue: str) -> Passing:
-        """The same to another queue."""
+        """Return the message, redirected to another queue."""
         return replace(self, queue=queue)
 
 
 Change = Callable[[Passing], list[Passing]]
-"""What becomes of a message: it, another one, several, or none."""
+"""Maps a message to the messages to deliver instead: itself, another, several, or none."""
 
 NAMES = ("correlation_id", "message_id", "expiration", "headers", "delivery_mode")
 
 
 class Operator:
-    """Stands between exchanges and queues.
+    """An attacker between exchanges and queues.
 
     Attributes:
         seen: every message that passed, in order.
-        change: what is done with each; to be replaced.
+        change: applied to each message; may be replaced.
     """
 
     def __init__(self, channel: aio_pika.abc.AbstractChannel) -> None:
@@ -59,7 +59,7 @@ class Operator:
         self._turn = asyncio.Lock()
 
     async def intercept(self, queue: str, exchange: str, key: str) -> None:
-        """From now on what goes from an exchange to a queue goes through our hands."""
+        """Route all further messages from an exchange to a queue through this operator."""
         own = await self._channel.declare_queue(exclusive=True)
         await own.bind(exchange, key)
         await (await self._channel.get_queue(queue, ensure=False)).unbind(exchange, key)
@@ -76,8 +76,8 @@ class Operator:
         self._consumed.append((own, await own.consume(take)))
 
     async def send(self, passing: Passing) -> None:
-        """Put a message into its queue, under its key, as if an exchange had."""
-        # A queue knows under which key a message came: an exchange of our own keeps it.
+        """Put a message into its queue under its routing key, as an exchange would."""
+        # A queue records a message's routing key: an exchange of our own preserves it.
         name = f"operator.{passing.queue}"
         self._made.add(name)
         mine = await self._channel.declare_exchange(name, "topic")
@@ -85,17 +85,17 @@ class Operator:
         await mine.publish(aio_pika.Message(passing.body, **passing.properties), passing.key)
 
     async def close(self) -> None:
-        """Let go of what passes, and take away what was made for sending."""
+        """Stop intercepting, and delete the exchanges made for sending."""
         for queue, tag in self._consumed:
             await queue.cancel(tag)
-        await self._turn.acquire()  # nobody sends any more
+        await self._turn.acquire()  # no message is being passed on any more
         for name in self._made:
             await self._channel.exchange_delete(name)
 
 
 @asynccontextmanager
 async def operator(url: str) -> AsyncIterator[Operator]:
-    """An operator at the broker; what he made there goes with him."""
+    """Run an operator at the broker within the block; its exchanges and queues are removed at the end."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         one = Operator(channel)

@@ -1,7 +1,7 @@
-"""What pages show in fenced blocks, for the tests that run it.
+"""Fenced blocks of documentation pages, for the tests that run them.
 
-Whoever asks for a page's blocks of a language claims them: ``tests/unit/test_docs_blocks.py`` finds these calls, and
-the blocks that none of them asks for.
+A test that asks for a page's blocks of a language claims them: ``tests/unit/test_docs_blocks.py`` finds these calls,
+and the unclaimed blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, the file that its ``title="…"`` names, what is in it, and the page's line."""
+    """A fenced block: its language, the file that its ``title="…"`` names, its text, and the page's line."""
 
     language: str
     title: str
@@ -28,7 +28,7 @@ class Block:
 
 
 def fenced(page: str) -> Iterator[Block]:
-    """All blocks of a page, in turn."""
+    """Yield all blocks of a page, in order."""
     whole = (ROOT / page).read_text(encoding="utf-8")
     for found in FENCE.finditer(whole):
         title = re.search(r'title="([^"]*)"', found["options"])
@@ -38,14 +38,14 @@ def fenced(page: str) -> Iterator[Block]:
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """A page's blocks of a language, of which there must be some."""
+    """Return a page's blocks of a language; at least one must exist."""
     found = [block.text for block in fenced(page) if block.language == language]
     assert found, f"{page} has no {language}"
     return found
 
 
 def story(page: str) -> list[Block]:
-    """All of a page's blocks, to be run in turn: files that are written, commands, and what they print."""
+    """Return all of a page's blocks, to run in order: files to write, commands, and their expected output."""
     found = list(fenced(page))
     assert found, f"{page} has no blocks"
     return found

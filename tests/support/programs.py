@@ -1,4 +1,4 @@
-"""Programs that come up beside what they need: their imports of TensorFlow alone take ten seconds."""
+"""Programs that start in parallel with the services they need: importing TensorFlow alone takes ten seconds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Program", "beside"]
 
 
 class Program:
-    """A Python program that runs.
+    """A running Python program.
 
     Attributes:
-        complaints: its standard error, once it has ended.
+        complaints: its standard error, after its end.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -23,7 +23,7 @@ class Program:
         self._process = process
 
     def output(self, seconds: float) -> str:
-        """What it printed, once it has ended well; AssertionError with what it complained of when it did not."""
+        """Return its standard output after a successful end; raise AssertionError with its standard error otherwise."""
         out, self.complaints = self._process.communicate(timeout=seconds)
         assert self._process.returncode == 0, self.complaints
         return out
@@ -31,7 +31,7 @@ class Program:
 
 @contextlib.contextmanager
 def beside(file: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Program]:
-    """Run it from now on; at the block's end it is gone."""
+    """Run a program within the block, and end it with the block."""
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, str(file), *arguments], stdout=pipe, stderr=pipe, text=True, env=env)
     with process:

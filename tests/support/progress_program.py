@@ -1,4 +1,4 @@
-"""A program of a fedbroker user, for tests of what it shows of its progress: ``python FILE URL COHORT PIPE``."""
+"""A user's program for tests of the progress display: ``python FILE URL COHORT PIPE``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
 
 
 def two_stages(name: str) -> tff.Computation:
-    """The sum of the differences from the mean, which is 0, under a name of its own."""
+    """Return a computation of the sum of differences from the mean, which is 0, with this name."""
 
     def differences(x):
         mean = tff.federated_broadcast(tff.federated_mean(x))
@@ -30,7 +30,7 @@ def two_stages(name: str) -> tff.Computation:
 
 
 def one_stage(name: str) -> tff.Computation:
-    """The sum of the halves."""
+    """Return a computation of the sum of the halves, with this name."""
 
     def halves(x):
         return tff.federated_sum(tff.federated_map(half, x))
@@ -49,7 +49,7 @@ def context_of(kind: str, url: str, cohort: str, **options: object):
 
 
 def piped(url: str, cohort: str) -> None:
-    """Standard error is a pipe: by itself, with each wish, full, broken and closed."""
+    """Run with standard error as a pipe: by default, with each setting, full, broken and closed."""
     for progress, name in ((None, "lines"), (False, "silent"), (True, "forced")):
         with context_of("sync", url, cohort, progress=progress) as context:
             print(run(context, two_stages(name)), flush=True)
@@ -64,7 +64,7 @@ def piped(url: str, cohort: str) -> None:
 
 @contextlib.contextmanager
 def stuffed_stderr():
-    """Standard error is a pipe that is full, and that nobody reads; at its end what is still to be written is read."""
+    """Replace standard error by a full pipe without a reader; at the end, read the pending output."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -80,7 +80,7 @@ def stuffed_stderr():
 
 
 async def on_a_terminal(url: str, cohort: str) -> None:
-    """Standard error is a terminal: one invocation, two at once, and one that is interrupted; a key starts each."""
+    """Run with standard error as a terminal: one invocation, two at once, and an interrupted one; a key starts each."""
     async with context_of("async", url, cohort) as context:
         for names in (["warm"], ["alone"], ["first", "second"], ["broken"]):
             await asyncio.to_thread(sys.stdin.readline)

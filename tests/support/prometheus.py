@@ -1,4 +1,4 @@
-"""A Prometheus of the test's own on the loopback, with the configuration that we ship but for times and targets."""
+"""A Prometheus of the test on the loopback, with our shipped configuration except for times and targets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INTERVAL = "250ms"
 
 
 class Prometheus:
-    """One that runs.
+    """A running Prometheus.
 
     Attributes:
         url: of its API.
@@ -35,27 +35,27 @@ class Prometheus:
         self.url = url
 
     def get(self, what: str, **parameters: str) -> Any:
-        """The data of an answer of its API."""
+        """Return the data of a response of its API."""
         with urllib.request.urlopen(f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}", timeout=5) as got:
             answer = json.load(got)
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What an expression gives now: metrics (``metric``) and values (``value``)."""
+        """Return the current result of an expression: metrics (``metric``) and values (``value``)."""
         try:
             return list(self.get("query", query=expression)["result"])
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{expression}: {error.read().decode()}") from None
 
     def value(self, expression: str) -> float:
-        """The one value of an expression; 0 as long as there is none."""
+        """Return the only value of an expression, or 0 if it has none."""
         found = self.query(expression)
         assert len(found) < 2, found
         return float(found[0]["value"][1]) if found else 0.0
 
     def ready(self) -> bool:
-        """Whether it answers."""
+        """Return whether it is ready."""
         try:
             urllib.request.urlopen(f"{self.url}/-/ready", timeout=1).close()
         except OSError:
@@ -63,7 +63,7 @@ class Prometheus:
         return True
 
     def up(self) -> dict[str, set[str]]:
-        """By job, the addresses that it scrapes with success."""
+        """Return the addresses that it scrapes with success, by job."""
         found: dict[str, set[str]] = {}
         for target in self.get("targets")["activeTargets"]:
             if target["health"] == "up":
@@ -73,7 +73,7 @@ class Prometheus:
 
 @contextlib.contextmanager
 def prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
-    """Scrapes ``targets``: addresses, by the name of a file in ``targets/``; ends with this process in any case."""
+    """Scrape ``targets``, addresses by the name of a file in ``targets/``; never outlives this process."""
     shutil.copytree(CONFIG, directory, dirs_exist_ok=True)
     for name, addresses in targets.items():
         file = directory / "targets" / f"{name}.yml"
@@ -99,13 +99,13 @@ def prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> Iterato
 
 
 def scraped(url: str) -> dict[str, Metric]:
-    """The metrics served at an address, by name."""
+    """Return the metrics served at an address, by name."""
     with urllib.request.urlopen(url, timeout=5) as got:
         return {family.name: family for family in text_string_to_metric_families(got.read().decode())}
 
 
 def sample(url: str, name: str, **labels: str) -> float:
-    """The sum of the samples of that name that have these labels."""
+    """Return the sum of the samples of that name that have these labels."""
     return sum(
         one.value
         for family in scraped(url).values()

@@ -1,4 +1,4 @@
-"""A TCP proxy on the loopback that a test can cut, stall and mend: a network that fails when told to."""
+"""A TCP proxy on the loopback that a test can cut, stall and restore: a network that fails on command."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 Direction = Literal["up", "down"]
-"""``up`` is towards the broker."""
+"""``up`` means towards the broker."""
 
 
 @dataclass
 class Trap:
-    """Springs once, when so many bytes have gone by.
+    """Triggers once, after this many bytes have passed.
 
     Attributes:
-        sprung: set when it has; may be waited for from another thread.
+        sprung: set when it has triggered; may be waited for from another thread.
     """
 
     direction: Direction
@@ -27,7 +27,7 @@ class Trap:
     sprung: threading.Event = field(default_factory=threading.Event)
 
     def springs(self, direction: Direction, size: int) -> bool:
-        """Whether these bytes spring it."""
+        """Return whether these bytes trigger the trap."""
         if direction != self.direction or self.sprung.is_set():
             return False
         self.left -= size
@@ -59,7 +59,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """Return the URL for clients."""
         user = self._target.netloc.rpartition("@")[0]
         return self._target._replace(netloc=f"{user}@127.0.0.1:{self._port}").geturl()
 
@@ -70,7 +70,7 @@ class Proxy:
                 writer.transport.abort()
 
     def stall(self) -> None:
-        """Forward nothing more, without a word to either side: a cable that was pulled."""
+        """Forward nothing more, without notice to either side, like an unplugged cable."""
         self._flowing.clear()
 
     def flow(self) -> None:
@@ -78,23 +78,23 @@ class Proxy:
         self._flowing.set()
 
     def stall_after(self, size: int, direction: Direction) -> Trap:
-        """Stall as soon as so many further bytes have gone in that direction."""
+        """Stall after this many further bytes in that direction."""
         self._trap = Trap(direction, size)
         return self._trap
 
     def swallow(self, seconds: float) -> None:
-        """Lose all that is sent, without a word to either side, for so long: what was connected is lost for ever."""
+        """Drop all bytes for this many seconds, without notice to either side; existing connections stay dead."""
         self._losing = True
         self._lost |= self._readers
         self._mending = asyncio.create_task(self._mend(seconds))
 
     async def refuse_for(self, seconds: float) -> None:
-        """Cut, and accept nothing for so long."""
+        """Cut all connections, and accept none for this many seconds."""
         await self.refuse()
         self._mending = asyncio.create_task(self._mend(seconds))
 
     async def mended(self) -> None:
-        """Return when all is well again."""
+        """Wait until the network is restored."""
         if self._mending is not None:
             await self._mending
 
@@ -105,7 +105,7 @@ class Proxy:
             await self.accept()
 
     async def refuse(self) -> None:
-        """Cut, and accept nothing until ``accept``."""
+        """Cut all connections, and accept none until ``accept``."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -148,7 +148,7 @@ class Proxy:
                 both.create_task(self._forward(reader, far_writer, "up"))
                 both.create_task(self._forward(far_reader, writer, "down"))
         except* OSError:
-            pass  # one side was reset: so is the other
+            pass  # one side was reset, which ends the other too
         finally:
             self._pairs.discard(pair)
             for end in pair:

@@ -25,19 +25,19 @@ FLAGS = {
     "type": 1 << 5,
     "app_id": 1 << 3,
 }
-"""The properties in the order in which AMQP has them; those that the broker looks into itself are left out."""
+"""The properties in AMQP's order, without those interpreted by the broker itself."""
 
 BASIC = 60
 PUBLISH = 40
 
 
 def words(value: bytes) -> bytes:
-    """Return up to 255 bytes as AMQP has words."""
+    """Return up to 255 bytes as an AMQP short string."""
     return bytes([len(value)]) + value
 
 
 def table(fields: bytes) -> bytes:
-    """Return the bytes of some fields as AMQP has a table, or a list."""
+    """Return the bytes of some fields as an AMQP table or list."""
     return struct.pack(">I", len(fields)) + fields
 
 
@@ -49,7 +49,7 @@ class RawConnection:
         self._writer = writer
 
     async def open(self, user: str, password: str, vhost: str) -> None:
-        """Log in, and open a channel on which the broker confirms."""
+        """Log in, and open a channel with publisher confirms."""
         self._writer.write(header.ProtocolHeader().marshal())
         await self._until("Connection.Start")
         login = f"\0{user}\0{password}"
@@ -64,13 +64,13 @@ class RawConnection:
         await self._until("Confirm.SelectOk")
 
     async def publish(self, exchange: str, key: bytes, body: bytes, properties: Mapping[str, bytes]) -> None:
-        """Publish, and see that the broker took it.
+        """Publish a message, and check that the broker confirms it.
 
         Args:
-            exchange: where to.
+            exchange: the exchange.
             key: the routing key.
             body: the message.
-            properties: each in AMQP's bytes.
+            properties: each encoded as AMQP bytes.
         """
         method = struct.pack(">HHH", BASIC, PUBLISH, 0) + words(exchange.encode()) + words(key) + b"\0"
         flags = sum(FLAGS[name] for name in properties)
@@ -83,7 +83,7 @@ class RawConnection:
         self._writer.write(frame.marshal(method, channel))
 
     async def _until(self, name: str):
-        """Read frames until one of that name.
+        """Read frames until a frame of that name.
 
         Raises:
             AssertionError: the broker closes instead.

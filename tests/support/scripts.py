@@ -1,4 +1,4 @@
-"""What a shell script needs that a test starts in the C++ runtime's place, and that the runtime itself does not."""
+"""Paths that a shell script needs if a test starts it in place of the C++ runtime, which does not need them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shell that runs a page's commands block by block, as its reader would, and tells what they print."""
+"""A shell that runs a page's commands block by block, as its reader would, and returns their output."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ END = "that was the block"
 
 
 class Shell:
-    """Bash in a directory: stops at the first command that fails; ``close`` ends all that it left running.
+    """Bash in a directory; stops at the first failing command. ``close`` ends all processes that it left running.
 
-    What it prints and says goes into hidden files of its HOME.
+    Its standard output and error go into hidden files of its HOME.
     """
 
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
@@ -39,15 +39,15 @@ class Shell:
 
     @property
     def directory(self) -> Path:
-        """Where it is now."""
+        """Return the current directory."""
         return Path(f"/proc/{self._bash.pid}/cwd").resolve()
 
     def run(self, block: str, seconds: float = 60) -> str:
-        """Standard output of a block of commands, once it is through."""
+        """Run a block of commands; return its standard output."""
         before = len(self._printed.read_text(encoding="utf-8"))
         assert self._bash.stdin is not None
         self._block.write_text(block, encoding="utf-8")
-        # What the shell runs must not read what the shell is to run.
+        # Commands must not read the shell's own input.
         self._bash.stdin.write(f"source {self._block} </dev/null\necho {END}\n")
         self._bash.stdin.flush()
         until(lambda: END in self._printed.read_text(encoding="utf-8")[before:] or self._bash.poll(), seconds)
@@ -57,11 +57,11 @@ class Shell:
 
     @property
     def said(self) -> str:
-        """Standard error of all blocks so far."""
+        """Return the standard error of all blocks so far."""
         return self._said.read_text(encoding="utf-8")
 
     def close(self) -> None:
-        """End the shell and whatever runs in its session's process group."""
+        """End the shell and the remaining processes of its process group."""
         if self._bash.stdin is not None:
             self._bash.stdin.close()
         with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
-"""Silos without a broker: each one an executor of one C++ runtime, asked through the session's own interface.
+"""Silos without a broker: executors of one C++ runtime, used through the session's own interface.
 
-Our own boundary, so that plans can be run by the thousand; whatever claims to show the broker uses a real one.
+A boundary of our own, so that thousands of plans can run; a test that concerns the broker uses a real one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedbroker.wire.messages import Call, Compute, Drop, Select, Struct, Value
 
 
 class DirectSession:
-    """A session whose silos are executors in this process's reach."""
+    """A session whose silos are executors of a local runtime."""
 
     def __init__(self, runtime, members: Sequence[Member], clients: Mapping[str, int]) -> None:
         self.runtime = runtime

@@ -1,4 +1,4 @@
-"""A copy of every message that passes a cohort's exchanges, for tests of what leaves a silo."""
+"""Copies of all messages that pass a cohort's exchanges, for tests of the data that leaves a silo."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Copy:
     """A message.
 
     Attributes:
-        exchange: that it passed.
+        exchange: the exchange that it passed.
         key: its routing key.
         body: its bytes.
-        properties: headers and all else, as text.
+        properties: headers and all other properties, as text.
     """
 
     exchange: str
@@ -32,13 +32,13 @@ class Copy:
 
     @property
     def everything(self) -> bytes:
-        """All bytes in which something could be hidden."""
+        """Return all bytes that could hide data."""
         return b"\n".join((self.key.encode(), self.properties.encode(), self.body))
 
 
 @asynccontextmanager
 async def spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[Copy]]:
-    """Copies of what passes any exchange from now on: work, replies, blobs, announcements, notices, dead letters."""
+    """Yield copies of all further messages: work, replies, blobs, announcements, notices, dead letters."""
     copies: list[Copy] = []
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
@@ -60,11 +60,11 @@ async def spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[Copy]]:
 
 
 def holds(data: bytes, mark: str) -> bool:
-    """Whether a mark is in there: plain, in any case, in other encodings of text, or as base64 of any alignment."""
+    """Return whether data contain a mark: in any case, in other encodings of text, or in base64 at any alignment."""
     lower = data.lower()
     forms = [mark.encode(), mark.encode("utf-16-le"), mark.encode().hex().encode(), mark[::-1].encode()]
     if any(form.lower() in lower for form in forms):
         return True
-    # The first and the last character of base64 depend on what stands around.
+    # The first and the last character of base64 depend on the neighbouring bytes.
     aligned = (base64.b64encode(b"\0" * at + mark.encode()) for at in range(3))
     return any(form.rstrip(b"=")[4 if at else 0 : -1] in data for at, form in enumerate(aligned))

@@ -1,4 +1,4 @@
-"""What a session hands on, remembered."""
+"""The outputs that a session hands on, recorded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 
 class Taken(dict[str, Sequence[object]]):
-    """Takes outputs for a test, in the order in which they are given; is done with each at once."""
+    """Records a session's outputs in their order, and reports each as merged at once."""
 
     def __call__(self, silo: str, outputs: Sequence[object], merged: Callable[[], None]) -> None:
         """See :data:`fedbroker.session.ports.Take`."""

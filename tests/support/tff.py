@@ -1,4 +1,4 @@
-"""TFF's own local context, for comparison, and structural equality of what computations return."""
+"""TFF's own local context, for comparison, and structural equality of results."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tensorflow_federated.python.core.impl.computation import function_utils
 
 
 def local_context():
-    """TFF's native context.
+    """Return TFF's native context.
 
-    It ends its worker with SIGINT and waits for that without a limit, so the worker must not inherit an ignored one.
+    It ends its worker with SIGINT and waits for that without a limit, so the worker must not inherit an ignored SIGINT.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return tff.backends.native.create_sync_local_cpp_execution_context()
 
 
 def packed(comp, args):
-    """A call's arguments as TFF hands them to a context."""
+    """Return a call's arguments as TFF passes them to a context."""
     return function_utils.pack_args(comp.type_signature.parameter, args, {})
 
 
 def assert_same(found, expected):
-    """Same containers, same dtypes, same values, all the way down."""
-    if isinstance(expected, tf.data.Dataset):  # which private class of TensorFlow's it is of depends on its source
+    """Assert that containers, dtypes and values are the same at every level."""
+    if isinstance(expected, tf.data.Dataset):  # its private TensorFlow class depends on its source
         assert isinstance(found, tf.data.Dataset)
         assert found.element_spec == expected.element_spec
         assert_same(list(found.as_numpy_iterator()), list(expected.as_numpy_iterator()))
@@ -51,7 +51,7 @@ def assert_same(found, expected):
 
 
 def assert_close(found, expected, rtol):
-    """Same containers and dtypes; floating-point numbers within ``rtol``."""
+    """Assert that containers and dtypes are the same, and floating-point numbers within ``rtol``."""
     assert type(found) is type(expected)
     if isinstance(expected, dict):
         assert list(found) == list(expected)

@@ -10,12 +10,12 @@ from fedbroker.broker import PrivateBroker
 
 
 def tools_of(broker: PrivateBroker, directory: Path) -> Path:
-    """Put a ``rabbitmqctl`` that means this node into a directory, for PATH; returns the directory."""
+    """Write a ``rabbitmqctl`` for this node into a directory, for PATH; return the directory."""
     orders = json.loads((broker.directory / "supervisor.json").read_text(encoding="utf-8"))
     program = Path(orders["server"][0]).with_name("rabbitmqctl")
     variables = " ".join(shlex.quote(f"{name}={value}") for name, value in orders["env"].items())
     tool = directory / "rabbitmqctl"
-    # RabbitMQ 4's counts its arguments: with one more it does not read the password.
+    # RabbitMQ 4's add_user counts its arguments: with one more it does not read the password.
     quiet = 'case "$1" in add_user) ;; *) set -- --quiet "$@" ;; esac'
     run = f'exec env -i {variables} {shlex.quote(str(program))} "$@"'
     tool.write_text(f"#!/bin/sh\n{quiet}\n{run}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Values of TFF's types, any that its serializer takes."""
+"""Random values of TFF's types, within the limits of its serializer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = (
 
 @st.composite
 def tensors(draw):
-    """A value and its type: any dtype and shape, some of it unknown, the array in any memory layout."""
+    """Draw a value and its type: any dtype and shape, partly unknown, with the array in any memory layout."""
     dtype = draw(st.sampled_from(DTYPES))
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
     if dtype is np.str_:

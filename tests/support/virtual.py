@@ -1,7 +1,7 @@
-"""A network of made-up silos at the transport's boundary, on a clock that jumps: thousands of schedules in seconds.
+"""A simulated network of silos at the transport's boundary, with a virtual clock: thousands of schedules in seconds.
 
-Our own messages, encoded and decoded, go through the real coordinator's end and the real session; only the links to the
-broker are replaced. What claims to show the broker uses a real one.
+Our own messages, encoded and decoded, pass through the real coordinator's transport and the real session; only the
+connections to the broker are replaced. A test that concerns the broker uses a real one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 class _Clock(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
-    """Time passes only when everybody waits, and then at once."""
+    """A selector on whose clock time passes only while every task waits, and then at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
 
     def read(self) -> float:
-        """What ``time.monotonic`` returns meanwhile."""
+        """Return the virtual time, in place of ``time.monotonic``."""
         return self.now
 
     def select(self, timeout: float | None = None):
@@ -40,7 +40,7 @@ class _Clock(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
 
 
 def run_virtually(coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run it on a loop whose clock jumps to whatever is due next; ``time.monotonic`` is that clock."""
+    """Run a coroutine on a loop whose clock jumps to the next timer; ``time.monotonic`` is that clock."""
     clock = _Clock()
     with mock.patch("time.monotonic", clock.read):
         loop = asyncio.SelectorEventLoop(clock)
@@ -52,14 +52,14 @@ def run_virtually(coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 @dataclass(frozen=True)
 class Reply:
-    """What comes back for a work item: ``after`` seconds, ``kind`` is ``done``, ``lost``, ``data`` or ``dead``."""
+    """A simulated reply after ``after`` seconds; ``kind`` is ``done``, ``lost``, ``data`` or ``dead``."""
 
     after: float
     kind: str = "done"
 
 
 class Network:
-    """Silos by what they reply, for each stage, to their work items: any number of replies, in any order.
+    """Silos, given by their replies to the work items of each stage: any number of replies, in any order.
 
     Attributes:
         sent: silo and stage of each work item that was published.
@@ -74,7 +74,7 @@ class Network:
         end._control = end._bulk = self  # type: ignore[assignment]
 
     async def publish(self, message, deadline) -> None:
-        """What the coordinator's end hands to the broker."""
+        """Accept a message that the coordinator's transport publishes."""
         word = decode(message.body).message
         if isinstance(word, WorkItem):
             self.sent.append((word.silo, word.stage))
@@ -84,7 +84,7 @@ class Network:
     publish_routed = publish
 
     async def quiet(self) -> None:
-        """Until everything that was under way has come."""
+        """Wait until every pending reply has arrived."""
         while self._coming:
             await asyncio.wait(self._coming)
 

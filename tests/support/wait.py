@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
-    """The first true value that ``condition`` returns; AssertionError when there is none in time."""
+    """Return the first true value of ``condition``; raise AssertionError if it has none in time."""
     pause = threading.Event()
     deadline = time.monotonic() + seconds
     while True:

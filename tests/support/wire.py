@@ -1,4 +1,4 @@
-"""Messages as bytes, made by hand: with a right prefix and checksum around whatever a header is."""
+"""Messages as bytes, made by hand: a valid prefix and checksum around any header."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ __all__ = ["body"]
 
 
 def body(header: bytes, rest: bytes = b"") -> bytes:
-    """The body of a message with that header, and with what follows it."""
+    """Return the body of a message with that header, followed by ``rest``."""
     prefix = struct.pack(">2sBBI", b"FB", VERSION, 0, len(header))
     return b"".join((prefix, xxhash.xxh3_64_digest(prefix + header), header, rest))

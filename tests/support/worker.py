@@ -1,4 +1,4 @@
-"""A silo of our own in this process, a coordinator that sends it work items by hand, and the programs in them."""
+"""A silo in this process, a coordinator that sends it hand-made work items, and their programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.ends import Coordinator, coordinator_end, until
 
 SILO = "ewr"
 RETURNS_ALL = {"client_results": "allow"}
-"""The policy of silos whose tests look at what their clients have."""
+"""The policy of silos in tests that read clients' values."""
 
 ROWS = "select i::float as x, (i % 3)::int as k from range(100) t(i)"
 
@@ -36,7 +36,7 @@ def write_settings(
     policy: Mapping[str, object] = RETURNS_ALL,
     **silo: object,
 ) -> Path:
-    """A silo.toml with these sources; one called ``rows`` if there are none given."""
+    """Write a silo.toml with these sources, or one called ``rows`` by default; return its path."""
     tables: dict[str, Mapping[str, object]] = {
         "silo": {"name": SILO, "cohort": cohort, "broker": url, "heartbeat": 0.5} | silo,
         "policy": policy,
@@ -59,12 +59,12 @@ def _toml(value: object) -> str:
 
 
 def settings(*args: object, **kwargs: object) -> Settings:
-    """The same, loaded."""
+    """Load such settings."""
     return load(write_settings(*args, **kwargs), {})  # type: ignore[arg-type]
 
 
 class Client:
-    """Sends work items to one silo, as a coordinator does, and remembers nothing."""
+    """Sends work items to one silo, as a coordinator does, without any state."""
 
     def __init__(self, coordinator: Coordinator, silo: str = SILO) -> None:
         self.coordinator = coordinator
@@ -72,7 +72,7 @@ class Client:
 
     @property
     def end(self):
-        """The transport's end."""
+        """Return the coordinator's transport."""
         return self.coordinator.end
 
     def item(
@@ -87,26 +87,26 @@ class Client:
         lease: float = 60.0,
         last: bool = True,
     ) -> WorkItem:
-        """A work item."""
+        """Return a work item."""
         session = session or secrets.token_hex(4)
         return WorkItem(
             session, stage, self.silo, self.end.key, clients, tuple(program), dict(fresh or {}), seconds, lease, last
         )
 
     async def send(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> Done | Failed | Need | Dead:
-        """What comes back; the blobs ride along."""
+        """Send an item with the blobs in the same message; return the reply."""
         inline = {digest_of(blob): blob for blob in blobs}
         return await self.end.request(item, inline, Deadline.after(max(item.seconds, 10)))
 
     async def outputs(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> list[bytes]:
-        """The outputs of an item that succeeds."""
+        """Return the outputs of an item that must succeed."""
         reply = await self.send(item, blobs)
         assert isinstance(reply, Done), reply
         deadline = Deadline.after(30)
         return [bytes(await self.end.results.get(digest, deadline)) for digest, _ in reply.outputs]
 
     async def refused(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> tuple[str, str]:
-        """Kind and line of an item that fails; the silo must serve the next one."""
+        """Return kind and line of an item that must fail; the silo must serve the next one."""
         reply = await self.send(item, blobs)
         assert isinstance(reply, Failed), reply
         assert "\n" not in reply.cause
@@ -114,22 +114,22 @@ class Client:
         return reply.kind, f"{reply.cause}; {reply.hint}"
 
     async def check(self) -> None:
-        """An item that must succeed."""
+        """Run an item that must succeed."""
         assert len(await self.outputs(self.item(echo()))) == 1
 
 
 def echo(name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
-    """A program that sends a source's columns back: nothing that a real one should do."""
+    """Return ops that send a source's columns back, which a real work item should not do."""
     return [Data(1, name, tuple(columns)), Compute(1)]
 
 
 def apply(function: bytes, name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
-    """A program that calls a function with a source's columns."""
+    """Return ops that call a function with a source's columns."""
     return [Data(1, name, tuple(columns)), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
 
 
 def identity() -> bytes:
-    """A computation that returns its argument, as a serialized value: no TensorFlow needed to write it."""
+    """Return a computation that returns its argument, as a serialized value made without TensorFlow."""
     function = computation_pb2.Computation()
     getattr(function, "lambda").parameter_name = "x"
     getattr(function, "lambda").result.reference.name = "x"
@@ -138,21 +138,21 @@ def identity() -> bytes:
 
 @asynccontextmanager
 async def served(own: Settings, **options: object) -> AsyncIterator[tuple[SiloService, Client]]:
-    """A silo in this process and a coordinator that has heard of it."""
+    """Run a silo in this process, and a coordinator that has heard of it."""
     async with SiloService(own, **options) as service, client_of(own) as client:  # type: ignore[arg-type]
         yield service, client
 
 
 @asynccontextmanager
 async def client_of(own: Settings, url: str | None = None) -> AsyncIterator[Client]:
-    """A coordinator that has heard of a silo."""
+    """Open a coordinator that has heard of a silo."""
     async with coordinator_end(url or own.silo.broker, own.silo.cohort) as coordinator:
-        await until(lambda: own.silo.name in coordinator.silos, 60)  # it may be a process that only starts
+        await until(lambda: own.silo.name in coordinator.silos, 60)  # the silo may be a process that is still starting
         yield Client(coordinator, own.silo.name)
 
 
 def runtimes(of: int) -> list[psutil.Process]:
-    """The C++ runtimes that descend from a process."""
+    """Return the C++ runtimes that descend from a process."""
     found = []
     for child in psutil.Process(of).children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -162,6 +162,6 @@ def runtimes(of: int) -> list[psutil.Process]:
 
 
 def runtimes_from_now() -> Callable[[], list[psutil.Process]]:
-    """Lists this process's C++ runtimes, without those that are there now: other tests' own."""
+    """Return a function that lists this process's C++ runtimes started from now on; other tests may have their own."""
     before = {runtime.pid for runtime in runtimes(os.getpid())}
     return lambda: [runtime for runtime in runtimes(os.getpid()) if runtime.pid not in before]
