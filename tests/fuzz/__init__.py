@@ -1,5 +1,5 @@
-"""Fuzzers of what reads other people's bytes."""
+"""Fuzzers of all functions that parse untrusted bytes."""
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow has much to say about graphs that make no sense
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow logs much about malformed graphs

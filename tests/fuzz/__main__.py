@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz [--executions N] [--seed N] [--processes N] [TARGET …]``: fuzz, and print what came of it."""
+"""``python -m tests.fuzz [--executions N] [--seed N] [--processes N] [TARGET …]``: fuzz, and print the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTHS = "{:<10} {:>12} {:>8} {:>9} {:>9} {:>11} {:>9}"
 
 
 def main() -> int:
-    """The number of targets that failed."""
+    """Run the targets; return the number of targets that failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz what reads other people's bytes.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all unless given")
     parser.add_argument("--executions", type=int, default=1_050_000, help="of all targets together")

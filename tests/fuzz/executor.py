@@ -1,4 +1,4 @@
-"""An executor in memory, which knows each value by a name for all that is in it, and computes nothing."""
+"""An executor in memory that identifies each value by a hash of its contents, and computes nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fedbroker.runtime import Ref
 
 
 class Memory:
-    """What the client of the runtime offers.
+    """A stand-in for the runtime's client.
 
-    A value is its name alone, so that a struct of a struct of itself takes no more room than any other.
+    A value is only its name, so that a struct of a struct of itself takes no more memory than any other.
     """
 
     def __init__(self) -> None:

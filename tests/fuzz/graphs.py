@@ -1,7 +1,7 @@
-"""The filter of TensorFlow ops against TensorFlow: graphs are changed with an idea of what a graph is, and then run.
+"""The filter of TensorFlow ops against TensorFlow: graphs are mutated by their structure, and then run.
 
-Whatever TensorFlow can import, the filter has told every op of, or has refused to read. What it lets through is run,
-and must leave no file behind, whatever file's name the graph holds.
+For every graph that TensorFlow can import, the filter must have listed every op, or rejected the graph. A graph that it
+admits is run, and must leave no file behind, even if it holds a file's name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.fuzz.importer import CRASH, REFUSED, imported
 __all__ = ["EDITS", "PLACE", "admits", "edited"]
 
 PLACE = b"/tmp/fedbroker-fuzz-0000000000/f"
-"""Stands for a file in graphs; as long as the name that takes its place."""
+"""Placeholder for a file's name in graphs; of the same length as its replacement."""
 
 NAMES = ("filename", "out", "value0", "each", "value", "CacheDataset", "RangeDataset", "elsewhere", "tensor", "update")
 OPS = (
@@ -39,12 +39,12 @@ FORMS = ("{}", "{}:0", "{}:output:0", "{}:handle:0", "^{}", "{}:1", "{}:output",
 
 
 def admits(data: bytes) -> bool:
-    """Whether the filter takes a graph for one that may run; what it lets through is run.
+    """Return whether the filter admits a graph; an admitted graph is run.
 
     Raises:
         AssertionError: the filter has overlooked something.
     """
-    # Only what holds the file's name can write it: the rest is imported and not run, which takes a tenth of the time.
+    # Only a graph with the file's name can write it: others are imported and not run, which takes a tenth of the time.
     names_it = PLACE in data
     data = data.replace(PLACE, str(_directory() / "f").encode())
     try:
@@ -68,12 +68,12 @@ def _directory() -> Path:
     path = Path(f"/tmp/fedbroker-fuzz-{random.SystemRandom().randrange(10**10):010}")
     assert len(str(path / "f")) == len(PLACE)
     path.mkdir()
-    Finalize(None, shutil.rmtree, [path], exitpriority=10)  # at the end of any process, also of a pool's
+    Finalize(None, shutil.rmtree, [path], exitpriority=10)  # at the end of any process, including a pool's
     return path
 
 
 def edited(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """The graph with one change; the bytes of a serializer."""
+    """Return the serialized graph with one change."""
     try:
         graph = tf.compat.v1.GraphDef.FromString(data)
         rng.choice(EDITS)(graph, rng, others)

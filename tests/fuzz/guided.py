@@ -1,7 +1,7 @@
-"""``python -m tests.fuzz.guided TARGET [libFuzzer's options]``: the same targets, with inputs led by what they reach.
+"""``python -m tests.fuzz.guided TARGET [libFuzzer's options]``: the same targets, with coverage-guided inputs.
 
-Needs Atheris, which `make guided` puts beside the locked environment. What is found on the way is kept in .cache/fuzz.
-Never ends by itself where no option says so.
+Needs Atheris, which `make guided` installs in addition to the locked environment. New inputs are kept in .cache/fuzz.
+Runs until it is stopped, unless an option limits it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""TensorFlow's importer and runtime in a process of their own: graphs that make no sense crash them now and then.
+"""TensorFlow's importer and runtime in a separate process: malformed graphs sometimes crash them.
 
-A process that has imported TensorFlow and run nothing passes each request on to a child. It forks another child when
-that one has crashed, so each request has one answer, whenever a child dies. A request is a graph, and whether to run
-it. The answer names the graph's ops, or is ``refused`` where TensorFlow does not import it, or ``crash``, also where it
-takes too long.
+A process that has imported TensorFlow and run nothing passes each request on to a child, and forks another child after
+a crash. Each request therefore has one answer, even if a child dies. A request is a graph, and whether to run it. The
+answer names the graph's ops, or is ``refused`` if TensorFlow does not import it, or ``crash``, also on a time-out.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def imported(graph: bytes, *, run: bool) -> bytes:
-    """Import a graph, and run its output ``out``; the ops in it, or what came instead."""
+    """Import a graph, and optionally run its output ``out``; return its ops, or ``REFUSED`` or ``CRASH``."""
     process = _process()
     _write(process.stdin, (b"r" if run else b"i") + graph)
     answer = _read(process.stdout)
@@ -42,7 +41,7 @@ def _process() -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     )
-    # At the end of any process, also of a pool's; it ends with its input.
+    # At the end of any process, including a pool's; it ends with its input.
     Finalize(None, process.communicate, exitpriority=10)
     return process
 
@@ -51,7 +50,7 @@ def _serve(source: Any, sink: Any) -> None:
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
-    # As TFF's C++ runtime runs graphs.
+    # The same setting as in TFF's C++ runtime.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     config.graph_options.optimizer_options.opt_level = tf.compat.v1.OptimizerOptions.L0
     options = tf.compat.v1.RunOptions(timeout_in_ms=MOST_MILLISECONDS)
@@ -67,7 +66,7 @@ def _serve(source: Any, sink: Any) -> None:
             _write(sink, REFUSED)
             continue
         if data[:1] == b"r":
-            # What has happened by the time of an error shows in the directory.
+            # Effects that precede an error show in the directory.
             with contextlib.suppress(Exception), tf.compat.v1.Session(graph=graph, config=config) as session:
                 session.run("out:0", options=options)
         signal.alarm(0)
@@ -77,7 +76,7 @@ def _serve(source: Any, sink: Any) -> None:
 
 
 def _main() -> None:
-    import tensorflow  # noqa: F401 - so that no child has to
+    import tensorflow  # noqa: F401 - so that children inherit the import
 
     source, sink = FileIO(0, "rb", closefd=False), FileIO(1, "wb", closefd=False)
     child = None
@@ -101,7 +100,7 @@ class _Child:
         if self._pid == 0:
             os.close(to)
             os.close(of)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the signal ends it
             _serve(FileIO(requests, "rb"), FileIO(answers, "wb"))
             os._exit(0)
         os.close(requests)
@@ -109,7 +108,7 @@ class _Child:
         self._to, self._of = FileIO(to, "wb"), FileIO(of, "rb")
 
     def answer(self, request: bytes) -> bytes | None:
-        """The child's answer, or nothing where it has crashed."""
+        """Return the child's answer, or None after a crash."""
         try:
             _write(self._to, request)
             return _read(self._of)

@@ -1,6 +1,6 @@
-"""Inputs made of others: bytes changed blindly, and msgpack and words changed with an idea of what they mean.
+"""Inputs mutated from others: random bytes, and msgpack and text changed by their structure.
 
-All of it is told by a random number generator, so that a seed gives the same inputs again.
+All changes come from a random number generator, so that a seed reproduces its inputs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import msgpack
 LONGEST = 4096
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**31, 2**63 - 1, 2**63, 2**64 - 1)
 SPELT = "\x00\x07\t\n\r\x1b\x7f\x85\x9b\u00a0\u00ad\u034f\u200b\u2028\u202e\u2066\u3164\ufeff\U000e0041\U0010ffff\\[é東"
-"""Characters that are hard to show."""
+"""Characters that are hard to display."""
 ODD = (None, True, -1, 2**63, -(2**63), 0.0, float("nan"), float("inf"), "", "\x00", "é", "x" * 300, [], {}, [[[[]]]])
 
 
 def blind(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """One change that knows nothing of what the bytes mean."""
+    """Make one change without regard to the bytes' meaning."""
     changed = bytearray(data)
     at = rng.randrange(len(changed) + 1)
     end = min(len(changed), at + rng.choice((1, 1, 2, 4, 8, 16, 64)))
@@ -47,7 +47,7 @@ def blind(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
 
 
 def structured(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """One change of what msgpack stands for; a blind one where it is none."""
+    """Make one change to the value that msgpack encodes; a blind one if the input is not msgpack."""
     try:
         value = msgpack.unpackb(data, strict_map_key=False)
         return msgpack.packb(_changed(value, rng))[:LONGEST]
@@ -56,7 +56,7 @@ def structured(data: bytes, rng: random.Random, others: Sequence[bytes]) -> byte
 
 
 def spelt(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """Characters that are hard to show in one or more strings of what msgpack stands for."""
+    """Put characters that are hard to display into strings of the value that msgpack encodes."""
     try:
         value = msgpack.unpackb(data, strict_map_key=False)
         return msgpack.packb(_spelt(value, rng, rng.choice((0.02, 0.1, 0.3))))
@@ -65,7 +65,7 @@ def spelt(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
 
 
 def worded(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
-    """One change of a text's lines and words."""
+    """Make one change to a text's lines and words."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     match rng.randrange(6):
@@ -107,7 +107,7 @@ _VALUES = (
 
 
 def _spelt(value: object, rng: random.Random, share: float) -> object:
-    """A copy in which a share of the strings, and fewer keys of maps, hold other characters."""
+    """Return a copy in which a share of the strings, and fewer keys of maps, hold other characters."""
     if isinstance(value, list):
         return [_spelt(one, rng, share) for one in value]
     if isinstance(value, dict):
@@ -120,7 +120,7 @@ def _spelt(value: object, rng: random.Random, share: float) -> object:
 
 
 def _changed(value: object, rng: random.Random) -> object:
-    """A copy in which one place is another."""
+    """Return a copy with one change."""
     if isinstance(value, list) and value and rng.random() < 0.85:
         at = rng.randrange(len(value))
         match rng.randrange(6):
@@ -148,7 +148,7 @@ Mutation = Callable[[bytes, random.Random, Sequence[bytes]], bytes]
 
 
 def mutated(seeds: Sequence[bytes], rng: random.Random, kinds: Sequence[Mutation]) -> bytes:
-    """One of the seeds, changed up to four times."""
+    """Return one of the seeds, changed up to four times."""
     data = rng.choice(seeds)
     for _ in range(rng.choice((1, 1, 2, 4))):
         data = rng.choice(kinds)(data, rng, seeds)

@@ -1,4 +1,4 @@
-"""Runs targets over their corpus and what is made of it, and counts."""
+"""Runs targets over their corpus and its mutations, and counts the results."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from tests.fuzz.targets import TARGETS
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST_SECONDS = 2.0
 MOST_MIB = 256
-"""What a process may grow by."""
+"""Maximal growth of a process."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run.
+    """Result of one run.
 
     Attributes:
-        executions: how many inputs were tried, and of those, taken: for something rather than noise.
-        seconds: that it took.
+        executions: number of inputs tried.
+        taken: number of inputs that the target accepted as meaningful.
+        seconds: duration of the run.
         slowest: seconds of the slowest input.
-        grown: MiB that the process has grown by.
-        failure: what an input led to, or empty.
+        grown: growth of the process in MiB.
+        failure: the failure caused by an input, or empty.
         culprit: that input.
     """
 
@@ -43,19 +44,19 @@ class Outcome:
 
 
 def corpus(name: str) -> list[bytes]:
-    """The committed inputs of a target."""
+    """Return the committed inputs of a target."""
     return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
 
 
 def run(name: str, executions: int, seed: int) -> Outcome:
-    """Try the corpus, and then what is made of it, until there were so many executions, or one has failed."""
+    """Try the corpus, then its mutations, until the number of executions is reached or an input fails."""
     target, seeds = TARGETS[name], corpus(name)
     rng = random.Random(f"{name} {seed}")
     before, began = _peak(), time.monotonic()
     slowest, taken, failure, data, done = 0.0, 0, "", b"", 0
     for done in range(1, executions + 1):
         data = seeds[done - 1] if done <= len(seeds) else mutated(seeds, rng, target.mutations)
-        start = time.thread_time()  # of the processor: others may have it for a while
+        start = time.thread_time()  # processor time, since other processes may hold the processor
         try:
             taken += target.run(data)
         except Exception:
@@ -73,7 +74,7 @@ def run(name: str, executions: int, seed: int) -> Outcome:
 
 
 def keep(outcome: Outcome) -> Path:
-    """Write what has failed into the corpus, where the tests find it."""
+    """Write the failed input into the corpus, where the tests find it; return its path."""
     path = CORPUS / outcome.target / f"failed-{hashlib.blake2b(outcome.culprit, digest_size=4).hexdigest()}"
     path.write_bytes(outcome.culprit)
     return path

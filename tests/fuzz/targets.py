@@ -1,6 +1,6 @@
-"""What is fuzzed: functions of bytes. Whatever the bytes, nothing but a module's own error is ever raised.
+"""Fuzz targets: functions of bytes. For any bytes, only a module's own error may be raised.
 
-Each function returns whether its input was taken for something, so that a run can tell that it tried more than noise.
+Each function returns whether its input was meaningful, so that a run can show that it tried more than noise.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Target:
     """A function to fuzz.
 
     Attributes:
-        run: it.
-        share: of all executions that it gets.
-        mutations: how its inputs are changed.
+        run: the function.
+        share: its share of all executions.
+        mutations: the mutations of its inputs.
     """
 
     run: Callable[[bytes], bool]
@@ -88,13 +88,13 @@ class Target:
 
 
 def message(data: bytes) -> bool:
-    """The body of a message."""
+    """Decode the body of a message."""
     try:
         frame = decode(data, LIMITS)
     except WireError as error:
         _one_line(error)
         return False
-    with contextlib.suppress(WireError):  # written again it may be longer than is allowed
+    with contextlib.suppress(WireError):  # encoded again it may exceed the limit
         again = decode(encode(frame.message, frame.attachments, LIMITS), LIMITS)
         assert again.message == frame.message
         assert list(map(bytes, again.attachments)) == list(map(bytes, frame.attachments))
@@ -102,12 +102,12 @@ def message(data: bytes) -> bool:
 
 
 def header(data: bytes) -> bool:
-    """A message's header, whose length and checksum are right."""
+    """Decode a message's header, with valid length and checksum."""
     return message(body(data))
 
 
 def strings(data: bytes) -> bool:
-    """The strings of a message, whose length and checksum are right: what is read holds none that is not printable."""
+    """Decode a message with valid length and checksum; all of its strings must be printable."""
     try:
         message = decode(body(data), LIMITS).message
     except WireError as error:
@@ -121,7 +121,7 @@ def strings(data: bytes) -> bool:
 
 
 def chunks(data: bytes) -> bool:
-    """A stream of pieces of a few blobs."""
+    """Assemble a stream of pieces of a few blobs."""
     assembler = Assembler(SMALL)
     whole = False
     for now, start in enumerate(range(0, min(len(data), MOST_PIECES * PIECES.size) - PIECES.size, PIECES.size)):
@@ -146,7 +146,7 @@ def chunks(data: bytes) -> bool:
 
 
 def piece(data: bytes) -> bool:
-    """A compressed piece of a blob, behind the blob's size and where in it the piece lies."""
+    """Decompress a piece of a blob, preceded by the blob's size and the piece's offset."""
     size, offset = struct.unpack(">qq", data[:16].ljust(16, b"\0"))
     try:
         content = decoded(Chunk("0" * 32, size, offset, "zstd"), data[16:], SMALL)
@@ -159,11 +159,11 @@ def piece(data: bytes) -> bool:
 
 
 def program(data: bytes) -> bool:
-    """A work item's program; one that makes sense has the same outputs as it has when it is made shorter first."""
+    """Run a work item's ops; a valid list of ops has the same outputs after it is shortened."""
     try:
         ops = msgspec.convert(msgpack.unpackb(data, strict_map_key=False), tuple[Op, ...])
     except Exception:
-        return False  # the target `header` is about those
+        return False  # the target `header` covers these
     blobs = {op.blob: op.blob.encode("utf-8", "replace") * (4096 if op.ref % 5 == 0 else 1) for op in _values(ops)}
     plain = _replayed(ops, blobs)
     shorter = [_replayed(join(ops, blobs, last=last), blobs) for last in (True, False)]
@@ -174,7 +174,7 @@ def program(data: bytes) -> bool:
 
 
 def frames(data: bytes) -> bool:
-    """A message of the C++ runtime."""
+    """Parse a message of the C++ runtime."""
     try:
         for _, content in fields(data):
             with contextlib.suppress(ValueError):
@@ -186,7 +186,7 @@ def frames(data: bytes) -> bool:
 
 
 def settings(data: bytes) -> bool:
-    """A silo's settings."""
+    """Load a silo's settings."""
     path = _directory() / "silo.toml"
     path.write_bytes(data)
     try:
@@ -199,20 +199,20 @@ def settings(data: bytes) -> bool:
 
 
 def envelope(data: bytes) -> bool:
-    """A message in an envelope, as its reader and as anybody else opens it."""
+    """Open a message in an envelope, as its reader and as an outsider."""
     with contextlib.suppress(WireError):
         unverified_body(data)
     try:
         opened = open_envelope(data, ABOUT, READER, KNOWN.get)
     except Forged as error:
         _one_line(error)
-        return "signature" in error.what  # it got as far as that
+        return "signature" in error.what  # it got as far as the signature
     assert bytes(opened.body) in SAID
     return True
 
 
 def sealed(data: bytes) -> bool:
-    """What is in an envelope whose signature is right."""
+    """Open the contents of an envelope with a valid signature."""
     form = data[0] % 4 if data else 0
     head = envelopes._HEAD.pack(b"FS", 1, form, WRITER.public.id, READER.public.id, 0, NONCE)
     signature = WRITER.sign(envelopes._signed(ABOUT, head, data[1:]))
@@ -225,7 +225,7 @@ def sealed(data: bytes) -> bool:
 
 
 def computation(data: bytes) -> bool:
-    """A value that a silo's policy looks into."""
+    """Check a value by a silo's policy."""
     try:
         for kind, content in parts(data):
             (ops_of_computation if kind == "computation" else ops_of_graph)(content)
@@ -236,12 +236,12 @@ def computation(data: bytes) -> bool:
 
 
 def graph(data: bytes) -> bool:
-    """A graph that TensorFlow runs, unless the filter of ops says no."""
+    """Run a graph in TensorFlow if the filter of ops admits it."""
     return admits(data)
 
 
 def answer(data: bytes) -> bool:
-    """What a silo answers with, behind which of a few types it is to be of: what is let in, TFF can read."""
+    """Check a silo's reply against one of a few types: TFF must be able to read an accepted one."""
     type_ = ANSWERS[data[0] % len(ANSWERS)] if data else ANSWERS[0]
     try:
         check_value(data[1:], type_, CLIENTS)
@@ -253,7 +253,7 @@ def answer(data: bytes) -> bool:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """All that are in a message, the keys of maps included."""
+    """Yield all strings in a message, including keys of maps."""
     match value:
         case str():
             yield value
@@ -266,10 +266,10 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def audit(data: bytes) -> bool:
-    """An audit log as it is read, and one whose lines were changed: the first bytes say how, the rest is the log.
+    """Read an audit log, and a changed one: the first bytes select the change, the rest is the log.
 
-    Whatever its lines are, reading and showing it raise nothing. In a log that the silo wrote, with texts from the
-    input, every edit, removal, repeat and move of lines is found, or changes the last line's hash.
+    Reading and showing any lines must raise nothing. In a log that the silo wrote, with texts from the input, every
+    edit, removal, repeat and move of lines is found, or changes the last line's hash.
     """
     how, content = data[:3], data[3:]
     raw = content.splitlines(keepends=True)
@@ -291,7 +291,7 @@ def audit(data: bytes) -> bool:
 
 
 def _chained(content: bytes) -> list[bytes]:
-    """A log as a silo writes it, with what the input has as its lines' text."""
+    """Return a log as a silo writes it, with the input as its lines' text."""
     lines: list[bytes] = []
     previous = ""
     for text in content.split(b"\n")[:6]:
@@ -305,7 +305,7 @@ def _chained(content: bytes) -> list[bytes]:
 
 
 def _changed(lines: Sequence[bytes], how: bytes) -> list[bytes] | None:
-    """The lines after an edit, a removal, a repeat or a move; None where the input says none of these."""
+    """Return the lines after an edit, a removal, a repeat or a move; None if the input selects none of these."""
     if len(how) < 3:
         return None
     at, to = how[1] % len(lines), how[2] % len(lines)
@@ -336,7 +336,7 @@ def _values(ops: Sequence[Op]) -> list[Value]:
 
 
 def _replayed(ops: Sequence[object], blobs: dict[str, bytes]) -> list[bytes] | str:
-    """The outputs, or which error it was."""
+    """Return the outputs, or the error's class name."""
 
     async def data(op: object) -> bytes:
         if str(op).count("gone"):
@@ -357,7 +357,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @functools.cache
 def _directory() -> Path:
-    """Of this process, in memory where that is possible."""
+    """Return this process's directory, in memory if possible."""
     shared = Path("/dev/shm")
     held = tempfile.TemporaryDirectory(prefix="fuzz", dir=shared if shared.is_dir() else None)
     _HELD.append(held)

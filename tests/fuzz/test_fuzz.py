@@ -1,4 +1,4 @@
-"""Each target over its committed corpus and a few thousand inputs made of it; `make fuzz` tries a million."""
+"""Each target over its committed corpus and a few thousand mutations; `make fuzz` tries a million."""
 
 from __future__ import annotations
 

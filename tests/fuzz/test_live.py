@@ -1,4 +1,4 @@
-"""Garbage by the thousand at a real silo and a real coordinator on a real broker: both go on, and do not grow."""
+"""Thousands of malformed messages at a real silo and coordinator on a real broker: both continue, and do not grow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SOURCE = {"source": "duckdb", "query": "select i::float as x from range(10) t(i)
 
 
 def said(cohort: str, key: str) -> list[bytes]:
-    """Headers of messages that make sense here, in the name of a silo that there is not."""
+    """Return headers of messages that are meaningful here, in the name of a silo that does not exist."""
     digest = digest_of(BLOB)
     program = (Data(1, "numbers", (("x", "float32"),)), Value(2, digest), Struct(3, (("", 1),)), Compute(1), Drop((2,)))
     messages = [
@@ -74,7 +74,7 @@ def said(cohort: str, key: str) -> list[bytes]:
 
 
 def garbage(cohort: str, key: str, seed: int) -> Iterator[bytes]:
-    """Bodies without an end: a third nonsense, two thirds damaged where it hurts."""
+    """Yield bodies without an end: a third random, two thirds damaged copies of valid ones."""
     rng = random.Random(seed)
     raw, headers = corpus("message"), [*said(cohort, key), *corpus("header")]
     while True:
@@ -85,7 +85,7 @@ def garbage(cohort: str, key: str, seed: int) -> Iterator[bytes]:
 
 
 async def flood(url: str, cohort: str, key: str) -> None:
-    """Publish to everything that silo and coordinator read."""
+    """Publish to every queue that silo and coordinator read."""
     routes = [
         ("fedbroker.work", f"{cohort}.ewr.{key}"),
         ("fedbroker.mail", f"{cohort}.ewr"),
@@ -100,7 +100,7 @@ async def flood(url: str, cohort: str, key: str) -> None:
         for number in range(MESSAGES):
             name, route = routes[number % len(routes)]
             await exchanges[name].publish(aio_pika.Message(next(bodies)), route)
-    async with admin(url) as look:  # the other queues belong to whoever reads them
+    async with admin(url) as look:  # the other queues are exclusive to their readers
         for queue in (f"fedbroker.work.{cohort}.ewr", f"fedbroker.callback.{key}", f"fedbroker.results.{key}"):
             await until(lambda queue=queue: look.holds(queue, 0), READ_SECONDS)
 
