@@ -1,10 +1,10 @@
-"""A coordinator with valid keys asks for aggregates that are none, to get at what single clients have.
+"""A coordinator with valid keys requests false aggregates, in order to read single clients' values.
 
 The silo holds five clients, one row each. It lets only aggregates leave (``client_results = "refuse"``), over at least
-five clients (``min_clients = 5``), and only those that it can read as sums, counts, minima or maxima
-(``aggregates = "recognised"``). Each attack below passes the first two rules: the value that it returns is placed at
-the server and was made of all clients. It must be refused by the third, before anything is computed, with a hint that
-says which aggregate is refused and why. Where ``aggregates`` is ``"any"``, the first attack succeeds.
+five clients (``min_clients = 5``), and only those recognised as sums, counts, minima or maxima (``aggregates =
+"recognised"``). Each attack below passes the first two rules: the value that it returns is placed at the server and was
+made of all clients. The third rule must refuse it before anything is computed, with a hint that names the refused
+aggregate and the reason. If ``aggregates`` is ``"any"``, the first attack succeeds.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ TEXTS = tff.FederatedType(tff.StructType([(None, tff.TensorType(np.str_, [None])
 
 @pytest.fixture
 async def silo(broker, cohort, tmp_path):
-    """A silo with that policy."""
+    """Run a silo with that policy."""
     own = dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
     async with served(own) as (_, client):
         yield client
 
 
 def function(body, *types):
-    """A TensorFlow computation."""
+    """Return a TensorFlow computation."""
     return tff.tensorflow.computation(tf.autograph.experimental.do_not_convert(body), *types)
 
 
@@ -60,7 +60,7 @@ first_text = function(lambda columns: columns[0][0], TEXTS.member)
 
 
 def aggregate(zero, accumulate, merge, report=None, *, of=first_row, rows=ROWS):
-    """The stage in which a silo aggregates what each client's first row is made into."""
+    """Return the stage in which a silo aggregates the transformed first row of each client."""
     type_ = accumulate.type_signature.result
     identity = report or function(lambda total: total, type_)
 
@@ -72,13 +72,13 @@ def aggregate(zero, accumulate, merge, report=None, *, of=first_row, rows=ROWS):
 
 
 def stage(comp, level=0):
-    """The computation of a client stage, as a value that a silo is sent."""
+    """Return the computation of a client stage, as a value for a silo."""
     stages = [one for one in make_plan(comp).stages if isinstance(one, ClientStage)]
     return stages[level].computation
 
 
 def asked(computation, column=("x", "float32")):
-    """A program that calls a computation with the silo's rows."""
+    """Return ops that call a computation with the silo's rows."""
     return [
         Data(1, "rows", (column,)),
         Struct(2, (("", 1),)),
@@ -104,7 +104,7 @@ async def done(silo, program, blobs, **options):
 
 
 def total_of(outputs):
-    """The numbers in the one output."""
+    """Return the numbers in the only output."""
     value = executor_pb2.Value.FromString(outputs[0])
     found = []
     waiting = [value]
@@ -251,7 +251,7 @@ async def test_a_silo_refuses_an_aggregate_of_text_that(silo, attack, why):
 
 
 async def test_where_any_aggregate_may_leave_each_client_can_be_read(broker, cohort, tmp_path):
-    """What the rule is for: the two others do not hold."""
+    """Show the rule's purpose: the two others do not stop the attack."""
     policy = dataclasses.replace(STRICT, aggregates="any")
     computation = concatenates()
     async with served(dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=policy)) as (
@@ -273,7 +273,7 @@ async def test_a_silo_refuses_a_report_that_computes(silo):
 
 
 def after_the_sum(way):
-    """A stage put together by hand, as no plan would: the silo computes with the sum before it leaves."""
+    """Build a stage by hand, unlike any plan's: the silo computes with the sum before it leaves."""
     half = function(lambda total: total * 0.5, tff.TensorType(F)).to_building_block()
     same = function(lambda total: total, tff.TensorType(F)).to_building_block()
     inputs = bb.Reference("inputs", tff.StructType([(None, ROWS)]))
@@ -287,7 +287,7 @@ def after_the_sum(way):
 
 
 async def test_a_silo_reads_a_name_as_the_runtime_does_where_a_later_one_hides_it(silo):
-    """A function adds by what a name stands for around it; after it, the name is given to an honest addition."""
+    """Hide a name that a function uses for its addition: a later, honest addition has the same name."""
     keep = function(lambda so_far, value: 0.0 * so_far + value, pair(tff.TensorType(F))).to_building_block()
     add, same = plus.to_building_block(), function(lambda total: total, tff.TensorType(F)).to_building_block()
     inputs = bb.Reference("inputs", tff.StructType([(None, ROWS)]))
@@ -310,7 +310,7 @@ def serialized(proto):
 
 
 async def test_a_silo_refuses_what_an_earlier_stage_kept_of_its_clients(silo):
-    """The first stage lets nothing leave, the second one sends what the first one kept."""
+    """Keep values in a first stage that lets nothing leave, and send them in a second one."""
     both = concatenates()
     keep = [*asked(both)[:-1], Select(5, 4, 0), Drop((1, 2, 3, 4))]
     assert isinstance(await silo.send(silo.item(keep, session="kept", clients=CLIENTS, last=False), [both]), Done)
@@ -319,7 +319,7 @@ async def test_a_silo_refuses_what_an_earlier_stage_kept_of_its_clients(silo):
 
 
 async def test_a_silo_refuses_to_aggregate_kept_values_of_clients_in_another_way(silo):
-    """The labels of kept values are kept, too: a later stage concatenates what an earlier one mapped."""
+    """Concatenate in a later stage the values that an earlier stage mapped: labels of kept values are kept, too."""
 
     @tff.federated_computation(ROWS)
     def rows(columns):
@@ -344,7 +344,7 @@ async def test_a_silo_refuses_to_aggregate_kept_values_of_clients_in_another_way
 
 
 async def test_a_silo_refuses_to_pick_a_client_by_a_mask_from_the_coordinator(silo):
-    """One number for each client, all zero but one, times the rows: the sum is one client's row."""
+    """Multiply the rows by a mask, zero for all clients but one: the sum is one client's row."""
     times = function(lambda columns, factor: columns[0][0] * factor, tff.StructType([(None, ROWS.member), (None, F)]))
 
     @tff.federated_computation(ROWS, tff.FederatedType(F, tff.CLIENTS))
@@ -381,7 +381,7 @@ async def test_a_silo_refuses_to_pick_a_client_by_a_mask_from_the_coordinator(si
 
 
 async def test_a_sum_that_grows_by_the_shape_of_what_clients_have_does_not_leave(silo):
-    """The zero is one number, and adding broadcasts: the total would have the rows' own shape."""
+    """Start from a scalar zero: by broadcasting, the total would have the rows' own shape."""
     column = function(lambda columns: columns[0] * tf.ones([2]), ROWS.member)
     add = function(lambda so_far, value: so_far + value, pair(tff.TensorType(F, [None]), tff.TensorType(F, [None])))
     start = function(lambda: tf.zeros([1]))

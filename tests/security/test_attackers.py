@@ -1,7 +1,7 @@
 """The attackers themselves: each can do what the other files of this folder assume.
 
-A malicious coordinator's work is done and a malicious silo's answer counts as long as they keep to the rules: their
-keys are valid. The raw client's work is refused, since it has none.
+A malicious coordinator's work is done, and a malicious silo's reply counts, as long as they keep to the rules: their
+keys are valid. The raw client's work is refused, since it has no keys.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A malicious coordinator against the audit log: it has data read and leaves no trace of that.
+"""A malicious coordinator against the audit log: it tries to have data read without a trace.
 
-It gives a session up while the silo computes, lets the time run out, waits for the silo to stop, to be killed, or for
-its disk to be full. Whatever happens, a line that says who asked for which columns is in the log before any of them is
-read, the log verifies, and a line that says how the work ended follows unless the silo's process was killed.
+It gives up a session while the silo computes, exceeds the time limit, or waits until the silo stops, is killed, or has
+a full disk. In every case the log holds a line that says who asked for which columns before any of them is read, and
+the log verifies. A line that says how the work ended follows, unless the silo's process was killed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POLICY = {**RETURNS_ALL, "audit_file": "audit.log"}
 
 @pytest.fixture
 async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch):
-    """A silo whose source waits to be let, and a malicious coordinator."""
+    """Run a silo whose source waits for the test, and a malicious coordinator."""
     monkeypatch.syspath_prepend(str(tmp_path))
     keyring = Keyring()
     sources = {"rows": {"query": "select 1::float as x"}, "gated": gated_source(tmp_path, waits=True)}
@@ -43,7 +43,7 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch)
 
 
 def audit(directory: Path) -> list[dict[str, object]]:
-    """The lines of a log that verifies."""
+    """Return the lines of a log that verifies."""
     found = read_audit((directory / "audit.log").read_bytes().splitlines(keepends=True))
     assert found.problem is None
     return [dict(line) for line in found.lines]
@@ -113,7 +113,7 @@ async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path)
 
 
 async def test_an_answer_does_not_leave_where_its_line_cannot_be_written(scene, tmp_path) -> None:
-    """The log breaks after the work was begun: what was computed by then stays at the silo."""
+    """Break the log after the work has begun: the results computed by then stay at the silo."""
     _, attacker = scene
     client = attacker.client()
     asked = asyncio.create_task(client.send(client.item(echo("gated"))))
@@ -128,7 +128,7 @@ async def test_an_answer_does_not_leave_where_its_line_cannot_be_written(scene, 
 
 
 class Disk:
-    """A disk that is slow, or fails, with the first line only."""
+    """A disk that is slow, or fails, for the first line only."""
 
     def __init__(self, error: OSError | None = None) -> None:
         self.error = error
@@ -144,7 +144,7 @@ class Disk:
 
 
 async def test_nothing_leaves_before_its_first_line_is_on_the_disk(scene, tmp_path, monkeypatch) -> None:
-    """The data are read and computed with meanwhile, and the last line is written."""
+    """Read the data and compute while the first line waits; the last line is written, too."""
     _, attacker = scene
     disk = Disk()
     monkeypatch.setattr(os, "fsync", disk.fsync)
@@ -223,7 +223,7 @@ print(found.problem, len(found.lines) == lines + 1)
 
 
 def test_a_full_disk_leaves_a_log_that_verifies_and_is_called_full(tmp_path) -> None:
-    """On a small tmpfs of its own, in a mount namespace that goes with the process."""
+    """Fill a small tmpfs, in a mount namespace that ends with the process."""
     mount = f"mount -t tmpfs -o size=128k tmpfs {tmp_path} && head -c 30000 /dev/zero > {tmp_path}/filler"
     shell = f'{mount} && exec "$0" -c "$1" {tmp_path}'
     run = ["unshare", "--mount", "--map-root-user", "--user", "sh", "-c", shell, sys.executable, FILL]

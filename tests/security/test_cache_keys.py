@@ -1,8 +1,8 @@
-"""A coordinator with valid keys sends one graph for a silo's policy to read, and has the C++ runtime run another.
+"""A coordinator with valid keys shows one graph to a silo's policy, and makes the C++ runtime run another.
 
-TFF's runtime remembers graphs by a number that comes with each, ``cache_key``, for all sessions of its process. Whoever
-sends two graphs with one number would have the first one run in the place of the second: of a sum that the silo has
-recognised, or of what another coordinator asks for. Each graph that is sent must be the graph that runs.
+TFF's runtime caches graphs by a number that comes with each, ``cache_key``, for all sessions of its process. If two
+graphs have one number, the first one runs in place of the second: instead of a sum that the silo has recognised, or of
+another coordinator's graph. Each graph that is sent must be the graph that runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ keeps_the_last = function(lambda so_far, value: 0 * so_far + value, pair(FLOAT))
 
 
 def graphs_of(message):
-    """Every TensorFlow computation in a message."""
+    """Yield every TensorFlow computation in a message."""
     for field, content in message.ListFields():
         if field.message_type is None:
             continue
@@ -44,7 +44,7 @@ def graphs_of(message):
 
 
 def with_key(value: bytes, key: int = KEY) -> bytes:
-    """The same, in which the graphs of an addition, or of all, say that they have that key."""
+    """Return the value with that key on the graphs of an addition, or on all."""
     found = executor_pb2.Value.FromString(value)
     for graph in graphs_of(found):
         if b"AddV2" in graph.graph_def.value:
@@ -53,7 +53,7 @@ def with_key(value: bytes, key: int = KEY) -> bytes:
 
 
 def alone(computation) -> bytes:
-    """A computation as a value that a silo is sent."""
+    """Return a computation as a value for a silo."""
     proto = tff.framework.serialize_computation(computation)
     return bytes(executor_pb2.Value(computation=proto).SerializeToString(deterministic=True))
 
@@ -67,7 +67,7 @@ def number(value: float) -> bytes:
 
 
 def called(computation: bytes, *arguments: bytes):
-    """A program that calls a computation with numbers of the coordinator's, and its blobs."""
+    """Return ops that call a computation with the coordinator's numbers, and their blobs."""
     program = [Value(at, digest_of(one)) for at, one in enumerate([computation, *arguments])]
     program += [Struct(10, tuple(("", 1 + at) for at in range(len(arguments)))), Call(11, 0, 10), Compute(11)]
     return program, [computation, *arguments]

@@ -1,7 +1,7 @@
-"""A malicious coordinator asks a source for what its query does not select.
+"""A malicious coordinator asks a source for columns that its query does not select.
 
-The administrator's query is the whole of what a source offers. A file may hold more columns; neither their names nor
-anything that looks like SQL in the place of a name gets them.
+A source offers only the result of the administrator's query. A file may hold more columns; neither their names nor SQL
+in place of a name may return them.
 """
 
 from __future__ import annotations

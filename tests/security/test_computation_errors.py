@@ -1,9 +1,9 @@
-"""A failed computation as a way out for single clients' values.
+"""Errors of failed computations, as a channel for single clients' values.
 
-A malicious coordinator with valid keys sends ordinary ops that fail on a client's data. TensorFlow's words for such a
-failure quote the values. Under the default policy what comes back must hold none of them: only the status, the op and
-its position in the graph that the coordinator itself sent. The words are in the silo's log, under an id that the reply
-shows. Errors count among the bytes that may leave, and a session that fails again and again is refused.
+A malicious coordinator with valid keys sends ordinary ops that fail on a client's data. TensorFlow's message for such a
+failure quotes the values. Under the default policy the reply must hold none of them: only the status, the op and its
+position in the graph that the coordinator itself sent. The message is in the silo's log, under an id that the reply
+shows. Errors count towards the bytes that may leave, and a session that fails repeatedly is refused.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ SENTENCE = re.compile(
 
 
 def summed(function: Callable[[tf.Tensor, tf.Tensor], object]) -> bytes:
-    """Return the sum over the clients of what a function makes of their columns, as a blob."""
+    """Return the sum over the clients of a function of their columns, as a blob."""
 
     @tff.tensorflow.computation(MEMBER)
     def local(columns: object) -> object:
@@ -129,7 +129,7 @@ def computations() -> Mapping[str, bytes]:
 async def attacked(
     broker: PrivateBroker, cohort: str, directory: Path, policy: PolicySettings
 ) -> AsyncIterator[Client]:
-    """Run a real silo with secrets, and a malicious coordinator that may ask it."""
+    """Run a real silo with secrets, and a malicious coordinator that it accepts."""
     keyring = Keyring()
     own = keyring.silo_settings(directory, broker.url, cohort, sources=SECRETS)
     async with (
@@ -175,7 +175,7 @@ async def test_a_failed_computation_tells_its_op_and_position_and_no_value(
             assert marks_in(reply) == [], name
             incident = re.search(r"detail in the silo's log under id ([0-9a-f]{8})$", reply.hint)
             assert incident, f"{name}: {reply.hint}"
-            # The administrator finds the words.
+            # The administrator finds the message.
             lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"failure_detail"' in line]
             assert [line["id"] for line in lines] == [incident[1]]
     assert len(unplaced) <= 3, unplaced
@@ -187,7 +187,7 @@ async def test_the_same_ops_tell_values_where_the_silo_lets_them(
     async with attacked(broker, cohort, tmp_path, PolicySettings(error_detail="full")) as client:
         replies = {name: await reply_to(client, blob) for name, blob in computations.items()}
     telling = [name for name, reply in replies.items() if isinstance(reply, Failed) and marks_in(reply)]
-    assert len(telling) > len(OPS) // 2, telling  # else the test above tries nothing
+    assert len(telling) > len(OPS) // 2, telling  # else the test above proves nothing
 
 
 async def test_an_error_tells_nothing_but_itself_where_no_bytes_may_leave(

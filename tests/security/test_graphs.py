@@ -1,9 +1,8 @@
-"""Graphs that write files: a malicious coordinator sends them to a silo, a malicious silo answers with them.
+"""Graphs that write files: a malicious coordinator sends them to a silo, a malicious silo replies with them.
 
-The coordinator has valid keys, and the silo that it attacks the default policy. Every graph caches a dataset, which is
-allowed in memory and refused in files, and brings in a file's name, or an op that writes one, where a careless reader
-sees none. The first two
-tests show that TensorFlow would write each file. None of them may appear.
+The coordinator has valid keys, and the attacked silo has the default policy. Every graph caches a dataset, which is
+allowed in memory and refused in files, and smuggles in a file's name, or an op that writes a file, where a careless
+parser sees none. The first two tests show that TensorFlow would write each file. None of them may appear.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
 @pytest.fixture
 async def attacker(broker, cohort, tmp_path):
-    """A malicious coordinator of a silo that has the default policy."""
+    """Connect a malicious coordinator to a silo with the default policy."""
     keyring = Keyring()
     async with (
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort, policy={})),
@@ -98,7 +97,7 @@ def counting(x):
 
 
 def answer_of(graph):
-    """A silo's answer to its part of that computation, with the graph of a sequence for its only client."""
+    """Return a silo's reply to its part of that computation, with a sequence's graph as its only client's value."""
     value = executor_pb2.Value()
     value.federated.type.CopyFrom(type_serialization.serialize_type(tff.FederatedType(NUMBERS, tff.CLIENTS)).federated)
     value.federated.value.add().sequence.serialized_graph_def = graph
@@ -107,7 +106,7 @@ def answer_of(graph):
 
 @asynccontextmanager
 async def asked_of(broker, cohort, graph):
-    """A context whose only silo is malicious, and answers with the graph of a sequence."""
+    """Open a context whose only silo is malicious, and replies with the graph of a sequence."""
     async with silo_end(broker.url, cohort, "jfk") as attacker:
 
         async def answer(item):

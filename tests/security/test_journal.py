@@ -1,8 +1,8 @@
-"""Somebody fills the disk under a coordinator's journal, or shares the machine and looks into its directory.
+"""Attacks on a coordinator's journal: a full disk, and another user of the machine who reads or writes its directory.
 
-A journal whose disk is full ends the invocation with an error that says so; what was written whole stays, and the next
-invocation goes on with it. Its files are the coordinator's alone, whatever the directory was before, and nothing is
-believed that somebody else put there.
+A full disk ends the invocation with an error that says so; complete records stay, and the next invocation resumes from
+them. The journal's files are readable by the coordinator only, regardless of the directory's previous state, and files
+placed there by another user are not trusted.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ try:
 except JournalError as error:
     print(json.dumps({"said": str(error), "left": (disk / "journal" / "s2.session").exists()}))
 """
-"""Runs where a small file system of its own is mounted."""
+"""Runs on a small mounted file system of its own."""
 
 
 def on_a_small_disk(program: str, *arguments: str, disk: Path, size: str = "64k") -> subprocess.CompletedProcess[str]:
@@ -161,7 +161,7 @@ def modes(directory: Path) -> set[int]:
 
 @pytest.fixture
 def umask():
-    before = os.umask(0)  # whatever is made without a mode of its own may be read by everybody
+    before = os.umask(0)  # files made without an explicit mode are readable by all users
     yield
     os.umask(before)
 
@@ -195,7 +195,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path):
     if os.geteuid() == 0:
         os.chown(directory, 65534, 65534)
     else:
-        directory = Path("/usr")  # root's, and nothing is written there by us
+        directory = Path("/usr")  # root's, and we write nothing there
     with pytest.raises(ConfigError, match=r"journal=.*belongs to another user"):
         Journal(directory)
     assert list(directory.glob("lock")) == []

@@ -1,8 +1,8 @@
-"""Somebody reads logs, error messages and tracebacks, and hopes for a password in them.
+"""Logs, error messages and tracebacks never show a password.
 
-Whatever characters a password consists of, and wherever it stands unescaped in a URL, no three characters of it in a
-row may appear in an error, a representation or a log line: of a broker's URL, of the management API's, of a
-database's, of a trace collector's, and of a proxy's.
+For any password, even unescaped in a URL, no three consecutive characters of it may appear in an error, a
+representation or a log line: of the URL of a broker, of the management API, of a database, of a trace collector or of a
+proxy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fedbroker.redact import without_secrets
 from fedbroker.transport.amqp.url import parse
 
 SECRET = "QZXJ"
-"""Characters of passwords that nothing else in a URL or in a message of ours has."""
+"""Characters that occur in passwords only, and in no other part of a URL or of our messages."""
 PASSWORDS = st.one_of(
     st.text(SECRET, min_size=3, max_size=8),
     st.text(SECRET + "/?#@:%[],;&='\"\\+é", min_size=3, max_size=12),
@@ -45,13 +45,13 @@ TAILS = st.sampled_from(["", "/", "/vhost", "/?heartbeat=9", "?heartbeet=1", "/v
 
 
 def leaked(password: str, text: str) -> list[str]:
-    """Every three characters of the password that can be read in the text, as they were written or meant."""
+    """Return every three consecutive characters of the password, escaped or unescaped, that the text shows."""
     grams = {word[at : at + 3] for word in (password, unquote(password)) for at in range(len(word) - 2)}
     return sorted(gram for gram in grams if set(gram) & set(SECRET) and gram in text)
 
 
 def everything(call: Callable[[], object]) -> str:
-    """All that can be seen of what a call returns, or of what it raises."""
+    """Return all text visible in the result of a call, or in its exception."""
     try:
         value = call()
     except Exception as error:
@@ -85,7 +85,7 @@ EXAMPLES = [
 def with_examples(test):
     for one in EXAMPLES:
         test = example(*one)(test)
-    # The first use of SQLAlchemy, or of a crowded machine, takes long.
+    # The first use of SQLAlchemy is slow, and so is a loaded machine.
     return settings(suppress_health_check=[HealthCheck.function_scoped_fixture])(test)
 
 
@@ -125,7 +125,7 @@ def test_no_part_of_a_database_s_password_is_shown(tmp_path, user, password, hos
             database = database_at("flights", url, tmp_path)
         except FedbrokerError:
             return
-    # Whatever the driver says of the host, the port, the user or the database: these hold nothing of it.
+    # The driver may quote host, port, user or database: these hold no part of the password.
     parts = database.engine.url
     said = f"{parts.host} {parts.port} {parts.username} {parts.database} {dict(parts.query)}"
     assert leaked(password, said) == []
@@ -153,7 +153,7 @@ def test_a_line_of_json_stays_one(values):
 
 def test_redacting_takes_linear_time():
     text = "a://b:" * 200_000 + " @"
-    assert without_secrets(text) == text  # with a pattern that goes back, this would take days
+    assert without_secrets(text) == text  # a backtracking pattern would take days
 
 
 @pytest.fixture

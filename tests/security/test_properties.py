@@ -1,8 +1,8 @@
-"""A raw client against the reading of messages: properties in bytes that AMQP's libraries neither write nor read.
+"""A raw client against message parsing: property bytes that AMQP's libraries neither write nor read.
 
-The broker passes them on as they are. Whoever may publish to a silo's or a coordinator's queue could otherwise end its
-connection with one message, which the broker delivers again on the next one. What must hold: the connection stays, the
-message is dealt with like any other that makes no sense, and the next good one is served.
+The broker passes them on unchanged. A client that may publish to a silo's or a coordinator's queue could otherwise end
+the reader's connection with one message, which the broker redelivers on the next connection. The connection must stay,
+the message must be handled like any other malformed one, and the next valid message must be served.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.raw import raw_connection, table, words
 from tests.support.worker import client_of, settings
 
 NONE = b"\xff\xfe\xc3"
-"""No UTF-8."""
+"""Invalid UTF-8."""
 
 
 def nested(depth: int) -> bytes:
@@ -49,7 +49,7 @@ PROPERTIES = {
 
 
 def lost(*ends: SiloTransport | CoordinatorTransport) -> int:
-    """How often these have lost a connection."""
+    """Return how often these have lost a connection."""
     return sum(line.reconnections for end in ends for line in end.traffic.values())
 
 
@@ -59,7 +59,7 @@ def named(properties: dict[str, bytes]) -> dict[str, bytes]:
 
 @pytest.fixture
 async def scene(broker: PrivateBroker, cohort: str, tmp_path):
-    """A real silo, and a coordinator that it answers."""
+    """Run a real silo, and a coordinator that it answers."""
     own = settings(tmp_path, broker.url, cohort)
     async with SiloService(own) as silo, client_of(own) as client, raw_connection(broker.url) as attacker:
         await until(lambda: "ewr" in client.coordinator.silos)

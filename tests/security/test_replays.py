@@ -1,8 +1,8 @@
-"""The broker's operator against signed work: a copy of a work item is sent again while its signature is still valid.
+"""The broker's operator against signed work: a copied work item is sent again while its signature is still valid.
 
-The operator has every message and may give a copy any message id, the original one included, at any time: after the
-silo has forgotten its answer, and after the silo was started again, with and without an audit log. The work must be
-done once.
+The operator has every message and may give a copy any message id, including the original one, at any time: after the
+silo has forgotten its reply, and after a restart of the silo, with and without an audit log. The work must be done
+once.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ AUDITED = {**RETURNS_ALL, "audit_file": "audit.log"}
 
 
 class Scene:
-    """A silo that can be started again, an honest coordinator, and the operator with a copy of its work.
+    """A silo that can be restarted, an honest coordinator, and the operator with a copy of its work.
 
     Attributes:
-        silo: the silo as it runs now.
+        silo: the silo in its current run.
         client: the honest coordinator.
         copy: the work item, which was done.
     """
@@ -51,17 +51,17 @@ class Scene:
         await self.silo.open()
 
     async def start_again(self) -> None:
-        """Stop the silo and start it again."""
+        """Restart the silo."""
         await self.silo.close()
         await self.start()
 
     async def send_copy(self, message_id: str | None = None) -> None:
-        """Send the copy, by default under its own message id, and see that the silo has dealt with it."""
+        """Send the copy, by default under its own message id, and wait until the silo has handled it."""
         properties = {**self.copy.properties, "expiration": None}
         if message_id is not None:
             properties["message_id"] = message_id
         await self.attacker.send(dataclasses.replace(self.copy, properties=properties))
-        await self.client.check()  # work that comes behind it is done
+        await self.client.check()  # work behind it in the queue is done
         await until(lambda: self.silo.statistics().in_hand == 0)
 
 
@@ -135,7 +135,7 @@ async def test_a_copy_is_not_done_again_after_the_audit_log_was_moved_away(scene
 
 
 async def test_work_that_waited_while_the_silo_was_down_is_still_done(scene: Scene) -> None:
-    """What protects from copies does not cost work that is new: the broker kept it for the silo."""
+    """Send new work to a stopped silo: the protection from copies must not reject it, since the broker kept it."""
     await scene.silo.close()
     asked = asyncio.create_task(scene.client.send(scene.client.item(echo("counted"))))
     await until(lambda: len(scene.attacker.seen) == 2)

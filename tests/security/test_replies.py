@@ -1,9 +1,9 @@
-"""A malicious silo with valid keys answers with other outputs than it was asked for.
+"""A malicious silo with valid keys replies with wrong outputs.
 
-Too few or too many outputs, a value at the clients where one at the server is expected or the other way round, other
-numbers of clients, outputs never asked for, sizes that do not match: each is that silo's failure, by its name, and
-nobody else's. The honest silo's answer counts, no exception of another kind reaches the program, and nothing that was
-only announced is waited for.
+Too few or too many outputs, a value at the clients in place of the server or the reverse, wrong numbers of clients,
+unrequested outputs, sizes that do not match: each is a failure of that silo, which the error names, and of no other
+silo. The honest silo's reply counts, no other kind of exception reaches the program, and outputs that were only
+announced are not waited for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NUMBER = tff.TensorType(np.float32)
 AT_CLIENTS = tff.FederatedType(NUMBER, tff.CLIENTS)
 AT_SERVER = tff.FederatedType(NUMBER, tff.SERVER)
 FOUR = [1.0, 2.0, 3.0, 4.0]
-"""One value for each client; two of them are the honest silo's, two the malicious one's."""
+"""One value for each client; two belong to the honest silo, two to the malicious one."""
 
 
 @tff.tensorflow.computation(NUMBER)
@@ -68,12 +68,12 @@ def at_clients(*values: float) -> bytes:
 
 
 def server_with(*values: float) -> bytes:
-    """A value that says that it is at the server, with any number of members."""
+    """Return a value that claims to be at the server, with any number of members."""
     return bytes(federate([serialize(value, NUMBER) for value in values], AT_SERVER))
 
 
 PARTIALS = at_server(3.0), at_server(6.0)
-"""What an honest silo with the clients 1.0 and 2.0 answers with, of two sums."""
+"""The outputs of an honest silo with the clients 1.0 and 2.0, for two sums."""
 
 OF_SUMS: Mapping[str, Sequence[bytes]] = {
     "no output": [],
@@ -110,7 +110,7 @@ def with_outputs(attacker: MaliciousSilo, outputs: Sequence[bytes]) -> Callable[
 def announcing(
     attacker: MaliciousSilo, outputs: Sequence[tuple[bytes, int]], *sent: bytes, held: bool = False
 ) -> Callable[[WorkItem], Awaitable[None]]:
-    """Answer with outputs that are announced with any sizes, of which only some are sent."""
+    """Return a handler that announces outputs with any sizes and sends only some of them."""
 
     async def answer(item: WorkItem) -> None:
         sizes = tuple((digest_of(output), size) for output, size in outputs)
@@ -122,7 +122,7 @@ def announcing(
 
 @asynccontextmanager
 async def victim(broker, cohort: str, directory: Path, honest: Sequence[bytes], **options):
-    """A program whose cohort is an honest silo, ``ewr``, and the malicious one, ``jfk``."""
+    """Run a program whose cohort is an honest silo, ``ewr``, and the malicious one, ``jfk``."""
     keyring = Keyring()
     public = {name: own.public for name, own in keyring.silos.items()}
     (directory / SECRET).write_text(keyring.coordinators["a"].reveal() + "\n")
@@ -226,7 +226,7 @@ async def test_outputs_that_are_only_announced_are_not_waited_for(broker, cohort
             started = time.monotonic()
             assert await invoke(context, two_sums) == (3.0, 6.0), attack
             assert endings(context)["jfk"] == "refused", attack
-            assert time.monotonic() - started < 25, attack  # results that do not come are given up after 30 s
+            assert time.monotonic() - started < 25, attack  # outstanding results are given up after 30 s
 
 
 async def test_an_output_of_another_size_than_announced_does_not_count(broker, cohort, tmp_path):

@@ -1,9 +1,9 @@
-"""A graph that got past the silo's list of ops, inside of the real C++ runtime.
+"""A graph that bypassed the silo's list of ops, inside the real C++ runtime.
 
-The attacker writes graphs, or holds the whole process of the C++ runtime. Nothing of the silo's list of ops is in the
-way here: everything goes straight to the runtime. It must find no file of the silo's user, leave none behind, and reach
-no other process; with either of the two defences that protect files switched off, and with the runtime on the host's
-network. Which of them a kernel has is asked of the kernel, and one of them it must have.
+The attacker writes graphs, or controls the whole process of the C++ runtime. The silo's list of ops is not involved
+here: all graphs go straight to the runtime. They must find no file of the silo's user, leave none behind, and reach no
+other process; with either of the two defences that protect files switched off, and with the runtime on the host's
+network. The kernel is asked which of them it has, and it must have one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fedbroker.runtime.protos import executor_pb2
 MARK = secrets.token_hex(16)
 """The content that must not be found."""
 NAME = f"fb-{secrets.token_hex(8)}"
-"""Of the files that hold it."""
+"""Name of the files that hold it."""
 SECONDS = 60.0
 SYSTEM = tuple(map(Path, ("/lib", "/lib64", "/usr/lib")))
 ALL = ("namespace", ())
@@ -53,7 +53,7 @@ NOTHING = {"namespace": ("namespace", DEFENCES), "none": ("none", DEFENCES)}
 
 @functools.cache
 def kernel_has(defence):
-    """Whether this kernel has it, asked without our own code."""
+    """Return whether this kernel has a defence, determined without our own code."""
     if defence == "landlock":
         return ctypes.CDLL(None).syscall(444, None, ctypes.c_long(0), 1) > 0
     made = subprocess.run(
@@ -65,7 +65,7 @@ def kernel_has(defence):
 
 
 def protected(way):
-    """Whether a runtime that is started in this way must keep a graph from files."""
+    """Return whether a runtime started in this way must keep a graph from files."""
     isolation, without = way
     mount = isolation == "namespace" and "mount" not in without and kernel_has("mount")
     return mount or ("landlock" not in without and kernel_has("landlock"))
@@ -77,14 +77,14 @@ def way(request):
 
 
 async def ran(way, *graphs):
-    """What became of each graph: what it returned, as bytes, or the words with which it failed."""
+    """Run graphs; return for each its result as bytes, or its error message."""
     isolation, without = way
     runtime = Runtime(isolation=isolation, without=without, log=lambda _: None)
     try:
         async with asyncio.timeout(SECONDS):
             executor = await runtime.executor(0)
             outcomes = [await outcome(executor, graph) for graph in graphs]
-        assert runtime.restarts == 0  # no graph took the runtime along
+        assert runtime.restarts == 0  # no graph crashed the runtime
         assert runtime.confinement.protects_files == protected(way)
         return outcomes
     finally:
@@ -139,7 +139,7 @@ def writes(op, path):
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
-    """Files of this user with a mark in them, and the directories that hold them."""
+    """Write files of this user with a mark in them; yield them and their directories."""
     directories = [tmp_path_factory.mktemp("marked"), Path.home(), Path(tempfile.gettempdir())]
     files = [directory / NAME for directory in directories]
     for file in files:
@@ -185,7 +185,7 @@ async def test_a_graph_writes_no_file(way, marked, op):
 
 @pytest.mark.parametrize("isolation", NOTHING)
 async def test_without_the_defences_the_same_graphs_do_what_they_say(marked, isolation):
-    """Else the tests above would prove nothing."""
+    """Prove that the tests above can fail: without the defences the graphs read and write files."""
     target = marked[0].parent / "written"
     graphs = [
         *(reads(op, marked[0]) for op in READERS),
@@ -203,7 +203,7 @@ async def test_without_the_defences_the_same_graphs_do_what_they_say(marked, iso
 
 
 async def test_one_session_leaves_nothing_for_the_next_one(way):
-    """The sessions of a runtime share it: what one of them wrote, even in memory, another could read."""
+    """Write in one session and read in another: a runtime's sessions share its file system, even in memory."""
     places = [f"{directory}/left-{NAME}" for directory in ("/tmp", "/dev/shm", "", "/dev", "/proc", "/etc")]
     told = await ran(way, *(writes("WriteFile", one) for one in places), *(reads("ReadFile", one) for one in places))
     assert not any(MARK.encode() in words for words in told)
@@ -297,11 +297,11 @@ def test_neither_root_nor_namespaces_are_needed(prefix, isolation, defence):
 
 INTERPRETER = Path(sys.executable).resolve()
 PROBE = Path(__file__).parents[1] / "support" / "confined.py"
-"""A program that tries what a graph cannot; here it runs in the C++ runtime's place."""
+"""A program that attempts forbidden actions; here it runs in place of the C++ runtime."""
 
 
 async def probed(tmp_path, isolation, only=None, **known):
-    """What a process finds in the C++ runtime's place, with all defences or with one; it knows some of our numbers."""
+    """Run the probe in place of the C++ runtime, with all defences or with one; it is given some of our numbers."""
     program = tmp_path / "probe"
     facts = "".join(f"{name} = {value}\n" for name, value in {"OWNER": os.getpid(), **known}.items())
     program.write_text(f"#!{INTERPRETER} -ISs\n{facts}{PROBE.read_text()}")
@@ -329,7 +329,7 @@ async def test_it_reaches_no_other_process(tmp_path, isolation):
         assert found[name] == "EPERM", name
     for name in ("prlimit64", "setpriority", "sched_setscheduler", "sched_setaffinity", "ioprio_set"):
         assert found[name] == "EPERM", name
-    # Threads and abort() are not in the filter's way.
+    # The filter permits threads and abort().
     assert (found["fork"], found["own signal"], found["own limit"]) == ("ok", "ok", "ok")
 
 
@@ -337,7 +337,7 @@ async def test_it_reaches_no_other_process(tmp_path, isolation):
 async def test_it_has_no_privileges_and_can_gain_none(tmp_path, isolation):
     found = await probed(tmp_path, isolation)
     assert (found["effective"], found["no_new_privs"]) == (0, 1)
-    if isolation == "namespace":  # where there are none to begin with, the bounding set stays
+    if isolation == "namespace":  # without capabilities to begin with, the bounding set stays
         assert found["bounding"] == 0
     for name in ("unshare", "clone with a namespace", "mount", "setns"):
         assert found[name] == "EPERM", name
@@ -379,7 +379,7 @@ async def test_it_has_no_part_of_the_kernel_that_it_does_not_need(tmp_path, isol
 
 @pytest.fixture(scope="module")
 def segment():
-    """The key of a piece of System V shared memory of ours."""
+    """Return the key of a System V shared memory segment of ours."""
     key = secrets.randbelow(1 << 30) + 1
     identifier = ctypes.CDLL(None).shmget(key, 4096, 0o1600)
     assert identifier >= 0
@@ -421,5 +421,5 @@ async def test_each_defence_holds_without_the_others(tmp_path, segment, probes, 
 
 @pytest.fixture(scope="module")
 def probes():
-    """What was found so far, by isolation and defence."""
+    """Cache of probe results, by isolation and defence."""
     return {}

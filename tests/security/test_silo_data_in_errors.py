@@ -1,12 +1,12 @@
-"""A curious coordinator, or anybody who reads what passes the broker, tries to learn a silo's data from its errors.
+"""A curious coordinator, or a reader of the broker's messages, tries to learn a silo's data from its errors.
 
-They ask for columns in dtypes that do not fit, and wait for files to be damaged, databases to be away, cells to be
-wrong. What must hold: of a failure there leaves a sentence from a closed list, with the names of the source and of an
-announced column, and an id. Cells, names of columns that are not offered, file names, directories, SQL, settings,
-users, passwords, ids of spreadsheets and the words of exceptions are in the silo's own log, under that id, and nowhere
-else: not in replies, announcements, notices, dead letters, metrics or traces.
+It requests columns in wrong dtypes, and waits for damaged files, unreachable databases and wrong cells. Of a failure
+only a sentence from a closed list may leave, with the names of the source and of an announced column, and an id. Cells,
+names of columns that are not offered, file names, directories, SQL, settings, users, passwords, ids of spreadsheets and
+messages of exceptions are in the silo's own log, under that id, and nowhere else: not in replies, announcements,
+notices, dead letters, metrics or traces.
 
-Every source in ``tests/support/marked.py`` is full of marks. A real silo reads it, in a process of its own.
+Every source in ``tests/support/marked.py`` is full of marks. A real silo, in a process of its own, reads it.
 """
 
 from __future__ import annotations
@@ -48,34 +48,34 @@ FINE = {"query": "select 1.5::double as x"}
 
 
 def duckdb(at: Path) -> Iterator[list[Case]]:
-    """Files and a database, by duckdb."""
+    """Yield cases of files and a database, read by duckdb."""
     yield marked.duckdb_cases(at)
 
 
 def sqlite(at: Path) -> Iterator[list[Case]]:
-    """The source ``sql`` over SQLite."""
+    """Yield cases of the source ``sql`` over SQLite."""
     yield marked.sqlite_cases(at)
 
 
 def postgresql(at: Path) -> Iterator[list[Case]]:
-    """The source ``sql`` over PostgreSQL."""
+    """Yield cases of the source ``sql`` over PostgreSQL."""
     with postgres() as url:
         yield marked.postgres_cases(url)
 
 
 def sheets(at: Path) -> Iterator[list[Case]]:
-    """Spreadsheets."""
+    """Yield cases of spreadsheets."""
     with SheetsServer(key_size=1024) as server, SheetsServer(key_size=1024) as away:
         yield marked.sheets_cases(at, server, away)
 
 
 def python(at: Path) -> Iterator[list[Case]]:
-    """Functions."""
+    """Yield cases of Python functions."""
     yield marked.python_cases(at)
 
 
 def installed(at: Path) -> Iterator[list[Case]]:
-    """A kind of source that another package brings."""
+    """Yield cases of another package's kind of source."""
     yield marked.installed_cases(at)
 
 
@@ -88,7 +88,7 @@ def test_every_kind_of_source_is_tried():
 
 @dataclass
 class Outside:
-    """All that leaves a silo, and its own log.
+    """All data that leave a silo, and its own log.
 
     Attributes:
         copies: of messages.
@@ -103,12 +103,12 @@ class Outside:
     log: Path
 
     def details(self) -> dict[str, str]:
-        """What the silo's log says, by id."""
+        """Return the failure details in the silo's log, by id."""
         events = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return {event["id"]: event["detail"] for event in events if event["event"] == "failure_detail"}
 
     def leaks(self, scraped: str, marks: set[str]) -> list[str]:
-        """Whatever holds a mark."""
+        """Return a description of every message, metric or trace that holds a mark."""
         found = [f"{one.exchange} {one.key}: {one.everything!r}" for one in self.copies]
         leaving = [one.everything for one in self.copies] + [scraped.encode()]
         leaving += [repr(span).encode() for span in self.collector.spans]
@@ -118,7 +118,7 @@ class Outside:
 
 @contextmanager
 def running(config: Path, collector: Collector) -> Iterator[subprocess.Popen[bytes]]:
-    """The silo of these settings, in a process of its own that exports traces."""
+    """Run the silo of these settings in a process of its own that exports traces."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("FEDBROKER_", "OTEL_"))}
     path = os.pathsep.join(map(str, (ROOT, ROOT / "workers", config.parent)))
     variables = ours | {"PYTHONPATH": path, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
@@ -134,7 +134,7 @@ def running(config: Path, collector: Collector) -> Iterator[subprocess.Popen[byt
 
 @asynccontextmanager
 async def outside(config: Path, url: str, cohort: str, metrics: str) -> AsyncIterator[Outside]:
-    """A silo that runs within the block, and everything that leaves it until it is gone."""
+    """Run a silo within the block; yield everything that leaves it."""
     with collecting() as collector:
         async with spy(url, cohort, SILO) as copies:
             with running(config, collector) as process:
@@ -185,21 +185,21 @@ async def test_nothing_of_a_silos_data_leaves_when_reading_or_converting_them_fa
     assert len([span for span in leaving.collector.spans if span.failed]) >= len(cases)
     assert leaving.leaks(scraped, {MARK, NUMBER} | {case.tells for case in cases if case.tells}) == []
     details = leaving.details()
-    if kind is installed:  # nor when counting and closing fail
+    if kind is installed:  # also when counting and closing fail
         assert f"{MARK}_count" in leaving.log.read_text()
         assert f"{MARK}_close" in leaving.log.read_text()
     assert [wrong for case, reply in replies if (wrong := why_wrong(case, reply, details))] == []
 
 
 async def dead_letter(url: str, cohort: str, leaving: Outside) -> None:
-    """Have the silo reject a message that is no work item."""
+    """Make the silo reject a message that is not a work item."""
     async with admin(url) as anybody:
         await anybody.publish(topology.WORK.name, f"{cohort}.{SILO}.key", b"no work")
     await until(lambda: any(one.exchange == topology.DEAD.name for one in leaving.copies))
 
 
 def why_wrong(case: Case, reply: Failed, details: dict[str, str]) -> str:
-    """Why this is not the reply, or the log, that it should be; empty if it is."""
+    """Return why the reply or the log is wrong; empty if both are right."""
     shown = SEE.search(reply.hint)
     if reply.kind != "data" or case.problem.sentence.split("{")[0] not in reply.cause:
         return f"{case.source}: {reply} instead of {case.problem}; {details.get(shown[1] if shown else '')}"
@@ -236,9 +236,9 @@ async def test_a_source_that_cannot_be_opened_is_told_at_the_silo_alone(
             with pytest.raises(FedbrokerError) as caught:
                 await SiloService(load(config, {})).open()
             assert MARK in str(caught.value), name
-        async with admin(broker.url) as anybody:  # after which all that was sent before has come
+        async with admin(broker.url) as anybody:  # this message arrives after all that were sent before
             await anybody.publish(topology.DEAD.name, f"{cohort}.last", b"")
         await until(lambda: any(one.key == f"{cohort}.last" for one in copies))
-    # Of other cohorts something may still have come: other tests use the broker as well.
+    # Messages of other cohorts may still arrive: other tests use the broker as well.
     assert [one.key for one in copies if cohort in one.key] == [f"{cohort}.last"]
     assert not any(holds(one.body + one.properties.encode(), MARK) for one in copies)

@@ -1,9 +1,9 @@
-"""Text that harms whoever reads it: terminal escapes, forged lines, reversed or invisible letters, markup.
+"""Text that attacks its reader: terminal escapes, forged lines, reversed or invisible letters, markup.
 
 A malicious silo with valid keys puts it into every string of its replies, announcements and reports of forgeries. A
 malicious coordinator with valid keys puts it into every string of its work and its notices, a raw client into routing
-keys and headers of dead letters. At the other end, in exceptions, logs, terminals and tables, each string must be one
-printable line of bounded length; identifiers with such characters must be refused altogether.
+keys and headers of dead letters. On the other side, in exceptions, logs, terminals and tables, each string must be one
+printable line of bounded length; identifiers with such characters must be refused entirely.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SECONDS = 60
 
 
 def assert_harmless(text: str, *, lines: bool = False) -> None:
-    """See that a text, or each line of an output, is printable."""
+    """Assert that a text, or each line of an output, is printable."""
     for line in text.split("\n") if lines else [text]:
         assert is_printable(line), repr(line)
 
@@ -80,7 +80,7 @@ def strings_of(message: object) -> list[str]:
 
 
 async def run(broker: PrivateBroker, *command: str) -> str:
-    """Run one of fedbroker's commands; return what it prints and says."""
+    """Run a fedbroker command; return its standard output and error."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "fedbroker.cli", *command),

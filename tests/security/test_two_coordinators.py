@@ -1,7 +1,7 @@
 """A malicious coordinator against another one: both hold valid keys, and the same silo takes work from both.
 
-Coordinator B signs notices and work about A's session, or in A's name. B must not end A's session, take or withhold
-what the silo keeps or holds for A, have A believe that the silo misbehaves, or send the silo away from A.
+Coordinator B signs notices and work for A's session, or in A's name. B must not end A's session, take or withhold
+values that the silo keeps or holds for A, make A believe that the silo misbehaves, or make the silo leave A.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.parametrize("seal", [False, True], ids=["signed", "seal
 
 @pytest.fixture
 async def scene(broker: PrivateBroker, cohort: str, tmp_path, monkeypatch, seal: bool):
-    """A real silo, the honest coordinator A as a client, and B."""
+    """Run a real silo, the honest coordinator A as a client, and B."""
     monkeypatch.syspath_prepend(str(tmp_path))
     sources = {
         "rows": {"query": "select i::float as x from range(9) t(i)"},
@@ -94,7 +94,7 @@ async def test_a_coordinator_cannot_use_the_values_that_a_silo_keeps_for_another
     function = identity()
     program = [Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
     again = client.item(program, session=first.session, stage=1)
-    assert isinstance(await client.send(again, [function]), Done)  # they are still there for their own coordinator
+    assert isinstance(await client.send(again, [function]), Done)  # they still exist for their own coordinator
 
 
 async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_path) -> None:
@@ -108,7 +108,7 @@ async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_pat
     assert isinstance(reply, Done)
     assert reads(tmp_path) == 1
     outputs = await client.outputs(client.item(echo("gated")))
-    assert reply.outputs[0][0] != digest_of(outputs[0])  # an answer of its own
+    assert reply.outputs[0][0] != digest_of(outputs[0])  # a reply of its own
 
 
 async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) -> None:
@@ -119,7 +119,7 @@ async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) ->
     for at in range(3):
         await attacker.send_work(msgspec.structs.replace(item, session=f"s{at}"))
     await until(lambda: silo.statistics().taken.rejected == rejected + 3)
-    await client.check()  # A is not mute for this silo
+    await client.check()  # the silo still listens to A
     assert client.end.late == late
     assert {silo for silo, _, why in client.coordinator.forged if not why.startswith("at the silo")} == set()
 
@@ -185,7 +185,7 @@ async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: Privat
             await until(lambda: "ewr" in honest.silos)
             accepted = Accepted(honest.end.key, "ewr", silo.incarnation)
             await honest.end.tell("ewr", accepted)
-            # In A's name: it takes nothing back that A has said.
+            # In A's name: it revokes nothing that A has said.
             await attacker.send_notice("ewr", msgspec.structs.replace(rejected, coordinator=honest.end.key))
             announced = silo.announced
             await until(lambda: silo.announced >= announced + 3)
@@ -193,7 +193,7 @@ async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: Privat
 
 async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBroker, cohort: str, seal) -> None:
     keyring = Keyring()
-    keyring = Keyring(coordinators={"b": keyring.coordinators["b"]})  # the only one: the silo does stay away
+    keyring = Keyring(coordinators={"b": keyring.coordinators["b"]})  # the only one: the silo does leave it
     async with (
         silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
@@ -207,7 +207,7 @@ async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBro
 
 
 async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
-    """Whoever runs the broker sends it once more, within its time."""
+    """Resend a notice as the broker's operator, while it is still valid."""
     keyring = Keyring()
     async with (
         silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
