@@ -5,10 +5,13 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
-__all__ = ["LONGEST", "is_printable", "printable"]
+__all__ = ["LONGEST", "LONGEST_REPR", "is_printable", "one_line_repr", "printable"]
 
 LONGEST: Final = 4096
 """Maximal number of characters of an untrusted text; a longer one is cut."""
+
+LONGEST_REPR: Final = 200
+"""Characters of the ``repr`` of a public object: a line or two in a notebook, whatever the object holds."""
 
 _CUT: Final = "…"
 
@@ -45,6 +48,12 @@ def printable(text: str, most: int | None = LONGEST) -> str:
         kept = text if most is None else text[: most + 1]  # an escape is longer than its character
         text = "".join(char if _harmless(char) else _escaped(char) for char in kept)
     return text if most is None or len(text) <= most else text[: max(0, most - 1)] + _CUT
+
+
+def one_line_repr(kind: str, *parts: str) -> str:
+    """Return ``kind(part, part)`` as one printable line of at most :data:`LONGEST_REPR` characters."""
+    text = printable(f"{kind}({', '.join(parts)}", LONGEST_REPR - 1)
+    return f"{text})"
 
 
 def is_printable(text: str) -> bool:

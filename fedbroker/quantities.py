@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["count_text", "seconds_text"]
+__all__ = ["bytes_text", "count_text", "seconds_text"]
+
+KIB = 1024
 
 
 def seconds_text(seconds: float) -> str:
@@ -12,6 +14,13 @@ def seconds_text(seconds: float) -> str:
     # ``g`` alone would write 1e-05 and 1e+03; three decimals are enough for a time.
     rounded = f"{float(f'{seconds:.3g}'):.3f}".rstrip("0").rstrip(".")
     return f"{rounded} s"
+
+
+def bytes_text(size: int) -> str:
+    """Return a number of bytes with a unit that suits it."""
+    if size < KIB:
+        return f"{size} B"
+    return f"{size / KIB:.0f} KiB" if size < KIB * KIB else f"{size / KIB / KIB:.1f} MiB"
 
 
 def count_text(number: int, noun: str) -> str:

@@ -19,6 +19,7 @@ from fedbroker.context.coordinator import Coordinator
 from fedbroker.context.loop import LoopThread
 from fedbroker.context.settings import Settings
 from fedbroker.plan import Explanation, explain_plan
+from fedbroker.printable import one_line_repr
 from fedbroker.session.report import SessionReport
 
 __all__ = ["AsyncBrokerContext", "SyncBrokerContext", "default_context", "replace_default"]
@@ -92,7 +93,11 @@ class _BrokerContext:
         self._ending.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._coordinator.settings!r})"
+        settings = self._coordinator.settings
+        state = ["closed"] if self._thread.closed else []
+        return one_line_repr(
+            type(self).__name__, f"cohort={settings.cohort!r}", f"min_silos={settings.min_silos}", *state
+        )
 
 
 class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # type: ignore[misc]  # TFF has no types

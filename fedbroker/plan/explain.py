@@ -11,6 +11,8 @@ from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot
 from fedbroker.plan.planner import make_plan
 from fedbroker.plan.secure import SecureSum
 from fedbroker.plan.sizes import human_bytes, static_bytes
+from fedbroker.printable import one_line_repr
+from fedbroker.quantities import count_text
 
 __all__ = ["Crossing", "Explanation", "explain", "explain_plan"]
 
@@ -32,6 +34,10 @@ class Crossing:
     computation_bytes: int
     up: tuple[Slot, ...]
     kept: tuple[Slot, ...]
+
+    def __repr__(self) -> str:
+        counts = [f"{len(slots)} {way}" for way, slots in (("down", self.down), ("up", self.up), ("kept", self.kept))]
+        return one_line_repr("Crossing", f"client stage {self.stage}", *counts)
 
     @property
     def down_bytes(self) -> int | None:
@@ -64,6 +70,9 @@ class Explanation:
     def messages(self, silos: int) -> int:
         """Return the number of control messages for that many silos: a work item and a reply per silo and barrier."""
         return 2 * silos * self.round_trips
+
+    def __repr__(self) -> str:
+        return one_line_repr("Explanation", repr(self.plan.name), count_text(self.round_trips, "round trip"))
 
     def __str__(self) -> str:
         parameter, result = self.plan.type.parameter, self.plan.type.result

@@ -5,11 +5,14 @@ Plain immutable data over TFF's types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import tensorflow_federated as tff
+
+from fedbroker.printable import one_line_repr
+from fedbroker.quantities import bytes_text, count_text
 
 __all__ = [
     "ClientStage",
@@ -39,6 +42,9 @@ class Slot:
     name: str
     type: tff.Type = field(compare=False)
     path: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        return one_line_repr("Slot", repr(self.name), str(self.type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,9 @@ class ClientStage:
         """Return all outputs in the order of the computation's result, without duplicates."""
         return tuple(dict.fromkeys((*self.partials, *self.kept, *self.returned)))
 
+    def __repr__(self) -> str:
+        return _stage_repr("ClientStage", self.level, self.computation, self.inputs, self.outputs)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerStage:
@@ -135,6 +144,9 @@ class ServerStage:
     merges: tuple[Merge, ...]
     outputs: tuple[Slot, ...]
     fold: Fold | None
+
+    def __repr__(self) -> str:
+        return _stage_repr("ServerStage", self.level, self.computation, self.inputs, self.outputs)
 
 
 Stage: TypeAlias = ServerStage | ClientStage
@@ -195,6 +207,14 @@ class Plan:
     def result_slots(self) -> Iterator[Slot]:
         """Return the slots of the result, left to right."""
         return leaves(self.result)
+
+    def __repr__(self) -> str:
+        return one_line_repr("Plan", repr(self.name), count_text(self.round_trips, "round trip"), str(self.type))
+
+
+def _stage_repr(kind: str, level: int, computation: bytes, inputs: Sized, outputs: Sized) -> str:
+    sizes = (count_text(len(inputs), "input"), count_text(len(outputs), "output"))
+    return one_line_repr(kind, str(level), *sizes, f"computation of {bytes_text(len(computation))}")
 
 
 def leaves(template: Template) -> Iterator[Slot]:

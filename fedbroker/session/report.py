@@ -6,10 +6,12 @@ Plain, immutable data; imports the session's outcomes only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from fedbroker.printable import one_line_repr, printable
+from fedbroker.quantities import bytes_text, count_text, seconds_text
 from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.outcomes import Ending
 
@@ -48,6 +50,9 @@ class SiloReport:
     bytes_in: int = 0
     asked: int = 1
 
+    def __repr__(self) -> str:
+        return one_line_repr("SiloReport", repr(self.silo), self.ending, f"after {seconds_text(self.at)}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReport:
@@ -77,6 +82,13 @@ class StageReport:
     def dropped(self) -> Mapping[str, Ending]:
         """Who was asked and is not in them, and why."""
         return {one.silo: one.ending for one in self.silos if one.ending != "answered"}
+
+    def __repr__(self) -> str:
+        answered = f"{len(self.participants)} of {count_text(len(self.silos), 'silo')} answered"
+        return one_line_repr("StageReport", f"client stage {self.level}", answered, seconds_text(self.seconds))
+
+    def __str__(self) -> str:
+        return _table([self])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +129,56 @@ class SessionReport:
     def as_dict(self) -> dict[str, Any]:
         """The same in plain containers, for JSON."""
         return dataclasses.asdict(self)
+
+    def __repr__(self) -> str:
+        return one_line_repr(
+            "SessionReport",
+            repr(self.session),
+            f"cohort={self.cohort!r}",
+            count_text(len(self.members), "silo"),
+            count_text(len(self.stages), "client stage"),
+            seconds_text(self.seconds),
+            *([f"error={self.error!r}"] if self.error else []),
+        )
+
+    def __str__(self) -> str:
+        silos, stages = count_text(len(self.members), "silo"), count_text(len(self.stages), "client stage")
+        took = seconds_text(self.seconds)
+        line = f"session {self.session} in cohort {self.cohort}: {silos}, {stages}, {took}"
+        notes = [f"late replies: {self.late}"] if self.late else []
+        notes += [f"forged messages: {len(self.forged)}"] if self.forged else []
+        notes += [f"error: {self.error}"] if self.error else []
+        return "\n".join([printable(line), _table(self.stages), *map(printable, notes)])
+
+
+_COLUMNS: Final = ("stage", "silo", "ending", "after", "queue", "transfer", "compute", "out", "in")
+_MOST_ROWS: Final = 20
+"""Rows of the table of a report: it stays small with a thousand silos."""
+
+
+def _table(stages: Sequence[StageReport]) -> str:
+    rows = [
+        (
+            str(stage.level),
+            printable(one.silo),
+            one.ending,
+            *map(seconds_text, (one.at, one.queue, one.transfer, one.compute)),
+            *map(bytes_text, (one.bytes_out, one.bytes_in)),
+        )
+        for stage in stages
+        for one in stage.silos
+    ]
+    shown = [_COLUMNS, *rows[:_MOST_ROWS]]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if at in (1, 2) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in shown
+    ]
+    more = len(rows) - _MOST_ROWS
+    return "\n".join([*lines, f"and {more:,} more"] if more > 0 else lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import pytest
 
 from fedbroker.context.progress.display import Display
 from fedbroker.context.progress.renderers import LineRenderer
-from fedbroker.context.progress.state import Invocation, names_text, size_text, time_text
+from fedbroker.context.progress.state import Invocation, names_text, time_text
+from fedbroker.quantities import bytes_text
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
 from tests.support.pages import blocks
 
@@ -61,8 +62,8 @@ def test_the_summary_says_what_it_took():
     ("text", "expected"),
     [
         (names_text("abcdef"), "a, b, c, d and 2 more"),
-        (size_text(12), "12 B"),
-        (size_text(3_500_000), "3.3 MiB"),
+        (bytes_text(12), "12 B"),
+        (bytes_text(3_500_000), "3.3 MiB"),
         (time_text(3725), "1 h 02 min"),
     ],
 )

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from fedbroker.context.progress.state import Invocation, names_text, size_text, time_text
+from fedbroker.context.progress.state import Invocation, names_text, time_text
 from fedbroker.printable import printable
-from fedbroker.quantities import count_text
+from fedbroker.quantities import bytes_text, count_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -142,7 +142,7 @@ def _table(invocations: Sequence[Invocation], now: float) -> RenderableType:
 def _stage_words(one: Invocation) -> str:
     words = [f"stage {one.stage} of {one.stages}", f"{len(one.answered)}/{count_text(len(one.asked), 'silo')}"]
     if one.bytes_in:
-        words.append(f"{size_text(one.bytes_in)} in")
+        words.append(f"{bytes_text(one.bytes_in)} in")
     if one.awaited:
         words.append(f"waiting for {names_text(one.awaited)}")
     if one.dropped:

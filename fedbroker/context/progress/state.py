@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from fedbroker.quantities import count_text
+from fedbroker.quantities import bytes_text, count_text
 from fedbroker.session.report import Event, SessionReport
 
-__all__ = ["Invocation", "names_text", "size_text", "time_text"]
+__all__ = ["Invocation", "names_text", "time_text"]
 
 Phase: TypeAlias = Literal["connecting", "waiting", "clients", "server"]
 
-KIB = 1024
 MOST_NAMES = 4
 
 
@@ -105,7 +104,7 @@ class Invocation:
             stages = len(report.stages)
             words.append(f"{count_text(len(report.participants), 'silo')}, {count_text(stages, 'stage')}")
             out, into = sum(one.bytes_out for one in silos), sum(one.bytes_in for one in silos)
-            words.append(f"{size_text(out)} out, {size_text(into)} in")
+            words.append(f"{bytes_text(out)} out, {bytes_text(into)} in")
             if report.dropped:
                 words.append("dropped: " + names_text(f"{silo} ({end})" for silo, end in report.dropped.items()))
         if self.attempts > 1:
@@ -124,13 +123,6 @@ def names_text(names: Iterable[str]) -> str:
     all_ = list(names)
     more = f" and {len(all_) - MOST_NAMES} more" if len(all_) > MOST_NAMES else ""
     return ", ".join(all_[:MOST_NAMES]) + more
-
-
-def size_text(size: int) -> str:
-    """A number of bytes, for people."""
-    if size < KIB:
-        return f"{size} B"
-    return f"{size / KIB:.0f} KiB" if size < KIB * KIB else f"{size / KIB / KIB:.1f} MiB"
 
 
 def time_text(seconds: float) -> str:
