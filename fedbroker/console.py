@@ -23,6 +23,7 @@ from fedbroker.redact import without_secrets
 
 __all__ = ["exit_code", "one_line", "run"]
 
+# As in a shell: 128 plus the number of SIGINT or SIGPIPE.
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
 _OTHER = 5

@@ -76,7 +76,7 @@ class SiloProcess:
 
     @property
     def pid(self) -> int:
-        """The process id of the silo.
+        """Process id of the silo.
 
         Raises:
             UsageError: it was never started.

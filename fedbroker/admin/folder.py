@@ -61,11 +61,7 @@ class Folder:
 
     @property
     def remembered(self) -> Mapping[str, str]:
-        """The settings saved by :meth:`remember`.
-
-        Raises:
-            ConfigError: the file cannot be read.
-        """
+        """Settings that :meth:`remember` saved."""
         file = self.root / "admin.toml"
         return {name: str(value) for name, value in _toml(file).items()} if file.exists() else {}
 

@@ -13,6 +13,7 @@ __all__ = ["Buffer", "fields", "frame", "framed", "prefix", "unframe"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+# Protobuf's wire type of bytes, texts and messages.
 _LENGTH_DELIMITED = 2
 
 

@@ -44,6 +44,7 @@ _SOCKET_NAME = "runtime.sock"
 _PREFIX = "fedbroker-"
 _RANDOM_BYTES = 8
 _LONGEST_ADDRESS = 107  # sun_path is 108 bytes with its terminating zero
+# Between two attempts to connect to the runtime's port until it listens.
 _POLL_SECONDS = 0.005
 _TERM_SECONDS = 0.7
 _ORDERLY_SECONDS = 1.2  # for the child to end the runtime; more than _TERM_SECONDS
@@ -214,7 +215,7 @@ def _free_port() -> socket.socket:
 
 
 def _serve(parent: socket.socket, program: _Program, port: int, listener: socket.socket | None) -> None:
-    """Start the runtime, report when it is ready, relay connections and its log; end it at the end of the parent."""
+    """Start the runtime, report when it is ready, relay connections and its log; end it when the parent ends."""
     worker = _Worker(program, Needs(program.files, port, None if listener is None else _directory_of(listener)))
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
     waiting: list[int | socket.socket] = [parent, worker.words]

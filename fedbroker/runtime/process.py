@@ -42,6 +42,7 @@ _ARENAS: Final = "MALLOC_ARENA_MAX"
 # which take as long as all the rest. Keeping freed memory would save as much again, for a third more memory.
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _LARGE_PAGES: Final = "glibc.malloc.hugetlb=1"
+# Longer than the host takes for an orderly end (``_ORDERLY_SECONDS``); close() adds at most twice ``_KILL_SECONDS``.
 _STOP_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 0.005

@@ -18,6 +18,7 @@ from typing import TypeAlias
 __all__ = ["relay"]
 
 _BUFFER_BYTES = 256 << 10
+# The largest pipe that Linux allows an ordinary user by default (fs.pipe-max-size).
 _PIPE_BYTES = 1 << 20
 _STACK_BYTES = 256 << 10
 

@@ -17,6 +17,7 @@ from fedbroker.runtime.stall import StallWatch
 
 __all__ = ["Isolation", "Runtime"]
 
+# The first attempt may meet a runtime whose death was not reported yet.
 _ATTEMPTS = 2
 _STALLED = "it was ended, since it made no progress while a request was pending"
 _THREW = "it was ended, since it threw an exception"

@@ -21,7 +21,9 @@ __all__ = ["Lease", "Runtimes"]
 _log = get_logger(__name__)
 
 SILENT: Final = 0.9
-"""Seconds. Disposing of an executor takes milliseconds: a runtime that needs longer than this has stopped."""
+"""Seconds. Disposing of an executor takes milliseconds: a runtime that needs longer than this has stopped. Below the
+time limit of ``Executor.close``, so that a close that timed out counts.
+"""
 
 MOST_RETIRED: Final = 4
 """Retired runtimes that are kept for their sessions; beyond that the oldest ends, and its sessions are lost."""
