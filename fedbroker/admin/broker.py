@@ -86,7 +86,11 @@ class LiveBroker:
         self._vhost = vhost
 
     def check_new(self, name: str) -> None:
-        """Raise ConfigError if a user of that name exists."""
+        """Check that no user of that name exists.
+
+        Raises:
+            ConfigError: a user has that name.
+        """
         if self._api.get("users", name) is not None:
             raise ConfigError(
                 f"the broker has a user {name!r} already",
@@ -94,7 +98,11 @@ class LiveBroker:
             )
 
     def check_ready(self) -> None:
-        """Raise ConfigError if the virtual host or one of our exchanges does not exist."""
+        """Check that the virtual host exists, with our exchanges.
+
+        Raises:
+            ConfigError: the virtual host or an exchange does not exist.
+        """
         there = self._api.list("exchanges", self._vhost)
         if missing := {exchange.name for exchange in EXCHANGES} - {one["name"] for one in there}:
             raise ConfigError(
@@ -102,7 +110,11 @@ class LiveBroker:
             )
 
     def check_here(self, user: User) -> None:
-        """Raise ConfigError if another virtual host has this user: users belong to the whole broker."""
+        """Check that no other virtual host has this user: users belong to the whole broker.
+
+        Raises:
+            ConfigError: another virtual host has this user.
+        """
         elsewhere = {one["vhost"] for one in self._api.list("users", str(user), "permissions")} - {self._vhost}
         if elsewhere:
             raise ConfigError(

@@ -61,7 +61,11 @@ class Folder:
 
     @property
     def remembered(self) -> Mapping[str, str]:
-        """Settings that :meth:`remember` saved."""
+        """Settings that :meth:`remember` saved.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
         file = self.root / "admin.toml"
         return {name: str(value) for name, value in _toml(file).items()} if file.exists() else {}
 
