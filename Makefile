@@ -40,12 +40,13 @@ unit: setup ## the tests that need neither broker nor processes
 	@$(bin)/python -m pytest tests/unit $(ARGS)
 
 .PHONY: check
-check: setup ## lint, format, types, layers, words, deployment, security of code and packages, the documentation's site
+check: setup ## lint, format, types, layers, words, commits, deployment, security of code and packages, the documentation
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/codespell
+	@$(bin)/python scripts/commits.py
 	@promtool check config config/prometheus/prometheus.yml >/dev/null
 	@scripts/check-deploy.sh
 	@scripts/audit.sh
