@@ -318,6 +318,18 @@ async def test_a_silo_refuses_what_an_earlier_stage_kept_of_its_clients(silo):
     assert "its accumulate joins values (ConcatV2)" in hint
 
 
+async def test_a_silo_lets_out_no_kept_value_under_the_id_of_one_of_the_coordinator_s(silo):
+    """The second stage drops what the first one kept, and gives its id to a number of its own, for a struct."""
+    both, blob = concatenates(), given(3.0)
+    keep = [*asked(both)[:-1], Select(5, 4, 0), Drop((1, 2, 3, 4))]
+    assert isinstance(await silo.send(silo.item(keep, session="ids", clients=CLIENTS, last=False), [both]), Done)
+    swap = [Drop((5,)), Value(5, digest_of(blob)), Struct(6, (("", 5),))]
+    swapped = silo.item(swap, session="ids", stage=1, clients=CLIENTS, last=False)
+    assert isinstance(await silo.send(swapped, [blob]), Done)
+    outputs = await silo.outputs(silo.item([Compute(5)], session="ids", stage=2, clients=CLIENTS), [])
+    assert total_of(outputs) == [3.0]
+
+
 async def test_a_silo_refuses_to_aggregate_kept_values_of_clients_in_another_way(silo):
     """Concatenate in a later stage the values that an earlier stage mapped: labels of kept values are kept, too."""
 
@@ -416,15 +428,20 @@ async def test_a_silo_refuses_an_intrinsic_that_it_does_not_know(silo, name, uri
     assert hint
 
 
-async def test_the_coordinator_s_own_values_and_recognised_totals_leave(silo):
-    given = executor_pb2.Value()
-    given.federated.type.placement.value.uri = "server"
-    given.federated.type.all_equal = True
-    given.federated.type.member.tensor.dtype = 1
-    array = given.federated.value.add().array
+def given(number):
+    """A number at the server, as the coordinator sends one."""
+    value = executor_pb2.Value()
+    value.federated.type.placement.value.uri = "server"
+    value.federated.type.all_equal = True
+    value.federated.type.member.tensor.dtype = 1
+    array = value.federated.value.add().array
     array.dtype = 1
     array.shape.SetInParent()
-    array.float32_list.value.append(3.0)
-    blob = given.SerializeToString()
+    array.float32_list.value.append(number)
+    return value.SerializeToString()
+
+
+async def test_the_coordinator_s_own_values_and_recognised_totals_leave(silo):
+    blob = given(3.0)
     program = [*asked(SUM)[:-1], Value(6, digest_of(blob)), Struct(7, (("", 4), ("", 6))), Compute(7)]
     assert sorted(total_of(await done(silo, program, [SUM, blob]))) == [3.0, 10035.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fedbroker_worker import fuse_structs
 from fedbroker_worker.fuse_structs import FusedStruct, join
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def test_a_joined_program_makes_the_same(program, last):
     before = ran(program, held)
     if before is None:
         return  # an error either way
-    after = ran(join(program, BLOBS, last=last), held)
+    after = ran(join(program, BLOBS, last=last, held=held), held)
     assert after is not None
     assert after[0] == before[0]
     if not last:
@@ -72,6 +73,14 @@ def test_the_values_of_a_struct_are_joined():
     joined = [FusedStruct(3, (("x", "a"), ("", "b"))), Call(4, 9, 3), Compute(4)]
     assert join(program, BLOBS, last=False) == [*joined, Drop((4,))]
     assert join(program[:-1], BLOBS, last=True) == joined
+
+
+@pytest.mark.parametrize("before", [[], [Drop((5,))], [Drop((5,)), Value(5, "b"), Drop((5,))]])
+def test_what_has_the_id_of_what_was_held_replaces_it(before):
+    program = [*before, Value(5, "a"), Struct(3, (("x", 5),)), Drop((5,))]
+    assert join(program, BLOBS, last=False, held={5}) == program
+    again = [Drop((5,)), Value(5, "a"), Struct(3, (("x", 5),))]
+    assert join(again, BLOBS, last=False, held={5}) == again
 
 
 def test_what_is_used_again_or_kept_or_large_is_made_by_itself():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, Op
@@ -34,22 +34,26 @@ class FusedStruct:
 Step: TypeAlias = "Op | FusedStruct"
 
 
-def join(program: Sequence[Op], blobs: Mapping[Digest, Buffer], *, last: bool) -> list[Step]:
+def join(
+    program: Sequence[Op], blobs: Mapping[Digest, Buffer], *, last: bool, held: Collection[int] = ()
+) -> list[Step]:
     """A program that makes the same with fewer requests.
 
     Args:
         program: of a work item.
         blobs: the content of every digest that it names.
         last: nothing of it is needed after it has run.
+        held: ids of what is there before it runs. Whoever uses or drops one of these means that, or replaces it.
     """
     uses = Counter(ref for op in program for ref in _used(op))
     created = Counter(op.ref for op in program if not isinstance(op, Compute | Drop))
     dropped = {ref for op in program if isinstance(op, Drop) for ref in op.refs}
 
     made: dict[int, Digest] = {}  # by now
+    own = set(created).difference(held)  # and dropped by nothing until now
 
     def goes_into_one(ref: int) -> bool:
-        return ref in made and uses[ref] == created[ref] == 1 and (last or ref in dropped)
+        return ref in own and ref in made and uses[ref] == created[ref] == 1 and (last or ref in dropped)
 
     steps: list[Step] = []
     gone: set[int] = set()
@@ -62,6 +66,8 @@ def join(program: Sequence[Op], blobs: Mapping[Digest, Buffer], *, last: bool) -
                 continue
         if isinstance(op, Value):
             made[op.ref] = op.blob
+        elif isinstance(op, Drop):
+            own.difference_update(op.refs)
         steps.append(op)
     return [step for one in steps if (step := _without(one, gone)) is not None]
 

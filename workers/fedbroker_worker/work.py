@@ -177,12 +177,12 @@ class Worker:
         attempts: int,
     ) -> list[Buffer]:
         """Run the program; once more, in a new runtime, if the runtime dies and nothing of the session was in it."""
-        program = join(item.program, blobs, last=item.last)
         for attempt in range(attempts):
             try:
                 with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
                     async with self._sessions.entered(item, by) as session:
                         labels = await self._check_program(item, blobs, session)
+                        program = join(item.program, blobs, last=item.last, held=session.refs)
                         outputs = await replay(program, session.executor, session.refs, blobs, lambda op: loads[op])
                         self._guard.check_outputs(item, outputs, by, labels)
                         return outputs
