@@ -18,6 +18,7 @@ from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
 from fedbroker.context.membership import Wanted, wanted
 from fedbroker.context.ops import BoundData, StageOps, output_count, parts_of
+from fedbroker.context.reading import SequenceReader, returns_sequences
 from fedbroker.context.results import ResultValues, assemble
 from fedbroker.context.sequences import has_sequences, read_sequences
 from fedbroker.context.server_stages import ServerSide
@@ -157,6 +158,7 @@ class _Run:
         self.programs = programs
         self.returned: defaultdict[str, dict[str, Buffer]] = defaultdict(dict)  # slot, silo
         self.participants: Sequence[str] = ()
+        self.reader = SequenceReader(environment.executor)
         self.at_server = {slot.name: slot for slot in plan.parameters} | {
             slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
         }
@@ -177,9 +179,11 @@ class _Run:
         return [self.server.value(self.at_server[name])]
 
     async def result(self) -> ResultValues:
-        """The values of the plan's result; sequences in them are read in the coordinator's runtime."""
+        """The values of the plan's result; sequences in the server's are read in its runtime, silos' were before."""
         values: dict[str, Sequence[Buffer]] = {slot.name: self.value(slot.name) for slot in self.plan.result_slots()}
-        slots = [slot for slot in self.plan.result_slots() if has_sequences(slot.type)]
+        slots = [
+            slot for slot in self.plan.result_slots() if slot.name not in self.returned and has_sequences(slot.type)
+        ]
         if not slots:
             return ResultValues(values)
         seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
@@ -226,8 +230,9 @@ class _Run:
             self.server.begin(merging, len(programs))
         take = partial(self._take, stage)
         check = partial(check_answer, stage)
+        read = partial(self.reader.read, stage) if returns_sequences(stage) else None
         work = StageWork(
-            stage.level, not to_come, programs, self.programs.blobs, take, enlist, check, output_count(stage)
+            stage.level, not to_come, programs, self.programs.blobs, take, enlist, check, output_count(stage), read
         )
         self.participants = await session.run_stage(work)
 
@@ -235,7 +240,7 @@ class _Run:
         """Merge a silo's partials, keep what it returns."""
         parts, count = parts_of(stage, outputs), len(stage.partials)
         for slot, output in zip(stage.returned, parts[count:], strict=True):
-            self.returned[slot.name][silo] = output
+            self.returned[slot.name][silo] = self.reader.take(slot, silo, output)
         if count:
             self.server.give(parts[:count], merged)
         else:

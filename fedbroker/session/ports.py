@@ -5,7 +5,7 @@ Imports transport's answers, wire and the base.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -16,7 +16,7 @@ from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Check", "LateJoiner", "PendingRequest", "Results", "SessionTransport", "StageWork", "Take"]
+__all__ = ["Check", "LateJoiner", "PendingRequest", "Read", "Results", "SessionTransport", "StageWork", "Take"]
 
 Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 """Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
@@ -24,6 +24,10 @@ Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
 
 Check: TypeAlias = Callable[[Sequence[Buffer], int], None]
 """Takes a silo's outputs and its number of clients; raises a ``WireError`` for what no honest silo answers with."""
+
+Read: TypeAlias = Callable[[str, Sequence[Buffer]], Awaitable[None]]
+"""Takes a silo's name and its outputs, which were checked; raises a ``WireError`` or a ``ComputationFailed`` where they
+cannot be read."""
 
 
 class Results(Protocol):
@@ -119,6 +123,7 @@ class StageWork:
             that place. None where nobody can, since silos keep values from an earlier stage.
         check: looks at an answer before it counts.
         outputs: how many outputs an answer has; None for any number.
+        read: reads, after that, what an answer's bytes do not tell, such as a dataset; None where that is nothing.
     """
 
     level: int
@@ -129,3 +134,4 @@ class StageWork:
     enlist: Callable[[Member, str], LateJoiner | None] | None = None
     check: Check = lambda _outputs, _clients: None
     outputs: int | None = None
+    read: Read | None = None

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
-from fedbroker.errors import DeadlineExceeded, Missing, WireError
+from fedbroker.errors import ComputationFailed, DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
 from fedbroker.session.blob_routing import BlobCacheIndex, needs
 from fedbroker.session.events import RequestTimings
@@ -44,7 +44,16 @@ LEASE_SLACK = 60.0
 LARGE: Final = 4 << 20
 """Bytes of results from which looking into them would keep others waiting."""
 
+READING_SHARE: Final = 0.9
+"""Of the time that is left to the stage, how much an answer may take to be read: the rest is for saying so."""
+
+LONGEST_WORDS: Final = 400
+"""Characters of the runtime's words on an answer that it could not read: they are as long as the silo likes."""
+
 Reply: TypeAlias = Done | Failed | Need | Dead
+
+_SEQUENCE: Final = "see that its data can be read to their end, or drop the silo (stragglers, quorum)"
+_SLOW: Final = "return fewer elements, raise stage_timeout, or drop the silo (stragglers, quorum)"
 
 _log = get_logger(__name__)
 
@@ -111,7 +120,8 @@ class SiloRequest:
         self.talk.started = time.monotonic()
         before = self.journal.answer(self.work.level, self.member.name) if self.journal is not None else None
         if before is not None:
-            return self._remembered(before)
+            self.outputs = before
+            return await self._unreadable() or self._remembered(before)
         self.talk.bytes_out = self._size(fresh)
         unread, needed, missed = self.unread, 0, 0
         while needed < ROUNDS_OF_NEED:
@@ -180,6 +190,22 @@ class SiloRequest:
         except Exception as error:  # a gap in our own checks: still this silo's failure, and nobody else's
             _log.exception("answer not understood", session=self.session, silo=self.member.name)
             return self._nonsense(f"it cannot be read ({type(error).__name__})")
+        return await self._unreadable()
+
+    async def _unreadable(self) -> Failed | None:
+        """The failure of a silo whose outputs hold what cannot be read, or not in time; None where they can be."""
+        if self.work.read is None:
+            return None
+        seconds = READING_SHARE * self.deadline.left()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.work.read(self.member.name, self.outputs)
+        except WireError as error:
+            return self._nonsense(error.what, error.hint)
+        except ComputationFailed as error:
+            return self._nonsense(f"a sequence in it cannot be read: {error.what[:LONGEST_WORDS]}", _SEQUENCE)
+        except TimeoutError:
+            return self._nonsense(f"a sequence in it was not read within {seconds:.3g} s", _SLOW)
         return None
 
     def _announced_wrong(self, reply: Done) -> Failed | None:
@@ -197,7 +223,6 @@ class SiloRequest:
 
     def _remembered(self, outputs: Sequence[Buffer]) -> Done:
         """It had answered before we were killed."""
-        self.outputs = outputs
         self.talk.replied = self.talk.fetched = self.talk.started
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)

@@ -17,6 +17,7 @@ __all__ = [
     "cached",
     "computation_of",
     "counted",
+    "sequence_made",
     "sequence_of",
     "value_of",
 ]
@@ -147,6 +148,11 @@ def sequence_of(graph: GraphDef) -> bytes:
     returned.attr["T"].type = tf.variant.as_datatype_enum
     returned.attr["index"].i = 0
     return bytes(graph.SerializeToString(deterministic=True))
+
+
+def sequence_made(made: Callable[[], tf.data.Dataset]) -> bytes:
+    """The serialized graph of the sequence that a function makes as a dataset."""
+    return sequence_of(_graph_of(lambda: tf.data.experimental.to_variant(made())))
 
 
 def _graph_of(made: Callable[[], tf.Tensor]) -> GraphDef:
