@@ -2,7 +2,11 @@
 
 Memory is bounded without a gap: when a signer's oldest entry has to be removed, messages of that signer that were
 written before it are refused from then on, unless they are among the remaining entries. Each signer has its own share:
-one coordinator cannot displace another's entries. Plain state with the time passed in.
+one coordinator cannot displace another's entries.
+
+A clock may jump ahead and back. So the latest of the entries that were forgotten as expired is remembered, and each
+message that may be one of them is refused. By a clock that only goes on, all of these have expired and are refused in
+any case. Plain state with the time passed in.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ MOST: Final = 16_384
 """The most entries of one signer."""
 
 _COPIES: Final = "find out who sends messages again at the broker"
+_CLOCKS: Final = "set the clocks of both ends, and send the work anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,14 @@ class Accepted:
 class _Signer:
     entries: OrderedDict[str, tuple[Accepted, str]] = field(default_factory=OrderedDict)  # with its message id
     limit: float = -math.inf
+    # Of those that were forgotten as expired: the latest time of writing, and the latest end.
+    expired_issued: float = -math.inf
+    expired_until: float = -math.inf
+
+    def forget(self, expired: Accepted) -> None:
+        """Refuse, from now on, what may be an entry that was forgotten as expired."""
+        self.expired_issued = max(self.expired_issued, expired.issued)
+        self.expired_until = max(self.expired_until, expired.until)
 
 
 class AcceptedMessages:
@@ -59,10 +72,12 @@ class AcceptedMessages:
         self._signers: dict[str, _Signer] = {}
 
     def __iter__(self) -> Iterator[Accepted]:
-        """Yield each signer's limit, where it has one, and its entries, oldest first."""
+        """Yield each signer's limits, where it has any, and its entries, oldest first."""
         for by, signer in self._signers.items():
             if signer.limit > -math.inf:
                 yield Accepted(by, "", signer.limit)
+            if signer.expired_until > -math.inf:
+                yield Accepted(by, "", signer.expired_issued, signer.expired_until)
             for entry, _ in signer.entries.values():
                 yield entry
 
@@ -78,7 +93,8 @@ class AcceptedMessages:
             True if it was accepted before, under the same message id.
 
         Raises:
-            Forged: it was accepted before under another message id, or it is so old that this is no longer known.
+            Forged: it was accepted before under another message id, or it is so old that this is no longer known, or
+                was forgotten by a clock that has gone back since.
         """
         signer = self._signers.setdefault(message.by, _Signer())
         known = signer.entries.get(message.nonce)
@@ -88,6 +104,8 @@ class AcceptedMessages:
             return True
         if message.issued <= signer.limit:
             raise Forged("a message is older than thousands of later ones, and may be a copy", hint=_COPIES)
+        if message.issued <= signer.expired_issued and message.until <= signer.expired_until:
+            raise Forged("a message had expired by a clock that has gone back since, and may be a copy", hint=_CLOCKS)
         self._put(signer, message, message_id, now)
         return False
 
@@ -95,17 +113,21 @@ class AcceptedMessages:
         """Record messages that an earlier process accepted: they are refused under any message id."""
         for entry in entries:
             signer = self._signers.setdefault(entry.by, _Signer())
-            if not entry.nonce:
+            if not entry.nonce and entry.until == math.inf:
                 signer.limit = max(signer.limit, entry.issued)
-            elif entry.until >= now and entry.nonce not in signer.entries:
+            elif not entry.nonce or entry.until < now:
+                signer.forget(entry)
+            elif entry.nonce not in signer.entries:
                 self._put(signer, entry, "", now)
 
     def _put(self, signer: _Signer, entry: Accepted, message_id: str, now: float) -> None:
         signer.entries[entry.nonce] = entry, message_id
         while signer.entries:
             oldest, _ = next(iter(signer.entries.values()))
-            if oldest.until >= now:
-                if len(signer.entries) <= self._most:
-                    return
+            if oldest.until < now:
+                signer.forget(oldest)
+            elif len(signer.entries) <= self._most:
+                return
+            else:
                 signer.limit = max(signer.limit, oldest.issued)
             del signer.entries[oldest.nonce]

@@ -36,7 +36,56 @@ def test_no_message_is_accepted_twice_while_it_is_timely(sent, most):
         assert new
         assert (by, number) not in done
         done.add((by, number))
-        assert len(list(messages)) <= 2 * (most + 1)
+        assert len(list(messages)) <= 2 * (most + 2)
+
+
+@given(
+    sent=st.lists(
+        st.tuples(st.integers(0, 30), st.sampled_from("ab"), st.integers(1, 50), st.integers(0, 90), st.booleans())
+    ),
+    most=st.integers(1, 8),
+)
+def test_no_message_is_accepted_twice_by_a_clock_that_jumps(sent, most):
+    messages, done = AcceptedMessages(most), set()
+    for at, (number, by, seconds, now, restarted) in enumerate(sent):
+        if restarted:
+            before, messages = messages, AcceptedMessages(most)
+            messages.restore(list(before), float(now))
+        one = Accepted(by, f"{by}{number}.{seconds}", float(number), float(number + seconds))
+        if one.until < now:
+            continue
+        try:
+            new = not messages.accept(one, str(at), float(now))
+        except Forged:
+            continue
+        assert new
+        assert one not in done
+        done.add(one)
+
+
+@given(sent=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 50)), max_size=60, unique=True))
+def test_no_new_message_is_refused_by_a_clock_that_goes_on(sent):
+    messages = AcceptedMessages()
+    for now, (number, seconds) in enumerate(sent):
+        one = Accepted("a", f"{number}.{seconds}", float(number), float(number + seconds))
+        if one.until >= now:
+            assert messages.accept(one, str(now), float(now)) is False
+
+
+def test_what_expired_by_a_clock_that_went_back_is_not_accepted_again(tmp_path):
+    messages = AcceptedMessages()
+    messages.accept(message(1, until=100.0), "id", 0)
+    messages.accept(message(2000, until=2100.0), "id", 2000)  # the clock is ahead, and the first is forgotten
+    with pytest.raises(Forged, match="a clock that has gone back"):
+        messages.accept(message(1, until=100.0), "copy", 2)
+    messages.accept(message(3, until=103.0), "new", 3)
+    file = AcceptedFile(tmp_path / "file")
+    file.append(message(1, until=100.0))
+    file.load()  # by today's clock
+    restored = AcceptedMessages()
+    restored.restore(file.load(), 2)
+    with pytest.raises(Forged, match="a clock that has gone back"):
+        restored.accept(message(1, until=100.0), "copy", 2)
 
 
 def test_the_same_message_may_be_delivered_again():
@@ -68,8 +117,9 @@ def test_a_file_holds_what_has_not_expired_over_restarts(tmp_path, monkeypatch):
         torn.write("a 0000")
     restored = AcceptedMessages()
     restored.restore(AcceptedFile(file.path).load(), 0)
-    assert list(restored) == [message(number) for number in range(3)]
-    assert len(file.path.read_text().splitlines()) == 3
+    expired = Accepted("a", "", 9.0, 10.0)
+    assert list(restored) == [expired, *(message(number) for number in range(3))]
+    assert len(file.path.read_text().splitlines()) == 4
     with pytest.raises(Forged):
         restored.accept(message(1), "any", 0)
 

@@ -1,7 +1,8 @@
 """The record of signed work that this silo has done, so that a silo that was started again does none of it twice.
 
 A line of text for each message: the fingerprint of its signer, its nonce, when it was written and until when a copy of
-it would be accepted. What has expired is dropped, so the file stays small. Losing the file, or its last lines in a
+it would be accepted. What has expired is dropped, so the file stays small; one line for each signer says what was the
+latest of it, for a clock that was ahead may go back. Losing the file, or its last lines in a
 power cut, means that copies of such work are done once more; it holds no data.
 """
 
