@@ -190,16 +190,39 @@ async def test_the_same_ops_tell_values_where_the_silo_lets_them(
     assert len(telling) > len(OPS) // 2, telling  # else the test above proves nothing
 
 
-async def test_an_error_tells_nothing_but_itself_where_no_bytes_may_leave(
+async def test_an_error_tells_nothing_but_itself_where_too_few_bytes_may_leave(
     broker: PrivateBroker, cohort: str, tmp_path: Path, computations: Mapping[str, bytes]
 ) -> None:
     for detail in ("position", "full"):
-        policy = PolicySettings(max_bytes_out=0, error_detail=detail)
+        policy = PolicySettings(max_bytes_out=1, error_detail=detail)
         async with attacked(broker, f"{cohort}{detail}", tmp_path, policy) as client:
             for name in ("StringToNumber", "GatherV2"):
                 reply = await reply_to(client, computations[name])
                 assert isinstance(reply, Failed)
                 assert (reply.cause, reply.hint) == ("it failed, and no more bytes may leave in this session", "")
+
+
+async def test_nothing_is_told_of_the_data_where_no_bytes_may_leave(
+    broker: PrivateBroker, cohort: str, tmp_path: Path, computations: Mapping[str, bytes]
+) -> None:
+    policy = PolicySettings(max_bytes_out=0, aggregates="recognised")
+    works = summed(lambda number, word: tf.reduce_sum(number))
+    grows = summed(lambda number, word: tf.zeros([number[0] % 1000]))
+    async with attacked(broker, cohort, tmp_path, policy) as client:
+        replies = [await reply_to(client, one) for one in (works, grows, computations["StringToNumber"])]
+    told = {(reply.kind, reply.rule, reply.cause, reply.hint) for reply in replies if isinstance(reply, Failed)}
+    assert len(replies) == 3
+    assert {one[:2] for one in told} == {("refused", "max_bytes_out")}
+    assert len(told) == 1
+
+
+async def test_refusals_that_data_decide_on_are_failures_of_their_session(
+    broker: PrivateBroker, cohort: str, tmp_path: Path
+) -> None:
+    async with attacked(broker, cohort, tmp_path, PolicySettings(max_bytes_out=10, max_failures=2)) as client:
+        grows = summed(lambda number, word: tf.zeros([number[0] % 1000]))
+        replies = [await reply_to(client, grows, session="s") for _ in range(3)]
+    assert [reply.rule for reply in replies] == ["max_bytes_out", "max_bytes_out", "max_failures"]
 
 
 async def test_errors_count_among_the_bytes_that_may_leave(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fedbroker_worker
+import msgspec
 import pytest
 from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import (
@@ -20,9 +21,12 @@ from fedbroker_worker.errors import (
     WorkRefused,
 )
 from fedbroker_worker.failures import failed_reply, failure_of
+from fedbroker_worker.policy import guard as guarding
+from fedbroker_worker.policy.guard import Guard
+from fedbroker_worker.policy.settings import PolicySettings
 from fedbroker_worker.problems import Problem
 
-from fedbroker.errors import ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
+from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.wire.messages import Column, Data, Source, WorkItem
 
 PACKAGE = Path(fedbroker_worker.__file__).parent
@@ -112,6 +116,45 @@ def test_what_the_silo_refuses_by_its_own_words_quotes_no_exception():
 
 
 # --- by behaviour ---
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (TimeoutError(), True),
+        (RuntimeUnavailable("it died", retryable=True), True),
+        (ValueError(), True),
+        (PolicyRefused("aggregates", "in another shape", by_data=True), True),
+        (PolicyRefused("sources", "not that one"), False),
+        (WorkRefused("it contradicts itself"), False),
+        (SessionLost("it is not here"), False),
+    ],
+)
+def test_a_failure_counts_where_data_may_decide_on_it(error, counts):
+    guard = Guard(PolicySettings(max_failures=1))
+    failed_reply(ITEM, "ewr", "i", error, guard=guard, by="one")
+    if not counts:
+        guard.check_item(ITEM, "one")
+        return
+    with pytest.raises(PolicyRefused, match="has failed 1 times"):
+        guard.check_item(ITEM, "one")
+    guard.check_item(ITEM, "another")
+    # What ran beside it is answered as what comes after it, whether it fails or not.
+    again = failed_reply(ITEM, "ewr", "i", ComputationFailed("INTERNAL", "no"), guard=guard, by="one")
+    assert (again.kind, again.rule) == ("refused", "max_failures")
+    with pytest.raises(PolicyRefused, match="has failed 1 times"):
+        guard.check_outputs(ITEM, [], "one")
+
+
+def test_one_coordinator_does_not_have_another_s_failures_forgotten(monkeypatch):
+    monkeypatch.setattr(guarding, "MOST_SESSIONS", 2)
+    guard = Guard(PolicySettings(max_failures=1))
+    failed_reply(ITEM, "ewr", "i", TimeoutError(), guard=guard, by="one")
+    for number in range(5):
+        other = msgspec.structs.replace(ITEM, session=f"s{number}")
+        failed_reply(other, "ewr", "i", TimeoutError(), guard=guard, by="another")
+    with pytest.raises(PolicyRefused, match="has failed 1 times"):
+        guard.check_item(ITEM, "one")
 
 
 @pytest.mark.parametrize("problem", Problem)

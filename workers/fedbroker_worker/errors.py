@@ -129,9 +129,17 @@ class ColumnError(SourceError):
 
 
 class WorkRefused(_Local):
-    """A work item contradicts itself, its session or the limits; nothing of it was run, or nothing more."""
+    """A work item contradicts itself, its session or the limits; nothing of it was run, or nothing more.
+
+    Attributes:
+        by_data: whether it is refused may depend on the data, as with the size of a result.
+    """
 
     code = "FB4205"
+
+    def __init__(self, what: str, *, hint: str = "", by_data: bool = False) -> None:
+        super().__init__(what, hint=hint)
+        self.by_data = by_data
 
 
 class SessionLost(_Local):
@@ -149,8 +157,8 @@ class PolicyRefused(WorkRefused):
 
     code = "FB4207"
 
-    def __init__(self, rule: str, what: str, *, hint: str = "") -> None:
-        super().__init__(what, hint=hint)
+    def __init__(self, rule: str, what: str, *, hint: str = "", by_data: bool = False) -> None:
+        super().__init__(what, hint=hint, by_data=by_data)
         self.rule = rule
 
 

@@ -53,8 +53,8 @@ _STATUSES: Final = frozenset(
 )
 """All of gRPC's."""
 
-_BY_DATA: Final = frozenset({"data", "computation"})
-"""Kinds of failures that data decide on: whether, where and when they fail tells something of the data."""
+_TELLS_OF_DATA: Final = frozenset({"data", "computation"})
+"""Kinds of failures whose words count among the bytes that may leave; the others' are the silo's own."""
 
 _KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
 
@@ -70,6 +70,7 @@ class Failure:
         rule: the key of ``[policy]`` that forbids it; empty where it is none of those.
         detail: what only the silo's log may show; empty where ``cause`` and ``hint`` say it all.
         unexpected: nothing was prepared for it; the log has the traceback.
+        by_data: data may decide on it: that it failed, and when, tells something of them.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class Failure:
     rule: str = ""
     detail: str = ""
     unexpected: bool = False
+    by_data: bool = True
 
 
 def failed_reply(
@@ -106,9 +108,14 @@ def failed_reply(
         incident = incidents.log_detail(failure.detail, traceback=failure.unexpected)
         hint = "; ".join(filter(None, (hint, incidents.see(incident))))
     cause = " ".join(failure.cause.split())[:LONGEST_CAUSE]
-    size = len(cause.encode()) + len(hint.encode())
-    if guard is not None and failure.kind in _BY_DATA and not guard.count_failure(item, size, by):
-        cause, hint = _USED_UP, ""
+    if guard is not None and failure.by_data:
+        size = len(cause.encode()) + len(hint.encode()) if failure.kind in _TELLS_OF_DATA else 0
+        try:
+            if not guard.count_failure(item, size, by):
+                cause, hint = _USED_UP, ""
+        except PolicyRefused as refused:
+            failure = failure_of(refused, item, {})
+            cause, hint = failure.cause, failure.hint
     return Failed(item.session, item.stage, silo, incarnation, failure.kind, cause, hint, failure.rule)
 
 
@@ -130,11 +137,13 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
         case ConfigError():
             return Failure("data", PublicText(f"a source {Problem.MISCONFIGURED.sentence}"), detail=str(error))
         case PolicyRefused():
-            return Failure("refused", PublicText(error.what), PublicText(error.hint), error.rule)
-        case WorkRefused() | WireError():
+            return Failure("refused", PublicText(error.what), PublicText(error.hint), error.rule, by_data=error.by_data)
+        case WorkRefused():
+            return Failure("refused", PublicText(error.what), PublicText(error.hint), by_data=error.by_data)
+        case WireError():
             return Failure("refused", PublicText(error.what), PublicText(error.hint))
         case SessionLost():
-            return Failure("lost", PublicText(error.what), PublicText(error.hint))
+            return Failure("lost", PublicText(error.what), PublicText(error.hint), by_data=False)
         case RuntimeUnavailable():
             return Failure("lost", _end_of_runtime(error), PublicText("run the computation again"), detail=str(error))
         case ComputationFailed() if in_full:

@@ -253,6 +253,7 @@ class Worker:
                 raise WorkRefused(
                     f"an output takes more than the limit of {self._limits.max_blob} bytes",
                     hint="return less from the clients",
+                    by_data=True,
                 )
         sizes = tuple((digest, len(output)) for digest, output in named)
         reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds, waited)

@@ -226,7 +226,8 @@ def check_shapes(outputs: Sequence[Buffer], labels: Sequence[Value]) -> None:
         for output, label in zip(outputs, labels, strict=True):
             _check_shape(layout(output), label)
     except Unreadable:
-        raise PolicyRefused(RULE, "an output has another structure than the aggregates in it") from None
+        what = "an output has another structure than the aggregates in it"
+        raise PolicyRefused(RULE, what, by_data=True) from None
 
 
 def _check_shape(found: Layout, label: Value) -> None:
@@ -246,4 +247,5 @@ def _check_shape(found: Layout, label: Value) -> None:
                     RULE,
                     f"an aggregate that should be {total} came out in another shape, one that clients' values have",
                     hint="let each client have a tensor of that shape",
+                    by_data=True,
                 )

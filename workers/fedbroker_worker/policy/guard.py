@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.deadline import Deadline
@@ -32,6 +33,15 @@ __all__ = ["Guard"]
 
 MOST_COMPUTATIONS: Final = 4096
 MOST_SESSIONS: Final = 65536
+"""Of one signer: nobody can have what another one's sessions were told forgotten."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """What left in one session."""
+
+    bytes: int = 0
+    failures: int = 0
 
 
 class Guard:
@@ -46,8 +56,8 @@ class Guard:
         self._aggregates = Aggregates()
         # By SHA-256, as the audit log names them: whoever audits has a tool for that.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
-        self._sent: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._failures: OrderedDict[tuple[str, str], int] = OrderedDict()
+        # By signer and session; kept when a session ends, since its id may be used again.
+        self._sessions: dict[str, OrderedDict[str, _Told]] = {}
 
     @asynccontextmanager
     async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
@@ -74,7 +84,10 @@ class Guard:
         """
         rules.check_sources(self._policy, item)
         rules.check_clients(self._policy, item)
-        rules.check_failures(self._policy, self._failures.get((by, item.session), 0))
+        sessions = self._sessions.get(by)
+        told = (sessions.get(item.session) if sessions is not None else None) or _Told()
+        rules.check_failures(self._policy, told.failures)
+        rules.check_bytes_left(self._policy, told.bytes)
 
     def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
         """Before any of an item's blobs is given to the runtime.
@@ -140,16 +153,11 @@ class Guard:
                 rules.refuse_client_values(self._policy)
         except Unreadable:
             raise PolicyRefused("client_results", "an output cannot be looked into") from None
-        before, now = self._sent.pop((by, item.session), 0), sum(map(len, outputs))
-        try:
-            rules.check_bytes_out(self._policy, before, now)
-        except PolicyRefused:
-            now = 0
-            raise
-        finally:
-            self._sent[by, item.session] = before + now
-            if len(self._sent) > MOST_SESSIONS:
-                self._sent.popitem(last=False)
+        told, size = self._told(item, by), sum(map(len, outputs))
+        # Others of the session may have failed meanwhile: whether this one did not is then told no more than theirs.
+        rules.check_failures(self._policy, told.failures)
+        rules.check_bytes_out(self._policy, told.bytes, size)
+        told.bytes += size
 
     @property
     def errors_in_full(self) -> bool:
@@ -165,18 +173,27 @@ class Guard:
             by: see above.
 
         Returns:
-            Whether these may leave: they count among the session's bytes then, and it has not failed too often.
+            Whether these may leave; they count among the session's bytes then.
+
+        Raises:
+            PolicyRefused: the session had failed too often already. Several of its items may run side by side, and each
+                is answered like this from then on.
         """
-        key = by, item.session
-        failures = self._failures[key] = self._failures.pop(key, 0) + 1
-        before = self._sent.pop(key, 0)
-        # Several items of a session may run side by side: more than max_failures of them can fail.
-        allowed = failures <= self._policy.max_failures and before + size <= self._policy.max_bytes_out
-        self._sent[key] = before + size if allowed else before
-        for counted in (self._failures, self._sent):
-            if len(counted) > MOST_SESSIONS:
-                counted.popitem(last=False)
+        told = self._told(item, by)
+        rules.check_failures(self._policy, told.failures)
+        told.failures += 1
+        allowed = told.bytes + size <= self._policy.max_bytes_out
+        told.bytes += size if allowed else 0
         return allowed
+
+    def _told(self, item: WorkItem, by: str) -> _Told:
+        """What left in an item's session, to be counted on."""
+        sessions = self._sessions.setdefault(by, OrderedDict())
+        told = sessions.setdefault(item.session, _Told())
+        sessions.move_to_end(item.session)
+        if len(sessions) > MOST_SESSIONS:
+            sessions.popitem(last=False)
+        return told
 
     def _ops_of(self, part: Part, digest: bytes) -> frozenset[str]:
         kind, content = part

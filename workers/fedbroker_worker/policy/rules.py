@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedbroker_worker.policy.settings import PolicySettings
 
 __all__ = [
+    "check_bytes_left",
     "check_bytes_out",
     "check_clients",
     "check_failures",
@@ -111,6 +112,7 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
         "max_seconds",
         f"it was not done within {seconds_text(policy.max_seconds)}, and no work item gets more here",
         hint="ask less of the clients, or have the silo's administrator raise max_seconds",
+        by_data=True,
     )
 
 
@@ -147,5 +149,27 @@ def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:
         raise PolicyRefused(
             "max_bytes_out",
             f"the session's results would take more than the {policy.max_bytes_out} bytes that may leave",
-            hint="return less from the clients, or have the silo's administrator raise max_bytes_out",
+            hint=_LESS,
+            by_data=True,
         )
+
+
+def check_bytes_left(policy: PolicySettings, before: int) -> None:
+    """A session whose bytes have all left does nothing more: whether that would fail tells something of the data, too.
+
+    Args:
+        policy: holds the bound.
+        before: bytes that left in this session already.
+
+    Raises:
+        PolicyRefused: none are left.
+    """
+    if before >= policy.max_bytes_out:
+        raise PolicyRefused(
+            "max_bytes_out",
+            f"nothing more of this session is done: no more than {policy.max_bytes_out} bytes may leave",
+            hint=_LESS,
+        )
+
+
+_LESS: Final = "return less from the clients, or have the silo's administrator raise max_bytes_out"
