@@ -409,17 +409,22 @@ class ComputationFailed(RuntimeFailure):
     Attributes:
         status: the gRPC status name, such as ``INVALID_ARGUMENT``.
         detail: the runtime's own message.
-        stage: the number of the server stage, or None if it failed elsewhere.
+        stage: the number of the server stage, or None where it failed elsewhere.
+        silo: the silo whose partial aggregate did not merge with the earlier ones; empty where another step failed.
     """
 
     code = "FB8002"
 
-    def __init__(self, status: str, detail: str, *, stage: int | None = None, hint: str = "") -> None:
-        where = f"server stage {stage} failed: " if stage is not None else ""
+    def __init__(
+        self, status: str, detail: str, *, stage: int | None = None, silo: str = "", merged: str = "", hint: str = ""
+    ) -> None:
+        at = f" where what silo {silo!r} sent was merged with what came from {merged}" if silo else ""
+        where = f"server stage {stage} failed{at}: " if stage is not None else ""
         super().__init__(f"{where}{status}: {' '.join(detail.split())}", hint=hint)
         self.status = status
         self.detail = detail
         self.stage = stage
+        self.silo = silo
 
 
 class WireError(FedbrokerError):

@@ -25,7 +25,7 @@ from fedbroker.context.server_stages import ServerSide
 from fedbroker.context.validation import check_answer
 from fedbroker.context.values import deal, serialize
 from fedbroker.deadline import Deadline
-from fedbroker.errors import ComputationFailed, DataError, DeadlineExceeded, UsageError
+from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
 from fedbroker.plan.identity import identity_of
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
@@ -215,8 +215,6 @@ class _Run:
                 stage=stage.level,
                 hint="raise Timeouts(stage=), or give the coordinator a faster machine",
             ) from None
-        except ComputationFailed as error:
-            raise ComputationFailed(error.status, error.detail, stage=stage.level) from None
 
     async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
         to_come = [one for one in later if isinstance(one, ClientStage)]
@@ -242,7 +240,7 @@ class _Run:
         for slot, output in zip(stage.returned, parts[count:], strict=True):
             self.returned[slot.name][silo] = self.reader.take(slot, silo, output)
         if count:
-            self.server.give(parts[:count], merged)
+            self.server.give(parts[:count], merged, silo)
         else:
             merged()
 

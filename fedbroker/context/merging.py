@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.context.values import members, structure
-from fedbroker.errors import WireError
+from fedbroker.errors import ComputationFailed, FedbrokerError, WireError
 from fedbroker.plan.model import Fold, Slot
 from fedbroker.runtime import Executor, Ref
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["PartialMerger"]
+__all__ = ["Misfit", "PartialMerger"]
 
 MOST: Final = 16
 """How many silos' partials are merged at once; each count is a computation of its own."""
@@ -30,15 +30,44 @@ PAST: Final = 64 << 20
 """Bytes of partials that the runtime may hold after they are merged. A value there holds on to all that it was computed
 from, disposed of or not, in three more copies; once it has been out of the runtime and in again it does not."""
 
+LOOKED_FOR: Final = 10.0
+"""Seconds in which whose partial did not merge is looked for, once merging has failed."""
+
+NAMED: Final = 3
+"""Silos before it that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Where merging failed.
+
+    Attributes:
+        silo: whose partial did not merge with those that were merged before it.
+        merged: whose those were, for people.
+    """
+
+    silo: str
+    merged: str
+
 
 @dataclass(frozen=True, slots=True)
 class _Given:
     partials: Sequence[Buffer]
     merged: Callable[[], None]
+    silo: str
 
     @property
     def size(self) -> int:
         return sum(map(len, self.partials))
+
+
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    """What was merged at once, and may yet fail: the runtime computes when it likes."""
+
+    so_far: Ref
+    partials: Ref
+    silos: Sequence[str]
 
 
 class PartialMerger:
@@ -63,20 +92,25 @@ class PartialMerger:
         self._complete = False
         self._begun = False
         self._past: list[Ref] = []
+        self._silos: list[str] = []  # in the order in which they are merged
+        self._merges: list[_Merge] = []
+        self._untouched: Sequence[_Given] = ()
+        self._each = 0  # partials of one silo
         self._past_bytes = 0
         self._work = asyncio.create_task(self._run())
 
-    def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
+    def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str = "") -> None:
         """Take one silo's partials, one of each merge, to be merged after those that were given before.
 
         Args:
             partials: serialized, ``U@SERVER`` of the silo's own runtime.
             merged: called once they are in the runtime's hands, or, where merging failed, not needed any more.
+            silo: its name.
         """
         if self._work.done():  # it failed, which `result` says
             merged()
             return
-        self._waiting.append(_Given(partials, merged))
+        self._waiting.append(_Given(partials, merged, silo))
         self._come.set()
 
     def untouched(self) -> list[Buffer] | None:
@@ -94,6 +128,7 @@ class PartialMerger:
         self._come.set()
         for one in given:
             one.merged()
+        self._untouched = given
         return [_member(partial) for one in given for partial in one.partials]
 
     async def result(self) -> Ref:
@@ -108,6 +143,44 @@ class PartialMerger:
         await self._work
         assert self._merged is not None, "nothing was given"
         return self._merged
+
+    async def misfit(self) -> Misfit | None:
+        """Look for the first silo whose partial does not merge with those before it. Bounded in time.
+
+        Returns:
+            None where each does, or where that cannot be told.
+        """
+        try:
+            async with asyncio.timeout(LOOKED_FOR):
+                if self._untouched:
+                    given, self._untouched = self._untouched, ()
+                    self._each = len(given[0].partials)
+                    self._silos = [one.silo for one in given]
+                    rest = await self._value(given[1:])
+                    self._merges = [_Merge(await self._value(given[:1]), rest, self._silos[1:])]
+                for merge in self._merges:
+                    if (silo := await self._first_misfit(merge)) is not None:
+                        return Misfit(silo, _named(self._silos[: self._silos.index(silo)]))
+        except (FedbrokerError, TimeoutError):
+            pass  # what failed first says more
+        return None
+
+    async def _first_misfit(self, merge: _Merge) -> str | None:
+        """Merge one silo's partials after another's, and wait for each."""
+        executor = await self._ready()
+        inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
+        so_far = merge.so_far
+        for at, silo in enumerate(merge.silos):
+            count = self._each
+            own = [("", await executor.select(merge.partials, index)) for index in range(at * count, (at + 1) * count)]
+            argument = await executor.struct([*inputs, ("", so_far), ("", await executor.struct(own))])
+            result = await executor.call(await self._function(1), argument)
+            try:
+                await executor.compute(await executor.select(result, 1))
+            except ComputationFailed:
+                return silo
+            so_far = await executor.select(result, 0)
+        return None
 
     async def close(self) -> None:
         """Stop."""
@@ -147,6 +220,8 @@ class PartialMerger:
         return batch
 
     async def _take(self, batch: Sequence[_Given]) -> None:
+        self._each = len(batch[0].partials)
+        self._silos += [one.silo for one in batch]
         if self._merged is None:
             self._merged, batch = await self._value(batch[:1]), batch[1:]
         if batch:
@@ -157,6 +232,7 @@ class PartialMerger:
         partials = await self._value(batch)
         inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
         argument = await executor.struct([*inputs, ("", so_far), ("", partials)])
+        self._merges.append(_Merge(so_far, partials, [one.silo for one in batch]))
         result = await executor.call(await self._function(len(batch)), argument)
         self._merged = await executor.select(result, 0)
         self._past += [so_far, partials, argument, result]
@@ -174,7 +250,7 @@ class PartialMerger:
         executor = await self._ready()
         content = await executor.compute(merged)
         await executor.dispose([*self._past, merged])
-        self._past, self._past_bytes = [], 0
+        self._past, self._past_bytes, self._merges = [], 0, []
         self._merged = await executor.value(content)
 
     async def _value(self, batch: Sequence[_Given]) -> Ref:
@@ -187,6 +263,12 @@ class PartialMerger:
             computation = await asyncio.to_thread(self._fold.computation, silos)
             self._functions[silos] = await (await self._ready()).function(digest_of(computation), computation)
         return self._functions[silos]
+
+
+def _named(silos: Sequence[str]) -> str:
+    """Names for people, of the last few."""
+    more = f", and {len(silos) - NAMED} more" if len(silos) > NAMED else ""
+    return ", ".join(map(repr, silos[-NAMED:])) + more
 
 
 def _member(partial: Buffer) -> Buffer:

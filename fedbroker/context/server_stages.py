@@ -12,6 +12,7 @@ from typing import Final
 
 from fedbroker.context.merging import LARGE, MOST, PartialMerger
 from fedbroker.context.values import elements, structure
+from fedbroker.errors import ComputationFailed
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
 from fedbroker.runtime.values import struct
@@ -57,18 +58,34 @@ class ServerSide:
             if len(self._bytes[slot.name]) > SMALL:
                 self._load(slot)
 
-    def give(self, partials: Sequence[Buffer], merged: Callable[[], None]) -> None:
-        """One silo's partials for this stage; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
+    def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str) -> None:
+        """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
         assert self._merger is not None, "a stage that merges has begun"
-        self._merger.give(partials, merged)
+        self._merger.give(partials, merged, silo)
 
     async def run(self, stage: ServerStage) -> None:
         """Run a stage over whatever was given for it; its outputs can then be had by :meth:`value`.
 
         Raises:
-            ComputationFailed: with the runtime's own words.
+            ComputationFailed: with the runtime's own words, and the silo whose partial did not merge.
             WireError: what a silo sent is no partial aggregate.
         """
+        try:
+            await self._run(stage)
+        except ComputationFailed as error:
+            misfit = await self._merger.misfit() if self._merger is not None else None
+            if misfit is None:
+                raise ComputationFailed(error.status, error.detail, stage=stage.level, hint=error.hint) from None
+            raise ComputationFailed(
+                error.status,
+                error.detail,
+                stage=stage.level,
+                silo=misfit.silo,
+                merged=misfit.merged,
+                hint="see that what its clients have is of the shape of the others', or leave that silo out",
+            ) from None
+
+    async def _run(self, stage: ServerStage) -> None:
         partials = self._merger.untouched() if self._merger is not None else None
         if stage.fold is None or partials is None:
             result = await self._merged(stage)

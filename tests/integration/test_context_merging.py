@@ -51,7 +51,7 @@ async def executor(own_runtime):
 
 @pytest.fixture
 async def started(executor):
-    """Starts a folding; it is closed at the end."""
+    """Starts a merger; it is closed at the end."""
     kept = []
 
     def start(fold):
@@ -133,3 +133,34 @@ async def test_what_is_no_value_is_refused(started, make_fold):
     running.give([b"nonsense"], lambda: None)
     with pytest.raises(WireError):
         await running.result()
+
+
+@pytest.mark.parametrize("wrong", [1, merging.MOST + 5])
+async def test_whose_partial_does_not_merge_is_found(executor, started, make_fold, wrong):
+    running = started(make_fold(added))
+    for silo in range(2 * merging.MOST):
+        numbers = range(3 if silo == wrong else 2)
+        running.give([partial(*numbers)], lambda: None, f"silo{silo}")
+    with pytest.raises(ComputationFailed):
+        await executor.compute(await running.result())
+    found = await running.misfit()
+    assert found is not None
+    assert found.silo == f"silo{wrong}"
+    assert found.merged.startswith("'silo0'" if wrong == 1 else "'silo18', 'silo19', 'silo20', and 18 more")
+
+
+async def test_whose_partial_does_not_merge_is_found_among_few(started, make_fold):
+    running = started(make_fold(added))
+    for silo, numbers in (("ewr", (1, 2)), ("jfk", (1, 2)), ("bos", (1, 2, 3))):
+        running.give([partial(*numbers)], lambda: None, silo)
+    assert running.untouched() is not None
+    found = await running.misfit()
+    assert found == merging.Misfit("bos", "'ewr', 'jfk'")
+
+
+async def test_nobody_is_named_where_all_partials_merge(started, make_fold):
+    running = started(make_fold(added))
+    for silo in ("ewr", "jfk"):
+        running.give([partial(1, 2)], lambda: None, silo)
+    assert running.untouched() is not None
+    assert await running.misfit() is None

@@ -1,0 +1,69 @@
+"""A silo answers with a partial of a shape that its type allows and the others' do not fit: the error names it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import fedbroker
+from fedbroker.context.codec import write
+from fedbroker.context.values import federate, structure
+from fedbroker.deadline import Deadline
+from tests.support.ends import silo_end
+from tests.support.tff import packed
+
+pytestmark = [pytest.mark.broker, pytest.mark.runtime]
+
+TABLE = tff.TensorType(np.float32, [None, None])
+
+
+@tff.tensorflow.computation(TABLE, TABLE)
+def join(left, right):
+    return tf.concat([left, right], 0)
+
+
+@tff.tensorflow.computation
+def nothing():
+    return tf.zeros([0, 3])
+
+
+@tff.tensorflow.computation(TABLE)
+def same(whole):
+    return whole
+
+
+@tff.federated_computation(tff.FederatedType(TABLE, tff.CLIENTS))
+def joined(tables):
+    return tff.federated_aggregate(tables, nothing(), join, join, same)
+
+
+def answer_of(*shape):
+    """A silo's answer to its part of that computation, with a partial of that shape."""
+    member = b"".join(write(np.zeros(shape, np.float32), TABLE))
+    return b"".join(map(bytes, structure([federate([member], tff.FederatedType(TABLE, tff.SERVER))])))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (0, 2**40)])
+async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohort, shape):
+    shapes = {"bos": (2, 3), "ewr": (2, 3), "jfk": shape}
+    async with AsyncExitStack() as stack:
+        for name, of in shapes.items():
+            end = await stack.enter_async_context(silo_end(broker.url, cohort, name))
+
+            async def answer(item, end=end, of=of):
+                await end.send(item, [answer_of(*of)], Deadline.after(item.seconds))
+
+            end.answer = answer
+        context = await stack.enter_async_context(
+            fedbroker.create_async_execution_context(
+                broker.url, cohort=cohort, min_silos=3, stage_timeout=30, retries=0
+            )
+        )
+        with pytest.raises(fedbroker.errors.ComputationFailed, match="where what silo 'jfk' sent was merged") as caught:
+            await context.invoke(joined, packed(joined, [[np.zeros([1, 3], np.float32)] * 3]))
+    assert (caught.value.silo, caught.value.stage) == ("jfk", 1)
+    assert "leave that silo out" in str(caught.value)
