@@ -11,6 +11,9 @@ ESCAPES: Final = "in user and password write / as %2F, ? as %3F, # as %23, @ as 
 """The hint for a URL whose login holds a character that ends it."""
 
 _WORD: Final = re.compile(r"\S+")
+_SCHEME_END: Final = re.compile(r":/+")
+"""Paths have one slash where a URL had two: somebody may have written the URL where a file's name belongs."""
+
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
 
 
@@ -29,11 +32,11 @@ def has_stray_at(url: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """Return the text with user and password of every URL in it replaced by ``***``."""
-    return _WORD.sub(_redacted, text) if "://" in text and "@" in text else text
+    return _WORD.sub(_redacted, text) if ":/" in text and "@" in text else text
 
 
 def _redacted(word: re.Match[str]) -> str:
     """Redact up to the last ``@`` of the word: a password may hold any character, a ``/`` or another ``@`` too."""
-    scheme, found, rest = word[0].partition("://")
-    login, at, place = rest.rpartition("@")
-    return f"{scheme}{found}***{at}{place}" if found and ":" in login else word[0]
+    found = _SCHEME_END.search(word[0])
+    login, at, place = word[0][found.end() :].rpartition("@") if found else ("", "", "")
+    return f"{word[0][: found.end()]}***{at}{place}" if found and ":" in login else word[0]

@@ -146,7 +146,14 @@ def test_no_part_of_a_password_in_other_people_s_words_is_logged(user, password,
         assert words.startswith(said.split("://")[0])
 
 
-@given(st.lists(st.sampled_from(["amqp://me:pw@h/", "a@b", "http://x:1/", "://", "@", '"', "\\", "é"])))
+@given(st.sampled_from(["ewr", "a.b", ""]), PASSWORDS)
+def test_no_part_of_a_url_is_shown_where_a_file_s_name_belongs(user, password):
+    url = f"amqp://{user}:{password}@host"
+    for shown in (url, str(Path(url)), str(Path(url).resolve())):
+        assert leaked(password, without_secrets(f"FEDBROKER_URL_FILE: there is no file {shown}; correct it")) == []
+
+
+@given(st.lists(st.sampled_from(["amqp://me:pw@h/", "a@b", "http://x:1/", "://", ":/", "@", '"', "\\", "é"])))
 def test_a_line_of_json_stays_one(values):
     assert isinstance(json.loads(without_secrets(json.dumps({"a": values, "b": {"c": values}}))), dict)
 
