@@ -4,6 +4,9 @@ An aggregate over clients has a zero, from which each silo starts, ``accumulate(
 and ``report(total)``. It is recognised if each tensor of the zero is the neutral constant, ``accumulate`` adds
 something to that tensor that does not depend on the total so far, ``merge`` adds the two, and ``report`` returns them.
 A tensor that ``accumulate`` returns unchanged keeps its value in the zero.
+
+``accumulate`` may add one tensor to a sum of floating-point numbers. Of several, a huge one would absorb the total so far
+and its opposite would remove the huge one, which leaves the tensor that is added last.
 """
 
 from __future__ import annotations
@@ -190,7 +193,18 @@ def _total(at: int, leaf: Value, start: Value, kept: Collection[int], count: int
         raise NotRecognised(f"its accumulate is of another type than its zero{where}")
     if not _changes_nothing(zero, leaf.reduction):
         raise NotRecognised(f"its zero is not what leaves a {leaf.reduction} as it is{where}")
+    if leaf.reduction == "sum" and not _is_exact(zero.dtype) and sum(map(_adds, added)) > 1:
+        raise NotRecognised(f"its accumulate adds more than one floating-point number{where}")
     return Total(leaf.reduction, zero.dtype, zero.shape)
+
+
+def _is_exact(dtype: int) -> bool:
+    """Whether sums are the same whichever way they are put in brackets."""
+    return DTYPES[dtype].kind in "iu" and dtype != BFLOAT16
+
+
+def _adds(term: Value) -> bool:
+    return not (isinstance(term, Known) and term.constant.zero)
 
 
 def _changes_nothing(zero: Constant, reduction: Reduction) -> bool:

@@ -96,9 +96,9 @@ def test_learning(run, build):
     [
         lambda: tff.aggregators.DifferentiallyPrivateFactory.gaussian_adaptive(0.0, 4),
         lambda: tff.aggregators.zeroing_factory(9.0, tff.aggregators.SumFactory()),
-        lambda: tff.aggregators.EncodedSumFactory.quantize_above_threshold(4, threshold=2),
+        lambda: tff.aggregators.HadamardTransformFactory(),
     ],
-    ids=["private", "zeroing", "encoded"],
+    ids=["private", "zeroing", "rotated"],
 )
 def test_aggregators(run, factory):
     process = factory().create(VECTOR)

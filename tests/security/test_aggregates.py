@@ -190,6 +190,17 @@ def merges_by_joining():
     return aggregate(zero, plus, join)
 
 
+def hides_the_others_behind_a_huge_number():
+    """What there is so far is lost in a huge number, which is taken away again; the shapes keep this order."""
+
+    def body(so_far, value):
+        huge = tf.exp(tf.abs(value) * 0.0001 + 70.0)
+        hidden = tf.ensure_shape(so_far + huge, [])
+        return tf.ensure_shape(hidden + (tf.sin(value * 1e-30) - huge), []) + value
+
+    return aggregate(zero, function(body, pair(tff.TensorType(F))), plus)
+
+
 def multiplies():
     times = function(lambda so_far, value: so_far * value, pair(tff.TensorType(F)))
     return aggregate(function(lambda: tf.constant(1.0)), times, times)
@@ -229,6 +240,7 @@ ATTACKS = {
     draws_by_chance: "its accumulate computes with RandomUniform instead of adding",
     counts_its_calls: "it holds a state",
     merges_by_joining: "its merge adds other values than it should",
+    hides_the_others_behind_a_huge_number: "its accumulate adds more than one floating-point number",
     multiplies: "its accumulate computes with Mul instead of adding",
     samples: "of type <random_seed=int64[2],random_values=int32[?],samples=float32[?]>: its accumulate computes with",
 }

@@ -101,7 +101,7 @@ MAPS = {
     "one": tf.ones_like,
     "negated": lambda x: tf.zeros_like(x) - x,
     "squared": lambda x: x * x,
-    "doubled": lambda x: x + x,
+    "doubled": lambda x: x + x if x.dtype.is_integer else x * 2,
     "cast": lambda x: tf.cast(tf.cast(x, tf.float64), x.dtype),
     "selected": lambda x: tf.where(x > x[::-1], x, tf.zeros_like(x)),
 }

@@ -120,8 +120,6 @@ PASSES = {
     "`clipping_factory`": lambda: summed(aggregators.clipping_factory(1.0, aggregators.SumFactory())),
     "`zeroing_factory`": lambda: summed(aggregators.zeroing_factory(1.0, aggregators.SumFactory())),
     "`robust_aggregator`": lambda: averaged(tff.learning.robust_aggregator()),
-    "`EncodedSumFactory`": lambda: summed(aggregators.EncodedSumFactory.quantize_above_threshold(4, threshold=2)),
-    "`compression_aggregator`": lambda: averaged(tff.learning.compression_aggregator(), tff.TensorType(F, [20001])),
     "`HadamardTransformFactory`": lambda: summed(aggregators.HadamardTransformFactory()),
     "`DiscreteFourierTransformFactory`": lambda: summed(aggregators.DiscreteFourierTransformFactory()),
     "`DiscretizationFactory`": lambda: summed(
@@ -171,6 +169,14 @@ IN_PLAINTEXT = {
 """The same, where the context is made with ``secure_sum="plaintext"``."""
 
 REFUSED = {
+    "`EncodedSumFactory`": (
+        lambda: summed(aggregators.EncodedSumFactory.quantize_above_threshold(4, threshold=2)),
+        "more than one floating-point number",
+    ),
+    "`compression_aggregator`": (
+        lambda: averaged(tff.learning.compression_aggregator(), tff.TensorType(F, [20001])),
+        "more than one floating-point number",
+    ),
     "an aggregate that appends each client's value": (appended, "joins values"),
     "`UnweightedReservoirSamplingFactory`": (
         lambda: summed(aggregators.UnweightedReservoirSamplingFactory(sample_size=3)),
