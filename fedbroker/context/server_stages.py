@@ -59,7 +59,7 @@ class ServerSide:
                 self._load(slot)
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str) -> None:
-        """One silo's partials for the stage that has begun; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
+        """Take a silo's partials for the current stage; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
         assert self._merger is not None, "a stage that merges has begun"
         self._merger.give(partials, merged, silo)
 

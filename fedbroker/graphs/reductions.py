@@ -5,8 +5,8 @@ and ``report(total)``. It is recognised if each tensor of the zero is the neutra
 something to that tensor that does not depend on the total so far, ``merge`` adds the two, and ``report`` returns them.
 A tensor that ``accumulate`` returns unchanged keeps its value in the zero.
 
-``accumulate`` may add one tensor to a sum of floating-point numbers. Of several, a huge one would absorb the total so far
-and its opposite would remove the huge one, which leaves the tensor that is added last.
+``accumulate`` may add one tensor to a sum of floating-point numbers. Of several, a huge one would absorb the total so
+far and its opposite would remove the huge one, which leaves the tensor that is added last.
 """
 
 from __future__ import annotations
