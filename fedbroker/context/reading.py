@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from fedbroker.context.programs import parts_of
+from fedbroker.context.ops import parts_of
 from fedbroker.context.sequences import has_sequences, read_sequences
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.plan.model import ClientStage, Slot

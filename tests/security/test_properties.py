@@ -16,7 +16,7 @@ from pamqp import decode
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.transport import CoordinatorTransport, SiloTransport, topology
-from fedbroker.transport.properties import LONGEST_TABLE, install
+from fedbroker.transport.amqp.properties import LONGEST_TABLE, install
 from tests.support.ends import coordinator_end, silo_end, until
 from tests.support.raw import raw_connection, table, words
 from tests.support.worker import client_of, settings

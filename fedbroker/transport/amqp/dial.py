@@ -20,7 +20,7 @@ from yarl import URL
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
-from fedbroker.transport import properties
+from fedbroker.transport.amqp import properties
 from fedbroker.transport.amqp.tls import ended_without_a_word, no_tls, refused_certificate
 from fedbroker.transport.amqp.url import Address, Endpoint
 
