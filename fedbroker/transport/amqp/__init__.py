@@ -1,1 +1,1 @@
-"""The AMQP client: addresses, connections that come back, messages; aio-pika is known here alone."""
+"""The AMQP client: addresses, reconnecting connections and messages. Only this package uses aio-pika."""

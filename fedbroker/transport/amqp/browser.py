@@ -1,7 +1,4 @@
-"""Looks into queues without consuming: takes messages one by one and puts them back, in their order, in their place.
-
-Imports transport.connect, transport.message, transport.topology and the base.
-"""
+"""Browse queues without consuming them: messages are taken one by one and requeued in their original order."""
 
 from __future__ import annotations
 
@@ -25,17 +22,18 @@ __all__ = ["BrowsedMessage", "QueueBrowser", "in_time"]
 _T = TypeVar("_T")
 
 LOT: Final = 16
+"""Messages requeued at a time: a quorum queue reorders more than 32 requeues in flight."""
 PAUSE: Final = 0.002
 LOOKS: Final = 1000
-"""Seconds between looks whether what was put back is there, and how many looks."""
+"""Seconds between two checks that requeued messages are back in the queue, and the maximum number of checks."""
 
 
 class BrowsedMessage(NamedTuple):
-    """A message that was taken.
+    """A message taken from a queue and not settled yet.
 
     Attributes:
-        delivery: it.
-        tag: the channel's name for it.
+        delivery: the message.
+        tag: its delivery tag on the channel.
     """
 
     delivery: Delivery
@@ -43,21 +41,21 @@ class BrowsedMessage(NamedTuple):
 
 
 class QueueBrowser:
-    """Takes messages out of queues. What is not settled goes back, at the latest with the connection.
+    """Takes messages out of queues. Messages that are not settled return to their queue when the connection closes.
 
-    The caller sets the time-outs; cancelling loses no message, but a quorum queue then mixes up their order. Every
-    method may raise ``BrokerLost`` (the connection went) and ``BrokerRefused`` (no permission).
+    The caller sets the timeouts. Cancelling loses no message, but a quorum queue may then change their order. Every
+    method may raise ``BrokerLost`` (the connection was lost) and ``BrokerRefused`` (no permission).
     """
 
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
         self._channels: list[object] = []  # aio-pika keeps only weak references to them
         self._reading: aiormq.abc.AbstractChannel | None = None
-        self._held: dict[int, None] = {}  # tags, not bodies: there may be many
+        self._held: dict[int, None] = {}  # tags, not bodies: a queue may hold many messages
 
     async def count(self, queue: Queue) -> int | None:
-        """How many messages a queue holds that nobody has taken; None where there is no such queue."""
-        channel = await self._channel()  # one that is thrown away: the broker closes it where there is no queue
+        """Return the number of ready messages in a queue, or None if the queue does not exist."""
+        channel = await self._channel()  # used once: the broker closes it if the queue does not exist
         try:
             there = await guarded(channel.queue_declare(queue.name, passive=True))
         except aiormq.exceptions.ChannelNotFoundEntity:
@@ -68,7 +66,7 @@ class QueueBrowser:
         return there.message_count or 0
 
     async def take(self, queue: Queue) -> BrowsedMessage | None:
-        """The queue's first message, or None for an empty queue, which must be there."""
+        """Take the first message of an existing queue; return None if the queue is empty."""
         if self._reading is None:
             self._reading = await self._channel()
         message = await self._ask(self._reading.basic_get(queue.name), queue)
@@ -79,16 +77,16 @@ class QueueBrowser:
         return taken
 
     async def remove(self, taken: BrowsedMessage) -> None:
-        """Have the broker forget a message that was taken."""
+        """Acknowledge a message that was taken, so that the broker deletes it."""
         await taken.delivery.ack()
         del self._held[taken.tag]
 
     async def put_back(self, queue: Queue) -> None:
-        """Put back whatever was taken out of a queue and not removed; it is there again when this returns.
+        """Requeue all messages that were taken and not removed, and wait until the queue holds them again.
 
-        A few at a time, each lot waited for: a quorum queue mixes up more than 32 returns that are under way, and
-        no other answer of its tells that it has them. A lot is waited for no longer than some seconds, since messages
-        may expire meanwhile.
+        Messages are requeued in lots, and each lot is awaited by polling the message count: a quorum queue changes the
+        order of more than 32 requeues in flight, and the broker does not confirm a requeue. The wait for a lot is
+        limited to a few seconds, because messages may expire while they are awaited.
         """
         if self._reading is None:
             return
@@ -111,7 +109,7 @@ class QueueBrowser:
             await asyncio.sleep(PAUSE)
 
     async def purge(self, queue: Queue) -> int:
-        """Delete a queue's messages; how many there were."""
+        """Delete a queue's messages and return their number."""
         channel = await self._channel()
         purged = await self._ask(channel.queue_purge(queue.name), queue)
         await self._ask(channel.close(), queue)
@@ -135,7 +133,7 @@ class QueueBrowser:
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """A time-out within the block is the broker's, and said to be."""
+    """Turn a ``TimeoutError`` within the block into ``BrokerLost``."""
     try:
         yield
     except TimeoutError:

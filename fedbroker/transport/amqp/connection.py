@@ -1,7 +1,6 @@
-"""One live connection with its channels: declare, consume, publish; whatever ends any of it ends the line.
+"""One live connection with its channels: declare, consume and publish. A failure of any part ends the connection.
 
-A channel closed by the broker, a consumer cancelled by it and a lost connection are one event, ``down``. Imports
-transport.connect, transport.topology and the base.
+A channel closed by the broker, a consumer cancelled by the broker and a lost connection are one event, ``down``.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ class Consumer:
     _tag: str
 
     async def cancel(self) -> None:
-        """Take no more deliveries. Those that are here may still be acknowledged.
+        """Stop new deliveries. Messages that were already delivered can still be acknowledged.
 
         Raises:
-            ConnectionLost: the line ended, and the consumer with it.
+            ConnectionLost: the connection ended, and the consumer with it.
         """
         try:
             await guarded(self._channel.basic_cancel(self._tag))
@@ -61,20 +60,20 @@ class Consumer:
 
 
 SILENT: Final = 3.0
-"""Seconds without an answer after which the node of a queue counts as down."""
+"""Seconds without an answer to a declaration after which the queue's node counts as down."""
 
 HOME_NODE: Final = "home node"
-"""What the broker says of a queue whose node is down, and not of one that nobody made."""
+"""Words in the broker's error if a queue's node is down, and not if the queue was never declared."""
 
 Handler = Callable[[Delivery], Awaitable[None]]
-"""Takes a delivery. It runs in a task that is cancelled when its line ends."""
+"""Handles one delivery. It runs in a task that is cancelled when the connection ends."""
 
 
 class Connection:
-    """One live connection. Make one with ``Connection.start``.
+    """One live connection, created with ``Connection.start``. It is never reused after it ended.
 
     Attributes:
-        down: done when the line has ended; its result says why.
+        down: done when the connection has ended; its result is the reason.
     """
 
     def __init__(self, connected: Connected, traffic: TrafficCounters) -> None:
@@ -87,7 +86,7 @@ class Connection:
 
     @classmethod
     async def start(cls, connected: Connected, traffic: TrafficCounters | None = None) -> Connection:
-        """A line on that connection, with a channel to publish on; what goes over it is counted in ``traffic``.
+        """Open the publishing channel on an established connection; messages are counted in ``traffic``.
 
         Raises:
             ConnectionLost: the connection ended.
@@ -101,33 +100,33 @@ class Connection:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Which of the broker's hosts it leads to."""
+        """The broker host at the other end."""
         return self._connected.endpoint
 
     @property
     def alive(self) -> bool:
-        """Whether nothing has ended it yet."""
+        """True until the connection ends."""
         return not self.down.done()
 
     def fail(self, why: str) -> None:
-        """End the line."""
+        """Mark the connection as ended, with the reason. Later calls have no effect."""
         if not self.down.done():
             self.down.set_result(why)
 
     async def close(self) -> None:
-        """End the line in an orderly way; bounded in time, never raises."""
+        """Close the connection in an orderly way. Takes a bounded time and never raises."""
         self.fail("closed")
         await self._connected.close()
         self._channels.clear()
 
     async def declare(self, exchanges: tuple[Exchange, ...], queues: tuple[Queue, ...]) -> None:
-        """Make sure that these are there, with their bindings.
+        """Declare exchanges and queues, and bind the queues.
 
         Raises:
-            TopologyMismatch: one is there already, of another kind; names it.
+            TopologyMismatch: an exchange or queue exists with other properties; the error names it.
             BrokerRefused: no permission.
             Locked: a queue belongs to another connection.
-            ConnectionLost: the line ended.
+            ConnectionLost: the connection ended.
         """
         channel = await self._channel()
         for exchange in exchanges:
@@ -139,9 +138,9 @@ class Connection:
             await self._declare_queue(channel, queue)
 
     async def declare_here(self, queue: Queue) -> bool:
-        """Make sure that a durable classic queue is there; False where the node that holds it is down.
+        """Declare a durable classic queue; return False if the node that holds it is down.
 
-        RabbitMQ 3 says so, RabbitMQ 4 says nothing.
+        In that case RabbitMQ 3 returns an error, and RabbitMQ 4 does not answer.
 
         Raises:
             TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``declare`` does.
@@ -154,16 +153,16 @@ class Connection:
         return True
 
     async def answers(self, queue: Queue, seconds: float) -> bool:
-        """Whether a queue that is there answers within that time: a quorum queue without a leader does not.
+        """Return whether an existing queue answers in time; a quorum queue without a leader does not.
 
         Raises:
-            ConnectionLost: the line ended.
+            ConnectionLost: the connection ended.
         """
         channel = await self._channel(watched=False)
         try:
             async with asyncio.timeout(seconds):
                 await guarded(channel.basic_get(queue.name))
-                await guarded(channel.close())  # gives the message back, if there was one
+                await guarded(channel.close())  # requeues the message, if the queue had one
         except (TimeoutError, aiormq.exceptions.ChannelClosed):
             return False
         except Exception as error:
@@ -183,14 +182,14 @@ class Connection:
             await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
 
     async def expect(self, *queues: Queue) -> list[int]:
-        """Make sure that queues are there which somebody else made; whoever asks needs no permission for that.
+        """Check that queues exist which another user declared. A passive declaration needs no permission.
 
         Returns:
-            how many consumers each has.
+            the number of consumers of each queue.
 
         Raises:
-            BrokerRefused: one is not there.
-            ConnectionLost: the line ended, or the node that holds one is down.
+            BrokerRefused: a queue does not exist.
+            ConnectionLost: the connection ended, or the node that holds a queue is down.
         """
         if self._looker is None:
             self._looker = await self._channel()
@@ -207,28 +206,28 @@ class Connection:
         return consumers
 
     async def purge(self, queue: Queue) -> None:
-        """Throw away what is in a queue.
+        """Delete the ready messages of a queue.
 
         Raises:
             BrokerRefused: no permission.
-            ConnectionLost: the line ended.
+            ConnectionLost: the connection ended.
         """
         channel = await self._channel()
         await self._ask(channel.queue_purge(queue.name), f"queue {queue.name!r}")
 
     async def consume(self, queue: Queue, handler: Handler, *, prefetch: int, exclusive: bool = False) -> Consumer:
-        """Have a queue's messages handled; each is acknowledged by its handler.
+        """Consume a queue. The handler acknowledges each message.
 
         Args:
-            queue: must be there.
-            handler: what takes a delivery; what it raises is logged, and the message rejected.
-            prefetch: how many deliveries may be unacknowledged.
-            exclusive: let nobody else consume.
+            queue: an existing queue.
+            handler: called with each delivery; if it raises, the error is logged and the message rejected.
+            prefetch: maximum number of unacknowledged deliveries.
+            exclusive: allow no other consumer of the queue.
 
         Raises:
-            Locked: somebody else consumes.
+            Locked: the queue has another consumer.
             BrokerRefused: no permission.
-            ConnectionLost: the line ended.
+            ConnectionLost: the connection ended.
         """
         channel = await self._channel()
         channel.on_consumer_cancel_callbacks.add(lambda _: self.fail(f"the broker cancelled {queue.name!r}"))
@@ -248,12 +247,12 @@ class Connection:
         return Consumer(channel, str(answer.consumer_tag))
 
     async def take_all(self, queue: Queue) -> list[bytes]:
-        """The bodies of the messages that are in a queue now, each rejected: the broker dead-letters them.
+        """Return the bodies of the messages in a queue and reject each message, so that the broker dead-letters it.
 
-        Those that come meanwhile stay: they may be the echo of our own rejections.
+        Messages that arrive during the call stay in the queue: they may be caused by our own rejections.
 
         Raises:
-            ConnectionLost: the line ended.
+            ConnectionLost: the connection ended.
         """
         channel = await self._channel()
         what = f"queue {queue.name!r}"
@@ -269,21 +268,21 @@ class Connection:
         return bodies
 
     async def delete(self, queue: Queue) -> None:
-        """Delete a queue, whatever is in it and whoever uses it.
+        """Delete a queue, even if it holds messages or has consumers.
 
         Raises:
-            ConnectionLost: the line ended.
+            ConnectionLost: the connection ended.
         """
         channel = await self._channel()
         await self._ask(channel.queue_delete(queue.name), f"queue {queue.name!r}")
 
     async def publish(self, message: Outgoing) -> None:
-        """Publish and await the broker's confirmation.
+        """Publish a message and await the broker's confirmation.
 
         Raises:
-            Unroutable: it was mandatory, and no queue wants it.
-            Nacked: the broker did not take it.
-            ConnectionLost: the line ended before the confirmation.
+            Unroutable: the message is mandatory and matches no queue.
+            Nacked: the broker did not accept the message.
+            ConnectionLost: the connection ended before the confirmation.
         """
         assert self._publisher is not None
         publishing = self._publisher.basic_publish(
@@ -319,12 +318,12 @@ class Connection:
         return underlay
 
     def _watch(self, part: aiormq.abc.AbstractChannel | aiormq.abc.AbstractConnection) -> None:
-        """Have the line end when this part of it closes."""
+        """End the connection when this channel or the underlying connection closes."""
         closing: asyncio.Future[Any] = part.closing
         closing.add_done_callback(lambda done: self.fail(first_line(None if done.cancelled() else done.exception())))
 
     async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False, elsewhere: bool = False) -> _T:
-        """Await an answer; a refusal of the broker about ``what`` becomes a typed error."""
+        """Await the broker's answer; turn a refusal that concerns ``what`` into a typed error."""
         try:
             return await guarded(asking)
         except aiormq.exceptions.ChannelPreconditionFailed as error:

@@ -1,7 +1,4 @@
-"""Plain counts of what the transport does, for whoever wants to see them; read from any thread, written on the loop.
-
-Imports nothing of fedbroker.
-"""
+"""Counters of the transport, for metrics: written on the event loop, read from any thread."""
 
 from __future__ import annotations
 
@@ -12,15 +9,15 @@ __all__ = ["TrafficCounters", "WorkCounters"]
 
 @dataclass(slots=True)
 class TrafficCounters:
-    """What went over one connection, with all the lines that it has had.
+    """Traffic of one reconnecting connection since it was created.
 
     Attributes:
-        up: whether there is a line that is set up.
-        reconnections: how often it was lost and came back.
+        up: whether it is connected and set up.
+        reconnections: how often it was lost and restored.
         messages_out: messages that the broker confirmed.
-        bytes_out: of their bodies.
+        bytes_out: total size of their bodies.
         messages_in: messages that the broker delivered.
-        bytes_in: of their bodies.
+        bytes_in: total size of their bodies.
     """
 
     up: bool = False
@@ -31,26 +28,26 @@ class TrafficCounters:
     bytes_in: int = 0
 
     def sent(self, body: bytes) -> None:
-        """One message was confirmed."""
+        """Count one confirmed message."""
         self.messages_out += 1
         self.bytes_out += len(body)
 
     def received(self, body: bytes) -> None:
-        """One message was delivered."""
+        """Count one delivered message."""
         self.messages_in += 1
         self.bytes_in += len(body)
 
 
 @dataclass(slots=True)
 class WorkCounters:
-    """What a silo found in its work queue.
+    """Counters of the deliveries from a silo's work queue.
 
     Attributes:
         redelivered: deliveries that had been delivered before: their silo was killed or cut off.
-        rejected: messages that were no work for this silo, or had come back too often; they are dead letters now.
-        blobs_cached: blobs that a work item named, was not sent with, and found here.
-        blobs_sent: blobs that came with a work item or were announced with it.
-        blobs_lacking: blobs that it named, was not sent with, and did not find.
+        rejected: messages that were no work for this silo, or were redelivered too often; now dead letters.
+        blobs_cached: blobs that a work item named, did not bring, and found in the store.
+        blobs_sent: blobs that were attached to a work item or announced with it.
+        blobs_lacking: blobs that a work item named, did not bring, and did not find in the store.
     """
 
     redelivered: int = 0

@@ -1,7 +1,4 @@
-"""One connection to the broker, or a typed error that says why there is none; aio-pika's own errors end here.
-
-Imports transport.properties, transport.tls, transport.url and the base.
-"""
+"""Connect to the broker, or raise a typed error that gives the reason: aio-pika's errors are translated here."""
 
 from __future__ import annotations
 
@@ -30,26 +27,28 @@ _T = TypeVar("_T")
 _HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
 
 READ_BUFFER: Final = 1024 * 1024
-"""Bytes of the socket's read buffer; asyncio's own 64 KiB stop the reader after every frame of a blob."""
+"""Bytes of the socket's read buffer: asyncio's default of 64 KiB pauses reading after every frame of a blob."""
 
 UNACKNOWLEDGED: Final = 20_000
-"""Milliseconds after which the kernel gives up a connection that takes our data without a word (a cut cable)."""
+"""Milliseconds after which the kernel closes a connection whose peer acknowledges no data (a cut cable)."""
 
 HOST_TIMEOUT: Final = 5.0
-"""Seconds for one of several hosts to let us in, before the next one is tried."""
+"""Seconds for one of several hosts to accept the connection, before the next host is tried."""
 
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds for an orderly goodbye."""
+"""Seconds for closing a connection in an orderly way, before it is cut."""
 
 MOST_CAUSES: Final = 8
-"""Errors that are looked at behind one; they may lead round in a circle."""
+"""Errors followed along ``__cause__`` and ``__context__``; the chain may be a cycle."""
 
 
 async def guarded(awaitable: Awaitable[_T]) -> _T:
-    """The awaitable's result; aiormq cancels those who wait for a connection that goes, who were not cancelled at all.
+    """Return the awaitable's result; tell a lost connection from a cancellation.
+
+    When a connection is lost, aiormq cancels the futures that callers await, although their tasks were not cancelled.
 
     Raises:
-        ConnectionError: the connection went.
+        ConnectionError: the connection was lost.
     """
     try:
         return await awaitable
@@ -61,11 +60,11 @@ async def guarded(awaitable: Awaitable[_T]) -> _T:
 
 
 class Connected:
-    """An open connection; close it with ``close``, which always ends, and leaves nothing running.
+    """An open connection. ``close`` always returns and leaves no task running.
 
     Attributes:
         amqp: the aio-pika connection.
-        endpoint: which of the broker's hosts it leads to.
+        endpoint: the broker host at the other end.
     """
 
     def __init__(self, amqp: aio_pika.Connection, sockets: _Sockets, endpoint: Endpoint) -> None:
@@ -74,9 +73,9 @@ class Connected:
         self._sockets = sockets
 
     async def close(self) -> None:
-        """Say goodbye for at most 2 s, then cut the connection."""
+        """Close the connection in an orderly way within 2 s, then abort it."""
         try:
-            with contextlib.suppress(Exception):  # the broker may be gone in any way; we leave all the same
+            with contextlib.suppress(Exception):  # the broker may be gone, with any error; the socket is aborted below
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await guarded(self.amqp.close())
         finally:
@@ -85,17 +84,17 @@ class Connected:
 
 
 async def connect(address: Address, name: str, deadline: Deadline | None = None) -> Connected:
-    """Connect and log in, to the first of the broker's hosts that lets us.
+    """Connect and log in to the first of the broker's hosts that accepts us.
 
-    The caller sets the time-out; cancelling leaves nothing behind.
+    The caller sets the timeout. Cancelling leaves no socket or task behind.
 
     Args:
-        address: where to.
-        name: what the broker's operator sees the connection called.
-        deadline: the caller's time-out, so that a host that is silent leaves some of it to the next one.
+        address: the broker's address.
+        name: the connection's name in the broker's management views.
+        deadline: the caller's deadline, so that a silent host leaves time for the next one.
 
     Raises:
-        BrokerUnreachable: nothing that speaks AMQP answers, at any host.
+        BrokerUnreachable: no host answers with AMQP.
         BrokerRefused: wrong user, password or vhost.
         ConfigError: a certificate or key of ours cannot be read.
     """
@@ -115,7 +114,7 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
 
 
 async def answers(endpoint: Endpoint) -> bool:
-    """Whether anything takes connections there."""
+    """Return whether the endpoint accepts TCP connections."""
     try:
         async with asyncio.timeout(HOST_TIMEOUT):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
@@ -126,14 +125,14 @@ async def answers(endpoint: Endpoint) -> bool:
 
 
 def _time_for_one(others: int, deadline: Deadline | None) -> float | None:
-    """Seconds for one host when so many others are still to be tried; None: as long as the caller waits."""
+    """Return the seconds for one host while ``others`` remain to be tried; None: as long as the caller waits."""
     if others == 0:
         return None
     return HOST_TIMEOUT if deadline is None else min(HOST_TIMEOUT, deadline.left() / (others + 1))
 
 
 def _none_of(failed: Mapping[Endpoint, BrokerError]) -> BrokerError:
-    """One error for all hosts; the refusal of one that answered tells more than the silence of the others."""
+    """Return one error for all hosts. A refusal takes precedence: it tells more than the silence of other hosts."""
     if len(failed) == 1:
         return next(iter(failed.values()))
     refusals = [error for error in failed.values() if isinstance(error, BrokerRefused)]
@@ -162,7 +161,7 @@ async def _connect_to(endpoint: Endpoint, address: Address, name: str) -> Connec
 
 
 class _Sockets(aiormq.TransportFactory):
-    """Opens the socket itself, to tell its errors apart and to be able to cut it."""
+    """Transport factory that opens the socket itself, to tell its errors apart and to be able to abort it."""
 
     def __init__(self, endpoint: Endpoint, tls: bool) -> None:
         self._endpoint = endpoint
@@ -170,7 +169,7 @@ class _Sockets(aiormq.TransportFactory):
         self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect; aiormq calls this."""
+        """Connect; called by aiormq."""
         there = self._endpoint
         context = await self._context(kwargs["ssl_context_provider"]) if self._tls else None
         try:
@@ -180,7 +179,7 @@ class _Sockets(aiormq.TransportFactory):
         except socket.gaierror:
             raise BrokerUnreachable(
                 f"the broker's host name {there.host!r} cannot be resolved",
-                retryable=True,  # in a cluster of containers, a name appears with its first container
+                retryable=True,  # in a container cluster, a host name exists only once its first container runs
                 hint="correct the broker's URL",
             ) from None
         except OSError as error:
@@ -197,7 +196,7 @@ class _Sockets(aiormq.TransportFactory):
         return reader, writer
 
     def abort(self) -> None:
-        """Cut the connection, if there is one."""
+        """Abort the connection if it is open."""
         if self._writer is not None:
             transport: asyncio.WriteTransport = self._writer.transport
             transport.abort()
@@ -214,7 +213,7 @@ class _Sockets(aiormq.TransportFactory):
 
 
 def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Exception:
-    """The same in our words."""
+    """Translate an error of aio-pika into a typed error."""
     if address.tls and (refusal := _of_certificate(endpoint, error)) is not None:
         return refusal
     match error:
@@ -231,7 +230,7 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
                 hint="correct `auth` in the broker's URL (PLAIN or EXTERNAL), or enable it at the broker",
             )
         case aiormq.exceptions.InvalidFrameError() if "Connection.OpenOk" in str(error):
-            # aiormq keeps the broker's words to itself here; it is always 530 NOT_ALLOWED
+            # aiormq hides the broker's reply here; it is always 530 NOT_ALLOWED.
             return BrokerRefused(
                 f"the broker at {endpoint} refused vhost {address.vhost!r} to user {address.user!r}",
                 hint="correct the vhost in the URL, or at the broker `rabbitmqctl add_vhost` and `set_permissions`",
@@ -245,7 +244,7 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
 
 
 def _closed_at_once(error: Exception) -> bool:
-    """Whether the connection ended before a byte came, as at a container's port while nothing listens behind it."""
+    """Return whether the peer closed before it sent a byte, as a container's port does if no process listens."""
     cause = error.__cause__ or error.__context__
     return isinstance(cause, ConnectionResetError) or (
         isinstance(cause, asyncio.IncompleteReadError) and not cause.partial and cause.expected == 1
@@ -253,9 +252,10 @@ def _closed_at_once(error: Exception) -> bool:
 
 
 def _of_certificate(endpoint: Endpoint, error: BaseException) -> BrokerError | None:
-    """The broker's refusal of our certificate; with TLS 1.3 it comes after the handshake, inside other errors.
+    """Return the broker's refusal of our certificate, or None if the error has another reason.
 
-    Its words may be lost with the connection, which it ends at once.
+    With TLS 1.3 the refusal comes after the handshake, wrapped in other errors. The broker closes the connection at
+    once, so the TLS alert may be lost; then a connection reset is the only sign.
     """
     seen: BaseException | None = error
     reset = False
@@ -274,14 +274,14 @@ def _words(error: Exception) -> str:
 
 
 async def _finish(amqp: aio_pika.Connection) -> None:
-    """Have the connection's object know that it is closed: else it starts a task when it is garbage-collected."""
-    with contextlib.suppress(Exception):  # as above
+    """Mark the aio-pika connection as closed: otherwise it starts a task when it is garbage-collected."""
+    with contextlib.suppress(Exception):  # the socket is already aborted: closing may fail in any way
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await guarded(amqp.close())
 
 
 def _quiet() -> None:
-    """Keep the libraries' own logs to themselves, unless somebody wants them: every event is logged by us, once."""
+    """Silence the libraries' loggers unless their level was set: we log each event ourselves, once."""
     for name in ("aio_pika", "aiormq"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:

@@ -1,4 +1,4 @@
-"""What can go wrong on a line, and aiormq's words for it in ours. Imports the base only."""
+"""Errors of a connection, and the translation of aiormq's errors into them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
 ]
 
 IN_USE: Final = "exclusive use"
-"""What the broker says of a queue that somebody consumes alone, and not of a lacking permission."""
+"""Words in the broker's error if a queue has an exclusive consumer, and not if a permission is missing."""
 
 
 class ConnectionLost(Exception):
-    """The line ended; a message that was on its way may or may not have arrived.
+    """The connection ended; a message in flight may or may not have arrived.
 
     Attributes:
-        refusal: what to tell the user if trying again ends the same way; None where trying again is all there is.
+        refusal: the error for the user if another attempt ends the same way; None if only another attempt can tell.
     """
 
     def __init__(self, why: str, refusal: BrokerError | None = None) -> None:
@@ -39,19 +39,19 @@ class ConnectionLost(Exception):
 
 
 class RetrySetup(Exception):
-    """Something at the broker was mended on the way: set up once more, on a new line."""
+    """The setup repaired something at the broker and must run once more, on a new connection."""
 
 
 class QueueNodeDown(Exception):
-    """A durable queue lives on one node of the cluster only, and that one is down: it is neither there nor gone."""
+    """The one node that holds a durable classic queue is down: the queue can neither be used nor declared."""
 
 
 class Nacked(Exception):
-    """The broker did not take a message: a queue is full, or has no leader just now."""
+    """The broker did not accept a message: a queue is full, or has no leader at the moment."""
 
 
 class Unroutable(Exception):
-    """No queue wants a mandatory message."""
+    """A mandatory message matched no queue."""
 
 
 class Locked(BrokerRefused):
@@ -62,7 +62,7 @@ class Locked(BrokerRefused):
 
 
 def forbidden(what: str, error: Exception) -> BrokerRefused:
-    """The user lacks a permission."""
+    """Return the error for a missing permission."""
     return BrokerRefused(
         f"no permission for {what} ({first_line(error)})",
         hint="have the broker's operator give this user the permissions (`rabbitmqctl set_permissions`)",
@@ -70,7 +70,7 @@ def forbidden(what: str, error: Exception) -> BrokerRefused:
 
 
 def unmade(what: str) -> BrokerRefused:
-    """A queue of an enrolled silo's is not there."""
+    """Return the error for a missing queue of an enrolled silo."""
     return BrokerRefused(
         f"{what} is not at the broker, though [silo] says enrolled = true",
         hint="have the broker's operator enrol this silo (`fedbroker admin enroll`), or correct name, cohort and vhost",
@@ -78,7 +78,7 @@ def unmade(what: str) -> BrokerRefused:
 
 
 def refused(error: Exception, what: str) -> BrokerError | None:
-    """What to tell about a message that the broker does not take however often it is sent."""
+    """Return the error for a message that the broker refuses on every attempt; None if another attempt may succeed."""
     if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
         return forbidden(what, error)
     if isinstance(error, aiormq.exceptions.ChannelPreconditionFailed):
@@ -90,5 +90,5 @@ def refused(error: Exception, what: str) -> BrokerError | None:
 
 
 def first_line(error: BaseException | None) -> str:
-    """What an error says, short; "closed" for none."""
+    """Return the first line of an error's text, at most 300 characters; "closed" if the error is None."""
     return "closed" if error is None else (str(error) or type(error).__name__).splitlines()[0][:300]

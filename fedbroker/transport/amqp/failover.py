@@ -1,8 +1,8 @@
-"""Queues where the broker lost some of itself: a node of a cluster, or the leader of a replicated queue.
+"""Failover of queues: the cluster node of a classic queue is down, or a quorum queue has no leader.
 
-A classic queue lives on one node, and while that is down the queue can neither be used nor declared. A quorum queue
+A classic queue lives on one node. While that node is down, the queue can neither be used nor declared. A quorum queue
 whose only node was killed less than a second after the declaration comes back without a leader, and never gets one
-(RabbitMQ 3.10). Imports transport.line, transport.topology and the base.
+(RabbitMQ 3.10).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = ["LEADERLESS", "anew", "declare_elsewhere", "names_of", "see_leader"]
 _log = get_logger(__name__)
 
 LEADERLESS: Final = 10.0
-"""Seconds after which a quorum queue without a leader is given up; an election takes less."""
+"""Seconds after which a quorum queue without a leader is deleted; an election takes less."""
 MOST_NAMES: Final = 5
-"""Names that one queue may have had, as one node of a cluster after another went down."""
+"""Names that one queue may have: it takes the next name each time that the node that holds it is down."""
 
 
 async def declare_elsewhere(line: Connection, queue: Queue, last: Queue | None = None) -> Queue:
-    """Make sure that a durable classic queue is there, under another name where the node that holds it is down.
+    """Declare a durable classic queue, under another name if the node that holds it is down.
 
-    Its bindings are the same under each name, so that whoever publishes need not know.
+    The bindings are the same under each name, so that publishers need not know the name.
 
     Args:
-        line: where to declare it.
-        queue: with the name that it has as long as all is well.
-        last: what this function returned the last time, which may hold messages.
+        line: the connection to declare it on.
+        queue: the queue with its regular name.
+        last: the queue that this function returned the last time; tried first, because it may hold messages.
 
     Returns:
-        the queue, with the name that it has now.
+        the queue with its present name.
 
     Raises:
         TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``Connection.declare`` does.
@@ -52,31 +52,31 @@ async def declare_elsewhere(line: Connection, queue: Queue, last: Queue | None =
 
 
 def names_of(queue: Queue) -> list[Queue]:
-    """A queue under each of the names that it may have; those after the first go when nobody used them for a day."""
+    """Return the queue under each of its possible names; all but the first expire after a day without use."""
     arguments = {"x-expires": DAYS, **queue.arguments}
     others = (f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))
     return [queue, *(replace(queue, name=name, arguments=arguments) for name in others)]
 
 
 async def see_leader(line: Connection, queue: Queue) -> None:
-    """Make sure that somebody answers for a quorum queue that is there; delete it if nobody does.
+    """Check that an existing quorum queue has a leader; delete the queue if it has none.
 
     Raises:
-        RetrySetup: it was deleted: declare it once more, on a new line.
-        ConnectionLost: the line ended.
+        RetrySetup: the queue was deleted: declare it once more, on a new connection.
+        ConnectionLost: the connection ended.
     """
     if not await line.answers(queue, LEADERLESS):
         raise await anew(line, queue)
 
 
 async def anew(line: Connection, queue: Queue) -> RetrySetup:
-    """Delete a quorum queue that has no leader. What it held is lost either way.
+    """Delete a quorum queue that has no leader. Its messages are lost either way.
 
     Returns:
-        what to raise.
+        the exception that the caller raises.
 
     Raises:
-        ConnectionLost: the line ended.
+        ConnectionLost: the connection ended.
     """
     await line.delete(queue)
     return RetrySetup(f"queue {queue.name!r} had no leader for {LEADERLESS:g} s and was made anew")

@@ -1,7 +1,4 @@
-"""A message on its way out, and one that came in, as far as fedbroker cares for their properties.
-
-Imports transport.connect, transport.topology and the base.
-"""
+"""Outgoing messages and deliveries, with the AMQP properties that fedbroker uses."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ __all__ = ["Delivery", "Outgoing"]
 _log = get_logger(__name__)
 
 ACK_TIMEOUT: Final = 15.0
-"""Seconds to get an acknowledgement into the socket."""
+"""Seconds for writing an acknowledgement to the socket."""
 
 LONGEST_WORDS: Final = 255
-"""Bytes of a routing key, or of a property that is words."""
+"""Maximum bytes of a routing key or a string property: AMQP encodes them as short strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +32,15 @@ class Outgoing:
     """A message to publish.
 
     Attributes:
-        exchange: where to.
-        key: its routing key.
-        body: its bytes.
-        persistent: whether it survives a restart of the broker.
-        mandatory: whether it is an error that no queue takes it.
-        correlation_id: which conversation it belongs to.
-        message_id: its own name; the library chooses one where it is None.
-        expiration: seconds after which the broker gives it up.
-        headers: numbers and words that go with it.
+        exchange: the exchange to publish to.
+        key: the routing key.
+        body: the message body.
+        persistent: whether the message survives a restart of the broker.
+        mandatory: whether a message that matches no queue is an error.
+        correlation_id: the request that the message belongs to.
+        message_id: the message's id; None: the library chooses one.
+        expiration: seconds after which the broker discards or dead-letters the message.
+        headers: integers and strings sent with the message.
     """
 
     exchange: Exchange
@@ -57,7 +54,7 @@ class Outgoing:
     headers: Mapping[str, int | str] = field(default_factory=dict)
 
     def properties(self) -> commands.Basic.Properties:
-        """The same as AMQP has it."""
+        """Return the message's AMQP properties."""
         expiration = None if self.expiration is None else str(max(0, round(self.expiration * 1000)))
         return commands.Basic.Properties(
             delivery_mode=2 if self.persistent else 1,
@@ -70,7 +67,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that came. Its routing key and ids are printable, whoever chose them; its headers are as they came."""
+    """A received message. Its routing key and ids are made printable; its headers are unchanged."""
 
     body: bytes
     key: str
@@ -83,7 +80,7 @@ class Delivery:
 
     @classmethod
     def of(cls, message: aiormq.abc.DeliveredMessage) -> Delivery:
-        """The same as fedbroker sees it."""
+        """Build a delivery from aiormq's message."""
         properties = message.header.properties
         return cls(
             body=message.body,
@@ -98,28 +95,28 @@ class Delivery:
 
     @property
     def can_be_copied(self) -> bool:
-        """Whether AMQP has room for its routing key and ids, which printing may have made longer."""
+        """True if the routing key and ids fit into AMQP's limits; escaping may have made them longer."""
         return all(len(one.encode()) <= LONGEST_WORDS for one in (self.key, self.correlation_id, self.message_id))
 
     @property
     def death(self) -> str | None:
-        """Why the broker dead-lettered it, the last time that it did; None for a message that never died."""
+        """The reason of the last dead-lettering by the broker; None if the message was never dead-lettered."""
         deaths = self.headers.get("x-death")
         if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
             return printable(str(deaths[0].get("reason", "")))
         return None
 
     async def ack(self) -> None:
-        """Tell the broker to forget it; does nothing if the line has ended (the broker delivers it again)."""
+        """Acknowledge the message. No effect if the connection has ended: the broker then delivers it again."""
         await self._settle(self._channel.basic_ack(self._tag))
 
     async def reject(self) -> None:
-        """Have the broker dead-letter it; does nothing if the line has ended."""
+        """Reject the message, so that the broker dead-letters it. No effect if the connection has ended."""
         await self._settle(self._channel.basic_reject(self._tag, requeue=False))
 
     async def _settle(self, sending: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(ACK_TIMEOUT):
                 await guarded(sending)
-        except Exception as error:  # whatever it is, the line is at its end, and its owner hears of that elsewhere
+        except Exception as error:  # any error means that the connection ended; its owner is told through ``down``
             _log.debug("message not acknowledged", reason=first_line(error))

@@ -1,12 +1,12 @@
-"""What a broker passes on of a message's properties, read in whatever bytes: damage is the message's, not the line's.
+"""Tolerant decoders for message properties: malformed properties damage one message, not the connection.
 
-RabbitMQ looks into neither words nor points in time nor how deep a table is. pamqp raises an error where words are not
-UTF-8, a time is beyond the year 9999 or a table is nested a few hundred times, takes most of a second for a long list,
-and aiormq's reader, which does not survive an error, takes the connection along. The broker then delivers the message
-again, on the next connection: whoever may publish one message could keep its reader away for good.
+RabbitMQ does not check a message's strings, timestamps or depth of tables. pamqp raises an error if a string is not
+UTF-8, a timestamp is beyond the year 9999 or a table is nested a few hundred times, and takes most of a second for a
+long list. aiormq's reader does not survive an error and closes the connection. The broker then delivers the message
+again, on the next connection: a sender of one malformed message could disconnect its reader for good.
 
-aiormq has no hook for that, so :func:`install` puts other decoders into pamqp's table of them, for the whole process.
-They are the same for all that pamqp reads without an error. Knows pamqp only.
+aiormq has no hook for this, so :func:`install` replaces decoders in pamqp's table, for the whole process. The decoded
+values are the same for all input that pamqp decodes without an error.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pamqp import common, decode
 __all__ = ["LONGEST_TABLE", "install"]
 
 LONGEST_TABLE: Final = 16 * 1024
-"""Bytes of headers that are read: pamqp takes 10 ms for the worst of that length, and 700 ms for those of 128 KiB."""
+"""Maximum bytes of headers to decode: pamqp takes up to 10 ms for this length, and up to 700 ms for 128 KiB."""
 
 _SIZE: Final = 4
-"""Bytes in which a table says how long it is."""
+"""Bytes of a table's length prefix."""
 
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
 
 def install() -> None:
-    """Have pamqp read whatever comes."""
+    """Replace pamqp's decoders of strings, tables and timestamps by tolerant ones."""
     decode.METHODS.update(shortstr=_words, table=_table, timestamp=_time)
 
 
 def _words(value: bytes) -> tuple[int, str]:
-    r"""Read words; bytes that are no UTF-8 become escapes, such as ``\xff``, which no name of ours has."""
+    r"""Decode a short string; invalid UTF-8 becomes escapes like ``\xff``, which no name of ours contains."""
     try:
         return decode.short_str(value)
     except UnicodeDecodeError:
@@ -42,7 +42,7 @@ def _words(value: bytes) -> tuple[int, str]:
 
 
 def _table(value: bytes) -> tuple[int, common.FieldTable]:
-    """Read headers; those that cannot be read, or that nobody needs, are none."""
+    """Decode headers; a table that is malformed or longer than ``LONGEST_TABLE`` counts as empty."""
     end = _SIZE + int.from_bytes(value[:_SIZE])
     if _SIZE + LONGEST_TABLE < end <= len(value):
         return end, {}
@@ -50,12 +50,12 @@ def _table(value: bytes) -> tuple[int, common.FieldTable]:
         return decode.field_table(value)
     except (ValueError, ArithmeticError, LookupError, RecursionError):
         if end > len(value):
-            raise  # not the sender's table, but a frame that is none
+            raise  # the frame is shorter than its table: the frame is broken, not the sender's table
         return end, {}
 
 
 def _time(value: bytes) -> tuple[int, datetime]:
-    """Read a point in time; one that Python does not know is 1970."""
+    """Decode a timestamp; a value that Python cannot represent becomes 1970."""
     try:
         return decode.timestamp(value)
     except (ValueError, ArithmeticError, OSError):

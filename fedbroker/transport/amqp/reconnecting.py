@@ -1,7 +1,4 @@
-"""A connection that comes back: the first attempt fails loudly, after that every loss is mended with back-off.
-
-Imports transport's connect, line, publishing and url, and the base.
-"""
+"""A reconnecting connection: the first attempt raises an error; after it, each loss is repaired with back-off."""
 
 from __future__ import annotations
 
@@ -29,35 +26,37 @@ _log = get_logger(__name__)
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
 NO_QUEUE: Final = 15.0
-"""Seconds for which a message may have no queue: its reader makes a new one for one that the broker lost."""
+"""Seconds for which a message may match no queue: its consumer redeclares a queue that the broker lost."""
 NO_QUEUE_PAUSE: Final = 0.25
+"""Seconds between two attempts to publish while the queue is missing or does not accept messages."""
 SILENT: Final = 5.0
-"""Seconds without a word on a reply after which it is sent again."""
+"""Seconds without a confirmation after which a reply is published again."""
 SLOWEST: Final = 100_000
-"""Bytes a second of the slowest way to the broker that a reply is sent on once only."""
+"""Bytes per second: a slower connection publishes a large reply more than once, before it can be confirmed."""
 UNCONFIRMED: Final = 30.0
-"""Seconds without a word on a transient message after which it is let go."""
+"""Seconds without a confirmation after which a transient message is abandoned."""
 
 STABLE: Final = 5.0
-"""Seconds after which a line counts as good, and the next loss as a new one."""
+"""Seconds after which a connection counts as stable: the delays start again from the first one at its next loss."""
 DIAL_TIMEOUT: Final = 30.0
 """Seconds for one attempt to connect and set up."""
 FAREWELL_TIMEOUT: Final = 2.0
+"""Seconds for the farewell of ``ReconnectingConnection.close``."""
 RETURN_TIMEOUT: Final = 0.5
-"""Seconds that a farewell waits for a line that has just been lost."""
+"""Seconds that a farewell waits for the return of a connection that has just been lost."""
 SETTLING: Final = 5.0
-"""Seconds for a broker that lets us in and goes away while we set up, as when a cluster has just lost a node."""
+"""Seconds of retries while the broker drops us during the setup, as when a cluster has just lost a node."""
 LONGEST_WAIT: Final = 2.0
-"""Seconds at most between two looks at whether a broker that is waited for listens by now."""
+"""Maximum seconds between two attempts while we wait for a broker to start listening."""
 LINGER: Final = 2.0
-"""Seconds during which a name may still be held by a process that was killed."""
+"""Seconds during which a killed process may still hold its name."""
 
 
 def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
-    """Seconds to wait before each attempt to come back.
+    """Yield the seconds to wait before each attempt to reconnect.
 
-    The first is any moment of ``spread``: all who lost the same broker lose it in the same moment. Then it doubles,
-    up to 10 s or ``spread``, whichever is longer, less up to a half at random.
+    The first delay is random within ``spread``, because all clients of a broker lose it at the same moment. Then the
+    delay doubles, up to the longer of 10 s and ``spread``, and is shortened at random by up to a half.
     """
     yield random.uniform(0.0, spread)
     longest = spread
@@ -67,41 +66,42 @@ def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
 
 
 class Publisher(ABC):
-    """Publishes on whichever line there is."""
+    """Publishes over the current connection, and over the next one after a loss."""
 
     @abstractmethod
     async def ready(self, deadline: Deadline) -> Connection:
-        """A line that is set up; waits for a broker that is away.
+        """Return a connection that is set up; wait while the broker is away.
 
         Raises:
-            BrokerLost: there is none by the deadline, or there will be none any more.
+            BrokerLost: no connection by the deadline, or this one is closed.
         """
 
     @property
     @abstractmethod
     def where(self) -> str:
-        """Where the broker is, for errors."""
+        """The broker's address, for error texts."""
 
     @property
     @abstractmethod
     def _goes_on(self) -> bool:
-        """Whether there is a line, or will be one again."""
+        """True while connected or reconnecting."""
 
     @property
     @abstractmethod
     def _up(self) -> bool:
-        """Whether there is a line now."""
+        """True while connected."""
 
     async def publish(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish and await the broker's confirmation, over as many lines as it takes: at least once.
+        """Publish a message until the broker confirms it, across reconnections: delivery is at least once.
 
-        A transient message that the broker refuses, or says nothing about for a while, is let go: one of several queues
-        may be on a node that is down, the others have it, and its reader asks again for what it lacks.
+        A transient message that the broker rejects, or does not confirm for a while, is abandoned: one of several
+        queues may be on a node that is down. The other queues have the message, and the reader of the missing one
+        requests what it lacks.
 
         Raises:
             BrokerLost: not confirmed by the deadline.
-            BrokerRefused: the broker does not take it, whoever asks: no permission, too large.
-            Unroutable: it was mandatory, and no queue wants it.
+            BrokerRefused: the broker refuses the message on every attempt: no permission, or too large.
+            Unroutable: the message is mandatory and matches no queue.
         """
         pauses = delays()
         while True:
@@ -119,7 +119,7 @@ class Publisher(ABC):
                     return
 
     async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
-        """The same; what the broker does not take raises ``Nacked``."""
+        """Publish like ``publish``, but raise ``Nacked`` if the broker does not accept the message."""
         refused = False
         while True:
             line = await self.ready(deadline)
@@ -137,11 +137,11 @@ class Publisher(ABC):
                 refused = down.refusal is not None
 
     async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
-        """Publish a mandatory message; a queue that is missing may be coming back, as after the loss of its node.
+        """Publish a mandatory message; wait for a missing queue, which may come back after the loss of its node.
 
         Raises:
             BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable: no queue wanted it for ``NO_QUEUE`` seconds.
+            Unroutable: it matched no queue for ``NO_QUEUE`` seconds.
         """
         patience = Deadline.after(NO_QUEUE).earlier(deadline)
         while True:
@@ -153,13 +153,14 @@ class Publisher(ABC):
                 await asyncio.sleep(NO_QUEUE_PAUSE)
 
     async def publish_reply(self, message: Outgoing, deadline: Deadline) -> None:
-        """The same for a reply: its queue may also be on a node that is down, and another one be made in its place.
+        """Publish a reply like ``publish_routed``; its queue may also have been replaced, as its node is down.
 
-        Then the broker says no, or nothing, whether the other one has it or not: it is sent again, and may come twice.
+        Then the broker rejects the message or does not confirm it, even if the replacement queue has received it. The
+        reply is published again and may arrive twice.
 
         Raises:
             BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable, Nacked: the broker did not take it for ``NO_QUEUE`` seconds.
+            Unroutable, Nacked: the broker did not accept it for ``NO_QUEUE`` seconds.
         """
         seconds = SILENT + len(message.body) / SLOWEST
         patience: Deadline | None = None
@@ -177,20 +178,20 @@ class Publisher(ABC):
 
 
 Setup = Callable[[Connection], Awaitable[None]]
-"""Declares and consumes on a new line. Called for each line, the first and every later one."""
+"""Declares and consumes on a new connection; called for the first one and after every reconnection."""
 
 
 class ReconnectingConnection(Publisher):
     """One supervised connection to the broker.
 
     Args:
-        address: where to.
-        name: what the broker's operator sees the connection called.
+        address: the broker's address.
+        name: the connection's name in the broker's management views.
         setup: see ``Setup``.
-        spread: seconds within which to come back after a loss, at random: the more there are of a kind, the longer.
+        spread: seconds within which to reconnect, at random, after a loss; longer for clients that are many.
 
     Attributes:
-        traffic: what has gone over it so far.
+        traffic: counters of its traffic so far.
     """
 
     traffic: TrafficCounters
@@ -211,15 +212,15 @@ class ReconnectingConnection(Publisher):
         """Connect and set up.
 
         Args:
-            deadline: for all of it.
+            deadline: for the whole call.
             patience: seconds to wait for a broker that does not listen yet.
 
         Raises:
-            BrokerUnreachable: nothing that speaks AMQP answers, or not in time.
+            BrokerUnreachable: no host answers with AMQP, or not in time.
             BrokerRefused: wrong user, password, vhost or permission.
-            TopologyMismatch: a queue or exchange is there already, of another kind.
-            BrokerLost: it went away while we set up, again and again, for 5 s.
-            NameTaken: the setup says so, for 2 s.
+            TopologyMismatch: a queue or exchange exists with other properties.
+            BrokerLost: the connection was lost during the setup, repeatedly for 5 s.
+            NameTaken: the setup raised it, repeatedly for 2 s.
         """
         self._closed = False
         linger, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
@@ -237,7 +238,7 @@ class ReconnectingConnection(Publisher):
                 await asyncio.sleep(FIRST_DELAY)
             except BrokerUnreachable as error:
                 if not error.retryable or waiting.passed():
-                    # An attempt that the deadline cut short knows less than the one before it.
+                    # The last attempt was cut short by the deadline: the error of the one before it tells more.
                     raise (reason if reason is not None and deadline.passed() else error) from None
                 reason = error
                 self._note(error)
@@ -248,11 +249,11 @@ class ReconnectingConnection(Publisher):
         self._supervisor = asyncio.create_task(self._supervise(line), name=f"supervise {self._name}")
 
     async def close(self, farewell: Setup | None = None) -> None:
-        """Leave for good; bounded in time, never raises for a broker that is gone.
+        """Close for good. Takes a bounded time and does not raise if the broker is gone.
 
         Args:
-            farewell: what to do on the line before, if there is one, or is one again within half a second; may take
-                2 s.
+            farewell: called with the connection first, for at most 2 s, unless it is lost and does not return within
+                half a second.
         """
         if farewell is not None and self._supervisor is not None:
             with contextlib.suppress(BrokerLost):
@@ -278,10 +279,10 @@ class ReconnectingConnection(Publisher):
             await line.close()
 
     async def ready(self, deadline: Deadline) -> Connection:
-        """A line that is set up; waits for a broker that is away.
+        """Return a connection that is set up; wait while the broker is away.
 
         Raises:
-            BrokerLost: there is none by the deadline, or the link was closed.
+            BrokerLost: no connection by the deadline, or this one is closed.
         """
         try:
             async with asyncio.timeout(deadline.left()):
@@ -314,13 +315,13 @@ class ReconnectingConnection(Publisher):
         )
 
     def _note(self, error: Exception) -> None:
-        """Log why there is no connection, once for each new reason."""
+        """Log the reason of a failed attempt, once for each new reason."""
         if str(error) != self._why:
             self._why = str(error)
             _log.warning("no broker connection yet", connection=self._name, reason=self._why)
 
     async def _dial(self, deadline: Deadline) -> Connection:
-        """A line that is set up, or a typed error."""
+        """Return a new connection that is set up, or raise a typed error."""
         try:
             async with asyncio.timeout(deadline.left()):
                 connected = await connect(self._address, self._name, deadline)
@@ -346,11 +347,11 @@ class ReconnectingConnection(Publisher):
         return line
 
     async def _supervise(self, line: Connection) -> None:
-        """Keep a line up, until cancelled."""
+        """Replace the connection whenever it ends, until cancelled."""
         pauses = delays(self._spread)
         while True:
             since = asyncio.get_running_loop().time()
-            await asyncio.wait([line.down])  # not awaited itself: cancelling us must not end the line
+            await asyncio.wait([line.down])  # not ``await line.down``: cancelling us would cancel that future
             self._why = line.down.result()
             self._changed.clear()
             self.traffic.up = False
@@ -369,5 +370,5 @@ class ReconnectingConnection(Publisher):
             await asyncio.sleep(next(pauses))
             try:
                 return await self._dial(Deadline.after(DIAL_TIMEOUT))
-            except Exception as error:  # of whatever kind: there is nobody to tell, and the next attempt may do
+            except Exception as error:  # of any kind: no caller waits for it, and the next attempt may succeed
                 self._note(error)

@@ -1,4 +1,4 @@
-"""Why TLS with a broker did not come about, and what to do: OpenSSL's words in ours. Imports the errors only."""
+"""Errors of TLS with the broker: OpenSSL's errors translated into typed errors with a hint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fedbroker.errors import BrokerRefused, BrokerUnreachable
 
 __all__ = ["ended_without_a_word", "no_tls", "refused_certificate", "untrusted"]
 
-_UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's numbers: self-signed, and issuers that cannot be found
+_UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's verify codes: self-signed certificates and unknown issuers
 _EXPIRED: Final = (9, 10)
 _OTHER_NAME: Final = (62, 64)
 _ALERTS: Final = {
@@ -22,16 +22,16 @@ _ALERTS: Final = {
     "CERTIFICATE_UNKNOWN": "our certificate does not do",
     "HANDSHAKE_FAILURE": "no client certificate, or no cipher in common",
 }
-"""What the broker may say of our certificate, in the names that OpenSSL gives its alerts."""
+"""The broker's reasons to refuse our certificate, by OpenSSL's alert names."""
 
 
 def untrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerUnreachable:
-    """The broker's certificate does not do."""
+    """Return the error for a broker certificate that cannot be verified."""
     return BrokerUnreachable(f"the certificate of {where} is not trusted: {error.verify_message}", hint=_advice(error))
 
 
 def _advice(error: ssl.SSLCertVerificationError) -> str:
-    """What to do about a certificate."""
+    """Return the hint for a verification error."""
     if error.verify_code in _UNKNOWN_CA:
         return "name the CA that issued it with cafile= in the broker's URL"
     if error.verify_code in _EXPIRED:
@@ -42,7 +42,7 @@ def _advice(error: ssl.SSLCertVerificationError) -> str:
 
 
 def refused_certificate(where: str, error: BaseException) -> BrokerRefused | None:
-    """What the broker says of our certificate, if that is what the error tells."""
+    """Return the error for a client certificate that the broker refused; None if the error is no such TLS alert."""
     said = str(getattr(error, "reason", None) or error).upper().replace(" ", "_")
     why = next((words for alert, words in _ALERTS.items() if f"ALERT_{alert}" in said), None)
     if why is None:
@@ -54,7 +54,7 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
 
 
 def ended_without_a_word(where: str) -> BrokerRefused:
-    """The broker shook hands, and ended the connection before it said anything."""
+    """Return the error for a broker that closed the connection right after the TLS handshake."""
     return BrokerRefused(
         f"the broker at {where} refuses our certificate, or wants a client certificate: it hung up at once",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
@@ -62,7 +62,7 @@ def ended_without_a_word(where: str) -> BrokerRefused:
 
 
 def no_tls(where: str, error: ssl.SSLError) -> BrokerRefused | BrokerUnreachable:
-    """There is no handshake."""
+    """Return the error for a failed TLS handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return untrusted(where, error)
     return refused_certificate(where, error) or BrokerUnreachable(

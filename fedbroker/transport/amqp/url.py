@@ -1,7 +1,4 @@
-"""Broker URLs: checked before anything is tried, and never shown with their password.
-
-Imports the base only.
-"""
+"""Broker URLs: checked before the first connection attempt, and never shown with their password."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ from fedbroker.redact import ESCAPES, has_stray_at
 __all__ = ["Address", "Endpoint", "beside", "parse"]
 
 HEARTBEAT: Final = 15
-"""Seconds, of the AMQP connection, where the URL says nothing else."""
+"""Seconds between AMQP heartbeats, unless the URL sets another value."""
 
 _EXAMPLE: Final = "write it like amqps://user:password@broker.example/vhost"
 _PARTS: Final = re.compile(
     r"(?P<before>[a-z]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#@]+)(?P<after>.*)", flags=re.DOTALL | re.IGNORECASE
 )
 _MISREAD: Final = re.compile(r"[\x00-\x1f\x7f\\]")
-"""Characters that urllib drops, or that aio-pika's own parser refuses, with the URL in its error."""
+"""Characters that urllib drops, or that aio-pika's parser refuses with an error that contains the URL."""
 _FILES: Final = ("cafile", "capath", "certfile", "keyfile")
 _OPTIONS: Final = ("auth", "cadata", *_FILES, "heartbeat", "no_verify_ssl")
 _MECHANISMS: Final = ("PLAIN", "EXTERNAL")
@@ -35,11 +32,11 @@ _MECHANISMS: Final = ("PLAIN", "EXTERNAL")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One of the hosts that a broker's URL names.
+    """One of the hosts in a broker's URL.
 
     Attributes:
         secret: the URL to connect to it, with the password: never show it.
-        shown: the same without the password and the options.
+        shown: the URL without the password and the options.
         host: name or IP address.
         port: TCP port.
     """
@@ -55,13 +52,13 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A broker's address that was checked: of one host, or of several that are nodes of one cluster.
+    """A broker's checked address: one host, or several nodes of one cluster.
 
     Attributes:
         endpoints: the hosts, each once, in the URL's order.
         shown: the URL without the password and the options.
         vhost: RabbitMQ's virtual host.
-        user: who logs in.
+        user: the user name to log in with.
         tls: whether the connection is encrypted.
     """
 
@@ -94,10 +91,10 @@ class Address:
         return self.endpoints[0].port
 
     def turn(self) -> tuple[Endpoint, ...]:
-        """All hosts, in the order in which to try them this time.
+        """Return all hosts, in the order in which to try them this time.
 
-        Shuffled once, so that many who know the same URL spread over the cluster, and each time begun one further, so
-        that whoever lost a host does not go back to it first.
+        The order is shuffled once, so that clients with the same URL spread over the cluster. Each call starts one
+        host further, so that a client that lost a host does not try it first.
         """
         order = tuple(self._order)
         self._order.append(self._order.pop(0))
@@ -105,7 +102,7 @@ class Address:
 
 
 def beside(url: str, directory: Path) -> str:
-    """The URL with the files that its options name looked for in a directory, unless their paths are absolute."""
+    """Return the URL with the relative file paths in its options resolved against a directory."""
     before, mark, query = url.partition("?")
     options = parse_qsl(query, keep_blank_values=True)
     if not any(name in _FILES for name, _ in options):
@@ -118,7 +115,7 @@ def parse(url: str) -> Address:
     """Check a broker's URL, which may name several hosts: ``amqps://user:password@a.example,b.example:5673/vhost``.
 
     Raises:
-        ConfigError: scheme, host, port, option or a file that an option names is wrong.
+        ConfigError: the scheme, host, port, an option, or a file named by an option is wrong.
     """
     url = url.strip()
     if has_stray_at(url) or _MISREAD.search(url):
@@ -143,9 +140,9 @@ def parse(url: str) -> Address:
 
 
 def _split(one: str) -> SplitResult:
-    """The parts of a URL that names one host."""
+    """Split a URL with one host into its parts."""
     parts = None
-    with contextlib.suppress(ValueError):  # whose text may show the password; so it is not even our error's context
+    with contextlib.suppress(ValueError):  # its text may contain the password: keep it out of our error's context
         split = urlsplit(one)
         parts = split if split.port != 0 else None
     if parts is None:
@@ -169,7 +166,7 @@ def _shown_login(parts: SplitResult) -> str:
 
 
 def _bad(why: str, hint: str = _EXAMPLE) -> ConfigError:
-    """An error that shows nothing of the URL: where it is malformed, any part of it may be the password."""
+    """Return an error that shows no part of the URL: in a malformed URL, any part may be the password."""
     return ConfigError(f"this is not a broker's URL: {why}", hint=hint)
 
 
@@ -191,6 +188,6 @@ def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
     for name in _FILES:
         if name in options and not tls:
             raise ConfigError(f"{name} in the broker's URL needs TLS", hint="write amqps:// instead of amqp://")
-        if name in options and not os.path.exists(options[name]):  # False, too, for what can be no path
+        if name in options and not os.path.exists(options[name]):  # also False for a string that cannot be a path
             raise ConfigError(f"{name}={options[name]} in the broker's URL does not exist", hint="correct the path")
     return options
