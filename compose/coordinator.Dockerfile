@@ -2,7 +2,7 @@
 #
 #     docker build -f compose/coordinator.Dockerfile -t fedbroker-coordinator .
 #
-# It runs the program that it is given, in /var/lib/fedbroker, and writes there and to /tmp only.
+# It runs the given program in /var/lib/fedbroker, and writes there and to /tmp only.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY requirements/coordinator.txt requirements/build.txt requirements/
@@ -11,7 +11,7 @@ RUN python -m venv --without-pip /opt/fedbroker \
         -r requirements/coordinator.txt
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY fedbroker fedbroker
-# Ours, built by what is locked, with its hashes; nothing is fetched for it besides.
+# fedbroker's own packages, built with the locked, hash-checked tools. The build fetches nothing else.
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
     && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl

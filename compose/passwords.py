@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes compose/secrets/: users and passwords for the broker of compose.yaml, and Grafana's. Needs Python 3 alone.
+"""Make compose/secrets/: users and passwords for the broker of compose.yaml, and Grafana's. Needs Python 3 alone.
 
 Each silo and the coordinator get a user of their own, whose URL goes into a file of that name; the broker gets hashes
-of the passwords. What is there already is left as it is. To have new passwords, remove the directory and start the
-broker again.
+of the passwords. An existing directory is left unchanged. For new passwords, remove the directory and restart the
+broker.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def main() -> None:
     """Write the files into the directory that the first argument names."""
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "secrets"
     try:
-        directory.mkdir(mode=0o700)  # nobody else gets at the files, which containers' users must be able to read
+        # The users of containers must be able to read the files: the directory keeps others out.
+        directory.mkdir(mode=0o700)
     except FileExistsError:
-        sys.exit(f"{directory} is there already: remove it to have new passwords")
+        sys.exit(f"{directory} exists already: remove it for new passwords")
     passwords = {name: secrets.token_urlsafe(24) for name in ("coordinator", *SILOS)}
     for name, password in passwords.items():
         write(directory / name, f"amqp://{name}:{password}@broker:5672/")
@@ -35,13 +36,13 @@ def main() -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """A secret, readable in the directory that is its owner's alone."""
+    """Write a secret: readable by all, in a directory for its owner alone."""
     path.write_text(f"{text}\n")
     path.chmod(0o444)
 
 
 def definitions(passwords: dict[str, str]) -> dict[str, object]:
-    """What the broker loads when it starts: no user but ours, none of them its administrator."""
+    """Return the definitions that the broker loads when it starts: fedbroker's users only, none an administrator."""
     return {
         "vhosts": [{"name": "/"}],
         "users": [
@@ -66,14 +67,14 @@ def definitions(passwords: dict[str, str]) -> dict[str, object]:
 
 
 def of_its_own(silo: str) -> dict[str, str]:
-    """What a silo may make, write to and read from: docs/security.md says what that keeps it from."""
+    """Return the permissions of a silo. docs/security.md lists the attacks that they prevent."""
     queues = rf"(work|blobs|mailbox)\.{COHORT}\.{silo}|lobby\.{COHORT}(\.[2-5])?"
     makes = rf"^fedbroker\.({queues}|dead\.{COHORT}|work|reply|blobs|results|lobby|mail|dead)$"
     return {"configure": makes, "write": makes, "read": rf"^fedbroker\.({queues}|work|blobs|lobby|mail|dead)$"}
 
 
 def speaks_for_itself(silo: str) -> dict[str, tuple[str, str]]:
-    """The routing keys, by exchange, that a silo may publish with, which name it, and those that it may listen to."""
+    """Return, by exchange, the routing keys that a silo may publish and bind with; they contain its name."""
     return {
         "lobby": (rf"^{COHORT}\.{silo}$", rf"^{COHORT}\.\*$"),
         "work": (rf"^{COHORT}\.{silo}\.", rf"^{COHORT}\.{silo}\.\*$"),
@@ -84,7 +85,7 @@ def speaks_for_itself(silo: str) -> dict[str, tuple[str, str]]:
 
 
 def hashed(password: str) -> str:
-    """As RabbitMQ keeps it: four random bytes, and SHA-256 of these and the password."""
+    """Return RabbitMQ's form of a password: four random bytes, and SHA-256 of these and the password."""
     salt = secrets.token_bytes(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 

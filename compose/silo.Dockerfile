@@ -2,8 +2,8 @@
 #
 #     docker build -f compose/silo.Dockerfile -t fedbroker-silo .
 #
-# It needs /etc/fedbroker/silo.toml, and writes to /tmp and /run/fedbroker, which may be tmpfs, and, where it is told
-# to keep an audit log, to /var/lib/fedbroker; the rest may be read-only.
+# It needs /etc/fedbroker/silo.toml. It writes to /tmp and /run/fedbroker, which may be tmpfs, and, with an audit log, to
+# /var/lib/fedbroker. The rest may be read-only.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY requirements/silo.txt requirements/build.txt requirements/
@@ -12,7 +12,7 @@ RUN python -m venv --without-pip /opt/fedbroker \
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY fedbroker fedbroker
 COPY workers workers
-# Ours, built by what is locked, with its hashes; nothing is fetched for it besides.
+# fedbroker's own packages, built with the locked, hash-checked tools. The build fetches nothing else.
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/build.txt \
     && pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . ./workers \
     && pip --python /opt/fedbroker/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl \
