@@ -1,6 +1,6 @@
-"""What a silo runs for whom, as its administrator says in ``[policy]``, and the record of what it ran.
+"""A silo's policy: the administrator's rules in ``[policy]``, and the record of the work that the silo ran.
 
-Modules: ``settings`` (the table), ``values`` (what is in a serialized value), ``aggregates`` and ``intrinsics`` (what
-leaves, told before it runs), ``rules`` (what is refused), ``guard`` (the rules over a silo's life), ``audit`` (the
-record).
+Modules: ``settings`` (the table), ``values`` (the parts of a serialized value), ``aggregates`` and ``intrinsics``
+(which values leave, known before a program runs), ``rules`` (one function for each rule), ``guard`` (the rules applied
+over a silo's lifetime), ``audit`` (the record).
 """

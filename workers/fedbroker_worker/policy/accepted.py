@@ -1,9 +1,9 @@
-"""The record of signed work that this silo has done, so that a silo that was started again does none of it twice.
+"""The record of signed work that this silo has done, so that a restarted silo does none of it twice.
 
-A line of text for each message: the fingerprint of its signer, its nonce, when it was written and until when a copy of
-it would be accepted. What has expired is dropped, so the file stays small; one line for each signer says what was the
-latest of it, for a clock that was ahead may go back. Losing the file, or its last lines in a
-power cut, means that copies of such work are done once more; it holds no data.
+Each message is one line of text: the fingerprint of its signer, its nonce, the time when it was written and the time
+until which a copy of it would be accepted. Expired lines are dropped, so the file stays small. One line for each signer
+keeps the latest time of its expired messages, because a clock that was ahead may go back. If the file is lost, or its
+last lines in a power cut, copies of that work are done once more. The file holds no data.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["AcceptedFile", "accepted_file"]
 
 COMPACTED_AT: Final = 4 << 20
-"""Bytes; a line takes about 90, and 16,384 are kept for each signer."""
+"""Size in bytes at which the file is rewritten; a line takes about 90, and 16,384 are kept for each signer."""
 
 NO_NONCE: Final = "-"
 
 
 def accepted_file(settings: Settings) -> AcceptedFile | None:
-    """Return a silo's record, beside its audit log or its settings; None for a silo without keys."""
+    """Return a silo's record, in the folder of its audit log or else its settings; None for a silo without keys."""
     if settings.keys is None:
         return None
     directory = (settings.directory / (settings.policy.audit_file or settings.path.name)).parent
@@ -39,10 +39,10 @@ def accepted_file(settings: Settings) -> AcceptedFile | None:
 
 
 class AcceptedFile:
-    """The file. Several processes may write to it. Blocks: for a thread.
+    """The record's file. Several processes may write to it. Its methods block: call them in a thread.
 
     Args:
-        path: the file; made with mode 0600 if it is not there.
+        path: the file; created with mode 0600 if missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,10 +50,10 @@ class AcceptedFile:
         self._compacted_at = COMPACTED_AT
 
     def check(self) -> None:
-        """Check that it can be written.
+        """Check that the file can be written.
 
         Raises:
-            SettingsError: it cannot.
+            SettingsError: it cannot be written.
         """
         try:
             os.close(self._locked())
@@ -65,10 +65,10 @@ class AcceptedFile:
             ) from None
 
     def load(self) -> list[Accepted]:
-        """Read what has not expired, and drop the rest.
+        """Return the entries that have not expired, and drop the others from the file.
 
         Raises:
-            OSError: it cannot be read or written.
+            OSError: the file cannot be read or written.
         """
         file = self._locked()
         try:
@@ -77,10 +77,10 @@ class AcceptedFile:
             os.close(file)
 
     def append(self, entry: Accepted) -> None:
-        """Add a message. It is in the file when this returns, though a power cut may still take it.
+        """Add a message. It is in the file when this returns, but not yet synced to disk.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         file = self._locked()
         try:
@@ -96,7 +96,7 @@ class AcceptedFile:
             os.close(file)
 
     def _compacted(self, file: int) -> list[Accepted]:
-        """Replace the file by one without what has expired; return what has not."""
+        """Replace the file by one without expired entries; return the others."""
         messages, raw = AcceptedMessages(), os.pread(file, os.fstat(file).st_size, 0)
         messages.restore(filter(None, map(_entry, raw.decode("ascii", "replace").splitlines())), time.time())
         entries = list(messages)
@@ -113,11 +113,11 @@ class AcceptedFile:
         return entries
 
     def _locked(self) -> int:
-        """Open and lock the file that has the path now: another process may replace it while we wait for the lock."""
+        """Open and lock the file at the path; open it again if another process replaced it before we got the lock."""
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed
+                fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases the lock
                 if os.path.samestat(os.fstat(file), os.stat(self.path)):
                     return file
             except FileNotFoundError:
@@ -129,13 +129,13 @@ class AcceptedFile:
 
 
 def _write(file: int, content: bytes, size: int) -> None:
-    """Write all of it, or nothing."""
+    """Write all of the content, or nothing."""
     left = memoryview(content)
     try:
         while left:
             left = left[os.write(file, left) :]
     except OSError:
-        with suppress(OSError):  # what kept it from being written says more
+        with suppress(OSError):  # the first error says more
             os.ftruncate(file, size)
         raise
 
@@ -145,7 +145,7 @@ def _line(entry: Accepted) -> bytes:
 
 
 def _entry(line: str) -> Accepted | None:
-    """Return what a line says; None for a line that a power cut has torn."""
+    """Parse a line; return None for a line that a power cut has torn."""
     try:
         by, nonce, issued, until = line.split(" ")
         return Accepted(by, "" if nonce == NO_NONCE else nonce, float(issued), float(until))

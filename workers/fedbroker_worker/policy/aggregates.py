@@ -1,7 +1,8 @@
-"""What leaves with a work item, told before it runs: recognised aggregates, the coordinator's own values, or others.
+"""The kinds of values that leave with a work item: recognised aggregates, the coordinator's own values, or others.
 
-A program is followed op by op. Each value has a label (:mod:`fedbroker.graphs.expressions`, with the kinds of
-:mod:`fedbroker_worker.policy.intrinsics`), and the labels of the values that a session keeps are kept with them.
+They are known before the work item runs: its program is followed op by op. Each value has a label
+(:mod:`fedbroker.graphs.expressions`, with the kinds of :mod:`fedbroker_worker.policy.intrinsics`). A session keeps the
+labels together with its values.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ _HINT: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loaded(Function):
-    """A computation that came as a value; read when it is called.
+    """A computation that came as a value; parsed when it is called.
 
     Attributes:
-        key: the digest of the blob that it came in, and its number in there.
+        key: the digest of its blob, and its number in that blob.
         content: the serialized ``Computation``.
     """
 
@@ -68,11 +69,11 @@ class _Loaded(Function):
     content: Buffer
 
     def __hash__(self) -> int:
-        """Return the same for the same key."""
+        """Return the hash of the key."""
         return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the key is the same."""
+        """Return whether the keys are equal."""
         return isinstance(other, _Loaded) and other.key == self.key
 
     def call(self, argument: Value | None) -> Value:
@@ -95,7 +96,7 @@ class _Loaded(Function):
 
 
 def _counted(value: Value, count: int) -> Value:
-    """The same, where each refused aggregate knows how many there are."""
+    """Return the value with the number of aggregates set in each refused aggregate."""
     match value:
         case Struct():
             return Struct.of([_counted(element, count) for element in value.elements])
@@ -106,7 +107,7 @@ def _counted(value: Value, count: int) -> Value:
 
 
 class Aggregates:
-    """Tells what programs let out. What is known of a computation is remembered."""
+    """Labels the outputs of programs. The results for recent computations are cached."""
 
     def __init__(self) -> None:
         self._remembered: OrderedDict[tuple[tuple[Digest, int], Value | None], Value] = OrderedDict()
@@ -117,16 +118,16 @@ class Aggregates:
         """Follow a program before it runs.
 
         Args:
-            program: of a work item.
+            program: a work item's program.
             blobs: the content of every digest that it names.
-            labels: of what the session holds, by the coordinator's ids; changed in place.
+            labels: the labels of the session's values, by the coordinator's ids; changed in place.
 
         Returns:
             The label of each output.
 
         Raises:
-            PolicyRefused: what one of its computations does cannot be told.
-            WorkRefused: it names a value that is not there.
+            PolicyRefused: one of its computations cannot be analysed.
+            WorkRefused: it names a value that the session does not have.
         """
 
         def held(ref: int) -> Value:
@@ -172,7 +173,7 @@ class Aggregates:
 
 
 def _label(digest: Digest, whole: Layout) -> Value:
-    """The label of a serialized value that the coordinator sent."""
+    """Return the label of a serialized value that the coordinator sent."""
     counter = itertools.count()
 
     def label(one: Layout) -> Value:
@@ -192,10 +193,10 @@ def _label(digest: Digest, whole: Layout) -> Value:
 
 
 def check_labels(policy: PolicySettings, outputs: Iterable[Value]) -> None:
-    """Only recognised aggregates and the coordinator's own values may leave.
+    """Check that only recognised aggregates and the coordinator's own values leave.
 
     Raises:
-        PolicyRefused: others would.
+        PolicyRefused: an output holds another value.
     """
     for leaf in (leaf for output in outputs for leaf in leaves(output)):
         if isinstance(leaf, Clients):
@@ -217,10 +218,10 @@ def _which(member: Value) -> str:
 
 
 def check_shapes(outputs: Sequence[Buffer], labels: Sequence[Value]) -> None:
-    """Aggregates have the shapes that they were recognised with.
+    """Check that aggregates have the shapes that they were recognised with.
 
     Raises:
-        PolicyRefused: one grew with what the clients have.
+        PolicyRefused: an aggregate has another shape, which depends on the clients' values.
     """
     try:
         for output, label in zip(outputs, labels, strict=True):

@@ -1,8 +1,8 @@
 """The audit log: lines of JSON, each with the hash of the line before it, so that a gap or an edit shows.
 
-Work that touches data has two lines: one that is written before data are read, and one when it is over, which names the
-first by its hash (see ``recording``). The log cannot show that its last lines were cut off, or that a person who may
-write the file wrote all of it anew: note the last line's hash elsewhere from time to time.
+Work that reads data has two lines: the first is written before data are read, the second when the work is over. The
+second quotes the first one's hash (see ``recording``). The log cannot show that its last lines were cut off, or that a
+person with write access rewrote the whole file: note the last line's hash elsewhere from time to time.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["BEGUN", "INTERRUPTED", "NONCES", "Audit", "AuditLog", "now", "read_audit", "why_full"]
 
 WINDOW: Final = 1 << 16
-"""Bytes that are read of a file's end at first, to find its last line."""
+"""Bytes that are read from a file's end at first, to find its last line; doubled until it is found."""
 
 REMEMBERED: Final = 4 << 20
-"""Bytes of a file's end in which work is looked for that is not done again."""
+"""Bytes at a file's end that are searched for finished work, which is not done again."""
 
 LONGEST_TORN: Final = 4096
 """Bytes of a torn line that are kept."""
 
 PREVIOUS: Final = "previous"
 BEGUN: Final = "begun"
-"""The outcome of a first line, and the key under which a last line has its hash."""
+"""The outcome of a first line, and the key under which a last line quotes the first one's hash."""
 INTERRUPTED: Final = "interrupted"
 NONCES: Final = "nonces"
 
@@ -49,23 +49,23 @@ _FULL: Final = {
 
 
 def why_full(error: OSError) -> str:
-    """Return why there is no room for another line; empty where room is not what is missing."""
+    """Return why the disk has no room for another line; empty for any other error."""
     return _FULL.get(error.errno or 0, "")
 
 
 def now() -> str:
-    """Return the time as lines have it."""
+    """Return the current time in the log's format: UTC, ISO 8601, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class AuditLog:
-    """Appends lines to a file. Each is one write, and on the disk when :meth:`append` returns.
+    """A file to which lines are appended. Each line is on the disk when :meth:`append` returns.
 
-    The file is opened for each line, so that it may be moved away at any time: the next one begins with the hash of the
-    last line of the one before. Several processes may write to it. Blocks: for a thread.
+    The file is opened for each line, so that it may be moved away at any time: the next file begins with the hash of
+    the last line of the previous file. Several processes may write to it. Its methods block: call them in a thread.
 
     Args:
-        path: the file; made with mode 0600 if it is not there.
+        path: the file; created with mode 0600 if missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +73,10 @@ class AuditLog:
         self._last = ""
 
     def check(self) -> None:
-        """See that it can be written.
+        """Check that the file can be written.
 
         Raises:
-            SettingsError: it cannot.
+            SettingsError: it cannot be written.
         """
         try:
             os.close(self._open())
@@ -87,12 +87,12 @@ class AuditLog:
             ) from None
 
     def nonces(self) -> list[tuple[str, str]]:
-        """Return signer and nonce of the messages whose work the last few thousand lines say is over.
+        """Return signer and nonce of the messages whose work is over, according to the last few thousand lines.
 
-        Work that was interrupted is not: the broker gives it to the next process.
+        Interrupted work is not over: the broker gives it to the next process.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         with self.path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - REMEMBERED))
@@ -108,24 +108,24 @@ class AuditLog:
     def append(self, fields: Mapping[str, object], on_written: Callable[[str], None] = lambda _: None) -> str:
         """Write one line; it is on the disk when this returns.
 
-        Where there is no room for all of it, nothing of it is left in the file.
+        If the disk has no room for the whole line, none of it stays in the file.
 
         Args:
-            fields: what it says.
+            fields: the line's fields.
             on_written: called with the line's hash when other processes can read it, before it is on the disk.
 
         Returns:
             The line's hash.
 
         Raises:
-            OSError: it cannot be written; see :func:`why_full`.
+            OSError: the line cannot be written; see :func:`why_full`.
         """
         file = self._open()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases the lock
             self._mend(file)
             start, line = self._append(file, fields)
-            fcntl.flock(file, fcntl.LOCK_UN)  # other lines need not wait for the disk, but get there together
+            fcntl.flock(file, fcntl.LOCK_UN)  # lines of other writers join the same sync
             digest = _hash(line)
             on_written(digest)
             try:
@@ -140,7 +140,7 @@ class AuditLog:
             os.close(file)
 
     def _mend(self, file: int) -> None:
-        """Turn a line that a power cut or a kill has torn into a line that tells of it."""
+        """Replace a line that a power cut or a kill has torn by a line that reports it."""
         size = os.fstat(file).st_size
         if not size or os.pread(file, 1, size - 1) == b"\n":
             return
@@ -154,7 +154,7 @@ class AuditLog:
             raise
 
     def _append(self, file: int, fields: Mapping[str, object]) -> tuple[int, bytes]:
-        """Write one line; return where it begins, and the line."""
+        """Write one line; return its offset and the line."""
         size = os.fstat(file).st_size
         previous = _hash(_last_line(file, size)) if size else self._last
         line = json.dumps({**fields, PREVIOUS: previous}, separators=(",", ":")).encode()
@@ -171,10 +171,10 @@ class Audit:
     """An audit log that was read.
 
     Attributes:
-        lines: that are whole, in order.
-        unfinished: those of them that say that work was begun, of which no other line says how it ended.
-        last: the hash of the last line, to be compared with one that was noted elsewhere; empty if there is none.
-        problem: what was found where it is not what was written; None if nothing was.
+        lines: the whole lines, in order.
+        unfinished: the first lines of work that has no last line.
+        last: the hash of the last line, to compare with a hash noted elsewhere; empty for an empty log.
+        problem: the first damage that was found; None for an intact log.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -184,11 +184,11 @@ class Audit:
 
 
 def read_audit(raw: Iterable[bytes], after: str = "") -> Audit:
-    """Read a log, and see that each line follows the one before it.
+    """Read a log, and verify that each line follows the previous one.
 
     Args:
         raw: its lines.
-        after: the hash of the last line of the file that it goes on from, where that was moved away.
+        after: the hash of the last line of the previous file, if that was moved away.
     """
     lines: list[Mapping[str, Any]] = []
     begun: dict[str, Mapping[str, Any]] = {}
@@ -215,7 +215,7 @@ _NONCE: Final = re.compile("[0-9a-f]{32}")
 
 
 def _damaged(number: int, line: bytes) -> AuditDamaged:
-    """Tell a line that was not written to its end, which can only be the last one, from one that was changed."""
+    """Return the error for a line that was not written to its end (only the last one can be), or was changed."""
     if line.endswith(b"\n") or not line.startswith(b"{"):
         return AuditDamaged(number, "is damaged", hint="compare it with a copy from elsewhere")
     hint = (
@@ -247,19 +247,19 @@ def _fields(line: bytes) -> Mapping[str, Any] | None:
 
 
 def _write(file: int, content: bytes, size: int) -> None:
-    """Write all of it at the end of a file of that size, or nothing."""
+    """Write all of the content at the end of a file of that size, or nothing."""
     left = memoryview(content)
     try:
         while left:
             left = left[os.write(file, left) :]
     except OSError:
-        with suppress(OSError):  # what kept it from being written says more
+        with suppress(OSError):  # the first error says more
             os.ftruncate(file, size)
         raise
 
 
 def _last_line(file: int, size: int) -> bytes:
-    """Return the last line without its newline, if it has one."""
+    """Return the last line, without the newline if it ends in one."""
     window = WINDOW
     while True:
         start = max(0, size - window)

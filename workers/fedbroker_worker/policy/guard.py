@@ -1,7 +1,4 @@
-"""The rules of a silo over its life: what each computation holds is looked up once, what each session sent is counted.
-
-Imports wire's messages, the base and this distribution's modules.
-"""
+"""The rules applied over a silo's lifetime: computations are examined once, each session's output is counted."""
 
 from __future__ import annotations
 
@@ -33,39 +30,39 @@ __all__ = ["Guard"]
 
 MOST_COMPUTATIONS: Final = 4096
 MOST_SESSIONS: Final = 65536
-"""Of one signer: nobody can have what another one's sessions were told forgotten."""
+"""The most sessions that are counted for one signer; a limit for each signer, so that no signer evicts another's."""
 
 
 @dataclass(slots=True)
 class _Told:
-    """What left in one session."""
+    """The bytes that left in one session, and its failures."""
 
     bytes: int = 0
     failures: int = 0
 
 
 class Guard:
-    """Says of each work item whether it may run, and of its outputs whether they may leave.
+    """The judge of each work item before it runs, and of its outputs before they leave.
 
     Args:
-        policy: the silo's.
+        policy: the silo's policy.
     """
 
     def __init__(self, policy: PolicySettings) -> None:
         self._policy = policy
         self._aggregates = Aggregates()
-        # By SHA-256, as the audit log names them: whoever audits has a tool for that.
+        # Keyed by SHA-256, as in the audit log: auditors can compute it with standard tools.
         self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
-        # By signer and session; kept when a session ends, since its id may be used again.
+        # Keyed by signer and session; kept when a session ends, because its id may be used again.
         self._sessions: dict[str, OrderedDict[str, _Told]] = {}
 
     @asynccontextmanager
     async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
-        """Within the block an item has its time: what its coordinator gives it, and no more than the policy does.
+        """Limit the block to the time that the coordinator gives an item, and to the policy's ``max_seconds``.
 
         Raises:
-            PolicyRefused: the policy's is up.
-            TimeoutError, DeadlineExceeded: the coordinator's is.
+            PolicyRefused: the policy's time is up.
+            TimeoutError, DeadlineExceeded: the coordinator's time is up.
         """
         seconds = min(item.seconds, self._policy.max_seconds)
         try:
@@ -77,10 +74,14 @@ class Guard:
             raise
 
     def check_item(self, item: WorkItem, by: str = "") -> None:
-        """Before anything is done for an item, which was signed with the key whose fingerprint is ``by``.
+        """Check an item before any work is done for it.
+
+        Args:
+            item: the item.
+            by: the fingerprint of the key that signed it.
 
         Raises:
-            PolicyRefused: a rule forbids it.
+            PolicyRefused: a rule refuses it.
         """
         rules.check_sources(self._policy, item)
         rules.check_clients(self._policy, item)
@@ -90,14 +91,14 @@ class Guard:
         rules.check_bytes_left(self._policy, told.bytes)
 
     def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
-        """Before any of an item's blobs is given to the runtime.
+        """Check an item's blobs before the runtime gets any of them.
 
         Args:
-            blobs: all of them.
-            looked_into: takes the SHA-256 of each computation and each sequence in them.
+            blobs: all of the item's blobs.
+            looked_into: the SHA-256 of each computation and each sequence in them is appended to it.
 
         Raises:
-            PolicyRefused: one of those holds what is refused, or cannot be looked into.
+            PolicyRefused: a computation or sequence holds refused ops, or cannot be read.
         """
         for blob in blobs:
             try:
@@ -113,18 +114,18 @@ class Guard:
     def check_program(
         self, item: WorkItem, blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Label]
     ) -> list[Label]:
-        """Before an item's program runs.
+        """Check an item's program before it runs.
 
         Args:
             item: the item.
             blobs: the content of every digest that it names.
-            labels: what is known of the session's values; changed in place.
+            labels: the labels of the session's values; changed in place.
 
         Returns:
-            What is known of each output, for :meth:`check_outputs`; nothing where any aggregate may leave.
+            The label of each output, for :meth:`check_outputs`; an empty list where any aggregate may leave.
 
         Raises:
-            PolicyRefused: the result would hold something that may not leave.
+            PolicyRefused: an output would hold a value that may not leave.
         """
         if self._policy.aggregates == "any":
             return []
@@ -135,16 +136,16 @@ class Guard:
     def check_outputs(
         self, item: WorkItem, outputs: Sequence[Buffer], by: str = "", labels: Sequence[Label] = ()
     ) -> None:
-        """Before an item's outputs leave; counts them for its session and signer.
+        """Check an item's outputs before they leave, and count their bytes for its session and signer.
 
         Args:
             item: the item.
             outputs: its outputs.
             by: the fingerprint of the item's signer.
-            labels: what :meth:`check_program` returned.
+            labels: the labels that :meth:`check_program` returned.
 
         Raises:
-            PolicyRefused: they may not.
+            PolicyRefused: the outputs may not leave.
         """
         if self._policy.aggregates == "recognised":
             check_shapes(outputs, labels)
@@ -154,30 +155,30 @@ class Guard:
         except Unreadable:
             raise PolicyRefused("client_results", "an output cannot be looked into") from None
         told, size = self._told(item, by), sum(map(len, outputs))
-        # Others of the session may have failed meanwhile: whether this one did not is then told no more than theirs.
+        # Other items of the session may have failed since check_item: the success of this one then tells no more.
         rules.check_failures(self._policy, told.failures)
         rules.check_bytes_out(self._policy, told.bytes, size)
         told.bytes += size
 
     @property
     def errors_in_full(self) -> bool:
-        """Whether the C++ runtime's words on a failed computation may leave."""
+        """True if the C++ runtime's whole message on a failed computation may leave."""
         return self._policy.errors_in_full
 
     def count_failure(self, item: WorkItem, size: int, by: str = "") -> bool:
-        """Count a failure that data decided on, for its session and signer, whose fingerprint is ``by``.
+        """Count a failure that may depend on data, for its session and signer.
 
         Args:
-            item: what failed.
-            size: bytes of what is to be told of it.
-            by: see above.
+            item: the item that failed.
+            size: bytes of the message that is to report the failure.
+            by: the fingerprint of the item's signer.
 
         Returns:
-            Whether these may leave; they count among the session's bytes then.
+            True if the message may leave; its bytes then count as the session's output.
 
         Raises:
-            PolicyRefused: the session had failed too often already. Several of its items may run side by side, and each
-                is answered like this from then on.
+            PolicyRefused: the session has already failed too often. Several of its items may run concurrently; each of
+                them gets this answer from now on.
         """
         told = self._told(item, by)
         rules.check_failures(self._policy, told.failures)
@@ -187,7 +188,7 @@ class Guard:
         return allowed
 
     def _told(self, item: WorkItem, by: str) -> _Told:
-        """What left in an item's session, to be counted on."""
+        """Return the counts of an item's session, to be increased by the caller."""
         sessions = self._sessions.setdefault(by, OrderedDict())
         told = sessions.setdefault(item.session, _Told())
         sessions.move_to_end(item.session)

@@ -1,4 +1,4 @@
-"""What TFF's federated operators make of a silo's values, told before they run: who has a part in what."""
+"""The effect of TFF's federated operators on a silo's values, known before they run: whose data go into which value."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 __all__ = ["GIVEN", "Clients", "Refused", "Server", "intrinsic", "may_leave"]
 
 GIVEN: Final = Input("given", whole=True)
-"""A value that the coordinator sent, with nothing of the silo's in it."""
+"""A value that the coordinator sent, without any data of the silo."""
 
 DEALT: Final = "it adds up the silo's values with others that the coordinator chose for single clients"
 
 
 @dataclass(frozen=True, slots=True)
 class Clients(Value):
-    """What each client has.
+    """A value of each client.
 
     Attributes:
-        data: something of the silo's own may be in it.
-        dealt: something may be in it that the coordinator chose for each client by itself.
+        data: True if it may hold data of the silo.
+        dealt: True if it may hold values that the coordinator chose for each client separately.
     """
 
     data: bool
@@ -52,7 +52,7 @@ class Server(Value):
     """A value that the silo has on behalf of the server: its part of an aggregate, or what the coordinator sent.
 
     Attributes:
-        member: what it is.
+        member: the value itself.
     """
 
     member: Value
@@ -63,10 +63,10 @@ class Refused(Value):
     """An aggregate that is not recognised.
 
     Attributes:
-        number: of the aggregate in its computation, from 1.
-        type: of what it returns, for people.
-        why: one line.
-        of: how many there are.
+        number: the number of the aggregate in its computation, from 1.
+        type: the type of its result, for people.
+        why: one line that says why it is not recognised.
+        of: the number of aggregates in its computation.
     """
 
     number: int
@@ -76,13 +76,13 @@ class Refused(Value):
 
 
 def may_leave(member: Value) -> bool:
-    """Whether a tensor is of a recognised aggregate, or made of constants and the coordinator's own values alone."""
+    """Return whether a tensor is a recognised aggregate, or made only of constants and the coordinator's values."""
     return (isinstance(member, Input) and isinstance(member.name, Total)) or _is_given(member)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Operator(Function):
-    """One of the intrinsics."""
+    """An intrinsic."""
 
     apply: Callable[[Value], Value]
 
@@ -94,14 +94,14 @@ class _Operator(Function):
 
 
 def intrinsic(uri: str, numbers: Callable[[], int]) -> Function:
-    """Return what an intrinsic does with abstract values.
+    """Return an intrinsic as a function of abstract values.
 
     Args:
         uri: its name.
-        numbers: gives each aggregate its number.
+        numbers: returns the number of the next aggregate.
 
     Raises:
-        NotUnderstood: it is none of those that a silo needs.
+        NotUnderstood: a silo does not know this intrinsic.
     """
     if uri == "federated_aggregate":
         return _Operator(lambda argument: _aggregate(argument, numbers()))
@@ -119,7 +119,7 @@ def _aggregate(argument: Value, number: int) -> Value:
     if values.data and values.dealt:
         return Server(Refused(number, type_, DEALT))
     try:
-        return Server(recognise(zero, *functions))  # type: ignore[arg-type]  # seen to above
+        return Server(recognise(zero, *functions))  # type: ignore[arg-type]  # checked above
     except NotRecognised as error:
         return Server(Refused(number, type_, error.why))
 
@@ -225,7 +225,7 @@ def _unplaced(value: Value) -> Value:
 
 
 def _is_given(member: Value) -> bool:
-    """Whether it is certain that nothing of the silo's is in a value."""
+    """Return whether a value certainly holds no data of the silo."""
     return all(map(_is_given_tensor, leaves(member)))
 
 
@@ -242,10 +242,10 @@ def _is_given_tensor(tensor: Value) -> bool:
 
 
 def _see_closed(function: Value) -> None:
-    """See that a function refers to no value of a client or an aggregate.
+    """Check that a function refers to no value of a client or an aggregate.
 
     Raises:
-        NotUnderstood: it might.
+        NotUnderstood: it may refer to one.
     """
     waiting, seen = [function], 0
     while waiting:

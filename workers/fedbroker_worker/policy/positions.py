@@ -1,4 +1,4 @@
-"""Which op of a work item failed: found in the runtime's words, told without them."""
+"""The position of the op that failed: found in the runtime's message, reported without quoting it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class OpFailed(ComputationFailed):
     """A computation failed at an op of the work item.
 
     Attributes:
-        ref: what the work item calls the value that holds the computation.
-        part: which of the computations in that value, from 0.
-        position: the op's, in the computation.
+        ref: the work item's reference to the value that holds the computation.
+        part: the number of the computation in that value, from 0.
+        position: the op's position in the computation.
     """
 
     def __init__(self, failed: ComputationFailed, ref: int, part: int, position: Position) -> None:
@@ -38,8 +38,8 @@ def located(failed: ComputationFailed, item: WorkItem, blobs: Mapping[Digest, Bu
     """Return the failure with the position of the op that failed, if it is in one of the item's own computations.
 
     Args:
-        failed: carries the runtime's words.
-        item: what was run.
+        failed: carries the runtime's message.
+        item: the work item that was run.
         blobs: the content of each digest that the item names.
     """
     for op in item.program:
@@ -50,6 +50,6 @@ def located(failed: ComputationFailed, item: WorkItem, blobs: Mapping[Digest, Bu
             for part, computation in enumerate(computations):
                 if (position := position_in(computation, failed.detail)) is not None:
                     return OpFailed(failed, op.ref, part, position)
-        except Unreadable:  # an op that the silo allows may have let it in
+        except Unreadable:  # the guard reads computations only as far as its rules need, so that one may get here
             continue
     return failed

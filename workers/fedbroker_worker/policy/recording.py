@@ -1,9 +1,9 @@
-"""What the audit log says of one work item: that it was begun, before data are read, and how it ended.
+"""The lines of one work item in the audit log: the first when it begins, the second when it ends.
 
-The first line is in the file before data are read, where a silo that is killed leaves it. The disk is waited for once,
-for both lines together, and before anything leaves: a disk that takes its time would otherwise be waited for twice.
+The first line is in the file before data are read, and stays there if the silo is killed. Both lines are synced to disk
+together, before anything leaves: two syncs would wait twice for a slow disk.
 
-Work that neither reads data nor goes on with values of an earlier stage has the second line alone.
+Work that neither reads data nor uses values of an earlier stage has only the second line.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["GIVEN_UP", "AuditNotWritten", "Recording", "beginning", "ending"]
 _log = get_logger(__name__)
 
 GIVEN_UP: Final = "its coordinator gave the session up"
-"""Why work is cancelled that is not to be done by another process either."""
+"""The reason of a cancellation after which no other process does the work either."""
 
 GIVE_UP_SECONDS: Final = 5.0
-"""For the line of work that is cancelled: a disk that hangs does not keep a silo from stopping."""
+"""Time limit for the last line of cancelled work: a disk that hangs does not keep a silo from stopping."""
 
 
 class AuditNotWritten(WorkRefused):
@@ -46,11 +46,11 @@ class AuditNotWritten(WorkRefused):
 
 
 def beginning(item: WorkItem, signed: Signed) -> dict[str, object]:
-    """Return what is written before data are read: who asks for what.
+    """Return the line that is written before data are read: the request and its sender.
 
     Args:
         item: the work item.
-        signed: who signed it.
+        signed: its signer and nonces.
     """
     return {
         "time": now(),
@@ -73,14 +73,14 @@ def beginning(item: WorkItem, signed: Signed) -> dict[str, object]:
 def ending(
     item: WorkItem, reply: Done | Failed | Need | str, computations: Sequence[str], signed: Signed, begun: str = ""
 ) -> dict[str, object]:
-    """Return what is written when work is over: who asked for what, and what leaves.
+    """Return the line that is written when work is over: the request, its sender and the outputs.
 
     Args:
         item: the work item.
-        reply: what leaves, or why nothing does: text for work that was cancelled.
-        computations: SHA-256 of each computation and sequence in it, as far as they were looked into.
-        signed: who signed it.
-        begun: the hash of the first line; empty where there is none.
+        reply: the reply that leaves; text that says why, for work that was cancelled.
+        computations: SHA-256 of each computation and sequence in it that was examined.
+        signed: its signer and nonces.
+        begun: the hash of the first line; empty without a first line.
     """
     outputs: Sequence[tuple[str, int]] = ()
     rule, why = "", ""
@@ -106,15 +106,15 @@ def ending(
 
 
 class Recording:
-    """Writes the lines of one work item.
+    """The writer of one work item's lines.
 
     Args:
-        log: the audit log; None for a silo that keeps none: then nothing is written.
+        log: the audit log; None to write nothing.
         item: the work item.
-        signed: who signed it.
+        signed: its signer and nonces.
 
     Attributes:
-        computations: SHA-256 of each computation and sequence that was looked into so far.
+        computations: SHA-256 of each computation and sequence that was examined so far.
     """
 
     def __init__(self, log: AuditLog | None, item: WorkItem, signed: Signed) -> None:
@@ -138,7 +138,7 @@ class Recording:
             self._written.set()
 
         def on_written(digest: str) -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile
+            with suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(note, digest)
 
         append = partial(self._log.append, beginning(self._item, self._signed), on_written)
@@ -146,21 +146,22 @@ class Recording:
         self._beginning.add_done_callback(_looked_at)
 
     async def written(self) -> None:
-        """Wait until the first line is in the file: from then on data may be read.
+        """Wait until the first line is in the file; data may be read only then.
 
         Raises:
-            AuditNotWritten: it cannot be written.
+            AuditNotWritten: the line cannot be written.
         """
         if self._beginning is not None and not await self._in_file(self._beginning):
             await self._on_disk(self._beginning)
 
     async def end(self, reply: Done | Failed | Need) -> None:
-        """Write the last line: both are on the disk when this returns, and the reply may leave.
+        """Write the last line. Both lines are on the disk when this returns, so that the reply may leave.
 
-        A reply that only lacks blobs has a line where data may have been read.
+        A reply that only asks for missing blobs has a last line only if a first line was begun.
 
         Raises:
-            AuditNotWritten: one of them cannot be written. The other may be there: the log never says less than left.
+            AuditNotWritten: a line cannot be written. The other line may be in the file: the log may say more than
+                left, never less.
         """
         if self._log is None or (self._beginning is None and not isinstance(reply, Done | Failed)):
             return
@@ -170,7 +171,7 @@ class Recording:
             await self._on_disk(self._beginning)
 
     async def cancelled(self, why: str) -> None:
-        """Write the last line of work that was cancelled; bounded in time, and never raises."""
+        """Write the last line of cancelled work, within ``GIVE_UP_SECONDS``; never raise."""
         if self._log is None:
             return
         if self._ending is None:
@@ -184,12 +185,12 @@ class Recording:
     async def _end(self, reply: Done | Failed | Need | str) -> str:
         assert self._log is not None
         if self._beginning is not None:
-            await self._in_file(self._beginning)  # the last line has its hash
+            await self._in_file(self._beginning)  # the last line quotes the first one's hash
         line = ending(self._item, reply, self.computations, self._signed, self._first)
         return await in_thread(partial(self._log.append, line), "audit")
 
     async def _in_file(self, beginning: asyncio.Future[str]) -> bool:
-        """Wait for the first line, and no longer for the disk; whether it is in the file."""
+        """Wait until the first line is in the file, not for the sync to disk; return whether it is in the file."""
         waiting = asyncio.ensure_future(self._written.wait())
         either: list[asyncio.Future[Any]] = [waiting, beginning]
         try:
@@ -210,6 +211,6 @@ class Recording:
 
 
 def _looked_at(line: asyncio.Future[str]) -> None:
-    """Look at how the writing of a line ended, in case that nobody else does."""
+    """Retrieve the exception of a write, so that asyncio does not log it as never retrieved."""
     if not line.cancelled():
         line.exception()

@@ -1,6 +1,6 @@
-"""What ``[policy]`` allows: plain functions of a work item, of what is in it, and of what its session sent before.
+"""The rules of ``[policy]``: plain functions of a work item, its contents, and the totals of its session.
 
-Each returns if its rule is kept, and raises if not. Imports wire's messages and this distribution's modules.
+Each function returns if its rule is kept, and raises if not.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 LISTED: Final = 5
-"""Ops that a refusal names."""
+"""The most ops that a refusal names; it counts the others."""
 
 
 def check_sources(policy: PolicySettings, item: WorkItem) -> None:
-    """Only sources that may be read are.
+    """Check that a program reads only allowed sources.
 
     Raises:
-        PolicyRefused: the program reads another.
+        PolicyRefused: the program reads a source that is not in ``sources``.
     """
     if policy.sources is None:
         return
@@ -50,10 +50,10 @@ def check_sources(policy: PolicySettings, item: WorkItem) -> None:
 
 
 def check_clients(policy: PolicySettings, item: WorkItem) -> None:
-    """Data are read only where enough clients' values go into each aggregate.
+    """Check that each aggregate over data covers at least ``min_clients`` clients.
 
     Raises:
-        PolicyRefused: there are fewer, but not none.
+        PolicyRefused: it covers fewer, but at least one.
     """
     reads = any(isinstance(op, Data) for op in item.program)
     if reads and 0 < item.clients < policy.min_clients:
@@ -66,10 +66,10 @@ def check_clients(policy: PolicySettings, item: WorkItem) -> None:
 
 
 def check_ops(policy: PolicySettings, ops: Collection[str]) -> None:
-    """Only ops that are known and allowed are in a computation.
+    """Check that a computation holds only known and allowed ops.
 
     Raises:
-        PolicyRefused: there are others; names some of them.
+        PolicyRefused: it holds others; the error names some of them.
     """
     refused = sorted((op, why) for op in ops if (why := _why_refused(policy, op)))
     if refused:
@@ -84,7 +84,7 @@ _DO_WITHOUT: Final = "do without them, or have the silo's administrator name the
 
 
 def _why_refused(policy: PolicySettings, op: str) -> str:
-    """Why an op is refused, or nothing if it is not."""
+    """Return why an op is refused; empty if it is allowed."""
     if op in policy.refuse_ops:
         return "refused by this silo"
     if op in policy.allow_ops:
@@ -93,10 +93,10 @@ def _why_refused(policy: PolicySettings, op: str) -> str:
 
 
 def refuse_client_values(policy: PolicySettings) -> None:
-    """Values of single clients are among the outputs.
+    """Refuse outputs with values of single clients, unless the policy allows these.
 
     Raises:
-        PolicyRefused: they may not leave.
+        PolicyRefused: values of single clients may not leave.
     """
     if policy.client_results == "refuse":
         raise PolicyRefused(
@@ -107,7 +107,7 @@ def refuse_client_values(policy: PolicySettings) -> None:
 
 
 def out_of_time(policy: PolicySettings) -> PolicyRefused:
-    """A work item took longer than this silo lets any."""
+    """Return the refusal of a work item that took longer than ``max_seconds``."""
     return PolicyRefused(
         "max_seconds",
         f"it was not done within {seconds_text(policy.max_seconds)}, and no work item gets more here",
@@ -117,14 +117,16 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
 
 
 def check_failures(policy: PolicySettings, before: int) -> None:
-    """A session goes on only while few of its work items have failed: each failure tells something of the data.
+    """Check that fewer than ``max_failures`` work items of a session have failed.
+
+    Each failure tells the coordinator something about the data.
 
     Args:
-        policy: holds the bound.
-        before: work items of the session that failed.
+        policy: the silo's policy.
+        before: the number of the session's work items that failed.
 
     Raises:
-        PolicyRefused: they are too many.
+        PolicyRefused: too many have failed.
     """
     if before >= policy.max_failures:
         raise PolicyRefused(
@@ -135,15 +137,15 @@ def check_failures(policy: PolicySettings, before: int) -> None:
 
 
 def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:
-    """A session's results stay within their bound.
+    """Check that a session's results stay within ``max_bytes_out``.
 
     Args:
-        policy: holds the bound.
-        before: bytes that left in this session already.
-        now: bytes that are to leave.
+        policy: the silo's policy.
+        before: bytes that already left in this session.
+        now: bytes that are to leave now.
 
     Raises:
-        PolicyRefused: they are too many together.
+        PolicyRefused: the sum is over the limit.
     """
     if before + now > policy.max_bytes_out:
         raise PolicyRefused(
@@ -155,14 +157,17 @@ def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:
 
 
 def check_bytes_left(policy: PolicySettings, before: int) -> None:
-    """A session whose bytes have all left does nothing more: whether that would fail tells something of the data, too.
+    """Check that a session may still return bytes.
+
+    A session that has used up ``max_bytes_out`` does no more work, because a failure alone tells something about the
+    data.
 
     Args:
-        policy: holds the bound.
-        before: bytes that left in this session already.
+        policy: the silo's policy.
+        before: bytes that already left in this session.
 
     Raises:
-        PolicyRefused: none are left.
+        PolicyRefused: no bytes are left.
     """
     if before >= policy.max_bytes_out:
         raise PolicyRefused(

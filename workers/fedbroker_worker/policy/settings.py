@@ -1,4 +1,4 @@
-"""The table ``[policy]`` of a silo's settings. Imports this distribution's options and errors, and this package."""
+"""The table ``[policy]`` of a silo's settings."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ class PolicySettings:
     """The table ``[policy]``.
 
     Attributes:
-        sources: the data sources that computations may read; None for all that there are.
-        min_clients: a source that stands for fewer clients is not read; with none of them, nothing is read in any case.
-        client_results: whether values of single clients may leave, or aggregates alone.
-        aggregates: which aggregates may leave: any, or those alone that the silo can read as sums, counts, minima or
-            maxima over clients.
-        refuse_ops: TensorFlow ops that are refused besides those that always are.
-        allow_ops: ops of those that are not refused here.
-        max_bytes_out: of all results of one session.
-        max_failures: work items of one session that may fail over data; further ones of that session are refused.
-        error_detail: what a coordinator is told of a failed computation: the op and its position, or all that the C++
-            runtime says, which quotes values; None for the position where values of single clients may not leave.
-        max_seconds: for one work item, whatever its coordinator allows.
-        audit_file: where it is written down what was asked and what left; empty for nowhere.
+        sources: names of the data sources that computations may read; None for all sources of the silo.
+        min_clients: the least number of clients of a source; a source with fewer is not read. A source without any
+            client is never read.
+        client_results: whether values of single clients may leave, or only aggregates.
+        aggregates: which aggregates may leave: any, or only sums, counts, minima and maxima over clients that the silo
+            recognises.
+        refuse_ops: TensorFlow ops that are refused in addition to the default list.
+        allow_ops: ops of the default list that this silo allows.
+        max_bytes_out: the most bytes that all results of one session may take.
+        max_failures: the most work items of one session that may fail because of data; later ones are refused.
+        error_detail: how much a coordinator is told about a failed computation: the op and its position, or the C++
+            runtime's whole message, which quotes values; None for the position where values of single clients may not
+            leave.
+        max_seconds: the most seconds for one work item, even if its coordinator allows more.
+        audit_file: the file that records each request and each output that left; empty for no record.
     """
 
     sources: Annotated[Names, Meta(description='a list of names of data sources, such as ["flights"]')] | None = None
@@ -59,12 +61,12 @@ class PolicySettings:
 
     @property
     def errors_in_full(self) -> bool:
-        """Whether the C++ runtime's words on a failed computation may leave."""
+        """True if the C++ runtime's whole message on a failed computation may leave."""
         return (self.error_detail or ("full" if self.client_results == "allow" else "position")) == "full"
 
     @property
     def in_words(self) -> str:
-        """One line of what it says."""
+        """The policy in one line, for people."""
         sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
         clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
         aggregates = "aggregates" if self.aggregates == "any" else "sums, counts, minima and maxima"
@@ -86,13 +88,13 @@ def read_policy(
     """Read the table.
 
     Args:
-        table: what is in it.
-        file: the name of the file that it is in, for errors.
+        table: its keys and values.
+        file: the name of the settings file, for errors.
         sources: the names of the silo's data sources.
-        audit_file: instead of the table's, if there is one.
+        audit_file: replaces the table's ``audit_file`` unless None.
 
     Raises:
-        SettingsError: a key or a value is wrong, or names a source or an op that there is not.
+        SettingsError: a key or a value is wrong, or names a source or an op that does not exist.
     """
 
     def label(key: str) -> str:

@@ -1,7 +1,4 @@
-"""What a serialized executor value holds, told from its outer frames: numbers are neither parsed nor copied.
-
-Imports runtime's framing, protos and values, and this package.
-"""
+"""The parts of a serialized executor value, read from its outer frames: numbers are neither parsed nor copied."""
 
 from __future__ import annotations
 
@@ -30,13 +27,13 @@ from fedbroker.runtime.values import (
 __all__ = ["Layout", "Part", "holds_client_values", "layout", "parts", "shape_of"]
 
 MOST: Final = 1_000_000
-"""Fields of messages that are looked at in one value."""
+"""The most message fields that are examined in one value: it bounds the time that a hostile value can take."""
 
 DEEPEST: Final = 100
-"""Values in values; protobuf itself goes no deeper."""
+"""The deepest nesting of values; protobuf's own parser has the same limit."""
 
 SERVER: Final = "server"
-"""What TFF's runtime calls the placement of an aggregate; there is one other, for what each client has."""
+"""TFF's name for the placement of an aggregate; the only other placement is ``CLIENTS``."""
 
 CLIENTS: Final = "clients"
 
@@ -49,10 +46,10 @@ Part: TypeAlias = tuple[Literal["computation", "graph"], memoryview]
 
 
 def parts(value: Buffer) -> Iterator[Part]:
-    """All computations and sequences in a value.
+    """Yield all computations and sequences in a value.
 
     Raises:
-        Unreadable: it is laid out as no serializer would, so that others might see something else in it.
+        Unreadable: no serializer would lay it out like this, so that another parser might read it differently.
     """
     for kind, content in _leaves(value):
         if kind == "computation":
@@ -62,7 +59,7 @@ def parts(value: Buffer) -> Iterator[Part]:
 
 
 def holds_client_values(value: Buffer) -> bool:
-    """Whether any part of a value is what single clients have, by its type.
+    """Return whether any part of a value belongs to single clients, by its type.
 
     Raises:
         Unreadable: see :func:`parts`.
@@ -72,13 +69,13 @@ def holds_client_values(value: Buffer) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a value is made of.
+    """The structure of a value.
 
     Attributes:
         kind: ``array``, ``computation``, ``sequence``, ``struct``, or the placement of a federated value.
         content: its serialized content.
-        elements: of a struct, or of the one member of a value at the server.
-        dealt: at least two clients have different values.
+        elements: the elements of a struct, or the one member of a value at the server.
+        dealt: True if at least two clients have different values.
     """
 
     kind: str
@@ -88,7 +85,7 @@ class Layout:
 
 
 def layout(value: Buffer) -> Layout:
-    """Return what a value is made of, down to its tensors and clients' values.
+    """Return the structure of a value, down to its tensors and clients' values.
 
     Raises:
         Unreadable: see :func:`parts`.
@@ -117,7 +114,7 @@ def _layout(value: memoryview, seen: list[int], depth: int) -> Layout:
 
 
 def shape_of(array: Layout) -> tuple[int, ...] | None:
-    """Return the shape of an array; None if it is not told.
+    """Return the shape of an array; None if its rank is unknown.
 
     Raises:
         Unreadable: it is malformed.
@@ -133,11 +130,11 @@ def shape_of(array: Layout) -> tuple[int, ...] | None:
 
 
 def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryview]]:
-    """Every value in one that is no struct, by the name of its field.
+    """Yield every value inside ``value`` that is not a struct, with the name of its field.
 
     Args:
         value: serialized.
-        into: go on with the members of federated values instead.
+        into: yield the members of federated values instead of these values.
     """
     waiting = [(memoryview(value).cast("B"), 0)]
     seen = 0
@@ -168,7 +165,7 @@ def _element(element: memoryview) -> memoryview:
 
 
 def _all(message: memoryview, wanted: int, *, besides: int | None = None) -> list[memoryview]:
-    """The contents of a field; there must be no others but those ``besides``."""
+    """Return the contents of a field; raise Unreadable for any other field except ``besides``."""
     found = _fields(message)
     if any(number not in (wanted, besides) for number, _ in found):
         raise Unreadable("a value in it is laid out in an unknown way")
