@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-START: Final = "f0af36c75f07f203bba442c166f4151dbc9a77d4"
+START: Final = "ba90ce757a8eaf6ca46275db2fc6386b0bd73acd"
 """The convention holds after this commit; the subjects of earlier ones are longer."""
 LONGEST: Final = 60
 """Characters of a subject: ``git log --oneline`` shows it whole in a terminal of 80 columns, with hash and branch."""
