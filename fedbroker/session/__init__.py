@@ -1,1 +1,1 @@
-"""Sessions of a cohort: presence, a frozen membership, client stages, deadlines. No TFF."""
+"""Sessions of a cohort: presence, a frozen membership, client stages and deadlines. Independent of TFF."""

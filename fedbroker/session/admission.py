@@ -1,7 +1,4 @@
-"""Whether a silo that announces itself is taken into the cohort, and what it is told.
-
-Plain functions; imports wire and the base.
-"""
+"""Admission: the coordinator's answer to a silo that announces itself."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from fedbroker.wire.messages import Accepted, Announce, Rejected
 __all__ = ["admit"]
 
 NOT_NOW: Final = (30.0, 90.0)
-"""Seconds from which a silo picks when to ask again, where room may be made meanwhile."""
+"""Range of seconds from which a silo picks its retry delay if the cohort is full: another silo may leave by then."""
 NEVER: Final = (900.0, 2700.0)
-"""The same where somebody has to change something first."""
+"""The same if an operator has to change something first, such as the silo's version."""
 
 
 def admit(said: Announce, coordinator: str, *, version: str, members: int, most: int) -> Accepted | Rejected:
-    """The answer to an incarnation's first announcement.
+    """Return the answer to an incarnation's first announcement.
 
     Args:
-        said: what the silo announced.
-        coordinator: our own name.
-        version: our own; a silo of another one is taken in as long as the first two numbers are the same.
-        members: how many silos are known here already.
-        most: how many there may be.
+        said: the silo's announcement.
+        coordinator: our own coordinator_id.
+        version: our own; a silo of another version is admitted if the first two numbers are the same.
+        members: number of silos that are known here already.
+        most: largest number of silos.
     """
     if not _fit(said.version, version):
         return _rejected(
@@ -42,6 +39,6 @@ def _rejected(said: Announce, coordinator: str, reason: str, *, never: bool) -> 
 
 
 def _fit(theirs: str, ours: str) -> bool:
-    """A source tree has no version, and fits."""
+    """Return whether two versions are compatible. A source tree has no version and is always compatible."""
     numbers = [version.split(".")[:2] for version in (theirs, ours)]
     return not all(version[:1].isdigit() for version in (theirs, ours)) or numbers[0] == numbers[1]

@@ -1,7 +1,4 @@
-"""Which blobs travel to which silo, and how: beside the work item, once to the whole cohort, or to one silo.
-
-Plain functions and state; imports wire only.
-"""
+"""Blob routing: which blobs each silo gets, and how: with its work item, in a broadcast to the cohort, or directly."""
 
 from __future__ import annotations
 
@@ -16,22 +13,22 @@ from fedbroker.wire.messages import Digest, Op, Value
 __all__ = ["BlobCacheIndex", "Shipment", "needs", "ship"]
 
 REMEMBERED = 4096
-"""How many digests are remembered for each silo; one forgotten too early is only sent again."""
+"""Number of digests remembered for each silo. A blob whose digest is forgotten too early is only sent once more."""
 
 
 @dataclass(slots=True)
 class BlobCacheIndex:
-    """What each silo was sent and has used: an optimist's guess, since a silo that lost a blob asks for it."""
+    """The blobs that each silo probably has in its cache: it used them once, and asks for any that it lost."""
 
     _by_silo: dict[str, tuple[str, OrderedDict[Digest, None]]] = field(default_factory=dict)
 
     def has(self, member: Member, digest: Digest) -> bool:
-        """Whether this incarnation of the silo should still have the blob."""
+        """Return whether this incarnation of the silo should still have the blob."""
         incarnation, digests = self._by_silo.get(member.name, ("", OrderedDict()))
         return incarnation == member.incarnation and digest in digests
 
     def add(self, member: Member, digests: Iterable[Digest]) -> None:
-        """The silo has used these; what an earlier incarnation had is forgotten."""
+        """Add blobs that the silo has used. Forgets the blobs of an earlier incarnation."""
         incarnation, seen = self._by_silo.get(member.name, ("", OrderedDict()))
         if incarnation != member.incarnation:
             seen = OrderedDict()
@@ -43,7 +40,7 @@ class BlobCacheIndex:
             seen.popitem(last=False)
 
     def forget(self, member: Member, digests: Iterable[Digest]) -> None:
-        """The silo said that it lacks these."""
+        """Forget blobs that the silo asked for."""
         incarnation, seen = self._by_silo.get(member.name, ("", OrderedDict()))
         if incarnation == member.incarnation:
             for digest in digests:
@@ -52,12 +49,12 @@ class BlobCacheIndex:
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """How the blobs of one stage travel.
+    """The routes of one stage's blobs.
 
     Attributes:
-        inline: for each silo, those that ride with its work item.
-        broadcast: those that go to the whole cohort, once.
-        direct: for each silo, those that go to it alone.
+        inline: for each silo, the blobs sent with its work item.
+        broadcast: the blobs sent once to the whole cohort.
+        direct: for each silo, the blobs sent to it alone.
     """
 
     inline: Mapping[str, tuple[Digest, ...]]
@@ -65,13 +62,13 @@ class Shipment:
     direct: Mapping[str, tuple[Digest, ...]]
 
     def on_bulk_lane(self, silo: str, lacking: Iterable[Digest]) -> tuple[Digest, ...]:
-        """Of what a silo lacks, what it is to wait for: all but what rides with its work item."""
+        """Return the lacking blobs that a silo has to wait for: all that are not sent with its work item."""
         mine = {*self.broadcast, *self.direct[silo]} - {*self.inline[silo]}
         return tuple(digest for digest in lacking if digest in mine)
 
 
 def needs(program: Iterable[Op]) -> tuple[Digest, ...]:
-    """The digests that a program names, each once."""
+    """Return the digests that the operations name, each once."""
     return tuple(dict.fromkeys(op.blob for op in program if isinstance(op, Value)))
 
 
@@ -82,9 +79,10 @@ def ship(
     known: BlobCacheIndex,
     limits: Limits,
 ) -> Shipment:
-    """Decide for one stage.
+    """Choose the routes of one stage's blobs.
 
-    Small blobs ride along; a large one goes to the whole cohort when more than one silo lacks it, else to the one.
+    Small blobs are sent with the work item. A large blob is broadcast if more than one silo lacks it, else sent to that
+    silo alone.
     """
     lacking = {m.name: [d for d in needs(programs[m.name]) if not known.has(m, d)] for m in members}
     inline = {silo: _riders(digests, sizes, limits) for silo, digests in lacking.items()}
@@ -101,7 +99,7 @@ def ship(
 
 
 def _riders(digests: Iterable[Digest], sizes: Mapping[Digest, int], limits: Limits) -> tuple[Digest, ...]:
-    """Of what a silo lacks, the small ones that ride with its work item, as long as there is room."""
+    """Return the small blobs to send with a work item, as many as fit into it."""
     riders: list[Digest] = []
     room = limits.inline_total
     for digest in digests:

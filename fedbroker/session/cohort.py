@@ -1,7 +1,4 @@
-"""A coordinator's view of one cohort: its link to the broker, who is there, and the sessions it starts.
-
-Imports transport, wire and the base.
-"""
+"""A coordinator's view of one cohort: its connection to the broker, the present silos, and the sessions it starts."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 __all__ = ["Cohort", "Pool"]
 
 REMEMBERED = 256
-"""Recent sessions whose late answers are still counted in their reports."""
+"""Number of recent sessions whose late replies are still counted in their reports."""
 
 OPEN_SECONDS = 60.0
 
@@ -45,12 +42,12 @@ NEVER = Deadline.never()
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Silos of a kind, of which there must be some.
+    """A kind of silo, and the number of them that must be present.
 
     Attributes:
-        holds: whether a silo is one of them.
-        at_least: how many there must be.
-        data: the data sources that they have, for errors.
+        holds: returns whether a silo is of this kind.
+        at_least: minimum number of them.
+        data: their data sources, for errors.
     """
 
     holds: Callable[[Member], bool]
@@ -62,22 +59,22 @@ ANYBODY = Pool(lambda _: True, 0)
 
 
 class Cohort:
-    """The silos of one cohort, as one coordinator sees them; of use apart from TFF, too.
+    """The silos of one cohort, as one coordinator sees them; usable without TFF, too.
 
     ``async with fedbroker.Cohort(url, "airports") as cohort: await cohort.wait(min_silos=3)``
 
     Args:
-        url: of the broker.
-        name: of the cohort.
-        version: of this software; a silo of another series is not taken in.
-        limits: on messages and blobs.
-        compression: which large blobs are sent compressed.
-        keys: the coordinator's, and its silos'; None: nothing is signed.
-        on_event: hears who joins and leaves, and what happens in sessions; must not block.
-        journal: where sessions are written down, to go on with after being killed.
+        url: URL of the broker.
+        name: name of the cohort.
+        version: version of this software; a silo of an incompatible version is rejected.
+        limits: limits on messages and blobs.
+        compression: compression of large blobs.
+        keys: keys of the coordinator and its silos; None: nothing is signed.
+        on_event: called for each silo that joins or leaves and each event of a session; must not block.
+        journal: record of unfinished sessions, from which a coordinator resumes after it was killed.
 
     Raises:
-        ConfigError: the URL or the name is malformed, or there is no such compression.
+        ConfigError: the URL or the name is malformed, or the compression is unknown.
     """
 
     def __init__(
@@ -117,20 +114,20 @@ class Cohort:
         )
 
     async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
-        """Connect and learn who waits in the lobby.
+        """Connect, and start to answer the silos that announce themselves.
 
         Args:
-            deadline: for all of it.
+            deadline: limit for the whole call.
             patience: seconds to wait for a broker that does not listen yet.
 
         Raises:
-            BrokerError: it cannot be reached, refuses us, or has other queues than ours.
+            BrokerError: the broker cannot be reached, refuses us, or has queues with other properties than ours.
         """
         await self._end.open(deadline, patience)
         self._open.set()
 
     async def close(self) -> None:
-        """Leave nothing behind at the broker. Bounded in time."""
+        """Disconnect and leave nothing behind at the broker. Bounded in time."""
         for word in self._words:
             word.cancel()
         await self._end.close()
@@ -150,31 +147,31 @@ class Cohort:
 
     @property
     def silos(self) -> tuple[Member, ...]:
-        """Who is there now, by name."""
+        """The silos that are present now, sorted by name."""
         return self._roster.present(time.monotonic())
 
     def statistics(self) -> Statistics:
-        """Who is there, and what was counted so far; may be called from any thread."""
+        """Return the present and missing silos and the counters; may be called from any thread."""
         end, now = self._end, time.monotonic()
         present = tuple(member.name for member in self._roster.present(now))
         return Statistics(present, self._roster.missing(now), end.traffic, end.late, end.dead)
 
     async def wait(self, min_silos: int, timeout: float = 60.0) -> tuple[Member, ...]:  # noqa: ASYNC109 the public name
-        """Wait until enough silos are there; those, by name.
+        """Wait until enough silos are present, and return them, sorted by name.
 
         Raises:
-            CohortTimeout: there were not enough within ``timeout`` seconds; says who is there and who is missing.
+            CohortTimeout: fewer were present within ``timeout`` seconds; names the present and the missing silos.
         """
         return await self.gather(min_silos, timeout)
 
     async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANYBODY) -> tuple[Member, ...]:
-        """Wait until enough silos are there.
+        """Wait until enough silos are present.
 
         Returns:
-            Those that are there, by name: at least ``min_silos``, and at least ``pool.at_least`` of the pool.
+            The present silos, sorted by name: at least ``min_silos``, and at least ``pool.at_least`` of the pool.
 
         Raises:
-            CohortTimeout: there were not enough within ``join_timeout`` seconds; says who is there and who is missing.
+            CohortTimeout: fewer were present within ``join_timeout`` seconds; names the present and the missing silos.
         """
         deadline = Deadline.after(join_timeout)
         told = None
@@ -192,7 +189,7 @@ class Cohort:
         return self.silos
 
     async def newcomer(self, fits: Callable[[Member], bool]) -> Member:
-        """Wait, without end, until a silo is there that fits."""
+        """Wait, without a time limit, until a silo that fits is present, and return it."""
         while True:
             self._heard.clear()
             for member in self.silos:
@@ -213,12 +210,12 @@ class Cohort:
         """Start a session with that membership.
 
         Args:
-            members: frozen from now on.
-            clients: how many clients each silo holds.
+            members: the membership, frozen from now on.
+            clients: number of clients of each silo.
             stage_timeout: seconds for each client stage.
-            policy: what becomes of silos that do not answer; every one must where nothing is said.
-            deadline: of all stages together.
-            fingerprint: of what is computed; with a journal, another process may go on with the session by it.
+            policy: treatment of silos that do not answer; by default, every silo must.
+            deadline: limit for all stages together.
+            fingerprint: identifies computation and argument; with a journal, another process resumes the session by it.
         """
         name = uuid.uuid4().hex[:16]
         journal = None
@@ -227,7 +224,7 @@ class Cohort:
         return self._session(name, members, clients, stage_timeout, policy, deadline, journal)
 
     def resume(self, unfinished: SessionJournal, stage_timeout: float, policy: Policy, deadline: Deadline) -> Session:
-        """Go on with a session that a coordinator of this journal was killed in."""
+        """Resume a session in which a coordinator with this journal was killed."""
         session = self._session(
             unfinished.session, unfinished.members, unfinished.clients, stage_timeout, policy, deadline, unfinished
         )
@@ -282,7 +279,7 @@ class Cohort:
         self._heard.set()
 
     def _admitted(self, message: Announce) -> bool:
-        """Answer the first word of an incarnation."""
+        """Answer the first announcement of an incarnation, and return whether it is admitted."""
         now = time.monotonic()
         most = self._limits.max_silos
         if len(self._roster) >= most:
@@ -296,7 +293,7 @@ class Cohort:
         return isinstance(answer, Accepted)
 
     async def _answer(self, answer: Accepted | Rejected) -> None:
-        await self._open.wait()  # those who wait in the lobby are heard while we connect
+        await self._open.wait()  # announcements from the lobby arrive before we have finished connecting
         await self._end.tell(answer.silo, answer)
 
     def _on_leave(self, message: Leave) -> None:
@@ -307,11 +304,11 @@ class Cohort:
         recorder = self._recent.get(answer.session)
         if recorder is not None:
             recorder.late(answer.silo, answer.stage)
-        else:  # of a session long gone, or of another process's
+        else:  # the session ended long ago, or belongs to another process
             tell(self._listener, Event("late answer", answer.session, answer.stage, answer.silo))
 
     def _on_forged(self, silo: str, session: str, why: str) -> None:
-        """Into the report of the session; where none is named, of each under way that the silo is in."""
+        """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""
         named = [self._recent[session]] if session in self._recent else []
         under_way = [one for one in self._recent.values() if not one.over and silo in one.report.members]
         for recorder in named or under_way:

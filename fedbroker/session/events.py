@@ -1,7 +1,4 @@
-"""Writes down what happens: into the structured log, to whoever listens, and into a session's report.
-
-Imports the session's outcomes and report, and the base.
-"""
+"""Events of a cohort and its sessions: written to the structured log, a listener and the session's report."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ __all__ = ["Listener", "Recorder", "RequestTimings", "both", "tell"]
 _log = get_logger(__name__)
 
 Listener: TypeAlias = Callable[[Event], None]
-"""Called for each event, on the event loop: it must not block."""
+"""Function that is called for each event, on the event loop: it must not block."""
 
 MOST_FORGED: Final = 256
-"""In a report: whoever sees that many need not see more."""
+"""Largest number of forged messages listed in a report: more would tell its reader nothing new."""
 
 WARNINGS: Final = ("silo dropped", "silo sent away", "stage failed", "message forged", "invocation retried")
 
 
 def tell(listener: Listener | None, event: Event) -> None:
-    """Log an event and hand it to whoever listens; what a listener raises is logged and changes nothing."""
+    """Log an event and pass it to the listener. An exception of the listener is logged and has no other effect."""
     where = {"session": event.session, "stage": event.stage, "silo": event.silo}
     facts: dict[str, Any] = {key: _short(value) for key, value in event.details.items()}
     facts |= {key: value for key, value in where.items() if value not in ("", None)}
@@ -42,7 +39,7 @@ def tell(listener: Listener | None, event: Event) -> None:
 
 
 def both(one: Listener | None, other: Listener | None) -> Listener | None:
-    """A listener that hands each event to both, whatever either of them raises."""
+    """Return a listener that passes each event to both, even if one of them raises."""
     if one is None or other is None:
         return one or other
 
@@ -63,23 +60,23 @@ def _hand(listener: Listener | None, event: Event) -> None:
 
 
 def _short(value: object) -> object:
-    """For people: nobody reads more than milliseconds in a log."""
+    """Round times to milliseconds, which is as precise as a reader of the log needs."""
     return round(value, 3) if isinstance(value, float) else value
 
 
 @dataclass(slots=True)
 class RequestTimings:
-    """What was sent to one silo in a stage, and what came back; filled in as it goes on.
+    """Times and sizes of the request to one silo in a stage; filled in while the request runs.
 
     Attributes:
-        silo: its name.
-        incarnation: of its process.
+        silo: the silo's name.
+        incarnation: incarnation of its process.
         in_place_of: the straggler whose work it got, or empty.
-        started: when it was first asked, on the monotonic clock.
-        replied: when its last reply came.
-        fetched: when all of its results were there.
-        bytes_out: of the blobs sent for it.
-        asked: how often.
+        started: time of the first work item, on the monotonic clock.
+        replied: time of its last reply.
+        fetched: time at which all of its results had arrived.
+        bytes_out: size of the blobs sent for it.
+        asked: number of times that the work item was sent.
     """
 
     silo: str
@@ -92,7 +89,7 @@ class RequestTimings:
     asked: int = 0
 
     def report(self, outcome: Outcome, began: float, now: float) -> SiloReport:
-        """What there is to say of it, once it has ended."""
+        """Return the report on the request, once it has ended."""
         common = SiloReport(
             silo=self.silo,
             incarnation=self.incarnation,
@@ -120,9 +117,9 @@ class Recorder:
     """The record of one session.
 
     Attributes:
-        report: what is known by now.
-        listener: who hears of each event, too.
-        over: the session is.
+        report: the report so far.
+        listener: called for each event, too.
+        over: True once the session has ended.
     """
 
     report: SessionReport
@@ -134,20 +131,20 @@ class Recorder:
     _silos: dict[str, SiloReport] = field(default_factory=dict)
 
     def say(self, name: str, silo: str = "", **details: object) -> None:
-        """An event of this session."""
+        """Emit an event of this session."""
         tell(self.listener, Event(name, self.report.session, self._level, silo, details))
 
     def session_started(self) -> None:
-        """The membership is frozen."""
+        """Record the start of the session, with its frozen membership."""
         self.say("session started", silos=list(self.report.members))
 
     def stage_started(self, level: int, silos: Sequence[str], seconds: float) -> None:
-        """All silos of a stage are about to be asked."""
+        """Record the start of a stage, before its silos are asked."""
         self._level, self._stage_began, self._silos = level, time.monotonic(), {}
         self.say("stage started", silos=len(silos), seconds=seconds)
 
     def ended(self, talk: RequestTimings, outcome: Outcome) -> None:
-        """A silo answered, or was dropped."""
+        """Record that a silo answered or was dropped."""
         one = self._silos[talk.silo] = talk.report(outcome, self._stage_began, time.monotonic())
         if isinstance(outcome, Done):
             facts = {name: getattr(one, name) for name in ("queue", "transfer", "compute", "bytes_out", "bytes_in")}
@@ -158,7 +155,7 @@ class Recorder:
     def stage_finished(
         self, asked: Sequence[str], needed: int, merged: MergeOrder, error: Exception | None = None
     ) -> None:
-        """The stage is over; ``asked`` are all that were asked, in membership order."""
+        """Record the end of a stage; ``asked`` are all silos that were asked, in membership order."""
         seconds = time.monotonic() - self._stage_began
         silos = tuple(self._silos[silo] for silo in asked if silo in self._silos)
         stage = StageReport(level=self._level or 0, needed=needed, seconds=seconds, silos=silos, merge_order=merged)
@@ -170,18 +167,18 @@ class Recorder:
         self._level = None
 
     def late(self, silo: str, stage: int) -> None:
-        """An answer came that nobody waits for any more."""
+        """Record a reply that came after its stage had closed."""
         self.report = replace(self.report, late=self.report.late + 1)
         tell(self.listener, Event("late answer", self.report.session, stage, silo))
 
     def forged(self, silo: str, why: str) -> None:
-        """A message was not what it claimed to be."""
+        """Record a forged message."""
         if len(self.report.forged) < MOST_FORGED:
             self.report = replace(self.report, forged=(*self.report.forged, (silo, why)))
         self.say("message forged", silo, why=why)
 
     def finished(self, error: BaseException | None = None) -> None:
-        """The session is over."""
+        """Record the end of the session."""
         self.over = True
         words = "" if error is None else str(error) or type(error).__name__
         self.report = replace(self.report, seconds=time.monotonic() - self._began, error=words)

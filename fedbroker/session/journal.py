@@ -1,9 +1,8 @@
-"""What a coordinator writes down of its sessions, so that it can be killed and go on where it was.
+"""Journal of a coordinator's unfinished sessions, from which it resumes after it was killed.
 
-A directory holds the coordinator's own name, which is that of its callback queue too, and a file for each session that
-has not ended: records of msgpack, one after another, the last of which may be cut short. Nothing is lost with the
-process; a power cut may take the last records, and with them some work that is then done again. Imports wire and the
-base.
+A directory holds the coordinator_id, which also names its callback queue, and one file for each unfinished session: a
+sequence of msgpack records, of which the last may be cut short. A killed process loses nothing. A power cut may lose
+the last records; their work is then repeated.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ __all__ = ["Journal", "SessionJournal"]
 _log = get_logger(__name__)
 
 KEPT: Final = 86_400.0
-"""Seconds after which a session that nobody asks for any more is forgotten; the silos have forgotten it by then."""
+"""Seconds after which a session that was not resumed is forgotten; the silos have forgotten it by then."""
 
 SUFFIX: Final = ".session"
 
 FULL: Final = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk is full (the user's quota)"}
 OURS: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-"""How each file is opened: a link that somebody else has put there is not followed."""
+"""Flags for opening files: O_NOFOLLOW, so that a symbolic link placed there by another user is not followed."""
 
 
 class SessionJournal:
@@ -50,8 +49,8 @@ class SessionJournal:
 
     Attributes:
         session: the session's id.
-        members: the membership that it started with.
-        clients: how many clients each member holds.
+        members: the membership at its start.
+        clients: number of clients of each member.
     """
 
     def __init__(
@@ -75,38 +74,38 @@ class SessionJournal:
         self._sent: dict[int, Mapping[str, Buffer]] = {}
 
     def answer(self, level: int, silo: str) -> Sequence[Buffer] | None:
-        """What a silo had answered to a stage before we were killed."""
+        """Return a silo's outputs of a stage, recorded before we were killed; None if it had not answered."""
         return self._answers.get((level, silo))
 
     def participants(self, level: int) -> Sequence[str] | None:
-        """Whose answers counted, for a stage that had closed."""
+        """Return the participants of a stage that had closed; None if it had not."""
         return self._closed.get(level)
 
     def sent(self, level: int) -> Mapping[str, Buffer] | None:
-        """The server's values that had gone down in a stage: random ones would differ if they were made again."""
+        """Return the server's values sent in a stage: random values would differ if they were computed again."""
         return self._sent.get(level)
 
     async def record_sent(self, level: int, values: Mapping[str, Buffer]) -> None:
-        """The server's values that are about to go down in a stage."""
+        """Record the server's values that are about to be sent in a stage."""
         self._sent[level] = dict(values)
         await self._append(["sent", level, self._sent[level]])
 
     async def record_answer(self, level: int, silo: str, outputs: Sequence[Buffer]) -> None:
-        """A silo's outputs have come."""
+        """Record a silo's outputs."""
         await self._append(["answer", level, silo, [bytes(output) for output in outputs]])
 
     async def record_closed(self, level: int, participants: Sequence[str]) -> None:
-        """A stage has closed."""
+        """Record that a stage has closed."""
         await self._append(["closed", level, list(participants)])
 
     def forget(self) -> None:
-        """The session has ended: there is nothing to go on with."""
+        """Delete the records: the session has ended and will not be resumed."""
         with self._writing:
             self._over = True
             self._path.unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """The session ends here, unfinished: what is written of it is for the next invocation to go on with."""
+        """Give the unfinished session back to the journal, for the next invocation to resume."""
         self._on_leave(self._path)
 
     def start(self, fingerprint: str) -> None:
@@ -115,7 +114,7 @@ class SessionJournal:
         self._write(["session", self.session, fingerprint, members, self.clients])
 
     def replay(self, record: Sequence[Any]) -> None:
-        """Take a record in that was read."""
+        """Restore the state from a record that was read."""
         match record:
             case ["sent", level, values]:
                 self._sent[level] = values
@@ -128,7 +127,7 @@ class SessionJournal:
         await asyncio.to_thread(self._write, record)
 
     def _write(self, record: Sequence[object]) -> None:
-        """Append a record whole, or not at all; after a failure nothing more is written.
+        """Append a record completely or not at all; after a failure nothing more is written.
 
         Raises:
             JournalError: the disk is full, or the file cannot be written for another reason.
@@ -136,7 +135,7 @@ class SessionJournal:
         with self._writing:
             if self._failed is not None:
                 raise JournalError(self._failed.directory, "an earlier record could not be written")
-            if self._over:  # a record that is on its way when the session ends must not bring the file back
+            if self._over:  # a write still pending when the session ends must not create the file again
                 return
             try:
                 _append_whole(self._path, msgpack.packb(record))
@@ -146,18 +145,18 @@ class SessionJournal:
 
 
 class Journal:
-    """A directory of sessions that have not ended. One coordinator uses it at a time.
+    """A directory of unfinished sessions. One coordinator uses it at a time.
 
     Args:
-        directory: made if it is not there. It holds partial aggregates, so it is for its owner alone: its mode is made
-            0700 where others may enter it, and one that belongs to another user is refused.
+        directory: created if it does not exist. It holds partial aggregates, so only its owner may enter it: a wider
+            mode is changed to 0700, and a directory that belongs to another user is refused.
 
     Attributes:
-        key: the coordinator's own name in routing keys, the same after each start.
+        key: the coordinator_id in routing keys, the same after each start.
 
     Raises:
         ConfigError: the directory cannot be used, or another coordinator uses it.
-        JournalError: its disk is full.
+        JournalError: the disk is full.
     """
 
     key: str
@@ -188,14 +187,14 @@ class Journal:
             self._load(path)
 
     def take(self, fingerprint: str) -> SessionJournal | None:
-        """A session of that very computation and argument that had not ended; it is handed out once."""
+        """Return an unfinished session of the same computation and argument, or None; each is returned once."""
         found = self._unfinished.get(fingerprint)
         return found.pop() if found else None
 
     def begin(
         self, fingerprint: str, session: str, members: Sequence[Member], clients: Mapping[str, int]
     ) -> SessionJournal:
-        """The records of a new session."""
+        """Start the records of a new session."""
         one = SessionJournal(self._directory / f"{session}{SUFFIX}", session, members, clients, self._load)
         try:
             one.start(fingerprint)
@@ -205,7 +204,7 @@ class Journal:
         return one
 
     def close(self) -> None:
-        """Let another coordinator have the directory."""
+        """Release the directory for another coordinator."""
         self._lock.close()
 
     def _own_key(self) -> str:
@@ -224,7 +223,7 @@ class Journal:
         return key
 
     def _load(self, path: Path) -> None:
-        """Read one session's records, as far as they are whole; forget it if it is too old or makes no sense."""
+        """Read one session's complete records; delete the file if it is too old or malformed."""
         try:
             with _ours(path) as file:
                 if time.time() - os.fstat(file.fileno()).st_mtime > KEPT:
@@ -250,7 +249,7 @@ def _refused(directory: Path, error: OSError) -> JournalError:
 
 
 def _close_to_others(directory: Path) -> None:
-    """See that nobody else can enter a directory, or has put into it what would be believed."""
+    """Close a directory to other users, who could read it or add files to it; refuse one of another owner."""
     found = directory.stat()
     if found.st_uid != os.geteuid():
         raise ConfigError(
@@ -262,7 +261,7 @@ def _close_to_others(directory: Path) -> None:
 
 
 def _ours(path: Path) -> BinaryIO:
-    """Open a file of the journal for reading; one that somebody else has put there is refused."""
+    """Open a file of the journal for reading; refuse a file that another user has put there."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     found = os.fstat(file.fileno())
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
@@ -274,14 +273,14 @@ def _ours(path: Path) -> BinaryIO:
 
 
 def _append_whole(path: Path, content: bytes) -> None:
-    """Append to a file, which is made for its owner alone; after a failure it is as it was before."""
+    """Append to a file, created for its owner alone; after a failure its content is as before."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | OURS, 0o600)
     try:
         size = os.fstat(file).st_size
         try:
             left = memoryview(content)
             while left:
-                left = left[os.write(file, left) :]  # a disk that gets full takes a part first
+                left = left[os.write(file, left) :]  # a disk that fills up accepts a part of the content first
         except OSError:
             os.ftruncate(file, size)
             raise

@@ -1,7 +1,4 @@
-"""How a silo can end in a stage, in one word for reports and as the error of a stage that fails for it.
-
-Imports wire and the base.
-"""
+"""Outcomes of a silo in a stage: one word for reports, and the error of a stage that fails because of them."""
 
 from __future__ import annotations
 
@@ -18,11 +15,12 @@ __all__ = ["Ending", "Lost", "Outcome", "TooLate", "ending", "replaceable", "sta
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """No answer came from a silo.
+    """The outcome of a silo that sent no reply.
 
     Attributes:
-        reason: ``expired`` (never picked up in time), ``delivery_limit`` (picked up again and again, never
-            acknowledged), ``rejected``, ``unroutable`` (the silo has no queue), ``time`` (picked up, not answered).
+        reason: ``expired`` (the work item was never picked up in time), ``delivery_limit`` (picked up again and again,
+            never acknowledged), ``rejected``, ``unroutable`` (the silo has no queue), ``time`` (picked up, but not
+            answered).
     """
 
     silo: str
@@ -31,7 +29,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class TooLate:
-    """The stage closed before a silo's answer came: the quorum had answered, and the grace was over."""
+    """The outcome of a silo whose reply did not come before the stage closed, with a quorum and after the grace."""
 
     silo: str
 
@@ -39,8 +37,9 @@ class TooLate:
 Outcome: TypeAlias = Done | Failed | Lost | TooLate
 
 Ending: TypeAlias = Literal["answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late"]
-"""``expired``: never picked its work up. ``timed out``: picked it up and did not answer. ``crashed``: its agent or its
-runtime died. ``refused``: it would not, or said what it must not. ``failed``: its data or the computation."""
+"""``expired``: it never picked up its work. ``timed out``: it picked it up and did not answer. ``crashed``: its agent
+or its runtime died. ``refused``: it refused the work, or its reply was invalid. ``failed``: its data or the computation
+failed. ``unreachable``: it has no queue. ``late``: the stage closed before it answered."""
 
 _LOST: Final[dict[str, Ending]] = {
     "expired": "expired",
@@ -66,7 +65,7 @@ _WHY: Final = {
 
 
 def ending(outcome: Outcome) -> Ending:
-    """The outcome in one word."""
+    """Return the outcome in one word, for reports."""
     match outcome:
         case Done():
             return "answered"
@@ -79,7 +78,7 @@ def ending(outcome: Outcome) -> Ending:
 
 
 def why(outcome: Outcome) -> str:
-    """What there is to say about it; empty for an answer."""
+    """Return the reason for the outcome; empty for a silo that answered."""
     match outcome:
         case Done():
             return ""
@@ -92,9 +91,9 @@ def why(outcome: Outcome) -> str:
 
 
 def replaceable(outcome: Outcome) -> bool:
-    """Whether the broker gave the work item back, or nothing of it was done: another silo may have it.
+    """Return whether another silo may have the work: the broker gave the item back, or nothing of it was done.
 
-    What a silo's data or the computation itself ran into, another silo would run into as well.
+    A failure of the silo's data or of the computation is not replaceable: another silo would fail as well.
     """
     return (isinstance(outcome, Lost) and outcome.reason != "time") or (
         isinstance(outcome, Failed) and outcome.kind == "lost"
@@ -102,13 +101,13 @@ def replaceable(outcome: Outcome) -> bool:
 
 
 def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outcome]) -> FedbrokerError:
-    """The error of a stage that too few answered.
+    """Return the error of a stage that too few silos answered.
 
     Args:
-        session: its id.
+        session: the session's id.
         level: the stage's number.
-        seconds: the time that it was given.
-        endings: of all that were asked, in the order in which they came.
+        seconds: time limit of the stage.
+        endings: outcomes of all silos that were asked, in the order in which they came.
     """
     failed = [outcome for outcome in endings if isinstance(outcome, Failed)]
     if failed:
@@ -122,7 +121,7 @@ def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outc
             f"it {_WHY[one.reason]}",
             stage=level,
             session=session,
-            retryable=one.reason == "unroutable",  # another try asks whoever is there by then
+            retryable=one.reason == "unroutable",  # another attempt asks the silos that are present by then
             hint="see the silo's log, and start it again if it is down",
         )
     details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)

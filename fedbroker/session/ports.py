@@ -1,7 +1,4 @@
-"""What a session needs of the transport, and what it asks of each silo in a client stage.
-
-Imports transport's answers, wire and the base.
-"""
+"""Interfaces of a session: the transport that it needs, and the work of a client stage."""
 
 from __future__ import annotations
 
@@ -19,89 +16,91 @@ from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 __all__ = ["Check", "LateJoiner", "PendingRequest", "Read", "Results", "SessionTransport", "StageWork", "Take"]
 
 Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
-"""Takes a silo's outputs: its name, serialized executor values, what to call once they need not be held any more."""
+"""Function that merges a silo's outputs. It gets the silo's name, serialized executor values, and a function to call
+once the values need not be held any more."""
 
 
 Check: TypeAlias = Callable[[Sequence[Buffer], int], None]
-"""Takes a silo's outputs and its number of clients; raises a ``WireError`` for what no honest silo answers with."""
+"""Function that checks a silo's outputs, given its number of clients. Raises a ``WireError`` for outputs that no honest
+silo sends."""
 
 Read: TypeAlias = Callable[[str, Sequence[Buffer]], Awaitable[None]]
-"""Takes a silo's name and its outputs, which were checked; raises a ``WireError`` or a ``ComputationFailed`` where they
-cannot be read."""
+"""Function that reads sequences in a silo's checked outputs, given its name. Raises a ``WireError`` or a
+``ComputationFailed`` if they cannot be read."""
 
 
 class Results(Protocol):
-    """Where blobs from silos arrive."""
+    """The store in which blobs from silos arrive."""
 
     def __contains__(self, digest: object) -> bool:
-        """Whether a blob is here, whole."""
+        """Return whether a blob has arrived completely."""
         ...
 
     async def get(self, digest: Digest, deadline: Deadline, patience: float) -> Buffer:
-        """The blob, once it is whole."""
+        """Wait until a blob has arrived completely, and return it."""
         ...
 
     def pinned(self, digests: Iterable[Digest]) -> AbstractContextManager[None]:
-        """Within the block these are wanted."""
+        """Keep these blobs, once they have arrived, within the block."""
         ...
 
     def spent(self, digest: Digest) -> None:
-        """A blob that was large is not needed any more, unless somebody else waits for the same."""
+        """Release a large blob that is not needed any more, unless another request waits for the same blob."""
         ...
 
 
 class PendingRequest(Protocol):
-    """A work item that is on its way."""
+    """A work item that was sent."""
 
     async def answer(self) -> Done | Failed | Need | Dead:
-        """The silo's next answer, or the broker's word that nobody took the item."""
+        """Wait for the silo's next reply, or for the broker to return the item unprocessed."""
         ...
 
 
 class SessionTransport(Protocol):
-    """What a session needs of the transport.
+    """The transport that a session needs.
 
-    :class:`fedbroker.transport.coordinator.transport.CoordinatorTransport` has it.
+    Implemented by :class:`fedbroker.transport.coordinator.transport.CoordinatorTransport`.
     """
 
     @property
     def key(self) -> str:
-        """The coordinator's own name in routing keys."""
+        """The coordinator_id in routing keys."""
         ...
 
     @property
     def results(self) -> Results:
-        """Where the silos' blobs arrive."""
+        """The store in which the silos' blobs arrive."""
         ...
 
     async def send_blob(
         self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session: str = ""
     ) -> None:
-        """Send a blob to one silo, or, with None, once to the whole cohort; for the silos of that session."""
+        """Send a blob to one silo or, with None, once to the whole cohort, for the silos of that session."""
         ...
 
     def asking(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> AbstractAsyncContextManager[PendingRequest]:
-        """Publish a work item; within the block the answers to it are heard."""
+        """Publish a work item; its replies are received within the block."""
         ...
 
     async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:
-        """Tell a silo to send the results that it has announced."""
+        """Tell a silo to upload the results that it has announced."""
         ...
 
     async def end_session(self, silo: str, session: str, incarnation: str) -> None:
-        """Tell that incarnation of a silo to forget a session."""
+        """Tell an incarnation of a silo to forget a session."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LateJoiner:
-    """What a late joiner is asked in a straggler's place.
+    """The work of a late joiner that replaces a straggler.
 
     Attributes:
-        program: its own.
-        clients: how many clients it holds.
+        program: the operations that it is asked for.
+        clients: number of its clients.
     """
 
     program: tuple[Op, ...]
@@ -110,20 +109,20 @@ class LateJoiner:
 
 @dataclass(frozen=True, slots=True)
 class StageWork:
-    """What a client stage asks of each silo.
+    """The work of a client stage.
 
     Attributes:
         level: the stage's number.
-        last: no client stage follows.
-        programs: for each silo.
-        blobs: the content of every digest that the programs name.
-        take: is given each participant's outputs, one after another, in the order in which they are to be merged. What
-            was given before a stage fails is of no use.
-        enlist: what to ask of a late joiner in place of the straggler that is named; returns None where it cannot take
-            that place. None where nobody can, since silos keep values from an earlier stage.
-        check: looks at an answer before it counts.
-        outputs: how many outputs an answer has; None for any number.
-        read: reads, after that, what an answer's bytes do not tell, such as a dataset; None where that is nothing.
+        last: True if no client stage follows.
+        programs: operations for each silo.
+        blobs: content of every digest that the operations name.
+        take: called with each participant's outputs, in the order in which they are merged. If the stage fails, the
+            outputs passed until then are useless.
+        enlist: returns the work of a late joiner in place of the named straggler, or None if it cannot replace it. None
+            if no late joiner can, because silos keep values from an earlier stage.
+        check: checks a reply's outputs before they count.
+        outputs: number of outputs of a reply; None for any number.
+        read: reads, after the check, sequences in the outputs; None if the stage returns none.
     """
 
     level: int

@@ -1,7 +1,4 @@
-"""Answers on their way in: whose turn it is to send, and whose are handed on, by the scheduler's word.
-
-Imports the session's own parts.
-"""
+"""Collects the replies of a client stage: grants upload turns and passes outputs on to be merged, in order."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ __all__ = ["ReplyCollector"]
 
 
 class ReplyCollector:
-    """The answers of one client stage, between the requests that fetch them and whoever merges them.
+    """The replies of one client stage, between the requests that fetch their outputs and the function that merges them.
 
     Args:
-        state: of the stage.
-        order: in which they are to be merged.
-        take: merges them.
+        state: state of the stage.
+        order: order of merging.
+        take: merges a silo's outputs.
     """
 
     def __init__(self, state: StageState, order: MergeOrder, take: Take) -> None:
@@ -35,7 +32,7 @@ class ReplyCollector:
         self._outputs: dict[str, Sequence[Buffer]] = {}
 
     async def turn(self, silo: str, size: int) -> None:
-        """Wait until there is room for large results of a silo; :meth:`here` or :meth:`gone` gives the room back."""
+        """Wait until room is left for large results of a silo; :meth:`here` or :meth:`gone` gives the room back."""
         turn = self._turns[silo] = asyncio.get_running_loop().create_future()
         self._scheduler.announced(silo, size)
         self._give_turns()
@@ -45,24 +42,24 @@ class ReplyCollector:
             del self._turns[silo]
 
     def here(self, silo: str, outputs: Sequence[Buffer]) -> None:
-        """A silo has answered, and its answer counts."""
+        """Accept the outputs of a silo whose reply counts."""
         self._outputs[silo] = outputs
         self._scheduler.here(silo, sum(map(len, outputs)))
         self.look()
 
     def gone(self, silo: str) -> None:
-        """A silo has ended without an answer that counts."""
+        """Record that a silo has ended without a reply that counts."""
         self._scheduler.gone(silo)
         self.look()
 
     def look(self) -> None:
-        """Hand on what is due by now."""
+        """Pass on the outputs that are due to be merged."""
         for silo in self._scheduler.due(self._state.advance()):
             self._take(silo, self._outputs.pop(silo), partial(self._merged, silo))
         self._give_turns()
 
     def merge_order(self) -> MergeOrder:
-        """In which order all were merged in the end."""
+        """Return the order in which all outputs were merged in the end."""
         return self._scheduler.merge_order(self._state.participants)
 
     def _merged(self, silo: str) -> None:

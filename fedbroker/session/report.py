@@ -1,7 +1,4 @@
-"""What became of a session: per stage, who answered when, who was dropped and why, bytes, and where the time went.
-
-Plain, immutable data; imports the session's outcomes only.
-"""
+"""Reports on a session: for each stage and silo, its outcome, times and bytes. Plain, immutable data."""
 
 from __future__ import annotations
 
@@ -23,18 +20,18 @@ class SiloReport:
     """One silo in one client stage. Times are in seconds, sizes in bytes.
 
     Attributes:
-        silo: its name.
-        incarnation: of its process.
-        ending: in one word, see :data:`fedbroker.session.outcomes.Ending`.
-        why: for a silo that was dropped, in a line.
+        silo: the silo's name.
+        incarnation: incarnation of its process.
+        ending: its outcome in one word, see :data:`fedbroker.session.outcomes.Ending`.
+        why: the reason for dropping it, in a line; empty if it answered.
         in_place_of: the straggler whose work item it got as a late joiner, or empty.
-        at: after the stage's start, when it ended.
-        queue: from sending the work item to the silo's receipt of it, and the reply's way back.
-        transfer: the silo waiting for blobs, and the coordinator for its results.
-        compute: the silo reading data and computing.
-        bytes_out: of blobs sent for it, a broadcast counted for each.
-        bytes_in: of its outputs.
-        asked: how often its work item was sent: again with blobs that it lacked.
+        at: time from the stage's start to the silo's outcome.
+        queue: time from sending the work item to its receipt, and of the reply's way back.
+        transfer: time in which the silo waited for blobs, and the coordinator for its results.
+        compute: time in which the silo read data and computed.
+        bytes_out: size of the blobs sent for it; a broadcast counts for each silo.
+        bytes_in: size of its outputs.
+        asked: number of times that its work item was sent: more than once if it lacked blobs or results were lost.
     """
 
     silo: str
@@ -59,12 +56,12 @@ class StageReport:
     """One client stage.
 
     Attributes:
-        level: its number.
-        needed: how many had to answer.
-        seconds: how long it took.
-        silos: all that were asked, in membership order.
-        merge_order: in which their answers were merged; ``arrival`` also where ``membership`` was asked for, and too
-            much would have had to be held for it.
+        level: the stage's number.
+        needed: number of silos that had to answer.
+        seconds: duration of the stage.
+        silos: all silos that were asked, in membership order.
+        merge_order: order in which their outputs were merged. ``arrival`` also if ``membership`` was requested, but
+            would have held too much in memory.
     """
 
     level: int
@@ -75,12 +72,12 @@ class StageReport:
 
     @property
     def participants(self) -> tuple[str, ...]:
-        """Whose answers are in the aggregates."""
+        """The silos whose outputs are in the aggregates."""
         return tuple(one.silo for one in self.silos if one.ending == "answered")
 
     @property
     def dropped(self) -> Mapping[str, Ending]:
-        """Who was asked and is not in them, and why."""
+        """The silos that were asked and are not in the aggregates, with their outcomes."""
         return {one.silo: one.ending for one in self.silos if one.ending != "answered"}
 
     def __repr__(self) -> str:
@@ -96,15 +93,16 @@ class SessionReport:
     """One session.
 
     Attributes:
-        session: its id.
+        session: the session's id.
         cohort: the cohort's name.
-        members: the membership that it started with.
+        members: the membership at its start.
         stages: its client stages so far.
-        late: answers that came after their stage had closed: counted, never aggregated.
-        forged: messages in a silo's name, or in the coordinator's, that were not theirs, or changed, or copies: none
-            of them got into a result. Each with the silo's name and the reason; somebody at the broker is at work.
-        seconds: how long it took, or has taken so far.
-        error: what ended it, in a line; empty while it runs, and when it ended well.
+        late: number of replies that came after their stage had closed: counted, never aggregated.
+        forged: rejected messages that claimed to be from a silo or the coordinator, but were forged, changed or copied;
+            none of them got into a result. Each with the silo's name and the reason. They indicate an attack by a user
+            of the broker.
+        seconds: duration of the session so far.
+        error: the error that ended it, in a line; empty while it runs and if it ended well.
     """
 
     session: str
@@ -118,16 +116,16 @@ class SessionReport:
 
     @property
     def participants(self) -> tuple[str, ...]:
-        """Who answered every stage: those of the last."""
+        """The silos that answered every stage: the participants of the last one."""
         return self.stages[-1].participants if self.stages else ()
 
     @property
     def dropped(self) -> Mapping[str, Ending]:
-        """Who was dropped in any stage, and why."""
+        """The silos that were dropped in any stage, with their outcomes."""
         return {silo: end for stage in self.stages for silo, end in stage.dropped.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The same in plain containers, for JSON."""
+        """Return the report as plain containers, for JSON."""
         return dataclasses.asdict(self)
 
     def __repr__(self) -> str:
@@ -183,15 +181,15 @@ def _table(stages: Sequence[StageReport]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in a cohort or a session; the same as the structured log says.
+    """An event of a cohort or a session, with the same content as its line in the structured log.
 
     Attributes:
         name: what, in the words of the log, such as ``silo joined`` or ``stage finished``; ``docs/events.md`` lists
             them all.
-        session: the session's id; empty for what concerns the cohort.
+        session: the session's id; empty for an event of the cohort.
         stage: the client stage's number, or None.
-        silo: its name, or empty.
-        details: whatever else the log says; times in seconds, sizes in bytes.
+        silo: the silo's name, or empty.
+        details: the other fields of the log line; times in seconds, sizes in bytes.
     """
 
     name: str

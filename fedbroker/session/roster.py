@@ -1,7 +1,4 @@
-"""Who is in a cohort, from what its silos announce.
-
-Plain state with the time passed in; imports wire only.
-"""
+"""Roster of a cohort: its present and missing silos, by their announcements. Plain state with the time passed in."""
 
 from __future__ import annotations
 
@@ -14,19 +11,19 @@ __all__ = ["Member", "Roster"]
 
 HEARTBEATS_OF_GRACE = 2
 LEAST_GRACE = 2.0
-"""Seconds that an announcement may be late, where heartbeats are shorter than that."""
+"""Seconds by which an announcement may be late, if heartbeats are shorter than that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A silo as it announced itself: what a rule for ``eligible`` or ``select`` goes by.
+    """A silo as it announced itself; the argument of ``eligible`` and ``select`` rules.
 
     Attributes:
-        name: unique in the cohort.
-        incarnation: differs for each start of the silo's process.
+        name: its name, unique in the cohort.
+        incarnation: id that differs for each start of the silo's process.
         sources: its data sources by name.
-        version: of its software.
-        capabilities: what it understands beyond the first version of the protocol.
+        version: version of its software.
+        capabilities: features that it supports beyond the first version of the protocol.
     """
 
     name: str
@@ -45,19 +42,19 @@ class _Seen:
 
 @dataclass(slots=True)
 class Roster:
-    """The silos of one cohort, present and past. Times are seconds on any one monotonic clock."""
+    """The silos of one cohort, present and missing. Times are seconds on any one monotonic clock."""
 
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many are known, present or past."""
+        """Return the number of known silos, present or missing."""
         return len(self._seen)
 
     def announced(self, message: Announce, now: float) -> bool:
-        """A silo said that it is there; it counts as gone two heartbeats after its last word.
+        """Record an announcement. The silo counts as missing two heartbeats after its last one.
 
         Returns:
-            Whether it is new here: never seen, or another incarnation, or back after it was gone.
+            True if the silo is new here: never seen, another incarnation, or present again after it was missing.
         """
         seen = self._seen.get(message.silo)
         until = now + max(HEARTBEATS_OF_GRACE * message.heartbeat, message.heartbeat + LEAST_GRACE)
@@ -66,12 +63,12 @@ class Roster:
         return seen is None or seen.left or seen.until < now or seen.member.incarnation != message.incarnation
 
     def knows(self, message: Announce) -> bool:
-        """Whether this very incarnation has been heard before."""
+        """Return whether this incarnation has announced itself before."""
         seen = self._seen.get(message.silo)
         return seen is not None and seen.member.incarnation == message.incarnation
 
     def left(self, message: Leave) -> bool:
-        """A silo said that it goes; a word from an earlier incarnation changes nothing, and gives False."""
+        """Record that a silo leaves. Returns False, without effect, for a message of an earlier incarnation."""
         seen = self._seen.get(message.silo)
         if seen is None or seen.left or seen.member.incarnation != message.incarnation:
             return False
@@ -79,20 +76,20 @@ class Roster:
         return True
 
     def present(self, now: float) -> tuple[Member, ...]:
-        """Who is there, by name."""
+        """Return the present silos, sorted by name."""
         there = [seen.member for seen in self._all() if not seen.left and seen.until >= now]
         return tuple(sorted(there, key=lambda member: member.name))
 
     def missing(self, now: float) -> tuple[str, ...]:
-        """Names of those who were there once and are not now."""
+        """Return the names of the silos that were present once and are not now."""
         return tuple(sorted(seen.member.name for seen in self._all() if seen.left or seen.until < now))
 
     def _all(self) -> list[_Seen]:
-        """A copy, made in one step: whoever serves metrics reads from another thread."""
+        """Return a copy, made in one step, because metrics are read from another thread."""
         return list(self._seen.values())
 
     def forget_longest_gone(self, now: float) -> bool:
-        """Make room: forget whoever is gone for the longest time; False if all are there."""
+        """Forget the silo that has been missing for the longest time; return False if all are present."""
         gone = [(seen.until, name) for name, seen in self._seen.items() if seen.left or seen.until < now]
         if not gone:
             return False

@@ -1,7 +1,4 @@
-"""One session: a frozen membership, its client stages one after another, and its end.
-
-Imports the session's own parts, wire and the base.
-"""
+"""One session: a frozen membership, its client stages one after another, and its end."""
 
 from __future__ import annotations
 
@@ -28,21 +25,21 @@ GOODBYE_SECONDS = 5.0
 
 @dataclass
 class Session:
-    """A session under way.
+    """A running session.
 
     Attributes:
-        id: unique; names the session in logs and on the wire.
-        lane: to the silos.
-        known: which silo has which blobs.
+        id: unique id of the session in logs and on the wire.
+        lane: transport to the silos.
+        known: index of the blobs that each silo has.
         frozen: the membership at the start.
-        clients: how many clients each member holds.
+        clients: number of clients of each member.
         stage_timeout: seconds for each client stage.
-        deadline: of the whole invocation.
-        policy: what becomes of silos that do not answer.
+        deadline: deadline of the whole invocation.
+        policy: treatment of silos that do not answer.
         late_joiner: waits for a silo that fits.
-        recorder: what is written down for people.
-        journal: what is written down to go on after being killed; None where nobody wants that.
-        members: who takes part by now, in the order in which partials are merged.
+        recorder: record of the session for its report and the log.
+        journal: record to resume from after being killed; None without a journal.
+        members: present participants, in the order in which partials are merged.
     """
 
     id: str
@@ -69,24 +66,24 @@ class Session:
 
     @property
     def participants(self) -> tuple[str, ...]:
-        """Who takes part by now, in membership order."""
+        """The names of the present participants, in membership order."""
         return tuple(member.name for member in self.members)
 
     async def run_stage(self, work: StageWork) -> tuple[str, ...]:
-        """Ask every member, wait for their answers as the policy says. Whoever is dropped is out for good.
+        """Ask every member, and wait for their replies as the policy says. A dropped silo does not take part again.
 
         Returns:
-            The participants, in membership order; ``work.take`` was given the outputs of each.
+            The participants, in membership order; ``work.take`` was called with the outputs of each.
 
         Raises:
-            SiloError: too few are left, since a silo failed; with its own words.
-            StragglerTimeout: the stage's time was up; names who is missing.
+            SiloError: too few silos are left because a silo failed; with the silo's reason.
+            StragglerTimeout: the stage's time was up; names the silos that did not answer.
             BrokerError: the broker went away and did not come back in time.
         """
         return await run_stage(self, work)
 
     def go_on_with(self, members: Sequence[Member]) -> None:
-        """These answered the stage; the others are told that nothing more will come, so that they stop."""
+        """Continue with the members that answered the stage; tell the others that the session is over for them."""
         left = {member.name for member in members}
         for member in self.members:
             if member.name not in left:
@@ -94,7 +91,7 @@ class Session:
         self.members = tuple(members)
 
     def dismiss(self, member: Member) -> None:
-        """Tell a silo, on the side, that nothing more will come."""
+        """Tell a silo, without waiting, that the session is over for it."""
         one = member.name, member.incarnation
         if one in self._dismissed:
             return
@@ -104,22 +101,22 @@ class Session:
         task.add_done_callback(self._goodbyes.discard)
 
     def has_met(self, member: Member) -> bool:
-        """Whether it was ever asked for anything in this session: then it can only disturb."""
+        """Return whether this incarnation, or a participant of this name, was asked before: it cannot join again."""
         return self._met.get(member.name) == member.incarnation or member.name in self.participants
 
     def take_in(self, newcomer: Member, clients: int) -> None:
-        """A late joiner takes part from now on."""
+        """Add a late joiner."""
         self._met[newcomer.name] = newcomer.incarnation
         self.clients = {**self.clients, newcomer.name: clients}
 
     async def close(self, error: BaseException | None = None) -> None:
-        """The session is over, well or, with an ``error``, before its last stage. Bounded in time.
+        """End the session, successfully or, with an ``error``, before its last stage. Bounded in time.
 
-        A broker that is gone does not matter: silos forget a session that they hear nothing of.
+        It need not reach the broker: silos forget a session that they hear nothing of.
         """
         self.recorder.finished(error)
         if self.journal is not None and isinstance(error, JournalError):
-            # As if we were killed: the silos, too, keep what they hold for a while.
+            # Leave everything as if we were killed: silos, too, keep their values for a while, to be resumed.
             await asyncio.to_thread(self.journal.leave)
             error = None
         elif self.journal is not None:

@@ -1,7 +1,4 @@
-"""One silo's way through one client stage: its work item, the blobs that it lacks, its results.
-
-Imports transport's answers, wire, and the session's own parts.
-"""
+"""The request to one silo in one client stage: its work item, the blobs that it lacks, and its results."""
 
 from __future__ import annotations
 
@@ -30,25 +27,26 @@ from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 __all__ = ["SiloRequest"]
 
 ROUNDS_OF_NEED = 3
-"""How often a silo may ask for blobs that it lacks before that counts as a failure."""
+"""Number of times that a silo may ask for blobs that it lacks; the request then fails."""
 
 ROUNDS_OF_RESULTS = 3
-"""How often results may be lost on their way before that counts as a failure; the silo remembers them."""
+"""Number of times that results may be lost in transfer; the request then fails. The silo keeps them until then."""
 
 RESULT_PATIENCE = 30.0
-"""Seconds without any progress on the bulk lane after which a result that was announced counts as lost."""
+"""Seconds without progress on the bulk lane after which an announced result counts as lost."""
 
 LEASE_SLACK = 60.0
-"""Seconds beyond the stage's own time for which a silo keeps a session that it hears nothing of: server stages."""
+"""Seconds beyond the stage's own time for which a silo keeps a session that it hears nothing of, for the server stages
+in between."""
 
 LARGE: Final = 4 << 20
-"""Bytes of results from which looking into them would keep others waiting."""
+"""Bytes of results from which a thread checks them: a check on the event loop would block the other requests."""
 
 READING_SHARE: Final = 0.9
-"""Of the time that is left to the stage, how much an answer may take to be read: the rest is for saying so."""
+"""Share of the stage's remaining time that reading a reply may take: the rest is for reporting that it took longer."""
 
 LONGEST_WORDS: Final = 400
-"""Characters of the runtime's words on an answer that it could not read: they are as long as the silo likes."""
+"""Characters kept of the runtime's error on a reply that it could not read: the silo could make it of any length."""
 
 Reply: TypeAlias = Done | Failed | Need | Dead
 
@@ -60,26 +58,26 @@ _log = get_logger(__name__)
 
 @dataclass
 class SiloRequest:
-    """With one silo, for one stage.
+    """The request to one silo in one stage.
 
     Attributes:
         session: the session's id.
-        lane: to the silo.
-        known: what the silos have of blobs.
-        work: what the stage asks.
-        program: what it asks of this silo.
+        lane: transport to the silo.
+        known: index of the blobs that each silo has.
+        work: the work of the stage.
+        program: the operations for this silo.
         member: the silo.
-        clients: how many clients it holds.
-        inline: digests that ride with the work item.
-        bulk: digests that go to it on the bulk lane.
-        deadline: the stage's.
-        unread: by when it must have picked the item up; None for the stage's own deadline.
-        talk: what is written down.
+        clients: number of its clients.
+        inline: digests of the blobs sent with the work item.
+        bulk: digests of the blobs sent to it on the bulk lane.
+        deadline: deadline of the stage.
+        unread: deadline for picking up the work item; None for the stage's own deadline.
+        talk: times and sizes for the report.
         send: starts sending blobs to it on the bulk lane.
-        turn: waits until there is room for so many bytes of its results.
-        hold: bytes of results that it sends without being told to; 0 for any number.
-        limits: on blobs.
-        journal: keeps what has come; None where nobody wants that.
+        turn: waits until room is left for so many bytes of its results.
+        hold: bytes of results that it uploads without being told to; 0 for any number.
+        limits: limits on blobs.
+        journal: records its outputs; None without a journal.
         outputs: serialized executor values, once it has answered.
     """
 
@@ -103,7 +101,7 @@ class SiloRequest:
     outputs: Sequence[Buffer] = ()
 
     async def run(self) -> Outcome:
-        """Ask until the silo has all that it needs; how it ended.
+        """Ask until the silo has all blobs that it needs, and return the outcome.
 
         Raises:
             BrokerError: the broker went away and did not come back in time, or refuses us.
@@ -141,7 +139,7 @@ class SiloRequest:
             self.known.forget(self.member, outcome.digests)
             inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= self.limits.inline_blob)
             large = tuple(d for d in outcome.digests if d not in inline)
-            # The work item goes ahead of them, so that the silo makes room and keeps what comes first.
+            # The work item is sent before the blobs, so that the silo makes room and keeps the first ones.
             self.send(large)
             self.talk.bytes_out += self._size(large)
             fresh = tuple(dict.fromkeys((*fresh, *large)))
@@ -177,7 +175,7 @@ class SiloRequest:
         return reply
 
     async def _wrong(self, reply: Done) -> Failed | None:
-        """The failure of a silo whose outputs no honest silo would answer with; None where they are as asked."""
+        """Return the failure of a silo whose outputs are not the requested ones; None if they are."""
         if [len(output) for output in self.outputs] != [size for _, size in reply.outputs]:
             return self._nonsense("an output is not of the size that was announced")
         try:
@@ -187,13 +185,13 @@ class SiloRequest:
                 self.work.check(self.outputs, self.clients)
         except WireError as error:
             return self._nonsense(error.what, error.hint)
-        except Exception as error:  # a gap in our own checks: still this silo's failure, and nobody else's
+        except Exception as error:  # a gap in our own checks: still the failure of this silo alone
             _log.exception("answer not understood", session=self.session, silo=self.member.name)
             return self._nonsense(f"it cannot be read ({type(error).__name__})")
         return await self._unreadable()
 
     async def _unreadable(self) -> Failed | None:
-        """The failure of a silo whose outputs hold what cannot be read, or not in time; None where they can be."""
+        """Return the failure of a silo whose outputs cannot be read, or not in time; None if they can."""
         if self.work.read is None:
             return None
         seconds = READING_SHARE * self.deadline.left()
@@ -209,7 +207,7 @@ class SiloRequest:
         return None
 
     def _announced_wrong(self, reply: Done) -> Failed | None:
-        """The failure of a silo that announces other outputs than it was asked for; nothing of them is waited for."""
+        """Return the failure of a silo that announces outputs other than the requested ones, which are not awaited."""
         wanted, found = self.work.outputs, len(reply.outputs)
         if wanted is not None and found != wanted:
             return self._nonsense(f"{found} outputs, and not {wanted}")
@@ -222,15 +220,15 @@ class SiloRequest:
         return self._failed("refused", f"its answer makes no sense: {why}", hint)
 
     def _remembered(self, outputs: Sequence[Buffer]) -> Done:
-        """It had answered before we were killed."""
+        """Return the reply of a silo that had answered before we were killed."""
         self.talk.replied = self.talk.fetched = self.talk.started
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)
 
     async def _with_results(self, asked: PendingRequest, reply: Done) -> Reply:
-        """Wait for results that ride not with the reply; whatever else comes for the work item counts instead of them.
+        """Wait for results that are not in the reply. Another reply to the work item replaces this one.
 
-        That is the broker's word that the silo died meanwhile, or the answer of whoever took the item up after it.
+        The other reply is the broker's notice that the item is dead, or comes from the incarnation that got it next.
         """
         for _ in range(ROUNDS_OF_RESULTS):
             if (wrong := self._announced_wrong(reply)) is not None:
@@ -254,7 +252,7 @@ class SiloRequest:
         return self._failed("lost", f"it announced its results {ROUNDS_OF_RESULTS} times", "see its log")
 
     async def _come(self, reply: Done) -> Done:
-        """Wait for them; where the silo holds them, have them sent when there is room."""
+        """Wait for the results. If the silo holds them, tell it to upload them when room is left."""
         if not reply.held:
             await self._here(reply)
             return reply
@@ -269,7 +267,7 @@ class SiloRequest:
         return reply
 
     async def _here(self, reply: Done) -> None:
-        """Wait for results that are on their way."""
+        """Wait for results that the silo is sending."""
         results, size = self.lane.results, sum(size for _, size in reply.outputs)
         digests = [digest for digest, _ in reply.outputs]
         with tracing.span("transfer", what="results", bytes=size), results.pinned(digests):

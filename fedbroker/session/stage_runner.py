@@ -1,6 +1,6 @@
-"""A client stage under way: a request with each silo, the bulk lane beside them, and the state machine's word.
+"""Runs one client stage: a request per silo, blob uploads, and the stage's state machine.
 
-What happens comes in as events, one after another; :class:`fedbroker.session.stage_state.StageState` decides.
+Events are handled one after another; :class:`fedbroker.session.stage_state.StageState` decides.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["run_stage"]
 
 LATENESS = 0.5
-"""Seconds beyond the deadline for which answers and dead letters that are on their way are waited for."""
+"""Seconds beyond the deadline in which replies and dead letters that were sent before it may still arrive."""
 
 PICKUP_SHARE = 0.5
-"""With late joiners to be had, the share of the stage's time in which its silos must have picked their work up."""
+"""Share of the stage's time in which silos must pick up their work, if late joiners may replace them: the rest of the
+time is the late joiner's."""
 
 
 async def _to_its_end(stage: _Stage) -> None:
@@ -68,14 +69,14 @@ _Happening: TypeAlias = _Ended | _Joined | BaseException
 async def run_stage(session: Session, work: StageWork) -> tuple[str, ...]:
     """See :meth:`fedbroker.session.session.Session.run_stage`."""
     closed = session.journal.participants(work.level) if session.journal is not None else None
-    if closed is not None:  # before we were killed: whoever was dropped then stays out
+    if closed is not None:  # closed before we were killed: the silos dropped then stay dropped
         session.go_on_with([member for member in session.members if member.name in closed])
     stage = _Stage(session, work)
     with tracing.span("client stage", session=session.id, stage=work.level, silos=len(session.members)) as span:
         try:
             await _to_its_end(stage)
         finally:
-            stage.requests.clear()  # they refer back to the stage: models would wait for the garbage collector
+            stage.requests.clear()  # break the reference cycle: models would stay in memory until garbage collection
         span.set(participants=len(stage.state.participants))
     if session.journal is not None and closed is None:
         await session.journal.record_closed(work.level, stage.state.participants)
@@ -103,7 +104,7 @@ class _Stage:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
-        """Until the stage is over; raises if it cannot end well."""
+        """Run until the stage is over; raises its error if it fails."""
         session = self.session
         session.recorder.stage_started(self.work.level, self.state.silos, self.state.seconds)
         self._ask(session.members, self.work.programs)
@@ -117,17 +118,17 @@ class _Stage:
                     await self._next(until)
 
     async def stop(self) -> None:
-        """End whatever is under way."""
+        """Cancel all running tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def record(self, error: FedbrokerError | None = None) -> None:
-        """Write down who was too late, and that the stage is over; out of the session with whoever did not answer."""
+        """Record the late silos and the end of the stage, and drop the silos that did not answer from the session."""
         for silo, outcome in self.state.close(time.monotonic()).items():
             self.session.recorder.ended(self.requests[silo].talk, outcome)
         if error is None:
-            self.collector.look()  # what waited for silos that are out by now
+            self.collector.look()  # merge outputs that waited for silos which are dropped now
         order = self.collector.merge_order()
         self.session.recorder.stage_finished(self.state.asked, self.state.needed, order, error)
         if error is None:
@@ -135,7 +136,7 @@ class _Stage:
             self.session.go_on_with([members[silo] for silo in self.state.participants])
 
     def _ask(self, members: Sequence[Member], programs: Mapping[str, tuple[Op, ...]], in_place_of: str = "") -> None:
-        """Start a request with each, and the transfers that they wait for."""
+        """Start a request to each silo, and the transfers that the requests wait for."""
         session, work = self.session, self.work
         sizes = {digest: len(blob) for digest, blob in work.blobs.items()}
         shipment = ship(programs, sizes, members, session.known, session.limits)
@@ -166,7 +167,7 @@ class _Stage:
             self._send(own, silo)
 
     def _pickup(self) -> Deadline | None:
-        """Where late joiners may take a place, the broker gives unread work back while there is time left for them."""
+        """Return the deadline for picking up work, which leaves time for late joiners; None if they cannot join."""
         if not self._replaces:
             return None
         return Deadline.after(PICKUP_SHARE * self.deadline.left())
@@ -179,7 +180,7 @@ class _Stage:
         self._happenings.put_nowait(_Ended(request.member, await request.run()))
 
     def _send(self, digests: Sequence[Digest], silo: str | None) -> None:
-        """Start sending blobs, beside whatever else is under way."""
+        """Start sending blobs in the background."""
         self._spawn(self._ship(digests, silo))
 
     async def _ship(self, digests: Sequence[Digest], silo: str | None) -> None:
@@ -192,7 +193,7 @@ class _Stage:
                 )
 
     async def _recruit(self, straggler: str) -> None:
-        """Wait for a late joiner who can take a straggler's place."""
+        """Wait for a late joiner that can replace a straggler."""
         session, enlist = self.session, self.work.enlist
         assert session.late_joiner is not None
         assert enlist is not None
@@ -209,7 +210,7 @@ class _Stage:
         self._happenings.put_nowait(_Joined(newcomer, enlisted.program, straggler))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it beside; what it raises ends the stage."""
+        """Run work in the background; its exception ends the stage."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -220,7 +221,7 @@ class _Stage:
             self._happenings.put_nowait(error)
 
     async def _next(self, until: float) -> None:
-        """Take in what happens next; or come back when the state machine wants to look again."""
+        """Handle the next event, or return at the time at which the state machine decides again."""
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 happening = await self._happenings.get()

@@ -1,7 +1,6 @@
-"""The state of one client stage: who was asked, who has answered what, and whether it is over.
+"""The state of one client stage: the silos that were asked, their outcomes, and the verdict on the stage.
 
-A plain state machine: no clock of its own, no broker. Times are seconds on any one monotonic clock. Imports wire, the
-session's failures and the base.
+A plain state machine without a clock or a broker. Times are seconds on any one monotonic clock.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ __all__ = ["Close", "Fail", "StageState", "Verdict", "Wait"]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is decided; look again when something happens, or at ``until``."""
+    """The verdict that nothing is decided yet; ask again after the next event, or at ``until``."""
 
     until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The stage is over; its participants' answers count."""
+    """The verdict that the stage is over; the replies of its participants count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The stage cannot end well any more."""
+    """The verdict that the stage has failed."""
 
     error: FedbrokerError
 
@@ -46,10 +45,10 @@ class StageState:
     Attributes:
         session: the session's id.
         level: the stage's number.
-        silos: everybody who is asked at first, in membership order.
-        needed: how many must answer.
-        seconds: the time that the stage was given.
-        deadline: when that is up.
+        silos: the silos that are asked at first, in membership order.
+        needed: number of silos that must answer.
+        seconds: time limit of the stage.
+        deadline: end of that time.
         grace: seconds after the quorum at which the stage closes; None waits for all.
     """
 
@@ -62,7 +61,7 @@ class StageState:
     grace: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     _slots: dict[str, int] = field(init=False)
-    _holders: list[list[str]] = field(init=False)  # by slot: who has ever had it
+    _holders: list[list[str]] = field(init=False)  # by slot: the silos that have ever had it
     _vacant: dict[str, int] = field(default_factory=dict)
     _answered: int = 0
     _passed: int = 0
@@ -73,7 +72,7 @@ class StageState:
         self._holders = [[silo] for silo in self.silos]
 
     def settle(self, silo: str, outcome: Outcome, now: float) -> bool:
-        """Record how a silo ended; False for whatever comes after its first outcome, and for strangers."""
+        """Record a silo's outcome; return False for any outcome after its first, and for a silo that was not asked."""
         if silo not in self._slots or silo in self.outcomes:
             return False
         self.outcomes[silo] = outcome
@@ -83,29 +82,29 @@ class StageState:
         return True
 
     def offer(self, silo: str) -> None:
-        """A silo that ended without an answer gives its slot to whoever comes."""
+        """Open the slot of a silo that did not answer to late joiners."""
         self._vacant[silo] = self._slots[silo]
 
     def fill_slot(self, newcomer: str, in_place_of: str) -> None:
-        """A late joiner takes the slot, and is asked."""
+        """Give an open slot to a late joiner, which is asked next."""
         slot = self._slots[newcomer] = self._vacant.pop(in_place_of)
         self._holders[slot].append(newcomer)
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """Everybody who was ever asked, in membership order: a late joiner right behind whose place it took."""
+        """All silos that were asked, in membership order; a late joiner follows the silo that it replaced."""
         return tuple(sorted(self._slots, key=self._slots.__getitem__))
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Who was asked and has not ended yet, in membership order."""
+        """The silos that were asked and have no outcome yet, in membership order."""
         return tuple(silo for silo in self.asked if silo not in self.outcomes)
 
     def advance(self) -> list[str]:
-        """Go on over the slots, in membership order, up to the next that may still bring an answer.
+        """Advance over the slots, in membership order, to the next that may still bring a reply.
 
         Returns:
-            Who sat in those that were passed now, for the first time.
+            The silos that have had the slots passed by this call.
         """
         passed: list[str] = []
         while self._passed < len(self._holders) and self._is_settled(self._passed):
@@ -114,26 +113,26 @@ class StageState:
         return passed
 
     def slot_of(self, silo: str) -> int:
-        """A silo's place in membership order."""
+        """Return a silo's place in membership order."""
         return self._slots[silo]
 
     @property
     def participants(self) -> tuple[str, ...]:
-        """Whose answers count, in membership order."""
+        """The silos whose replies count, in membership order."""
         return tuple(silo for silo in self.asked if isinstance(self.outcomes.get(silo), Done))
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """Who was asked and takes no part, in membership order."""
+        """The silos that were asked and did not answer, in membership order."""
         return tuple(silo for silo in self.asked if not isinstance(self.outcomes.get(silo), Done))
 
     def verdict(self, now: float) -> Verdict:
-        """Whether the stage goes on."""
+        """Return the verdict on the stage at this time: wait, close or fail."""
         answered, open_slots = self._answered, len(self._slots) - len(self.outcomes) + len(self._vacant)
         in_time = now < self.deadline
         if answered + (open_slots if in_time else 0) < self.needed:
             if in_time and self.pending and self._time_is_up:
-                return Wait(self.deadline)  # the others are as good as due: the error names all who are missing
+                return Wait(self.deadline)  # pending silos are about to time out, too: the error then names all
             return Fail(stage_error(self.session, self.level, self.seconds, self._endings(in_time)))
         if answered >= self.needed:
             until = self.deadline
@@ -145,7 +144,7 @@ class StageState:
         return Wait(self.deadline)
 
     def close(self, now: float) -> dict[str, Outcome]:
-        """Whoever is pending is out, slots stay empty, and nothing counts that comes from now on. How each ended."""
+        """Close the stage: drop pending silos, fill no more slots. Return the outcome of each dropped silo."""
         late: dict[str, Outcome] = {
             silo: TooLate(silo) if now < self.deadline else Lost(silo, "time") for silo in self.pending
         }
@@ -158,11 +157,11 @@ class StageState:
 
     @property
     def _time_is_up(self) -> bool:
-        """Whether nothing but time ended those who did not answer: the broker's clock and ours agree to a moment."""
+        """True if time alone ended the silos that did not answer, by our clock or the broker's, which differ slightly."""
         short = [outcome for outcome in self.outcomes.values() if not isinstance(outcome, Done)]
         return all(isinstance(outcome, Lost) and outcome.reason in ("expired", "time") for outcome in short)
 
     def _endings(self, in_time: bool) -> list[Outcome]:
-        """In the order in which they came; who is pending when the time is up has run out of it."""
+        """Return the outcomes in the order in which they came; silos pending after the deadline have timed out."""
         overdue = () if in_time else self.pending
         return [*self.outcomes.values(), *(Lost(silo, "time") for silo in overdue)]

@@ -1,4 +1,4 @@
-"""What there is to count of a cohort, for whoever watches it. Imports transport's counts and reasons only."""
+"""Counters of a cohort, for monitoring."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Statistics:
     """A cohort as one coordinator sees it.
 
     Attributes:
-        present: names of the silos that are there.
-        gone: names of those that were there once and are not now.
-        traffic: what has gone over the connections to the broker, by lane; goes on counting.
-        late: answers and dead letters that nobody waited for.
-        dead: work items that the broker gave back, by reason; goes on counting.
+        present: names of the present silos.
+        gone: names of the silos that were present once and are not now.
+        traffic: live counters of the connections to the broker, by lane.
+        late: number of replies and dead letters that no request waited for.
+        dead: live counters of the work items that the broker gave back, by reason.
     """
 
     present: tuple[str, ...]

@@ -1,7 +1,4 @@
-"""What a session asks of its stages: how many silos must answer, what becomes of those that do not, and of answers.
-
-Plain data; imports the session's scheduler and the errors.
-"""
+"""Straggler policy: the number of silos that must answer a stage, and the treatment of silos that do not."""
 
 from __future__ import annotations
 
@@ -19,17 +16,17 @@ Stragglers: TypeAlias = Literal["fail", "drop", "replace"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a client stage treats silos that do not answer, and answers.
+    """The treatment of stragglers and of replies in a client stage.
 
     Attributes:
-        stragglers: ``fail``: every silo must answer, and the first that cannot ends the stage. ``drop``: go on without,
-            if the quorum answered. ``replace``: like ``drop``, and a late joiner gets the work item that the broker
-            gave back.
-        quorum: how many must answer where some may be missing: a number of silos, or a fraction (a float up to 1.0) of
-            the session's membership, rounded up.
-        grace: seconds after the quorum is reached when the stage closes, even if its time is not up; None waits for
-            all until then.
-        merge_order: in which answers are merged, see :data:`fedbroker.session.merge_scheduler.MergeOrder`.
+        stragglers: ``fail``: every silo must answer, and the first that cannot ends the stage. ``drop``: continue
+            without them if the quorum answered. ``replace``: like ``drop``, and a late joiner gets the work item that
+            the broker gave back.
+        quorum: minimum of silos that must answer if some may be missing: a number of silos, or a fraction (a float up
+            to 1.0) of the session's membership, rounded up.
+        grace: seconds after the quorum at which the stage closes before its time is up; None waits for all silos until
+            then.
+        merge_order: order in which replies are merged, see :data:`fedbroker.session.merge_scheduler.MergeOrder`.
 
     Raises:
         ConfigError: a value is out of range.
@@ -56,7 +53,7 @@ class Policy:
             raise ConfigError(f"merge_order is {self.merge_order!r}", hint='use "membership" or "arrival"')
 
     def needed(self, members: int) -> int:
-        """How many of so many must answer; never none, and never more than there are."""
+        """Return how many of so many members must answer: at least one and at most all of them."""
         if self.stragglers == "fail":
             return members
         wanted = self.quorum if isinstance(self.quorum, int) else math.ceil(self.quorum * members - 1e-9)
