@@ -1,1 +1,1 @@
-"""Blobs on their way: the store, the bulk transfer in chunks, and their encryption."""
+"""Blob transfer: the store of received blobs, sending in chunks, and encryption."""

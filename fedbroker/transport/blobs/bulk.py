@@ -1,7 +1,4 @@
-"""The bulk lane: blobs in chunks, a window of them unconfirmed, on a connection of their own.
-
-Imports transport's own modules, wire and the base.
-"""
+"""The bulk lane: blobs are sent in chunks on a separate connection, with a bounded window of unconfirmed chunks."""
 
 from __future__ import annotations
 
@@ -28,28 +25,29 @@ __all__ = ["PREFETCH", "WINDOW", "BlobStore", "BlobTransfer", "receiver"]
 _log = get_logger(__name__)
 
 WINDOW: Final = 8
-"""Chunks under way to the broker that it has not confirmed yet."""
+"""Maximum number of chunks sent to the broker and not confirmed yet."""
 PREFETCH: Final = 2 * WINDOW
-"""Chunks under way from the broker that we have not acknowledged yet."""
+"""Maximum number of chunks delivered by the broker and not acknowledged yet."""
 GRACE: Final = 0.1
+"""Seconds beyond the deadline: an error raised by a chunk at the deadline tells more than our own timeout."""
 LONGEST: Final = 600.0
-"""Seconds that a chunk may lie at the broker."""
+"""Maximum seconds that a chunk stays at the broker before it expires."""
 
 
 class BlobTransfer:
-    """Sends blobs over one link.
+    """Sends blobs over one connection.
 
-    However many send at once, no more than ``WINDOW`` chunks are in memory besides the blobs, and the blobs go one
-    after another, so that the reader has few that are incomplete.
+    With any number of concurrent senders, at most ``WINDOW`` chunks are in memory in addition to the blobs. The blobs
+    are sent one after another, so that the reader holds few incomplete ones.
 
     Args:
         link: the connection.
-        exchange: where the blobs go.
-        limits: on chunks and blobs.
+        exchange: the exchange to publish chunks to.
+        limits: bounds on chunks and blobs.
         compression: which blobs are compressed.
 
     Raises:
-        ConfigError: there is no such compression.
+        ConfigError: unknown compression.
     """
 
     def __init__(
@@ -63,10 +61,10 @@ class BlobTransfer:
         self._window = asyncio.Semaphore(WINDOW)
 
     def check(self, data: Buffer) -> int:
-        """The size of a blob that may be sent.
+        """Check a blob's size against the limits, and return it in bytes.
 
         Raises:
-            WireError: it is larger than the limits allow.
+            WireError: the blob is larger than the limits allow.
         """
         size = memoryview(data).nbytes
         if size > self._limits.max_blob:
@@ -76,22 +74,22 @@ class BlobTransfer:
         return size
 
     async def send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
-        """Send one blob; returns when the broker has confirmed all of it.
+        """Send one blob; return when the broker has confirmed all of its chunks.
 
         Args:
-            key: routing key.
-            digest: the blob's name; not checked here.
-            data: its content; must not change meanwhile.
-            deadline: by which it must be confirmed.
+            key: the routing key.
+            digest: the blob's digest; not checked here.
+            data: the blob's content; must not change during the call.
+            deadline: by which all chunks must be confirmed.
 
         Raises:
             BrokerLost: not confirmed by the deadline.
             BrokerRefused: no permission, or the broker's limit is below the size of a chunk.
-            WireError: it is larger than the limits allow.
+            WireError: the blob is larger than the limits allow.
         """
         size = self.check(data)
         try:
-            async with asyncio.timeout(deadline.left() + GRACE):  # what is late inside says more
+            async with asyncio.timeout(deadline.left() + GRACE):
                 await self._send(key, digest, data, deadline)
         except TimeoutError:
             raise BrokerLost(
@@ -106,7 +104,7 @@ class BlobTransfer:
                 for chunk, view in cut(digest, data, self._limits.chunk_bytes(memoryview(data).nbytes)):
                     await self._window.acquire()
                     try:
-                        # One after another: the next is compressed while those before are on their way.
+                        # One chunk at a time: the next one is compressed while the previous ones are being sent.
                         piece = await asyncio.to_thread(coded, chunk, view) if compress else (chunk, view)
                     except BaseException:
                         self._window.release()
@@ -133,14 +131,14 @@ class BlobTransfer:
 def receiver(
     store: BlobStore, limits: Limits, *, refused: Callable[[str, str], None] = lambda _key, _why: None
 ) -> Handler:
-    """What takes chunks in from a queue: acknowledges each as soon as it is copied, or refused.
+    """Return a handler that stores received chunks; it acknowledges each chunk once it is copied or refused.
 
-    Compressed ones are read one after another, in a thread, so that no more than one is in memory twice.
+    Compressed chunks are decompressed one at a time, in a thread, so that at most one is in memory twice.
 
     Args:
-        store: where they go.
-        limits: on chunks and blobs.
-        refused: called with the routing key of each that is refused, and why.
+        store: the store for the chunks.
+        limits: bounds on chunks and blobs.
+        refused: called with the routing key of each refused chunk, and the reason.
     """
     turn = asyncio.Lock()
 
@@ -169,10 +167,10 @@ def receiver(
 
 
 def _without_done(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Those that are not done.
+    """Return the tasks that are not done.
 
     Raises:
-        Exception: what one of the others failed with.
+        Exception: the error of a task that failed.
     """
     done = {task for task in tasks if task.done()}
     failures = [error for task in done if (error := task.exception()) is not None]

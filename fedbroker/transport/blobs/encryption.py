@@ -1,7 +1,6 @@
-"""Sealed blobs on the bulk lane: under which names they go out, and how they become what they were at the other end.
+"""Sealed blobs on the bulk lane: encrypted before they are sent, decrypted into the store when they arrive.
 
-What comes sealed has the digest of its sealed bytes for a name; the message that it belongs to says which blob that is.
-Imports transport.store, trust, wire and the base.
+A sealed blob travels under the digest of its sealed bytes. The message that it belongs to maps the blob's digest to it.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ from fedbroker.wire.messages import Digest
 __all__ = ["Names", "content_key", "opening", "pair_secret", "sealed"]
 
 REMEMBERED: Final = 16_384
+"""Maximum number of blobs whose sealed digests are remembered; the oldest are forgotten."""
 
 
 def content_key(coordinator: Identity, session: str) -> bytes:
-    """The key for what a session sends to all its silos; each is told in its own work item."""
+    """Return the key for blobs that a session sends to all its silos; each silo receives it in its work item."""
     return coordinator.own(b"content " + session.encode())
 
 
 def pair_secret(mine: Identity, other: Public, session: str) -> bytes:
-    """The key for what goes between a coordinator and one silo in a session, in both directions."""
+    """Return the key for blobs between a coordinator and one silo in a session, in both directions."""
     return mine.secret_with(other, b"session " + session.encode())
 
 
 async def sealed(blob: Buffer, digest: Digest, secret: bytes) -> tuple[Digest, bytearray]:
-    """A blob as it goes out, and under which name."""
+    """Seal a blob in a thread; return the digest of the sealed bytes, and the bytes."""
 
     def work() -> tuple[Digest, bytearray]:
         data = seal_blob(blob, digest, secret)
@@ -52,19 +52,22 @@ class _Sent(NamedTuple):
 
 
 class Names:
-    """Under which names blobs went out, to one silo or, for None, to all of a session."""
+    """Digests of sealed blobs, by the blob's digest and the silo that it was sent to (None: all silos of a session)."""
 
     def __init__(self) -> None:
         self._names: OrderedDict[_Sent, asyncio.Future[Digest]] = OrderedDict()
 
     def put(self, session: str, digest: Digest, silo: str | None, name: Digest) -> None:
-        """A blob goes out under that name."""
+        """Record the sealed digest under which a blob is sent."""
         known = self._name(_Sent(session, digest, silo))
         if not known.done():
             known.set_result(name)
 
     async def of(self, session: str, digests: Iterable[Digest], silo: str) -> dict[Digest, tuple[Digest, bool]]:
-        """For each blob, its name, and whether it went to that silo alone; waits for those that are being sealed."""
+        """Return for each blob its sealed digest, and whether it was sealed to that silo alone.
+
+        Waits for blobs that are still being sealed.
+        """
         return {digest: await self._of(session, digest, silo) for digest in digests}
 
     async def _of(self, session: str, digest: Digest, silo: str) -> tuple[Digest, bool]:
@@ -87,13 +90,13 @@ def opening(
     deadline: Deadline,
     forged: Callable[[str], None],
 ) -> Iterator[None]:
-    """Within the block, blobs that come sealed are put into the store as what they are.
+    """Decrypt expected sealed blobs within the block, and store them under their own digests.
 
     Args:
-        store: where both are.
-        coming: for each blob, the digest of what comes, and the secret.
-        deadline: for all of them.
-        forged: is told of each that is not what it should be; whoever waits for it gets ``Missing``.
+        store: receives the sealed blobs, and keeps the decrypted ones.
+        coming: for each blob, the digest of its sealed bytes, and the secret.
+        deadline: for all blobs.
+        forged: called with the reason for each blob that is not authentic; callers that wait for it get ``Missing``.
     """
     tasks = [
         asyncio.create_task(_open(store, digest, name, secret, deadline, forged))
@@ -118,7 +121,7 @@ async def _open(
         forged(error.what)
         store.refuse(digest, error.what)
     except (Missing, DeadlineExceeded):
-        pass  # whoever waits for the blob finds out
+        pass  # the caller that waits for the blob gets the same error from the store
     else:
         store.keep(digest, content)
     finally:

@@ -1,4 +1,4 @@
-"""Complete blobs by digest, within bounds, and whoever waits for one. Imports wire and the base."""
+"""The store of received blobs: bounded in bytes, addressed by digest, with waiting for blobs that are expected."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _log = get_logger(__name__)
 
 CAPACITY: Final = 512 * 1024 * 1024
 PATIENCE_AFTER_A_CUT: Final = 5.0
-"""Seconds in which whatever a lost connection held comes again, or does not."""
+"""Seconds to wait for blobs that were in flight on a lost connection: after that they count as lost."""
 SWEEP: Final = 5.0
-"""Seconds between looks for what can be forgotten."""
+"""Seconds between two sweeps for blobs that can be dropped."""
 
 
 @dataclass(slots=True)
@@ -36,15 +36,15 @@ class _Kept:
 
 
 class BlobStore:
-    """Blobs by their digest: a cache bounded in bytes, least recently used out first.
+    """Blobs by digest: a cache bounded in bytes that evicts the least recently used blob first.
 
-    A blob that somebody waits for or has pinned stays, and so does the one that came last, even where it alone is
-    larger than the bound. Only complete blobs whose content fits their name are ever handed out. For one event loop.
+    A blob is never evicted while a caller waits for it or has pinned it. The newest blob is also kept, even if it alone
+    exceeds the bound. The store returns only complete blobs whose content matches their digest. For one event loop.
 
     Args:
         capacity: bytes of complete blobs to keep.
-        limits: bounds on what is still incomplete.
-        linger: seconds after which a blob that nobody asked for again is forgotten; None: never.
+        limits: bounds on incomplete blobs.
+        linger: seconds after its last use when a blob is dropped; None: never.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class BlobStore:
         self._kept: OrderedDict[Digest, _Kept] = OrderedDict()
         self._bytes = 0
         self._pins: Counter[Digest] = Counter()
-        self._shared: set[Digest] = set()  # spent by one, while others waited for the same
+        self._shared: set[Digest] = set()  # no longer needed by one caller, while others waited for the same blob
         self._damaged: dict[Digest, str] = {}
         self._progress = 0.0
         self._cut = -math.inf
@@ -66,26 +66,26 @@ class BlobStore:
 
     @property
     def kept_bytes(self) -> int:
-        """What the complete blobs take."""
+        """Bytes of the complete blobs."""
         return self._bytes
 
     @property
     def pending_bytes(self) -> int:
-        """What the incomplete blobs take."""
+        """Bytes of the incomplete blobs."""
         return self._assembler.pending_bytes
 
     def __contains__(self, digest: object) -> bool:
-        """Whether the blob is here and complete."""
+        """Return whether the store holds the complete blob."""
         return digest in self._kept
 
     def put(self, data: Buffer) -> Digest:
-        """Keep a copy of a blob that is complete; its name."""
+        """Keep a copy of a complete blob and return its digest."""
         digest = digest_of(data)
         self.keep(digest, memoryview(bytes(data)))
         return digest
 
     def keep(self, digest: Digest, content: memoryview) -> None:
-        """Keep a blob that is complete, and known to be what its name says."""
+        """Keep a complete blob whose content is known to match its digest."""
         if self._closed:
             return
         self.discard(digest)
@@ -98,10 +98,10 @@ class BlobStore:
         self._wake()
 
     def accept(self, chunk: Chunk, data: Buffer) -> None:
-        """Take in one piece.
+        """Accept one chunk.
 
         Raises:
-            WireError: it is refused: too large, contradicts another, out of bounds, or it completes a damaged blob.
+            WireError: the chunk is refused: too large, contradicts another, out of bounds, or completes a damaged blob.
         """
         now = asyncio.get_running_loop().time()
         self._progress = now
@@ -121,23 +121,22 @@ class BlobStore:
             self.keep(chunk.digest, whole)
 
     def refuse(self, digest: Digest, why: str) -> None:
-        """A piece of that blob makes no sense: drop what is incomplete of it; whoever waits for it gets ``Missing``."""
+        """Drop the received chunks of an invalid blob; callers that wait for it get ``Missing``."""
         self._assembler.drop(digest)
         if digest in self._pins and digest not in self._kept:
             self._damaged[digest] = why
             self._wake()
 
     async def get(self, digest: Digest, deadline: Deadline, patience: float = 5.0) -> memoryview:
-        """The blob (read-only), as soon as it is complete.
+        """Return a blob (read-only) as soon as it is complete.
 
         Args:
-            digest: its name.
-            deadline: by which it must be there.
-            patience: seconds without any progress on the lane, of this or any other blob, after which this one counts
-                as lost.
+            digest: the blob's digest.
+            deadline: by which it must be complete.
+            patience: seconds without progress of any blob on the lane, after which this one counts as lost.
 
         Raises:
-            Missing: no progress for ``patience`` seconds, or what came was refused or damaged.
+            Missing: no progress for ``patience`` seconds, or the received chunks were refused or damaged.
             DeadlineExceeded: ``deadline`` passed.
         """
         loop = asyncio.get_running_loop()
@@ -158,22 +157,22 @@ class BlobStore:
             return kept.content
 
     def cut(self) -> None:
-        """The connection was lost, and what was on its way with it, unless it comes again soon."""
+        """Note a loss of the connection: blobs in flight count as lost unless they arrive again soon."""
         self._cut = asyncio.get_running_loop().time()
         self._wake()
 
     def discard(self, digest: Digest) -> None:
-        """Forget a blob, if it is here."""
+        """Drop a blob if the store holds it."""
         self._shared.discard(digest)
         kept = self._kept.pop(digest, None)
         if kept is not None:
             self._bytes -= len(kept.content)
 
     def spent(self, digest: Digest) -> None:
-        """Forget a blob that will not be asked for again.
+        """Drop a blob that its caller does not need again.
 
-        Where somebody else waits for the same, pieces of theirs may still be on their way: it stays for as long as any
-        other, so that those are known for what they are.
+        If another caller waits for the same blob, chunks of it may still be in flight. Then the blob is kept like any
+        other, so that these chunks are recognised as duplicates.
         """
         if self._pins[digest] > 0:
             self._shared.add(digest)
@@ -184,7 +183,7 @@ class BlobStore:
 
     @contextmanager
     def pinned(self, digests: Iterable[Digest]) -> Iterator[None]:
-        """Within the block none of these is evicted once it is here."""
+        """Protect blobs from eviction within the block, also blobs that arrive during it."""
         mine = list(digests)
         self._pins.update(mine)
         try:
@@ -198,7 +197,7 @@ class BlobStore:
             self._evict()
 
     def close(self) -> None:
-        """Forget everything; whoever waits gets ``Missing``."""
+        """Drop all blobs; waiting callers get ``Missing``."""
         self._closed = True
         self._kept.clear()
         self._bytes = 0
@@ -208,11 +207,11 @@ class BlobStore:
         self._wake()
 
     def _allowed(self, patience: float, started: float) -> float:
-        """Less, where the connection was lost a short while before somebody began to wait, or since."""
+        """Return the patience, shortened if the connection was lost shortly before the wait began, or during it."""
         return min(patience, PATIENCE_AFTER_A_CUT) if self._cut >= started - patience else patience
 
     def _evict(self) -> None:
-        """Bring the complete blobs under the bound: the least recently used first, never the newest, never a pinned."""
+        """Evict blobs until the bound holds: least recently used first, never the newest and never a pinned one."""
         for digest in list(self._kept)[:-1]:
             if self._bytes <= self._capacity:
                 return
@@ -220,7 +219,7 @@ class BlobStore:
                 self.discard(digest)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for any change, but not longer."""
+        """Wait for any change, at most so many seconds."""
         self._changed.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -232,7 +231,7 @@ class BlobStore:
         self._changed.set()
 
     def _schedule(self) -> None:
-        """Look again later, as long as there is something that time makes useless."""
+        """Schedule the next sweep if any blob can become stale."""
         useless_one_day = len(self._assembler) > 0 or (self._linger is not None and len(self._kept) > 0)
         if self._sweeping is None and useless_one_day and not self._closed:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
