@@ -62,7 +62,7 @@ def run(quick: bool) -> Report:
                 for mib in sizes:
                     case = Case(mib * MIB, silos)
                     if not case.fits:
-                        left_out.append(f"{case}: left out, since it takes more memory than there is.")
+                        left_out.append(f"{case}: left out, since it takes more memory than the machine has.")
                         continue
                     rows[case] = row(case, broker.url, context, pids, turns=turns_of(mib))
     return Report(

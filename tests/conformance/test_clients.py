@@ -77,7 +77,7 @@ def test_several_clients_inside_a_silo(same):
     assert found[1] == 9
 
 
-@feature("clients", "silos' data beside a list with one value for each of its clients")
+@feature("clients", "silos' data together with a list of one value for each of its clients")
 def test_data_beside_lists(same):
     @tff.federated_computation(tff.FederatedType(DAYS, tff.CLIENTS), c.AT_CLIENTS)
     def shifted(data, shift):

@@ -199,7 +199,7 @@ def test_secure_sums(same_in_plaintext):
 @feature(
     "mapreduce",
     "weighted FedAvg's `next` as MapReduceForm and DistributeAggregateForm",
-    "returns a plain tuple, as TFF's context does",
+    "returns a plain tuple, as TFF does",
 )
 def test_fed_avg(same_in_plaintext, theirs):
     process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(0.01))
