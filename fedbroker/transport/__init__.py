@@ -1,4 +1,4 @@
-"""AMQP: topology, supervised connections, work and replies, blobs, presence."""
+"""The transport over AMQP: the broker's topology, connections, work items and replies, blobs, and presence."""
 
 from __future__ import annotations
 

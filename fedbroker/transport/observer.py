@@ -1,7 +1,4 @@
-"""Hears who is in a cohort, or in any, without being a coordinator: announcements and goodbyes, nothing else.
-
-Imports transport's own modules, wire and the base.
-"""
+"""Observation of the silos of one or all cohorts, without being a coordinator: announcements and departures only."""
 
 from __future__ import annotations
 
@@ -34,18 +31,18 @@ Heard: TypeAlias = Announce | Leave
 
 PREFETCH: Final = 64
 PATIENCE: Final = 1.0
-"""Seconds that a silo has to say that it is still there, when its announcement was found in the lobby."""
+"""Seconds for a silo whose announcement was found in the lobby to announce itself again."""
 OTHERS: Final = 0.25
-"""Seconds of listening at the least: another's look may have just then taken an announcement out of the lobby."""
+"""Minimum seconds of listening: another reader may just have taken an announcement out of the lobby."""
 
 
 class CohortObserver:
-    """An ear in the lobby, on a queue of its own that goes with its connection; comes back when the broker does.
+    """Listens to announcements on an exclusive queue; reconnects after a loss of the broker.
 
     Args:
         url: ``amqp://`` or ``amqps://``.
-        cohort: whose silos to hear; None for every cohort's.
-        on_heard: called for each word of a silo (on the event loop, must not block).
+        cohort: the cohort to observe; None for all cohorts.
+        on_heard: called for each announcement and departure of a silo (on the event loop, must not block).
         limits: bounds on messages.
 
     Raises:
@@ -65,14 +62,14 @@ class CohortObserver:
         self._changed = asyncio.Event()
 
     async def open(self, deadline: Deadline) -> None:
-        """Connect and listen; of one cohort, learn who waits in its lobby, too.
+        """Connect and listen. For a single cohort, also find the silos that wait in its lobby.
 
-        Those who were found there and still answer have been heard when it returns: what is taken out of the lobby goes
-        back to its silo, which announces itself anew, to everybody. An empty lobby is listened at as long, since its
-        announcements may be in another's hands.
+        An announcement taken out of the lobby returns to its silo, which then announces itself again to all listeners.
+        So the silos found there that are still running have been reported when this method returns. With an empty lobby
+        the wait for announcements is the same, because another reader may have taken them.
 
         Raises:
-            BrokerError: the broker cannot be reached, refuses us, or went away.
+            BrokerError: the broker cannot be reached, refuses us, or the connection was lost.
         """
         try:
             await self._link.open(deadline)
@@ -87,11 +84,11 @@ class CohortObserver:
             raise
 
     async def close(self) -> None:
-        """Listen no more; bounded in time, never raises."""
+        """Stop listening. Takes a bounded time and never raises."""
         await self._link.close()
 
     async def lost(self) -> str:
-        """Why nothing is heard just now; empty while the broker is there."""
+        """Return why the broker's connection is down; empty while it is up."""
         try:
             await self._link.ready(Deadline.after(0.01))
         except BrokerLost as error:
@@ -103,7 +100,10 @@ class CohortObserver:
         await line.consume(self._queue, self._on_delivery, prefetch=PREFETCH)
 
     async def _wake(self, lobby: topology.Queue) -> set[tuple[str, str]] | None:
-        """Take all that is in the lobby; who that was. None if there is no lobby: none is made, whatever its name."""
+        """Take all announcements out of the lobby; return their silos and incarnations, or None if it does not exist.
+
+        A missing lobby is not declared.
+        """
         connected = await connect(self._address, "fedbroker lookout")
         try:
             reader = QueueBrowser(connected)
@@ -140,7 +140,7 @@ class CohortObserver:
         await delivery.ack()
 
     def _read(self, delivery: Delivery) -> Heard | None:
-        """The announcement or goodbye, if it is its sender's own."""
+        """Return the announcement or departure if its routing key matches the silo that it names."""
         try:
             message = decode(unverified_body(delivery.body), self._limits).message
         except WireError as error:

@@ -1,6 +1,6 @@
-"""A coordinator's and a silo's messages in their envelopes: what each is about, whom it is sealed to, who wrote it.
+"""Signing and sealing of the messages of a coordinator and a silo: context, reader and signer of each kind of message.
 
-Without keys the bytes go as they are. Imports transport's sealing, store and topology, trust, wire and the base.
+Without keys, messages are sent unchanged.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 REMEMBERED: Final = 4096
-"""Coordinators' names in routing keys that do not tell whose they are, and who used each first."""
+"""Maximum number of coordinator ids without a fingerprint whose first signer is remembered."""
 
 NOTICE_SECONDS: Final = 60.0
-"""How long a notice is valid: the broker drops it from a silo's mailbox after the same time."""
+"""Seconds for which a notice is valid; the broker policy for mailboxes drops it after the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """Who signed a message from a coordinator; the defaults where nothing is signed.
+    """Signature of a message from a coordinator; the defaults mean that messages are not signed.
 
     Attributes:
-        by: the fingerprint of the key. A session is known by this and its id together.
-        nonces: of the message, in hexadecimal digits.
-        accepted: the message's entry among those that are accepted once.
-        repeated: the broker has delivered the same message before.
-        reader: the key that answers are sealed to; None where they are not sealed.
+        by: fingerprint of the signer's key. It identifies a session together with the session's id.
+        nonces: the message's nonces, in hexadecimal digits.
+        accepted: the message's entry in the record of accepted messages, each of which is accepted once.
+        repeated: True if the broker has delivered the same message before.
+        reader: the key that replies are sealed to; None if they are not sealed.
     """
 
     by: str = ""
@@ -64,11 +64,11 @@ UNSIGNED: Final = Signed()
 
 
 class CoordinatorEnvelopes:
-    """A coordinator's.
+    """Signs and seals a coordinator's messages, and verifies messages of its silos.
 
     Args:
-        cohort: its name.
-        keys: the coordinator's, and its silos'; None: nothing is signed.
+        cohort: the cohort's name.
+        keys: the coordinator's key and its silos' keys; None: messages are not signed.
     """
 
     def __init__(self, cohort: str, keys: Keys | None) -> None:
@@ -82,28 +82,28 @@ class CoordinatorEnvelopes:
         return self._guard.keys is not None
 
     def work(self, item: WorkItem, body: bytes) -> bytes:
-        """A work item as it goes out."""
+        """Return the signed message for a work item."""
         return self._to(item.silo, body, MessageContext("work", self._cohort, item.silo, item.session, item.stage))
 
     def mail(self, silo: str, body: bytes) -> bytes:
-        """A word for a silo as it goes out."""
+        """Return the signed message for a notice to a silo."""
         return self._to(silo, body, MessageContext("mail", self._cohort, silo))
 
     def reply(self, delivery: Delivery) -> Buffer:
-        """What a silo said: the one at the end of its routing key, about the session and stage that stand there.
+        """Verify a reply, and return its body. Its silo, session and stage are taken from the routing key.
 
         Raises:
-            Forged: that silo has not written this about that.
+            Forged: not signed by that silo for this session and stage.
         """
         about = _about("reply", self._cohort, delivery.key.partition(".")[2])
         opened = self._guard.open(delivery.body, about, sealed=True)
         return delivery.body if opened is None else opened.body
 
     def announcement(self, body: Buffer) -> tuple[Buffer, str | None]:
-        """What a silo says of itself, and which silo that is; None where nothing is signed.
+        """Verify an announcement; return its body and the silo that signed it (None if messages are not signed).
 
         Raises:
-            Forged: no silo of ours has written it, or not lately.
+            Forged: not signed by one of our silos, or too old.
         """
         silo = self._guard.sender(body) or ""
         opened = self._guard.open(body, MessageContext("lobby", self._cohort, silo))
@@ -113,7 +113,10 @@ class CoordinatorEnvelopes:
         return opened.body, silo
 
     async def blob(self, session: str, digest: Digest, data: Buffer, silo: str | None) -> tuple[Digest, Buffer]:
-        """A blob as it goes out to one silo, or, for None, to all of a session; and its name on its way."""
+        """Seal a blob to one silo, or to all silos of a session (None); return the sealed digest and the bytes.
+
+        Without sealing, both are returned unchanged.
+        """
         keys = self._guard.keys
         if keys is None or not keys.seal:
             return digest, data
@@ -122,10 +125,10 @@ class CoordinatorEnvelopes:
         return name, data
 
     async def named(self, item: WorkItem, deadline: Deadline) -> WorkItem:
-        """A work item with the names of its blobs on their way, as soon as they have some.
+        """Return a work item completed with the digests of its sealed blobs; wait until they are sealed.
 
         Raises:
-            DeadlineExceeded: they were not sealed in time.
+            DeadlineExceeded: the blobs were not sealed in time.
         """
         keys = self._guard.keys
         if keys is None or not keys.seal:
@@ -145,7 +148,7 @@ class CoordinatorEnvelopes:
     def opening(
         self, done: Done, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
-        """See :func:`fedbroker.transport.blobs.encryption.opening`: a silo's results."""
+        """Decrypt a silo's outputs within the block; see :func:`fedbroker.transport.blobs.encryption.opening`."""
         keys = self._guard.keys
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if keys is not None and done.sealed:
@@ -163,12 +166,12 @@ class CoordinatorEnvelopes:
 
 
 class SiloEnvelopes:
-    """A silo's.
+    """Signs and seals a silo's messages, and verifies messages of its coordinators.
 
     Args:
-        cohort: its cohort's name.
-        silo: its name.
-        keys: the silo's, and its coordinators'; None: nothing is signed.
+        cohort: the cohort's name.
+        silo: the silo's name.
+        keys: the silo's key and its coordinators' keys; None: messages are not signed.
     """
 
     def __init__(self, cohort: str, silo: str, keys: Keys | None) -> None:
@@ -186,22 +189,22 @@ class SiloEnvelopes:
 
     @property
     def signers(self) -> frozenset[str]:
-        """The fingerprints of all coordinators that may write to this silo; one empty one where nothing is signed."""
+        """Fingerprints of all coordinators that may write to this silo; one empty string if messages are not signed."""
         keys = self._guard.keys
         return frozenset({""} if keys is None else {key.fingerprint for key in keys.others.values()})
 
     def work(self, delivery: Delivery, read: Callable[[Buffer], tuple[WorkItem, T]]) -> tuple[WorkItem, T, Signed]:
-        """Open a work item: signed by a coordinator of ours, for this silo, lately, and not accepted before.
+        """Verify a work item: signed recently by one of our coordinators for this silo, and not accepted before.
 
         Args:
             delivery: the message.
-            read: finds the work item in its body, and what comes with that.
+            read: decodes the body into the work item and its attachments.
 
         Returns:
-            What ``read`` has found, and who signed it.
+            the result of ``read``, and the signature.
 
         Raises:
-            Forged: it is not so.
+            Forged: one of these conditions does not hold.
             WireError: as ``read`` does.
         """
         about = _about("work", self._cohort, delivery.correlation_id)
@@ -222,14 +225,14 @@ class SiloEnvelopes:
         return item, more, Signed(by, (accepted.nonce,), accepted, repeated, reader)
 
     def restore(self, entries: Iterable[Accepted]) -> None:
-        """Take note of work that an earlier process has done: it is not done again, whoever sends it."""
+        """Restore the record of work that an earlier process accepted, so that a replay is rejected."""
         self._work.restore(entries, self._guard.clock())
 
     def notice(self, body: Buffer) -> tuple[Buffer, str]:
-        """Open a coordinator's notice, and tell the fingerprint of its signer; empty where nothing is signed.
+        """Verify a notice; return its body and the signer's fingerprint (empty if messages are not signed).
 
         Raises:
-            Forged: no coordinator of ours has signed it for this silo, not lately, or it came before.
+            Forged: not signed by one of our coordinators for this silo, too old, or a replay.
         """
         opened = self._guard.open(body, MessageContext("mail", self._cohort, self._silo), sealed=True)
         if opened is None:
@@ -242,18 +245,18 @@ class SiloEnvelopes:
         return opened.body, by
 
     def announcement(self, body: bytes) -> bytes:
-        """What we say of ourselves as it goes out."""
+        """Return the signed message for an announcement."""
         return self._guard.wrap(body, MessageContext("lobby", self._cohort, self._silo))
 
     def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
-        """Our answer as it goes out."""
+        """Return the signed message for a reply, sealed to the reader of ``signed`` if it has one."""
         about = MessageContext("reply", self._cohort, self._silo, item.session, item.stage)
         return self._guard.wrap(body, about, signed.reader)
 
     async def outputs(
         self, item: WorkItem, signed: Signed, outputs: Mapping[Digest, Buffer]
     ) -> dict[Digest, tuple[Digest, Buffer]]:
-        """Results as they go out on the bulk lane: by digest, the name on their way, and the bytes."""
+        """Seal the outputs for the bulk lane; return for each digest the sealed digest and the bytes."""
         if signed.reader is None:
             return {digest: (digest, data) for digest, data in outputs.items()}
         secret = pair_secret(self._own, signed.reader, item.session)
@@ -262,7 +265,7 @@ class SiloEnvelopes:
     def opening(
         self, item: WorkItem, signed: Signed, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
-        """See :func:`fedbroker.transport.blobs.encryption.opening`: the blobs that come with a work item."""
+        """Decrypt a work item's blobs within the block; see :func:`fedbroker.transport.blobs.encryption.opening`."""
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if item.sealed and signed.reader is not None:
             pair, content = pair_secret(self._own, signed.reader, item.session), bytes.fromhex(item.content)
@@ -270,13 +273,13 @@ class SiloEnvelopes:
         return opening(store, coming, deadline, forged)
 
     def _check_reply_to(self, reply_to: str, by: str) -> None:
-        """See that an answer goes to the coordinator that asked.
+        """Check that the reply goes to the coordinator that signed the work.
 
-        A coordinator's name in routing keys tells the fingerprint of its key. Names of earlier versions do not: such a
-        name belongs to the first signer that uses it here.
+        A coordinator id contains the fingerprint of the coordinator's key. An id of an earlier version does not; it
+        belongs to the first signer that uses it here.
 
         Raises:
-            Forged: it would go to another one.
+            Forged: the reply would go to another coordinator.
         """
         owner = coordinator_signer(self._cohort, reply_to) or _put(self._reply_to, reply_to, by)
         if owner != by:
@@ -294,13 +297,13 @@ _COORDINATOR: Final = "find out what the coordinator that signed it is doing"
 
 
 def _about(direction: str, cohort: str, conversation: str) -> MessageContext:
-    """About ``session.stage.silo``; what is malformed is about nothing that anybody has signed."""
+    """Return the context of ``session.stage.silo``; a malformed text gives a context that no message is signed for."""
     session, stage, silo = [*conversation.split("."), "", "", ""][:3]
     return MessageContext(direction, cohort, silo, session, int(stage) if stage.isdecimal() else -1)
 
 
 def _put(table: OrderedDict[K, V], key: K, value: V) -> V:
-    """What is there for a key by now, the value where there was nothing; the oldest are forgotten."""
+    """Return the table's value for a key, or insert ``value``; a full table drops its oldest entry."""
     if len(table) >= REMEMBERED and key not in table:
         table.popitem(last=False)
     return table.setdefault(key, value)

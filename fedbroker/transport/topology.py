@@ -1,7 +1,4 @@
-"""Every exchange, queue, binding and routing key of fedbroker, and nothing else.
-
-Imports wire's names only.
-"""
+"""All exchanges, queues, bindings and routing keys of fedbroker."""
 
 from __future__ import annotations
 
@@ -48,10 +45,10 @@ HOURS: Final = 60 * MINUTES
 DAYS: Final = 24 * HOURS
 
 LONGEST_HEARTBEAT: Final = 60.0
-"""Seconds: how long an announcement lies in the lobby at most; each silo's own heartbeat is shorter, or this."""
+"""Maximum seconds that an announcement stays in the lobby; a silo's heartbeat is at most this."""
 
 MOST_WAITING: Final = 20_000
-"""Announcements in a cohort's lobby: twice as many as a coordinator takes silos."""
+"""Maximum announcements in a cohort's lobby: twice the number of silos that a coordinator admits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What of an exchange's messages goes to a queue."""
+    """A binding of a queue to an exchange: the routing keys that match ``key`` go to the queue."""
 
     exchange: Exchange
     key: str
@@ -72,7 +69,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue: durable, unless it is exclusive to one connection and goes with it."""
+    """A durable queue, or an exclusive queue that is deleted with its connection."""
 
     name: str
     bindings: tuple[Binding, ...]
@@ -91,35 +88,36 @@ EXCHANGES: Final = (WORK, REPLY, BLOBS, RESULTS, LOBBY, MAIL, DEAD)
 
 
 def work_queue(cohort: str, silo: str) -> Queue:
-    """A silo's work items, until they are answered: replicated, redelivered three times, then dead-lettered."""
+    """Return the queue of a silo's unanswered work items: replicated, redelivered three times, then dead-lettered."""
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": 3,
-        "x-single-active-consumer": True,  # of two processes of one silo, one works
+        "x-single-active-consumer": True,  # if two processes of one silo consume, only one of them works
         "x-dead-letter-exchange": DEAD.name,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",  # at-least-once dead-lettering needs it
         "x-expires": 1 * HOURS,
-        "x-consumer-timeout": 1 * DAYS,  # local training may take longer than the broker's 30 minutes; from 3.12
+        "x-consumer-timeout": 1 * DAYS,  # training may exceed the broker's 30 minutes; RabbitMQ 3.12 and later
     }
     return Queue(f"fedbroker.work.{cohort}.{silo}", (Binding(WORK, f"{cohort}.{silo}.*"),), arguments)
 
 
 def blobs_queue(cohort: str, silo: str) -> Queue:
-    """Chunks on their way to a silo."""
+    """Return the queue of chunks to a silo."""
     bindings = (Binding(BLOBS, cohort), Binding(BLOBS, f"{cohort}.{silo}"))
     return Queue(f"fedbroker.blobs.{cohort}.{silo}", bindings, {}, exclusive=True)
 
 
 def mailbox(cohort: str, silo: str) -> Queue:
-    """What is said to one silo; exclusive, so that it is the lock on the silo's name too."""
+    """Return the queue of notices to one silo; exclusive, so that it is also the lock on the silo's name."""
     return Queue(f"fedbroker.mailbox.{cohort}.{silo}", (Binding(MAIL, silo_key(cohort, silo)),), {}, exclusive=True)
 
 
 def lobby_queue(cohort: str) -> Queue:
-    """A copy of each silo's announcement; the broker sends it back to the silo when its time is up or it was read.
+    """Return the lobby: the queue with a copy of each silo's announcement.
 
-    Or when there are too many of them: the oldest go.
+    The broker returns a copy to its silo's mailbox when it expires, when a reader rejects it, or when the lobby is full
+    and the copy is the oldest one.
     """
     arguments: dict[str, str | int] = {
         "x-message-ttl": int(LONGEST_HEARTBEAT * SECONDS),
@@ -130,61 +128,61 @@ def lobby_queue(cohort: str) -> Queue:
 
 
 def archive(cohort: str) -> Queue:
-    """Dead letters, for people to read and replay."""
+    """Return the queue of a cohort's dead letters, for people to read and replay."""
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
         "x-message-ttl": 7 * DAYS,
         "x-max-length": 10_000,
-        "x-delivery-limit": 1_000_000,  # looking at a letter counts; from RabbitMQ 4 on the limit is 20 by itself
+        "x-delivery-limit": 1_000_000,  # browsing counts as a delivery, and RabbitMQ 4 limits them to 20 by default
     }
     return Queue(f"fedbroker.dead.{cohort}", (Binding(DEAD, f"{cohort}.#"),), arguments)
 
 
 def callback_queue(key: str) -> Queue:
-    """Replies to one coordinator, and its own work items that died; outlives a short disconnect."""
+    """Return the queue of a coordinator's replies and dead-lettered work items; it outlives a short disconnect."""
     bindings = (Binding(REPLY, f"{key}.#"), Binding(DEAD, f"*.*.{key}"))
     return Queue(f"fedbroker.callback.{key}", bindings, {"x-expires": 10 * MINUTES})
 
 
 def results_queue(key: str) -> Queue:
-    """Chunks on their way to one coordinator."""
+    """Return the queue of chunks to one coordinator."""
     return Queue(f"fedbroker.results.{key}", (Binding(RESULTS, f"{key}.*"),), {"x-expires": 10 * MINUTES})
 
 
 def roster_queue(key: str, cohort: str) -> Queue:
-    """Announcements, as one coordinator hears them."""
+    """Return the queue of announcements to one coordinator."""
     bindings = (Binding(LOBBY, f"{cohort}.*"),)
     arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MOST_WAITING}
     return Queue(f"fedbroker.roster.{key}", bindings, arguments, exclusive=True)
 
 
 def reading_lock(cohort: str) -> Queue:
-    """Never holds anything: whoever has it reads the archive."""
+    """Return the lock on reading the archive: an exclusive queue that never holds a message."""
     return Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
 
 
 def coordinator_mark(cohort: str) -> str:
-    """What a coordinator's name in routing keys begins with: 8 hexadecimal digits that tell its cohort.
+    """Return the prefix of the coordinator ids of a cohort: 8 hexadecimal digits.
 
-    So a topic permission can let a silo answer its own cohort's coordinators, and no others'.
+    A topic permission on this prefix lets a silo reply to the coordinators of its own cohort only.
     """
     return hashlib.sha256(cohort.encode()).hexdigest()[:8]
 
 
 def coordinator_key(cohort: str, name: str, signer: str = "") -> str:
-    """Return a coordinator's name in routing keys.
+    """Return a coordinator id, the coordinator's name in routing keys.
 
     Args:
         cohort: the cohort's name.
-        name: what tells it from the cohort's other coordinators.
-        signer: the fingerprint of its key, where it has one: a silo answers only under names with the fingerprint of
-            the key that signed the work.
+        name: distinguishes the coordinators of one cohort.
+        signer: fingerprint of the coordinator's key, if it has one: a silo replies only to an id that contains the
+            fingerprint of the key that signed the work.
     """
     return "-".join(filter(None, (coordinator_mark(cohort), signer, name)))
 
 
 def coordinator_signer(cohort: str, key: str) -> str:
-    """Return the fingerprint in a coordinator's name in routing keys; empty where the name has none."""
+    """Return the fingerprint in a coordinator id; empty if the id contains none."""
     mark, _, rest = key.partition("-")
     signer, dash, _ = rest.partition("-")
     return signer if mark == coordinator_mark(cohort) and dash and _FINGERPRINT.fullmatch(signer) else ""
@@ -194,25 +192,28 @@ _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 
 
 def silo_key(cohort: str, silo: str) -> str:
-    """Routing key in the lobby and in the mail."""
+    """Return the routing key of announcements of a silo and of notices to it."""
     return f"{cohort}.{silo}"
 
 
 def work_key(cohort: str, silo: str, key: str) -> str:
-    """Routing key of a work item; kept when it dies."""
+    """Return the routing key of a work item; a dead-lettered item keeps it."""
     return f"{cohort}.{silo}.{key}"
 
 
 def reply_key(key: str, session: str, stage: int, silo: str) -> str:
-    """Routing key of a reply; ends with the silo, so that topic permissions keep one from speaking for another."""
+    """Return the routing key of a reply.
+
+    The key ends with the silo's name, so that topic permissions prevent a silo from replying for another one.
+    """
     return f"{key}.{session}.{stage}.{silo}"
 
 
 def results_key(key: str, silo: str) -> str:
-    """Routing key of a chunk of a result."""
+    """Return the routing key of a chunk of an output."""
     return f"{key}.{silo}"
 
 
 def blobs_key(cohort: str, silo: str | None) -> str:
-    """Routing key of a chunk to one silo, or, for None, to every silo of the cohort."""
+    """Return the routing key of a chunk to one silo, or to all silos of the cohort (None)."""
     return cohort if silo is None else silo_key(cohort, silo)
