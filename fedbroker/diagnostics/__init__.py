@@ -1,7 +1,4 @@
-"""Examines a broker from outside, step by step, and leaves nothing on it: what ``fedbroker doctor`` and ``check`` see.
-
-Imports transport's own modules, wire and the base.
-"""
+"""Diagnosis of a broker over AMQP for ``fedbroker doctor`` and ``check``. It leaves nothing on the broker."""
 
 from __future__ import annotations
 

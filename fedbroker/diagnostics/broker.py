@@ -1,7 +1,4 @@
-"""The steps of an examination in their order: a step is left out where an earlier one shows that it cannot work.
-
-Imports transport's own modules, wire and the base.
-"""
+"""The steps of a diagnosis, in order. A step is skipped if an earlier one shows that it cannot work."""
 
 from __future__ import annotations
 
@@ -30,30 +27,31 @@ from fedbroker.transport.topology import BLOBS
 __all__ = ["examine"]
 
 LOGIN: Final = 15.0
-"""Seconds to log in."""
+"""Time limit for the login, in seconds."""
 NAME: Final = "fedbroker examination"
 MIB: Final = 1024 * 1024
 SLOW_WAY: Final = 1 * MIB
-"""Bytes a second below which models take long."""
+"""Bytes per second below which a warning says that models take long."""
 PATIENCE: Final = 20.0
-"""Seconds that the probe of the message limit may take."""
+"""Seconds that the probe of the message limit may take: its size is limited by the measured throughput."""
 CLOCKS_APART: Final = 5.0
-"""Seconds; fedbroker itself compares no clocks of two machines."""
+"""Seconds of clock difference from which a warning is given. A small one is harmless: fedbroker itself compares no
+clocks of two machines."""
 USUAL_TIME_OUT: Final = 1800.0
 EXCHANGES: Final = (BLOBS.name, "amq.direct")
-"""Where to make a loop: ours, or what every broker has."""
+"""Direct exchanges to measure over: fedbroker's own or, if the user has no access to it, the default one of a broker."""
 
 
 async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list[Finding]:
-    """Look at a broker as somebody sees it who has that role; nothing is left on it.
+    """Check a broker with the needs of a role; nothing is left on it.
 
     Args:
-        url: ``amqp://`` or ``amqps://``; each of its hosts is looked at.
-        role: what is done there.
-        renew_seconds: after which a silo gives long work back.
+        url: ``amqp://`` or ``amqps://``; each of its hosts is checked.
+        role: the needs of a coordinator or a silo.
+        renew_seconds: seconds after which a silo gives long work back.
 
     Returns:
-        What was found, in the order in which it was looked at.
+        The findings, in the order of the checks.
     """
     try:
         address = parse(url)
@@ -91,7 +89,7 @@ def _url(address: Address) -> Finding:
 
 
 async def _host(endpoint: Endpoint, address: Address) -> tuple[list[Finding], Connected | None]:
-    """The way to one host, and a connection that is logged in."""
+    """Return the findings on the way to one host and, if the login succeeded, the connection."""
     found, reached = await reach(endpoint, tls=address.tls)
     if not reached:
         return found, None
@@ -112,7 +110,7 @@ async def _host(endpoint: Endpoint, address: Address) -> tuple[list[Finding], Co
 async def _inside(
     connected: Connected, server: Server, address: Address, role: Role, renew_seconds: float
 ) -> list[Finding]:
-    """What is the same at every host of a cluster."""
+    """Return the findings that are the same at every host of a cluster."""
     channels = Channels(connected)
     found: list[Finding] = []
     subject = "permissions"
@@ -133,7 +131,7 @@ async def _inside(
 
 
 async def _measured(channels: Channels, role: Role) -> tuple[Pace | None, tuple[float, float] | None]:
-    """How fast messages go, and how far the broker's clock is ahead; None for what cannot be told."""
+    """Return the pace of messages and the lead of the broker's clock; None for a value that cannot be measured."""
     for exchange in EXCHANGES:
         try:
             loop = await Loop.open(channels, role.private, exchange)
@@ -166,7 +164,7 @@ def _pace(pace: Pace | None) -> list[Finding]:
 
 
 def _time_out(server: Server, renew_seconds: float) -> Finding:
-    """The broker does not tell its own ``consumer_timeout``."""
+    """Return the finding on the consumer timeout, which the broker does not reveal over AMQP."""
     if server.queues_have_time_outs:
         return Finding.ok("consumer time-out", "a day, as silos' queues ask for: this broker heeds it")
     every = seconds_text(renew_seconds)

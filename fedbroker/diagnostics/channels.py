@@ -1,7 +1,4 @@
-"""Channels for single questions, since the broker closes one with each refusal.
-
-Imports transport's own modules and the base.
-"""
+"""Channels for single requests, because the broker closes the channel with each refusal."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ __all__ = ["Channels", "Question"]
 T = TypeVar("T")
 
 SECONDS: Final = 10.0
-"""For the answer to one question."""
+"""Time limit for the answer to one request, in seconds."""
 
 _GONE: Final = (ConnectionError, aiormq.exceptions.AMQPConnectionError, aiormq.exceptions.ChannelInvalidStateError)
 
@@ -30,17 +27,17 @@ Question = Callable[[aiormq.abc.AbstractChannel], Awaitable[T]]
 
 
 class Channels:
-    """Makes channels on one connection."""
+    """The channels of one connection."""
 
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
         self._kept: list[object] = []  # aio-pika keeps only weak references to them
 
     async def open(self, *, confirms: bool = False) -> aiormq.abc.AbstractChannel:
-        """A channel; it ends with its connection.
+        """Open a channel; it is closed with its connection.
 
         Raises:
-            BrokerLost: the connection went, or there is no answer.
+            BrokerLost: the connection went away, or the broker did not answer.
         """
         channel = self._connected.amqp.channel(publisher_confirms=confirms)
         self._kept.append(channel)
@@ -50,11 +47,11 @@ class Channels:
                 return await channel.get_underlay_channel()
 
     async def ask(self, question: Question[T]) -> T:
-        """The answer to one question, on a channel of its own.
+        """Return the answer to one request, made on a channel of its own.
 
         Raises:
-            ChannelClosed: aiormq's, of a kind that tells the broker's refusal.
-            BrokerLost: the connection went, or there is no answer.
+            ChannelClosed: the broker refused; aiormq's exception, of the subclass for the reason.
+            BrokerLost: the connection went away, or the broker did not answer.
         """
         async with self._passing() as channel:
             with _lost():
@@ -74,7 +71,7 @@ class Channels:
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """Within the block a lost connection and silence are the broker's, and said to be."""
+    """Raise ``BrokerLost`` for a lost connection or a timeout within the block."""
     try:
         yield
     except TimeoutError:

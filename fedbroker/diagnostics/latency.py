@@ -1,7 +1,4 @@
-"""Messages from us to us, through queues that go with their connection: how fast they are, and what time it is there.
-
-Imports transport's own modules and the base.
-"""
+"""Measures latency, throughput and the broker's clock with messages to ourselves, through exclusive queues."""
 
 from __future__ import annotations
 
@@ -29,22 +26,22 @@ ROUNDS: Final = 21
 PIECE: Final = 1 * MIB
 PIECES: Final = 8
 WINDOW: Final = 8
-"""As on the bulk lane."""
+"""Number of messages in flight, as on the bulk lane."""
 SECONDS: Final = 30.0
 SLOW: Final = 1.0
-"""Seconds for one piece after which no more are sent: the way is slow, and the number is known."""
+"""Seconds for the first piece after which no more are sent: they would take long, and one is enough to measure."""
 
 _TRANSIENT: Final = commands.Basic.Properties(delivery_mode=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast it goes.
+    """Measured latency and throughput.
 
     Attributes:
-        round_trip: median seconds of one small message at a time.
-        bytes_per_second: of larger ones, several at a time; 0.0 where the broker refuses messages of that size.
-        delivered: whether that is to the broker and back; else to its confirmation only.
+        round_trip: median seconds of an empty message, one at a time.
+        bytes_per_second: throughput of larger messages, several at a time; 0.0 if the broker refuses their size.
+        delivered: True if measured to the broker and back, False if only to the broker's confirmation.
     """
 
     round_trip: float
@@ -63,11 +60,11 @@ class Loop:
 
     @classmethod
     async def open(cls, channels: Channels, name: str, exchange: str) -> Loop:
-        """A loop over a queue of that name, and one beside it, by way of a direct exchange.
+        """Open a loop over a queue of that name and a second queue for the clock, bound to a direct exchange.
 
         Raises:
-            ChannelClosed: aiormq's: the user may not do all that (silos mostly may not hear what they say), or there is
-                no such exchange.
+            ChannelClosed: the user lacks a permission (silos mostly may not receive their own messages), or the
+                exchange does not exist; aiormq's exception.
             BrokerLost: the connection went away.
         """
         loop = cls(await channels.open(confirms=True), exchange, name)
@@ -86,7 +83,7 @@ class Loop:
         return loop
 
     async def pace(self) -> Pace:
-        """Measure.
+        """Measure latency and throughput to the broker and back.
 
         Raises:
             BrokerLost: the broker did not confirm or deliver in time.
@@ -94,9 +91,9 @@ class Loop:
         return await _pace(self._there_and_back, delivered=True)
 
     async def clock(self) -> tuple[float, float]:
-        """How many seconds the broker's clock is ahead of ours, and how far that may be off.
+        """Return the seconds by which the broker's clock is ahead of ours, and the largest error of that value.
 
-        A message dies on arrival in the queue beside; the broker writes the time of that on it, in whole seconds.
+        A message dies on arrival in the second queue. The broker writes the time of its death on it, in whole seconds.
         """
         asked = time.time()
         await self._published(f"{self._key}.clock", b"")
@@ -121,10 +118,10 @@ class Loop:
 
 
 async def confirmed(channels: Channels, target: Target) -> Pace:
-    """Measure messages that nobody hears, to the broker's confirmation.
+    """Measure latency and throughput to the broker's confirmation, with messages that no queue receives.
 
     Raises:
-        ChannelAccessRefused: aiormq's: not even that is allowed.
+        ChannelAccessRefused: the user may not publish; aiormq's exception.
         BrokerLost: the broker did not confirm in time.
     """
     channel = await channels.open(confirms=True)

@@ -1,4 +1,4 @@
-"""The way to one of the broker's hosts: its name, its port, its certificate. Imports transport.url and the base."""
+"""Checks the network path to one of the broker's hosts: its name, its port and its certificate."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from fedbroker.transport.amqp.url import Endpoint
 __all__ = ["is_loopback", "reach"]
 
 SECONDS: Final = 5.0
-"""For each step."""
+"""Time limit for each step, in seconds."""
 SOON: Final = timedelta(days=30)
 
 _TLS_PORT: Final = "see that the port is the broker's TLS port, mostly 5671"
 
 
 async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
-    """Look the host up, connect to it, and, with TLS, shake hands.
+    """Look up the host, connect to it, and do the handshake of TLS, if used.
 
     Returns:
-        What was found, and whether it can be reached.
+        The findings, and whether the host can be reached.
     """
     found: list[Finding] = []
     try:
@@ -54,7 +54,7 @@ async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether that host is this one, as far as its name tells."""
+    """Return whether a host is this machine, judged by its name only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -62,7 +62,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Failed(Exception):
-    """A step that the next one needs did not work out."""
+    """The failure of a step that the next steps need."""
 
     def __init__(self, subject: str, what: str, hint: str) -> None:
         super().__init__(what)
@@ -89,7 +89,7 @@ async def _resolved(endpoint: Endpoint) -> list[str]:
 
 
 async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
-    """Connect to each address: one that does not answer makes every connection slow, or fail now and then."""
+    """Connect to each address: an address that does not answer makes connections slow, or fail now and then."""
     refused: dict[str, str] = {}
     took = 0.0
     for address in addresses:
@@ -111,7 +111,7 @@ async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
     found = [Finding.ok("tcp", f"{endpoint} accepts connections, in {1000 * took:.1f} ms")]
     for address, why in refused.items():
         if ip_address(address).is_loopback:
-            continue  # "localhost" is two addresses, and few servers listen on both
+            continue  # "localhost" has two addresses, and few servers listen on both
         dead = BrokerUnreachable(f"its address {address} does not answer: {why}", hint="correct the name's addresses")
         found.append(Finding.warning("tcp", dead))
     return found

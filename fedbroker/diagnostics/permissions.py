@@ -1,11 +1,10 @@
-"""What a user may do at the broker, found out without doing it.
+"""Checks a user's permissions at the broker without changing anything there.
 
-RabbitMQ looks at permissions first and at the rest of a request after that. So each trial is a request with something
-in it that cannot be granted: a user without the permission is refused for that, anybody else for the flaw, and nothing
-is made either way. What is published is part of a transaction that is rolled back. Reading is tried for real where a
-queue is there: of lobby and archive a message is taken and put back, which counts as a delivery; a silo's work queue
-refuses that, having a single active consumer.
-Imports transport's own modules and the base.
+RabbitMQ checks permissions before the rest of a request. So each trial is a request with a flaw, which the broker
+cannot grant: a user without the permission is refused access, any other user is refused because of the flaw, and
+nothing is created either way. Messages are published in a transaction that is rolled back. Reading is tried for real if
+the queue exists: a message of the lobby or the archive is taken and put back, which counts as a delivery; a silo's work
+queue refuses this, because it has a single active consumer.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ AT_A_TIME: Final = 8
 _DEAD: Final = {exchange.name: exchange for exchange in EXCHANGES}
 _OR_READ: Final = "or read permission on"
 _FLAW: Final = 1
-"""Where the name of an exchange should be."""
+"""The flaw: a number where the name of an exchange is required."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One request.
+    """One trial request.
 
     Attributes:
-        kind: of the permission that it needs.
-        what: on which of the broker's things.
-        ask: makes it.
+        kind: kind of the permission that it needs.
+        what: the exchange or queue that it needs the permission on.
+        ask: makes the request.
     """
 
     kind: Kind
@@ -55,10 +54,10 @@ class _Trial:
 
 
 async def may(channels: Channels, role: Role, *, user: str, vhost: str) -> list[Finding]:
-    """Whether a user may do all that a role does.
+    """Check that a user has all permissions that a role needs.
 
     Returns:
-        One finding if so, else one for each kind of permission that is lacking.
+        One finding if so, else one for each kind of permission that is missing.
 
     Raises:
         BrokerLost: the connection went away.
@@ -94,13 +93,13 @@ def _lacking(kind: Kind, what: list[str], user: str, vhost: str) -> Finding:
 
 
 async def _refusal(channels: Channels, trial: _Trial) -> str | None:
-    """Why the user may not; None where it may."""
+    """Return the broker's refusal, or None if the user has the permission."""
     try:
         await channels.ask(trial.ask)
     except aiormq.exceptions.ChannelAccessRefused as error:
         return None if IN_USE in str(error) else str(error)
     except aiormq.exceptions.ChannelClosed:
-        return None  # refused for the flaw, or since it is not there, or since it is in use
+        return None  # the permission is granted: refused because of the flaw, or because it does not exist or is in use
     return None
 
 
@@ -139,18 +138,18 @@ def _declaring(queue: Queue) -> Question[object]:
 
 
 def _binding(queue: Queue, binding: Binding) -> Question[object]:
-    """The binding that it has anyhow, if the queue is there."""
+    """Return a request without a flaw, which changes nothing: the queue has this binding already, if it exists."""
     return lambda channel: channel.queue_bind(queue.name, binding.exchange.name, binding.key)
 
 
 def _reading(queue: Queue) -> Question[object]:
-    """What was taken goes back to its place when the channel closes."""
+    """Return a request to take a message, which goes back to its place when the channel closes."""
     return lambda channel: channel.basic_get(queue.name)
 
 
 def _publishing(target: Target) -> Question[object]:
     async def ask(channel: aiormq.abc.AbstractChannel) -> None:
-        """No flaw would do: RabbitMQ 4 looks at the topic last."""
+        """Publish and roll back. A flaw would not work here: RabbitMQ 4 checks the topic permission last."""
         await channel.tx_select()
         await channel.basic_publish(b"", exchange=target.exchange.name, routing_key=target.key)
         await channel.tx_rollback()
@@ -159,7 +158,7 @@ def _publishing(target: Target) -> Question[object]:
 
 
 def _lacked(trial: _Trial, refusal: str) -> tuple[Kind, str]:
-    """To bind takes a permission on either side; the broker's words tell which was lacking."""
+    """Return the missing permission. A binding needs one on the queue and one on the exchange; the refusal names it."""
     queue, either, exchange = trial.what.partition(_OR_READ)
     if (topic := _topic(refusal)) is not None:
         return "read" if either else trial.kind, topic
@@ -169,6 +168,6 @@ def _lacked(trial: _Trial, refusal: str) -> tuple[Kind, str]:
 
 
 def _topic(refusal: str) -> str | None:
-    """The topic that the broker's words name, if it was that; everybody may use the exchange itself then."""
+    """Return the topic that the refusal names, or None. The exchange itself is permitted if a topic is refused."""
     _, found, rest = refusal.partition(" to topic ")
     return f"topic {rest.partition(' in vhost')[0]}" if found else None

@@ -1,4 +1,4 @@
-"""What a coordinator and what a silo do at the broker, as far as it takes permissions. Imports transport.topology."""
+"""Roles of a coordinator and a silo: the exchanges, queues and routing keys for which they need permissions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Role", "Target", "coordinator_role", "silo_role"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where something is published to."""
+    """An exchange and a routing key to publish to."""
 
     exchange: Exchange
     key: str
@@ -21,17 +21,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What somebody needs of the broker.
+    """The needs of a coordinator or a silo at the broker.
 
     Attributes:
         name: ``coordinator`` or ``silo``.
-        exchanges: that it declares.
-        lasting: queues that it declares and that are there before it comes or after it has gone.
-        passing: queues of its own that go with it.
-        targets: what it publishes to.
-        unheard: one of those, with a key that nobody listens to.
-        private: what the names of queues that we make for a moment begin with, within what it should be allowed.
-        declares: whether it makes exchanges and queues; else they are to be there.
+        exchanges: exchanges that it declares.
+        lasting: queues that it uses and that exist before it connects or after it has left.
+        passing: queues of its own that exist only as long as its connection.
+        targets: targets that it publishes to.
+        unheard: a target that it may publish to, with a routing key that no queue is bound to.
+        private: prefix for the names of temporary queues, within its usual permissions.
+        declares: True if it declares exchanges and queues; otherwise they must exist.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Role:
 
 
 def coordinator_role(cohort: str | None) -> Role:
-    """A coordinator's; None stands for a cohort whose name is not known."""
+    """Return the role of a coordinator; None stands for a cohort whose name is not known."""
     name = cohort or f"doctor-{secrets.token_hex(6)}"
     key = topology.coordinator_key(name, secrets.token_hex(6))  # of the same shape as a coordinator's own
     lasting = (topology.lobby_queue(name), topology.archive(name)) if cohort is not None else ()
@@ -70,7 +70,7 @@ def coordinator_role(cohort: str | None) -> Role:
 
 
 def silo_role(cohort: str, silo: str, *, enrolled: bool = False) -> Role:
-    """A silo's: one that makes its queues, or one that was enrolled and finds them."""
+    """Return the role of a silo. An enrolled silo uses existing queues; any other declares them."""
     key = topology.coordinator_key(cohort, secrets.token_hex(6))
     shared = () if enrolled else (topology.lobby_queue(cohort), topology.archive(cohort))
     return Role(

@@ -1,7 +1,4 @@
-"""What a broker says of itself, and whether it takes messages now, and how large ones.
-
-Imports transport's own modules, wire and the base.
-"""
+"""Checks of the broker itself: its product and version, its alarms, and the largest message that it accepts."""
 
 from __future__ import annotations
 
@@ -28,24 +25,24 @@ MIB: Final = 1024 * 1024
 OLDEST: Final = (3, 10)
 GOOD_FRAME: Final = 1 * MIB
 ALARM: Final = 3.0
-"""Seconds of silence after a message, from a broker that says it has one."""
+"""Seconds to wait for an answer after publishing: a broker with an alarm stops reading, and does not answer."""
 LARGEST_PROBE: Final = 60.0
-"""Seconds for the largest message."""
+"""Time limit for sending the largest message, in seconds."""
 HEADERS: Final = 4096
-"""Bytes of a chunk's message besides the chunk."""
+"""Bytes of a chunk's message in addition to the chunk."""
 
 _WORDS: Final = re.compile(r"configured max size (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a broker says of itself.
+    """The broker's description of itself.
 
     Attributes:
-        product: its name.
-        version: as it writes it.
-        cluster: the name of its cluster.
-        frame_max: bytes of a frame, 0 for any number.
+        product: name of the product.
+        version: version, as the broker writes it.
+        cluster: name of its cluster.
+        frame_max: largest number of bytes of a frame, 0 for any number.
     """
 
     product: str
@@ -55,17 +52,17 @@ class Server:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The version's first two numbers; empty where they cannot be told."""
+        """The version's first two numbers; empty if the version cannot be parsed."""
         found = re.match(r"(\d+)\.(\d+)", self.version)
         return (int(found[1]), int(found[2])) if found else ()
 
     @property
     def queues_have_time_outs(self) -> bool:
-        """Whether a queue may have a consumer time-out of its own."""
+        """True if a queue may have a consumer timeout of its own."""
         return self.product == "RabbitMQ" and self.numbers >= (3, 12)
 
     def findings(self) -> list[Finding]:
-        """What there is to say of that."""
+        """Return the finding on product, version and frame size."""
         said = f"{self.product} {self.version}, node or cluster {self.cluster}"
         if self.product != "RabbitMQ":
             error = BrokerError(f"{said}: fedbroker is made for RabbitMQ", hint="use RabbitMQ 3.10 or later")
@@ -79,7 +76,7 @@ class Server:
 
 
 def server_of(connected: Connected) -> Server:
-    """What the broker said when we connected."""
+    """Return the description that the broker sent when we connected."""
     connection: Any = connected.amqp.transport.connection if connected.amqp.transport is not None else None
     properties: Mapping[str, Any] = getattr(connection, "server_properties", None) or {}
 
@@ -91,9 +88,9 @@ def server_of(connected: Connected) -> Server:
 
 
 async def alarm(connected: Connected, channels: Channels, target: Target) -> Finding:
-    """Whether the broker has stopped taking messages, for want of memory or disk space.
+    """Check whether the broker has stopped accepting messages because memory or disk space is low.
 
-    It says so, and reads nothing more of a connection, once that has published.
+    It says so once the connection has published, and then reads nothing more from it.
     """
     publisher = await channels.open()
     flawed = commands.Basic.Properties(expiration="never")
@@ -113,7 +110,7 @@ async def _why_silent(connected: Connected) -> BrokerLost:
     try:
         async with asyncio.timeout(0.1):
             if transport is not None:
-                await transport.connection.ready()  # waits while the broker has said that it takes nothing
+                await transport.connection.ready()  # blocks while the broker has announced an alarm
     except TimeoutError:
         return BrokerLost(
             "the broker takes no messages: it is short of memory or disk space",
@@ -124,15 +121,15 @@ async def _why_silent(connected: Connected) -> BrokerLost:
 
 
 async def message_limit(channels: Channels, target: Target, *, most: float, limits: Limits = DEFAULT_LIMITS) -> Finding:
-    """Whether the broker takes messages as large as ours.
+    """Check whether the broker accepts messages as large as ours.
 
-    It looks at a message's size first, so that one which cannot be delivered does; nothing is kept.
+    It checks a message's size first. So a message that cannot be delivered is enough, and nothing is stored.
 
     Args:
-        channels: on a connection that may be slow.
-        target: where the user may publish.
-        most: bytes to send at most.
-        limits: ours.
+        channels: channels of a connection that may be slow.
+        target: a target to which the user may publish.
+        most: largest number of bytes to send.
+        limits: our limits on messages.
     """
     chunk = limits.large_chunk + HEADERS
     size = int(max(chunk, min(limits.max_message, most)))
@@ -151,7 +148,7 @@ async def message_limit(channels: Channels, target: Target, *, most: float, limi
 
 
 async def _limit(channels: Channels, target: Target, size: int) -> int | None:
-    """The limit that a message of that size is above; None where it is taken."""
+    """Return the broker's limit if a message of that size exceeds it, else None."""
     channel = await channels.open(confirms=True)
     flawed = commands.Basic.Properties(expiration="never")
     try:
@@ -167,7 +164,7 @@ async def _limit(channels: Channels, target: Target, size: int) -> int | None:
             return int(found[1])
         return size - 1 if "size" in first_line(error) else None
     except aiormq.exceptions.ChannelClosed:
-        return None  # no permission, or no such exchange: it was looked at after the size
+        return None  # no permission, or no such exchange: these are checked after the size
     except TimeoutError:
         raise BrokerLost(
             f"a message of {size} bytes was not through in {LARGEST_PROBE:g} s", hint="see the network"

@@ -1,4 +1,4 @@
-"""Whether exchanges and queues that are there are as ours. Imports transport's own modules and the base."""
+"""Checks whether existing exchanges and queues have the properties that fedbroker declares."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _HOME_DOWN: Final = "home node"
 
 @dataclass(slots=True)
 class Layout:
-    """What is there.
+    """The state of a role's exchanges and queues.
 
     Attributes:
-        there: names of what is as ours.
-        missing: names of what is not there.
-        in_use: names of queues that belong to somebody's connection now.
-        findings: one for each that is not as it should be, or one for all.
+        there: names of exchanges and queues that exist with our properties.
+        missing: names of exchanges and queues that do not exist.
+        in_use: names of queues that another connection uses now.
+        findings: one finding for each that has other properties, or one for all.
     """
 
     there: list[str] = field(default_factory=list)
@@ -40,10 +40,10 @@ class Layout:
 
 
 async def layout(channels: Channels, role: Role) -> Layout:
-    """Look at all that a role declares and that may be there before it comes.
+    """Check all exchanges and queues that a role declares and that may exist before it connects.
 
-    What is there is declared once more, as we would, which changes nothing or is refused with the difference; what is
-    not there is left so.
+    An existing one is declared again with our properties: this changes nothing, or is refused with the difference. A
+    missing one is not created.
 
     Raises:
         BrokerLost: the connection went away.
@@ -64,7 +64,7 @@ async def layout(channels: Channels, role: Role) -> Layout:
 
 
 async def _made(channels: Channels, role: Role, found: Layout) -> None:
-    """Look for the queues of somebody who makes none."""
+    """Check that the queues of a role that declares none exist."""
     for queue in role.queues:
         try:
             there = await channels.ask(_passively(queue))
@@ -118,7 +118,7 @@ async def _look(
     except aiormq.exceptions.ChannelLockedResource:
         found.in_use.append(name)
     except aiormq.exceptions.ChannelAccessRefused:
-        pass  # said of the permissions
+        pass  # reported by the check of permissions
     else:
         found.there.append(name)
 
