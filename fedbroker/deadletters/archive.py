@@ -1,7 +1,4 @@
-"""A cohort's dead letters: read them without taking them, send one to its silo again, delete them.
-
-Imports transport's own modules, wire and the base.
-"""
+"""The archive of a cohort's dead letters: list, read, requeue and delete them."""
 
 from __future__ import annotations
 
@@ -27,14 +24,14 @@ from fedbroker.wire.names import check_name
 __all__ = ["Archive", "open_archive"]
 
 TURN: Final = 0.1
-"""Seconds between looks whether it is our turn to read."""
+"""Seconds between attempts to get the lock for reading."""
 
 
 class Archive:
-    """The dead letters of one cohort; made by :func:`open_archive`.
+    """The dead letters of one cohort; opened by :func:`open_archive`.
 
-    While a letter is looked at nobody else can see it, so one reader reads at a time and another one waits. Nothing is
-    lost when a reader is killed: the broker puts back what it held, in any order.
+    A letter that one reader holds is invisible to others. So only one reader reads at a time, and another waits.
+    Nothing is lost when a reader is killed: the broker puts back the letters that it held, in any order.
     """
 
     def __init__(self, cohort: str, line: Connection, reader: QueueBrowser, deadline: Deadline, limits: Limits) -> None:
@@ -46,42 +43,42 @@ class Archive:
         self._limits = limits
 
     async def letters(self) -> list[DeadLetter]:
-        """All of them, the oldest first; none where there is no archive.
+        """Return all letters, the oldest first; none if the archive does not exist.
 
         Raises:
-            BrokerError: the broker went away, or does not permit it.
+            BrokerError: the broker went away, or refused access.
         """
         async with self._held() as all_:
             letters = [DeadLetter.of(one.delivery, self._limits) async for one in all_]
-        # The queue keeps the order, unless a reader was killed over it.
+        # The queue keeps the order, unless a reader was killed while it held letters.
         return sorted(letters, key=lambda letter: letter.died.timestamp() if letter.died is not None else 0.0)
 
     async def find(self, prefix: str) -> tuple[DeadLetter, bytes]:
-        """A letter and its body, by its id or the first characters of that.
+        """Return a letter and its body, by its id or the first characters of its id.
 
         Raises:
-            CohortError: there is none, or several.
-            BrokerError: as above.
+            CohortError: no letter matches, or several do.
+            BrokerError: the broker went away, or refused access.
         """
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
             return letter, taken.delivery.body
 
     async def requeue(self, prefix: str, expires: float) -> tuple[DeadLetter, bool]:
-        """Send a letter to its silo's work queue again; gone from the archive once the broker has confirmed that.
+        """Put a letter back in its silo's work queue, and remove it from the archive once the broker has confirmed.
 
-        It keeps its id. It may be done twice, where the connection is lost in between.
+        It keeps its id. The work may be done twice if the connection is lost before the removal.
 
         Args:
-            prefix: its id, or the first characters of that.
+            prefix: the letter's id, or the first characters of it.
             expires: seconds after which it dies again, if the silo does not pick it up.
 
         Returns:
-            The letter, and whether its coordinator's queue is there.
+            The letter, and whether its coordinator's queue exists.
 
         Raises:
-            CohortError: there is none, or several; or the silo has no queue.
-            BrokerError: as above.
+            CohortError: no letter matches, or several do; or the silo has no queue.
+            BrokerError: the broker went away, or refused access or the message.
         """
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
@@ -91,19 +88,19 @@ class Archive:
             return letter, waits
 
     async def _waits(self, coordinator: str) -> bool:
-        """Whether a coordinator has a queue, under whichever name."""
+        """Return whether a coordinator has a callback queue, under any of its possible names."""
         for queue in names_of(topology.callback_queue(coordinator)):
             if await self._reader.count(queue) is not None:
                 return True
         return False
 
     async def count(self) -> int:
-        """How many letters there are."""
+        """Return the number of letters."""
         async with self._bounded():
             return await self._reader.count(self._queue) or 0
 
     async def purge(self) -> int:
-        """Delete all of them; how many that were."""
+        """Delete all letters, and return their number."""
         async with self._bounded():
             return 0 if await self._reader.count(self._queue) is None else await self._reader.purge(self._queue)
 
@@ -115,13 +112,13 @@ class Archive:
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[AsyncIterator[BrowsedMessage]]:
-        """Whatever is in the archive now; what is not settled within the block is put back after it."""
+        """Yield the letters that are in the archive now. Those not settled within the block are put back after it."""
         async with self._bounded():
             there = await self._reader.count(self._queue)
             try:
                 yield self._taken(there or 0)
             except asyncio.CancelledError:
-                raise  # no time left: the connection is closed next, and that puts them back, too, in any order
+                raise  # no time left: the connection is closed next, which puts them back, too, in any order
             except BaseException:
                 await self._reader.put_back(self._queue)
                 raise
@@ -134,7 +131,7 @@ class Archive:
             yield taken
 
     async def _chosen(self, prefix: str, all_: AsyncIterator[BrowsedMessage]) -> tuple[DeadLetter, BrowsedMessage]:
-        """The letter that is meant; of two with the same id, the later one."""
+        """Return the letter whose id begins with ``prefix``; of two with the same id, the later one."""
         ids: list[str] = []
         meant: dict[str, tuple[DeadLetter, BrowsedMessage]] = {}
         async for taken in all_:
@@ -145,7 +142,7 @@ class Archive:
         return meant[choose(self._cohort, prefix, ids)]
 
     async def _publish(self, letter: DeadLetter, delivery: Delivery, expires: float) -> None:
-        """Publish it as it was, without the headers that tell of its death."""
+        """Publish a letter as it was sent first, without the headers on its death."""
         message = Outgoing(
             topology.WORK,
             letter.key,
@@ -175,12 +172,12 @@ class Archive:
 async def open_archive(
     url: str, cohort: str, deadline: Deadline, *, limits: Limits = DEFAULT_LIMITS
 ) -> AsyncIterator[Archive]:
-    """The archive of a cohort, for one reader at a time; everything that is done with it ends by the deadline.
+    """Open the archive of a cohort, for one reader at a time. All operations on it end by the deadline.
 
     Raises:
-        ConfigError: a bad URL or name.
+        ConfigError: the URL or the name is malformed.
         BrokerUnreachable, BrokerRefused: the broker cannot be reached, or refuses us.
-        Locked: others are reading, up to the deadline.
+        Locked: other readers held the archive until the deadline.
     """
     address = parse(url)
     connected, line = await _our_turn(address, check_name("cohort", cohort), deadline)
@@ -191,7 +188,7 @@ async def open_archive(
 
 
 async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Connection]:
-    """A connection that holds the lock: a queue that only one connection can have."""
+    """Wait for the lock, and return the connection that holds it. The lock is an exclusive queue."""
     lock = topology.reading_lock(cohort)
     while True:
         try:

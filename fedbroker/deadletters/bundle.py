@@ -1,7 +1,4 @@
-"""A work item together with the blobs that it needs, as far as they are at hand: out of a letter, or out of files.
-
-Imports wire and the base.
-"""
+"""A work item together with the blobs that it needs, as far as they are present in a dead letter or in files."""
 
 from __future__ import annotations
 
@@ -25,8 +22,8 @@ class WorkBundle:
 
     Attributes:
         item: the work item.
-        blobs: those that are here.
-        loaded: those of them that came out of files.
+        blobs: the blobs that are present, by digest.
+        loaded: digests of the blobs that were read from files.
     """
 
     item: WorkItem
@@ -35,10 +32,10 @@ class WorkBundle:
 
     @classmethod
     def opened(cls, body: Buffer, limits: Limits = DEFAULT_LIMITS) -> WorkBundle:
-        """From the body of an AMQP message.
+        """Return the bundle in the body of an AMQP message.
 
         Raises:
-            WireError: that is no work item, or is damaged.
+            WireError: the body is no work item, or is damaged.
         """
         message, attachments = decode(unverified_body(body), limits)
         if not isinstance(message, WorkItem):
@@ -47,17 +44,17 @@ class WorkBundle:
 
     @property
     def named(self) -> tuple[Digest, ...]:
-        """The blobs that the program needs, each once."""
+        """The digests of the blobs that the operations need, each once."""
         return tuple(dict.fromkeys(op.blob for op in self.item.program if isinstance(op, Value)))
 
     @property
     def lacking(self) -> tuple[Digest, ...]:
-        """Those of them that are not here."""
+        """The digests of needed blobs that are not present."""
         return tuple(digest for digest in self.named if digest not in self.blobs)
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """The values that the program takes from an earlier stage of its session, each once."""
+        """The values that the operations take from an earlier stage of the session, each once."""
         made: set[int] = set()
         kept: dict[int, None] = {}
         for op in self.item.program:
@@ -67,10 +64,10 @@ class WorkBundle:
         return tuple(kept)
 
     def with_files(self, directory: Path) -> WorkBundle:
-        """The same with what is lacking read from files that are named by their digests, as far as they are there.
+        """Return the bundle with missing blobs read from files named by their digests, as far as these exist.
 
         Raises:
-            ConfigError: there is no such directory, a file cannot be read, or it holds something else.
+            ConfigError: the directory does not exist, a file cannot be read, or it holds another blob.
         """
         if not directory.is_dir():
             raise ConfigError(f"there is no directory {directory}", hint="correct --blobs")
@@ -79,10 +76,10 @@ class WorkBundle:
 
 
 def save_blobs(directory: Path, blobs: Iterable[Buffer]) -> None:
-    """Write blobs to files that are named by their digests; makes the directory.
+    """Write blobs to files named by their digests; create the directory if it does not exist.
 
     Raises:
-        ConfigError: it cannot be written to.
+        ConfigError: the directory cannot be written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

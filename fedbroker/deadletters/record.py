@@ -1,7 +1,4 @@
-"""What a dead letter says on its envelope: whose it was, why and when it died.
-
-Imports transport.message, wire and the base.
-"""
+"""The record of a dead letter: its silo and coordinator, and the reason and time of its death."""
 
 from __future__ import annotations
 
@@ -19,33 +16,33 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 __all__ = ["DeadLetter", "choose"]
 
 DELIVERED: Final = {"rejected": 1, "delivery_limit": 4}
-"""How often a message was delivered at least: all that is known, since the broker forgets the count with its death.
+"""Minimum number of deliveries by reason. The exact number is unknown: the broker forgets the count when a letter dies.
 
-The fourth delivery is the one that topology's limit of three redeliveries ends.
+The limit of three redeliveries, set in topology, is exceeded after the fourth delivery.
 """
 
 LOOKS: Final = "x-delivery-count"
-"""Not the letter's own header: the archive's, which counts how often somebody looked at the letter."""
+"""Header that is left out: it counts how often the letter was read in the archive, not its deliveries to the silo."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A work item that died, without its program.
+    """A dead-lettered work item, without its operations.
 
     Attributes:
-        id: the message's; of one without, the digest of its body.
-        silo: whom it was for.
-        coordinator: the key of who sent it.
-        reason: ``expired`` (nobody picked it up in time), ``delivery_limit`` (picked up again and again, never
+        id: id of the message; if it has none, the digest of its body.
+        silo: the silo that it was sent to.
+        coordinator: coordinator_id of its sender.
+        reason: ``expired`` (the silo did not pick it up in time), ``delivery_limit`` (picked up again and again, never
             acknowledged), ``rejected`` (the silo could not read it), or the broker's own word.
-        died: when; None where the broker does not say.
-        deliveries: how often the silo got it, at least.
-        size: of its body, in bytes.
-        session: its session; None for a body that cannot be read.
-        stage: its stage; None for a body that cannot be read.
-        flaw: why its body cannot be read; empty where it can.
-        key: its routing key.
-        headers: as the broker wrote them when it died.
+        died: time of its death; None if the broker does not tell it.
+        deliveries: minimum number of its deliveries to the silo.
+        size: size of its body, in bytes.
+        session: session_id of the work item; None if the body cannot be read.
+        stage: stage of the work item; None if the body cannot be read.
+        flaw: reason why the body cannot be read; empty if it can.
+        key: routing key.
+        headers: headers that the broker wrote when it died.
     """
 
     id: str
@@ -63,7 +60,7 @@ class DeadLetter:
 
     @classmethod
     def of(cls, delivery: Delivery, limits: Limits = DEFAULT_LIMITS) -> DeadLetter:
-        """From a message of the archive; whatever is in it, it can be listed."""
+        """Return the record of a message in the archive. A message with an unreadable body has a record, too."""
         words = [*delivery.key.split("."), "", "", ""]
         item, flaw = None, ""
         try:
@@ -88,10 +85,10 @@ class DeadLetter:
 
 
 def choose(cohort: str, prefix: str, ids: Sequence[str]) -> str:
-    """The one id that is meant by its first characters.
+    """Return the only id that begins with ``prefix``.
 
     Raises:
-        CohortError: none is, or several.
+        CohortError: no id does, or several do.
     """
     meant = list(dict.fromkeys(one for one in ids if one.startswith(prefix)))
     if prefix in meant or len(meant) == 1:
