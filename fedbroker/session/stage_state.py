@@ -157,7 +157,7 @@ class StageState:
 
     @property
     def _time_is_up(self) -> bool:
-        """True if time alone ended the silos that did not answer, by our clock or the broker's slightly different one."""
+        """True if time alone ended the silos that did not answer, by our clock or the broker's, which differ a bit."""
         short = [outcome for outcome in self.outcomes.values() if not isinstance(outcome, Done)]
         return all(isinstance(outcome, Lost) and outcome.reason in ("expired", "time") for outcome in short)
 
