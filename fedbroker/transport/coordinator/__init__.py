@@ -1,1 +1,1 @@
-"""The coordinator's side of a cohort."""
+"""The coordinator's side of the transport."""

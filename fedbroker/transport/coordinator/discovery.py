@@ -1,7 +1,4 @@
-"""How a coordinator knows its silos: it hears their announcements, and finds in the lobby who waited before it came.
-
-Imports transport's own modules, wire and the base.
-"""
+"""Discovery of silos: a coordinator receives their announcements, and finds earlier ones in the cohort's lobby."""
 
 from __future__ import annotations
 
@@ -27,20 +24,20 @@ _log = get_logger(__name__)
 
 PREFETCH: Final = 64
 PATIENCE: Final = 1.0
-"""Seconds that a silo has to say that it is still there, when its announcement was found in the lobby."""
+"""Seconds for a silo whose announcement was found in the lobby to announce itself again."""
 
 
 class SiloDiscovery:
-    """One coordinator's ear in a cohort's lobby.
+    """Listens to the announcements in a cohort's lobby for one coordinator.
 
     Args:
-        cohort: its name.
-        key: the coordinator's.
+        cohort: the cohort's name.
+        key: the coordinator's id.
         limits: bounds on messages.
-        envelopes: the coordinator's.
+        envelopes: verifies announcements.
         on_announce: called for each announcement.
-        on_leave: called for each goodbye.
-        on_forged: called with a silo's name, nothing, and a reason, for what it has not written.
+        on_leave: called for each departure.
+        on_forged: called with a silo's name, an empty session id and a reason, for each forged announcement.
     """
 
     def __init__(
@@ -66,9 +63,9 @@ class SiloDiscovery:
         self._heard = asyncio.Event()
 
     async def listen(self, line: Connection) -> None:
-        """Listen on a line, then empty the lobby: in this order, so that nobody is missed.
+        """Listen on a connection, then empty the lobby: in this order, so that no silo is missed.
 
-        The broker sends each announcement that was there back to its silo, which makes that announce itself anew.
+        The broker returns each announcement from the lobby to its silo, which then announces itself again.
         """
         roster = roster_queue(self._key, self._cohort)
         await line.declare((), (roster,))
@@ -83,7 +80,7 @@ class SiloDiscovery:
                     self._found.get(leave.silo, set()).discard(leave.incarnation)
 
     async def confirmed(self, deadline: Deadline) -> None:
-        """Wait, for a second at most, for those found in the lobby: one that was killed since does not answer."""
+        """Wait for new announcements of the silos found in the lobby, for at most a second: some may be gone."""
         try:
             async with asyncio.timeout(min(PATIENCE, deadline.left())):
                 while self._unconfirmed():
@@ -101,7 +98,7 @@ class SiloDiscovery:
             _log.warning("silo has too many announcements", silo=announce.silo)
 
     def _unconfirmed(self) -> list[str]:
-        """The silos of which an incarnation was found that has not answered."""
+        """Return the silos with an incarnation that was found in the lobby and has not announced itself again."""
         answered = self._answered or set()
         return sorted(
             silo
@@ -125,7 +122,7 @@ class SiloDiscovery:
             self._heard.set()
 
     def _read(self, body: bytes, key: str | None = None) -> Announce | Leave | None:
-        """The announcement or goodbye, if it is one of this cohort's, and its sender's own."""
+        """Return a verified announcement or departure of this cohort; None (after a report or log line) for others."""
         try:
             said, signer = self._envelopes.announcement(body)
             message = decode(said, self._limits).message

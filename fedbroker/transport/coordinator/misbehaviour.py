@@ -1,7 +1,7 @@
-"""Silos that flood their coordinator, or send what makes no sense: counted by name, and not listened to any more.
+"""Strikes of silos that flood their coordinator or send invalid messages; beyond a limit, their messages are ignored.
 
-A silo cannot speak under another's name: the broker checks the end of its routing keys. Plain state with the time
-passed in; imports nothing of fedbroker.
+A silo cannot cause strikes of another one, because the broker checks the silo's name in routing keys. Plain state with
+the time passed in.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class _Count:
 
 @dataclass(slots=True)
 class MisbehaviourCounter:
-    """Strikes of each silo within the last while.
+    """Strikes of each silo, counted over ``seconds``.
 
     Attributes:
-        most: how many a silo may have; a few are nobody's fault (an answer that came late, a connection that broke).
-        seconds: after which its count starts anew.
+        most: strikes that a silo may have; a few are no fault of the silo (a late reply, a lost connection).
+        seconds: time after which a silo's count starts again from zero.
     """
 
     most: int
@@ -31,14 +31,14 @@ class MisbehaviourCounter:
     _counts: dict[str, _Count] = field(default_factory=dict)
 
     def add(self, silo: str, now: float) -> bool:
-        """Count one; whether it is the one too many."""
+        """Count one strike; return True if it is the first one beyond the limit."""
         self._forget(now)
         count = self._counts.setdefault(silo, _Count(now))
         count.strikes += 1
         return count.strikes == self.most + 1
 
     def out(self, silo: str, now: float) -> bool:
-        """Whether a silo has had too many, and is not listened to."""
+        """Return whether a silo is beyond the limit, so that its messages are ignored."""
         count = self._counts.get(silo)
         return count is not None and count.strikes > self.most and now - count.since <= self.seconds
 

@@ -1,6 +1,6 @@
-"""What comes back for a work item, and who waits for it: each answer is handed over once, the rest is late.
+"""Pending requests: replies and dead letters are routed to the request that waits for them, and all others are late.
 
-Plain state around futures; imports wire and the base.
+Plain state around futures.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """The broker gave a work item back.
+    """A work item that the broker dead-lettered or could not route.
 
     Attributes:
-        silo: whom it was for.
-        session: its session.
-        stage: its stage.
-        reason: ``expired`` (nobody picked it up in time), ``delivery_limit`` (picked up again and again, never
-            acknowledged), ``rejected`` (the silo could not read it), ``unroutable`` (that silo has no queue).
+        silo: the silo that it was for.
+        session: the session's id.
+        stage: the stage's number.
+        reason: ``expired`` (not picked up in time), ``delivery_limit`` (delivered repeatedly, never acknowledged),
+            ``rejected`` (the silo could not read it), ``unroutable`` (the silo has no queue).
     """
 
     silo: str
@@ -43,10 +43,10 @@ Answer: TypeAlias = Done | Failed | Need | Dead
 
 
 class ReplySlot:
-    """The answers to one work item, one after another; at most one waits to be taken.
+    """The replies to one work item, one after another; holds at most one reply that is not taken yet.
 
     Attributes:
-        message_id: of the message that the item went out with.
+        message_id: id of the message that carried the work item.
         item: the work item.
     """
 
@@ -57,41 +57,41 @@ class ReplySlot:
 
     @property
     def next(self) -> asyncio.Future[Answer]:
-        """Done once there is one to be taken; not to be cancelled."""
+        """Done when a reply can be taken; must not be cancelled."""
         return self._next
 
     def take(self) -> Answer:
-        """The one that has come; :attr:`next` is of the one after it from now on.
+        """Return the reply that has arrived; :attr:`next` then stands for the reply after it.
 
         Raises:
-            BrokerError: nothing comes any more.
+            BrokerError: the slot is closed, and no reply will come.
         """
         answer = self._next.result()
         self._next = asyncio.get_running_loop().create_future()
         return answer
 
     def put(self, answer: Answer) -> bool:
-        """Hand one over; False if there is one already that nobody has taken."""
+        """Hand over a reply; return False if the previous one was not taken yet."""
         if self._next.done():
             return False
         self._next.set_result(answer)
         return True
 
     def close(self, error: Exception) -> None:
-        """Nothing comes any more."""
+        """Let the pending ``take`` fail with an error: no further reply will come."""
         if not self._next.done():
             self._next.set_exception(error)
-            self._next.exception()  # whoever waits is told; where nobody does, nobody has to be
+            self._next.exception()  # marks it as retrieved: asyncio must not log it if no request waits
 
 
 class ReplyRouter:
-    """The answers that are waited for.
+    """Routes replies and dead letters to the pending request for the same work item.
 
     Args:
-        on_late: called for each that nobody waits for.
+        on_late: called for each reply that no request waits for.
 
     Attributes:
-        late: how many those were.
+        late: number of these replies.
     """
 
     late: int
@@ -102,12 +102,12 @@ class ReplyRouter:
         self.late = 0
 
     def __len__(self) -> int:
-        """How many are waited for now."""
+        """Return the number of pending requests."""
         return len(self._waiting)
 
     @contextmanager
     def replies_to(self, item: WorkItem, message_id: str) -> Iterator[ReplySlot]:
-        """The answers to a work item, for which somebody waits within the block."""
+        """Register a pending request within the block, and yield the slot for its replies."""
         key = correlation(item)
         answers = ReplySlot(message_id, item)
         self._waiting[key] = answers
@@ -118,9 +118,10 @@ class ReplyRouter:
                 del self._waiting[key]
 
     def settle(self, answer: Answer, message_id: str | None = None) -> bool:
-        """Hand an answer to who waits for it; False if nobody does.
+        """Hand a reply to the request that waits for it; return False if it is late.
 
-        A dead letter is for them only if it is of the very message, ``message_id``, that is waited for.
+        A dead letter counts only if its ``message_id`` is the one of the pending request: an earlier message for the
+        same work item may still die.
         """
         waiting = self._waiting.get(correlation(answer))
         if waiting is not None and message_id in (None, waiting.message_id) and waiting.put(answer):
@@ -130,33 +131,33 @@ class ReplyRouter:
         return False
 
     def waits_for(self, answer: Answer) -> bool:
-        """Whether somebody waits for answers like that one."""
+        """Return whether a request is pending for the work item of this reply."""
         return correlation(answer) in self._waiting
 
     def refuse(self, silo: str, cause: str, hint: str) -> None:
-        """Answer whatever is waited for from one silo, in its place."""
+        """Answer all pending requests to one silo with a refusal, in place of the silo."""
         for waiting in list(self._waiting.values()):
             item = waiting.item
             if item.silo == silo:
                 waiting.put(Failed(item.session, item.stage, silo, "", "refused", cause, hint))
 
     def close(self, error: Exception) -> None:
-        """Nothing comes any more."""
+        """Let all pending requests fail with an error."""
         for waiting in self._waiting.values():
             waiting.close(error)
         self._waiting.clear()
 
 
 def correlation(of: WorkItem | Answer) -> str:
-    """What a work item and its answers have in common."""
+    """Return the correlation id that a work item shares with its replies."""
     return f"{of.session}.{of.stage}.{of.silo}"
 
 
 def dead(correlation_id: str, death: str) -> Dead:
-    """A work item that came back, by its :func:`correlation`; ``death`` is the broker's word for why.
+    """Return the dead work item for a :func:`correlation` id and the broker's reason, ``death``.
 
     Raises:
-        WireError: that belongs to no work item.
+        WireError: the id belongs to no work item.
     """
     session, stage, silo, *more = [*correlation_id.split("."), "", ""]
     if not silo or any(more) or not stage.isdecimal():
@@ -166,15 +167,15 @@ def dead(correlation_id: str, death: str) -> Dead:
 
 
 class PendingRequest:
-    """Hears what comes back for a work item.
+    """Receives the replies to one work item.
 
-    Made by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.asking`.
+    Created by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.asking`.
 
     Args:
-        answers: where its answers arrive.
-        publishing: of the item; cancelled once an answer says that it has arrived.
-        deadline: for all answers.
-        opening: called with each answer that has results, so that those that come sealed are opened.
+        answers: the slot that receives the replies.
+        publishing: the task that publishes the item; cancelled when a reply shows that the item has arrived.
+        deadline: for all replies.
+        opening: called with each ``done`` reply, to decrypt its sealed outputs.
     """
 
     def __init__(
@@ -190,10 +191,10 @@ class PendingRequest:
         self._opening = opening
 
     async def answer(self) -> Answer:
-        """The next answer; may be cancelled, and called again.
+        """Return the next reply; may be cancelled, and called again.
 
         Raises:
-            DeadlineExceeded: none came in time; ``silos`` names the silo.
+            DeadlineExceeded: no reply came in time; ``silos`` names the silo.
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: the item exceeds the limits.
         """
@@ -214,12 +215,12 @@ class PendingRequest:
             ) from None
 
     async def _next(self) -> Answer:
-        """An answer that is there before the broker has confirmed the item means that it arrived."""
+        """Return the next reply; a reply before the broker's confirmation proves that the item arrived."""
         come: asyncio.Future[Any] = self._answers.next
         if not self._publishing.done():
             await asyncio.wait((self._publishing, come), return_when=asyncio.FIRST_COMPLETED)
         if not come.done() and not self._publishing.cancelled():
-            self._publishing.result()  # it may have failed
+            self._publishing.result()  # raises if publishing failed
         await asyncio.wait((come,))
         self._publishing.cancel()
         answer = self._answers.take()

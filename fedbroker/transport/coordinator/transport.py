@@ -1,7 +1,4 @@
-"""The coordinator's end of a cohort: work items out, replies and dead letters in, blobs both ways.
-
-Imports transport's own modules, wire and the base.
-"""
+"""The coordinator's transport: sends work items, receives replies and dead letters, and transfers blobs both ways."""
 
 from __future__ import annotations
 
@@ -66,33 +63,35 @@ _log = get_logger(__name__)
 
 REPLY_PREFETCH: Final = 64
 GRACE: Final = 0.25
-"""Seconds that an answer or a dead letter may be late: a work item dies at the broker just before its deadline."""
+"""Seconds after the deadline in which a reply or dead letter still counts: an item expires just before its deadline."""
 EARLIER: Final = 0.1
-"""The share of its time, up to ``GRACE`` seconds, by which a work item dies before its deadline."""
+"""Share of its time, up to ``GRACE`` seconds, by which a work item expires at the broker before its deadline."""
 MAIL_TIMEOUT: Final = 5.0
+"""Seconds to publish a notice, which is sent at best effort."""
 RESULTS_LINGER: Final = 15.0
+"""Seconds for which an output is kept after its last use."""
 
 
 class CoordinatorTransport:
-    """One coordinator's connection to one cohort; survives the loss of the broker.
+    """One coordinator's connection to one cohort; reconnects after a loss of the broker.
 
     Args:
         url: ``amqp://`` or ``amqps://``.
-        cohort: its name.
-        key: what the coordinator's own name in routing keys ends with; random when None.
+        cohort: the cohort's name.
+        key: suffix of the coordinator id; random when None.
         limits: bounds on messages and blobs.
-        compression: which blobs are sent compressed; those that come may be, whatever it says.
-        keys: this coordinator's, and its silos'; None: nothing is signed.
+        compression: which blobs are sent compressed; compressed blobs are always accepted.
+        keys: this coordinator's key and its silos' keys; None: messages are not signed.
         on_announce: called for each announcement of a silo (on the event loop, must not block).
-        on_leave: called when a silo says that it goes.
-        on_late: called for each reply and dead letter that nobody waited for.
-        on_forged: called with a silo's name, a session's id and a reason, each empty where it is not known, for each
-            message that the silo in whose name it came has not written, or not so; a silo says, too, what it found.
+        on_leave: called for each departure of a silo.
+        on_late: called for each reply and dead letter that no request waited for.
+        on_forged: called with a silo's name, a session id and a reason (each empty if unknown) for each message in the
+            silo's name that is not authentic, and for each forged message that a silo reports.
 
     Attributes:
-        key: the coordinator's own name in routing keys.
-        results: the silos' outputs, each kept for a while after it was last asked for.
-        dead: work items of ours that the broker gave back, or had no queue for, by reason.
+        key: the coordinator id, the coordinator's name in routing keys.
+        results: the silos' outputs, each kept for a while after its last use.
+        dead: number of our work items that the broker dead-lettered or could not route, by reason.
 
     Raises:
         ConfigError: a bad URL, name or compression.
@@ -122,13 +121,13 @@ class CoordinatorTransport:
         signer = "" if keys is None else keys.own.public.fingerprint
         self.key = check_name("coordinator", topology.coordinator_key(cohort, name, signer))
         self._limits = limits
-        many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # of every silo at once
+        many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # all silos send at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
         self._router = ReplyRouter(on_late)
         self.dead = Counter()
         self._misbehaviour = MisbehaviourCounter(limits.max_strikes)
         self._envelopes = CoordinatorEnvelopes(cohort, keys)
-        self._forged = on_forged  # not the fault of the silo in whose name it came, so no strike
+        self._forged = on_forged  # counts no strike: the silo in whose name a forged message came did not send it
         self._discovery = SiloDiscovery(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
         self._control = ReconnectingConnection(
             address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control
@@ -142,21 +141,23 @@ class CoordinatorTransport:
 
     @property
     def late(self) -> int:
-        """How many replies and dead letters nobody waited for."""
+        """Number of replies and dead letters that no request waited for."""
         return self._router.late
 
     async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
-        """Connect, declare, and learn who waits in the lobby.
+        """Connect, declare, and find the silos that wait in the lobby.
 
-        Whoever was found there and still answers has been announced when it returns.
+        The silos found there that are still running have been announced when this method returns.
 
         Args:
-            deadline: for all of it.
+            deadline: for the whole call.
             patience: seconds to wait for a broker that does not listen yet.
 
         Raises:
-            BrokerUnreachable, BrokerRefused, TopologyMismatch: the broker, or what is on it, does not do.
-            BrokerLost: it went away meanwhile.
+            BrokerUnreachable: no host answers with AMQP, or not in time.
+            BrokerRefused: wrong user, password, vhost or permission.
+            TopologyMismatch: a queue or exchange exists with other properties.
+            BrokerLost: the connection was lost during the call.
         """
         try:
             await self._control.open(deadline, patience)
@@ -167,27 +168,30 @@ class CoordinatorTransport:
             raise
 
     async def close(self) -> None:
-        """Leave nothing on the broker; bounded in time; never raises for a broker that is gone."""
+        """Close the connections and delete this coordinator's queues.
+
+        Takes a bounded time and does not raise if the broker is gone.
+        """
         self._router.close(BrokerLost("the connection was closed", hint="open another one"))
         await asyncio.gather(self._control.close(self._leave_control), self._bulk.close(self._leave_bulk))
         self.results.close()
 
     @property
     def traffic(self) -> dict[str, TrafficCounters]:
-        """What has gone over the connections, by lane: ``control`` and ``bulk``."""
+        """Traffic of the connections, by lane: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     async def send_blob(
         self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session: str = ""
     ) -> None:
-        """Send a blob to one silo, or, with None, once to the whole cohort; returns when the broker has all of it.
+        """Send a blob to one silo, or once to the whole cohort (None); return when the broker has confirmed all of it.
 
-        Where blobs are sealed, it is for the silos of that session.
+        If blobs are sealed, only the silos of ``session`` can decrypt it.
 
         Raises:
-            BrokerLost: the broker did not take it by the deadline.
+            BrokerLost: the broker did not confirm the blob by the deadline.
             BrokerRefused: no permission, or the broker's limits are below ours.
-            WireError: it is larger than the limits allow.
+            WireError: the blob is larger than the limits allow.
         """
         name, data = await self._envelopes.blob(session, digest, data, silo)
         await self._transfer.send(topology.blobs_key(self._cohort, silo), name, data, deadline)
@@ -195,7 +199,7 @@ class CoordinatorTransport:
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> Answer:
-        """Publish a work item and await the first answer; see :meth:`asking` and :meth:`PendingRequest.answer`."""
+        """Publish a work item and await the first reply; see :meth:`asking` and :meth:`PendingRequest.answer`."""
         async with self.asking(item, inline, deadline, unread=unread) as asked:
             return await asked.answer()
 
@@ -203,11 +207,12 @@ class CoordinatorTransport:
     async def asking(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> AsyncIterator[PendingRequest]:
-        """Publish a work item. Within the block the silo's answers are heard, and the broker's, that nobody took it.
+        """Publish a work item, and receive the silo's replies and the broker's dead letters within the block.
 
-        ``inline`` rides with the item. Small outputs ride with ``Done`` and are in ``results`` when it comes; larger
-        ones may still be on their way: ``await results.get(...)``. The broker gives the item back if the silo has not
-        picked it up by ``unread``, or else just before ``deadline``; answers are waited for 0.25 s longer.
+        The blobs in ``inline`` are attached to the item. Small outputs are attached to ``Done`` and are in ``results``
+        when it arrives. Larger ones may still be in flight: ``await results.get(...)``. The item expires at the broker
+        if the silo has not picked it up by ``unread``, or else just before ``deadline``. Replies are awaited 0.25 s
+        longer.
 
         Raises:
             WireError: the item exceeds the limits.
@@ -239,18 +244,15 @@ class CoordinatorTransport:
                 await asyncio.gather(publishing, return_exceptions=True)
 
     async def end_session(self, silo: str, session: str, incarnation: str = "") -> None:
-        """Tell a silo, or that incarnation of it, to forget a session.
-
-        Best effort, bounded in time, never raises for the broker.
-        """
+        """Tell a silo, or one incarnation of it, to forget a session; best effort, like :meth:`tell`."""
         await self.tell(silo, EndSession(session, incarnation))
 
     async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:
-        """Tell a silo to send the results that it has announced; like :meth:`end_session`, best effort."""
+        """Tell a silo to send the outputs that it has announced; best effort, like :meth:`tell`."""
         await self.tell(silo, Fetch(session, stage, incarnation))
 
     async def tell(self, silo: str, word: EndSession | Fetch | Accepted | Rejected) -> None:
-        """Put a word into a silo's mailbox; best effort, bounded in time, never raises for the broker."""
+        """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged."""
         body = self._envelopes.mail(silo, encode(word))
         message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), body, persistent=False)
         try:
@@ -296,7 +298,7 @@ class CoordinatorTransport:
         )
 
     async def _on_callback(self, delivery: Delivery) -> None:
-        """A reply, or a work item of ours on its way back; it settles whoever waits for it."""
+        """Handle a reply or a dead-lettered work item of ours, and settle the request that waits for it."""
         silo = _sender(delivery.key)
         if delivery.death is None and self._misbehaviour.out(silo, time.monotonic()):
             await delivery.ack()
@@ -327,7 +329,7 @@ class CoordinatorTransport:
         await delivery.ack()
 
     def _on_bad_chunk(self, key: str, why: str) -> None:
-        """The silo's fault, or, where it has signed what its results are, somebody's on the way."""
+        """Count a strike of the silo; if messages are signed, report a forgery, as a third party sent the chunk."""
         if self._envelopes.guarded:
             self._forged(_sender(key), "", why)
         else:
@@ -338,12 +340,12 @@ class CoordinatorTransport:
         self._router.settle(returned, message_id)
 
     async def _let_go(self, late: Done | Failed | Need) -> None:
-        """Results that nobody waits for are not to be held until their stage's time is up."""
+        """Release the outputs that a silo holds for a late reply, so that it need not keep them until the deadline."""
         if isinstance(late, Done) and late.held and not self._router.waits_for(late):
             await self.tell(late.silo, Fetch(late.session, late.stage, late.incarnation, wanted=False))
 
     def _strike(self, silo: str) -> None:
-        """Count a message that should not have come; with one too many the silo is out."""
+        """Count an invalid or unrequested message; beyond the limit, refuse the silo's pending requests."""
         if not self._misbehaviour.add(silo, time.monotonic()):
             return
         cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
@@ -355,5 +357,5 @@ class CoordinatorTransport:
 
 
 def _sender(key: str) -> str:
-    """The silo that a routing key ends with."""
+    """Return the silo's name at the end of a routing key."""
     return key.rpartition(".")[2]
