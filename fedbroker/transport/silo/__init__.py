@@ -1,1 +1,1 @@
-"""A silo's side of a cohort."""
+"""The silo's side of the transport."""

@@ -1,8 +1,7 @@
-"""How a silo stays known: it announces itself, and the broker's own timers tell it when to do so again.
+"""Announcements of a silo: repeated when the broker returns the previous one.
 
-A copy of each announcement lies in the cohort's lobby. The broker sends it back to the silo's mailbox when its time is
-up or a new coordinator has read it: that is the cue for the next one. Imports transport's own modules, wire and the
-base.
+A copy of each announcement is kept in the cohort's lobby. The broker returns it to the silo's mailbox when it expires
+or when a new coordinator has read it. The returned copy is the cue for the next announcement.
 """
 
 from __future__ import annotations
@@ -30,31 +29,33 @@ __all__ = ["Announcer"]
 _log = get_logger(__name__)
 
 LEAVE_TIMEOUT: Final = 1.0
+"""Seconds to publish the message that the silo leaves."""
 
 BACK_OFF: Final = 1.5
 LONGEST_BACK_OFF: Final = 4.0
-"""While no coordinator has taken us in, each announcement waits longer for one, up to so many heartbeats."""
+"""Until a coordinator admits the silo, each interval is 1.5 times the previous one, up to 4 heartbeats."""
 
 REMEMBERED: Final = 1024
+"""Coordinators per signer that are remembered as having admitted the silo; beyond that, all are forgotten."""
 
 SHORTEST_RETRY: Final = 0.1
 LONGEST_RETRY: Final = 2700.0
-"""Seconds: bounds on how long a coordinator may send a silo away; 45 minutes is the longest that ours asks for."""
+"""Bounds, in seconds, on the pause after a rejection; 45 minutes is the longest that our coordinator asks for."""
 
 CHANGE: Final = "change what the reason names, as by installing the coordinator's version, and start the silo again"
 
 
 class Announcer:
-    """A silo's word that it is there, kept fresh until it leaves.
+    """Announces a silo to its cohort, repeatedly, until it leaves.
 
     Args:
-        control: where to announce.
-        bulk: a silo that cannot receive blobs just now does not announce itself.
+        control: the connection to announce on.
+        bulk: the connection for blobs; without it, the silo does not announce itself.
         heartbeat: seconds between announcements.
-        announcement: what to say; asked anew each time.
-        envelope: puts what is said into an envelope.
-        signers: the fingerprints of the coordinators that may write to this silo. Each speaks for itself: the silo
-            stays away only while every one of them has sent it away. One empty one where nothing is signed.
+        announcement: returns the present announcement; called for each one.
+        envelope: signs an announcement.
+        signers: the fingerprints of the coordinators that may write to this silo, each of which decides for itself: the
+            silo pauses only while all of them have rejected it. One empty string if messages are not signed.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Announcer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Announce now, and again on each cue."""
+        """Start to announce: now, and again on each cue."""
         self._task = asyncio.create_task(self._keep_announcing(), name="announce")
 
     def cue(self) -> None:
@@ -88,11 +89,12 @@ class Announcer:
         self._cue.set()
 
     def returned(self, message_id: str, death: str) -> None:
-        """The broker sent a copy back: a cue, if it is of the latest announcement (else each would breed two).
+        """Take a copy that the broker returned as a cue, if it is of the latest announcement.
 
-        One that died of old age, while no coordinator has taken us in, was read by nobody: the next may wait longer.
-        One that was taken from the lobby was read by a coordinator that has just come. One that had to make room in a
-        lobby that is full would only have to again.
+        Copies of earlier announcements are ignored: otherwise each copy would lead to two new ones. If the copy expired
+        before a coordinator admitted the silo, the next announcement may wait longer. If it was taken from the lobby, a
+        new coordinator has read it, and the interval is reset. If it was removed from a full lobby, a new copy would
+        only be removed again, so it is no cue.
         """
         if message_id != self._latest or death == "maxlen":
             return
@@ -103,7 +105,7 @@ class Announcer:
         self._cue.set()
 
     def answered(self, word: Accepted | Rejected, by: str = "") -> None:
-        """Take a coordinator's answer to our announcement; ``by`` is the fingerprint of its signer."""
+        """Handle a coordinator's answer to our announcement; ``by`` is the fingerprint of its signer."""
         if word.incarnation != self._announcement().incarnation or by not in self._accepted:
             return
         accepted, now = self._accepted[by], asyncio.get_running_loop().time()
@@ -114,21 +116,21 @@ class Announcer:
                 accepted.clear()
             accepted.add(word.coordinator)
             self._interval = self._heartbeat
-            if self._sent_away[by] > -math.inf:  # by another one of the same key: this one is to hear of us
+            if self._sent_away[by] > -math.inf:  # a coordinator with the same key had rejected us: end the pause
                 self._sent_away[by] = -math.inf
                 self._cue.set()
             return
         accepted.discard(word.coordinator)
         if accepted:
-            _log_rejection(word)  # we stay for those who took us in
-        elif self._sent_away[by] <= now:  # else it answers an announcement that is for the others
+            _log_rejection(word)  # no pause: other coordinators have admitted us
+        elif self._sent_away[by] <= now:  # during a pause, the announcement was meant for other signers
             seconds = random.uniform(*map(_bounded, word.retry))
             self._sent_away[by] = now + seconds
             _log_rejection(word, asking_again_in=round(seconds, 1))
             self._cue.set()
 
     async def stop(self) -> None:
-        """Announce no more and say goodbye; bounded in time, never raises for the broker."""
+        """Stop announcing and announce that the silo leaves. Takes a bounded time; errors of the broker are logged."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -152,7 +154,7 @@ class Announcer:
                     await self._announce(Deadline.after(2 * self._interval + 1.0))
                 except (BrokerError, WireError) as error:
                     _log.debug("silo not announced", reason=str(error))
-            patience = away if away > 0 else 2 * self._interval  # the copy may be lost, as with a broker's restart
+            patience = away if away > 0 else 2 * self._interval  # a restart of the broker may lose the copy
             try:
                 async with asyncio.timeout(patience):
                     await self._cue.wait()
@@ -184,5 +186,5 @@ def _log_rejection(word: Rejected, **details: float) -> None:
 
 
 def _bounded(seconds: float) -> float:
-    """Within the bounds; the order of the arguments makes of NaN the shortest."""
+    """Clamp a retry time to its bounds; the order of the arguments turns NaN into the shortest."""
     return min(LONGEST_RETRY, max(SHORTEST_RETRY, seconds))

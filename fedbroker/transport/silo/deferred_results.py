@@ -1,6 +1,6 @@
-"""Results that a silo has announced, and holds until their coordinator has room for them.
+"""Deferred outputs: a silo announces them, and sends them when the coordinator has room for them.
 
-Plain state around futures; imports wire and the base.
+Plain state around futures.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ class _Deferred(NamedTuple):
 
 
 class DeferredResults:
-    """Who waits for the coordinator's word."""
+    """Replies whose outputs wait for the coordinator's ``fetch`` notice."""
 
     def __init__(self) -> None:
         self._waiting: dict[_Deferred, asyncio.Future[bool]] = {}
 
     @contextmanager
     def until_fetched(self, reply: Done, by: str = "") -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
-        """Within the block the word for a reply is heard; what is yielded waits for it.
+        """Accept the ``fetch`` notice for a reply within the block; yield a function that waits for it.
 
-        It is heard from the signer of the work alone, whose fingerprint is ``by``.
-
-        That returns False where they are not to be sent: nobody wants them, or the same were announced once more
-        meanwhile. It raises ``BrokerLost`` where the word does not come by the deadline.
+        Only a notice of the work item's signer counts, whose fingerprint is ``by``. The function returns False if the
+        outputs must not be sent, because the coordinator does not want them or because a later reply announced the same
+        outputs. It raises ``BrokerLost`` if no notice comes by the deadline.
         """
         results = _Deferred(by, reply.session, reply.stage, reply.incarnation)
         heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -60,7 +59,7 @@ class DeferredResults:
                 del self._waiting[results]
 
     def fetch(self, word: Fetch, by: str = "") -> None:
-        """Take a coordinator's word; ``by`` is the fingerprint of its signer."""
+        """Handle a coordinator's notice; ``by`` is the fingerprint of its signer."""
         self._settle(_Deferred(by, word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
 
     def _settle(self, results: _Deferred, *, to_be_sent: bool) -> None:

@@ -1,7 +1,4 @@
-"""Forged messages that this silo refused: logged, and reported to each coordinator with its next answer.
-
-Plain state; imports wire and the base.
-"""
+"""Forged messages that this silo rejected: logged, and reported to each coordinator with its next reply."""
 
 from __future__ import annotations
 
@@ -16,29 +13,28 @@ __all__ = ["ForgeryReports"]
 _log = get_logger(__name__)
 
 READERS: Final = 64
-"""Coordinators that are told apart."""
+"""Maximum number of coordinators whose reports are tracked; the least recent are forgotten."""
 
 
 class ForgeryReports:
-    """The last alarms, and which of them each coordinator was told of.
+    """The latest alarms, and the number of them that each coordinator has received.
 
-    Every coordinator that the silo answers is told of every alarm: one coordinator cannot take away what was meant for
-    another.
+    Each coordinator receives all alarms with the silo's replies: one coordinator cannot consume those of another.
     """
 
     def __init__(self) -> None:
         self._kept: deque[str] = deque(maxlen=MOST_ALARMS)
         self._count = 0
-        self._told: OrderedDict[str, int] = OrderedDict()  # how many each reader was told of
+        self._told: OrderedDict[str, int] = OrderedDict()  # number of alarms that each reader has received
 
     def add(self, where: str, why: str) -> None:
-        """Log an alarm, and keep it to be told."""
+        """Log an alarm, and keep it for the next replies."""
         _log.error("message forged", at=where, reason=why)
         self._kept.append(f"{where}: {why}")
         self._count += 1
 
     def take(self, reader: str = "") -> tuple[str, ...]:
-        """Return the alarms that a reader was not told of yet; ``reader`` is the fingerprint of its key."""
+        """Return the alarms that a reader has not received yet; ``reader`` is the fingerprint of its key."""
         new = self._count - self._told.pop(reader, 0)
         self._told[reader] = self._count
         if len(self._told) > READERS:

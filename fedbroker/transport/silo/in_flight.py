@@ -1,9 +1,9 @@
-"""A work item in a silo's hands, for as long as it takes: one handler, however often the broker delivers it.
+"""A work item in progress at a silo: handled once, even if the broker delivers it several times.
 
 RabbitMQ closes the channel of a consumer that keeps a delivery for longer than ``consumer_timeout``, 30 minutes by
-default. From 3.12 a queue may have its own; before, whoever needs longer must give the delivery back: so the silo puts
-a copy of the message into its own queue and acknowledges the one that it has. The copy comes back and takes its place.
-Imports transport's own modules and the base.
+default. From RabbitMQ 3.12 on, a queue can set its own limit. Older versions require that the delivery is returned in
+time. So the silo publishes a copy of the message to its own queue and acknowledges the delivery that it holds. The copy
+is delivered to the silo and takes its place.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ __all__ = ["COUNT", "MOST_DELIVERIES", "InFlightDelivery", "deliveries_of"]
 _log = get_logger(__name__)
 
 COPY_SECONDS: Final = 10.0
-"""How long a copy may be on its way back when the work is done."""
+"""Seconds to wait for an outstanding copy when the work is done."""
 
 MOST_DELIVERIES: Final = 3
-"""How often a work item may come back unacknowledged; the queue's own limit counts from each copy anew."""
+"""Maximum number of redeliveries of a work item; the queue's own limit restarts its count with each copy."""
 
 COUNT: Final = "fedbroker-deliveries"
-"""The header in which a copy carries how often the item had come back before."""
+"""Header of a copy with the number of redeliveries before it."""
 
 
 def deliveries_of(delivery: Delivery) -> int:
-    """How often a message has come back unacknowledged, with all of its copies."""
+    """Return how often a message was redelivered, including its earlier copies."""
     counts = (delivery.headers.get(name) for name in ("x-delivery-count", COUNT))
     return sum(max(0, count) for count in counts if isinstance(count, int))
 
 
 class InFlightDelivery:
-    """One work item in hand.
+    """One work item in progress.
 
     Args:
-        delivery: the first one of it.
-        renew: puts a copy into the queue; returns when the broker has it.
-        seconds: after which a delivery is renewed.
+        delivery: its first delivery.
+        renew: publishes a copy to the queue; returns whether the broker has it.
+        seconds: time after which a delivery is renewed.
 
     Attributes:
-        owed: the work is done, and a copy of it is still to come.
+        awaiting_copy: True if the work is done and a copy of the message is still to be delivered.
     """
 
     awaiting_copy: bool
@@ -58,15 +58,15 @@ class InFlightDelivery:
         self.awaiting_copy = False
 
     def adopt(self, delivery: Delivery) -> None:
-        """The same message came again: our copy, or what the broker delivers again after a lost connection."""
+        """Add a delivery of the same message: our copy, or a redelivery after a lost connection."""
         self._deliveries.append(delivery)
         self._expected = False
         self._came.set()
 
     async def keep(self, working: asyncio.Future[None]) -> None:
-        """Hold it until the work is done; then have the broker forget every delivery of it.
+        """Keep the work item until the work is done, then acknowledge all deliveries of it.
 
-        Work that was cancelled was not done: the broker has it still.
+        Cancelled work is not acknowledged: the broker redelivers it.
         """
         try:
             while not working.done():
@@ -94,10 +94,10 @@ class InFlightDelivery:
         _log.debug("delivery renewed", message_id=held[-1].message_id)
 
     async def _returned(self) -> None:
-        """Wait for a copy that is on its way: else it would be taken for new work."""
+        """Wait for an outstanding copy: otherwise it would count as new work."""
         if self._expected:
             try:
                 async with asyncio.timeout(COPY_SECONDS):
                     await self._came.wait()
             except TimeoutError:
-                self.awaiting_copy = True  # behind a long queue
+                self.awaiting_copy = True  # the copy is behind other messages in a long queue

@@ -1,4 +1,4 @@
-"""One silo's mailbox: what is said to it, and the lock on its name. Imports transport's connect, line and topology."""
+"""A silo's mailbox: the queue of notices to it, and the lock on its name."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ PREFETCH: Final = 64
 
 
 class NoticeQueue:
-    """Has one consumer: the silo of that name.
+    """The mailbox of one silo; the silo of that name is its only consumer.
 
     Args:
         cohort: the silo's cohort.
-        silo: its name.
-        handler: what takes a word.
-        enrolled: the queue was made for the silo, which may make none; if not, it is exclusive to its connection.
-        answers: whether a node of the broker's can be reached.
+        silo: the silo's name.
+        handler: handles a notice.
+        enrolled: True if the queue was created at enrolment and the silo may not declare it; else the queue is
+            exclusive to the silo's connection.
+        answers: returns whether a node of the broker can be reached.
     """
 
     def __init__(
@@ -40,16 +41,16 @@ class NoticeQueue:
         self._handler = handler
         self._enrolled = enrolled
         self._answers = answers
-        self._last: Endpoint | None = None  # of the broker's nodes, the one that the last connection was with
-        self._ours = 0  # consumers then, those left of connections before included
+        self._last: Endpoint | None = None  # the broker's node of the last connection
+        self._ours = 0  # number of consumers then, including those left by earlier connections
 
     async def take(self, line: Connection) -> None:
-        """Be its consumer, on a new line.
+        """Become the mailbox's consumer, on a new connection.
 
         Raises:
-            Locked: somebody else is.
-            BrokerRefused: it is not there, or there is no permission.
-            ConnectionLost: the line ended.
+            Locked: the mailbox has another consumer.
+            BrokerRefused: the queue does not exist, or no permission.
+            ConnectionLost: the connection ended.
         """
         if self._enrolled:
             await self._take_alone(line)
@@ -58,7 +59,10 @@ class NoticeQueue:
             await line.consume(self._queue, self._handler, prefetch=PREFETCH)
 
     async def _take_alone(self, line: Connection) -> None:
-        """A replicated queue lets in whoever asks for it alone, so that its consumers are counted, before and after."""
+        """Consume alone from a replicated queue, which does not enforce it: its consumers are counted before and after.
+
+        Consumers that may remain of our own lost connections are tolerated.
+        """
         left = await self._left()
         (before,) = await line.expect(self._queue)
         if before > left:
@@ -71,7 +75,7 @@ class NoticeQueue:
             raise Locked(f"queue {self._queue.name!r}")
 
     async def _left(self) -> int:
-        """How many consumers may be left of us: the broker counts those of a node that is down until that is back."""
+        """Return how many of our own consumers may remain: the broker counts those of a down node until it is back."""
         if self._last is None or await self._answers(self._last):
             return 0
         return self._ours

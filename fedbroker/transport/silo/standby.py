@@ -1,7 +1,7 @@
-"""Waiting for a silo's name: a second process of one silo stands by until the first has gone.
+"""Standby for a silo's name: a second process of one silo waits until the first has gone.
 
-The name's lock is the silo's mailbox: a queue that belongs to one connection and goes with it, or, where enrolment made
-it, one with a consumer. Imports transport's own modules and the base.
+The lock on the name is the silo's mailbox: a queue that is exclusive to a connection or, if enrolment created it, a
+queue that has a consumer.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["until_free"]
 _log = get_logger(__name__)
 
 PAUSE: Final = 1.0
-"""Seconds between two looks; each costs the broker one passive declaration."""
+"""Seconds between two checks, each of which costs the broker one passive declaration."""
 ANSWER: Final = 10.0
 """Seconds for the broker to answer."""
 
 
 async def until_free(url: str, cohort: str, silo: str) -> None:
-    """Return once nobody holds the name; somebody else who stands by may be faster still.
+    """Return when the name is free. Another process on standby may still take it first.
 
-    Waits as long as it takes, for a broker that is away as well.
+    The wait is unbounded, also for a broker that is away.
 
     Raises:
         ConfigError: a bad URL.
@@ -56,7 +56,7 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
 
 
 async def _taken(connected: Connected, queue: str) -> bool:
-    """Whether a queue is in use; asking for one that is not there, or is another connection's, ends the channel."""
+    """Return whether a queue is in use, on a new channel: the broker closes it if the queue is missing or locked."""
     async with asyncio.timeout(ANSWER):
         channel = connected.amqp.channel(publisher_confirms=False)
         await guarded(channel.initialize())

@@ -1,7 +1,4 @@
-"""A silo's end of a cohort: announces itself, takes work items in, sends replies and outputs.
-
-Imports transport's own modules, wire and the base.
-"""
+"""The silo's transport: announces the silo, receives work items, and sends replies and outputs."""
 
 from __future__ import annotations
 
@@ -55,38 +52,38 @@ _log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
 SPREAD: Final = 3.0
-"""Seconds over which the silos of a broker that was away come back."""
+"""Seconds over which the silos spread their reconnections after the broker was away."""
 
 
 class SiloTransport:
-    """One silo's connection to its cohort; survives the loss of the broker.
+    """One silo's connection to its cohort; reconnects after a loss of the broker.
 
     Args:
         url: ``amqp://`` or ``amqps://``.
         cohort: the cohort's name.
         silo: this silo's name, unique in the cohort.
-        announcement: what to say of this silo; asked anew each time.
-        on_work: handles one work item, in a task of its own, and is told who signed it; has replied when it returns.
-            May be called again with an item that it is working on, or has answered: the broker redelivers what was not
-            acknowledged.
-        on_end: called when a coordinator gives a session up, with the fingerprint of the notice's signer (on the event
+        announcement: returns the silo's present announcement; called for each one.
+        on_work: handles one work item, in a separate task; receives the item and its signature, and has replied when it
+            returns. May be called again with an item that it is working on or has answered: the broker redelivers
+            unacknowledged messages.
+        on_end: called when a coordinator ends a session, with the fingerprint of the notice's signer (on the event
             loop, must not block).
         limits: bounds on messages and blobs.
-        compression: which blobs are sent compressed; those that come may be, whatever it says.
-        keys: this silo's, and its coordinators'; None: nothing is signed.
+        compression: which blobs are sent compressed; compressed blobs are always accepted.
+        keys: this silo's key and its coordinators' keys; None: messages are not signed.
         heartbeat: seconds between announcements, up to 60.
-        store_bytes: how much of blobs to keep.
-        store_seconds: for how long to keep a blob that nobody uses.
-        prefetch: how many work items to take in hand at a time.
-        renew_seconds: after which a work item in hand is given back to the broker and taken anew.
-        spread: seconds within which to come back, at random, when the broker was lost.
-        enrolled: the silo's queues were made for it, and it may make none: it uses what is there.
+        store_bytes: bytes of received blobs to keep.
+        store_seconds: seconds after its last use for which to keep a blob; None: no limit.
+        prefetch: maximum number of work items in progress.
+        renew_seconds: seconds after which the delivery of a work item in progress is renewed.
+        spread: seconds within which to reconnect, at random, after a loss of the broker.
+        enrolled: True if the silo's queues were created at enrolment and it may not declare any.
 
     Raises:
         ConfigError: a bad URL, name, heartbeat or compression.
 
     Attributes:
-        blobs: what was received, by digest.
+        blobs: the received blobs, by digest.
     """
 
     blobs: BlobStore
@@ -159,9 +156,11 @@ class SiloTransport:
         """Connect, take the name, declare, consume, announce.
 
         Raises:
-            NameTaken: another silo holds the name (after 2 s: the lock of one that was killed may linger).
-            BrokerUnreachable, BrokerRefused, TopologyMismatch: the broker, or what is on it, does not do.
-            BrokerLost: it went away meanwhile.
+            NameTaken: another process holds the name (after 2 s: the lock of a killed process may linger).
+            BrokerUnreachable: no host answers with AMQP, or not in time.
+            BrokerRefused: wrong user, password, vhost or permission.
+            TopologyMismatch: a queue or exchange exists with other properties.
+            BrokerLost: the connection was lost during the call.
         """
         try:
             await self._control.open(deadline)
@@ -176,20 +175,20 @@ class SiloTransport:
 
     @property
     def traffic(self) -> dict[str, TrafficCounters]:
-        """What has gone over the connections, by lane: ``control`` and ``bulk``."""
+        """Traffic of the connections, by lane: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     @property
     def taken(self) -> WorkCounters:
-        """What was found in the work queue so far."""
+        """Counters of the deliveries from the work queue so far."""
         return self._work_consumer.taken
 
     def restore(self, entries: Iterable[AcceptedMessage]) -> None:
-        """Take note of signed work that an earlier process has done: it is refused from now on."""
+        """Restore the record of signed work that an earlier process accepted, so that a replay is rejected."""
         self._envelopes.restore(entries)
 
     def alarm(self, where: str, why: str) -> None:
-        """Log that a message was refused, and report it with the next answer."""
+        """Log a rejected message, and report it with the next reply."""
         self._work_consumer.alarms.add(where, why)
 
     async def reply(
@@ -200,18 +199,16 @@ class SiloTransport:
         deadline: Deadline,
         signed: Signed = UNSIGNED,
     ) -> None:
-        """Answer a work item, to the coordinator that signed it; returns when the broker has the answer.
+        """Reply to a work item, to the coordinator that signed it; return when the broker has confirmed everything.
 
-        Waits for a broker that is away.
-
-        Small outputs ride with the reply, larger ones go beside it on the bulk lane; or, where they are more than the
-        item says, behind it, once the coordinator has room. An answer for which no queue comes up is dropped: its
-        coordinator is gone.
+        Waits while the broker is away. Small outputs are attached to the reply. Larger ones are sent at the same time
+        on the bulk lane or, if they exceed the item's ``hold``, after the reply, when the coordinator asks for them. A
+        reply whose queue stays missing is dropped: its coordinator is gone.
 
         Raises:
-            BrokerLost: the broker did not take it, or the coordinator did not ask for the results, by the deadline.
+            BrokerLost: the broker did not confirm it, or the coordinator did not ask for the outputs, by the deadline.
             BrokerRefused: no permission, or the broker's limits are below ours.
-            WireError: it exceeds the limits.
+            WireError: the reply or an output exceeds the limits.
         """
         inline, large = self._sorted(outputs)
         out = await self._envelopes.outputs(item, signed, large)
@@ -238,9 +235,9 @@ class SiloTransport:
         outputs: Mapping[Digest, Buffer],
         deadline: Deadline,
     ) -> None:
-        """Send outputs while the reply is on its way: a round trip less than one after the other."""
+        """Send outputs and the reply at the same time, which saves a round trip."""
         for data in outputs.values():
-            self._transfer.check(data)  # before anything is said
+            self._transfer.check(data)  # an output that is too large must raise before the reply is published
         sending = asyncio.create_task(self._send(item, outputs, deadline))
         try:
             if await self._answer(item, signed, reply, inline, deadline):
@@ -256,7 +253,7 @@ class SiloTransport:
     async def _answer(
         self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
     ) -> bool:
-        """Whether anybody wants it."""
+        """Publish a reply; return False if its queue is missing, because the coordinator is gone."""
         body = self._envelopes.reply(item, signed, encode(reply, inline, self._limits))
         answer = Outgoing(
             topology.REPLY,
@@ -273,25 +270,25 @@ class SiloTransport:
         return True
 
     async def leave(self) -> None:
-        """Say goodbye, so that no new session counts on us; work still comes."""
+        """Announce that the silo leaves, so that no new session uses it; it still receives work."""
         await self._announcer.stop()
 
     async def drain(self) -> None:
-        """Take no more work and say goodbye; handlers under way go on and may reply."""
+        """Stop consuming work and announce that the silo leaves; running handlers go on and may reply."""
         self._draining = True
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             try:
                 async with asyncio.timeout(2.0):
                     await consumer.cancel()
-            except (ConnectionLost, TimeoutError) as error:  # then the consumer is gone, too
+            except (ConnectionLost, TimeoutError) as error:  # the consumer ended with its connection
                 _log.debug("consumer not cancelled", reason=str(error))
         await self._announcer.stop()
 
     async def close(self) -> None:
-        """Leave: handlers still under way are cancelled (their work goes back to the queue), the name is free.
+        """Leave the cohort, cancel running handlers (their work returns to the queue) and free the name.
 
-        Bounded in time; never raises for a broker that is gone.
+        Takes a bounded time and does not raise if the broker is gone.
         """
         await self.drain()
         await self._work_consumer.close()
@@ -300,7 +297,7 @@ class SiloTransport:
         self.blobs.close()
 
     async def _set_up_control(self, line: Connection) -> None:
-        """Take the name first: it is what keeps us off another silo's queues."""
+        """Set up a new connection. The name is taken first: it is the lock on the silo's queues."""
         work = topology.work_queue(self._cohort, self._silo)
         try:
             await self._notices.take(line)
@@ -319,9 +316,9 @@ class SiloTransport:
         await line.declare((), (topology.archive(self._cohort), work))
 
     async def _consume_work(self, line: Connection, work: topology.Queue) -> Consumer:
-        """Consume; make the queue anew if the broker does not answer for it and we may.
+        """Consume the work queue; if it has no leader and we may declare queues, recreate it.
 
-        What it held is lost either way; its coordinators' deadlines take care of that.
+        Its messages are lost either way; the coordinators notice by their deadlines.
         """
         try:
             async with asyncio.timeout(failover.LEADERLESS):
@@ -332,7 +329,7 @@ class SiloTransport:
             raise await failover.anew(line, work) from None
 
     async def _ready(self, deadline: Deadline) -> None:
-        """Wait until blobs have a queue to come to; the work queue may give work before, as on taking a name over."""
+        """Wait until the queue of blobs exists: the first work may arrive before it, as when a name is taken over."""
         try:
             async with asyncio.timeout(deadline.left()):
                 await self._opened.wait()
@@ -345,14 +342,14 @@ class SiloTransport:
         try:
             if self._enrolled:
                 await line.expect(queue)
-                await line.purge(queue)  # what came while nobody consumed went to nobody
+                await line.purge(queue)  # chunks that arrived while it had no consumer are useless
             else:
                 await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
             take = receiver(self.blobs, self._limits, refused=self._on_bad_chunk)
             await line.consume(queue, take, prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
-        self.blobs.cut()  # what came before that went to nobody
+        self.blobs.cut()  # chunks sent before the queue was set up are lost
 
     def _on_bad_chunk(self, _key: str, why: str) -> None:
         if self._envelopes.guarded:
@@ -363,7 +360,7 @@ class SiloTransport:
             await line.delete(topology.blobs_queue(self._cohort, self._silo))
 
     async def _on_mail(self, delivery: Delivery) -> None:
-        """An announcement of our own on its way back, or a word from the coordinator."""
+        """Handle an announcement of ours that the broker returned, or a coordinator's notice."""
         if delivery.death is not None:
             self._announcer.returned(delivery.message_id, delivery.death)
             await delivery.ack()
@@ -385,7 +382,7 @@ class SiloTransport:
         await delivery.ack()
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
-        """What rides with the reply, and what goes ahead of it."""
+        """Split outputs into those attached to the reply and those sent on the bulk lane."""
         inline: list[Buffer] = []
         bulk: dict[Digest, Buffer] = {}
         room = self._limits.inline_total

@@ -1,7 +1,4 @@
-"""The work items in one silo's hands: each handled once, in a task of its own, however often it is delivered.
-
-Imports transport's own modules, wire and the base.
-"""
+"""The consumer of a silo's work queue: each work item is handled once, in its own task, even if it is redelivered."""
 
 from __future__ import annotations
 
@@ -37,29 +34,30 @@ __all__ = ["WorkConsumer"]
 _log = get_logger(__name__)
 
 RENEWAL: Final = 30.0
-"""Seconds for the broker to take a copy of a work item."""
+"""Seconds for the broker to confirm a copy of a work item."""
 MOST_OWED: Final = 4096
+"""Maximum number of outstanding copies that are remembered; the oldest are forgotten."""
 NOTHING: Final = 0.1
-"""Seconds: whoever waited for less has not waited."""
+"""Seconds: a shorter wait does not change the time that is left for a work item."""
 
 
 class WorkConsumer:
-    """Takes a silo's deliveries in hand until they are answered.
+    """Handles the deliveries from a silo's work queue until they are answered.
 
     Args:
-        control: where copies of work items are published.
-        silo: its name.
+        control: the connection to publish copies of work items on.
+        silo: the silo's name.
         on_work: handles one work item; has replied when it returns.
-        ready: returns when blobs that are asked for have a way here.
-        blobs: where attachments go.
+        ready: returns when the silo can receive blobs.
+        blobs: receives the attachments.
         limits: bounds on messages.
-        envelopes: the silo's.
-        most: how many work items are handled at a time.
-        renew_seconds: after which a work item in hand is given back to the broker and taken anew.
+        envelopes: verifies work items.
+        most: maximum number of work items handled at a time.
+        renew_seconds: seconds after which the delivery of a work item in progress is renewed.
 
     Attributes:
-        taken: what was found in the queue so far.
-        alarms: what came in a coordinator's name that it has not written.
+        taken: counters of the deliveries so far.
+        alarms: forged messages in a coordinator's name.
     """
 
     taken: WorkCounters
@@ -88,14 +86,14 @@ class WorkConsumer:
         self._renew_seconds = renew_seconds
         self.taken = WorkCounters()
         self.alarms = ForgeryReports()
-        # The prefetch alone does not bound them: a delivery that is renewed makes room for another one at the broker.
+        # The prefetch alone does not bound the handlers: renewing a delivery lets the broker deliver another message.
         self._room = asyncio.Semaphore(most)
         self._handlers: set[asyncio.Task[None]] = set()
         self._holdings: dict[str, InFlightDelivery] = {}  # by message id
-        self._owed: OrderedDict[str, None] = OrderedDict()  # message ids of work that is done and will come again
+        self._owed: OrderedDict[str, None] = OrderedDict()  # message ids of finished work with an outstanding copy
 
     async def take(self, delivery: Delivery) -> None:
-        """Take a delivery in hand, or have the broker dead-letter it if it is no work item for this silo."""
+        """Start to handle a delivery, or reject it if it is no work item for this silo: the broker dead-letters it."""
         if delivery.redelivered:
             self.taken.redelivered += 1
         holding = self._holdings.get(delivery.message_id)
@@ -122,20 +120,20 @@ class WorkConsumer:
         async def renew(held: Delivery) -> bool:
             return await self._renewed(held, deadline)
 
-        # Registered before the handler's task runs: one read of the socket may bring the same message twice.
+        # Registered before the handler's task runs: one read of the socket may contain the same message twice.
         holding = self._holdings[delivery.message_id] = InFlightDelivery(delivery, renew, self._renew_seconds)
-        # Not in the caller's task: that is cancelled when its line ends, a handler is not.
+        # A separate task: the caller's task is cancelled when the connection ends, a handler must go on.
         handler = asyncio.create_task(self._handle(item, signed, attachments, delivery, holding, deadline))
         self._handlers.add(handler)
         handler.add_done_callback(self._handlers.discard)
 
     async def close(self) -> None:
-        """Cancel what is under way; the broker has it still."""
+        """Cancel all handlers; the broker redelivers their work."""
         for handler in self._handlers:
             handler.cancel()
         if self._handlers:
             await asyncio.gather(*self._handlers, return_exceptions=True)
-        self._holdings.clear()  # a handler that was cancelled before its first step has not removed its own
+        self._holdings.clear()  # a handler that was cancelled before its first step has not removed its entry
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview], Signed]:
         item, attachments, signed = self._envelopes.work(delivery, self._opened)
@@ -146,7 +144,7 @@ class WorkConsumer:
         before = deliveries_of(delivery)
         if before > MOST_DELIVERIES:
             raise WireError(f"it came back {before} times without an answer")
-        if before:  # what was on its way to it went to whoever had it before us
+        if before:  # blobs in flight with an earlier delivery went to the process that held it
             item = msgspec.structs.replace(item, fresh={})
         return item, attachments, signed
 
@@ -206,7 +204,7 @@ class WorkConsumer:
             _log.exception("work handler failed", session=item.session, stage=item.stage)
 
     async def _renewed(self, held: Delivery, deadline: Deadline) -> bool:
-        """Put a copy of a work item in hand into the silo's own queue; whether the broker has it."""
+        """Publish a copy of a work item in progress to the silo's own queue; return whether the broker has it."""
         copy = Outgoing(
             topology.WORK,
             held.key,
