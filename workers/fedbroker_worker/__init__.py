@@ -1,4 +1,4 @@
-"""A silo: takes work items from its cohort's queue, computes over its own data, answers; it only ever connects out."""
+"""A silo: receives work items from its queue, computes over its own data and replies; it only ever connects out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints and verifies the audit log for the command line. Imports this distribution's modules."""
+"""The command ``fedbroker-silo audit``: print and verify the audit log."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["print_audit", "rows"]
 
 
 def print_audit(where: Settings | Path, *, after: str = "", last: int | None = None, as_json: bool = False) -> None:
-    """Print a log, and then say whether it is whole.
+    """Print a log, then report whether it is intact.
 
     Args:
         where: the silo's settings, or the file.
-        after: the hash of the last line of the file before.
-        last: how many lines to print; None for all.
+        after: the hash of the last line of the previous file.
+        last: the number of lines to print; None for all.
         as_json: print JSON.
 
     Raises:
-        ConfigError: there is no log, or it cannot be read.
-        AuditDamaged: it is not what was written.
+        ConfigError: the silo writes no log, or the file cannot be read.
+        AuditDamaged: a line was changed, removed or cut short.
     """
     found = read_audit(_raw(_path(where)), after)
     if as_json:
@@ -50,7 +50,7 @@ def _last(lines: Sequence[T], count: int | None) -> list[T]:
 
 
 def rows(found: Audit) -> list[list[str]]:
-    """Return the cells for each work item: of its last line, or of its first where there is no other."""
+    """Return the table cells of each work item: from its last line, or from its first if it has no last line."""
     unfinished = {id(line) for line in found.unfinished}
     return [_cells(line) for line in found.lines if line.get("outcome") != BEGUN or id(line) in unfinished]
 
@@ -105,7 +105,7 @@ def _outcome(line: Mapping[str, Any]) -> str:
 
 
 def _sources(line: Mapping[str, Any]) -> str:
-    """Return the sources and their columns; whatever else stands there as it is: somebody may have changed it."""
+    """Return the sources and their columns; any other content unchanged, because the log may have been edited."""
     sources = line.get("sources", ())
     try:
         return ", ".join(f"{one['name']}({', '.join(one['columns'])})" for one in sources)

@@ -1,7 +1,4 @@
-"""The silo's data sources, open: what they announce, and their columns as values for the runtime.
-
-Imports wire and this distribution's modules.
-"""
+"""The silo's open data sources: their announcements, and their columns as values for the runtime."""
 
 from __future__ import annotations
 
@@ -40,19 +37,19 @@ _log = get_logger(__name__)
 
 END_EVERY: Final = 0.05
 END_SECONDS: Final = 3.0
-"""For how long, and how often meanwhile, a source is asked to end calls that nobody waits for any more."""
+"""How often (``END_EVERY``) and for how long (``END_SECONDS``) a source is asked to end abandoned calls, in seconds."""
 
 UNKNOWN: Final = Source(columns=())
 
 
 @dataclass(slots=True)
 class OpenSource:
-    """One source, opened.
+    """An open source.
 
     Attributes:
-        name: in the settings.
-        source: what reads it.
-        announced: what coordinators are told of it.
+        name: its name in the settings.
+        source: the object that reads it.
+        announced: its description for coordinators.
     """
 
     name: str
@@ -63,7 +60,7 @@ class OpenSource:
 
     @classmethod
     async def open(cls, name: str, settings: SourceSettings, directory: Path) -> OpenSource:
-        """Make the source and see what columns it has.
+        """Open a source and read the description of its columns.
 
         Raises:
             ConfigError: its settings are wrong.
@@ -79,10 +76,10 @@ class OpenSource:
         return opened
 
     async def count(self) -> int:
-        """How many rows there are, from now on announced.
+        """Return the number of rows, and announce it from now on.
 
         Raises:
-            SourceError: it cannot be read.
+            SourceError: the source cannot be read.
         """
         rows = self.announced.rows
         if rows is None:
@@ -91,12 +88,12 @@ class OpenSource:
         return rows
 
     async def load(self, op: Data, clients: int, limits: Limits) -> bytes:
-        """The columns that a work item asks for, as a serialized value with one member for each client.
+        """Return the columns that a work item requests, as a serialized value with one member for each client.
 
         Raises:
-            SourceError: it cannot be read, or what it holds is too large.
+            SourceError: the source cannot be read, or the value is too large.
             ColumnError: a column is missing or does not convert.
-            WorkRefused: it does not stand for so many clients.
+            WorkRefused: the source has another number of clients.
         """
         types = self._types(op)
         if clients == 0:
@@ -104,7 +101,7 @@ class OpenSource:
         if clients != self.announced.clients:
             there = f"{self.announced.clients} client{'s' * (self.announced.clients != 1)}"
             raise WorkRefused(f"source {self.name!r} stands for {there}, not for {clients}")
-        async with self._reading:  # one at a time, so that giving one up interrupts no other
+        async with self._reading:  # one at a time, so that cancelling one read interrupts no other
             reading = self._start("read", partial(self._serialized, types, op.scalar))
             try:
                 value = await asyncio.shield(reading)
@@ -123,7 +120,7 @@ class OpenSource:
         return value
 
     async def close(self) -> None:
-        """Release it; calls under way are waited for, since the interpreter must not end under their feet."""
+        """Release the source, and wait for running calls: native code must not run while the interpreter ends."""
         try:
             self.source.close()
         except Exception as error:
@@ -132,7 +129,7 @@ class OpenSource:
             await self._finish(self._calls, self.source.close)
 
     def _types(self, op: Data) -> list[ColumnType]:
-        """Which columns are meant, by name or by position."""
+        """Return the requested columns, which are named or numbered (``#0``)."""
         types = []
         for name, dtype in op.columns:
             # Coordinators know a column by the printable form of its name.
@@ -160,7 +157,7 @@ class OpenSource:
         return clients_value(types, members, scalar=scalar)
 
     def _start(self, what: str, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Call the source in a thread; to be shielded, so that the call is known to be under way until it ends."""
+        """Call the source in a thread; callers shield the future, so that it stays in ``_calls`` until it ends."""
         call = asyncio.ensure_future(_guarded(self.name, what, function))
         self._calls.add(call)
         call.add_done_callback(self._ended)
@@ -169,10 +166,10 @@ class OpenSource:
     def _ended(self, call: asyncio.Future[Any]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
-            call.exception()  # looked at, in case that nobody else does
+            call.exception()  # retrieved, so that asyncio does not log it as never retrieved
 
     async def _finish(self, calls: Collection[asyncio.Future[Any]], end: Callable[[], None]) -> None:
-        """Have calls end that nobody waits for; asked again, since the first time may have come before one began."""
+        """End abandoned calls; ask repeatedly, because the first request may come before a call has begun."""
         loop = asyncio.get_running_loop()
         until = loop.time() + END_SECONDS
         while (pending := [call for call in calls if not call.done()]) and loop.time() < until:
@@ -187,7 +184,7 @@ class Catalog:
 
     Args:
         settings: the tables ``[data.NAME]``.
-        directory: what relative paths are relative to.
+        directory: the directory to which relative paths are relative.
         limits: bounds on values.
     """
 
@@ -201,11 +198,11 @@ class Catalog:
         self._counting: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Open every source, all at once; their rows are counted in the background.
+        """Open all sources concurrently; their rows are counted in the background.
 
         Raises:
             ConfigError: a source's settings are wrong.
-            SourceError: a source cannot be opened. Where several cannot, this is the first of them in the settings.
+            SourceError: a source cannot be opened. If several fail, the first of them in the settings raises.
         """
         opening = [OpenSource.open(name, one, self._directory) for name, one in self._settings.items()]
         results = await asyncio.gather(*opening, return_exceptions=True)
@@ -218,14 +215,14 @@ class Catalog:
 
     @property
     def announced(self) -> dict[str, Source]:
-        """What to say of each source now."""
+        """The current description of each source, by name."""
         return {name: one.announced for name, one in self._open.items()}
 
     async def load(self, op: Data, clients: int) -> bytes:
         """See :meth:`OpenSource.load`.
 
         Raises:
-            SourceError: there is no such source here.
+            SourceError: the silo has no source of that name.
         """
         if op.name not in self._open:
             there = ", ".join(self._open) or "none"
@@ -250,7 +247,7 @@ class Catalog:
 
 
 async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:
-    """Call a source in a thread; an error of a kind that it should not raise becomes one that names the source."""
+    """Call a source in a thread; convert unexpected exceptions to a SourceError, which names the source."""
     try:
         return await in_thread(function, f"{what} {name}")
     except (SourceError, ConfigError):

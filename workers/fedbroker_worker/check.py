@@ -1,7 +1,4 @@
-"""Tries what a silo needs without joining its cohort, and prints what was found.
-
-Imports wire's messages, transport, runtime and this distribution's modules.
-"""
+"""The command ``fedbroker-silo check``: try everything that a silo needs, without joining its cohort."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ RUNTIME_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What became of each trial: of the broker all that was found, of a source what it announces."""
+    """The result of each check: findings, or for a source its description or its error."""
 
     broker: Sequence[Finding]
     runtime: Sequence[Finding]
@@ -65,12 +62,12 @@ class _Findings:
 
 
 def check_silo(settings: Settings, *, as_json: bool) -> int:
-    """Try everything and print it; errors go to standard error, one line each.
+    """Run all checks and print their findings; errors go to standard error, one line each.
 
     Changes the process's working directory to that of the settings, as the running silo does.
 
     Returns:
-        0 if all is well, else the exit code of the first error.
+        0 without errors, else the exit code of the first error.
     """
     configure(settings.silo.log_format, "error")
     os.chdir(settings.directory)
@@ -101,7 +98,7 @@ async def _try(settings: Settings) -> _Findings:
 
 
 def _policy(settings: Settings) -> Finding:
-    """What it says, and whether the audit log and the record of signed work can be written."""
+    """Describe the policy, and check that the audit log and the record of signed work can be written."""
     policy, accepted = settings.policy, accepted_file(settings)
     try:
         if policy.audit_file:
@@ -114,7 +111,7 @@ def _policy(settings: Settings) -> Finding:
 
 
 async def _runtime(settings: Settings) -> list[Finding]:
-    """Start it once, and have it hand back what it is given; and what confines it."""
+    """Start the C++ runtime, run one identity computation, and report its confinement."""
     started = time.monotonic()
     silo = settings.silo
     runtime = Runtime(isolation=silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement)
@@ -139,7 +136,7 @@ async def _runtime(settings: Settings) -> list[Finding]:
 
 
 def _confinement(found: Confinement) -> Finding:
-    """Which defences hold behind the policy's list of ops."""
+    """Report the defences that remain if a graph gets past the policy's list of ops."""
     if not found.protects_files:
         exposed = RuntimeUnavailable(
             f"a graph that gets past the policy could read this user's files; missing: {found.missing}",
@@ -151,7 +148,7 @@ def _confinement(found: Confinement) -> Finding:
 
 
 def _identity() -> bytes:
-    """A computation that returns its argument, as a serialized value."""
+    """Return the identity computation as a serialized value."""
     function = computation_pb2.Computation()
     body = getattr(function, "lambda")
     body.parameter_name = body.result.reference.name = "x"
@@ -201,7 +198,7 @@ def _source_as_json(found: Source | FedbrokerError) -> dict[str, object]:
 
 
 def _said(findings: Sequence[Finding]) -> str | None:
-    """The first problem."""
+    """Return the line of the first problem."""
     return next((one.line for one in findings if one.level == "problem"), None)
 
 
@@ -217,7 +214,7 @@ def _print(settings: Settings, findings: _Findings) -> None:
 
 
 def _columns(sources: Mapping[str, Source | FedbrokerError]) -> Table:
-    """A line for each column of each source; the number of clients where it is not one for every source."""
+    """Return a table with a row for each column; with client counts unless every source has one client."""
     from rich.table import Table
     from rich.text import Text
 

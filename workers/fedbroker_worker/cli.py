@@ -1,6 +1,6 @@
-"""The command line ``fedbroker-silo``: run a silo, or check its settings; what it needs is imported when it is used.
+"""The command line ``fedbroker-silo``: run a silo, or check its settings.
 
-Imports the base and this distribution's modules.
+Each command imports its modules when it runs.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ app = cyclopts.App(
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code (see :mod:`fedbroker.console`).
 
-    By then everything is closed. The interpreter's own clean-up is left out: a query of duckdb may still be under way
-    in its thread, and what duckdb says of that would bury the one line that tells what went wrong.
+    All resources are closed by then. The process skips the interpreter's clean-up: a duckdb query may still run in its
+    thread, and duckdb's messages about that would bury the one line that reports the error.
     """
     try:
         console.run(lambda: app(exit_on_error=False, print_error=False, result_action="return_value"))

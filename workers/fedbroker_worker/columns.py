@@ -1,8 +1,7 @@
 """Columns as a serialized executor value, ``<c0,c1,…>@CLIENTS``, written without TensorFlow and with one copy.
 
-TFF's own Python serializes through lists of Python objects and nested messages, each level of which copies the data
-again; here only the small parts are messages, and the arrays' bytes are framed by hand. Imports runtime's protos,
-framing and values, and this distribution's casts and errors.
+TFF's own Python serializes through lists of Python objects and nested messages, and each level copies the data again.
+Here only the small parts are messages, and the arrays' bytes are framed by hand.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Parts: TypeAlias = list[Buffer]
 
 CLIENTS: Final = "clients"
 
-# Numbers of the fields of executor_pb2.Value and of what is in it that carry the bulk.
+# Field numbers of executor_pb2.Value and of the messages in it that carry the bulk of the bytes.
 _VALUE_FEDERATED: Final = 5
 _VALUE_ARRAY: Final = 6
 _FEDERATED_TYPE: Final = 1
@@ -48,12 +47,12 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """What a column is handed over as.
+    """The type in which a column is given to the runtime.
 
     Attributes:
-        name: in the source.
+        name: its name in the source.
         dtype: one of :data:`~fedbroker_worker.dtype_cast.DTYPES`.
-        shape: of one row; None stands for a length that varies.
+        shape: the shape of one row; None stands for a length that varies.
     """
 
     name: str
@@ -62,18 +61,18 @@ class ColumnType:
 
 
 def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, scalar: bool, whose: str = "") -> Parts:
-    """One client's struct of arrays, as the pieces of a serialized value.
+    """Return one client's struct of arrays, as the pieces of a serialized value.
 
     Args:
         source: the source's name, for errors.
         types: one for each element of the struct.
-        columns: by name; read together.
-        scalar: each column has one row, and is handed over without its first dimension.
-        whose: which of the source's clients this is, for errors; empty where there is one only.
+        columns: the arrays by name, from one read.
+        scalar: each column has one row, and is passed without its first dimension.
+        whose: the client, such as ``client 2 of 3``, for errors; empty if the source has only one.
 
     Raises:
         ColumnError: a column does not convert.
-        SourceError: ``scalar``, and there is not exactly one row.
+        SourceError: ``scalar`` is set, and the client does not have exactly one row.
     """
     elements: list[tuple[str | None, Parts]] = []
     for type_ in types:
@@ -89,7 +88,7 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
 
 
 def clients_value(types: Sequence[ColumnType], members: Sequence[Parts], *, scalar: bool) -> bytes:
-    """The clients-placed value of those members: a serialized ``executor_pb2.Value``."""
+    """Return the clients-placed value of these members: a serialized ``executor_pb2.Value``."""
     parts = framed(_FEDERATED_TYPE, [_federated_type(types, scalar)])
     for member in members:
         parts += framed(_FEDERATED_VALUE, member)
@@ -97,7 +96,7 @@ def clients_value(types: Sequence[ColumnType], members: Sequence[Parts], *, scal
 
 
 def _federated_type(types: Sequence[ColumnType], scalar: bool) -> bytes:
-    """A serialized ``computation_pb2.FederatedType``."""
+    """Return a serialized ``computation_pb2.FederatedType``."""
     rows = () if scalar else (-1,)
     elements = [
         computation_pb2.StructType.Element(
@@ -118,7 +117,7 @@ def _federated_type(types: Sequence[ColumnType], scalar: bool) -> bytes:
 
 
 def _array(values: Array, dtype: str) -> Parts:
-    """A serialized ``array_pb2.Array``: scalars and text as lists, as TensorFlow has them, the rest as plain bytes."""
+    """Return a serialized ``array_pb2.Array``: scalars and text as lists, as in TensorFlow, the rest as plain bytes."""
     message = array_pb2.Array(dtype=_data_type(dtype), shape=array_pb2.ArrayShape(dim=values.shape))
     if dtype == TEXT:
         message.string_list.value.extend(values.ravel().tolist())

@@ -1,8 +1,4 @@
-"""A silo's settings: one TOML file, and environment variables that override it; checked before anything is tried.
-
-Imports wire's names and limits, transport's URLs, the runtime's least memory, metrics' addresses and this
-distribution's options.
-"""
+"""A silo's settings: one TOML file and environment variables that override it; checked before they are used."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ __all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
 LONGEST_SOURCE: Final = 200
-"""Characters of a data source's name."""
+"""The most characters of a data source's name: it is printed in error lines."""
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")
@@ -53,25 +49,26 @@ class SiloSettings:
 
     Attributes:
         name: unique in the cohort.
-        cohort: the group of silos that it joins.
-        broker: the broker's URL with its password, which is in no ``repr``.
-        enrolled: the broker's operator made the queues, and the silo may make none (`fedbroker admin enroll`).
+        cohort: the name of the cohort that the silo joins.
+        broker: the broker's URL with its password; not in the ``repr``.
+        enrolled: True if the broker's operator created the queues (`fedbroker admin enroll`), so that the silo may
+            create none.
         heartbeat: seconds between two announcements.
-        isolation: of the C++ runtime: a network namespace of its own, or none where the host isolates by other means.
+        isolation: the C++ runtime's isolation: its own network namespace, or none where the host isolates it.
         runtime_confinement: whether the C++ runtime may run where its files are not protected; ``off``: no defences.
-        runtime_memory_bytes: what the C++ runtime may allocate; 0 for three quarters of the memory that there is.
-        blob_cache_bytes: how much of models and computations is kept for the next round.
-        blob_cache_seconds: for how long one that nobody uses is kept.
-        max_work: work items that are taken in hand at a time; further ones wait at the broker.
-        max_sessions: sessions that may hold values here at a time; work of a further one is refused.
+        runtime_memory_bytes: the most that the C++ runtime may allocate; 0 for three quarters of the machine's memory.
+        blob_cache_bytes: the size of the cache of models and computations for the next round.
+        blob_cache_seconds: how long an unused blob is kept.
+        max_work: the most work items at a time; further ones wait at the broker.
+        max_sessions: the most sessions that may hold values here at a time; work of further sessions is refused.
         standby: wait until the silo of this name that runs elsewhere has gone, then take its place.
-        renew_seconds: after which a work item in hand is given back to the broker and taken anew; less than its
-            ``consumer_timeout``.
-        drain_seconds: how long a silo that is told to stop goes on with the work in hand.
-        compression: which results are sent compressed: none, those of which a sample shrinks, or all.
-        metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for nowhere.
-        log_format: ``auto`` is for people on a terminal and JSON elsewhere.
-        log_level: the least that is logged.
+        renew_seconds: seconds after which an unfinished work item is returned to the broker and received again; less
+            than the broker's ``consumer_timeout``.
+        drain_seconds: how long a stopping silo may continue the work in hand.
+        compression: which results are sent compressed: none, only those of which a sample shrinks, or all.
+        metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for none.
+        log_format: ``auto`` is text for people on a terminal, JSON elsewhere.
+        log_level: the lowest level that is logged.
     """
 
     name: Annotated[str, Meta(description='this silo\'s name, unique in its cohort, such as "ewr"')]
@@ -108,7 +105,7 @@ class SourceSettings:
 
     Attributes:
         kind: the value of its key ``source``.
-        options: its other keys, for the source to check; they may hold secrets, so they are in no ``repr``.
+        options: its other keys, for the source to check; they may hold secrets, so they are not in the ``repr``.
     """
 
     kind: str
@@ -124,7 +121,7 @@ class Settings:
         silo: its table ``[silo]``.
         data: its tables ``[data.NAME]``, by name.
         limits: its table ``[limits]``.
-        keys: of its table ``[security]``; None where it has none.
+        keys: the keys of its table ``[security]``; None without that table.
         policy: its table ``[policy]``.
     """
 
@@ -137,17 +134,17 @@ class Settings:
 
     @property
     def directory(self) -> Path:
-        """What relative paths are relative to: the file's own directory."""
+        """The file's own directory, to which relative paths are relative."""
         return self.path.parent
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings.
 
-    ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``, or ``FEDBROKER_SILO_KEY_FILE``, with what is in that file;
-    ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of ``[data.NAME]``, and makes that table where the file has none.
-    ``FEDBROKER_POLICY_AUDIT_FILE`` overrides ``audit_file`` of ``[policy]``, since whoever starts the silo knows where
-    it may write; its other keys are the file's alone.
+    ``FEDBROKER_SILO_KEY`` overrides ``key`` of ``[silo]``; ``FEDBROKER_SILO_KEY_FILE`` overrides it with the content of
+    a file. ``FEDBROKER_DATA__NAME__KEY`` overrides ``key`` of ``[data.NAME]``, and adds that table if it is missing.
+    ``FEDBROKER_POLICY_AUDIT_FILE`` overrides ``audit_file`` of ``[policy]``, because the environment that starts the
+    silo determines where it may write. The other keys of ``[policy]`` come only from the file.
 
     Raises:
         SettingsError: the file cannot be read, is not TOML, or a key or value in it or in the environment is wrong.
@@ -258,7 +255,7 @@ def _words(variable: str) -> list[str]:
 
 
 def _as_word(name: str) -> str:
-    """What a source is called in the environment, where names have no dashes, dots or small letters."""
+    """Return a source's name as it appears in the environment, where names have no dashes, dots or small letters."""
     return re.sub(r"[^a-z0-9_]", "_", name.lower())
 
 

@@ -1,7 +1,4 @@
-"""The process of a silo: signals, the working directory, and a sign for whoever waits until it is ready.
-
-Imports the base and this distribution's modules.
-"""
+"""The process of a silo: signals, the working directory, and the file that shows that the silo is ready."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ __all__ = ["run_silo"]
 _log = get_logger(__name__)
 
 FLUSH_SECONDS: Final = 3.0
-"""At the end, for what was traced; a collector that is away does not hold a silo up."""
+"""Time limit for sending the last traces, so that an unreachable collector does not delay the silo's end."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,17 +45,17 @@ def run_silo(
 ) -> None:
     """Run a silo until a signal, or the end of standard input, stops it.
 
-    Changes the process's working directory to that of the settings, so that a query's relative file names mean what
-    they say, and sets up its log.
+    Changes the process's working directory to that of the settings, so that relative file names in a query resolve
+    there, and configures the log.
 
     Args:
-        settings: of the silo.
-        ready_file: made once the silo is in its cohort, removed at the end.
-        alive_file: touched every few seconds while the event loop turns, removed at the end.
-        until_eof: stop when standard input ends, too.
+        settings: the silo's settings.
+        ready_file: created once the silo is in its cohort, removed at the end.
+        alive_file: touched every few seconds while the event loop runs, removed at the end.
+        until_eof: also stop when standard input ends.
 
     Raises:
-        FedbrokerError: it could not join its cohort; see :meth:`SiloService.open`.
+        FedbrokerError: the silo could not join its cohort; see :meth:`SiloService.open`.
     """
     configure(settings.silo.log_format, settings.silo.log_level)
     structlog.contextvars.bind_contextvars(silo=settings.silo.name)
@@ -71,7 +68,7 @@ def run_silo(
     finally:
         tracing.flush(FLUSH_SECONDS)
     if still_running():
-        os._exit(0)  # a source that does not stop: the interpreter must not be taken down under its feet
+        os._exit(0)  # a source does not stop: its native code must not run while the interpreter ends
 
 
 async def _run(settings: Settings, ready_file: Path | None, alive_file: Path | None, until_eof: bool) -> None:
@@ -102,7 +99,7 @@ async def _run(settings: Settings, ready_file: Path | None, alive_file: Path | N
 
 
 def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
-    """The service, and what serves its metrics if its settings say so."""
+    """Return the service, and the server of its metrics if the settings ask for one."""
     silo = settings.silo
     if not silo.metrics:
         return SiloService(settings), None
@@ -117,7 +114,7 @@ def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
 
 @contextlib.contextmanager
 def _sign(ready_file: Path | None) -> Iterator[None]:
-    """The file is there within the block; it holds the process's id."""
+    """Create the file for the duration of the block; it holds the process's id."""
     if ready_file is not None:
         ready_file.write_text(f"{os.getpid()}\n")
     try:
@@ -128,7 +125,7 @@ def _sign(ready_file: Path | None) -> Iterator[None]:
 
 
 async def _opened(service: SiloService, stop: asyncio.Event) -> bool:
-    """Open the service; False if it was told to stop meanwhile."""
+    """Open the service; return False if it was told to stop before it was open."""
     opening = asyncio.create_task(service.open())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -144,7 +141,7 @@ async def _opened(service: SiloService, stop: asyncio.Event) -> bool:
 
 
 def _stop_signal(until_eof: bool) -> asyncio.Event:
-    """Set by the first signal; the second one ends the process on the spot (the runtime's child goes with it)."""
+    """Return an event that the first signal sets; a second one ends the process at once, and the runtime with it."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -163,8 +160,8 @@ def _stop_signal(until_eof: bool) -> asyncio.Event:
 def _wait_for_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     # The descriptor itself: a buffered reader would be locked by this thread when the interpreter ends.
     descriptor = sys.__stdin__.fileno() if sys.__stdin__ is not None else None
-    with contextlib.suppress(OSError):  # closed: as good as its end
+    with contextlib.suppress(OSError):  # a closed descriptor counts as its end
         while descriptor is not None and os.read(descriptor, 4096):
             pass
-    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+    with contextlib.suppress(RuntimeError):  # the loop may be closed by now
         loop.call_soon_threadsafe(stop.set)

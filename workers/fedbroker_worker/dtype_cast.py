@@ -1,6 +1,6 @@
-"""Converts a column to the dtype that a computation asks for, or says why it cannot be: never another number, silently.
+"""Convert a column to the dtype that a computation requests, or raise: a number never changes silently.
 
-Plain functions. Imports numpy and this distribution's errors.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ DTYPES: Final = (
     *("float16", "float32", "float64", BFLOAT16, "complex64", "complex128"),
     TEXT,
 )
-"""Every dtype that a column may be handed over in."""
+"""Every dtype in which a computation may request a column."""
 
 
 def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
-    """The values in the dtype that is asked for.
+    """Convert values to the requested dtype.
 
     Numbers are converted within their kind and towards the more general kind (bool, integer, float, complex). Integers
     and finite floats that the narrower dtype cannot hold are an error; floats are rounded to nearest.
 
     Args:
         dtype: one of :data:`DTYPES`.
-        values: of any shape.
-        source: for errors.
-        column: for errors.
+        values: an array of any shape.
+        source: the source's name, for errors.
+        column: the column's name, for errors.
 
     Returns:
-        A contiguous array in the machine's byte order. Text: an object array of ``bytes``. ``bfloat16``, which numpy
-        lacks: ``uint16``, its bits.
+        A contiguous array in the machine's byte order. Text is an object array of ``bytes``; ``bfloat16``, which numpy
+        lacks, is ``uint16`` with the same bits.
 
     Raises:
-        ColumnError: it does not convert, or a value does not fit.
-        WorkRefused: there is no such dtype.
+        ColumnError: the column does not convert, or a value does not fit.
+        WorkRefused: the dtype does not exist.
     """
     check_dtype(dtype, column)
 
@@ -69,7 +69,7 @@ def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
 
 
 def check_dtype(dtype: str, column: str) -> None:
-    """Raise WorkRefused unless a column may be handed over in that dtype."""
+    """Raise WorkRefused unless a computation may request a column in that dtype."""
     if dtype not in DTYPES:
         raise WorkRefused(f"column {column!r} is asked for as {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
 
@@ -107,7 +107,7 @@ def _floats(values: Array, target: np.dtype[Any], refused: Callable[..., ColumnE
 
 
 def _bfloat16_bits(values: Array, refused: Callable[..., ColumnError]) -> Array:
-    """The upper half of a float32, rounded to nearest, ties to even."""
+    """Return the upper half of each float32, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     nan = np.isnan(values)

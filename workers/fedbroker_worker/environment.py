@@ -1,7 +1,4 @@
-"""What the environment says of ``[silo]``: a key's value, or a file that holds it.
-
-Imports the base and this distribution's errors.
-"""
+"""Overrides of ``[silo]`` from the environment: a key's value, or a file that holds it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ __all__ = ["Override", "overrides"]
 
 _PREFIX: Final = "FEDBROKER_SILO_"
 _FILE: Final = "_file"
-# Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: no settings of ours.
+# Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: they are not settings.
 _SERVICE_LINK: Final = re.compile(r"(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)")
 
 
@@ -28,8 +25,8 @@ class Override:
     """A value from the environment.
 
     Attributes:
-        variable: that names it.
-        value: it may be a secret.
+        variable: the environment variable.
+        value: its value, which may be a secret.
     """
 
     variable: str
@@ -37,14 +34,14 @@ class Override:
 
 
 def overrides(environ: Mapping[str, str], keys: Collection[str]) -> dict[str, Override]:
-    """The keys that the environment overrides: ``FEDBROKER_SILO_KEY`` is a value, ``FEDBROKER_SILO_KEY_FILE`` a file.
+    """Return the overridden keys: ``FEDBROKER_SILO_KEY`` holds a value, ``FEDBROKER_SILO_KEY_FILE`` names a file.
 
     Args:
         environ: the environment.
-        keys: that there are; other ones are returned, too, for the caller to refuse.
+        keys: the valid keys; unknown keys are returned, too, for the caller to refuse.
 
     Raises:
-        SettingsError: a key is there twice, or its file cannot be read.
+        SettingsError: a key is set twice, or its file cannot be read.
     """
     found: dict[str, Override] = {}
     for variable, value in environ.items():

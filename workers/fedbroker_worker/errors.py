@@ -1,18 +1,16 @@
-"""What can go wrong inside a silo, hung into the tree of :mod:`fedbroker.errors` where the same people can act.
+"""Errors inside a silo, placed in the tree of :mod:`fedbroker.errors` by the person who can act on them.
 
-    FedbrokerError
-    ├── ConfigError
-    │   ├── SettingsError        you: silo.toml or an environment variable
-    │   └── UnknownSource        you: no such kind of data source is installed
-    └── SiloError
-        ├── SourceError          the silo's administrator: a source cannot be opened or read
-        │   └── ColumnError      a column is missing, holds NULLs, or does not fit the dtype that is asked for
-        ├── WorkRefused          the coordinator's programmer: a work item that makes no sense
-        │   └── PolicyRefused    the silo's administrator: [policy] forbids it; names the rule
-        ├── AuditDamaged         the silo's administrator: the audit log is not as it was written
-        └── SessionLost          nobody: values that were kept for a session are gone
-
-Imports the base and the closed list of problems.
+FedbrokerError
+├── ConfigError
+│   ├── SettingsError        you: silo.toml or an environment variable
+│   └── UnknownSource        you: no such kind of data source is installed
+└── SiloError
+    ├── SourceError          the silo's administrator: a source cannot be opened or read
+    │   └── ColumnError      a column is missing, holds NULLs, or does not fit the requested dtype
+    ├── WorkRefused          the coordinator's programmer: an inconsistent work item
+    │   └── PolicyRefused    the silo's administrator: [policy] refuses it; names the rule
+    ├── AuditDamaged         the silo's administrator: the audit log was changed or damaged
+    └── SessionLost          no action: the values of a session are gone; run the computation again
 """
 
 from __future__ import annotations
@@ -47,8 +45,8 @@ class UnknownSource(ConfigError):
     """No data source of that kind is installed.
 
     Attributes:
-        kind: what the settings ask for.
-        installed: the kinds that there are.
+        kind: the kind in the settings.
+        installed: the installed kinds.
     """
 
     code = "FB4202"
@@ -63,7 +61,7 @@ class UnknownSource(ConfigError):
 
 
 class _Local(SiloError):
-    """A silo's error at the silo itself: the line does not name the silo, and its stage is the log's to tell."""
+    """A silo's error as the silo itself shows it: its text names no silo, session or stage; the log does."""
 
     def __init__(self, what: str, *, hint: str = "") -> None:
         FedbrokerError.__init__(self, what, hint=hint)
@@ -76,14 +74,14 @@ class _Local(SiloError):
 class SourceError(_Local):
     """A data source cannot be opened or read.
 
-    ``what`` and ``hint`` may hold data, paths and others' words: they are for the silo's own terminal and log. A
-    coordinator is told ``problem``, and no more of it.
+    ``what`` and ``hint`` may hold data, paths and messages of other software: they are only for the silo's own terminal
+    and log. A coordinator learns only ``problem``.
 
     Attributes:
         source: its name in the settings.
-        problem: what may leave the silo.
-        dtype: that was asked for, where the problem names one.
-        limit: in bytes, where the problem names one.
+        problem: the public description, which may leave the silo.
+        dtype: the requested dtype, if the problem names one.
+        limit: a number of bytes, if the problem names one.
     """
 
     code = "FB4203"
@@ -106,7 +104,7 @@ class SourceError(_Local):
 
 
 class ColumnError(SourceError):
-    """A column cannot be handed over as it is.
+    """A column cannot be used as it is.
 
     Attributes:
         column: its name.
@@ -129,10 +127,10 @@ class ColumnError(SourceError):
 
 
 class WorkRefused(_Local):
-    """A work item contradicts itself, its session or the limits; nothing of it was run, or nothing more.
+    """A work item contradicts itself, its session or the limits; it was not run, or not to its end.
 
     Attributes:
-        by_data: whether it is refused may depend on the data, as with the size of a result.
+        by_data: True if the refusal may depend on the data, as with the size of a result.
     """
 
     code = "FB4205"
@@ -143,16 +141,16 @@ class WorkRefused(_Local):
 
 
 class SessionLost(_Local):
-    """A session is unknown here, or its values went with the C++ runtime that held them."""
+    """A session is unknown here, or its values were lost when the C++ runtime ended."""
 
     code = "FB4206"
 
 
 class PolicyRefused(WorkRefused):
-    """The silo's administrator does not allow what a work item asks for.
+    """The silo's policy does not allow a work item.
 
     Attributes:
-        rule: the key of ``[policy]`` that says so.
+        rule: the key of ``[policy]`` that refuses it.
     """
 
     code = "FB4207"
@@ -163,7 +161,7 @@ class PolicyRefused(WorkRefused):
 
 
 class AuditDamaged(_Local):
-    """A line of the audit log is not what the silo wrote there.
+    """A line of the audit log differs from the line that the silo wrote.
 
     Attributes:
         line: its number, from 1.

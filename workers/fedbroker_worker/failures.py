@@ -1,6 +1,6 @@
-"""The only place where a failure becomes a reply: what leaves is public by its type, the rest stays in the silo's log.
+"""The only place that turns a failure into a reply: its text is public by its type, the rest stays in the silo's log.
 
-:data:`PublicText` is made here and nowhere else: from the closed list of :class:`~fedbroker_worker.problems.Problem`,
+:data:`PublicText` is made only here: from the closed list of :class:`~fedbroker_worker.problems.Problem`,
 from words that this program itself wrote about the coordinator's own work item or the silo's policy, and constants.
 An exception of any other kind is an unexpected error, of which only the id leaves.
 """
@@ -51,26 +51,26 @@ _STATUSES: Final = frozenset(
         *("OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
     }
 )
-"""All of gRPC's."""
+"""All status codes of gRPC; any other text from the runtime stays in the silo."""
 
 _TELLS_OF_DATA: Final = frozenset({"data", "computation"})
-"""Kinds of failures whose words count among the bytes that may leave; the others' are the silo's own."""
+"""Kinds of failures whose text counts as output of the session; the text of other kinds says nothing about the data."""
 
 _KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure, divided into what may leave the silo and what may not.
+    """A failure, divided into its public and its private part.
 
     Attributes:
         kind: as in :class:`fedbroker.wire.messages.Failed`.
-        cause: what happened.
-        hint: what to do about it; may be empty.
-        rule: the key of ``[policy]`` that forbids it; empty where it is none of those.
-        detail: what only the silo's log may show; empty where ``cause`` and ``hint`` say it all.
-        unexpected: nothing was prepared for it; the log has the traceback.
-        by_data: data may decide on it: that it failed, and when, tells something of them.
+        cause: the description of the failure, public.
+        hint: how to solve it, public; may be empty.
+        rule: the key of ``[policy]`` that refuses the work; empty for other failures.
+        detail: private text that only the silo's log may show; empty if ``cause`` and ``hint`` are complete.
+        unexpected: True for an exception of an unknown kind; the log has the traceback.
+        by_data: True if the failure may depend on data: the fact and the time of it then tell something about them.
     """
 
     kind: Kind
@@ -91,16 +91,16 @@ def failed_reply(
     guard: Guard | None = None,
     by: str = "",
 ) -> Failed:
-    """Return the reply that tells of the exception being handled; log its detail under the id that the reply shows.
+    """Return the reply for the exception being handled; log its detail under the id that the reply shows.
 
     Args:
-        item: what was asked for.
+        item: the work item.
         silo: the silo's name.
-        incarnation: of its process.
-        error: why it was not done.
-        announced: what coordinators are told of the silo's sources.
-        guard: the silo's policy; None for errors that no data can have caused.
-        by: the fingerprint of the key that signed the item; empty where nothing is signed.
+        incarnation: the id of its process.
+        error: the exception.
+        announced: the silo's sources as coordinators know them.
+        guard: the silo's policy; None for errors that data cannot have caused.
+        by: the fingerprint of the key that signed the item; empty if messages are not signed.
     """
     failure = failure_of(error, item, announced or {}, in_full=guard is not None and guard.errors_in_full)
     hint: str = failure.hint
@@ -120,13 +120,14 @@ def failed_reply(
 
 
 def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source], *, in_full: bool = False) -> Failure:
-    """Divide an exception into what may leave the silo and what may not; of one that is not named here, nothing may.
+    """Divide an exception into its public and its private part; all text of an unknown exception is private.
 
     Args:
         error: the exception.
-        item: what was asked for.
-        announced: what coordinators are told of the silo's sources.
-        in_full: the policy lets the C++ runtime's words on a failed computation leave, and what they quote of the data.
+        item: the work item.
+        announced: the silo's sources as coordinators know them.
+        in_full: True if the policy lets the C++ runtime's whole message on a failed computation leave, with the data
+            that it quotes.
     """
     match error:
         case TimeoutError() | DeadlineExceeded():
@@ -163,7 +164,7 @@ def _unexpected(error: Exception) -> PublicText:
 
 
 def _of_source(error: SourceError, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
-    """Name the source and the column only where the coordinator has asked for them, or was told of them."""
+    """Name the source and the column only if the coordinator has requested them or knows them from an announcement."""
     asked = [op for op in item.program if isinstance(op, Data)]
     source = "a source"
     if error.source in announced or any(op.name == error.source for op in asked):
@@ -191,7 +192,7 @@ def _advice(error: SourceError, announced: Mapping[str, Source]) -> PublicText:
 
 
 def _of_computation(error: ComputationFailed) -> PublicText:
-    """Name the status, and the op and its place in what the coordinator sent: none of the runtime's words."""
+    """Name the status, the op and its position in the coordinator's computation, without the runtime's message."""
     status = error.status if error.status in _STATUSES else "UNKNOWN"
     if not isinstance(error, OpFailed):
         return PublicText(f"{status}: the computation failed")
@@ -204,7 +205,7 @@ def _of_computation(error: ComputationFailed) -> PublicText:
 
 
 def _end_of_runtime(error: RuntimeUnavailable) -> PublicText:
-    """Say that the runtime died, and of which signal, but none of its last words."""
+    """Say that the runtime died, and of which signal, without its last output."""
     if not error.retryable:
         return PublicText("the C++ runtime cannot be had")
     told = _KILLED.search(error.what)

@@ -1,7 +1,4 @@
-"""Small values that only go into one struct are made together with it: one request to the runtime, not one for each.
-
-Plain functions. Imports wire's messages.
-"""
+"""Fuse small values into the one struct that uses them: one request to the runtime instead of one for each value."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["FusedStruct", "Step", "join"]
 
 SMALL: Final = 64 << 10
-"""Bytes of all elements together, beyond which each is made by itself, side by side with others."""
+"""Total bytes of the elements up to which they are fused; larger ones are made one by one, concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
 class FusedStruct:
-    """Create ``ref`` as a struct of serialized values; a name is empty where the element has none."""
+    """A step that creates ``ref`` as a struct of serialized values; the name of an unnamed element is empty."""
 
     ref: int
     elements: tuple[tuple[str, Digest], ...]
@@ -37,20 +34,21 @@ Step: TypeAlias = "Op | FusedStruct"
 def join(
     program: Sequence[Op], blobs: Mapping[Digest, Buffer], *, last: bool, held: Collection[int] = ()
 ) -> list[Step]:
-    """A program that makes the same with fewer requests.
+    """Return steps with the same outputs and fewer requests to the runtime.
 
     Args:
-        program: of a work item.
+        program: a work item's program.
         blobs: the content of every digest that it names.
-        last: nothing of it is needed after it has run.
-        held: ids of what is there before it runs. Whoever uses or drops one of these means that, or replaces it.
+        last: True if none of its values is needed after it has run.
+        held: ids of the values that the session holds before it runs. These ids are never fused: an operation may mean
+            the session's value.
     """
     uses = Counter(ref for op in program for ref in _used(op))
     created = Counter(op.ref for op in program if not isinstance(op, Compute | Drop))
     dropped = {ref for op in program if isinstance(op, Drop) for ref in op.refs}
 
-    made: dict[int, Digest] = {}  # by now
-    own = set(created).difference(held)  # and dropped by nothing until now
+    made: dict[int, Digest] = {}  # by the operations so far
+    own = set(created).difference(held)  # and not dropped by the operations so far
 
     def goes_into_one(ref: int) -> bool:
         return ref in own and ref in made and uses[ref] == created[ref] == 1 and (last or ref in dropped)
@@ -73,7 +71,7 @@ def join(
 
 
 def _used(op: Op) -> tuple[int, ...]:
-    """What an operation takes; dropping is no use."""
+    """Return the ids that an operation uses; a drop does not count as a use."""
     match op:
         case Struct(_, elements):
             return tuple(ref for _, ref in elements)
@@ -88,7 +86,7 @@ def _used(op: Op) -> tuple[int, ...]:
 
 
 def _without(step: Step, gone: set[int]) -> Step | None:
-    """The step where those are not made."""
+    """Return the step without the ids in ``gone``; None if no work is left."""
     if isinstance(step, Value) and step.ref in gone:
         return None
     if isinstance(step, Drop):

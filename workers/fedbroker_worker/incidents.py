@@ -1,6 +1,6 @@
-"""What only the silo's own log may show of a failure, under a short random id that the reply shows as well.
+"""Details of failures that only the silo's own log may show, under a short random id that the reply shows, too.
 
-The program's author quotes the id, the silo's administrator finds the detail. Imports the base only.
+The program's author quotes the id, and the silo's administrator finds the detail in the log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _log = get_logger(__name__)
 
 
 def new_id() -> str:
-    """Return a random id that tells nothing of what it stands for."""
+    """Return a random id, which reveals nothing about its incident."""
     return secrets.token_hex(4)
 
 
@@ -25,11 +25,11 @@ def see(incident: str) -> str:
 
 
 def log_detail(detail: str, *, traceback: bool = False) -> str:
-    """Write the detail of a failure to the silo's log, at a level that no setting leaves out.
+    """Write the detail of a failure to the silo's log, at a level that every ``log_level`` includes.
 
     Args:
-        detail: what happened, in any words.
-        traceback: log that of the exception that is being handled, too.
+        detail: the full description of the failure.
+        traceback: also log the traceback of the exception that is being handled.
 
     Returns:
         The id under which it was logged.

@@ -1,7 +1,4 @@
-"""A silo's metrics, served over HTTP where its settings say; loaded only then.
-
-Imports what both sides share of metrics, and this distribution's modules.
-"""
+"""A silo's metrics for Prometheus; imported only if its settings name an address to serve them."""
 
 from __future__ import annotations
 
@@ -25,18 +22,20 @@ if TYPE_CHECKING:
 __all__ = ["SiloMetrics"]
 
 OUTCOMES: Final = ("done", "lacking", "data", "computation", "lost", "refused", "time")
-"""``lacking``: blobs had to be asked for; those after it are kinds of failures, as ``docs/metrics.md`` says."""
+"""Label values: ``lacking`` means that blobs had to be requested; the values after it are kinds of failures."""
 
 
 class SiloMetrics:
-    """Counts answers, and reads what the service counts when it is scraped. No session's id is ever a label.
+    """A registry of counters of replies, and of the service's own counters, read at each scrape.
+
+    No session's id is ever a label.
 
     Args:
-        cohort: its name: a label of each metric.
-        silo: the same.
+        cohort: the cohort's name, a label of each metric.
+        silo: the silo's name, a label of each metric.
 
     Attributes:
-        registry: holds the metrics.
+        registry: the Prometheus registry.
     """
 
     def __init__(self, cohort: str, silo: str) -> None:
@@ -59,11 +58,15 @@ class SiloMetrics:
         self._compute = self._seconds.labels(cohort, silo, "compute")
 
     def watch(self, statistics: Callable[[], Statistics]) -> None:
-        """Read the service's counts, too, from any thread."""
+        """Also export the service's counters.
+
+        Args:
+            statistics: returns the counters; called from any thread.
+        """
         self.registry.register(_Watched(self._who, statistics))
 
     def answered(self, answer: Answer) -> None:
-        """Count an answer."""
+        """Count a reply."""
         reply = answer.reply
         outcome = "done" if isinstance(reply, Done) else reply.kind if isinstance(reply, Failed) else "lacking"
         self._items.labels(*self._who.values(), outcome).inc()
@@ -73,14 +76,14 @@ class SiloMetrics:
 
 
 class _Watched:
-    """What is read from the service when it is scraped."""
+    """A collector that reads the service's counters at each scrape."""
 
     def __init__(self, who: Mapping[str, str], statistics: Callable[[], Statistics]) -> None:
         self._who = who
         self._statistics = statistics
 
     def collect(self) -> Iterable[Metric]:
-        """What is read when it is scraped; prometheus-client calls it, in a thread of its own."""
+        """Yield the current metrics; prometheus-client calls this in its own thread at each scrape."""
         now = self._statistics()
         who, taken = self._who, now.taken
         yield gauge("fedbroker_work_in_hand", "Work items that the silo works on.", who, now.in_hand)

@@ -1,7 +1,7 @@
 """Signs of life of a silo, from its event loop: to systemd's notify socket, and to a file for probes of containers.
 
-If the loop is held up, by a data source that never lets go of the interpreter's lock, say, they stop, and whoever
-watches can start the silo again. Imports the base only.
+If the loop is blocked, for example by a data source that never releases the interpreter's lock, the signs stop, and
+systemd or the container's manager can restart the silo.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["Manager", "Pulse"]
 
 PERIOD: Final = 5.0
-"""Seconds between two signs; systemd may ask for more."""
+"""Seconds between two signs of life; shorter if systemd's ``WatchdogSec`` asks for it."""
 
 PER_WATCH: Final = 3
-"""Signs in each of systemd's WatchdogSec: two of them may be late."""
+"""Signs in each of systemd's ``WatchdogSec``: two of them may be late."""
 
 PATIENCE: Final = 60
 """Seconds that systemd is asked to wait beyond each sign, while the silo starts or stops."""
 
 
 class Manager:
-    """systemd, if it started this process and wants to hear of it (``Type=notify``); else nobody.
+    """systemd's notify socket, if systemd started this process with ``Type=notify``; otherwise nothing is sent.
 
     Args:
-        environ: where it leaves its wishes.
+        environ: the environment with systemd's variables.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -50,7 +50,7 @@ class Manager:
         return PERIOD if self._watch is None else min(PERIOD, self._watch / PER_WATCH)
 
     def tell(self, *words: str) -> None:
-        """Send a message; never blocks, never fails: one that cannot be taken in is lost."""
+        """Send a message; never block and never fail: a message that cannot be sent is lost."""
         if not self._address:
             return
         lines = (" ".join(word.splitlines()) for word in words)
@@ -60,11 +60,11 @@ class Manager:
 
 
 class Pulse:
-    """A sign of life every few seconds, for as long as the event loop turns. Used with ``async with``.
+    """A sign of life every few seconds, as long as the event loop runs. Used with ``async with``.
 
     Args:
-        manager: who is told: ``WATCHDOG=1``, and how it goes.
-        status: what the silo is doing, in words; asked for with each sign.
+        manager: receives ``WATCHDOG=1`` and the status.
+        status: returns a description of the silo's work for people; called for each sign.
         alive_file: touched with each sign; removed at the end.
     """
 
@@ -77,7 +77,7 @@ class Pulse:
 
     async def __aenter__(self) -> Self:
         if self._alive_file is not None:
-            self._alive_file.touch()  # a path that will not do is said now
+            self._alive_file.touch()  # a wrong path raises now, not with a later sign
         self._beat()
         self._task = asyncio.create_task(self._keep_beating(), name="pulse")
         return self
@@ -94,12 +94,12 @@ class Pulse:
             self._alive_file.unlink(missing_ok=True)
 
     def ready(self) -> None:
-        """The silo is in its cohort."""
+        """Report that the silo is in its cohort."""
         self._stage = "in"
         self._manager.tell("READY=1", self._words())
 
     def stopping(self) -> None:
-        """It is about to leave."""
+        """Report that the silo is about to leave."""
         self._stage = "leaving"
         self._manager.tell("STOPPING=1", self._words())
 
@@ -109,11 +109,11 @@ class Pulse:
             self._beat()
 
     def _beat(self) -> None:
-        # To stand by, or to finish hours of work, may take longer than systemd waits for a start or a stop.
+        # Standing by, or finishing hours of work, may take longer than systemd waits for a start or a stop.
         more = () if self._stage == "in" else (f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}",)
         self._manager.tell("WATCHDOG=1", self._words(), *more)
         if self._alive_file is not None:
-            with contextlib.suppress(OSError):  # whoever watches will see
+            with contextlib.suppress(OSError):  # a file that stays old is the sign that the probe looks for
                 self._alive_file.touch()
 
     def _words(self) -> str:
@@ -121,7 +121,7 @@ class Pulse:
 
 
 def _seconds(environ: Mapping[str, str]) -> float | None:
-    """WatchdogSec, if it is meant for this process."""
+    """Return systemd's ``WatchdogSec`` in seconds; None if it is not meant for this process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     wish = environ.get("WATCHDOG_USEC", "")

@@ -1,7 +1,4 @@
-"""Turns a table of settings into a dataclass, key by key, so that each mistake is one line that names its key.
-
-Imports this distribution's errors only.
-"""
+"""Convert a table of settings into a dataclass, key by key, so that each mistake is one line that names its key."""
 
 from __future__ import annotations
 
@@ -32,14 +29,14 @@ def read_table(
     label: Callable[[str], str],
     lenient: Collection[str] = (),
 ) -> T:
-    """Make a ``model`` of a table.
+    """Convert a table into a ``model``.
 
     Args:
         model: a dataclass; its annotations are types of :mod:`msgspec`, with ``msgspec.Meta`` for bounds and for a
             description, which becomes the hint of an error. A field without default is required.
         table: the settings, by key.
-        label: what to call a key in an error, such as ``'name' in [silo]``.
-        lenient: keys whose value is text that may stand for a number or a truth value.
+        label: returns the name of a key in an error, such as ``'name' in [silo]``.
+        lenient: keys whose value may be text that stands for a number or a truth value.
 
     Raises:
         SettingsError: a key is unknown or missing, or its value is of another type or out of bounds.
@@ -59,7 +56,7 @@ def read_table(
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """The hint for a misspelt key: the valid one that looks most like it, or all that there are."""
+    """Return the hint for a misspelt key: the most similar valid key, or all valid keys."""
     known = list(valid)
     close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=_CUTOFF)
     return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(known))}"
@@ -78,7 +75,7 @@ def _value(annotation: object, value: object, name: str, *, strict: bool) -> obj
 
 
 def _description(annotation: object) -> str:
-    """What a key is for, from its annotation; of one that may be None, from what else it may be."""
+    """Return the description of a key from its annotation; for an optional key, that of its other types."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         others = [one for one in typing.get_args(annotation) if one is not types.NoneType]
         return " or ".join(map(_description, others))

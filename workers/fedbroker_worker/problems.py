@@ -1,8 +1,8 @@
-"""The closed list of what a coordinator may be told about a silo's data when reading or converting them failed.
+"""The closed list of sentences that a coordinator may read when a silo's data cannot be read or converted.
 
-A sentence has no variables but the dtype that the coordinator asked for and the silo's own limit; the names of the
-source and the column are put before it where the coordinator knows them already. Everything else (the words of a
-database, a driver or a Python exception, paths, cells, counts of them) is for the silo's log.
+The only variables of a sentence are the dtype that the coordinator requested and the silo's own limit. The names of the
+source and the column precede it if the coordinator already knows them. Everything else (messages of a database, a
+driver or a Python exception, paths, cells, counts of cells) goes only to the silo's log.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _CAST = "ask for another dtype, or cast it in the silo's query"
 
 
 class Problem(Enum):
-    """What is wrong with a source or a column, as a coordinator is told.
+    """A problem of a source or a column, in the words for coordinators.
 
     Attributes:
         sentence: follows the name of the source or the column; ``{dtype}`` and ``{limit}`` are its only variables.
-        advice: what can be done about it; empty where only the silo's administrator can tell.
+        advice: how to solve it; empty if only the silo's administrator can tell.
     """
 
     # of a source

@@ -1,7 +1,4 @@
-"""Runs a work item's program against the silo's C++ runtime. Knows nothing of plans: ids in, serialized outputs out.
-
-Imports runtime's client, wire's messages and this distribution's errors.
-"""
+"""Run a work item's program on the silo's C++ runtime. It knows nothing of plans: ids in, serialized outputs out."""
 
 from __future__ import annotations
 
@@ -34,21 +31,21 @@ async def replay(
     """Run a program in order.
 
     Args:
-        program: what to do.
-        executor: the session's own.
-        refs: what the session holds, by the coordinator's ids; changed in place. An id that is used again stands for
-            the new value.
+        program: the operations.
+        executor: the session's executor.
+        refs: the session's values by the coordinator's ids; changed in place. An id that is used again stands for the
+            new value.
         blobs: the content of every digest that the program names.
-        load: the serialized value of a ``Data`` operation.
+        load: returns the serialized value of a ``Data`` operation.
 
     Returns:
         The serialized value of each ``Compute``, in order.
 
     Raises:
-        WorkRefused: the program names a value that is not there.
-        ComputationFailed: the runtime refused or failed something; carries its words.
+        WorkRefused: the program names a value that the session does not have.
+        ComputationFailed: the runtime refused or failed an operation; carries the runtime's message.
         RuntimeUnavailable: the runtime died.
-        SourceError: data could not be had.
+        SourceError: data could not be read.
     """
     called = {op.function for op in program if isinstance(op, Call)}
 
@@ -63,7 +60,7 @@ async def replay(
             case Data():
                 return await executor.value(await load(op))
 
-    # What is made of bytes alone is made side by side.
+    # Values that are made only of bytes depend on no other value, so they are made concurrently.
     made_early = [asyncio.create_task(early(op)) for op in program if isinstance(op, Value | Data | FusedStruct)]
     try:
         return await _in_order(program, executor, refs, iter(made_early))

@@ -1,6 +1,6 @@
-"""Runs a saved work item once more, in this process, over this silo's own data: no broker, nothing sent to anybody.
+"""The command ``fedbroker-silo replay``: run a saved work item in this process, over this silo's own data.
 
-Imports transport's parcels, runtime, wire and this distribution's modules.
+It needs no broker and sends nothing.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def rerun(
     The outputs are the bytes that the silo would send. Changes the working directory to that of the settings.
 
     Args:
-        settings: of the silo.
+        settings: the silo's settings.
         file: the body of a dead letter.
-        blobs: a directory with what is not in the file, each in a file that is named by its digest.
+        blobs: a directory with the blobs that are not in the file, each in a file that is named by its digest.
         out: a directory for the outputs.
         as_json: print JSON.
         debug: stop in the debugger before the program runs and where it fails, and set no time limit.
@@ -70,12 +70,12 @@ def rerun(
     Raises:
         ConfigError: a file cannot be read or written, or the settings are another silo's.
         WireError: the file holds no work item.
-        WorkRefused: blobs are lacking.
-        SessionLost: it continues a session.
-        PolicyRefused: the silo would not do it.
-        SiloError: the silo's data are not as the work item needs them.
-        RuntimeFailure: the C++ runtime cannot be had, or refused something.
-        DeadlineExceeded: it took more than an hour.
+        WorkRefused: blobs are missing.
+        SessionLost: the work item continues a session.
+        PolicyRefused: the silo's policy refuses the work item.
+        SiloError: the silo's data do not fit the work item.
+        RuntimeFailure: the C++ runtime cannot be started, or refused an operation.
+        DeadlineExceeded: the run took more than an hour.
     """
     configure(settings.silo.log_format, "error")
     parcel = WorkBundle.opened(_body(file))
@@ -97,10 +97,10 @@ def rerun(
 
 
 async def _run(settings: Settings, parcel: WorkBundle, seconds: float | None) -> _Outputs:
-    """The same steps as for work from the broker, with a runtime and sources of its own."""
+    """Run the same steps as for work from the broker, with a separate runtime and sources."""
     item = parcel.item
     named = {op.name for op in item.program if isinstance(op, Data)}
-    # Sources that the program does not name may be missing where one debugs.
+    # Sources that the program does not name may be missing on a machine that is used to debug.
     own = {name: one for name, one in settings.data.items() if name in named}
     catalog = Catalog(own, settings.directory)
     silo = settings.silo
@@ -134,7 +134,7 @@ def _body(file: Path) -> bytes:
 
 
 def _check(parcel: WorkBundle, settings: Settings) -> None:
-    """See that it can be run here, before anything is started."""
+    """Check that the work item can run here, before the runtime and the sources start."""
     item = parcel.item
     if item.silo != settings.silo.name:
         raise SettingsError(

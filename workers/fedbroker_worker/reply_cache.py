@@ -1,7 +1,4 @@
-"""Answers that a silo remembers, so that work which the broker delivers again is answered again, not done again.
-
-Imports wire's messages only.
-"""
+"""The silo's recent replies, so that redelivered work is answered again without being done again."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ReplyCache"]
 
 LINGER: Final = 300.0
-"""Seconds for which an answer is remembered: the broker delivers again as soon as a connection is back."""
+"""Seconds for which a reply is kept: the broker redelivers as soon as the connection is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +29,13 @@ class _CachedReply:
 
 
 class ReplyCache:
-    """Each session's latest answer, for a while: work for a later stage proves that it has arrived.
+    """Each session's latest reply, kept for some time: work for a later stage proves that the earlier reply arrived.
 
-    A session is known by the fingerprint of its signer, ``by``, and its id: another signer is never answered with it.
+    A session is identified by the fingerprint of its signer, ``by``, and its id: another signer never gets its reply.
 
     Args:
-        capacity: bytes of outputs to keep; the oldest answers go first.
-        linger: seconds to keep an answer.
+        capacity: bytes of outputs to keep; the oldest replies are dropped first.
+        linger: seconds to keep a reply.
     """
 
     def __init__(self, capacity: int, *, linger: float = LINGER) -> None:
@@ -49,11 +46,11 @@ class ReplyCache:
 
     @property
     def kept_bytes(self) -> int:
-        """What the outputs take."""
+        """The size of all kept outputs in bytes."""
         return self._bytes
 
     def put(self, done: Done, outputs: Mapping[Digest, Buffer], by: str = "") -> None:
-        """Remember an answer in place of the session's earlier one."""
+        """Keep a reply in place of the session's earlier one."""
         self.forget(done.session, by)
         size = sum(memoryview(output).nbytes for output in outputs.values())
         timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session, by)
@@ -63,16 +60,16 @@ class ReplyCache:
             self._forget(next(iter(self._kept)))
 
     def get(self, session: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
-        """The answer to that stage's work, if it is remembered."""
+        """Return the reply to that stage's work and its outputs; None if it is not kept."""
         kept = self._kept.get((by, session))
         return (kept.done, kept.outputs) if kept is not None and kept.stage == stage else None
 
     def forget(self, session: str, by: str = "") -> None:
-        """Forget a session's answer, if there is one."""
+        """Drop a session's reply, if any."""
         self._forget((by, session))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all replies."""
         for key in list(self._kept):
             self._forget(key)
 

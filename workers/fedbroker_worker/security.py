@@ -1,7 +1,4 @@
-"""The table ``[security]`` of a silo's settings: its own key, and the coordinators that it works for.
-
-Imports trust, the credentials and this distribution's options.
-"""
+"""The table ``[security]`` of a silo's settings: its own key, and the coordinators that it works for."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ __all__ = ["SecuritySettings", "keys_of"]
 
 @dataclass(frozen=True, slots=True)
 class SecuritySettings:
-    """The table.
+    """The table ``[security]``.
 
     Attributes:
-        secret_file: holds the silo's secret: a path, or the name of a credential that systemd hands over.
-        coordinators: public keys of those that may ask.
-        seal: take work that is sealed only, and seal answers; else answers are sealed where the work was.
+        secret_file: the file with the silo's secret: a path, or the name of a systemd credential.
+        coordinators: public keys of the coordinators that may send work.
+        seal: accept only sealed work, and seal every reply; if False, only replies to sealed work are sealed.
     """
 
     secret_file: Annotated[str, Meta(description='the file with the silo\'s secret, such as "secret.key"')]
@@ -43,15 +40,16 @@ class SecuritySettings:
 
 
 def keys_of(table: Mapping[str, object], path: Path, environ: Mapping[str, str]) -> Keys | None:
-    """The silo's keys; None where the table is not there: then nothing is signed, and whoever can publish may ask.
+    """Return the silo's keys; None without the table: then no message is signed, and any publisher may send work.
 
     Args:
-        table: what is in ``[security]``.
-        path: of the settings.
+        table: the keys and values of ``[security]``.
+        path: the settings file.
         environ: the environment.
 
     Raises:
-        SettingsError: a key of the table is wrong, the secret cannot be read, or is none; nothing of it is said.
+        SettingsError: a key of the table is wrong, or the secret cannot be read or is malformed. The error never quotes
+            the secret.
     """
     if not table:
         return None

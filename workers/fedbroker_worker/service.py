@@ -1,7 +1,4 @@
-"""A silo in service: joins its cohort, answers work until it is told to stop, leaves.
-
-Imports transport, runtime, wire and this distribution's modules.
-"""
+"""A running silo: it joins its cohort, answers work until it is told to stop, and leaves."""
 
 from __future__ import annotations
 
@@ -44,16 +41,16 @@ _log = get_logger(__name__)
 OPEN_SECONDS: Final = 30.0
 
 CAPABILITIES: Final = ("replay/1",)
-"""What the silo tells of what it understands: programs of executor requests, first version."""
+"""The silo's announced capabilities: programs of executor requests, first version."""
 
 
 class SiloService:
-    """A silo, from its settings. Usable with ``async with``: open inside, gone after.
+    """A silo, from its settings. Usable with ``async with``: open inside the block, closed after it.
 
     Args:
-        settings: of the silo.
+        settings: the silo's settings.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
-        on_answer: called with each answer, before it is sent; must not block.
+        on_answer: called with each reply before it is sent; must not block.
     """
 
     def __init__(
@@ -115,13 +112,13 @@ class SiloService:
         )
 
     async def open(self) -> None:
-        """Start the runtime and open the sources, side by side, and join the cohort.
+        """Start the runtime and open the sources, concurrently, then join the cohort.
 
         Raises:
             ConfigError: a source's settings are wrong.
             SourceError: a source cannot be opened.
             RuntimeUnavailable: the C++ runtime cannot be started or isolated.
-            BrokerError: the broker cannot be reached, refuses us, or has other queues than ours.
+            BrokerError: the broker cannot be reached, refuses the silo, or has queues with other settings.
             NameTaken: another silo has this name.
         """
         try:
@@ -136,7 +133,7 @@ class SiloService:
             raise
 
     async def _join(self) -> None:
-        """Take the name; where we stand by, once it is free."""
+        """Join under the silo's name; with ``standby``, wait until the name is free."""
         silo = self._settings
         while True:
             if silo.standby:
@@ -147,25 +144,25 @@ class SiloService:
                 return await self._end.open(Deadline.after(OPEN_SECONDS))
             except NameTaken:
                 if not silo.standby:
-                    raise  # else another one that stood by was faster
+                    raise  # with standby, another waiting process was faster
 
     async def _restore(self) -> None:
-        """Learn which signed work an earlier process has done; the one that we stood by for may just have written."""
+        """Load the record of signed work of earlier processes; with ``standby``, the last one may have just ended."""
         if self._accepted is None:
             return
-        if self._audit is not None:  # older than the record, and on the disk where a power cut took the record's end
+        if self._audit is not None:  # synced to disk, so that it may list work that the record lost in a power cut
             nonces = await in_thread(self._audit.nonces, "audit")
             self._end.restore([AcceptedMessage(by, nonce, -math.inf) for by, nonce in nonces])
         self._end.restore(await in_thread(self._accepted.load, "record"))
 
     @property
     def status(self) -> str:
-        """Its cohort and what it has in hand, for people."""
+        """The silo's cohort and the work in hand, for people."""
         items, sessions = len(self._tasks), len(self._sessions)
         return f"cohort {self._settings.cohort}: {items} work items, {sessions} sessions in hand"
 
     async def drain(self) -> None:
-        """Leave the cohort: take no new session, finish those that are here, for ``drain_seconds`` at most."""
+        """Leave the cohort: take no new session, and finish the present ones within ``drain_seconds``."""
         self._tasks.leave()
         await self._end.leave()
         deadline = Deadline.after(self._settings.drain_seconds)
@@ -181,7 +178,7 @@ class SiloService:
         await self._end.drain()
 
     async def close(self) -> None:
-        """Leave at once: work under way is given back to the broker. Bounded in time; may be called twice."""
+        """Leave at once: work in hand returns to the broker. Bounded in time; may be called twice."""
         await self._tasks.close()
         await self._end.close()
         await self._sessions.close()
@@ -198,7 +195,7 @@ class SiloService:
         await self.close()
 
     def statistics(self) -> Statistics:
-        """How it is now, and what was counted so far; may be called from any thread."""
+        """Return the current state and counters; may be called from any thread."""
         runtimes, end = self._runtimes, self._end
         return Statistics(
             in_hand=len(self._tasks),
@@ -224,7 +221,7 @@ class SiloService:
 
 
 async def _side_by_side(*steps: Coroutine[Any, Any, None]) -> None:
-    """Take steps side by side; the first failure ends the others and is raised."""
+    """Run steps concurrently; the first failure cancels the others and is raised."""
     tasks = [asyncio.create_task(step) for step in steps]
     try:
         await asyncio.gather(*tasks)

@@ -1,7 +1,4 @@
-"""What a silo keeps for each session between its stages: an executor of the runtime and the values held in it.
-
-Imports runtime's client, wire's messages and this distribution's errors.
-"""
+"""The sessions of a silo: between stages, each has an executor of the runtime and the values in it."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ _log = get_logger(__name__)
 LONGEST_LEASE: Final = 86_400.0
 
 TIDY_AFTER: Final = 0.02
-"""Seconds after a session's end until what it held is forgotten."""
+"""Seconds after a session's end until its executor is disposed of, so that the disposal does not delay a reply."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,13 +36,13 @@ class SiloSession:
 
     Attributes:
         by: the fingerprint of the key that signed its work items; empty where nothing is signed.
-        id: the session's.
-        reply_to: the coordinator that it belongs to.
-        clients: how many clients the silo holds in it.
-        lease: of an executor of the runtime; made when the first program runs.
+        id: the id of the session.
+        reply_to: its coordinator.
+        clients: the number of the silo's clients in it.
+        lease: the lease of an executor of the runtime; taken when the first program runs.
         refs: values by the coordinator's ids.
-        labels: what the policy knows of them, by the same ids.
-        over: it was ended; nothing more may run in it.
+        labels: the policy's labels of these values, by the same ids.
+        over: True after the session was ended; no more work may run in it.
     """
 
     by: str
@@ -61,10 +58,10 @@ class SiloSession:
 
 
 class SessionValues(NamedTuple):
-    """What a work item finds in its session.
+    """The executor and values of a session, for a work item.
 
     Attributes:
-        executor: the session's own.
+        executor: the session's executor.
         refs: see :class:`SiloSession`.
         labels: see :class:`SiloSession`.
     """
@@ -77,12 +74,12 @@ class SessionValues(NamedTuple):
 class Sessions:
     """The sessions that are alive at this silo.
 
-    Each belongs to the signer of its work items: another signer's session of the same id is another session.
+    Each belongs to the signer of its work items: another signer's session with the same id is another session.
 
     Args:
-        runtimes: where their executors are made.
-        most: how many there may be: each holds an executor and values, and a coordinator that died ends none of its
-            own.
+        runtimes: the source of executors.
+        most: the most sessions at a time: each holds an executor and values, and a coordinator that died ends none of
+            its sessions.
     """
 
     def __init__(self, runtimes: Runtimes, most: int) -> None:
@@ -93,33 +90,33 @@ class Sessions:
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many are alive."""
+        """Return the number of sessions that are alive."""
         return len(self._alive)
 
     def knows(self, session: str, by: str = "") -> bool:
-        """Whether that session of a signer is alive here."""
+        """Return whether that session of a signer is alive here."""
         return (by, session) in self._alive
 
     async def changed(self, deadline: Deadline) -> None:
-        """Wait until one has ended, or for the deadline."""
+        """Wait until a session has ended, or until the deadline."""
         self._changed.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline.left()):
                 await self._changed.wait()
 
     def check(self, item: WorkItem, by: str = "") -> bool:
-        """See that a work item fits what is here, before anything is done for it.
+        """Check that a work item fits its session, before any work is done for it.
 
         Args:
             item: the work item.
             by: the fingerprint of its signer.
 
         Returns:
-            Whether the session is here already, and may have values in the runtime.
+            True if the session is already here, and may have values in the runtime.
 
         Raises:
             SessionLost: it continues a session that is not here (any more).
-            WorkRefused: it contradicts its session, or there are too many sessions.
+            WorkRefused: it contradicts its session, or the silo has too many sessions.
         """
         session = self._alive.get((by, item.session))
         if session is None:
@@ -140,15 +137,15 @@ class Sessions:
 
     @asynccontextmanager
     async def entered(self, item: WorkItem, by: str = "") -> AsyncIterator[SessionValues]:
-        """The executor and the values of a work item's session, for one item at a time.
+        """Enter a work item's session: yield its executor and values, to one item at a time.
 
-        The session is made where it is new. It ends with its last item, and with any exception; else it lives on for
-        the item's lease.
+        A new session is created. The session ends with its last item and with any exception; otherwise it stays alive
+        for the item's lease.
 
         Raises:
-            SessionLost: see :meth:`check`; or it was ended while others were in it.
+            SessionLost: see :meth:`check`; or the session was ended while this item waited for another one.
             WorkRefused: see :meth:`check`.
-            RuntimeUnavailable: there is no runtime to be had.
+            RuntimeUnavailable: no runtime can be started.
         """
         self.check(item, by)
         new = SiloSession(by, item.session, item.reply_to, item.clients)
@@ -172,7 +169,7 @@ class Sessions:
                 self._keep(session, item.lease)
 
     def end(self, session: str, by: str = "") -> None:
-        """Forget a signer's session, if it is here, as soon as nobody is in it; that is for the caller to cancel."""
+        """End a signer's session, if it is here, once no work item is in it; the caller cancels its work items."""
         alive = self._alive.get((by, session))
         if alive is not None and alive.lock.locked():
             alive.over = True
@@ -180,7 +177,7 @@ class Sessions:
             self._end(alive)
 
     async def close(self) -> None:
-        """Forget all sessions."""
+        """End all sessions."""
         for session in list(self._alive.values()):
             self._end(session)
         await asyncio.gather(*self._closing)
@@ -213,7 +210,7 @@ class Sessions:
             task.add_done_callback(self._closing.discard)
 
     async def _give_back(self, lease: Lease, *, busy: bool) -> None:
-        """A little later: an answer should not be late because the runtime tidies up."""
+        """Return a lease after a short delay, so that the runtime's disposal does not delay a reply."""
         if not busy:
             await asyncio.sleep(TIDY_AFTER)
         await self._runtimes.give_back(lease, busy=busy)

@@ -1,4 +1,4 @@
-"""What there is to count of a silo in service, for whoever watches it. Imports transport's counts only."""
+"""The counters of a running silo, for monitoring."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["Statistics"]
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A silo as it is now, and what it has counted since it started.
+    """The current state of a silo, and its counters since it started.
 
     Attributes:
-        in_hand: work items that it works on.
-        sessions: sessions that hold values here.
-        restarts: how often the C++ runtime had died and was started anew.
-        retired: how often it was replaced since a computation in it was given up.
-        cached_bytes: what the blobs that are kept take.
-        traffic: what has gone over the connections to the broker, by lane; goes on counting.
-        taken: what was found in the work queue; goes on counting.
+        in_hand: the number of work items in hand.
+        sessions: the number of sessions that hold values here.
+        restarts: how often the C++ runtime died and was restarted.
+        retired: how often the runtime was replaced because a computation in it was cancelled.
+        cached_bytes: the size of the cached blobs.
+        traffic: live counters of the connections to the broker, by lane.
+        taken: live counters of the messages from the work queue.
     """
 
     in_hand: int

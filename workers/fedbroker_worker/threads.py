@@ -1,4 +1,4 @@
-"""Blocking calls in threads that never keep the process from ending. Imports the standard library only."""
+"""Blocking calls in threads that never keep the process from ending."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _PREFIX: Final = "blocking: "
 
 
 class Ended(Exception):
-    """A call ended with an exception that would do something else to whoever awaits it.
+    """A call ended with an exception that would have another meaning in the awaiting task.
 
     ``SystemExit`` and ``KeyboardInterrupt`` would end the event loop, ``CancelledError`` would look as if the awaiting
-    task were cancelled, and asyncio takes no ``StopIteration``, so that nobody would ever hear of it.
+    task were cancelled, and asyncio does not accept ``StopIteration``, so that the caller would wait for ever.
     """
 
 
 async def in_thread(function: Callable[[], T], name: str) -> T:
-    """The result of a blocking call, made in a daemon thread of its own.
+    """Run a blocking call in its own daemon thread, and return its result.
 
-    Unlike ``asyncio.to_thread``, calls that hang do not use up a pool that others need, and the interpreter does not
-    wait for them when it exits. Cancelling gives the result up, not the call.
+    Unlike with ``asyncio.to_thread``, calls that hang do not use up a pool that others need, and the interpreter does
+    not wait for them when it exits. Cancellation abandons the result, but does not stop the call.
 
     Args:
-        function: what to call.
-        name: of the thread.
+        function: the blocking function.
+        name: the thread's name.
 
     Raises:
-        Ended: ``function`` raises a ``StopIteration``, or what is no ``Exception``.
-        Exception: whatever else ``function`` raises.
+        Ended: ``function`` raises ``StopIteration`` or an exception that is not an ``Exception``.
+        Exception: any other exception of ``function``.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
-    # Handed over, not shared: a thread that is still on its way out when the interpreter ends must hold nothing.
+    # Moved, not shared: a thread that is still ending when the interpreter exits must hold no reference.
     values: list[T] = []
     errors: list[Exception] = []
 
@@ -57,9 +57,9 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
     def run() -> None:
         try:
             values.append(function())
-        except BaseException as error:  # of whatever kind: who waits is told
+        except BaseException as error:  # of any kind: the awaiting task gets it
             errors.append(_bearable(error))
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now, and no task waits
             loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=run, name=_PREFIX + name, daemon=True).start()
@@ -67,7 +67,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
 
 
 def _bearable(error: BaseException) -> Exception:
-    """The same, or an exception that stands for it."""
+    """Return the exception itself if a future can carry it, else an :class:`Ended` in its place."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     ended = Ended(f"it ended with {type(error).__name__}: {error}".removesuffix(": "))
@@ -76,5 +76,5 @@ def _bearable(error: BaseException) -> Exception:
 
 
 def still_running() -> bool:
-    """Whether any call made by :func:`in_thread` has not returned yet."""
+    """Return whether any call made by :func:`in_thread` has not returned yet."""
     return any(thread.name.startswith(_PREFIX) for thread in threading.enumerate())

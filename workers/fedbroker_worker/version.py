@@ -1,4 +1,4 @@
-"""What is installed of this distribution. Imports the standard library only."""
+"""The installed version of this distribution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["worker_version"]
 
 
 def worker_version() -> str:
-    """The version of ``fedbroker-worker``; ``source`` where it runs from a source tree that is not installed."""
+    """Return the version of ``fedbroker-worker``; ``source`` if it runs from a source tree that is not installed."""
     try:
         return version("fedbroker-worker")
     except PackageNotFoundError:

@@ -1,7 +1,4 @@
-"""From a work item to its answer: blobs, data and the session's values brought together, every failure an answer, too.
-
-Imports transport's store, runtime's client by way of the sessions, wire and this distribution's modules.
-"""
+"""From a work item to its reply: blobs, data and the session's values are joined; every failure is a reply, too."""
 
 from __future__ import annotations
 
@@ -47,15 +44,15 @@ PATIENCE: Final = 10.0
 """Seconds without progress on the bulk lane after which a blob that was announced is asked for again."""
 
 ATTEMPTS: Final = 3
-"""How often a work item is tried when the runtime dies under it: it may be the item that kills it."""
+"""The most attempts of a work item when the runtime dies: the item itself may be the cause."""
 
 LARGE: Final = 4 << 20
-"""Bytes of blobs from which looking into them would keep others waiting."""
+"""Bytes of blobs from which they are checked in a thread, because the check would block the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a silo has to say to a work item.
+    """A reply to a work item, with its blobs.
 
     Attributes:
         reply: the message.
@@ -67,7 +64,7 @@ class Answer:
 
 
 class _Lacking(Exception):
-    """Blobs are not here and will not come by themselves."""
+    """Blobs are missing: they were not announced, or were announced and did not arrive."""
 
     def __init__(self, digests: Sequence[Digest]) -> None:
         super().__init__(digests)
@@ -75,18 +72,18 @@ class _Lacking(Exception):
 
 
 class Worker:
-    """Answers work items, several at a time.
+    """The part of a silo that answers work items, several at a time.
 
     Args:
-        silo: its name.
-        incarnation: of this process.
-        blobs: where the transport puts blobs.
-        catalog: the data.
-        sessions: what is kept between stages.
-        guard: says what may run, and what may leave.
+        silo: the silo's name.
+        incarnation: the id of this process.
+        blobs: the transport's store of blobs.
+        catalog: the silo's data sources.
+        sessions: the values that are kept between stages.
+        guard: the policy for programs and outputs.
         limits: bounds on blobs.
         patience: seconds without progress on the bulk lane after which a blob counts as lost.
-        audit: where work is written down before data are read, and each answer before it leaves; None for nowhere.
+        audit: the log of work before data are read and of each reply before it leaves; None for no log.
     """
 
     def __init__(
@@ -113,11 +110,11 @@ class Worker:
         self._audit = audit
 
     async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> Answer:
-        """Do what the item says, within its time, and write it down. Raises nothing but ``CancelledError``.
+        """Run a work item within its time, and log it. Raises only ``CancelledError``.
 
         Args:
             item: the work item.
-            signed: who signed it.
+            signed: its signer and nonces.
         """
         record = Recording(self._audit, item, signed)
         try:
@@ -144,13 +141,13 @@ class Worker:
     async def _outputs(
         self, item: WorkItem, by: str, deadline: Deadline, record: Recording
     ) -> tuple[list[Buffer], float]:
-        """What the program materializes, and the seconds spent waiting for blobs."""
+        """Run the checks and the program; return its outputs, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item, by)
         self._guard.check_item(item, by)
         self._check_coming(item)
         if kept or _data(item):
             record.begin()
-        # Data are read while blobs are still on their way.
+        # Data are read while blobs are still arriving.
         loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in _data(item)}
         try:
             started = time.monotonic()
@@ -176,7 +173,7 @@ class Worker:
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
     ) -> list[Buffer]:
-        """Run the program; once more, in a new runtime, if the runtime dies and nothing of the session was in it."""
+        """Run the program; if the runtime dies, run it again in a new runtime, ``attempts`` times in all."""
         for attempt in range(attempts):
             try:
                 with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
@@ -195,10 +192,10 @@ class Worker:
         raise AssertionError("an attempt returns or raises")
 
     async def _check(self, blobs: Mapping[Digest, memoryview], looked_into: list[str]) -> None:
-        """See that none of them holds what may not run.
+        """Check that all computations in the blobs may run.
 
         Raises:
-            PolicyRefused: one does.
+            PolicyRefused: a computation may not run.
         """
         check = partial(self._guard.check_blobs, blobs.values(), looked_into)
         if sum(map(len, blobs.values())) > LARGE:
@@ -209,29 +206,29 @@ class Worker:
     async def _check_program(
         self, item: WorkItem, blobs: Mapping[Digest, Buffer], session: SessionValues
     ) -> Sequence[Label]:
-        """See that nothing would leave that may not.
+        """Check that all outputs of the program may leave.
 
         Raises:
-            PolicyRefused: something would.
+            PolicyRefused: an output may not leave.
         """
         check = partial(self._guard.check_program, item, blobs, session.labels)
         return await in_thread(check, "check program") if sum(map(len, blobs.values())) > LARGE else check()
 
     def _check_coming(self, item: WorkItem) -> None:
-        """See that every blob is here or announced, before any data are read.
+        """Check that every blob is here or announced, before any data are read.
 
         Raises:
-            _Lacking: some are not.
+            _Lacking: some blobs are neither.
         """
         lacking = [digest for digest in _blobs(item) if digest not in self._blobs and digest not in item.fresh]
         if lacking:
             raise _Lacking(lacking)
 
     async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:
-        """Every blob that the program names.
+        """Return every blob that the program names, by digest.
 
         Raises:
-            _Lacking: some were announced and did not come.
+            _Lacking: some blobs were announced, but did not arrive.
         """
         wanted = _blobs(item)
         with self._blobs.pinned(wanted):
@@ -265,10 +262,10 @@ class Worker:
 
 
 def _data(item: WorkItem) -> list[Data]:
-    """The program's demands for data, each once."""
+    """Return the program's ``Data`` operations, each once."""
     return list(dict.fromkeys(op for op in item.program if isinstance(op, Data)))
 
 
 def _blobs(item: WorkItem) -> list[Digest]:
-    """The blobs that the program names, each once."""
+    """Return the digests that the program names, each once."""
     return list(dict.fromkeys(op.blob for op in item.program if isinstance(op, Value)))

@@ -1,7 +1,4 @@
-"""The work that a silo has in hand: each item is answered once, and what was given up stops.
-
-Imports transport, wire and this distribution's modules.
-"""
+"""The work that a silo has in hand: each item is answered once, and cancelled work stops."""
 
 from __future__ import annotations
 
@@ -43,24 +40,24 @@ _log = get_logger(__name__)
 STOPPED: Final = "the silo stopped; the broker gives the work to the next process"
 
 REPLY_GRACE: Final = 30.0
-"""Seconds beyond the stage's own time for which an answer is offered to a broker that is away."""
+"""Seconds beyond the stage's own time for which a reply is retried while the broker is unreachable."""
 
 ENDED: Final = 1024
-"""Sessions that were given up are remembered, since their work may come after that word."""
+"""The most cancelled sessions that are remembered: their work may arrive after the notice of their end."""
 
 
 class WorkTasks:
-    """Work items under way, one task for each.
+    """The work items in hand, one task for each.
 
     Args:
-        silo: its name.
-        incarnation: of this process.
-        end: answers go through it.
-        worker: computes the answers.
-        sessions: that the silo keeps values for.
-        remembered: answers, for work that comes again.
-        on_answer: called with each answer, before it is sent; must not block.
-        accepted: where signed work that was done is recorded before its answer leaves; None for nowhere.
+        silo: the silo's name.
+        incarnation: the id of this process.
+        end: sends the replies.
+        worker: computes the replies.
+        sessions: the sessions for which the silo keeps values.
+        remembered: recent replies, for redelivered work.
+        on_answer: called with each reply before it is sent; must not block.
+        accepted: the record of signed work, written before the reply leaves; None for no record.
     """
 
     def __init__(
@@ -82,28 +79,28 @@ class WorkTasks:
         self._reply_cache = remembered
         self._on_answer = on_answer
         self._accepted = accepted
-        # A session is known by the fingerprint of its signer and its id.
+        # A session is identified by the fingerprint of its signer and its id.
         self._computing: dict[tuple[str, str, int], asyncio.Task[None]] = {}
-        self._busy: dict[asyncio.Task[None], tuple[str, str]] = {}  # every job, and its session
+        self._busy: dict[asyncio.Task[None], tuple[str, str]] = {}  # each job's session
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._recorded: OrderedDict[str, None] = OrderedDict()  # nonces, so that none is recorded twice
+        self._recorded: OrderedDict[str, None] = OrderedDict()  # nonces, so that each is recorded once
         self._leaving = False
         self._closing = False
 
     def __len__(self) -> int:
-        """How many there are, those included whose answer is on its way."""
+        """Return the number of work items, including those whose reply is being sent."""
         return len(self._busy)
 
     def leave(self) -> None:
-        """Work of new sessions is refused from now on."""
+        """Refuse work of new sessions from now on."""
         self._leaving = True
 
     async def one_done(self, deadline: Deadline) -> None:
-        """Returns when one of those that are under way is done, or time is up."""
+        """Wait until a work item is done, or until the deadline."""
         await asyncio.wait(self._busy, timeout=deadline.left(), return_when=asyncio.FIRST_COMPLETED)
 
     async def close(self) -> None:
-        """Give up whatever is under way; the broker gives it to whoever comes after us."""
+        """Cancel all work in hand; the broker gives it to the next process with this silo's name."""
         self._closing = True
         jobs = list(self._busy)
         for job in jobs:
@@ -111,10 +108,10 @@ class WorkTasks:
         await asyncio.gather(*jobs, return_exceptions=True)
 
     async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> None:
-        """Have the item answered; one that comes again while it is being computed waits for the same answer.
+        """Answer a work item; if the item comes again while it is being computed, wait for the same reply.
 
-        Signed work is done once. Where the same message comes again, it is answered from memory, and not at all once
-        the answer is forgotten: the broker took that answer, or its time is over.
+        Signed work is done once. If the same message comes again, it gets the cached reply. Once that reply is dropped
+        from the cache, it gets none: the broker has accepted the reply, or the work's time is over.
         """
         key = (signed.by, item.session, item.stage)
         job = self._computing.get(key)
@@ -126,9 +123,9 @@ class WorkTasks:
             self._computing[key] = job
             self._busy[job] = (signed.by, item.session)
             job.add_done_callback(self._ended_job)
-        await asyncio.wait([job])  # not awaited itself: the delivery may be cancelled, the job goes on
+        await asyncio.wait([job])  # not awaited itself: if the delivery is cancelled, the job goes on
         if job.cancelled() and self._closing:
-            raise asyncio.CancelledError  # not done: the broker gives it to whoever comes after us
+            raise asyncio.CancelledError  # not done: the broker gives it to the next process
         try:
             await self._record(signed)
         except OSError as error:
@@ -138,10 +135,10 @@ class WorkTasks:
         return self._reply_cache.get(item.session, item.stage, signed.by) is not None
 
     async def _record(self, signed: Signed) -> None:
-        """Record that a message's work is done, or given up by its coordinator.
+        """Record that a message's work is done, or cancelled by its coordinator.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the record cannot be written.
         """
         if self._accepted is not None and signed.accepted is not None and signed.nonces[0] not in self._recorded:
             await in_thread(partial(self._accepted.append, signed.accepted), "record")
@@ -154,22 +151,22 @@ class WorkTasks:
         self._computed(job)
 
     def _computed(self, job: asyncio.Task[None] | None) -> None:
-        """From now on the same work is answered by another job.
+        """Let another job answer the same work from now on.
 
-        The coordinator may have the answer, and ask again, before we hear that the broker has taken it.
+        The coordinator may get the reply, and ask again, before the broker confirms to us that it has the reply.
         """
         for key in [key for key, one in self._computing.items() if one is job]:
             del self._computing[key]
 
     def end_session(self, message: EndSession, by: str = "") -> None:
-        """End a session that its coordinator gives up: work under way for it stops, unanswered.
+        """End a session that its coordinator cancels: its work in hand stops, without a reply.
 
         Args:
             message: the notice.
             by: the fingerprint of its signer: only sessions of the same signer end.
         """
         if message.incarnation not in ("", self._incarnation):
-            return  # meant for whoever had our name before
+            return  # meant for an earlier process with this silo's name
         ended = (by, message.session)
         self._ended[ended] = None
         if len(self._ended) > ENDED:
@@ -219,7 +216,7 @@ class WorkTasks:
         return answer
 
     async def _reply(self, item: WorkItem, answer: Answer, signed: Signed) -> None:
-        """Hand the answer to the broker; an answer that cannot be sent at all becomes one that says so."""
+        """Send the reply; if it exceeds the limits, send a failure that says so."""
         deadline = Deadline.after(min(item.seconds, LONGEST_STAGE) + REPLY_GRACE)
         try:
             try:
