@@ -96,7 +96,7 @@ def work_queue(cohort: str, silo: str) -> Queue:
         "x-dead-letter-exchange": DEAD.name,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",  # at-least-once dead-lettering needs it
-        "x-expires": 1 * HOURS,
+        "x-expires": 1 * HOURS,  # after the silo was last connected
         "x-consumer-timeout": 1 * DAYS,  # training may exceed the broker's 30 minutes; RabbitMQ 3.12 and later
     }
     return Queue(f"fedbroker.work.{cohort}.{silo}", (Binding(WORK, f"{cohort}.{silo}.*"),), arguments)
@@ -131,7 +131,7 @@ def archive(cohort: str) -> Queue:
     """Return the queue of a cohort's dead letters, for people to read and replay."""
     arguments: dict[str, str | int] = {
         "x-queue-type": "quorum",
-        "x-message-ttl": 7 * DAYS,
+        "x-message-ttl": 7 * DAYS,  # age and number of dead letters are bounded for the sake of the broker's disk
         "x-max-length": 10_000,
         "x-delivery-limit": 1_000_000,  # browsing counts as a delivery, and RabbitMQ 4 limits them to 20 by default
     }

@@ -23,6 +23,7 @@ __all__ = ["BlobStore"]
 _log = get_logger(__name__)
 
 CAPACITY: Final = 512 * 1024 * 1024
+"""Default bytes of complete blobs to keep: a computation or value in the store need not be sent again."""
 PATIENCE_AFTER_A_CUT: Final = 5.0
 """Seconds to wait for blobs that were in flight on a lost connection: after that they count as lost."""
 SWEEP: Final = 5.0
