@@ -1,7 +1,4 @@
-"""Several clients in one query of any database's: which keys there are, and whether a query of their own lists them.
-
-Imports this distribution's errors and the other modules of the package.
-"""
+"""Several clients in one query of a database: their keys, from the query itself or from a separate one."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ __all__ = ["listed_clients"]
 
 
 def listed_clients(database: Database, wanted: str, query: str, columns: Sequence[str], call: Call) -> Clients:
-    """The clients that there are now.
+    """Return the current clients.
 
     Args:
-        database: the source's.
-        wanted: one of ``columns``; else one SELECT of the keys, whose only column is called as one of ``columns`` is.
-        query: the source's own.
-        columns: of ``query``.
-        call: for which they are looked for.
+        database: the source's database.
+        wanted: one of ``columns``; or one SELECT of the keys, whose only column has the name of one of ``columns``.
+        query: the source's query.
+        columns: the columns of ``query``.
+        call: the running call, which may be ended.
 
     Raises:
         SettingsError: ``wanted`` is neither, or leaves the source without columns.

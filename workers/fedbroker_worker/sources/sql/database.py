@@ -1,7 +1,4 @@
-"""One database by SQLAlchemy, 1.4 or 2: a connection for each call, rows in batches, nothing written.
-
-Imports this distribution's errors and the package's calls.
-"""
+"""One database through SQLAlchemy 1.4 or 2: a connection for each call, rows in batches, read only."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Database", "Rows", "database_at"]
 
 _PROGRESS: Final = 100_000
-"""SQLite's instructions between two looks at whether the call is ended."""
+"""SQLite's virtual machine instructions between two checks whether the call is ended."""
 
 _OPTIONS: Final = {"stream_results": True, "no_parameters": True}
 _KEYS: Final = 10_000
@@ -38,10 +35,10 @@ class Rows:
     """The rows of a query, a batch at a time.
 
     Args:
-        result: of SQLAlchemy's.
-        names: of the columns.
-        size: of a batch.
-        call: for which they are read.
+        result: SQLAlchemy's result.
+        names: the names of the columns.
+        size: the number of rows in a batch.
+        call: the running call, which may be ended.
     """
 
     def __init__(self, result: Result, names: Sequence[str], size: int, call: Call) -> None:
@@ -51,7 +48,7 @@ class Rows:
         self._call = call
 
     def next(self) -> Sequence[Sequence[object]]:
-        """The next batch; fewer rows than its size, or none, at the end, and when the call is ended."""
+        """Return the next batch: a full one, or fewer rows or none at the end and after the call was ended."""
         rows: Sequence[Sequence[object]] = () if self._call.ended else self._result.fetchmany(self._size)
         return rows
 
@@ -62,8 +59,8 @@ class Database:
 
     Attributes:
         source: the source's name, for errors.
-        engine: SQLAlchemy's.
-        secrets: what is in no error.
+        engine: SQLAlchemy's engine.
+        secrets: texts that no error may quote.
     """
 
     source: str
@@ -72,7 +69,7 @@ class Database:
 
     @contextmanager
     def rows(self, query: str, call: Call, size: int) -> Iterator[Rows]:
-        """The query's rows, to be read within the block.
+        """Run a query and yield its rows, to be read within the block.
 
         Raises:
             SourceError: the database cannot be reached, or refuses the query.
@@ -88,7 +85,7 @@ class Database:
             yield Rows(result, names, size, call)
 
     def count(self, query: str, call: Call) -> int:
-        """How many rows the query yields.
+        """Return the number of rows that the query yields.
 
         Raises:
             SourceError: as :meth:`rows`.
@@ -98,7 +95,7 @@ class Database:
             return int(connection.exec_driver_sql(counted).scalar())
 
     def distinct(self, query: str, column: str, call: Call) -> list[object]:
-        """The values of a column, each once; None among them if it has NULLs.
+        """Return the values of a column, each once; None among them if the column has NULLs.
 
         Raises:
             SourceError: as :meth:`rows`.
@@ -113,7 +110,7 @@ class Database:
 
     @contextmanager
     def _connected(self, call: Call) -> Iterator[Connection]:
-        """A connection that is given up when the call is ended; errors become ours. Nothing is ever committed."""
+        """Connect for one call, whose end cancels the connection; convert SQLAlchemy's errors. Never commit."""
         cancel = None
         try:
             with contextlib.closing(self.engine.connect()) as connection:
@@ -131,7 +128,7 @@ class Database:
                 call.off_end(cancel)
 
     def _words(self, error: exc.SQLAlchemyError) -> str:
-        """The driver's own words: the first line, without the query, its values and the password."""
+        """Return the first line of the driver's message, without the query, its values and the password."""
         said = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
         for secret in self.secrets:
             said = said.replace(secret, "***")
@@ -139,12 +136,12 @@ class Database:
 
 
 def database_at(source: str, url: str, directory: Path) -> Database:
-    """The database of that URL; nothing is connected yet.
+    """Return the database at a URL, without connecting to it.
 
     Args:
         source: the source's name, for errors.
-        url: as SQLAlchemy writes it; in no error.
-        directory: what the relative path of a file of SQLite's is relative to.
+        url: a URL in SQLAlchemy's format; no error quotes it.
+        directory: the directory to which the relative path of an SQLite file is relative.
 
     Raises:
         SettingsError: the URL is malformed, or no driver for it is installed.
@@ -176,9 +173,12 @@ def database_at(source: str, url: str, directory: Path) -> Database:
 
 
 def _parsed(label: str, url: str) -> URL:
-    """The URL's parts, none of which holds a piece of a login: what drivers say of hosts and databases is shown."""
+    """Parse the URL; refuse an unescaped ``@``, which would move a piece of the login into the host.
+
+    Drivers quote hosts and databases in their messages, and these are shown.
+    """
     parsed = None
-    with contextlib.suppress(exc.ArgumentError, ValueError):  # whose text may show the password
+    with contextlib.suppress(exc.ArgumentError, ValueError):  # the exception's text may show the password
         parsed = make_url(url)
     if parsed is None:
         raise SettingsError(f"{label} is malformed", hint=_FORM)
@@ -190,14 +190,14 @@ def _parsed(label: str, url: str) -> URL:
 
 
 def _there(label: str, path: Path) -> Path:
-    # sqlite3 would make an empty database.
+    # sqlite3 would create an empty database.
     if not path.exists():
         raise SettingsError(f"{label}: there is no file {path}", hint="correct it")
     return path
 
 
 def _reading_only(engine: Engine) -> Engine:
-    """The engine, which tells the databases that can do so to refuse what writes."""
+    """Return the engine; with PostgreSQL and SQLite, the database itself then refuses to write."""
     match engine.dialect.name:
         case "postgresql":
             return engine.execution_options(postgresql_readonly=True)
@@ -207,7 +207,7 @@ def _reading_only(engine: Engine) -> Engine:
 
 
 def _cancelled(connection: object, call: Call) -> Callable[[], None]:
-    """What has the driver give up, for those that know how; with others the call's thread is left behind."""
+    """Return a function that cancels the connection's query; if the driver cannot, the call's thread is abandoned."""
     if callable(watch := getattr(connection, "set_progress_handler", None)):  # sqlite3's
         watch(lambda: call.ended, _PROGRESS)
         return lambda: None

@@ -1,6 +1,6 @@
-"""Whether an SQL text is one SELECT, in whatever dialect: told by its first word and its semicolons.
+"""Recognise one SELECT in SQL text of any dialect, by its first word and its semicolons.
 
-A plain function that reads; what a database makes of the text is the database's to say.
+The text is only scanned, not parsed: the database decides whether it is valid.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FIRST: Final = ("select", "with", "values", "table")
 
 
 def one_select(text: str) -> str | None:
-    """The statement without a semicolon behind it, to be put in parentheses with a newline behind it.
+    """Return the statement without a final semicolon; callers put it in parentheses, with a newline after it.
 
-    None where it is not one statement that begins as a SELECT does: nothing else is meant to be sent to a database,
-    though a database that is told to read only is what keeps it from being written to.
+    None if the text is not one statement that begins like a SELECT. This check catches mistakes; only a database that
+    is told to read only prevents writes.
     """
     told = [match for match in _TOKEN.finditer(text) if match["word"] or match["mark"]]
     opening = next((match for match in told if match["mark"] != "("), None)

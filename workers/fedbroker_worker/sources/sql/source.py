@@ -1,7 +1,4 @@
-"""Columns of one SELECT in any database that SQLAlchemy has a dialect for, read in batches.
-
-Imports wire's messages and this distribution's errors, options and the other modules of the package.
-"""
+"""Columns of one SELECT in any database with an SQLAlchemy dialect, read in batches."""
 
 from __future__ import annotations
 
@@ -45,13 +42,13 @@ class SqlOptions:
     """The keys of a ``[data.NAME]`` with ``source = "sql"``; one of ``url`` and ``url_file``.
 
     Attributes:
-        url: of the database, as SQLAlchemy writes it; with its password, which is in no ``repr``.
-        url_file: a file that holds the URL: one of systemd's credentials, else a path.
+        url: the database's URL in SQLAlchemy's format, with its password; not in the ``repr``.
+        url_file: a file that holds the URL: a systemd credential or a path.
         query: one SELECT that yields the rows, in the order in which they are to be used.
-        clients: a column of the query, whose rows with the same value are one client's; or one SELECT that yields the
-            clients' keys in one column, which is called as the query's is. All rows are one client's when None.
-        types: of columns that are not what their first rows look like.
-        batch_rows: how many rows are read at a time.
+        clients: a column of the query; rows with the same value in it belong to one client. Or one SELECT that yields
+            the clients' keys in one column with the name of that column. With None, all rows belong to one client.
+        types: types of columns whose first rows suggest another type.
+        batch_rows: the number of rows that are read at a time.
     """
 
     query: Annotated[str, Meta(description='an SQL query, such as "select x, y from t"')]
@@ -65,19 +62,19 @@ class SqlOptions:
 
 
 class SqlSource:
-    """One query's rows; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
+    """The rows of one query; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
 
     Integers are ``int64``, other numbers ``float64``, truth values ``bool``; text, UUIDs and bytes are text; a date
-    becomes ``int32``, days since 1970, a point in time ``int64``, microseconds since 1970 in UTC; a list (an array of
-    PostgreSQL's) makes a column of vectors. What a column is, is told by the first ``batch_rows`` rows unless ``types``
-    says it. Types and clients are those of the last ``describe``.
+    becomes ``int32``, days since 1970, a point in time ``int64``, microseconds since 1970 in UTC; a list (an array in
+    PostgreSQL) makes a column of vectors. A column's type is in ``types``, or inferred from the first ``batch_rows``
+    rows. Types and clients are those of the last ``describe``.
 
-    Nothing is ever committed, and where the database can, it is told that nothing will be written.
+    No transaction is ever committed, and PostgreSQL and SQLite are told to refuse writes.
 
     Args:
-        name: of the source in the settings.
+        name: the source's name in the settings.
         options: see :class:`SqlOptions`.
-        directory: what relative paths are relative to, SQLite's among them.
+        directory: the directory to which relative paths are relative, including those of SQLite files.
 
     Raises:
         SettingsError: an option is wrong, or the database's driver is not installed.
@@ -120,7 +117,7 @@ class SqlSource:
         self._calls.close()
 
     def _described(self, call: Call) -> tuple[dict[str, DeclaredType], Clients | None, int | None]:
-        """What the columns are, which clients there are, and how many rows, if these are few."""
+        """Return the columns' types, the clients, and the number of rows if it is less than ``batch_rows``."""
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             first = rows.next()
             check_names(self._name, "types", self._options.types, rows.names)
@@ -157,7 +154,7 @@ class SqlSource:
     def _batches(
         self, rows: Rows, wanted: Sequence[DeclaredType], clients: Clients | None
     ) -> tuple[dict[str, list[Array]], list[Array]]:
-        """The arrays of each batch, by column, and the client's key of each row."""
+        """Return the arrays of each batch by column, and the client's key of each row."""
         pieces: dict[str, list[Array]] = {one.name: [] for one in wanted}
         owners: list[Array] = []
         before = 0
@@ -222,13 +219,13 @@ def _in_row(before: int) -> Callable[[int], str]:
 
 
 def _owners(pieces: Sequence[Array]) -> Array:
-    # numpy's own would forget the masks
+    # np.concatenate would drop the masks
     joined: Array = np.ma.concatenate(pieces)  # type: ignore[no-untyped-call]
     return joined
 
 
 def _joined(source: str, typed: DeclaredType, pieces: Sequence[Array]) -> Array:
-    """The arrays of all batches as one; an empty last one has no length of its own."""
+    """Join the arrays of all batches; skip empty ones, whose vectors have no length."""
     filled = [piece for piece in pieces if len(piece)] or list(pieces[:1])
     lengths = {piece.shape[1:] for piece in filled}
     if len(lengths) > 1:
