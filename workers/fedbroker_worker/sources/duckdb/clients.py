@@ -1,7 +1,4 @@
-"""Several clients in one query of duckdb's: which keys there are, in what order.
-
-Imports this distribution's errors and the other modules of the package.
-"""
+"""Several clients in one duckdb query: their keys, and the order of the clients."""
 
 from __future__ import annotations
 
@@ -22,23 +19,23 @@ __all__ = ["find_clients", "key_of"]
 
 
 def key_of(clients: Clients) -> str:
-    """Selects the key of each row from the source's query."""
+    """Return the SQL expression of each row's key in the source's query."""
     return f"{quoted(clients.column)}::VARCHAR"
 
 
 def find_clients(
     source: str, wanted: str, connection: duckdb.DuckDBPyConnection, query: str, columns: Sequence[str]
 ) -> Clients:
-    """The clients that there are now.
+    """Return the current clients.
 
     They are in the order in which duckdb sorts the keys' own SQL type: numbers by size, text by its bytes.
 
     Args:
         source: the source's name, for errors.
-        wanted: one of ``columns``; else one SELECT of the keys, whose only column is called as one of ``columns`` is.
-        connection: to the source's database.
-        query: the source's own.
-        columns: of ``query``.
+        wanted: one of ``columns``; or one SELECT of the keys, whose only column has the name of one of ``columns``.
+        connection: a connection to the source's database.
+        query: the source's query.
+        columns: the columns of ``query``.
 
     Raises:
         SettingsError: ``wanted`` is neither, or leaves the source without columns.
@@ -79,7 +76,7 @@ def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, c
 
 
 def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnection, listed: bool) -> tuple[str, ...]:
-    # Values that count as the same may differ as text (-0.0 and 0.0), and the other way round.
+    # Equal values may differ as text (-0.0 and 0.0), and different values may have the same text.
     each = f"select {quoted(column)} as key from ({keys}\n)"  # the administrator's own query  # nosec B608
     texts = f"select distinct key, key::VARCHAR as word from ({each})"  # as above  # nosec B608
     rows = connection.execute(f"select word from ({texts}) order by key, word").fetchall()  # as above  # nosec B608

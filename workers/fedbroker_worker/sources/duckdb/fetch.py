@@ -1,7 +1,4 @@
-"""The rows of a query as arrays: scalars as they are, vectors element by element, which is ten times faster.
-
-Imports duckdb, wire's messages and the other modules of the package.
-"""
+"""The rows of a query as arrays: scalars as cells, vectors element by element, which is ten times faster."""
 
 from __future__ import annotations
 
@@ -25,20 +22,20 @@ __all__ = ["fetched"]
 def fetched(
     source: str, connection: duckdb.DuckDBPyConnection, query: str, columns: Sequence[SqlColumn], key: str | None
 ) -> tuple[dict[str, Array], Array | None]:
-    """All rows of a query, read at one time.
+    """Read all rows of a query, from one state of the data.
 
     Args:
         source: the source's name, for errors.
-        connection: to the database; where there are vectors, a temporary table is made in it.
+        connection: a connection to the database; for flat vectors, a temporary table is created in it.
         query: one SELECT.
-        columns: what is wanted of it, each once.
-        key: an expression beside them; None for no such.
+        columns: the requested columns, each once.
+        key: an additional expression, the client's key; None for none.
 
     Returns:
         The columns by name, and the cells of ``key``.
 
     Raises:
-        ColumnError: a NULL, or vectors of different lengths.
+        ColumnError: a column has a NULL, or vectors of different lengths.
         duckdb.Error: the query fails.
     """
     flat = [column for column in columns if column.flat]
@@ -47,7 +44,7 @@ def fetched(
     wanted = [*others, *(column.expression for column in flat)]
     table = f"({query}\n)"
     if flat:
-        # So that what is read column by column is of the same rows, whatever becomes of the files meanwhile.
+        # A copy, so that all columns are of the same rows even if the files change between two reads.
         made = f"create temp table fedbroker_rows as select {_named(wanted)} from {table}"  # ours, quoted  # nosec B608
         connection.execute(made)
         table, others = "fedbroker_rows", [f"c{at}" for at in range(len(others))]
@@ -76,7 +73,7 @@ def _named(expressions: Sequence[str]) -> str:
 
 
 def _array(source: str, column: SqlColumn, cells: Iterator[Array]) -> Array:
-    """One column from its own cells, or from those of its elements."""
+    """Return one column from its own cells, or from those of its elements."""
     if not column.elements:
         return array_of(source, column.announced, next(cells))
     element = Column(column.name, column.announced.dtype)

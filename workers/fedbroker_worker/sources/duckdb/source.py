@@ -1,7 +1,4 @@
-"""Columns by SQL: CSV, Parquet, JSON and DuckDB's own files, through the embedded database duckdb.
-
-Imports wire's messages and this distribution's errors, options and the other modules of the package.
-"""
+"""Columns by SQL from CSV, Parquet, JSON and DuckDB's own files, through the embedded database duckdb."""
 
 from __future__ import annotations
 
@@ -39,11 +36,11 @@ class DuckDBOptions:
     Attributes:
         query: one SQL statement that yields the rows, in the order in which they are to be used.
         file: a CSV, Parquet or JSON file, or a pattern with ``*`` for several; all of its columns.
-        clients: a column of the query, whose rows with the same value are one client's; or one SELECT that yields the
-            clients' keys in one column, which is called as the query's is. All rows are one client's when None.
+        clients: a column of the query; rows with the same value in it belong to one client. Or one SELECT that yields
+            the clients' keys in one column with the name of that column. With None, all rows belong to one client.
         database: a DuckDB database file for the query's tables; opened read-only.
-        memory_limit: the most that duckdb may use, such as ``"2GB"``; 80 % of the machine's when None.
-        threads: how many it may use; one for each core when None.
+        memory_limit: the most memory that duckdb may use, such as ``"2GB"``; 80 % of the machine's with None.
+        threads: the most threads that duckdb may use; one for each core with None.
     """
 
     query: Annotated[str | None, Meta(description="an SQL query, such as \"select x, y from 'file.csv'\"")] = None
@@ -55,27 +52,27 @@ class DuckDBOptions:
 
 
 class DuckDBSource:
-    """One query's rows; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
+    """The rows of one query; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
 
-    Every dtype of numpy's integers and floats, ``bool`` and text have their counterparts; a fixed-size array or a list
-    of them makes a column of vectors. DECIMAL becomes ``float64``; HUGEINT becomes ``int64`` if it fits; ENUM and UUID
+    Every dtype of numpy's integers and floats, ``bool`` and text has its counterpart; a fixed-size array or a list of
+    them makes a column of vectors. DECIMAL becomes ``float64``; HUGEINT becomes ``int64`` if it fits; ENUM and UUID
     become text, BLOB text of the same bytes; DATE becomes ``int32``, days since 1970; TIMESTAMP becomes ``int64``,
-    microseconds since 1970 in UTC. For the rest (TIME, INTERVAL, STRUCT, MAP, …) the query has to choose.
+    microseconds since 1970 in UTC. Other types (TIME, INTERVAL, STRUCT, MAP, …) must be cast in the query.
 
-    With ``clients``, the clients are in the order of their keys, as duckdb sorts the SQL type of these, each with its
-    rows in the order of the query. Keys are compared as text. Their column is not announced itself; a query that
-    selects it twice has it as a column, too.
+    With ``clients``, the clients are in the order of their keys, as duckdb sorts these keys' SQL type, each with its
+    rows in the order of the query. Keys are compared as text. Their column itself is not announced; a query that
+    selects it twice also has it as a column.
 
-    A file's relative name in a query is taken from ``directory``. (duckdb itself prefers a file of that name in the
-    process's working directory, if there is one: ``fedbroker-silo`` therefore works in ``directory``.)
+    A file's relative name in a query is resolved in ``directory``. (duckdb itself prefers a file of that name in the
+    process's working directory: ``fedbroker-silo`` therefore works in ``directory``.)
 
     Args:
-        name: of the source in the settings.
+        name: the source's name in the settings.
         options: see :class:`DuckDBOptions`.
-        directory: what relative paths are relative to.
+        directory: the directory to which relative paths are relative.
 
     Raises:
-        SettingsError: an option is wrong, or there is neither ``query`` nor ``file``, or both.
+        SettingsError: an option is wrong, or neither or both of ``query`` and ``file`` are given.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], directory: Path) -> None:
@@ -87,8 +84,8 @@ class DuckDBSource:
         self._clients: Clients | None = None
         self._lock = threading.Lock()
         self._memory: duckdb.DuckDBPyConnection | None = None
-        self._forgotten: list[duckdb.DuckDBPyConnection] = []  # until nobody uses what they lead to
-        self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # and whether it is a read
+        self._forgotten: list[duckdb.DuckDBPyConnection] = []  # closed once no call uses them
+        self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # value: True for a read
         self._closed = False
 
     def describe(self) -> Source:
@@ -109,7 +106,7 @@ class DuckDBSource:
     def read(self, columns: Sequence[str]) -> Sequence[Columns]:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`.
 
-        The clients are those of the last ``describe``, else those that there are now.
+        The clients are those of the last ``describe``, or else the current ones.
         """
         with self._connected(reading=True) as connection:
             described = self._described(connection)
@@ -135,7 +132,7 @@ class DuckDBSource:
             self._forget()
 
     def _described(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
-        """Name and SQL type of each column of the query."""
+        """Return the SQL type of each column of the query, by name."""
         described = f"describe select * from ({self._query}\n)"  # the administrator's own query  # nosec B608
         rows = connection.execute(described).fetchall()
         return {str(row[0]): str(row[1]) for row in rows}
@@ -149,7 +146,7 @@ class DuckDBSource:
         return [sql_column(self._name, name, type_) for name, type_ in described.items() if name != apart]
 
     def _chosen(self, names: Sequence[str], columns: Sequence[SqlColumn]) -> list[SqlColumn]:
-        """The columns of these names, each once."""
+        """Return the columns of these names, each once."""
         found = {column.name: column for column in columns}
         for name in names:
             if name not in found:
@@ -192,7 +189,7 @@ class DuckDBSource:
 
     @contextmanager
     def _connected(self, *, reading: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for one call; duckdb's errors become ours."""
+        """Open a connection for one call; convert duckdb's errors to a SourceError."""
         connection = None
         try:
             connection = self._connect()
@@ -217,7 +214,10 @@ class DuckDBSource:
                     self._tidy()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        """To a database in memory, which stays open, since that takes 40 ms; or to a file, which would stay locked."""
+        """Connect to the database in memory, which stays open because opening it takes 40 ms; or to the database file.
+
+        A file is opened for each call, because an open file stays locked for other processes.
+        """
         if self._options.database is not None:
             return self._open(str(self._directory / self._options.database), read_only=True)
         with self._lock:
@@ -228,25 +228,25 @@ class DuckDBSource:
             return self._memory.cursor()
 
     def _forget(self) -> None:
-        """Have the next call open a database anew."""
+        """Drop the database in memory, so that the next call opens a new one."""
         if self._memory is not None:
             self._forgotten.append(self._memory)
         self._memory = None
         self._tidy()
 
     def _tidy(self) -> None:
-        """Close what is forgotten, once no call is under way: with it go all connections that were made of it."""
+        """Close dropped databases once no call is running, because closing one ends all connections to it."""
         while self._forgotten and not self._running:
             self._forgotten.pop().close()
 
     def _open(self, database: str, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         options = self._options
-        # Fetching code from the network is for an administrator (`INSTALL` in duckdb's own shell), not for a query.
+        # Only an administrator may fetch code from the network (`INSTALL` in duckdb's own shell), not a query.
         config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "enable_external_file_cache": "false",
         }
-        if "," not in str(self._directory):  # the separator of this setting, and there is no way to quote it
+        if "," not in str(self._directory):  # a comma separates the paths in this setting, and cannot be quoted
             config["file_search_path"] = str(self._directory)
         if options.memory_limit is not None:
             config["memory_limit"] = options.memory_limit

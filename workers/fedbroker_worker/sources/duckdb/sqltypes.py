@@ -1,6 +1,6 @@
-"""What a column of a query is called in SQL, what it is announced as, and how it is selected so that it becomes that.
+"""Columns of a duckdb query: their SQL types, the announced dtypes, and the SQL expressions that convert them.
 
-Plain functions. Imports wire's messages and this distribution's errors.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLAIN: Final = {
     "VARCHAR": "str",
     "BLOB": "str",
 }
-"""SQL types whose values arrive as numpy's own."""
+"""SQL types whose values arrive in a numpy dtype without a cast."""
 
 _CAST: Final = {
     "HUGEINT": "BIGINT",
@@ -39,7 +39,7 @@ _CAST: Final = {
     "ENUM": "VARCHAR",
     "UUID": "VARCHAR",
 }
-"""SQL types that are cast to a plain one; a value that does not fit is the query's error, never another value."""
+"""SQL types that are cast to a plain one; for a value that does not fit, the query fails: no value changes silently."""
 
 _COMPUTED: Final = {
     "DATE": ("date_diff('day', date '1970-01-01', {})::INTEGER", "int32"),
@@ -49,7 +49,7 @@ _COMPUTED: Final = {
     "TIMESTAMP_MS": ("epoch_us({}::TIMESTAMP)", "int64"),
     "TIMESTAMP_NS": ("epoch_us({}::TIMESTAMP)", "int64"),
 }
-"""SQL types of points in time, as a number since 1970."""
+"""SQL types of points in time, with the expression and the dtype of the number since 1970."""
 
 _HINTS: Final = {
     "TIME": "select a number of it, such as epoch({})",
@@ -59,7 +59,7 @@ _HINTS: Final = {
 }
 
 SHORT: Final = 32
-"""Elements up to which a vector is selected one by one."""
+"""The longest vector whose elements are selected as separate columns."""
 
 _DIMENSION: Final = re.compile(r"\[(\d*)\]$")
 
@@ -70,7 +70,7 @@ class SqlColumn:
 
     Attributes:
         announced: name, dtype and row shape.
-        expression: selects it from the query, as a type that numpy has.
+        expression: the SQL expression that selects it from the query, as a type that numpy has.
     """
 
     announced: Column
@@ -83,9 +83,9 @@ class SqlColumn:
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """Select each element of a short vector, which is several times faster than a cell that is an array itself.
+        """SQL expressions of the elements of a short vector, several times faster than cells that are arrays.
 
-        Empty for scalars, text, and vectors that are long or of no fixed length.
+        Empty for scalars, text, and vectors that are long or have no fixed length.
         """
         match self.announced:
             case Column(dtype="str"):
@@ -97,23 +97,23 @@ class SqlColumn:
 
     @property
     def flat(self) -> bool:
-        """Select all elements of all rows one after another, and the rows' lengths, for the same reason.
+        """True if all elements of all rows are selected one after another, with the rows' lengths, for the same reason.
 
-        True for a vector that is long or of no fixed length, and for one of text.
+        This is so for vectors that are long or have no fixed length, and for vectors of text.
         """
         return len(self.announced.shape) == 1 and not self.elements
 
 
 def quoted(text: str, *, mark: str = '"') -> str:
-    """An SQL identifier, or, with ``'``, an SQL string."""
+    """Quote a text as an SQL identifier or, with the mark ``'``, as an SQL string."""
     return mark + text.replace(mark, mark * 2) + mark
 
 
 def sql_column(source: str, name: str, type_: str) -> SqlColumn:
-    """What becomes of a column of that SQL type, such as ``DECIMAL(5,2)`` or ``FLOAT[4]``.
+    """Return the column for an SQL type such as ``DECIMAL(5,2)`` or ``FLOAT[4]``.
 
     Raises:
-        ColumnError: the type has no counterpart; says what to select instead.
+        ColumnError: the type has no counterpart; the hint says what to select instead.
     """
     base = type_
     shape: tuple[int | None, ...] = ()

@@ -1,6 +1,6 @@
-"""SQL as an administrator writes it, or for a file; and duckdb's errors as one line.
+"""SQL statements, from the administrator or for a file; and duckdb's errors as one line.
 
-Plain functions. Imports the package's SQL types.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ READERS: Final = {
     ".jsonl": "read_json",
     ".ndjson": "read_json",
 }
-"""What reads files of these endings."""
+"""DuckDB's function that reads files, by their ending."""
 
 _COMPRESSED: Final = (".gz", ".zst")
 
 
 def from_file(path: Path) -> str | None:
-    """The statement that yields a file's rows; None where its ending says not how to read it."""
+    """Return the statement that yields a file's rows; None for an unknown ending."""
     suffix = path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
     reader = READERS.get(suffix.lower())
     return f"from {reader}({quoted(str(path), mark=chr(39))})" if reader else None
 
 
 def one_select(connection: duckdb.DuckDBPyConnection, text: str) -> str | None:
-    """The statement, to be put in parentheses with a newline behind it; None where it is not one SELECT.
+    """Return the statement without a final semicolon; None if the text is not one SELECT.
+
+    Callers put the statement in parentheses, with a newline after it, because it may end in a comment.
 
     Raises:
-        duckdb.ParserException: it is no SQL.
+        duckdb.ParserException: the text is not valid SQL.
     """
     statements = connection.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -50,6 +52,6 @@ def one_select(connection: duckdb.DuckDBPyConnection, text: str) -> str | None:
 
 
 def one_line(error: duckdb.Error) -> str:
-    """Duckdb's words without the excerpt of the query and the pointer below it."""
+    """Return duckdb's message without the excerpt of the query and the pointer below it."""
     text = str(error).split("\n\nLINE ", 1)[0]
     return " ".join(text.split())
