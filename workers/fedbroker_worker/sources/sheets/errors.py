@@ -1,7 +1,4 @@
-"""What Google refuses, as one line that says who can do what about it.
-
-Imports this distribution's errors.
-"""
+"""Google's errors, each as one line that says who can solve it and how."""
 
 from __future__ import annotations
 
@@ -27,15 +24,15 @@ __all__ = ["Place", "google_errors"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in Google's Sheets the rows are.
+    """The place of the rows in Google Sheets.
 
     Attributes:
         source: the source's name, for errors.
-        key: of the spreadsheet; whoever has the key of one that is shared with everybody can read it.
-        worksheet: its title, or its number as URLs have it (``gid``); None for the first one.
-        range: in A1 notation; None for all of the worksheet.
-        endpoint: of the API.
-        patience: seconds for which a busy server is asked again.
+        key: the spreadsheet's key, a secret: if the spreadsheet is shared by link, the key is enough to read it.
+        worksheet: its title, or its number in URLs (``gid``); None for the first one.
+        range: the range in A1 notation; None for the whole worksheet.
+        endpoint: the URL of the API.
+        patience: seconds for which requests to a busy server are repeated.
     """
 
     source: str
@@ -48,7 +45,7 @@ class Place:
 
 @contextmanager
 def google_errors(place: Place, credentials: Credentials) -> Iterator[None]:
-    """What gspread and google-auth raise, as one line that says who can do what about it."""
+    """Convert the exceptions of gspread and google-auth to a SourceError that says who can solve it and how."""
     try:
         yield
     except gspread.exceptions.WorksheetNotFound:
@@ -69,7 +66,7 @@ def google_errors(place: Place, credentials: Credentials) -> Iterator[None]:
         )
         raise SourceError(place.source, what, hint=hint, problem=Problem.UNAUTHORISED) from None
     except (requests.RequestException, GoogleAuthError) as error:
-        # Without their own words: these hold the spreadsheet's key.
+        # Their message is left out, because it holds the spreadsheet's key.
         where = "the address that gives tokens" if isinstance(error, GoogleAuthError) else place.endpoint
         what = f"{where} cannot be reached ({type(error).__name__})"
         raise SourceError(
@@ -78,7 +75,7 @@ def google_errors(place: Place, credentials: Credentials) -> Iterator[None]:
 
 
 def _refused(place: Place, credentials: Credentials, error: BaseException | None) -> SourceError:
-    """Google's answer as an error of ours."""
+    """Return Google's answer as a SourceError."""
     if not isinstance(error, gspread.exceptions.APIError):
         return SourceError(place.source, f"Google Sheets failed ({type(error).__name__})", problem=Problem.UNREADABLE)
     status = error.response.status_code

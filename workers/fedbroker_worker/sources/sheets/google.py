@@ -1,7 +1,4 @@
-"""What of Google's Sheets is asked, by gspread: patient where Google is busy.
-
-Imports this distribution's errors and the package's calls.
-"""
+"""Requests to Google Sheets through gspread, repeated while Google is busy."""
 
 from __future__ import annotations
 
@@ -49,17 +46,17 @@ _CORNER: Final = re.compile(r"(?:.*!)?\$?([A-Z]*)\$?(\d*)(?::.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """What a range holds: rows, and the row and column in the sheet of their first cell."""
+    """The cells of a range: its rows, and the row and column in the sheet of its first cell."""
 
     rows: Sequence[Sequence[object]]
     corner: tuple[int, int]
 
 
 def service_account(label: str, text: str) -> Credentials:
-    """The credentials in a service account's JSON file.
+    """Return the credentials in a service account's JSON file.
 
     Raises:
-        SettingsError: it is none; what is in it is in no error.
+        SettingsError: the file is not such a key; the error quotes nothing of it.
     """
     hint = "download a key of the type JSON for the service account"
     try:
@@ -80,10 +77,10 @@ def _from_info(info: dict[str, Any]) -> Credentials:
 
 
 def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
-    """The cells of a range, as they are and not as they look: numbers, truth values, text; dates as numbers of days.
+    """Fetch the unformatted cells of a range: numbers, truth values, text; dates as numbers of days.
 
     Raises:
-        SourceError: Google cannot be reached or refuses; says who can do what about it.
+        SourceError: Google cannot be reached or refuses; the error says who can solve it and how.
     """
     with google_errors(place, credentials):
         with requests.Session() as session:
@@ -109,10 +106,10 @@ def _worksheet(book: gspread.Spreadsheet, which: str | int | None) -> gspread.Wo
 
 
 class _PatientClient(HTTPClient):
-    """gspread's client, which asks again where the server is busy, and may ask another endpoint than Google's.
+    """gspread's client, with retries while the server is busy, and with a configurable endpoint.
 
-    It gets its tokens itself: google-auth's own session would also ask a third server of Google's, in the background,
-    about where the account may be used, and a firewall would have to let that pass.
+    It requests its tokens itself: google-auth's own session would also ask a third server of Google, in the background,
+    about where the account may be used, and a firewall would have to allow that.
     """
 
     def __init__(self, session: requests.Session, credentials: Credentials, place: Place, call: Call) -> None:
@@ -138,7 +135,7 @@ class _PatientClient(HTTPClient):
         raise AssertionError("the last try returns or raises")
 
     def _ask(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
-        """One request; with a new token, once, where Google does not take the one that there is."""
+        """Send one request; if Google rejects the token, send it again with a new token, once."""
         if not self._credentials.valid:
             self._renew()
         self.session.headers["Authorization"] = f"Bearer {self._credentials.token}"
@@ -156,8 +153,8 @@ class _PatientClient(HTTPClient):
 
 
 def _pause(error: Exception, tried: int) -> float | None:
-    """Seconds to wait before the next try; None where asking again would not help."""
-    # Apart from each other, since silos of one cohort are asked at the same moment.
+    """Return the seconds to wait before the next try; None if another try would not help."""
+    # Random, because the silos of one cohort send their requests at the same moment.
     own = random.uniform(0.5, 1) * _FIRST_PAUSE * float(1 << tried - 1)
     if not isinstance(error, gspread.exceptions.APIError):
         return own
@@ -169,7 +166,7 @@ def _pause(error: Exception, tried: int) -> float | None:
 
 
 def _corner(range_: str) -> tuple[int, int]:
-    """Row and column of the first cell of a range, such as ``'Flights'!B3:D200``."""
+    """Return row and column of the first cell of a range, such as ``'Flights'!B3:D200``."""
     match = _CORNER.fullmatch(range_)
     letters, digits = match.groups() if match else ("", "")
     column = 0

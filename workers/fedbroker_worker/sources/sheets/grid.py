@@ -1,6 +1,6 @@
-"""A spreadsheet's cells as columns: which row names them, which rows count, and where each cell is.
+"""A spreadsheet's cells as columns: the header row, the rows with values, and the place of each cell.
 
-Plain functions. Imports this distribution's errors and the package's types and values.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Grid", "grid_of"]
 
 _FAILED: Final = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A", "#ERROR!", "Loading...")
-"""What a cell holds whose formula has no value."""
+"""Contents of a cell whose formula has no value."""
 
 _DAY_ZERO: Final = datetime.datetime(1899, 12, 30)
-"""From which spreadsheets count days; the time of day is the sheet's own."""
+"""The day 0 of spreadsheets; the time of day is in the sheet's own time zone."""
 
 _DAY_MILLISECONDS: Final = 86_400_000
 
@@ -34,13 +34,13 @@ _ALPHABET: Final = 26
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Rows under a header; a cell without value is None, and a row without any is none.
+    """The rows under a header; a cell without a value is None, and a row without any value is left out.
 
     Attributes:
         source: the source's name, for errors.
-        places: the number in the sheet of each named column, A being 1.
-        lines: the number in the sheet of each row, the first being 1.
-        cells: of each column.
+        places: the number in the sheet of each named column; A is 1.
+        lines: the number in the sheet of each row; the first is 1.
+        cells: the cells of each column.
     """
 
     source: str
@@ -49,10 +49,10 @@ class Grid:
     cells: dict[str, list[object]]
 
     def infer(self, name: str) -> DeclaredType:
-        """What a column is: numbers are ``float64``, as they are in every spreadsheet.
+        """Infer a column's type; numbers are ``float64``, as in every spreadsheet.
 
         Raises:
-            ColumnError: it is empty, or its cells are of different kinds.
+            ColumnError: the column is empty, or its cells are of different kinds.
         """
         values = [float(cell) if type(cell) is int else cell for cell in self.cells[name]]
         kinds = [type(value) for value in values if value is not None]
@@ -70,15 +70,15 @@ class Grid:
         return typed
 
     def array(self, typed: DeclaredType, rows: Sequence[int], *, nan: bool) -> Array:
-        """One array of a column.
+        """Return a column's cells as one array.
 
         Args:
-            typed: the column, and what it is to be.
-            rows: which; by their index in ``lines``.
-            nan: a cell without value is not a number, where the column is of floats.
+            typed: the column and its type.
+            rows: the requested rows, by their index in ``lines``.
+            nan: in a column of floats, a cell without a value becomes NaN.
 
         Raises:
-            ColumnError: a cell has no value, or one of another kind.
+            ColumnError: a cell has no value, or a value of another kind.
         """
         cells = self.chosen(typed.name, rows)
         if nan and "float" in typed.word:
@@ -95,10 +95,10 @@ class Grid:
         return array_from(self.source, typed, cells, lambda at: f"in cell {self._cell(typed.name, rows[at])}")
 
     def chosen(self, name: str, rows: Sequence[int]) -> list[object]:
-        """The cells of a column in these rows.
+        """Return the cells of a column in these rows.
 
         Raises:
-            ColumnError: there is no such column.
+            ColumnError: the column does not exist.
         """
         own = self._own(name)
         return [own[at] for at in rows]
@@ -116,7 +116,7 @@ class Grid:
         return self.cells[name]
 
     def complete(self, names: Sequence[str]) -> list[int]:
-        """The rows that have a value in each of these columns."""
+        """Return the rows that have a value in each of these columns."""
         columns = [self._own(name) for name in names]
         return [at for at in range(len(self.lines)) if all(column[at] is not None for column in columns)]
 
@@ -125,17 +125,17 @@ class Grid:
 
 
 def grid_of(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int], header: int) -> Grid:
-    """The grid of what a range of a sheet holds.
+    """Return the grid of a range of a sheet.
 
     Args:
         source: the source's name, for errors.
-        rows: of cells, each without the empty ones at its end; ``""`` where a cell is empty.
+        rows: the rows of cells, each without the empty cells at its end; an empty cell is ``""``.
         corner: row and column in the sheet of the first cell.
-        header: the row of the range that names the columns, from 1; columns without a name there are left out. With 0
-            there is none, and they are called by their letters.
+        header: the row of the range that names the columns, from 1; columns without a name are left out. With 0, the
+            range has no header, and the columns' letters are their names.
 
     Raises:
-        SourceError: there is no such row, or it names nothing.
+        SourceError: the header row does not exist, or names no column.
         ColumnError: two columns have one name, or a formula has no value.
     """
     top, left = corner
@@ -155,7 +155,7 @@ def grid_of(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, in
 
 
 def _names(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int], header: int) -> dict[int, str]:
-    """The name of each column that has one, by its index in a row."""
+    """Return the name of each named column, by its index in a row."""
     top, left = corner
     if header == 0:
         return {at: _letters(left + at) for at in range(max(map(len, rows), default=0))}
@@ -178,7 +178,7 @@ def _names(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int
 
 
 def _letters(number: int) -> str:
-    """What a spreadsheet calls a column: A to Z, AA, AB and so on."""
+    """Return a spreadsheet's letters for a column: A to Z, AA, AB and so on."""
     letters = ""
     while number:
         number, rest = divmod(number - 1, _ALPHABET)
@@ -187,11 +187,11 @@ def _letters(number: int) -> str:
 
 
 def _moment(cell: object, *, whole: bool) -> object:
-    """The point in time that a spreadsheet's number of days stands for; as a date if there is no time of day in it."""
+    """Convert a spreadsheet's number of days to a point in time; with ``whole``, to a date if it has no time of day."""
     if not isinstance(cell, float | int) or isinstance(cell, bool):
         return cell
     try:
-        # To the millisecond, which is as exactly as a double of days tells the time.
+        # Rounded to the millisecond: a double of days is no more exact.
         moment = _DAY_ZERO + datetime.timedelta(milliseconds=round(cell * _DAY_MILLISECONDS))
     except OverflowError:
         return cell

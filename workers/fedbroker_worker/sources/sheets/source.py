@@ -1,7 +1,4 @@
-"""Columns of a Google spreadsheet, read as a service account with which it is shared.
-
-Imports wire's messages and this distribution's errors, options and the other modules of the package.
-"""
+"""Columns of a Google spreadsheet, read as a service account with which it is shared."""
 
 from __future__ import annotations
 
@@ -48,18 +45,19 @@ class SheetsOptions:
     """The keys of a ``[data.NAME]`` with ``source = "sheets"``.
 
     Attributes:
-        spreadsheet: its URL or key; in no ``repr``, since whoever has it can read one that is shared with everybody.
-        service_account: the JSON file of a service account's key: one of systemd's credentials, else a path.
-        worksheet: its title; when None the one that the URL names (``gid=…``), else the first one.
-        range: in A1 notation; all of the worksheet when None.
-        header: the row of the range that names the columns, from 1; 0 for none, columns are called by their letters.
-        columns: which to offer; all that have a name when None.
-        types: of columns that are not what they look like, such as dates.
-        nulls: cells without value are an error, or their rows are left out, or they are not a number.
-        clients: a column, whose rows with the same value are one client's.
-        ttl: seconds for which what was read is used again.
-        retry_seconds: for how long Google is asked again when it is busy or cannot be reached.
-        endpoint: of the Sheets API, for networks that reach it by an address of their own.
+        spreadsheet: its URL or key; not in the ``repr``, because it is enough to read a spreadsheet shared by link.
+        service_account: the JSON file of a service account's key: a systemd credential or a path.
+        worksheet: its title; None for the worksheet that the URL names (``gid=…``), else the first one.
+        range: the range in A1 notation; None for the whole worksheet.
+        header: the row of the range that names the columns, from 1; 0 for no header: the letters are the names.
+        columns: the columns to offer; None for all that have a name.
+        types: types of columns that the cells do not show, such as dates.
+        nulls: cells without a value are an error (``error``), their rows are left out (``drop``), or they become NaN
+            (``nan``).
+        clients: a column; rows with the same value in it belong to one client.
+        ttl: seconds for which the cells that were read are used again.
+        retry_seconds: how long requests are repeated when Google is busy or cannot be reached.
+        endpoint: the URL of the Sheets API, for networks that reach it at another address.
     """
 
     spreadsheet: Annotated[str, Meta(description=_KEY)] = field(repr=False)
@@ -81,14 +79,14 @@ class SheetsOptions:
 class SheetsSource:
     """The rows of one range of a spreadsheet; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
 
-    Numbers are ``float64``, truth values ``bool``, everything else text, unless ``types`` says otherwise. ``date``
-    becomes ``int32``, days since 1970, ``datetime`` becomes ``int64``, microseconds since 1970 as the sheet shows the
-    time. Rows without any value are none. Types and clients are those of the last ``describe``.
+    Numbers are ``float64``, truth values ``bool``, all other values text, unless ``types`` says otherwise. ``date``
+    becomes ``int32``, days since 1970; ``datetime`` becomes ``int64``, microseconds since 1970 in the sheet's own time.
+    Rows without any value are left out. Types and clients are those of the last ``describe``.
 
     Args:
-        name: of the source in the settings.
+        name: the source's name in the settings.
         options: see :class:`SheetsOptions`.
-        directory: what relative paths are relative to.
+        directory: the directory to which relative paths are relative.
 
     Raises:
         SettingsError: an option is wrong.
@@ -158,7 +156,7 @@ class SheetsSource:
         return clients.deal(self._name, arrays, owners)
 
     def _look(self, grid: Grid) -> tuple[dict[str, DeclaredType], Clients | None]:
-        """What the columns are, and which clients there are."""
+        """Return the columns' types, and the clients."""
         typed = {name: self._given.get(name) or grid.infer(name) for name in self._offered(grid)}
         column = self._options.clients
         if column is None:
@@ -178,17 +176,17 @@ class SheetsSource:
         return keys
 
     def _offered(self, grid: Grid) -> list[str]:
-        """The columns to announce; raises SettingsError where an option names one that is not there."""
+        """Return the columns to announce; raise SettingsError if an option names a column that does not exist."""
         names, options = list(grid.cells), self._options
         check_names(self._name, "clients", [options.clients] if options.clients else [], names)
         check_names(self._name, "columns", options.columns or [], names)
         check_names(self._name, "types", options.types, names)
         chosen = names if options.columns is None else list(dict.fromkeys(options.columns))
-        # What is named itself is offered, as a query's column that is selected twice.
+        # A 'clients' column that 'columns' names is offered, too, like a column that a query selects twice.
         return [name for name in chosen if name != options.clients or options.columns is not None]
 
     def _rows(self, grid: Grid, offered: Iterable[str]) -> list[int]:
-        """The rows that count: the same ones, whichever of the columns are asked for."""
+        """Return the rows in use, which are the same for every selection of columns."""
         needed = [*offered, self._options.clients] if self._options.clients else list(offered)
         return grid.complete(needed if self._options.nulls == "drop" else [])
 
@@ -200,7 +198,7 @@ class SheetsSource:
         return typed[name]
 
     def _grid(self, call: Call) -> Grid:
-        """What the sheet holds, as old as ``ttl`` allows."""
+        """Return the sheet's grid, from the cache if it is not older than ``ttl``."""
         now = time.monotonic()
         with self._lock:
             cached = self._cached
@@ -210,7 +208,7 @@ class SheetsSource:
             found = fetch(self._place, self._account(), call)
         except SourceError:
             with self._lock:
-                self._credentials = None  # perhaps there is a new key in the file by the next time
+                self._credentials = None  # the file may hold a new key by the next read
             raise
         grid = grid_of(self._name, found.rows, found.corner, self._options.header)
         with self._lock:
@@ -242,5 +240,5 @@ class SheetsSource:
 
 
 def _as_shown(cell: object) -> object:
-    """A number as the sheet writes it: 7, not 7.0."""
+    """Return a number as the sheet shows it: 7, not 7.0."""
     return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
