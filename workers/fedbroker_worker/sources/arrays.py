@@ -1,6 +1,6 @@
-"""Whatever numpy makes an array of, as a column: no mask, no missing value, no dtype that has no counterpart.
+"""Convert any array-like value to a column: no mask, no missing value, no dtype without a counterpart.
 
-Plain functions. Imports this distribution's errors and casts and the package's values.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _RETURN: Final = "return numbers, truth values or text, of one length in each ro
 
 
 def as_array(source: str, column: str, values: object) -> Array:
-    """The column as a plain array.
+    """Return a column as a plain array.
 
     Args:
         source: the source's name, for errors.
-        column: its name.
-        values: an array, a list, or anything that numpy takes for one.
+        column: the column's name.
+        values: an array, a list, or any other value that numpy converts to an array.
 
     Returns:
         Shape ``(rows, …)`` of a dtype of :data:`~fedbroker_worker.dtype_cast.DTYPES`; text is an object array of
         ``str`` or ``bytes``.
 
     Raises:
-        ColumnError: it is none, or has a missing value.
+        ColumnError: the values are no column, or a value is missing.
     """
     array = _made(source, column, values)
     if array.ndim == 0:
@@ -83,13 +83,13 @@ def _made(source: str, column: str, values: object) -> np.ndarray[Any, Any]:
         raise ColumnError(
             source, column, f"is no array: {said}", hint=_RETURN, problem=Problem.NO_COUNTERPART
         ) from None
-    # numpy would make a number among text to text.
+    # numpy would convert a number among text to text.
     mixed = array.dtype.kind in "US" and isinstance(values, list | tuple) and array.ndim == 1
     return np.array(values, dtype=object) if mixed else array
 
 
 def _of_objects(source: str, column: str, array: Array) -> Array:
-    """Python's own values, which are looked at one by one."""
+    """Convert an array of Python objects, whose type is inferred from each of them."""
     typed = infer(source, column, array.tolist())
     if typed is None:
         if array.size:

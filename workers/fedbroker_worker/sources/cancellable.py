@@ -1,7 +1,4 @@
-"""Blocking calls of a source that another thread may end, also where the library that makes them cannot be stopped.
-
-Imports this distribution's errors.
-"""
+"""Blocking calls of a source that another thread can end, even if the library underneath cannot be stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ T = TypeVar("T")
 
 
 class Call:
-    """One call under way, as the function that makes it sees it."""
+    """A running call, as its function sees it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,15 +26,15 @@ class Call:
 
     @property
     def ended(self) -> bool:
-        """Whether nobody waits for it any more: what it returns is thrown away."""
+        """True after the call was ended: its result will be discarded."""
         return self._ended.is_set()
 
     def pause(self, seconds: float) -> bool:
-        """Wait for so long, or until the call is ended; whether it is."""
+        """Wait for the given time, or until the call is ended; return whether it is ended."""
         return self._ended.wait(seconds)
 
     def on_end(self, cancel: Callable[[], None]) -> None:
-        """Have ``cancel`` called, in another thread, when the call is ended; now, if it is already."""
+        """Register ``cancel``, which another thread calls when the call is ended; call it now if it already is."""
         with self._lock:
             if not self.ended:
                 self._cancels.append(cancel)
@@ -45,13 +42,13 @@ class Call:
         cancel()
 
     def off_end(self, cancel: Callable[[], None]) -> None:
-        """Forget ``cancel``: what it would end is no longer there. Waits while it is being called."""
+        """Remove ``cancel``, because its resource is gone. Waits while ``cancel`` runs."""
         with self._lock:
             if cancel in self._cancels:
                 self._cancels.remove(cancel)
 
     def end(self) -> None:
-        """Nobody waits any more."""
+        """End the call: mark it as ended and call the registered functions."""
         with self._lock:
             self._ended.set()
             for cancel in self._cancels:
@@ -60,7 +57,7 @@ class Call:
 
 
 class _Result(Generic[T]):
-    """What a call came to, once ``done`` is set."""
+    """The result or the error of a call; valid once ``done`` is set."""
 
     def __init__(self, call: Call) -> None:
         self.done = threading.Event()
@@ -79,22 +76,22 @@ class CancellableCalls:
     def __init__(self, source: str) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._running: dict[Call, bool] = {}  # and whether it is a read
+        self._running: dict[Call, bool] = {}  # value: True for a read
         self._closed = False
 
     def run(self, function: Callable[[Call], T], *, reading: bool = False) -> T:
-        """What the function returns.
+        """Run a function and return its result.
 
-        It runs in a daemon thread of its own, so that it can be left behind: a call that is ended raises at once,
-        whether or not the function returns.
+        The function runs in its own daemon thread, so that it can be abandoned: a call that is ended raises at once,
+        even if the function does not return.
 
         Args:
-            function: looks at its :class:`Call` from time to time, or says how to cancel it.
-            reading: whether :meth:`interrupt` ends it.
+            function: checks its :class:`Call` from time to time, or registers how to cancel it.
+            reading: True if :meth:`interrupt` ends the call.
 
         Raises:
-            SourceError: it was ended, or the source is closed.
-            Exception: whatever the function raises.
+            SourceError: the call was ended, or the source is closed.
+            Exception: any exception of the function.
         """
         call = Call()
         with self._lock:
@@ -127,11 +124,11 @@ class CancellableCalls:
         return result.values[0]
 
     def interrupt(self) -> None:
-        """End the reads under way."""
+        """End the running reads."""
         self._end(reads_only=True)
 
     def close(self) -> None:
-        """End every call under way; further ones are refused."""
+        """End every running call, and refuse new ones."""
         with self._lock:
             self._closed = True
         self._end(reads_only=False)

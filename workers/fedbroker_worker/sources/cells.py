@@ -1,6 +1,6 @@
-"""From the cells of a column as a database hands them out to one plain array: no NULL, no ragged row, no mask.
+"""Convert a column's cells, as a database returns them, to one plain array: no NULL, no ragged row, no mask.
 
-Plain functions. Imports wire's messages and this distribution's errors.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _PAD: Final = "pad or cut them in the query to one length"
 
 
 def array_of(source: str, column: Column, cells: Array) -> Array:
-    """One array of a column's cells.
+    """Return a column's cells as one array.
 
     Args:
         source: the source's name, for errors.
-        column: as announced.
-        cells: one for each row; masked where it is NULL. A cell of a vector column is an array itself.
+        column: the column as announced.
+        cells: one for each row; masked if it is NULL. A cell of a vector column is an array itself.
 
     Returns:
         Shape ``(rows, *column.shape)`` of ``column.dtype``; text is an object array of ``str`` or ``bytes``.
 
     Raises:
-        ColumnError: a NULL, or rows of different lengths.
+        ColumnError: the column has a NULL, or rows of different lengths.
     """
     flat = _without_null(source, column, cells)
     if column.shape:
@@ -46,19 +46,19 @@ def array_of(source: str, column: Column, cells: Array) -> Array:
 
 
 def vectors_of(source: str, column: Column, lengths: Array, elements: Array) -> Array:
-    """One array of a column of vectors that was handed out element by element.
+    """Return one array of a column of vectors whose elements were selected one after another.
 
     Args:
         source: the source's name, for errors.
-        column: as announced; its shape has one dimension.
-        lengths: of each row's vector; masked where that is NULL.
-        elements: of all rows, one after another; masked where one is NULL.
+        column: the column as announced; its shape has one dimension.
+        lengths: the length of each row's vector; masked if the vector is NULL.
+        elements: the elements of all rows, one after another; masked if an element is NULL.
 
     Returns:
-        As :func:`array_of` does.
+        An array as from :func:`array_of`.
 
     Raises:
-        ColumnError: a NULL, or rows of different lengths.
+        ColumnError: the column has a NULL, or rows of different lengths.
     """
     length = _same(source, column, _without_null(source, column, lengths).tolist(), column.shape[0] or 0)
     return _plain(column, _without_null(source, column, elements)).reshape(len(lengths), length)
@@ -80,12 +80,12 @@ def _without_null(source: str, column: Column, cells: Array) -> Array:
 
 
 def _stacked(source: str, column: Column, cells: Array, shape: tuple[int | None, ...]) -> Array:
-    """Cells that are arrays, put together along a new first dimension."""
+    """Stack cells that are arrays along a new first dimension."""
     if not len(cells):
         return np.empty((0, *(size or 0 for size in shape)), dtype=object if column.dtype == "str" else column.dtype)
     length = _same(source, column, map(len, cells))
     masked = np.ma.MaskedArray in set(map(type, cells))
-    # numpy's own would forget the masks
+    # np.concatenate would drop the masks
     joined: Array = np.ma.concatenate(cells) if masked else np.concatenate(cells)  # type: ignore[no-untyped-call]
     inner = _without_null(source, column, joined)
     if len(shape) > 1:
@@ -94,7 +94,7 @@ def _stacked(source: str, column: Column, cells: Array, shape: tuple[int | None,
 
 
 def _same(source: str, column: Column, lengths: Iterable[int], of_none: int = 0) -> int:
-    """The length that all rows have; ``of_none`` where there are no rows."""
+    """Return the length that all rows have; ``of_none`` without any row."""
     found = set(lengths)
     if len(found) > 1:
         what = f"has rows of different lengths, from {min(found)} to {max(found)}"
@@ -103,12 +103,11 @@ def _same(source: str, column: Column, lengths: Iterable[int], of_none: int = 0)
 
 
 def _plain(column: Column, cells: Array) -> Array:
-    """Of the column's dtype."""
     return _text(cells) if column.dtype == "str" else cells.astype(column.dtype, copy=False)
 
 
 def _text(cells: Array) -> Array:
-    """Text as ``str`` or ``bytes``: a database may hand out a BLOB as a bytearray."""
+    """Return text as ``str`` or ``bytes``: a database may return a BLOB as a bytearray."""
     flat = [bytes(cell) if isinstance(cell, bytearray | memoryview) else cell for cell in cells.ravel()]
     result = np.empty(len(flat), dtype=object)
     result[:] = flat

@@ -1,6 +1,6 @@
-"""Several clients among Python's values: which keys there are, and in what order.
+"""The keys of clients as Python values: their text, and the order of the clients.
 
-Plain functions. Imports the package's clients and cells.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["clients_among", "words_of"]
 
 
 def clients_among(column: str, keys: Iterable[object], *, listed: bool = False) -> Clients:
-    """The clients with these keys: in their order where they have one (numbers by size), else in that of their text.
+    """Return the clients with these keys: in the keys' order if they can be compared, else in the order of their text.
 
     Args:
-        column: whose values they are.
-        keys: none of them None; the same one may stand more than once.
-        listed: a query of their own yields them.
+        column: the column with the keys.
+        keys: the keys, without None; may repeat.
+        listed: True if a separate query yields the keys.
     """
     words = {word_of(key): key for key in keys}
     try:
@@ -36,7 +36,7 @@ def clients_among(column: str, keys: Iterable[object], *, listed: bool = False) 
 
 
 def words_of(keys: Sequence[object]) -> Array:
-    """Keys as text, by which they are compared; masked where one is None."""
+    """Return keys as text, by which they are compared; masked where a key is None."""
     words = np.empty(len(keys), dtype=object)
     words[:] = ["" if key is None else word_of(key) for key in keys]
     masked: Array = np.ma.masked_array(words, mask=[key is None for key in keys])  # type: ignore[no-untyped-call]
@@ -44,7 +44,7 @@ def words_of(keys: Sequence[object]) -> Array:
 
 
 def word_of(key: object) -> str:
-    """A key as text; ``true`` and ``false`` as SQL writes them, bytes that are no text by their escapes."""
+    """Return a key as text: ``true`` and ``false`` as in SQL, and bytes that are not UTF-8 with backslash escapes."""
     if isinstance(key, bool | np.bool_):
         return str(key).lower()
     if isinstance(key, bytes | bytearray | memoryview):

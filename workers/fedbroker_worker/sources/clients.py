@@ -1,7 +1,4 @@
-"""Several clients in one source's rows: which there are, and whose each row is.
-
-Imports wire's messages and this distribution's errors and the other modules of the package.
-"""
+"""Several clients in one source's rows: their keys, and the rows of each."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ _AGAIN: Final = "start the silo again so that it announces its clients anew"
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The clients of a source, as they are announced.
+    """The announced clients of a source.
 
     Attributes:
-        column: of the source's query; rows with the same value there are one client's.
-        keys: those values as text, each once, in the order of the clients.
-        listed: a query of their own yields the keys, not the rows.
+        column: a column of the source's query; rows with the same value in it belong to one client.
+        keys: these values as text, each once, in the order of the clients.
+        listed: True if a separate query yields the keys, not the rows.
     """
 
     column: str
@@ -38,19 +35,19 @@ class Clients:
     listed: bool
 
     def deal(self, source: str, rows: Columns, cells: Array) -> list[Columns]:
-        """Each client's own rows, in their order.
+        """Divide the rows by client; each client's rows keep their order.
 
         Args:
             source: the source's name, for errors.
-            rows: of all clients.
-            cells: the key of each row as text; masked where there is none.
+            rows: the columns with the rows of all clients.
+            cells: the key of each row as text; masked if it is NULL.
 
         Returns:
-            One for each of ``keys``; a client without rows has arrays of length 0.
+            One mapping for each of ``keys``; a client without rows has arrays of length 0.
 
         Raises:
             ColumnError: the key of a row is NULL.
-            SourceError: the key of a row is none of ``keys``.
+            SourceError: the key of a row is not among ``keys``.
         """
         owners = self._owners(source, array_of(source, Column(self.column, "str"), cells))
         order = np.argsort(owners, kind="stable")
@@ -59,12 +56,12 @@ class Clients:
         return [{name: pieces[at] for name, pieces in dealt.items()} for at in range(len(self.keys))]
 
     def _owners(self, source: str, keys: Array) -> Array:
-        """The number of each row's client."""
+        """Return the number of each row's client."""
         numbers = {key: at for at, key in enumerate(self.keys)}
         owners = np.fromiter((numbers.get(key, -1) for key in keys), np.int64, len(keys))
         strangers = int(np.count_nonzero(owners < 0))
         if strangers:
-            # The keys themselves are not told: this line goes to the coordinator, and they may name people.
+            # The error does not quote the keys, because they may name people.
             what = f"{strangers} of {len(keys)} rows are of no client that it announced"
             hint = f"add their {self.column} to the query of 'clients', or, if the data have changed, {_AGAIN}"
             raise SourceError(source, what, hint=hint if self.listed else _AGAIN, problem=Problem.OTHER_CLIENTS)

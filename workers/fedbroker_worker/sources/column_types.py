@@ -1,6 +1,6 @@
-"""Types of columns as settings give them: a word such as ``float32``, ``date`` or ``float32[4]``.
+"""Types of columns in the settings: a word such as ``float32``, ``date`` or ``float32[4]``.
 
-Plain functions. Imports wire's messages and this distribution's errors and casts.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DATE: Final = "date"
 DATETIME: Final = "datetime"
 
 _POINTS: Final = {DATE: "int32", DATETIME: "int64"}
-"""Points in time, and the numbers that they become: days, or microseconds, since 1970."""
+"""Types of points in time, and the dtypes of their numbers: days, or microseconds, since 1970."""
 
 _WORDS: Final = (*(dtype for dtype in DTYPES if dtype != BFLOAT16 and "complex" not in dtype), *_POINTS)
 
@@ -32,12 +32,12 @@ _TYPE: Final = re.compile(r"(?P<word>[a-z0-9]+)(?P<dimensions>(\[\d*\])*)")
 
 @dataclass(frozen=True, slots=True)
 class DeclaredType:
-    """A column and what its cells are.
+    """A column and the type of its cells.
 
     Attributes:
-        name: of the column.
-        word: a dtype of numpy's, ``str``, ``date`` or ``datetime``.
-        shape: of one row; None stands for a length that varies.
+        name: the column's name.
+        word: a numpy dtype, ``str``, ``date`` or ``datetime``.
+        shape: the shape of one row; None stands for a length that varies.
     """
 
     name: str
@@ -46,17 +46,17 @@ class DeclaredType:
 
     @property
     def announced(self) -> Column:
-        """As coordinators are told."""
+        """The column as it is announced to coordinators."""
         return Column(self.name, _POINTS.get(self.word, self.word), self.shape)
 
     @property
     def text(self) -> bool:
-        """Whether the cells are text."""
+        """True if the cells are text."""
         return self.word == TEXT
 
     @property
     def inner(self) -> DeclaredType:
-        """What a cell of it is made of: the same without its first dimension."""
+        """The type of a cell's elements: the same type without its first dimension."""
         return DeclaredType(self.name, self.word, self.shape[1:])
 
     def __str__(self) -> str:
@@ -64,16 +64,16 @@ class DeclaredType:
 
 
 def given_types(source: str, types: Mapping[str, str]) -> dict[str, DeclaredType]:
-    """The types that a table ``types`` gives, by column.
+    """Return the types in a table ``types``, by column.
 
     Raises:
-        SettingsError: one is no type.
+        SettingsError: a value is not a type.
     """
     return {name: _typed(source, name, text) for name, text in types.items()}
 
 
 def check_names(source: str, key: str, names: Iterable[str], there: Iterable[str]) -> None:
-    """Raise SettingsError unless each of these names, which that key has, is a column's."""
+    """Raise SettingsError unless each of these names, the value of ``key``, is a column."""
     known = list(there)
     for name in names:
         if name not in known:

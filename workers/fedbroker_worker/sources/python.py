@@ -1,7 +1,4 @@
-"""Columns that a function of the administrator's returns: for whatever Python can read.
-
-Imports wire's messages and this distribution's errors, options and the other modules of the package.
-"""
+"""Columns that a Python function of the administrator returns: for any data that Python can read."""
 
 from __future__ import annotations
 
@@ -42,10 +39,10 @@ class PythonOptions:
     """The keys of a ``[data.NAME]`` with ``source = "python"``.
 
     Attributes:
-        callable: ``module:function``; the module is installed, or lies beside the settings.
-        arguments: what the function is called with, by name; in no ``repr``, since there may be secrets among them.
-        clients: a column, whose rows with the same value are one client's.
-        ttl: seconds for which what it returned is used again; with 0 it is called for every read.
+        callable: ``module:function``; the module is installed, or is in the folder of the settings.
+        arguments: the function's keyword arguments; not in the ``repr``, because they may hold secrets.
+        clients: a column; rows with the same value in it belong to one client.
+        ttl: seconds for which the function's result is used again; with 0 it is called for every read.
     """
 
     callable: Annotated[str, Meta(description=_FORM)]
@@ -59,19 +56,20 @@ class PythonOptions:
 class PythonSource:
     """The columns that a function returns; see :class:`~fedbroker_worker.sources.protocol.DataSource`.
 
-    It returns a mapping from names to columns of one length: arrays, lists, or what numpy makes an array of (a data
-    frame is such a mapping). A column is of numbers, truth values or text; more dimensions than one make vectors;
-    ``datetime64`` becomes ``int32``, days since 1970, if its unit is the day, else ``int64``, microseconds since 1970.
+    The function returns a mapping from names to columns of one length: arrays, lists, or other values that numpy
+    converts to arrays (a data frame is such a mapping). A column holds numbers, truth values or text; more than one
+    dimension makes vectors. ``datetime64`` becomes ``int32``, days since 1970, if its unit is the day, else ``int64``,
+    microseconds since 1970.
 
-    A read that is interrupted raises at once; the function goes on in its thread until it returns.
+    An interrupted read raises at once; the function continues in its thread until it returns.
 
     Args:
-        name: of the source in the settings.
+        name: the source's name in the settings.
         options: see :class:`PythonOptions`.
-        directory: where the module may lie.
+        directory: the folder of the settings, in which the module may be.
 
     Raises:
-        SettingsError: an option is wrong, or there is no such function.
+        SettingsError: an option is wrong, or the function does not exist.
     """
 
     def __init__(self, name: str, options: Mapping[str, Any], directory: Path) -> None:
@@ -128,7 +126,7 @@ class PythonSource:
         self._calls.close()
 
     def _arrays(self) -> dict[str, Array]:
-        """What the function returns, as old as ``ttl`` allows."""
+        """Return the function's columns, from the cache if they are not older than ``ttl``."""
         now = time.monotonic()
         with self._lock:
             cached = self._cached
@@ -143,7 +141,7 @@ class PythonSource:
     def _called(self) -> Mapping[str, object]:
         try:
             returned = self._function(**self._options.arguments)
-        except BaseException as error:  # sys.exit() as well: it ends the read, not the silo
+        except BaseException as error:  # sys.exit(), too: it ends the read, not the silo
             what = " ".join(f"{self._options.callable} failed: {type(error).__name__}: {error}".split())
             raise SourceError(self._name, what, hint="correct it", problem=Problem.UNREADABLE) from error
         if not hasattr(returned, "keys") or not hasattr(returned, "__getitem__"):
@@ -174,7 +172,7 @@ class PythonSource:
         return arrays
 
     def _look(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Column], Clients | None]:
-        """What the columns are, and which clients there are."""
+        """Return the columns by name, and the clients."""
         apart = self._options.clients
         columns = {name: _column(name, array) for name, array in arrays.items() if name != apart}
         if apart is None:
@@ -220,7 +218,7 @@ class PythonSource:
         if not (separator and module and attribute):
             raise SettingsError(f"{where}: {self._options.callable!r} names no function", hint=f"write {_FORM}")
         if str(directory) not in sys.path:
-            # Last, so that a file there never takes the place of what is installed.
+            # Last, so that a file in that folder never hides an installed module.
             sys.path.append(str(directory))
         try:
             found = importlib.import_module(module)

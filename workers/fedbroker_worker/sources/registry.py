@@ -1,7 +1,4 @@
-"""Finds the kind of source that the settings name: one that comes with the worker, or an installed entry point.
-
-Imports the base and this distribution's errors.
-"""
+"""The kinds of data sources: those of the worker itself, and installed entry points."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ __all__ = ["GROUP", "installed_kinds", "open_source"]
 
 GROUP: Final = "fedbroker.data_sources"
 
-# Known without looking at the metadata of every installed distribution, which takes longer than all the rest.
+# Listed here, because reading the metadata of every installed distribution takes longer than all other steps.
 _OWN: Final = {
     kind: EntryPoint(kind, f"fedbroker_worker.sources.{where}", GROUP)
     for kind, where in {
@@ -32,25 +29,25 @@ _OWN: Final = {
 }
 
 _EXTRAS: Final = {"sheets": ("gspread", "google", "requests"), "sql": ("sqlalchemy",)}
-"""What a kind needs that is installed only where it is asked for."""
+"""The modules that a kind needs from an optional extra, for the hint of the error if they are missing."""
 
 
 def installed_kinds() -> tuple[str, ...]:
-    """Every kind of source that there is, by name."""
+    """Return the names of all installed kinds of sources."""
     return tuple(sorted({*_OWN, *(point.name for point in entry_points(group=GROUP))}))
 
 
 def open_source(name: str, kind: str, options: Mapping[str, Any], directory: Path) -> DataSource:
-    """Make the source ``[data.NAME]``; nothing of its data is read yet.
+    """Create the source ``[data.NAME]``, without reading any data.
 
     Args:
-        name: of the source.
+        name: the source's name.
         kind: the value of its key ``source``.
         options: its other keys.
-        directory: what relative paths are relative to.
+        directory: the directory to which relative paths are relative.
 
     Raises:
-        UnknownSource: no such kind is installed.
+        UnknownSource: this kind is not installed.
         SettingsError: an option is wrong, or the package that brings the kind cannot be imported.
     """
     return _factory(name, kind)(name, options, directory)

@@ -1,7 +1,7 @@
-"""From Python's values, as database drivers and spreadsheets hand them out, to arrays: never another value, silently.
+"""Convert Python values from database drivers and spreadsheets to arrays; a value never changes silently.
 
-What is wrong is told by its place and its kind; the value itself is not, since a coordinator reads that line, too.
-Plain functions. Imports this distribution's errors and casts and the package's types.
+Errors name the place and the kind of a wrong value, never the value itself.
+Plain functions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WORDS: Final[dict[type[Any], str]] = {
     datetime.datetime: DATETIME,
     datetime.date: DATE,
 }
-"""What a column is whose cells are of that type."""
+"""The type of a column, by the Python type of its cells."""
 
 _NUMBERS: Final = {"int64", "float64"}
 
@@ -52,10 +52,10 @@ _PAD: Final = "pad or cut them to one length"
 
 
 def infer(source: str, name: str, cells: Iterable[object]) -> DeclaredType | None:
-    """What a column is, by its cells; None where all are NULL.
+    """Infer a column's type from its cells; None if all are NULL.
 
     Raises:
-        ColumnError: they are of different kinds, or of one that has no counterpart.
+        ColumnError: the cells are of different kinds, or of a kind that has no counterpart.
     """
     kinds = set(map(type, cells)) - {type(None)}
     if kinds and kinds <= {list, tuple}:
@@ -74,19 +74,20 @@ def infer(source: str, name: str, cells: Iterable[object]) -> DeclaredType | Non
 
 
 def array_from(source: str, typed: DeclaredType, cells: Sequence[object], place: Callable[[int], str]) -> Array:
-    """One array of a column's cells.
+    """Return a column's cells as one array.
 
     Args:
         source: the source's name, for errors.
-        typed: what they are to be.
+        typed: the type of the array.
         cells: one for each row.
-        place: where the cell of that index is, for errors, such as ``"in row 3"``.
+        place: returns the place of the cell at an index, for errors, such as ``"in row 3"``.
 
     Returns:
         Shape ``(rows, *typed.shape)``; text is an object array of ``str`` or ``bytes``.
 
     Raises:
-        ColumnError: a NULL, a cell of another kind, a number that the dtype cannot hold, rows of different lengths.
+        ColumnError: the column has a NULL, a cell of another kind, a number that the dtype cannot hold, or rows of
+            different lengths.
     """
     kinds = set(map(type, cells))
     if type(None) in kinds:
@@ -113,7 +114,7 @@ _PLAIN: Final[dict[str, set[type[Any]]]] = {
     **{f"{sign}int{bits}": {int} for sign in ("", "u") for bits in (8, 16, 32, 64)},
     **{f"float{bits}": {int, float} for bits in (16, 32, 64)},
 }
-"""Types of cells that numpy itself converts to a word, and to no other value."""
+"""Types of cells that numpy itself converts to a dtype without changing a value: they need no check one by one."""
 
 
 def _word(source: str, name: str, kind: type[object]) -> str:
@@ -127,12 +128,12 @@ def _word(source: str, name: str, kind: type[object]) -> str:
 
 
 def _numbers(source: str, typed: DeclaredType, plain: list[Any]) -> Array:
-    """Of what is a number, a truth value or a point in time already."""
+    """Return an array of numbers or truth values; points in time are already numbers here."""
     dtype = typed.announced.dtype
     wide = {"f": "float64", "b": "bool", "u": "uint64", "i": "int64"}[np.dtype(dtype).kind]
     try:
         if wide == "uint64" and min(plain, default=0) < 0:
-            raise OverflowError  # which numpy would not: it would wrap around
+            raise OverflowError  # numpy would wrap around instead
         values: Array = np.array(plain, dtype=wide)
     except OverflowError:
         what = f"holds a number that {dtype} cannot hold"
@@ -143,7 +144,7 @@ def _numbers(source: str, typed: DeclaredType, plain: list[Any]) -> Array:
 
 
 def _vectors(source: str, typed: DeclaredType, cells: Sequence[object], place: Callable[[int], str]) -> Array:
-    """Cells that are lists, put together along a new first dimension."""
+    """Stack cells that are lists along a new first dimension."""
     for at, cell in enumerate(cells):
         if not isinstance(cell, list | tuple):
             raise _misfit(source, typed, cell, at, place)
@@ -164,7 +165,7 @@ def _vectors(source: str, typed: DeclaredType, cells: Sequence[object], place: C
 
 
 def _plain(source: str, typed: DeclaredType, cell: object, at: int, place: Callable[[int], str]) -> object:
-    """One cell as a number of that kind."""
+    """Return a cell as a number or truth value of the column's type."""
     found: object = None
     match typed.word:
         case "date":
@@ -193,7 +194,7 @@ def _whole(cell: object) -> int | None:
 
 
 def _days(cell: object) -> int | None:
-    """Days since 1970 of a date, or of its text as ISO 8601 writes it."""
+    """Return the days since 1970 of a date, or of its ISO 8601 text; None for any other value."""
     day = _parsed(datetime.date.fromisoformat, cell) if isinstance(cell, str) else cell
     if isinstance(day, datetime.datetime) or not isinstance(day, datetime.date):
         return None
@@ -201,7 +202,7 @@ def _days(cell: object) -> int | None:
 
 
 def _microseconds(cell: object) -> int | None:
-    """Microseconds since 1970 of a point in time, or of its text as ISO 8601 writes it; in UTC unless it says."""
+    """Return the microseconds since 1970 of a point in time, or of its ISO 8601 text; UTC without a time zone."""
     moment = _parsed(datetime.datetime.fromisoformat, cell) if isinstance(cell, str) else cell
     if not isinstance(moment, datetime.datetime):
         return None
@@ -231,7 +232,7 @@ def _objects(cells: Sequence[object]) -> Array:
 
 
 def _misfit(source: str, typed: DeclaredType, cell: object, at: int, place: Callable[[int], str]) -> ColumnError:
-    """A cell that is not what the column is; says of which kind it is, not what is in it."""
+    """Return the error for a cell of the wrong type; it names the cell's type, not its value."""
     kind = type(cell)
     word = "text" if issubclass(kind, str | bytes) else _WORDS.get(kind, kind.__name__)
     wider = word == DATETIME or (word == "float64" and "int" in typed.word)
