@@ -1,1 +1,1 @@
-"""TFF's seam: execution contexts whose clients are the silos of a cohort."""
+"""TFF execution contexts that run computations on the silos of a cohort."""

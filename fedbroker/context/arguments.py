@@ -1,7 +1,4 @@
-"""What a computation was called with, leaf by leaf: values of the coordinator's, clients' values to be dealt, handles.
-
-Imports TFF, the plan's model and the base.
-"""
+"""The arguments of a call, leaf by leaf: the coordinator's values, clients' values to be dealt, and data handles."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ __all__ = ["Argument", "ClientValues", "Given", "client_count", "read_arguments"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The same for all: server-placed, all-equal or unplaced. ``value`` is a serialized executor value."""
+    """A value that is the same for all: server-placed, all-equal or unplaced, as a serialized executor value."""
 
     value: Buffer
 
 
 @dataclass(frozen=True, slots=True)
 class ClientValues:
-    """One value for each client, in order, still Python values."""
+    """One Python value for each client, in order; not serialized yet."""
 
     values: Sequence[object]
 
@@ -42,27 +39,28 @@ Argument: TypeAlias = Given | ClientValues | SiloData
 
 
 def read_arguments(plan: Plan, argument: object) -> dict[str, Argument]:
-    """Take a call's argument apart along the plan's parameter.
+    """Split a call's argument by the slots of the plan's parameter.
 
     Args:
-        plan: of the computation that was called.
-        argument: as TFF hands it to an execution context: None, a value, or a ``Struct`` of the call's arguments.
+        plan: plan of the computation that was called.
+        argument: as TFF passes it to an execution context: None, a value, or a ``Struct`` of the call's arguments.
 
     Returns:
-        For each slot of the parameter, by name, what was given.
+        The argument for each slot of the parameter, by name.
 
     Raises:
-        UsageError: a list where none may be, or none where one must be; a value is not of its type.
+        UsageError: a list is given where none is allowed, or is missing where one is needed; a value is not of its
+            type.
     """
     whole = _normalize(argument)
     return {slot.name: _read(slot, _at(whole, slot.path or ())) for slot in plan.parameters}
 
 
 def client_count(arguments: Mapping[str, Argument]) -> int | None:
-    """How many clients the lists speak of; None where there is no list.
+    """Return the number of clients in the lists; None if no argument is a list.
 
     Raises:
-        UsageError: they differ.
+        UsageError: the lists are of different lengths.
     """
     counts = {len(argument.values) for argument in arguments.values() if isinstance(argument, ClientValues)}
     if len(counts) > 1:
@@ -107,7 +105,7 @@ def _at(value: object, path: Sequence[int]) -> object:
 
 
 def _normalize(argument: object) -> object:
-    """The argument with TensorFlow values turned into numpy's, as TFF's own contexts do before they ingest it."""
+    """Convert TensorFlow values in the argument to NumPy's, as TFF's own contexts do before they ingest it."""
     if argument is None:
         return None
     if not isinstance(argument, tff.structure.Struct):
@@ -120,5 +118,5 @@ def _normalize(argument: object) -> object:
 
 
 def _to_python(value: object) -> object:
-    """For ``tree.traverse``: what TFF or TensorFlow has structs of its own for, as a Python container; else None."""
+    """Convert TFF structs and composite tensors to Python containers; None for other values, for ``tree.traverse``."""
     return tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else apart(value)

@@ -1,7 +1,7 @@
-"""How a silo's columns become the value that a computation takes.
+"""Binds a silo's columns to the value that a computation takes.
 
-The columns arrive in the silo's runtime as a struct of arrays; a small TensorFlow computation, the *binder*, makes the
-expected value of them there. Imports TFF, TensorFlow, wire and the base.
+The columns arrive in the silo's runtime as a struct of arrays. A small TensorFlow computation, the *binder*, makes the
+expected value of them there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Leaf:
 
     Attributes:
         column: name of its column, or ``#`` and the position.
-        dtype: numpy name of the dtype to hand over (``str`` for text).
+        dtype: NumPy name of the dtype that the silo converts to (``str`` for text).
         row: shape of one row.
     """
 
@@ -42,13 +42,13 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Binding:
-    """The same for every silo: what is read of a source, and what is made of it.
+    """The columns to read from a source, and the value to make of them; the same for every silo.
 
     Attributes:
         expected: the member type.
-        leaves: one for each column, in the order of the binder's parameter.
-        scalar: each column has one row, handed over without its first dimension.
-        rows: how many rows there must be, or None for any number.
+        leaves: one leaf for each column, in the order of the binder's parameter.
+        scalar: True if each column has one row, passed without its first dimension.
+        rows: number of rows that a source must have, or None for any number.
         binder: a TFF computation ``{<c0,c1,…>}@CLIENTS -> {expected}@CLIENTS``, as a serialized executor value.
     """
 
@@ -61,10 +61,10 @@ class Binding:
 
 @functools.lru_cache(maxsize=256)
 def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
-    """How ``handle`` is bound to a parameter ``{expected}@CLIENTS``.
+    """Return the binding of ``handle`` to a parameter ``{expected}@CLIENTS``.
 
     Raises:
-        UsageError: no source could ever fit that type, or ``batch_size`` does not go with it.
+        UsageError: no source can fit that type, or ``batch_size`` does not fit it.
     """
     sequence = isinstance(expected, tff.SequenceType)
     tensors = list(_tensors(expected.element if sequence else expected))
@@ -93,13 +93,13 @@ def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
 def check_source(
     binding: Binding, handle: SiloData, silo: str, sources: Mapping[str, Source]
 ) -> tuple[tuple[str, str], ...]:
-    """See that a silo's source fits, by what it announced.
+    """Check that a silo's source fits the binding, by its announcement.
 
     Returns:
         Name (or ``#`` and position) and dtype of each column to read, in the order of ``binding.leaves``.
 
     Raises:
-        DataError: names silo, column, what was expected and what is there.
+        DataError: the source does not fit; names the silo, the column, and the expected and the announced type.
     """
     source = sources.get(handle.name)
     if source is None:
@@ -119,7 +119,7 @@ def check_source(
             found=", ".join(column.name for column in source.columns),
             hint="name the columns in the type, or select fewer in the source",
         )
-    # The number of rows is announced for all clients together: it tells nothing of each one's.
+    # The number of rows is announced for all clients together: it tells nothing about a single client's rows.
     if source.clients == 1 and None not in (binding.rows, source.rows) and source.rows != binding.rows:
         raise DataError(silo, handle.name, expected=f"{binding.rows} rows", found=f"{source.rows}")
     for index, leaf in enumerate(binding.leaves):
@@ -130,7 +130,7 @@ def check_source(
 def _column(source: Source, leaf: Leaf, index: int) -> Column | None:
     if leaf.column.startswith("#"):
         return source.columns[index]
-    name = printable(leaf.column)  # as it was announced
+    name = printable(leaf.column)  # names are announced in printable form
     return next((column for column in source.columns if column.name == name), None)
 
 
@@ -168,7 +168,7 @@ def _fits(found: Sequence[int | None], expected: Sequence[int | None]) -> bool:
 
 
 def _tensors(type_: tff.Type) -> Iterator[tuple[str, tff.TensorType]]:
-    """Column and type of each tensor in ``type_``, left to right."""
+    """Iterate over column and type of each tensor in ``type_``, left to right."""
     counter = iter(range(1 << 30))
 
     def visit(part: tff.Type, path: tuple[str, ...]) -> Iterator[tuple[str, tff.TensorType]]:
@@ -191,9 +191,10 @@ def _dtype_name(type_: tff.TensorType) -> str:
 def _batch(
     handle: SiloData, tensors: Sequence[tuple[str, tff.TensorType]], expected: tff.Type
 ) -> tuple[int, bool] | None:
-    """Rows in each element and whether a shorter last one is dropped; None for single rows.
+    """Return the rows in each element and whether a shorter last one is dropped; None for single rows.
 
-    A first dimension of fixed length is a batch when ``batch_size`` says so; one of unknown length always is.
+    A first dimension of unknown length is always a batch. A first dimension of fixed length is a batch if it equals
+    ``batch_size``.
     """
     first = {type_.shape[0] if type_.shape else () for _, type_ in tensors}
     if handle.batch_size is None:
@@ -222,7 +223,7 @@ def _binder(expected: tff.Type, leaves: Sequence[Leaf], scalar: bool, batch: tup
     def build(arrays: Sequence[tf.Tensor]) -> object:
         columns_ = iter(list(arrays))
         if not sequence:
-            # A first dimension of fixed length is checked when it runs: the number of rows is only known then.
+            # A first dimension of fixed length is checked at run time: the number of rows is only known then.
             return _pack(expected, columns_, lambda array, type_: tf.ensure_shape(array, type_.shape))
         dataset = tf.data.Dataset.from_tensor_slices(_pack(expected.element, columns_, lambda array, _: array))
         return dataset if batch is None else dataset.batch(batch[0], drop_remainder=batch[1])
@@ -247,7 +248,7 @@ def _numpy_type(dtype: str) -> type[np.generic]:
 def _pack(
     type_: tff.Type, arrays: Iterator[tf.Tensor], checked: Callable[[tf.Tensor, tff.TensorType], tf.Tensor]
 ) -> object:
-    """The arrays in the nest that ``type_`` describes, each passed through ``checked``."""
+    """Arrange the arrays in the structure of ``type_``, each passed through ``checked``."""
     if isinstance(type_, tff.TensorType):
         return checked(next(arrays), type_)
     elements = [(name, _pack(element, arrays, checked)) for name, element in tff.structure.iter_elements(type_)]

@@ -1,8 +1,8 @@
-"""Serialized executor values to and from Python: arrays are copied once on their way out, and not at all back in.
+"""Serializes executor values from and to Python, with one copy of each array when writing and none when reading.
 
-The bytes are TFF's own: a large array is its dtype, its shape and then its memory as it is (``Array.content``): it is
-enough to write and read what is around it. Whatever is not covered here goes through TFF's serializer, but no sequence
-is read by it: it would run the sequence's graph in this process. Imports TFF, datasets and the runtime's framing.
+The format is TFF's own. A large array is its dtype, its shape and then its memory unchanged (``Array.content``), so
+only the frame around it is written and read here. Values not covered here go through TFF's serializer. Sequences are
+never read by it: it would run their graph in this process.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
 CONTENT: Final = number_of(array_pb2.Array, "content")
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
-"""For :func:`each`: where a serialized value has its members, or the values of its elements."""
+"""Paths for :func:`each` to the members of a serialized value, and to the values of its elements."""
 
 
 def write(value: object, type_: tff.Type) -> list[Buffer]:
-    """The parts of a value's serialized form, to be joined; those of large arrays are the arrays' own memory.
+    """Serialize a value into parts, to be joined; the parts of large arrays are the arrays' own memory.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: the value is not of that type; TFF's own.
+        TypeError, ValueError, NotImplementedError: the value is not of that type; TFF's exceptions.
     """
     if isinstance(value, tff.Computation | computation_pb2.Computation):
         return _by_tff(value, type_)
@@ -64,7 +64,7 @@ def write(value: object, type_: tff.Type) -> list[Buffer]:
 
 
 def federated(members: Iterable[Sequence[Buffer]], type_: tff.FederatedType) -> list[Buffer]:
-    """The parts of a serialized federated value with these members, each in parts, too."""
+    """Return the parts of a serialized federated value with these members, each given in parts, too."""
     kind = type_serialization.serialize_type(type_).federated.SerializeToString(deterministic=True)
     parts = framed(FEDERATED_TYPE, [kind])
     for member in members:
@@ -73,12 +73,12 @@ def federated(members: Iterable[Sequence[Buffer]], type_: tff.FederatedType) -> 
 
 
 def read(data: Buffer, type_: tff.Type) -> object:
-    """The Python value of a serialized one, as TFF's own contexts would return it; large arrays are views of ``data``.
+    """Deserialize a value as TFF's own contexts would return it; large arrays are views of ``data``.
 
     A sequence is the struct of its length and its columns: see :func:`fedbroker.context.sequences.read_sequences`.
 
     Raises:
-        TypeError, ValueError: it is no value of that type.
+        TypeError, ValueError: ``data`` is no value of that type.
     """
     parts = list(fields(data))
     if len(parts) == 1:
@@ -103,7 +103,7 @@ def _by_tff(value: object, type_: tff.Type) -> list[Buffer]:
 
 
 def _is_plain(value: np.ndarray[Any, Any], type_: tff.TensorType) -> bool:
-    """Whether it is an array of just that dtype that TFF would write as its memory."""
+    """Return whether the array has exactly that dtype and is written by TFF as its memory."""
     return (
         value.dtype.type is type_.dtype.type
         and value.dtype.isnative
@@ -126,7 +126,7 @@ def _read_array(data: memoryview, type_: tff.TensorType) -> object | None:
     if len(contents) != 1:
         return None
     (content,) = contents
-    # It comes last, as its number is the largest of those that are there.
+    # The content comes last: fields are in the order of their numbers, and its number is the largest.
     head = array_pb2.Array.FromString(bytes(data[: len(data) - len(framed(CONTENT, [content])[0]) - len(content)]))
     shape = array_shape.from_proto(head.shape)
     found = np.frombuffer(content, dtype_utils.from_proto(head.dtype))
@@ -161,19 +161,19 @@ def _read_federated(data: memoryview, type_: tff.FederatedType) -> object:
 
 
 def elements_of(value: Buffer) -> Iterator[memoryview]:
-    """Views of the serialized elements of a serialized struct.
+    """Iterate over the serialized elements of a serialized struct, as views of it.
 
     Raises:
-        ValueError: it is not well-formed.
+        ValueError: the struct is malformed.
     """
     return each(value, *ELEMENTS)
 
 
 def each(message: Buffer, *path: int) -> Iterator[memoryview]:
-    """Views of what a message holds at a path of fields.
+    """Iterate over the contents of a message at a path of fields, as views of it.
 
     Raises:
-        ValueError: it is not well-formed.
+        ValueError: the message is malformed.
     """
     for number, content in fields(message):
         if number == path[0]:

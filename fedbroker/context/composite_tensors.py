@@ -1,7 +1,4 @@
-"""Ragged and sparse tensors: TFF's types know them as structs of their parts only.
-
-Imports TFF and TensorFlow.
-"""
+"""Ragged and sparse tensors, which TFF's types represent as structs of their parts."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ __all__ = ["apart", "together"]
 
 
 def apart(value: object) -> object | None:
-    """The parts of a ragged or sparse tensor, by the names that TFF gives them; None for anything else."""
+    """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
     if isinstance(value, tf.RaggedTensor):
         return collections.OrderedDict(
             flat_values=value.flat_values.numpy(),
@@ -31,13 +28,13 @@ def apart(value: object) -> object | None:
 
 
 def together(type_: tff.Type) -> tff.Type:
-    """``type_`` with containers that make ragged and sparse tensors of their parts, where TFF's own cannot."""
+    """Return ``type_`` with containers that make ragged and sparse tensors of their parts, which TFF's own cannot."""
     made, _ = type_transformations.transform_type_postorder(type_, _contained)
     return made
 
 
 class _Ragged:
-    """A container type: calling it with the parts gives a ``tf.RaggedTensor``."""
+    """A container type that makes a ``tf.RaggedTensor`` of its parts."""
 
     def __new__(cls, parts: Sequence[tuple[str, Any]]) -> tf.RaggedTensor:
         named = dict(parts)
@@ -45,7 +42,7 @@ class _Ragged:
 
 
 class _Sparse:
-    """A container type: calling it with the parts gives a ``tf.sparse.SparseTensor``."""
+    """A container type that makes a ``tf.sparse.SparseTensor`` of its parts."""
 
     def __new__(cls, parts: Sequence[tuple[str, Any]]) -> tf.sparse.SparseTensor:
         return tf.sparse.SparseTensor(**dict(parts))

@@ -1,7 +1,4 @@
-"""The process that runs the TFF program: its plans, its C++ runtime, its cohort, each made when first needed.
-
-Imports metrics, the session, the plan, the runtime and this package's parts.
-"""
+"""The coordinator: plans, C++ runtime and cohort of the process that runs the program, each created on first use."""
 
 from __future__ import annotations
 
@@ -44,10 +41,10 @@ PLANS_KEPT = 128
 
 
 class Coordinator:
-    """Runs computations on one cohort. All coroutines run on one event loop.
+    """The part of a context that runs computations on one cohort. All coroutines run on one event loop.
 
     Raises:
-        ConfigError: metrics cannot be served where the settings say.
+        ConfigError: metrics cannot be served at the address in the settings.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -56,7 +53,7 @@ class Coordinator:
         self._plans: OrderedDict[int, tuple[tff.Computation, asyncio.Task[Plan]]] = OrderedDict()
         self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
         self._lock = asyncio.Lock()
-        self._opening = asyncio.Lock()  # its own: what needs no silo does not wait for the broker
+        self._opening = asyncio.Lock()  # a separate lock: computations without silos do not wait for the broker
         self._cohort: Cohort | None = None
         self._runtimes: Runtimes | None = None
         self._journal: Journal | None = None
@@ -69,7 +66,7 @@ class Coordinator:
             self._listener = both(metrics.hear, self._listener)
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
-        """Run ``comp``; see :func:`fedbroker.context.invocation.invoke`."""
+        """Run a computation, with retries; see :func:`fedbroker.context.invocation.invoke`."""
         tracing.start("fedbroker-coordinator")
         with tracing.span("invocation", cohort=self.settings.cohort) as span:
             return await self._invoke(comp, argument, span)
@@ -81,7 +78,7 @@ class Coordinator:
             plan = await self.plan(called)
             span.set(computation=plan.name, stages=len(plan.client_stages))
             watch.planned(plan.name, len(plan.client_stages))
-            join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry does not wait for it anew
+            join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
             result = await attempt(
                 lambda deadline: invoke(plan, rest, self._environment(deadline, join, watch)),
                 retries=self.settings.options.retries,
@@ -98,16 +95,16 @@ class Coordinator:
 
     @property
     def last_session(self) -> SessionReport | None:
-        """The report of the session that was started last, as far as it is by now; None before the first."""
+        """The report so far on the session that was started last; None before the first."""
         return None if self._last is None else self._last.recorder.report
 
     @property
     def metrics_url(self) -> str | None:
-        """Where metrics are served; None where they are not."""
+        """The URL at which metrics are served; None if they are not."""
         return None if self._exposition is None else self._exposition.url
 
     def close_metrics(self) -> None:
-        """Serve no metrics any more; may be called from any thread, and again."""
+        """Stop serving metrics; may be called from any thread, and repeatedly."""
         if self._exposition is not None:
             self._exposition.close()
 
@@ -124,7 +121,7 @@ class Coordinator:
         tell(self._listener, Event("invocation retried", details=details))
 
     def _environment(self, deadline: Deadline, join: Deadline, watch: Watch) -> Environment:
-        """What one attempt runs in; ``join`` is until when a broker that does not listen yet is waited for."""
+        """Return the environment of one attempt; until ``join`` it waits for a broker that does not listen yet."""
         resumes = self.settings.options.journal is not None
         return Environment(
             executor=self._executor,
@@ -137,20 +134,21 @@ class Coordinator:
         )
 
     async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
-        """What is planned, and called with what: ``comp`` itself, unless functions are among its arguments."""
+        """Return the computation to plan and its argument: those given, unless functions are among the arguments."""
         if not (isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter)):
             return comp, argument
         special, rest = await asyncio.to_thread(specialize, comp, argument)
-        special = self._special.setdefault(special, special)  # equal ones share a plan
+        special = self._special.setdefault(special, special)  # equal computations share a plan
         self._special.move_to_end(special)
         while len(self._special) > PLANS_KEPT:
             self._special.popitem(last=False)
         return special, rest
 
     async def plan(self, comp: tff.Computation) -> Plan:
-        """The plan of ``comp``, made once; told by its identity, since comparing two costs a serialization of both.
+        """Return the plan of a computation, made once.
 
-        Whoever asks while it is being made waits for the same one; it is made to its end even if nobody waits any more.
+        Computations are told apart by identity, because comparing two serializes both. Concurrent callers wait for the
+        same plan, which is finished even if all of them are cancelled.
         """
         if id(comp) not in self._plans:
             making = asyncio.create_task(
@@ -170,7 +168,7 @@ class Coordinator:
             del self._plans[key]
 
     async def close(self) -> None:
-        """Leave nothing behind, at the broker or on this machine. Bounded in time; idempotent."""
+        """Disconnect, stop the runtime and leave nothing behind. Bounded in time; idempotent."""
         async with self._opening, self._lock:
             cohort, self._cohort = self._cohort, None
             runtimes, self._runtimes = self._runtimes, None
@@ -254,7 +252,7 @@ class Coordinator:
         return self._last
 
     async def _resume(self, fingerprint: str, deadline: Deadline, join: Deadline, watch: Watch) -> Session | None:
-        """The session of that very computation in which an earlier process was killed, if there is one."""
+        """Resume the session of the same computation in which an earlier process was killed; None if none was."""
         cohort = await self._opened(deadline, join)
         assert self._journal is not None
         unfinished = self._journal.take(fingerprint)

@@ -1,7 +1,4 @@
-"""The handle that stands for the silos' own data in a program.
-
-Plain and light, so that naming data costs no import of TFF; imports the base only.
-"""
+"""The handle that stands for the silos' own data in a program. Its module does not import TFF, which is slow."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ class Draw:
     """A choice of silos, uniformly at random without replacement.
 
     Attributes:
-        count: how many.
-        seed: the same seed draws the same from the same silos.
+        count: number of silos.
+        seed: seed of the random choice; the same seed draws the same of the same silos.
     """
 
     count: int
     seed: int
 
     def of(self, silos: Iterable[str]) -> frozenset[str]:
-        """``count`` of these, of which there must be so many."""
+        """Draw ``count`` of these silos, which must be at least as many."""
         return frozenset(random.Random(self.seed).sample(sorted(silos), self.count))
 
 
@@ -36,9 +33,9 @@ class SiloData:
     """Each silo's own data of one name. Made by :func:`data`.
 
     Attributes:
-        name: of the data source, the same at every silo.
+        name: name of the data source, the same at every silo.
         batch_size: rows in each element of a sequence, or None.
-        draw: which of the silos that have it take part; None for every silo of the session.
+        draw: choice of the silos, among those with this source, that take part; None for every silo of the session.
     """
 
     name: str
@@ -47,7 +44,7 @@ class SiloData:
 
 
 def data(name: str, *, batch_size: int | None = None) -> SiloData:
-    """Clients' data that stays where it is: pass it where a computation takes a clients-placed argument.
+    """Return a handle for clients' data that stays at the silos; pass it as a clients-placed argument of a computation.
 
     Each silo binds its own source of that name to the type that the computation declares. Columns are found by name
     (``<x=float32[?,4],y=int32[?]>`` takes columns ``x`` and ``y``; nested names are joined with a dot) or, where the
@@ -62,7 +59,7 @@ def data(name: str, *, batch_size: int | None = None) -> SiloData:
     Numbers are converted within their kind and from integers to floats; anything else must have the same dtype.
 
     Args:
-        name: of the data source in each silo's configuration, ``[data.NAME]``.
+        name: name of the data source in each silo's configuration, ``[data.NAME]``.
         batch_size: rows in each element of a sequence; None for single rows.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Datasets made of tensors: what a program gets for a sequence that the C++ runtime has read.
+"""Datasets made of tensors, which a program gets for a sequence that the C++ runtime has read.
 
-The tensors of all elements lie in columns, one for each leaf of an element's type. A leaf of a fixed shape is one
-array, as long as the sequence. A leaf of a shape that varies is text, a serialized ``TensorProto`` for each element.
+The tensors of all elements are in columns, one for each leaf of an element's type. The column of a leaf with a fixed
+shape is one array, as long as the sequence. The column of a leaf with a varying shape is text: a serialized
+``TensorProto`` for each element.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class Column:
     """The tensors at one leaf of a sequence's elements.
 
     Attributes:
-        leaf: the type of one.
+        leaf: the type of one tensor.
     """
 
     leaf: tff.TensorType
 
     @property
     def is_serialized(self) -> bool:
-        """Whether each tensor is serialized by itself, since their shapes vary."""
+        """True if each tensor is serialized by itself, because their shapes vary."""
         return self.leaf.shape is None or None in self.leaf.shape
 
     @property
@@ -47,24 +48,24 @@ class Column:
 
     @property
     def dtype(self) -> tf.DType:
-        """TensorFlow's own for the leaf's."""
+        """TensorFlow's dtype for the leaf's."""
         return tf.dtypes.as_dtype(self.leaf.dtype.type)
 
 
 def columns(element: tff.Type) -> list[Column]:
-    """The columns of sequences of such elements, in the order of the type."""
+    """Return the columns of a sequence of elements of that type, in the order of the type."""
     if isinstance(element, tff.TensorType):
         return [Column(element)]
     return [column for _, inner in tff.structure.iter_elements(element) for column in columns(inner)]
 
 
 def dataset(arrays: Sequence[object], count: int, element: tff.Type) -> tf.data.Dataset:
-    """A dataset of elements of that type.
+    """Return a dataset of elements of that type.
 
     Args:
         arrays: the columns.
-        count: of elements.
-        element: the type of each.
+        count: number of elements.
+        element: type of each element.
 
     Raises:
         ValueError: a serialized tensor is not of its leaf's type.
@@ -95,7 +96,7 @@ def _tensor(column: Column, array: object) -> tf.Tensor:
 
 
 def _check(column: Column, text: bytes) -> None:
-    """See that it is a plain tensor of the leaf's dtype and of a shape that fits."""
+    """Check that the text is a plain tensor of the leaf's dtype and of a shape that fits."""
     try:
         proto = tensor_pb2.TensorProto.FromString(text)
     except DecodeError:

@@ -1,7 +1,4 @@
-"""One invocation of one plan: stages in turn, at the silos and at the server, to the result.
-
-Imports the session, the plan's model, the runtime and this package's parts.
-"""
+"""One invocation of one plan: its stages in turn, at the silos and at the server, up to the result."""
 
 from __future__ import annotations
 
@@ -43,45 +40,45 @@ _log = get_logger(__name__)
 
 
 class SessionLike(Protocol):
-    """What an invocation needs of a session; :class:`fedbroker.session.session.Session` has it."""
+    """The interface of a session for an invocation, implemented by :class:`fedbroker.session.session.Session`."""
 
     @property
     def id(self) -> str:
-        """What names it in logs."""
+        """The session_id."""
         ...
 
     @property
     def frozen(self) -> Sequence[Member]:
-        """The membership that it started with."""
+        """The membership at its start."""
         ...
 
     @property
     def journal(self) -> SessionJournal | None:
-        """What is written down to go on after being killed."""
+        """The record to resume from after being killed; None without a journal."""
         ...
 
     async def run_stage(self, work: StageWork) -> Sequence[str]:
-        """Run one client stage; the participants, in membership order."""
+        """Run one client stage, and return the participants, in membership order."""
         ...
 
     async def close(self, error: BaseException | None = None) -> None:
-        """The session is over; with an error, the silos are told that nothing more will come."""
+        """End the session; after an error, tell the silos that it is over."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What an invocation runs in.
+    """The environment of an invocation.
 
     Attributes:
-        executor: gives an executor of the coordinator's runtime with that many clients.
-        gather: freezes a membership, waiting for the silos that are wanted.
+        executor: returns an executor of the coordinator's runtime with that many clients.
+        gather: waits for the silos that are wanted, and returns a membership.
         session: starts a session with a membership, the number of clients of each member, and a fingerprint.
-        resume: the session with that fingerprint that an earlier process was killed in, or None; None itself where no
-            journal is kept.
+        resume: returns the session with that fingerprint in which an earlier process was killed, or None. None itself
+            without a journal.
         stage_timeout: seconds for each server stage.
-        deadline: of the whole invocation.
-        default_num_clients: how many clients there are where no argument tells; None for one at each silo.
+        deadline: deadline of the whole invocation.
+        default_num_clients: number of clients if no argument determines it; None for one at each silo.
     """
 
     executor: Callable[[int], Awaitable[Executor]]
@@ -97,15 +94,15 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
     """Run a plan.
 
     Args:
-        plan: of the computation.
-        argument: as TFF hands it to an execution context.
-        environment: where it runs; untouched, but for the runtime, by a plan without client stages.
+        plan: plan of the computation.
+        argument: as TFF passes it to an execution context.
+        environment: its environment; a plan without client stages uses the runtime only.
 
     Returns:
         The result in the Python containers that the computation's type names.
 
     Raises:
-        FedbrokerError: see :mod:`fedbroker.errors`; a ``UsageError`` where an argument is not of its type.
+        FedbrokerError: see :mod:`fedbroker.errors`; a ``UsageError`` if an argument is not of its type.
     """
     arguments = await asyncio.to_thread(read_arguments, plan, argument)
     fingerprint, session = "", None
@@ -173,13 +170,16 @@ class _Run:
                 await self._at_clients(stage, session, self.plan.stages[index + 1 :])
 
     def value(self, name: str) -> list[Buffer]:
-        """The serialized values of a slot of the result: one, or one for each silo that took part to the end."""
+        """Return the serialized values of a slot of the result: one, or one for each participant of the last stage."""
         if name in self.returned:
             return [self.returned[name][silo] for silo in self.participants]
         return [self.server.value(self.at_server[name])]
 
     async def result(self) -> ResultValues:
-        """The values of the plan's result; sequences in the server's are read in its runtime, silos' were before."""
+        """Return the values of the plan's result.
+
+        Sequences in the server's values are read in its runtime now; silos' were read with their replies.
+        """
         values: dict[str, Sequence[Buffer]] = {slot.name: self.value(slot.name) for slot in self.plan.result_slots()}
         slots = [
             slot for slot in self.plan.result_slots() if slot.name not in self.returned and has_sequences(slot.type)
@@ -235,7 +235,7 @@ class _Run:
         self.participants = await session.run_stage(work)
 
     def _take(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer], merged: Callable[[], None]) -> None:
-        """Merge a silo's partials, keep what it returns."""
+        """Merge a silo's partials, and keep the values that it returns."""
         parts, count = parts_of(stage, outputs), len(stage.partials)
         for slot, output in zip(stage.returned, parts[count:], strict=True):
             self.returned[slot.name][silo] = self.reader.take(slot, silo, output)
@@ -245,7 +245,7 @@ class _Run:
             merged()
 
     async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, Buffer]:
-        """The server's values that the stage needs; those that went down already, if we were killed in it."""
+        """Return the server's values that the stage needs: those sent before, if we were killed in this stage."""
         before = journal.sent(stage.level) if journal is not None else None
         if before is not None:
             return before
@@ -255,7 +255,10 @@ class _Run:
         return down
 
     def _enlist(self, newcomer: Member, straggler: str) -> LateJoiner | None:
-        """What a late joiner is asked in a straggler's place, in the first client stage, before anything is kept."""
+        """Return the work of a late joiner in a straggler's place; only for the first client stage.
+
+        In later stages a silo may need values that it kept from an earlier one.
+        """
         bound, clients = self.programs.bound, len(self.programs.dealt[straggler])
         try:
             columns = {
@@ -271,7 +274,7 @@ class _Run:
 
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
-    """A name for this very computation with this very argument, the same in another process."""
+    """Return an id of this computation with this argument, which is the same in another process."""
     parts: list[Buffer] = [identity_of(plan).encode()]
     for slot in plan.parameters:
         match arguments[slot.name]:
@@ -285,7 +288,7 @@ def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
 
 
 def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member]) -> dict[str, BoundData]:
-    """Bind every data handle, and check it at every member, before any work is sent."""
+    """Bind every data handle, and check it for every member before any work is sent."""
     bound: dict[str, BoundData] = {}
     for slot in plan.parameters:
         handle = arguments[slot.name]
@@ -299,7 +302,7 @@ def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Membe
 def _deal(
     arguments: Mapping[str, Argument], bound: Mapping[str, BoundData], members: Sequence[Member], default: int | None
 ) -> dict[str, range]:
-    """Which clients each silo holds: those of its data, or its share of the lists or of the default."""
+    """Return the clients of each silo: those of its data, or its share of the lists or of the default number."""
     names = [member.name for member in members]
     count = client_count(arguments)
     if not bound:

@@ -1,7 +1,4 @@
-"""Who takes part in an invocation: all that are there, or those that its data handles draw.
-
-Plain functions; imports the session's roster and the base.
-"""
+"""The membership that an invocation's arguments ask for: all present silos, or the silos that its data handles draw."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ __all__ = ["Wanted", "wanted"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an invocation asks of its membership.
+    """The requirements of an invocation on its membership.
 
     Attributes:
-        draw: which of the eligible silos take part; None for all silos that there are.
-        sources: a drawn silo has these.
+        draw: choice of the eligible silos that take part; None for all present silos.
+        sources: data sources that a drawn silo must have.
     """
 
     draw: Draw | None = None
@@ -29,15 +26,15 @@ class Wanted:
 
     @property
     def count(self) -> int:
-        """How many eligible silos there must be."""
+        """The number of eligible silos that must be present."""
         return self.draw.count if self.draw is not None else 0
 
     def eligible(self, member: Member) -> bool:
-        """Whether the silo has the data."""
+        """Return whether a silo has the data sources."""
         return self.sources <= member.sources.keys()
 
     def choose(self, members: Sequence[Member]) -> Sequence[Member]:
-        """Those that take part, in the order given."""
+        """Return the members that take part, in the order given."""
         if self.draw is None:
             return members
         drawn = self.draw.of(member.name for member in members if self.eligible(member))
@@ -45,10 +42,10 @@ class Wanted:
 
 
 def wanted(arguments: Iterable[object]) -> Wanted:
-    """What a call's arguments ask for.
+    """Return the requirements of a call's arguments.
 
     Raises:
-        UsageError: two handles draw differently.
+        UsageError: two handles draw different silos.
     """
     handles = [value for value in arguments if isinstance(value, SiloData) and value.draw is not None]
     draws = {handle.draw for handle in handles}

@@ -1,7 +1,4 @@
-"""Merges what silos sent, as they come, in the coordinator's own C++ runtime, and so holds a few of them at a time.
-
-Imports values, the plan's model, the runtime and the base.
-"""
+"""Merges silos' partials in the coordinator's own C++ runtime as they arrive, so that few are held at a time."""
 
 from __future__ import annotations
 
@@ -21,29 +18,29 @@ from fedbroker.wire.codec import Buffer
 __all__ = ["Misfit", "PartialMerger"]
 
 MOST: Final = 16
-"""How many silos' partials are merged at once; each count is a computation of its own."""
+"""Largest number of silos whose partials are merged at once; each number needs a computation of its own."""
 LARGE: Final = 16 << 20
-"""Bytes of partials that are merged at once, and waited for until they are and can be forgotten. A merge takes several
-requests of the runtime, which cost more than what fewer bytes would have to wait for the others."""
+"""Bytes of partials from which a merge starts, and is awaited so that they can be released. A merge takes several
+requests to the runtime: for fewer bytes these cost more than waiting for further partials."""
 
 PAST: Final = 64 << 20
-"""Bytes of partials that the runtime may hold after they are merged. A value there holds on to all that it was computed
-from, disposed of or not, in three more copies; once it has been out of the runtime and in again it does not."""
+"""Bytes of partials that the runtime may hold after they are merged. A value in the runtime keeps all values that it
+was computed from, disposed of or not, in three more copies. A value that is read out and loaded again keeps none."""
 
 LOOKED_FOR: Final = 10.0
-"""Seconds in which whose partial did not merge is looked for, once merging has failed."""
+"""Time limit, in seconds, for finding the silo whose partial did not merge, once merging has failed."""
 
 NAMED: Final = 3
-"""Silos before it that an error names."""
+"""Number of silos merged before it that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Where merging failed.
+    """The failure of a merge.
 
     Attributes:
-        silo: whose partial did not merge with those that were merged before it.
-        merged: whose those were, for people.
+        silo: silo whose partial did not merge with the partials before it.
+        merged: names of the silos merged before it, as text.
     """
 
     silo: str
@@ -63,7 +60,7 @@ class _Given:
 
 @dataclass(frozen=True, slots=True)
 class _Merge:
-    """What was merged at once, and may yet fail: the runtime computes when it likes."""
+    """A merge that was requested and may still fail, because the runtime computes lazily."""
 
     so_far: Ref
     partials: Ref
@@ -74,9 +71,9 @@ class PartialMerger:
     """Merges the partials of one server stage.
 
     Args:
-        fold: how.
-        executor: gives the executor that it is done in.
-        value_of: a value of an earlier stage, in that executor.
+        fold: computations that merge.
+        executor: returns the executor to merge in.
+        value_of: returns a value of an earlier stage in that executor.
     """
 
     def __init__(
@@ -100,26 +97,26 @@ class PartialMerger:
         self._work = asyncio.create_task(self._run())
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str = "") -> None:
-        """Take one silo's partials, one of each merge, to be merged after those that were given before.
+        """Queue one silo's partials, one of each merge, to be merged after those queued before.
 
         Args:
-            partials: serialized, ``U@SERVER`` of the silo's own runtime.
-            merged: called once they are in the runtime's hands, or, where merging failed, not needed any more.
-            silo: its name.
+            partials: serialized partials, ``U@SERVER`` of the silo's own runtime.
+            merged: called once the runtime has them or, if merging failed, once they are not needed any more.
+            silo: the silo's name.
         """
-        if self._work.done():  # it failed, which `result` says
+        if self._work.done():  # merging failed: `result` raises the error
             merged()
             return
         self._waiting.append(_Given(partials, merged, silo))
         self._come.set()
 
     def untouched(self) -> list[Buffer] | None:
-        """All that was given, each silo's partials after another's, if they are few and none of them is merged yet.
+        """Return all queued partials, silo by silo, if they are few and none of them is merged yet.
 
-        They are not merged here, then, and no more of them may be given. None where merging has begun, or failed.
+        They are then not merged here, and no more may be given. Returns None if merging has begun or failed.
 
         Raises:
-            WireError: one of them is no partial.
+            WireError: a value is no partial.
         """
         if self._begun or self._enough or not self._waiting:
             return None
@@ -132,10 +129,10 @@ class PartialMerger:
         return [_member(partial) for one in given for partial in one.partials]
 
     async def result(self) -> Ref:
-        """The struct of what all partials came to; no more of them may be given.
+        """Wait for the struct of all merged partials; no more may be given.
 
         Raises:
-            ComputationFailed: merging failed; with the runtime's own words.
+            ComputationFailed: merging failed; with the runtime's error.
             RuntimeUnavailable: the runtime died.
         """
         self._complete = True
@@ -148,7 +145,7 @@ class PartialMerger:
         """Look for the first silo whose partial does not merge with those before it. Bounded in time.
 
         Returns:
-            None where each does, or where that cannot be told.
+            The failure; None if each partial merges, or if the silo cannot be determined.
         """
         try:
             async with asyncio.timeout(LOOKED_FOR):
@@ -162,11 +159,11 @@ class PartialMerger:
                     if (silo := await self._first_misfit(merge)) is not None:
                         return Misfit(silo, _named(self._silos[: self._silos.index(silo)]))
         except (FedbrokerError, TimeoutError):
-            pass  # what failed first says more
+            pass  # the error of the failed merge says more
         return None
 
     async def _first_misfit(self, merge: _Merge) -> str | None:
-        """Merge one silo's partials after another's, and wait for each."""
+        """Repeat a merge silo by silo, waiting for each, and return the first silo that fails."""
         executor = await self._ready()
         inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
         so_far = merge.so_far
@@ -183,13 +180,13 @@ class PartialMerger:
         return None
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop merging."""
         self._work.cancel()
         await asyncio.gather(self._work, return_exceptions=True)
 
     @property
     def _enough(self) -> bool:
-        """Whether to merge what there is and not to wait for more, since requests cost more than merging small ones."""
+        """True if the queued partials are enough to merge. Fewer wait for more: requests cost more than merging."""
         return len(self._waiting) >= MOST or sum(one.size for one in self._waiting) >= LARGE
 
     async def _run(self) -> None:
@@ -211,7 +208,7 @@ class PartialMerger:
                     one.merged()
 
     def _batch(self) -> list[_Given]:
-        """The next few, of a bounded size together."""
+        """Remove the next partials from the queue, bounded in number and size."""
         batch = [self._waiting.popleft()]
         size = batch[0].size
         while self._waiting and len(batch) < MOST and size + self._waiting[0].size <= LARGE:
@@ -246,7 +243,7 @@ class PartialMerger:
             await executor.compute(ready)
 
     async def _forget_past(self, merged: Ref) -> None:
-        """Have what is merged as a value that was never computed."""
+        """Read the merged value out and load it again, so that the runtime releases all that it was computed from."""
         executor = await self._ready()
         content = await executor.compute(merged)
         await executor.dispose([*self._past, merged])
@@ -254,7 +251,7 @@ class PartialMerger:
         self._merged = await executor.value(content)
 
     async def _value(self, batch: Sequence[_Given]) -> Ref:
-        """The struct of all partials, in the runtime."""
+        """Load the struct of all partials of a batch into the runtime."""
         executor = await self._ready()
         return await executor.value(*structure(_member(partial) for one in batch for partial in one.partials))
 
@@ -266,13 +263,13 @@ class PartialMerger:
 
 
 def _named(silos: Sequence[str]) -> str:
-    """Names for people, of the last few."""
+    """Return the names of the last few silos as text."""
     more = f", and {len(silos) - NAMED} more" if len(silos) > NAMED else ""
     return ", ".join(map(repr, silos[-NAMED:])) + more
 
 
 def _member(partial: Buffer) -> Buffer:
-    """What a serialized server-placed value holds."""
+    """Return the member of a serialized server-placed value."""
     found = members(partial)
     if len(found) != 1:
         raise WireError(f"a silo's partial aggregate has {len(found)} values", hint="use the same version at both ends")

@@ -1,7 +1,4 @@
-"""Work items' programs: what each silo's runtime is asked to do for each client stage of an invocation.
-
-Imports TFF by way of the plan's model and values, wire and the base.
-"""
+"""Operations of work items: the requests to each silo's runtime for each client stage of an invocation."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ _SAME_VERSION: Final = "use the same version at both ends"
 
 
 def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
-    """A stage's partials and then what it returns, each serialized, from the outputs of its program.
+    """Return a stage's partials and then its returned values, each serialized, from the outputs of a silo.
 
     Raises:
-        WireError: these are no outputs of that program.
+        WireError: these are no outputs of that stage.
     """
     wanted = output_count(stage)
     if len(outputs) != wanted:
@@ -39,7 +36,7 @@ def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
 
 
 def output_count(stage: ClientStage) -> int:
-    """Return how many outputs the program of a stage has: one struct, or, where values are kept, each value alone."""
+    """Return the number of outputs of a stage: one struct or, if values are kept at the silo, each value alone."""
     return len(stage.partials) + len(stage.returned) if stage.kept else 1
 
 
@@ -48,8 +45,8 @@ class BoundData:
     """Silos' data bound to a parameter.
 
     Attributes:
-        handle: what the program named.
-        binding: what is made of the columns; the same for every silo.
+        handle: the data handle that the caller passed.
+        binding: the value to make of the columns; the same for every silo.
         columns: for each silo, name and dtype of the columns to read.
     """
 
@@ -60,7 +57,7 @@ class BoundData:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What the programs of one stage were made of."""
+    """The ingredients of one stage's operations, kept for late joiners."""
 
     slots: Sequence[Slot]
     refs: Mapping[str, int]
@@ -71,15 +68,15 @@ class _Written:
 
 @dataclass
 class StageOps:
-    """Writes the programs of one invocation, stage after stage; remembers what each silo holds by then.
+    """The operations of one invocation, written stage after stage, and the values that each silo holds.
 
-    References are numbered alike at every silo, so that programs differ only where their data does.
+    References have the same numbers at every silo, so that operations differ only in the silos' data.
 
     Attributes:
-        dealt: for each silo, which of the clients in the lists it holds.
-        arguments: by slot name.
+        dealt: for each silo, its range of the clients in the lists.
+        arguments: the arguments, by slot name.
         bound: the data handles among them, by slot name.
-        blobs: the content of every digest named so far in the stage being written.
+        blobs: content of every digest named so far in the stage being written.
     """
 
     dealt: dict[str, range]
@@ -93,17 +90,17 @@ class StageOps:
     def write(
         self, stage: ClientStage, server_values: Mapping[str, Buffer], keep: Sequence[str], *, last: bool
     ) -> dict[str, tuple[Op, ...]]:
-        """The programs of a stage, one for each silo.
+        """Write the operations of a stage for each silo.
 
         Args:
-            stage: to be run.
+            stage: the stage.
             server_values: serialized values of the server-placed and unplaced inputs, by slot name.
             keep: names of the slots that a later stage still needs at the silo.
-            last: no later stage follows: the session ends, and with it all that it holds.
+            last: no later stage follows: the silo forgets all values when the session ends.
 
         Returns:
-            For each silo, its program. Its only output is the struct of the stage's partials and what it returns, or,
-            where values are kept at the silo, the outputs are these one by one: see :func:`parts_of`.
+            For each silo, its operations. Their only output is the struct of the stage's partials and returned values.
+            If values are kept at the silo, each of them is an output of its own: see :func:`parts_of`.
         """
         self.blobs = {}
         shared = [slot for slot in stage.inputs if slot.name not in self._held]
@@ -118,13 +115,13 @@ class StageOps:
     def enlist(
         self, newcomer: str, straggler: str, clients: int, columns: Mapping[str, tuple[tuple[str, str], ...]]
     ) -> tuple[Op, ...]:
-        """The program of the stage written last for a late joiner in a straggler's place.
+        """Return the operations of the stage written last for a late joiner in a straggler's place.
 
         Args:
-            newcomer: its name.
-            straggler: whose clients of the lists it holds now.
-            clients: how many it holds.
-            columns: for each data handle, by slot name, what to read of its source.
+            newcomer: name of the late joiner.
+            straggler: name of the straggler, whose clients of the lists it gets.
+            clients: number of its clients.
+            columns: for each data handle, by slot name, the columns to read from its source.
         """
         written = self._written
         assert written is not None
@@ -136,7 +133,7 @@ class StageOps:
         return (*load, *written.tail)
 
     def _run(self, stage: ClientStage, keep: Sequence[str], last: bool) -> list[Op]:
-        """Call the stage's computation, materialize what goes to the coordinator, forget what nobody needs."""
+        """Call the stage's computation, compute the values for the coordinator, drop those not needed any more."""
         function, result = self._number(), self._number()
         ops: list[Op] = [Value(function, self._blob(stage.computation))]
         argument = None
@@ -168,7 +165,7 @@ class StageOps:
         server_values: Mapping[str, Buffer],
         silo: str,
     ) -> list[Op]:
-        """Bring the inputs that are not there yet to one silo."""
+        """Return the operations that load the inputs which a silo does not hold yet."""
         ops: list[Op] = []
         for slot in slots:
             argument = self.arguments.get(slot.name)

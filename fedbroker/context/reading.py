@@ -1,7 +1,4 @@
-"""The sequences in silos' answers, each read while its silo's answer is looked at: what cannot be read is its failure.
-
-Imports sequences, programs, the plan's model, the runtime and the base.
-"""
+"""Reads the sequences in a silo's reply before the reply counts, so that an unreadable one is the silo's failure."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ from fedbroker.wire.codec import Buffer
 __all__ = ["SequenceReader", "returns_sequences"]
 
 AT_A_TIME: Final = 16
-"""Silos whose sequences are read side by side: each takes a thread of the runtime, and one may never end."""
+"""Number of silos whose sequences are read at once: each takes a thread of the runtime, and may never end."""
 
 
 class SequenceReader:
-    """Reads what silos return, and holds the tensors until they are taken.
+    """The sequences that silos return, read as tensors, which are held until they are taken.
 
     Args:
-        executor: gives an executor of the coordinator's runtime with that many clients.
+        executor: returns an executor of the coordinator's runtime with that many clients.
     """
 
     def __init__(self, executor: Callable[[int], Awaitable[Executor]]) -> None:
@@ -36,11 +33,11 @@ class SequenceReader:
         self._tensors: dict[tuple[str, str], Buffer] = {}  # by slot and silo
 
     async def read(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer]) -> None:
-        """Read the sequences in a silo's answer, which was checked.
+        """Read the sequences in a silo's checked reply.
 
         Raises:
             WireError: a sequence is too long.
-            ComputationFailed: a sequence cannot be read; with the runtime's own words.
+            ComputationFailed: a sequence cannot be read; with the runtime's error.
             RuntimeUnavailable: the runtime died; names the silos whose sequences were being read.
         """
         returned = parts_of(stage, outputs)[len(stage.partials) :]
@@ -53,7 +50,7 @@ class SequenceReader:
                         if has_sequences(slot.type):
                             self._tensors[slot.name, silo] = await read_sequences(value, slot.type, executor)
                 finally:
-                    # Whatever is still read in it is given up: its runtime gets no new sessions then.
+                    # Gives up a sequence that is still being read: its runtime then gets no new sessions.
                     await asyncio.shield(executor.close())
             except RuntimeUnavailable as error:
                 silos = ", ".join(map(repr, self._reading))
@@ -63,10 +60,10 @@ class SequenceReader:
                 self._reading.pop(silo, None)
 
     def take(self, slot: Slot, silo: str, value: Buffer) -> Buffer:
-        """What a silo returned in a slot: with tensors in the place of sequences, if there are any."""
+        """Return a silo's value of a slot, with tensors in place of sequences; each is handed out once."""
         return self._tensors.pop((slot.name, silo), value)
 
 
 def returns_sequences(stage: ClientStage) -> bool:
-    """Whether there are sequences in what a stage's silos return."""
+    """Return whether the values that silos return in a stage contain sequences."""
     return any(has_sequences(slot.type) for slot in stage.returned)

@@ -1,7 +1,4 @@
-"""From the stages' serialized outputs to what the caller gets.
-
-Imports TFF, the plan's model and values.
-"""
+"""Assembles the result for the caller from the stages' serialized outputs."""
 
 from __future__ import annotations
 
@@ -22,13 +19,13 @@ __all__ = ["ResultValues", "assemble"]
 
 @dataclass(frozen=True, slots=True)
 class ResultValues:
-    """Serialized values of the result's slots, by name: one, or for a clients-placed slot one for each silo."""
+    """Serialized values of the result's slots, by name: one or, for a clients-placed slot, one for each silo."""
 
     by_slot: Mapping[str, Sequence[Buffer]]
 
 
 def assemble(plan: Plan, values: ResultValues) -> object:
-    """The result, in the Python containers of the computation's type and with TFF's own dtypes."""
+    """Return the result in the Python containers of the computation's type, with TFF's own dtypes."""
     python = _fill(plan.result, values)
     contained = type_conversions.type_to_py_container(python, together(plan.type.result))
     return tensorflow_computation.transform_result(contained)
@@ -49,5 +46,5 @@ def _value(slot: Slot, parts: Sequence[Buffer]) -> object:
     every = [member for part in parts for member in members(part)]
     if not every:
         return []
-    # The runtime does not tell all-equal values from others: it answers with one value for each client.
+    # The runtime does not distinguish all-equal values from others: it returns one value for each client.
     return deserialize(federate(every[:1] if type_.all_equal else every, type_), type_)

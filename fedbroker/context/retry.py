@@ -1,7 +1,4 @@
-"""Trying again, a bounded number of times, what died or was lost; within the time that an invocation has.
-
-Imports the base.
-"""
+"""Retries of an invocation after a retryable error, bounded in number and by the invocation's time limit."""
 
 from __future__ import annotations
 
@@ -19,10 +16,12 @@ __all__ = ["attempt"]
 T = TypeVar("T")
 
 PAUSE = 0.5
-"""Seconds before the second attempt, doubled for each further one, with jitter: what died needs a moment."""
+"""Seconds before the second attempt, doubled for each further one, with jitter: a process that died needs time to
+restart."""
 
 OVERTIME = 1.0
-"""Seconds beyond the deadline after which an invocation is stopped wherever it is; what stops by itself says more."""
+"""Seconds beyond the deadline after which an invocation is cancelled. Until then a step can stop by itself, with an
+error that says more."""
 
 
 async def attempt(
@@ -33,14 +32,14 @@ async def attempt(
     pause: float = PAUSE,
     on_retry: Callable[[int, FedbrokerError], None] = lambda number, error: None,
 ) -> T:
-    """The result of the first attempt that ends well.
+    """Return the result of the first attempt that succeeds.
 
     Args:
-        once: one attempt, with the deadline that it has.
-        retries: how many further attempts there may be; only after an error that is ``retryable``.
-        seconds: for all attempts together; None for no bound but the stages' own.
+        once: makes one attempt, given its deadline.
+        retries: largest number of further attempts; they are made only after a ``retryable`` error.
+        seconds: time limit for all attempts together; None for no limit but the stages' own.
         pause: seconds before the second attempt.
-        on_retry: told before each further attempt: its number, from 2, and what the one before failed with.
+        on_retry: called before each further attempt with its number, from 2, and the error of the previous attempt.
 
     Raises:
         DeadlineExceeded: the time was up.

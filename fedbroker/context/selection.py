@@ -1,7 +1,4 @@
-"""Who of the silos that are there take part in an invocation.
-
-Plain functions; imports this package's membership and settings, and the base.
-"""
+"""Selection of the present silos that take part in an invocation."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ __all__ = ["choose", "pool_of"]
 
 
 def pool_of(wanted: Wanted, settings: Settings) -> Pool:
-    """The silos that may take part, and how many of them there must be.
+    """Return the pool of silos that may take part, with the number of them that must be present.
 
     Raises:
         UsageError: the data handles draw more silos than may take part.
@@ -40,11 +37,11 @@ def pool_of(wanted: Wanted, settings: Settings) -> Pool:
 
 
 def choose(there: Sequence[Member], wanted: Wanted, settings: Settings) -> list[Member]:
-    """The membership, by name.
+    """Return the membership, sorted by name.
 
     Args:
-        there: who is there, by name; enough of them are in the pool.
-        wanted: what the call's arguments ask for; a draw of theirs comes before ``select``.
+        there: the present silos, sorted by name; enough of them are in the pool.
+        wanted: requirements of the call's arguments; a draw takes precedence over ``select``.
         settings: ``eligible``, ``select`` and ``max_silos``.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Sequences among results, read in the coordinator's C++ runtime: that of a silo is a graph, which the silo wrote.
+"""Reads sequences of results in the coordinator's isolated C++ runtime, because a silo's sequence is a graph it wrote.
 
-A computation of ours goes through the sequence once and returns its elements as tensors. The program's own process,
-which is not isolated, gets these, and never the graph.
+A computation of ours iterates over the sequence once and returns its elements as tensors. The program's own process,
+which is not isolated, gets the tensors and never the graph.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from fedbroker.wire.room import joined
 __all__ = ["MOST_ELEMENTS", "has_sequences", "read_sequences"]
 
 MOST_ELEMENTS: Final = 10_000_000
-"""Of one sequence: one without an end would be read until the stage's time or the runtime's memory is used up."""
+"""Largest number of elements of a sequence: an endless one would use up the stage's time or the runtime's memory."""
 
 BATCH: Final = 1 << 14
-"""Elements that are joined at a time. TensorFlow makes room for a whole batch beforehand: a large one takes seconds."""
+"""Elements that are joined at a time. TensorFlow allocates a whole batch beforehand: a large one takes seconds."""
 
 _SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
 
 def has_sequences(type_: tff.Type) -> bool:
-    """Whether a value of that type holds sequences."""
+    """Return whether values of a type contain sequences."""
     return bool(type_analysis.contains(type_, lambda inner: isinstance(inner, tff.SequenceType)))
 
 
@@ -43,16 +43,16 @@ async def read_sequences(value: Buffer, type_: tff.Type, executor: Executor) -> 
     """Replace each sequence in a serialized value by the struct of its tensors.
 
     Args:
-        value: serialized.
-        type_: of it.
-        executor: of the coordinator's runtime.
+        value: the serialized value.
+        type_: its type.
+        executor: an executor of the coordinator's runtime.
 
     Returns:
-        What :func:`fedbroker.context.codec.read` takes for a value of that type.
+        A serialized value of that type in the form that :func:`fedbroker.context.codec.read` accepts.
 
     Raises:
-        WireError: it is no such value, or a sequence in it is too long.
-        ComputationFailed: a sequence in it cannot be read; with the runtime's own words.
+        WireError: the value is not of that type, or a sequence in it is too long.
+        ComputationFailed: a sequence in it cannot be read; with the runtime's error.
     """
     return joined(await _replaced(memoryview(value), type_, executor))
 
@@ -75,7 +75,7 @@ async def _replaced(value: memoryview, type_: tff.Type, executor: Executor) -> l
 
 
 async def _tensors(value: memoryview, element: tff.Type, executor: Executor) -> Buffer:
-    """The struct of a sequence's length and its columns."""
+    """Return the struct of a sequence's length and its columns."""
     if [number for number, _ in fields(value)] != [SEQUENCE]:
         raise WireError("a value that should be a sequence is none", hint=_SAME_VERSION)
     computation = _reader(element)
@@ -94,7 +94,7 @@ async def _tensors(value: memoryview, element: tff.Type, executor: Executor) -> 
 
 @functools.lru_cache(256)
 def _reader(element: tff.Type) -> bytes:
-    """The serialized computation from a sequence to the number of its elements and its columns."""
+    """Return the serialized computation from a sequence to the number of its elements and its columns."""
     element, _ = type_transformations.transform_type_postorder(element, _without_container)
     kinds = columns(element)
 
@@ -125,7 +125,7 @@ def _reader(element: tff.Type) -> bytes:
 
 
 def _shape(column: tff.TensorType) -> list[int]:
-    """Of one element's part of a column."""
+    """Return the shape of one element's part of a column."""
     assert column.shape is not None
     return [size for size in column.shape[1:] if size is not None]
 
@@ -140,7 +140,7 @@ def _leaves(value: object, type_: tff.Type) -> Iterator[tf.Tensor]:
 
 
 def _without_container(type_: tff.Type) -> tuple[tff.Type, bool]:
-    """The same type, which TensorFlow has ordered dictionaries and tuples for."""
+    """Return the type without Python containers; TensorFlow then uses ordered dictionaries and tuples."""
     if isinstance(type_, tff.types.StructWithPythonType):
         return tff.StructType(list(tff.structure.iter_elements(type_))), True
     return type_, False

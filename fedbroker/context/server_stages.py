@@ -1,8 +1,4 @@
-"""Server stages: run in the coordinator's own C++ runtime, over the silos' partials.
-
-Values stay in the runtime by reference until something else needs their bytes. Imports values and folding, the plan's
-model, the runtime and the base.
-"""
+"""Runs server stages in the coordinator's own C++ runtime, over the silos' partials."""
 
 from __future__ import annotations
 
@@ -22,14 +18,14 @@ from fedbroker.wire.codec import Buffer
 __all__ = ["ServerSide"]
 
 SMALL: Final = 64 << 10
-"""Bytes of an input up to which it goes to the runtime with whatever else a stage takes; a larger one goes ahead."""
+"""Bytes up to which an input is sent to the runtime together with a stage's partials; a larger one is sent ahead."""
 
 
 class ServerSide:
     """The server's values of one invocation.
 
     Args:
-        executor: gives an executor of the coordinator's runtime with that many clients; nothing here is at clients.
+        executor: returns an executor of the coordinator's runtime with that many clients; called with 0 here.
         given: serialized values of the parameter's server-placed and unplaced leaves, by slot name.
     """
 
@@ -43,11 +39,11 @@ class ServerSide:
         self._merger: PartialMerger | None = None
 
     def begin(self, stage: ServerStage, silos: int = 0) -> None:
-        """Be ready to merge what a stage merges, and then to run it; what goes wrong, :meth:`run` raises.
+        """Prepare to merge a stage's partials and then run it; :meth:`run` raises the errors.
 
         Args:
-            stage: the next one.
-            silos: how many are expected to send partials.
+            stage: the next stage.
+            silos: number of silos that are expected to send partials.
         """
         if stage.fold is not None:
             self._merger = PartialMerger(stage.fold, self._ready, self._load)
@@ -59,16 +55,17 @@ class ServerSide:
                 self._load(slot)
 
     def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str) -> None:
-        """Take a silo's partials for the current stage; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
+        """Queue a silo's partials for the current stage; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
         assert self._merger is not None, "a stage that merges has begun"
         self._merger.give(partials, merged, silo)
 
     async def run(self, stage: ServerStage) -> None:
-        """Run a stage over whatever was given for it; its outputs can then be had by :meth:`value`.
+        """Run a stage over the partials given for it; :meth:`value` then returns its outputs.
 
         Raises:
-            ComputationFailed: with the runtime's own words, and the silo whose partial did not merge.
-            WireError: what a silo sent is no partial aggregate.
+            ComputationFailed: the computation failed; with the runtime's error and the silo whose partial did not
+                merge.
+            WireError: a silo sent a value that is no partial.
         """
         try:
             await self._run(stage)
@@ -94,13 +91,13 @@ class ServerSide:
             function = await self._function(stage, silos)
             argument = await self._argument(stage.fold.whole(silos), partials)
             result = await (await self._ready()).call(function, argument)
-        # All at once, and here: a stage that fails must fail as a stage, not wherever its value is first looked at.
+        # Compute all outputs now: a failure must be the stage's, not that of the first later use of a value.
         values = elements(await (await self._ready()).compute(result))
         self._bytes |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
         await self._end()
 
     async def close(self) -> None:
-        """Let go of the runtime."""
+        """Release the executor."""
         await self._end()
         loading = list(self._refs.values())
         for task in loading:
@@ -110,11 +107,11 @@ class ServerSide:
             await self._executor.close()
 
     def value(self, slot: Slot) -> Buffer:
-        """The serialized value of a slot that a server stage made, or that was given."""
+        """Return the serialized value of a slot that a server stage computed or that was given."""
         return self._bytes[slot.name]
 
     async def _merged(self, stage: ServerStage) -> Ref:
-        """The result of a stage without partials, or with such as are merged by themselves."""
+        """Run a stage that has no partials, or whose partials are merged before."""
         function = await self._function(stage, 0)
         inputs = [(slot.name, await self._load(slot)) for slot in stage.inputs]
         if self._merger is not None:
@@ -123,7 +120,7 @@ class ServerSide:
         return await executor.call(function, await executor.struct(inputs) if inputs else None)
 
     async def _argument(self, whole: Whole, partials: Sequence[Buffer]) -> Ref:
-        """In one request, where nothing is large."""
+        """Load the argument of a stage, in one request if no input is large."""
         executor = await self._ready()
         of_silos = structure(partials)
         if all(len(self._bytes[slot.name]) <= SMALL for slot in whole.inputs):
@@ -133,7 +130,7 @@ class ServerSide:
         return await executor.struct([*given, ("", await executor.value(*of_silos))])
 
     async def _end(self) -> None:
-        """Be done with a stage."""
+        """Release the functions and the merger of the current stage."""
         functions = list(self._functions.values())
         self._functions.clear()
         for task in functions:
@@ -150,13 +147,13 @@ class ServerSide:
             return self._executor
 
     def _load(self, slot: Slot) -> asyncio.Task[Ref]:
-        """A slot's value in the runtime, loaded once."""
+        """Load a slot's value into the runtime, once."""
         if slot.name not in self._refs:
             self._refs[slot.name] = asyncio.create_task(self._loaded(self._bytes[slot.name]))
         return self._refs[slot.name]
 
     def _function(self, stage: ServerStage, silos: int) -> asyncio.Task[Ref]:
-        """The stage's computation; with ``silos``, the one that begins with their partials."""
+        """Load the stage's computation; with ``silos``, its variant that first merges the partials of so many."""
         if silos not in self._functions:
             self._functions[silos] = asyncio.create_task(self._loaded_function(stage, silos))
         return self._functions[silos]

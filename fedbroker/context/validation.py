@@ -1,8 +1,7 @@
-"""That what a silo answers with is of its stage's types, before anything else looks into it.
+"""Type checks of a silo's outputs, before any other code reads them.
 
-Its values go to the coordinator's C++ runtime and to TFF's deserializer, and either would run a graph that it found in
-them. So the outer frames must be laid out as the runtime does, with a tensor where the type has one, and nothing else.
-Imports TFF, the codec, programs, the plan's model, graphs, the runtime's framing and the base.
+The values go to the coordinator's C++ runtime and to TFF's deserializer, and both would run a graph found in them. So
+the frames must have the layout that the runtime writes, with tensors where the type has tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -44,29 +43,29 @@ __all__ = ["check_answer", "check_value"]
 
 SHAPE: Final = number_of(array_pb2.Array, "shape")
 FIELDS: Final = 3
-"""Of an array: its dtype, its shape, its numbers; of a federated type: its placement, all-equal, its members' type."""
+"""Number of fields of an array (dtype, shape, numbers) and of a federated type (placement, all-equal, member type)."""
 PLACEMENT: Final = number_of(computation_pb2.FederatedType, "placement")
 LONGEST_PLACEMENT: Final = 64
-"""Bytes of a placement, which is the word "server" or "clients"."""
+"""Largest number of bytes of a placement, which is the word "server" or "clients"."""
 LONGEST_SHAPE: Final = 4096
-"""Bytes, of far more dimensions than there may be."""
+"""Largest number of bytes of a shape: enough for many more than :data:`MOST_DIMENSIONS`."""
 MOST_DIMENSIONS: Final = 32
-"""NumPy has no arrays of more."""
+"""Largest number of dimensions of a NumPy array."""
 
 _UNKNOWN: Final = "it is laid out in an unknown way"
 _HINT: Final = "use the same version at both ends, or see what answers in the silo's name"
 
 
 def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> None:
-    """See that the outputs of a stage's program are its partials and what it returns, of their types.
+    """Check that a silo's outputs are the stage's partials and returned values, of their types.
 
     Args:
-        stage: that was run.
-        outputs: serialized.
-        clients: how many the silo has.
+        stage: the stage that was run.
+        outputs: serialized outputs.
+        clients: number of the silo's clients.
 
     Raises:
-        WireError: they are not.
+        WireError: an output is of another type.
     """
     parts = parts_of(stage, outputs)
     if not stage.kept:
@@ -77,7 +76,7 @@ def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) ->
 
 
 def _check_frame(struct: Buffer, count: int) -> None:
-    """See that a serialized struct holds so many elements without names, and nothing else."""
+    """Check that a serialized struct contains so many elements without names, and nothing else."""
     try:
         for element in _all(_only(memoryview(struct), STRUCT), ELEMENT, count):
             _only(element, ELEMENT_VALUE)
@@ -86,10 +85,10 @@ def _check_frame(struct: Buffer, count: int) -> None:
 
 
 def check_value(value: Buffer, type_: tff.FederatedType, clients: int) -> None:
-    """See that it is a serialized value of that type; where that is placed at clients, with one for each of them.
+    """Check that a serialized value is of a type; if that is placed at clients, with one member for each client.
 
     Raises:
-        WireError: it is not.
+        WireError: the value is of another type.
     """
     count = clients if type_.placement is tff.CLIENTS else 1
     try:
@@ -102,7 +101,7 @@ def check_value(value: Buffer, type_: tff.FederatedType, clients: int) -> None:
 
 
 def _check_placement(federated: memoryview, type_: tff.FederatedType, count: int) -> None:
-    """See that the value says that it is placed where the type is; what it says of its members' type is not used."""
+    """Check that the value states the type's placement; the member type that it states is not used."""
     kinds = [content for number, content in fields(federated, count + 1) if number == FEDERATED_TYPE]
     specs = [content for kind in kinds for number, content in fields(kind, FIELDS) if number == PLACEMENT]
     if len(kinds) != 1 or len(specs) != 1 or len(specs[0]) > LONGEST_PLACEMENT:
@@ -130,7 +129,7 @@ def _check(value: memoryview, type_: tff.Type) -> None:
 
 
 def _check_array(message: memoryview, type_: tff.TensorType) -> None:
-    """An array of that dtype and shape, with as many numbers as it says, where TFF's deserializer looks for them."""
+    """Check dtype, shape and size of an array, and that its numbers are where TFF's deserializer reads them."""
     usual, size = _usual(type_.dtype.type, type_.shape)
     if usual and len(message) == len(usual) + size and message[: len(usual)] == usual:
         return
@@ -138,7 +137,7 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     content = found.get(CONTENT)
     if len(found.get(SHAPE, b"")) > LONGEST_SHAPE:
         raise ValueError("an array of too many dimensions")
-    # What holds the numbers comes last, as its number is the largest of those that are there.
+    # The content comes last: fields are in the order of their numbers, and its number is the largest.
     rest = message if content is None else message[: len(message) - len(prefix(CONTENT, len(content))) - len(content)]
     if any(one == CONTENT for one, _ in fields(rest, FIELDS)):
         raise ValueError(_UNKNOWN)
@@ -149,7 +148,7 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     if dtype is np.str_:
         there = len(head.string_list.value)
     elif not shape:
-        array.from_proto(head)  # raises whatever is wrong with its only number
+        array.from_proto(head)  # raises an error if its only number is invalid
         there = 1
     else:
         there, odd = divmod(0 if content is None else len(content), type_.dtype.itemsize)
@@ -161,7 +160,7 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
 
 @functools.lru_cache(4096)
 def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape) -> tuple[bytes, int]:
-    """What stands before an array's own memory, and its size, where the type tells; nothing where it does not."""
+    """Return the bytes before an array's memory, and its size; empty if the type does not determine them."""
     if not shape or None in shape or dtype is np.str_:
         return b"", 0
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -178,12 +177,12 @@ def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | Non
 
 
 def _possible(shape: Sequence[int], itemsize: int) -> bool:
-    """Whether there is an array of that shape: NumPy counts the bytes of its other dimensions where one is 0, too."""
+    """Return whether NumPy has arrays of that shape: it limits the bytes of the other dimensions even if one is 0."""
     return len(shape) <= MOST_DIMENSIONS and math.prod(filter(None, shape)) * max(itemsize, 8) <= sys.maxsize
 
 
 def _check_sequence(message: memoryview) -> None:
-    """A graph that reads nothing but what is in it: TFF runs it where the sequence is looked at."""
+    """Check that a sequence's graph reads only data within it: TFF runs the graph in the process that reads it."""
     graph = _only(message, SEQUENCE_GRAPH, besides=SEQUENCE_TYPE)
     refused = sorted(op for op in ops_of_graph(graph) if why_refused(op))
     if refused:
@@ -191,12 +190,12 @@ def _check_sequence(message: memoryview) -> None:
 
 
 def _only(message: memoryview, number: int, *, besides: int | None = None) -> memoryview:
-    """The content of a field that is there once, with no other but ``besides``."""
+    """Return the content of a field that occurs once, with no other field but ``besides``."""
     return _all(message, number, 1, besides=besides)[0]
 
 
 def _all(message: memoryview, number: int, count: int, *, besides: int | None = None) -> list[memoryview]:
-    """The contents of a field that is there so many times, with no other but ``besides``, once."""
+    """Return the contents of a field that occurs ``count`` times, with no other field but ``besides``, once."""
     found = list(fields(message, count + (besides is not None)))
     if any(one not in (number, besides) for one, _ in found):
         raise ValueError(_UNKNOWN)

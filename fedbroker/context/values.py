@@ -1,7 +1,4 @@
-"""Serialized executor values: to and from Python, and taking federated ones apart and together.
-
-Imports TFF and the base.
-"""
+"""Serialized executor values: conversion from and to Python, and the members of federated values and structs."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ _SAME_VERSION: Final = "use the same version of fedbroker at both ends"
 
 
 def serialize(value: object, type_: tff.Type) -> Buffer:
-    """A Python value as a serialized ``executor.Value`` of that type.
+    """Return a Python value as a serialized ``executor.Value`` of that type.
 
     Raises:
-        UsageError: the value is not of that type; with TFF's own words.
+        UsageError: the value is not of that type; with TFF's error.
     """
     try:
         return joined(write(value, type_))
@@ -35,43 +32,43 @@ def serialize(value: object, type_: tff.Type) -> Buffer:
 
 
 def deserialize(data: Buffer, type_: tff.Type) -> object:
-    """The Python value of a serialized ``executor.Value``, as TFF's own contexts would return it.
+    """Return the Python value of a serialized ``executor.Value``, as TFF's own contexts would.
 
-    Large arrays are read-only views of ``data``, as theirs are of a copy.
+    Large arrays are read-only views of ``data``; those of TFF's contexts are read-only views of a copy.
     """
     return read(data, type_)
 
 
 def members(data: Buffer) -> list[memoryview]:
-    """The serialized member values of a serialized federated value: views of it.
+    """Return the serialized members of a serialized federated value, as views of it.
 
     Raises:
-        WireError: it is no such value.
+        WireError: ``data`` is malformed.
     """
     return _taken_apart(data, MEMBERS)
 
 
 def elements(data: Buffer) -> list[memoryview]:
-    """The serialized elements of a serialized struct: views of it.
+    """Return the serialized elements of a serialized struct, as views of it.
 
     Raises:
-        WireError: it is no such value.
+        WireError: ``data`` is malformed.
     """
     return _taken_apart(data, ELEMENTS)
 
 
 def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> Buffer:
-    """A serialized federated value of that type with these serialized members."""
+    """Return a serialized federated value of that type with these serialized members."""
     return joined(federated(([value] for value in values), type_))
 
 
 def structure(values: Iterable[Buffer]) -> list[Buffer]:
-    """A serialized struct of these serialized values, in parts: one after another they are the value."""
+    """Return the parts of a serialized struct of these serialized values; joined, they are the struct."""
     return struct((None, [value]) for value in values)
 
 
 def deal(count: int, hands: Sequence[str]) -> dict[str, range]:
-    """Which of ``count`` clients each silo holds: blocks in order, as even as can be, the longer ones first."""
+    """Deal ``count`` clients to silos in consecutive blocks of nearly equal size, the longer ones first."""
     quotient, remainder = divmod(count, len(hands))
     dealt: dict[str, range] = {}
     start = 0

@@ -1,7 +1,4 @@
-"""Tells people what a context is doing, while it does it. Imports this package's display, the session's events.
-
-Nothing here raises into the computation.
-"""
+"""Progress of a context's invocations on standard error. No error of the display reaches the computation."""
 
 from __future__ import annotations
 
@@ -26,9 +23,9 @@ class Progress:
     """The progress of one context's invocations.
 
     Args:
-        cohort: its name.
-        wanted: False for none; True for a live display, whatever standard error is; None for a live display where it is
-            a terminal, and plain lines elsewhere.
+        cohort: name of the cohort.
+        wanted: False for no progress; True for a live display even if standard error is no terminal; None for a live
+            display on a terminal and plain lines elsewhere.
     """
 
     def __init__(self, cohort: str, wanted: bool | None) -> None:
@@ -36,12 +33,12 @@ class Progress:
         self._wanted = wanted
 
     def watch(self) -> Watch:
-        """Of one invocation."""
+        """Return the progress of a new invocation."""
         return Watch(self._cohort, self._display)
 
     @property
     def listener(self) -> Listener | None:
-        """What hears of the context's events."""
+        """The listener to the context's events; None without progress."""
         return None if self._wanted is False else self._hear
 
     def _hear(self, event: Event) -> None:
@@ -58,7 +55,7 @@ class Progress:
 
 
 class Watch:
-    """The progress of one invocation; of one without client stages nothing is shown."""
+    """The progress of one invocation; not shown if it has no client stages."""
 
     def __init__(self, cohort: str, display: Callable[[], Display | None]) -> None:
         self._cohort = cohort
@@ -69,26 +66,26 @@ class Watch:
         self._session: Session | None = None
 
     def planned(self, name: str, stages: int) -> None:
-        """It has so many client stages."""
+        """Show the invocation, if it has client stages."""
         self._display = self._find() if stages else None
         if self._display is not None:
             self._invocation = Invocation(name, self._cohort, stages, self._began)
             self._display.begin(self._invocation)
 
     def waits(self) -> None:
-        """For silos."""
+        """Show that the invocation waits for silos."""
         if self._display is not None and self._invocation is not None:
             self._display.change(partial(setattr, self._invocation, "phase", "waiting"))
 
     def runs(self, session: Session) -> None:
-        """In a session, the first one or, on another attempt, a further one."""
+        """Show that the invocation runs in a session; each attempt has a session of its own."""
         self._session = session
         if self._display is not None and self._invocation is not None:
             members = [member.name for member in session.members]
             self._display.change(partial(self._invocation.attempt, session.id, members))
 
     async def ended(self, error: BaseException | None = None) -> None:
-        """Well, or with an error."""
+        """Show the end of the invocation and its error, if any."""
         if self._display is None or self._invocation is None:
             return
         one, word = self._invocation, _word(error)
@@ -99,12 +96,12 @@ class Watch:
 def _is_terminal() -> bool:
     try:
         return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
-    except ValueError:  # it was closed
+    except ValueError:  # standard error was closed
         return False
 
 
 def _word(error: BaseException | None) -> str:
-    """The error says more by itself."""
+    """Return a short word for an error; the error itself says more."""
     if error is None:
         return ""
     if isinstance(error, FedbrokerError):

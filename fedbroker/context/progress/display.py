@@ -1,7 +1,4 @@
-"""Shows progress from a thread of its own: a terminal that is stopped, or a pipe that nobody reads, stops nobody else.
-
-Imports this package's state and painters.
-"""
+"""Shows progress from its own thread, so that a stopped terminal or an unread pipe does not block the computation."""
 
 from __future__ import annotations
 
@@ -23,22 +20,22 @@ from fedbroker.session.report import Event
 __all__ = ["Display", "display_of"]
 
 PATIENCE: Final = 0.5
-"""Seconds to wait for what was said last to be written."""
+"""Seconds to wait for the last line to be written: a stopped terminal must not delay the result for long."""
 
 
 def display_of(*, live: bool, force: bool) -> Display:
-    """The display of that kind: all contexts of a process share standard error."""
+    """Return the display of that kind, which all contexts of a process share, as they share standard error."""
     return _display(os.getpid(), live, force)
 
 
 @functools.cache
 def _display(process: int, live: bool, force: bool) -> Display:
-    """The process's number, since a fork has no threads of its parent's."""
+    """Return one display for each process id, because a forked child does not have its parent's threads."""
     return Display(LiveRenderer(force=force) if live else LineRenderer())
 
 
 class Display:
-    """Invocations under way and how they are shown. Every method may be called from any thread, and never blocks."""
+    """The display of running invocations. Its methods may be called from any thread and do not block."""
 
     def __init__(self, painter: Renderer) -> None:
         self._renderer = painter
@@ -51,7 +48,7 @@ class Display:
         atexit.register(self._leave)
 
     def begin(self, invocation: Invocation) -> None:
-        """Show one more. From now on it belongs to the display, and is changed by :meth:`change` only."""
+        """Show another invocation. The display owns it from now on; it is changed by :meth:`change` only."""
         self._changes.put(lambda: self._shown.append(invocation))
 
     def change(self, change: Callable[[], None]) -> None:
@@ -59,11 +56,11 @@ class Display:
         self._changes.put(change)
 
     def hear(self, cohort: str, event: Event) -> None:
-        """Something happened in a cohort."""
+        """Update the invocations from an event of a cohort."""
         self._changes.put(lambda: self._heard(cohort, event))
 
     async def end(self, invocation: Invocation, words: Callable[[float], str]) -> None:
-        """Show one less, and say how it went; returns when that is written, or after half a second."""
+        """Remove an invocation, and write its last line; return when it is written, or after half a second."""
         loop = asyncio.get_running_loop()
         written = loop.create_future()
 
@@ -72,12 +69,12 @@ class Display:
                 self._ended(invocation, words)
             finally:
                 self._late = False
-                with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+                with contextlib.suppress(RuntimeError):  # the loop was closed before
                     loop.call_soon_threadsafe(lambda: None if written.done() else written.set_result(None))
 
         self._changes.put(over)
         if self._late:
-            return  # nobody takes what we write: waiting once was enough
+            return  # standard error is not read: waiting once was enough
         try:
             async with asyncio.timeout(PATIENCE):
                 await written
@@ -114,14 +111,14 @@ class Display:
                 self._do(lambda: self._renderer.paint(self._shown, time.monotonic()))
 
     def _do(self, change: Callable[[], None]) -> None:
-        """What goes wrong with showing is nobody's business: nothing more is shown."""
+        """Run a change; after an error nothing more is shown, because the display must not fail a computation."""
         try:
             change()
         except Exception:
             self._silent = True
 
     def _leave(self) -> None:
-        """Leave the terminal as it was; a forked child has no thread to do so, and shows nothing."""
+        """Restore the terminal; a forked child has no thread for it, and shows nothing."""
         if os.getpid() != self._process:
             return
         gone = threading.Event()

@@ -1,4 +1,4 @@
-"""How progress looks: live on a terminal, or a line now and then. Imports this package's state only."""
+"""Renderers of progress: a live display on a terminal, or plain lines."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["LineRenderer", "LiveRenderer", "Renderer"]
 
 UNHURRIED: Final = 0.3
-"""Seconds before a live display is shown at all: what is over by then would only flicker."""
+"""Seconds before a live display is shown: a shorter invocation would only flicker."""
 LONG_WAIT: Final = 5.0
-"""Seconds of waiting for silos after which a line says so."""
+"""Seconds of waiting for silos after which a plain line says so."""
 BAR: Final = 20
 
 
 class Renderer(Protocol):
-    """Shows invocations under way. Called in one thread; may raise whatever its stream raises."""
+    """The interface of a renderer. Called in one thread; may raise any error of its stream."""
 
     pause: float
-    """Seconds between two calls of :meth:`paint` while something is under way."""
+    """Seconds between two calls of :meth:`paint` while an invocation runs."""
 
     def paint(self, invocations: Sequence[Invocation], now: float) -> None:
-        """Show how it is now; none: show nothing more."""
+        """Show the present state of the invocations; if none are given, remove the display."""
         ...
 
     def stage_over(self, invocation: Invocation, now: float) -> None:
-        """A client stage is over."""
+        """Show that a client stage has finished."""
         ...
 
     def say(self, line: str) -> None:
@@ -43,7 +43,7 @@ class Renderer(Protocol):
 
 
 class LineRenderer:
-    """Plain lines: one for each stage, the last one for the invocation, and one when silos are waited for long."""
+    """Plain lines: one for each stage but the last, one for the invocation, and one for a long wait for silos."""
 
     pause = 1.0
 
@@ -51,7 +51,7 @@ class LineRenderer:
         self._told: set[int] = set()
 
     def paint(self, invocations: Sequence[Invocation], now: float) -> None:
-        """Tell who has waited for long, once."""
+        """Write a line for each invocation that has waited long for silos, once."""
         for one in invocations:
             if one.phase == "waiting" and one.wanted and now - one.began > LONG_WAIT and id(one) not in self._told:
                 self._told.add(id(one))
@@ -59,21 +59,21 @@ class LineRenderer:
         self._told &= {id(one) for one in invocations}
 
     def stage_over(self, invocation: Invocation, now: float) -> None:
-        """The last one is told with the invocation."""
+        """Write a line, except for the last stage, which the invocation's own line covers."""
         if invocation.stage < invocation.stages:
             self.say(f"{invocation.name}: {invocation.stage_text(now)}")
 
     def say(self, line: str) -> None:
-        """On standard error, as it is at that moment."""
+        """Write a line to the current ``sys.stderr``, which may have been replaced since."""
         sys.stderr.write(f"fedbroker: {printable(line)}\n")
         sys.stderr.flush()
 
 
 class LiveRenderer:
-    """A line for each invocation under way, kept up to date at the foot of the terminal.
+    """A line for each running invocation, kept up to date at the bottom of the terminal.
 
     Args:
-        force: write a terminal's codes even where standard error is none.
+        force: write terminal codes even if standard error is no terminal.
     """
 
     pause = 0.125
@@ -84,7 +84,7 @@ class LiveRenderer:
         self._live: Live | None = None
 
     def paint(self, invocations: Sequence[Invocation], now: float) -> None:
-        """Show them, once one of them has taken a while."""
+        """Show the invocations, once one of them has run for a moment."""
         from rich.live import Live
 
         if not invocations:
@@ -95,17 +95,17 @@ class LiveRenderer:
         if self._live is None:
             if all(now - one.began < UNHURRIED for one in invocations):
                 return
-            # Standard output is the program's own; what goes to standard error meanwhile is written above.
+            # Standard output is the program's own. Other output to standard error appears above the display.
             self._live = Live(console=self._made(), auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start()
-            self._made().show_cursor(True)  # so that nothing is to be put right if we are killed
+            self._made().show_cursor(True)  # so that the cursor is not left hidden if we are killed
         self._live.update(_table(invocations, now), refresh=True)
 
     def stage_over(self, invocation: Invocation, now: float) -> None:
-        """Seen anyhow."""
+        """Show nothing: the display has shown the stage."""
 
     def say(self, line: str) -> None:
-        """Above what is live."""
+        """Write a line above the live display."""
         from rich.text import Text
 
         self._made().print(Text(printable(line)), soft_wrap=True)

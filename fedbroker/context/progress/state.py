@@ -1,6 +1,6 @@
-"""What is known of invocations under way, from what is told of them; and how that reads in a line.
+"""Progress of running invocations, built from events, and its one-line rendering.
 
-Plain state with the time passed in; imports the session's events and reports.
+Plain state with the time passed in.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ class Invocation:
     """One invocation.
 
     Attributes:
-        name: of its computation.
-        cohort: whose silos it asks.
-        stages: how many client stages there are.
-        began: on the monotonic clock.
-        phase: what it is at: waiting for silos, asking them (``clients``), or computing here.
-        present: silos that are there, while it waits for more.
-        wanted: how many must be there.
-        session: of its latest attempt.
-        attempts: how many there were.
-        stage: the number of the client stage that is under way, from 1.
-        stage_began: on the monotonic clock.
-        asked: who is asked.
-        answered: who has answered that stage.
-        dropped: who was dropped, and how it ended.
-        bytes_in: of the answers so far.
+        name: name of its computation.
+        cohort: name of the cohort.
+        stages: number of its client stages.
+        began: start time on the monotonic clock.
+        phase: connecting to the broker, waiting for silos, waiting for replies (``clients``), or computing here
+            (``server``).
+        present: names of the present silos, while it waits for more.
+        wanted: number of silos that must be present.
+        session: session_id of its latest attempt.
+        attempts: number of attempts so far.
+        stage: number of the running client stage, from 1.
+        stage_began: start time of that stage on the monotonic clock.
+        asked: silos that are asked.
+        answered: silos that have answered that stage.
+        dropped: dropped silos, with their outcomes.
+        bytes_in: size of the outputs so far.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Invocation:
     bytes_in: int = 0
 
     def hear(self, event: Event, now: float) -> None:
-        """Something happened in its session."""
+        """Update the state from an event of its session."""
         details = event.details
         match event.name:
             case "stage started":
@@ -80,22 +81,22 @@ class Invocation:
 
     @property
     def awaited(self) -> list[str]:
-        """Who was asked and has not answered."""
+        """The silos that were asked and have not answered."""
         return [silo for silo in self.asked if silo not in self.answered]
 
     def waiting_text(self) -> str:
-        """For whom it waits before it starts."""
+        """Return a line on the silos that it waits for before it starts."""
         there = names_text(self.present) if self.present else "none"
         return f"waiting for silos, {len(self.present)} of {self.wanted} are there: {there}"
 
     def stage_text(self, now: float) -> str:
-        """A client stage that is over."""
+        """Return a line on a finished client stage."""
         asked = len(self.answered) + len(self.dropped)
         seconds = time_text(now - self.stage_began)
         return f"stage {self.stage} of {self.stages}: {len(self.answered)} of {count_text(asked, 'silo')}, {seconds}"
 
     def summary(self, report: SessionReport | None, error: str, now: float) -> str:
-        """The invocation, now that it is over; ``error`` is its code, or a word, or empty."""
+        """Return a line on the finished invocation; ``error`` is an error's code, a word, or empty."""
         words = [f"{'failed' if error else 'done'} in {time_text(now - self.began)}"]
         if error:
             words[0] += f" ({error})"
@@ -112,21 +113,21 @@ class Invocation:
         return ", ".join(words)
 
     def attempt(self, session: str, members: Iterable[str]) -> None:
-        """A session has begun."""
+        """Update the state for a new attempt, whose session has started."""
         self.session, self.attempts = session, self.attempts + 1
         self.phase, self.stage, self.bytes_in = "server", 0, 0
         self.asked, self.answered, self.dropped = list(members), [], {}
 
 
 def names_text(names: Iterable[str]) -> str:
-    """The first few of them."""
+    """Return the first few names, and the number of others."""
     all_ = list(names)
     more = f" and {len(all_) - MOST_NAMES} more" if len(all_) > MOST_NAMES else ""
     return ", ".join(all_[:MOST_NAMES]) + more
 
 
 def time_text(seconds: float) -> str:
-    """A span of time, for people."""
+    """Return a duration in readable units."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
