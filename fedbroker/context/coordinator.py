@@ -38,6 +38,7 @@ from fedbroker.session.statistics import Statistics
 __all__ = ["Coordinator"]
 
 PLANS_KEPT = 128
+"""Number of plans kept, the last used ones: a program that builds a computation in each round must not fill memory."""
 
 
 class Coordinator:

@@ -38,8 +38,9 @@ CLOCKS_APART: Final = 5.0
 """Seconds of clock difference from which a warning is given. A small one is harmless: fedbroker itself compares no
 clocks of two machines."""
 USUAL_TIME_OUT: Final = 1800.0
+"""Seconds of RabbitMQ's default ``consumer_timeout``."""
 EXCHANGES: Final = (BLOBS.name, "amq.direct")
-"""Direct exchanges to measure over: fedbroker's own or, if the user has no access to it, the default one of a broker."""
+"""Direct exchanges to measure over: fedbroker's own or, if the user has no access to it, the broker's default one."""
 
 
 async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list[Finding]:

@@ -23,11 +23,15 @@ __all__ = ["ROUNDS", "Loop", "Pace", "confirmed"]
 
 MIB: Final = 1024 * 1024
 ROUNDS: Final = 21
+"""Number of empty messages to measure; their median is not changed by a few slow ones."""
 PIECE: Final = 1 * MIB
+"""Bytes of a message that measures throughput."""
 PIECES: Final = 8
+"""Number of those messages."""
 WINDOW: Final = 8
 """Number of messages in flight, as on the bulk lane."""
 SECONDS: Final = 30.0
+"""Time limit for a whole measurement, in seconds."""
 SLOW: Final = 1.0
 """Seconds for the first piece after which no more are sent: they would take long, and one is enough to measure."""
 

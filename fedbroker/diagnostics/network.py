@@ -27,6 +27,7 @@ __all__ = ["is_loopback", "reach"]
 SECONDS: Final = 5.0
 """Time limit for each step, in seconds."""
 SOON: Final = timedelta(days=30)
+"""Time before a certificate expires from which a warning is given, so that it can be renewed."""
 
 _TLS_PORT: Final = "see that the port is the broker's TLS port, mostly 5671"
 

@@ -31,6 +31,7 @@ Kind: TypeAlias = Literal["configure", "write", "read"]
 
 KINDS: Final[tuple[Kind, ...]] = ("configure", "write", "read")
 AT_A_TIME: Final = 8
+"""Number of trials at once: each takes a channel of the connection."""
 
 _DEAD: Final = {exchange.name: exchange for exchange in EXCHANGES}
 _OR_READ: Final = "or read permission on"

@@ -23,7 +23,9 @@ __all__ = ["Server", "alarm", "message_limit", "server_of"]
 
 MIB: Final = 1024 * 1024
 OLDEST: Final = (3, 10)
+"""Oldest version of RabbitMQ that fedbroker is tested with."""
 GOOD_FRAME: Final = 1 * MIB
+"""Bytes of a frame below which large models travel more slowly."""
 ALARM: Final = 3.0
 """Seconds to wait for an answer after publishing: a broker with an alarm stops reading, and does not answer."""
 LARGEST_PROBE: Final = 60.0

@@ -35,6 +35,7 @@ REMEMBERED = 256
 """Number of recent sessions whose late replies are still counted in their reports."""
 
 OPEN_SECONDS = 60.0
+"""Time limit, in seconds, for connecting in ``async with``, which cannot be given one."""
 
 EVERYBODY = Policy()
 NEVER = Deadline.never()

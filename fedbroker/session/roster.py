@@ -10,6 +10,7 @@ from fedbroker.wire.messages import Announce, Leave, Source
 __all__ = ["Member", "Roster"]
 
 HEARTBEATS_OF_GRACE = 2
+"""Heartbeats after its last announcement for which a silo counts as present."""
 LEAST_GRACE = 2.0
 """Seconds by which an announcement may be late, if heartbeats are shorter than that."""
 

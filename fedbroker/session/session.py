@@ -21,6 +21,7 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 __all__ = ["Session"]
 
 GOODBYE_SECONDS = 5.0
+"""Seconds to wait for notices to dropped silos: a session must not hang at its end because of the broker."""
 
 
 @dataclass

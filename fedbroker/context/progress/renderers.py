@@ -21,6 +21,7 @@ UNHURRIED: Final = 0.3
 LONG_WAIT: Final = 5.0
 """Seconds of waiting for silos after which a plain line says so."""
 BAR: Final = 20
+"""Width of a progress bar in characters."""
 
 
 class Renderer(Protocol):

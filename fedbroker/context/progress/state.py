@@ -17,6 +17,7 @@ __all__ = ["Invocation", "names_text", "time_text"]
 Phase: TypeAlias = Literal["connecting", "waiting", "clients", "server"]
 
 MOST_NAMES = 4
+"""Number of silo names in a line, so that it stays short with many silos."""
 
 
 @dataclass(slots=True)
