@@ -20,6 +20,7 @@ __all__ = ["nearest", "read_table"]
 T = TypeVar("T")
 
 _CUTOFF: Final = 0.5
+"""The least similarity, by difflib, of a valid key that is suggested for a misspelt one."""
 
 
 def read_table(

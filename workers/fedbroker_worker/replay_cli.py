@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["rerun"]
 
 SECONDS: Final = 3600.0
+"""Time limit of a run without the debugger."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ __all__ = ["SiloService"]
 _log = get_logger(__name__)
 
 OPEN_SECONDS: Final = 30.0
+"""Time limit for connecting to the broker and joining the cohort."""
 
 CAPABILITIES: Final = ("replay/1",)
 """The silo's announced capabilities: programs of executor requests, first version."""

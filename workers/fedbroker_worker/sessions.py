@@ -25,6 +25,7 @@ __all__ = ["SessionValues", "Sessions", "SiloSession"]
 _log = get_logger(__name__)
 
 LONGEST_LEASE: Final = 86_400.0
+"""The most seconds for which a session's values are kept without work, even if its coordinator asks for more."""
 
 TIDY_AFTER: Final = 0.02
 """Seconds after a session's end until its executor is disposed of, so that the disposal does not delay a reply."""

@@ -43,7 +43,10 @@ REPLY_GRACE: Final = 30.0
 """Seconds beyond the stage's own time for which a reply is retried while the broker is unreachable."""
 
 ENDED: Final = 1024
-"""The most cancelled sessions that are remembered: their work may arrive after the notice of their end."""
+"""The most cancelled sessions that are remembered: their work may arrive after the notice of their end.
+
+Also the most nonces that are remembered as recorded.
+"""
 
 
 class WorkTasks:

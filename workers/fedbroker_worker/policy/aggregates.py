@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["Aggregates", "check_labels", "check_shapes"]
 
 MOST_REMEMBERED: Final = 1024
+"""The most calls whose results are cached: each round of a training brings the same computations again."""
+
 RULE: Final = "aggregates"
 
 _WHAT: Final = "only sums, counts, minima and maxima over clients may leave, and the result holds something else"

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 MOST_COMPUTATIONS: Final = 4096
+"""The most computations whose ops are cached; the least recently used are parsed again when they come again."""
+
 MOST_SESSIONS: Final = 65536
 """The most sessions that are counted for one signer; a limit for each signer, so that no signer evicts another's."""
 

@@ -262,3 +262,4 @@ def _see_closed(function: Value) -> None:
 
 
 MOST_CAPTURED: Final = 10_000
+"""The most values that a function may refer to: it bounds the time that a hostile computation can take."""

@@ -19,6 +19,7 @@ __all__ = ["LONGEST_STAGE", "PolicySettings", "read_policy"]
 
 GIB: Final = 1 << 30
 LONGEST_STAGE: Final = 7 * 86_400.0
+"""The most seconds for one work item, and the default: without ``max_seconds``, its coordinator sets the limit."""
 
 Names = tuple[str, ...]
 

@@ -36,6 +36,7 @@ _SCOPE: Final = "https://www.googleapis.com/auth/spreadsheets.readonly"
 _TIMEOUT: Final = 30.0
 """Seconds that one request may take."""
 
+# The pause doubles with each try. Google may name a pause itself, even of 0 seconds.
 _TRIES: Final = 8
 _FIRST_PAUSE: Final = 1.0
 _LEAST_PAUSE: Final = 0.05

@@ -28,6 +28,8 @@ _PROGRESS: Final = 100_000
 
 _OPTIONS: Final = {"stream_results": True, "no_parameters": True}
 _KEYS: Final = 10_000
+"""The number of clients' keys in a batch of rows."""
+
 _FORM: Final = f"write it as SQLAlchemy does: postgresql://user:password@host/database; {ESCAPES}"
 
 
