@@ -14,7 +14,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from benchmarks._children import say, serve
-from fedbroker.session.cohort import Cohort
+from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.ports import StageWork
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Compute, Struct
@@ -27,10 +27,10 @@ REQUEST = bytes(300)
 
 async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:
     """Run a session with all silos and one client stage at each order; report its time and the outputs' size."""
-    async with Cohort(first["url"], first["cohort"]) as cohort:
+    async with CoordinatorCohort(first["url"], first["cohort"]) as cohort:
         say(ready=True)
         async for _ in words:
-            members = await cohort.wait(first["silos"], SECONDS)
+            members = await cohort.gather(first["silos"], SECONDS)
             start = time.perf_counter()
             one = await cohort.session(members, {member.name: 1 for member in members}, SECONDS)
             programs = {member.name: PROGRAM for member in members}

@@ -1,6 +1,8 @@
-"""TensorFlow Federated over RabbitMQ: silos connect to a broker and pull their work.
+"""TensorFlow Federated over RabbitMQ: silos dial out to a broker and pull their work.
 
-Names are imported on first use, so that ``import fedbroker`` itself costs nothing.
+Public are the names of this module and of ``fedbroker.errors``, ``fedbroker.program`` and ``fedbroker.testing``; every
+other module is private. The names are imported when they are first used, so that ``import fedbroker`` itself costs
+nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +11,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedbroker import errors as errors
+    from fedbroker import program as program
+    from fedbroker import testing as testing
+    from fedbroker.cohort import Cohort
     from fedbroker.context.api import (
         create_async_execution_context,
         create_sync_execution_context,
@@ -16,24 +22,48 @@ if TYPE_CHECKING:
         set_sync_execution_context,
     )
     from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
-    from fedbroker.context.data import SiloData, data
-    from fedbroker.context.settings import Options, Timeouts
+    from fedbroker.context.data import Draw, SiloData, data
+    from fedbroker.context.settings import (
+        Eligible,
+        Options,
+        Select,
+        Timeouts,
+    )
     from fedbroker.errors import FedbrokerError
-    from fedbroker.plan.explain import Explanation, explain
-    from fedbroker.session.cohort import Cohort
-    from fedbroker.session.report import Event, SessionReport
+    from fedbroker.plan.explain import Crossing, Explanation, explain
+    from fedbroker.session.events import Listener
+    from fedbroker.session.outcomes import Ending
+    from fedbroker.session.report import (
+        Event,
+        SessionReport,
+        SiloReport,
+        StageReport,
+    )
+    from fedbroker.session.roster import Member
     from fedbroker.wire.limits import Limits
+    from fedbroker.wire.messages import Column, Source
 
 __all__ = [
     "AsyncBrokerContext",
     "Cohort",
+    "Column",
+    "Crossing",
+    "Draw",
+    "Eligible",
+    "Ending",
     "Event",
     "Explanation",
     "FedbrokerError",
     "Limits",
+    "Listener",
+    "Member",
     "Options",
+    "Select",
     "SessionReport",
     "SiloData",
+    "SiloReport",
+    "Source",
+    "StageReport",
     "SyncBrokerContext",
     "Timeouts",
     "__version__",
@@ -48,6 +78,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "fedbroker.cohort": ("Cohort",),
     "fedbroker.context.api": (
         "create_async_execution_context",
         "create_sync_execution_context",
@@ -55,16 +86,19 @@ _HOMES = {
         "set_sync_execution_context",
     ),
     "fedbroker.context.contexts": ("AsyncBrokerContext", "SyncBrokerContext"),
-    "fedbroker.context.data": ("SiloData", "data"),
-    "fedbroker.context.settings": ("Options", "Timeouts"),
+    "fedbroker.context.data": ("Draw", "SiloData", "data"),
+    "fedbroker.context.settings": ("Eligible", "Options", "Select", "Timeouts"),
     "fedbroker.errors": ("FedbrokerError",),
-    "fedbroker.plan.explain": ("Explanation", "explain"),
-    "fedbroker.session.cohort": ("Cohort",),
-    "fedbroker.session.report": ("Event", "SessionReport"),
+    "fedbroker.plan.explain": ("Crossing", "Explanation", "explain"),
+    "fedbroker.session.events": ("Listener",),
+    "fedbroker.session.outcomes": ("Ending",),
+    "fedbroker.session.report": ("Event", "SessionReport", "SiloReport", "StageReport"),
+    "fedbroker.session.roster": ("Member",),
     "fedbroker.wire.limits": ("Limits",),
+    "fedbroker.wire.messages": ("Column", "Source"),
 }
 
-_MODULES = ("program", "testing")
+_MODULES = ("errors", "program", "testing")
 
 
 def __getattr__(name: str) -> object:

@@ -25,7 +25,7 @@ from fedbroker.errors import CohortError, UsageError
 from fedbroker.trust.files import SECRET, keys_table
 from fedbroker.trust.keys import Identity
 
-__all__ = ["POLICY", "LocalCohort", "SiloProcess", "local_cohort"]
+__all__ = ["POLICY", "LocalCohort", "PrivateBroker", "SiloProcess", "local_cohort"]
 
 Sources: TypeAlias = Mapping[str, Mapping[str, object]]
 """Data sources by name, each with its keys as in ``[data.NAME]`` of a silo's settings."""

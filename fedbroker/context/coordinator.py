@@ -27,7 +27,7 @@ from fedbroker.plan.naming import UNNAMED, name_of
 from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
-from fedbroker.session.cohort import Cohort
+from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.events import both, tell
 from fedbroker.session.journal import Journal
 from fedbroker.session.report import Event, SessionReport
@@ -55,7 +55,7 @@ class Coordinator:
         self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
         self._lock = asyncio.Lock()
         self._opening = asyncio.Lock()  # a separate lock: computations without silos do not wait for the broker
-        self._cohort: Cohort | None = None
+        self._cohort: CoordinatorCohort | None = None
         self._runtimes: Runtimes | None = None
         self._journal: Journal | None = None
         self._last: Session | None = None
@@ -205,13 +205,13 @@ class Coordinator:
         watch.waits()
         return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
 
-    async def _opened(self, deadline: Deadline, join: Deadline) -> Cohort:
+    async def _opened(self, deadline: Deadline, join: Deadline) -> CoordinatorCohort:
         settings = self.settings
         async with self._opening:
             if self._cohort is None:
                 if settings.options.journal is not None and self._journal is None:
                     self._journal = await asyncio.to_thread(Journal, settings.options.journal)
-                cohort = Cohort(
+                cohort = CoordinatorCohort(
                     settings.url,
                     settings.cohort,
                     version=fedbroker.__version__,

@@ -29,7 +29,7 @@ from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
-__all__ = ["Cohort", "Pool"]
+__all__ = ["CoordinatorCohort", "Pool"]
 
 REMEMBERED = 256
 """Number of recent sessions whose late replies are still counted in their reports."""
@@ -59,10 +59,8 @@ class Pool:
 ANYBODY = Pool(lambda _: True, 0)
 
 
-class Cohort:
-    """The silos of one cohort, as one coordinator sees them; usable without TFF, too.
-
-    ``async with fedbroker.Cohort(url, "airports") as cohort: await cohort.wait(min_silos=3)``
+class CoordinatorCohort:
+    """The silos of one cohort, as one coordinator sees them, and the sessions that it starts with them.
 
     Args:
         url: URL of the broker.
@@ -156,14 +154,6 @@ class Cohort:
         end, now = self._end, time.monotonic()
         present = tuple(member.name for member in self._roster.present(now))
         return Statistics(present, self._roster.missing(now), end.traffic, end.late, end.dead)
-
-    async def wait(self, min_silos: int, timeout: float = 60.0) -> tuple[Member, ...]:  # noqa: ASYNC109 the public name
-        """Wait until enough silos are present, and return them, sorted by name.
-
-        Raises:
-            CohortTimeout: fewer were present within ``timeout`` seconds; names the present and the missing silos.
-        """
-        return await self.gather(min_silos, timeout)
 
     async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANYBODY) -> tuple[Member, ...]:
         """Wait until enough silos are present.

@@ -8,7 +8,7 @@ import pytest
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
-from fedbroker.session.cohort import Cohort
+from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.ports import StageWork
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.wire import Limits
@@ -51,7 +51,7 @@ async def bad_answer(look, key, work):
 
 @pytest.mark.parametrize("flood", [flood_of_garbage, flood_of_answers, flood_of_chunks, bad_answer])
 async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroker, cohort: str, flood):
-    ours = Cohort(broker.url, cohort, limits=LIMITS)
+    ours = CoordinatorCohort(broker.url, cohort, limits=LIMITS)
     async with ours, silo_end(broker.url, cohort, "ewr") as good, silo_end(broker.url, cohort, "mallory") as bad:
         asked: list = []
         release = asyncio.Event()
@@ -64,7 +64,7 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
             await good.send(item, [b"good"], Deadline.after(10))
 
         bad.answer, good.answer = never, later
-        members = await ours.wait(min_silos=2)
+        members = await ours.gather(2, 60.0)
         session = await ours.session(members, {"ewr": 1, "mallory": 1}, 30.0, policy=Policy("drop", 1))
         programs = dict.fromkeys(("ewr", "mallory"), (Compute(1),))
         replies = Taken()
@@ -84,9 +84,9 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
 
 
 async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, cohort: str):
-    ours = Cohort(broker.url, cohort, limits=LIMITS)
+    ours = CoordinatorCohort(broker.url, cohort, limits=LIMITS)
     async with ours, silo_end(broker.url, cohort, "mallory") as silo:
-        members = await ours.wait(min_silos=1)
+        members = await ours.gather(1, 60.0)
         session = await ours.session(members, {"mallory": 1}, 30.0)
         arrived = asyncio.Event()
 

@@ -11,7 +11,7 @@ import pytest
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded
 from fedbroker.session import merge_scheduler, silo_request, stage_runner
-from fedbroker.session.cohort import Cohort
+from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.ports import StageWork
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport import Dead
@@ -32,7 +32,7 @@ def result(silo):
 async def cohort_of(broker, cohort, names=SILOS, **options):
     """A cohort whose silos answer with large results; and a session of it."""
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(Cohort(broker.url, cohort))
+        ours = await stack.enter_async_context(CoordinatorCohort(broker.url, cohort))
         silos = {}
         for name in names:
             silo = silos[name] = await stack.enter_async_context(silo_end(broker.url, cohort, name))
@@ -41,7 +41,7 @@ async def cohort_of(broker, cohort, names=SILOS, **options):
                 await silo.send(item, [result(silo.name)], Deadline.after(30))
 
             silo.answer = answer
-        members = await ours.wait(min_silos=len(names))
+        members = await ours.gather(len(names), 60.0)
         yield ours, silos, await ours.session(members, dict.fromkeys(names, 1), 30.0, **options)
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fedbroker.errors import JournalError
-from fedbroker.session.cohort import Cohort
+from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.journal import Journal
 from fedbroker.session.roster import Member
 from fedbroker.wire.messages import Column, Source
@@ -88,7 +88,7 @@ async def test_garbage_and_what_is_old_is_forgotten(written):
 async def test_files_are_written_and_removed_off_the_event_loop(tmp_path, monkeypatch, error):
     on_loop, loop_thread = [], threading.get_ident()
     journal = Journal(tmp_path)
-    cohort = Cohort("amqp://localhost/", "airports", journal=journal)
+    cohort = CoordinatorCohort("amqp://localhost/", "airports", journal=journal)
 
     def watched(call):
         def calling(*args, **kwargs):
