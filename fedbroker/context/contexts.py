@@ -16,6 +16,7 @@ from typing import Self
 import tensorflow_federated as tff
 
 from fedbroker.context.coordinator import Coordinator
+from fedbroker.context.forking import check_process
 from fedbroker.context.loop import LoopThread
 from fedbroker.context.settings import Settings
 from fedbroker.plan import Explanation, explain_plan
@@ -33,6 +34,7 @@ class _BrokerContext:
     """
 
     def __init__(self, settings: Settings) -> None:
+        check_process()
         self._thread = LoopThread(f"fedbroker-{settings.cohort}")
         self._coordinator = Coordinator(settings)
         self._ending = _Ending(self._thread, self._coordinator)

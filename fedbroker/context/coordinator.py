@@ -11,6 +11,7 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker import tracing
+from fedbroker.context.forking import runtime_starts
 from fedbroker.context.invocation import Environment, invoke
 from fedbroker.context.membership import Wanted
 from fedbroker.context.progress import Progress, Watch
@@ -184,6 +185,7 @@ class Coordinator:
     async def _executor(self, clients: int) -> Executor:
         async with self._lock:
             if self._runtimes is None:
+                runtime_starts()
                 runtimes = Runtimes(self._runtime)
                 await runtimes.start()
                 self._runtimes = runtimes

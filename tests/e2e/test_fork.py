@@ -1,0 +1,92 @@
+"""A forked child of a program with a context: it ends, gets a typed error or has a context of its own, never a hang."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import faulthandler, os, sys
+import fedbroker
+from fedbroker.errors import FedbrokerError
+from tests.support import computations as c
+
+url, cohort = sys.argv[1:]
+
+
+def context():
+    return fedbroker.set_sync_execution_context(url, cohort=cohort, min_silos=2, progress=False)
+
+
+def child(do):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        # A child that hangs ends by this signal, which the parent then reports.
+        faulthandler.dump_traceback_later(100, exit=True)
+        try:
+            do()
+        except FedbrokerError as error:
+            print(do.__name__, error.code, flush=True)
+        sys.exit(7)
+    print(do.__name__, "ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def nothing():
+    pass
+
+
+def parents():
+    c.total([1.0, 2.0])
+
+
+def own():
+    with context():
+        print("own", c.total([1.0, 2.0]), flush=True)
+
+
+child(own)
+first = context()
+first.explain(c.total)
+child(nothing)
+child(parents)
+child(own)
+print("computed", c.total([1.0, 2.0, 3.0]), flush=True)
+child(nothing)
+child(parents)
+child(own)
+print("computed", c.total([1.0, 2.0, 4.0]), flush=True)
+"""
+
+
+def test_a_forked_child_ends_with_an_error_or_a_result(silos):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, silos.url, silos.cohort],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "workers")))},
+        cwd=ROOT,
+    )
+    assert done.stdout.splitlines() == [
+        # Before anything was computed, a child may have a context of its own.
+        "own 3.0",
+        "own ended with 7",
+        "nothing ended with 7",
+        "parents FB1004",
+        "parents ended with 7",
+        "own 3.0",
+        "own ended with 7",
+        "computed 6.0",
+        # Afterwards it may not.
+        "nothing ended with 7",
+        "parents FB1004",
+        "parents ended with 7",
+        "own FB8001",
+        "own ended with 7",
+        "computed 7.0",
+    ], done.stderr[-3000:]
