@@ -14,6 +14,7 @@ from fedbroker.context.codec import write
 from fedbroker.context.values import federate, structure
 from fedbroker.deadline import Deadline
 from tests.support.ends import silo_end
+from tests.support.settings import grouped
 from tests.support.tff import packed
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
@@ -60,7 +61,7 @@ async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohor
             end.answer = answer
         context = await stack.enter_async_context(
             fedbroker.create_async_execution_context(
-                broker.url, cohort=cohort, min_silos=3, stage_timeout=30, retries=0
+                broker.url, cohort=cohort, min_silos=3, **grouped(stage=30, retries=0)
             )
         )
         with pytest.raises(fedbroker.errors.ComputationFailed, match="where what silo 'jfk' sent was merged") as caught:

@@ -13,6 +13,7 @@ from fedbroker.deadline import Deadline
 from tests.security.test_graphs import answer_of, counting
 from tests.support.attacks import sequence_made
 from tests.support.ends import silo_end
+from tests.support.settings import grouped
 from tests.support.tff import packed
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
@@ -46,7 +47,7 @@ async def asked_of(broker, cohort, attack, **options):
         answers(jfk, BAD[attack])
         answers(ewr, HONEST)
         async with fedbroker.create_async_execution_context(
-            broker.url, cohort=cohort, min_silos=2, stage_timeout=10, retries=0, **options
+            broker.url, cohort=cohort, min_silos=2, **grouped(stage=10, retries=0, **options)
         ) as context:
             yield context
 
