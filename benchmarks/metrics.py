@@ -11,8 +11,7 @@ from prometheus_client import generate_latest
 from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.session.events import Listener, Recorder, RequestTimings
 from fedbroker.session.outcomes import Lost
-from fedbroker.session.report import Event, SessionReport
-from fedbroker.session.statistics import Statistics
+from fedbroker.session.report import Event, SessionReport, Statistics
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from fedbroker.admin.api import Management
-from fedbroker.admin.definitions import Definitions
+from fedbroker.admin.definitions import NOTHING, SILO, Definitions, User, silo_queues
 from fedbroker.admin.folder import write_secret
-from fedbroker.admin.queues import silo_queues
-from fedbroker.admin.rights import NOTHING, SILO, User
 from fedbroker.errors import BrokerRefused, ConfigError, TopologyMismatch
 from fedbroker.transport.topology import EXCHANGES, Queue
 

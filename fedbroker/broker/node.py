@@ -16,8 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fedbroker.broker.ports import free_ports, is_free, speaks_amqp
-from fedbroker.broker.setup import NODE, ClusterIdentity, Credentials, NodeFiles, Ports
+from fedbroker.broker.setup import (
+    NODE,
+    ClusterIdentity,
+    Credentials,
+    NodeFiles,
+    Ports,
+    free_ports,
+    is_free,
+    speaks_amqp,
+)
 from fedbroker.broker.supervisor_process import SupervisorProcess
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError

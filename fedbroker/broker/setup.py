@@ -4,18 +4,84 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedbroker.broker.failure import why_it_failed
 from fedbroker.broker.server import find_erlang, find_server, look_alike
 from fedbroker.errors import ConfigError
 
-__all__ = ["ClusterIdentity", "Credentials", "NodeFiles", "Ports", "epmd_command", "write_private"]
+__all__ = [
+    "ClusterIdentity",
+    "Credentials",
+    "NodeFiles",
+    "Ports",
+    "epmd_command",
+    "free_ports",
+    "is_free",
+    "speaks_amqp",
+    "write_private",
+]
 
 NODE = "fedbroker@localhost"
+
+_ERROR = re.compile(r"^.*?\[error\] <[\d.]+>(.*)$", flags=re.MULTILINE)
+_STAMP = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
+_CRASH_REPORT = re.compile(r"^\s*(supervisor|crasher):")
+_NOTHING = re.compile(r"^\W*$|^BOOT FAILED$")
+_LINES = 6
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_240
+_HEADER = b"AMQP\x00\x00\x09\x01"  # the protocol header of AMQP 0-9-1
+
+
+def is_free(port: int) -> bool:
+    """Return whether a server could listen on that port of 127.0.0.1 now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Return ``count`` free ports, outside the range from which the kernel takes ports for outgoing connections.
+
+    Within that range, a client that keeps connecting to a stopped broker can be given the broker's own port, connect to
+    itself, and keep the broker from ever listening again.
+    """
+    candidates = range(_LOWEST, max(_outgoing_from(), _LOWEST + 10_000))
+    found: list[int] = []
+    for port in random.sample(candidates, k=len(candidates)):
+        if is_free(port):
+            found.append(port)
+        if len(found) == count:
+            break
+    return tuple(found)
+
+
+def _outgoing_from() -> int:
+    try:
+        return int(_RANGE.read_text().split()[0])
+    except (OSError, ValueError):
+        return 32_768
+
+
+def speaks_amqp(port: int) -> bool:
+    """Return whether a broker answers the protocol header with its first frame (a method's: 1)."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(_HEADER)
+            return connection.recv(1) == b"\x01"
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +257,28 @@ def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def why_it_failed(supervisor: str, output: str, log: str) -> str:
+    """Return the relevant lines from the output of supervisor, VM and RabbitMQ, joined to one line."""
+    for text in (supervisor, output, log):
+        if errors := _errors(text):
+            return " | ".join(errors[:_LINES])
+    for text in (supervisor, output, log):
+        if lines := _meaningful(text.splitlines()):
+            return " | ".join(lines[-3:])
+    return "it wrote nothing"
+
+
+def _errors(text: str) -> list[str]:
+    said: list[str] = []
+    for line in _ERROR.findall(text):
+        if _CRASH_REPORT.match(line):
+            break
+        said.append(line)
+    return list(dict.fromkeys(_meaningful(said)))
+
+
+def _meaningful(lines: list[str]) -> list[str]:
+    bare = [_STAMP.sub("", line).strip(" -") for line in lines]
+    return [line for line in bare if not _NOTHING.match(line)]

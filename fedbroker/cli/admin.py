@@ -238,12 +238,11 @@ def _enrolment(making: _Making) -> Iterator[tuple[Enrolment, Target]]:
 @contextlib.contextmanager
 def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Iterator[tuple[Enrolment, LiveBroker]]:
     """Yield the enrolment, and the broker behind its management API."""
-    from fedbroker.admin.api import Management
+    from fedbroker.admin.api import Management, admin_login
     from fedbroker.admin.broker import LiveBroker
     from fedbroker.admin.enrolment import Enrolment
     from fedbroker.admin.folder import Folder
     from fedbroker.admin.handout import PublicUrl
-    from fedbroker.admin.login import admin_login
 
     folder = Folder(place.out)
     vhost, broker = _remembered(folder, place.vhost, broker)

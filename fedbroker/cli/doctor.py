@@ -90,7 +90,7 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
 def _version(said: Announce) -> Finding:
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import CohortError
-    from fedbroker.session.admission import admit
+    from fedbroker.session.roster import admit
     from fedbroker.wire.messages import Rejected
 
     ours = fedbroker.__version__

@@ -13,10 +13,9 @@ import fedbroker
 from fedbroker import tracing
 from fedbroker.context.forking import runtime_starts
 from fedbroker.context.invocation import Environment, invoke
-from fedbroker.context.membership import Wanted
 from fedbroker.context.progress import Progress, Watch
 from fedbroker.context.retry import attempt
-from fedbroker.context.selection import choose, pool_of
+from fedbroker.context.selection import Wanted, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerUnreachable, FedbrokerError
@@ -31,10 +30,9 @@ from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.events import both, tell
 from fedbroker.session.journal import Journal
-from fedbroker.session.report import Event, SessionReport
+from fedbroker.session.report import Event, SessionReport, Statistics
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
-from fedbroker.session.statistics import Statistics
 
 __all__ = ["Coordinator"]
 

@@ -13,14 +13,13 @@ from fedbroker import tracing
 from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
 from fedbroker.context.binding import bind_type, check_source
 from fedbroker.context.data import SiloData
-from fedbroker.context.membership import Wanted, wanted
 from fedbroker.context.ops import BoundData, StageOps, output_count, parts_of
 from fedbroker.context.reading import SequenceReader, returns_sequences
-from fedbroker.context.results import ResultValues, assemble
+from fedbroker.context.selection import Wanted, wanted
 from fedbroker.context.sequences import has_sequences, read_sequences
 from fedbroker.context.server_stages import ServerSide
 from fedbroker.context.validation import check_answer
-from fedbroker.context.values import deal, serialize
+from fedbroker.context.values import ResultValues, assemble, deal, serialize
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger

@@ -14,8 +14,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.types import type_analysis, type_transformations
 
-from fedbroker.context.codec import MEMBERS, each, elements_of, federated, read, write
-from fedbroker.context.datasets import columns
+from fedbroker.context.codec import MEMBERS, columns, each, elements_of, federated, read, write
 from fedbroker.errors import WireError
 from fedbroker.runtime import Executor
 from fedbroker.runtime.framing import Buffer, fields

@@ -19,7 +19,7 @@ from aiormq.connection import SSLContextProvider
 
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.errors import BrokerUnreachable, ConfigError
-from fedbroker.transport.amqp.tls import untrusted
+from fedbroker.transport.amqp.dial import untrusted
 from fedbroker.transport.amqp.url import Endpoint
 
 __all__ = ["is_loopback", "reach"]

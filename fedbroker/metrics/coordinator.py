@@ -8,11 +8,9 @@ from typing import Any, Final, get_args
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from fedbroker.metrics.exposition import SECONDS, Registry
-from fedbroker.metrics.lanes import counter, gauge, lanes
+from fedbroker.metrics.exposition import SECONDS, Registry, counter, gauge, lanes
 from fedbroker.session.outcomes import Ending
-from fedbroker.session.report import Event
-from fedbroker.session.statistics import Statistics
+from fedbroker.session.report import Event, Statistics
 from fedbroker.transport.coordinator.requests import Reason
 
 __all__ = ["CoordinatorMetrics"]

@@ -6,17 +6,19 @@ Nothing is global: each context and each silo has its own registry.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from fedbroker.errors import ConfigError
 from fedbroker.log import get_logger
 from fedbroker.metrics.address import parse_address
+from fedbroker.transport.amqp.counters import TrafficCounters
 
-__all__ = ["SECONDS", "Exposition", "Registry"]
+__all__ = ["SECONDS", "Exposition", "Registry", "counter", "gauge", "lanes"]
 
 _log = get_logger(__name__)
 
@@ -87,3 +89,42 @@ class Exposition:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def counter(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
+    """Return a counter with one value, read when it is scraped; ``who`` are its labels."""
+    family = CounterMetricFamily(name, help, labels=tuple(who))
+    family.add_metric(tuple(who.values()), value)
+    return family
+
+
+def gauge(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
+    """Return a gauge with one value, read when it is scraped; ``who`` are its labels."""
+    family = GaugeMetricFamily(name, help, labels=tuple(who))
+    family.add_metric(tuple(who.values()), value)
+    return family
+
+
+def lanes(traffic: Mapping[str, TrafficCounters], who: Mapping[str, str]) -> list[Metric]:
+    """Return the metrics of connections.
+
+    Args:
+        traffic: the counts of each connection, by its name.
+        who: labels that identify the coordinator or silo.
+    """
+    lane, way = (*who, "lane"), (*who, "lane", "direction")
+    up = GaugeMetricFamily("fedbroker_broker_up", "Whether the connection to the broker is up.", labels=lane)
+    again = CounterMetricFamily(
+        "fedbroker_broker_reconnections", "Times that the connection was lost and came back.", labels=lane
+    )
+    messages = CounterMetricFamily("fedbroker_broker_messages", "Messages that the broker took and gave.", labels=way)
+    size = CounterMetricFamily("fedbroker_broker_bytes", "Bytes of their bodies.", labels=way)
+    for name, one in traffic.items():
+        values = (*who.values(), name)
+        up.add_metric(values, one.up)
+        again.add_metric(values, one.reconnections)
+        messages.add_metric((*values, "out"), one.messages_out)
+        messages.add_metric((*values, "in"), one.messages_in)
+        size.add_metric((*values, "out"), one.bytes_out)
+        size.add_metric((*values, "in"), one.bytes_in)
+    return [up, again, messages, size]

@@ -5,20 +5,44 @@ A parameter has level 0, any other value the highest level of the values that it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import tensorflow as tf
 import tensorflow_federated as tff
+from tensorflow.python.framework import op_def_registry
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
 from fedbroker.plan.aggregation import Aggregation, aggregation_of
 from fedbroker.plan.compiler import Flat
 from fedbroker.plan.rewrite import Block, free, names_in_order, walk
-from fedbroker.plan.stateful import is_stateful
 
 __all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
+
+_CARRIERS = frozenset(
+    {
+        # TensorFlow marks them stateful for the functions they may call; _ops looks through the function library.
+        "StatefulPartitionedCall",
+        "PartitionedCall",
+        "If",
+        "While",
+        "Case",
+        "Placeholder",
+        # Variables exist for one run of the graph only.
+        "VarHandleOp",
+        "VariableV2",
+        "ReadVariableOp",
+        "AssignVariableOp",
+        "AssignAddVariableOp",
+        "AssignSubVariableOp",
+        "VarIsInitializedOp",
+        "DestroyResourceOp",
+        "Assert",
+        "NoOp",
+    }
+)
 
 
 class Place(Enum):
@@ -129,3 +153,24 @@ def _reachable(roots: Iterable[str], known: Mapping[str, Local]) -> set[str]:
             seen.add(name)
             waiting.extend(known[name].uses)
     return seen
+
+
+def is_stateful(block: Block) -> bool:
+    """Return whether any TensorFlow graph in ``block`` contains an op whose result may differ from run to run."""
+    return any(
+        _op_is_stateful(op) for part in walk(block) if isinstance(part, bb.CompiledComputation) for op in _ops(part)
+    )
+
+
+def _ops(compiled: bb.CompiledComputation) -> Iterator[str]:
+    graph = tf.compat.v1.GraphDef()
+    if not compiled.proto.tensorflow.graph_def.Unpack(graph):
+        return
+    yield from (node.op for node in graph.node)
+    for function in graph.library.function:
+        yield from (node.op for node in function.node_def)
+
+
+def _op_is_stateful(op: str) -> bool:
+    definition = op_def_registry.get(op)
+    return definition is not None and definition.is_stateful and op not in _CARRIERS

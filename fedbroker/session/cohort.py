@@ -13,14 +13,12 @@ from typing import Self
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
-from fedbroker.session.admission import admit
 from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.events import Listener, Recorder, tell
 from fedbroker.session.journal import Journal, SessionJournal
-from fedbroker.session.report import Event, SessionReport
-from fedbroker.session.roster import Member, Roster
+from fedbroker.session.report import Event, SessionReport, Statistics
+from fedbroker.session.roster import Member, Roster, admit
 from fedbroker.session.session import Session
-from fedbroker.session.statistics import Statistics
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.requests import Answer
 from fedbroker.transport.coordinator.transport import CoordinatorTransport

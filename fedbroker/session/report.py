@@ -11,8 +11,10 @@ from fedbroker.printable import one_line_repr, printable
 from fedbroker.quantities import bytes_text, count_text, seconds_text
 from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.outcomes import Ending
+from fedbroker.transport.amqp.counters import TrafficCounters
+from fedbroker.transport.coordinator.requests import Reason
 
-__all__ = ["Event", "SessionReport", "SiloReport", "StageReport"]
+__all__ = ["Event", "SessionReport", "SiloReport", "StageReport", "Statistics"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,3 +199,22 @@ class Event:
     stage: int | None = None
     silo: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A cohort as one coordinator sees it.
+
+    Attributes:
+        present: names of the present silos.
+        gone: names of the silos that were present once and are not now.
+        traffic: live counters of the connections to the broker, by lane.
+        late: number of replies and dead letters that no request waited for.
+        dead: live counters of the work items that the broker gave back, by reason.
+    """
+
+    present: tuple[str, ...]
+    gone: tuple[str, ...]
+    traffic: Mapping[str, TrafficCounters]
+    late: int
+    dead: Mapping[Reason, int]

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from tests.support.certificates import self_signed
 from tests.support.ends import admin
 from tests.support.wait import until

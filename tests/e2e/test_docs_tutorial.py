@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from tests.support.pages import ROOT, Block, story
 from tests.support.shell import Shell
 from tests.support.tools import tools_of

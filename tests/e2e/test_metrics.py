@@ -19,7 +19,7 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from fedbroker.testing import SiloProcess, local_cohort
 from tests.support.computations import ask, positive
 from tests.support.pages import blocks

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from fedbroker.transport.amqp.dial import connect

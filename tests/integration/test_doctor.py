@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from fedbroker.diagnostics import coordinator_role, examine, silo_role
 from fedbroker.diagnostics.finding import exit_code_of
 from tests.support.certificates import self_signed

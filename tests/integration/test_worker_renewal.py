@@ -11,7 +11,7 @@ from fedbroker_worker.service import SiloService
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.transport import Dead
-from fedbroker.transport.silo import in_flight
+from fedbroker.transport.silo import work_consumer
 from tests.support.ends import admin, until
 from tests.support.gated import go, reads
 from tests.support.proxy import Proxy
@@ -138,7 +138,7 @@ async def test_renewals_do_not_let_more_work_in(broker, cohort, tmp_path, waitin
 
 
 async def test_a_copy_behind_a_long_queue_is_not_done_again(broker, cohort, tmp_path, waiting, monkeypatch):
-    monkeypatch.setattr(in_flight, "COPY_SECONDS", 0.0)
+    monkeypatch.setattr(work_consumer, "COPY_SECONDS", 0.0)
     own = settings(tmp_path, broker.url, cohort, {**waiting, "slow": SLOW}, max_work=1, renew_seconds=2.0)
     async with SiloService(own) as service, client_of(own) as client, admin(broker.url) as look:
         inbox, queue = service._end._work_consumer, f"fedbroker.work.{cohort}.ewr"

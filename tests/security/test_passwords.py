@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fedbroker import tracing
+from fedbroker.admin.api import admin_login
 from fedbroker.admin.handout import PublicUrl
-from fedbroker.admin.login import admin_login
 from fedbroker.context.settings import Settings
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure, get_logger

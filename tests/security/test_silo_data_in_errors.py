@@ -30,7 +30,7 @@ from fedbroker_worker.sources import registry
 
 from examples.sheets.server import SheetsServer
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from fedbroker.errors import FedbrokerError
 from fedbroker.transport import topology
 from fedbroker.wire.messages import Compute, Data, Failed

@@ -18,7 +18,7 @@ from unittest import mock
 from urllib.parse import quote
 
 from fedbroker.broker import PrivateBroker
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from fedbroker.cli import app
 from fedbroker.console import run
 from tests.support.wait import until

@@ -17,7 +17,7 @@ from typing import Any
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedbroker.broker.ports import free_ports
+from fedbroker.broker.setup import free_ports
 from tests.support.wait import until
 
 CONFIG = Path(__file__).parents[2] / "config" / "prometheus"

@@ -6,8 +6,15 @@ import re
 
 import pytest
 
-from fedbroker.admin.queues import POLICIES, cohort_queues, silo_queues
-from fedbroker.admin.rights import NOTHING, User, coordinator_rights, silo_rights
+from fedbroker.admin.definitions import (
+    NOTHING,
+    POLICIES,
+    User,
+    cohort_queues,
+    coordinator_rights,
+    silo_queues,
+    silo_rights,
+)
 from fedbroker.transport import topology
 
 EWR = silo_rights("airports", "ewr")

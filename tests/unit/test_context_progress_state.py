@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from fedbroker.context.progress.display import Display
-from fedbroker.context.progress.renderers import LineRenderer
+from fedbroker.context.progress.display import Display, LineRenderer
 from fedbroker.context.progress.state import Invocation, names_text, time_text
 from fedbroker.quantities import bytes_text
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.context.data import Draw
-from fedbroker.context.membership import Wanted
-from fedbroker.context.selection import choose, pool_of
+from fedbroker.context.selection import Wanted, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.errors import UsageError
 from fedbroker.session.roster import Member

@@ -15,8 +15,7 @@ from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry
 from fedbroker.session.events import Recorder, RequestTimings, both
 from fedbroker.session.outcomes import Lost
-from fedbroker.session.report import Event, SessionReport
-from fedbroker.session.statistics import Statistics
+from fedbroker.session.report import Event, SessionReport, Statistics
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 

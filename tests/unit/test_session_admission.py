@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.session.admission import admit
+from fedbroker.session.roster import admit
 from fedbroker.wire.messages import Accepted, Announce, Rejected
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from fedbroker_worker.catalog import Catalog, OpenSource
 from fedbroker_worker.config import SourceSettings
-from fedbroker_worker.errors import ColumnError, SettingsError, SourceError, WorkRefused
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError, WorkRefused
 from fedbroker_worker.threads import still_running
 
 from fedbroker.runtime.protos import executor_pb2

@@ -8,10 +8,9 @@ import re
 import string
 
 import pytest
-from fedbroker_worker.config import Settings, SiloSettings, load
+from fedbroker_worker.config import SecuritySettings, Settings, SiloSettings, load
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.policy.settings import PolicySettings
-from fedbroker_worker.security import SecuritySettings
 from hypothesis import given
 from hypothesis import strategies as st
 

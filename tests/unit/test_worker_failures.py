@@ -14,6 +14,7 @@ from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import (
     ColumnError,
     PolicyRefused,
+    Problem,
     SessionLost,
     SettingsError,
     SourceError,
@@ -24,7 +25,6 @@ from fedbroker_worker.failures import failed_reply, failure_of
 from fedbroker_worker.policy import guard as guarding
 from fedbroker_worker.policy.guard import Guard
 from fedbroker_worker.policy.settings import PolicySettings
-from fedbroker_worker.problems import Problem
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.wire.messages import Column, Data, Source, WorkItem

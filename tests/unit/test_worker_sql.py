@@ -8,7 +8,7 @@ import threading
 import pytest
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.sources import DataSource, open_source
-from fedbroker_worker.sources.sql.single_select import one_select
+from fedbroker_worker.sources.sql.source import one_select
 
 from fedbroker.wire.messages import Column, Source
 from tests.support.wait import until

@@ -17,8 +17,7 @@ from fedbroker.runtime.framing import Buffer, framed
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
 from fedbroker.runtime.values import struct
 from fedbroker_worker.dtype_cast import BFLOAT16, TEXT, cast_to
-from fedbroker_worker.errors import SourceError
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import Problem, SourceError
 
 if TYPE_CHECKING:
     from fedbroker_worker.sources.protocol import Columns

@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
+from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
 from fedbroker.printable import printable
 from fedbroker.runtime.memory import LEAST_MEMORY
 from fedbroker.transport.amqp.url import beside, parse
+from fedbroker.trust.files import silo_keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
-from fedbroker_worker.environment import overrides
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
 from fedbroker_worker.policy.settings import PolicySettings, read_policy
-from fedbroker_worker.security import keys_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from fedbroker.trust.guard import Keys
 
-__all__ = ["Settings", "SiloSettings", "SourceSettings", "load"]
+
+__all__ = ["SecuritySettings", "Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
 LONGEST_SOURCE: Final = 200
@@ -41,6 +42,94 @@ _RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for 
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")
 _AUDIT_FILE: Final = "FEDBROKER_POLICY_AUDIT_FILE"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
+
+
+_PREFIX: Final = "FEDBROKER_SILO_"
+_FILE: Final = "_file"
+# Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: they are not settings.
+_SERVICE_LINK: Final = re.compile(r"(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """The table ``[security]``.
+
+    Attributes:
+        secret_file: the file with the silo's secret: a path, or the name of a systemd credential.
+        coordinators: public keys of the coordinators that may send work.
+        seal: accept only sealed work, and seal every reply; if False, only replies to sealed work are sealed.
+    """
+
+    secret_file: Annotated[str, Meta(description='the file with the silo\'s secret, such as "secret.key"')]
+    coordinators: Annotated[
+        tuple[str, ...], Meta(min_length=1, description='public keys, ["fedbroker-public-1:…"]; at least one')
+    ]
+    seal: bool = False
+
+
+def keys_of(table: Mapping[str, object], path: Path, environ: Mapping[str, str]) -> Keys | None:
+    """Return the silo's keys; None without the table: then no message is signed, and any publisher may send work.
+
+    Args:
+        table: the keys and values of ``[security]``.
+        path: the settings file.
+        environ: the environment.
+
+    Raises:
+        SettingsError: a key of the table is wrong, or the secret cannot be read or is malformed. The error never quotes
+            the secret.
+    """
+    if not table:
+        return None
+
+    def label(key: str) -> str:
+        return f"{key!r} in [security] of {path.name}"
+
+    settings = read_table(SecuritySettings, table, label=label)
+    secret = read_secret(label("secret_file"), settings.secret_file, path.absolute().parent, environ, SettingsError)
+    try:
+        return silo_keys(secret, settings.coordinators, seal=settings.seal)
+    except ConfigError as error:
+        raise SettingsError(f"[security] of {path.name}: {error.what}", hint=error.hint) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A value from the environment.
+
+    Attributes:
+        variable: the environment variable.
+        value: its value, which may be a secret.
+    """
+
+    variable: str
+    value: str = field(repr=False)
+
+
+def overrides(environ: Mapping[str, str], keys: Collection[str]) -> dict[str, Override]:
+    """Return the overridden keys: ``FEDBROKER_SILO_KEY`` holds a value, ``FEDBROKER_SILO_KEY_FILE`` names a file.
+
+    Args:
+        environ: the environment.
+        keys: the valid keys; unknown keys are returned, too, for the caller to refuse.
+
+    Raises:
+        SettingsError: a key is set twice, or its file cannot be read.
+    """
+    found: dict[str, Override] = {}
+    for variable, value in environ.items():
+        name = variable.removeprefix(_PREFIX)
+        if not variable.startswith(_PREFIX) or _SERVICE_LINK.fullmatch(name):
+            continue
+        key = name.lower()
+        inner = key.removesuffix(_FILE)
+        by_file = key not in keys and inner in keys
+        key = inner if by_file else key
+        if key in found:
+            both = " and ".join(sorted((variable, found[key].variable)))
+            raise SettingsError(f"{both} are both set in the environment", hint="unset one of them")
+        found[key] = Override(variable, from_file(variable, environ, SettingsError) if by_file else value)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fedbroker_worker.errors import ColumnError, WorkRefused
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import ColumnError, Problem, WorkRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,10 +15,10 @@ FedbrokerError
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from fedbroker.errors import ConfigError, FedbrokerError, SiloError
-from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +27,61 @@ __all__ = [
     "AuditDamaged",
     "ColumnError",
     "PolicyRefused",
+    "Problem",
     "SessionLost",
     "SettingsError",
     "SourceError",
     "UnknownSource",
     "WorkRefused",
 ]
+
+_CAST = "ask for another dtype, or cast it in the silo's query"
+
+
+class Problem(Enum):
+    """A problem of a source or a column, in the words for coordinators.
+
+    Attributes:
+        sentence: follows the name of the source or the column; ``{dtype}`` and ``{limit}`` are its only variables.
+        advice: how to solve it; empty if only the silo's administrator can tell.
+    """
+
+    # of a source
+    UNREADABLE = "cannot be read"
+    UNREACHABLE = "cannot be reached", "try again later"
+    UNAUTHORISED = "refuses access to the silo"
+    BUSY = "is busy", "try again later"
+    MISCONFIGURED = "has wrong settings"
+    CLOSED = "is closed", "run the computation again"
+    INTERRUPTED = "was interrupted while it was read", "run the computation again"
+    UNKNOWN_SOURCE = "does not exist at this silo"
+    UNEQUAL_LENGTHS = "has columns of different lengths"
+    NO_COLUMNS = "has no columns"
+    NOT_ONE_ROW = (
+        "does not have exactly one row for each client where the computation takes one",
+        "aggregate in the silo's query, or declare columns in the computation",
+    )
+    OTHER_CLIENTS = "has rows of clients that it did not announce", "start the silo again"
+    TOO_LARGE = "takes more than the limit of {limit} bytes", "select fewer columns or rows in the silo's query"
+    # of a column
+    UNUSABLE = "cannot be used"
+    UNKNOWN_COLUMN = "does not exist"
+    NO_VALUE = "has cells without a value", "leave their rows out, or replace them, in the silo's query"
+    RAGGED = "has rows of different lengths", "pad or cut them to one length in the silo's query"
+    MIXED = "holds cells of different kinds", "cast it in the silo's query"
+    MISFIT = "holds a value that is not of its announced type", "correct it, or its type in the silo's settings"
+    NO_COUNTERPART = "is of a type that has no counterpart", "cast it in the silo's query, or leave it out"
+    NO_TYPE = "has no value to tell its type by", "say its type in the silo's settings"
+    NOT_ROWS = "is not one value for each row"
+    NOT_CONVERTIBLE = "does not convert to {dtype}", _CAST
+    OUT_OF_RANGE = "holds a number that {dtype} cannot hold", "ask for a wider dtype, or scale it in the silo's query"
+    CHANGED = "is not as it was announced", "start the silo again"
+    TWICE = "stands twice in the source", "give one of them another name"
+    NOT_KEYS = "cannot tell clients apart", "correct 'clients' in the silo's settings"
+
+    def __init__(self, sentence: str, advice: str = "") -> None:
+        self.sentence = sentence
+        self.advice = advice
 
 
 class SettingsError(ConfigError):

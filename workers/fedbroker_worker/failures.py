@@ -1,6 +1,6 @@
 """The only place that turns a failure into a reply: its text is public by its type, the rest stays in the silo's log.
 
-:data:`PublicText` is made only here: from the closed list of :class:`~fedbroker_worker.problems.Problem`,
+:data:`PublicText` is made only here: from the closed list of :class:`~fedbroker_worker.errors.Problem`,
 from words that this program itself wrote about the coordinator's own work item or the silo's policy, and constants.
 An exception of any other kind is an unexpected error, of which only the id leaves.
 """
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import builtins
 import re
+import secrets
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.graphs import known_ops
+from fedbroker.log import get_logger
 from fedbroker.quantities import seconds_text
 from fedbroker.wire.messages import Data, Failed
-from fedbroker_worker import incidents
 from fedbroker_worker.dtype_cast import DTYPES
-from fedbroker_worker.errors import ColumnError, PolicyRefused, SessionLost, SourceError, WorkRefused
+from fedbroker_worker.errors import ColumnError, PolicyRefused, Problem, SessionLost, SourceError, WorkRefused
 from fedbroker_worker.policy.positions import OpFailed
-from fedbroker_worker.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +58,36 @@ _TELLS_OF_DATA: Final = frozenset({"data", "computation"})
 """Kinds of failures whose text counts as output of the session; the text of other kinds says nothing about the data."""
 
 _KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
+
+_log = get_logger(__name__)
+
+
+def new_id() -> str:
+    """Return a random id, which reveals nothing about its incident."""
+    return secrets.token_hex(4)
+
+
+def see(incident: str) -> str:
+    """Return the clause by which a reply refers to the silo's log."""
+    return f"detail in the silo's log under id {incident}"
+
+
+def log_detail(detail: str, *, traceback: bool = False) -> str:
+    """Write the detail of a failure to the silo's log, at a level that every ``log_level`` includes.
+
+    Args:
+        detail: the full description of the failure.
+        traceback: also log the traceback of the exception that is being handled.
+
+    Returns:
+        The id under which it was logged.
+    """
+    incident, line = new_id(), " ".join(detail.split())
+    if traceback:
+        _log.exception("failure_detail", id=incident, detail=line)
+    else:
+        _log.error("failure_detail", id=incident, detail=line)
+    return incident
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +136,8 @@ def failed_reply(
     failure = failure_of(error, item, announced or {}, in_full=guard is not None and guard.errors_in_full)
     hint: str = failure.hint
     if failure.detail:
-        incident = incidents.log_detail(failure.detail, traceback=failure.unexpected)
-        hint = "; ".join(filter(None, (hint, incidents.see(incident))))
+        incident = log_detail(failure.detail, traceback=failure.unexpected)
+        hint = "; ".join(filter(None, (hint, see(incident))))
     cause = " ".join(failure.cause.split())[:LONGEST_CAUSE]
     if guard is not None and failure.by_data:
         size = len(cause.encode()) + len(hint.encode()) if failure.kind in _TELLS_OF_DATA else 0

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 
-from fedbroker.metrics.exposition import SECONDS, Registry
-from fedbroker.metrics.lanes import counter, gauge, lanes
+from fedbroker.metrics.exposition import SECONDS, Registry, counter, gauge, lanes
 from fedbroker.wire.messages import Done, Failed
 
 if TYPE_CHECKING:

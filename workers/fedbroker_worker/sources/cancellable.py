@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fedbroker_worker.errors import SourceError
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import Problem, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

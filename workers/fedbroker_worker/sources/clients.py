@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
 from fedbroker.wire.messages import Column
-from fedbroker_worker.errors import SourceError
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import Problem, SourceError
 from fedbroker_worker.sources.cells import Array, array_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from fedbroker_worker.sources.protocol import Columns
 
-__all__ = ["Clients"]
+
+__all__ = ["Clients", "clients_among", "words_of"]
 
 _AGAIN: Final = "start the silo again so that it announces its clients anew"
 
@@ -66,3 +68,36 @@ class Clients:
             hint = f"add their {self.column} to the query of 'clients', or, if the data have changed, {_AGAIN}"
             raise SourceError(source, what, hint=hint if self.listed else _AGAIN, problem=Problem.OTHER_CLIENTS)
         return owners
+
+
+def clients_among(column: str, keys: Iterable[object], *, listed: bool = False) -> Clients:
+    """Return the clients with these keys: in the keys' order if they can be compared, else in the order of their text.
+
+    Args:
+        column: the column with the keys.
+        keys: the keys, without None; may repeat.
+        listed: True if a separate query yields the keys.
+    """
+    words = {word_of(key): key for key in keys}
+    try:
+        ordered = sorted(words, key=lambda word: cast("Any", (words[word], word)))
+    except TypeError:
+        ordered = sorted(words)
+    return Clients(column, tuple(ordered), listed)
+
+
+def words_of(keys: Sequence[object]) -> Array:
+    """Return keys as text, by which they are compared; masked where a key is None."""
+    words = np.empty(len(keys), dtype=object)
+    words[:] = ["" if key is None else word_of(key) for key in keys]
+    masked: Array = np.ma.masked_array(words, mask=[key is None for key in keys])  # type: ignore[no-untyped-call]
+    return masked if None in keys else words
+
+
+def word_of(key: object) -> str:
+    """Return a key as text: ``true`` and ``false`` as in SQL, and bytes that are not UTF-8 with backslash escapes."""
+    if isinstance(key, bool | np.bool_):
+        return str(key).lower()
+    if isinstance(key, bytes | bytearray | memoryview):
+        return bytes(key).decode(errors="backslashreplace")
+    return str(key)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fedbroker_worker.dtype_cast import cast_to
-from fedbroker_worker.errors import ColumnError
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import ColumnError, Problem
 from fedbroker_worker.sources.cells import Array
 from fedbroker_worker.sources.column_types import DATE, DATETIME, DeclaredType
 

@@ -8,23 +8,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import duckdb
+import numpy as np
 from msgspec import Meta
 
-from fedbroker.wire.messages import Source
-from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+from fedbroker.wire.messages import Column, Source
+from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.problems import Problem
-from fedbroker_worker.sources.duckdb.clients import find_clients, key_of
-from fedbroker_worker.sources.duckdb.fetch import fetched
-from fedbroker_worker.sources.duckdb.sqltypes import SqlColumn, sql_column
-from fedbroker_worker.sources.duckdb.statements import READERS, from_file, one_line, one_select
+from fedbroker_worker.sources.cells import Array, array_of, vectors_of
+from fedbroker_worker.sources.clients import Clients
+from fedbroker_worker.sources.duckdb.sqltypes import (
+    READERS,
+    SqlColumn,
+    from_file,
+    one_line,
+    one_select,
+    quoted,
+    sql_column,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker_worker.sources.clients import Clients
     from fedbroker_worker.sources.protocol import Columns
+
 
 __all__ = ["DuckDBOptions", "DuckDBSource"]
 
@@ -253,3 +260,134 @@ class DuckDBSource:
         if options.threads is not None:
             config["threads"] = str(options.threads)
         return duckdb.connect(database, read_only=read_only, config=config)
+
+
+def key_of(clients: Clients) -> str:
+    """Return the SQL expression of each row's key in the source's query."""
+    return f"{quoted(clients.column)}::VARCHAR"
+
+
+def find_clients(
+    source: str, wanted: str, connection: duckdb.DuckDBPyConnection, query: str, columns: Sequence[str]
+) -> Clients:
+    """Return the current clients.
+
+    They are in the order in which duckdb sorts the keys' own SQL type: numbers by size, text by its bytes.
+
+    Args:
+        source: the source's name, for errors.
+        wanted: one of ``columns``; or one SELECT of the keys, whose only column has the name of one of ``columns``.
+        connection: a connection to the source's database.
+        query: the source's query.
+        columns: the columns of ``query``.
+
+    Raises:
+        SettingsError: ``wanted`` is neither, or leaves the source without columns.
+        ColumnError: a key is NULL.
+        duckdb.Error: a query fails.
+    """
+    label = f"'clients' in [data.{source}]"
+    listed = wanted not in columns
+    keys = _statement(label, wanted, connection, columns) if listed else query
+    column = _only_column(label, keys, connection, columns) if listed else wanted
+    if len(columns) == 1:
+        what = f"{label} takes {column!r}, the only column of the query"
+        raise SettingsError(what, hint="select what the clients compute with, too; the same column twice if need be")
+    return Clients(column, _keys(source, column, keys, connection, listed), listed)
+
+
+def _statement(label: str, wanted: str, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> str:
+    try:
+        statement, why = one_select(connection, wanted), ""
+    except duckdb.ParserException as error:
+        statement, why = None, f" ({one_line(error)})"
+    if statement is None:
+        what = f"{label} is neither a column of the query nor one SELECT{why}"
+        raise SettingsError(what, hint=f"there are the columns {', '.join(columns)}")
+    return statement
+
+
+def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> str:
+    described = f"describe select * from ({keys}\n)"  # the administrator's own query  # nosec B608
+    found = [str(row[0]) for row in connection.execute(described).fetchall()]
+    if len(found) != 1:
+        what = f"{label} yields {len(found)} columns ({', '.join(found)}), not one"
+        raise SettingsError(what, hint="select the clients' keys only")
+    if found[0] not in columns:
+        what = f"{label} yields a column {found[0]!r}, which the query lacks"
+        raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(columns)}")
+    return found[0]
+
+
+def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnection, listed: bool) -> tuple[str, ...]:
+    # Equal values may differ as text (-0.0 and 0.0), and different values may have the same text.
+    each = f"select {quoted(column)} as key from ({keys}\n)"  # the administrator's own query  # nosec B608
+    texts = f"select distinct key, key::VARCHAR as word from ({each})"  # as above  # nosec B608
+    rows = connection.execute(f"select word from ({texts}) order by key, word").fetchall()  # as above  # nosec B608
+    words = dict.fromkeys(row[0] for row in rows)
+    if None in words:
+        where = "the query of 'clients'" if listed else "the query"
+        hint = f"add `where {column} is not null` to {where}, or coalesce()"
+        raise ColumnError(source, column, "has NULLs, which are no client's key", hint=hint, problem=Problem.NOT_KEYS)
+    return tuple(words)
+
+
+def fetched(
+    source: str, connection: duckdb.DuckDBPyConnection, query: str, columns: Sequence[SqlColumn], key: str | None
+) -> tuple[dict[str, Array], Array | None]:
+    """Read all rows of a query, from one state of the data.
+
+    Args:
+        source: the source's name, for errors.
+        connection: a connection to the database; for flat vectors, a temporary table is created in it.
+        query: one SELECT.
+        columns: the requested columns, each once.
+        key: an additional expression, the client's key; None for none.
+
+    Returns:
+        The columns by name, and the cells of ``key``.
+
+    Raises:
+        ColumnError: a column has a NULL, or vectors of different lengths.
+        duckdb.Error: the query fails.
+    """
+    flat = [column for column in columns if column.flat]
+    others = [one for column in columns if not column.flat for one in column.elements or (column.expression,)]
+    others += [] if key is None else [key]
+    wanted = [*others, *(column.expression for column in flat)]
+    table = f"({query}\n)"
+    if flat:
+        # A copy, so that all columns are of the same rows even if the files change between two reads.
+        made = f"create temp table fedbroker_rows as select {_named(wanted)} from {table}"  # ours, quoted  # nosec B608
+        connection.execute(made)
+        table, others = "fedbroker_rows", [f"c{at}" for at in range(len(others))]
+    arrays = _arrays(connection, others, table)
+    rows: dict[str, Array] = {}
+    for column in columns:
+        if column.flat:
+            at = f"c{len(others) + flat.index(column)}"
+            (lengths,) = _arrays(connection, [f"len({at})"], table)
+            (elements,) = _arrays(connection, [f"unnest({at})"], table)
+            rows[column.name] = vectors_of(source, column.announced, lengths, elements)
+        else:
+            rows[column.name] = _array(source, column, arrays)
+    return rows, None if key is None else next(arrays)
+
+
+def _arrays(connection: duckdb.DuckDBPyConnection, expressions: Sequence[str], table: str) -> Iterator[Array]:
+    if not expressions:
+        return iter(())
+    selected = f"select {_named(expressions)} from {table}"  # names are ours, or quoted  # nosec B608
+    return iter(connection.execute(selected).fetchnumpy().values())
+
+
+def _named(expressions: Sequence[str]) -> str:
+    return ", ".join(f"{expression} as c{at}" for at, expression in enumerate(expressions))
+
+
+def _array(source: str, column: SqlColumn, cells: Iterator[Array]) -> Array:
+    """Return one column from its own cells, or from those of its elements."""
+    if not column.elements:
+        return array_of(source, column.announced, next(cells))
+    element = Column(column.name, column.announced.dtype)
+    return np.stack([array_of(source, element, next(cells)) for _ in column.elements], axis=1)

@@ -9,8 +9,7 @@ import datetime
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fedbroker_worker.errors import ColumnError, SourceError
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import ColumnError, Problem, SourceError
 from fedbroker_worker.sources.column_types import DATE, DATETIME, DeclaredType
 from fedbroker_worker.sources.values import array_from, infer
 

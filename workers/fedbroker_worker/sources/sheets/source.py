@@ -14,15 +14,12 @@ from msgspec import Meta
 
 from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
-from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
+from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.cancellable import CancellableCalls
-from fedbroker_worker.sources.client_keys import clients_among, words_of
-from fedbroker_worker.sources.clients import Clients
+from fedbroker_worker.sources.clients import Clients, clients_among, words_of
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
-from fedbroker_worker.sources.sheets.errors import Place
-from fedbroker_worker.sources.sheets.google import GOOGLE, fetch, service_account
+from fedbroker_worker.sources.sheets.google import GOOGLE, Place, fetch, service_account
 from fedbroker_worker.sources.sheets.grid import Grid, grid_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from sqlalchemy.engine import URL, Connection, Engine, Result, make_url
 from sqlalchemy.pool import NullPool
 
 from fedbroker.redact import ESCAPES, without_secrets
-from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
-from fedbroker_worker.problems import Problem
+from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -11,15 +12,12 @@ from msgspec import Meta
 
 from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
-from fedbroker_worker.errors import ColumnError, SettingsError
+from fedbroker_worker.errors import ColumnError, Problem, SettingsError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.problems import Problem
 from fedbroker_worker.sources.cancellable import CancellableCalls
-from fedbroker_worker.sources.client_keys import words_of
+from fedbroker_worker.sources.clients import clients_among, words_of
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
-from fedbroker_worker.sources.sql.clients import listed_clients
 from fedbroker_worker.sources.sql.database import Database, database_at
-from fedbroker_worker.sources.sql.single_select import one_select
 from fedbroker_worker.sources.values import array_from, infer
 
 if TYPE_CHECKING:
@@ -32,9 +30,28 @@ if TYPE_CHECKING:
     from fedbroker_worker.sources.protocol import Columns
     from fedbroker_worker.sources.sql.database import Rows
 
+
 __all__ = ["SqlOptions", "SqlSource"]
 
 _URL: Final = 'a URL of SQLAlchemy\'s, such as "postgresql://user:password@host/database"'
+
+
+_TOKEN: Final = re.compile(
+    r"""
+      --[^\n]*                          # comments
+    | /\*.*?(?:\*/|\Z)
+    | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$   # PostgreSQL's strings
+    | '(?:[^']|'')*'                    # strings and names
+    | "(?:[^"]|"")*"
+    | `[^`]*`
+    | \s+
+    | (?P<word>\w+)
+    | (?P<mark>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+_FIRST: Final = ("select", "with", "values", "table")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,3 +254,67 @@ def _joined(source: str, typed: DeclaredType, pieces: Sequence[Array]) -> Array:
             problem=Problem.RAGGED,
         )
     return np.concatenate(filled)
+
+
+def listed_clients(database: Database, wanted: str, query: str, columns: Sequence[str], call: Call) -> Clients:
+    """Return the current clients.
+
+    Args:
+        database: the source's database.
+        wanted: one of ``columns``; or one SELECT of the keys, whose only column has the name of one of ``columns``.
+        query: the source's query.
+        columns: the columns of ``query``.
+        call: the running call, which may be ended.
+
+    Raises:
+        SettingsError: ``wanted`` is neither, or leaves the source without columns.
+        ColumnError: a key is NULL.
+        SourceError: a query fails.
+    """
+    label = f"'clients' in [data.{database.source}]"
+    listed = wanted not in columns
+    keys_query = one_select(wanted) if listed else query
+    if keys_query is None:
+        what = f"{label} is neither a column of the query nor one SELECT"
+        raise SettingsError(what, hint=f"there are the columns {', '.join(columns)}")
+    if len(columns) == 1:
+        what = f"{label} takes {columns[0]!r}, the only column of the query"
+        raise SettingsError(what, hint="select what the clients compute with, too; the same column twice if need be")
+    column = _only_column(label, database, keys_query, columns, call) if listed else wanted
+    keys = database.distinct(keys_query, column, call)
+    if None in keys:
+        where = "the query of 'clients'" if listed else "the query"
+        hint = f"add `where {column} is not null` to {where}, or coalesce()"
+        raise ColumnError(
+            database.source, column, "has NULLs, which are no client's key", hint=hint, problem=Problem.NOT_KEYS
+        )
+    return clients_among(column, keys, listed=listed)
+
+
+def _only_column(label: str, database: Database, query: str, columns: Sequence[str], call: Call) -> str:
+    with database.rows(query, call, 1) as rows:
+        found = list(rows.names)
+    if len(found) != 1:
+        what = f"{label} yields {len(found)} columns ({', '.join(found)}), not one"
+        raise SettingsError(what, hint="select the clients' keys only")
+    if found[0] not in columns:
+        what = f"{label} yields a column {found[0]!r}, which the query lacks"
+        raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(columns)}")
+    return found[0]
+
+
+def one_select(text: str) -> str | None:
+    """Return the statement without a final semicolon; callers put it in parentheses, with a newline after it.
+
+    None if the text is not one statement that begins like a SELECT. This check catches mistakes; only a database that
+    is told to read only prevents writes.
+    """
+    told = [match for match in _TOKEN.finditer(text) if match["word"] or match["mark"]]
+    opening = next((match for match in told if match["mark"] != "("), None)
+    if opening is None or (opening["word"] or "").lower() not in _FIRST:
+        return None
+    ends = [match.start() for match in told if match["mark"] == ";"]
+    if not ends:
+        return text.strip()
+    behind = [match for match in told if match.start() > ends[0] and match["mark"] != ";"]
+    return None if behind else text[: ends[0]].strip()
