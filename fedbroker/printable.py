@@ -11,7 +11,7 @@ LONGEST: Final = 4096
 """Maximal number of characters of an untrusted text; a longer one is cut."""
 
 LONGEST_REPR: Final = 200
-"""Characters of the ``repr`` of a public object: a line or two in a notebook, whatever the object holds."""
+"""Characters of the ``repr`` of a public object: a line or two in a notebook, for an object of any size."""
 
 _CUT: Final = "…"
 

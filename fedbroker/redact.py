@@ -12,7 +12,7 @@ ESCAPES: Final = "in user and password write / as %2F, ? as %3F, # as %23, @ as 
 
 _WORD: Final = re.compile(r"\S+")
 _SCHEME_END: Final = re.compile(r":/+")
-"""Paths have one slash where a URL had two: somebody may have written the URL where a file's name belongs."""
+"""Paths have one slash where a URL had two: a URL may have been given where a file's name belongs."""
 
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
 

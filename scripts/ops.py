@@ -91,7 +91,7 @@ def family_of(op: str) -> str:
 
 
 def lines(ops: Iterable[str]) -> Iterator[str]:
-    """The list's, in order."""
+    """Yield the lines of the list, in order."""
     yield from (f"{op} {family_of(op)}\n" for op in sorted(ops))
 
 

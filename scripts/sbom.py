@@ -29,7 +29,7 @@ def main(directory: Path) -> None:
 
 
 def bill(lock: Path, project: Path) -> str:
-    """The bill of materials of a project with the packages of a lock."""
+    """Return the bill of materials of a project with the packages of a lock."""
     ours = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     components = [_component(*found) for found in _PINNED.findall(lock.read_text(encoding="utf-8"))]
     content = {

@@ -173,7 +173,7 @@ def requeue(
     It leaves the archive once the broker has confirmed that the silo's queue
     has it. The silo may take as long as it might have then. The answer goes to
     the coordinator that sent it. That may be gone, or have given the session up,
-    and then nobody hears it: to see what comes of the work use `replay`.
+    and then no process receives it: to see what comes of the work use `replay`.
     """
     letter, waits = _archive(url, cohort, lambda archive: archive.requeue(id, expires))
     if json:

@@ -33,7 +33,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
     docs/errors.md. Looked at are every host of the URL (name, port, certificate,
     login, version, alarms), permissions, queues that are there with other
     properties, speed, the largest message, time-outs, clocks, and with --cohort
-    its silos and their versions. Nothing is left on the broker, and nobody is
+    its silos and their versions. Nothing is left on the broker, and no silo is
     disturbed. The exit code is 0, or that of the first problem.
     """
     from fedbroker.diagnostics.finding import exit_code_of, print_findings

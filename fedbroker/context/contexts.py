@@ -1,7 +1,4 @@
-"""TFF's seam: execution contexts that run computations on a cohort instead of on this machine.
-
-Imports TFF and this package's coordinator.
-"""
+"""TFF's seam: execution contexts that run computations on a cohort instead of on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ __all__ = ["AsyncBrokerContext", "SyncBrokerContext", "default_context", "replac
 
 
 class _BrokerContext:
-    """What both contexts share: a coordinator on an event loop of its own, and its end.
+    """Common part of both contexts: a coordinator on an event loop of its own, and its end.
 
     The connection and the C++ runtime are made with the first computation that needs them, and end with
     :meth:`close`, when the context is collected, or with the interpreter.
@@ -57,7 +54,7 @@ class _BrokerContext:
 
     @property
     def executor_factory(self) -> object:
-        """There is none: computations run at silos."""
+        """No executor factory: computations run at silos."""
         raise AttributeError(f"{type(self).__name__} has no executors of its own: computations run at silos")
 
     @property
@@ -67,7 +64,7 @@ class _BrokerContext:
 
     @property
     def last_session(self) -> SessionReport | None:
-        """What became of the session that was started last: who answered when, who was dropped and why, and bytes.
+        """Report of the session that was started last: when each silo answered, which were dropped and why, and bytes.
 
         It grows while the session runs, and with what comes late; None before the first session.
         """
@@ -79,7 +76,7 @@ class _BrokerContext:
         return self._coordinator.metrics_url
 
     def explain(self, comp: tff.Computation) -> Explanation:
-        """What running ``comp`` in this context will take; nothing is sent, and the plan is kept for its invocations.
+        """Describe the plan of ``comp`` in this context. Nothing is sent, and the plan is kept for its invocations.
 
         Raises:
             PlanError: it cannot run here; says which part and what to use instead.
@@ -112,7 +109,7 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # 
     """
 
     def invoke(self, comp: tff.Computation, arg: object) -> object:
-        """What TFF calls for ``comp(...)``.
+        """Run ``comp``; TFF calls this for ``comp(...)``.
 
         Raises:
             FedbrokerError: see ``docs/errors.md``; a ``UsageError``, which is a ``TypeError`` and a ``ValueError`` too,
@@ -141,7 +138,7 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  
     """
 
     async def invoke(self, comp: tff.Computation, arg: object) -> object:
-        """What TFF calls for ``await comp(...)``; cancelling the await ends the session at the silos.
+        """Run ``comp``; TFF calls this for ``await comp(...)``. Cancelling the await ends the session at the silos.
 
         Raises:
             FedbrokerError: see ``docs/errors.md``; a ``UsageError``, which is a ``TypeError`` and a ``ValueError`` too,

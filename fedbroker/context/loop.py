@@ -42,12 +42,12 @@ class LoopThread:
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`stop` was called."""
+        """True after :meth:`stop` was called."""
         return self._closed
 
     @property
     def forked(self) -> bool:
-        """Whether this process is a child of the one that made the object."""
+        """True in a forked child of the process that made the object."""
         return os.getpid() != self._process
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -78,7 +78,7 @@ class LoopThread:
         """Run ``coroutine`` to its end; an interrupt (Ctrl-C) cancels it and is raised.
 
         Raises:
-            ContextClosed: the thread was stopped, before or meanwhile.
+            ContextClosed: the thread was stopped, before the call or during it.
         """
         future = self.submit(coroutine)
         try:
@@ -95,7 +95,7 @@ class LoopThread:
         """Run ``coroutine`` in the thread, awaited from another event loop; cancelling the wait cancels it.
 
         Raises:
-            ContextClosed: the thread was stopped, before or meanwhile.
+            ContextClosed: the thread was stopped, before the call or during it.
         """
         future = self.submit(coroutine)
         try:

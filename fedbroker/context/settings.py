@@ -1,8 +1,4 @@
-"""How a coordinator works: what a program passes when it makes a context, checked before anything is tried.
-
-Imports the session's policy, the plan's secure sums, transport's URLs, metrics' addresses, the runtime's least memory,
-wire and the base.
-"""
+"""Settings of a coordinator: a program passes them when it makes a context, and they are checked before any use."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def _total(at: int, leaf: Value, start: Value, kept: Collection[int], count: int
 
 
 def _is_exact(dtype: int) -> bool:
-    """Whether sums are the same whichever way they are put in brackets."""
+    """Return whether addition of this dtype is associative."""
     return DTYPES[dtype].kind in "iu" and dtype != BFLOAT16
 
 

@@ -78,7 +78,7 @@ class CoordinatorEnvelopes:
 
     @property
     def guarded(self) -> bool:
-        """Whether anything is signed."""
+        """True if messages are signed."""
         return self._guard.keys is not None
 
     def work(self, item: WorkItem, body: bytes) -> bytes:
@@ -184,7 +184,7 @@ class SiloEnvelopes:
 
     @property
     def guarded(self) -> bool:
-        """Whether anything is signed."""
+        """True if messages are signed."""
         return self._guard.keys is not None
 
     @property

@@ -97,7 +97,7 @@ def run(
         Touched every 5 seconds while the silo is alive: if it is older than a minute, start the silo again. systemd
         is told the same (Type=notify, WatchdogSec).
     until_eof
-        Also stop, as after a signal, when standard input ends: with whoever started the silo.
+        Also stop, as after a signal, when standard input ends: with the process that started the silo.
     """
     from fedbroker_worker.config import load
     from fedbroker_worker.daemon import run_silo
@@ -131,7 +131,7 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
 def key(file: Path, /) -> None:
     """Print the public key of this silo's secret; make the secret first, if it is not there.
 
-    Whoever has the public key can tell this silo's messages from others', and
+    A holder of the public key can tell this silo's messages from others', and
     seal messages to it. The secret never leaves the file, which only its owner
     may read: name it in [security] of the silo's settings.
 
@@ -159,7 +159,7 @@ def replay(
     """Run a saved work item over this silo's own data and print its outputs' digests and sizes.
 
     Everything but the C++ runtime runs in this process, so that a debugger
-    works. No broker is needed, and nothing is sent to anybody. The outputs are
+    works. No broker is needed, and nothing is sent. The outputs are
     the bytes that the silo would send.
 
     Parameters
@@ -194,7 +194,7 @@ def audit(
 ) -> None:
     """Print the audit log and see that nothing in it was edited, removed or moved: who asked what, and what left.
 
-    Whatever is printed, the whole log is verified. That its last lines were cut off does not show: compare the hash of
+    The whole log is verified in any case. That its last lines were cut off does not show: compare the hash of
     the last line with one that you noted elsewhere.
 
     Parameters
