@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import sys
@@ -10,6 +11,7 @@ from fedbroker.errors import RuntimeUnavailable
 
 __all__ = ["check_process", "runtime_starts"]
 
+_imported_in = os.getpid()
 _runs_in: int | None = None
 
 
@@ -31,12 +33,15 @@ def check_process() -> None:
 def _keep_tensorflow_alive() -> None:
     """Keep TensorFlow's eager context from being destroyed when a forked child ends.
 
-    Its destructor waits for the threads of its pools, which are only in the parent: the child would never end.
+    Its destructor waits for threads of pools that are only in the parent: the child would never end. That also happens
+    where the child has made the eager context, since TensorFlow shares pools that the parent had made.
     """
+    if os.getpid() == _imported_in:
+        return
     module = sys.modules.get("tensorflow.python.eager.context")
     handle = getattr(getattr(module, "_context", None), "_context_handle", None)
     if handle is not None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
 
 
-os.register_at_fork(after_in_child=_keep_tensorflow_alive)
+atexit.register(_keep_tensorflow_alive)  # a forked child has its parent's exit handlers
