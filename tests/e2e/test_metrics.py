@@ -6,6 +6,7 @@ One cohort does all that there is to see: silos that answer, one that is killed,
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import math
 import re
@@ -231,5 +232,10 @@ def test_each_event_has_the_details_that_its_row_names(watched):
 def test_the_program_of_the_page_names_arguments_that_there_are():
     (program,) = blocks("docs/metrics.md", "python")
     call = next(node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call))
-    assert {keyword.arg for keyword in call.keywords} == {"cohort", "metrics"}
+    names = {keyword.arg for keyword in call.keywords}
+    assert names <= inspect.signature(fedbroker.create_sync_execution_context).parameters.keys()
+    (options,) = (keyword.value for keyword in call.keywords if keyword.arg == "options")
+    assert isinstance(options, ast.Call)
+    assert [keyword.arg for keyword in options.keywords] == ["metrics"]
+    assert isinstance(fedbroker.Options(metrics="127.0.0.1:0"), fedbroker.Options)
     assert isinstance(fedbroker.SyncBrokerContext.metrics_url, property)

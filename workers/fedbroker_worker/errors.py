@@ -27,7 +27,6 @@ __all__ = [
     "AuditDamaged",
     "ColumnError",
     "PolicyRefused",
-    "Problem",
     "SessionLost",
     "SettingsError",
     "SourceError",
