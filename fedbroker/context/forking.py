@@ -11,7 +11,6 @@ from fedbroker.errors import RuntimeUnavailable
 
 __all__ = ["check_process", "runtime_starts"]
 
-_imported_in = os.getpid()
 _runs_in: int | None = None
 
 
@@ -31,13 +30,12 @@ def check_process() -> None:
 
 
 def _keep_tensorflow_alive() -> None:
-    """Keep TensorFlow's eager context from being destroyed when a forked child ends.
+    """Keep TensorFlow's eager context from being destroyed when the process ends.
 
-    Its destructor waits for threads of pools that are only in the parent: the child would never end. That also happens
-    where the child has made the eager context, since TensorFlow shares pools that the parent had made.
+    In a forked child its destructor waits for threads of pools that are only in the parent: the child would never end.
+    That also happens where the child has made the eager context, since TensorFlow shares pools that the parent had made.
+    A process cannot tell whether it was forked before it imported this module, so this happens in each.
     """
-    if os.getpid() == _imported_in:
-        return
     module = sys.modules.get("tensorflow.python.eager.context")
     handle = getattr(getattr(module, "_context", None), "_context_handle", None)
     if handle is not None:

@@ -51,6 +51,7 @@ def own():
         print("own", c.total([1.0, 2.0]), flush=True)
 
 
+child(own)  # which is the first to import TensorFlow's part of fedbroker
 first = context()
 first.explain(c.total)
 child(nothing)
@@ -75,6 +76,8 @@ def test_a_forked_child_ends_with_an_error_or_a_result(silos):
         cwd=ROOT,
     )
     assert done.stdout.splitlines() == [
+        "own 3.0",
+        "own ended with 7",
         # Before anything was computed, a child may have a context of its own.
         "nothing ended with 7",
         "parents FB1004",
