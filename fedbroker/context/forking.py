@@ -33,8 +33,8 @@ def _keep_tensorflow_alive() -> None:
     """Keep TensorFlow's eager context from being destroyed when the process ends.
 
     In a forked child its destructor waits for threads of pools that are only in the parent: the child would never end.
-    That also happens where the child has made the eager context, since TensorFlow shares pools that the parent had made.
-    A process cannot tell whether it was forked before it imported this module, so this happens in each.
+    That also happens where the child has made the eager context, since TensorFlow shares pools that the parent made. A
+    process cannot tell whether it was forked before it imported this module, so this happens in each.
     """
     module = sys.modules.get("tensorflow.python.eager.context")
     handle = getattr(getattr(module, "_context", None), "_context_handle", None)

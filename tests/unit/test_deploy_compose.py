@@ -203,7 +203,7 @@ def test_passwords_are_new_each_time_and_for_their_owner_alone(tmp_path):
     assert not any(password in files["definitions.json"] for password in hidden)
     again = make("one")
     assert again.returncode == 1
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     assert {path.name: path.read_text() for path in (tmp_path / "one").iterdir()} == files
 
 
