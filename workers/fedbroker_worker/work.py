@@ -25,7 +25,7 @@ from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fedbroker.graphs.expressions import Value as Label
     from fedbroker.transport import BlobStore, Signed
@@ -109,12 +109,15 @@ class Worker:
         self._patience = patience
         self._audit = audit
 
-    async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> Answer:
+    async def answer(
+        self, item: WorkItem, signed: Signed = UNSIGNED, why_cancelled: Callable[[], str] = lambda: ""
+    ) -> Answer:
         """Run a work item within its time, and log it. Raises only ``CancelledError``.
 
         Args:
             item: the work item.
             signed: its signer and nonces.
+            why_cancelled: called when the work is cancelled; its result is for the audit log.
         """
         record = Recording(self._audit, item, signed)
         try:
@@ -123,8 +126,8 @@ class Worker:
             return answer
         except AuditNotWritten as error:
             return self._failed(item, error, signed.by)
-        except asyncio.CancelledError as error:
-            await record.cancelled(str(error))
+        except asyncio.CancelledError:
+            await record.cancelled(why_cancelled())
             raise
 
     async def _answer(self, item: WorkItem, by: str, record: Recording) -> Answer:

@@ -85,6 +85,8 @@ class WorkTasks:
         # A session is identified by the fingerprint of its signer and its id.
         self._computing: dict[tuple[str, str, int], asyncio.Task[None]] = {}
         self._busy: dict[asyncio.Task[None], tuple[str, str]] = {}  # each job's session
+        # A cancellation's own message gets lost where the job waits for tasks whose end others look at as well.
+        self._cancelled_for: dict[asyncio.Task[None], str] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._recorded: OrderedDict[str, None] = OrderedDict()  # nonces, so that each is recorded once
         self._leaving = False
@@ -107,7 +109,7 @@ class WorkTasks:
         self._closing = True
         jobs = list(self._busy)
         for job in jobs:
-            job.cancel(STOPPED)
+            self._cancel(job, STOPPED)
         await asyncio.gather(*jobs, return_exceptions=True)
 
     async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> None:
@@ -149,8 +151,13 @@ class WorkTasks:
             if len(self._recorded) > ENDED:
                 self._recorded.popitem(last=False)
 
+    def _cancel(self, job: asyncio.Task[None], why: str) -> None:
+        self._cancelled_for[job] = why
+        job.cancel()
+
     def _ended_job(self, job: asyncio.Task[None]) -> None:
         del self._busy[job]
+        self._cancelled_for.pop(job, None)
         self._computed(job)
 
     def _computed(self, job: asyncio.Task[None] | None) -> None:
@@ -176,7 +183,7 @@ class WorkTasks:
             self._ended.popitem(last=False)
         for job, session in list(self._busy.items()):
             if session == ended:
-                job.cancel(GIVEN_UP)
+                self._cancel(job, GIVEN_UP)
         self._sessions.end(message.session, by)
         self._reply_cache.forget(message.session, by)
         _log.info("session ended", session=message.session)
@@ -207,7 +214,10 @@ class WorkTasks:
         if self._leaving and not self._sessions.knows(item.session, signed.by):
             cause = "this silo is leaving its cohort and takes no new session"
             return Answer(self._failed(item, SessionLost(cause, hint="run the computation again")))
-        answer = await self._worker.answer(item, signed)
+        job = asyncio.current_task()
+        answer = await self._worker.answer(
+            item, signed, lambda: STOPPED if job is None else self._cancelled_for.get(job, STOPPED)
+        )
         try:
             await self._record(signed)
         except OSError as error:

@@ -1,0 +1,52 @@
+"""Work in hand: the audit log hears why work was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from fedbroker_worker.policy.recording import GIVEN_UP
+from fedbroker_worker.reply_cache import ReplyCache
+from fedbroker_worker.sessions import Sessions
+from fedbroker_worker.work_tasks import STOPPED, WorkTasks
+
+from fedbroker.wire.messages import EndSession
+from tests.support.ends import until, work
+
+
+class Computing:
+    """A worker that computes until it is cancelled, and waits for a task whose end another task looks at."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.reasons: list[str] = []
+
+    async def answer(self, item, signed, why_cancelled):
+        loading = asyncio.ensure_future(asyncio.Event().wait())
+        loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.started = True
+        try:
+            await asyncio.gather(loading, asyncio.Event().wait())
+        except asyncio.CancelledError:
+            self.reasons.append(why_cancelled())
+            raise
+
+
+@pytest.mark.parametrize("why", [GIVEN_UP, STOPPED])
+async def test_cancelled_work_is_told_why(why):
+    worker = Computing()
+    unused = cast("Any", None)
+    sessions = Sessions(unused, 1)
+    tasks = WorkTasks("ewr", "i", unused, cast("Any", worker), sessions, ReplyCache(1), lambda _: None)
+    item = work("ewr", "k")
+    answering = asyncio.create_task(tasks.answer(item))
+    await until(lambda: worker.started)
+    if why == GIVEN_UP:
+        tasks.end_session(EndSession(item.session))
+        await answering
+    else:
+        await tasks.close()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+    assert worker.reasons == [why]
