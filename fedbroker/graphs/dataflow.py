@@ -5,14 +5,17 @@ A tensor computed by an op without an entry here is :class:`Computed` and not pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from fedbroker.graphs.expressions import (
     NO_NAMES,
+    Combined,
     Computed,
     Function,
+    Input,
+    Known,
     NotUnderstood,
     Struct,
     Value,
@@ -69,7 +72,11 @@ class TensorFlow(Function):
         frame = _Frame(graph, graph.graph, fed, _Budget())
         if self.proto.initialize_op and not is_pure(frame.tensor(_tensor(self.proto.initialize_op))):
             raise NotUnderstood("it holds a state")
-        return _result(self.proto.result, lambda name: frame.tensor(_tensor(name)))
+        tensors = {name: frame.tensor(_tensor(name)) for name in _names(self.proto.result)}
+        checks: list[Value] = [Computed("a check in a function", frame.budget.checked, pure=True)]
+        # No other tensor is recognised as a total.
+        found = {name: after(one, checks) if isinstance(one, Combined) else one for name, one in tensors.items()}
+        return _result(self.proto.result, found.__getitem__)
 
 
 def _result(binding: Message, tensor: Callable[[str], Value]) -> Value:
@@ -83,6 +90,18 @@ def _result(binding: Message, tensor: Callable[[str], Value]) -> Value:
             return Computed("a sequence", NO_NAMES, pure=False)
         case _:
             raise NotUnderstood("its result is malformed")
+
+
+def _names(binding: Message) -> list[str]:
+    """Return the names of the tensors in a result."""
+    names: list[str] = []
+
+    def tensor(name: str) -> Value:
+        names.append(name)
+        return Computed(name, NO_NAMES, pure=False)
+
+    _result(binding, tensor)
+    return names
 
 
 def _bound(binding: Message, argument: Value) -> Iterator[tuple[Tensor, Value]]:
@@ -118,10 +137,26 @@ def _tensor(name: str) -> Tensor:
 
 @dataclass(slots=True)
 class _Budget:
-    """The evaluation steps that remain, shared by nested functions."""
+    """The evaluation steps that remain, and the checks in a graph; shared by nested functions.
+
+    Attributes:
+        steps: the steps that remain.
+        depth: the present number of nested evaluations.
+        checked: names of the inputs that decide whether a node fails that runs although the result does not need it:
+            TensorFlow computes every argument of a function, all of its results, and the ops with an effect in it.
+    """
 
     steps: int = MOST_STEPS
     depth: int = 0
+    checked: frozenset[Hashable] = NO_NAMES
+
+    def runs(self, values: Iterable[Value]) -> None:
+        """Note that these tensors are computed in any case."""
+        for value in values:
+            if isinstance(value, Combined):
+                self.checked |= value.checked
+            elif not isinstance(value, Input | Known):
+                self.checked |= inputs_of(value)
 
     def __enter__(self) -> None:
         self.steps -= 1
@@ -142,6 +177,7 @@ class _Frame:
     fed: Mapping[Tensor, Value]
     budget: _Budget
     known: dict[Tensor, Value] = field(default_factory=dict)
+    frames: dict[bytes, _Frame] = field(default_factory=dict)
 
     def tensor(self, tensor: Tensor) -> Value:
         if tensor in self.fed:
@@ -160,8 +196,9 @@ class _Frame:
         op = _text(node.op)
         attrs = attributes(node)
         if op in _CALLS:
-            return after(self._called(attrs, values, output), controls)
+            return after(self._called(name, attrs, values, output), controls)
         if op == "IdentityN" and output < len(values):
+            self.budget.runs(values)
             values, op, output = [values[output]], "Identity", 0
         pure = op in PURE and all(map(is_pure, (*values, *controls)))
         if pure and output == 0:
@@ -171,23 +208,42 @@ class _Frame:
         impure = (one.op for one in (*values, *controls) if isinstance(one, Computed) and not one.pure)
         return Computed(next(impure, _printable(op)), NO_NAMES.union(*map(inputs_of, (*values, *controls))), pure)
 
-    def _called(self, attrs: Mapping[bytes, Message], values: list[Value], output: int) -> Value:
-        """Return an output of a call of one of the graph's own functions."""
+    def _called(self, name: bytes, attrs: Mapping[bytes, Message], values: list[Value], output: int) -> Value:
+        """Return an output of a node that calls one of the graph's own functions."""
         function = self.graph.functions.get(attrs[b"f"].func.name) if b"f" in attrs else None
         if function is None or len(function.arguments) != len(values) or output >= len(function.results):
             raise NotUnderstood("it calls a function that is not there, or does not fit")
-        fed = {(name, 0): value for name, value in zip(function.arguments, values, strict=True)}
-        frame = _Frame(self.graph, function, fed, self.budget)
-        message = self.graph.message.library.function[list(self.graph.functions).index(function.name)]
+        results = [(source.name, source.index) for source in function.results.values()]
+        if name not in self.frames:
+            fed = {(argument, 0): value for argument, value in zip(function.arguments, values, strict=True)}
+            self.frames[name] = frame = _Frame(self.graph, function, fed, self.budget)
+            self.budget.runs(values)
+            self.budget.runs(map(frame.tensor, results))
+            self.budget.runs(frame.effects())
+        return self.frames[name].tensor(results[output])
+
+    def effects(self) -> Iterator[Value]:
+        """Yield the nodes of a function that may run although no result needs them.
+
+        Raises:
+            NotUnderstood: the function has an effect besides failing, or TensorFlow may replace it.
+        """
+        message = self.graph.message.library.function[list(self.graph.functions).index(self.body.name)]
         if not _IMPLEMENTATION.isdisjoint(attributes(message)):
             raise NotUnderstood("TensorFlow may put another function in the place of one in it")
-        if not all(is_pure(frame.tensor((one.value, 0))) for one in message.control_ret):
-            raise NotUnderstood("a function in it has an effect")
-        source = list(function.results.values())[output]
-        return frame.tensor((source.name, source.index))
+        for one in message.control_ret:
+            yield (value := self.tensor((one.value, 0)))
+            if not is_pure(value):
+                raise NotUnderstood("a function in it has an effect")
+        for name, node in self.body.nodes.items():
+            op = _text(node.op)
+            if op not in PURE or op in _KEPT:
+                yield self.tensor((name, 0))
 
 
 _CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_KEPT: Final = frozenset({"Assert", "Merge", "Switch"})
+"""Pure ops that TensorFlow runs in a function although no result needs them."""
 
 
 _IMPLEMENTATION: Final = frozenset({b"api_implements", b"api_preferred_device", b"backward_function_name"})

@@ -201,6 +201,41 @@ def hides_the_others_behind_a_huge_number():
     return aggregate(zero, function(body, pair(tff.TensorType(F))), plus)
 
 
+def fails_for_some_totals():
+    """Stop with an error where the clients so far have a large total: the function waits for the check, not its sum."""
+
+    @tf.function(autograph=False)
+    def checked(so_far, value):
+        tf.raw_ops.Assert(condition=so_far < 6000.0, data=[so_far])
+        return so_far + value
+
+    add = function(lambda so_far, value: checked(so_far, value), pair(tff.TensorType(F)))
+    return by_hand(with_no_waits(add))
+
+
+def fails_for_an_argument_that_it_ignores():
+    """Compute a tensor that does not exist for a large total, and pass it to a function that has no use for it."""
+
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def added(so_far, value, unused):
+        return so_far + value
+
+    def body(so_far, value):
+        return added(so_far, value, tf.gather([1.0], tf.cast(so_far > 6000.0, tf.int32)))
+
+    return by_hand(function(body, pair(tff.TensorType(F))))
+
+
+def with_no_waits(comp):
+    """Return the computation; in the functions of its graph no node waits for another one."""
+    proto = computation_pb2.Computation.FromString(tff.framework.serialize_computation(comp).SerializeToString())
+    graph = tf.compat.v1.GraphDef.FromString(proto.tensorflow.graph_def.value)
+    for node in (node for one in graph.library.function for node in one.node_def):
+        node.input[:] = [source for source in node.input if not source.startswith("^")]
+    proto.tensorflow.graph_def.value = graph.SerializeToString(deterministic=True)
+    return tff.framework.deserialize_computation(proto)
+
+
 def multiplies():
     times = function(lambda so_far, value: so_far * value, pair(tff.TensorType(F)))
     return aggregate(function(lambda: tf.constant(1.0)), times, times)
@@ -241,6 +276,8 @@ ATTACKS = {
     counts_its_calls: "it holds a state",
     merges_by_joining: "its merge adds other values than it should",
     hides_the_others_behind_a_huge_number: "its accumulate adds more than one floating-point number",
+    fails_for_some_totals: "its accumulate looks at what it has so far",
+    fails_for_an_argument_that_it_ignores: "its accumulate looks at what it has so far",
     multiplies: "its accumulate computes with Mul instead of adding",
     samples: "of type <random_seed=int64[2],random_values=int32[?],samples=float32[?]>: its accumulate computes with",
 }
@@ -286,15 +323,20 @@ async def test_a_silo_refuses_a_report_that_computes(silo):
 
 def after_the_sum(way):
     """Build a stage by hand, unlike any plan's: the silo computes with the sum before it leaves."""
-    half = function(lambda total: total * 0.5, tff.TensorType(F)).to_building_block()
-    same = function(lambda total: total, tff.TensorType(F)).to_building_block()
+    half = function(lambda total: total * 0.5, tff.TensorType(F))
+    if way == "reports":
+        return by_hand(plus, report=half)
+    return by_hand(plus, then=lambda total: factory.create_federated_apply(half.to_building_block(), total))
+
+
+def by_hand(accumulate, *, report=None, then=lambda total: total):
+    """Return a stage that aggregates first rows; no planner simplifies its graphs."""
+    add, reported = plus.to_building_block(), report or function(lambda total: total, tff.TensorType(F))
     inputs = bb.Reference("inputs", tff.StructType([(None, ROWS)]))
     values = factory.create_federated_map(first_row.to_building_block(), bb.Selection(inputs, index=0))
-    add = plus.to_building_block()
-    report = half if way == "reports" else same
-    total = factory.create_federated_aggregate(values, bb.Call(zero.to_building_block()), add, add, report)
-    result = factory.create_federated_apply(half, total) if way == "halves" else total
-    body = bb.Lambda("inputs", inputs.type_signature, bb.Struct([result]))
+    functions = (accumulate.to_building_block(), add, reported.to_building_block())
+    total = factory.create_federated_aggregate(values, bb.Call(zero.to_building_block()), *functions)
+    body = bb.Lambda("inputs", inputs.type_signature, bb.Struct([then(total)]))
     return serialized(body.proto)
 
 
