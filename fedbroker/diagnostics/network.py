@@ -19,7 +19,7 @@ from aiormq.connection import SSLContextProvider
 
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.errors import BrokerUnreachable, ConfigError
-from fedbroker.transport.amqp.dial import untrusted
+from fedbroker.transport.amqp.dial import tls_context, untrusted
 from fedbroker.transport.amqp.url import Endpoint
 
 __all__ = ["is_loopback", "reach"]
@@ -155,13 +155,7 @@ async def _context(options: Mapping[str, str]) -> ssl.SSLContext:
         verify=options.get("no_verify_ssl", "0") == "0",
     )
     provider = SSLContextProvider(ssl_context=None, ssl_certs=certificates, loop=asyncio.get_running_loop())
-    try:
-        return await provider.get_context()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"a certificate or key in the broker's URL cannot be used: {error}",
-            hint="correct cafile, certfile or keyfile",
-        ) from None
+    return await tls_context(provider)
 
 
 def _expiry(certificate: Mapping[str, Any], version: str) -> Finding:

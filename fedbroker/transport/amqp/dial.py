@@ -20,7 +20,7 @@ from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, Conf
 from fedbroker.transport.amqp import properties
 from fedbroker.transport.amqp.url import Address, Endpoint
 
-__all__ = ["Connected", "answers", "connect", "guarded", "untrusted"]
+__all__ = ["Connected", "answers", "connect", "guarded", "tls_context", "untrusted"]
 
 _T = TypeVar("_T")
 _HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
@@ -185,7 +185,7 @@ class _Sockets(aiormq.TransportFactory):
     async def create(self, url: URL, **kwargs: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect; called by aiormq."""
         there = self._endpoint
-        context = await self._context(kwargs["ssl_context_provider"]) if self._tls else None
+        context = await tls_context(kwargs["ssl_context_provider"]) if self._tls else None
         try:
             reader, writer = await asyncio.open_connection(there.host, there.port, ssl=context, limit=READ_BUFFER)
         except ssl.SSLError as error:
@@ -215,15 +215,21 @@ class _Sockets(aiormq.TransportFactory):
             transport: asyncio.WriteTransport = self._writer.transport
             transport.abort()
 
-    async def _context(self, provider: object) -> ssl.SSLContext:
-        assert isinstance(provider, aiormq.SSLContextProvider)
-        try:
-            return await provider.get_context()
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"a certificate or key in the broker's URL cannot be used: {error}",
-                hint="correct cafile, certfile or keyfile",
-            ) from None
+
+async def tls_context(provider: object) -> ssl.SSLContext:
+    """Return the TLS context of aiormq's provider.
+
+    Raises:
+        ConfigError: a certificate or key that the broker's URL names cannot be used.
+    """
+    assert isinstance(provider, aiormq.SSLContextProvider)
+    try:
+        return await provider.get_context()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"a certificate or key in the broker's URL cannot be used: {error}",
+            hint="correct cafile, certfile or keyfile",
+        ) from None
 
 
 def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Exception:
