@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from fedbroker.graphs.graphdef import STRING, Message, Unreadable
 from fedbroker.graphs.references import Body, Resolved, attributes, functions_in, node_of, resolve
 from fedbroker.runtime.framing import Buffer
+from fedbroker.runtime.leaves import leaves
 from fedbroker.runtime.protos import computation_pb2
 
 __all__ = ["Unreadable", "graphs_of_computation", "ops_of_computation", "ops_of_graph"]
@@ -140,27 +141,12 @@ def _graph_of(tensorflow: Message) -> bytes:
 
 def _tensorflow(computation: Message) -> Iterator[Message]:
     """Yield every TensorFlow computation in a computation."""
-    waiting = [computation]
-    while waiting:
-        one = waiting.pop()
+    for one in leaves(computation):
         match one.WhichOneof("computation"):
             case "tensorflow":
                 yield one.tensorflow
             case "intrinsic" | "reference" | "placement" | "literal":
                 pass
-            case "lambda":
-                waiting.append(getattr(one, "lambda").result)
-            case "block":
-                waiting += [local.value for local in one.block.local]
-                waiting.append(one.block.result)
-            case "call":
-                waiting.append(one.call.function)
-                if one.call.HasField("argument"):
-                    waiting.append(one.call.argument)
-            case "struct":
-                waiting += [element.value for element in one.struct.element]
-            case "selection":
-                waiting.append(one.selection.source)
             case kind:
                 raise Unreadable(f"it holds {kind or 'a computation of an unknown kind'}")
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from fedbroker.runtime.framing import Buffer, fields, framed
-from fedbroker.runtime.protos import Proto, computation_pb2, executor_pb2
+from fedbroker.runtime.leaves import leaves
+from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.runtime.values import ELEMENT, ELEMENT_VALUE, FEDERATED, MEMBER, STRUCT, number_of
 
 __all__ = ["with_own_keys"]
@@ -74,8 +74,8 @@ def _inside(number: int, content: memoryview, depth: int) -> list[Buffer] | None
 
 def _keyed(content: memoryview) -> bytes:
     computation = computation_pb2.Computation.FromString(bytes(content))
-    for one in _graphs(computation):
-        if one.tensorflow.cache_key.id:
+    for one in leaves(computation):
+        if one.WhichOneof("computation") == "tensorflow" and one.tensorflow.cache_key.id:
             one.tensorflow.cache_key.id = 0
             whole = one.SerializeToString(deterministic=True)
             one.tensorflow.cache_key.id = _key_of(whole)
@@ -86,26 +86,3 @@ def _key_of(computation: bytes) -> int:
     """Return the keyed hash of a computation; never 0, which would mean "do not cache"."""
     digest = hashlib.blake2b(computation, key=_SECRET, digest_size=KEY_BYTES).digest()
     return int.from_bytes(digest, "little") or 1
-
-
-def _graphs(computation: Proto) -> Iterator[Proto]:
-    """Yield every TensorFlow computation inside a computation."""
-    waiting = [computation]
-    while waiting:
-        one = waiting.pop()
-        match one.WhichOneof("computation"):
-            case "tensorflow":
-                yield one
-            case "lambda":
-                waiting.append(getattr(one, "lambda").result)
-            case "block":
-                waiting += [local.value for local in one.block.local]
-                waiting.append(one.block.result)
-            case "call":
-                waiting.append(one.call.function)
-                if one.call.HasField("argument"):
-                    waiting.append(one.call.argument)
-            case "struct":
-                waiting += [element.value for element in one.struct.element]
-            case "selection":
-                waiting.append(one.selection.source)
