@@ -18,8 +18,7 @@ from fedbroker.errors import (
     SiloError,
     UsageError,
 )
-from fedbroker.printable import printable
-from fedbroker.redact import without_secrets
+from fedbroker.text import printable, without_secrets
 
 __all__ = ["exit_code", "one_line", "run"]
 

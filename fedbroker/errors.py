@@ -36,8 +36,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from fedbroker.printable import printable
-from fedbroker.quantities import count_text, seconds_text
+from fedbroker.text import count_text, printable, seconds_text
 
 __all__ = [
     "BrokerError",

@@ -14,8 +14,7 @@ from typing import Any, Literal, TextIO, TypeAlias, cast
 import structlog
 
 from fedbroker.errors import ConfigError
-from fedbroker.printable import printable
-from fedbroker.redact import without_secrets
+from fedbroker.text import printable, without_secrets
 
 __all__ = ["Format", "Level", "configure", "get_logger"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import get_logger
-from fedbroker.redact import without_secrets
+from fedbroker.text import without_secrets
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
 
 from fedbroker.log import get_logger
-from fedbroker.redact import ESCAPES, has_stray_at
+from fedbroker.text import ESCAPES, has_stray_at
 
 __all__ = ["export"]
 

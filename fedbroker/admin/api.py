@@ -19,7 +19,7 @@ import requests
 
 from fedbroker.credentials import from_file
 from fedbroker.errors import BrokerRefused, BrokerUnreachable, ConfigError, UsageError
-from fedbroker.redact import ESCAPES, has_stray_at
+from fedbroker.text import ESCAPES, has_stray_at
 
 __all__ = ["Management", "admin_login"]
 

@@ -29,7 +29,7 @@ from fedbroker.broker.setup import (
 from fedbroker.broker.supervisor_process import SupervisorProcess
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 
 __all__ = ["PrivateBroker"]
 

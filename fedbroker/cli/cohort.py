@@ -16,7 +16,7 @@ import cyclopts
 from fedbroker.cli.common import Json, Seconds, Url, age_text, console, plain, print_json, table
 from fedbroker.deadline import Deadline
 from fedbroker.log import configure
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

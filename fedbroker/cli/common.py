@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import cyclopts
 
 from fedbroker.credentials import from_file
-from fedbroker.printable import printable
-from fedbroker.redact import without_secrets
+from fedbroker.text import printable, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ import msgspec
 from fedbroker.cli.common import age_text, console, plain, size_text, table
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
 
 __all__ = ["as_json", "listing", "print_letter", "print_letters", "program_as_json"]

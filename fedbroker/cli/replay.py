@@ -13,7 +13,7 @@ from fedbroker.cli.common import console, size_text, table
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.transport import CoordinatorTransport, Dead
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need

@@ -17,8 +17,8 @@ from fedbroker.context.forking import check_process
 from fedbroker.context.loop import LoopThread
 from fedbroker.context.settings import Settings
 from fedbroker.plan import Explanation, explain_plan
-from fedbroker.printable import one_line_repr
 from fedbroker.session.report import SessionReport
+from fedbroker.text import one_line_repr
 
 __all__ = ["AsyncBrokerContext", "SyncBrokerContext", "default_context", "replace_default"]
 

@@ -24,7 +24,6 @@ from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
 from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.plan.naming import UNNAMED, name_of
-from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import CoordinatorCohort
@@ -33,6 +32,7 @@ from fedbroker.session.journal import Journal
 from fedbroker.session.report import Event, SessionReport, Statistics
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
+from fedbroker.text import seconds_text
 
 __all__ = ["Coordinator"]
 

@@ -25,11 +25,11 @@ from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
 from fedbroker.plan.identity import identity_of
 from fedbroker.plan.model import ClientStage, Plan, ServerStage
-from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.roster import Member
+from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 

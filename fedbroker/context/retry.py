@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, FedbrokerError
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 
 __all__ = ["attempt"]
 

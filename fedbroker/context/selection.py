@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fedbroker.context.data import Draw, SiloData
 from fedbroker.context.settings import Settings
 from fedbroker.errors import UsageError
-from fedbroker.quantities import count_text
 from fedbroker.session.cohort import Pool
 from fedbroker.session.roster import Member
+from fedbroker.text import count_text
 
 __all__ = ["Wanted", "choose", "pool_of", "wanted"]
 

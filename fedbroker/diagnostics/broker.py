@@ -19,7 +19,7 @@ from fedbroker.diagnostics.roles import Role
 from fedbroker.diagnostics.server import Server, alarm, message_limit, server_of
 from fedbroker.diagnostics.topology import layout
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.transport.amqp.dial import Connected, connect
 from fedbroker.transport.amqp.url import Address, Endpoint, parse
 from fedbroker.transport.topology import BLOBS

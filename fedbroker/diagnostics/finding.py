@@ -8,8 +8,7 @@ from typing import Final, Literal, Self, TypeAlias
 
 from fedbroker.console import exit_code
 from fedbroker.errors import FedbrokerError
-from fedbroker.printable import printable
-from fedbroker.redact import without_secrets
+from fedbroker.text import printable, without_secrets
 
 __all__ = ["Finding", "Level", "exit_code_of", "print_findings"]
 

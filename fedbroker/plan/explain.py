@@ -11,8 +11,7 @@ from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot
 from fedbroker.plan.planner import make_plan
 from fedbroker.plan.secure import SecureSum
 from fedbroker.plan.sizes import human_bytes, static_bytes
-from fedbroker.printable import one_line_repr
-from fedbroker.quantities import count_text
+from fedbroker.text import count_text, one_line_repr
 
 __all__ = ["Crossing", "Explanation", "explain", "explain_plan"]
 

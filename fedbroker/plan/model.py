@@ -11,8 +11,7 @@ from typing import TypeAlias
 
 import tensorflow_federated as tff
 
-from fedbroker.printable import one_line_repr
-from fedbroker.quantities import bytes_text, count_text
+from fedbroker.text import bytes_text, count_text, one_line_repr
 
 __all__ = [
     "ClientStage",

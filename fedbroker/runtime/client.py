@@ -11,13 +11,13 @@ from typing import Any, Final
 import grpc
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
-from fedbroker.printable import printable
 from fedbroker.runtime.cache_keys import with_own_keys
 from fedbroker.runtime.framing import Buffer, framed, unframe
 from fedbroker.runtime.functions import Functions
 from fedbroker.runtime.protos import Proto, executor_pb2
 from fedbroker.runtime.stall import StallWatch
 from fedbroker.runtime.values import struct
+from fedbroker.text import printable
 
 __all__ = ["Executor", "Kept", "Ref", "Service"]
 

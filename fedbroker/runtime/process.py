@@ -16,12 +16,11 @@ from urllib.parse import quote
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import RuntimeUnavailable
-from fedbroker.printable import printable
-from fedbroker.quantities import seconds_text
 from fedbroker.runtime import host
 from fedbroker.runtime.confinement import DEFENCES, Confinement, Mode
 from fedbroker.runtime.elf import files_of
 from fedbroker.runtime.protos import package_directory
+from fedbroker.text import printable, seconds_text
 
 __all__ = ["Isolation", "RuntimeProcess", "host_process", "installed_binary"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from fedbroker.errors import ComputationFailed, FedbrokerError, PolicyRefusal, SiloError, StragglerTimeout
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.wire.messages import Done, Failed
 
 __all__ = ["Ending", "Lost", "Outcome", "TooLate", "ending", "replaceable", "stage_error", "why"]

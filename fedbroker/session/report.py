@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fedbroker.printable import one_line_repr, printable
-from fedbroker.quantities import bytes_text, count_text, seconds_text
 from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.outcomes import Ending
+from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.coordinator.requests import Reason
 

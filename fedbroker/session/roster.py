@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedbroker.quantities import count_text
+from fedbroker.text import count_text
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected, Source
 
 __all__ = ["Member", "Roster", "admit"]

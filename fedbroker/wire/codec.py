@@ -2,7 +2,7 @@
 
 Decoding any bytes returns a message or raises WireError, within bounds of time and memory. Text of the sender reaches
 logs, terminals and exceptions, so every string of a decoded message is one printable line of bounded length
-(:func:`fedbroker.printable.printable`). A message with an identifier that breaks its grammar is refused.
+(:func:`fedbroker.text.printable`). A message with an identifier that breaks its grammar is refused.
 
 Layout: ``FB``, the version (one byte), a zero byte, the header's length and its checksum (xxh3-64 of the eight bytes
 before and of the header) as big-endian unsigned integers of four and eight bytes, the header, the attachments back to
@@ -21,7 +21,7 @@ import msgspec
 import xxhash
 
 from fedbroker.errors import WireError
-from fedbroker.printable import printable
+from fedbroker.text import printable
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejected, Struct, WorkItem

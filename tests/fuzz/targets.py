@@ -32,8 +32,8 @@ from fedbroker.context.validation import check_value
 from fedbroker.context.values import deserialize
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
-from fedbroker.printable import LONGEST, is_printable, printable
 from fedbroker.runtime.framing import fields
+from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.trust import Identity
 from fedbroker.trust import envelope as envelopes
 from fedbroker.trust.envelope import MessageContext, open_envelope, unverified_body

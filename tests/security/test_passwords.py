@@ -26,7 +26,7 @@ from fedbroker.admin.handout import PublicUrl
 from fedbroker.context.settings import Settings
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure, get_logger
-from fedbroker.redact import without_secrets
+from fedbroker.text import without_secrets
 from fedbroker.transport.amqp.url import parse
 
 SECRET = "QZXJ"

@@ -26,7 +26,7 @@ from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import PolicyRefusal, SiloError
 from fedbroker.log import configure
-from fedbroker.printable import LONGEST, is_printable, printable
+from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.transport import topology
 from fedbroker.trust.files import SECRET, keys_table
 from fedbroker.wire.messages import (

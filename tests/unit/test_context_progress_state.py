@@ -9,8 +9,8 @@ import pytest
 
 from fedbroker.context.progress.display import Display, LineRenderer
 from fedbroker.context.progress.state import Invocation, names_text, time_text
-from fedbroker.quantities import bytes_text
 from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
+from fedbroker.text import bytes_text
 from tests.support.pages import blocks
 
 NAMES = ("bos", "ewr", "jfk")

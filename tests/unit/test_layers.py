@@ -24,8 +24,7 @@ LIGHT = [
     "fedbroker.deadline",
     "fedbroker.log",
     "fedbroker.console",
-    "fedbroker.redact",
-    "fedbroker.printable",
+    "fedbroker.text",
     "fedbroker_worker",
 ]
 

@@ -6,8 +6,8 @@ import pytest
 
 import fedbroker
 from fedbroker.plan import make_plan
-from fedbroker.printable import LONGEST_REPR
 from fedbroker.session.report import SessionReport, SiloReport, StageReport
+from fedbroker.text import LONGEST_REPR
 from tests.support import computations as c
 
 LONG = "x" * 500

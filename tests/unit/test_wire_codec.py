@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedbroker.errors import WireError
-from fedbroker.printable import LONGEST, is_printable, printable
+from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
 from fedbroker.wire import messages as m
 from fedbroker.wire.names import NAME

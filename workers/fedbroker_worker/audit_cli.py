@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedbroker.errors import ConfigError
-from fedbroker.printable import printable
+from fedbroker.text import printable
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.policy.audit import BEGUN, Audit, read_audit
 

@@ -11,7 +11,7 @@ import msgspec
 
 from fedbroker.errors import ConfigError, FedbrokerError
 from fedbroker.log import get_logger
-from fedbroker.printable import printable
+from fedbroker.text import printable
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Source
 from fedbroker_worker.columns import ColumnType, clients_value, member_value

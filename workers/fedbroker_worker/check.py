@@ -15,9 +15,9 @@ from fedbroker.diagnostics import examine, silo_role
 from fedbroker.diagnostics.finding import Finding, exit_code_of, print_findings
 from fedbroker.errors import FedbrokerError, RuntimeUnavailable
 from fedbroker.log import configure
-from fedbroker.quantities import count_text
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
+from fedbroker.text import count_text
 from fedbroker.wire.messages import Source
 from fedbroker_worker.catalog import OpenSource
 from fedbroker_worker.policy.accepted import accepted_file

@@ -14,8 +14,8 @@ from msgspec import Meta
 from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
 from fedbroker.metrics.address import parse_address
-from fedbroker.printable import printable
 from fedbroker.runtime.memory import LEAST_MEMORY
+from fedbroker.text import printable
 from fedbroker.transport.amqp.url import beside, parse
 from fedbroker.trust.files import silo_keys
 from fedbroker.wire.coding import Compression

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.graphs import known_ops
 from fedbroker.log import get_logger
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.wire.messages import Data, Failed
 from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import ColumnError, PolicyRefused, Problem, SessionLost, SourceError, WorkRefused

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from fedbroker.deadletters.bundle import WorkBundle, save_blobs
 from fedbroker.errors import ConfigError, DeadlineExceeded
 from fedbroker.log import configure
-from fedbroker.quantities import seconds_text
 from fedbroker.runtime import Runtime
+from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Data
 from fedbroker_worker.catalog import Catalog

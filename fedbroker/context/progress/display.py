@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fedbroker.context.progress.state import Invocation, names_text, time_text
-from fedbroker.printable import printable
-from fedbroker.quantities import bytes_text, count_text
 from fedbroker.session.report import Event
+from fedbroker.text import bytes_text, count_text, printable
 
 __all__ = ["Display", "LineRenderer", "display_of"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from fedbroker.quantities import bytes_text, count_text
 from fedbroker.session.report import Event, SessionReport
+from fedbroker.text import bytes_text, count_text
 
 __all__ = ["Invocation", "names_text", "time_text"]
 

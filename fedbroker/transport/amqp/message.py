@@ -11,7 +11,7 @@ import aiormq.abc
 from pamqp import commands
 
 from fedbroker.log import get_logger
-from fedbroker.printable import printable
+from fedbroker.text import printable
 from fedbroker.transport.amqp.dial import guarded
 from fedbroker.transport.amqp.exceptions import first_line
 from fedbroker.transport.topology import Exchange

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from fedbroker.errors import ConfigError
-from fedbroker.redact import ESCAPES, has_stray_at
+from fedbroker.text import ESCAPES, has_stray_at
 
 __all__ = ["Address", "Endpoint", "beside", "parse"]
 

@@ -13,7 +13,7 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import Assembler, Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Chunk, Digest

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.graphs import why_refused
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker.wire.messages import Data
 from fedbroker_worker.errors import PolicyRefused
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from msgspec import Meta
 
 from fedbroker.graphs import known_ops
-from fedbroker.quantities import seconds_text
+from fedbroker.text import seconds_text
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
 

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Connection, Engine, Result, make_url
 from sqlalchemy.pool import NullPool
 
-from fedbroker.redact import ESCAPES, without_secrets
+from fedbroker.text import ESCAPES, without_secrets
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 
 if TYPE_CHECKING:
