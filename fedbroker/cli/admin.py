@@ -62,13 +62,7 @@ class _Making(_Place):
 
 Silo = Annotated[str, cyclopts.Parameter(help="The silo's name.")]
 
-app = cyclopts.App(
-    name="admin",
-    help="Users, queues and permissions at the broker, made for each silo before it comes. The login for the "
-    "management API, https://admin:password@broker.example:15671, is in FEDBROKER_ADMIN_URL, or in a file that "
-    "FEDBROKER_ADMIN_URL_FILE names.",
-    help_format="plaintext",
-)
+app = cyclopts.App(name="admin", help_format="plaintext")
 
 _INIT = """Examples:
   export FEDBROKER_ADMIN_URL_FILE=admin.url

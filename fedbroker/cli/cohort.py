@@ -39,12 +39,7 @@ STYLES: Final = {"present": "green", "left": "yellow", "gone": "red"}
 Listen = Annotated[Seconds, cyclopts.Parameter(help="How long to listen; silos say that they are there every 5 s.")]
 Name = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
 
-app = cyclopts.App(
-    name="cohort",
-    help="Which silos are there, and what they are doing: heard in the lobby, as coordinators hear it, without being "
-    "one. Neither silos nor coordinators are disturbed.",
-    help_format="plaintext",
-)
+app = cyclopts.App(name="cohort", help_format="plaintext")
 
 _LIST = """Examples:
   export FEDBROKER_URL=amqps://me:secret@broker.example/

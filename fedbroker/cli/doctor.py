@@ -27,15 +27,7 @@ Cohort = Annotated[
 
 
 def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
-    """Examine the broker, as a coordinator sees it: what is wrong, and what to do about it.
-
-    One line for each finding: ok, warning or problem; the code explains itself in
-    docs/errors.md. Looked at are every host of the URL (name, port, certificate,
-    login, version, alarms), permissions, queues that are there with other
-    properties, speed, the largest message, time-outs, clocks, and with --cohort
-    its silos and their versions. Nothing is left on the broker, and no silo is
-    disturbed. The exit code is 0, or that of the first problem.
-    """
+    """Print the findings on the broker and, if given, the cohort; return the exit code."""
     from fedbroker.diagnostics.finding import exit_code_of, print_findings
 
     configure("auto", "error")

@@ -193,7 +193,7 @@ async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[
     while True:
         try:
             async with asyncio.timeout(deadline.left()):
-                connected = await connect(address, f"fedbroker dead letters {cohort}")
+                connected = await connect(address, f"fedbroker dead-letters letters {cohort}")
         except TimeoutError:
             raise BrokerUnreachable(
                 f"the broker at {address.host}:{address.port} did not answer in time",

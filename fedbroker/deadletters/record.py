@@ -94,7 +94,9 @@ def choose(cohort: str, prefix: str, ids: Sequence[str]) -> str:
     if prefix in meant or len(meant) == 1:
         return prefix if prefix in meant else meant[0]
     if not prefix or not meant:
-        raise CohortError(f"cohort {cohort!r} has no dead letter {prefix!r}", hint="`fedbroker dead list` shows them")
+        raise CohortError(
+            f"cohort {cohort!r} has no dead letter {prefix!r}", hint="`fedbroker dead-letters list` shows them"
+        )
     raise CohortError(
         f"{len(meant)} dead letters of cohort {cohort!r} begin with {prefix!r}", hint="write more of the id"
     )

@@ -30,7 +30,17 @@ def keys_file(directory: Path, *, seal: bool) -> Path:
 
 
 async def dead(broker: PrivateBroker, cohort: str, *arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "fedbroker.cli", "dead", *arguments, "--cohort", cohort, "--url", broker.url]
+    command = [
+        sys.executable,
+        "-m",
+        "fedbroker.cli",
+        "dead-letters",
+        *arguments,
+        "--cohort",
+        cohort,
+        "--url",
+        broker.url,
+    ]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     async with asyncio.timeout(60):

@@ -245,7 +245,7 @@ async def test_dead_letters_are_shown_as_text(broker: PrivateBroker, cohort: str
         )
         await until(lambda: attacker.holds(archive, 1))
         for command in (["list"], ["list", "--json"], ["show", ""], ["requeue", printable(EVIL[:200])[:8]]):
-            out = await run(broker, "dead", *command, "--cohort", cohort)
+            out = await run(broker, "dead-letters", *command, "--cohort", cohort)
             assert_harmless(out, lines=True)
             assert "Traceback" not in out
 

@@ -39,7 +39,7 @@ _AUDIT_EXAMPLES: Final = """Examples:
   fedbroker-silo audit --file audit.log.1 --json | jq '.lines[] | select(.outcome == "refused")'"""
 
 _REPLAY_EXAMPLES: Final = """Examples:
-  fedbroker dead show 53c2 --cohort airports --save item    at the coordinator's
+  fedbroker dead-letters show 53c2 --cohort airports --save item    at the coordinator's
   fedbroker-silo replay item --config silo.toml
   fedbroker-silo replay item --blobs blobs --out outputs
   fedbroker-silo replay item --pdb"""

@@ -130,7 +130,7 @@ def _body(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{file} cannot be read: {error.strerror}", hint="name what `fedbroker dead show --save` wrote"
+            f"{file} cannot be read: {error.strerror}", hint="name what `fedbroker dead-letters show --save` wrote"
         ) from None
 
 

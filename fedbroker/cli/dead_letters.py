@@ -1,4 +1,4 @@
-"""``fedbroker dead``: dead-lettered work items, kept for a week."""
+"""``fedbroker dead-letters``: dead-lettered work items, kept for a week."""
 
 from __future__ import annotations
 
@@ -53,35 +53,30 @@ Expires = Annotated[
 ]
 Yes = Annotated[bool, cyclopts.Parameter(negative="", help="Do not ask; needed where standard input is no terminal.")]
 
-app = cyclopts.App(
-    name="dead",
-    help="Work items that died: nobody picked them up in time, or a silo could not read them, or fell over them again "
-    "and again. They are kept for seven days. Nothing here takes them away but `requeue` and `purge`.",
-    help_format="plaintext",
-)
+app = cyclopts.App(name=("dead-letters", "dead"), help_format="plaintext")
 
 _LIST = """Examples:
   export FEDBROKER_URL=amqps://me:secret@broker.example/
-  fedbroker dead list --cohort airports
-  fedbroker dead list --cohort airports --json | jq -r '.[] | select(.silo == "ewr").id'"""
+  fedbroker dead-letters list --cohort airports
+  fedbroker dead-letters list --cohort airports --json | jq -r '.[] | select(.silo == "ewr").id'"""
 
 _SHOW = """Examples:
-  fedbroker dead show 53c2 --cohort airports
-  fedbroker dead show 53c2 --cohort airports --save item
+  fedbroker dead-letters show 53c2 --cohort airports
+  fedbroker dead-letters show 53c2 --cohort airports --save item
   fedbroker-silo replay item    at the silo"""
 
 _REPLAY = """Examples:
-  fedbroker dead replay 53c2 --cohort airports
-  fedbroker dead replay 53c2 --cohort airports --out outputs --json
-  fedbroker dead replay 53c2 --cohort airports --blobs blobs"""
+  fedbroker dead-letters replay 53c2 --cohort airports
+  fedbroker dead-letters replay 53c2 --cohort airports --out outputs --json
+  fedbroker dead-letters replay 53c2 --cohort airports --blobs blobs"""
 
 _REQUEUE = """Examples:
-  fedbroker dead requeue 53c2 --cohort airports
-  fedbroker dead requeue 53c2 --cohort airports --expires 60"""
+  fedbroker dead-letters requeue 53c2 --cohort airports
+  fedbroker dead-letters requeue 53c2 --cohort airports --expires 60"""
 
 _PURGE = """Examples:
-  fedbroker dead purge --cohort airports          asks first
-  fedbroker dead purge --cohort airports --yes    for programs"""
+  fedbroker dead-letters purge --cohort airports          asks first
+  fedbroker dead-letters purge --cohort airports --yes    for programs"""
 
 
 @app.command(name="list", help_epilogue=_LIST)
@@ -90,7 +85,7 @@ def list_(*, url: Url, cohort: Cohort, json: Json = False) -> None:
 
     Deliveries are the least that the reason tells: the broker forgets the count.
     """
-    from fedbroker.cli.letters import as_json, print_letters
+    from fedbroker.cli.dead_letter_view import as_json, print_letters
 
     letters = _archive(url, cohort, lambda archive: archive.letters())
     if json:
@@ -104,7 +99,7 @@ def list_(*, url: Url, cohort: Cohort, json: Json = False) -> None:
 @app.command(help_epilogue=_SHOW)
 def show(id: Id, /, *, url: Url, cohort: Cohort, save: Save = None, json: Json = False) -> None:
     """Show one dead letter: headers, program (operation by operation), blobs."""
-    from fedbroker.cli.letters import as_json, print_letter, program_as_json
+    from fedbroker.cli.dead_letter_view import as_json, print_letter, program_as_json
 
     letter, body = _archive(url, cohort, lambda archive: archive.find(id))
     parcel = None if letter.flaw else _opened(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedbroker.cli.common import age_text, plain, size_text
-from fedbroker.cli.letters import listing
+from fedbroker.cli.dead_letter_view import listing
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.errors import CohortError, WireError

@@ -1,4 +1,4 @@
-"""``fedbroker dead`` and ``fedbroker-silo replay`` as processes, on letters that really died, against a real silo."""
+"""``fedbroker dead-letters`` and ``fedbroker-silo replay`` as processes, on real dead letters, against a real silo."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ran:
 
 @pytest.fixture
 def run(broker, cohort, tmp_path):
-    """``await run("fedbroker", "dead", "list")``: in an empty directory, with the broker's URL in the environment."""
+    """Run ``await run("fedbroker", "dead-letters", "list")`` in an empty directory, with the broker's URL set."""
     secret = urlsplit(broker.url).password
 
     async def run(*command, url=broker.url, stdin=asyncio.subprocess.DEVNULL):
@@ -72,7 +72,9 @@ def run(broker, cohort, tmp_path):
 @pytest.fixture
 def dead(run, cohort):
     """``await dead("show", id)``."""
-    return lambda command, *more, **options: run("fedbroker", "dead", command, *more, "--cohort", cohort, **options)
+    return lambda command, *more, **options: run(
+        "fedbroker", "dead-letters", command, *more, "--cohort", cohort, **options
+    )
 
 
 @pytest.fixture
@@ -316,7 +318,10 @@ async def test_without_letters_it_says_so(broker, cohort, dead, run):
     async with admin(broker.url) as at:
         assert not await at.has_queue(f"fedbroker.dead.{cohort}")
     assert (await dead("list", url="amqp://me:" + urlsplit(broker.url).password + "@127.0.0.1:1/")).code == 3
-    assert (await run("fedbroker", "dead", "list")).code == 2
+    assert (await run("fedbroker", "dead-letters", "list")).code == 2
+    assert (await run("fedbroker", "dead", "list", "--cohort", cohort)).out == (
+        await dead("list")
+    ).out  # the short form
 
 
 async def test_purge_asks_first(broker, cohort, dead, kill):
