@@ -20,13 +20,12 @@ import msgpack
 import msgspec
 import numpy as np
 import tensorflow_federated as tff
-from fedbroker_worker.audit_cli import rows
+from fedbroker_worker.cli.audit import rows
 from fedbroker_worker.config import load
 from fedbroker_worker.errors import SourceError, WorkRefused
-from fedbroker_worker.fuse_structs import join
 from fedbroker_worker.policy.audit import read_audit
 from fedbroker_worker.policy.values import parts
-from fedbroker_worker.replay import replay
+from fedbroker_worker.work.replay import join, replay
 
 from fedbroker.context.validation import check_value
 from fedbroker.context.values import deserialize

@@ -114,7 +114,7 @@ def test_secrets_are_credentials_and_are_found_as_such():
 
 
 def test_a_silo_is_watched_and_given_the_time_that_it_needs():
-    from fedbroker_worker.notify import PATIENCE, PER_WATCH, PERIOD
+    from fedbroker_worker.daemon import PATIENCE, PER_WATCH, PERIOD
 
     unit = settings("fedbroker-silo@.service")
     assert unit["Type"] == ["notify"]

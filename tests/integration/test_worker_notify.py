@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from fedbroker_worker.config import load
-from fedbroker_worker.notify import Manager
-from fedbroker_worker.sources.registry import GROUP
+from fedbroker_worker.daemon import Manager
+from fedbroker_worker.sources.protocol import GROUP
 
 from tests.support.ends import until
 from tests.support.gated import gated_source, go, reads

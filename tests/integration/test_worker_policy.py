@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import tensorflow as tf
 from fedbroker_worker.policy.audit import read_audit
-from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.policy.rules import PolicySettings
 
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.wire.blobs import digest_of

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import psycopg2
 import pytest
-from fedbroker_worker.catalog import OpenSource
 from fedbroker_worker.config import SourceSettings
 from fedbroker_worker.errors import ColumnError, SourceError
 from fedbroker_worker.sources import open_source
+from fedbroker_worker.sources.catalog import OpenSource
 
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Column, Data, Source

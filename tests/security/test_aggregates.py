@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.policy.rules import PolicySettings
 from tensorflow_federated.python.core.impl.compiler import building_block_factory as factory
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.policy.rules import PolicySettings
 from fedbroker_worker.service import SiloService
 from tensorflow_federated.python.core.backends.native import compiler
 

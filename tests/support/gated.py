@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from fedbroker_worker.sources.registry import GROUP
+from fedbroker_worker.sources.protocol import GROUP
 
 __all__ = ["gated_source", "go", "hold", "reads", "release"]
 

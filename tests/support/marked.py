@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import duckdb
 import psycopg2
 from fedbroker_worker.errors import Problem
-from fedbroker_worker.sources.registry import GROUP
+from fedbroker_worker.sources.protocol import GROUP
 
 from examples.sheets.server import Answer, Book, SheetsServer
 

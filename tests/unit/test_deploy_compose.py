@@ -162,7 +162,7 @@ def test_a_dockerfile_copies_what_is_there_and_ends_as_nobody(path):
 
 
 def test_the_silos_image_knows_its_own_command_line():
-    from fedbroker_worker.cli import app
+    from fedbroker_worker.cli.app import app
 
     text = (COMPOSE / "silo.Dockerfile").read_text().replace("\\\n", "")
     command = re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)

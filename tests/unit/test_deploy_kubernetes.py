@@ -144,7 +144,7 @@ def test_the_network_leads_to_broker_and_dns_only(overlay):
 
 @pytest.mark.parametrize("overlay", [EWR, STANDBY], ids=["ewr", "standby"])
 def test_probes_look_at_the_files_that_the_image_writes(overlay):
-    from fedbroker_worker.notify import PERIOD
+    from fedbroker_worker.daemon import PERIOD
 
     command = re.search(r"^CMD (\[.*\])$", image("silo"), re.MULTILINE)
     arguments = yaml.safe_load(command[1])

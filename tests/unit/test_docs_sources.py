@@ -12,8 +12,8 @@ import pytest
 from fedbroker_worker.config import load
 from fedbroker_worker.sources import open_source
 from fedbroker_worker.sources.duckdb.source import DuckDBOptions
+from fedbroker_worker.sources.protocol import installed_kinds
 from fedbroker_worker.sources.python import PythonOptions
-from fedbroker_worker.sources.registry import installed_kinds
 from fedbroker_worker.sources.sheets.source import SheetsOptions
 from fedbroker_worker.sources.sql.source import SqlOptions
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from fedbroker_worker.errors import PolicyRefused
 from fedbroker_worker.policy.aggregates import check_labels
-from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.policy.rules import PolicySettings
 from tensorflow_federated.python.aggregators import discretization, distributed_dp, modular_clipping
 from tensorflow_federated.python.analytics.hierarchical_histogram import hierarchical_histogram_lib as histograms
 

@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from fedbroker_worker.audit_cli import print_audit, rows
+from fedbroker_worker.cli.audit import print_audit, rows
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 from fedbroker_worker.policy import audit
 from fedbroker_worker.policy.audit import AuditLog, read_audit

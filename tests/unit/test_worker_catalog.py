@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import pytest
-from fedbroker_worker.catalog import Catalog, OpenSource
 from fedbroker_worker.config import SourceSettings
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError, WorkRefused
+from fedbroker_worker.sources.catalog import Catalog, OpenSource
 from fedbroker_worker.threads import still_running
 
 from fedbroker.runtime.protos import executor_pb2

@@ -6,9 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
-from fedbroker_worker.columns import ColumnType, clients_value, member_value
-from fedbroker_worker.dtype_cast import DTYPES, cast_to
 from fedbroker_worker.errors import ColumnError, SourceError, WorkRefused
+from fedbroker_worker.sources.column_types import DTYPES, cast_to
+from fedbroker_worker.sources.columns import ColumnType, clients_value, member_value
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

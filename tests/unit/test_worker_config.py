@@ -10,7 +10,7 @@ import string
 import pytest
 from fedbroker_worker.config import SecuritySettings, Settings, SiloSettings, load
 from fedbroker_worker.errors import SettingsError
-from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.policy.rules import PolicySettings
 from hypothesis import given
 from hypothesis import strategies as st
 

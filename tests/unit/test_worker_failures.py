@@ -10,7 +10,6 @@ from pathlib import Path
 import fedbroker_worker
 import msgspec
 import pytest
-from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import (
     ColumnError,
     PolicyRefused,
@@ -21,10 +20,11 @@ from fedbroker_worker.errors import (
     UnknownSource,
     WorkRefused,
 )
-from fedbroker_worker.failures import failed_reply, failure_of
 from fedbroker_worker.policy import guard as guarding
 from fedbroker_worker.policy.guard import Guard
-from fedbroker_worker.policy.settings import PolicySettings
+from fedbroker_worker.policy.rules import PolicySettings
+from fedbroker_worker.sources.column_types import DTYPES
+from fedbroker_worker.work.failures import failed_reply, failure_of
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.wire.messages import Column, Data, Source, WorkItem
@@ -101,7 +101,7 @@ def test_the_sentences_have_no_other_variables_than_the_dtype_asked_for_and_the_
 def test_replies_that_tell_of_failures_and_public_text_are_made_in_one_place():
     for name, least in (("Failed", 1), ("PublicText", 5)):
         places = [path for path, _, _ in calls(name)]
-        assert (set(places), len(places) >= least) == ({"failures.py"}, True)
+        assert (set(places), len(places) >= least) == ({"work/failures.py"}, True)
 
 
 def test_what_the_silo_refuses_by_its_own_words_quotes_no_exception():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from fedbroker_worker import fuse_structs
-from fedbroker_worker.fuse_structs import FusedStruct, join
+from fedbroker_worker.work import replay
+from fedbroker_worker.work.replay import FusedStruct, join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 
-BLOBS = {"a": b"1", "b": b"22", "large": bytes(fuse_structs.SMALL + 1)}
+BLOBS = {"a": b"1", "b": b"22", "large": bytes(replay.SMALL + 1)}
 REFS = st.integers(1, 6)
 
 

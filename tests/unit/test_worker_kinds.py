@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from fedbroker_worker.sources.registry import GROUP, installed_kinds
+from fedbroker_worker.sources.protocol import GROUP, installed_kinds
 
 from examples.sheets.server import SheetsServer
 from tests.support.google import share
@@ -49,7 +49,7 @@ def opened(directory, kind, options, *, without=()):
 def test_the_registry_and_the_entry_points_name_the_same_kinds():
     points = tomllib.loads((ROOT / "workers" / "pyproject.toml").read_text())["project"]["entry-points"][GROUP]
     assert set(points) <= set(installed_kinds())
-    registry = (ROOT / "workers" / "fedbroker_worker" / "sources" / "registry.py").read_text()
+    registry = (ROOT / "workers" / "fedbroker_worker" / "sources" / "protocol.py").read_text()
     assert {f"fedbroker_worker.sources.{where}" for where in re.findall(r'"(\w+:\w+)"', registry)} == set(
         points.values()
     )

@@ -6,8 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from fedbroker_worker.reply_cache import ReplyCache
 from fedbroker_worker.threads import Ended, in_thread, still_running
+from fedbroker_worker.work.tasks import ReplyCache
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fedbroker_worker.errors import ColumnError, SettingsError, SourceError, UnknownSource
 from fedbroker_worker.sources import DataSource, open_source
-from fedbroker_worker.sources.registry import GROUP
+from fedbroker_worker.sources.protocol import GROUP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

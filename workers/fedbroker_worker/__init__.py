@@ -2,4 +2,14 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["worker_version"]
+
+
+def worker_version() -> str:
+    """Return the version of ``fedbroker-worker``; ``source`` if it runs from a source tree that is not installed."""
+    try:
+        return version("fedbroker-worker")
+    except PackageNotFoundError:
+        return "source"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedbroker_worker.cli import main
+from fedbroker_worker.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.names import check_name
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
-from fedbroker_worker.policy.settings import PolicySettings, read_policy
+from fedbroker_worker.policy.rules import PolicySettings, read_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

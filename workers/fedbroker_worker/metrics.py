@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from fedbroker_worker.statistics import Statistics
-    from fedbroker_worker.work import Answer
+    from fedbroker_worker.service import Statistics
+    from fedbroker_worker.work.worker import Answer
 
 __all__ = ["SiloMetrics"]
 

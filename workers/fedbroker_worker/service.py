@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker.deadline import Deadline
@@ -15,26 +16,49 @@ from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.transport import SiloTransport, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
-from fedbroker_worker.catalog import Catalog
+from fedbroker_worker import worker_version
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.policy.guard import Guard
-from fedbroker_worker.reply_cache import ReplyCache
-from fedbroker_worker.sessions import Sessions
-from fedbroker_worker.statistics import Statistics
+from fedbroker_worker.sources.catalog import Catalog
 from fedbroker_worker.threads import in_thread
-from fedbroker_worker.version import worker_version
-from fedbroker_worker.work import PATIENCE, Answer, Worker
-from fedbroker_worker.work_tasks import WorkTasks
+from fedbroker_worker.work.sessions import Sessions
+from fedbroker_worker.work.tasks import ReplyCache, WorkTasks
+from fedbroker_worker.work.worker import PATIENCE, Answer, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from types import TracebackType
     from typing import Any, Self
 
+    from fedbroker.transport.amqp.counters import TrafficCounters, WorkCounters
     from fedbroker_worker.config import Settings
 
-__all__ = ["SiloService"]
+__all__ = ["SiloService", "Statistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The current state of a silo, and its counters since it started.
+
+    Attributes:
+        in_hand: the number of work items in hand.
+        sessions: the number of sessions that hold values here.
+        restarts: how often the C++ runtime died and was restarted.
+        retired: how often the runtime was replaced because a computation in it was cancelled.
+        cached_bytes: the size of the cached blobs.
+        traffic: live counters of the connections to the broker, by lane.
+        taken: live counters of the messages from the work queue.
+    """
+
+    in_hand: int
+    sessions: int
+    restarts: int
+    retired: int
+    cached_bytes: int
+    traffic: Mapping[str, TrafficCounters]
+    taken: WorkCounters
+
 
 _log = get_logger(__name__)
 

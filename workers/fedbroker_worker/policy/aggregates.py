@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fedbroker.runtime.protos import Proto
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, Op
-    from fedbroker_worker.policy.settings import PolicySettings
+    from fedbroker_worker.policy.rules import PolicySettings
 
 __all__ = ["Aggregates", "check_labels", "check_shapes"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedbroker.graphs.expressions import Value as Label
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
-    from fedbroker_worker.policy.settings import PolicySettings
+    from fedbroker_worker.policy.rules import PolicySettings
     from fedbroker_worker.policy.values import Part
 
 __all__ = ["Guard"]

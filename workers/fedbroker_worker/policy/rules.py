@@ -1,24 +1,29 @@
-"""The rules of ``[policy]``: plain functions of a work item, its contents, and the totals of its session.
+"""The table ``[policy]`` of a silo's settings, and its rules: each returns if it is kept, and raises if not.
 
-Each function returns if its rule is kept, and raises if not.
+The rules are plain functions of a work item, its contents, and the totals of its session.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from fedbroker.graphs import why_refused
+from msgspec import Meta
+
+from fedbroker.graphs import known_ops, why_refused
 from fedbroker.text import seconds_text
 from fedbroker.wire.messages import Data
-from fedbroker_worker.errors import PolicyRefused
+from fedbroker_worker.errors import PolicyRefused, SettingsError
+from fedbroker_worker.options import nearest, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from fedbroker.wire.messages import WorkItem
-    from fedbroker_worker.policy.settings import PolicySettings
 
 __all__ = [
+    "LONGEST_STAGE",
+    "PolicySettings",
     "check_bytes_left",
     "check_bytes_out",
     "check_clients",
@@ -26,11 +31,117 @@ __all__ = [
     "check_ops",
     "check_sources",
     "out_of_time",
+    "read_policy",
     "refuse_client_values",
 ]
 
+GIB: Final = 1 << 30
+LONGEST_STAGE: Final = 7 * 86_400.0
+"""The most seconds for one work item, and the default: without ``max_seconds``, its coordinator sets the limit."""
+
 LISTED: Final = 5
 """The most ops that a refusal names; it counts the others."""
+
+_DO_WITHOUT: Final = "do without them, or have the silo's administrator name them in allow_ops"
+_LESS: Final = "return less from the clients, or have the silo's administrator raise max_bytes_out"
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """The table ``[policy]``.
+
+    Attributes:
+        sources: names of the data sources that computations may read; None for all sources of the silo.
+        min_clients: the least number of clients of a source; a source with fewer is not read. A source without any
+            client is never read.
+        client_results: whether values of single clients may leave, or only aggregates.
+        aggregates: which aggregates may leave: any, or only sums, counts, minima and maxima over clients that the silo
+            recognises.
+        refuse_ops: TensorFlow ops that are refused in addition to the default list.
+        allow_ops: ops of the default list that this silo allows.
+        max_bytes_out: the most bytes that all results of one session may take.
+        max_failures: the most work items of one session that may fail because of data; later ones are refused.
+        error_detail: how much a coordinator is told about a failed computation: the op and its position, or the C++
+            runtime's whole message, which quotes values; None for the position where values of single clients may not
+            leave.
+        max_seconds: the most seconds for one work item, even if its coordinator allows more.
+        audit_file: the file that records each request and each output that left; empty for no record.
+    """
+
+    sources: Annotated[Names, Meta(description='a list of names of data sources, such as ["flights"]')] | None = None
+    min_clients: Annotated[int, Meta(ge=1, le=1_000_000_000, description="a number, at least 1")] = 1
+    client_results: Literal["refuse", "allow"] = "refuse"
+    aggregates: Literal["any", "recognised"] = "any"
+    refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
+    allow_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["PrintV2"]')] = ()
+    max_bytes_out: Annotated[int, Meta(ge=0, description="a number of bytes")] = GIB
+    max_failures: Annotated[int, Meta(ge=1, le=1_000_000, description="a number, at least 1")] = 4
+    error_detail: Annotated[Literal["position", "full"] | None, Meta(description='"position" or "full"')] = None
+    max_seconds: Annotated[float, Meta(gt=0, le=LONGEST_STAGE, description="a number of seconds, up to 7 days")] = (
+        LONGEST_STAGE
+    )
+    audit_file: Annotated[str, Meta(description='a file, such as "audit.log"')] = ""
+
+    @property
+    def errors_in_full(self) -> bool:
+        """True if the C++ runtime's whole message on a failed computation may leave."""
+        return (self.error_detail or ("full" if self.client_results == "allow" else "position")) == "full"
+
+    @property
+    def in_words(self) -> str:
+        """The policy in one line, for people."""
+        sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
+        clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
+        aggregates = "aggregates" if self.aggregates == "any" else "sums, counts, minima and maxima"
+        results = f"only {aggregates} leave"
+        if self.client_results == "allow":
+            results = "client values may leave" + (f", and {aggregates}" if self.aggregates == "recognised" else "")
+        errors = "errors in full" if self.errors_in_full else "errors by position"
+        ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
+        ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
+        log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
+        most = f"at most {self.max_bytes_out:,} bytes a session, {seconds_text(self.max_seconds)} a work item, "
+        most += f"{self.max_failures} failures a session"
+        return "; ".join([f"{sources} {clients}", results, errors, most, *ops, log])
+
+
+def read_policy(
+    table: Mapping[str, object], file: str, sources: Collection[str], audit_file: str | None = None
+) -> PolicySettings:
+    """Read the table.
+
+    Args:
+        table: its keys and values.
+        file: the name of the settings file, for errors.
+        sources: the names of the silo's data sources.
+        audit_file: replaces the table's ``audit_file`` unless None.
+
+    Raises:
+        SettingsError: a key or a value is wrong, or names a source or an op that does not exist.
+    """
+
+    def label(key: str) -> str:
+        return f"{key!r} in [policy] of {file}"
+
+    own = {} if audit_file is None else {"audit_file": audit_file}
+    policy = read_table(PolicySettings, {**table, **own}, label=label)
+    for name in policy.sources or ():
+        _check(label("sources"), f"there is no [data.{name}]", name, sources)
+    for key in ("refuse_ops", "allow_ops"):
+        for op in getattr(policy, key):
+            _check(label(key), f"TensorFlow has no op {op!r}", op, known_ops())
+    both = sorted({*policy.refuse_ops} & {*policy.allow_ops})
+    if both:
+        raise SettingsError(f"{label('allow_ops')}: {both[0]!r} is in 'refuse_ops', too", hint="take it out of one")
+    return policy
+
+
+def _check(label: str, what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        hint = nearest(name, known)
+        raise SettingsError(f"{label}: {what}", hint=hint if len(hint) < 200 else "see TensorFlow's list of raw ops")
 
 
 def check_sources(policy: PolicySettings, item: WorkItem) -> None:
@@ -78,9 +189,6 @@ def check_ops(policy: PolicySettings, ops: Collection[str]) -> None:
         raise PolicyRefused(
             "refuse_ops", f"a computation holds TensorFlow ops that are refused here: {named}{more}", hint=_DO_WITHOUT
         )
-
-
-_DO_WITHOUT: Final = "do without them, or have the silo's administrator name them in allow_ops"
 
 
 def _why_refused(policy: PolicySettings, op: str) -> str:
@@ -175,6 +283,3 @@ def check_bytes_left(policy: PolicySettings, before: int) -> None:
             f"nothing more of this session is done: no more than {policy.max_bytes_out} bytes may leave",
             hint=_LESS,
         )
-
-
-_LESS: Final = "return less from the clients, or have the silo's administrator raise max_bytes_out"

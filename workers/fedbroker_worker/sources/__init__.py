@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fedbroker_worker.sources.protocol import DataSource
-from fedbroker_worker.sources.registry import open_source
+from fedbroker_worker.sources.protocol import DataSource, open_source
 
 __all__ = ["DataSource", "open_source"]

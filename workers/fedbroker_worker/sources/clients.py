@@ -9,7 +9,7 @@ import numpy as np
 
 from fedbroker.wire.messages import Column
 from fedbroker_worker.errors import Problem, SourceError
-from fedbroker_worker.sources.cells import Array, array_of
+from fedbroker_worker.sources.arrays import Array, array_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,23 +1,38 @@
-"""Types of columns in the settings: a word such as ``float32``, ``date`` or ``float32[4]``.
+"""The types of columns: the dtypes that computations request, the conversion to them, and types in the settings.
 
-Plain functions.
+A conversion that would change a number raises.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from fedbroker.wire.messages import Column
-from fedbroker_worker.dtype_cast import BFLOAT16, DTYPES, TEXT
-from fedbroker_worker.errors import SettingsError
+from fedbroker_worker.errors import ColumnError, Problem, SettingsError, WorkRefused
 from fedbroker_worker.options import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["DATE", "DATETIME", "DeclaredType", "check_names", "given_types"]
+__all__ = ["DATE", "DATETIME", "DTYPES", "DeclaredType", "cast_to", "check_dtype", "check_names", "given_types"]
+
+Array = npt.NDArray[Any]
+
+BFLOAT16: Final = "bfloat16"
+TEXT: Final = "str"
+
+DTYPES: Final = (
+    "bool",
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", BFLOAT16, "complex64", "complex128"),
+    TEXT,
+)
+"""Every dtype in which a computation may request a column."""
 
 DATE: Final = "date"
 DATETIME: Final = "datetime"
@@ -88,3 +103,94 @@ def _typed(source: str, name: str, text: str) -> DeclaredType:
         raise SettingsError(what, hint=nearest(text.split("[", 1)[0], _WORDS))
     sizes = re.findall(r"\[(\d*)\]", match["dimensions"])
     return DeclaredType(name, match["word"], tuple(int(size) if size else None for size in sizes))
+
+
+def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
+    """Convert values to the requested dtype.
+
+    Numbers are converted within their kind and towards the more general kind (bool, integer, float, complex). Integers
+    and finite floats that the narrower dtype cannot hold are an error; floats are rounded to nearest.
+
+    Args:
+        dtype: one of :data:`DTYPES`.
+        values: an array of any shape.
+        source: the source's name, for errors.
+        column: the column's name, for errors.
+
+    Returns:
+        A contiguous array in the machine's byte order. Text is an object array of ``bytes``; ``bfloat16``, which numpy
+        lacks, is ``uint16`` with the same bits.
+
+    Raises:
+        ColumnError: the column does not convert, or a value does not fit.
+        WorkRefused: the dtype does not exist.
+    """
+    check_dtype(dtype, column)
+
+    def refused(what: str, hint: str, problem: Problem = Problem.NOT_CONVERTIBLE) -> ColumnError:
+        return ColumnError(source, column, what, hint=hint, problem=problem, dtype=dtype)
+
+    if TEXT in (dtype, _name(values)):
+        if dtype != _name(values):
+            raise refused(f"is {_name(values)}, asked for as {dtype}", "cast it in the source's query")
+        return _encoded(values)
+    target = np.dtype("float32" if dtype == BFLOAT16 else dtype)
+    if not np.can_cast(values.dtype, target, "same_kind"):
+        raise refused(f"is {values.dtype}, asked for as {dtype}", "cast it in the source's query")
+    cast = _integers(values, target, refused) if target.kind in "iu" else _floats(values, target, refused)
+    return np.ascontiguousarray(_bfloat16_bits(cast, refused) if dtype == BFLOAT16 else cast).reshape(values.shape)
+
+
+def check_dtype(dtype: str, column: str) -> None:
+    """Raise WorkRefused unless a computation may request a column in that dtype."""
+    if dtype not in DTYPES:
+        raise WorkRefused(f"column {column!r} is asked for as {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
+
+
+def _name(values: Array) -> str:
+    return TEXT if values.dtype.kind in "OSU" else values.dtype.name
+
+
+def _encoded(values: Array) -> Array:
+    result = np.empty(values.size, dtype=object)
+    result[:] = [bytes(cell) if isinstance(cell, bytes) else str(cell).encode() for cell in values.ravel()]
+    return result.reshape(values.shape)
+
+
+def _integers(values: Array, target: np.dtype[Any], refused: Callable[..., ColumnError]) -> Array:
+    if values.dtype.kind in "iu" and values.size:
+        bounds = np.iinfo(target)
+        low, high = int(values.min()), int(values.max())
+        if low < bounds.min or high > bounds.max:
+            worst = low if low < bounds.min else high
+            raise refused(
+                f"holds {worst}, which {target} cannot",
+                "ask for a wider dtype, or narrow the query",
+                Problem.OUT_OF_RANGE,
+            )
+    return values.astype(target, copy=False)
+
+
+def _floats(values: Array, target: np.dtype[Any], refused: Callable[..., ColumnError]) -> Array:
+    try:
+        with np.errstate(over="raise"):
+            return values.astype(target, copy=False)
+    except FloatingPointError:
+        raise _too_large(str(target), refused) from None
+
+
+def _bfloat16_bits(values: Array, refused: Callable[..., ColumnError]) -> Array:
+    """Return the upper half of each float32, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    rounded[nan] = 0x7FC0
+    if np.any(((rounded & 0x7FFF) == 0x7F80) & np.isfinite(values)):
+        raise _too_large(BFLOAT16, refused)
+    return rounded
+
+
+def _too_large(dtype: str, refused: Callable[..., ColumnError]) -> ColumnError:
+    return refused(
+        f"holds a number too large for {dtype}", "ask for a wider dtype, or scale it in the query", Problem.OUT_OF_RANGE
+    )

@@ -1,18 +1,21 @@
-"""The protocol of a data source: other packages implement it to bring their own kind of data to a silo."""
+"""The protocol of a data source, which other packages implement, and the kinds of sources that are installed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 import numpy.typing as npt
+
+from fedbroker_worker.errors import SettingsError, UnknownSource
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fedbroker.wire.messages import Source
 
-__all__ = ["Columns", "DataSource", "SourceFactory"]
+__all__ = ["GROUP", "Columns", "DataSource", "SourceFactory", "installed_kinds", "open_source"]
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """One client's arrays by column name, all with the same first dimension, the number of rows."""
@@ -88,3 +91,57 @@ class SourceFactory(Protocol):
     def __call__(self, name: str, options: Mapping[str, Any], directory: Path) -> DataSource:
         """Create the source, without reading any data."""
         ...
+
+
+GROUP: Final = "fedbroker.data_sources"
+
+# Listed here, because reading the metadata of every installed distribution takes longer than all other steps.
+_OWN: Final = {
+    kind: EntryPoint(kind, f"fedbroker_worker.sources.{where}", GROUP)
+    for kind, where in {
+        "duckdb": "duckdb:DuckDBSource",
+        "python": "python:PythonSource",
+        "sheets": "sheets:SheetsSource",
+        "sql": "sql:SqlSource",
+    }.items()
+}
+
+_EXTRAS: Final = {"sheets": ("gspread", "google", "requests"), "sql": ("sqlalchemy",)}
+"""The modules that a kind needs from an optional extra, for the hint of the error if they are missing."""
+
+
+def installed_kinds() -> tuple[str, ...]:
+    """Return the names of all installed kinds of sources."""
+    return tuple(sorted({*_OWN, *(point.name for point in entry_points(group=GROUP))}))
+
+
+def open_source(name: str, kind: str, options: Mapping[str, Any], directory: Path) -> DataSource:
+    """Create the source ``[data.NAME]``, without reading any data.
+
+    Args:
+        name: the source's name.
+        kind: the value of its key ``source``.
+        options: its other keys.
+        directory: the directory to which relative paths are relative.
+
+    Raises:
+        UnknownSource: this kind is not installed.
+        SettingsError: an option is wrong, or the package that brings the kind cannot be imported.
+    """
+    return _factory(name, kind)(name, options, directory)
+
+
+def _factory(name: str, kind: str) -> SourceFactory:
+    point = _OWN.get(kind) or next(iter(entry_points(group=GROUP, name=kind)), None)
+    if point is None:
+        raise UnknownSource(name, kind, installed_kinds())
+    try:
+        return cast("SourceFactory", point.load())
+    except (ImportError, AttributeError) as error:
+        missing = (getattr(error, "name", None) or "").split(".")[0]
+        if missing in _EXTRAS.get(kind, ()):
+            what = f"[data.{name}]: the source {kind!r} needs {missing}, which is not installed"
+            raise SettingsError(what, hint=f"install fedbroker-worker[{kind}]") from None
+        raise SettingsError(
+            f"[data.{name}]: the source {kind!r} cannot be loaded: {error}", hint="install the package that brings it"
+        ) from error

@@ -13,19 +13,18 @@ import numpy as np
 from msgspec import Meta
 
 from fedbroker.wire.messages import Column, Source
-from fedbroker_worker.dtype_cast import DTYPES
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.cancellable import CancellableCalls
+from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, words_of
-from fedbroker_worker.sources.column_types import check_names
-from fedbroker_worker.sources.values import array_from, infer
+from fedbroker_worker.sources.column_types import DTYPES, check_names
+from fedbroker_worker.threads import CancellableCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker_worker.sources.cells import Array
+    from fedbroker_worker.sources.arrays import Array
     from fedbroker_worker.sources.clients import Clients
     from fedbroker_worker.sources.protocol import Columns
 
@@ -257,8 +256,8 @@ def as_array(source: str, column: str, values: object) -> Array:
         values: an array, a list, or any other value that numpy converts to an array.
 
     Returns:
-        Shape ``(rows, …)`` of a dtype of :data:`~fedbroker_worker.dtype_cast.DTYPES`; text is an object array of
-        ``str`` or ``bytes``.
+        Shape ``(rows, …)`` of a dtype of :data:`~fedbroker_worker.sources.column_types.DTYPES`; text is an object array
+        of ``str`` or ``bytes``.
 
     Raises:
         ColumnError: the values are no column, or a value is missing.

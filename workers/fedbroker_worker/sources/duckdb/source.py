@@ -14,7 +14,7 @@ from msgspec import Meta
 from fedbroker.wire.messages import Column, Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.cells import Array, array_of, vectors_of
+from fedbroker_worker.sources.arrays import Array, array_of, vectors_of
 from fedbroker_worker.sources.clients import Clients
 from fedbroker_worker.sources.duckdb.sqltypes import (
     READERS,

@@ -26,7 +26,7 @@ from fedbroker_worker.errors import Problem, SettingsError, SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fedbroker_worker.sources.cancellable import Call
+    from fedbroker_worker.threads import Call
 
 
 __all__ = ["GOOGLE", "Cells", "Place", "fetch", "service_account"]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedbroker_worker.errors import ColumnError, Problem, SourceError
+from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.column_types import DATE, DATETIME, DeclaredType
-from fedbroker_worker.sources.values import array_from, infer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedbroker_worker.sources.cells import Array
+    from fedbroker_worker.sources.arrays import Array
 
 __all__ = ["Grid", "grid_of"]
 

@@ -16,11 +16,11 @@ from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.cancellable import CancellableCalls
 from fedbroker_worker.sources.clients import Clients, clients_among, words_of
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
 from fedbroker_worker.sources.sheets.google import GOOGLE, Place, fetch, service_account
 from fedbroker_worker.sources.sheets.grid import Grid, grid_of
+from fedbroker_worker.threads import CancellableCalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from google.oauth2.service_account import Credentials
 
-    from fedbroker_worker.sources.cancellable import Call
     from fedbroker_worker.sources.protocol import Columns
+    from fedbroker_worker.threads import Call
 
 __all__ = ["SheetsOptions", "SheetsSource"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from fedbroker_worker.sources.cancellable import Call
+    from fedbroker_worker.threads import Call
 
 __all__ = ["Database", "Rows", "database_at"]
 

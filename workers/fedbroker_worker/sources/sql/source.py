@@ -14,21 +14,21 @@ from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.cancellable import CancellableCalls
+from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, words_of
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
 from fedbroker_worker.sources.sql.database import Database, database_at
-from fedbroker_worker.sources.values import array_from, infer
+from fedbroker_worker.threads import CancellableCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker_worker.sources.cancellable import Call
-    from fedbroker_worker.sources.cells import Array
+    from fedbroker_worker.sources.arrays import Array
     from fedbroker_worker.sources.clients import Clients
     from fedbroker_worker.sources.protocol import Columns
     from fedbroker_worker.sources.sql.database import Rows
+    from fedbroker_worker.threads import Call
 
 
 __all__ = ["SqlOptions", "SqlSource"]

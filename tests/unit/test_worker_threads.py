@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from fedbroker_worker.errors import SourceError
-from fedbroker_worker.sources.cancellable import Call, CancellableCalls
+from fedbroker_worker.threads import Call, CancellableCalls
 
 from tests.support.wait import until
 

@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import pytest
 from fedbroker_worker.policy.recording import GIVEN_UP
-from fedbroker_worker.reply_cache import ReplyCache
-from fedbroker_worker.sessions import Sessions
-from fedbroker_worker.work_tasks import STOPPED, WorkTasks
+from fedbroker_worker.work.sessions import Sessions
+from fedbroker_worker.work.tasks import STOPPED, ReplyCache, WorkTasks
 
 from fedbroker.wire.messages import EndSession
 from tests.support.ends import until, work

@@ -14,7 +14,7 @@ from typing import Annotated, Final, NoReturn
 import cyclopts
 
 from fedbroker import console
-from fedbroker_worker.version import worker_version
+from fedbroker_worker import worker_version
 
 __all__ = ["app", "main"]
 
@@ -121,7 +121,7 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
     json
         Print the findings as JSON.
     """
-    from fedbroker_worker.check import check_silo
+    from fedbroker_worker.cli.check import check_silo
     from fedbroker_worker.config import load
 
     return check_silo(load(config), as_json=json)
@@ -177,8 +177,8 @@ def replay(
     json
         Print JSON.
     """
+    from fedbroker_worker.cli.replay import rerun
     from fedbroker_worker.config import load
-    from fedbroker_worker.replay_cli import rerun
 
     rerun(load(config), file, blobs=blobs, out=out, as_json=json, debug=pdb)
 
@@ -210,7 +210,7 @@ def audit(
     json
         Print JSON.
     """
-    from fedbroker_worker.audit_cli import print_audit
+    from fedbroker_worker.cli.audit import print_audit
     from fedbroker_worker.config import load
 
     print_audit(file or load(config), after=after, last=last, as_json=json)

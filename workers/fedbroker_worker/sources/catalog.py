@@ -14,10 +14,10 @@ from fedbroker.log import get_logger
 from fedbroker.text import printable
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Source
-from fedbroker_worker.columns import ColumnType, clients_value, member_value
-from fedbroker_worker.dtype_cast import check_dtype
 from fedbroker_worker.errors import ColumnError, Problem, SourceError, WorkRefused
-from fedbroker_worker.sources.registry import open_source
+from fedbroker_worker.sources.column_types import check_dtype
+from fedbroker_worker.sources.columns import ColumnType, clients_value, member_value
+from fedbroker_worker.sources.protocol import open_source
 from fedbroker_worker.threads import in_thread
 
 if TYPE_CHECKING:

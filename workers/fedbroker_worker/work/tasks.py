@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -17,23 +18,23 @@ from fedbroker.log import get_logger
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.errors import SessionLost, WorkRefused
-from fedbroker_worker.failures import failed_reply
 from fedbroker_worker.policy.recording import GIVEN_UP
-from fedbroker_worker.policy.settings import LONGEST_STAGE
-from fedbroker_worker.reply_cache import ReplyCache
+from fedbroker_worker.policy.rules import LONGEST_STAGE
 from fedbroker_worker.threads import in_thread
-from fedbroker_worker.work import Answer
+from fedbroker_worker.work.failures import failed_reply
+from fedbroker_worker.work.worker import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fedbroker.transport import Signed, SiloTransport
-    from fedbroker.wire.messages import EndSession, WorkItem
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, EndSession, WorkItem
     from fedbroker_worker.policy.accepted import AcceptedFile
-    from fedbroker_worker.sessions import Sessions
-    from fedbroker_worker.work import Worker
+    from fedbroker_worker.work.sessions import Sessions
+    from fedbroker_worker.work.worker import Worker
 
-__all__ = ["WorkTasks"]
+__all__ = ["ReplyCache", "WorkTasks"]
 
 _log = get_logger(__name__)
 
@@ -252,3 +253,68 @@ def _log_answer(answer: Answer, seconds: float) -> None:
         _log.info("blobs lacking", count=len(reply.digests))
     else:
         _log.warning("work failed", kind=reply.kind, reason=reply.cause, seconds=round(seconds, 3))
+
+
+LINGER: Final = 300.0
+"""Seconds for which a reply is kept: the broker redelivers as soon as the connection is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedReply:
+    stage: int
+    done: Done
+    outputs: Mapping[Digest, Buffer]
+    size: int
+    timer: asyncio.TimerHandle
+
+
+class ReplyCache:
+    """Each session's latest reply, kept for some time: work for a later stage proves that the earlier reply arrived.
+
+    A session is identified by the fingerprint of its signer, ``by``, and its id: another signer never gets its reply.
+
+    Args:
+        capacity: bytes of outputs to keep; the oldest replies are dropped first.
+        linger: seconds to keep a reply.
+    """
+
+    def __init__(self, capacity: int, *, linger: float = LINGER) -> None:
+        self._capacity = capacity
+        self._linger = linger
+        self._kept: OrderedDict[tuple[str, str], _CachedReply] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """The size of all kept outputs in bytes."""
+        return self._bytes
+
+    def put(self, done: Done, outputs: Mapping[Digest, Buffer], by: str = "") -> None:
+        """Keep a reply in place of the session's earlier one."""
+        self.forget(done.session, by)
+        size = sum(memoryview(output).nbytes for output in outputs.values())
+        timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session, by)
+        self._kept[by, done.session] = _CachedReply(done.stage, done, outputs, size, timer)
+        self._bytes += size
+        while self._bytes > self._capacity:
+            self._forget(next(iter(self._kept)))
+
+    def get(self, session: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
+        """Return the reply to that stage's work and its outputs; None if it is not kept."""
+        kept = self._kept.get((by, session))
+        return (kept.done, kept.outputs) if kept is not None and kept.stage == stage else None
+
+    def forget(self, session: str, by: str = "") -> None:
+        """Drop a session's reply, if any."""
+        self._forget((by, session))
+
+    def clear(self) -> None:
+        """Drop all replies."""
+        for key in list(self._kept):
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            kept.timer.cancel()
+            self._bytes -= kept.size

@@ -21,10 +21,10 @@ from fedbroker.runtime import Runtime
 from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Data
-from fedbroker_worker.catalog import Catalog
 from fedbroker_worker.errors import SessionLost, SettingsError, WorkRefused
 from fedbroker_worker.policy.guard import Guard
-from fedbroker_worker.replay import replay
+from fedbroker_worker.sources.catalog import Catalog
+from fedbroker_worker.work.replay import replay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,9 +19,9 @@ from fedbroker.runtime import Runtime
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.text import count_text
 from fedbroker.wire.messages import Source
-from fedbroker_worker.catalog import OpenSource
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
+from fedbroker_worker.sources.catalog import OpenSource
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from fedbroker.runtime.framing import Buffer, framed
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
 from fedbroker.runtime.values import struct
-from fedbroker_worker.dtype_cast import BFLOAT16, TEXT, cast_to
 from fedbroker_worker.errors import Problem, SourceError
+from fedbroker_worker.sources.column_types import BFLOAT16, TEXT, cast_to
 
 if TYPE_CHECKING:
     from fedbroker_worker.sources.protocol import Columns
@@ -50,7 +50,7 @@ class ColumnType:
 
     Attributes:
         name: its name in the source.
-        dtype: one of :data:`~fedbroker_worker.dtype_cast.DTYPES`.
+        dtype: one of :data:`~fedbroker_worker.sources.column_types.DTYPES`.
         shape: the shape of one row; None stands for a length that varies.
     """
 

@@ -17,12 +17,10 @@ from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Done, Failed, Need, Value
 from fedbroker_worker.errors import WorkRefused
-from fedbroker_worker.failures import failed_reply
-from fedbroker_worker.fuse_structs import join
-from fedbroker_worker.policy.positions import located
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
-from fedbroker_worker.replay import replay
 from fedbroker_worker.threads import in_thread
+from fedbroker_worker.work.failures import failed_reply, located
+from fedbroker_worker.work.replay import join, replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +29,10 @@ if TYPE_CHECKING:
     from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
-    from fedbroker_worker.catalog import Catalog
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
-    from fedbroker_worker.sessions import Sessions, SessionValues
+    from fedbroker_worker.sources.catalog import Catalog
+    from fedbroker_worker.work.sessions import Sessions, SessionValues
 
 __all__ = ["Answer", "Worker"]
 

@@ -1,4 +1,4 @@
-"""The only place that turns a failure into a reply: its text is public by its type, the rest stays in the silo's log.
+"""Turn a failure into a reply: its text is public by its type, the rest stays in the silo's log. Only this module does.
 
 :data:`PublicText` is made only here: from the closed list of :class:`~fedbroker_worker.errors.Problem`,
 from words that this program itself wrote about the coordinator's own work item or the silo's policy, and constants.
@@ -15,21 +15,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
-from fedbroker.graphs import known_ops
+from fedbroker.graphs import Position, Unreadable, known_ops, position_in
 from fedbroker.log import get_logger
 from fedbroker.text import seconds_text
-from fedbroker.wire.messages import Data, Failed
-from fedbroker_worker.dtype_cast import DTYPES
+from fedbroker.wire.messages import Data, Failed, Value
 from fedbroker_worker.errors import ColumnError, PolicyRefused, Problem, SessionLost, SourceError, WorkRefused
-from fedbroker_worker.policy.positions import OpFailed
+from fedbroker_worker.policy.values import parts
+from fedbroker_worker.sources.column_types import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fedbroker.wire.messages import Source, WorkItem
+    from fedbroker.wire.blobs import Buffer
+    from fedbroker.wire.messages import Digest, Source, WorkItem
     from fedbroker_worker.policy.guard import Guard
 
-__all__ = ["Failure", "Kind", "PublicText", "failed_reply", "failure_of"]
+__all__ = ["Failure", "Kind", "OpFailed", "PublicText", "failed_reply", "failure_of", "located"]
 
 Kind: TypeAlias = Literal["data", "computation", "lost", "refused", "time"]
 
@@ -242,3 +243,40 @@ def _end_of_runtime(error: RuntimeUnavailable) -> PublicText:
     told = _KILLED.search(error.what)
     named = told is not None and told[1] in signal.Signals.__members__
     return PublicText(f"the C++ runtime died of {told[1]}" if told is not None and named else "the C++ runtime died")
+
+
+class OpFailed(ComputationFailed):
+    """A computation failed at an op of the work item.
+
+    Attributes:
+        ref: the work item's reference to the value that holds the computation.
+        part: the number of the computation in that value, from 0.
+        position: the op's position in the computation.
+    """
+
+    def __init__(self, failed: ComputationFailed, ref: int, part: int, position: Position) -> None:
+        super().__init__(failed.status, failed.detail, hint=failed.hint)
+        self.ref = ref
+        self.part = part
+        self.position = position
+
+
+def located(failed: ComputationFailed, item: WorkItem, blobs: Mapping[Digest, Buffer]) -> ComputationFailed:
+    """Return the failure with the position of the op that failed, if it is in one of the item's own computations.
+
+    Args:
+        failed: carries the runtime's message.
+        item: the work item that was run.
+        blobs: the content of each digest that the item names.
+    """
+    for op in item.program:
+        if not isinstance(op, Value):
+            continue
+        try:
+            computations = [content for kind, content in parts(blobs[op.blob]) if kind == "computation"]
+            for part, computation in enumerate(computations):
+                if (position := position_in(computation, failed.detail)) is not None:
+                    return OpFailed(failed, op.ref, part, position)
+        except Unreadable:  # the guard reads computations only as far as its rules need, so that one may get here
+            continue
+    return failed

@@ -8,9 +8,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from fedbroker_worker.errors import ColumnError
+from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, words_of
 from fedbroker_worker.sources.column_types import DeclaredType, given_types
-from fedbroker_worker.sources.values import array_from, infer
 from hypothesis import given
 from hypothesis import strategies as st
 
