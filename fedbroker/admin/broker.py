@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from fedbroker.admin.api import Management
 from fedbroker.admin.definitions import NOTHING, SILO, Definitions, User, silo_queues
-from fedbroker.admin.folder import write_secret
+from fedbroker.admin.files import write_secret
 from fedbroker.errors import BrokerRefused, ConfigError, TopologyMismatch
 from fedbroker.transport.topology import EXCHANGES, Queue
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedbroker.admin.folder import read_text, write_secret
+from fedbroker.admin.files import read_text, write_secret
 from fedbroker.errors import ConfigError
 
 __all__ = ["Certificate", "new_authority", "signed"]

@@ -16,8 +16,7 @@ from fedbroker.admin import definitions
 from fedbroker.admin.broker import LiveBroker, Target
 from fedbroker.admin.certificates import new_authority, signed
 from fedbroker.admin.definitions import Definitions, User
-from fedbroker.admin.folder import SETTINGS, Folder, read_text, write_secret
-from fedbroker.admin.handout import PublicUrl, settings, with_broker
+from fedbroker.admin.files import SETTINGS, Folder, PublicUrl, read_text, settings, with_broker, write_secret
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Public
 from fedbroker.trust.files import SECRET

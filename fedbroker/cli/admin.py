@@ -17,7 +17,7 @@ from fedbroker.trust import Public
 if TYPE_CHECKING:
     from fedbroker.admin.broker import LiveBroker, Target
     from fedbroker.admin.enrolment import Enrolment, Handout
-    from fedbroker.admin.folder import Folder
+    from fedbroker.admin.files import Folder
 
 __all__ = ["app"]
 
@@ -210,8 +210,7 @@ def _enrolment(making: _Making) -> Iterator[tuple[Enrolment, Target]]:
     """Yield the enrolment, and the target of its definitions: the management API or a file."""
     from fedbroker.admin.broker import ByFile
     from fedbroker.admin.enrolment import Enrolment
-    from fedbroker.admin.folder import Folder
-    from fedbroker.admin.handout import PublicUrl
+    from fedbroker.admin.files import Folder, PublicUrl
 
     if making.definitions is None:
         with _live(making, making.broker, force=making.force) as live:
@@ -235,8 +234,7 @@ def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> I
     from fedbroker.admin.api import Management, admin_login
     from fedbroker.admin.broker import LiveBroker
     from fedbroker.admin.enrolment import Enrolment
-    from fedbroker.admin.folder import Folder
-    from fedbroker.admin.handout import PublicUrl
+    from fedbroker.admin.files import Folder, PublicUrl
 
     folder = Folder(place.out)
     vhost, broker = _remembered(folder, place.vhost, broker)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
-from fedbroker.metrics.address import parse_address
 from fedbroker.plan.secure import SecureSum
 from fedbroker.runtime.confinement import Mode
 from fedbroker.runtime.memory import LEAST_MEMORY
@@ -115,6 +114,8 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.metrics is not None:
+            from fedbroker.metrics.exposition import parse_address
+
             parse_address(self.metrics)
         check_compression(self.compression)
         for name, value, choices in (

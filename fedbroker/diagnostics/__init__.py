@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fedbroker.diagnostics.broker import examine
-from fedbroker.diagnostics.roles import Role, coordinator_role, silo_role
+from fedbroker.diagnostics.topology import Role, coordinator_role, silo_role
 
 __all__ = ["Role", "coordinator_role", "examine", "silo_role"]

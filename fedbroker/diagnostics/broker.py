@@ -15,9 +15,8 @@ from fedbroker.diagnostics.finding import Finding
 from fedbroker.diagnostics.latency import ROUNDS, Loop, Pace, confirmed
 from fedbroker.diagnostics.network import is_loopback, reach
 from fedbroker.diagnostics.permissions import may
-from fedbroker.diagnostics.roles import Role
 from fedbroker.diagnostics.server import Server, alarm, message_limit, server_of
-from fedbroker.diagnostics.topology import layout
+from fedbroker.diagnostics.topology import Role, layout
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
 from fedbroker.text import seconds_text
 from fedbroker.transport.amqp.dial import Connected, connect

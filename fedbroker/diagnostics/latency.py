@@ -15,7 +15,7 @@ import aiormq.exceptions
 from pamqp import commands
 
 from fedbroker.diagnostics.channels import Channels
-from fedbroker.diagnostics.roles import Target
+from fedbroker.diagnostics.topology import Target
 from fedbroker.errors import BrokerLost
 from fedbroker.transport.amqp.dial import guarded
 

@@ -20,7 +20,7 @@ import aiormq.exceptions
 
 from fedbroker.diagnostics.channels import Channels, Question
 from fedbroker.diagnostics.finding import Finding
-from fedbroker.diagnostics.roles import Role, Target
+from fedbroker.diagnostics.topology import Role, Target
 from fedbroker.errors import BrokerRefused
 from fedbroker.transport.amqp.exceptions import IN_USE
 from fedbroker.transport.topology import EXCHANGES, Binding, Exchange, Queue

@@ -13,7 +13,7 @@ from pamqp import commands
 
 from fedbroker.diagnostics.channels import Channels
 from fedbroker.diagnostics.finding import Finding
-from fedbroker.diagnostics.roles import Target
+from fedbroker.diagnostics.topology import Target
 from fedbroker.errors import BrokerError, BrokerLost, BrokerRefused
 from fedbroker.transport.amqp.dial import Connected, guarded
 from fedbroker.transport.amqp.exceptions import first_line

@@ -5,6 +5,7 @@ Nothing is global: each context and each silo has its own registry.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -15,10 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from fedbroker.errors import ConfigError
 from fedbroker.log import get_logger
-from fedbroker.metrics.address import parse_address
 from fedbroker.transport.amqp.counters import TrafficCounters
 
-__all__ = ["SECONDS", "Exposition", "Registry", "counter", "gauge", "lanes"]
+__all__ = ["SECONDS", "Exposition", "Registry", "counter", "gauge", "lanes", "parse_address"]
 
 _log = get_logger(__name__)
 
@@ -27,6 +27,20 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 6
 
 STOP_SECONDS: Final = 5.0
 """How long closing waits for the server's thread."""
+
+_ADDRESS: Final = re.compile(r"(\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``; an IPv6 address is in brackets, port 0 is any free port.
+
+    Raises:
+        ConfigError: the text is not an address.
+    """
+    match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
+    if match is None or int(match["port"]) > 65535:
+        raise ConfigError(f"{text!r} is no address to serve metrics at", hint='write HOST:PORT, as in "127.0.0.1:9464"')
+    return match["six"] or match["host"], int(match["port"])
 
 
 class Registry(CollectorRegistry):

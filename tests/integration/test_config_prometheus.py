@@ -11,7 +11,7 @@ import pytest
 import yaml
 from fedbroker_worker.config import SiloSettings
 
-from fedbroker.metrics.address import parse_address
+from fedbroker.metrics.exposition import parse_address
 from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from fedbroker import tracing
 from fedbroker.admin.api import admin_login
-from fedbroker.admin.handout import PublicUrl
+from fedbroker.admin.files import PublicUrl
 from fedbroker.context.settings import Settings
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure, get_logger

@@ -10,9 +10,8 @@ import urllib.request
 import pytest
 
 from fedbroker.errors import ConfigError, SiloError
-from fedbroker.metrics.address import parse_address
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
-from fedbroker.metrics.exposition import Exposition, Registry
+from fedbroker.metrics.exposition import Exposition, Registry, parse_address
 from fedbroker.session.events import Recorder, RequestTimings, both
 from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Event, SessionReport, Statistics

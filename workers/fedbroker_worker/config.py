@@ -13,7 +13,6 @@ from msgspec import Meta
 
 from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
-from fedbroker.metrics.address import parse_address
 from fedbroker.runtime.memory import LEAST_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.url import beside, parse
@@ -298,6 +297,8 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
             hint=f"it is {_RUNTIME_MEMORY}",
         )
     if silo.metrics:
+        from fedbroker.metrics.exposition import parse_address
+
         _check(label("metrics"), partial(parse_address, silo.metrics))
     return silo
 

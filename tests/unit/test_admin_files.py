@@ -11,8 +11,7 @@ import pytest
 from fedbroker.admin import definitions
 from fedbroker.admin.api import admin_login
 from fedbroker.admin.definitions import User
-from fedbroker.admin.folder import Folder, write_secret
-from fedbroker.admin.handout import PublicUrl, settings, with_broker
+from fedbroker.admin.files import Folder, PublicUrl, settings, with_broker, write_secret
 from fedbroker.errors import ConfigError, UsageError
 from fedbroker.transport.amqp.url import beside, parse
 from fedbroker.trust import Identity
