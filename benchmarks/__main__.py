@@ -16,7 +16,7 @@ import cyclopts
 from benchmarks import _machine, _page
 from benchmarks._report import Report
 
-NAMES = ("barrier", "work", "wan", "model", "memory", "native", "wide", "cohort", "flower")
+NAMES = ("barrier", "work", "wan", "model", "memory", "native", "wide", "cohort", "functions", "flower")
 QUICK = ("barrier", "work", "wan", "model", "native", "wide", "cohort")
 """All but the benchmarks that need packages of their own, or minutes."""
 STANDARD_OUTPUT = Path("-")

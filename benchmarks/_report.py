@@ -16,7 +16,7 @@ class Judged:
         value: the figure; a ratio if two things were measured side by side.
         sense: whether it must not be above the bar, or not below.
         bar: the bound.
-        unit: of both: ``x`` for a ratio, ``ms``, ``s``.
+        unit: of both: ``x`` for a ratio, ``ms``, ``s``; empty for a count.
     """
 
     value: float
@@ -93,9 +93,11 @@ class Report:
 
 
 def shown(figure: float | None) -> str:
-    """Format a figure with three significant digits, and no more decimals than they take."""
+    """Format a figure with three significant digits, and no more decimals than they take; a count as it is."""
     if figure is None:
         return ""
+    if isinstance(figure, int):
+        return f"{figure:,}"
     size = abs(figure)
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or size == 0 else 3
     return f"{figure:,.{decimals}f}"
@@ -105,7 +107,7 @@ def _judged(row: Row) -> tuple[str, str, str]:
     one = row.judged
     if one is None:
         return "", "", ""
-    space = "" if one.unit == "x" else " "
+    space = " " if one.unit not in ("", "x") else ""
     return (
         f"{shown(one.value)}{space}{one.unit}",
         f"{one.sense} {one.bar:g}{space}{one.unit}",
