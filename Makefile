@@ -6,7 +6,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 bin := .venv/bin
 # `make test` runs only a part of these tests outside of tests/faults.
-lost := $(addprefix tests/integration/test_transport_,cluster.py cut.py link.py)
+lost := $(addprefix tests/integration/test_transport_,cluster.py cut.py reconnecting.py)
 # An active environment of the user must not interfere.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 

@@ -7,8 +7,8 @@ from tensorflow_federated.python.core.backends.test import execution_contexts as
 
 import fedbroker
 from fedbroker.testing import local_cohort
-from tests.support.conformance import Record, Same
-from tests.support.tff import local_context
+from tests.support.conformance import Comparison, ResultRecord
+from tests.support.local_tff import local_context
 
 SILOS = ("ewr", "jfk", "lga")
 
@@ -28,8 +28,8 @@ SOURCES = {
 
 
 @pytest.fixture(scope="session")
-def record() -> Record:
-    return Record()
+def record() -> ResultRecord:
+    return ResultRecord()
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def same_in_plaintext(request, record, ours_in_plaintext, theirs_in_plaintext):
 
 
 def _compared(request, record, ours, theirs):
-    comparison = Same(ours, theirs)
+    comparison = Comparison(ours, theirs)
     failed_before = request.session.testsfailed
     yield comparison
     marker = request.node.get_closest_marker("feature")

@@ -11,7 +11,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.analytics.hierarchical_histogram import hierarchical_histogram_lib as histograms
 
 from tests.support.conformance import feature
-from tests.support.tff import assert_same
+from tests.support.local_tff import assert_same
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 

@@ -11,8 +11,8 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.transport import topology
 from tests.support import computations as c
-from tests.support.counting import weighed
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
+from tests.support.message_counts import byte_counter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -41,9 +41,9 @@ def test_from_the_second_round_on_only_the_weights_travel(ours, silos):
         sent, state = [], await asyncio.to_thread(ours.invoke, process.initialize, None)
         keys = [topology.blobs_key(silos.cohort, silo) for silo in (None, *silos.silos)]
         bindings = [(topology.WORK.name, "#"), *((topology.BLOBS.name, key) for key in keys)]
-        async with weighed(silos.url, *bindings) as weight:
+        async with byte_counter(silos.url, *bindings) as weight:
             for _ in range(3):
-                argument = packed(process.next, (state, fedbroker.data("rows", batch_size=3)))
+                argument = pack_arguments(process.next, (state, fedbroker.data("rows", batch_size=3)))
                 state = (await asyncio.to_thread(ours.invoke, process.next, argument)).state
                 sent.append(await weight())
         return sent
@@ -57,7 +57,7 @@ def test_from_the_second_round_on_only_the_weights_travel(ours, silos):
 
 def test_a_plan_is_made_once_for_each_context(ours, ours_in_plaintext):
     plan = ours.explain(c.two_barriers).plan
-    ours.invoke(c.two_barriers, packed(c.two_barriers, ([1.0, 2.0], 1.0)))
+    ours.invoke(c.two_barriers, pack_arguments(c.two_barriers, ([1.0, 2.0], 1.0)))
     assert ours.explain(c.two_barriers).plan is plan
     assert ours_in_plaintext.explain(c.two_barriers).plan is not plan
 

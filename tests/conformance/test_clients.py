@@ -13,7 +13,7 @@ import fedbroker
 from fedbroker.errors import UsageError
 from tests.support import computations as c
 from tests.support.conformance import feature
-from tests.support.tff import assert_same, packed
+from tests.support.local_tff import assert_same, pack_arguments
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -113,7 +113,7 @@ def test_lists_of_different_lengths_are_refused_as_tff_does(ours, kind):
 def test_a_list_that_does_not_fit_the_data_is_refused(ours):
     comp = tff.federated_computation(lambda x, y: (x, y), tff.FederatedType(DAYS, tff.CLIENTS), c.AT_CLIENTS)
     with pytest.raises(UsageError, match="2 client values was given beside data of 9 clients"):
-        ours.invoke(comp, packed(comp, (fedbroker.data("wards"), [1.0, 2.0])))
+        ours.invoke(comp, pack_arguments(comp, (fedbroker.data("wards"), [1.0, 2.0])))
 
 
 def _two(x, y):

@@ -13,10 +13,10 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.errors import ComputationFailed, DeadlineExceeded, PlanError, RuntimeUnavailable, SiloError, UsageError
 from tests.support import computations as c
-from tests.support.settings import grouped
-from tests.support.tff import packed
-from tests.support.wait import until
-from tests.support.worker import runtimes
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
+from tests.support.wait import wait_until
+from tests.support.worker import child_runtimes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -37,12 +37,12 @@ def at_the_server(x):
 
 @tff.federated_computation(c.AT_CLIENTS)
 def never_done_at_the_server(x):
-    return tff.federated_map(c.forever, tff.federated_sum(x))
+    return tff.federated_map(c.endless, tff.federated_sum(x))
 
 
 def test_an_error_in_a_clients_graph(ours):
     with pytest.raises(SiloError, match="this one is negative") as caught:
-        ours.invoke(at_second_client_stage, packed(at_second_client_stage, ([1.0, 1.0, 1.0], 0.0)))
+        ours.invoke(at_second_client_stage, pack_arguments(at_second_client_stage, ([1.0, 1.0, 1.0], 0.0)))
     error = caught.value
     assert (error.computation, error.stage) == ("at_second_client_stage", 1)
     assert error.silo in ("ewr", "jfk", "lga")
@@ -57,13 +57,13 @@ def test_an_error_in_a_clients_graph(ours):
 
 def test_an_error_in_a_server_stage(ours):
     with pytest.raises(ComputationFailed, match="this one is negative") as caught:
-        ours.invoke(at_the_server, packed(at_the_server, ([-1.0, -2.0],)))
+        ours.invoke(at_the_server, pack_arguments(at_the_server, ([-1.0, -2.0],)))
     error = caught.value
     assert (error.computation, error.stage, error.status) == ("at_the_server", 1, "INTERNAL")
     assert str(error).startswith("[FB8002] at_the_server: server stage 1 failed: INTERNAL: ")
     assert type(error) is ComputationFailed
     assert not error.retryable
-    assert ours.invoke(at_the_server, packed(at_the_server, ([1.0, 2.0],))) == 3.0
+    assert ours.invoke(at_the_server, pack_arguments(at_the_server, ([1.0, 2.0],))) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_an_error_in_a_server_stage(ours):
 )
 def test_an_argument_that_does_not_serialize(ours, values, server, words):
     with pytest.raises(UsageError, match=words) as caught:
-        ours.invoke(at_second_client_stage, packed(at_second_client_stage, (values, server)))
+        ours.invoke(at_second_client_stage, pack_arguments(at_second_client_stage, (values, server)))
     assert caught.value.computation == "at_second_client_stage"
     assert isinstance(caught.value, TypeError)
     assert "\n" not in str(caught.value)
@@ -91,7 +91,7 @@ def test_a_type_that_cannot_be_planned(ours):
         return tff.federated_sum(tff.federated_map(jax, x))
 
     with pytest.raises(PlanError, match=r"doubled: tff\.jax\.computation cannot be planned"):
-        ours.invoke(doubled, packed(doubled, ([1.0],)))
+        ours.invoke(doubled, pack_arguments(doubled, ([1.0],)))
 
 
 @pytest.fixture
@@ -105,38 +105,38 @@ def once(silos):
 
 def test_a_silos_runtime_that_dies_each_time_is_retryable(once, silos):
     silo = silos.silos["jfk"]
-    error = _killed_while_running(once, c.never_done, [1.0, 2.0, 3.0], lambda: silo.pid)
+    error = _killed_while_running(once, c.endless_sum, [1.0, 2.0, 3.0], lambda: silo.pid)
     assert isinstance(error, SiloError)
     assert (error.computation, error.silo, error.stage) == ("never_done", "jfk", 0)
     assert error.retryable
-    assert once.invoke(c.total, packed(c.total, ([1.0, 2.0, 3.0],))) == 6.0
+    assert once.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0, 3.0],))) == 6.0
 
 
 def test_the_coordinators_runtime_that_dies_is_retryable(once):
-    assert once.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
+    assert once.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0],))) == 3.0
     error = _killed_while_running(once, never_done_at_the_server, [1.0, 2.0], lambda: once._coordinator._runtimes.pid)
     assert isinstance(error, RuntimeUnavailable)
     assert error.computation == "never_done_at_the_server"
     assert error.retryable
     assert error.code == "FB8001"
-    assert once.invoke(c.total, packed(c.total, ([1.0, 2.0, 3.0],))) == 6.0
+    assert once.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0, 3.0],))) == 6.0
 
 
 def test_a_computation_that_never_ends_at_the_server_is_ended_with_its_time(silos):
     settings = {"cohort": silos.cohort, "min_silos": 3, "retries": 0, "stage": 5.0}
-    with fedbroker.create_sync_execution_context(silos.url, **grouped(**settings)) as context:
-        assert context.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
+    with fedbroker.create_sync_execution_context(silos.url, **context_settings(**settings)) as context:
+        assert context.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0],))) == 3.0
         before = context._coordinator._runtimes.pid
         with pytest.raises(DeadlineExceeded):
-            context.invoke(never_done_at_the_server, packed(never_done_at_the_server, ([1.0, 2.0],)))
-        until(lambda: not psutil.pid_exists(before))
-        assert context.invoke(c.total, packed(c.total, ([1.0, 2.0],))) == 3.0
+            context.invoke(never_done_at_the_server, pack_arguments(never_done_at_the_server, ([1.0, 2.0],)))
+        wait_until(lambda: not psutil.pid_exists(before))
+        assert context.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0],))) == 3.0
 
 
 def _killed_while_running(context, comp, values, host):
     """The error of an invocation under which each runtime below a process is killed as soon as it computes."""
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(lambda: context.invoke(comp, packed(comp, (values,))))
+        call = pool.submit(lambda: context.invoke(comp, pack_arguments(comp, (values,))))
         idle = {}
 
         def killed():
@@ -147,11 +147,11 @@ def _killed_while_running(context, comp, values, host):
                         process.kill()
             return call.done()
 
-        until(killed, 60, "the invocation gives up")
+        wait_until(killed, 60, "the invocation gives up")
         return call.exception(1)
 
 
 def _runtimes_of(pid):
     with contextlib.suppress(psutil.Error, TypeError):
-        return runtimes(pid)
+        return child_runtimes(pid)
     return []

@@ -15,8 +15,8 @@ import tensorflow_federated as tff
 from fedbroker.errors import PlanError
 from tests.support import computations as c
 from tests.support.conformance import feature
+from tests.support.local_tff import assert_close, assert_same, pack_arguments
 from tests.support.pages import blocks
-from tests.support.tff import assert_close, assert_same, packed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -62,7 +62,7 @@ def agrees(same, theirs, comp, original, *data):
     state = theirs.invoke(start, None)
     for values in data:
         found = same(comp, state, values)
-        assert_same(found, theirs.invoke(original, packed(original, (state, values))))
+        assert_same(found, theirs.invoke(original, pack_arguments(original, (state, values))))
         state = found[0]
     return found
 
@@ -164,7 +164,7 @@ def test_map_reduce_form(same_in_plaintext, theirs):
 
 def test_a_map_reduce_form_needs_secure_sums_here_as_in_tff(ours, theirs):
     comp = back(to_map_reduce(step))
-    arguments = packed(comp, (theirs.invoke(start, None), [1.0, 2.0, 3.0]))
+    arguments = pack_arguments(comp, (theirs.invoke(start, None), [1.0, 2.0, 3.0]))
     with pytest.raises(PlanError, match="federated_secure_sum_bitwidth cannot be planned"):
         ours.invoke(comp, arguments)
     with pytest.raises(grpc.RpcError):
@@ -204,8 +204,8 @@ def test_secure_sums(same_in_plaintext):
 def test_fed_avg(same_in_plaintext, theirs):
     process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(0.01))
     state, data = theirs.invoke(process.initialize, None), c.client_data(5, 9, 12)
-    expected = theirs.invoke(process.next, packed(process.next, (state, data)))
-    again = theirs.invoke(process.next, packed(process.next, (expected.state, data)))
+    expected = theirs.invoke(process.next, pack_arguments(process.next, (state, data)))
+    again = theirs.invoke(process.next, pack_arguments(process.next, (expected.state, data)))
     for form in (to_map_reduce(process.next), to_distribute_aggregate(process.next)):
         comp = back(form)
         found = same_in_plaintext(comp, state, data)
@@ -256,7 +256,7 @@ def test_only_map_reduce_form(same_in_plaintext, theirs):
     with pytest.raises(ValueError, match=r"found \(<float32,float32> -> float32\)@SERVER"):
         to_distribute_aggregate(aggregate)
     found = same_in_plaintext(back(to_map_reduce(aggregate)), 3.0, [1.0, 2.0, 3.0])
-    assert_same(found, theirs.invoke(aggregate, packed(aggregate, (3.0, [1.0, 2.0, 3.0]))))
+    assert_same(found, theirs.invoke(aggregate, pack_arguments(aggregate, (3.0, [1.0, 2.0, 3.0]))))
 
 
 @feature("mapreduce", "one round that no form holds", "other arguments, results or placements; federated_select")

@@ -20,10 +20,10 @@ from fedbroker.errors import CohortTimeout
 from fedbroker.program import SiloDataSource
 from tests.support import computations as c
 from tests.support.conformance import feature
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
 from tests.support.pages import blocks
-from tests.support.settings import grouped
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -36,7 +36,7 @@ def on_a_cohort(silos, program, **options):
 
     async def run():
         async with fedbroker.create_async_execution_context(
-            silos.url, cohort=silos.cohort, **grouped(**{"min_silos": 3} | options)
+            silos.url, cohort=silos.cohort, **context_settings(**{"min_silos": 3} | options)
         ) as context:
             with tff.framework.get_context_stack().install(tff.program.NativeFederatedContext(context)):
                 return await program()
@@ -94,10 +94,10 @@ def test_more_silos_than_there_are_is_said_in_time(silos):
     ) as context:
         handle = SiloDataSource("rows", tff.SequenceType(ROW), batch_size=4).iterator().select(4)
         with pytest.raises(CohortTimeout, match="3 of 4 silos with data 'rows'"):
-            context.invoke(counted, packed(counted, (handle,)))
+            context.invoke(counted, pack_arguments(counted, (handle,)))
         handle = SiloDataSource("nobody", tff.SequenceType(ROW), batch_size=4).iterator().select(1)
         with pytest.raises(CohortTimeout, match="0 of 1 silo with data 'nobody'"):
-            context.invoke(counted, packed(counted, (handle,)))
+            context.invoke(counted, pack_arguments(counted, (handle,)))
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def test_train_model_goes_on_after_the_coordinator_was_killed(same, silos, tmp_p
     with started(program, silos, straight, rounds) as uninterrupted:
         with started(program, silos, killed, 1000):
             # The first of its states is there before any round, the third after two of them.
-            until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 240)
+            wait_until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 240)
         done = len(metrics(killed)) if (killed / "metrics.csv").exists() else 0
         assert done < rounds, "it was killed too late for this test to show anything"
         with started(program, silos, killed, rounds) as process:

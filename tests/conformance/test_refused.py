@@ -13,8 +13,8 @@ from fedbroker.errors import PlanError
 from fedbroker.transport import topology
 from tests.support import computations as c
 from tests.support.conformance import feature
-from tests.support.counting import counted
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
+from tests.support.message_counts import message_counter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -68,9 +68,9 @@ def test_closures(same):
 def test_nothing_is_sent_for_it(ours, silos):
     async def scenario():
         exchanges = (topology.WORK.name, topology.REPLY.name)
-        async with counted(silos.url, *exchanges) as count:
+        async with message_counter(silos.url, *exchanges) as count:
             with pytest.raises(PlanError):
-                await asyncio.to_thread(ours.invoke, with_jax, packed(with_jax, ([1.0],)))
+                await asyncio.to_thread(ours.invoke, with_jax, pack_arguments(with_jax, ([1.0],)))
             return await count()
 
     assert set(asyncio.run(scenario()).values()) == {0}

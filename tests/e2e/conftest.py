@@ -7,7 +7,7 @@ import pytest
 
 import fedbroker
 from fedbroker.testing import local_cohort
-from tests.support.tff import local_context, packed
+from tests.support.local_tff import local_context, pack_arguments
 
 ROWS = {"ewr": 700, "jfk": 500}
 
@@ -50,11 +50,11 @@ def context(silos):
 @pytest.fixture(scope="session")
 def run(context):
     """``run(comp, *args)`` on the cohort."""
-    return lambda comp, *args: context.invoke(comp, packed(comp, args))
+    return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
 
 @pytest.fixture(scope="session")
 def tff_local():
     """``run(comp, *args)`` on TFF's own local context."""
     context = local_context()
-    return lambda comp, *args: context.invoke(comp, packed(comp, args))
+    return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))

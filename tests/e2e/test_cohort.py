@@ -16,9 +16,9 @@ import fedbroker
 from fedbroker.errors import CohortTimeout, DataError, PlanError, SiloError
 from tests.e2e.conftest import ROWS
 from tests.support import computations as c
-from tests.support.counting import counted
-from tests.support.tff import assert_same, packed
-from tests.support.wait import until
+from tests.support.local_tff import assert_same, pack_arguments
+from tests.support.message_counts import message_counter
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -123,8 +123,8 @@ def test_messages_are_what_the_explanation_said(silos, context):
     exchanges = ("fedbroker.work", "fedbroker.reply", "fedbroker.dead")
 
     async def scenario(comp, args):
-        async with counted(silos.url, *exchanges) as count:
-            await asyncio.to_thread(context.invoke, comp, packed(comp, args))
+        async with message_counter(silos.url, *exchanges) as count:
+            await asyncio.to_thread(context.invoke, comp, pack_arguments(comp, args))
             return await count()
 
     for comp, args in ((c.total, ([1.0, 2.0],)), (c.two_barriers, ([1.0, 2.0, 3.0], 1.0))):
@@ -137,7 +137,7 @@ def test_messages_are_what_the_explanation_said(silos, context):
 
 def test_without_clients_the_broker_is_not_touched():
     with fedbroker.create_sync_execution_context("amqp://127.0.0.1:1/", cohort="nobody", min_silos=1) as context:
-        assert context.invoke(c.server_only, packed(c.server_only, (3.0,))) == (1.5, 3.0)
+        assert context.invoke(c.server_only, pack_arguments(c.server_only, (3.0,))) == (1.5, 3.0)
 
 
 def test_sync_inside_a_running_loop(run):
@@ -150,7 +150,7 @@ def test_sync_inside_a_running_loop(run):
 def test_many_at_once_on_an_async_context(silos):
     async def scenario():
         async with fedbroker.create_async_execution_context(silos.url, cohort=silos.cohort, min_silos=2) as context:
-            calls = [context.invoke(c.total, packed(c.total, ([float(n), 1.0],))) for n in range(12)]
+            calls = [context.invoke(c.total, pack_arguments(c.total, ([float(n), 1.0],))) for n in range(12)]
             return await asyncio.gather(*calls)
 
     assert asyncio.run(scenario()) == [n + 1.0 for n in range(12)]
@@ -197,14 +197,17 @@ def test_too_few_silos_says_who_is_there(silos):
         silos.url, cohort=silos.cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=1.5)
     ) as context:
         with pytest.raises(CohortTimeout, match="there: ewr, jfk") as caught:
-            context.invoke(c.total, packed(c.total, ([1.0],)))
+            context.invoke(c.total, pack_arguments(c.total, ([1.0],)))
         assert caught.value.present == ("ewr", "jfk")
 
 
 def test_no_more_than_max_silos(silos):
     with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, max_silos=1, min_silos=1) as context:
-        until(
-            lambda: context.invoke(count_and_sum, packed(count_and_sum, (fedbroker.data("delays"),)))[0] == ROWS["ewr"]
+        wait_until(
+            lambda: (
+                context.invoke(count_and_sum, pack_arguments(count_and_sum, (fedbroker.data("delays"),)))[0]
+                == ROWS["ewr"]
+            )
         )
 
 
@@ -225,9 +228,9 @@ def test_data_that_does_not_fit_is_refused_before_any_work_is_sent(silos, contex
         return tff.federated_sum(tff.federated_map(one, values))
 
     async def scenario():
-        async with counted(silos.url, "fedbroker.work") as messages:
+        async with message_counter(silos.url, "fedbroker.work") as messages:
             with pytest.raises(DataError, match="silo 'ewr' failed") as caught:
-                await asyncio.to_thread(context.invoke, count, packed(count, (handle,)))
+                await asyncio.to_thread(context.invoke, count, pack_arguments(count, (handle,)))
             assert message in str(caught.value)
             return await messages()
 

@@ -8,8 +8,8 @@ import tensorflow_federated as tff
 
 import fedbroker
 from tests.support.computations import COLUMN, add
+from tests.support.local_tff import pack_arguments
 from tests.support.prometheus import sample
-from tests.support.tff import packed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -31,7 +31,7 @@ def test_a_sparse_model_goes_out_smaller_where_a_program_says_so(silos, compress
         min_silos=2,
         options=fedbroker.Options(compression=compression, metrics="127.0.0.1:0"),
     ) as context:
-        assert context.invoke(there_and_back, packed(there_and_back, (column,))) == 2 * column.sum()
+        assert context.invoke(there_and_back, pack_arguments(there_and_back, (column,))) == 2 * column.sum()
         sent = sample(
             context.metrics_url, "fedbroker_broker_bytes_total", cohort=silos.cohort, lane="bulk", direction="out"
         )

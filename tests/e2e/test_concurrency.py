@@ -21,9 +21,9 @@ import fedbroker
 from fedbroker.context.contexts import AsyncBrokerContext
 from fedbroker.errors import SiloError
 from tests.support import computations as c
-from tests.support.ends import until
-from tests.support.tff import packed
-from tests.support.worker import settings
+from tests.support.local_tff import pack_arguments
+from tests.support.transports import eventually
+from tests.support.worker import load_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -48,7 +48,7 @@ class Cohort:
         self.context = context
 
     async def run(self, comp, *args):
-        return await self.context.invoke(comp, packed(comp, args))
+        return await self.context.invoke(comp, pack_arguments(comp, args))
 
     def held(self) -> dict[str, int]:
         """What is alive on both sides; everything is zero when nothing is under way."""
@@ -63,7 +63,7 @@ class Cohort:
         }
 
     async def idle(self) -> None:
-        await until(lambda: set(self.held().values()) == {0}, 60)
+        await eventually(lambda: set(self.held().values()) == {0}, 60)
 
     def runtime_memory(self) -> int:
         """Bytes resident in the silos' C++ runtimes."""
@@ -82,7 +82,7 @@ async def opened(url: str, name: str, directory) -> AsyncIterator[Cohort]:
         services = []
         for silo in SILOS:
             (directory / silo).mkdir()
-            service = SiloService(settings(directory / silo, url, name, name=silo))
+            service = SiloService(load_settings(directory / silo, url, name, name=silo))
             services.append(await stack.enter_async_context(service))
         context = fedbroker.create_async_execution_context(url, cohort=name, min_silos=len(SILOS))
         yield Cohort(services, await stack.enter_async_context(context))
@@ -106,8 +106,8 @@ async def test_fifty_at_once_have_a_session_each(broker, cohort, tmp_path, caplo
 async def test_invocations_overlap_and_cancelling_one_frees_its_silos_only(broker, cohort, tmp_path):
     async with opened(broker.url, cohort, tmp_path) as silos:
         assert await silos.run(c.total, [1.0, 2.0]) == 3.0
-        stuck = asyncio.create_task(silos.run(c.never_done, [1.0, 2.0]))
-        await until(lambda: silos.held()["sessions"] == len(SILOS))
+        stuck = asyncio.create_task(silos.run(c.endless_sum, [1.0, 2.0]))
+        await eventually(lambda: silos.held()["sessions"] == len(SILOS))
         # Another computation runs to its end on the silos that are busy with the first.
         assert (await silos.run(c.two_barriers, [1.0, 2.0, 3.0], 1.0))[0] == 1.0
         assert not stuck.done()
@@ -129,10 +129,10 @@ async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path
         for _ in range(3):  # memory settles
             await silos.run(large, [value, value], value)
         await silos.idle()
-        await until(lambda: _emptied(broker, cohort), 60)  # the broker counts every few seconds
+        await eventually(lambda: _emptied(broker, cohort), 60)  # the broker counts every few seconds
         queues, memory = await _queues(broker, cohort), silos.runtime_memory()
         for n in range(12):
-            ended = asyncio.create_task(silos.run(c.never_done, [1.0, 2.0])) if n == 5 else None
+            ended = asyncio.create_task(silos.run(c.endless_sum, [1.0, 2.0])) if n == 5 else None
             calls = [silos.run(large, [value * n, value], value), silos.run(checked, [1.0, -1.0])]
             done, failed = await asyncio.gather(*calls, return_exceptions=True)
             assert float(done[0]) == 2 * (n + 3) + (n + 3) / 2 * 2 - (n + 3)
@@ -143,7 +143,7 @@ async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path
         await silos.idle()
         # 12 rounds kept 4 values of 2 MiB at each silo between their stages: 192 MiB had they stayed.
         assert silos.runtime_memory() - memory < 64 << 20
-        await until(lambda: _emptied(broker, cohort), 60)
+        await eventually(lambda: _emptied(broker, cohort), 60)
         assert (await _queues(broker, cohort)).keys() == queues.keys()
 
 

@@ -22,8 +22,8 @@ import yaml
 from fedbroker.broker import PrivateBroker
 from fedbroker.broker.setup import free_ports
 from tests.support.certificates import self_signed
-from tests.support.ends import admin
-from tests.support.wait import until
+from tests.support.transports import queue_admin
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -136,7 +136,7 @@ def test_the_cohort_computes(composed, secrets, tmp_path):
             stack.callback(process.wait, 15)
             stack.callback(process.terminate)
         for silo in silos:
-            until(silo.healthy, 30, silo.name)
+            wait_until(silo.healthy, 30, silo.name)
         assert program.wait(120) == 0, coordinator.log.read_text()
     said = [line for line in coordinator.log.read_text().splitlines() if line.startswith("mean delay: ")]
     assert said == [f"mean delay: {mean():.2f} minutes"]
@@ -157,15 +157,15 @@ def mean() -> float:
 async def test_silos_elsewhere_come_by_tls(composed, secrets, tls_port):
     plain = (secrets / "jfk").read_text().strip()
     elsewhere = plain.replace("amqp:", "amqps:").replace(str(composed.port), str(tls_port))
-    async with admin(f"{elsewhere}?cafile={secrets / 'ca.pem'}") as jfk:
+    async with queue_admin(f"{elsewhere}?cafile={secrets / 'ca.pem'}") as jfk:
         await jfk.publish("fedbroker.lobby", "airports.jfk", b"")
     with pytest.raises(aiormq.exceptions.AMQPConnectionError, match="certificate"):
-        async with admin(elsewhere):
+        async with queue_admin(elsewhere):
             pass
 
 
 async def test_a_silo_speaks_for_itself_alone(composed, secrets):
-    async with admin((secrets / "ewr").read_text().strip()) as ewr:
+    async with queue_admin((secrets / "ewr").read_text().strip()) as ewr:
         await ewr.declare("fedbroker.mailbox.airports.ewr", exclusive=True)
         with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
             await ewr.declare("somebody.elses")

@@ -17,10 +17,10 @@ import pytest
 import fedbroker
 from fedbroker.testing import local_cohort
 from tests.support.computations import total
+from tests.support.local_tff import pack_arguments
 from tests.support.pages import blocks
-from tests.support.programs import beside
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.program_process import start_program
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -42,7 +42,7 @@ def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
     (tmp_path / "program.py").write_text(program)
     everyone = dict.fromkeys(("ewr", "jfk", "lga"), sources)
     with (
-        beside(tmp_path / "program.py") as running,
+        start_program(tmp_path / "program.py") as running,
         local_cohort(everyone, cohort=cohort, broker=broker.url, directory=tmp_path),
     ):
         assert running.output(90) == "15.0\n"
@@ -54,7 +54,7 @@ def test_the_first_page_shows_the_readmes_program_and_its_plan(tmp_path):
     assert [program] == blocks("README.md", "python")
     code = program.partition("fedbroker.set_sync_execution_context")[0] + "print(fedbroker.explain(mean_delay))\n"
     (tmp_path / "program.py").write_text(code)
-    with beside(tmp_path / "program.py") as running:
+    with start_program(tmp_path / "program.py") as running:
         printed = running.output(90)
     (expected,) = blocks("docs/index.md", "text")
     assert same_plan(expected) == same_plan(printed)
@@ -83,7 +83,7 @@ def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
     assert "dep_delay" in run(check, work)
     process = subprocess.Popen([*start.split(), "--ready-file", "ready"], cwd=work, stderr=subprocess.DEVNULL)
     try:
-        until((work / "ready").exists, 20)
+        wait_until((work / "ready").exists, 20)
         process.terminate()
         assert process.wait(15) == 0
     finally:
@@ -97,7 +97,7 @@ def test_the_cohort_pages_programs_run(silos, capsys):
     for block in (forming, stragglers):
         exec(block, there)
         with there["context"] as context:
-            assert context.invoke(total, packed(total, ([1.0, 2.0],))) == 3.0
+            assert context.invoke(total, pack_arguments(total, ([1.0, 2.0],))) == 3.0
     exec(f"async def program():\n{textwrap.indent(alone, '    ')}", there)
     asyncio.run(there["program"]())
     assert capsys.readouterr().out.strip() == "['ewr', 'jfk']"

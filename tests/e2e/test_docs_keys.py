@@ -13,7 +13,7 @@ import pytest
 import fedbroker
 from fedbroker.deadline import Deadline
 from fedbroker.testing import SiloProcess
-from tests.support.computations import ask
+from tests.support.computations import sum_numbers
 from tests.support.pages import blocks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -72,7 +72,7 @@ def test_the_page_from_keys_to_a_result(broker, cohort, tmp_path):
         names = {"fedbroker": fedbroker, "url": broker.url, "keys": tmp_path / "coordinator" / "keys.toml"}
         exec(code, names)
         with names["context"] as context:
-            assert ask(context) == 2.0
+            assert sum_numbers(context) == 2.0
             assert context.last_session.forged == ()
     finally:
         for silo in silos:

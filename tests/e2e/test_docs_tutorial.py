@@ -16,9 +16,9 @@ import pytest
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.broker.setup import free_ports
+from tests.support.broker_tools import write_rabbitmqctl
 from tests.support.pages import ROOT, Block, story
 from tests.support.shell import Shell
-from tests.support.tools import tools_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -115,7 +115,7 @@ def test_the_tutorial(shells, tmp_path):
     certificate, tls, restart, users = page.pop("On the hub")
     follow(hub, [certificate, tls, restart], here)
     with PrivateBroker(extra_conf=settings(etc / "rabbitmq.conf", port)) as node:
-        tools_of(node, tmp_path / "bin")
+        write_rabbitmqctl(node, tmp_path / "bin")
         follow(hub, [users], here)
         kennedy = shells(tmp_path / "kennedy", tmp_path / "kennedy")
         for file in ("hub/hub/server.pem", "hub/hub/jfk.password", "hub/airports/jfk/flights.csv"):

@@ -24,9 +24,9 @@ from fedbroker.errors import (
     SiloError,
 )
 from fedbroker.testing import local_cohort
-from tests.support.computations import ask
-from tests.support.settings import grouped
-from tests.support.wait import until
+from tests.support.computations import sum_numbers
+from tests.support.context_settings import context_settings
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -38,7 +38,7 @@ def cohort_and_context(broker, cohort, **options):
     with (
         local_cohort(2, sources=NUMBERS, cohort=cohort, broker=broker.url) as silos,
         fedbroker.create_sync_execution_context(
-            broker.url, cohort=cohort, min_silos=2, **grouped(**options)
+            broker.url, cohort=cohort, min_silos=2, **context_settings(**options)
         ) as context,
     ):
         yield silos, context
@@ -46,66 +46,66 @@ def cohort_and_context(broker, cohort, **options):
 
 def test_a_stopped_silo_is_named_when_the_brokers_time_is_up_and_the_next_invocation_works(broker, cohort):
     with cohort_and_context(broker, cohort, stage=4.0) as (silos, context):
-        assert ask(context) == 90.0
+        assert sum_numbers(context) == 90.0
         stopped = silos.silos["silo-1"]
         os.kill(stopped.pid, signal.SIGSTOP)
         try:
             start = time.monotonic()
             with pytest.raises(DeadlineExceeded) as caught:
-                ask(context)
+                sum_numbers(context)
             assert 3.5 < time.monotonic() - start < 6.0
         finally:
             os.kill(stopped.pid, signal.SIGCONT)
         assert caught.value.silos == ("silo-1",)
         assert caught.value.stage == 0
-        assert until(lambda: _succeeds(context), 20)
+        assert wait_until(lambda: _succeeds(context), 20)
 
 
 def test_a_killed_silo_is_missed_and_comes_back(broker, cohort):
     with cohort_and_context(broker, cohort, join=3.0, stage=3.0) as (silos, context):
-        assert ask(context) == 90.0
+        assert sum_numbers(context) == 90.0
         silos.silos["silo-1"].kill()
         with pytest.raises((DeadlineExceeded, CohortTimeout)):
-            ask(context)
+            sum_numbers(context)
         with pytest.raises(CohortTimeout, match="missing since: silo-1"):
             # Two heartbeats of one second later nobody counts on it any more.
-            until(lambda: _gone(context), 20)
+            wait_until(lambda: _gone(context), 20)
         silos.silos["silo-1"].start()
-        assert until(lambda: _succeeds(context), 20)
+        assert wait_until(lambda: _succeeds(context), 20)
 
 
 def _succeeds(context):
     with contextlib.suppress(DeadlineExceeded, CohortTimeout):
-        return ask(context) == 90.0
+        return sum_numbers(context) == 90.0
     return False
 
 
 def _gone(context):
     with contextlib.suppress(DeadlineExceeded):
-        return ask(context)
+        return sum_numbers(context)
     return False
 
 
 def test_a_silo_told_to_stop_leaves_the_cohort_at_once(broker, cohort):
     with cohort_and_context(broker, cohort, join=0.5) as (silos, context):
-        assert ask(context) == 90.0
+        assert sum_numbers(context) == 90.0
         assert silos.silos["silo-1"].stop() == 0
         with pytest.raises(CohortTimeout, match="missing since: silo-1"):
-            ask(context)
+            sum_numbers(context)
 
 
 def test_a_killed_runtime_is_started_anew(broker, cohort):
     with cohort_and_context(broker, cohort) as (silos, context):
-        assert ask(context) == 90.0
+        assert sum_numbers(context) == 90.0
         for process in psutil.Process(silos.silos["silo-0"].pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        assert until(lambda: _tolerant(context), 20) == 90.0
+        assert wait_until(lambda: _tolerant(context), 20) == 90.0
 
 
 def _tolerant(context):
     with contextlib.suppress(SiloError):
-        return ask(context)
+        return sum_numbers(context)
     return False
 
 
@@ -118,14 +118,14 @@ def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_p
         local_cohort(sources, cohort=cohort, broker=broker.url, directory=tmp_path),
         fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=1) as context,
     ):
-        assert ask(context) == 4.0
+        assert sum_numbers(context) == 4.0
         data.write_text("x\nnonsense\n")
         with pytest.raises(SiloError) as caught:
-            ask(context)
+            sum_numbers(context)
         assert caught.value.silo == "silo-0"
         assert "\n" not in str(caught.value)
         data.write_text("x\n3.5\n")
-        assert ask(context) == 3.5
+        assert sum_numbers(context) == 3.5
 
 
 def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
@@ -133,18 +133,18 @@ def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
     with (
         PrivateBroker(directory=tmp_path / "node") as node,
         local_cohort(2, sources=NUMBERS, cohort="phoenix", broker=node.url),
-        fedbroker.create_sync_execution_context(node.url, cohort="phoenix", **grouped(**patient)) as context,
+        fedbroker.create_sync_execution_context(node.url, cohort="phoenix", **context_settings(**patient)) as context,
     ):
-        assert ask(context) == 90.0
+        assert sum_numbers(context) == 90.0
         node.kill()
         node.start()
         # A silo that is back later than the coordinator has no queue yet: said at once, as what may be tried again.
-        assert until(lambda: _asked_again(context), 40) == 90.0
+        assert wait_until(lambda: _asked_again(context), 40) == 90.0
 
 
 def _asked_again(context):
     try:
-        return ask(context)
+        return sum_numbers(context)
     except FedbrokerError as error:
         if not error.retryable:
             raise
@@ -155,7 +155,7 @@ def invoke_in_a_new_context(url):
     with fedbroker.create_sync_execution_context(
         url, cohort="nobody", min_silos=1, timeouts=fedbroker.Timeouts(join=5.0)
     ) as context:
-        ask(context)
+        sum_numbers(context)
 
 
 def test_wrong_password_vhost_and_address(broker):
@@ -176,7 +176,7 @@ def test_nothing_is_left_at_the_broker_when_a_context_closes(tmp_path):
             local_cohort(1, sources=NUMBERS, cohort="tidy", broker=node.url),
             fedbroker.create_sync_execution_context(node.url, cohort="tidy", min_silos=1) as context,
         ):
-            assert ask(context) == 45.0
+            assert sum_numbers(context) == 45.0
         names = _queues(node)
         assert sorted(names) == ["fedbroker.dead.tidy", "fedbroker.lobby.tidy", "fedbroker.work.tidy.silo-0"]
 

@@ -9,7 +9,7 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.errors import FedbrokerError
 from tests.support.computations import COLUMN, add
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -29,7 +29,7 @@ def test_a_blob_beyond_the_limit_is_refused_by_name_and_the_next_one_goes(silos)
     ) as context:
 
         def ask(size):
-            return context.invoke(there_and_back, packed(there_and_back, (np.ones(size // 4, np.float32),)))
+            return context.invoke(there_and_back, pack_arguments(there_and_back, (np.ones(size // 4, np.float32),)))
 
         assert ask(BYTES) == 2 * BYTES / 4
         with pytest.raises(FedbrokerError, match=rf"exceeds the limit of {BYTES + 100}") as caught:

@@ -22,11 +22,11 @@ import fedbroker
 from fedbroker.broker import PrivateBroker
 from fedbroker.broker.setup import free_ports
 from fedbroker.testing import SiloProcess, local_cohort
-from tests.support.computations import ask, positive
+from tests.support.computations import positive, sum_numbers
+from tests.support.local_tff import pack_arguments
 from tests.support.pages import blocks
-from tests.support.prometheus import Prometheus, prometheus, scraped
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.prometheus import Prometheus, prometheus, scrape
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -111,16 +111,16 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 def run(context: fedbroker.SyncBrokerContext, one: SiloProcess, watching: Prometheus) -> None:
     """Four sessions, one of which fails; a silo is killed after the first."""
-    assert ask(context) == 3 * 4950
-    until(lambda: watching.value('fedbroker_sessions_total{outcome="ok"}') == 1, 20, "a first scrape")
-    until(lambda: watching.value('count(up{job="silo"} == 1)') == 3, 20, "all silos are scraped")
+    assert sum_numbers(context) == 3 * 4950
+    wait_until(lambda: watching.value('fedbroker_sessions_total{outcome="ok"}') == 1, 20, "a first scrape")
+    wait_until(lambda: watching.value('count(up{job="silo"} == 1)') == 3, 20, "all silos are scraped")
     one.kill()
-    assert ask(context) == 2 * 4950
-    until(lambda: watching.value('fedbroker_silo_up{silo="lga"} == bool 0') == 1, 20, "a silo is missed")
+    assert sum_numbers(context) == 2 * 4950
+    wait_until(lambda: watching.value('fedbroker_silo_up{silo="lga"} == bool 0') == 1, 20, "a silo is missed")
     with pytest.raises(fedbroker.FedbrokerError, match="INTERNAL: Assert failed"):
-        context.invoke(positives, packed(positives, ([1.0, -1.0],)))
-    assert ask(context) == 2 * 4950
-    until(lambda: watching.value('fedbroker_sessions_total{outcome="ok"}') == 3, 20, "the last scrape")
+        context.invoke(positives, pack_arguments(positives, ([1.0, -1.0],)))
+    assert sum_numbers(context) == 2 * 4950
+    wait_until(lambda: watching.value('fedbroker_sessions_total{outcome="ok"}') == 3, 20, "the last scrape")
 
 
 def expressions(panel: dict[str, object]) -> list[str]:
@@ -143,7 +143,7 @@ def test_each_panels_queries_return_data(watched, panel):
             values = [float(one["value"][1]) for one in watched.prometheus.query(expression)]
             return bool(values) and not all(map(math.isnan, values))
 
-        until(data, 15, expression)
+        wait_until(data, 15, expression)
 
 
 def test_the_dashboards_variables_have_the_values_that_there_are(watched):
@@ -163,7 +163,7 @@ def test_what_is_scraped_is_what_happened(watched):
     assert value('fedbroker_silo_drops_total{silo="lga"}') >= 1
     assert value('sum(fedbroker_stragglers_total{reason=~"expired|late|unreachable|timed out"})') >= 1
     assert value('fedbroker_silo_answers_total{silo="jfk"}') == 3
-    until(lambda: value('fedbroker_work_items_total{silo="jfk", outcome="done"}') == 3)
+    wait_until(lambda: value('fedbroker_work_items_total{silo="jfk", outcome="done"}') == 3)
     assert value('fedbroker_work_items_total{silo="jfk", outcome="computation"}') == 1
     assert value('sum(fedbroker_broker_up{job="coordinator"})') == 2
     assert watched.prometheus.up()["rabbitmq-queues"] == watched.prometheus.up()["rabbitmq"]
@@ -172,7 +172,7 @@ def test_what_is_scraped_is_what_happened(watched):
 def test_each_rule_runs_and_finds_the_metrics_that_it_names(watched):
     groups = watched.prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    until(
+    wait_until(
         lambda: all(
             rule["health"] != "unknown"
             for group in watched.prometheus.get("rules")["groups"]
@@ -184,7 +184,7 @@ def test_each_rule_runs_and_finds_the_metrics_that_it_names(watched):
     for rule in rules:
         assert rule["health"] in ("ok", "unknown"), rule
         for name in set(re.findall(r"\b(?:fedbroker|rabbitmq)_\w+", rule["query"])):
-            until(lambda name=name: watched.prometheus.query(name), 15, name)
+            wait_until(lambda name=name: watched.prometheus.query(name), 15, name)
 
 
 def test_the_page_lists_each_metric_with_its_type_and_labels(watched):
@@ -200,7 +200,7 @@ def test_the_page_lists_each_metric_with_its_type_and_labels(watched):
 def served(url: str, anyway: set[str]) -> dict[str, tuple[str, frozenset[str]]]:
     """Type and labels of each metric of ours, without the labels that all have anyway."""
     found = {}
-    for family in scraped(url).values():
+    for family in scrape(url).values():
         if family.name.startswith("fedbroker_"):
             labels = {label for one in family.samples for label in one.labels} - anyway - {"le"}
             name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -13,9 +13,9 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.errors import FedbrokerError, PolicyRefusal
 from fedbroker.testing import local_cohort
-from tests.support.computations import COLUMN, ask
-from tests.support.settings import grouped
-from tests.support.tff import packed
+from tests.support.computations import COLUMN, sum_numbers
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -38,13 +38,15 @@ def cohort_of(broker, name, policy, **options):
     """A silo with that policy, and a context over it."""
     with (
         local_cohort(1, sources=SOURCES, cohort=name, broker=broker.url, policy=policy) as silos,
-        fedbroker.create_sync_execution_context(broker.url, cohort=name, min_silos=1, **grouped(**options)) as context,
+        fedbroker.create_sync_execution_context(
+            broker.url, cohort=name, min_silos=1, **context_settings(**options)
+        ) as context,
     ):
         yield silos, context
 
 
 def run(context, comp, *args):
-    return context.invoke(comp, packed(comp, args))
+    return context.invoke(comp, pack_arguments(comp, args))
 
 
 def total_with(function):
@@ -86,7 +88,7 @@ def refusal(context, comp, *args):
     assert error.session
     assert "\n" not in str(error)
     assert f"silo 'silo-0' refused client stage 0 by its policy ({error.rule})" in str(error)
-    assert ask(context) == 45.0  # nothing else of the silo is harmed
+    assert sum_numbers(context) == 45.0  # nothing else of the silo is harmed
     return error
 
 

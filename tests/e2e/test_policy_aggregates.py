@@ -10,7 +10,7 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.errors import PolicyRefusal
 from fedbroker.testing import local_cohort
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -43,7 +43,7 @@ def run(silos):
     with fedbroker.create_sync_execution_context(
         silos.url, cohort=silos.cohort, min_silos=2, options=fedbroker.Options(secure_sum="plaintext")
     ) as context:
-        yield lambda comp, *args: context.invoke(comp, packed(comp, args))
+        yield lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
 
 def test_sums_means_and_extremes(run):

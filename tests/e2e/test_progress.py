@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedbroker.testing import local_cohort
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -45,7 +45,9 @@ class Terminal:
         return self._bytes.decode(errors="replace")
 
     def until(self, *words):
-        until(lambda: all(word in self.read() for word in words), 30, f"{words} on the terminal: {self.read()[-2000:]}")
+        wait_until(
+            lambda: all(word in self.read() for word in words), 30, f"{words} on the terminal: {self.read()[-2000:]}"
+        )
 
     def key(self):
         self.process.stdin.write("\n")
@@ -140,7 +142,7 @@ def in_a_pipe(pipe):
         return said
 
     # The first of those for whom standard error was full got stuck there, the others come once it is another one.
-    until(lambda: read().count("fedbroker: stuffed: done in ") == 2, 10, "what was late is said")
+    wait_until(lambda: read().count("fedbroker: stuffed: done in ") == 2, 10, "what was late is said")
     said = re.sub("fedbroker: stuffed: .*", "", said)
     lines = [line for line in said.splitlines() if "fedbroker: " in line]
     patterns = [

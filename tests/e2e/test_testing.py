@@ -12,7 +12,7 @@ import pytest
 
 from fedbroker.errors import CohortError
 from fedbroker.testing import local_cohort
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -47,7 +47,7 @@ def test_three_silos_and_a_broker_within_15_seconds():
         below = [one for silo in silos for one in silo.children(recursive=True)]
         assert len(below) >= 3  # each has its C++ runtime
     assert seconds < 15, f"{seconds:.1f} s"
-    until(lambda: gone([*silos, *below]), 15)
+    wait_until(lambda: gone([*silos, *below]), 15)
 
 
 def test_nothing_outlives_a_killed_program():
@@ -61,7 +61,7 @@ def test_nothing_outlives_a_killed_program():
         program.send_signal(signal.SIGKILL)
         program.wait()
         program.stdout.close()
-    until(lambda: gone(family), 30)
+    wait_until(lambda: gone(family), 30)
 
 
 def test_a_silo_that_cannot_start_says_why(broker, cohort):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedbroker.testing import local_cohort
-from tests.support.collector import collecting
-from tests.support.programs import beside
-from tests.support.wait import until
+from tests.support.program_process import start_program
+from tests.support.trace_collector import trace_collector
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -50,17 +50,17 @@ def collector(broker, tmp_path_factory):
     """All spans of a program with two invocations on two silos."""
     program = tmp_path_factory.mktemp("traces") / "program.py"
     program.write_text(PROGRAM)
-    with collecting() as collector, pytest.MonkeyPatch.context() as patch:
+    with trace_collector() as collector, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'workers'}")
         with (
-            beside(program, broker.url, "traces") as running,
+            start_program(program, broker.url, "traces") as running,
             local_cohort({name: {} for name in SILOS}, cohort="traces", broker=broker.url),
         ):
             assert running.output(120) == "0.0\nFB4001\n"
             assert "Traceback" not in running.complaints
         # The silos have left, and handed over what they had.
-        until(lambda: len(collector.named("work")) >= 6, 10)
+        wait_until(lambda: len(collector.named("work")) >= 6, 10)
         yield collector
 
 

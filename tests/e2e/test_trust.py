@@ -21,11 +21,11 @@ from fedbroker.errors import CohortTimeout, FedbrokerError
 from fedbroker.testing import local_cohort
 from fedbroker.transport.blobs.encryption import content_key
 from fedbroker.trust import Identity
-from tests.support.computations import ask
-from tests.support.operator import Operator, Passing, operator
-from tests.support.settings import grouped
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.broker_operator import BrokerOperator, InterceptedMessage, broker_operator
+from tests.support.computations import sum_numbers
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -48,11 +48,11 @@ class Between:
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._url, self._cohort = url, cohort
-        self.operator: Operator
+        self.operator: BrokerOperator
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
 
     async def _run(self) -> None:
-        async with operator(self._url) as self.operator:
+        async with broker_operator(self._url) as self.operator:
             self._ready.set()
             await self._stop.wait()
 
@@ -69,7 +69,7 @@ class Between:
     def intercept(self, queue: str, exchange: str, key: str) -> None:
         self._do(self.operator.intercept(queue, exchange, key))
 
-    def send(self, passing: Passing) -> None:
+    def send(self, passing: InterceptedMessage) -> None:
         self._do(self.operator.send(passing))
 
     def _do(self, step: Coroutine[None, None, None]) -> None:
@@ -82,11 +82,11 @@ def scene(broker, cohort, security, **options) -> Iterator[tuple]:
     with (
         local_cohort(SOURCES, cohort=cohort, broker=broker.url, security=security) as silos,
         fedbroker.create_sync_execution_context(
-            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, **grouped(**options)
+            broker.url, cohort=cohort, keys=silos.keys, min_silos=3, **context_settings(**options)
         ) as context,
         Between(broker.url, cohort) as between,
     ):
-        assert ask(context) == 111.0
+        assert sum_numbers(context) == 111.0
         key = context._coordinator._cohort._end.key
         between.intercept(f"fedbroker.callback.{key}", "fedbroker.reply", f"{key}.#")
         between.intercept(f"fedbroker.results.{key}", "fedbroker.results", f"{key}.*")
@@ -94,13 +94,13 @@ def scene(broker, cohort, security, **options) -> Iterator[tuple]:
 
 
 def large(context) -> np.ndarray:
-    return context.invoke(SUMMED, packed(SUMMED, (MODEL_VALUE, [1.0, 2.0, 3.0])))
+    return context.invoke(SUMMED, pack_arguments(SUMMED, (MODEL_VALUE, [1.0, 2.0, 3.0])))
 
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
 def test_computations_are_what_they_are_without(broker, cohort, security):
     with scene(broker, cohort, security) as (context, between):
-        assert ask(context) == 111.0
+        assert sum_numbers(context) == 111.0
         for _ in range(2):  # the second time, silos have what they need
             np.testing.assert_array_equal(large(context), 6 * MODEL_VALUE)
             assert context.last_session.forged == ()
@@ -134,24 +134,24 @@ def test_an_edited_answer_is_a_straggler_s_and_is_named(broker, cohort, security
             return [one.with_body(one.body[:-70] + bytes([one.body[-70] ^ 1]) + one.body[-69:])]
 
         between.change = edit
-        assert ask(context) == 101.0
+        assert sum_numbers(context) == 101.0
         ((silo, why),) = context.last_session.forged
         assert silo == "ewr"
         assert "signature" in why
         between.change = lambda one: [one]
-        until(lambda: ask(context) == 111.0, 30)
+        wait_until(lambda: sum_numbers(context) == 111.0, 30)
 
 
 def test_answers_of_another_session_are_refused(broker, cohort):
     with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage=4.0) as (context, between):
-        assert ask(context) == 111.0
+        assert sum_numbers(context) == 111.0
         (old,) = [one for one in between.seen if one.key.endswith(".ewr")]
 
         def swap(one):
             return [one.with_body(old.body)] if one.key.endswith(".ewr") else [one]
 
         between.change = swap
-        assert ask(context) == 101.0
+        assert sum_numbers(context) == 101.0
         assert {silo for silo, _ in context.last_session.forged} == {"ewr"}
 
 
@@ -170,7 +170,7 @@ def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tm
         Between(broker.url, cohort) as between,
     ):
         between.intercept(queue, "fedbroker.work", f"{cohort}.ewr.*")
-        assert ask(context) == 111.0
+        assert sum_numbers(context) == 111.0
         (done,) = between.operator.seen
         between.operator.change = lambda _: []  # a silo that starts binds its queue again
         ewr = silos.silos["ewr"]
@@ -178,9 +178,9 @@ def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tm
         ewr.start()
         ewr.wait_ready(Deadline.after(30))
         between.send(replace(done, properties={**done.properties, "expiration": None}))
-        until(lambda: "message forged" in ewr.log.read_text(), 10)
+        wait_until(lambda: "message forged" in ewr.log.read_text(), 10)
         assert len((ewr.directory / "audit.log").read_text().splitlines()) == 2  # begun, and answered
-        until(lambda: ask(context) == 111.0, 30)
+        wait_until(lambda: sum_numbers(context) == 111.0, 30)
         ((silo, why),) = context.last_session.forged
         assert silo == "ewr"
         assert "came again" in why
@@ -194,7 +194,7 @@ def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
             ) as context,
             pytest.raises(CohortTimeout, match="0 of 3"),
         ):
-            ask(context)
+            sum_numbers(context)
         text = silos.keys.read_text()
         stranger = tmp_path / "keys.toml"
         other = fedbroker.trust.Identity.generate()
@@ -206,7 +206,7 @@ def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
             ) as context,
             pytest.raises(FedbrokerError) as caught,
         ):
-            ask(context)
+            sum_numbers(context)
         assert other.reveal()[20:] not in str(caught.value)
 
 
@@ -221,7 +221,7 @@ def test_no_secret_is_in_a_log_or_a_process_list(broker, cohort, tmp_path, monke
             broker.url, cohort=cohort, keys=silos.keys, min_silos=3, timeouts=fedbroker.Timeouts(stage=20)
         ) as context,
     ):
-        assert ask(context) == 111.0
+        assert sum_numbers(context) == 111.0
         session = context.last_session.session
         own = Identity.parse((tmp_path / "secret.key").read_text())
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]

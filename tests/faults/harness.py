@@ -17,10 +17,10 @@ from fedbroker.context.loop import LoopThread
 from fedbroker.deadline import Deadline
 from fedbroker.testing import SiloProcess
 from tests.faults.cells import Fault
-from tests.support.gated import gated_source, hold, reads, release
+from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
 from tests.support.proxy import Proxy
-from tests.support.wait import until
-from tests.support.worker import runtimes, write_settings
+from tests.support.wait import wait_until
+from tests.support.worker import child_runtimes, write_settings
 
 VALUES = {"bos": 1.0, "ewr": 10.0, "jfk": 100.0}
 VICTIM = "ewr"
@@ -59,19 +59,19 @@ class Silo:
 
     @property
     def reads(self) -> int:
-        return reads(self.directory)
+        return read_count(self.directory)
 
     def hold(self) -> None:
-        hold(self.directory)
+        block_reads(self.directory)
 
     def release(self) -> None:
-        release(self.directory)
+        unblock_reads(self.directory)
 
     def agent(self) -> psutil.Process:
         return psutil.Process(self.process.pid)
 
     def runtimes(self) -> list[psutil.Process]:
-        return runtimes(self.process.pid)
+        return child_runtimes(self.process.pid)
 
     def close(self) -> None:
         self.kill()
@@ -133,7 +133,7 @@ class Bench:
         self.flow()
         self.spare.kill()
         if self.leaving:
-            until(lambda: self.victim.process.ended, 40, "the silo has left")
+            wait_until(lambda: self.victim.process.ended, 40, "the silo has left")
             self.leaving = False
         for silo in self.silos.values():
             if silo.running and silo.process.ended:
@@ -248,4 +248,4 @@ def bench_in(directory: Path) -> Iterator[Bench]:
 
 def wait_for_new(present: Callable[[], dict[str, str]], old: str | None) -> None:
     """Until the coordinator knows just these three, and the victim by another incarnation than ``old``."""
-    until(lambda: present().keys() == VALUES.keys() and present()[VICTIM] != old, 30, "the victim is back")
+    wait_until(lambda: present().keys() == VALUES.keys() and present()[VICTIM] != old, 30, "the victim is back")

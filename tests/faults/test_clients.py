@@ -12,9 +12,9 @@ import fedbroker
 from fedbroker.errors import CohortTimeout, DeadlineExceeded
 from tests.faults.harness import COHORT, VICTIM
 from tests.support import computations as c
-from tests.support.settings import grouped
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -44,11 +44,13 @@ def of_cohort(mended):
     contexts = []
 
     def make(*, there=3, **options):
-        context = fedbroker.create_sync_execution_context(mended.broker.url, cohort=COHORT, **grouped(**options))
+        context = fedbroker.create_sync_execution_context(
+            mended.broker.url, cohort=COHORT, **context_settings(**options)
+        )
         contexts.append(context)
         context.invoke(count, None)
-        until(lambda: len(context._coordinator._cohort.silos) == there, 30, f"{there} silos are there")
-        return context, lambda comp, *arguments: context.invoke(comp, packed(comp, arguments))
+        wait_until(lambda: len(context._coordinator._cohort.silos) == there, 30, f"{there} silos are there")
+        return context, lambda comp, *arguments: context.invoke(comp, pack_arguments(comp, arguments))
 
     yield make
     for context in contexts:
@@ -99,12 +101,12 @@ def test_membership_and_number_of_clients_change_between_invocations(mended, of_
     assert ask(c.total, SIX[:2]) == 3.0
     assert ask(count) == 3
     assert mended.victim.process.stop() == 0
-    until(lambda: len(silos.silos) == 2, 10)
+    wait_until(lambda: len(silos.silos) == 2, 10)
     assert ask(count) == 2
     assert ask(c.total, SIX[:5]) == 133.0
     assert ask(c.total, []) == 0.0
     mended.spare.start()
-    until(lambda: len(silos.silos) == 3, 30)
+    wait_until(lambda: len(silos.silos) == 3, 30)
     assert ask(count) == 3
     assert context.last_session.participants == ("bos", "jfk", "lga")
 
@@ -116,7 +118,7 @@ def test_a_worker_restarted_in_mid_computation_with_no_aggregate_under_way(mende
     victim.hold()
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, each, fedbroker.data("numbers"))
-        until(lambda: victim.reads > before, 20, "the silo reads")
+        wait_until(lambda: victim.reads > before, 20, "the silo reads")
         mended.meddle("restarted")
         victim.release()
         assert [float(value) for value in asking.result(60)] == [1.0, 10.0, 100.0]

@@ -13,12 +13,12 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker.testing import local_cohort
-from tests.support.cluster import PrivateCluster, killed, whole
+from tests.support.cluster import PrivateCluster, is_complete, killed_node
 from tests.support.computations import COLUMN
-from tests.support.gated import gated_source, hold, reads, release
-from tests.support.managed import Admin, silo_process
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.gated_source import block_reads, gated_source, read_count, unblock_reads
+from tests.support.local_tff import pack_arguments
+from tests.support.management import Admin, silo_process
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -57,20 +57,20 @@ VICTIMS = pytest.mark.parametrize("victim", [0, *(pytest.param(node, marks=pytes
 def all_answer_without(cluster, victim, context, directories):
     """A node dies while all silos, in these directories, read their data; the session, and the next one, have them."""
     for directory in directories:
-        hold(directory)
-    arguments = packed(twice, (fedbroker.data("numbers"),))
+        block_reads(directory)
+    arguments = pack_arguments(twice, (fedbroker.data("numbers"),))
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(context.invoke, twice, arguments)
-        assert until(lambda: all(reads(directory) == 1 for directory in directories), 60)
-        with killed(cluster, cluster.nodes[victim]):
+        assert wait_until(lambda: all(read_count(directory) == 1 for directory in directories), 60)
+        with killed_node(cluster, cluster.nodes[victim]):
             for directory in directories:
-                release(directory)
+                unblock_reads(directory)
             total = asking.result(90)
             assert total.shape == (LARGE,)
             assert set(total) == {4 * 111.0}
             assert context.last_session.participants == tuple(VALUES)
             assert not context.last_session.dropped
-            assert all(reads(directory) == 1 for directory in directories)  # nobody computed twice
+            assert all(read_count(directory) == 1 for directory in directories)  # nobody computed twice
             again = context.invoke(twice, arguments)  # with two nodes left
             assert again[0] == 4 * 111.0
 
@@ -90,7 +90,7 @@ def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatc
             options=fedbroker.Options(retries=0),
         ) as context,
     ):
-        assert until(lambda: whole(cluster), 60)
+        assert wait_until(lambda: is_complete(cluster), 60)
         all_answer_without(cluster, victim, context, [silo.directory for silo in silos.silos.values()])
 
 
@@ -135,5 +135,5 @@ def test_enrolled_silos_outlive_any_node(cluster, cohort, enrolled, tmp_path, vi
                 options=fedbroker.Options(retries=0),
             )
         )
-        assert until(lambda: whole(cluster, cohort), 60)
+        assert wait_until(lambda: is_complete(cluster, cohort), 60)
         all_answer_without(cluster, victim, context, directories)

@@ -11,7 +11,7 @@ import pytest
 from fedbroker.errors import ConfigError
 from fedbroker.session.journal import Journal
 from tests.faults.harness import COHORT, VALUES
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -99,12 +99,12 @@ def test_a_killed_coordinator_goes_on_and_no_silo_computes_twice(bench, tmp_path
     journal = tmp_path / "journal"
     with held(bench.victim):
         first = Program(bench, tmp_path, journal)
-        until(
+        wait_until(
             lambda: reads() == ONCE and first.said("event silo answered"), 60, "two silos have answered, one computes"
         )
         first.kill()
         second = Program(bench, tmp_path, journal)
-        until(lambda: second.said("event session resumed"), 60, "the session was found")
+        wait_until(lambda: second.said("event session resumed"), 60, "the session was found")
     assert second.result() == ["result 111.0 111.0 bos ewr jfk"]
     assert reads() == ONCE
     assert sorted(path.name for path in journal.iterdir()) == ["key", "lock"]
@@ -114,7 +114,7 @@ def test_a_killed_coordinator_goes_on_and_no_silo_computes_twice(bench, tmp_path
 def test_a_coordinator_killed_in_the_second_stage_does_not_ask_for_the_first_again(bench, tmp_path, reads):
     journal = tmp_path / "journal"
     first = Program(bench, tmp_path, journal)
-    until(lambda: first.said("event stage started 1"), 60, "the second stage")
+    wait_until(lambda: first.said("event stage started 1"), 60, "the second stage")
     first.kill()
     if first.said("result"):
         pytest.fail("it was done before it could be killed")
@@ -126,7 +126,7 @@ def test_a_coordinator_killed_in_the_second_stage_does_not_ask_for_the_first_aga
 def test_without_a_journal_the_next_coordinator_works_at_once(bench, tmp_path, reads):
     with held(bench.victim):
         first = Program(bench, tmp_path, None)
-        until(lambda: reads() == ONCE, 60, "every silo has computed or does so")
+        wait_until(lambda: reads() == ONCE, 60, "every silo has computed or does so")
         first.kill()
         bench.victim.release()
         assert Program(bench, tmp_path, None).result() == ["result 111.0 111.0 bos ewr jfk"]

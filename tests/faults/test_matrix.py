@@ -16,10 +16,10 @@ from fedbroker.errors import CohortTimeout
 from tests.faults.cells import CELLS, IN_THE_CUT, MOMENTS, Cell
 from tests.faults.harness import COHORT, SPARE, SPARE_VALUE, VALUES, VICTIM, wait_for_new
 from tests.faults.page import PAGE, Outcomes
-from tests.support.ends import admin
-from tests.support.settings import grouped
-from tests.support.tff import packed
-from tests.support.wait import until
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
+from tests.support.transports import queue_admin
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -82,18 +82,20 @@ def test_a_fault_ends_as_it_should(cell: Cell, bench, model, outcomes):
         bench.broker.url,
         cohort=COHORT,
         on_event=moments.hear,
-        **grouped(**options, stage=cell.stage_timeout, join=2.0 if cell.fault == "leaving" else 30.0),
+        **context_settings(**options, stage=cell.stage_timeout, join=2.0 if cell.fault == "leaving" else 30.0),
     ) as context:
 
         def ask():
-            first, second, _ = context.invoke(two_stages, packed(two_stages, (fedbroker.data("numbers"), model)))
+            first, second, _ = context.invoke(
+                two_stages, pack_arguments(two_stages, (fedbroker.data("numbers"), model))
+            )
             return float(first), float(second)
 
         def present():
             return {silo.name: silo.incarnation for silo in context._coordinator._cohort.silos}
 
         context.invoke(nothing, None)  # connect; the roster is known
-        until(lambda: present().keys() == VALUES.keys(), 30, "three silos are there")
+        wait_until(lambda: present().keys() == VALUES.keys(), 30, "three silos are there")
         incarnation = present()[VICTIM]
         moments.arm()
         with ThreadPoolExecutor(1) as pool:
@@ -142,7 +144,7 @@ def check_report(cell, result, error, report):
 
 
 async def nothing_is_left(url, key):
-    async with asyncio.timeout(30), admin(url) as look:
+    async with asyncio.timeout(30), queue_admin(url) as look:
         for queue in (f"fedbroker.{kind}.{key}" for kind in ("callback", "results", "roster")):
             assert await look.depth(queue) is None, queue
         for silo in VALUES:
@@ -182,7 +184,7 @@ class Moments:
                 self._meddle()
                 self.bench.flow()
             case "computing":
-                until(lambda: self.bench.victim.reads > self.reads, 20, "the silo reads its data")
+                wait_until(lambda: self.bench.victim.reads > self.reads, 20, "the silo reads its data")
                 self._meddle()
                 self.bench.victim.release()
 

@@ -13,8 +13,8 @@ from fedbroker.session.ports import StageWork
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.wire import Limits
 from fedbroker.wire.messages import Compute
-from tests.support.ends import admin, silo_end, until
-from tests.support.taken import Taken
+from tests.support.recorded_outputs import RecordedOutputs
+from tests.support.transports import eventually, queue_admin, silo_transport
 
 LIMITS = Limits(max_strikes=20)
 
@@ -52,7 +52,11 @@ async def bad_answer(look, key, work):
 @pytest.mark.parametrize("flood", [flood_of_garbage, flood_of_answers, flood_of_chunks, bad_answer])
 async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroker, cohort: str, flood):
     ours = CoordinatorCohort(broker.url, cohort, limits=LIMITS)
-    async with ours, silo_end(broker.url, cohort, "ewr") as good, silo_end(broker.url, cohort, "mallory") as bad:
+    async with (
+        ours,
+        silo_transport(broker.url, cohort, "ewr") as good,
+        silo_transport(broker.url, cohort, "mallory") as bad,
+    ):
         asked: list = []
         release = asyncio.Event()
 
@@ -67,12 +71,12 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
         members = await ours.gather(2, 60.0)
         session = await ours.session(members, {"ewr": 1, "mallory": 1}, 30.0, policy=Policy("drop", 1))
         programs = dict.fromkeys(("ewr", "mallory"), (Compute(1),))
-        replies = Taken()
+        replies = RecordedOutputs()
         running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {}, replies)))
-        await until(lambda: bool(asked))
-        async with admin(broker.url) as look:
+        await eventually(lambda: bool(asked))
+        async with queue_admin(broker.url) as look:
             await flood(look, ours._end.key, asked[0])
-        await until(lambda: dict(session.recorder._silos).get("mallory") is not None)
+        await eventually(lambda: dict(session.recorder._silos).get("mallory") is not None)
         assert not running.done()
         release.set()
         await running
@@ -85,20 +89,20 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
 
 async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, cohort: str):
     ours = CoordinatorCohort(broker.url, cohort, limits=LIMITS)
-    async with ours, silo_end(broker.url, cohort, "mallory") as silo:
+    async with ours, silo_transport(broker.url, cohort, "mallory") as silo:
         members = await ours.gather(1, 60.0)
         session = await ours.session(members, {"mallory": 1}, 30.0)
         arrived = asyncio.Event()
 
         async def after_garbage(item):
-            async with admin(broker.url) as look:
+            async with queue_admin(broker.url) as look:
                 for _ in range(LIMITS.max_strikes):
                     await look.publish("fedbroker.reply", f"{ours._end.key}.{item.session}.0.mallory", b"garbage")
             await silo.send(item, [b"fine"], Deadline.after(10))
             arrived.set()
 
         silo.answer = after_garbage
-        replies = Taken()
+        replies = RecordedOutputs()
         await session.run_stage(StageWork(0, True, {"mallory": (Compute(1),)}, {}, replies))
         assert bytes(replies["mallory"][0]) == b"fine"
         await session.close()

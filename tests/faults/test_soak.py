@@ -12,7 +12,7 @@ import pytest
 import fedbroker
 from fedbroker.errors import FedbrokerError
 from tests.faults.harness import COHORT, VALUES
-from tests.support.computations import ask
+from tests.support.computations import sum_numbers
 
 pytestmark = [pytest.mark.e2e]
 
@@ -69,13 +69,13 @@ def test_nothing_is_lost_and_nothing_is_wrong(bench, request, capsys):
         timeouts=fedbroker.Timeouts(stage=4.0, join=30.0),
         options=fedbroker.Options(retries=5),
     ) as context:
-        ask(context)
+        sum_numbers(context)
         chaos.start()
         started = time.monotonic()
         try:
             for number in range(count):
                 try:
-                    result = ask(context)
+                    result = sum_numbers(context)
                 except FedbrokerError as error:
                     errors.append(str(error))
                 else:

@@ -42,7 +42,7 @@ from fedbroker.wire.messages import Chunk, Op, Value
 from tests.fuzz.executor import Memory
 from tests.fuzz.graphs import admits, edited
 from tests.fuzz.mutation import Mutation, blind, spelt, structured, worded
-from tests.support.wire import body
+from tests.support.message_bytes import message_body
 
 LIMITS = Limits(max_header=1 << 15, max_ops=2000, max_attachments=64)
 SMALL = Limits(max_blob=4096, min_chunk=8, max_pending_blobs=4, max_pending_bytes=8192, small_chunk=64, large_chunk=512)
@@ -102,13 +102,13 @@ def message(data: bytes) -> bool:
 
 def header(data: bytes) -> bool:
     """Decode a message's header, with valid length and checksum."""
-    return message(body(data))
+    return message(message_body(data))
 
 
 def strings(data: bytes) -> bool:
     """Decode a message with valid length and checksum; all of its strings must be printable."""
     try:
-        message = decode(body(data), LIMITS).message
+        message = decode(message_body(data), LIMITS).message
     except WireError as error:
         _one_line(error)
         return False

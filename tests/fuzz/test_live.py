@@ -37,9 +37,9 @@ from fedbroker.wire.messages import (
 from tests.fuzz.mutation import blind, mutated, structured
 from tests.fuzz.running import corpus
 from tests.support import computations as c
-from tests.support.ends import admin, until
-from tests.support.settings import grouped
-from tests.support.wire import body
+from tests.support.context_settings import context_settings
+from tests.support.message_bytes import message_body
+from tests.support.transports import eventually, queue_admin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -81,7 +81,7 @@ def garbage(cohort: str, key: str, seed: int) -> Iterator[bytes]:
         if rng.random() < 0.3:
             yield mutated(raw, rng, (blind,))
         else:
-            yield body(mutated(headers, rng, (blind, structured, structured)), rng.choice((b"", BLOB)))
+            yield message_body(mutated(headers, rng, (blind, structured, structured)), rng.choice((b"", BLOB)))
 
 
 async def flood(url: str, cohort: str, key: str) -> None:
@@ -100,9 +100,9 @@ async def flood(url: str, cohort: str, key: str) -> None:
         for number in range(MESSAGES):
             name, route = routes[number % len(routes)]
             await exchanges[name].publish(aio_pika.Message(next(bodies)), route)
-    async with admin(url) as look:  # the other queues are exclusive to their readers
+    async with queue_admin(url) as look:  # the other queues are exclusive to their readers
         for queue in (f"fedbroker.work.{cohort}.ewr", f"fedbroker.callback.{key}", f"fedbroker.results.{key}"):
-            await until(lambda queue=queue: look.holds(queue, 0), READ_SECONDS)
+            await eventually(lambda queue=queue: look.holds(queue, 0), READ_SECONDS)
 
 
 def resident(pid: int) -> float:
@@ -114,13 +114,13 @@ def test_thousands_of_messages_that_make_no_sense_change_nothing(broker, tmp_pat
     settings = {"cohort": cohort, "min_silos": 1, "eligible": lambda silo: silo.name == "ewr", "retries": 0}
     with (
         local_cohort({"ewr": {"numbers": SOURCE}}, cohort=cohort, broker=broker.url, directory=tmp_path) as silos,
-        fedbroker.create_sync_execution_context(broker.url, **grouped(**settings)) as context,
+        fedbroker.create_sync_execution_context(broker.url, **context_settings(**settings)) as context,
     ):
-        assert c.ask(context) == 45.0
+        assert c.sum_numbers(context) == 45.0
         pids = (silos.silos["ewr"].pid, os.getpid())
         before = [resident(pid) for pid in pids]
         asyncio.run(flood(broker.url, cohort, context._coordinator._cohort._end.key))
-        assert c.ask(context) == 45.0
+        assert c.sum_numbers(context) == 45.0
         assert pids[0] == silos.silos["ewr"].pid
         assert psutil.pid_exists(pids[0])
         grown = [resident(pid) - was for pid, was in zip(pids, before, strict=True)]

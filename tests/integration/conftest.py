@@ -8,10 +8,10 @@ import pytest
 
 from fedbroker.context.loop import LoopThread
 from fedbroker.runtime import Runtime
-from tests.support.gated import gated_source
-from tests.support.managed import Admin, Managed, managed
-from tests.support.silos import DirectCohort
-from tests.support.tff import local_context, packed
+from tests.support.direct_cohort import DirectCohort
+from tests.support.gated_source import gated_source
+from tests.support.local_tff import local_context, pack_arguments
+from tests.support.management import Admin, ManagementBroker, management_broker
 from tests.support.worker import ROWS
 
 
@@ -31,14 +31,14 @@ def runtime(loop_thread):
 
 
 @pytest.fixture(scope="session")
-def managed_broker() -> Iterator[Managed]:
+def managed_broker() -> Iterator[ManagementBroker]:
     """A private broker with the management API."""
-    with managed() as one:
+    with management_broker() as one:
         yield one
 
 
 @pytest.fixture(scope="session")
-def office(managed_broker: Managed, tmp_path_factory: pytest.TempPathFactory) -> Admin:
+def office(managed_broker: ManagementBroker, tmp_path_factory: pytest.TempPathFactory) -> Admin:
     """An administrator of that broker, whose virtual host is ready."""
     one = Admin(tmp_path_factory.mktemp("admin"), {"FEDBROKER_ADMIN_URL": managed_broker.api})
     one.done("init", "--broker", managed_broker.public)
@@ -58,7 +58,7 @@ async def own_runtime():
 def tff_local():
     """``run(comp, *args)`` on TFF's own local context."""
     context = local_context()
-    return lambda comp, *args: context.invoke(comp, packed(comp, args))
+    return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def direct(loop_thread, runtime):
     """``run(comp, *args, silos=n)`` on silos that are executors of one runtime, without a broker."""
 
     def run(comp, *args, silos=3):
-        return loop_thread.run(DirectCohort(runtime, silos).run(comp, packed(comp, args)))
+        return loop_thread.run(DirectCohort(runtime, silos).run(comp, pack_arguments(comp, args)))
 
     return run
 

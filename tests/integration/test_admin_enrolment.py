@@ -22,9 +22,9 @@ from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.topology import coordinator_mark
 from fedbroker.trust import Identity, Public
 from tests.support.computations import total
-from tests.support.ends import Silo, admin, coordinator_end, silo_end, until
-from tests.support.managed import Admin, environment, silo_process
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
+from tests.support.management import Admin, environment, silo_process
+from tests.support.transports import EchoSilo, coordinator_transport, eventually, queue_admin, silo_transport
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -126,12 +126,12 @@ def test_another_virtual_host_s_user_is_not_taken(office, ewr, cohort, tmp_path)
 
 
 async def test_queues_of_a_silo_that_was_not_enrolled_are_not_taken_over(office, cohort):
-    async with admin(office.coordinator_url()) as somebody:
+    async with queue_admin(office.coordinator_url()) as somebody:
         await somebody.declare(f"fedbroker.lobby.{cohort}.2", durable=True)
     managed = office.variables["FEDBROKER_ADMIN_URL"]
     url = office.coordinator_url().partition("@")[2].partition("/")[0]
     login = managed.removeprefix("http://").partition("@")[0]
-    async with silo_end(f"amqp://{login}@{url}/fedbroker", cohort):
+    async with silo_transport(f"amqp://{login}@{url}/fedbroker", cohort):
         line = office.refused("enroll", "ewr", "--cohort", cohort)
     assert "made by a silo that was not enrolled" in line
     assert office.listed("--cohort", cohort) == []
@@ -231,15 +231,15 @@ def test_definitions_do_what_the_api_does(office, managed_broker, tmp_path, coho
 async def test_a_name_is_taken_once(office, cohort, options):
     office.done("enroll", "ewr", "--cohort", cohort, *options)
     url = office.silo_url(cohort)
-    async with silo_end(url, cohort, enrolled=True) as first:
+    async with silo_transport(url, cohort, enrolled=True) as first:
         with pytest.raises(NameTaken):
-            await Silo(url, cohort, enrolled=True).end.open(Deadline.after(20))
+            await EchoSilo(url, cohort, enrolled=True).transport.open(Deadline.after(20))
         waiting = asyncio.create_task(until_free(url, cohort, "ewr"))
         await asyncio.wait([waiting], timeout=1.5)
         assert not waiting.done()
-        await first.end.close()
+        await first.transport.close()
         await asyncio.wait_for(waiting, 10)
-    async with silo_end(url, cohort, enrolled=True):
+    async with silo_transport(url, cohort, enrolled=True):
         pass
 
 
@@ -247,9 +247,9 @@ async def test_who_is_not_enrolled_is_told_so(office, ewr, cohort):
     """By its settings it is, at the broker it is not; or the other way round."""
     url = office.silo_url(cohort)
     with pytest.raises(BrokerRefused, match="fedbroker admin enroll"):
-        await Silo(url, cohort, "jfk", enrolled=True).end.open(Deadline.after(20))
+        await EchoSilo(url, cohort, "jfk", enrolled=True).transport.open(Deadline.after(20))
     with pytest.raises((BrokerRefused, TopologyMismatch)):
-        await Silo(url, cohort).end.open(Deadline.after(20))
+        await EchoSilo(url, cohort).transport.open(Deadline.after(20))
 
 
 async def test_the_examination_of_an_enrolled_silo(office, ewr, cohort):
@@ -257,7 +257,7 @@ async def test_the_examination_of_an_enrolled_silo(office, ewr, cohort):
     findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
     assert [one.line for one in findings if one.level == "problem"] == []
     assert any(one.what == "3 queues are there, made by enrolment" for one in findings)
-    async with silo_end(url, cohort, enrolled=True):
+    async with silo_transport(url, cohort, enrolled=True):
         findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
     assert [one.line for one in findings if one.level == "problem"] == []
     assert any(one.subject == "name" for one in findings)
@@ -270,11 +270,11 @@ async def test_the_examination_of_an_enrolled_silo(office, ewr, cohort):
 async def test_what_came_while_a_silo_was_away_does_not_reach_the_next_one(office, ewr, cohort):
     """Chunks of blobs: they are thrown away. Its work waits."""
     url = office.silo_url(cohort)
-    async with admin(office.coordinator_url()) as somebody:
+    async with queue_admin(office.coordinator_url()) as somebody:
         await somebody.publish("fedbroker.blobs", cohort, b"old")
-        await until(lambda: somebody.holds(f"fedbroker.blobs.{cohort}.ewr", 1))
-        async with silo_end(url, cohort, enrolled=True):
-            await until(lambda: somebody.holds(f"fedbroker.blobs.{cohort}.ewr", 0))
+        await eventually(lambda: somebody.holds(f"fedbroker.blobs.{cohort}.ewr", 1))
+        async with silo_transport(url, cohort, enrolled=True):
+            await eventually(lambda: somebody.holds(f"fedbroker.blobs.{cohort}.ewr", 0))
         for kind in QUEUES:
             assert await somebody.has_queue(f"fedbroker.{kind}.{cohort}.ewr")
 
@@ -282,15 +282,15 @@ async def test_what_came_while_a_silo_was_away_does_not_reach_the_next_one(offic
 async def test_long_work_is_taken_anew(office, ewr, cohort):
     """A silo may put a copy of its own work into its own queue."""
     async with (
-        coordinator_end(office.coordinator_url(), cohort) as theirs,
-        silo_end(office.silo_url(cohort), cohort, enrolled=True, renew_seconds=0.3, heartbeat=60.0) as silo,
+        coordinator_transport(office.coordinator_url(), cohort) as theirs,
+        silo_transport(office.silo_url(cohort), cohort, enrolled=True, renew_seconds=0.3, heartbeat=60.0) as silo,
     ):
         gate = silo.gated()
         asked = asyncio.create_task(theirs.ask("ewr"))
-        await until(lambda: len(silo.items) == 1)
-        said = silo.end.traffic["control"]
+        await eventually(lambda: len(silo.items) == 1)
+        said = silo.transport.traffic["control"]
         before = said.messages_out
-        await until(lambda: said.messages_out >= before + 3)  # with that heartbeat nothing else is said so often
+        await eventually(lambda: said.messages_out >= before + 3)  # with that heartbeat nothing else is said so often
         gate.set()
         assert await asked == b"ok"
         assert len(silo.items) == 1
@@ -302,7 +302,7 @@ def compute(office: Admin, cohort: str) -> float:
     with fedbroker.create_sync_execution_context(
         office.coordinator_url(), cohort=cohort, keys=keys, min_silos=1, timeouts=fedbroker.Timeouts(join=60)
     ) as context:
-        return float(context.invoke(total, packed(total, ([1.0, 2.0, 3.5],))))
+        return float(context.invoke(total, pack_arguments(total, ([1.0, 2.0, 3.5],))))
 
 
 async def locked_out(url: str) -> None:
@@ -319,19 +319,19 @@ async def test_a_silo_s_whole_life(office, ewr, cohort, managed_broker):
         assert [(row["silo"], row["connections"]) for row in office.listed("--cohort", cohort)] == [("ewr", 2)]
         await asyncio.to_thread(broker.halt)
         await asyncio.to_thread(broker.start)
-        await until(lambda: silo.said("broker connection back", "control"), 30)
+        await eventually(lambda: silo.said("broker connection back", "control"), 30)
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
         old = office.silo_url(cohort)
         ewr.write_text(ewr.read_text() + '\n[data.rows]\nsource = "duckdb"\nquery = "select 1 as x"\n')
         office.done("rotate", "ewr", "--cohort", cohort)
         assert office.silo_url(cohort) != old
         await locked_out(old)
-        await until(lambda: silo.said("no broker connection yet", "refused the login"), 20)
+        await eventually(lambda: silo.said("no broker connection yet", "refused the login"), 20)
     with silo_process(ewr) as silo:
         assert "rows" in load(ewr, {}).data  # what the silo added to its settings is still there
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
         office.done("revoke", "ewr", "--cohort", cohort)
-        await until(lambda: silo.said("broker connection lost"), 20)
+        await eventually(lambda: silo.said("broker connection lost"), 20)
         await locked_out(office.silo_url(cohort))
     assert office.listed("--cohort", cohort) == []
     left = broker.ctl("list_queues", "-p", "fedbroker", "name").split()

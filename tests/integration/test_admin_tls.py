@@ -18,8 +18,8 @@ from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.files import coordinator_keys
 from tests.support.certificates import self_signed
-from tests.support.ends import coordinator_end, until
-from tests.support.managed import Admin, Managed, managed, silo_process
+from tests.support.management import Admin, ManagementBroker, management_broker, silo_process
+from tests.support.transports import coordinator_transport, eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -30,7 +30,7 @@ COHORT = "airports"
 class Secured:
     """A broker with TLS, whose administrator signs silos' certificates."""
 
-    managed: Managed
+    management_broker: ManagementBroker
     office: Admin
     port: int
     server: Path  # its certificate, which is its own authority
@@ -63,7 +63,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "auth_mechanisms.2": "EXTERNAL",
         "ssl_cert_login_from": "common_name",
     }
-    with managed("rabbitmq_auth_mechanism_ssl", **conf) as broker:
+    with management_broker("rabbitmq_auth_mechanism_ssl", **conf) as broker:
         broker.broker.ctl("import_definitions", str(directory / "init.json"))
         office = Admin(directory, {"FEDBROKER_ADMIN_URL": broker.api})
         office.done("enroll", "ewr", "--cohort", COHORT, "--certificate")
@@ -100,16 +100,16 @@ async def test_a_silo_with_a_certificate_joins_and_a_new_one_is_used_when_it_com
     assert before["login"] == "certificate"
     assert "EXTERNAL" in settings.read_text()
     keys = coordinator_keys(office.out / "coordinators" / "coordinator" / f"{COHORT}.keys.toml")
-    async with coordinator_end(coordinator(secured), COHORT, keys=keys) as theirs:
+    async with coordinator_transport(coordinator(secured), COHORT, keys=keys) as theirs:
         with silo_process(settings) as silo:
-            await until(lambda: "ewr" in theirs.silos)
+            await eventually(lambda: "ewr" in theirs.silos)
             assert office.listed()[0]["connections"] == 2
             for name in ("certificate.pem", "key.pem"):
                 shutil.copy(settings.parent / name, tmp_path)
             heard = len(theirs.announces)
             office.done("rotate", "ewr", "--cohort", COHORT)
-            await until(lambda: silo.said("broker connection back", "control"), 20)
-            await until(lambda: len(theirs.announces) > heard, 20)
+            await eventually(lambda: silo.said("broker connection back", "control"), 20)
+            await eventually(lambda: len(theirs.announces) > heard, 20)
             (after,) = office.listed()
             assert after["user"] != before["user"]
     stale = url(secured, certfile=tmp_path / "certificate.pem", keyfile=tmp_path / "key.pem")

@@ -17,8 +17,8 @@ import pytest
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
 from fedbroker.transport.observer import PATIENCE, CohortObserver
-from tests.support.ends import admin, coordinator_end, silo_end, until
-from tests.support.worker import SILO, served, settings
+from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport
+from tests.support.worker import SILO, load_settings, running_silo
 
 SECONDS = 60
 
@@ -76,7 +76,7 @@ async def ended(process):
 
 
 async def test_a_silo_is_shown_with_its_data(broker, cohort, tmp_path, run):
-    async with served(settings(tmp_path, broker.url, cohort)) as (_service, _):
+    async with running_silo(load_settings(tmp_path, broker.url, cohort)) as (_service, _):
         _, out, _ = await run("show", cohort, "--json")
         (row,) = json.loads(out)
         assert (row["silo"], row["state"], row["in_flight"]) == (SILO, "present", 0)
@@ -92,9 +92,9 @@ async def test_a_silo_is_shown_with_its_data(broker, cohort, tmp_path, run):
 async def test_cohorts_are_heard(broker, cohort, run):
     other = f"{cohort}-b"
     async with (
-        silo_end(broker.url, cohort, "ewr"),
-        silo_end(broker.url, cohort, "jfk"),
-        silo_end(broker.url, other, "lga"),
+        silo_transport(broker.url, cohort, "ewr"),
+        silo_transport(broker.url, cohort, "jfk"),
+        silo_transport(broker.url, other, "lga"),
     ):
         _, out, _ = await run("list", "--seconds", "1.5", "--json")
         found = {one["cohort"]: one["names"] for one in json.loads(out)}
@@ -107,7 +107,7 @@ async def test_cohorts_are_heard(broker, cohort, run):
 async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
     heard = []
     observer = CohortObserver(broker.url, cohort, heard.append)
-    async with silo_end(broker.url, cohort), await aio_pika.connect(broker.url) as connection:
+    async with silo_transport(broker.url, cohort), await aio_pika.connect(broker.url) as connection:
         lobby = await (await connection.channel()).get_queue(topology.lobby_queue(cohort).name)
         taken = await lobby.get(timeout=10)
         opening = asyncio.create_task(observer.open(Deadline.after(10)))
@@ -119,15 +119,15 @@ async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
 
 
 async def test_nobody_is_disturbed(broker, cohort, run):
-    async with coordinator_end(broker.url, cohort) as before, silo_end(broker.url, cohort) as silo:
-        await until(lambda: before.silos == {"ewr"})
+    async with coordinator_transport(broker.url, cohort) as before, silo_transport(broker.url, cohort) as silo:
+        await eventually(lambda: before.silos == {"ewr"})
         shown = await asyncio.gather(*(run("show", cohort, "--json") for _ in range(3)))
         assert [[row["silo"] for row in json.loads(out)] for _, out, _ in shown] == [["ewr"]] * 3
         assert not before.leaves
-        async with coordinator_end(broker.url, cohort) as after:
+        async with coordinator_transport(broker.url, cohort) as after:
             assert after.silos == {"ewr"}
         announced = len(before.announces)
-        await until(lambda: len(before.announces) > announced)
+        await eventually(lambda: len(before.announces) > announced)
         assert await before.ask("ewr")
         assert silo.items
 
@@ -136,7 +136,7 @@ async def test_a_cohort_that_is_not_there_is_not_made(broker, cohort, run):
     code, out, _ = await run("show", cohort)
     assert (code, out.strip()) == (0, f"no silo is in cohort {cohort}")
     assert json.loads((await run("show", cohort, "--json"))[1]) == []
-    async with admin(broker.url) as at:
+    async with queue_admin(broker.url) as at:
         assert not await at.has_queue(f"fedbroker.lobby.{cohort}")
     code, _, err = await run("show", "No Name")
     assert code == 2
@@ -148,14 +148,14 @@ async def test_a_cohort_that_is_not_there_is_not_made(broker, cohort, run):
 
 async def test_watching_tells_each_change(broker, cohort):
     async with watching(broker.url, cohort, "--json") as process:
-        async with silo_end(broker.url, cohort) as silo:
+        async with silo_transport(broker.url, cohort) as silo:
             row = await line_of(process)
             assert (row["silo"], row["state"], row["incarnation"]) == ("ewr", "present", silo.incarnation)
         assert (await line_of(process))["state"] == "left"
-        async with silo_end(broker.url, cohort) as again:
+        async with silo_transport(broker.url, cohort) as again:
             row = await line_of(process)
             assert (row["state"], row["incarnation"]) == ("present", again.incarnation)
-            await again.end._announcer.stop()  # a goodbye
+            await again.transport._announcer.stop()  # a goodbye
             assert (await line_of(process))["state"] == "left"
         process.send_signal(signal.SIGINT)
         assert await ended(process) == 0
@@ -173,8 +173,8 @@ async def test_on_a_terminal_it_is_a_table(broker, cohort):
         return word in seen
 
     try:
-        async with silo_end(broker.url, cohort), watching(broker.url, cohort, stdout=theirs) as process:
-            await until(lambda: shows(b"present"), 30)
+        async with silo_transport(broker.url, cohort), watching(broker.url, cohort, stdout=theirs) as process:
+            await eventually(lambda: shows(b"present"), 30)
             assert b"ewr" in seen
             process.send_signal(signal.SIGTERM)
             assert await ended(process) == 0
@@ -184,7 +184,7 @@ async def test_on_a_terminal_it_is_a_table(broker, cohort):
 
 
 async def test_lines_are_for_people_elsewhere(broker, cohort):
-    async with silo_end(broker.url, cohort), watching(broker.url, cohort) as process:
+    async with silo_transport(broker.url, cohort), watching(broker.url, cohort) as process:
         async with asyncio.timeout(SECONDS):
             line = (await process.stdout.readline()).decode()
         assert "ewr present" in line

@@ -19,9 +19,9 @@ from fedbroker.deadline import Deadline
 from fedbroker.transport import Dead
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import Compute
-from tests.support.ends import admin, coordinator_end, silo_end, until, work
 from tests.support.pages import blocks
-from tests.support.worker import SILO, apply, identity, served, settings
+from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport, work_item
+from tests.support.worker import SILO, call_ops, identity_computation, load_settings, running_silo
 
 ROOT = Path(__file__).parents[2]
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -80,7 +80,7 @@ def dead(run, cohort):
 @pytest.fixture
 def silo(broker, cohort, tmp_path):
     """A silo's settings."""
-    return settings(tmp_path, broker.url, cohort)
+    return load_settings(tmp_path, broker.url, cohort)
 
 
 @pytest.fixture
@@ -88,12 +88,12 @@ def kill(broker, cohort):
     """``await kill(item, blobs)``: a work item that nobody picks up, so that it dies; the silo must have been there."""
 
     async def kill(*items, blobs=()):
-        async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as at:
+        async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as at:
             before = await at.depth(f"fedbroker.dead.{cohort}") or 0
             inline = {digest_of(blob): blob for blob in blobs}
             for number, item in enumerate(items, before + 1):
-                assert isinstance(await coordinator.end.request(item, inline, Deadline.after(0.3)), Dead)
-                await until(lambda number=number: at.holds(f"fedbroker.dead.{cohort}", number))
+                assert isinstance(await coordinator.transport.request(item, inline, Deadline.after(0.3)), Dead)
+                await eventually(lambda number=number: at.holds(f"fedbroker.dead.{cohort}", number))
 
     return kill
 
@@ -101,7 +101,7 @@ def kill(broker, cohort):
 @asynccontextmanager
 async def once_there(silo):
     """The silo was there, so that it has a queue, and is gone after the block."""
-    async with served(silo) as (_, client):
+    async with running_silo(silo) as (_, client):
         yield client
 
 
@@ -112,9 +112,9 @@ def outputs(ran):
 async def test_an_item_that_died_is_replayed_at_the_silo_and_in_a_process_to_the_same_bytes(
     silo, kill, dead, run, tmp_path
 ):
-    function = identity()
+    function = identity_computation()
     async with once_there(silo) as client:
-        item = client.item(apply(function), session="s1")
+        item = client.item(call_ops(function), session="s1")
         live = [(digest_of(one), len(one)) for one in await client.outputs(item, [function])]
     await kill(item, blobs=[function])
     (letter,) = (await dead("list", "--json")).json
@@ -123,7 +123,7 @@ async def test_an_item_that_died_is_replayed_at_the_silo_and_in_a_process_to_the
     assert 0 <= letter["age"] < 60
     short = letter["id"][:6]
 
-    async with served(silo):
+    async with running_silo(silo):
         at_silo = await dead("replay", short, "--json", "--out", "at-silo")
         shown = await dead("replay", short)
     assert outputs(at_silo) == live
@@ -139,10 +139,10 @@ async def test_an_item_that_died_is_replayed_at_the_silo_and_in_a_process_to_the
 
 
 async def test_blobs_that_are_not_in_the_letter_are_named_and_can_be_given(silo, kill, dead, run, tmp_path):
-    function = identity()
+    function = identity_computation()
     digest = digest_of(function)
     async with once_there(silo) as client:
-        item = client.item(apply(function))
+        item = client.item(call_ops(function))
         live = [(digest_of(one), len(one)) for one in await client.outputs(item, [function])]
     await kill(item)
     (letter,) = (await dead("list", "--json")).json
@@ -150,11 +150,11 @@ async def test_blobs_that_are_not_in_the_letter_are_named_and_can_be_given(silo,
     assert shown["blobs"] == [{"digest": digest, "size": None, "inside": False}]
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / digest).write_bytes(function)
-    async with served(silo):  # a new one: its cache is empty
+    async with running_silo(silo):  # a new one: its cache is empty
         failed = await dead("replay", letter["id"])
         given = await dead("replay", letter["id"], "--blobs", "blobs", "--json")
-    async with served(silo) as (_, client):
-        await client.outputs(client.item(apply(function)), [function])
+    async with running_silo(silo) as (_, client):
+        await client.outputs(client.item(call_ops(function)), [function])
         cached = await dead("replay", letter["id"], "--json")
     assert failed.code == 4
     assert digest in failed.err
@@ -183,13 +183,13 @@ async def test_work_that_continues_a_session_is_not_replayed(silo, kill, dead, r
 
 async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, kill, dead, run, tmp_path):
     async with once_there(silo) as client:
-        item = client.item(apply(identity(), columns=[("nothing", "float32")]))
-    await kill(item, blobs=[identity()])
+        item = client.item(call_ops(identity_computation(), columns=[("nothing", "float32")]))
+    await kill(item, blobs=[identity_computation()])
     (letter,) = (await dead("list", "--json")).json
     absent = await dead("replay", letter["id"])
     assert absent.code == 4
     assert "start it first" in absent.err
-    async with served(silo):
+    async with running_silo(silo):
         failed = await dead("replay", letter["id"])
     assert failed.code == 4
     assert "nothing" in failed.err
@@ -203,43 +203,43 @@ async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, 
 
 
 async def test_a_replay_is_sent_results_that_the_first_coordinator_would_have_asked_for(broker, cohort, dead, kill):
-    async with silo_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort):
         pass
-    await kill(msgspec.structs.replace(work("ewr", "gone"), hold=1000))
+    await kill(msgspec.structs.replace(work_item("ewr", "gone"), hold=1000))
     (letter,) = (await dead("list", "--json")).json
-    async with silo_end(broker.url, cohort) as silo:
+    async with silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [b"x" * 100_000], Deadline.after(20))
         ran = await dead("replay", letter["id"], "--json")
     assert outputs(ran) == [(digest_of(b"x" * 100_000), 100_000)]
 
 
 async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, cohort, dead):
-    async with silo_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort):
         pass
-    async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as at:
-        item = work("ewr", coordinator.end.key)
-        assert isinstance(await coordinator.end.request(item, {}, Deadline.after(0.3)), Dead)
-        await until(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
+    async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as at:
+        item = work_item("ewr", coordinator.transport.key)
+        assert isinstance(await coordinator.transport.request(item, {}, Deadline.after(0.3)), Dead)
+        await eventually(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
         (letter,) = (await dead("list", "--json")).json
         sent = (await dead("requeue", letter["id"][:5], "--json")).json
         assert sent["coordinator_there"] is True
         assert await at.holds(f"fedbroker.dead.{cohort}", 0)
-        async with silo_end(broker.url, cohort) as silo:
-            await until(lambda: coordinator.end.late == 1)
+        async with silo_transport(broker.url, cohort) as silo:
+            await eventually(lambda: coordinator.transport.late == 1)
             (done,) = silo.items
             assert msgspec.structs.replace(done, seconds=item.seconds) == item  # its time runs
 
 
 async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody_listens(broker, cohort, dead, kill):
-    async with silo_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort):
         pass
-    await kill(work("ewr", "gone"))
+    await kill(work_item("ewr", "gone"))
     (letter,) = (await dead("list", "--json")).json
     told = await dead("requeue", letter["id"], "--expires", "0.2")
     assert told.code == 0
     assert "nobody hears" in told.out
-    async with admin(broker.url) as at:
-        await until(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
+    async with queue_admin(broker.url) as at:
+        await eventually(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
         (again,) = (await dead("list", "--json")).json
         assert again["id"] == letter["id"]
         await at.delete(f"fedbroker.work.{cohort}.ewr")
@@ -250,9 +250,9 @@ async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody
 
 
 async def test_many_readers_at_once_each_see_all_and_take_none(broker, cohort, dead, kill):
-    async with silo_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort):
         pass
-    await kill(*(work("ewr", "gone", stage=stage) for stage in range(4)))
+    await kill(*(work_item("ewr", "gone", stage=stage) for stage in range(4)))
     lists = await asyncio.gather(*(dead("list", "--json") for _ in range(3)))
     assert [[one["stage"] for one in each.json] for each in lists] == [[0, 1, 2, 3]] * 3
     constant = ("id", "reason", "deliveries", "stage", "died")
@@ -271,10 +271,10 @@ async def test_many_letters_keep_their_order_over_many_looks_and_none_is_lost_to
 ):
     many = 100  # a quorum queue mixes up more than 32 that come back at once
     archive = f"fedbroker.dead.{cohort}"
-    async with silo_end(broker.url, cohort), admin(broker.url) as at:
+    async with silo_transport(broker.url, cohort), queue_admin(broker.url) as at:
         for stage in range(many):
-            await at.publish("fedbroker.dead", f"{cohort}.ewr.k", encode(work("ewr", "k", stage=stage)))
-        await until(lambda: at.holds(archive, many))
+            await at.publish("fedbroker.dead", f"{cohort}.ewr.k", encode(work_item("ewr", "k", stage=stage)))
+        await eventually(lambda: at.holds(archive, many))
         for _ in range(3):
             assert [one["stage"] for one in (await dead("list", "--json")).json] == list(range(many))
             assert await at.holds(archive, many)
@@ -283,14 +283,14 @@ async def test_many_letters_keep_their_order_over_many_looks_and_none_is_lost_to
             queue = await channel.get_queue(archive)
             for _ in range(many // 2):
                 await queue.get()
-        await until(lambda: at.holds(archive, many))
+        await eventually(lambda: at.holds(archive, many))
         assert sorted(one["stage"] for one in (await dead("list", "--json")).json) == list(range(many))
 
 
 async def test_what_a_silo_cannot_read_is_listed_too(broker, cohort, dead, run):
-    async with silo_end(broker.url, cohort), admin(broker.url) as at:
+    async with silo_transport(broker.url, cohort), queue_admin(broker.url) as at:
         await at.publish("fedbroker.work", f"{cohort}.ewr.somebody", b"no work item \x1b[31m", message_id="odd\x1b[31m")
-        await until(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
+        await eventually(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
     (letter,) = (await dead("list", "--json")).json
     assert (letter["reason"], letter["silo"], letter["session"]) == ("rejected", "ewr", None)
     assert letter["flaw"]
@@ -315,7 +315,7 @@ async def test_without_letters_it_says_so(broker, cohort, dead, run):
         unknown = await dead(command, "0123")
         assert unknown.code == 4
         assert len(unknown.err.splitlines()) == 1
-    async with admin(broker.url) as at:
+    async with queue_admin(broker.url) as at:
         assert not await at.has_queue(f"fedbroker.dead.{cohort}")
     assert (await dead("list", url="amqp://me:" + urlsplit(broker.url).password + "@127.0.0.1:1/")).code == 3
     assert (await run("fedbroker", "dead-letters", "list")).code == 2
@@ -325,9 +325,9 @@ async def test_without_letters_it_says_so(broker, cohort, dead, run):
 
 
 async def test_purge_asks_first(broker, cohort, dead, kill):
-    async with silo_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort):
         pass
-    await kill(work("ewr", "gone"), work("ewr", "gone", stage=1))
+    await kill(work_item("ewr", "gone"), work_item("ewr", "gone", stage=1))
     assert (await dead("purge")).code == 2
     for answer, left in ((b"n\n", 2), (b"y\n", 0)):
         ours, theirs = pty.openpty()
@@ -343,14 +343,14 @@ async def test_purge_asks_first(broker, cohort, dead, kill):
 
 
 async def test_the_pages_commands_run(silo, kill, run, dead, cohort, tmp_path):
-    function = identity()
+    function = identity_computation()
     lines = [line for block in blocks("docs/dead-letters.md", "sh") for line in block.splitlines()]
     async with once_there(silo) as client:
-        items = [client.item(apply(function), session=session) for session in ("s1", "s2")]
+        items = [client.item(call_ops(function), session=session) for session in ("s1", "s2")]
     await kill(*items, blobs=[function])
     (tmp_path / "blobs").mkdir()
     ids = [one["id"] for one in (await dead("list", "--json")).json]
-    async with served(silo):
+    async with running_silo(silo):
         for line in lines:
             if line.startswith("export "):
                 continue

@@ -18,9 +18,9 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.errors import BrokerRefused, BrokerUnreachable, CohortTimeout
 from fedbroker.testing import local_cohort
 from tests.support.certificates import self_signed
-from tests.support.computations import ask
-from tests.support.settings import grouped
-from tests.support.wait import until
+from tests.support.computations import sum_numbers
+from tests.support.context_settings import context_settings
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -32,9 +32,9 @@ NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from r
 
 def invoke(url: str, **settings: object) -> object:
     with fedbroker.create_sync_execution_context(
-        url, **grouped(**{"cohort": "nobody", "min_silos": 1, **settings})
+        url, **context_settings(**{"cohort": "nobody", "min_silos": 1, **settings})
     ) as context:
-        return ask(context)
+        return sum_numbers(context)
 
 
 def fails(url: str, kind: type[Exception], **settings: object) -> tuple[Exception, float]:
@@ -50,7 +50,7 @@ def fails(url: str, kind: type[Exception], **settings: object) -> tuple[Exceptio
 def waits(caplog: pytest.LogCaptureFixture) -> Callable[[], object]:
     """Blocks until a program has said that it waits for a broker."""
     caplog.set_level(logging.WARNING, "fedbroker.transport.amqp.reconnecting")
-    return lambda: until(lambda: "no broker connection yet" in caplog.text, 60)
+    return lambda: wait_until(lambda: "no broker connection yet" in caplog.text, 60)
 
 
 def test_a_program_joins_when_its_broker_comes_up(tmp_path, cohort, waits):

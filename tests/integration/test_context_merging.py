@@ -13,8 +13,8 @@ from fedbroker.context.merging import PartialMerger
 from fedbroker.context.values import elements, federate
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
-from tests.support.ends import until
-from tests.support.worker import runtimes
+from tests.support.transports import eventually
+from tests.support.worker import child_runtimes
 
 VECTOR = tff.TensorType(np.float32, [None])
 
@@ -95,7 +95,7 @@ async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, 
     running, merged = started(make_fold(added)), []
     for silo in range(4):
         running.give([partial(*np.full(count, silo + 1))], lambda silo=silo: merged.append(silo))
-        await until(lambda silo=silo: merged == list(range(silo + 1)))
+        await eventually(lambda silo=silo: merged == list(range(silo + 1)))
     (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
@@ -104,12 +104,12 @@ async def test_the_runtime_does_not_hold_all_that_it_has_merged(own_runtime, exe
     silos, count = 40, 1 << 20  # of 4 MiB each
     monkeypatch.setattr(merging, "LARGE", 4 * count)
     monkeypatch.setattr(merging, "PAST", 8 * 4 * count)
-    (process,) = runtimes(own_runtime.pid)
+    (process,) = child_runtimes(own_runtime.pid)
     before = process.memory_info().rss
     running, merged, most = started(make_fold(added)), [], 0
     for silo in range(silos):
         running.give([partial(*np.full(count, silo))], lambda silo=silo: merged.append(silo))
-        await until(lambda silo=silo: len(merged) == silo + 1)
+        await eventually(lambda silo=silo: len(merged) == silo + 1)
         most = max(most, process.memory_info().rss)
     (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
@@ -121,7 +121,7 @@ async def test_a_merge_that_fails_is_told_at_the_end_and_nobody_waits(started, m
     running, merged = started(make_fold(added)), []
     for silo in range(6):
         running.give([partial(*range(count + silo))], lambda silo=silo: merged.append(silo))
-    await until(lambda: sorted(merged) == list(range(6)))
+    await eventually(lambda: sorted(merged) == list(range(6)))
     running.give([partial(1)], lambda: merged.append("late"))
     assert "late" in merged
     with pytest.raises(ComputationFailed, match="Incompatible shapes"):

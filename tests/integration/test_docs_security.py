@@ -10,10 +10,10 @@ import sys
 import aio_pika
 import pytest
 
-from tests.support.ends import coordinator_end, silo_end, until, works_both_ways
-from tests.support.managed import environment, managed
+from tests.support.broker_tools import write_rabbitmqctl
+from tests.support.management import environment, management_broker
 from tests.support.pages import blocks
-from tests.support.tools import tools_of
+from tests.support.transports import assert_both_directions_work, coordinator_transport, eventually, silo_transport
 
 PASSWORDS = {"ewr": secrets.token_hex(8), "coordinator": secrets.token_hex(8)}
 COHORT = f"t{secrets.token_hex(6)}"
@@ -23,7 +23,10 @@ LARGE = os.urandom(3 << 20)
 @pytest.fixture(scope="module")
 def users(broker, tmp_path_factory):
     """The URLs of the page's two users, made by its commands."""
-    environ = {**os.environ, "PATH": f"{tools_of(broker, tmp_path_factory.mktemp('bin'))}:{os.environ['PATH']}"}
+    environ = {
+        **os.environ,
+        "PATH": f"{write_rabbitmqctl(broker, tmp_path_factory.mktemp('bin'))}:{os.environ['PATH']}",
+    }
     directory = tmp_path_factory.mktemp("passwords")
     for user, password in PASSWORDS.items():
         (directory / f"{user}.password").write_text(f"{password}\n")
@@ -46,7 +49,7 @@ def users(broker, tmp_path_factory):
 @pytest.fixture
 def untouched():
     """A broker at which nobody was enrolled."""
-    with managed() as one:
+    with management_broker() as one:
         yield one
 
 
@@ -77,22 +80,22 @@ def test_the_administrator_s_commands_do_what_they_say(untouched, tmp_path):
 
 async def test_they_suffice_for_work_and_for_blobs_both_ways(users):
     ewr, coordinator = users
-    async with coordinator_end(coordinator, COHORT) as theirs, silo_end(ewr, COHORT) as silo:
-        await works_both_ways(theirs, silo, LARGE)
-    await until(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))
+    async with coordinator_transport(coordinator, COHORT) as theirs, silo_transport(ewr, COHORT) as silo:
+        await assert_both_directions_work(theirs, silo, LARGE)
+    await eventually(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))
 
 
 @pytest.fixture
 async def as_ewr(users, broker):
     """Try something as the silo's user, on a broker where everything has been declared: whether it is refused."""
-    async with coordinator_end(users[1], COHORT) as theirs, silo_end(broker.url, COHORT, "jfk"):
+    async with coordinator_transport(users[1], COHORT) as theirs, silo_transport(broker.url, COHORT, "jfk"):
         connection = await aio_pika.connect(users[0])
         async with connection:
 
             async def refused(action, *arguments):
                 channel = await connection.channel()
                 try:
-                    await action(channel, theirs.end.key, *arguments)
+                    await action(channel, theirs.transport.key, *arguments)
                 except aio_pika.exceptions.ChannelClosed as error:
                     if "ACCESS_REFUSED" not in str(error):
                         raise

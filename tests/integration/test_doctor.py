@@ -19,8 +19,8 @@ from fedbroker.broker.setup import free_ports
 from fedbroker.diagnostics import coordinator_role, examine, silo_role
 from fedbroker.diagnostics.finding import exit_code_of
 from tests.support.certificates import self_signed
-from tests.support.ends import admin, coordinator_end, silo_end, until
 from tests.support.pages import blocks
+from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport
 from tests.support.worker import write_settings
 
 ROOT = Path(__file__).parents[2]
@@ -79,8 +79,8 @@ def of(findings, subject):
 
 async def test_all_is_well(broker, cohort):
     before = everything(broker)
-    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
-        await until(lambda: coordinator.silos == {"ewr"})
+    async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
+        await eventually(lambda: coordinator.silos == {"ewr"})
         code, out, err = await doctor(broker.url, "--cohort", cohort, "--json")
         found = json.loads(out)
         assert (code, err) == (0, "")
@@ -111,7 +111,7 @@ async def test_nothing_is_made_for_a_cohort_that_is_not_there(broker, cohort):
     assert [line.split()[0] for line in lines] == ["ok"] * len(STEPS) + ["warning"]
     assert f"[FB3000] no silo is in cohort '{cohort}'; start them" in lines[-1]
     await examine(broker.url, silo_role(cohort, "ewr"))
-    async with admin(broker.url) as look:
+    async with queue_admin(broker.url) as look:
         for queue in (f"lobby.{cohort}", f"dead.{cohort}", f"work.{cohort}.ewr", f"mailbox.{cohort}.ewr"):
             assert not await look.has_queue(f"fedbroker.{queue}")
 
@@ -209,7 +209,7 @@ async def test_a_silo_that_may_do_what_silos_do(broker, cohort, user):
     both = f"{own}|{exchanges}"
     broker.ctl("set_permissions", user, both, both, both)
     broker.ctl("set_topic_permissions", user, "fedbroker.reply", r"\.ewr$", ".*")
-    async with silo_end(login(broker, user), cohort), admin(broker.url):
+    async with silo_transport(login(broker, user), cohort), queue_admin(broker.url):
         findings = await examine(login(broker, user), silo_role(cohort, "ewr"))
     assert problems(findings) == []
     assert "to the broker's confirmation" in of(findings, "round trip").what
@@ -222,7 +222,7 @@ async def test_a_silo_that_may_do_what_silos_do(broker, cohort, user):
 @pytest.mark.parametrize("queue", ["fedbroker.lobby.{}", "fedbroker.work.{}.ewr"])
 async def test_a_queue_with_other_arguments(broker, cohort, queue):
     name = queue.format(cohort)
-    async with admin(broker.url) as look:
+    async with queue_admin(broker.url) as look:
         await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
         findings = await examine(broker.url, silo_role(cohort, "ewr"))
         await look.delete(name)
@@ -335,16 +335,16 @@ async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
 async def test_work_and_letters_stay_where_they_are(broker, cohort):
     """A silo's work is not even looked at; of the archive a letter is taken and put back."""
     names = [f"fedbroker.work.{cohort}.ewr", f"fedbroker.dead.{cohort}", f"fedbroker.lobby.{cohort}"]
-    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort):
         pass
-    async with admin(broker.url) as look:
+    async with queue_admin(broker.url) as look:
         for name in names:
             await look.publish("", name, b"kept", delivery_mode=2)
-            await until(lambda name=name: look.holds(name, 1))
+            await eventually(lambda name=name: look.holds(name, 1))
         for role in (silo_role(cohort, "ewr"), coordinator_role(cohort)):
             assert problems(await examine(broker.url, role)) == []
         for name in names:
-            await until(lambda name=name: look.holds(name, 1))
+            await eventually(lambda name=name: look.holds(name, 1))
         # Looked at three times unacknowledged, work would be a dead letter.
         work = await look.first(names[0])
         assert (work.body, work.redelivered) == (b"kept", False)

@@ -11,8 +11,8 @@ import aiormq.exceptions
 import pytest
 
 from fedbroker.transport import topology
-from tests.support.ends import coordinator_end, silo_end, until, works_both_ways
-from tests.support.managed import Admin
+from tests.support.management import Admin
+from tests.support.transports import assert_both_directions_work, coordinator_transport, eventually, silo_transport
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -34,11 +34,11 @@ async def ewr(enrolled: Admin):
     """Try something as ``ewr``, on a broker with a coordinator of each cohort: the broker's words if it refuses."""
     url = enrolled.silo_url(COHORT)
     async with (
-        coordinator_end(enrolled.coordinator_url(), COHORT) as ours,
-        coordinator_end(enrolled.coordinator_url(), OTHER) as others,
+        coordinator_transport(enrolled.coordinator_url(), COHORT) as ours,
+        coordinator_transport(enrolled.coordinator_url(), OTHER) as others,
         await aio_pika.connect(url) as connection,
     ):
-        names = {"cohort": COHORT, "other": OTHER, "key": ours.end.key, "foreign": others.end.key}
+        names = {"cohort": COHORT, "other": OTHER, "key": ours.transport.key, "foreign": others.transport.key}
 
         async def refusal(action, *arguments, **options) -> str | None:
             channel = await (await connection.channel(publisher_confirms=False)).get_underlay_channel()
@@ -224,6 +224,6 @@ async def test_a_coordinator_reads_no_silo_s_queue(enrolled):
 async def test_that_is_enough_for_work_and_for_blobs_both_ways(enrolled):
     """And for long work: it is given back and taken anew."""
     coordinator, ewr = enrolled.coordinator_url(), enrolled.silo_url(COHORT)
-    async with coordinator_end(coordinator, COHORT) as theirs, silo_end(ewr, COHORT, enrolled=True) as silo:
-        await works_both_ways(theirs, silo, LARGE)
-    await until(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))
+    async with coordinator_transport(coordinator, COHORT) as theirs, silo_transport(ewr, COHORT, enrolled=True) as silo:
+        await assert_both_directions_work(theirs, silo, LARGE)
+    await eventually(lambda: any(leave.silo == "ewr" for leave in theirs.leaves))

@@ -15,7 +15,7 @@ from fedbroker.errors import ComputationFailed, RuntimeUnavailable
 from fedbroker.plan import make_plan
 from fedbroker.runtime import executors
 from fedbroker.runtime.client import Service
-from tests.support.ends import until
+from tests.support.transports import eventually
 
 AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
 
@@ -151,7 +151,7 @@ async def test_functions_without_room_are_gone_once_nobody_uses_them(own_runtime
 async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, monkeypatch):
     monkeypatch.setattr(executors, "IDLE_SECONDS", 0.05)
     await use(own_runtime)
-    await until(lambda: "DisposeExecutor" in asked)
+    await eventually(lambda: "DisposeExecutor" in asked)
     await use(own_runtime)
     assert asked.count("GetExecutor") == 2
 
@@ -159,7 +159,7 @@ async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, 
 async def test_few_are_kept_and_those_that_were_used_last(own_runtime, asked):
     for clients in range(1, executors.MOST_IDLE + 2):
         await use(own_runtime, clients)
-    await until(lambda: asked.count("DisposeExecutor") == 1)
+    await eventually(lambda: asked.count("DisposeExecutor") == 1)
     before = asked.count("GetExecutor")
     await use(own_runtime, 2)
     assert asked.count("GetExecutor") == before
@@ -174,6 +174,6 @@ async def test_one_with_a_request_that_was_given_up_is_not_used_again(own_runtim
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
     await executor.close()
-    await until(lambda: "DisposeExecutor" in asked)
+    await eventually(lambda: "DisposeExecutor" in asked)
     await use(own_runtime)
     assert asked.count("GetExecutor") == 2

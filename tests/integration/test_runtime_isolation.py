@@ -14,7 +14,7 @@ from fedbroker.errors import ComputationFailed
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.process import installed_binary
 from fedbroker.runtime.protos import executor_pb2
-from tests.support.scripts import SHELL
+from tests.support.shell_paths import SHELL_PATHS
 
 # Reads of Google's object store go through the proxy that is named in the environment: here, to us.
 WRAPPER = """#!/bin/sh
@@ -75,7 +75,7 @@ async def test_a_graph_that_connects_to_the_host_s_loopback(
     wrapper = tmp_path / "worker"
     wrapper.write_text(WRAPPER.format(port=listener.port, binary=installed_binary()))
     wrapper.chmod(0o700)
-    runtime = Runtime(isolation=isolation, binary=wrapper, confinement=confinement, readable=SHELL)
+    runtime = Runtime(isolation=isolation, binary=wrapper, confinement=confinement, readable=SHELL_PATHS)
     await runtime.start()
     executor = await runtime.executor(0)
     with pytest.raises(ComputationFailed, match="HTTP request") as caught:

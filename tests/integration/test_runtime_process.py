@@ -20,8 +20,8 @@ from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import Runtime, host
 from fedbroker.runtime.process import host_process, installed_binary
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
-from tests.support.scripts import SHELL
-from tests.support.wait import until
+from tests.support.shell_paths import SHELL_PATHS
+from tests.support.wait import wait_until
 
 ROOT = str(Path(fedbroker.__file__).parent.parent)
 PROMPT_SECONDS = 3.0
@@ -49,7 +49,7 @@ def family(pid):
 
 async def started(runtime):
     """All three processes of a runtime that will not be ready."""
-    return await asyncio.to_thread(until, lambda: runtime.pid and len(found := family(runtime.pid)) == 3 and found)
+    return await asyncio.to_thread(wait_until, lambda: runtime.pid and len(found := family(runtime.pid)) == 3 and found)
 
 
 def living(process):
@@ -62,7 +62,7 @@ def living(process):
 
 def all_gone(processes, seconds=PROMPT_SECONDS):
     """Wait for their end."""
-    return until(lambda: not any(map(living, processes)), seconds, f"the end of {processes}")
+    return wait_until(lambda: not any(map(living, processes)), seconds, f"the end of {processes}")
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
     binary.chmod(0o700)
-    runtime = Runtime(binary=binary, readable=SHELL)
+    runtime = Runtime(binary=binary, readable=SHELL_PATHS)
     start = asyncio.create_task(runtime.start())
     processes = await started(runtime)
     start.cancel()
@@ -207,7 +207,7 @@ async def test_close_ends_a_start_under_way(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
     binary.chmod(0o700)
-    runtime = Runtime(binary=binary, readable=SHELL)
+    runtime = Runtime(binary=binary, readable=SHELL_PATHS)
     start = asyncio.create_task(runtime.start())
     processes = await started(runtime)
     async with asyncio.timeout(PROMPT_SECONDS):
@@ -273,7 +273,7 @@ def test_a_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
     processes = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     processes[0].terminate()
     assert all_gone(processes)
-    until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
+    wait_until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
 
 
 @both
@@ -284,7 +284,7 @@ def test_the_interpreter_ends_though_nobody_called_close(base, owner, isolation,
     code, output, errors = finished(process, seconds=20)
     assert (code, errors) == (7 if way == "exits" else 0, "")
     assert all_gone([psutil.Process(pid) for pid in map(int, output.split()) if psutil.pid_exists(pid)])
-    until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
+    wait_until(lambda: not list(base.iterdir()), PROMPT_SECONDS)
 
 
 # --- signals ---
@@ -349,7 +349,7 @@ async def test_a_runtime_that_ends_at_once_is_quoted(base, isolation):
     binary.chmod(0o700)
     lines: list[str] = []
     with pytest.raises(RuntimeUnavailable, match=r"exit status 3.*out of luck"):
-        await Runtime(isolation=isolation, binary=binary, readable=SHELL, log=lines.append).start()
+        await Runtime(isolation=isolation, binary=binary, readable=SHELL_PATHS, log=lines.append).start()
     assert lines == ["out of luck"]
 
 
@@ -359,7 +359,7 @@ async def test_a_runtime_that_never_listens_is_given_up(base, isolation):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\necho thinking\nexec sleep 60\n")
     binary.chmod(0o700)
-    runtime = Runtime(isolation=isolation, binary=binary, readable=SHELL, start_timeout=0.5)
+    runtime = Runtime(isolation=isolation, binary=binary, readable=SHELL_PATHS, start_timeout=0.5)
     start = time.monotonic()
     with pytest.raises(RuntimeUnavailable, match=r"not ready within 0.5 s.*thinking"):
         await runtime.start()
@@ -425,7 +425,7 @@ def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     flood = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2"
     binary.write_text(f'#!/bin/sh\n{flood}\nexec {installed_binary()} "$@"\n')
     binary.chmod(0o700)
-    process = host_process("namespace", str(binary), str(base), 1 << 30, [str(binary), *map(str, SHELL)])
+    process = host_process("namespace", str(binary), str(base), 1 << 30, [str(binary), *map(str, SHELL_PATHS)])
     said = [process.stdout.readline().split()[0].decode() for _ in range(3)]
     assert said == [host.DIRECTORY, host.CONFINEMENT, host.READY]
     process.stdin.close()

@@ -7,7 +7,7 @@ import pytest
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import Runtime, runtimes
 from fedbroker.runtime.runtimes import MOST_RETIRED, Runtimes
-from tests.support.ends import until
+from tests.support.transports import eventually
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_only_a_few_busy_ones_are_kept(several):
     for lease in leases:
         await lease.executor.struct([])
     leases.append(await retired(several))
-    await until(lambda: ended(leases[0]))
+    await eventually(lambda: ended(leases[0]))
     for lease in leases[1:]:
         await lease.executor.struct([])
 
@@ -51,4 +51,4 @@ async def test_one_that_nobody_works_in_is_kept_for_a_while_only(several, monkey
         await several.give_back(given_up, busy=True)
         assert several.retired == 1
         assert not await ended(kept)
-    await until(lambda: ended(kept))
+    await eventually(lambda: ended(kept))

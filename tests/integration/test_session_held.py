@@ -16,8 +16,8 @@ from fedbroker.session.ports import StageWork
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport import Dead
 from fedbroker.wire.messages import Compute
-from tests.support.ends import coordinator_end, silo_end, until, work
-from tests.support.taken import Taken
+from tests.support.recorded_outputs import RecordedOutputs
+from tests.support.transports import coordinator_transport, eventually, silo_transport, work_item
 
 MIB = 1 << 20
 SILOS = ("bos", "ewr", "jfk", "lga", "ord")
@@ -35,7 +35,7 @@ async def cohort_of(broker, cohort, names=SILOS, **options):
         ours = await stack.enter_async_context(CoordinatorCohort(broker.url, cohort))
         silos = {}
         for name in names:
-            silo = silos[name] = await stack.enter_async_context(silo_end(broker.url, cohort, name))
+            silo = silos[name] = await stack.enter_async_context(silo_transport(broker.url, cohort, name))
 
             async def answer(item, silo=silo):
                 await silo.send(item, [result(silo.name)], Deadline.after(30))
@@ -60,34 +60,34 @@ def few_send_unasked(monkeypatch):
 
 
 async def test_results_are_sent_when_they_are_asked_for(broker, cohort):
-    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+    async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr"), b"small"], Deadline.after(20))
-        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
-        done = await ours.end.request(item, {}, Deadline.after(20))
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
+        done = await ours.transport.request(item, {}, Deadline.after(20))
         assert done.held
         (large, _), (small, _) = done.outputs
-        assert small in ours.end.results
-        assert large not in ours.end.results
-        await ours.end.fetch("ewr", item.session, item.stage, "another incarnation")
+        assert small in ours.transport.results
+        assert large not in ours.transport.results
+        await ours.transport.fetch("ewr", item.session, item.stage, "another incarnation")
         with pytest.raises(Exception, match="nothing came"):
-            await ours.end.results.get(large, Deadline.after(20), 0.3)
-        await ours.end.fetch("ewr", item.session, item.stage, silo.incarnation)
-        assert await ours.end.results.get(large, Deadline.after(20)) == result("ewr")
+            await ours.transport.results.get(large, Deadline.after(20), 0.3)
+        await ours.transport.fetch("ewr", item.session, item.stage, silo.incarnation)
+        assert await ours.transport.results.get(large, Deadline.after(20)) == result("ewr")
 
 
 async def test_results_up_to_what_the_item_says_come_at_once(broker, cohort):
-    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+    async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(20))
         for hold in (0, 2 * MIB):
-            item = msgspec.structs.replace(work("ewr", ours.end.key), hold=hold, session=f"s{hold}")
-            done = await ours.end.request(item, {}, Deadline.after(20))
+            item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=hold, session=f"s{hold}")
+            done = await ours.transport.request(item, {}, Deadline.after(20))
             assert not done.held
-            assert await ours.end.results.get(done.outputs[0][0], Deadline.after(20)) == result("ewr")
+            assert await ours.transport.results.get(done.outputs[0][0], Deadline.after(20)) == result("ewr")
 
 
 async def test_a_stage_takes_them_in_membership_order_and_keeps_none(broker, cohort):
     async with cohort_of(broker, cohort) as (ours, _, session):
-        took = Taken()
+        took = RecordedOutputs()
         assert await session.run_stage(stage(took)) == SILOS
         assert list(took) == list(SILOS)
         assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in SILOS}
@@ -107,7 +107,7 @@ async def test_only_few_are_here_before_they_are_merged(broker, cohort, monkeypa
 
         stage_runner = asyncio.create_task(session.run_stage(stage(take)))
         for merged in range(len(SILOS)):
-            await until(lambda: bool(waiting))
+            await eventually(lambda: bool(waiting))
             assert len(took) == merged + 1
             waiting.pop()()
         assert set(await stage_runner) == set(took) == set(SILOS)
@@ -122,7 +122,7 @@ async def test_the_same_result_of_all_is_fetched_of_each(broker, cohort):
                 await silo.send(item, [result("all")], Deadline.after(30))
 
             silo.answer = answer
-        took = Taken()
+        took = RecordedOutputs()
         async with asyncio.timeout(10):
             assert await session.run_stage(stage(took)) == SILOS
         assert {bytes(output) for (output,) in took.values()} == {result("all")}
@@ -137,7 +137,7 @@ async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monk
             pass
 
         monkeypatch.setattr(ours._end, "fetch", lose)
-        took = Taken()
+        took = RecordedOutputs()
         assert await session.run_stage(stage(took, THREE)) == THREE
         assert took["ewr"] == [result("ewr")]
         assert [item.hold for item in silos["ewr"].items] == [MIB, 0]
@@ -147,7 +147,7 @@ async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monk
 async def test_two_silos_send_without_being_told_to(broker, cohort):
     two = THREE[:2]
     async with cohort_of(broker, cohort, two) as (_, silos, session):
-        took = Taken()
+        took = RecordedOutputs()
         assert await session.run_stage(stage(took, two)) == two
         assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in two}
         assert [item.hold for silo in silos.values() for item in silo.items] == [0, 0]
@@ -155,12 +155,12 @@ async def test_two_silos_send_without_being_told_to(broker, cohort):
 
 
 async def test_a_silo_that_dies_with_its_results_is_missed_as_soon_as_its_work_is_given_back(broker, cohort):
-    async with coordinator_end(broker.url, cohort) as ours, AsyncExitStack() as alive:
-        silo = await alive.enter_async_context(silo_end(broker.url, cohort))
+    async with coordinator_transport(broker.url, cohort) as ours, AsyncExitStack() as alive:
+        silo = await alive.enter_async_context(silo_transport(broker.url, cohort))
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
-        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
         async with (
-            ours.end.asking(item, {}, Deadline.after(30), unread=Deadline.after(1)) as asked,
+            ours.transport.asking(item, {}, Deadline.after(30), unread=Deadline.after(1)) as asked,
             asyncio.timeout(10),
         ):
             assert (await asked.answer()).held
@@ -178,12 +178,12 @@ async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broke
             if silo != "ewr" or len(told) > 1:
                 await tell(silo, session, stage, incarnation)
                 return
-            await silos["ewr"].end.close()  # with its results
-            again = await stack.enter_async_context(silo_end(broker.url, cohort))
+            await silos["ewr"].transport.close()  # with its results
+            again = await stack.enter_async_context(silo_transport(broker.url, cohort))
             again.answer = lambda item: again.send(item, [result("ewr")], Deadline.after(30))
 
         monkeypatch.setattr(ours._end, "fetch", fetch)
-        took = Taken()
+        took = RecordedOutputs()
         async with asyncio.timeout(15):
             assert await session.run_stage(stage(took, THREE)) == THREE
         assert took["ewr"] == [result("ewr")]
@@ -192,7 +192,7 @@ async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broke
 
 
 async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
-    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+    async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         gate, over = asyncio.Event(), asyncio.Event()
 
         async def answer(item):
@@ -201,25 +201,25 @@ async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
             over.set()
 
         silo.answer = answer
-        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
         with pytest.raises(DeadlineExceeded):
-            await ours.end.request(item, {}, Deadline.after(0.3))
+            await ours.transport.request(item, {}, Deadline.after(0.3))
         gate.set()
         async with asyncio.timeout(10):
             await over.wait()
-        assert ours.end.late == 1
+        assert ours.transport.late == 1
 
 
 async def test_results_that_are_announced_again_are_sent_once(broker, cohort):
-    async with coordinator_end(broker.url, cohort) as ours, silo_end(broker.url, cohort) as silo:
+    async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
-        item = msgspec.structs.replace(work("ewr", ours.end.key), hold=MIB)
-        async with ours.end.asking(item, {}, Deadline.after(20)) as asked:
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
+        async with ours.transport.asking(item, {}, Deadline.after(20)) as asked:
             first = await asked.answer()
             again = asyncio.create_task(silo.answer(item))
             assert await asked.answer() == first
-            before = silo.end.traffic["bulk"].bytes_out
-            await ours.end.fetch("ewr", item.session, item.stage, silo.incarnation)
+            before = silo.transport.traffic["bulk"].bytes_out
+            await ours.transport.fetch("ewr", item.session, item.stage, silo.incarnation)
             await again
-            assert await ours.end.results.get(first.outputs[0][0], Deadline.after(20)) == result("ewr")
-        assert silo.end.traffic["bulk"].bytes_out - before < 1.5 * len(result("ewr"))
+            assert await ours.transport.results.get(first.outputs[0][0], Deadline.after(20)) == result("ewr")
+        assert silo.transport.traffic["bulk"].bytes_out - before < 1.5 * len(result("ewr"))

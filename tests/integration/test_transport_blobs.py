@@ -21,8 +21,16 @@ from fedbroker.transport.blobs.bulk import WINDOW
 from fedbroker.wire import Limits, cut, digest_of, encode
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Chunk, Done, WorkItem
-from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until, work
 from tests.support.proxy import Proxy
+from tests.support.transports import (
+    EchoSilo,
+    RecordingCoordinator,
+    coordinator_transport,
+    eventually,
+    queue_admin,
+    silo_transport,
+    work_item,
+)
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -66,27 +74,30 @@ async def test_blobs_go_there_and_back(strict_broker: PrivateBroker, cohort: str
     data = secrets.token_bytes(size)
     digest = digest_of(data)
     async with (
-        silo_end(strict_broker.url, cohort) as silo,
-        coordinator_end(strict_broker.url, cohort) as coordinator,
+        silo_transport(strict_broker.url, cohort) as silo,
+        coordinator_transport(strict_broker.url, cohort) as coordinator,
     ):
-        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
-        item = work("ewr", coordinator.end.key, blobs={digest: size})
-        done = await coordinator.end.request(item, {}, Deadline.after(20))
+        await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+        item = work_item("ewr", coordinator.transport.key, blobs={digest: size})
+        done = await coordinator.transport.request(item, {}, Deadline.after(20))
         assert isinstance(done, Done)
         assert done.outputs == ((digest, size),)
-        assert bytes(await coordinator.end.results.get(digest, Deadline.after(5))) == data
-        assert (silo.end.blobs.pending_bytes, coordinator.end.results.pending_bytes) == (0, 0)
+        assert bytes(await coordinator.transport.results.get(digest, Deadline.after(5))) == data
+        assert (silo.transport.blobs.pending_bytes, coordinator.transport.results.pending_bytes) == (0, 0)
 
 
 async def test_64_mib_pass_a_broker_that_takes_16(strict_broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(64 * MIB)
     digest = digest_of(data)
-    async with silo_end(strict_broker.url, cohort), coordinator_end(strict_broker.url, cohort) as coordinator:
-        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(60))
-        item = work("ewr", coordinator.end.key, blobs={digest: len(data)}, seconds=60)
-        done = await coordinator.end.request(item, {}, Deadline.after(60))
+    async with (
+        silo_transport(strict_broker.url, cohort),
+        coordinator_transport(strict_broker.url, cohort) as coordinator,
+    ):
+        await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(60))
+        item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data)}, seconds=60)
+        done = await coordinator.transport.request(item, {}, Deadline.after(60))
         assert isinstance(done, Done)
-        assert await coordinator.end.results.get(digest, Deadline.after(30)) == data
+        assert await coordinator.transport.results.get(digest, Deadline.after(30)) == data
 
 
 @pytest.mark.alone
@@ -97,12 +108,12 @@ async def test_512_mib_pass_in_bounded_memory(strict_broker: PrivateBroker, coho
         data[at : at + 8] = at.to_bytes(8, "big")
     digest = digest_of(data)
     async with (
-        silo_end(strict_broker.url, cohort) as silo,
-        coordinator_end(strict_broker.url, cohort) as coordinator,
+        silo_transport(strict_broker.url, cohort) as silo,
+        coordinator_transport(strict_broker.url, cohort) as coordinator,
     ):
         async with memory() as grown:
-            getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(100), 20))
-            await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(100))
+            getting = asyncio.create_task(silo.transport.blobs.get(digest, Deadline.after(100), 20))
+            await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(100))
             content = await getting
         assert len(content) == size
         assert content[-MIB : -MIB + 8] == (size - MIB).to_bytes(8, "big")
@@ -114,14 +125,14 @@ async def test_a_broadcast_is_published_once(broker: PrivateBroker, cohort: str)
     digest = digest_of(data)
     names = ("ewr", "jfk", "lga")
     async with AsyncExitStack() as stack:
-        look = await stack.enter_async_context(admin(broker.url))
-        silos = [await stack.enter_async_context(silo_end(broker.url, cohort, name)) for name in names]
-        coordinator = await stack.enter_async_context(coordinator_end(broker.url, cohort))
+        look = await stack.enter_async_context(queue_admin(broker.url))
+        silos = [await stack.enter_async_context(silo_transport(broker.url, cohort, name)) for name in names]
+        coordinator = await stack.enter_async_context(coordinator_transport(broker.url, cohort))
         await look.declare(f"spy.{cohort}", ("fedbroker.blobs", cohort), durable=True)
-        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+        await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
         for silo in silos:
-            assert await silo.end.blobs.get(digest, Deadline.after(5)) == data
-        await until(lambda: look.holds(f"spy.{cohort}", 3))
+            assert await silo.transport.blobs.get(digest, Deadline.after(5)) == data
+        await eventually(lambda: look.holds(f"spy.{cohort}", 3))
         await look.delete(f"spy.{cohort}")
 
 
@@ -129,31 +140,31 @@ async def test_a_blob_for_one_silo_goes_to_no_other(broker: PrivateBroker, cohor
     data = secrets.token_bytes(MIB)
     digest = digest_of(data)
     async with (
-        silo_end(broker.url, cohort, "ewr") as silo,
-        silo_end(broker.url, cohort, "jfk") as other,
-        coordinator_end(broker.url, cohort) as coordinator,
+        silo_transport(broker.url, cohort, "ewr") as silo,
+        silo_transport(broker.url, cohort, "jfk") as other,
+        coordinator_transport(broker.url, cohort) as coordinator,
     ):
-        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
-        assert await silo.end.blobs.get(digest, Deadline.after(5)) == data
-        await coordinator.end.send_blob(digest_of(b"end"), b"end", silo="jfk", deadline=Deadline.after(5))
-        assert await other.end.blobs.get(digest_of(b"end"), Deadline.after(5)) == b"end"
-        assert digest not in other.end.blobs
+        await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+        assert await silo.transport.blobs.get(digest, Deadline.after(5)) == data
+        await coordinator.transport.send_blob(digest_of(b"end"), b"end", silo="jfk", deadline=Deadline.after(5))
+        assert await other.transport.blobs.get(digest_of(b"end"), Deadline.after(5)) == b"end"
+        assert digest not in other.transport.blobs
 
 
 async def test_a_silo_waits_for_blobs_that_come_after_its_work(broker: PrivateBroker, cohort: str) -> None:
     blobs = {digest_of(data): data for data in (secrets.token_bytes(2 * MIB) for _ in range(5))}
-    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
-        item = work("ewr", coordinator.end.key, blobs={digest: len(data) for digest, data in blobs.items()})
-        request = asyncio.create_task(coordinator.end.request(item, {}, Deadline.after(20)))
-        await until(lambda: len(silo.items) == 1)
+    async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
+        item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data) for digest, data in blobs.items()})
+        request = asyncio.create_task(coordinator.transport.request(item, {}, Deadline.after(20)))
+        await eventually(lambda: len(silo.items) == 1)
         sending = (
-            coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+            coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
             for digest, data in blobs.items()
         )
         await asyncio.gather(*sending)
         assert isinstance(await request, Done)
         for digest, data in blobs.items():
-            assert await coordinator.end.results.get(digest, Deadline.after(5)) == data
+            assert await coordinator.transport.results.get(digest, Deadline.after(5)) == data
 
 
 @pytest.mark.alone
@@ -161,74 +172,74 @@ async def test_a_lost_chunk_is_noticed_and_the_blob_can_be_sent_again(broker: Pr
     data = secrets.token_bytes(3 * MIB)
     digest = digest_of(data)
     async with (
-        silo_end(broker.url, cohort) as silo,
-        coordinator_end(broker.url, cohort) as coordinator,
-        admin(broker.url) as look,
+        silo_transport(broker.url, cohort) as silo,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        queue_admin(broker.url) as look,
     ):
         chunks = list(cut(digest, data, MIB))
         for chunk, view in (chunks[0], chunks[2]):
             await look.publish("fedbroker.blobs", f"{cohort}.ewr", encode(chunk, [view]))
         started = time.monotonic()
         with pytest.raises(Missing, match=r"nothing came for 0\.5 s") as caught:
-            await silo.end.blobs.get(digest, Deadline.after(20), 0.5)
+            await silo.transport.blobs.get(digest, Deadline.after(20), 0.5)
         assert caught.value.digest == digest
         assert time.monotonic() - started < 2
-        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
-        assert await silo.end.blobs.get(digest, Deadline.after(5)) == data
+        await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+        assert await silo.transport.blobs.get(digest, Deadline.after(5)) == data
 
 
 async def test_what_does_not_belong_on_the_lane_is_dropped(broker: PrivateBroker, cohort: str) -> None:
     limits = Limits(max_blob=4 * MIB, max_pending_blobs=3, max_pending_bytes=9 * MIB)
     async with (
-        silo_end(broker.url, cohort, limits=limits) as silo,
-        coordinator_end(broker.url, cohort) as coordinator,
-        admin(broker.url) as look,
+        silo_transport(broker.url, cohort, limits=limits) as silo,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        queue_admin(broker.url) as look,
     ):
-        wrong = [b"", b"junk", encode(work("ewr", "k")), encode(Chunk("0" * 32, 5, 0), [b"wrong"])]
+        wrong = [b"", b"junk", encode(work_item("ewr", "k")), encode(Chunk("0" * 32, 5, 0), [b"wrong"])]
         wrong += [encode(Chunk(f"{number:032}", 2**40, 0), [b"x" * MIB]) for number in range(3)]  # a terabyte
         wrong += [encode(Chunk(f"{number:032}", 4 * MIB, 0), [b"x" * MIB]) for number in range(10)]  # never complete
         for body in wrong:
             await look.publish("fedbroker.blobs", cohort, body)
         data = secrets.token_bytes(MIB)
-        await coordinator.end.send_blob(digest_of(data), data, silo=None, deadline=Deadline.after(5))
-        assert await silo.end.blobs.get(digest_of(data), Deadline.after(5)) == data
-        assert silo.end.blobs.pending_bytes == 8 * MIB
+        await coordinator.transport.send_blob(digest_of(data), data, silo=None, deadline=Deadline.after(5))
+        assert await silo.transport.blobs.get(digest_of(data), Deadline.after(5)) == data
+        assert silo.transport.blobs.pending_bytes == 8 * MIB
 
 
 async def test_a_damaged_blob_is_missed_at_once(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(2 * MIB)
     digest = digest_of(data)
-    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
-        getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(30), 30))
+    async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
+        getting = asyncio.create_task(silo.transport.blobs.get(digest, Deadline.after(30), 30))
         await asyncio.sleep(0)
-        await coordinator.end.send_blob(digest, data[::-1], silo=None, deadline=Deadline.after(5))
+        await coordinator.transport.send_blob(digest, data[::-1], silo=None, deadline=Deadline.after(5))
         with pytest.raises(Missing, match="damaged"):
             async with asyncio.timeout(5):
                 await getting
 
 
 async def test_too_large_a_blob_is_refused_before_it_is_sent(broker: PrivateBroker, cohort: str) -> None:
-    async with coordinator_end(broker.url, cohort, limits=Limits(max_blob=MIB)) as coordinator:
+    async with coordinator_transport(broker.url, cohort, limits=Limits(max_blob=MIB)) as coordinator:
         with pytest.raises(WireError, match="exceeds the limit"):
-            await coordinator.end.send_blob("d", bytes(MIB + 1), silo=None, deadline=Deadline.after(5))
+            await coordinator.transport.send_blob("d", bytes(MIB + 1), silo=None, deadline=Deadline.after(5))
 
 
 async def test_sending_stops_at_its_deadline(broker: PrivateBroker, cohort: str) -> None:
-    async with Proxy(broker.url) as proxy, coordinator_end(proxy.url, cohort) as coordinator:
+    async with Proxy(broker.url) as proxy, coordinator_transport(proxy.url, cohort) as coordinator:
         proxy.stall()
         with pytest.raises(BrokerLost):
-            await coordinator.end.send_blob("d", bytes(64 * MIB), silo=None, deadline=Deadline.after(0.5))
+            await coordinator.transport.send_blob("d", bytes(64 * MIB), silo=None, deadline=Deadline.after(0.5))
         proxy.flow()
-        await coordinator.end.send_blob("d", bytes(MIB), silo=None, deadline=Deadline.after(20))
+        await coordinator.transport.send_blob("d", bytes(MIB), silo=None, deadline=Deadline.after(20))
 
 
 async def test_sending_can_be_cancelled(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(32 * MIB)
     digest = digest_of(data)
-    async with silo_end(broker.url, cohort) as silo, coordinator_end(broker.url, cohort) as coordinator:
+    async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         for turns in (0, 1, 2, 5, 20, 50):
             sending = asyncio.create_task(
-                coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+                coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
             )
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -237,19 +248,19 @@ async def test_sending_can_be_cancelled(broker: PrivateBroker, cohort: str) -> N
                     await sending
             else:
                 await sending
-        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
-        assert await silo.end.blobs.get(digest, Deadline.after(10)) == data
+        await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+        assert await silo.transport.blobs.get(digest, Deadline.after(10)) == data
 
 
 async def test_the_same_result_from_two_silos_is_one_blob(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(2 * MIB)
     async with (
-        silo_end(broker.url, cohort, "ewr") as one,
-        silo_end(broker.url, cohort, "jfk") as other,
-        coordinator_end(broker.url, cohort) as coordinator,
+        silo_transport(broker.url, cohort, "ewr") as one,
+        silo_transport(broker.url, cohort, "jfk") as other,
+        coordinator_transport(broker.url, cohort) as coordinator,
     ):
 
-        def same(silo: Silo) -> None:
+        def same(silo: EchoSilo) -> None:
             async def answer(item: WorkItem) -> None:
                 await silo.send(item, [data], Deadline.after(20))
 
@@ -258,7 +269,7 @@ async def test_the_same_result_from_two_silos_is_one_blob(broker: PrivateBroker,
         same(one)
         same(other)
         assert await asyncio.gather(coordinator.ask("ewr"), coordinator.ask("jfk")) == [data, data]
-        assert coordinator.end.results.kept_bytes == len(data)
+        assert coordinator.transport.results.kept_bytes == len(data)
 
 
 async def test_results_that_went_with_the_connection_are_missed_soon(
@@ -266,10 +277,10 @@ async def test_results_that_went_with_the_connection_are_missed_soon(
 ) -> None:
     """A coordinator waits long for what is slow, not for what cannot come."""
     monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.3)
-    async with coordinator_end(broker.url, cohort) as coordinator, admin(broker.url) as look:
-        getting = asyncio.create_task(coordinator.end.results.get("d", Deadline.after(30), 30.0))
+    async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as look:
+        getting = asyncio.create_task(coordinator.transport.results.get("d", Deadline.after(30), 30.0))
         await asyncio.sleep(0)
-        await look.delete(f"fedbroker.results.{coordinator.end.key}")
+        await look.delete(f"fedbroker.results.{coordinator.transport.key}")
         with pytest.raises(Missing, match=r"nothing came for 0\.3 s"):
             async with asyncio.timeout(10):
                 await getting
@@ -286,28 +297,28 @@ def dense(size: int) -> bytes:
     return np.random.default_rng(1).standard_normal(size // 4, np.float32).tobytes()
 
 
-async def there_and_back(coordinator: Coordinator, data: bytes) -> tuple[int, int]:
+async def there_and_back(coordinator: RecordingCoordinator, data: bytes) -> tuple[int, int]:
     """How many bytes went over the bulk lane, there and back."""
-    digest, lane = digest_of(data), coordinator.end.traffic["bulk"]
+    digest, lane = digest_of(data), coordinator.transport.traffic["bulk"]
     before = lane.bytes_out, lane.bytes_in
-    await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
-    item = work("ewr", coordinator.end.key, blobs={digest: len(data)})
-    assert isinstance(await coordinator.end.request(item, {}, Deadline.after(20)), Done)
-    assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
+    await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
+    item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data)})
+    assert isinstance(await coordinator.transport.request(item, {}, Deadline.after(20)), Done)
+    assert await coordinator.transport.results.get(digest, Deadline.after(10)) == data
     return lane.bytes_out - before[0], lane.bytes_in - before[1]
 
 
 async def test_auto_compresses_what_shrinks_both_ways(broker: PrivateBroker, cohort: str) -> None:
     async with (
-        silo_end(broker.url, cohort, compression="auto") as silo,
-        coordinator_end(broker.url, cohort, compression="auto") as coordinator,
+        silo_transport(broker.url, cohort, compression="auto") as silo,
+        coordinator_transport(broker.url, cohort, compression="auto") as coordinator,
     ):
         for data, most in ((sparse(8 * MIB), 0.25), (sparse(20 * MIB), 0.25), (dense(8 * MIB), 1.02)):
             out, back = await there_and_back(coordinator, data)
             assert out <= most * len(data)
             assert back <= most * len(data)
         assert out >= len(data)  # dense numbers go as they are
-        assert (silo.end.blobs.pending_bytes, coordinator.end.results.pending_bytes) == (0, 0)
+        assert (silo.transport.blobs.pending_bytes, coordinator.transport.results.pending_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("compression", ["off", "on"])
@@ -316,8 +327,8 @@ async def test_each_end_reads_what_the_other_sends_whatever_its_own_setting(
 ) -> None:
     other: Compression = "on" if compression == "off" else "off"
     async with (
-        silo_end(broker.url, cohort, compression=compression),
-        coordinator_end(broker.url, cohort, compression=other) as coordinator,
+        silo_transport(broker.url, cohort, compression=compression),
+        coordinator_transport(broker.url, cohort, compression=other) as coordinator,
     ):
         data = sparse(3 * MIB)
         out, back = await there_and_back(coordinator, data)
@@ -332,18 +343,18 @@ async def test_a_compressed_broadcast_can_be_cancelled_and_sent_again(broker: Pr
     data = sparse(32 * MIB)
     digest = digest_of(data)
     async with (
-        silo_end(broker.url, cohort) as silo,
-        coordinator_end(broker.url, cohort, compression="on") as coordinator,
+        silo_transport(broker.url, cohort) as silo,
+        coordinator_transport(broker.url, cohort, compression="on") as coordinator,
     ):
         for seconds in (0.0, 0.001, 0.005, *[0.02] * 2 * WINDOW):  # more often than the window has room
             sending = asyncio.create_task(
-                coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+                coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
             )
             await asyncio.wait([sending], timeout=seconds)
             sending.cancel()
             await asyncio.wait([sending])
-        await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
-        assert await silo.end.blobs.get(digest, Deadline.after(10)) == data
+        await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+        assert await silo.transport.blobs.get(digest, Deadline.after(10)) == data
 
 
 @pytest.mark.alone
@@ -351,17 +362,17 @@ async def test_a_bomb_is_refused_and_the_blob_missed_at_once(broker: PrivateBrok
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(512 * MIB))
     digest = digest_of(bytes(4 * MIB))
     async with (
-        silo_end(broker.url, cohort) as silo,
-        coordinator_end(broker.url, cohort) as coordinator,
-        admin(broker.url) as look,
+        silo_transport(broker.url, cohort) as silo,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        queue_admin(broker.url) as look,
     ):
         async with memory() as grown:
-            getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(30), 30))
+            getting = asyncio.create_task(silo.transport.blobs.get(digest, Deadline.after(30), 30))
             await asyncio.sleep(0)
             await look.publish("fedbroker.blobs", cohort, encode(Chunk(digest, 512 * MIB, 0, "zstd"), [bomb]))
             with pytest.raises(Missing, match="more than 4194304 bytes"):
                 async with asyncio.timeout(5):
                     await getting
         assert grown[0] < 64 * MIB
-        await coordinator.end.send_blob(digest, bytes(4 * MIB), silo=None, deadline=Deadline.after(5))
-        assert await silo.end.blobs.get(digest, Deadline.after(5)) == bytes(4 * MIB)
+        await coordinator.transport.send_blob(digest, bytes(4 * MIB), silo=None, deadline=Deadline.after(5))
+        assert await silo.transport.blobs.get(digest, Deadline.after(5)) == bytes(4 * MIB)

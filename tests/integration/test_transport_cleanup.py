@@ -12,8 +12,15 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError
-from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until
 from tests.support.proxy import Proxy
+from tests.support.transports import (
+    EchoSilo,
+    RecordingCoordinator,
+    coordinator_transport,
+    eventually,
+    queue_admin,
+    silo_transport,
+)
 
 
 async def ours(broker: PrivateBroker, *words: str) -> set[str]:
@@ -24,8 +31,8 @@ async def ours(broker: PrivateBroker, *words: str) -> set[str]:
 
 async def test_only_documented_queues_remain(broker: PrivateBroker, cohort: str) -> None:
     stay = {f"fedbroker.{kind}.{cohort}" for kind in ("lobby", "dead")} | {f"fedbroker.work.{cohort}.ewr"}
-    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort) as coordinator:
-        key = coordinator.end.key
+    async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort) as coordinator:
+        key = coordinator.transport.key
         assert await coordinator.ask("ewr") == b"ok"
         assert await ours(broker, cohort, key) == stay | {
             *(f"fedbroker.{kind}.{cohort}.ewr" for kind in ("blobs", "mailbox")),
@@ -36,17 +43,17 @@ async def test_only_documented_queues_remain(broker: PrivateBroker, cohort: str)
 
 async def test_nothing_remains_after_a_reconnect(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy:
-        async with silo_end(proxy.url, cohort), coordinator_end(proxy.url, cohort) as coordinator:
-            key = coordinator.end.key
+        async with silo_transport(proxy.url, cohort), coordinator_transport(proxy.url, cohort) as coordinator:
+            key = coordinator.transport.key
             proxy.cut()
             assert await coordinator.ask("ewr") == b"ok"
-        async with admin(broker.url) as look:
+        async with queue_admin(broker.url) as look:
             for queue in (f"callback.{key}", f"results.{key}", f"roster.{key}", f"blobs.{cohort}.ewr"):
                 assert not await look.has_queue(f"fedbroker.{queue}")
 
 
 async def test_no_connection_remains(broker: PrivateBroker, cohort: str) -> None:
-    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort):
         there = await asyncio.to_thread(broker.ctl, "list_connections", "client_properties")
         assert there.count(cohort) == 4
         for name in (f"fedbroker silo {cohort}.ewr control", f"fedbroker silo {cohort}.ewr bulk"):
@@ -55,30 +62,30 @@ async def test_no_connection_remains(broker: PrivateBroker, cohort: str) -> None
     async def gone() -> bool:
         return cohort not in await asyncio.to_thread(broker.ctl, "list_connections", "client_properties")
 
-    await until(gone)
+    await eventually(gone)
 
 
 async def test_no_task_remains(broker: PrivateBroker, cohort: str) -> None:
     before = asyncio.all_tasks()
     async with Proxy(broker.url) as proxy:
-        async with silo_end(proxy.url, cohort), coordinator_end(proxy.url, cohort) as coordinator:
+        async with silo_transport(proxy.url, cohort), coordinator_transport(proxy.url, cohort) as coordinator:
             assert await coordinator.ask("ewr") == b"ok"
             proxy.cut()
             assert await coordinator.ask("ewr") == b"ok"
         for make in (
-            lambda: Silo(proxy.url + "nosuch", cohort).end,
-            lambda: Coordinator("amqp://[::1]:1/", cohort).end,
+            lambda: EchoSilo(proxy.url + "nosuch", cohort).transport,
+            lambda: RecordingCoordinator("amqp://[::1]:1/", cohort).transport,
         ):
             with suppress(BrokerError):
                 await make().open(Deadline.after(5))
     gc.collect()  # connections that were not closed would start tasks now
-    await until(lambda: asyncio.all_tasks() == before, 2)
+    await eventually(lambda: asyncio.all_tasks() == before, 2)
 
 
 async def test_closing_twice_and_before_opening_does_no_harm(broker: PrivateBroker, cohort: str) -> None:
-    for end in (Silo(broker.url, cohort).end, Coordinator(broker.url, cohort).end):
+    for end in (EchoSilo(broker.url, cohort).transport, RecordingCoordinator(broker.url, cohort).transport):
         await end.close()
-    for end in (Silo(broker.url, cohort).end, Coordinator(broker.url, cohort).end):
+    for end in (EchoSilo(broker.url, cohort).transport, RecordingCoordinator(broker.url, cohort).transport):
         await end.open(Deadline.after(10))
         await end.close()
         await end.close()
@@ -86,12 +93,12 @@ async def test_closing_twice_and_before_opening_does_no_harm(broker: PrivateBrok
 
 async def test_a_stalled_network_does_not_hold_up_closing(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy:
-        silo, coordinator = Silo(proxy.url, cohort), Coordinator(proxy.url, cohort)
-        await silo.end.open(Deadline.after(10))
-        await coordinator.end.open(Deadline.after(10))
+        silo, coordinator = EchoSilo(proxy.url, cohort), RecordingCoordinator(proxy.url, cohort)
+        await silo.transport.open(Deadline.after(10))
+        await coordinator.transport.open(Deadline.after(10))
         proxy.stall()
         async with asyncio.timeout(15):
-            await asyncio.gather(silo.end.close(), coordinator.end.close())
+            await asyncio.gather(silo.transport.close(), coordinator.transport.close())
 
 
 async def test_no_password_is_ever_said(
@@ -100,13 +107,16 @@ async def test_no_password_is_ever_said(
     password = broker.url.split("@")[0].rpartition(":")[2]
     with caplog.at_level(logging.DEBUG):
         async with Proxy(broker.url) as proxy:
-            async with silo_end(proxy.url, cohort) as silo, coordinator_end(proxy.url, cohort) as coordinator:
+            async with (
+                silo_transport(proxy.url, cohort) as silo,
+                coordinator_transport(proxy.url, cohort) as coordinator,
+            ):
                 await proxy.refuse()
                 await proxy.accept()
                 assert await coordinator.ask("ewr") == b"ok"
-                shown = [repr(vars(link)) for link in (silo.end._control, coordinator.end._bulk)]
+                shown = [repr(vars(link)) for link in (silo.transport._control, coordinator.transport._bulk)]
             with suppress(BrokerError):
-                await Silo(proxy.url + "nosuch", cohort).end.open(Deadline.after(5))
+                await EchoSilo(proxy.url + "nosuch", cohort).transport.open(Deadline.after(5))
     output = capfd.readouterr()
     for text in (caplog.text, output.out, output.err, *shown):
         assert password not in text

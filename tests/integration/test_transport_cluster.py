@@ -17,9 +17,16 @@ from fedbroker.errors import BrokerUnreachable, Missing
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
-from tests.support.cluster import ClusterNode, PrivateCluster, at_port, killed
-from tests.support.ends import Coordinator, Silo, coordinator_end, silo_end, until, work
+from tests.support.cluster import ClusterNode, PrivateCluster, killed_node, node_at_port
 from tests.support.proxy import Proxy
+from tests.support.transports import (
+    EchoSilo,
+    RecordingCoordinator,
+    coordinator_transport,
+    eventually,
+    silo_transport,
+    work_item,
+)
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
@@ -33,7 +40,7 @@ def cluster() -> Iterator[PrivateCluster]:
 @asynccontextmanager
 async def lost(cluster: PrivateCluster, node: ClusterNode) -> AsyncIterator[None]:
     """The same as ``killed``, off the event loop."""
-    away = killed(cluster, node)
+    away = killed_node(cluster, node)
     await asyncio.to_thread(away.__enter__)
     try:
         yield
@@ -42,35 +49,35 @@ async def lost(cluster: PrivateCluster, node: ClusterNode) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def both(url: str, cohort: str) -> AsyncIterator[tuple[Silo, Coordinator]]:
-    async with silo_end(url, cohort) as silo, coordinator_end(url, cohort) as coordinator:
+async def both(url: str, cohort: str) -> AsyncIterator[tuple[EchoSilo, RecordingCoordinator]]:
+    async with silo_transport(url, cohort) as silo, coordinator_transport(url, cohort) as coordinator:
         yield silo, coordinator
 
 
-async def large_blobs_pass(silo: Silo, coordinator: Coordinator, stage: int) -> None:
+async def large_blobs_pass(silo: EchoSilo, coordinator: RecordingCoordinator, stage: int) -> None:
     """Both ways, on the bulk lane."""
     data = secrets.token_bytes(2**21)
     digest = digest_of(data)
     async with asyncio.timeout(60):
         while True:  # chunks are lost with a connection's queue: the blob is then sent again
-            await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+            await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
             try:
-                await silo.end.blobs.get(digest, Deadline.after(20), 1.0)
+                await silo.transport.blobs.get(digest, Deadline.after(20), 1.0)
                 break
             except Missing:
                 continue
-        item = work(silo.name, coordinator.end.key, stage=stage, blobs={digest: len(data)}, seconds=20)
-        assert isinstance(await coordinator.end.request(item, {}, Deadline.after(20)), Done)
-        assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
+        item = work_item(silo.name, coordinator.transport.key, stage=stage, blobs={digest: len(data)}, seconds=20)
+        assert isinstance(await coordinator.transport.request(item, {}, Deadline.after(20)), Done)
+        assert await coordinator.transport.results.get(digest, Deadline.after(10)) == data
 
 
 def _node_of(cluster: PrivateCluster, link: ReconnectingConnection) -> ClusterNode:
     """Where a link is connected now."""
     assert link._line is not None
-    return at_port(cluster, link._line._connected.endpoint.port)
+    return node_at_port(cluster, link._line._connected.endpoint.port)
 
 
-Victim = Callable[[PrivateCluster, Silo, Coordinator], ClusterNode]
+Victim = Callable[[PrivateCluster, EchoSilo, RecordingCoordinator], ClusterNode]
 
 
 @pytest.mark.parametrize(
@@ -79,13 +86,13 @@ Victim = Callable[[PrivateCluster, Silo, Coordinator], ClusterNode]
         pytest.param(lambda cluster, *_: cluster.nodes[0], id="first", marks=pytest.mark.whole),
         pytest.param(lambda cluster, *_: cluster.nodes[1], id="second", marks=pytest.mark.whole),
         pytest.param(lambda cluster, *_: cluster.nodes[2], id="third", marks=pytest.mark.whole),
-        pytest.param(lambda cluster, _, end: _node_of(cluster, end.end._control), id="with replies"),
+        pytest.param(lambda cluster, _, end: _node_of(cluster, end.transport._control), id="with replies"),
         pytest.param(
-            lambda cluster, _, end: _node_of(cluster, end.end._bulk), id="with results", marks=pytest.mark.whole
+            lambda cluster, _, end: _node_of(cluster, end.transport._bulk), id="with results", marks=pytest.mark.whole
         ),
-        pytest.param(lambda cluster, silo, _: _node_of(cluster, silo.end._control), id="with the lobby"),
+        pytest.param(lambda cluster, silo, _: _node_of(cluster, silo.transport._control), id="with the lobby"),
         pytest.param(
-            lambda cluster, silo, _: _node_of(cluster, silo.end._bulk), id="with blobs", marks=pytest.mark.whole
+            lambda cluster, silo, _: _node_of(cluster, silo.transport._bulk), id="with blobs", marks=pytest.mark.whole
         ),
     ],
 )
@@ -93,14 +100,14 @@ async def test_any_node_may_die_under_work(cluster: PrivateCluster, cohort: str,
     async with both(cluster.url, cohort) as (silo, coordinator):
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
-        await until(lambda: len(silo.items) == 1)
+        await eventually(lambda: len(silo.items) == 1)
         async with lost(cluster, victim(cluster, silo, coordinator)):
             release.set()
             assert await request == b"ok"
             assert await coordinator.ask("ewr", 2, seconds=60) == b"ok"
             await large_blobs_pass(silo, coordinator, 3)
             heard = len(coordinator.announces)
-            await until(lambda: len(coordinator.announces) > heard)
+            await eventually(lambda: len(coordinator.announces) > heard)
         assert await coordinator.ask("ewr", 4, seconds=60) == b"ok"
         await large_blobs_pass(silo, coordinator, 5)
 
@@ -109,12 +116,12 @@ async def test_an_answer_reaches_a_coordinator_whose_queue_is_being_made_anew(
     cluster: PrivateCluster, cohort: str
 ) -> None:
     """The silo answers in the very moment in which there is no queue for answers: its node has just died."""
-    async with silo_end(cluster.url, cohort) as silo, coordinator_end(cluster.url, cohort) as coordinator:
+    async with silo_transport(cluster.url, cohort) as silo, coordinator_transport(cluster.url, cohort) as coordinator:
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
-        await until(lambda: len(silo.items) == 1)
-        victim = _node_of(cluster, coordinator.end._control)
-        link = coordinator.end._control
+        await eventually(lambda: len(silo.items) == 1)
+        victim = _node_of(cluster, coordinator.transport._control)
+        link = coordinator.transport._control
         line = link._line
         assert line is not None
         line.down.add_done_callback(lambda _: release.set())
@@ -125,7 +132,7 @@ async def test_an_answer_reaches_a_coordinator_whose_queue_is_being_made_anew(
 async def test_a_cohort_forms_while_a_node_is_away(cluster: PrivateCluster, cohort: str) -> None:
     """Also where that node held the cohort's queues, and whichever host the URL names first."""
     async with both(cluster.url, cohort) as (silo, coordinator):
-        victim = _node_of(cluster, silo.end._control)
+        victim = _node_of(cluster, silo.transport._control)
         assert await coordinator.ask("ewr", 1) == b"ok"
     async with lost(cluster, victim):
         for stage in range(3):
@@ -137,7 +144,7 @@ async def test_a_cohort_forms_while_a_node_is_away(cluster: PrivateCluster, coho
 async def test_all_hosts_that_were_tried_are_named(cluster: PrivateCluster, cohort: str) -> None:
     login = cluster.url.rpartition("@")[0]
     with pytest.raises(BrokerUnreachable) as caught:
-        async with silo_end(f"{login}@127.0.0.1:1,127.0.0.1:2/", cohort):
+        async with silo_transport(f"{login}@127.0.0.1:1,127.0.0.1:2/", cohort):
             pass
     assert "127.0.0.1:1: nothing answers" in caught.value.what
     assert "127.0.0.1:2: nothing answers" in caught.value.what
@@ -149,10 +156,10 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(cluster: Priva
         silent.stall()
         for _ in range(2):  # either may come first
             url = f"{silent.url.removesuffix('/')},127.0.0.1:{cluster.nodes[1].port}/"
-            silo = Silo(url, cohort)
+            silo = EchoSilo(url, cohort)
             async with asyncio.timeout(10):
-                await silo.end.open(Deadline.after(4))
-            await silo.end.close()
+                await silo.transport.open(Deadline.after(4))
+            await silo.transport.close()
 
 
 def test_nothing_is_left_of_a_cluster_whose_owner_is_killed() -> None:
@@ -164,7 +171,7 @@ def test_nothing_is_left_of_a_cluster_whose_owner_is_killed() -> None:
         assert len(places) == 3
         assert all(place.exists() for place in places)
         owner.kill()
-    asyncio.run(until(lambda: not any(place.exists() or _used(place) for place in places), 20))
+    asyncio.run(eventually(lambda: not any(place.exists() or _used(place) for place in places), 20))
 
 
 def _used(place: Path) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fedbroker.broker import PrivateBroker
-from tests.support.ends import coordinator_end, silo_end, until
 from tests.support.proxy import Proxy
+from tests.support.transports import coordinator_transport, eventually, silo_transport
 
 CUT = 30.0
 HEARTBEAT = 2
@@ -40,26 +40,26 @@ async def test_half_a_minute_without_network(
 ) -> None:
     async with (
         Proxy(f"{broker.url}?heartbeat={HEARTBEAT}") as proxy,
-        coordinator_end(broker.url, cohort) as coordinator,
-        silo_end(proxy.url, cohort) as silo,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        silo_transport(proxy.url, cohort) as silo,
     ):
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=100))
-        await until(lambda: len(silo.items) == 1)
-        lines = silo.end._control._line, silo.end._bulk._line
+        await eventually(lambda: len(silo.items) == 1)
+        lines = silo.transport._control._line, silo.transport._bulk._line
         started = time.monotonic()
         await fail(proxy)
-        await until(lambda: all(line is not None and not line.alive for line in lines), 20)
+        await eventually(lambda: all(line is not None and not line.alive for line in lines), 20)
         if answered == "while it is cut":
             release.set()
         await proxy.mended()
         assert not request.done()
         if answered == "when it is back":
-            await until(lambda: silo.end._control._line not in (None, lines[0]), 30)
+            await eventually(lambda: silo.transport._control._line not in (None, lines[0]), 30)
             release.set()
         assert await request == b"ok"
         assert time.monotonic() - started >= CUT
         assert len(silo.items) == 1
         assert await coordinator.ask("ewr", 2, seconds=30) == b"ok"
         assert [item.stage for item in silo.items] == [1, 2]
-        assert coordinator.end.late == 0
+        assert coordinator.transport.late == 0

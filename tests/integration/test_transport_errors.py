@@ -22,8 +22,15 @@ from fedbroker.errors import (
     NameTaken,
     TopologyMismatch,
 )
-from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until
 from tests.support.proxy import Proxy
+from tests.support.transports import (
+    EchoSilo,
+    RecordingCoordinator,
+    coordinator_transport,
+    eventually,
+    queue_admin,
+    silo_transport,
+)
 
 SECRET = "s3cr3t-pass"
 
@@ -31,7 +38,7 @@ SECRET = "s3cr3t-pass"
 async def refusal(url: str, cohort: str, kind: type[FedbrokerError], seconds: float = 5.0) -> str:
     """What both ends say of that URL: the same kind of error, in one line, with a hint, without a password."""
     lines = []
-    for make in (lambda: Silo(url, cohort).end, lambda: Coordinator(url, cohort).end):
+    for make in (lambda: EchoSilo(url, cohort).transport, lambda: RecordingCoordinator(url, cohort).transport):
         with pytest.raises(kind) as caught:
             await make().open(Deadline.after(seconds))
         assert type(caught.value) is kind
@@ -141,7 +148,7 @@ async def test_no_permission(poor_url: str, cohort: str) -> None:
 @pytest.mark.parametrize("queue", ["fedbroker.lobby.{}", "fedbroker.dead.{}"])
 async def test_a_queue_with_other_properties(broker: PrivateBroker, cohort: str, queue: str) -> None:
     name = queue.format(cohort)
-    async with admin(broker.url) as look:
+    async with queue_admin(broker.url) as look:
         await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
         line = await refusal(broker.url, cohort, TopologyMismatch)
         await look.delete(name)
@@ -150,74 +157,77 @@ async def test_a_queue_with_other_properties(broker: PrivateBroker, cohort: str,
 
 async def test_a_silos_queue_with_other_properties(broker: PrivateBroker, cohort: str) -> None:
     name = f"fedbroker.work.{cohort}.ewr"
-    async with admin(broker.url) as look:
+    async with queue_admin(broker.url) as look:
         await look.declare(name, durable=True)
         with pytest.raises(TopologyMismatch, match=name):
-            await Silo(broker.url, cohort).end.open(Deadline.after(5))
+            await EchoSilo(broker.url, cohort).transport.open(Deadline.after(5))
         await look.delete(name)
-    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort) as coordinator:
+    async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort) as coordinator:
         assert await coordinator.ask("ewr") == b"ok"
 
 
 @pytest.mark.alone
 async def test_two_silos_under_one_name(broker: PrivateBroker, cohort: str) -> None:
-    async with silo_end(broker.url, cohort) as first, coordinator_end(broker.url, cohort) as coordinator:
+    async with silo_transport(broker.url, cohort) as first, coordinator_transport(broker.url, cohort) as coordinator:
         started = time.monotonic()
-        second = Silo(broker.url, cohort)
+        second = EchoSilo(broker.url, cohort)
         with pytest.raises(NameTaken, match="'ewr' is already in cohort"):
-            await second.end.open(Deadline.after(20))
+            await second.transport.open(Deadline.after(20))
         assert 1.5 < time.monotonic() - started < 4  # a lock that lingers is waited for
         assert await coordinator.ask("ewr") == b"ok"
         assert (len(first.items), len(second.items)) == (1, 0)
-    async with silo_end(broker.url, cohort):
+    async with silo_transport(broker.url, cohort):
         pass
 
 
 async def test_a_name_that_becomes_free_is_taken(broker: PrivateBroker, cohort: str) -> None:
-    first = Silo(broker.url, cohort)
-    await first.end.open(Deadline.after(5))
-    second = Silo(broker.url, cohort)
-    opening = asyncio.create_task(second.end.open(Deadline.after(20)))
+    first = EchoSilo(broker.url, cohort)
+    await first.transport.open(Deadline.after(5))
+    second = EchoSilo(broker.url, cohort)
+    opening = asyncio.create_task(second.transport.open(Deadline.after(20)))
     async with Proxy(broker.url):  # time for a try or two
-        await first.end.close()
+        await first.transport.close()
     await opening
-    await second.end.close()
+    await second.transport.close()
 
 
 async def test_two_coordinators_under_one_key(broker: PrivateBroker, cohort: str) -> None:
-    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort, key="k1" + cohort) as first:
+    async with (
+        silo_transport(broker.url, cohort),
+        coordinator_transport(broker.url, cohort, key="k1" + cohort) as first,
+    ):
         with pytest.raises(BrokerRefused, match="in use by another connection"):
-            await Coordinator(broker.url, cohort, key="k1" + cohort).end.open(Deadline.after(5))
+            await RecordingCoordinator(broker.url, cohort, key="k1" + cohort).transport.open(Deadline.after(5))
         assert await first.ask("ewr") == b"ok"
 
 
 async def test_the_broker_goes_away_while_we_open(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy:
-        opening = asyncio.create_task(Silo(proxy.url, cohort).end.open(Deadline.after(5)))
-        await until(lambda: proxy.connections > 0)
+        opening = asyncio.create_task(EchoSilo(proxy.url, cohort).transport.open(Deadline.after(5)))
+        await eventually(lambda: proxy.connections > 0)
         await proxy.refuse()
         with pytest.raises(BrokerError):
             await opening
 
 
 async def test_opening_can_be_cancelled(broker: PrivateBroker, cohort: str) -> None:
-    makers: list[Callable[[], Silo | Coordinator]] = [
-        lambda: Silo(broker.url, cohort),
-        lambda: Coordinator(broker.url, cohort),
+    makers: list[Callable[[], EchoSilo | RecordingCoordinator]] = [
+        lambda: EchoSilo(broker.url, cohort),
+        lambda: RecordingCoordinator(broker.url, cohort),
     ]
     for make in makers:
         for turns in range(0, 60, 3):
-            opening = asyncio.create_task(make().end.open(Deadline.after(5)))
+            opening = asyncio.create_task(make().transport.open(Deadline.after(5)))
             for _ in range(turns):
                 await asyncio.sleep(0)
             opening.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await opening
-    async with silo_end(broker.url, cohort), coordinator_end(broker.url, cohort) as coordinator:
+    async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort) as coordinator:
         assert await coordinator.ask("ewr") == b"ok"
 
 
 @pytest.mark.parametrize("heartbeat", [0.0, -1.0, 60.1, float("nan")])
 def test_heartbeats_are_checked(heartbeat: float) -> None:
     with pytest.raises(ConfigError, match="heartbeat"):
-        Silo("amqp://localhost/", "c", heartbeat=heartbeat)
+        EchoSilo("amqp://localhost/", "c", heartbeat=heartbeat)

@@ -21,8 +21,16 @@ from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.topology import callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done
-from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until, work
 from tests.support.proxy import Proxy
+from tests.support.transports import (
+    EchoSilo,
+    RecordingCoordinator,
+    coordinator_transport,
+    eventually,
+    queue_admin,
+    silo_transport,
+    work_item,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
     """
 
     async def declare(url: str) -> None:
-        async with silo_end(url, "mortal"):
+        async with silo_transport(url, "mortal"):
             pass
 
     directory: Path = tmp_path_factory.mktemp("broker")
@@ -45,27 +53,27 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
 
 
 @asynccontextmanager
-async def both(url: str, cohort: str) -> AsyncIterator[tuple[Silo, Coordinator]]:
-    async with silo_end(url, cohort) as silo, coordinator_end(url, cohort) as coordinator:
+async def both(url: str, cohort: str) -> AsyncIterator[tuple[EchoSilo, RecordingCoordinator]]:
+    async with silo_transport(url, cohort) as silo, coordinator_transport(url, cohort) as coordinator:
         yield silo, coordinator
 
 
-async def all_is_well(silo: Silo, coordinator: Coordinator, stage: int) -> None:
+async def all_is_well(silo: EchoSilo, coordinator: RecordingCoordinator, stage: int) -> None:
     """Work, a reply, and blobs of both lanes' sizes both ways; and the silo is known."""
     data = secrets.token_bytes(2**21)
     digest = digest_of(data)
     heard = len(coordinator.announces)
     async with asyncio.timeout(30):
         while True:  # transient chunks are lost with a queue: a silo then needs the blob again
-            await coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
+            await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
             with contextlib.suppress(Missing):
-                await silo.end.blobs.get(digest, Deadline.after(20), 1.0)
+                await silo.transport.blobs.get(digest, Deadline.after(20), 1.0)
                 break
-        item = work(silo.name, coordinator.end.key, stage=stage, blobs={digest: len(data)}, seconds=20)
-        answer = await coordinator.end.request(item, {}, Deadline.after(20))
+        item = work_item(silo.name, coordinator.transport.key, stage=stage, blobs={digest: len(data)}, seconds=20)
+        answer = await coordinator.transport.request(item, {}, Deadline.after(20))
         assert isinstance(answer, Done)
-        assert await coordinator.end.results.get(digest, Deadline.after(10)) == data
-        await until(lambda: len(coordinator.announces) > heard)
+        assert await coordinator.transport.results.get(digest, Deadline.after(10)) == data
+        await eventually(lambda: len(coordinator.announces) > heard)
 
 
 async def test_the_broker_is_killed_and_comes_back(mortal: PrivateBroker) -> None:
@@ -81,7 +89,7 @@ async def test_the_broker_is_killed_under_work(mortal: PrivateBroker) -> None:
     async with both(mortal.url, "mortal") as (silo, coordinator):
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
-        await until(lambda: len(silo.items) == 1)
+        await eventually(lambda: len(silo.items) == 1)
         await asyncio.to_thread(mortal.kill)
         release.set()  # the answer comes while the broker is away
         await asyncio.to_thread(mortal.start)
@@ -89,15 +97,15 @@ async def test_the_broker_is_killed_under_work(mortal: PrivateBroker) -> None:
 
 
 async def test_work_that_waits_outlives_the_broker(mortal: PrivateBroker) -> None:
-    async with coordinator_end(mortal.url, "mortal") as coordinator:
-        async with silo_end(mortal.url, "mortal"):
+    async with coordinator_transport(mortal.url, "mortal") as coordinator:
+        async with silo_transport(mortal.url, "mortal"):
             pass  # its queue stays
         request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
-        async with admin(mortal.url) as look:
-            await until(lambda: look.holds(work_queue("mortal", "ewr").name, 1))
+        async with queue_admin(mortal.url) as look:
+            await eventually(lambda: look.holds(work_queue("mortal", "ewr").name, 1))
         await asyncio.to_thread(mortal.kill)
         await asyncio.to_thread(mortal.start)
-        async with silo_end(mortal.url, "mortal"):
+        async with silo_transport(mortal.url, "mortal"):
             assert await request == b"ok"
 
 
@@ -110,16 +118,16 @@ async def test_a_request_made_while_the_broker_is_away_waits_for_it(mortal: Priv
 
 
 async def test_ends_close_though_the_broker_is_gone(mortal: PrivateBroker) -> None:
-    silo, coordinator = Silo(mortal.url, "mortal"), Coordinator(mortal.url, "mortal")
-    await silo.end.open(Deadline.after(20))
-    await coordinator.end.open(Deadline.after(20))
+    silo, coordinator = EchoSilo(mortal.url, "mortal"), RecordingCoordinator(mortal.url, "mortal")
+    await silo.transport.open(Deadline.after(20))
+    await coordinator.transport.open(Deadline.after(20))
     await asyncio.to_thread(mortal.kill)
     try:
         async with asyncio.timeout(8):
-            await coordinator.end.end_session("ewr", "s1")
+            await coordinator.transport.end_session("ewr", "s1")
         async with asyncio.timeout(6):
-            await coordinator.end.close()
-            await silo.end.close()
+            await coordinator.transport.close()
+            await silo.transport.close()
     finally:
         await asyncio.to_thread(mortal.start)
 
@@ -133,12 +141,12 @@ async def test_a_queue_without_a_leader_is_made_anew(
     async with both(mortal.url, cohort) as (silo, coordinator):
         await asyncio.to_thread(mortal.kill)
         await asyncio.to_thread(mortal.start)
-        for end in (silo.end, coordinator.end):
-            await until(lambda link=end._control: link._line is not None and link._line.alive, 40)
+        for end in (silo.transport, coordinator.transport):
+            await eventually(lambda link=end._control: link._line is not None and link._line.alive, 40)
         await all_is_well(silo, coordinator, 1)
-        await silo.end.drain()
-        item = work("ewr", coordinator.end.key, stage=2, seconds=1)
-        assert await coordinator.end.request(item, {}, Deadline.after(1)) == Dead("ewr", "s1", 2, "expired")
+        await silo.transport.drain()
+        item = work_item("ewr", coordinator.transport.key, stage=2, seconds=1)
+        assert await coordinator.transport.request(item, {}, Deadline.after(1)) == Dead("ewr", "s1", 2, "expired")
 
 
 async def test_connections_are_cut(broker: PrivateBroker, cohort: str) -> None:
@@ -154,23 +162,25 @@ async def test_connections_are_cut_under_a_blob(broker: PrivateBroker, cohort: s
     data = secrets.token_bytes(48 * 2**20)
     digest = digest_of(data)
     async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
-        getting = asyncio.create_task(silo.end.blobs.get(digest, Deadline.after(30), 1.0))
-        sending = asyncio.create_task(coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(30)))
-        await until(lambda: silo.end.blobs.pending_bytes > 0)
+        getting = asyncio.create_task(silo.transport.blobs.get(digest, Deadline.after(30), 1.0))
+        sending = asyncio.create_task(
+            coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(30))
+        )
+        await eventually(lambda: silo.transport.blobs.pending_bytes > 0)
         proxy.cut()
         await sending
         with contextlib.suppress(Missing):
             assert await getting == data
-        await silo.end._bulk.ready(Deadline.after(20))
-        await coordinator.end.send_blob(digest, data, silo="ewr", deadline=Deadline.after(30))
-        assert await silo.end.blobs.get(digest, Deadline.after(30), 20) == data
+        await silo.transport._bulk.ready(Deadline.after(20))
+        await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(30))
+        assert await silo.transport.blobs.get(digest, Deadline.after(30), 20) == data
 
 
 async def test_the_broker_is_unreachable_for_a_while(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
         await proxy.refuse()
         with pytest.raises(BrokerLost, match=r"no connection with the broker at 127\.0\.0\.1") as caught:
-            await coordinator.end.send_blob("d", b"x", silo=None, deadline=Deadline.after(0.4))
+            await coordinator.transport.send_blob("d", b"x", silo=None, deadline=Deadline.after(0.4))
         assert "reconnect by ourselves" in caught.value.hint
         request = asyncio.create_task(coordinator.ask("ewr", seconds=30))
         await proxy.accept()
@@ -181,36 +191,36 @@ async def test_the_broker_is_unreachable_for_a_while(broker: PrivateBroker, coho
 async def test_a_network_that_goes_silent_is_noticed(broker: PrivateBroker, cohort: str) -> None:
     """By the heartbeats of AMQP: nothing is refused or reset, nothing comes."""
     async with Proxy(broker.url + "?heartbeat=1") as proxy, both(proxy.url, cohort) as (silo, coordinator):
-        lines = [coordinator.end._control._line, silo.end._control._line]
+        lines = [coordinator.transport._control._line, silo.transport._control._line]
         proxy.stall()
-        await until(lambda: all(line is not None and not line.alive for line in lines), 20)
+        await eventually(lambda: all(line is not None and not line.alive for line in lines), 20)
         proxy.flow()
         await all_is_well(silo, coordinator, 1)
 
 
-Blow = Callable[[str, Silo, Coordinator], Awaitable[None]]
+Blow = Callable[[str, EchoSilo, RecordingCoordinator], Awaitable[None]]
 
 
-async def _silos_channel(_: str, silo: Silo, __: Coordinator) -> None:
+async def _silos_channel(_: str, silo: EchoSilo, __: RecordingCoordinator) -> None:
     """An acknowledgement of nothing: the broker closes the channel (406)."""
-    consumer = silo.end._consumer
+    consumer = silo.transport._consumer
     assert consumer is not None
     await consumer._channel.basic_ack(4711)
 
 
-async def _coordinators_channel(_: str, __: Silo, coordinator: Coordinator) -> None:
+async def _coordinators_channel(_: str, __: EchoSilo, coordinator: RecordingCoordinator) -> None:
     """A publication to no exchange: the broker closes the channel (404)."""
-    line = coordinator.end._control._line
+    line = coordinator.transport._control._line
     assert line is not None
     assert line._publisher is not None
     with pytest.raises(aiormq.exceptions.ChannelNotFoundEntity):
         await line._publisher.basic_publish(b"", exchange="nosuch")
 
 
-def _deletes(queue: Callable[[str, Coordinator], str]) -> Blow:
-    async def blow(url: str, silo: Silo, coordinator: Coordinator) -> None:
-        async with admin(url) as look:
-            await look.delete(queue(silo.end._cohort, coordinator))
+def _deletes(queue: Callable[[str, RecordingCoordinator], str]) -> Blow:
+    async def blow(url: str, silo: EchoSilo, coordinator: RecordingCoordinator) -> None:
+        async with queue_admin(url) as look:
+            await look.delete(queue(silo.transport._cohort, coordinator))
 
     return blow
 
@@ -221,17 +231,22 @@ def _deletes(queue: Callable[[str, Coordinator], str]) -> Blow:
         pytest.param(_silos_channel, id="silo's channel"),
         pytest.param(_coordinators_channel, id="coordinator's channel"),
         pytest.param(_deletes(lambda cohort, _: work_queue(cohort, "ewr").name), id="work queue"),
-        pytest.param(_deletes(lambda _, end: callback_queue(end.end.key).name), id="callback queue"),
-        pytest.param(_deletes(lambda _, end: results_queue(end.end.key).name), id="results queue"),
+        pytest.param(_deletes(lambda _, end: callback_queue(end.transport.key).name), id="callback queue"),
+        pytest.param(_deletes(lambda _, end: results_queue(end.transport.key).name), id="results queue"),
     ],
 )
 async def test_channels_are_closed_and_queues_are_deleted(broker: PrivateBroker, cohort: str, blow: Blow) -> None:
     async with both(broker.url, cohort) as (silo, coordinator):
-        links = [silo.end._control, silo.end._bulk, coordinator.end._control, coordinator.end._bulk]
+        links = [
+            silo.transport._control,
+            silo.transport._bulk,
+            coordinator.transport._control,
+            coordinator.transport._bulk,
+        ]
         before = [link._line for link in links]
         await blow(broker.url, silo, coordinator)
-        await until(lambda: any(line is not None and not line.alive for line in before))
-        await until(lambda: all(link._line is not None and link._line.alive for link in links))
+        await eventually(lambda: any(line is not None and not line.alive for line in before))
+        await eventually(lambda: all(link._line is not None and link._line.alive for link in links))
         await all_is_well(silo, coordinator, 1)
 
 
@@ -239,11 +254,11 @@ async def test_a_silo_that_was_cut_off_gets_its_name_back(broker: PrivateBroker,
     """Another may take the name meanwhile; then the first waits until it is free."""
     async with (
         Proxy(broker.url) as proxy,
-        coordinator_end(broker.url, cohort) as coordinator,
-        silo_end(proxy.url, cohort) as first,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        silo_transport(proxy.url, cohort) as first,
     ):
         await proxy.refuse()
-        async with silo_end(broker.url, cohort) as second:
+        async with silo_transport(broker.url, cohort) as second:
             await proxy.accept()
             assert await coordinator.ask("ewr", 1) == b"ok"
             assert (len(first.items), len(second.items)) == (0, 1)

@@ -16,7 +16,7 @@ from fedbroker.trust import Identity
 from fedbroker.trust.files import SECRET, coordinator_keys, keys_table
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import digest_of
-from tests.support.ends import admin, coordinator_end, silo_end, until, work
+from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport, work_item
 
 COORDINATOR, EWR = Identity(b"c" * 32), Identity(b"e" * 32)
 BLOB = b"what rides with the work item"
@@ -50,14 +50,14 @@ async def dead(broker: PrivateBroker, cohort: str, *arguments: str) -> tuple[int
 
 async def died(broker: PrivateBroker, cohort: str, keys: Keys) -> None:
     """A work item that carries a blob, and that nobody picked up."""
-    async with silo_end(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})):
+    async with silo_transport(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})):
         pass
-    async with coordinator_end(broker.url, cohort, keys=keys) as coordinator, admin(broker.url) as look:
-        item = work("ewr", coordinator.end.key, blobs={digest_of(BLOB): len(BLOB)})
+    async with coordinator_transport(broker.url, cohort, keys=keys) as coordinator, queue_admin(broker.url) as look:
+        item = work_item("ewr", coordinator.transport.key, blobs={digest_of(BLOB): len(BLOB)})
         item = msgspec.structs.replace(item, fresh={})  # it rides along
-        answer = await coordinator.end.request(item, {digest_of(BLOB): BLOB}, Deadline.after(0.3))
+        answer = await coordinator.transport.request(item, {digest_of(BLOB): BLOB}, Deadline.after(0.3))
         assert isinstance(answer, Dead)
-        await until(lambda: look.holds(f"fedbroker.dead.{cohort}", 1))
+        await eventually(lambda: look.holds(f"fedbroker.dead.{cohort}", 1))
 
 
 async def test_a_signed_letter_is_read_and_replayed_with_keys(
@@ -69,7 +69,7 @@ async def test_a_signed_letter_is_read_and_replayed_with_keys(
     assert code == 0, error
     ((letter),) = json.loads(out)
     assert (letter["session"], letter["silo"]) == ("s1", "ewr")
-    async with silo_end(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})) as silo:
+    async with silo_transport(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})) as silo:
         code, _, error = await dead(broker, cohort, "replay", letter["id"])
         assert (code, silo.items) == (4, [])
         code, out, error = await dead(broker, cohort, "replay", letter["id"], "--keys", str(path), "--json")
@@ -84,7 +84,7 @@ async def test_a_replay_is_sealed_where_the_keys_say_so(broker: PrivateBroker, c
     path = keys_file(tmp_path, seal=True)
     _, out, _ = await dead(broker, cohort, "list", "--json")
     ((letter),) = json.loads(out)
-    async with silo_end(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public}, seal=True)):
+    async with silo_transport(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public}, seal=True)):
         code, out, error = await dead(broker, cohort, "replay", letter["id"], "--keys", str(path), "--json")
     assert code == 0, error
     assert [one["digest"] for one in json.loads(out)["outputs"]] == [digest_of(BLOB)]

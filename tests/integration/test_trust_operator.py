@@ -17,8 +17,16 @@ from fedbroker.trust import Identity
 from fedbroker.trust.guard import Keys
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Announce, Done
-from tests.support.ends import Coordinator, Silo, admin, coordinator_end, silo_end, until, work
-from tests.support.operator import Operator, Passing, operator
+from tests.support.broker_operator import BrokerOperator, InterceptedMessage, broker_operator
+from tests.support.transports import (
+    EchoSilo,
+    RecordingCoordinator,
+    coordinator_transport,
+    eventually,
+    queue_admin,
+    silo_transport,
+    work_item,
+)
 
 COORDINATOR, EWR, JFK = Identity.generate(), Identity.generate(), Identity.generate()
 SILOS = {"ewr": EWR.public, "jfk": JFK.public}
@@ -38,18 +46,18 @@ class Scene:
     """A coordinator, two silos, and an operator between them."""
 
     cohort: str
-    coordinator: Coordinator
-    ewr: Silo
-    jfk: Silo
-    operator: Operator
+    coordinator: RecordingCoordinator
+    ewr: EchoSilo
+    jfk: EchoSilo
+    broker_operator: BrokerOperator
 
     async def ask(self, blob: bytes = b"", *, silo: str = "ewr", stage: int = 0, seconds: float = 9) -> Done | Dead:
         """Ask for a blob back, if there is one: it goes and comes by the bulk lane."""
-        end, deadline = self.coordinator.end, Deadline.after(seconds)
+        end, deadline = self.coordinator.transport, Deadline.after(seconds)
         digest = digest_of(blob)
         if blob:
             await end.send_blob(digest, blob, silo=None, deadline=deadline, session="s1")
-        item = work(silo, end.key, stage=stage, blobs={digest: len(blob)} if blob else None, seconds=seconds)
+        item = work_item(silo, end.key, stage=stage, blobs={digest: len(blob)} if blob else None, seconds=seconds)
         async with end.asking(item, {}, deadline) as asked:
             answer = await asked.answer()
             if isinstance(answer, Done):
@@ -61,13 +69,13 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene(broker: PrivateBroker, cohort: str, *, seal: bool) -> AsyncIterator[Scene]:
     async with (
-        silo_end(broker.url, cohort, "ewr", keys=silos(EWR, seal=seal)) as ewr,
-        silo_end(broker.url, cohort, "jfk", keys=silos(JFK, seal=seal)) as jfk,
-        coordinator_end(broker.url, cohort, keys=coordinators(seal=seal)) as coordinator,
-        operator(broker.url) as between,
+        silo_transport(broker.url, cohort, "ewr", keys=silos(EWR, seal=seal)) as ewr,
+        silo_transport(broker.url, cohort, "jfk", keys=silos(JFK, seal=seal)) as jfk,
+        coordinator_transport(broker.url, cohort, keys=coordinators(seal=seal)) as coordinator,
+        broker_operator(broker.url) as between,
     ):
-        await until(lambda: coordinator.silos == {"ewr", "jfk"})
-        key = coordinator.end.key
+        await eventually(lambda: coordinator.silos == {"ewr", "jfk"})
+        key = coordinator.transport.key
         for silo in ("ewr", "jfk"):
             await between.intercept(f"fedbroker.work.{cohort}.{silo}", "fedbroker.work", f"{cohort}.{silo}.*")
         await between.intercept(f"fedbroker.callback.{key}", "fedbroker.reply", f"{key}.#")
@@ -84,13 +92,13 @@ async def test_an_operator_who_only_looks_changes_nothing(broker: PrivateBroker,
         for silo in ("ewr", "jfk"):
             assert isinstance(await on.ask(silo=silo), Done)
             assert isinstance(await on.ask(LARGE, silo=silo, stage=1), Done)
-            assert await on.coordinator.end.results.get(digest_of(LARGE), Deadline.after(5)) == LARGE
+            assert await on.coordinator.transport.results.get(digest_of(LARGE), Deadline.after(5)) == LARGE
         assert on.coordinator.forged == []
         read = b"".join(passing.body for passing in on.operator.seen)
         assert (b"reply_to" in read, LARGE[:1000] in read) == (not seal, not seal)
 
 
-def flipped(passing: Passing, at: int) -> Passing:
+def flipped(passing: InterceptedMessage, at: int) -> InterceptedMessage:
     body = bytearray(passing.body)
     body[at] ^= 1
     return passing.with_body(bytes(body))
@@ -136,7 +144,7 @@ async def test_edited_results_are_never_used(broker: PrivateBroker, cohort: str,
         on.operator.change = lambda one: [flipped(one, -100)] if "results" in one.queue else [one]
         with pytest.raises((Missing, DeadlineExceeded)):
             await on.ask(LARGE, seconds=2)
-        assert digest_of(LARGE) not in on.coordinator.end.results
+        assert digest_of(LARGE) not in on.coordinator.transport.results
 
 
 @sealing
@@ -144,7 +152,7 @@ async def test_work_that_comes_again_is_done_once(broker: PrivateBroker, cohort:
     async with scene(broker, cohort, seal=seal) as on:
         assert isinstance(await on.ask(), Done)
         (first,) = [one for one in on.operator.seen if "work" in one.queue]
-        again = Passing(first.queue, first.key, first.body, {**first.properties, "message_id": "another"})
+        again = InterceptedMessage(first.queue, first.key, first.body, {**first.properties, "message_id": "another"})
         await on.operator.send(again)
         assert isinstance(await on.ask(stage=1), Done)
         assert len(on.ewr.items) == 2
@@ -161,12 +169,12 @@ async def test_an_old_answer_does_for_no_other_work(broker: PrivateBroker, cohor
         key = old.key.replace(".0.", ".1.")
         held = on.ewr.gated()
         on.operator.change = lambda one: (
-            [Passing(old.queue, key, old.body, {**old.properties, "correlation_id": "s1.1.ewr"}), one]
+            [InterceptedMessage(old.queue, key, old.body, {**old.properties, "correlation_id": "s1.1.ewr"}), one]
             if "work" in one.queue
             else [one]
         )
         asked = asyncio.create_task(on.ask(stage=1))
-        await until(lambda: bool(on.coordinator.forged))
+        await eventually(lambda: bool(on.coordinator.forged))
         assert not asked.done()
         held.set()
         assert isinstance(await asked, Done)
@@ -185,7 +193,7 @@ async def test_work_of_one_silo_is_nothing_to_another(broker: PrivateBroker, coh
 async def test_an_answer_of_one_silo_is_not_another_s(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         on.operator.change = lambda one: (
-            [Passing(one.queue, one.key.replace(".jfk", ".ewr"), one.body, one.properties)]
+            [InterceptedMessage(one.queue, one.key.replace(".jfk", ".ewr"), one.body, one.properties)]
             if "callback" in one.queue and one.key.endswith(".jfk")
             else [one]
         )
@@ -208,11 +216,11 @@ async def test_a_stranger_s_work_and_words_are_refused(broker: PrivateBroker, co
     stranger = Identity.generate()
     async with scene(broker, cohort, seal=False) as on:
         for keys in (None, Keys(stranger, SILOS)):
-            async with coordinator_end(broker.url, cohort, keys=keys) as other:
-                item = work("ewr", other.end.key, session="s2")
-                answer = await other.end.request(item, {}, Deadline.after(5))
+            async with coordinator_transport(broker.url, cohort, keys=keys) as other:
+                item = work_item("ewr", other.transport.key, session="s2")
+                answer = await other.transport.request(item, {}, Deadline.after(5))
                 assert answer == Dead("ewr", "s2", 0, "rejected")
-                await other.end.end_session("ewr", "s1")
+                await other.transport.end_session("ewr", "s1")
         assert on.ewr.items == []
         assert on.ewr.ended == []
         assert isinstance(await on.ask(), Done)
@@ -220,44 +228,44 @@ async def test_a_stranger_s_work_and_words_are_refused(broker: PrivateBroker, co
 
 
 async def test_a_stranger_s_announcement_is_not_heard(broker: PrivateBroker, cohort: str) -> None:
-    async with coordinator_end(broker.url, cohort, keys=coordinators(seal=False)) as coordinator:
+    async with coordinator_transport(broker.url, cohort, keys=coordinators(seal=False)) as coordinator:
         async with (
-            silo_end(broker.url, cohort, "ewr", keys=silos(JFK, seal=False)),  # with another's key
-            silo_end(broker.url, cohort, "lga", keys=silos(Identity.generate(), seal=False)),
-            silo_end(broker.url, cohort, "bos"),
+            silo_transport(broker.url, cohort, "ewr", keys=silos(JFK, seal=False)),  # with another's key
+            silo_transport(broker.url, cohort, "lga", keys=silos(Identity.generate(), seal=False)),
+            silo_transport(broker.url, cohort, "bos"),
         ):
-            await until(lambda: {one[0] for one in coordinator.forged} >= {"ewr", "lga", "bos"})
+            await eventually(lambda: {one[0] for one in coordinator.forged} >= {"ewr", "lga", "bos"})
         assert coordinator.announces == []
 
 
 async def test_who_insists_on_sealing_takes_no_open_work(broker: PrivateBroker, cohort: str) -> None:
     async with (
-        silo_end(broker.url, cohort, "ewr", keys=silos(EWR, seal=True)) as silo,
-        coordinator_end(broker.url, cohort, keys=coordinators(seal=False)) as coordinator,
+        silo_transport(broker.url, cohort, "ewr", keys=silos(EWR, seal=True)) as silo,
+        coordinator_transport(broker.url, cohort, keys=coordinators(seal=False)) as coordinator,
     ):
-        answer = await coordinator.end.request(work("ewr", coordinator.end.key), {}, Deadline.after(5))
+        answer = await coordinator.transport.request(work_item("ewr", coordinator.transport.key), {}, Deadline.after(5))
         assert answer == Dead("ewr", "s1", 0, "rejected")
         assert silo.items == []
 
 
 async def test_an_answer_is_sealed_where_the_work_was(broker: PrivateBroker, cohort: str) -> None:
     async with (
-        silo_end(broker.url, cohort, "ewr", keys=silos(EWR, seal=False)),
-        coordinator_end(broker.url, cohort, keys=coordinators(seal=True)) as coordinator,
+        silo_transport(broker.url, cohort, "ewr", keys=silos(EWR, seal=False)),
+        coordinator_transport(broker.url, cohort, keys=coordinators(seal=True)) as coordinator,
     ):
         assert await coordinator.ask("ewr") == b"ok"
 
 
 async def test_a_sealed_broadcast_leaves_once(broker: PrivateBroker, cohort: str) -> None:
-    async with scene(broker, cohort, seal=True) as on, admin(broker.url) as look:
+    async with scene(broker, cohort, seal=True) as on, queue_admin(broker.url) as look:
         await look.declare("copies", ("fedbroker.blobs", cohort), auto_delete=True)
         data = LARGE[:100_000]
         digest = digest_of(data)
-        await on.coordinator.end.send_blob(digest, data, silo=None, deadline=Deadline.after(9), session="s1")
-        await until(lambda: look.holds("copies", 1))
+        await on.coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(9), session="s1")
+        await eventually(lambda: look.holds("copies", 1))
         for silo in ("ewr", "jfk"):
-            item = work(silo, on.coordinator.end.key, blobs={digest: len(data)})
-            async with on.coordinator.end.asking(item, {}, Deadline.after(9)) as asked:
+            item = work_item(silo, on.coordinator.transport.key, blobs={digest: len(data)})
+            async with on.coordinator.transport.asking(item, {}, Deadline.after(9)) as asked:
                 assert isinstance(await asked.answer(), Done)
         assert await look.depth("copies") == 1
         await look.delete("copies")

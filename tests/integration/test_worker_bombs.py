@@ -14,8 +14,8 @@ import pytest
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Done, Drop, Failed, Select, Struct, Value
 from tests.support import bombs
-from tests.support.ends import until
-from tests.support.worker import RETURNS_ALL, runtimes_from_now, served, settings
+from tests.support.transports import eventually
+from tests.support.worker import ALLOW_CLIENT_RESULTS, load_settings, new_runtimes, running_silo
 
 MIB = 1 << 20
 MEMORY = 512 * MIB
@@ -25,12 +25,12 @@ QUIET = 0.5
 @pytest.fixture
 def ours():
     """The C++ runtimes of the silo in this process."""
-    return runtimes_from_now()
+    return new_runtimes()
 
 
 @pytest.fixture
 async def client(ours, broker, cohort, tmp_path):
-    async with served(settings(tmp_path, broker.url, cohort, runtime_memory_bytes=MEMORY)) as (_, client):
+    async with running_silo(load_settings(tmp_path, broker.url, cohort, runtime_memory_bytes=MEMORY)) as (_, client):
         yield client
 
 
@@ -81,8 +81,8 @@ async def test_a_graph_within_the_limit_is_computed(client):
 
 @pytest.mark.alone
 async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_path):
-    own = settings(tmp_path, broker.url, cohort, runtime_memory_bytes=256 * MIB)
-    async with served(own) as (_, client):
+    own = load_settings(tmp_path, broker.url, cohort, runtime_memory_bytes=256 * MIB)
+    async with running_silo(own) as (_, client):
         grows = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])
         reply = await runs(client, grows)
         assert isinstance(reply, Failed)
@@ -165,7 +165,7 @@ async def idle(ours):
             since = time.monotonic()
         return time.monotonic() - since > QUIET
 
-    await until(still, 15.0)
+    await eventually(still, 15.0)
 
 
 async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
@@ -177,8 +177,8 @@ async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
 
 
 async def test_no_work_item_takes_longer_than_the_silo_says(ours, broker, cohort, tmp_path):
-    own = settings(tmp_path, broker.url, cohort, policy=RETURNS_ALL | {"max_seconds": 1.0})
-    async with served(own) as (_, client):
+    own = load_settings(tmp_path, broker.url, cohort, policy=ALLOW_CLIENT_RESULTS | {"max_seconds": 1.0})
+    async with running_silo(own) as (_, client):
         reply = await runs(client, bombs.endless(), seconds=60.0)
         assert isinstance(reply, Failed)
         assert (reply.kind, reply.rule) == ("refused", "max_seconds")

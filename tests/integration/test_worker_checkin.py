@@ -11,7 +11,7 @@ import pytest
 from fedbroker.broker import PrivateBroker
 from fedbroker.wire import encode
 from fedbroker.wire.messages import Accepted, Rejected
-from tests.support.ends import HEARTBEAT, Silo, admin, coordinator_end, silo_end, until
+from tests.support.transports import HEARTBEAT, EchoSilo, coordinator_transport, eventually, queue_admin, silo_transport
 
 FAR = (3600.0, 3600.0)
 
@@ -20,11 +20,11 @@ FAR = (3600.0, 3600.0)
 async def ends(broker: PrivateBroker, cohort: str):
     """A silo, a coordinator that says nothing by itself, and somebody who says it by hand."""
     async with (
-        admin(broker.url) as look,
-        coordinator_end(broker.url, cohort) as coordinator,
-        silo_end(broker.url, cohort) as silo,
+        queue_admin(broker.url) as look,
+        coordinator_transport(broker.url, cohort) as coordinator,
+        silo_transport(broker.url, cohort) as silo,
     ):
-        await until(lambda: coordinator.silos == {"ewr"})
+        await eventually(lambda: coordinator.silos == {"ewr"})
 
         async def say(word) -> None:
             await look.publish("fedbroker.mail", f"{cohort}.ewr", encode(word))
@@ -32,11 +32,11 @@ async def ends(broker: PrivateBroker, cohort: str):
         yield silo, coordinator, say
 
 
-def rejected(silo: Silo, coordinator: str = "one", retry=FAR, **options) -> Rejected:
+def rejected(silo: EchoSilo, coordinator: str = "one", retry=FAR, **options) -> Rejected:
     return Rejected(coordinator, "ewr", silo.incarnation, "no room", retry, **options)
 
 
-async def quiet(silo: Silo) -> None:
+async def quiet(silo: EchoSilo) -> None:
     """Wait until it has not announced itself for several heartbeats."""
     last, since = silo.announced, time.monotonic()
 
@@ -46,12 +46,12 @@ async def quiet(silo: Silo) -> None:
             last, since = silo.announced, time.monotonic()
         return time.monotonic() - since > 10 * HEARTBEAT  # more than its longest interval twice
 
-    await until(still, 30)
+    await eventually(still, 30)
 
 
-async def goes_on(silo: Silo) -> None:
+async def goes_on(silo: EchoSilo) -> None:
     count = silo.announced
-    await until(lambda: silo.announced >= count + 3)
+    await eventually(lambda: silo.announced >= count + 3)
 
 
 async def test_whoever_is_taken_in_after_being_sent_away_announces_itself(ends):
@@ -85,7 +85,7 @@ async def test_its_log_says_what_to_do(ends, caplog):
             await say(Accepted("one", "ewr", silo.incarnation))
         await say(rejected(silo, "other", never=True))
         await say(Accepted("one", "ewr", "another"))
-        await until(lambda: "sent away" in caplog.text)
+        await eventually(lambda: "sent away" in caplog.text)
     assert caplog.text.count("taken in") == 1
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1

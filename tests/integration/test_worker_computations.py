@@ -15,8 +15,8 @@ from tensorflow_federated.python.core.backends.native import compiler
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Failed, Value
-from tests.support.ends import until
-from tests.support.worker import ROWS, apply, runtimes_from_now, served, settings
+from tests.support.transports import eventually
+from tests.support.worker import ROWS, call_ops, load_settings, new_runtimes, running_silo
 
 MEMBER = tff.StructType([tff.TensorType(np.float32, [None])])
 
@@ -56,19 +56,19 @@ def functions():
 @pytest.fixture
 def ours():
     """The C++ runtimes of the silo in this process."""
-    return runtimes_from_now()
+    return new_runtimes()
 
 
 @pytest.fixture
 async def both(ours, broker, cohort, tmp_path):
     sources = {"rows": {"query": ROWS}, "words": {"query": "select 'é' || i as x from range(3) t(i)"}}
-    async with served(settings(tmp_path, broker.url, cohort, sources)) as pair:
+    async with running_silo(load_settings(tmp_path, broker.url, cohort, sources)) as pair:
         yield pair
 
 
 async def test_a_computation_runs_over_the_silos_own_data(both, functions):
     _, client = both
-    (output,) = await client.outputs(client.item(apply(functions["sums"])), [functions["sums"]])
+    (output,) = await client.outputs(client.item(call_ops(functions["sums"])), [functions["sums"]])
     value = executor_pb2.Value.FromString(output)
     assert value.federated.value[0].array.float32_list.value == [sum(range(100))]
 
@@ -85,49 +85,49 @@ async def test_text_arrives_as_text(both):
         return tff.federated_sum(tff.federated_map(longest, values))
 
     function = serialized(run)
-    (output,) = await client.outputs(client.item(apply(function, "words", [("x", "str")])), [function])
+    (output,) = await client.outputs(client.item(call_ops(function, "words", [("x", "str")])), [function])
     assert executor_pb2.Value.FromString(output).federated.value[0].array.int32_list.value == [2]
 
 
 async def test_a_computation_fails_in_the_runtimes_own_words_on_one_line(both, functions):
     _, client = both
-    kind, line = await client.refused(client.item(apply(functions["fails"])), [functions["fails"]])
+    kind, line = await client.refused(client.item(call_ops(functions["fails"])), [functions["fails"]])
     assert kind == "computation"
     assert "these are no delays" in line
 
 
 async def test_a_computation_that_does_not_end_is_given_up_and_the_next_one_runs(both, functions, ours):
     _, client = both
-    item = client.item(apply(functions["spins"]), seconds=1.0)
+    item = client.item(call_ops(functions["spins"]), seconds=1.0)
     kind, line = await client.refused(item, [functions["spins"]])
     assert (kind, "it was not done within 1 s" in line) == ("time", True)
-    assert len(await client.outputs(client.item(apply(functions["sums"])), [functions["sums"]])) == 1
+    assert len(await client.outputs(client.item(call_ops(functions["sums"])), [functions["sums"]])) == 1
     # What cannot be stopped has gone with its runtime.
-    await until(lambda: len(ours()) == 1)
+    await eventually(lambda: len(ours()) == 1)
     assert ours()[0].cpu_percent(0.5) < 50
 
 
 async def test_giving_up_one_computation_leaves_the_others_alone(both, functions, ours):
     _, client = both
     blobs = list(functions.values())
-    first = client.item(apply(functions["sums"]), session="other", last=False)
+    first = client.item(call_ops(functions["sums"]), session="other", last=False)
     (before,) = await client.outputs(first, blobs)
-    await client.refused(client.item(apply(functions["spins"]), seconds=0.5))
+    await client.refused(client.item(call_ops(functions["spins"]), seconds=0.5))
     (again,) = await client.outputs(client.item([Compute(3)], session="other", stage=1))
     assert before == again
-    await until(lambda: len(ours()) == 1)
+    await eventually(lambda: len(ours()) == 1)
 
 
 async def test_a_session_given_up_stops_computing(both, functions, ours):
     service, client = both
-    item = client.item(apply(functions["spins"]), session="gone")
+    item = client.item(call_ops(functions["spins"]), session="gone")
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
-    await until(lambda: ours()[0].cpu_percent(0.05) > 30)
-    await client.end.end_session(client.silo, "gone")
-    await until(lambda: not service.statistics().in_hand)
+    await eventually(lambda: ours()[0].cpu_percent(0.05) > 30)
+    await client.transport.end_session(client.silo, "gone")
+    await eventually(lambda: not service.statistics().in_hand)
     asking.cancel()
     await client.check()
-    await until(lambda: len(ours()) == 1)
+    await eventually(lambda: len(ours()) == 1)
     assert ours()[0].cpu_percent(0.5) < 50
 
 
@@ -144,8 +144,8 @@ async def test_work_that_loses_its_runtime_each_time_is_lost_and_can_be_done_aga
                     runtime.kill()
         return asking.done()
 
-    await until(killed, 25)
+    await eventually(killed, 25)
     reply = await asking
     assert isinstance(reply, Failed)
     assert reply.kind == "lost"
-    assert len(await client.outputs(client.item(apply(functions["sums"]), session="s"), blobs)) == 1
+    assert len(await client.outputs(client.item(call_ops(functions["sums"]), session="s"), blobs)) == 1

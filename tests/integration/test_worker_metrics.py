@@ -16,11 +16,20 @@ from fedbroker_worker.service import SiloService
 from fedbroker.metrics.exposition import Exposition
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Compute, Data, Need, Value
-from tests.support.ends import admin, until
-from tests.support.gated import go, reads
+from tests.support.gated_source import let_reads_return, read_count
 from tests.support.prometheus import sample
 from tests.support.proxy import Proxy
-from tests.support.worker import SILO, apply, client_of, echo, identity, runtimes_from_now, settings, write_settings
+from tests.support.transports import eventually, queue_admin
+from tests.support.worker import (
+    SILO,
+    call_ops,
+    echo_ops,
+    identity_computation,
+    load_settings,
+    new_runtimes,
+    work_client,
+    write_settings,
+)
 
 
 class Metrics:
@@ -41,18 +50,18 @@ async def watched(own):
     service = SiloService(own, on_answer=metrics.answered)
     metrics.watch(service.statistics)
     with Exposition("127.0.0.1:0", metrics.registry) as exposition:
-        async with service, client_of(own) as client:
+        async with service, work_client(own) as client:
             yield Metrics(exposition.url), client
 
 
 async def test_work_is_counted_by_outcome_with_its_times_and_where_its_blobs_were(broker, cohort, tmp_path):
-    function = identity()
-    async with watched(settings(tmp_path, broker.url, cohort)) as (metrics, client):
-        await client.outputs(client.item(apply(function)), [function])
-        await client.outputs(client.item(apply(function)))
+    function = identity_computation()
+    async with watched(load_settings(tmp_path, broker.url, cohort)) as (metrics, client):
+        await client.outputs(client.item(call_ops(function)), [function])
+        await client.outputs(client.item(call_ops(function)))
         unknown = [Value(1, digest_of(b"unknown")), Compute(1)]
         assert isinstance(await client.send(client.item(unknown)), Need)
-        await client.refused(client.item(echo("nope")))  # and one more that is done
+        await client.refused(client.item(echo_ops("nope")))  # and one more that is done
         outcomes = {"done": 3, "lacking": 1, "data": 1, "refused": 0}
         assert {one: await metrics.value("fedbroker_work_items_total", outcome=one) for one in outcomes} == outcomes
         blobs = {"sent": 1, "cached": 1, "lacking": 1}
@@ -69,47 +78,50 @@ async def test_a_silo_sends_results_that_shrink_smaller_where_it_is_told_to(
     broker, cohort, tmp_path, compression, least, most
 ):
     sparse = {"rows": {"query": "select (i % 100 = 0)::double as x from range(500000) t(i)"}}
-    own = settings(tmp_path, broker.url, cohort, sparse, compression=compression)
+    own = load_settings(tmp_path, broker.url, cohort, sparse, compression=compression)
     async with watched(own) as (metrics, client):
-        (output,) = await client.outputs(client.item(echo(columns=[("x", "float64")])))
+        (output,) = await client.outputs(client.item(echo_ops(columns=[("x", "float64")])))
         assert len(output) > 4_000_000
         assert least <= await metrics.value("fedbroker_broker_bytes_total", lane="bulk", direction="out") < most
 
 
 async def test_what_is_in_hand_is_seen_while_it_is(broker, cohort, tmp_path, waiting):
-    async with watched(settings(tmp_path, broker.url, cohort, waiting)) as (metrics, client):
+    async with watched(load_settings(tmp_path, broker.url, cohort, waiting)) as (metrics, client):
         await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="held", last=False))
-        asking = asyncio.create_task(client.send(client.item(echo("waiting"))))
-        await until(lambda: reads(tmp_path) == 1)
+        asking = asyncio.create_task(client.send(client.item(echo_ops("waiting"))))
+        await eventually(lambda: read_count(tmp_path) == 1)
         assert await metrics.value("fedbroker_work_in_hand") == 1
         assert await metrics.value("fedbroker_sessions_held") == 2
-        go(tmp_path)
+        let_reads_return(tmp_path)
         await asking
-        await until(lambda: _is(metrics, "fedbroker_work_in_hand", 0))
+        await eventually(lambda: _is(metrics, "fedbroker_work_in_hand", 0))
         assert await metrics.value("fedbroker_sessions_held") == 1
 
 
 async def test_a_cut_connection_is_counted_and_so_is_what_comes_again(broker, cohort, tmp_path, waiting):
     async with Proxy(broker.url) as proxy:
-        own = settings(tmp_path, proxy.url, cohort, waiting)
+        own = load_settings(tmp_path, proxy.url, cohort, waiting)
         async with watched(own) as (metrics, client):
-            asking = asyncio.create_task(client.send(client.item(echo("waiting"))))
-            await until(lambda: reads(tmp_path) == 1)
+            asking = asyncio.create_task(client.send(client.item(echo_ops("waiting"))))
+            await eventually(lambda: read_count(tmp_path) == 1)
             await proxy.refuse()
             proxy.cut()
-            await until(lambda: _is(metrics, "fedbroker_broker_up", 0))
+            await eventually(lambda: _is(metrics, "fedbroker_broker_up", 0))
             await proxy.accept()
-            await until(lambda: _is(metrics, "fedbroker_broker_reconnections_total", 2), 20)  # of both lanes
-            await until(lambda: _is(metrics, "fedbroker_broker_up", 2))
-            await until(lambda: _is(metrics, "fedbroker_work_redeliveries_total", 1))
-            go(tmp_path)
+            await eventually(lambda: _is(metrics, "fedbroker_broker_reconnections_total", 2), 20)  # of both lanes
+            await eventually(lambda: _is(metrics, "fedbroker_broker_up", 2))
+            await eventually(lambda: _is(metrics, "fedbroker_work_redeliveries_total", 1))
+            let_reads_return(tmp_path)
             await asking
-            assert reads(tmp_path) == 1
+            assert read_count(tmp_path) == 1
 
 
 async def test_a_runtime_that_died_and_a_message_that_is_no_work_are_counted(broker, cohort, tmp_path):
-    ours = runtimes_from_now()
-    async with watched(settings(tmp_path, broker.url, cohort)) as (metrics, client), admin(broker.url) as somebody:
+    ours = new_runtimes()
+    async with (
+        watched(load_settings(tmp_path, broker.url, cohort)) as (metrics, client),
+        queue_admin(broker.url) as somebody,
+    ):
         await client.check()
         for runtime in ours():
             runtime.kill()
@@ -117,7 +129,7 @@ async def test_a_runtime_that_died_and_a_message_that_is_no_work_are_counted(bro
         await client.check()
         assert await metrics.value("fedbroker_runtime_restarts_total") == 1
         await somebody.publish("fedbroker.work", f"{cohort}.{SILO}.x", b"no work at all", message_id="m")
-        await until(lambda: _is(metrics, "fedbroker_work_rejected_total", 1))
+        await eventually(lambda: _is(metrics, "fedbroker_work_rejected_total", 1))
 
 
 async def _is(metrics: Metrics, name: str, value: float) -> bool:

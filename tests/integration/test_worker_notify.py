@@ -16,11 +16,11 @@ from fedbroker_worker.config import load
 from fedbroker_worker.daemon import Manager
 from fedbroker_worker.sources.protocol import GROUP
 
-from tests.support.ends import until
-from tests.support.gated import gated_source, go, reads
+from tests.support.gated_source import gated_source, let_reads_return, read_count
 from tests.support.notify import notify_socket
-from tests.support.wait import until as wait_until
-from tests.support.worker import client_of, echo, write_settings
+from tests.support.transports import eventually
+from tests.support.wait import wait_until as wait_until
+from tests.support.worker import echo_ops, work_client, write_settings
 
 ROOT = Path(__file__).parents[2]
 WATCH_USEC = 900_000
@@ -107,13 +107,13 @@ async def test_the_status_counts_the_work_in_hand(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with notify_socket(tmp_path / "notify") as manager, silo(path, manager):
         await asyncio.to_thread(manager.until, "READY")
-        async with client_of(load(path, {})) as client:
-            asking = asyncio.create_task(client.outputs(client.item(echo("slow"))))
-            await until(lambda: reads(tmp_path) == 1)
+        async with work_client(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("slow"))))
+            await eventually(lambda: read_count(tmp_path) == 1)
             manager.drain()
             beat = await asyncio.to_thread(manager.until, "WATCHDOG")
             assert beat[-1]["STATUS"] == f"in cohort {cohort}: 1 work items, 1 sessions in hand"
-            go(tmp_path)
+            let_reads_return(tmp_path)
             await asking
 
 
@@ -124,11 +124,11 @@ async def test_the_watchdog_is_fed_by_the_event_loop_and_not_while_that_is_held_
         await asyncio.to_thread(manager.until, "READY")
         for _ in range(3):  # each comes within the time that systemd would wait
             assert await asyncio.to_thread(manager.hear, WATCH_USEC / 1e6) is not None
-        async with client_of(load(path, {})) as client:
-            asking = asyncio.create_task(client.outputs(client.item(echo("held"))))
+        async with work_client(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("held"))))
             writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)  # once it reads
             try:
-                await until(lambda: asyncio.to_thread(quiet, manager))
+                await eventually(lambda: asyncio.to_thread(quiet, manager))
                 assert await asyncio.to_thread(manager.hear, WATCH_USEC / 1e6) is None  # systemd would kill it now
                 touched = alive.stat().st_mtime_ns
             finally:
@@ -136,7 +136,7 @@ async def test_the_watchdog_is_fed_by_the_event_loop_and_not_while_that_is_held_
                 os.close(writer)
             assert len(await asking) == 1
         await asyncio.to_thread(manager.until, "WATCHDOG")
-        await until(lambda: alive.stat().st_mtime_ns > touched)
+        await eventually(lambda: alive.stat().st_mtime_ns > touched)
 
 
 def quiet(manager) -> bool:

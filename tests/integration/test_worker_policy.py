@@ -12,7 +12,7 @@ from fedbroker_worker.policy.rules import PolicySettings
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Done, Failed, Struct, Value
-from tests.support.worker import apply, echo, identity, served, settings
+from tests.support.worker import call_ops, echo_ops, identity_computation, load_settings, running_silo
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
@@ -22,9 +22,9 @@ AGGREGATE = [Struct(1, ()), Compute(1)]  # no client's value is in it
 @pytest.fixture
 async def silo(broker, cohort, tmp_path):
     """A silo that refuses what is refused by default, and writes it down."""
-    own = settings(tmp_path, broker.url, cohort)
+    own = load_settings(tmp_path, broker.url, cohort)
     policy = PolicySettings(audit_file="audit.log")
-    async with served(dataclasses.replace(own, policy=policy)) as (_, client):
+    async with running_silo(dataclasses.replace(own, policy=policy)) as (_, client):
         yield client
 
 
@@ -72,14 +72,14 @@ async def test_what_is_hidden_or_unreadable_is_refused(silo, tmp_path, blob, sai
 
 
 async def test_a_client_s_value_in_a_struct_does_not_leave(silo):
-    function = identity()
-    program = [*apply(function)[:-1], Struct(4, (("", 3), ("", 3))), Struct(5, (("", 4),)), Compute(5)]
+    function = identity_computation()
+    program = [*call_ops(function)[:-1], Struct(4, (("", 3), ("", 3))), Struct(5, (("", 4),)), Compute(5)]
     reply = await refused(silo, silo.item(program), [function])
     assert reply.rule == "client_results"
 
 
 async def test_a_session_ends_with_its_refusal(silo):
-    item = silo.item(echo(), session="gone", last=False)
+    item = silo.item(echo_ops(), session="gone", last=False)
     assert (await refused(silo, item)).rule == "client_results"
     reply = await refused(silo, silo.item([Compute(1)], session="gone", stage=1))
     assert reply.kind == "lost"
@@ -87,8 +87,10 @@ async def test_a_session_ends_with_its_refusal(silo):
 
 async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
     size = len(executor_pb2.Value(struct=executor_pb2.Value.Struct()).SerializeToString())
-    own = dataclasses.replace(settings(tmp_path, broker.url, cohort), policy=PolicySettings(max_bytes_out=2 * size))
-    async with served(own) as (_, client):
+    own = dataclasses.replace(
+        load_settings(tmp_path, broker.url, cohort), policy=PolicySettings(max_bytes_out=2 * size)
+    )
+    async with running_silo(own) as (_, client):
         for stage in (0, 1):
             item = client.item(AGGREGATE, session="s", stage=stage, last=False)
             assert isinstance(await client.send(item), Done)
@@ -99,7 +101,7 @@ async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
 
 
 async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_path):
-    function = identity()
+    function = identity_computation()
     columns = (("x", "float32"), ("k", "int32"))
     program = [Data(1, "rows", columns), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
     item = silo.item(program)
@@ -111,7 +113,7 @@ async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_pat
     assert first["begun"] == first["previous"]  # the hash of the line before
     assert "begun" not in second  # it read no data
     assert first["session"] == item.session
-    assert first["coordinator"] == silo.end.key
+    assert first["coordinator"] == silo.transport.key
     assert first["sources"] == [{"name": "rows", "columns": ["x", "k"]}]
     assert len(first["computations"]) == 1
     assert (first["outcome"], first["rule"], first["bytes_out"]) == ("refused", "client_results", 0)

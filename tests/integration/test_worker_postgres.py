@@ -16,7 +16,7 @@ from fedbroker_worker.sources.catalog import OpenSource
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Column, Data, Source
 from tests.support.postgres import postgres
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 PASSWORD = "a secret/@"
 ROWS = """
@@ -179,11 +179,11 @@ def test_an_interrupted_read_is_cancelled_at_the_server(server, tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     active = "select pid from pg_stat_activity where wait_event = 'PgSleep'"
-    until(lambda: run(server, active), 10)
+    wait_until(lambda: run(server, active), 10)
     opened.interrupt()
     reader.join(5)
     assert errors == ["[FB4203] source 'stays': reading was interrupted"]
-    until(lambda: not run(server, active), 10)
+    wait_until(lambda: not run(server, active), 10)
 
 
 async def test_a_silo_hands_the_columns_over(server, tmp_path):

@@ -19,9 +19,9 @@ import psutil
 import pytest
 from fedbroker_worker.config import load
 
-from tests.support.ends import until
-from tests.support.gated import gated_source, go, reads
-from tests.support.worker import SILO, client_of, echo, runtimes, write_settings
+from tests.support.gated_source import gated_source, let_reads_return, read_count
+from tests.support.transports import eventually
+from tests.support.worker import SILO, child_runtimes, echo_ops, work_client, write_settings
 
 ROOT = Path(__file__).parents[2]
 PYTHONPATH = f"{ROOT}:{ROOT / 'workers'}"
@@ -61,12 +61,12 @@ def process(path, *options, **variables):
 
 
 async def ready(path, started):
-    await until(lambda: (path.parent / "ready").exists() or started.poll() is not None, 30)
+    await eventually(lambda: (path.parent / "ready").exists() or started.poll() is not None, 30)
     assert started.poll() is None, (path.parent / "log").read_text()
 
 
 async def ended(started, seconds=15.0):
-    await until(lambda: started.poll() is not None, seconds)
+    await eventually(lambda: started.poll() is not None, seconds)
     return started.returncode
 
 
@@ -111,16 +111,16 @@ async def test_it_is_ready_in_time(flights, record_property):
 async def test_it_is_small_and_leaves_nothing(flights, record_property):
     with process(flights) as silo:
         await ready(flights, silo)
-        async with client_of(load(flights, {})) as client:
+        async with work_client(load(flights, {})) as client:
             for _ in range(3):
-                assert len(await client.outputs(client.item(echo("flights", [("dep_delay", "float32")])))) == 1
+                assert len(await client.outputs(client.item(echo_ops("flights", [("dep_delay", "float32")])))) == 1
             resident = psutil.Process(silo.pid).memory_info().rss / 2**20
             children = psutil.Process(silo.pid).children(recursive=True)
-            assert len(runtimes(silo.pid)) == 1
+            assert len(child_runtimes(silo.pid)) == 1
             silo.terminate()
             assert await ended(silo) == 0
-            await until(lambda: len(client.coordinator.leaves) == 1)
-        await until(lambda: not any(child.is_running() for child in children))
+            await eventually(lambda: len(client.coordinator.leaves) == 1)
+        await eventually(lambda: not any(child.is_running() for child in children))
         assert not (flights.parent / "ready").exists()
     print(f"{resident:.0f} MiB resident after three work items")
     record_property("resident_mib", resident)
@@ -130,8 +130,8 @@ async def test_it_is_small_and_leaves_nothing(flights, record_property):
 async def test_each_line_of_its_log_names_silo_session_and_stage(flights, broker):
     with process(flights) as silo:
         await ready(flights, silo)
-        async with client_of(load(flights, {})) as client:
-            item = client.item(echo("flights", [("dep_delay", "float32")]))
+        async with work_client(load(flights, {})) as client:
+            item = client.item(echo_ops("flights", [("dep_delay", "float32")]))
             await client.outputs(item)
         silo.terminate()
         await ended(silo)
@@ -147,12 +147,12 @@ async def test_a_signal_lets_it_finish_the_work_in_hand(tmp_path, broker, cohort
     path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with process(path, PYTHONPATH=f"{tmp_path}:{PYTHONPATH}") as silo:
         await ready(path, silo)
-        async with client_of(load(path, {})) as client:
-            asking = asyncio.create_task(client.outputs(client.item(echo("slow"))))
-            await until(lambda: reads(tmp_path) == 1)
+        async with work_client(load(path, {})) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("slow"))))
+            await eventually(lambda: read_count(tmp_path) == 1)
             silo.send_signal(signal.SIGINT)
-            await until(lambda: "finishing" in (path.parent / "log").read_text())
-            go(tmp_path)
+            await eventually(lambda: "finishing" in (path.parent / "log").read_text())
+            let_reads_return(tmp_path)
             assert len(await asking) == 1
         assert await ended(silo) == 0
     assert [event["event"] for event in events(path)][-3:] == ["finishing the work in hand", "work done", "stopped"]
@@ -162,16 +162,16 @@ async def test_a_second_signal_ends_it_at_once(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with process(path, PYTHONPATH=f"{tmp_path}:{PYTHONPATH}") as silo:
         await ready(path, silo)
-        async with client_of(load(path, {})) as client:
-            asking = asyncio.create_task(client.send(client.item(echo("slow"))))
-            await until(lambda: reads(tmp_path) == 1)
+        async with work_client(load(path, {})) as client:
+            asking = asyncio.create_task(client.send(client.item(echo_ops("slow"))))
+            await eventually(lambda: read_count(tmp_path) == 1)
             silo.terminate()
-            await until(lambda: "finishing" in (path.parent / "log").read_text())
+            await eventually(lambda: "finishing" in (path.parent / "log").read_text())
             children = psutil.Process(silo.pid).children(recursive=True)
             silo.terminate()
             assert await ended(silo, 2.0) == 128 + signal.SIGTERM
             asking.cancel()
-        await until(lambda: not any(child.is_running() for child in children))
+        await eventually(lambda: not any(child.is_running() for child in children))
 
 
 async def test_it_ends_with_its_standard_input_if_asked_to(flights):
@@ -187,12 +187,12 @@ async def test_nothing_is_left_when_it_is_killed(flights):
         children = psutil.Process(silo.pid).children(recursive=True)
         assert children
         silo.kill()
-        await until(lambda: not any(child.is_running() for child in children))
+        await eventually(lambda: not any(child.is_running() for child in children))
 
 
 async def test_a_signal_while_it_starts_ends_it(flights):
     with process(flights) as silo:
-        await until(lambda: bool(psutil.Process(silo.pid).children()))
+        await eventually(lambda: bool(psutil.Process(silo.pid).children()))
         silo.terminate()
         assert await ended(silo) == 0
 
@@ -201,9 +201,9 @@ async def test_a_killed_silo_is_followed_by_another_that_does_its_work(tmp_path,
     own = load(flights, {})
     with process(flights) as silo:
         await ready(flights, silo)
-        async with client_of(own) as client:
+        async with work_client(own) as client:
             silo.kill()
-            asking = asyncio.create_task(client.outputs(client.item(echo("flights", [("distance", "int64")]))))
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("flights", [("distance", "int64")]))))
             with process(flights):
                 assert len(await asking) == 1
 
@@ -250,8 +250,8 @@ async def test_a_second_silo_of_the_same_name_ends_with_one_line(flights):
         returned, _, said = await asyncio.to_thread(run, "run", "--config", flights)
         assert returned == 4
         assert "[FB3002] a silo named 'ewr' is already in cohort" in said.splitlines()[-1]
-        async with client_of(load(flights, {})) as client:
-            assert len(await client.outputs(client.item(echo("flights", [("distance", "int64")])))) == 1
+        async with work_client(load(flights, {})) as client:
+            assert len(await client.outputs(client.item(echo_ops("flights", [("distance", "int64")])))) == 1
 
 
 def test_mistakes_on_the_command_line(tmp_path):

@@ -9,19 +9,19 @@ import psutil
 import pytest
 
 from fedbroker.wire.messages import Compute, Data, Failed
-from tests.support.ends import until
-from tests.support.worker import apply, echo, identity, runtimes_from_now, served, settings
+from tests.support.transports import eventually
+from tests.support.worker import call_ops, echo_ops, identity_computation, load_settings, new_runtimes, running_silo
 
 
 @pytest.fixture
 def ours():
     """The C++ runtimes of the silo in this process."""
-    return runtimes_from_now()
+    return new_runtimes()
 
 
 @pytest.fixture
 async def client(ours, broker, cohort, tmp_path):
-    async with served(settings(tmp_path, broker.url, cohort)) as (_, client):
+    async with running_silo(load_settings(tmp_path, broker.url, cohort)) as (_, client):
         yield client
 
 
@@ -37,20 +37,20 @@ async def test_a_runtime_that_stops_fails_the_item_in_its_time_and_no_other(clie
     before = ours()
     stop(before)
     began = time.monotonic()
-    reply = await client.send(client.item(echo(), seconds=1.0))
+    reply = await client.send(client.item(echo_ops(), seconds=1.0))
     assert isinstance(reply, Failed)
     assert reply.kind == "time"
     assert time.monotonic() - began < 2.0
     await client.check()
-    await until(lambda: not set(ours()) & set(before))
+    await eventually(lambda: not set(ours()) & set(before))
     assert ours()
 
 
 async def test_a_runtime_that_stops_with_kept_values_is_replaced(client, ours):
-    function = identity()
+    function = identity_computation()
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
     stop(ours())
-    reply = await client.send(client.item(apply(function), session="s", stage=1, seconds=1.0), [function])
+    reply = await client.send(client.item(call_ops(function), session="s", stage=1, seconds=1.0), [function])
     assert isinstance(reply, Failed)
     assert reply.kind == "time"
     await client.check()
@@ -67,7 +67,7 @@ async def test_a_runtime_that_is_stopped_without_a_call_is_replaced(client, ours
     assert isinstance(reply, Failed)
     assert reply.kind == "time"
     # It is asked to forget the session first, which it does not do within its second; by then it is known.
-    await client.send(client.item(echo(), seconds=2.0))
+    await client.send(client.item(echo_ops(), seconds=2.0))
     await client.check()
 
 
@@ -83,7 +83,7 @@ async def test_a_runtime_that_dies_each_time_is_said_to_after_three(client, ours
 
     killing = asyncio.create_task(keep_killing())
     try:
-        reply = await client.send(client.item(echo(), seconds=30.0))
+        reply = await client.send(client.item(echo_ops(), seconds=30.0))
     finally:
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)

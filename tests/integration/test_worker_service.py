@@ -29,10 +29,20 @@ from fedbroker.wire.messages import (
     Struct,
     Value,
 )
-from tests.support.ends import admin, until
-from tests.support.gated import go, reads
+from tests.support.gated_source import let_reads_return, read_count
 from tests.support.proxy import Proxy
-from tests.support.worker import ROWS, SILO, apply, client_of, echo, identity, runtimes_from_now, served, settings
+from tests.support.transports import eventually, queue_admin
+from tests.support.worker import (
+    ROWS,
+    SILO,
+    call_ops,
+    echo_ops,
+    identity_computation,
+    load_settings,
+    new_runtimes,
+    running_silo,
+    work_client,
+)
 
 SLOW = {"query": "select sum(a.i * b.i)::float as x from range(100000000) a(i), range(100000000) b(i)"}
 RANDOM = {"query": "select random()::float as x from range(10)"}
@@ -44,19 +54,19 @@ def own(broker, cohort, tmp_path):
     big = {"query": "select i::double as x from range(500000) t(i)"}
     one = {"query": "select 7 as n"}
     sources = {"rows": {"query": ROWS}, "slow": SLOW, "random": RANDOM, "big": big, "one": one}
-    return settings(tmp_path, broker.url, cohort, sources)
+    return load_settings(tmp_path, broker.url, cohort, sources)
 
 
 @pytest.fixture
 def ours():
     """The C++ runtimes of the silo in this process."""
-    return runtimes_from_now()
+    return new_runtimes()
 
 
 @pytest.fixture
 async def both(ours, own):
     """A silo and its client."""
-    async with served(own) as pair:
+    async with running_silo(own) as pair:
         yield pair
 
 
@@ -73,7 +83,7 @@ def members(output, dtype=np.float32):
 
 async def test_a_silo_announces_its_sources(both):
     _service, client = both
-    await until(lambda: client.coordinator.announces[-1].sources["rows"].rows == 100)
+    await eventually(lambda: client.coordinator.announces[-1].sources["rows"].rows == 100)
     said = client.coordinator.announces[-1]
     assert said.silo == SILO
     assert said.version
@@ -83,17 +93,17 @@ async def test_a_silo_announces_its_sources(both):
 
 
 async def test_data_become_values(client):
-    (output,) = await client.outputs(client.item(echo()))
+    (output,) = await client.outputs(client.item(echo_ops()))
     np.testing.assert_array_equal(members(output), [[np.arange(100, dtype=np.float32)]])
 
 
 async def test_no_client_is_no_member(client):
-    (output,) = await client.outputs(client.item(echo(), clients=0))
+    (output,) = await client.outputs(client.item(echo_ops(), clients=0))
     assert members(output) == []
 
 
 async def test_every_operation(client):
-    function = identity()
+    function = identity_computation()
     program = [
         Data(1, "rows", (("x", "float32"), ("#1", "int64"))),
         Value(2, digest_of(function)),
@@ -113,7 +123,7 @@ async def test_every_operation(client):
 
 async def test_values_are_kept_between_stages_until_the_last(client):
     session = "kept"
-    await client.outputs(client.item(echo("random"), session=session, last=False))
+    await client.outputs(client.item(echo_ops("random"), session=session, last=False))
     (first,) = await client.outputs(client.item([Compute(1)], session=session, stage=1, last=False))
     (second,) = await client.outputs(client.item([Compute(1)], session=session, stage=2))
     assert first == second
@@ -125,14 +135,14 @@ async def test_values_are_kept_between_stages_until_the_last(client):
 
 async def test_a_session_whose_lease_ran_out_is_lost(both):
     service, client = both
-    await client.outputs(client.item(echo(), session="short", last=False, lease=0.05))
-    await until(lambda: len(service._sessions) == 0)
+    await client.outputs(client.item(echo_ops(), session="short", last=False, lease=0.05))
+    await eventually(lambda: len(service._sessions) == 0)
     kind, _ = await client.refused(client.item([Compute(1)], session="short", stage=1))
     assert kind == "lost"
 
 
 async def test_large_outputs_go_by_the_bulk_lane(client):
-    (output,) = await client.outputs(client.item(echo("big", [("x", "float64")])))
+    (output,) = await client.outputs(client.item(echo_ops("big", [("x", "float64")])))
     assert members(output, np.float64)[0][0].sum() == sum(range(500000))
 
 
@@ -144,7 +154,7 @@ async def test_large_blobs_come_by_the_bulk_lane(client):
     blob = value.SerializeToString()
     digest = digest_of(blob)
     item = client.item([Value(1, digest), Compute(1)], fresh={digest: len(blob)})
-    sending = asyncio.create_task(client.end.send_blob(digest, blob, silo=None, deadline=Deadline.after(20)))
+    sending = asyncio.create_task(client.transport.send_blob(digest, blob, silo=None, deadline=Deadline.after(20)))
     (output,) = await client.outputs(item)
     await sending
     assert executor_pb2.Value.FromString(output).array.string_list.value == value.array.string_list.value
@@ -153,8 +163,8 @@ async def test_large_blobs_come_by_the_bulk_lane(client):
 
 
 async def test_what_is_lacking_is_asked_for(client):
-    function = identity()
-    item = client.item(apply(function))
+    function = identity_computation()
+    item = client.item(call_ops(function))
     reply = await client.send(item)
     assert isinstance(reply, Need)
     assert reply.digests == (digest_of(function),)
@@ -162,17 +172,17 @@ async def test_what_is_lacking_is_asked_for(client):
 
 
 async def test_an_announced_blob_that_does_not_come_is_asked_for(broker, cohort, tmp_path):
-    function = identity()
-    async with served(settings(tmp_path, broker.url, cohort), patience=0.3) as (_, client):
-        item = client.item(apply(function), fresh={digest_of(function): len(function)})
+    function = identity_computation()
+    async with running_silo(load_settings(tmp_path, broker.url, cohort), patience=0.3) as (_, client):
+        item = client.item(call_ops(function), fresh={digest_of(function): len(function)})
         reply = await client.send(item)
         assert isinstance(reply, Need)
         assert reply.digests == (digest_of(function),)
 
 
 async def test_lacking_a_blob_does_not_end_a_session(client):
-    function = identity()
-    await client.outputs(client.item(echo(), session="s", last=False))
+    function = identity_computation()
+    await client.outputs(client.item(echo_ops(), session="s", last=False))
     item = client.item([Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)], session="s", stage=1)
     assert isinstance(await client.send(item), Need)
     assert len(await client.outputs(item, [function])) == 1
@@ -182,13 +192,13 @@ GARBAGE = b"\xff\xffno protobuf at all"
 
 
 FAILURES = [
-    (echo("nope"), {}, "data", "source 'nope' does not exist at this silo; there are rows, slow"),
-    (echo(columns=[("z", "float32")]), {}, "data", "column 'z' does not exist; there are x, k"),
-    (echo(columns=[("x", "int32")]), {}, "data", "source 'rows': column 'x' does not convert to int32; ask for"),
-    (echo(columns=[("x", "float8")]), {}, "refused", "column 'x' is asked for as 'float8'"),
-    (echo(), {"clients": 3}, "refused", "source 'rows' stands for 1 client, not for 3"),
-    (echo("slow"), {"seconds": 0.3}, "time", "it was not done within 0.3 s"),
-    (echo(), {"seconds": 0.0}, "time", "it was not done within 0 s"),
+    (echo_ops("nope"), {}, "data", "source 'nope' does not exist at this silo; there are rows, slow"),
+    (echo_ops(columns=[("z", "float32")]), {}, "data", "column 'z' does not exist; there are x, k"),
+    (echo_ops(columns=[("x", "int32")]), {}, "data", "source 'rows': column 'x' does not convert to int32; ask for"),
+    (echo_ops(columns=[("x", "float8")]), {}, "refused", "column 'x' is asked for as 'float8'"),
+    (echo_ops(), {"clients": 3}, "refused", "source 'rows' stands for 1 client, not for 3"),
+    (echo_ops("slow"), {"seconds": 0.3}, "time", "it was not done within 0.3 s"),
+    (echo_ops(), {"seconds": 0.0}, "time", "it was not done within 0 s"),
     ([Compute(9)], {}, "refused", "the program uses value 9, which this session does not have"),
     ([Drop((9,))], {}, "refused", "the program uses value 9"),
     ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 7), Compute(2)], {}, "computation", ""),
@@ -200,7 +210,7 @@ FAILURES = [
     ),
     ([Data(1, "rows", (("x", "float32"),)), Call(2, 1, 1), Compute(2)], {}, "computation", ""),
     ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "refused", "cannot be looked into"),
-    (echo(), {"stage": 1}, "lost", "is not here"),
+    (echo_ops(), {"stage": 1}, "lost", "is not here"),
 ]
 
 
@@ -218,8 +228,8 @@ async def test_a_scalar_source(client):
 
 
 async def test_a_session_belongs_to_one_coordinator_with_so_many_clients(client, own):
-    await client.outputs(client.item(echo(), session="mine", last=False))
-    async with client_of(own) as other:
+    await client.outputs(client.item(echo_ops(), session="mine", last=False))
+    async with work_client(own) as other:
         kind, line = await other.refused(other.item([Compute(1)], session="mine", stage=1))
         assert (kind, "belongs to another coordinator" in line) == ("refused", True)
     kind, line = await client.refused(client.item([Compute(1)], session="mine", stage=1, clients=0))
@@ -228,46 +238,46 @@ async def test_a_session_belongs_to_one_coordinator_with_so_many_clients(client,
 
 
 async def test_work_that_comes_again_is_answered_again_not_done_again(client):
-    item = client.item(echo("random"))
+    item = client.item(echo_ops("random"))
     first, again = await client.outputs(item), await client.outputs(item)
     assert first == again
-    assert await client.outputs(client.item(echo("random"))) != first
+    assert await client.outputs(client.item(echo_ops("random"))) != first
 
 
 async def test_failed_work_that_comes_again_is_tried_again(client, tmp_path):
     session = "retry"
-    kind, _ = await client.refused(client.item(echo("slow"), session=session, seconds=0.2))
+    kind, _ = await client.refused(client.item(echo_ops("slow"), session=session, seconds=0.2))
     assert kind == "time"
-    assert len(await client.outputs(client.item(echo(), session=session))) == 1
+    assert len(await client.outputs(client.item(echo_ops(), session=session))) == 1
 
 
 async def test_an_output_beyond_the_limit_is_refused(broker, cohort, tmp_path):
     sources = {"rows": {"query": ROWS}}
     limits = Limits(max_blob=2000)
-    function = identity()
-    program = [*apply(function)[:-1], Struct(4, tuple(("", 3) for _ in range(6))), Compute(4)]
-    own = dataclasses.replace(settings(tmp_path, broker.url, cohort, sources), limits=limits)
-    async with served(own) as (_, client):
+    function = identity_computation()
+    program = [*call_ops(function)[:-1], Struct(4, tuple(("", 3) for _ in range(6))), Compute(4)]
+    own = dataclasses.replace(load_settings(tmp_path, broker.url, cohort, sources), limits=limits)
+    async with running_silo(own) as (_, client):
         kind, line = await client.refused(client.item(program), [function])
         assert (kind, "more than the limit of 2000" in line) == ("refused", True), line
 
 
 async def test_a_session_given_up_stops_its_work(both):
     service, client = both
-    item = client.item(echo("slow"), session="gone", last=False)
+    item = client.item(echo_ops("slow"), session="gone", last=False)
     asking = asyncio.create_task(client.send(item))
-    await until(lambda: ("", "gone", 0) in service._tasks._computing)
-    await client.end.end_session(SILO, "gone")
-    await until(lambda: not service.statistics().in_hand)
+    await eventually(lambda: ("", "gone", 0) in service._tasks._computing)
+    await client.transport.end_session(SILO, "gone")
+    await eventually(lambda: not service.statistics().in_hand)
     assert len(service._sessions) == 0
     asking.cancel()
-    kind, line = await client.refused(client.item(echo(), session="gone"))
+    kind, line = await client.refused(client.item(echo_ops(), session="gone"))
     assert (kind, "the session was given up" in line) == ("refused", True)
 
 
 async def test_the_next_item_works_after_the_runtime_was_killed(both, ours):
     _, client = both
-    await client.outputs(client.item(echo(), session="s", last=False))
+    await client.outputs(client.item(echo_ops(), session="s", last=False))
     for runtime in ours():
         runtime.kill()
     reply = await client.send(client.item([Compute(1)], session="s", stage=1))
@@ -278,46 +288,46 @@ async def test_the_next_item_works_after_the_runtime_was_killed(both, ours):
 
 async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort, tmp_path, waiting):
     async with Proxy(broker.url) as proxy:
-        own = settings(tmp_path, proxy.url, cohort, waiting)
-        async with SiloService(own), client_of(own, broker.url) as client:
-            asking = asyncio.create_task(client.outputs(client.item(echo("waiting"))))
-            await until(lambda: reads(tmp_path) == 1)
+        own = load_settings(tmp_path, proxy.url, cohort, waiting)
+        async with SiloService(own), work_client(own, broker.url) as client:
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"))))
+            await eventually(lambda: read_count(tmp_path) == 1)
             before = proxy.connections
             proxy.cut()
-            await until(lambda: proxy.connections >= before + 2)
+            await eventually(lambda: proxy.connections >= before + 2)
             await client.check()  # it is back, and was given its work again before this
-            go(tmp_path)
+            let_reads_return(tmp_path)
             assert len(await asking) == 1
-            assert reads(tmp_path) == 1
+            assert read_count(tmp_path) == 1
 
 
 async def test_what_was_computed_while_the_broker_restarted_is_answered(tmp_path, waiting):
     async with PrivateBroker(directory=tmp_path / "node") as node:
-        own = settings(tmp_path, node.url, "restarted", waiting)
-        async with served(own) as (_, client):
-            asking = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
-            await until(lambda: reads(tmp_path) == 1)
+        own = load_settings(tmp_path, node.url, "restarted", waiting)
+        async with running_silo(own) as (_, client):
+            asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60)))
+            await eventually(lambda: read_count(tmp_path) == 1)
             await asyncio.to_thread(node.stop)
-            go(tmp_path)
+            let_reads_return(tmp_path)
             await asyncio.to_thread(node.start)
             assert len(await asking) == 1
-            assert reads(tmp_path) == 1
+            assert read_count(tmp_path) == 1
 
 
 async def test_draining_answers_what_is_in_hand(broker, cohort, tmp_path, waiting):
-    async with served(settings(tmp_path, broker.url, cohort, waiting)) as (service, client):
-        asking = asyncio.create_task(client.outputs(client.item(echo("waiting"))))
-        await until(lambda: reads(tmp_path) == 1)
+    async with running_silo(load_settings(tmp_path, broker.url, cohort, waiting)) as (service, client):
+        asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"))))
+        await eventually(lambda: read_count(tmp_path) == 1)
         draining = asyncio.create_task(service.drain())
-        await until(lambda: len(client.coordinator.leaves) == 1)
-        refused = await client.send(client.item(echo()))
+        await eventually(lambda: len(client.coordinator.leaves) == 1)
+        refused = await client.send(client.item(echo_ops()))
         assert isinstance(refused, Failed)
         assert (refused.kind, "leaving" in refused.cause) == ("lost", True)
         assert not draining.done()
-        go(tmp_path)
+        let_reads_return(tmp_path)
         assert len(await asking) == 1
         await draining
-        nobody = await client.end.request(client.item(echo()), {}, Deadline.after(0.5))
+        nobody = await client.transport.request(client.item(echo_ops()), {}, Deadline.after(0.5))
         assert isinstance(nobody, Dead)
         assert nobody.reason == "expired"
 
@@ -326,7 +336,7 @@ async def test_draining_sees_the_sessions_that_are_here_to_their_end(both):
     service, client = both
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
     draining = asyncio.create_task(service.drain())
-    await until(lambda: len(client.coordinator.leaves) == 1)
+    await eventually(lambda: len(client.coordinator.leaves) == 1)
     assert len(await client.outputs(client.item([Compute(1)], session="s", stage=1, last=False))) == 1
     assert not draining.done()
     assert len(await client.outputs(client.item([Compute(1)], session="s", stage=2))) == 1
@@ -334,33 +344,33 @@ async def test_draining_sees_the_sessions_that_are_here_to_their_end(both):
 
 
 async def test_a_runtime_that_dies_under_a_new_session_has_its_work_done_again(broker, cohort, tmp_path, waiting, ours):
-    async with served(settings(tmp_path, broker.url, cohort, waiting)) as (_, client):
-        asking = asyncio.create_task(client.outputs(client.item(echo("waiting"))))
-        await until(lambda: reads(tmp_path) == 1)
+    async with running_silo(load_settings(tmp_path, broker.url, cohort, waiting)) as (_, client):
+        asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"))))
+        await eventually(lambda: read_count(tmp_path) == 1)
         before = ours()
         for runtime in before:
             runtime.kill()
-        await until(lambda: not any(runtime.is_running() for runtime in before))
-        go(tmp_path)
+        await eventually(lambda: not any(runtime.is_running() for runtime in before))
+        let_reads_return(tmp_path)
         assert len(await asking) == 1
         assert ours()
-        assert reads(tmp_path) == 1
+        assert read_count(tmp_path) == 1
 
 
 async def test_a_word_for_an_earlier_incarnation_ends_nothing(both):
     _, client = both
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
-    await client.end.end_session(SILO, "s", "somebody-else")
+    await client.transport.end_session(SILO, "s", "somebody-else")
     assert len(await client.outputs(client.item([Compute(1)], session="s", stage=1))) == 1
 
 
 async def test_an_answer_says_how_long_it_waited_for_blobs(both):
     _, client = both
-    blob = identity()
-    program = apply(blob)
+    blob = identity_computation()
+    program = call_ops(blob)
     item = client.item(program, fresh={digest_of(blob): len(blob)})
     asking = asyncio.create_task(client.send(item))
-    await client.end.send_blob(digest_of(blob), blob, silo=SILO, deadline=Deadline.after(10))
+    await client.transport.send_blob(digest_of(blob), blob, silo=SILO, deadline=Deadline.after(10))
     done = await asking
     assert 0 < done.waited <= done.seconds
 
@@ -373,19 +383,19 @@ async def test_what_is_announced(both):
 
 
 async def test_no_more_work_is_taken_in_hand_than_allowed(broker, cohort, tmp_path, waiting):
-    async with served(settings(tmp_path, broker.url, cohort, waiting, max_work=2)) as (_, client):
-        asking = [asyncio.create_task(client.outputs(client.item(echo("waiting")))) for _ in range(3)]
-        async with admin(broker.url) as look:
+    async with running_silo(load_settings(tmp_path, broker.url, cohort, waiting, max_work=2)) as (_, client):
+        asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting")))) for _ in range(3)]
+        async with queue_admin(broker.url) as look:
             queue = f"fedbroker.work.{cohort}.{SILO}"
-            await until(lambda: reads(tmp_path) > 0)
-            await until(lambda: look.holds(queue, 1))  # the third one
-            go(tmp_path)
+            await eventually(lambda: read_count(tmp_path) > 0)
+            await eventually(lambda: look.holds(queue, 1))  # the third one
+            let_reads_return(tmp_path)
             assert [len(outputs) for outputs in await asyncio.gather(*asking)] == [1, 1, 1]
-            await until(lambda: look.holds(queue, 0))
+            await eventually(lambda: look.holds(queue, 0))
 
 
 async def test_no_more_sessions_are_held_than_allowed(broker, cohort, tmp_path):
-    async with served(settings(tmp_path, broker.url, cohort, max_sessions=2)) as (_, client):
+    async with running_silo(load_settings(tmp_path, broker.url, cohort, max_sessions=2)) as (_, client):
         keep = [Data(1, "rows", (("x", "float32"),))]
         for session in ("s1", "s2"):
             await client.outputs(client.item(keep, session=session, last=False))
@@ -397,13 +407,13 @@ async def test_no_more_sessions_are_held_than_allowed(broker, cohort, tmp_path):
 
 
 async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):
-    own = settings(tmp_path, broker.url, cohort, waiting, drain_seconds=0.2)
-    async with served(own) as (service, client):
-        asking = asyncio.create_task(client.send(client.item(echo("waiting"))))
-        await until(lambda: reads(tmp_path) == 1)
+    own = load_settings(tmp_path, broker.url, cohort, waiting, drain_seconds=0.2)
+    async with running_silo(own) as (service, client):
+        asking = asyncio.create_task(client.send(client.item(echo_ops("waiting"))))
+        await eventually(lambda: read_count(tmp_path) == 1)
         await service.drain()
         asking.cancel()
-        go(tmp_path)
+        let_reads_return(tmp_path)
 
 
 async def test_a_second_silo_of_the_same_name_is_told(client, own):
@@ -413,7 +423,7 @@ async def test_a_second_silo_of_the_same_name_is_told(client, own):
 
 
 async def test_a_source_that_cannot_be_opened_leaves_nothing_behind(broker, cohort, tmp_path, ours):
-    own = settings(tmp_path, broker.url, cohort, {"rows": {"query": "from 'none.csv'"}})
+    own = load_settings(tmp_path, broker.url, cohort, {"rows": {"query": "from 'none.csv'"}})
     with pytest.raises(SiloError, match=r"source 'rows': IO Error: No files found"):
         await SiloService(own).open()
     assert ours() == []

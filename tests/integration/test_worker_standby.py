@@ -16,9 +16,9 @@ from fedbroker.runtime.protos import executor_pb2
 from fedbroker.testing import SiloProcess
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done, Need, Value
-from tests.support.ends import admin, until
-from tests.support.gated import gated_source, go, reads
-from tests.support.worker import ROWS, client_of, echo, settings
+from tests.support.gated_source import gated_source, let_reads_return, read_count
+from tests.support.transports import eventually, queue_admin
+from tests.support.worker import ROWS, echo_ops, load_settings, work_client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -32,7 +32,7 @@ def pair(broker, cohort, tmp_path, monkeypatch):
     for name, standby in (("first", False), ("second", True)):
         directory = tmp_path / name
         directory.mkdir()
-        own = settings(directory, broker.url, cohort, sources, standby=standby)
+        own = load_settings(directory, broker.url, cohort, sources, standby=standby)
         processes.append(SiloProcess(directory))
     yield own, processes
     for process in processes:
@@ -53,18 +53,18 @@ async def test_the_one_that_stands_by_takes_over_with_the_work_in_hand(pair, tmp
     own, (first, second) = pair
     await start(first)
     second.start()
-    await until(lambda: in_log(second, "standing by"), 30)
-    async with client_of(own) as client:
-        asking = asyncio.create_task(client.outputs(client.item(echo("waiting"), seconds=60)))
-        await until(lambda: reads(first.directory) == 1)
+    await eventually(lambda: in_log(second, "standing by"), 30)
+    async with work_client(own) as client:
+        asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60)))
+        await eventually(lambda: read_count(first.directory) == 1)
         with pytest.raises(CohortError, match="not ready"):
             await asyncio.to_thread(second.wait_ready, Deadline.after(0))
-        go(second.directory)
+        let_reads_return(second.directory)
         first.kill()
         killed = time.monotonic()
         assert len(await asking) == 1
         assert time.monotonic() - killed < 5.0
-        assert reads(second.directory) == 1
+        assert read_count(second.directory) == 1
         await client.check()
         assert len({announce.incarnation for announce in client.coordinator.announces}) == 2
 
@@ -73,7 +73,7 @@ async def test_who_stands_by_ends_at_once_when_told_to(pair):
     _, (first, second) = pair
     await start(first)
     second.start()
-    await until(lambda: in_log(second, "standing by"), 30)
+    await eventually(lambda: in_log(second, "standing by"), 30)
     assert second.stop() == 0
 
 
@@ -101,40 +101,40 @@ async def test_blobs_that_went_to_the_first_are_asked_for_at_once(pair):
     own, (first, second) = pair
     await start(first)
     second.start()
-    await until(lambda: in_log(second, "standing by"), 30)
-    async with client_of(own) as client:
+    await eventually(lambda: in_log(second, "standing by"), 30)
+    async with work_client(own) as client:
         blob = large_value()
         digest, later = digest_of(blob), Deadline.after(60)
-        item = client.item([Value(2, digest), *echo("waiting")], fresh={digest: len(blob)}, seconds=60)
+        item = client.item([Value(2, digest), *echo_ops("waiting")], fresh={digest: len(blob)}, seconds=60)
         asking = asyncio.create_task(client.send(item))
-        await client.end.send_blob(digest, blob, silo=None, deadline=later)
-        await until(lambda: reads(first.directory) == 1)
-        go(second.directory)
+        await client.transport.send_blob(digest, blob, silo=None, deadline=later)
+        await eventually(lambda: read_count(first.directory) == 1)
+        let_reads_return(second.directory)
         first.kill()
         killed = time.monotonic()
         reply = await asking
         assert isinstance(reply, Need)
         assert reply.digests == (digest,)
         asking = asyncio.create_task(client.send(item))
-        await client.end.send_blob(digest, blob, silo="ewr", deadline=later)
+        await client.transport.send_blob(digest, blob, silo="ewr", deadline=later)
         assert isinstance(await asking, Done)
         assert time.monotonic() - killed < 5.0
 
 
 async def test_a_lock_that_lingers_on_the_bulk_lane_is_waited_for(broker, cohort, tmp_path):
     """The two connections of a silo whose machine lost its power do not end in the same moment."""
-    own = settings(tmp_path, broker.url, cohort, standby=True)
-    async with admin(broker.url) as killed:
+    own = load_settings(tmp_path, broker.url, cohort, standby=True)
+    async with queue_admin(broker.url) as killed:
         await killed.declare(f"fedbroker.blobs.{cohort}.ewr", exclusive=True)
         with pytest.raises(NameTaken):
-            await SiloService(settings(tmp_path, broker.url, cohort)).open()
+            await SiloService(load_settings(tmp_path, broker.url, cohort)).open()
         service = SiloService(own)
         opening = asyncio.create_task(service.open())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(opening), 4.0)  # longer than it takes to be refused
     try:
         await asyncio.wait_for(opening, 10.0)
-        async with client_of(own) as client:
+        async with work_client(own) as client:
             await client.check()
     finally:
         await service.close()

@@ -24,7 +24,7 @@ from fedbroker.plan.model import ClientStage
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Done, Drop, Failed, Select, Struct, Value
-from tests.support.worker import served, settings
+from tests.support.worker import load_settings, running_silo
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(180)]
 
@@ -45,8 +45,8 @@ TEXTS = tff.FederatedType(tff.StructType([(None, tff.TensorType(np.str_, [None])
 @pytest.fixture
 async def silo(broker, cohort, tmp_path):
     """Run a silo with that policy."""
-    own = dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
-    async with served(own) as (_, client):
+    own = dataclasses.replace(load_settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
+    async with running_silo(own) as (_, client):
         yield client
 
 
@@ -303,7 +303,9 @@ async def test_where_any_aggregate_may_leave_each_client_can_be_read(broker, coh
     """Show the rule's purpose: the two others do not stop the attack."""
     policy = dataclasses.replace(STRICT, aggregates="any")
     computation = concatenates()
-    async with served(dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=policy)) as (
+    async with running_silo(
+        dataclasses.replace(load_settings(tmp_path, broker.url, cohort, SOURCE), policy=policy)
+    ) as (
         _,
         client,
     ):

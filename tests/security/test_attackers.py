@@ -16,8 +16,8 @@ from fedbroker.transport import topology
 from fedbroker.wire import encode
 from fedbroker.wire.messages import Done
 from tests.support.attackers import Keyring, malicious_coordinator, malicious_silo, raw_client
-from tests.support.ends import coordinator_end, until, work
-from tests.support.worker import echo
+from tests.support.transports import coordinator_transport, eventually, work_item
+from tests.support.worker import echo_ops
 
 
 async def test_a_malicious_coordinator_s_valid_work_is_done(broker: PrivateBroker, cohort: str, tmp_path) -> None:
@@ -26,11 +26,11 @@ async def test_a_malicious_coordinator_s_valid_work_is_done(broker: PrivateBroke
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort)),
         malicious_coordinator(broker.url, cohort, keyring) as attacker,
     ):
-        await until(lambda: "ewr" in attacker.coordinator.silos)
+        await eventually(lambda: "ewr" in attacker.coordinator.silos)
         client = attacker.client()
         await client.check()
-        item = client.item(echo())
-        with attacker.coordinator.end._router.replies_to(item, "") as answers:
+        item = client.item(echo_ops())
+        with attacker.coordinator.transport._router.replies_to(item, "") as answers:
             await attacker.send_work(item)
             async with asyncio.timeout(10):
                 await asyncio.wait([answers.next])
@@ -41,10 +41,10 @@ async def test_a_malicious_silo_s_valid_answer_counts(broker: PrivateBroker, coh
     keyring = Keyring()
     async with (
         malicious_silo(broker.url, cohort, keyring) as attacker,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
     ):
         attacker.silo.answer = lambda item: attacker.reply_with_outputs(item, [b"anything"])
-        await until(lambda: "jfk" in victim.silos)
+        await eventually(lambda: "jfk" in victim.silos)
         assert await victim.ask("jfk") == b"anything"
 
 
@@ -52,19 +52,21 @@ async def test_a_raw_client_s_work_is_not_done(broker: PrivateBroker, cohort: st
     keyring = Keyring()
     async with (
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort)) as silo,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as honest,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as honest,
         raw_client(broker.url) as attacker,
     ):
-        await until(lambda: "ewr" in honest.silos)
-        item = work("ewr", honest.end.key)
+        await eventually(lambda: "ewr" in honest.silos)
+        item = work_item("ewr", honest.transport.key)
         await attacker.publish(
             topology.WORK.name,
-            topology.work_key(cohort, "ewr", honest.end.key),
+            topology.work_key(cohort, "ewr", honest.transport.key),
             encode(item),
             correlation_id="s1.0.ewr",
             message_id="raw",
         )
-        await until(lambda: silo.statistics().taken.rejected == 1)
-        answer = await honest.end.request(work("ewr", honest.end.key, session="s2"), {}, Deadline.after(10))
+        await eventually(lambda: silo.statistics().taken.rejected == 1)
+        answer = await honest.transport.request(
+            work_item("ewr", honest.transport.key, session="s2"), {}, Deadline.after(10)
+        )
         assert isinstance(answer, Done)
         assert [why for _, _, why in honest.forged] == ["at the silo: work: a message is not signed"]

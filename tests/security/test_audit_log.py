@@ -23,11 +23,11 @@ from fedbroker_worker.service import SiloService
 from fedbroker.broker import PrivateBroker
 from fedbroker.wire.messages import Done, EndSession, Failed
 from tests.support.attackers import Keyring, malicious_coordinator
-from tests.support.ends import until
-from tests.support.gated import gated_source, go, reads
-from tests.support.worker import RETURNS_ALL, client_of, echo, settings, write_settings
+from tests.support.gated_source import gated_source, let_reads_return, read_count
+from tests.support.transports import eventually
+from tests.support.worker import ALLOW_CLIENT_RESULTS, echo_ops, load_settings, work_client, write_settings
 
-POLICY = {**RETURNS_ALL, "audit_file": "audit.log"}
+POLICY = {**ALLOW_CLIENT_RESULTS, "audit_file": "audit.log"}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch)
     sources = {"rows": {"query": "select 1::float as x"}, "gated": gated_source(tmp_path, waits=True)}
     own = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
     async with SiloService(own) as silo, malicious_coordinator(broker.url, cohort, keyring, "b") as attacker:
-        await until(lambda: "ewr" in attacker.coordinator.silos)
+        await eventually(lambda: "ewr" in attacker.coordinator.silos)
         yield silo, attacker
 
 
@@ -56,15 +56,15 @@ def outcomes(directory: Path) -> list[object]:
 async def test_work_is_in_the_log_before_its_data_are_read(scene, tmp_path) -> None:
     _, attacker = scene
     client = attacker.client()
-    item = client.item(echo("gated"))
+    item = client.item(echo_ops("gated"))
     await attacker.send_work(item)
-    await until(lambda: reads(tmp_path) == 1)
+    await eventually(lambda: read_count(tmp_path) == 1)
     (line,) = audit(tmp_path)
     assert (line["outcome"], line["session"]) == ("begun", item.session)
     assert line["sources"] == [{"name": "gated", "columns": ["x"]}]
     assert line["signed_by"]
-    go(tmp_path)
-    await until(lambda: outcomes(tmp_path) == ["begun", "answered"])
+    let_reads_return(tmp_path)
+    await eventually(lambda: outcomes(tmp_path) == ["begun", "answered"])
     begun, ended = audit(tmp_path)
     assert ended["begun"] == ended["previous"]
     assert ended["nonces"] == begun["nonces"]
@@ -72,11 +72,11 @@ async def test_work_is_in_the_log_before_its_data_are_read(scene, tmp_path) -> N
 
 async def test_work_whose_session_is_given_up_while_it_computes_is_in_the_log(scene, tmp_path) -> None:
     _, attacker = scene
-    item = attacker.client().item(echo("gated"))
+    item = attacker.client().item(echo_ops("gated"))
     await attacker.send_work(item)
-    await until(lambda: reads(tmp_path) == 1)
+    await eventually(lambda: read_count(tmp_path) == 1)
     await attacker.send_notice("ewr", EndSession(item.session))
-    await until(lambda: outcomes(tmp_path) == ["begun", "cancelled"])
+    await eventually(lambda: outcomes(tmp_path) == ["begun", "cancelled"])
     ended = audit(tmp_path)[1]
     assert (ended["why"], ended["bytes_out"]) == ("its coordinator gave the session up", 0)
     assert ended["sources"] == [{"name": "gated", "columns": ["x"]}]
@@ -85,43 +85,43 @@ async def test_work_whose_session_is_given_up_while_it_computes_is_in_the_log(sc
 async def test_work_whose_time_runs_out_is_in_the_log(scene, tmp_path) -> None:
     _, attacker = scene
     client = attacker.client()
-    reply = await client.send(client.item(echo("gated"), seconds=1))
+    reply = await client.send(client.item(echo_ops("gated"), seconds=1))
     assert isinstance(reply, Failed)
     assert outcomes(tmp_path) == ["begun", "failed"]
 
 
 async def test_work_that_a_silo_gives_up_as_it_stops_is_in_the_log(scene, tmp_path) -> None:
     silo, attacker = scene
-    await attacker.send_work(attacker.client().item(echo("gated")))
-    await until(lambda: reads(tmp_path) == 1)
+    await attacker.send_work(attacker.client().item(echo_ops("gated")))
+    await eventually(lambda: read_count(tmp_path) == 1)
     await silo.close()
     assert outcomes(tmp_path) == ["begun", "interrupted"]
 
 
 async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path) -> None:
     _, attacker = scene
-    go(tmp_path)
+    let_reads_return(tmp_path)
     (tmp_path / "audit.log").unlink()
     (tmp_path / "audit.log").mkdir()
     client = attacker.client()
-    reply = await client.send(client.item(echo("gated")))
+    reply = await client.send(client.item(echo_ops("gated")))
     assert isinstance(reply, Failed)
     assert (reply.kind, reply.cause) == ("refused", "the silo's audit log cannot be written")
-    assert reads(tmp_path) == 0
+    assert read_count(tmp_path) == 0
     (tmp_path / "audit.log").rmdir()
-    assert isinstance(await client.send(client.item(echo("gated"))), Done)
+    assert isinstance(await client.send(client.item(echo_ops("gated"))), Done)
 
 
 async def test_an_answer_does_not_leave_where_its_line_cannot_be_written(scene, tmp_path) -> None:
     """Break the log after the work has begun: the results computed by then stay at the silo."""
     _, attacker = scene
     client = attacker.client()
-    asked = asyncio.create_task(client.send(client.item(echo("gated"))))
-    await until(lambda: reads(tmp_path) == 1)
+    asked = asyncio.create_task(client.send(client.item(echo_ops("gated"))))
+    await eventually(lambda: read_count(tmp_path) == 1)
     assert outcomes(tmp_path) == ["begun"]
     (tmp_path / "audit.log").rename(tmp_path / "kept.log")
     (tmp_path / "audit.log").mkdir()
-    go(tmp_path)
+    let_reads_return(tmp_path)
     reply = await asked
     assert isinstance(reply, Failed)
     assert reply.cause == "the silo's audit log cannot be written"
@@ -148,10 +148,10 @@ async def test_nothing_leaves_before_its_first_line_is_on_the_disk(scene, tmp_pa
     _, attacker = scene
     disk = Disk()
     monkeypatch.setattr(os, "fsync", disk.fsync)
-    go(tmp_path)
+    let_reads_return(tmp_path)
     client = attacker.client()
-    asked = asyncio.create_task(client.send(client.item(echo("gated"))))
-    await until(lambda: disk.calls == 2)
+    asked = asyncio.create_task(client.send(client.item(echo_ops("gated"))))
+    await eventually(lambda: disk.calls == 2)
     assert outcomes(tmp_path) == ["begun", "answered"]
     done, _ = await asyncio.wait([asked], timeout=0.2)
     assert not done
@@ -163,15 +163,15 @@ async def test_nothing_leaves_where_its_first_line_does_not_get_to_the_disk(scen
     _, attacker = scene
     disk = Disk(OSError(errno.EIO, "Input/output error"))
     monkeypatch.setattr(os, "fsync", disk.fsync)
-    go(tmp_path)
+    let_reads_return(tmp_path)
     client = attacker.client()
-    asked = asyncio.create_task(client.send(client.item(echo("gated"))))
-    await until(lambda: disk.calls == 2)
+    asked = asyncio.create_task(client.send(client.item(echo_ops("gated"))))
+    await eventually(lambda: disk.calls == 2)
     disk.ready.set()
     reply = await asked
     assert isinstance(reply, Failed)
     assert reply.cause == "the silo's audit log cannot be written"
-    assert isinstance(await client.send(client.item(echo("gated"))), Done)
+    assert isinstance(await client.send(client.item(echo_ops("gated"))), Done)
 
 
 async def test_work_that_a_silo_was_killed_in_is_in_the_log(broker, cohort: str, tmp_path, monkeypatch) -> None:
@@ -179,13 +179,13 @@ async def test_work_that_a_silo_was_killed_in_is_in_the_log(broker, cohort: str,
     sources = {"gated": gated_source(tmp_path, waits=True)}
     path = write_settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    own = settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
+    own = load_settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
     run = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path)]
     silo = await asyncio.create_subprocess_exec(*run, stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with client_of(own) as client:
-            asked = asyncio.create_task(client.send(client.item(echo("gated"), seconds=5)))
-            await until(lambda: reads(tmp_path) == 1)
+        async with work_client(own) as client:
+            asked = asyncio.create_task(client.send(client.item(echo_ops("gated"), seconds=5)))
+            await eventually(lambda: read_count(tmp_path) == 1)
             silo.kill()
             await silo.wait()
             asked.cancel()
@@ -234,11 +234,11 @@ def test_a_full_disk_leaves_a_log_that_verifies_and_is_called_full(tmp_path) -> 
 
 async def test_nothing_is_read_or_sent_where_the_log_is_full(scene, tmp_path) -> None:
     _, attacker = scene
-    go(tmp_path)
+    let_reads_return(tmp_path)
     (tmp_path / "audit.log").unlink()
     (tmp_path / "audit.log").symlink_to("/dev/full")
     client = attacker.client()
-    reply = await client.send(client.item(echo("gated")))
+    reply = await client.send(client.item(echo_ops("gated")))
     assert isinstance(reply, Failed)
     assert reply.cause == "the silo's audit log cannot be written: its disk is full"
-    assert reads(tmp_path) == 0
+    assert read_count(tmp_path) == 0

@@ -21,8 +21,8 @@ from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Call, Compute, Struct, Value
 from tests.security.test_aggregates import SOURCE, STRICT, aggregate, asked, function, pair, total_of, zero
 from tests.support.attackers import Keyring
-from tests.support.ends import coordinator_end, until
-from tests.support.worker import Client, served, settings
+from tests.support.transports import coordinator_transport, eventually
+from tests.support.worker import WorkClient, load_settings, running_silo
 
 KEY = 77
 FLOAT = tff.TensorType(np.float32)
@@ -81,9 +81,9 @@ def result_of(outputs) -> float:
 @pytest.mark.broker
 @pytest.mark.runtime
 async def test_a_sum_that_was_recognised_is_what_runs(broker, cohort, tmp_path):
-    own = dataclasses.replace(settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
+    own = dataclasses.replace(load_settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
     attack, recognised = with_key(alone(keeps_the_last)), with_key(aggregate(zero, honest, honest))
-    async with served(own) as (_, client):
+    async with running_silo(own) as (_, client):
         program, blobs = called(attack, number(3.0), number(4.0))
         assert result_of(await client.outputs(client.item(program, clients=5), blobs)) == 4.0
         outputs = await client.outputs(client.item(asked(recognised), clients=5), [recognised])
@@ -97,13 +97,13 @@ async def test_a_coordinator_does_not_choose_what_runs_for_another(broker, cohor
     results = {}
     async with (
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort, policy={})),
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as a,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("b")) as b,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as a,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("b")) as b,
     ):
         for end, computation in ((b, keeps_the_last), (a, honest)):
-            await until(lambda end=end: "ewr" in end.silos)
+            await eventually(lambda end=end: "ewr" in end.silos)
             program, blobs = called(with_key(alone(computation)), number(3.0), number(4.0))
-            client = Client(end)
+            client = WorkClient(end)
             results[computation] = result_of(await client.outputs(client.item(program), blobs))
     assert results == {keeps_the_last: 4.0, honest: 7.0}
 

@@ -12,8 +12,8 @@ from fedbroker_worker.service import SiloService
 from fedbroker.broker import PrivateBroker
 from fedbroker.wire.messages import Compute, Data, Done, Failed
 from tests.support.attackers import Keyring, malicious_coordinator
-from tests.support.ends import until
-from tests.support.worker import RETURNS_ALL, echo
+from tests.support.transports import eventually
+from tests.support.worker import ALLOW_CLIENT_RESULTS, echo_ops
 
 SECRET = b"QZX-salary"
 NAMES = [
@@ -37,15 +37,15 @@ async def attacker(broker: PrivateBroker, cohort: str, tmp_path):
     (tmp_path / "people.csv").write_text(f"x,salary\n1,{SECRET.decode()}\n2,{SECRET.decode()}\n")
     sources = {"rows": {"query": f"select x from read_csv_auto('{tmp_path}/people.csv')"}}
     keyring = Keyring()
-    own = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=RETURNS_ALL)
+    own = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=ALLOW_CLIENT_RESULTS)
     async with SiloService(own), malicious_coordinator(broker.url, cohort, keyring, "b") as one:
-        await until(lambda: "ewr" in one.coordinator.silos)
+        await eventually(lambda: "ewr" in one.coordinator.silos)
         yield one
 
 
 async def test_columns_that_a_source_does_not_select_are_out_of_reach(attacker):
     client = attacker.client()
-    assert isinstance(await client.send(client.item(echo("rows", (("x", "int64"),)))), Done)
+    assert isinstance(await client.send(client.item(echo_ops("rows", (("x", "int64"),)))), Done)
     for name in NAMES:
         for dtype in ("string", "int64"):
             for columns in (((name, dtype),), (("x", "int64"), (name, dtype))):

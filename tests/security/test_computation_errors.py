@@ -32,8 +32,8 @@ from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Done, Failed, Value
 from tests.support.attackers import Keyring, malicious_coordinator
-from tests.support.ends import until
-from tests.support.worker import Client
+from tests.support.transports import eventually
+from tests.support.worker import WorkClient
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime, pytest.mark.timeout(300)]
 
@@ -128,7 +128,7 @@ def computations() -> Mapping[str, bytes]:
 @asynccontextmanager
 async def attacked(
     broker: PrivateBroker, cohort: str, directory: Path, policy: PolicySettings
-) -> AsyncIterator[Client]:
+) -> AsyncIterator[WorkClient]:
     """Run a real silo with secrets, and a malicious coordinator that it accepts."""
     keyring = Keyring()
     own = keyring.silo_settings(directory, broker.url, cohort, sources=SECRETS)
@@ -136,11 +136,11 @@ async def attacked(
         SiloService(dataclasses.replace(own, policy=policy)),
         malicious_coordinator(broker.url, cohort, keyring) as attacker,
     ):
-        await until(lambda: "ewr" in attacker.coordinator.silos)
+        await eventually(lambda: "ewr" in attacker.coordinator.silos)
         yield attacker.client()
 
 
-async def reply_to(client: Client, blob: bytes, session: str | None = None) -> Failed | Done:
+async def reply_to(client: WorkClient, blob: bytes, session: str | None = None) -> Failed | Done:
     program = [Data(1, "secret", COLUMNS), Value(2, digest_of(blob)), Call(3, 2, 1), Compute(3)]
     reply = await client.send(client.item(program, session=session), [blob])
     assert isinstance(reply, Failed | Done), reply

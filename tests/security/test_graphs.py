@@ -24,9 +24,17 @@ from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Call, Compute, Failed, Value
 from tests.support.attackers import Keyring, malicious_coordinator
-from tests.support.attacks import ATTACKS, ONLY_IN_DATASETS, ONLY_IN_SESSIONS, cached, counted, sequence_of, value_of
-from tests.support.ends import silo_end, until
-from tests.support.tff import packed
+from tests.support.cache_attacks import (
+    ATTACKS,
+    ONLY_IN_DATASETS,
+    ONLY_IN_SESSIONS,
+    caching_graph,
+    counting_graph,
+    sequence_of,
+    value_of,
+)
+from tests.support.local_tff import pack_arguments
+from tests.support.transports import eventually, silo_transport
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
@@ -39,7 +47,7 @@ async def attacker(broker, cohort, tmp_path):
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort, policy={})),
         malicious_coordinator(broker.url, cohort, keyring) as attacker,
     ):
-        await until(lambda: "ewr" in attacker.coordinator.silos)
+        await eventually(lambda: "ewr" in attacker.coordinator.silos)
         yield attacker
 
 
@@ -55,7 +63,7 @@ def run(computation):
 def test_tensorflow_writes_the_file_of_each_of_these_graphs(attack, tmp_path):
     path = tmp_path / "stolen"
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        tf.import_graph_def(ATTACKS[attack](counted, str(path)), name="")
+        tf.import_graph_def(ATTACKS[attack](counting_graph, str(path)), name="")
         assert session.run("out:0") == 3
     assert written(path)
 
@@ -63,7 +71,7 @@ def test_tensorflow_writes_the_file_of_each_of_these_graphs(attack, tmp_path):
 @pytest.mark.parametrize("attack", sorted(ATTACKS.keys() - ONLY_IN_SESSIONS))
 def test_tensorflow_writes_the_file_of_each_of_these_sequences(attack, tmp_path):
     path = tmp_path / "stolen"
-    graph = sequence_of(ATTACKS[attack](cached, str(path)))
+    graph = sequence_of(ATTACKS[attack](caching_graph, str(path)))
     variant = tf.raw_ops.DatasetFromGraph(graph_def=graph)
     dataset = tf.data.experimental.from_variant(variant, structure=tf.TensorSpec([], tf.int64))
     assert [int(number) for number in dataset] == [0, 1, 2]
@@ -73,7 +81,7 @@ def test_tensorflow_writes_the_file_of_each_of_these_sequences(attack, tmp_path)
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_silo_refuses_a_work_item_with_a_graph_that_writes_a_file(attacker, attack, tmp_path):
     path, client = tmp_path / "stolen", attacker.client()
-    computation = value_of(ATTACKS[attack](counted, str(path)))
+    computation = value_of(ATTACKS[attack](counting_graph, str(path)))
     reply = await client.send(client.item(run(computation)), [computation])
     assert isinstance(reply, Failed), reply
     assert (reply.kind, reply.rule) == ("refused", "refuse_ops")
@@ -82,7 +90,7 @@ async def test_a_silo_refuses_a_work_item_with_a_graph_that_writes_a_file(attack
 
 async def test_a_silo_runs_a_graph_that_caches_in_memory(attacker):
     client = attacker.client()
-    computation = value_of(counted())
+    computation = value_of(counting_graph())
     (output,) = await client.outputs(client.item(run(computation)), [computation])
     assert output
 
@@ -107,7 +115,7 @@ def answer_of(graph):
 @asynccontextmanager
 async def asked_of(broker, cohort, graph):
     """Open a context whose only silo is malicious, and replies with the graph of a sequence."""
-    async with silo_end(broker.url, cohort, "jfk") as attacker:
+    async with silo_transport(broker.url, cohort, "jfk") as attacker:
 
         async def answer(item):
             await attacker.send(item, [answer_of(graph)], Deadline.after(item.seconds))
@@ -126,10 +134,10 @@ async def asked_of(broker, cohort, graph):
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_sequence_that_writes_a_file_is_not_read(broker, cohort, attack, tmp_path):
     path = tmp_path / "stolen"
-    graph = sequence_of(ATTACKS[attack](cached, str(path)))
+    graph = sequence_of(ATTACKS[attack](caching_graph, str(path)))
     async with asked_of(broker, cohort, graph) as context:
         with pytest.raises(fedbroker.errors.FedbrokerError):
-            await context.invoke(counting, packed(counting, [[3]]))
+            await context.invoke(counting, pack_arguments(counting, [[3]]))
     assert not written(path)
 
 
@@ -138,6 +146,6 @@ async def test_a_silo_s_sequence_is_read_without_running_its_graph_in_the_progra
         raise AssertionError("a silo's graph was run in the program's process")
 
     monkeypatch.setattr(value_serialization, "_deserialize_dataset_from_graph_def", run_here)
-    async with asked_of(broker, cohort, sequence_of(cached())) as context:
-        (found,) = await context.invoke(counting, packed(counting, [[3]]))
+    async with asked_of(broker, cohort, sequence_of(caching_graph())) as context:
+        (found,) = await context.invoke(counting, pack_arguments(counting, [[3]]))
     assert [int(number) for number in found] == [0, 1, 2]

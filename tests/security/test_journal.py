@@ -22,7 +22,7 @@ from fedbroker.errors import ConfigError
 from fedbroker.session.journal import Journal
 from fedbroker.session.roster import Member
 from fedbroker.testing import local_cohort
-from tests.support.computations import ask
+from tests.support.computations import sum_numbers
 
 pytestmark = pytest.mark.timeout(300)  # a program of its own imports TensorFlow
 
@@ -152,7 +152,7 @@ def test_an_invocation_whose_journal_s_disk_is_full_fails_cleanly_and_the_next_g
         assert "invocation retried" not in events
         assert left == ["key", "lock"]
         with fedbroker.create_sync_execution_context(broker.url, cohort=cohort, min_silos=2) as context:
-            assert ask(context) == 90.0
+            assert sum_numbers(context) == 90.0
 
 
 def modes(directory: Path) -> set[int]:

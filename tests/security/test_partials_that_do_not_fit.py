@@ -13,9 +13,9 @@ import fedbroker
 from fedbroker.context.codec import write
 from fedbroker.context.values import federate, structure
 from fedbroker.deadline import Deadline
-from tests.support.ends import silo_end
-from tests.support.settings import grouped
-from tests.support.tff import packed
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
+from tests.support.transports import silo_transport
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
@@ -53,7 +53,7 @@ async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohor
     shapes = {"bos": (2, 3), "ewr": (2, 3), "jfk": shape}
     async with AsyncExitStack() as stack:
         for name, of in shapes.items():
-            end = await stack.enter_async_context(silo_end(broker.url, cohort, name))
+            end = await stack.enter_async_context(silo_transport(broker.url, cohort, name))
 
             async def answer(item, end=end, of=of):
                 await end.send(item, [answer_of(*of)], Deadline.after(item.seconds))
@@ -61,10 +61,10 @@ async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohor
             end.answer = answer
         context = await stack.enter_async_context(
             fedbroker.create_async_execution_context(
-                broker.url, cohort=cohort, min_silos=3, **grouped(stage=30, retries=0)
+                broker.url, cohort=cohort, min_silos=3, **context_settings(stage=30, retries=0)
             )
         )
         with pytest.raises(fedbroker.errors.ComputationFailed, match="where what silo 'jfk' sent was merged") as caught:
-            await context.invoke(joined, packed(joined, [[np.zeros([1, 3], np.float32)] * 3]))
+            await context.invoke(joined, pack_arguments(joined, [[np.zeros([1, 3], np.float32)] * 3]))
     assert (caught.value.silo, caught.value.stage) == ("jfk", 1)
     assert "leave that silo out" in str(caught.value)

@@ -17,9 +17,9 @@ from pamqp import decode
 from fedbroker.broker import PrivateBroker
 from fedbroker.transport import CoordinatorTransport, SiloTransport, topology
 from fedbroker.transport.amqp.properties import LONGEST_TABLE, install
-from tests.support.ends import coordinator_end, silo_end, until
-from tests.support.raw import raw_connection, table, words
-from tests.support.worker import client_of, settings
+from tests.support.raw_amqp import raw_connection, short_string, table
+from tests.support.transports import coordinator_transport, eventually, silo_transport
+from tests.support.worker import load_settings, work_client
 
 NONE = b"\xff\xfe\xc3"
 """Invalid UTF-8."""
@@ -38,8 +38,8 @@ def many(count: int) -> bytes:
 
 WORDS = ("content_type", "reply_to", "correlation_id", "message_id", "type", "app_id")
 PROPERTIES = {
-    "words": {name: words(NONE) for name in WORDS},
-    "a_header_s_name": {"headers": table(words(NONE) + b"V")},
+    "words": {name: short_string(NONE) for name in WORDS},
+    "a_header_s_name": {"headers": table(short_string(NONE) + b"V")},
     "a_header": {"headers": table(b"\x01aS" + table(NONE))},
     "a_header_s_time": {"headers": table(b"\x01aT" + struct.pack(">Q", 1 << 62))},
     "a_time": {"timestamp": struct.pack(">Q", 1 << 62)},
@@ -54,41 +54,41 @@ def lost(*ends: SiloTransport | CoordinatorTransport) -> int:
 
 
 def named(properties: dict[str, bytes]) -> dict[str, bytes]:
-    return {"message_id": words(b"m"), "correlation_id": words(b"s.0.ewr")} | properties
+    return {"message_id": short_string(b"m"), "correlation_id": short_string(b"s.0.ewr")} | properties
 
 
 @pytest.fixture
 async def scene(broker: PrivateBroker, cohort: str, tmp_path):
     """Run a real silo, and a coordinator that it answers."""
-    own = settings(tmp_path, broker.url, cohort)
-    async with SiloService(own) as silo, client_of(own) as client, raw_connection(broker.url) as attacker:
-        await until(lambda: "ewr" in client.coordinator.silos)
+    own = load_settings(tmp_path, broker.url, cohort)
+    async with SiloService(own) as silo, work_client(own) as client, raw_connection(broker.url) as attacker:
+        await eventually(lambda: "ewr" in client.coordinator.silos)
         yield silo, client, attacker
 
 
 @pytest.mark.parametrize("how", PROPERTIES)
 async def test_a_silo_keeps_its_connection_whatever_a_message_s_properties_are(scene, cohort, how) -> None:
     silo, client, attacker = scene
-    key = topology.work_key(cohort, "ewr", client.end.key).encode()
+    key = topology.work_key(cohort, "ewr", client.transport.key).encode()
     here = topology.silo_key(cohort, "ewr").encode()
     rejected = silo._end.taken.rejected
     await attacker.publish(topology.WORK.name, key, b"nonsense", named(PROPERTIES[how]))
     await attacker.publish(topology.MAIL.name, here, b"nonsense", named(PROPERTIES[how]))
     await attacker.publish(topology.BLOBS.name, here, b"nonsense", named(PROPERTIES[how]))
-    await until(lambda: silo._end.taken.rejected > rejected)
+    await eventually(lambda: silo._end.taken.rejected > rejected)
     await client.check()
-    assert lost(silo._end, client.end) == 0  # the coordinator got the dead letter
+    assert lost(silo._end, client.transport) == 0  # the coordinator got the dead letter
 
 
 @pytest.mark.parametrize("how", PROPERTIES)
 async def test_a_coordinator_keeps_its_connection_whatever_a_message_s_properties_are(broker, cohort, how) -> None:
     async with (
-        silo_end(broker.url, cohort) as silo,
-        coordinator_end(broker.url, cohort) as coordinator,
+        silo_transport(broker.url, cohort) as silo,
+        coordinator_transport(broker.url, cohort) as coordinator,
         raw_connection(broker.url) as attacker,
     ):
-        await until(lambda: coordinator.silos == {"ewr"})
-        key = coordinator.end.key.encode()
+        await eventually(lambda: coordinator.silos == {"ewr"})
+        key = coordinator.transport.key.encode()
         properties = named(PROPERTIES[how])
         for exchange, routing in (
             (topology.REPLY, key + b".s.0.ewr"),
@@ -98,24 +98,24 @@ async def test_a_coordinator_keeps_its_connection_whatever_a_message_s_propertie
         ):
             await attacker.publish(exchange.name, routing, b"nonsense", properties)
         assert await coordinator.ask("ewr") == b"ok"
-        assert lost(silo.end, coordinator.end) == 0
+        assert lost(silo.transport, coordinator.transport) == 0
 
 
 async def test_neither_ends_by_a_routing_key(scene, cohort) -> None:
     silo, client, attacker = scene
     rejected = silo._end.taken.rejected
     await attacker.publish(topology.WORK.name, f"{cohort}.ewr.".encode() + NONE, b"nonsense", {})
-    await attacker.publish(topology.REPLY.name, f"{client.end.key}.".encode() + NONE, b"nonsense", {})
+    await attacker.publish(topology.REPLY.name, f"{client.transport.key}.".encode() + NONE, b"nonsense", {})
     await attacker.publish(topology.LOBBY.name, f"{cohort}.".encode() + NONE, b"nonsense", {})
-    await until(lambda: silo._end.taken.rejected > rejected)
+    await eventually(lambda: silo._end.taken.rejected > rejected)
     await client.check()
-    assert lost(silo._end, client.end) == 0
+    assert lost(silo._end, client.transport) == 0
 
 
 def test_whatever_pamqp_reads_is_read_as_it_was() -> None:
     install()
-    assert decode.by_type(words(b"a\xc3\xa9") + b"more", "shortstr") == (4, "aé")
-    assert decode.by_type(words(NONE) + b"more", "shortstr") == (4, r"\xff\xfe\xc3")
+    assert decode.by_type(short_string(b"a\xc3\xa9") + b"more", "shortstr") == (4, "aé")
+    assert decode.by_type(short_string(NONE) + b"more", "shortstr") == (4, r"\xff\xfe\xc3")
     assert decode.by_type(table(b"\x01aI" + struct.pack(">i", -7)) + b"more", "table") == (11, {"a": -7})
     assert decode.by_type(nested(20_000) + b"more", "table") == (len(nested(20_000)), {})
     assert decode.by_type(struct.pack(">Q", 86_400), "timestamp")[1].isoformat() == "1970-01-02T00:00:00+00:00"

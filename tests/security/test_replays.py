@@ -19,12 +19,12 @@ from fedbroker_worker.service import SiloService
 from fedbroker.broker import PrivateBroker
 from fedbroker.wire.messages import Done
 from tests.support.attackers import Keyring
-from tests.support.ends import coordinator_end, until
-from tests.support.gated import gated_source, go, hold, reads, release
-from tests.support.operator import Operator, Passing, operator
-from tests.support.worker import RETURNS_ALL, Client, echo
+from tests.support.broker_operator import BrokerOperator, InterceptedMessage, broker_operator
+from tests.support.gated_source import block_reads, gated_source, let_reads_return, read_count, unblock_reads
+from tests.support.transports import coordinator_transport, eventually
+from tests.support.worker import ALLOW_CLIENT_RESULTS, WorkClient, echo_ops
 
-AUDITED = {**RETURNS_ALL, "audit_file": "audit.log"}
+AUDITED = {**ALLOW_CLIENT_RESULTS, "audit_file": "audit.log"}
 
 
 class Scene:
@@ -37,10 +37,10 @@ class Scene:
     """
 
     silo: SiloService
-    client: Client
-    copy: Passing
+    client: WorkClient
+    copy: InterceptedMessage
 
-    def __init__(self, directory: Path, settings, attacker: Operator) -> None:
+    def __init__(self, directory: Path, settings, attacker: BrokerOperator) -> None:
         self.directory = directory
         self.attacker = attacker
         self._settings = settings
@@ -62,12 +62,12 @@ class Scene:
             properties["message_id"] = message_id
         await self.attacker.send(dataclasses.replace(self.copy, properties=properties))
         await self.client.check()  # work behind it in the queue is done
-        await until(lambda: self.silo.statistics().in_hand == 0)
+        await eventually(lambda: self.silo.statistics().in_hand == 0)
 
 
 @pytest.fixture
 async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch, request) -> AsyncIterator[Scene]:
-    policy = getattr(request, "param", RETURNS_ALL)
+    policy = getattr(request, "param", ALLOW_CLIENT_RESULTS)
     async with _scene(broker, cohort, tmp_path, monkeypatch, policy) as one:
         yield one
 
@@ -75,24 +75,24 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path: Path, monkeypatch,
 @asynccontextmanager
 async def _scene(broker, cohort, tmp_path, monkeypatch, policy) -> AsyncIterator[Scene]:
     monkeypatch.syspath_prepend(str(tmp_path))
-    go(tmp_path)
+    let_reads_return(tmp_path)
     keyring = Keyring()
     sources = {"rows": {"query": "select 1::float as x"}, "counted": gated_source(tmp_path)}
     settings = keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources, policy=policy)
     queue = f"fedbroker.work.{cohort}.ewr"
     async with (
-        operator(broker.url) as attacker,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as a,
+        broker_operator(broker.url) as attacker,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as a,
     ):
         one = Scene(tmp_path, settings, attacker)
         await one.start()
         try:
-            await until(lambda: "ewr" in a.silos)
+            await eventually(lambda: "ewr" in a.silos)
             await attacker.intercept(queue, "fedbroker.work", f"{cohort}.ewr.*")
-            one.client = Client(a)
-            assert isinstance(await one.client.send(one.client.item(echo("counted"), seconds=600)), Done)
+            one.client = WorkClient(a)
+            assert isinstance(await one.client.send(one.client.item(echo_ops("counted"), seconds=600)), Done)
             (one.copy,) = attacker.seen
-            assert reads(tmp_path) == 1
+            assert read_count(tmp_path) == 1
             yield one
         finally:
             await one.silo.close()
@@ -100,30 +100,30 @@ async def _scene(broker, cohort, tmp_path, monkeypatch, policy) -> AsyncIterator
 
 async def test_a_copy_under_its_own_message_id_is_answered_from_memory(scene: Scene) -> None:
     await scene.send_copy()
-    assert reads(scene.directory) == 1
+    assert read_count(scene.directory) == 1
 
 
 async def test_a_copy_is_not_done_again_after_its_answer_was_forgotten(scene: Scene) -> None:
     scene.silo._reply_cache.clear()  # as after five minutes
     await scene.send_copy()
-    assert reads(scene.directory) == 1
+    assert read_count(scene.directory) == 1
 
 
 async def test_a_copy_under_another_message_id_is_refused_and_told(scene: Scene) -> None:
     scene.silo._reply_cache.clear()
     await scene.send_copy("another")
-    assert reads(scene.directory) == 1
+    assert read_count(scene.directory) == 1
     assert [why for _, _, why in scene.client.coordinator.forged] == [
         "at the silo: work: work that was here before came again as another message"
     ]
 
 
-@pytest.mark.parametrize("scene", [RETURNS_ALL, AUDITED], ids=["no audit log", "audit log"], indirect=True)
+@pytest.mark.parametrize("scene", [ALLOW_CLIENT_RESULTS, AUDITED], ids=["no audit log", "audit log"], indirect=True)
 @pytest.mark.parametrize("message_id", [None, "another"], ids=["own id", "another id"])
 async def test_a_copy_is_not_done_again_by_a_silo_that_was_started_again(scene: Scene, message_id: str | None) -> None:
     await scene.start_again()
     await scene.send_copy(message_id)
-    assert reads(scene.directory) == 1
+    assert read_count(scene.directory) == 1
 
 
 @pytest.mark.parametrize("scene", [AUDITED], ids=["audit log"], indirect=True)
@@ -131,28 +131,28 @@ async def test_a_copy_is_not_done_again_after_the_audit_log_was_moved_away(scene
     (scene.directory / "audit.log").rename(scene.directory / "audit.log.1")
     await scene.start_again()
     await scene.send_copy()
-    assert reads(scene.directory) == 1
+    assert read_count(scene.directory) == 1
 
 
 async def test_work_that_waited_while_the_silo_was_down_is_still_done(scene: Scene) -> None:
     """Send new work to a stopped silo: the protection from copies must not reject it, since the broker kept it."""
     await scene.silo.close()
-    asked = asyncio.create_task(scene.client.send(scene.client.item(echo("counted"))))
-    await until(lambda: len(scene.attacker.seen) == 2)
+    asked = asyncio.create_task(scene.client.send(scene.client.item(echo_ops("counted"))))
+    await eventually(lambda: len(scene.attacker.seen) == 2)
     await scene.start()
     assert isinstance(await asked, Done)
-    assert reads(scene.directory) == 2
+    assert read_count(scene.directory) == 2
 
 
 async def test_work_that_was_interrupted_is_done_by_the_silo_that_was_started_again(scene: Scene) -> None:
-    hold(scene.directory)
-    asked = asyncio.create_task(scene.client.send(scene.client.item(echo("counted"))))
-    await until(lambda: reads(scene.directory) == 2)
+    block_reads(scene.directory)
+    asked = asyncio.create_task(scene.client.send(scene.client.item(echo_ops("counted"))))
+    await eventually(lambda: read_count(scene.directory) == 2)
     await scene.silo.close()
-    release(scene.directory)
+    unblock_reads(scene.directory)
     await scene.start()
     assert isinstance(await asked, Done)
-    assert reads(scene.directory) == 3
+    assert read_count(scene.directory) == 3
 
 
 async def test_a_copy_is_not_done_again_after_thousands_of_other_messages(scene: Scene, monkeypatch) -> None:
@@ -161,4 +161,4 @@ async def test_a_copy_is_not_done_again_after_thousands_of_other_messages(scene:
         await scene.client.check()
     scene.silo._reply_cache.clear()
     await scene.send_copy()
-    assert reads(scene.directory) == 1
+    assert read_count(scene.directory) == 1

@@ -28,8 +28,8 @@ from fedbroker.trust.files import SECRET, keys_table
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done, WorkItem
 from tests.support.attackers import Keyring, MaliciousSilo, malicious_silo
-from tests.support.settings import grouped
-from tests.support.tff import packed
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -128,7 +128,12 @@ async def victim(broker, cohort: str, directory: Path, honest: Sequence[bytes], 
     (directory / SECRET).write_text(keyring.coordinators["a"].reveal() + "\n")
     (directory / "keys.toml").write_text(keys_table(public, seal=False))
     context = fedbroker.create_sync_execution_context(
-        broker.url, cohort=cohort, min_silos=2, keys=directory / "keys.toml", progress=False, **grouped(**options)
+        broker.url,
+        cohort=cohort,
+        min_silos=2,
+        keys=directory / "keys.toml",
+        progress=False,
+        **context_settings(**options),
     )
     async with (
         malicious_silo(broker.url, cohort, keyring, "ewr") as ewr,
@@ -142,7 +147,7 @@ async def victim(broker, cohort: str, directory: Path, honest: Sequence[bytes], 
 
 
 async def invoke(context, comp):
-    return await asyncio.to_thread(context.invoke, comp, packed(comp, (FOUR,)))
+    return await asyncio.to_thread(context.invoke, comp, pack_arguments(comp, (FOUR,)))
 
 
 def endings(context) -> dict[str, str]:

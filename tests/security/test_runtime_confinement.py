@@ -296,7 +296,7 @@ def test_neither_root_nor_namespaces_are_needed(prefix, isolation, defence):
 # --- the rest of the machine ---
 
 INTERPRETER = Path(sys.executable).resolve()
-PROBE = Path(__file__).parents[1] / "support" / "confined.py"
+PROBE = Path(__file__).parents[1] / "support" / "confinement_probe.py"
 """A program that attempts forbidden actions; here it runs in place of the C++ runtime."""
 
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 import fedbroker
 from fedbroker.deadline import Deadline
 from tests.security.test_graphs import answer_of, counting
-from tests.support.attacks import sequence_made
-from tests.support.ends import silo_end
-from tests.support.settings import grouped
-from tests.support.tff import packed
+from tests.support.cache_attacks import sequence_made
+from tests.support.context_settings import context_settings
+from tests.support.local_tff import pack_arguments
+from tests.support.transports import silo_transport
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
@@ -36,7 +36,7 @@ BAD = {
 @asynccontextmanager
 async def asked_of(broker, cohort, attack, **options):
     """A context with an honest silo, and one that answers with what cannot be read."""
-    async with silo_end(broker.url, cohort, "jfk") as jfk, silo_end(broker.url, cohort, "ewr") as ewr:
+    async with silo_transport(broker.url, cohort, "jfk") as jfk, silo_transport(broker.url, cohort, "ewr") as ewr:
 
         def answers(end, graph):
             async def answer(item):
@@ -47,7 +47,7 @@ async def asked_of(broker, cohort, attack, **options):
         answers(jfk, BAD[attack])
         answers(ewr, HONEST)
         async with fedbroker.create_async_execution_context(
-            broker.url, cohort=cohort, min_silos=2, **grouped(stage=10, retries=0, **options)
+            broker.url, cohort=cohort, min_silos=2, **context_settings(stage=10, retries=0, **options)
         ) as context:
             yield context
 
@@ -55,7 +55,7 @@ async def asked_of(broker, cohort, attack, **options):
 @pytest.mark.parametrize("attack", BAD)
 async def test_a_sequence_that_cannot_be_read_is_its_silo_s_failure_alone(broker, cohort, attack):
     async with asked_of(broker, cohort, attack, stragglers="drop", quorum=1) as context:
-        (found,) = await context.invoke(counting, packed(counting, [[3, 3]]))
+        (found,) = await context.invoke(counting, pack_arguments(counting, [[3, 3]]))
         assert context.last_session.stages[0].dropped == {"jfk": "refused"}
     assert [int(number) for number in found] == [0, 1, 2]
 
@@ -64,6 +64,6 @@ async def test_a_sequence_that_cannot_be_read_is_its_silo_s_failure_alone(broker
 async def test_a_sequence_that_cannot_be_read_is_told_with_its_silo_and_stage(broker, cohort, attack):
     async with asked_of(broker, cohort, attack) as context:
         with pytest.raises(fedbroker.errors.SiloError, match="a sequence in it") as caught:
-            await context.invoke(counting, packed(counting, [[3, 3]]))
+            await context.invoke(counting, pack_arguments(counting, [[3, 3]]))
     assert (caught.value.silo, caught.value.stage) == ("jfk", 0)
     assert caught.value.hint

@@ -6,7 +6,7 @@ names of columns that are not offered, file names, directories, SQL, settings, u
 messages of exceptions are in the silo's own log, under that id, and nowhere else: not in replies, announcements,
 notices, dead letters, metrics or traces.
 
-Every source in ``tests/support/marked.py`` is full of marks. A real silo, in a process of its own, reads it.
+Every source in ``tests/support/marked_sources.py`` is full of marks. A real silo, in a process of its own, reads it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from fedbroker.broker.setup import free_ports
 from fedbroker.errors import FedbrokerError
 from fedbroker.transport import topology
 from fedbroker.wire.messages import Compute, Data, Failed
-from tests.support import marked
-from tests.support.collector import Collector, collecting
-from tests.support.ends import admin, until
-from tests.support.marked import MARK, NUMBER, Case
+from tests.support import marked_sources
+from tests.support.marked_sources import MARK, NUMBER, Case
 from tests.support.postgres import postgres
-from tests.support.spy import Copy, holds, spy
-from tests.support.worker import SILO, client_of, echo, write_settings
+from tests.support.spy import MessageCopy, contains_mark, message_spy
+from tests.support.trace_collector import TraceCollector, trace_collector
+from tests.support.transports import eventually, queue_admin
+from tests.support.worker import SILO, echo_ops, work_client, write_settings
 
 ROOT = Path(__file__).parents[2]
 SEE = re.compile(r"detail in the silo's log under id ([0-9a-f]{8})$")
@@ -49,34 +49,34 @@ FINE = {"query": "select 1.5::double as x"}
 
 def duckdb(at: Path) -> Iterator[list[Case]]:
     """Yield cases of files and a database, read by duckdb."""
-    yield marked.duckdb_cases(at)
+    yield marked_sources.duckdb_cases(at)
 
 
 def sqlite(at: Path) -> Iterator[list[Case]]:
     """Yield cases of the source ``sql`` over SQLite."""
-    yield marked.sqlite_cases(at)
+    yield marked_sources.sqlite_cases(at)
 
 
 def postgresql(at: Path) -> Iterator[list[Case]]:
     """Yield cases of the source ``sql`` over PostgreSQL."""
     with postgres() as url:
-        yield marked.postgres_cases(url)
+        yield marked_sources.postgres_cases(url)
 
 
 def sheets(at: Path) -> Iterator[list[Case]]:
     """Yield cases of spreadsheets."""
     with SheetsServer(key_size=1024) as server, SheetsServer(key_size=1024) as away:
-        yield marked.sheets_cases(at, server, away)
+        yield marked_sources.sheets_cases(at, server, away)
 
 
 def python(at: Path) -> Iterator[list[Case]]:
     """Yield cases of Python functions."""
-    yield marked.python_cases(at)
+    yield marked_sources.python_cases(at)
 
 
 def installed(at: Path) -> Iterator[list[Case]]:
     """Yield cases of another package's kind of source."""
-    yield marked.installed_cases(at)
+    yield marked_sources.installed_cases(at)
 
 
 KINDS = {"duckdb": [duckdb], "sql": [sqlite, postgresql], "sheets": [sheets], "python": [python]}
@@ -97,8 +97,8 @@ class Outside:
         log: of the silo.
     """
 
-    copies: list[Copy]
-    collector: Collector
+    copies: list[MessageCopy]
+    collector: TraceCollector
     metrics: str
     log: Path
 
@@ -113,11 +113,13 @@ class Outside:
         leaving = [one.everything for one in self.copies] + [scraped.encode()]
         leaving += [repr(span).encode() for span in self.collector.spans]
         found += [scraped, *map(repr, self.collector.spans)]
-        return [text for text, data in zip(found, leaving, strict=True) if any(holds(data, mark) for mark in marks)]
+        return [
+            text for text, data in zip(found, leaving, strict=True) if any(contains_mark(data, mark) for mark in marks)
+        ]
 
 
 @contextmanager
-def running(config: Path, collector: Collector) -> Iterator[subprocess.Popen[bytes]]:
+def running(config: Path, collector: TraceCollector) -> Iterator[subprocess.Popen[bytes]]:
     """Run the silo of these settings in a process of its own that exports traces."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("FEDBROKER_", "OTEL_"))}
     path = os.pathsep.join(map(str, (ROOT, ROOT / "workers", config.parent)))
@@ -135,17 +137,19 @@ def running(config: Path, collector: Collector) -> Iterator[subprocess.Popen[byt
 @asynccontextmanager
 async def outside(config: Path, url: str, cohort: str, metrics: str) -> AsyncIterator[Outside]:
     """Run a silo within the block; yield everything that leaves it."""
-    with collecting() as collector:
-        async with spy(url, cohort, SILO) as copies:
+    with trace_collector() as collector:
+        async with message_spy(url, cohort, SILO) as copies:
             with running(config, collector) as process:
                 log = config.parent / "log"
                 ready = config.parent / "ready"
-                await until(lambda: ready.exists() or process.poll() is not None, 60)
+                await eventually(lambda: ready.exists() or process.poll() is not None, 60)
                 assert process.poll() is None, log.read_text()
                 yield Outside(copies, collector, metrics, log)
                 process.terminate()
-                await until(lambda: process.poll() is not None, 30)
-            await until(lambda: any(one.exchange == topology.LOBBY.name and b"leave" in one.body for one in copies))
+                await eventually(lambda: process.poll() is not None, 30)
+            await eventually(
+                lambda: any(one.exchange == topology.LOBBY.name and b"leave" in one.body for one in copies)
+            )
 
 
 async def scrape(url: str) -> str:
@@ -170,14 +174,14 @@ async def test_nothing_of_a_silos_data_leaves_when_reading_or_converting_them_fa
         config = write_settings(at, broker.url, cohort, tables, metrics=f"127.0.0.1:{port}")
         metrics = f"http://127.0.0.1:{port}/metrics"
         replies: list[tuple[Case, Failed]] = []
-        async with outside(config, broker.url, cohort, metrics) as leaving, client_of(load(config, {})) as client:
+        async with outside(config, broker.url, cohort, metrics) as leaving, work_client(load(config, {})) as client:
             for case in cases:
                 await asyncio.to_thread(case.spoil)
                 program = [Data(1, case.source, tuple(case.asked), scalar=case.scalar), Compute(1)]
                 reply = await client.send(client.item(program, clients=case.clients))
                 assert isinstance(reply, Failed), (case, reply)
                 replies.append((case, reply))
-            assert len(await client.outputs(client.item(echo("fine", marked.X)))) == 1
+            assert len(await client.outputs(client.item(echo_ops("fine", marked_sources.X)))) == 1
             await dead_letter(broker.url, cohort, leaving)
             scraped = await scrape(metrics)
     assert f'outcome="data",silo="{SILO}"}} {float(len(cases))}' in scraped
@@ -193,9 +197,9 @@ async def test_nothing_of_a_silos_data_leaves_when_reading_or_converting_them_fa
 
 async def dead_letter(url: str, cohort: str, leaving: Outside) -> None:
     """Make the silo reject a message that is not a work item."""
-    async with admin(url) as anybody:
+    async with queue_admin(url) as anybody:
         await anybody.publish(topology.WORK.name, f"{cohort}.{SILO}.key", b"no work")
-    await until(lambda: any(one.exchange == topology.DEAD.name for one in leaving.copies))
+    await eventually(lambda: any(one.exchange == topology.DEAD.name for one in leaving.copies))
 
 
 def why_wrong(case: Case, reply: Failed, details: dict[str, str]) -> str:
@@ -230,15 +234,15 @@ async def test_a_source_that_cannot_be_opened_is_told_at_the_silo_alone(
 ) -> None:
     at = tmp_path / f"{MARK}_directory"
     at.mkdir()
-    async with spy(broker.url, cohort, SILO) as copies:
+    async with message_spy(broker.url, cohort, SILO) as copies:
         for name, options in CLOSED.items():
             config = write_settings(at, broker.url, cohort, {"rows": options})
             with pytest.raises(FedbrokerError) as caught:
                 await SiloService(load(config, {})).open()
             assert MARK in str(caught.value), name
-        async with admin(broker.url) as anybody:  # this message arrives after all that were sent before
+        async with queue_admin(broker.url) as anybody:  # this message arrives after all that were sent before
             await anybody.publish(topology.DEAD.name, f"{cohort}.last", b"")
-        await until(lambda: any(one.key == f"{cohort}.last" for one in copies))
+        await eventually(lambda: any(one.key == f"{cohort}.last" for one in copies))
     # Messages of other cohorts may still arrive: other tests use the broker as well.
     assert [one.key for one in copies if cohort in one.key] == [f"{cohort}.last"]
-    assert not any(holds(one.body + one.properties.encode(), MARK) for one in copies)
+    assert not any(contains_mark(one.body + one.properties.encode(), MARK) for one in copies)

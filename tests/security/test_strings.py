@@ -44,8 +44,8 @@ from fedbroker.wire.messages import (
     WorkItem,
 )
 from tests.support.attackers import Keyring, malicious_coordinator, malicious_silo, raw_client
-from tests.support.ends import coordinator_end, until, work
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
+from tests.support.transports import coordinator_transport, eventually, work_item
 
 EVIL = (
     "\x1b[2J\x1b]0;title\x07\x1b[31mred\nERROR forged line\r\u2028x\x9b31m\x00\u202etxt.exe\u2066\u200b\ufeff\u3164"
@@ -116,7 +116,7 @@ async def test_a_silo_s_words_reach_the_program_s_exception_as_one_printable_lin
             fedbroker.create_sync_execution_context(broker.url, cohort=cohort, keys=keys, min_silos=1) as context,
             pytest.raises(SiloError) as caught,
         ):
-            context.invoke(program, packed(program, [1]))
+            context.invoke(program, pack_arguments(program, [1]))
         return caught.value
 
     async with malicious_silo(broker.url, cohort, keyring) as attacker:
@@ -152,11 +152,11 @@ async def test_every_string_of_a_silo_s_reply_is_one_printable_line(
     keyring = Keyring()
     async with (
         malicious_silo(broker.url, cohort, keyring) as attacker,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
     ):
         attacker.silo.answer = lambda item: attacker.reply(item, ANSWERS[answer](item))
-        await until(lambda: "jfk" in victim.silos)
-        reply = await victim.end.request(work("jfk", victim.end.key), {}, Deadline.after(10))
+        await eventually(lambda: "jfk" in victim.silos)
+        reply = await victim.transport.request(work_item("jfk", victim.transport.key), {}, Deadline.after(10))
     reports = [text for report in victim.forged for text in report]
     assert len(reports) == (6 if answer == "alarms" else 0)
     for text in (*strings_of(reply), *reports):
@@ -173,7 +173,7 @@ async def test_a_silo_s_reply_with_a_malformed_identifier_is_refused(
     configure("console", "debug")
     async with (
         malicious_silo(broker.url, cohort, keyring) as attacker,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
     ):
 
         async def reply(item: WorkItem) -> None:
@@ -181,7 +181,7 @@ async def test_a_silo_s_reply_with_a_malformed_identifier_is_refused(
             await attacker.reply_with_outputs(item, [b"well-formed"])
 
         attacker.silo.answer = reply
-        await until(lambda: "jfk" in victim.silos)
+        await eventually(lambda: "jfk" in victim.silos)
         assert await victim.ask("jfk") == b"well-formed"
     log = capsys.readouterr().err
     assert "message dropped" in log
@@ -198,10 +198,10 @@ async def test_what_a_silo_announces_is_printable(broker: PrivateBroker, cohort:
     keyring = Keyring()
     async with (
         malicious_silo(broker.url, cohort, keyring) as attacker,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a")) as victim,
     ):
         await attacker.announce(announcement(cohort))
-        await until(lambda: any(one.incarnation == "evil" for one in victim.announces))
+        await eventually(lambda: any(one.incarnation == "evil" for one in victim.announces))
         (said,) = [one for one in victim.announces if one.incarnation == "evil"]
         for text in strings_of(said):
             assert_harmless(text)
@@ -213,7 +213,7 @@ async def test_what_a_silo_announces_is_printable(broker: PrivateBroker, cohort:
             await attacker.announce(msgspec.structs.replace(announcement(cohort), **change))
         await attacker.announce(Leave(cohort, "jfk", EVIL))
         await attacker.announce(Leave(cohort, "jfk", "evil"))
-        await until(lambda: bool(victim.leaves))
+        await eventually(lambda: bool(victim.leaves))
         assert [leave.incarnation for leave in victim.leaves] == ["evil"]
         assert {one.incarnation for one in victim.announces[before:]} <= {attacker.silo.incarnation}
 
@@ -223,7 +223,7 @@ async def test_the_table_of_a_cohort_is_text_and_no_markup(broker: PrivateBroker
     keyring = Keyring()
     arguments = [how, cohort] if how == "show" else [how, "--seconds", "1"]
     async with malicious_silo(broker.url, cohort, keyring) as attacker:
-        attacker.silo.end._announcer._announcement = lambda: announcement(cohort)
+        attacker.silo.transport._announcer._announcement = lambda: announcement(cohort)
         await attacker.announce(announcement(cohort))
         out = await run(broker, "cohort", *arguments)
     assert_harmless(out, lines=True)
@@ -234,7 +234,7 @@ async def test_the_table_of_a_cohort_is_text_and_no_markup(broker: PrivateBroker
 async def test_dead_letters_are_shown_as_text(broker: PrivateBroker, cohort: str) -> None:
     archive = f"fedbroker.dead.{cohort}"
     key = "\x1b[31m\u202ekey[red]"
-    async with raw_client(broker.url) as attacker, coordinator_end(broker.url, cohort):
+    async with raw_client(broker.url) as attacker, coordinator_transport(broker.url, cohort):
         await attacker.publish(
             topology.DEAD.name,
             f"{cohort}.ewr\x1b[31m.{key}",
@@ -243,7 +243,7 @@ async def test_dead_letters_are_shown_as_text(broker: PrivateBroker, cohort: str
             correlation_id=EVIL[:200],
             headers={"evil[red]\x1b[31m": EVIL, "x-death": [{"reason": EVIL, "queue": EVIL}]},
         )
-        await until(lambda: attacker.holds(archive, 1))
+        await eventually(lambda: attacker.holds(archive, 1))
         for command in (["list"], ["list", "--json"], ["show", ""], ["requeue", printable(EVIL[:200])[:8]]):
             out = await run(broker, "dead-letters", *command, "--cohort", cohort)
             assert_harmless(out, lines=True)
@@ -257,7 +257,7 @@ async def test_a_coordinator_s_words_reach_a_silo_s_log_as_printable_lines(
     own = keyring.silo_settings(tmp_path, broker.url, cohort)
     async with SiloService(own) as silo, malicious_coordinator(broker.url, cohort, keyring) as attacker:
         configure("console", "debug")
-        await until(lambda: "ewr" in attacker.coordinator.silos)
+        await eventually(lambda: "ewr" in attacker.coordinator.silos)
         incarnation = attacker.coordinator.announces[-1].incarnation
         client = attacker.client()
         for program in ([Data(1, EVIL, ((EVIL, EVIL),)), Compute(1)], [Data(1, "rows", ((EVIL, EVIL),)), Compute(1)]):
@@ -274,7 +274,7 @@ async def test_a_coordinator_s_words_reach_a_silo_s_log_as_printable_lines(
         for change in ({"session": EVIL}, {"reply_to": EVIL}, {"content": EVIL}, {"fresh": {EVIL: 1}}):
             before = silo.statistics().taken.rejected
             await attacker.send_work(msgspec.structs.replace(item, **change))
-            await until(lambda before=before: silo.statistics().taken.rejected > before)
+            await eventually(lambda before=before: silo.statistics().taken.rejected > before)
         await client.check()
     log = capsys.readouterr().err
     assert "forged line" in log

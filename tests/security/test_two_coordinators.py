@@ -32,9 +32,9 @@ from fedbroker.wire.messages import (
     Value,
 )
 from tests.support.attackers import Keyring, malicious_coordinator, raw_client
-from tests.support.ends import HEARTBEAT, coordinator_end, silo_end, until, work
-from tests.support.gated import gated_source, go, reads
-from tests.support.worker import Client, echo, identity
+from tests.support.gated_source import gated_source, let_reads_return, read_count
+from tests.support.transports import HEARTBEAT, coordinator_transport, eventually, silo_transport, work_item
+from tests.support.worker import WorkClient, echo_ops, identity_computation
 
 pytestmark = pytest.mark.parametrize("seal", [False, True], ids=["signed", "sealed"])
 
@@ -50,33 +50,33 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path, monkeypatch, seal:
     keyring = Keyring()
     async with (
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort, sources=sources)) as silo,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
-        await until(lambda: "ewr" in honest.silos and "ewr" in attacker.coordinator.silos)
-        yield silo, Client(honest), attacker
+        await eventually(lambda: "ewr" in honest.silos and "ewr" in attacker.coordinator.silos)
+        yield silo, WorkClient(honest), attacker
 
 
 async def has_read_its_notices(silo, attacker) -> None:
     """Wait until the silo has read all notices so far: a mailbox is read in order."""
     await attacker.send_notice("ewr", EndSession("seen"))
-    await until(lambda: "seen" in [session for _, session in silo._tasks._ended])
+    await eventually(lambda: "seen" in [session for _, session in silo._tasks._ended])
 
 
 async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> None:
     silo, client, attacker = scene
-    item = client.item(echo("gated"))
+    item = client.item(echo_ops("gated"))
     asked = asyncio.create_task(client.send(item))
-    await until(lambda: reads(tmp_path) == 1)
+    await eventually(lambda: read_count(tmp_path) == 1)
     await attacker.send_notice("ewr", EndSession(item.session))
     await has_read_its_notices(silo, attacker)
-    go(tmp_path)
+    let_reads_return(tmp_path)
     assert isinstance(await asked, Done)
 
 
 async def test_a_coordinator_cannot_end_a_session_whose_work_is_still_to_come(scene) -> None:
     silo, client, attacker = scene
-    item = client.item(echo())
+    item = client.item(echo_ops())
     await attacker.send_notice("ewr", EndSession(item.session))
     await has_read_its_notices(silo, attacker)
     assert isinstance(await client.send(item), Done)
@@ -91,7 +91,7 @@ async def test_a_coordinator_cannot_use_the_values_that_a_silo_keeps_for_another
     reply = await theirs.send(stolen)
     assert isinstance(reply, Failed), reply
     assert reply.kind == "lost"
-    function = identity()
+    function = identity_computation()
     program = [Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
     again = client.item(program, session=first.session, stage=1)
     assert isinstance(await client.send(again, [function]), Done)  # they still exist for their own coordinator
@@ -99,44 +99,44 @@ async def test_a_coordinator_cannot_use_the_values_that_a_silo_keeps_for_another
 
 async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_path) -> None:
     _, client, attacker = scene
-    go(tmp_path)
-    item = client.item(echo("gated"))
+    let_reads_return(tmp_path)
+    item = client.item(echo_ops("gated"))
     assert isinstance(await client.send(item), Done)
     theirs = attacker.client()
-    copied = theirs.item(echo("rows"), session=item.session)
+    copied = theirs.item(echo_ops("rows"), session=item.session)
     reply = await theirs.send(copied)
     assert isinstance(reply, Done)
-    assert reads(tmp_path) == 1
-    outputs = await client.outputs(client.item(echo("gated")))
+    assert read_count(tmp_path) == 1
+    outputs = await client.outputs(client.item(echo_ops("gated")))
     assert reply.outputs[0][0] != digest_of(outputs[0])  # a reply of its own
 
 
 async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) -> None:
     silo, client, attacker = scene
-    item = msgspec.structs.replace(attacker.client().item(echo()), reply_to=client.end.key)
+    item = msgspec.structs.replace(attacker.client().item(echo_ops()), reply_to=client.transport.key)
     rejected = silo.statistics().taken.rejected
-    late = client.end.late
+    late = client.transport.late
     for at in range(3):
         await attacker.send_work(msgspec.structs.replace(item, session=f"s{at}"))
-    await until(lambda: silo.statistics().taken.rejected == rejected + 3)
+    await eventually(lambda: silo.statistics().taken.rejected == rejected + 3)
     await client.check()  # the silo still listens to A
-    assert client.end.late == late
+    assert client.transport.late == late
     assert {silo for silo, _, why in client.coordinator.forged if not why.startswith("at the silo")} == set()
 
 
 async def test_work_is_what_its_signature_says_it_is_about(scene, cohort) -> None:
     silo, client, attacker = scene
-    item = attacker.client().item(echo())
+    item = attacker.client().item(echo_ops())
     await attacker.send_work(item, about=MessageContext("work", cohort, "ewr", "another", 7))
-    await until(lambda: silo.statistics().taken.rejected == 1)
+    await eventually(lambda: silo.statistics().taken.rejected == 1)
     await client.check()
 
 
 async def test_each_coordinator_is_told_what_was_forged(scene) -> None:
     silo, client, attacker = scene
-    item = msgspec.structs.replace(attacker.client().item(echo()), reply_to=client.end.key)
+    item = msgspec.structs.replace(attacker.client().item(echo_ops()), reply_to=client.transport.key)
     await attacker.send_work(item)
-    await until(lambda: silo.statistics().taken.rejected == 1)
+    await eventually(lambda: silo.statistics().taken.rejected == 1)
     await attacker.client().check()  # takes nothing away from A
     await client.check()
     assert [why for _, _, why in client.coordinator.forged] == [
@@ -150,58 +150,58 @@ async def test_a_coordinator_cannot_withhold_results_that_are_held_for_another(
     keyring = Keyring()
     large = bytes(300_000)
     async with (
-        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
-        coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest,
+        silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
-        await until(lambda: "ewr" in honest.silos)
+        await eventually(lambda: "ewr" in honest.silos)
         silo.answer = lambda item: silo.send(item, [large], Deadline.after(20))
-        item = msgspec.structs.replace(work("ewr", honest.end.key), hold=1000)
-        async with honest.end.asking(item, {}, Deadline.after(20)) as asked:
+        item = msgspec.structs.replace(work_item("ewr", honest.transport.key), hold=1000)
+        async with honest.transport.asking(item, {}, Deadline.after(20)) as asked:
             done = await asked.answer()
             assert isinstance(done, Done)
             assert done.held
             await attacker.send_notice("ewr", Fetch("s1", 0, silo.incarnation, wanted=False))
             await attacker.send_notice("ewr", EndSession("seen"))
-            await until(lambda: [one.session for one in silo.ended] == ["seen"])
-            await honest.end.fetch("ewr", "s1", 0, silo.incarnation)
-            assert await honest.end.results.get(digest_of(large), Deadline.after(10)) == large
+            await eventually(lambda: [one.session for one in silo.ended] == ["seen"])
+            await honest.transport.fetch("ewr", "s1", 0, silo.incarnation)
+            assert await honest.transport.results.get(digest_of(large), Deadline.after(10)) == large
 
 
 async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: PrivateBroker, cohort: str, seal) -> None:
     keyring = Keyring()
     async with (
-        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
         for name in (attacker.key, "any"):
             rejected = Rejected(name, "ewr", silo.incarnation, "go away", (86_400.0, 86_400.0), never=True)
             await attacker.send_notice("ewr", rejected)
         await attacker.send_notice("ewr", EndSession("seen"))
-        await until(lambda: bool(silo.ended))
+        await eventually(lambda: bool(silo.ended))
         announced = silo.announced
-        await until(lambda: silo.announced >= announced + 3, 30 * HEARTBEAT + 10)
-        async with coordinator_end(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest:
-            await until(lambda: "ewr" in honest.silos)
-            accepted = Accepted(honest.end.key, "ewr", silo.incarnation)
-            await honest.end.tell("ewr", accepted)
+        await eventually(lambda: silo.announced >= announced + 3, 30 * HEARTBEAT + 10)
+        async with coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest:
+            await eventually(lambda: "ewr" in honest.silos)
+            accepted = Accepted(honest.transport.key, "ewr", silo.incarnation)
+            await honest.transport.tell("ewr", accepted)
             # In A's name: it revokes nothing that A has said.
-            await attacker.send_notice("ewr", msgspec.structs.replace(rejected, coordinator=honest.end.key))
+            await attacker.send_notice("ewr", msgspec.structs.replace(rejected, coordinator=honest.transport.key))
             announced = silo.announced
-            await until(lambda: silo.announced >= announced + 3)
+            await eventually(lambda: silo.announced >= announced + 3)
 
 
 async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBroker, cohort: str, seal) -> None:
     keyring = Keyring()
     keyring = Keyring(coordinators={"b": keyring.coordinators["b"]})  # the only one: the silo does leave it
     async with (
-        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
-        until_ = silo.end._announcer._sent_away
+        until_ = silo.transport._announcer._sent_away
         await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), never=True))
         now = asyncio.get_running_loop().time()
-        await until(lambda: max(until_.values()) > now)
+        await eventually(lambda: max(until_.values()) > now)
         assert max(until_.values()) - now <= announcer.LONGEST_RETRY + 5
         assert announcer.LONGEST_RETRY == 45 * 60
 
@@ -210,7 +210,7 @@ async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohor
     """Resend a notice as the broker's operator, while it is still valid."""
     keyring = Keyring()
     async with (
-        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
         raw_client(broker.url) as operator,
     ):
@@ -218,18 +218,18 @@ async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohor
         for _ in range(3):
             await operator.publish(topology.MAIL.name, topology.silo_key(cohort, "ewr"), body)
         await attacker.send_notice("ewr", EndSession("seen"))
-        await until(lambda: "seen" in [one.session for one in silo.ended])
+        await eventually(lambda: "seen" in [one.session for one in silo.ended])
         assert [one.session for one in silo.ended] == ["once", "seen"]
 
 
 async def test_an_old_notice_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     keyring = Keyring()
     async with (
-        silo_end(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
+        silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
         await attacker.send_notice("ewr", EndSession("old"), issued=time.time() - 400)
         await attacker.send_notice("ewr", EndSession("future"), issued=time.time() + 400)
         await attacker.send_notice("ewr", EndSession("now"))
-        await until(lambda: bool(silo.ended))
+        await eventually(lambda: bool(silo.ended))
         assert [one.session for one in silo.ended] == ["now"]

@@ -17,7 +17,7 @@ def no_intrinsics(uri: str) -> Function:
     raise NotUnderstood(f"the intrinsic {uri}")
 
 
-def evaluated(computation) -> Value:
+def evaluate(computation) -> Value:
     """Return the evaluated meaning of a computation."""
     return Evaluator(no_intrinsics).evaluate(computation)
 
@@ -50,7 +50,7 @@ class Graph:
     @property
     def function(self) -> Function:
         """Return the function that the evaluator derives from the graph."""
-        function = evaluated(self.computation)
+        function = evaluate(self.computation)
         assert isinstance(function, Function)
         return function
 
@@ -74,7 +74,7 @@ def bind(binding, names: Sequence[str]) -> None:
         binding.struct.element.add().tensor.tensor_name = name
 
 
-def traced(function: Callable, *groups: Sequence[tf.TensorSpec]) -> Graph:
+def trace(function: Callable, *groups: Sequence[tf.TensorSpec]) -> Graph:
     """Trace a function that takes and returns lists of tensors."""
     with tf.Graph().as_default() as graph:
         arguments = [

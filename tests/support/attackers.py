@@ -1,7 +1,7 @@
 """The attackers of tests/security: each holds the keys and permissions of its role and may send any message.
 
 A raw client without keys, a malicious coordinator and a malicious silo with valid keys. The fourth attacker, the
-broker's operator, is in ``tests.support.operator``. tests/security/README.md explains the roles.
+broker's operator, is in ``tests.support.broker_operator``. tests/security/README.md explains the roles.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from fedbroker.trust.envelope import MessageContext, wrap
 from fedbroker.trust.guard import Keys
 from fedbroker.wire import Buffer, digest_of, encode
 from fedbroker.wire.messages import Announce, Done, Failed, Leave, Message, Need, WorkItem
-from tests.support.ends import Admin, Coordinator, Silo, admin, coordinator_end, silo_end
-from tests.support.worker import SILO, Client, settings
+from tests.support.transports import (
+    EchoSilo,
+    QueueAdmin,
+    RecordingCoordinator,
+    coordinator_transport,
+    queue_admin,
+    silo_transport,
+)
+from tests.support.worker import SILO, WorkClient, load_settings
 
 __all__ = ["Keyring", "MaliciousCoordinator", "MaliciousSilo", "malicious_coordinator", "malicious_silo", "raw_client"]
 
-raw_client = admin
+raw_client = queue_admin
 """A connection to the broker without any key: publishes any bytes with any properties, reads and deletes queues."""
 
 
@@ -60,7 +67,7 @@ class Keyring:
         self, directory: Path, url: str, cohort: str, *, name: str = SILO, seal: bool = False, **options: object
     ) -> Settings:
         """Return the settings of a real silo with these keys; for the options see ``tests.support.worker.settings``."""
-        made = settings(directory, url, cohort, **options)
+        made = load_settings(directory, url, cohort, **options)
         silo = dataclasses.replace(made.silo, name=name)
         return dataclasses.replace(made, silo=silo, keys=self.of_silo(name, seal=seal))
 
@@ -73,17 +80,19 @@ class MaliciousCoordinator:
         key: its name in routing keys.
     """
 
-    def __init__(self, coordinator: Coordinator, cohort: str, own: Identity, keys: Keys, raw: Admin) -> None:
+    def __init__(
+        self, coordinator: RecordingCoordinator, cohort: str, own: Identity, keys: Keys, raw: QueueAdmin
+    ) -> None:
         self.coordinator = coordinator
-        self.key = coordinator.end.key
+        self.key = coordinator.transport.key
         self._cohort = cohort
         self._own = own
         self._keys = keys
         self._raw = raw
 
-    def client(self, silo: str = SILO) -> Client:
+    def client(self, silo: str = SILO) -> WorkClient:
         """Return a client that sends well-formed work items to a silo and awaits the replies."""
-        return Client(self.coordinator, silo)
+        return WorkClient(self.coordinator, silo)
 
     async def send_work(
         self,
@@ -132,7 +141,7 @@ class MaliciousSilo:
             ``silo.answer`` to control its replies.
     """
 
-    def __init__(self, silo: Silo, cohort: str, own: Identity, keys: Keys, raw: Admin) -> None:
+    def __init__(self, silo: EchoSilo, cohort: str, own: Identity, keys: Keys, raw: QueueAdmin) -> None:
         self.silo = silo
         self._cohort = cohort
         self._own = own
@@ -197,9 +206,9 @@ class MaliciousSilo:
 async def malicious_coordinator(
     url: str, cohort: str, keyring: Keyring, name: str = "b", *, seal: bool = False, **options: object
 ) -> AsyncIterator[MaliciousCoordinator]:
-    """Connect a malicious coordinator with the keys of ``name``; for the options see ``tests.support.ends``."""
+    """Connect a malicious coordinator with the keys of ``name``; for the options see ``tests.support.transports``."""
     keys = keyring.of_coordinator(name, seal=seal)
-    async with coordinator_end(url, cohort, keys=keys, **options) as coordinator, admin(url) as raw:
+    async with coordinator_transport(url, cohort, keys=keys, **options) as coordinator, queue_admin(url) as raw:
         yield MaliciousCoordinator(coordinator, cohort, keyring.coordinators[name], keys, raw)
 
 
@@ -207,7 +216,7 @@ async def malicious_coordinator(
 async def malicious_silo(
     url: str, cohort: str, keyring: Keyring, name: str = "jfk", *, seal: bool = False, **options: object
 ) -> AsyncIterator[MaliciousSilo]:
-    """Connect a malicious silo with the keys of ``name``; for the options see ``tests.support.ends``."""
+    """Connect a malicious silo with the keys of ``name``; for the options see ``tests.support.transports``."""
     keys = keyring.of_silo(name, seal=seal)
-    async with silo_end(url, cohort, name, keys=keys, **options) as silo, admin(url) as raw:
+    async with silo_transport(url, cohort, name, keys=keys, **options) as silo, queue_admin(url) as raw:
         yield MaliciousSilo(silo, cohort, keyring.silos[name], keys, raw)

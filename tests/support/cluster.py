@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedbroker.broker.cluster import ClusterNode, PrivateCluster
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
-__all__ = ["ClusterNode", "PrivateCluster", "at_port", "killed", "whole"]
+__all__ = ["ClusterNode", "PrivateCluster", "is_complete", "killed_node", "node_at_port"]
 
 BACK = 60.0
 
 
-def at_port(cluster: PrivateCluster, port: int) -> ClusterNode:
+def node_at_port(cluster: PrivateCluster, port: int) -> ClusterNode:
     """Return the node that listens on a port."""
     (node,) = [node for node in cluster.nodes if node.port == port]
     return node
 
 
-def whole(cluster: PrivateCluster, vhost: str = "/") -> bool:
+def is_complete(cluster: PrivateCluster, vhost: str = "/") -> bool:
     """Return whether every replica of every replicated queue is running, so that any one node may be killed."""
     if not all(node.running for node in cluster.nodes):
         return False
@@ -31,11 +31,11 @@ def whole(cluster: PrivateCluster, vhost: str = "/") -> bool:
 
 
 @contextmanager
-def killed(cluster: PrivateCluster, node: ClusterNode) -> Iterator[None]:
+def killed_node(cluster: PrivateCluster, node: ClusterNode) -> Iterator[None]:
     """Keep a node dead within the block; return when it is fully back."""
     node.kill()
     try:
         yield
     finally:
         node.start()
-        until(lambda: whole(cluster), BACK, "a whole cluster")
+        wait_until(lambda: is_complete(cluster), BACK, "a whole cluster")

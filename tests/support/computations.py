@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 import fedbroker
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
 
 AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
 AT_SERVER = tff.FederatedType(np.float32, tff.SERVER)
@@ -31,9 +31,9 @@ def sum_of(columns):
     return tff.federated_sum(tff.federated_map(add, columns))
 
 
-def ask(context):
+def sum_numbers(context):
     """Compute that sum over the silos' own data source ``numbers``."""
-    return context.invoke(sum_of, packed(sum_of, (fedbroker.data("numbers"),)))
+    return context.invoke(sum_of, pack_arguments(sum_of, (fedbroker.data("numbers"),)))
 
 
 @tff.tensorflow.computation(np.float32)
@@ -54,14 +54,14 @@ def positive(x):
 
 
 @tff.tensorflow.computation(np.float32)
-def forever(x):
+def endless(x):
     """Compute without an end."""
     return tf.while_loop(lambda total: total < np.inf, lambda total: total * 1.0, [x])[0]
 
 
 @tff.federated_computation(AT_CLIENTS)
-def never_done(x):
-    return tff.federated_sum(tff.federated_map(forever, x))
+def endless_sum(x):
+    return tff.federated_sum(tff.federated_map(endless, x))
 
 
 @tff.federated_computation(AT_CLIENTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tff import assert_close, assert_same, packed
+from tests.support.local_tff import assert_close, assert_same, pack_arguments
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclass
-class Record:
+class ResultRecord:
     """Results of one test run."""
 
     rows: list[Row] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Record:
         return "\n".join(parts)
 
 
-class Same:
+class Comparison:
     """Runs a computation on both contexts and compares. One for each test.
 
     Args:
@@ -98,14 +98,14 @@ class Same:
 
     def run_ours(self, comp, *args):
         self.barriers.append(self.ours.explain(comp).round_trips)
-        return self.ours.invoke(comp, packed(comp, args))
+        return self.ours.invoke(comp, pack_arguments(comp, args))
 
     def run_ours_unexplained(self, comp, *args):
         """Run a computation without explaining its plan first."""
-        return self.ours.invoke(comp, packed(comp, args))
+        return self.ours.invoke(comp, pack_arguments(comp, args))
 
     def run_theirs(self, comp, *args):
-        return self.theirs.invoke(comp, packed(comp, args))
+        return self.theirs.invoke(comp, pack_arguments(comp, args))
 
     def beyond(self, expected, comp, *args):
         """Check a computation that fails on TFF's own context and succeeds on the cohort."""
@@ -127,7 +127,7 @@ class Same:
         """Check that the cohort's context raises; before anything is sent, if ``kind`` is a PlanError."""
         self.refused = True
         with pytest.raises(kind, match=match) as caught:
-            self.ours.invoke(comp, packed(comp, args))
+            self.ours.invoke(comp, pack_arguments(comp, args))
         return caught.value
 
     def row(self, group: str, feature: str, note: str) -> Row:

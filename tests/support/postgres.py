@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 __all__ = ["postgres"]
 
@@ -40,7 +40,7 @@ def postgres() -> Iterator[str]:
             server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             url = f"postgresql://postgres:@/postgres?host={directory}"
-            until(lambda: server.poll() is not None or _answers(url), 30)
+            wait_until(lambda: server.poll() is not None or _answers(url), 30)
             assert server.poll() is None, said.read_text()
             yield url
         finally:

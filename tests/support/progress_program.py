@@ -13,7 +13,7 @@ import tensorflow_federated as tff
 
 import fedbroker
 from tests.support.computations import half, minus
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
 
 AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
 
@@ -40,7 +40,7 @@ def one_stage(name: str) -> tff.Computation:
 
 
 def run(context, comp):
-    return context.invoke(comp, packed(comp, ([1.0, 3.0],)))
+    return context.invoke(comp, pack_arguments(comp, ([1.0, 3.0],)))
 
 
 def context_of(kind: str, url: str, cohort: str, **options: object):

@@ -18,7 +18,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedbroker.broker.setup import free_ports
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 CONFIG = Path(__file__).parents[2] / "config" / "prometheus"
 INTERVAL = "250ms"
@@ -90,7 +90,7 @@ def prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> Iterato
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         own = Prometheus(f"http://{address}")
-        until(lambda: own.ready() or process.poll() is not None, 20, "Prometheus is up")
+        wait_until(lambda: own.ready() or process.poll() is not None, 20, "Prometheus is up")
         assert process.poll() is None, (directory / "log").read_text()
         yield own
     finally:
@@ -98,7 +98,7 @@ def prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> Iterato
         process.wait(10)
 
 
-def scraped(url: str) -> dict[str, Metric]:
+def scrape(url: str) -> dict[str, Metric]:
     """Return the metrics served at an address, by name."""
     with urllib.request.urlopen(url, timeout=5) as got:
         return {family.name: family for family in text_string_to_metric_families(got.read().decode())}
@@ -108,7 +108,7 @@ def sample(url: str, name: str, **labels: str) -> float:
     """Return the sum of the samples of that name that have these labels."""
     return sum(
         one.value
-        for family in scraped(url).values()
+        for family in scrape(url).values()
         for one in family.samples
         if one.name == name and labels.items() <= one.labels.items()
     )

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 END = "that was the block"
 
@@ -50,7 +50,7 @@ class Shell:
         # Commands must not read the shell's own input.
         self._bash.stdin.write(f"source {self._block} </dev/null\necho {END}\n")
         self._bash.stdin.flush()
-        until(lambda: END in self._printed.read_text(encoding="utf-8")[before:] or self._bash.poll(), seconds)
+        wait_until(lambda: END in self._printed.read_text(encoding="utf-8")[before:] or self._bash.poll(), seconds)
         assert self._bash.poll() is None, f"{block}\n{self.said}"
         self.printed = self._printed.read_text(encoding="utf-8")[before:].replace(f"{END}\n", "")
         return self.printed

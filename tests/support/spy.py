@@ -11,11 +11,11 @@ import aio_pika
 
 from fedbroker.transport import topology
 
-__all__ = ["Copy", "holds", "spy"]
+__all__ = ["MessageCopy", "contains_mark", "message_spy"]
 
 
 @dataclass(frozen=True)
-class Copy:
+class MessageCopy:
     """A message.
 
     Attributes:
@@ -37,9 +37,9 @@ class Copy:
 
 
 @asynccontextmanager
-async def spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[Copy]]:
+async def message_spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[MessageCopy]]:
     """Yield copies of all further messages: work, replies, blobs, announcements, notices, dead letters."""
-    copies: list[Copy] = []
+    copies: list[MessageCopy] = []
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(exclusive=True)
@@ -51,7 +51,7 @@ async def spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[Copy]]:
 
         async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             properties = repr(message.info())
-            copies.append(Copy(message.exchange or "", message.routing_key or "", message.body, properties))
+            copies.append(MessageCopy(message.exchange or "", message.routing_key or "", message.body, properties))
             await message.ack()
 
         tag = await queue.consume(take)
@@ -59,7 +59,7 @@ async def spy(url: str, cohort: str, silo: str) -> AsyncIterator[list[Copy]]:
         await queue.cancel(tag)
 
 
-def holds(data: bytes, mark: str) -> bool:
+def contains_mark(data: bytes, mark: str) -> bool:
     """Return whether data contain a mark: in any case, in other encodings of text, or in base64 at any alignment."""
     lower = data.lower()
     forms = [mark.encode(), mark.encode("utf-16-le"), mark.encode().hex().encode(), mark[::-1].encode()]

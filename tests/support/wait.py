@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
     """Return the first true value of ``condition``; raise AssertionError if it has none in time."""
     pause = threading.Event()
     deadline = time.monotonic() + seconds

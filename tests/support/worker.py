@@ -19,10 +19,10 @@ from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.transport import Dead
 from fedbroker.wire import Buffer, digest_of
 from fedbroker.wire.messages import Call, Compute, Data, Done, Failed, Need, Op, Value, WorkItem
-from tests.support.ends import Coordinator, coordinator_end, until
+from tests.support.transports import RecordingCoordinator, coordinator_transport, eventually
 
 SILO = "ewr"
-RETURNS_ALL = {"client_results": "allow"}
+ALLOW_CLIENT_RESULTS = {"client_results": "allow"}
 """The policy of silos in tests that read clients' values."""
 
 ROWS = "select i::float as x, (i % 3)::int as k from range(100) t(i)"
@@ -33,7 +33,7 @@ def write_settings(
     url: str,
     cohort: str,
     sources: Mapping[str, Mapping[str, object]] | None = None,
-    policy: Mapping[str, object] = RETURNS_ALL,
+    policy: Mapping[str, object] = ALLOW_CLIENT_RESULTS,
     **silo: object,
 ) -> Path:
     """Write a silo.toml with these sources, or one called ``rows`` by default; return its path."""
@@ -58,22 +58,22 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-def settings(*args: object, **kwargs: object) -> Settings:
+def load_settings(*args: object, **kwargs: object) -> Settings:
     """Load such settings."""
     return load(write_settings(*args, **kwargs), {})  # type: ignore[arg-type]
 
 
-class Client:
+class WorkClient:
     """Sends work items to one silo, as a coordinator does, without any state."""
 
-    def __init__(self, coordinator: Coordinator, silo: str = SILO) -> None:
+    def __init__(self, coordinator: RecordingCoordinator, silo: str = SILO) -> None:
         self.coordinator = coordinator
         self.silo = silo
 
     @property
-    def end(self):
+    def transport(self):
         """Return the coordinator's transport."""
-        return self.coordinator.end
+        return self.coordinator.transport
 
     def item(
         self,
@@ -90,20 +90,29 @@ class Client:
         """Return a work item."""
         session = session or secrets.token_hex(4)
         return WorkItem(
-            session, stage, self.silo, self.end.key, clients, tuple(program), dict(fresh or {}), seconds, lease, last
+            session,
+            stage,
+            self.silo,
+            self.transport.key,
+            clients,
+            tuple(program),
+            dict(fresh or {}),
+            seconds,
+            lease,
+            last,
         )
 
     async def send(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> Done | Failed | Need | Dead:
         """Send an item with the blobs in the same message; return the reply."""
         inline = {digest_of(blob): blob for blob in blobs}
-        return await self.end.request(item, inline, Deadline.after(max(item.seconds, 10)))
+        return await self.transport.request(item, inline, Deadline.after(max(item.seconds, 10)))
 
     async def outputs(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> list[bytes]:
         """Return the outputs of an item that must succeed."""
         reply = await self.send(item, blobs)
         assert isinstance(reply, Done), reply
         deadline = Deadline.after(30)
-        return [bytes(await self.end.results.get(digest, deadline)) for digest, _ in reply.outputs]
+        return [bytes(await self.transport.results.get(digest, deadline)) for digest, _ in reply.outputs]
 
     async def refused(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> tuple[str, str]:
         """Return kind and line of an item that must fail; the silo must serve the next one."""
@@ -115,20 +124,20 @@ class Client:
 
     async def check(self) -> None:
         """Run an item that must succeed."""
-        assert len(await self.outputs(self.item(echo()))) == 1
+        assert len(await self.outputs(self.item(echo_ops()))) == 1
 
 
-def echo(name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
+def echo_ops(name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
     """Return ops that send a source's columns back, which a real work item should not do."""
     return [Data(1, name, tuple(columns)), Compute(1)]
 
 
-def apply(function: bytes, name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
+def call_ops(function: bytes, name: str = "rows", columns: Sequence[tuple[str, str]] = (("x", "float32"),)) -> list[Op]:
     """Return ops that call a function with a source's columns."""
     return [Data(1, name, tuple(columns)), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
 
 
-def identity() -> bytes:
+def identity_computation() -> bytes:
     """Return a computation that returns its argument, as a serialized value made without TensorFlow."""
     function = computation_pb2.Computation()
     getattr(function, "lambda").parameter_name = "x"
@@ -137,21 +146,23 @@ def identity() -> bytes:
 
 
 @asynccontextmanager
-async def served(own: Settings, **options: object) -> AsyncIterator[tuple[SiloService, Client]]:
+async def running_silo(own: Settings, **options: object) -> AsyncIterator[tuple[SiloService, WorkClient]]:
     """Run a silo in this process, and a coordinator that has heard of it."""
-    async with SiloService(own, **options) as service, client_of(own) as client:  # type: ignore[arg-type]
+    async with SiloService(own, **options) as service, work_client(own) as client:  # type: ignore[arg-type]
         yield service, client
 
 
 @asynccontextmanager
-async def client_of(own: Settings, url: str | None = None) -> AsyncIterator[Client]:
+async def work_client(own: Settings, url: str | None = None) -> AsyncIterator[WorkClient]:
     """Open a coordinator that has heard of a silo."""
-    async with coordinator_end(url or own.silo.broker, own.silo.cohort) as coordinator:
-        await until(lambda: own.silo.name in coordinator.silos, 60)  # the silo may be a process that is still starting
-        yield Client(coordinator, own.silo.name)
+    async with coordinator_transport(url or own.silo.broker, own.silo.cohort) as coordinator:
+        await eventually(
+            lambda: own.silo.name in coordinator.silos, 60
+        )  # the silo may be a process that is still starting
+        yield WorkClient(coordinator, own.silo.name)
 
 
-def runtimes(of: int) -> list[psutil.Process]:
+def child_runtimes(of: int) -> list[psutil.Process]:
     """Return the C++ runtimes that descend from a process."""
     found = []
     for child in psutil.Process(of).children(recursive=True):
@@ -161,7 +172,7 @@ def runtimes(of: int) -> list[psutil.Process]:
     return found
 
 
-def runtimes_from_now() -> Callable[[], list[psutil.Process]]:
+def new_runtimes() -> Callable[[], list[psutil.Process]]:
     """Return a function that lists this process's C++ runtimes started from now on; other tests may have their own."""
-    before = {runtime.pid for runtime in runtimes(os.getpid())}
-    return lambda: [runtime for runtime in runtimes(os.getpid()) if runtime.pid not in before]
+    before = {runtime.pid for runtime in child_runtimes(os.getpid())}
+    return lambda: [runtime for runtime in child_runtimes(os.getpid()) if runtime.pid not in before]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 RUN = Path(__file__).parents[2] / ".ci" / "run"
 ALL = ["clean", "check", "demo", "test"]
@@ -88,7 +88,7 @@ def test_all_speak_and_one_that_fails_counts(clone: Clone, failing: str) -> None
 def test_nothing_is_left_where_it_is_ended(clone: Clone, ending: signal.Signals) -> None:
     with subprocess.Popen([clone.script], env=clone.environ | {"SLOW": "demo"}, start_new_session=True) as process:
         try:
-            until(Path(f"{clone.notes}.slow").exists, 30)
+            wait_until(Path(f"{clone.notes}.slow").exists, 30)
             os.killpg(process.pid, ending)  # as a terminal, or who runs it, does
             assert process.wait(30) == 128 + ending
         finally:

@@ -14,7 +14,7 @@ import pytest
 import fedbroker
 from fedbroker.context.settings import Settings
 from fedbroker.errors import ConfigError
-from tests.support.settings import grouped
+from tests.support.context_settings import context_settings
 
 URL = "amqp://guest:secret-word@localhost:5672/"
 
@@ -114,7 +114,7 @@ def test_each_parameter_and_each_field_is_documented():
 def test_wrong_settings_are_one_line(wrong):
     with pytest.raises(ConfigError) as caught:
         fedbroker.create_sync_execution_context(
-            **grouped(**{"url": URL, "cohort": "airports", "min_silos": 1, **wrong})  # type: ignore[arg-type]
+            **context_settings(**{"url": URL, "cohort": "airports", "min_silos": 1, **wrong})  # type: ignore[arg-type]
         )
     assert "\n" not in str(caught.value)
     assert caught.value.hint

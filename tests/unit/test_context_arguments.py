@@ -14,11 +14,11 @@ from fedbroker.context.values import deal, deserialize
 from fedbroker.errors import UsageError
 from fedbroker.plan import make_plan
 from tests.support import computations as c
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
 
 
 def read(comp, *args):
-    return read_arguments(make_plan(comp), packed(comp, args))
+    return read_arguments(make_plan(comp), pack_arguments(comp, args))
 
 
 def test_lists_values_and_handles_are_told_apart():

@@ -15,7 +15,7 @@ from fedbroker.context.contexts import default_context
 from fedbroker.context.loop import LoopThread
 from fedbroker.errors import ConfigError, ContextClosed
 from tests.support import computations as c
-from tests.support.tff import packed
+from tests.support.local_tff import pack_arguments
 
 SETTINGS = {"url": "amqp://localhost:1/", "cohort": "airports", "min_silos": 1, "progress": False}
 
@@ -50,7 +50,7 @@ def test_a_closed_context_raises_and_stays_closed():
         with pytest.raises(ContextClosed, match=r"\[FB1004\] the context is closed"):
             context.explain(c.total)
         with pytest.raises(ContextClosed):
-            context.invoke(c.total, packed(c.total, ([1.0],)))
+            context.invoke(c.total, pack_arguments(c.total, ([1.0],)))
     assert context._thread._thread is None or not context._thread._thread.is_alive()
     assert context._coordinator._runtimes is None
     context.close()
@@ -67,7 +67,7 @@ async def test_a_closed_asynchronous_context_raises():
     async with create("async") as context:
         pass
     with pytest.raises(ContextClosed):
-        await context.invoke(c.total, packed(c.total, ([1.0],)))
+        await context.invoke(c.total, pack_arguments(c.total, ([1.0],)))
 
 
 def waiting() -> tuple[LoopThread, threading.Event, list[str]]:

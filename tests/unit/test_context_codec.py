@@ -15,7 +15,7 @@ from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.impl.executors import value_serialization
 
 from fedbroker.context.codec import read, write
-from tests.support.values import federated, values
+from tests.support.random_values import random_federated_values, random_values
 
 
 def same(one, other):
@@ -36,7 +36,7 @@ def same(one, other):
 
 
 @settings(max_examples=400)
-@given(values | federated())
+@given(random_values | random_federated_values())
 def test_it_is_tffs_own_format(case):
     value, type_ = case
     proto, _ = value_serialization.serialize_value(value, type_)

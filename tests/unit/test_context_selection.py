@@ -11,13 +11,13 @@ from fedbroker.context.selection import Wanted, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.errors import UsageError
 from fedbroker.session.roster import Member
-from tests.support.settings import grouped
+from tests.support.context_settings import context_settings
 
 THERE = tuple(Member(name, "1") for name in ("bos", "ewr", "jfk", "lga"))
 
 
 def settings(**options):
-    return Settings(url="amqp://localhost/", cohort="c", **grouped(**{"min_silos": 1, **options}))
+    return Settings(url="amqp://localhost/", cohort="c", **context_settings(**{"min_silos": 1, **options}))
 
 
 def names(members):

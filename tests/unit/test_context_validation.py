@@ -17,7 +17,7 @@ from fedbroker.context.validation import check_answer, check_value
 from fedbroker.context.values import federate, serialize, structure
 from fedbroker.errors import WireError
 from fedbroker.runtime.framing import framed
-from tests.support.values import federated
+from tests.support.random_values import random_federated_values
 
 NUMBER = tff.TensorType(np.float32)
 VECTOR = tff.TensorType(np.float32, [3])
@@ -26,7 +26,7 @@ SUM = tff.FederatedType(NUMBER, tff.SERVER)
 
 
 @settings(max_examples=300)
-@given(federated())
+@given(random_federated_values())
 def test_whatever_tff_writes_is_let_in(case):
     value, type_ = case
     clients = 1 if type_.all_equal else len(value)

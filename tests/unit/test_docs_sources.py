@@ -19,7 +19,7 @@ from fedbroker_worker.sources.sql.source import SqlOptions
 
 from examples.sheets.server import SheetsServer
 from fedbroker.wire.messages import Column, Source
-from tests.support.google import KEY, STAYS, share
+from tests.support.google_sheets import SPREADSHEET_KEY, STAY_ROWS, share_spreadsheet
 from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
@@ -76,11 +76,11 @@ def test_each_example_is_a_source(here, kind, described):
 def test_the_spreadsheet_is_a_source(here):
     name, keys = shown("sheets")
     with SheetsServer(key_size=1024) as google:
-        local = share(google, here)
-        google.books["THE-KEY-OF-YOUR-SPREADSHEET"] = google.books.pop(KEY)
+        local = share_spreadsheet(google, here)
+        google.books["THE-KEY-OF-YOUR-SPREADSHEET"] = google.books.pop(SPREADSHEET_KEY)
         source = open_source(name, "sheets", keys | {"endpoint": local["endpoint"]}, here)
         # A date with a time of day is none, as STAYS has one.
-        google.books["THE-KEY-OF-YOUR-SPREADSHEET"].sheets["Stays"][2] = [*STAYS[2][:4], 41277]
+        google.books["THE-KEY-OF-YOUR-SPREADSHEET"].sheets["Stays"][2] = [*STAY_ROWS[2][:4], 41277]
         assert source.describe() == Source((Column("days", "float64"), Column("admitted", "int32")), rows=3)
         assert source.read(["admitted"])[0]["admitted"].tolist() == [15706, 15708, 15707]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedbroker.graphs.expressions import Input, Struct, Value, leaves
 from fedbroker.graphs.reductions import NotRecognised, Total, recognise
-from tests.support.aggregates import Graph, evaluated, traced
+from tests.support.aggregates import Graph, evaluate, trace
 
 NUMPY = {"sum": np.add, "min": np.minimum, "max": np.maximum}
 TYPES = ("float32", "float64", "int8", "uint8", "int32", "int64", "uint64")
@@ -165,7 +165,7 @@ def honest(parts) -> Aggregate:
             for (reduction, _, _, pick, _, combined, _, _), left, right in zip(parts, one, other, strict=True)
         ]
 
-    return Aggregate(traced(zero), traced(accumulate, specs, specs), traced(merge, specs, specs))
+    return Aggregate(trace(zero), trace(accumulate, specs, specs), trace(merge, specs, specs))
 
 
 laws = settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -235,8 +235,8 @@ def mutated(function: Graph, mutation: str, at: int, op: str) -> Graph:
 
 VECTOR = tf.TensorSpec([3], tf.float32)
 COUNT = tf.TensorSpec([3], tf.int32)
-PLUS = traced(lambda a, b: [a[0] + b[0]], [VECTOR], [VECTOR])
-ZERO = traced(lambda: [tf.zeros([3])])
+PLUS = trace(lambda a, b: [a[0] + b[0]], [VECTOR], [VECTOR])
+ZERO = trace(lambda: [tf.zeros([3])])
 
 
 def counted():
@@ -249,66 +249,66 @@ def checked(condition, x):
 
 
 NONE = {
-    "concatenates": (ZERO, traced(lambda a, x: [tf.concat([a[0], x[0]], 0)], [VECTOR], [VECTOR]), PLUS, "joins values"),
+    "concatenates": (ZERO, trace(lambda a, x: [tf.concat([a[0], x[0]], 0)], [VECTOR], [VECTOR]), PLUS, "joins values"),
     "keeps_the_first": (
         ZERO,
-        traced(lambda a, x: [tf.where(tf.equal(a[0], 0.0), x[0], a[0])], [VECTOR], [VECTOR]),
+        trace(lambda a, x: [tf.where(tf.equal(a[0], 0.0), x[0], a[0])], [VECTOR], [VECTOR]),
         PLUS,
         "SelectV2",
     ),
-    "keeps_the_last": (ZERO, traced(lambda a, x: [tf.identity(x[0])], [VECTOR], [VECTOR]), PLUS, "keeps or replaces"),
+    "keeps_the_last": (ZERO, trace(lambda a, x: [tf.identity(x[0])], [VECTOR], [VECTOR]), PLUS, "keeps or replaces"),
     "packs_into_one_number": (
-        traced(lambda: [tf.zeros([3], tf.int64)]),
-        traced(
+        trace(lambda: [tf.zeros([3], tf.int64)]),
+        trace(
             lambda a, x: [a[0] * (1 << 32) + x[0]],
             [tf.TensorSpec([3], tf.int64)],
             [tf.TensorSpec([3], tf.int64)],
         ),
-        traced(lambda a, b: [a[0] + b[0]], [tf.TensorSpec([3], tf.int64)], [tf.TensorSpec([3], tf.int64)]),
+        trace(lambda a, b: [a[0] + b[0]], [tf.TensorSpec([3], tf.int64)], [tf.TensorSpec([3], tf.int64)]),
         "adds other values than it should",
     ),
-    "starts_at_one": (traced(lambda: [tf.ones([3])]), PLUS, PLUS, "zero is not what leaves a sum"),
-    "starts_with_unequal_numbers": (traced(lambda: [tf.constant([0.0, 0.0, 1.0])]), PLUS, PLUS, "zero is not"),
-    "draws_its_zero": (traced(lambda: [tf.random.uniform([3])]), PLUS, PLUS, "zero is no constant"),
+    "starts_at_one": (trace(lambda: [tf.ones([3])]), PLUS, PLUS, "zero is not what leaves a sum"),
+    "starts_with_unequal_numbers": (trace(lambda: [tf.constant([0.0, 0.0, 1.0])]), PLUS, PLUS, "zero is not"),
+    "draws_its_zero": (trace(lambda: [tf.random.uniform([3])]), PLUS, PLUS, "zero is no constant"),
     "draws": (
         ZERO,
-        traced(lambda a, x: [a[0] + tf.where(tf.random.uniform([]) < 0.5, x[0], a[0])], [VECTOR], [VECTOR]),
+        trace(lambda a, x: [a[0] + tf.where(tf.random.uniform([]) < 0.5, x[0], a[0])], [VECTOR], [VECTOR]),
         PLUS,
         "Random",
     ),
-    "remembers": (ZERO, traced(lambda a, x: [a[0] + x[0] * counted()], [VECTOR], [VECTOR]), PLUS, "VarHandleOp"),
-    "adds_itself": (ZERO, traced(lambda a, x: [a[0] + a[0]], [VECTOR], [VECTOR]), PLUS, "twice"),
-    "subtracts": (ZERO, traced(lambda a, x: [a[0] - x[0]], [VECTOR], [VECTOR]), PLUS, "Sub"),
-    "merges_by_the_first": (ZERO, PLUS, traced(lambda a, b: [tf.identity(a[0])], [VECTOR], [VECTOR]), "merge keeps"),
-    "merges_otherwise": (ZERO, PLUS, traced(lambda a, b: [tf.maximum(a[0], b[0])], [VECTOR], [VECTOR]), "merge does"),
+    "remembers": (ZERO, trace(lambda a, x: [a[0] + x[0] * counted()], [VECTOR], [VECTOR]), PLUS, "VarHandleOp"),
+    "adds_itself": (ZERO, trace(lambda a, x: [a[0] + a[0]], [VECTOR], [VECTOR]), PLUS, "twice"),
+    "subtracts": (ZERO, trace(lambda a, x: [a[0] - x[0]], [VECTOR], [VECTOR]), PLUS, "Sub"),
+    "merges_by_the_first": (ZERO, PLUS, trace(lambda a, b: [tf.identity(a[0])], [VECTOR], [VECTOR]), "merge keeps"),
+    "merges_otherwise": (ZERO, PLUS, trace(lambda a, b: [tf.maximum(a[0], b[0])], [VECTOR], [VECTOR]), "merge does"),
     "joins_text": (
-        traced(lambda: [tf.constant("")]),
-        traced(lambda a, x: [a[0] + x[0]], [tf.TensorSpec([], tf.string)], [tf.TensorSpec([], tf.string)]),
-        traced(lambda a, x: [a[0] + x[0]], [tf.TensorSpec([], tf.string)], [tf.TensorSpec([], tf.string)]),
+        trace(lambda: [tf.constant("")]),
+        trace(lambda a, x: [a[0] + x[0]], [tf.TensorSpec([], tf.string)], [tf.TensorSpec([], tf.string)]),
+        trace(lambda a, x: [a[0] + x[0]], [tf.TensorSpec([], tf.string)], [tf.TensorSpec([], tf.string)]),
         "accumulate computes with Add(V2)? of something else than numbers",
     ),
     "looks_at_the_sum_so_far": (
         ZERO,
-        traced(lambda a, x: [checked(a[0] < 9.0, a[0] + x[0])], [VECTOR], [VECTOR]),
+        trace(lambda a, x: [checked(a[0] < 9.0, a[0] + x[0])], [VECTOR], [VECTOR]),
         PLUS,
         "looks at what it has so far",
     ),
     "passes_on_after_a_look": (
         ZERO,
         PLUS,
-        traced(lambda a, b: [checked(b[0] < 1.0, tf.identity(a[0]))], [VECTOR], [VECTOR]),
+        trace(lambda a, b: [checked(b[0] < 1.0, tf.identity(a[0]))], [VECTOR], [VECTOR]),
         "merge computes with a check",
     ),
     "swaps": (
-        traced(lambda: [tf.zeros([3]), tf.zeros([3])]),
-        traced(lambda a, x: [a[1] + x[0], a[0] + x[1]], [VECTOR] * 2, [VECTOR] * 2),
-        traced(lambda a, b: [a[0] + b[0], a[1] + b[1]], [VECTOR] * 2, [VECTOR] * 2),
+        trace(lambda: [tf.zeros([3]), tf.zeros([3])]),
+        trace(lambda a, x: [a[1] + x[0], a[0] + x[1]], [VECTOR] * 2, [VECTOR] * 2),
+        trace(lambda a, b: [a[0] + b[0], a[1] + b[1]], [VECTOR] * 2, [VECTOR] * 2),
         "in its tensor 1 of 2",
     ),
     "is_a_product": (
-        traced(lambda: [tf.ones([3])]),
-        traced(lambda a, x: [a[0] * x[0]], [VECTOR], [VECTOR]),
-        traced(lambda a, x: [a[0] * x[0]], [VECTOR], [VECTOR]),
+        trace(lambda: [tf.ones([3])]),
+        trace(lambda a, x: [a[0] * x[0]], [VECTOR], [VECTOR]),
+        trace(lambda a, x: [a[0] * x[0]], [VECTOR], [VECTOR]),
         "Mul",
     ),
 }
@@ -323,14 +323,14 @@ def test_what_is_none_is_refused_with_its_reason(name):
 
 def test_a_report_that_computes_is_refused_and_one_that_selects_is_not():
     zero = ZERO.function.call(None)
-    half = traced(lambda a: [a[0] / 2], [VECTOR])
-    same = traced(lambda a: [tf.identity(a[0])], [VECTOR])
+    half = trace(lambda a: [a[0] / 2], [VECTOR])
+    same = trace(lambda a: [tf.identity(a[0])], [VECTOR])
     total = Input(Total("sum", 1, (3,)))
 
     def report(graph):
         computation = graph.computation
         computation.tensorflow.parameter.CopyFrom(computation.tensorflow.parameter.struct.element[0])
-        return evaluated(computation)
+        return evaluate(computation)
 
     assert recognise(zero, PLUS.function, PLUS.function, report(same)) == total
     with pytest.raises(NotRecognised, match="report computes something \\(RealDiv\\)"):
@@ -368,17 +368,17 @@ OTHER_TYPES = [
 def test_other_types(dtype, reduction):
     spec = tf.TensorSpec([2], dtype)
     start = 0 if reduction == "sum" else (spec.dtype.max if reduction == "min" else spec.dtype.min)
-    zero = traced(lambda: [tf.constant(start, spec.dtype, [2])])
-    function = traced(lambda a, b: [COMBINE[reduction](a[0], b[0])], [spec], [spec])
+    zero = trace(lambda: [tf.constant(start, spec.dtype, [2])])
+    function = trace(lambda a, b: [COMBINE[reduction](a[0], b[0])], [spec], [spec])
     (total,) = Aggregate(zero, function, function).recognised()
     assert (total.reduction, total.dtype) == (reduction, spec.dtype.as_datatype_enum)
 
 
 @pytest.mark.parametrize("infinity", [np.inf, -np.inf])
 def test_infinity_leaves_a_minimum_or_a_maximum_as_it_is(infinity):
-    zero = traced(lambda: [tf.constant(np.full([3], infinity, np.float32))])
+    zero = trace(lambda: [tf.constant(np.full([3], infinity, np.float32))])
     lower, upper = (
-        traced(lambda a, b, f=function: [f(a[0], b[0])], [VECTOR], [VECTOR]) for function in (tf.minimum, tf.maximum)
+        trace(lambda a, b, f=function: [f(a[0], b[0])], [VECTOR], [VECTOR]) for function in (tf.minimum, tf.maximum)
     )
     right, wrong = (lower, upper) if infinity > 0 else (upper, lower)
     assert Aggregate(zero, right, right).recognised()
@@ -387,23 +387,23 @@ def test_infinity_leaves_a_minimum_or_a_maximum_as_it_is(infinity):
 
 
 def test_a_struct_keeps_its_layout():
-    zero: Value = evaluated(traced(lambda: [tf.zeros([3]), tf.zeros([3])]).computation).call(None)  # type: ignore[attr-defined]
+    zero: Value = evaluate(trace(lambda: [tf.zeros([3]), tf.zeros([3])]).computation).call(None)  # type: ignore[attr-defined]
     assert isinstance(zero, Struct)
-    function = traced(lambda a, b: [a[0] + b[0], a[1] + b[1]], [VECTOR] * 2, [VECTOR] * 2).function
+    function = trace(lambda a, b: [a[0] + b[0], a[1] + b[1]], [VECTOR] * 2, [VECTOR] * 2).function
     assert recognise(zero, function, function) == Struct.of([Input(Total("sum", 1, (3,)))] * 2)
 
 
 def test_a_tensor_that_is_passed_on_stays_what_the_zero_has_there():
     """A bound, which each client's value is checked against: TFF's secure sums in plaintext."""
-    bound = traced(lambda: [tf.zeros([3]), tf.constant(9.0)])
+    bound = trace(lambda: [tf.zeros([3]), tf.constant(9.0)])
     pair = [VECTOR, tf.TensorSpec([], tf.float32)]
 
     def accumulate(so_far, value):
         return [checked(value[0] < so_far[1], so_far[0] + value[0]), tf.identity(so_far[1])]
 
-    merge = traced(lambda a, b: [a[0] + b[0], a[1] + b[1]], pair, pair)
+    merge = trace(lambda a, b: [a[0] + b[0], a[1] + b[1]], pair, pair)
     zero = bound.function.call(None)
-    found = leaves(recognise(zero, traced(accumulate, pair, [VECTOR]).function, merge.function))
+    found = leaves(recognise(zero, trace(accumulate, pair, [VECTOR]).function, merge.function))
     assert found == [Input(Total("sum", 1, (3,))), leaves(zero)[1]]
 
 
@@ -416,17 +416,17 @@ def test_functions_of_the_graph_are_looked_through(times):
             function = tf.function(function)
         return function
 
-    zero = traced(lambda: [wrapped(lambda: tf.zeros([3]))()])
-    plus = traced(lambda a, b: [wrapped(lambda x, y: x + y)(a[0], b[0])], [VECTOR], [VECTOR])
+    zero = trace(lambda: [wrapped(lambda: tf.zeros([3]))()])
+    plus = trace(lambda a, b: [wrapped(lambda x, y: x + y)(a[0], b[0])], [VECTOR], [VECTOR])
     assert any("PartitionedCall" in node.op for node in zero.graph.node)
     assert Aggregate(zero, plus, plus).recognised() == [Total("sum", 1, (3,))]
-    joined = traced(lambda a, b: [wrapped(lambda x, y: tf.concat([x, y], 0))(a[0], b[0])], [VECTOR], [VECTOR])
+    joined = trace(lambda a, b: [wrapped(lambda x, y: tf.concat([x, y], 0))(a[0], b[0])], [VECTOR], [VECTOR])
     with pytest.raises(NotRecognised, match="ConcatV2"):
         Aggregate(zero, joined, plus).recognised()
 
 
 def test_a_function_that_the_optimizer_may_replace_is_refused():
-    plus = traced(lambda a, b: [tf.function(lambda x, y: x + y)(a[0], b[0])], [VECTOR], [VECTOR])
+    plus = trace(lambda a, b: [tf.function(lambda x, y: x + y)(a[0], b[0])], [VECTOR], [VECTOR])
     graph = tf.compat.v1.GraphDef()
     graph.CopyFrom(plus.graph)
     for function in graph.library.function:

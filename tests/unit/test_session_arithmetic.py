@@ -19,8 +19,8 @@ from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.wire.messages import Compute
-from tests.support.taken import Taken
-from tests.support.virtual import Network, Reply, run_virtually
+from tests.support.recorded_outputs import RecordedOutputs
+from tests.support.simulated_network import SimulatedNetwork, SimulatedReply, run_on_virtual_clock
 
 SECONDS = 10.0
 MEMBERS = tuple(Member(name, "1") for name in ("bos", "ewr", "jfk", "lga"))
@@ -29,7 +29,7 @@ EVERYBODY = tuple(member.name for member in (*MEMBERS, *SPARE))
 
 times = st.floats(0.0, 1.5 * SECONDS)
 replies = st.lists(
-    st.builds(Reply, times, st.sampled_from(["done", "done", "done", "lost", "data", "dead"])), max_size=4
+    st.builds(SimulatedReply, times, st.sampled_from(["done", "done", "done", "lost", "data", "dead"])), max_size=4
 )
 policies = st.builds(
     Policy,
@@ -52,7 +52,7 @@ def schedules(draw):
 @settings(max_examples=400)
 @given(schedules(), policies, st.lists(times, max_size=2), st.none() | st.floats(1.0, 3 * SECONDS))
 def test_the_sum_is_over_exactly_the_participants_that_the_report_names(schedule, policy, arrivals, limit):
-    run_virtually(lambda: play(schedule, policy, arrivals, limit))
+    run_on_virtual_clock(lambda: play(schedule, policy, arrivals, limit))
 
 
 async def play(schedule, policy, arrivals, limit):
@@ -65,7 +65,7 @@ async def play(schedule, policy, arrivals, limit):
         on_leave=print,
         on_late=lambda late: one.recorder.late(late.silo, 0),
     )
-    network = Network(end, lambda silo, stage: script.get((silo, stage), ()), value)
+    network = SimulatedNetwork(end, lambda silo, stage: script.get((silo, stage), ()), value)
     began = time.monotonic()
     spare = [(began + after, member) for after, member in zip(sorted(arrivals), SPARE, strict=False)]
     one = Session("s", end, BlobCacheIndex(), MEMBERS, {member.name: 1 for member in MEMBERS}, SECONDS, policy=policy)
@@ -80,7 +80,7 @@ async def play(schedule, policy, arrivals, limit):
             entered = time.monotonic()
             programs = dict.fromkeys(EVERYBODY, (Compute(1),))
             enlist = (lambda member, straggler: LateJoiner((Compute(1),), 1)) if stage == 0 else None
-            got = Taken()
+            got = RecordedOutputs()
             participants = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, got, enlist))
             answers.append(sum(int(bytes(outputs[0])) for outputs in got.values()))
             report = one.recorder.report.stages[-1]

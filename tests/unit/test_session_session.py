@@ -19,7 +19,7 @@ from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
-from tests.support.taken import Taken
+from tests.support.recorded_outputs import RecordedOutputs
 
 MEMBERS = (Member("ewr", "1"), Member("jfk", "1"))
 BIG = b"model" * 10_000
@@ -120,7 +120,7 @@ async def run(one, asked):
 
 def work(**options):
     programs = {member.name: PROGRAM for member in MEMBERS}
-    return StageWork(0, True, programs, {"small": SMALL, "big": BIG}, Taken(), **options)
+    return StageWork(0, True, programs, {"small": SMALL, "big": BIG}, RecordedOutputs(), **options)
 
 
 class Model(bytearray):
@@ -131,7 +131,7 @@ async def test_models_are_let_go_without_the_garbage_collector():
     lane = ScriptedLane(ewr=[done("ewr")], jfk=[done("jfk")])
     model = Model(BIG)
     watched = weakref.ref(model)
-    asked = StageWork(0, True, {m.name: PROGRAM for m in MEMBERS}, {"small": SMALL, "big": model}, Taken())
+    asked = StageWork(0, True, {m.name: PROGRAM for m in MEMBERS}, {"small": SMALL, "big": model}, RecordedOutputs())
     del model
     gc.collect()
     gc.disable()

@@ -12,7 +12,7 @@ from fedbroker.errors import DeadlineExceeded, Missing, WireError
 from fedbroker.transport.blobs import store as module
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.wire import Limits, cut, digest_of
-from tests.support.ends import until
+from tests.support.transports import eventually
 
 LIMITS = Limits(min_chunk=1)
 SOON = 5.0
@@ -153,9 +153,9 @@ async def test_what_lingers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     store.accept(chunk, view)
     assert (store.kept_bytes, store.pending_bytes) == (4, 100)
     with store.pinned([digest]):
-        await until(lambda: store.pending_bytes == 0)
+        await eventually(lambda: store.pending_bytes == 0)
         assert digest in store
-    await until(lambda: store.kept_bytes == 0)
+    await eventually(lambda: store.kept_bytes == 0)
     assert store._sweeping is None  # nothing left to look after
 
 

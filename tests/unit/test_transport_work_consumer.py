@@ -11,7 +11,7 @@ from fedbroker.transport.signed_messages import SiloEnvelopes
 from fedbroker.transport.silo.work_consumer import WorkConsumer
 from fedbroker.wire.codec import encode
 from fedbroker.wire.limits import DEFAULT_LIMITS
-from tests.support.ends import until, work
+from tests.support.transports import eventually, work_item
 
 
 class Channel:
@@ -46,12 +46,12 @@ async def test_one_message_that_is_delivered_twice_in_one_read_is_handled_once()
         most=4,
         renew_seconds=60.0,
     )
-    body = encode(work("ewr", "k1"))
+    body = encode(work_item("ewr", "k1"))
     for tag in (1, 2):  # no handler runs between the two
         await inbox.take(Delivery(body, "airports.ewr.0", "", "m1", {}, tag > 1, channel, tag))
-    await until(lambda: bool(handled))
+    await eventually(lambda: bool(handled))
     release.set()
-    await until(lambda: sorted(channel.acked) == [1, 2])
+    await eventually(lambda: sorted(channel.acked) == [1, 2])
     await inbox.close()
     gc.collect()
     assert len(handled) == 1

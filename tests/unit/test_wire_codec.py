@@ -15,7 +15,7 @@ from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
 from fedbroker.wire import messages as m
 from fedbroker.wire.names import NAME
-from tests.support.wire import body as framed
+from tests.support.message_bytes import message_body as framed
 
 words = st.text(max_size=20).map(printable)
 names = st.from_regex(NAME, fullmatch=True)

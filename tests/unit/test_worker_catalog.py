@@ -16,7 +16,7 @@ from fedbroker_worker.threads import still_running
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import Limits
 from fedbroker.wire.messages import Column, Data, Source
-from tests.support.ends import until
+from tests.support.transports import eventually
 
 QUERY = "select i::int as x, (i * 2)::double as y, [i, i]::float[2] as v from range(4) t(i)"
 
@@ -43,8 +43,8 @@ async def test_sources_are_announced_and_counted_meanwhile(catalog):
     assert list(catalog.announced) == ["flights", "one"]
     columns = (Column("x", "int32"), Column("y", "float64"), Column("v", "float32", (2,)))
     assert catalog.announced["flights"].columns == columns
-    await until(lambda: catalog.announced["flights"].rows == 4)
-    await until(lambda: catalog.announced["one"].rows == 1)
+    await eventually(lambda: catalog.announced["flights"].rows == 4)
+    await eventually(lambda: catalog.announced["one"].rows == 1)
 
 
 async def test_columns_are_found_by_name_and_by_position(catalog):
@@ -155,10 +155,10 @@ async def test_a_read_that_is_given_up_ends_and_the_next_one_is_served(tmp_path)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await catalog.load(Data(1, "slow", (("s", "float64"),)), 1)
-    await until(lambda: "blocking: read slow" not in names())
+    await eventually(lambda: "blocking: read slow" not in names())
     assert await catalog.load(Data(1, "quick", (("x", "int32"),)), 1)
     await catalog.close()
-    await until(lambda: not still_running())
+    await eventually(lambda: not still_running())
 
 
 def names():

@@ -13,7 +13,7 @@ import pytest
 from fedbroker_worker.sources.protocol import GROUP, installed_kinds
 
 from examples.sheets.server import SheetsServer
-from tests.support.google import share
+from tests.support.google_sheets import share_spreadsheet
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def test_a_silo_imports_what_its_sources_need_and_no_more(tmp_path):
 
 def test_a_silo_asks_no_other_hosts_of_googles(tmp_path):
     with SheetsServer(key_size=1024) as server:
-        found = json.loads(opened(tmp_path, "sheets", share(server, tmp_path)))
+        found = json.loads(opened(tmp_path, "sheets", share_spreadsheet(server, tmp_path)))
     assert found["rows"] == 3
     assert found["heavy"] == ["gspread", "google.auth", "requests"]
     assert set(found["hosts"]) == {"127.0.0.1"}

@@ -10,7 +10,7 @@ from fedbroker_worker.errors import ColumnError, SettingsError, SourceError
 from fedbroker_worker.sources import DataSource, open_source
 
 from fedbroker.wire.messages import Column, Source
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -192,12 +192,12 @@ def test_a_read_is_given_up_at_once_and_the_next_one_works(columns, tmp_path):
 
     reader = threading.Thread(target=read)
     reader.start()
-    until(lambda: [one for one in threading.enumerate() if one.name == "source own"], 5)
+    wait_until(lambda: [one for one in threading.enumerate() if one.name == "source own"], 5)
     source.interrupt()
     reader.join(5)
     assert errors == ["[FB4203] source 'own': reading was interrupted"]
     (tmp_path / "shut").unlink()
     assert source.read(["x"])[0]["x"].tolist() == [1]
-    until(lambda: not [one for one in threading.enumerate() if one.name == "source own"], 5)
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "source own"], 5)
     source.close()
     assert "it is closed" in line(SourceError, source.read, ["x"])

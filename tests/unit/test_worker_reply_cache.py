@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.wire.messages import Done
-from tests.support.ends import until
+from tests.support.transports import eventually
 
 
 def done(session: str, stage: int = 0) -> Done:
@@ -36,7 +36,7 @@ async def test_the_latest_answer_of_a_session_is_remembered():
 async def test_answers_are_forgotten_in_time():
     answers = ReplyCache(100, linger=0.01)
     answers.put(done("a"), {"d": b"1"})
-    await until(lambda: answers.get("a", 0) is None)
+    await eventually(lambda: answers.get("a", 0) is None)
     assert answers.kept_bytes == 0
 
 
@@ -65,7 +65,7 @@ async def test_a_blocking_call_gives_its_result_or_its_error():
     assert await in_thread(lambda: threading.current_thread().daemon, "call") is True
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0, "call")
-    await until(lambda: not still_running())
+    await eventually(lambda: not still_running())
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_a_blocking_call_can_be_given_up():
             await in_thread(lambda: release.wait(10), "call")
     assert still_running()
     release.set()
-    await until(lambda: not still_running())
+    await eventually(lambda: not still_running())
 
 
 def test_a_loop_that_is_gone_does_not_matter():

@@ -14,8 +14,8 @@ from fedbroker_worker.sources import DataSource, open_source
 
 from examples.sheets.server import Answer, SheetsServer
 from fedbroker.wire.messages import Column, Source
-from tests.support.google import KEY, share
-from tests.support.wait import until
+from tests.support.google_sheets import SPREADSHEET_KEY, share_spreadsheet
+from tests.support.wait import wait_until
 
 BUSY = Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Read requests'", Retry_After="0")
 DOWN = Answer.error(503, "UNAVAILABLE", "The service is currently unavailable.", Retry_After="0")
@@ -41,7 +41,7 @@ def stays(server, tmp_path):
     """``stays(rows=…, **options)``: a source over a spreadsheet of its own."""
 
     def make(rows=None, **options):
-        return open_source("stays", "sheets", share(server, tmp_path, rows, **options), tmp_path)
+        return open_source("stays", "sheets", share_spreadsheet(server, tmp_path, rows, **options), tmp_path)
 
     return make
 
@@ -51,7 +51,7 @@ def line(error, function, *arguments):
     with pytest.raises(error) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
-    assert KEY not in str(caught.value)  # whoever has it may be able to read the spreadsheet
+    assert SPREADSHEET_KEY not in str(caught.value)  # whoever has it may be able to read the spreadsheet
     return str(caught.value)
 
 
@@ -108,12 +108,12 @@ def test_a_worksheet_a_range_and_a_row_of_names_are_chosen(stays, server):
     )
     assert source.describe() == Source((Column("x", "float64"), Column("y", "float64")), rows=2)
     assert values(source, "x", "y") == {"x": [1, 2], "y": [4, 5]}
-    assert server.requests[-1] == f"GET /v4/spreadsheets/{KEY}/values/%27Stays%27%21B1%3AD4"
+    assert server.requests[-1] == f"GET /v4/spreadsheets/{SPREADSHEET_KEY}/values/%27Stays%27%21B1%3AD4"
 
 
 def test_a_worksheets_name_is_quoted(stays, server):
     source = stays(worksheet='it\'s "other"')
-    server.books[KEY].sheets['it\'s "other"'] = [["x"], [7]]
+    server.books[SPREADSHEET_KEY].sheets['it\'s "other"'] = [["x"], [7]]
     assert values(source, "x") == {"x": [7]}
 
 
@@ -129,16 +129,16 @@ def test_columns_are_chosen(stays):
 
 
 def test_a_url_stands_for_its_key(stays):
-    url = f"https://docs.google.com/spreadsheets/d/{KEY}/edit#gid=0"
+    url = f"https://docs.google.com/spreadsheets/d/{SPREADSHEET_KEY}/edit#gid=0"
     assert stays(spreadsheet=url).count() == 3
 
 
 def test_the_worksheet_that_a_url_names_is_read(stays, server):
     def url(gid):
-        return f"https://docs.google.com/spreadsheets/d/{KEY}/edit?gid={gid}#gid={gid}"
+        return f"https://docs.google.com/spreadsheets/d/{SPREADSHEET_KEY}/edit?gid={gid}#gid={gid}"
 
     source = stays(spreadsheet=url(1))
-    server.books[KEY].sheets['it\'s "other"'] = [["x"], [7]]
+    server.books[SPREADSHEET_KEY].sheets['it\'s "other"'] = [["x"], [7]]
     assert values(source, "x") == {"x": [7]}
     assert "there is no such worksheet; correct 'worksheet'" in line(SourceError, stays(spreadsheet=url(2)).describe)
     assert stays(spreadsheet=url(1), worksheet="Stays").count() == 3
@@ -232,7 +232,7 @@ def test_numbers_from_the_environment_are_text(stays):
 
 @pytest.mark.parametrize("missing", ["spreadsheet", "service_account"])
 def test_what_is_needed_is_asked_for(server, tmp_path, missing):
-    options = share(server, tmp_path)
+    options = share_spreadsheet(server, tmp_path)
     del options[missing]
     said = line(SettingsError, open_source, "stays", "sheets", options, tmp_path)
     assert f"'{missing}' in [data.stays] is missing; add it: " in said
@@ -257,7 +257,7 @@ def test_clients_are_those_with_rows_of_the_same_key(stays, server):
     assert (described.clients, described.rows) == (2, 3)
     assert "ward" not in [column.name for column in described.columns]
     assert [rows["days"].tolist() for rows in source.read(["days"])] == [[3, 1], [10]]
-    cells = server.books[KEY].sheets["Stays"]
+    cells = server.books[SPREADSHEET_KEY].sheets["Stays"]
     del cells[2]
     assert [rows["days"].tolist() for rows in source.read(["days"])] == [[3, 1], []]
     cells.append(["Z", 7, 30, True, 41276])
@@ -285,7 +285,7 @@ def test_what_was_read_is_used_again_while_it_is_new(stays, server):
     source = stays(ttl=3600)
     source.describe()
     asked = len(server.requests)
-    server.books[KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
+    server.books[SPREADSHEET_KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
     assert len(values(source, "days")["days"]) == source.count() == 3
     assert len(server.requests) == asked
 
@@ -294,8 +294,8 @@ def test_what_was_read_is_read_anew_when_it_is_old(stays, server):
     source = stays(ttl=0.2)
     source.describe()
     asked = len(server.requests)
-    server.books[KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
-    until(lambda: len(values(source, "days")["days"]) == 4, 5)
+    server.books[SPREADSHEET_KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
+    wait_until(lambda: len(values(source, "days")["days"]) == 4, 5)
     assert len(server.requests) > asked
     assert server.requests.count("POST /token") == 1  # the token is still good
 
@@ -303,7 +303,7 @@ def test_what_was_read_is_read_anew_when_it_is_old(stays, server):
 def test_a_column_that_is_new_in_the_sheet_leaves_no_row_out(stays, server):
     source = stays([["x"], [1], [2]], nulls="drop", ttl=0)
     assert source.describe().rows == 2
-    server.books[KEY].sheets["Stays"][:2] = [["x", "note"], [1, "seen"]]
+    server.books[SPREADSHEET_KEY].sheets["Stays"][:2] = [["x", "note"], [1, "seen"]]
     assert values(source, "x") == {"x": [1, 2]}
     assert source.count() == 2
 
@@ -311,9 +311,9 @@ def test_a_column_that_is_new_in_the_sheet_leaves_no_row_out(stays, server):
 def test_a_column_stays_what_it_was_announced_as(stays, server):
     source = stays(ttl=0)
     source.describe()
-    server.books[KEY].sheets["Stays"][2][1] = "ten"
+    server.books[SPREADSHEET_KEY].sheets["Stays"][2][1] = "ten"
     assert "column 'days' is float64, but holds text in cell B3" in line(ColumnError, source.read, ["days"])
-    server.books[KEY].sheets["Stays"][0][1] = "nights"
+    server.books[SPREADSHEET_KEY].sheets["Stays"][0][1] = "nights"
     assert "column 'days' is not in the sheet any more; name it there as before" in line(
         ColumnError, source.read, ["days"]
     )
@@ -321,7 +321,7 @@ def test_a_column_stays_what_it_was_announced_as(stays, server):
 
 def test_a_spreadsheet_that_is_not_shared(stays, server):
     source = stays()
-    server.books[KEY].readers.clear()
+    server.books[SPREADSHEET_KEY].readers.clear()
     said = line(SourceError, source.describe)
     assert said == (
         "[FB4203] source 'stays': the spreadsheet is not shared with silo@example.iam.gserviceaccount.com; "
@@ -405,7 +405,7 @@ def test_a_new_key_is_taken_from_the_file(stays, server, tmp_path):
     source.describe()
     server.remove_account("silo@example.iam.gserviceaccount.com")
     line(SourceError, source.describe)
-    server.books[KEY].readers.add(server.save_account("other", tmp_path / "account.json"))
+    server.books[SPREADSHEET_KEY].readers.add(server.save_account("other", tmp_path / "account.json"))
     assert source.describe().rows == 3
 
 
@@ -473,7 +473,7 @@ def test_a_server_that_is_not_there(stays, server, tmp_path):
     )
     account = json.loads((tmp_path / "account.json").read_text())
     (tmp_path / "account.json").write_text(json.dumps(account | {"token_uri": "http://127.0.0.1:1/token"}))
-    again = open_source("stays", "sheets", {"spreadsheet": KEY, "service_account": "account.json",
+    again = open_source("stays", "sheets", {"spreadsheet": SPREADSHEET_KEY, "service_account": "account.json",
                                             "endpoint": server.url, "retry_seconds": 0}, tmp_path)  # fmt: skip
     assert "the address that gives tokens cannot be reached (TransportError)" in line(SourceError, again.describe)
 
@@ -483,7 +483,7 @@ def test_a_read_that_waits_for_google_can_be_interrupted(stays, server):
     source.describe()
     server.release.clear()
     errors = _meanwhile(
-        lambda: source.read(["days"]), lambda: until(lambda: len(server.requests) > 4), source.interrupt
+        lambda: source.read(["days"]), lambda: wait_until(lambda: len(server.requests) > 4), source.interrupt
     )
     assert errors == ["[FB4203] source 'stays': reading was interrupted"]
     server.release.set()
@@ -494,16 +494,16 @@ def test_a_read_between_two_tries_can_be_interrupted(stays, server):
     source = stays(ttl=0, retry_seconds=3600)
     source.describe()
     server.instead.append(Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded", Retry_After="3000"))
-    errors = _meanwhile(lambda: source.read(["days"]), lambda: until(lambda: not server.instead), source.interrupt)
+    errors = _meanwhile(lambda: source.read(["days"]), lambda: wait_until(lambda: not server.instead), source.interrupt)
     assert errors == ["[FB4203] source 'stays': reading was interrupted"]
-    until(lambda: not [one for one in threading.enumerate() if one.name == "source stays"], 5)
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "source stays"], 5)
     assert values(source, "days") == {"days": [3, 10, 1]}
 
 
 def test_closing_ends_what_is_under_way_and_is_final(stays, server):
     source = stays()
     server.release.clear()
-    errors = _meanwhile(source.describe, lambda: until(lambda: len(server.requests) > 1), source.close)
+    errors = _meanwhile(source.describe, lambda: wait_until(lambda: len(server.requests) > 1), source.close)
     assert errors == ["[FB4203] source 'stays': it is closed"]
     assert "it is closed" in line(SourceError, source.count)
 

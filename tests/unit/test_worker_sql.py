@@ -11,7 +11,7 @@ from fedbroker_worker.sources import DataSource, open_source
 from fedbroker_worker.sources.sql.source import one_select
 
 from fedbroker.wire.messages import Column, Source
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 ROWS = """
     create table stays (ward text, days integer, weight real, note blob);
@@ -270,11 +270,11 @@ def test_a_read_can_be_interrupted_and_the_next_one_works(stays):
 
     reader = threading.Thread(target=read)
     reader.start()
-    until(lambda: _threads(), 5)
+    wait_until(lambda: _threads(), 5)
     source.interrupt()
     reader.join(5)
     assert errors == ["[FB4203] source 'stays': reading was interrupted"]
-    until(lambda: not _threads(), 5)
+    wait_until(lambda: not _threads(), 5)
     source.close()
     assert "it is closed" in line(SourceError, source.describe)
 

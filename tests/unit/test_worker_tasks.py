@@ -11,7 +11,7 @@ from fedbroker_worker.work.sessions import Sessions
 from fedbroker_worker.work.tasks import STOPPED, ReplyCache, WorkTasks
 
 from fedbroker.wire.messages import EndSession
-from tests.support.ends import until, work
+from tests.support.transports import eventually, work_item
 
 
 class Computing:
@@ -38,9 +38,9 @@ async def test_cancelled_work_is_told_why(why):
     unused = cast("Any", None)
     sessions = Sessions(unused, 1)
     tasks = WorkTasks("ewr", "i", unused, cast("Any", worker), sessions, ReplyCache(1), lambda _: None)
-    item = work("ewr", "k")
+    item = work_item("ewr", "k")
     answering = asyncio.create_task(tasks.answer(item))
-    await until(lambda: worker.started)
+    await eventually(lambda: worker.started)
     if why == GIVEN_UP:
         tasks.end_session(EndSession(item.session))
         await answering

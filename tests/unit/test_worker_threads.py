@@ -8,7 +8,7 @@ import pytest
 from fedbroker_worker.errors import SourceError
 from fedbroker_worker.threads import Call, CancellableCalls
 
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_call_that_does_not_stop_is_left_behind(calls):
     assert not release.is_set()
     assert calls.run(lambda _: 7, reading=True) == 7
     release.set()
-    until(lambda: not [one for one in threading.enumerate() if one.name == "source flights"], 5)
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "source flights"], 5)
 
 
 def test_a_call_that_has_ended_is_cancelled_at_once():

@@ -14,9 +14,9 @@ __all__ = [
     "ATTACKS",
     "ONLY_IN_DATASETS",
     "ONLY_IN_SESSIONS",
-    "cached",
+    "caching_graph",
     "computation_of",
-    "counted",
+    "counting_graph",
     "sequence_made",
     "sequence_of",
     "value_of",
@@ -28,12 +28,12 @@ Base = Callable[..., GraphDef]
 STRING = tf.string.as_datatype_enum
 
 
-def counted(file: str = "") -> GraphDef:
+def counting_graph(file: str = "") -> GraphDef:
     """Return a graph that counts the three elements of a cached dataset, with the count in ``out``."""
     return _graph_of(lambda: tf.data.Dataset.range(3).cache(file).reduce(tf.constant(0, tf.int64), lambda n, _: n + 1))
 
 
-def cached(file: str = "") -> GraphDef:
+def caching_graph(file: str = "") -> GraphDef:
     """Return a graph that makes a cached dataset of three elements, in ``out``."""
     return _graph_of(lambda: tf.data.experimental.to_variant(tf.data.Dataset.range(3).cache(file)))
 

@@ -51,12 +51,12 @@ def structs(inner):
     )
 
 
-values = st.recursive(tensors(), structs, max_leaves=4)
+random_values = st.recursive(tensors(), structs, max_leaves=4)
 
 
 @st.composite
-def federated(draw):
-    value, type_ = draw(values)
+def random_federated_values(draw):
+    value, type_ = draw(random_values)
     placement = draw(st.sampled_from([tff.CLIENTS, tff.SERVER]))
     all_equal = placement is tff.SERVER or draw(st.booleans())
     members = value if all_equal else [value] * draw(st.integers(1, 3))

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedbroker.broker import PrivateBroker
 
 
-def tools_of(broker: PrivateBroker, directory: Path) -> Path:
+def write_rabbitmqctl(broker: PrivateBroker, directory: Path) -> Path:
     """Write a ``rabbitmqctl`` for this node into a directory, for PATH; return the directory."""
     orders = json.loads((broker.directory / "supervisor.json").read_text(encoding="utf-8"))
     program = Path(orders["server"][0]).with_name("rabbitmqctl")

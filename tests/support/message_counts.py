@@ -9,7 +9,7 @@ import aio_pika
 
 
 @contextlib.asynccontextmanager
-async def counted(url: str, *exchanges: str):
+async def message_counter(url: str, *exchanges: str):
     """Yield a coroutine that returns the number of messages that have passed each exchange so far."""
     connection = await aio_pika.connect(url)
     async with asyncio.timeout(30), connection:
@@ -30,7 +30,7 @@ async def counted(url: str, *exchanges: str):
 
 
 @contextlib.asynccontextmanager
-async def weighed(url: str, *bindings: tuple[str, str]):
+async def byte_counter(url: str, *bindings: tuple[str, str]):
     """Yield a coroutine that returns the bytes that have passed exchanges under a key since its last call."""
     connection = await aio_pika.connect(url)
     async with asyncio.timeout(120), connection:

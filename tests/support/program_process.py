@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["Program", "beside"]
+__all__ = ["Program", "start_program"]
 
 
 class Program:
@@ -30,7 +30,7 @@ class Program:
 
 
 @contextlib.contextmanager
-def beside(file: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+def start_program(file: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Program]:
     """Run a program within the block, and end it with the block."""
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, str(file), *arguments], stdout=pipe, stderr=pipe, text=True, env=env)

@@ -19,7 +19,7 @@ from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value
 HEARTBEAT = 0.3
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait for a condition; raise TimeoutError if it does not become true."""
     async with asyncio.timeout(seconds):
         while True:
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
             await asyncio.sleep(0.01)
 
 
-def work(
+def work_item(
     silo: str, key: str, *, session: str = "s1", stage: int = 0, blobs: dict[str, int] | None = None, seconds: float = 9
 ) -> WorkItem:
     """Return a work item that names blobs."""
@@ -37,7 +37,7 @@ def work(
     return WorkItem(session, stage, silo, key, 1, program, blobs or {}, seconds, seconds, False)
 
 
-class Silo:
+class EchoSilo:
     """A silo that answers a work item with the blobs that it names, or with ``b"ok"``.
 
     Attributes:
@@ -70,7 +70,7 @@ class Silo:
         self.patience = patience
         self._cohort = cohort
         self._heartbeat = heartbeat
-        self.end = SiloTransport(
+        self.transport = SiloTransport(
             url,
             cohort,
             name,
@@ -99,7 +99,9 @@ class Silo:
         """Reply with the named blobs."""
         deadline = Deadline.after(item.seconds)
         blobs: list[Buffer] = [
-            await self.end.blobs.get(op.blob, deadline, self.patience) for op in item.program if isinstance(op, Value)
+            await self.transport.blobs.get(op.blob, deadline, self.patience)
+            for op in item.program
+            if isinstance(op, Value)
         ]
         await self.send(item, blobs or [b"ok"], deadline)
 
@@ -119,10 +121,10 @@ class Silo:
         outputs = {digest_of(blob): blob for blob in blobs}
         sizes = tuple((digest, len(blob)) for digest, blob in outputs.items())
         done = Done(item.session, item.stage, self.name, self.incarnation, sizes, 0.0)
-        await self.end.reply(item, done, outputs, deadline, self._signed[item.session, item.stage])
+        await self.transport.reply(item, done, outputs, deadline, self._signed[item.session, item.stage])
 
 
-class Coordinator:
+class RecordingCoordinator:
     """A coordinator that records announcements."""
 
     def __init__(
@@ -138,7 +140,7 @@ class Coordinator:
         self.announces: list[Announce] = []
         self.leaves: list[Leave] = []
         self.forged: list[tuple[str, str, str]] = []
-        self.end = CoordinatorTransport(
+        self.transport = CoordinatorTransport(
             url,
             cohort,
             key=key,
@@ -157,48 +159,48 @@ class Coordinator:
 
     async def ask(self, silo: str, stage: int = 0, seconds: float = 20.0) -> bytes:
         """Request a small reply; return its first output."""
-        item = work(silo, self.end.key, stage=stage, seconds=seconds)
-        done = await self.end.request(item, {}, Deadline.after(seconds))
+        item = work_item(silo, self.transport.key, stage=stage, seconds=seconds)
+        done = await self.transport.request(item, {}, Deadline.after(seconds))
         assert isinstance(done, Done), done
-        return bytes(await self.end.results.get(done.outputs[0][0], Deadline.after(seconds)))
+        return bytes(await self.transport.results.get(done.outputs[0][0], Deadline.after(seconds)))
 
 
 @asynccontextmanager
-async def silo_end(url: str, cohort: str, name: str = "ewr", **options: object) -> AsyncIterator[Silo]:
+async def silo_transport(url: str, cohort: str, name: str = "ewr", **options: object) -> AsyncIterator[EchoSilo]:
     """Open a silo within the block."""
-    silo = Silo(url, cohort, name, **options)  # type: ignore[arg-type]
-    await silo.end.open(Deadline.after(20))
+    silo = EchoSilo(url, cohort, name, **options)  # type: ignore[arg-type]
+    await silo.transport.open(Deadline.after(20))
     try:
         yield silo
     finally:
-        await silo.end.close()
+        await silo.transport.close()
 
 
 @asynccontextmanager
-async def coordinator_end(url: str, cohort: str, **options: object) -> AsyncIterator[Coordinator]:
+async def coordinator_transport(url: str, cohort: str, **options: object) -> AsyncIterator[RecordingCoordinator]:
     """Open a coordinator within the block."""
-    coordinator = Coordinator(url, cohort, **options)  # type: ignore[arg-type]
-    await coordinator.end.open(Deadline.after(20))
+    coordinator = RecordingCoordinator(url, cohort, **options)  # type: ignore[arg-type]
+    await coordinator.transport.open(Deadline.after(20))
     try:
         yield coordinator
     finally:
-        await coordinator.end.close()
+        await coordinator.transport.close()
 
 
-async def works_both_ways(theirs: Coordinator, silo: Silo, data: bytes) -> None:
+async def assert_both_directions_work(theirs: RecordingCoordinator, silo: EchoSilo, data: bytes) -> None:
     """Check that announcement, work, reply and blobs in both directions pass with the given permissions."""
-    await until(lambda: silo.name in theirs.silos)
+    await eventually(lambda: silo.name in theirs.silos)
     assert await theirs.ask(silo.name) == b"ok"
     digest, deadline = digest_of(data), Deadline.after(30)
-    await theirs.end.send_blob(digest, data, silo=None, deadline=deadline)
-    item = work(silo.name, theirs.end.key, stage=1, blobs={digest: len(data)}, seconds=30)
-    done = await theirs.end.request(item, {}, deadline)
+    await theirs.transport.send_blob(digest, data, silo=None, deadline=deadline)
+    item = work_item(silo.name, theirs.transport.key, stage=1, blobs={digest: len(data)}, seconds=30)
+    done = await theirs.transport.request(item, {}, deadline)
     assert isinstance(done, Done)
-    assert bytes(await theirs.end.results.get(digest, deadline)) == data
+    assert bytes(await theirs.transport.results.get(digest, deadline)) == data
     assert len(silo.items) == 2
 
 
-class Admin:
+class QueueAdmin:
     """A separate connection that can inspect, publish to and delete queues."""
 
     def __init__(self, connection: aio_pika.abc.AbstractConnection) -> None:
@@ -250,7 +252,7 @@ class Admin:
 
 
 @asynccontextmanager
-async def admin(url: str) -> AsyncIterator[Admin]:
+async def queue_admin(url: str) -> AsyncIterator[QueueAdmin]:
     """Open an administrator's connection within the block."""
     async with await aio_pika.connect(url) as connection:
-        yield Admin(connection)
+        yield QueueAdmin(connection)

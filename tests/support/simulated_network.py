@@ -39,7 +39,7 @@ class _Clock(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
         return ready
 
 
-def run_virtually(coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_on_virtual_clock(coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine on a loop whose clock jumps to the next timer; ``time.monotonic`` is that clock."""
     clock = _Clock()
     with mock.patch("time.monotonic", clock.read):
@@ -51,22 +51,24 @@ def run_virtually(coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 @dataclass(frozen=True)
-class Reply:
+class SimulatedReply:
     """A simulated reply after ``after`` seconds; ``kind`` is ``done``, ``lost``, ``data`` or ``dead``."""
 
     after: float
     kind: str = "done"
 
 
-class Network:
+class SimulatedNetwork:
     """Silos, given by their replies to the work items of each stage: any number of replies, in any order.
 
     Attributes:
         sent: silo and stage of each work item that was published.
     """
 
-    def __init__(self, end: CoordinatorTransport, script: Callable[[str, int], Sequence[Reply]], value) -> None:
-        self.end = end
+    def __init__(
+        self, end: CoordinatorTransport, script: Callable[[str, int], Sequence[SimulatedReply]], value
+    ) -> None:
+        self.transport = end
         self.script = script
         self.value = value
         self.sent: list[tuple[str, int]] = []
@@ -93,7 +95,7 @@ class Network:
         self._coming.add(task)
         task.add_done_callback(self._coming.discard)
 
-    async def _reply(self, item: WorkItem, message, reply: Reply) -> None:
+    async def _reply(self, item: WorkItem, message, reply: SimulatedReply) -> None:
         after = message.expiration if reply.kind == "dead" else reply.after
         await asyncio.sleep(after)
         key = f"{item.reply_to}.{item.session}.{item.stage}.{item.silo}"
@@ -115,7 +117,7 @@ class Network:
             death=death,
             ack=_nothing,
         )
-        await self.end._on_callback(delivery)  # type: ignore[arg-type]
+        await self.transport._on_callback(delivery)  # type: ignore[arg-type]
 
 
 async def _nothing() -> None:

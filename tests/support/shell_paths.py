@@ -6,4 +6,4 @@ from pathlib import Path
 
 from fedbroker.runtime.process import installed_binary
 
-SHELL = (*map(Path, ("/bin", "/dev/zero", "/lib", "/lib64", "/usr")), installed_binary())
+SHELL_PATHS = (*map(Path, ("/bin", "/dev/zero", "/lib", "/lib64", "/usr")), installed_binary())

@@ -19,7 +19,7 @@ def local_context():
     return tff.backends.native.create_sync_local_cpp_execution_context()
 
 
-def packed(comp, args):
+def pack_arguments(comp, args):
     """Return a call's arguments as TFF passes them to a context."""
     return function_utils.pack_args(comp.type_signature.parameter, args, {})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedbroker_worker.sources.protocol import GROUP
 
-__all__ = ["gated_source", "go", "hold", "reads", "release"]
+__all__ = ["block_reads", "gated_source", "let_reads_return", "read_count", "unblock_reads"]
 
 MODULE = """
 import time
@@ -64,22 +64,22 @@ def gated_source(directory: Path, **options: object) -> dict[str, object]:
     return {"source": "gated"} | options
 
 
-def reads(directory: Path) -> int:
+def read_count(directory: Path) -> int:
     """Return how often the source in that directory was read."""
     path = directory / "reads"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def go(directory: Path) -> None:
+def let_reads_return(directory: Path) -> None:
     """Let the reads of a waiting source return."""
     (directory / "go").touch()
 
 
-def hold(directory: Path) -> None:
+def block_reads(directory: Path) -> None:
     """Block reads until :func:`release`."""
     (directory / "hold").touch()
 
 
-def release(directory: Path) -> None:
+def unblock_reads(directory: Path) -> None:
     """Let blocked reads return."""
     (directory / "hold").unlink(missing_ok=True)

@@ -8,10 +8,10 @@ import xxhash
 
 from fedbroker.wire.codec import VERSION
 
-__all__ = ["body"]
+__all__ = ["message_body"]
 
 
-def body(header: bytes, rest: bytes = b"") -> bytes:
+def message_body(header: bytes, rest: bytes = b"") -> bytes:
     """Return the body of a message with that header, followed by ``rest``."""
     prefix = struct.pack(">2sBBI", b"FB", VERSION, 0, len(header))
     return b"".join((prefix, xxhash.xxh3_64_digest(prefix + header), header, rest))

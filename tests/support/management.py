@@ -21,14 +21,14 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.broker.setup import free_ports
 from fedbroker.cli import app
 from fedbroker.console import run
-from tests.support.wait import until
+from tests.support.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ("rabbitmq_management",)
 
 
 @dataclass(frozen=True)
-class Managed:
+class ManagementBroker:
     """A broker with its management API.
 
     Attributes:
@@ -50,13 +50,13 @@ class Managed:
 
 
 @contextmanager
-def managed(*plugins: str, **extra_conf: str) -> Iterator[Managed]:
+def management_broker(*plugins: str, **extra_conf: str) -> Iterator[ManagementBroker]:
     """Run a broker with the management API within the block."""
     (port,) = free_ports(1)
     conf = {"management.tcp.port": str(port), "management.tcp.ip": "127.0.0.1"}
     with PrivateBroker(plugins=(*PLUGINS, *plugins), extra_conf=conf | extra_conf) as broker:
         login = broker.url.removeprefix("amqp://").rpartition("@")[0]
-        yield Managed(broker, f"http://{login}@127.0.0.1:{port}")
+        yield ManagementBroker(broker, f"http://{login}@127.0.0.1:{port}")
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -171,7 +171,7 @@ class SiloProcess:
 
     def until_ready(self) -> None:
         """Wait until the silo is in its cohort."""
-        until(lambda: self._ready.exists() or self.process.poll() is not None, 30, "the silo is ready")
+        wait_until(lambda: self._ready.exists() or self.process.poll() is not None, 30, "the silo is ready")
         assert self.process.poll() is None, self.log.read_text()
 
     def said(self, event: str, words: str = "") -> bool:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from examples.sheets.server import Book, Cells, SheetsServer
 
-__all__ = ["KEY", "STAYS", "share"]
+__all__ = ["SPREADSHEET_KEY", "STAY_ROWS", "share_spreadsheet"]
 
-KEY = "1aBcDeFgHiJkLmNoPqRsTuVwXyZ-0123456789"
+SPREADSHEET_KEY = "1aBcDeFgHiJkLmNoPqRsTuVwXyZ-0123456789"
 
-STAYS: Cells = [
+STAY_ROWS: Cells = [
     ["ward", "days", "age", "urgent", "admitted"],
     ["A", 3, 61.5, True, 41275],
     ["B", 10, 47, False, 41277.5],
@@ -19,7 +19,9 @@ STAYS: Cells = [
 ]
 
 
-def share(server: SheetsServer, directory: Path, rows: Cells | None = None, **options: object) -> dict[str, object]:
+def share_spreadsheet(
+    server: SheetsServer, directory: Path, rows: Cells | None = None, **options: object
+) -> dict[str, object]:
     """Share a spreadsheet with a new service account and write its file; return the keys of a source for it.
 
     Args:
@@ -29,6 +31,13 @@ def share(server: SheetsServer, directory: Path, rows: Cells | None = None, **op
         options: further keys.
     """
     email = server.save_account("silo", directory / "account.json")
-    server.books[KEY] = Book({"Stays": [list(row) for row in rows or STAYS], 'it\'s "other"': []}, {email})
-    common = {"spreadsheet": KEY, "service_account": "account.json", "endpoint": server.url, "retry_seconds": 0}
+    server.books[SPREADSHEET_KEY] = Book(
+        {"Stays": [list(row) for row in rows or STAY_ROWS], 'it\'s "other"': []}, {email}
+    )
+    common = {
+        "spreadsheet": SPREADSHEET_KEY,
+        "service_account": "account.json",
+        "endpoint": server.url,
+        "retry_seconds": 0,
+    }
     return common | options

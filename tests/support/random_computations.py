@@ -42,14 +42,14 @@ class Step:
     constant: int
 
 
-steps = st.lists(
+random_steps = st.lists(
     st.builds(Step, st.sampled_from(STEPS), st.integers(0, 30), st.integers(0, 30), st.integers(-3, 3)),
     min_size=1,
     max_size=9,
 )
 
 
-def build(program: list[Step], returned: list[int], *, nested: bool, all_equal: bool):
+def build_computation(program: list[Step], returned: list[int], *, nested: bool, all_equal: bool):
     """Build a computation over one clients-placed and one server-placed number.
 
     Args:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pamqp import commands, frame, header
 
-__all__ = ["RawConnection", "raw_connection", "table", "words"]
+__all__ = ["RawConnection", "raw_connection", "short_string", "table"]
 
 SECONDS = 20.0
 
@@ -31,7 +31,7 @@ BASIC = 60
 PUBLISH = 40
 
 
-def words(value: bytes) -> bytes:
+def short_string(value: bytes) -> bytes:
     """Return up to 255 bytes as an AMQP short string."""
     return bytes([len(value)]) + value
 
@@ -72,7 +72,7 @@ class RawConnection:
             body: the message.
             properties: each encoded as AMQP bytes.
         """
-        method = struct.pack(">HHH", BASIC, PUBLISH, 0) + words(exchange.encode()) + words(key) + b"\0"
+        method = struct.pack(">HHH", BASIC, PUBLISH, 0) + short_string(exchange.encode()) + short_string(key) + b"\0"
         flags = sum(FLAGS[name] for name in properties)
         values = b"".join(properties[name] for name in FLAGS if name in properties)
         for kind, payload in (1, method), (2, struct.pack(">HHQH", BASIC, 0, len(body), flags) + values), (3, body):

@@ -12,7 +12,7 @@ import aio_pika
 
 
 @dataclass(frozen=True)
-class Passing:
+class InterceptedMessage:
     """A message in transit.
 
     Attributes:
@@ -27,22 +27,22 @@ class Passing:
     body: bytes
     properties: dict[str, Any]
 
-    def with_body(self, body: bytes) -> Passing:
+    def with_body(self, body: bytes) -> InterceptedMessage:
         """Return the message with another body."""
         return replace(self, body=body)
 
-    def to(self, queue: str) -> Passing:
+    def to(self, queue: str) -> InterceptedMessage:
         """Return the message, redirected to another queue."""
         return replace(self, queue=queue)
 
 
-Change = Callable[[Passing], list[Passing]]
+Change = Callable[[InterceptedMessage], list[InterceptedMessage]]
 """Maps a message to the messages to deliver instead: itself, another, several, or none."""
 
 NAMES = ("correlation_id", "message_id", "expiration", "headers", "delivery_mode")
 
 
-class Operator:
+class BrokerOperator:
     """An attacker between exchanges and queues.
 
     Attributes:
@@ -52,7 +52,7 @@ class Operator:
 
     def __init__(self, channel: aio_pika.abc.AbstractChannel) -> None:
         self._channel = channel
-        self.seen: list[Passing] = []
+        self.seen: list[InterceptedMessage] = []
         self.change: Change = lambda passing: [passing]
         self._made: set[str] = set()
         self._consumed: list[tuple[aio_pika.abc.AbstractQueue, str]] = []
@@ -66,7 +66,7 @@ class Operator:
 
         async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             properties = {name: getattr(message, name) for name in NAMES}
-            passing = Passing(queue, message.routing_key or "", message.body, properties)
+            passing = InterceptedMessage(queue, message.routing_key or "", message.body, properties)
             async with self._turn:
                 self.seen.append(passing)
                 for one in self.change(passing):
@@ -75,7 +75,7 @@ class Operator:
 
         self._consumed.append((own, await own.consume(take)))
 
-    async def send(self, passing: Passing) -> None:
+    async def send(self, passing: InterceptedMessage) -> None:
         """Put a message into its queue under its routing key, as an exchange would."""
         # A queue records a message's routing key: an exchange of our own preserves it.
         name = f"operator.{passing.queue}"
@@ -94,11 +94,11 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator(url: str) -> AsyncIterator[Operator]:
+async def broker_operator(url: str) -> AsyncIterator[BrokerOperator]:
     """Run an operator at the broker within the block; its exchanges and queues are removed at the end."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
-        one = Operator(channel)
+        one = BrokerOperator(channel)
         try:
             yield one
         finally:

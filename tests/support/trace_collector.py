@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-__all__ = ["Collector", "Traced", "collecting"]
+__all__ = ["ExportedSpan", "TraceCollector", "trace_collector"]
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class ExportedSpan:
     """An exported span."""
 
     name: str
@@ -31,16 +31,16 @@ class Traced:
 
 
 @dataclass
-class Collector:
+class TraceCollector:
     """The received spans, and the URL to send spans to."""
 
     url: str = ""
-    spans: list[Traced] = field(default_factory=list)
+    spans: list[ExportedSpan] = field(default_factory=list)
 
-    def named(self, name: str) -> list[Traced]:
+    def named(self, name: str) -> list[ExportedSpan]:
         return [span for span in self.spans if span.name == name]
 
-    def parent(self, span: Traced) -> Traced:
+    def parent(self, span: ExportedSpan) -> ExportedSpan:
         (found,) = [one for one in self.spans if one.id == span.parent]
         return found
 
@@ -51,8 +51,8 @@ class Collector:
                 self.spans += [traced(span, about) for span in scope.spans]
 
 
-def traced(span, about) -> Traced:
-    return Traced(
+def traced(span, about) -> ExportedSpan:
+    return ExportedSpan(
         name=span.name,
         trace=span.trace_id.hex(),
         id=span.span_id.hex(),
@@ -72,9 +72,9 @@ def values(attributes) -> dict[str, object]:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
+def trace_collector() -> Iterator[TraceCollector]:
     """Run a collector within the block."""
-    collector = Collector()
+    collector = TraceCollector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
