@@ -16,7 +16,8 @@ from fedbroker_worker.config import load
 from fedbroker_worker.service import SiloService
 
 from benchmarks._children import say, serve
-from fedbroker.runtime.client import Executor, Service
+from fedbroker.runtime.executor import Executor
+from fedbroker.runtime.service import Service
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.silo.work_consumer import WorkConsumer
 

@@ -11,7 +11,7 @@ from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.impl.executors.value_serialization import serialize_value
 
 from benchmarks._computations import averaging, summing
-from fedbroker.runtime.framing import frame
+from fedbroker.runtime.values import frame
 
 
 def stages(numbers: int, silos: int, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:

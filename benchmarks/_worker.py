@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from benchmarks._children import say, serve
-from fedbroker.runtime.memory import share_of_memory
 from fedbroker.runtime.process import RuntimeProcess, installed_binary
+from fedbroker.runtime.resources import share_of_memory
 
 START_SECONDS = 30.0
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from fedbroker.runtime import Executor, Isolation, Runtime
-from fedbroker.runtime.framing import frame
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
+from fedbroker.runtime.values import frame
 
 SMALL_CALLS = 200
 WAYS = ("in", "out", "small call")

@@ -22,7 +22,6 @@ from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils, type_conversions, type_serialization
 
 from fedbroker.context.composite_tensors import together
-from fedbroker.runtime.framing import Buffer, fields, framed
 from fedbroker.runtime.values import (
     ELEMENT,
     ELEMENT_NAME,
@@ -31,6 +30,9 @@ from fedbroker.runtime.values import (
     FEDERATED_TYPE,
     MEMBER,
     STRUCT,
+    Buffer,
+    fields,
+    framed,
     number_of,
     struct,
 )

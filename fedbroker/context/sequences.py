@@ -17,8 +17,7 @@ from tensorflow_federated.python.core.impl.types import type_analysis, type_tran
 from fedbroker.context.codec import MEMBERS, columns, each, elements_of, federated, read, write
 from fedbroker.errors import WireError
 from fedbroker.runtime import Executor
-from fedbroker.runtime.framing import Buffer, fields
-from fedbroker.runtime.values import SEQUENCE, struct
+from fedbroker.runtime.values import SEQUENCE, Buffer, fields, struct
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.room import joined
 

@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
 from fedbroker.plan.secure import SecureSum
-from fedbroker.runtime.confinement import Mode
-from fedbroker.runtime.memory import LEAST_MEMORY
+from fedbroker.runtime.host.confinement import Mode
+from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.session.events import Listener
 from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.roster import Member

@@ -24,7 +24,6 @@ from fedbroker.context.ops import parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage
-from fedbroker.runtime.framing import Buffer, fields, prefix
 from fedbroker.runtime.values import (
     ELEMENT,
     ELEMENT_NAME,
@@ -36,7 +35,10 @@ from fedbroker.runtime.values import (
     SEQUENCE_GRAPH,
     SEQUENCE_TYPE,
     STRUCT,
+    Buffer,
+    fields,
     number_of,
+    prefix,
 )
 
 __all__ = ["check_answer", "check_value"]

@@ -15,7 +15,7 @@ from typing import Final
 from fedbroker.graphs.ops import known_ops
 from fedbroker.graphs.reading import graphs_of_computation
 from fedbroker.graphs.references import Resolved
-from fedbroker.runtime.framing import Buffer
+from fedbroker.runtime.values import Buffer
 
 __all__ = ["Position", "position_in"]
 

@@ -13,9 +13,8 @@ from google.protobuf.message import DecodeError
 
 from fedbroker.graphs.graphdef import STRING, Message, Unreadable
 from fedbroker.graphs.references import Body, Resolved, attributes, functions_in, node_of, resolve
-from fedbroker.runtime.framing import Buffer
-from fedbroker.runtime.leaves import leaves
-from fedbroker.runtime.protos import computation_pb2
+from fedbroker.runtime.protos import computation_pb2, leaves
+from fedbroker.runtime.values import Buffer
 
 __all__ = ["Unreadable", "graphs_of_computation", "ops_of_computation", "ops_of_graph"]
 

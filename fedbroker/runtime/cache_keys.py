@@ -14,10 +14,18 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from fedbroker.runtime.framing import Buffer, fields, framed
-from fedbroker.runtime.leaves import leaves
-from fedbroker.runtime.protos import computation_pb2, executor_pb2
-from fedbroker.runtime.values import ELEMENT, ELEMENT_VALUE, FEDERATED, MEMBER, STRUCT, number_of
+from fedbroker.runtime.protos import computation_pb2, executor_pb2, leaves
+from fedbroker.runtime.values import (
+    ELEMENT,
+    ELEMENT_VALUE,
+    FEDERATED,
+    MEMBER,
+    STRUCT,
+    Buffer,
+    fields,
+    framed,
+    number_of,
+)
 
 __all__ = ["with_own_keys"]
 

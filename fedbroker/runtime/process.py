@@ -16,9 +16,8 @@ from urllib.parse import quote
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import RuntimeUnavailable
-from fedbroker.runtime import host
-from fedbroker.runtime.confinement import DEFENCES, Confinement, Mode
-from fedbroker.runtime.elf import files_of
+from fedbroker.runtime.host import supervisor
+from fedbroker.runtime.host.confinement import DEFENCES, Confinement, Mode, files_of
 from fedbroker.runtime.protos import package_directory
 from fedbroker.text import printable, seconds_text
 
@@ -29,7 +28,7 @@ Isolation: TypeAlias = Literal["namespace", "none"]
 # The host must stay small: it sees only the name of the package, and nothing of the package is executed.
 _BOOT: Final = (
     "import sys; package = sys.modules['fedbroker'] = type(sys)('fedbroker'); package.__path__ = [sys.argv[1]]; "
-    "from fedbroker.runtime.host import main; main(sys.argv[2:])"
+    "from fedbroker.runtime.host.supervisor import main; main(sys.argv[2:])"
 )
 # A graph can read its process's environment, and ours may hold passwords: only these variables are passed on.
 _ENVIRONMENT: Final = ("PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD")
@@ -115,7 +114,7 @@ class RuntimeProcess:
     @property
     def alive(self) -> bool:
         """True if it runs, as far as is known."""
-        return self._child is not None and not self._status.ended.is_set() and host.EXITED not in self._said
+        return self._child is not None and not self._status.ended.is_set() and supervisor.EXITED not in self._said
 
     @property
     def pid(self) -> int | None:
@@ -125,7 +124,7 @@ class RuntimeProcess:
     @property
     def confinement(self) -> Confinement:
         """Outcome of each defence; nothing is in force before the start."""
-        return Confinement.parse(self._said.get(host.CONFINEMENT, ""))
+        return Confinement.parse(self._said.get(supervisor.CONFINEMENT, ""))
 
     async def start(self) -> None:
         """Start the runtime. Returns when it serves at ``target``.
@@ -137,7 +136,7 @@ class RuntimeProcess:
             await self._launch()
             async with asyncio.timeout(self._start_timeout):
                 await self._spoken.wait()
-            if host.READY not in self._said:
+            if supervisor.READY not in self._said:
                 await _within(_KILL_SECONDS, self._output.ended)
                 raise self._failure()
             if self._mode == "required" and not self.confinement.protects_files:
@@ -151,7 +150,7 @@ class RuntimeProcess:
         except BaseException:
             await self.close()
             raise
-        scheme, _, path = self._said[host.READY].partition(":")
+        scheme, _, path = self._said[supervisor.READY].partition(":")
         self.target = f"{scheme}:{quote(path)}"
 
     def stop(self, reason: str = "") -> None:
@@ -171,8 +170,8 @@ class RuntimeProcess:
             await _within(_KILL_SECONDS, self._status.ended)
         self._status.close()
         self._output.close()
-        if host.DIRECTORY in self._said:
-            host.remove(self._said[host.DIRECTORY])
+        if supervisor.DIRECTORY in self._said:
+            supervisor.remove(self._said[supervisor.DIRECTORY])
         # Its streams have ended, so it is a matter of milliseconds. Not in a thread: none can be started at interpreter
         # exit.
         deadline = Deadline.after(_KILL_SECONDS)
@@ -187,12 +186,12 @@ class RuntimeProcess:
         if self._stopped_for:
             return self._stopped_for
         await _within(_KILL_SECONDS, self._output.ended)
-        how = self._said.get(host.EXITED, "its host process is gone")
+        how = self._said.get(supervisor.EXITED, "its host process is gone")
         return f"{how}, its last words: {self._last_words()}" if _speaks(how) and self._words else how
 
     async def _launch(self) -> None:
         base = tempfile.gettempdir()
-        if self._isolation == "namespace" and len(os.fsencode(base)) > host.longest_base():
+        if self._isolation == "namespace" and len(os.fsencode(base)) > supervisor.longest_base():
             raise RuntimeUnavailable(
                 f"a Unix socket cannot have so long a path as one in {base}", hint="set TMPDIR to a shorter one"
             )
@@ -213,7 +212,7 @@ class RuntimeProcess:
         if line is not None:
             word, _, rest = line.partition(" ")
             self._said.setdefault(word, rest)
-        if line is None or word not in (host.DIRECTORY, host.CONFINEMENT):
+        if line is None or word not in (supervisor.DIRECTORY, supervisor.CONFINEMENT):
             self._spoken.set()
 
     def _take_words(self, line: str | None) -> None:
@@ -227,14 +226,14 @@ class RuntimeProcess:
         return " | ".join(list(self._words)[-_WORDS_QUOTED:]) or "it said nothing"
 
     def _failure(self) -> RuntimeUnavailable:
-        if host.FORBIDDEN in self._said:
+        if supervisor.FORBIDDEN in self._said:
             return RuntimeUnavailable(
-                f"the C++ runtime cannot be isolated here: {self._said[host.FORBIDDEN]}",
+                f"the C++ runtime cannot be isolated here: {self._said[supervisor.FORBIDDEN]}",
                 hint='allow user namespaces, or set isolation = "none" where other means keep strangers from this host',
             )
-        if host.FAILED in self._said:
-            return RuntimeUnavailable(f"the C++ runtime did not start: {self._said[host.FAILED]}")
-        how = self._said.get(host.EXITED, f"not ready within {seconds_text(self._start_timeout)}")
+        if supervisor.FAILED in self._said:
+            return RuntimeUnavailable(f"the C++ runtime did not start: {self._said[supervisor.FAILED]}")
+        how = self._said.get(supervisor.EXITED, f"not ready within {seconds_text(self._start_timeout)}")
         return RuntimeUnavailable(
             f"the C++ runtime did not start ({how}): {self._last_words()}", hint=f"run {self._binary} by hand"
         )
@@ -288,7 +287,7 @@ def host_process(
     without: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
     """Start the host process in a session of its own, so that no signal to our process group reaches it."""
-    package = str(Path(host.__file__).parent.parent)
+    package = str(Path(supervisor.__file__).parents[2])
     reasons = "\n".join(f"{name}={' '.join(why.split())}" for name, why in without.items())
     arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()), str(memory), "\n".join(files), reasons)
     return subprocess.Popen(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
-__all__ = ["Proto", "array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2", "package_directory"]
+__all__ = ["Proto", "array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2", "leaves", "package_directory"]
 
 Proto: TypeAlias = Any
 """A message of a generated module, or its class: generated code has no types."""
@@ -61,3 +62,31 @@ executor_pb2: Any
 array_pb2, computation_pb2, data_type_pb2, executor_pb2 = _load(
     ("array_pb2", "computation_pb2", "data_type_pb2", "executor_pb2")
 )
+
+
+def leaves(computation: Proto) -> Iterator[Proto]:
+    """Yield every ``Computation`` in a computation that contains no other, in an order that depends on it alone.
+
+    The one walk over a serialized computation, shared by the policy that reads its graphs and by the cache keys.
+
+    A leaf is a TensorFlow computation, an intrinsic, a reference, a placement, a literal, or of an unknown kind.
+    """
+    waiting = [computation]
+    while waiting:
+        one = waiting.pop()
+        match one.WhichOneof("computation"):
+            case "lambda":
+                waiting.append(getattr(one, "lambda").result)
+            case "block":
+                waiting += [local.value for local in one.block.local]
+                waiting.append(one.block.result)
+            case "call":
+                waiting.append(one.call.function)
+                if one.call.HasField("argument"):
+                    waiting.append(one.call.argument)
+            case "struct":
+                waiting += [element.value for element in one.struct.element]
+            case "selection":
+                waiting.append(one.selection.source)
+            case _:
+                yield one

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedbroker.log import get_logger
-from fedbroker.runtime.client import Executor
-from fedbroker.runtime.load import computes
+from fedbroker.runtime.executor import Executor
+from fedbroker.runtime.resources import computes
 from fedbroker.runtime.runtime import Runtime
 
 __all__ = ["Lease", "Runtimes"]

@@ -1,11 +1,15 @@
-"""Serialized executor values, assembled by hand from serialized parts."""
+"""Serialized executor values, written and parsed by hand, so that large ones are neither parsed nor copied.
+
+A field that holds bytes or a message is encoded as tag, length and content: see the encoding in protobuf's
+documentation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
 
-from fedbroker.runtime.framing import Buffer, framed
 from fedbroker.runtime.protos import Proto, executor_pb2
 
 __all__ = [
@@ -19,9 +23,20 @@ __all__ = [
     "SEQUENCE_GRAPH",
     "SEQUENCE_TYPE",
     "STRUCT",
+    "Buffer",
+    "fields",
+    "frame",
+    "framed",
     "number_of",
+    "prefix",
     "struct",
+    "unframe",
 ]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# Protobuf's wire type of bytes, texts and messages.
+_LENGTH_DELIMITED = 2
 
 
 def number_of(message: Proto, field: str) -> int:
@@ -48,3 +63,88 @@ def struct(elements: Iterable[tuple[str | None, Sequence[Buffer]]]) -> list[Buff
         named = framed(ELEMENT_NAME, [name.encode()]) if name else []
         parts += framed(ELEMENT, [*named, *framed(ELEMENT_VALUE, value)])
     return framed(STRUCT, parts)
+
+
+def prefix(field: int, length: int) -> bytes:
+    """Return the tag and length of a field whose content has this many bytes."""
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(length)
+
+
+def frame(field: int, *parts: Buffer) -> bytes:
+    """Return the tag and length of a field whose content is ``parts``."""
+    return prefix(field, sum(map(len, parts)))
+
+
+def framed(field: int, parts: Sequence[Buffer]) -> list[Buffer]:
+    """Return a field as parts: its tag and length, then the parts of its content."""
+    return [frame(field, *parts), *parts]
+
+
+def unframe(message: Buffer, field: int) -> memoryview:
+    """Return the content of a message's only field, or an empty view if the field is absent.
+
+    Raises:
+        ValueError: the message has another field, or several.
+    """
+    found = list(fields(message))
+    if not found:
+        return memoryview(b"")
+    if len(found) > 1 or found[0][0] != field:
+        raise ValueError("a message of the C++ runtime has an unknown layout")
+    return found[0][1]
+
+
+def fields(message: Buffer, most: float = math.inf) -> Iterator[tuple[int, memoryview]]:
+    """Yield number and content of each length-delimited field of a message, as views rather than copies.
+
+    Args:
+        message: its bytes.
+        most: maximal number of fields, including the ones of other kinds.
+
+    Raises:
+        ValueError: the message is not well-formed, or has more fields.
+    """
+    view = memoryview(message).cast("B")
+    at = seen = 0
+    while at < len(view):
+        seen += 1
+        if seen > most:
+            raise ValueError(f"a message has more than {most} fields")
+        tag, at = _read_varint(view, at)
+        match tag & 7:
+            case 2:
+                length, at = _read_varint(view, at)
+                end = at + length
+                if end > len(view):
+                    raise ValueError("a message of the C++ runtime is cut short")
+                yield tag >> 3, view[at:end]
+            case 0:
+                _, end = _read_varint(view, at)
+            case 1:
+                end = at + 8
+            case 5:
+                end = at + 4
+            case kind:
+                raise ValueError(f"a message of the C++ runtime has a field of kind {kind}")
+        at = end
+    if at > len(view):
+        raise ValueError("a message of the C++ runtime is cut short")
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _read_varint(data: memoryview, start: int) -> tuple[int, int]:
+    number = shift = 0
+    for index in range(start, min(start + 10, len(data))):
+        number |= (data[index] & 0x7F) << shift
+        if not data[index] & 0x80:
+            return number, index + 1
+        shift += 7
+    raise ValueError("a message of the C++ runtime ends in the middle of a number")

@@ -31,7 +31,7 @@ from fedbroker.context.validation import check_value
 from fedbroker.context.values import deserialize
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
-from fedbroker.runtime.framing import fields
+from fedbroker.runtime.values import fields
 from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.trust import Identity
 from fedbroker.trust import envelope as envelopes

@@ -13,8 +13,8 @@ from tensorflow_federated.proto.v0 import executor_pb2
 from fedbroker.context.values import serialize
 from fedbroker.errors import ComputationFailed, RuntimeUnavailable
 from fedbroker.plan import make_plan
-from fedbroker.runtime import executors
-from fedbroker.runtime.client import Service
+from fedbroker.runtime import runtime as runtime_module
+from fedbroker.runtime.service import Service
 from tests.support.transports import eventually
 
 AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
@@ -149,7 +149,7 @@ async def test_functions_without_room_are_gone_once_nobody_uses_them(own_runtime
 
 
 async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, monkeypatch):
-    monkeypatch.setattr(executors, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(runtime_module, "IDLE_SECONDS", 0.05)
     await use(own_runtime)
     await eventually(lambda: "DisposeExecutor" in asked)
     await use(own_runtime)
@@ -157,7 +157,7 @@ async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, 
 
 
 async def test_few_are_kept_and_those_that_were_used_last(own_runtime, asked):
-    for clients in range(1, executors.MOST_IDLE + 2):
+    for clients in range(1, runtime_module.MOST_IDLE + 2):
         await use(own_runtime, clients)
     await eventually(lambda: asked.count("DisposeExecutor") == 1)
     before = asked.count("GetExecutor")

@@ -21,7 +21,7 @@ import pytest
 
 import fedbroker
 from fedbroker.runtime import Runtime
-from fedbroker.runtime.namespace import raise_loopback
+from fedbroker.runtime.host.kernel import raise_loopback
 
 ROOT = str(Path(fedbroker.__file__).parent.parent)
 NEWNET = 0x40000000

@@ -17,7 +17,8 @@ import pytest
 
 import fedbroker
 from fedbroker.errors import RuntimeUnavailable
-from fedbroker.runtime import Runtime, host
+from fedbroker.runtime import Runtime
+from fedbroker.runtime.host import supervisor
 from fedbroker.runtime.process import host_process, installed_binary
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
 from tests.support.shell_paths import SHELL_PATHS
@@ -372,7 +373,7 @@ async def test_a_binary_that_is_not_there_is_named(base):
 
 
 async def test_a_path_too_long_for_a_socket_names_the_variable(base, monkeypatch):
-    deep = base / ("d" * (host.longest_base() - len(str(base))))
+    deep = base / ("d" * (supervisor.longest_base() - len(str(base))))
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     with pytest.raises(RuntimeUnavailable, match="TMPDIR"):
@@ -381,7 +382,7 @@ async def test_a_path_too_long_for_a_socket_names_the_variable(base, monkeypatch
 
 @pytest.mark.parametrize("name", ["plain", "with space", "a%41?b#c&d", "é"])
 async def test_the_socket_s_path_may_be_odd_and_as_long_as_it_can_be(base, monkeypatch, name):
-    room = host.longest_base() - len(os.fsencode(f"{base}/{name}"))
+    room = supervisor.longest_base() - len(os.fsencode(f"{base}/{name}"))
     odd = base / (name + "d" * room)
     odd.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(odd))
@@ -427,7 +428,7 @@ def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     binary.chmod(0o700)
     process = host_process("namespace", str(binary), str(base), 1 << 30, [str(binary), *map(str, SHELL_PATHS)])
     said = [process.stdout.readline().split()[0].decode() for _ in range(3)]
-    assert said == [host.DIRECTORY, host.CONFINEMENT, host.READY]
+    assert said == [supervisor.DIRECTORY, supervisor.CONFINEMENT, supervisor.READY]
     process.stdin.close()
     words = process.stderr.read()  # what the pipe could hold
     assert 0 < len(words) < 1_000_000

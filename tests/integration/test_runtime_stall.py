@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
-from fedbroker.runtime import Runtime, stall
-from fedbroker.runtime.client import Service
-from fedbroker.runtime.stall import StallWatch
+from fedbroker.runtime import Runtime, resources
+from fedbroker.runtime.resources import StallWatch
+from fedbroker.runtime.service import Service
 from tests.support import bombs
 
 MIB = 1 << 20
-AT_ONCE = 2 * stall.SAMPLES * stall.WINDOW_SECONDS
+AT_ONCE = 2 * resources.SAMPLES * resources.WINDOW_SECONDS
 """Seconds: time to notice a stall on a machine that is busy with other tests."""
 
 
@@ -31,7 +31,7 @@ async def runtime():
 @pytest.fixture
 def impatient(monkeypatch):
     """Have a runtime that has not moved for half a second count as stalled."""
-    monkeypatch.setattr(stall, "WINDOW_SECONDS", 0.5 / stall.SAMPLES)
+    monkeypatch.setattr(resources, "WINDOW_SECONDS", 0.5 / resources.SAMPLES)
 
 
 async def computed(runtime, function):

@@ -27,7 +27,7 @@ import tensorflow_federated as tff
 import fedbroker
 from fedbroker.errors import ComputationFailed, RuntimeUnavailable
 from fedbroker.runtime import Runtime
-from fedbroker.runtime.confinement import DEFENCES, Confinement
+from fedbroker.runtime.host.confinement import DEFENCES, Confinement
 from fedbroker.runtime.protos import executor_pb2
 
 MARK = secrets.token_hex(16)

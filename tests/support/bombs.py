@@ -6,9 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedbroker.runtime.framing import framed
 from fedbroker.runtime.protos import computation_pb2, executor_pb2
-from fedbroker.runtime.values import struct
+from fedbroker.runtime.values import framed, struct
 
 TIB = 1 << 40
 _COMPUTATION = executor_pb2.Value.DESCRIPTOR.fields_by_name["computation"].number

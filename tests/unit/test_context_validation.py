@@ -16,7 +16,7 @@ from tensorflow_federated.python.core.impl.types import type_serialization
 from fedbroker.context.validation import check_answer, check_value
 from fedbroker.context.values import federate, serialize, structure
 from fedbroker.errors import WireError
-from fedbroker.runtime.framing import framed
+from fedbroker.runtime.values import framed
 from tests.support.random_values import random_federated_values
 
 NUMBER = tff.TensorType(np.float32)

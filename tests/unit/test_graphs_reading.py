@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fedbroker.graphs.ops import known_ops
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.plan import make_plan
-from fedbroker.runtime.framing import framed
 from fedbroker.runtime.protos import computation_pb2
+from fedbroker.runtime.values import framed
 from tests.support.computations import sum_of
 
 

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.graphs.reading import Unreadable
-from fedbroker.runtime.framing import framed
 from fedbroker.runtime.protos import executor_pb2
-from fedbroker.runtime.values import ELEMENT, ELEMENT_VALUE, STRUCT
+from fedbroker.runtime.values import ELEMENT, ELEMENT_VALUE, STRUCT, framed
 
 Value = executor_pb2.Value
 

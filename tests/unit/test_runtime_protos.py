@@ -16,7 +16,7 @@ from fedbroker.runtime import protos
 
 LIGHT = """
 import json, sys
-import fedbroker.runtime.runtime, fedbroker.runtime.client
+import fedbroker.runtime.runtime, fedbroker.runtime.service
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2, executor_pb2
 assert executor_pb2.Value(array=array_pb2.Array(dtype=data_type_pb2.DT_INT32)).SerializeToString()
 heavy = [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "tensorflow_federated", "jax")]

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from fedbroker.runtime.relay import relay
+from fedbroker.runtime.host.supervisor import relay
 
 SIZE = 5_000_003
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
-from fedbroker.runtime.memory import LEAST_MEMORY
+from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.url import beside, parse
 from fedbroker.trust.files import silo_keys

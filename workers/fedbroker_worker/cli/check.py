@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fedbroker.runtime.confinement import Confinement
+    from fedbroker.runtime.host.confinement import Confinement
     from fedbroker.wire.messages import Column
     from fedbroker_worker.config import Settings, SourceSettings
 

@@ -9,7 +9,6 @@ from typing import Final, Literal, TypeAlias
 from google.protobuf.message import DecodeError
 
 from fedbroker.graphs import Unreadable
-from fedbroker.runtime.framing import Buffer, fields
 from fedbroker.runtime.protos import array_pb2, computation_pb2, executor_pb2
 from fedbroker.runtime.values import (
     ELEMENT,
@@ -21,6 +20,8 @@ from fedbroker.runtime.values import (
     SEQUENCE_GRAPH,
     SEQUENCE_TYPE,
     STRUCT,
+    Buffer,
+    fields,
     number_of,
 )
 

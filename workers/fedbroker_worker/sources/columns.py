@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedbroker.runtime.framing import Buffer, framed
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
-from fedbroker.runtime.values import struct
+from fedbroker.runtime.values import Buffer, framed, struct
 from fedbroker_worker.errors import Problem, SourceError
 from fedbroker_worker.sources.column_types import BFLOAT16, TEXT, cast_to
 

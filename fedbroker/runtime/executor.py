@@ -1,64 +1,28 @@
-"""Asyncio client of the C++ runtime's gRPC service: executors and the values in them."""
+"""Executors of the C++ runtime: values in them, and the computations that stay for their next user."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import grpc
-
-from fedbroker.errors import ComputationFailed, RuntimeFailure, RuntimeUnavailable
+from fedbroker.errors import RuntimeFailure, RuntimeUnavailable
 from fedbroker.runtime.cache_keys import with_own_keys
-from fedbroker.runtime.framing import Buffer, framed, unframe
-from fedbroker.runtime.functions import Functions
 from fedbroker.runtime.protos import Proto, executor_pb2
-from fedbroker.runtime.stall import StallWatch
-from fedbroker.runtime.values import struct
-from fedbroker.text import printable
+from fedbroker.runtime.service import Service
+from fedbroker.runtime.values import Buffer, framed, struct, unframe
 
-__all__ = ["Executor", "Kept", "Ref", "Service"]
+__all__ = ["ROOM", "Executor", "Functions", "Kept", "Ref"]
 
-_METHODS: Final = (
-    "GetExecutor",
-    "CreateValue",
-    "CreateCall",
-    "CreateStruct",
-    "CreateSelection",
-    "Compute",
-    "Dispose",
-    "DisposeExecutor",
-)
-_LONGEST_WORDS: Final = 4 << 20
-_OPTIONS: Final = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # The error message of a failed computation travels as metadata. gRPC would replace a longer one by its own error.
-    ("grpc.max_metadata_size", _LONGEST_WORDS),
-    ("grpc.absolute_max_metadata_size", _LONGEST_WORDS),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
+ROOM: Final = 64 << 20
+"""Maximal size in bytes of the unused computations that are kept."""
+
 _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
 _GOODBYE_SECONDS: Final = 1.0
-_EXIT_REPORT_SECONDS: Final = 1.0
-# TFF: only UNAVAILABLE and FAILED_PRECONDITION may succeed on another try; the second means that the executor and all
-# its values are gone.
-_GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
-_CLOSED: Final = "the C++ runtime was closed"
-_ANEW: Final = "it is started anew with the next request"
-# gRPC's message for an exception: memory ran out outside of TensorFlow's allocator, and locks may never be released.
-_THROWN: Final = "Unexpected error in RPC handling"
-# Messages of TensorFlow and gRPC when memory runs out: for a tensor, for anything else, for a thread.
-_NO_MEMORY: Final = ("OOM when allocating", _THROWN, "Server Threadpool Exhausted")
-_TOO_LARGE: Final = "compute over less at a time, or raise runtime_memory_bytes"
-# Signs of the same in the last log lines of a runtime that ended by itself.
-_OUT_OF_MEMORY: Final = ("terminate called", "pthread_create() failed", "Could not create grpc_sync_server")
-_STALLED: Final = "the C++ runtime made no progress and was ended, as after a lack of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,77 +32,57 @@ class Ref:
     id: str
 
 
-class Service:
-    """A connection to one runtime.
+@dataclass(slots=True)
+class _Function:
+    id: str
+    size: int
+    users: int = 0
+
+
+class Functions:
+    """The functions in one executor: their ids in the runtime, and their numbers of users.
 
     Args:
-        target: its gRPC address.
-        exit_report: waits up to the given number of seconds for the runtime's end; returns how it ended, or None.
-        broken: called when the runtime has thrown an unexpected exception.
-        watch: notified of each pending request; closed with this service.
+        room: maximal size in bytes of the unused functions that are kept.
     """
 
-    def __init__(
-        self,
-        target: str,
-        exit_report: Callable[[float], Awaitable[str | None]],
-        broken: Callable[[], None],
-        watch: StallWatch,
-    ) -> None:
-        self._exit_report = exit_report
-        self._broken = broken
-        self._watch = watch
-        self._closed = False
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-        # Requests and responses are bytes: no serializers.
-        self._calls: dict[str, Any] = {
-            name: self._channel.unary_unary(f"/tensorflow_federated.v0.ExecutorGroup/{name}") for name in _METHODS
-        }
+    def __init__(self, room: int = ROOM) -> None:
+        self._room = room
+        self._known: OrderedDict[str, _Function] = OrderedDict()  # least recently used first
+        self._bytes = 0
 
-    async def call(self, method: str, request: bytes) -> bytes:
-        """Send one request and return its response. Cancelling the await cancels the request.
+    def use(self, name: str) -> str | None:
+        """Return the id of a cached function, which stays as long as it is used; None if it is not cached."""
+        function = self._known.get(name)
+        if function is None:
+            return None
+        function.users += 1
+        self._known.move_to_end(name)
+        return function.id
 
-        Raises:
-            ComputationFailed: the runtime rejected the request; carries its message.
-            RuntimeUnavailable: the runtime, or the executor in it, is gone.
+    def add(self, name: str, identity: str, size: int) -> bool:
+        """Add a function with its maker as first user. Return False if another user's is cached already."""
+        if name in self._known:
+            return False
+        self._known[name] = _Function(identity, size, 1)
+        self._bytes += size
+        return True
+
+    def release(self, names: Iterable[str]) -> list[str]:
+        """Release one user's functions.
+
+        Returns:
+            The ids of the functions to dispose of for lack of room, longest unused first.
         """
-        if self._closed:
-            raise RuntimeUnavailable(_CLOSED)
-        too_late = self._watch.stalled
-        try:
-            with self._watch.request():
-                answer: bytes = await self._calls[method](request)
-        except grpc.aio.AioRpcError as error:
-            if self._watch.stalled and not too_late:  # this request, or a concurrent one, is the cause
-                raise ComputationFailed("ABORTED", _STALLED, hint=_TOO_LARGE) from None
-            raise await self._translated(error) from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            # only the request was cancelled, not this task
-            if self._closed and not (task is not None and task.cancelling()):
-                raise RuntimeUnavailable(_CLOSED) from None
-            raise
-        return answer
-
-    async def close(self) -> None:
-        """Close the connection. Pending requests fail."""
-        self._closed = True
-        self._watch.close()
-        await self._channel.close()
-
-    async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
-        code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_WORDS)
-        gone = code in _GONE
-        # The connection may fail, in several ways, before the exit report arrives.
-        how = await self._exit_report(_EXIT_REPORT_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
-        if how is not None:
-            hint = f"{_ANEW}; {_TOO_LARGE}" if _died_of_memory(how) else _ANEW
-            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=hint)
-        if gone:
-            return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
-        if code is grpc.StatusCode.UNKNOWN and detail == _THROWN:
-            self._broken()
-        return ComputationFailed(code.name, detail, hint=_TOO_LARGE if _tells(detail, _NO_MEMORY) else "")
+        for name in names:
+            self._known[name].users -= 1
+        gone: list[str] = []
+        unused = deque(name for name, function in self._known.items() if function.users == 0)
+        while self._bytes > self._room and unused:
+            function = self._known.pop(unused.popleft())
+            self._bytes -= function.size
+            gone.append(function.id)
+        return gone
 
 
 @dataclass(eq=False)
@@ -343,16 +287,3 @@ class Executor:
 
 def _proto(ref: Ref) -> Proto:
     return executor_pb2.ValueRef(id=ref.id)
-
-
-def _died_of_memory(how: str) -> bool:
-    """Return whether a runtime ended for lack of memory, judged by its exit status and last log lines.
-
-    gRPC's ``gpr_malloc`` aborts without a message when memory runs out (grpc, src/core/lib/gpr/alloc.cc). Every other
-    abort names the check that failed.
-    """
-    return _tells(how, _OUT_OF_MEMORY) or ("SIGABRT" in how and "Check failed" not in how)
-
-
-def _tells(text: str, signs: Sequence[str]) -> bool:
-    return any(sign in text for sign in signs)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fedbroker.runtime.memory import SHARE, memory_bytes, share_of_memory
+from fedbroker.runtime.resources import SHARE, memory_bytes, share_of_memory
 
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 MIB = 1 << 20

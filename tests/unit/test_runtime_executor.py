@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fedbroker.runtime.functions import Functions
+from fedbroker.runtime.executor import Functions
 
 ROOM = 100
 SIZES = {"a": 30, "b": 40, "c": 50, "d": 120}

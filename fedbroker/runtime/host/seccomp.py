@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 
-from fedbroker.runtime.kernel import call
+from fedbroker.runtime.host.kernel import call
 
 __all__ = ["install", "program"]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.runtime.framing import frame, unframe
 from fedbroker.runtime.protos import array_pb2, data_type_pb2, executor_pb2
+from fedbroker.runtime.values import frame, unframe
 
 
 def value(numbers: list[int]):

@@ -16,21 +16,34 @@ the runtime's log.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn, TypeAlias
 
-from fedbroker.runtime.confinement import Needs, confine
-from fedbroker.runtime.namespace import Forbidden, die_with_parent, enter, raise_loopback
-from fedbroker.runtime.relay import relay
+from fedbroker.runtime.host.confinement import Needs, confine
+from fedbroker.runtime.host.kernel import Forbidden, die_with_parent, enter_namespaces, raise_loopback
 
-__all__ = ["CONFINEMENT", "DIRECTORY", "EXITED", "FAILED", "FORBIDDEN", "READY", "longest_base", "main", "remove"]
+__all__ = [
+    "CONFINEMENT",
+    "DIRECTORY",
+    "EXITED",
+    "FAILED",
+    "FORBIDDEN",
+    "READY",
+    "longest_base",
+    "main",
+    "relay",
+    "remove",
+]
 
 DIRECTORY = "directory"
 CONFINEMENT = "confinement"
@@ -57,6 +70,12 @@ _TAKEN_FIRST = "1000"
 # The C library gives each thread a stack as large as this limit, and all of it counts as allocated. The runtime's
 # threads use some 20 KiB of the usual 8 MiB, and a failed allocation of a stack may hang the runtime (see ``stall``).
 _STACK_BYTES = 1 << 20
+_COPY_BYTES = 256 << 10
+# The largest pipe that Linux allows an ordinary user by default (fs.pipe-max-size).
+_PIPE_BYTES = 1 << 20
+_RELAY_STACK_BYTES = 256 << 10
+
+_Pump: TypeAlias = Callable[[socket.socket, socket.socket], None]
 
 
 class _Program(NamedTuple):
@@ -101,7 +120,7 @@ def main(argv: list[str]) -> NoReturn:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listener.bind(os.path.join(directory, _SOCKET_NAME))
             listener.listen()
-            enter()
+            enter_namespaces()
         _keep(watched, program, listener)
     except Forbidden as error:
         _say(FORBIDDEN, str(error))
@@ -333,3 +352,59 @@ def _limit(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # /proc may be read-only
         file.write(_TAKEN_FIRST)
+
+
+# --- the relay: from a Unix socket outside to a TCP port inside the namespace ---
+
+
+def relay(outer: socket.socket, port: int) -> None:
+    """Connect to a port on the loopback and relay an accepted connection to it until either side closes.
+
+    Returns at once: two threads do the work and close both sockets at the end.
+
+    Raises:
+        OSError: nothing listens on the port.
+    """
+    inner = socket.create_connection(("127.0.0.1", port))
+    inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    threading.stack_size(_RELAY_STACK_BYTES)
+    threading.Thread(target=_both_ways, args=(outer, inner), daemon=True).start()
+
+
+def _both_ways(outer: socket.socket, inner: socket.socket) -> None:
+    with outer, inner:
+        outwards = threading.Thread(target=_one_way, args=(_splice, inner, outer), daemon=True)
+        outwards.start()
+        _one_way(_copy, outer, inner)
+        outwards.join()
+
+
+def _one_way(pump: _Pump, source: socket.socket, sink: socket.socket) -> None:
+    """Move bytes until either side ends; then shut down both, since gRPC has no use for a half-open connection."""
+    try:
+        pump(source, sink)
+    except OSError:
+        pass  # a reset by either side counts as its end
+    finally:
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    buffer = memoryview(bytearray(_COPY_BYTES))
+    while count := source.recv_into(buffer):
+        sink.sendall(buffer[:count])
+
+
+def _splice(source: socket.socket, sink: socket.socket) -> None:
+    reader, writer = os.pipe()
+    try:
+        with contextlib.suppress(OSError):  # the pipe stays small if the user has reached the limit for pipes
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        while held := os.splice(source.fileno(), writer, _PIPE_BYTES):
+            while held:
+                held -= os.splice(reader, sink.fileno(), held)
+    finally:
+        os.close(reader)
+        os.close(writer)
