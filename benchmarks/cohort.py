@@ -29,9 +29,9 @@ class Clock:
 
     def hear(self, event: fedbroker.Event) -> None:
         """Record the times."""
-        if event.silo == LATER and event.name == "silo joined":
+        if event.silo == LATER and event.name == "silo_joined":
             self.joined = time.perf_counter()
-        elif event.silo == LATER and event.name == "silo answered":
+        elif event.silo == LATER and event.name == "silo_answered":
             self.answered = time.perf_counter()
             self.at_silo = event.details["compute"] + event.details["transfer"]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from prometheus_client import generate_latest
 
 from fedbroker.metrics.coordinator import CoordinatorMetrics
-from fedbroker.session.events import Listener, Recorder, RequestTimings
+from fedbroker.session.events import Event, Listener
 from fedbroker.session.outcomes import Lost
-from fedbroker.session.report import Event, SessionReport, Statistics
+from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 
@@ -24,8 +24,8 @@ def invocation(silos: list[str], listener: Listener | None) -> None:
     one.session_started()
     one.stage_started(0, silos, 60.0)
     for silo in silos[:-1]:
-        one.ended(RequestTimings(silo, "1", started=1.0, replied=2.0), Done("s", 0, silo, "1", (("d", 50),), 0.5))
-    one.ended(RequestTimings(silos[-1], "1"), Lost(silos[-1], "expired"))
+        one.silo_ended(RequestTimings(silo, "1", started=1.0, replied=2.0), Done("s", 0, silo, "1", (("d", 50),), 0.5))
+    one.silo_ended(RequestTimings(silos[-1], "1"), Lost(silos[-1], "expired"))
     one.stage_finished(silos, 1)
     one.finished()
 
@@ -53,7 +53,7 @@ def main() -> None:
         there = Statistics(tuple(silos), (), traffic, 0, {})
         metrics = CoordinatorMetrics("c", statistics=lambda there=there: there, restarts=lambda: 0)
         for silo in silos:
-            metrics.hear(Event("silo joined", silo=silo))
+            metrics.hear(Event("silo_joined", silo=silo))
         times = max(2, 2000 // number)
         without = seconds(lambda: invocation(silos, None), times)  # noqa: B023  called at once
         heard = seconds(lambda: invocation(silos, metrics.hear), times)  # noqa: B023

@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     )
     from fedbroker.errors import FedbrokerError
     from fedbroker.plan.explain import Crossing, Explanation, explain
-    from fedbroker.session.events import Listener
-    from fedbroker.session.outcomes import Ending
+    from fedbroker.session.events import Event, EventDetails, EventName, Listener
+    from fedbroker.session.outcomes import OutcomeName
     from fedbroker.session.report import (
-        Event,
         SessionReport,
         SiloReport,
         StageReport,
@@ -50,14 +49,16 @@ __all__ = [
     "Crossing",
     "Draw",
     "Eligible",
-    "Ending",
     "Event",
+    "EventDetails",
+    "EventName",
     "Explanation",
     "FedbrokerError",
     "Limits",
     "Listener",
     "Member",
     "Options",
+    "OutcomeName",
     "Select",
     "SessionReport",
     "SiloData",
@@ -90,9 +91,9 @@ _HOMES = {
     "fedbroker.context.settings": ("Eligible", "Options", "Select", "Timeouts"),
     "fedbroker.errors": ("FedbrokerError",),
     "fedbroker.plan.explain": ("Crossing", "Explanation", "explain"),
-    "fedbroker.session.events": ("Listener",),
-    "fedbroker.session.outcomes": ("Ending",),
-    "fedbroker.session.report": ("Event", "SessionReport", "SiloReport", "StageReport"),
+    "fedbroker.session.events": ("Event", "EventDetails", "EventName", "Listener"),
+    "fedbroker.session.outcomes": ("OutcomeName",),
+    "fedbroker.session.report": ("SessionReport", "SiloReport", "StageReport"),
     "fedbroker.session.roster": ("Member",),
     "fedbroker.wire.limits": ("Limits",),
     "fedbroker.wire.messages": ("Column", "Source"),

@@ -27,9 +27,9 @@ from fedbroker.plan.naming import UNNAMED, name_of
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import CoordinatorCohort
-from fedbroker.session.events import both, tell
+from fedbroker.session.events import Event, EventDetails, both, tell
 from fedbroker.session.journal import Journal
-from fedbroker.session.report import Event, SessionReport, Statistics
+from fedbroker.session.report import SessionReport, Statistics
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.text import seconds_text
@@ -117,8 +117,8 @@ class Coordinator:
         return 0 if runtimes is None else runtimes.restarts
 
     def _on_retry(self, number: int, error: FedbrokerError) -> None:
-        details = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
-        tell(self._listener, Event("invocation retried", details=details))
+        details: EventDetails = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
+        tell(self._listener, Event("invocation_retried", details=details))
 
     def _environment(self, deadline: Deadline, join: Deadline, watch: Watch) -> Environment:
         """Return the environment of one attempt; until ``join`` it waits for a broker that does not listen yet."""

@@ -206,12 +206,12 @@ class _Run:
         seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
         try:
             async with asyncio.timeout(seconds):
-                with tracing.span("server stage", stage=stage.level):
+                with tracing.span("server stage", stage=stage.number):
                     await self.server.run(stage)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"server stage {stage.level} took more than {seconds_text(seconds)}",
-                stage=stage.level,
+                f"server stage {stage.number} took more than {seconds_text(seconds)}",
+                stage=stage.number,
                 hint="raise Timeouts(stage=), or give the coordinator a faster machine",
             ) from None
 
@@ -229,7 +229,7 @@ class _Run:
         check = partial(check_answer, stage)
         read = partial(self.reader.read, stage) if returns_sequences(stage) else None
         work = StageWork(
-            stage.level, not to_come, programs, self.programs.blobs, take, enlist, check, output_count(stage), read
+            stage.number, not to_come, programs, self.programs.blobs, take, enlist, check, output_count(stage), read
         )
         self.participants = await session.run_stage(work)
 
@@ -245,12 +245,12 @@ class _Run:
 
     async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, Buffer]:
         """Return the server's values that the stage needs: those sent before, if we were killed in this stage."""
-        before = journal.sent(stage.level) if journal is not None else None
+        before = journal.sent(stage.number) if journal is not None else None
         if before is not None:
             return before
         down = {slot.name: self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
         if journal is not None:
-            await journal.record_sent(stage.level, down)
+            await journal.record_sent(stage.number, down)
         return down
 
     def _enlist(self, newcomer: Member, straggler: str) -> LateJoiner | None:

@@ -54,7 +54,7 @@ class SequenceReader:
                     await asyncio.shield(executor.close())
             except RuntimeUnavailable as error:
                 silos = ", ".join(map(repr, self._reading))
-                what = f"while sequences of silo {silos} were read in client stage {stage.level}: {error.what}"
+                what = f"while sequences of silo {silos} were read in client stage {stage.number}: {error.what}"
                 raise RuntimeUnavailable(what, retryable=error.retryable, hint=error.hint) from None
             finally:
                 self._reading.pop(silo, None)

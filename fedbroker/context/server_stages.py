@@ -72,11 +72,11 @@ class ServerSide:
         except ComputationFailed as error:
             misfit = await self._merger.misfit() if self._merger is not None else None
             if misfit is None:
-                raise ComputationFailed(error.status, error.detail, stage=stage.level, hint=error.hint) from None
+                raise ComputationFailed(error.status, error.detail, stage=stage.number, hint=error.hint) from None
             raise ComputationFailed(
                 error.status,
                 error.detail,
-                stage=stage.level,
+                stage=stage.number,
                 silo=misfit.silo,
                 merged=misfit.merged,
                 hint="see that what its clients have is of the shape of the others', or leave that silo out",

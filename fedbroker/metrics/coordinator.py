@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, get_args
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, get_args
 
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from fedbroker.metrics.exposition import SECONDS, Registry, counter, gauge, lanes
-from fedbroker.session.outcomes import Ending
-from fedbroker.session.report import Event, Statistics
+from fedbroker.session.events import Event, EventDetails
+from fedbroker.session.outcomes import OutcomeName
+from fedbroker.session.report import Statistics
 from fedbroker.transport.coordinator.requests import Reason
 
 __all__ = ["CoordinatorMetrics"]
@@ -20,7 +21,7 @@ MOST_SILOS: Final = 1000
 OTHERS: Final = "(others)"
 
 OUTCOMES: Final = ("ok", "failed", "cancelled")
-PHASES: Final = ("queue", "transfer", "compute")
+PHASES: Final[tuple[Literal["queue", "transfer", "compute"], ...]] = ("queue", "transfer", "compute")
 
 
 class CoordinatorMetrics:
@@ -72,7 +73,7 @@ class CoordinatorMetrics:
             self._sessions.labels(self._cohort, outcome)
         for outcome in OUTCOMES[:2]:
             self._stages.labels(self._cohort, outcome)
-        for reason in get_args(Ending):
+        for reason in get_args(OutcomeName):
             if reason != "answered":
                 self._stragglers.labels(self._cohort, reason)
         for phase in PHASES:
@@ -90,52 +91,54 @@ class CoordinatorMetrics:
 
     def hear(self, event: Event) -> None:
         """Count an event; must be called on one thread at a time."""
-        cohort, said = self._cohort, event.details
+        cohort, details = self._cohort, event.details
         match event.name:
-            case "silo joined":
+            case "silo_joined":
                 self._joins.labels(cohort).inc()
                 self._silo(event.silo)
-            case "silo sent away":
+            case "silo_rejected":
                 self._sent_away.labels(cohort).inc()
-            case "session started":
+            case "session_started":
                 self._running.add(event.session)
-            case "stage started":
-                self._asked[event.session] = said["silos"]
-            case "late joiner taken in":
+            case "stage_started":
+                self._asked[event.session] = details.get("silos", 0)
+            case "late_joiner_added":
                 self._late_joiners.labels(cohort).inc()
                 self._answered(event.session, -1)
-            case "silo answered":
-                self._on_answer(event.silo, said)
+            case "silo_answered":
+                self._on_answer(event.silo, details)
                 self._answered(event.session)
-            case "silo dropped":
-                self._stragglers.labels(cohort, said["ending"]).inc()
+            case "silo_dropped":
+                self._stragglers.labels(cohort, details.get("outcome", "")).inc()
                 self._drops.labels(cohort, self._silo(event.silo)).inc()
                 self._answered(event.session)
-            case "stage finished" | "stage failed":
+            case "stage_finished" | "stage_failed":
                 self._asked.pop(event.session, None)
-                self._stages.labels(cohort, "ok" if event.name == "stage finished" else "failed").inc()
-                self._stage_seconds.labels(cohort).observe(said["seconds"])
-            case "session finished":
-                self._on_session(event.session, said)
-            case "invocation retried":
+                self._stages.labels(cohort, "ok" if event.name == "stage_finished" else "failed").inc()
+                self._stage_seconds.labels(cohort).observe(details.get("seconds", 0.0))
+            case "session_finished":
+                self._on_session(event.session, details)
+            case "invocation_retried":
                 self._retries.labels(cohort).inc()
 
-    def _on_answer(self, silo: str, said: Mapping[str, Any]) -> None:
+    def _on_answer(self, silo: str, details: EventDetails) -> None:
         cohort, silo = self._cohort, self._silo(silo)
         self._answers.labels(cohort, silo).inc()
         for phase in PHASES:
-            self._phases.labels(cohort, phase).observe(said[phase])
-            self._seconds.labels(cohort, silo, phase).inc(said[phase])
-        self._bytes.labels(cohort, silo, "out").inc(said["bytes_out"])
-        self._bytes.labels(cohort, silo, "in").inc(said["bytes_in"])
+            seconds = details.get(phase, 0.0)
+            self._phases.labels(cohort, phase).observe(seconds)
+            self._seconds.labels(cohort, silo, phase).inc(seconds)
+        self._bytes.labels(cohort, silo, "out").inc(details.get("bytes_out", 0))
+        self._bytes.labels(cohort, silo, "in").inc(details.get("bytes_in", 0))
 
-    def _on_session(self, session: str, said: Mapping[str, Any]) -> None:
+    def _on_session(self, session: str, details: EventDetails) -> None:
         self._running.discard(session)
         self._asked.pop(session, None)
-        self._sessions.labels(self._cohort, said["outcome"]).inc()
-        self._session_seconds.labels(self._cohort).observe(said["seconds"])
-        if said["outcome"] == "failed":
-            self._errors.labels(self._cohort, said["code"] or "other").inc()
+        outcome = details.get("outcome", "")
+        self._sessions.labels(self._cohort, outcome).inc()
+        self._session_seconds.labels(self._cohort).observe(details.get("seconds", 0.0))
+        if outcome == "failed":
+            self._errors.labels(self._cohort, details.get("code") or "other").inc()
 
     def _answered(self, session: str, items: int = 1) -> None:
         if session in self._asked:

@@ -78,7 +78,7 @@ class Explanation:
         lines = [f"takes   {_shortened(str(parameter or 'nothing'))}", f"returns {_shortened(str(result))}", ""]
         at = {crossing.stage: crossing for crossing in self.crossings}
         for stage in self.plan.stages:
-            lines += _server_lines(stage) if isinstance(stage, ServerStage) else _client_lines(at[stage.level])
+            lines += _server_lines(stage) if isinstance(stage, ServerStage) else _client_lines(at[stage.number])
         if self.plan.exposed:
             lines.append(f"in plaintext, seen by the coordinator: {', '.join(self.plan.exposed)}")
         trips = self.round_trips
@@ -107,10 +107,10 @@ def explain_plan(plan: Plan) -> Explanation:
 
 
 def _crossing(plan: Plan, stage: ClientStage) -> Crossing:
-    earlier = [one for one in plan.client_stages if one.level < stage.level]
+    earlier = [one for one in plan.client_stages if one.number < stage.number]
     there = {slot.name for one in earlier for slot in (*one.inputs, *one.kept)}
     down = tuple(slot for slot in stage.inputs if slot.name not in there and not _is_clients_own(slot))
-    return Crossing(stage.level, down, len(stage.computation), (*stage.partials, *stage.returned), stage.kept)
+    return Crossing(stage.number, down, len(stage.computation), (*stage.partials, *stage.returned), stage.kept)
 
 
 def _is_clients_own(slot: Slot) -> bool:
@@ -126,7 +126,7 @@ def _total(slots: Sequence[Slot]) -> int | None:
 def _server_lines(stage: ServerStage) -> list[str]:
     merges = len(stage.merges)
     what = f"merges {merges} aggregate{'s' * (merges != 1)}" if merges else "runs"
-    return [f"server stage {stage.level}: {what}, makes {len(stage.outputs)} value{'s' * (len(stage.outputs) != 1)}"]
+    return [f"server stage {stage.number}: {what}, makes {len(stage.outputs)} value{'s' * (len(stage.outputs) != 1)}"]
 
 
 def _client_lines(crossing: Crossing) -> list[str]:

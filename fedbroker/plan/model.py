@@ -101,7 +101,7 @@ class ClientStage:
     """A part of a plan that runs entirely at the silos, each over its own clients.
 
     Attributes:
-        level: its number in the plan's order of stages, from 0.
+        number: its number in the plan's order of stages, from 0.
         computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs`` (none
             if it has no inputs), its result the struct of ``outputs``.
         inputs: leaves of the parameter, values of server stages (crossing down), or values kept at the silo.
@@ -110,7 +110,7 @@ class ClientStage:
         returned: outputs that are part of the result; sent to the coordinator unmerged.
     """
 
-    level: int
+    number: int
     computation: bytes
     inputs: tuple[Slot, ...]
     partials: tuple[Slot, ...]
@@ -123,7 +123,7 @@ class ClientStage:
         return tuple(dict.fromkeys((*self.partials, *self.kept, *self.returned)))
 
     def __repr__(self) -> str:
-        return _stage_repr("ClientStage", self.level, self.computation, self.inputs, self.outputs)
+        return _stage_repr("ClientStage", self.number, self.computation, self.inputs, self.outputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,13 +131,13 @@ class ServerStage:
     """A part of a plan that runs entirely at the coordinator.
 
     Attributes:
-        level: its number; it merges the partials of client stage ``level - 1``.
+        number: its number; it merges the partials of client stage ``number - 1``.
         computation: a TFF computation as a serialized executor value; its parameter is the struct of ``inputs`` and
             then, if the stage merges, the struct of the merged values, its result the struct of ``outputs``.
         fold: merges the silos' partials; None if the stage merges nothing.
     """
 
-    level: int
+    number: int
     computation: bytes
     inputs: tuple[Slot, ...]
     merges: tuple[Merge, ...]
@@ -145,7 +145,7 @@ class ServerStage:
     fold: Fold | None
 
     def __repr__(self) -> str:
-        return _stage_repr("ServerStage", self.level, self.computation, self.inputs, self.outputs)
+        return _stage_repr("ServerStage", self.number, self.computation, self.inputs, self.outputs)
 
 
 Stage: TypeAlias = ServerStage | ClientStage
@@ -211,9 +211,9 @@ class Plan:
         return one_line_repr("Plan", repr(self.name), count_text(self.round_trips, "round trip"), str(self.type))
 
 
-def _stage_repr(kind: str, level: int, computation: bytes, inputs: Sized, outputs: Sized) -> str:
+def _stage_repr(kind: str, number: int, computation: bytes, inputs: Sized, outputs: Sized) -> str:
     sizes = (count_text(len(inputs), "input"), count_text(len(outputs), "output"))
-    return one_line_repr(kind, str(level), *sizes, f"computation of {bytes_text(len(computation))}")
+    return one_line_repr(kind, str(number), *sizes, f"computation of {bytes_text(len(computation))}")
 
 
 def leaves(template: Template) -> Iterator[Slot]:

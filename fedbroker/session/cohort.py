@@ -9,14 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
 from fedbroker.session.blob_routing import BlobCacheIndex
-from fedbroker.session.events import Listener, Recorder, tell
+from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
 from fedbroker.session.journal import Journal, SessionJournal
-from fedbroker.session.report import Event, SessionReport, Statistics
+from fedbroker.session.report import Recorder, SessionReport, Statistics
 from fedbroker.session.roster import Member, Roster, admit
 from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
@@ -168,7 +168,7 @@ class CoordinatorCohort:
             names = [member.name for member in self.silos]
             if names != told:
                 told = names
-                self._tell("waiting for silos", present=names, wanted=max(min_silos, pool.at_least))
+                self._emit("waiting_for_silos", present=names, wanted=max(min_silos, pool.at_least))
             self._heard.clear()
             try:
                 async with asyncio.timeout(deadline.left()):
@@ -217,7 +217,7 @@ class CoordinatorCohort:
         session = self._session(
             unfinished.session, unfinished.members, unfinished.clients, stage_timeout, policy, deadline, unfinished
         )
-        session.recorder.say("session resumed")
+        session.recorder.emit("session_resumed")
         return session
 
     def _session(
@@ -264,7 +264,7 @@ class CoordinatorCohort:
         if not self._roster.knows(message) and not self._admitted(message):
             return
         if self._roster.announced(message, time.monotonic()):
-            self._tell("silo joined", message.silo, incarnation=message.incarnation, sources=sorted(message.sources))
+            self._emit("silo_joined", message.silo, incarnation=message.incarnation, sources=sorted(message.sources))
         self._heard.set()
 
     def _admitted(self, message: Announce) -> bool:
@@ -278,7 +278,7 @@ class CoordinatorCohort:
         self._words.add(word)
         word.add_done_callback(self._words.discard)
         if isinstance(answer, Rejected):
-            self._tell("silo sent away", message.silo, reason=answer.reason)
+            self._emit("silo_rejected", message.silo, reason=answer.reason)
         return isinstance(answer, Accepted)
 
     async def _answer(self, answer: Accepted | Rejected) -> None:
@@ -287,14 +287,14 @@ class CoordinatorCohort:
 
     def _on_leave(self, message: Leave) -> None:
         if self._roster.left(message):
-            self._tell("silo left", message.silo)
+            self._emit("silo_left", message.silo)
 
     def _on_late(self, answer: Answer) -> None:
         recorder = self._recent.get(answer.session)
         if recorder is not None:
             recorder.late(answer.silo, answer.stage)
         else:  # the session ended long ago, or belongs to another process
-            tell(self._listener, Event("late answer", answer.session, answer.stage, answer.silo))
+            tell(self._listener, Event("late_reply", answer.session, answer.stage, answer.silo))
 
     def _on_forged(self, silo: str, session: str, why: str) -> None:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""
@@ -303,7 +303,7 @@ class CoordinatorCohort:
         for recorder in named or under_way:
             recorder.forged(silo, why)
         if not named and not under_way:
-            self._tell("message forged", silo, why=why)
+            self._emit("message_forged", silo, why=why)
 
-    def _tell(self, name: str, silo: str = "", **details: object) -> None:
+    def _emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
         tell(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))

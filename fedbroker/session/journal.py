@@ -73,30 +73,30 @@ class SessionJournal:
         self._closed: dict[int, list[str]] = {}
         self._sent: dict[int, Mapping[str, Buffer]] = {}
 
-    def answer(self, level: int, silo: str) -> Sequence[Buffer] | None:
+    def answer(self, stage: int, silo: str) -> Sequence[Buffer] | None:
         """Return a silo's outputs of a stage, recorded before we were killed; None if it had not answered."""
-        return self._answers.get((level, silo))
+        return self._answers.get((stage, silo))
 
-    def participants(self, level: int) -> Sequence[str] | None:
+    def participants(self, stage: int) -> Sequence[str] | None:
         """Return the participants of a stage that had closed; None if it had not."""
-        return self._closed.get(level)
+        return self._closed.get(stage)
 
-    def sent(self, level: int) -> Mapping[str, Buffer] | None:
+    def sent(self, stage: int) -> Mapping[str, Buffer] | None:
         """Return the server's values sent in a stage: random values would differ if they were computed again."""
-        return self._sent.get(level)
+        return self._sent.get(stage)
 
-    async def record_sent(self, level: int, values: Mapping[str, Buffer]) -> None:
+    async def record_sent(self, stage: int, values: Mapping[str, Buffer]) -> None:
         """Record the server's values that are about to be sent in a stage."""
-        self._sent[level] = dict(values)
-        await self._append(["sent", level, self._sent[level]])
+        self._sent[stage] = dict(values)
+        await self._append(["sent", stage, self._sent[stage]])
 
-    async def record_answer(self, level: int, silo: str, outputs: Sequence[Buffer]) -> None:
+    async def record_answer(self, stage: int, silo: str, outputs: Sequence[Buffer]) -> None:
         """Record a silo's outputs."""
-        await self._append(["answer", level, silo, [bytes(output) for output in outputs]])
+        await self._append(["answer", stage, silo, [bytes(output) for output in outputs]])
 
-    async def record_closed(self, level: int, participants: Sequence[str]) -> None:
+    async def record_closed(self, stage: int, participants: Sequence[str]) -> None:
         """Record that a stage has closed."""
-        await self._append(["closed", level, list(participants)])
+        await self._append(["closed", stage, list(participants)])
 
     def forget(self) -> None:
         """Delete the records: the session has ended and will not be resumed."""
@@ -116,12 +116,12 @@ class SessionJournal:
     def replay(self, record: Sequence[Any]) -> None:
         """Restore the state from a record that was read."""
         match record:
-            case ["sent", level, values]:
-                self._sent[level] = values
-            case ["answer", level, silo, outputs]:
-                self._answers[level, silo] = outputs
-            case ["closed", level, participants]:
-                self._closed[level] = participants
+            case ["sent", stage, values]:
+                self._sent[stage] = values
+            case ["answer", stage, silo, outputs]:
+                self._answers[stage, silo] = outputs
+            case ["closed", stage, participants]:
+                self._closed[stage] = participants
 
     async def _append(self, record: Sequence[object]) -> None:
         await asyncio.to_thread(self._write, record)

@@ -10,7 +10,7 @@ from fedbroker.errors import ComputationFailed, FedbrokerError, PolicyRefusal, S
 from fedbroker.text import seconds_text
 from fedbroker.wire.messages import Done, Failed
 
-__all__ = ["Ending", "Lost", "Outcome", "TooLate", "ending", "replaceable", "stage_error", "why"]
+__all__ = ["Lost", "Outcome", "OutcomeName", "TooLate", "outcome_name", "replaceable", "stage_error", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,21 @@ class TooLate:
 
 Outcome: TypeAlias = Done | Failed | Lost | TooLate
 
-Ending: TypeAlias = Literal["answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late"]
+OutcomeName: TypeAlias = Literal[
+    "answered", "expired", "timed out", "crashed", "refused", "failed", "unreachable", "late"
+]
 """``expired``: it never picked up its work. ``timed out``: it picked it up and did not answer. ``crashed``: its agent
 or its runtime died. ``refused``: it refused the work, or its reply was invalid. ``failed``: its data or the computation
 failed. ``unreachable``: it has no queue. ``late``: the stage closed before it answered."""
 
-_LOST: Final[dict[str, Ending]] = {
+_LOST: Final[dict[str, OutcomeName]] = {
     "expired": "expired",
     "time": "timed out",
     "delivery_limit": "crashed",
     "rejected": "refused",
     "unroutable": "unreachable",
 }
-_FAILED: Final[dict[str, Ending]] = {
+_FAILED: Final[dict[str, OutcomeName]] = {
     "data": "failed",
     "computation": "failed",
     "lost": "crashed",
@@ -64,7 +66,7 @@ _WHY: Final = {
 }
 
 
-def ending(outcome: Outcome) -> Ending:
+def outcome_name(outcome: Outcome) -> OutcomeName:
     """Return the outcome in one word, for reports."""
     match outcome:
         case Done():
@@ -100,48 +102,48 @@ def replaceable(outcome: Outcome) -> bool:
     )
 
 
-def stage_error(session: str, level: int, seconds: float, endings: Sequence[Outcome]) -> FedbrokerError:
+def stage_error(session: str, stage: int, seconds: float, outcomes: Sequence[Outcome]) -> FedbrokerError:
     """Return the error of a stage that too few silos answered.
 
     Args:
         session: the session's id.
-        level: the stage's number.
+        stage: the stage's number.
         seconds: time limit of the stage.
-        endings: outcomes of all silos that were asked, in the order in which they came.
+        outcomes: outcomes of all silos that were asked, in the order in which they came.
     """
-    failed = [outcome for outcome in endings if isinstance(outcome, Failed)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     if failed:
-        return _silo_error(session, level, failed[0])
-    lost = [outcome for outcome in endings if isinstance(outcome, Lost)]
+        return _silo_error(session, stage, failed[0])
+    lost = [outcome for outcome in outcomes if isinstance(outcome, Lost)]
     early = [one for one in lost if one.reason in ("unroutable", "rejected", "delivery_limit")]
     if early and len(early) == len(lost):
         one = early[0]
         return SiloError(
             one.silo,
             f"it {_WHY[one.reason]}",
-            stage=level,
+            stage=stage,
             session=session,
             retryable=one.reason == "unroutable",  # another attempt asks the silos that are present by then
             hint="see the silo's log, and start it again if it is down",
         )
     details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)
     return StragglerTimeout(
-        f"client stage {level} was not answered by enough silos within {seconds_text(seconds)}: {details}",
+        f"client stage {stage} was not answered by enough silos within {seconds_text(seconds)}: {details}",
         silos=[one.silo for one in lost],
         unread=[one.silo for one in lost if one.reason == "expired"],
-        stage=level,
+        stage=stage,
         session=session,
         hint="raise Timeouts(stage=) if the silos are slow, lower the quorum, or see why they are down",
     )
 
 
-def _silo_error(session: str, level: int, failed: Failed) -> SiloError:
+def _silo_error(session: str, stage: int, failed: Failed) -> SiloError:
     if failed.rule:
-        return PolicyRefusal(failed.silo, failed.rule, failed.cause, stage=level, session=session, hint=failed.hint)
+        return PolicyRefusal(failed.silo, failed.rule, failed.cause, stage=stage, session=session, hint=failed.hint)
     error = SiloError(
         failed.silo,
         failed.cause,
-        stage=level,
+        stage=stage,
         session=session,
         retryable=failed.kind == "lost",
         hint=failed.hint,

@@ -112,7 +112,7 @@ class StageWork:
     """The work of a client stage.
 
     Attributes:
-        level: the stage's number.
+        stage: the stage's number.
         last: True if no client stage follows.
         programs: operations for each silo.
         blobs: content of every digest that the operations name.
@@ -125,7 +125,7 @@ class StageWork:
         read: reads, after the check, sequences in the outputs; None if the stage returns none.
     """
 
-    level: int
+    stage: int
     last: bool
     programs: Mapping[str, tuple[Op, ...]]
     blobs: Mapping[Digest, Buffer]

@@ -1,19 +1,27 @@
-"""Reports on a session: for each stage and silo, its outcome, times and bytes. Plain, immutable data."""
+"""Reports on a session, and the recorder that builds them: for each stage and silo, its outcome, times and bytes."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Unpack
 
+from fedbroker.errors import FedbrokerError
+from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
 from fedbroker.session.merge_scheduler import MergeOrder
-from fedbroker.session.outcomes import Ending
+from fedbroker.session.outcomes import Outcome, OutcomeName, outcome_name, why
 from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.coordinator.requests import Reason
+from fedbroker.wire.messages import Done
 
-__all__ = ["Event", "SessionReport", "SiloReport", "StageReport", "Statistics"]
+__all__ = ["Recorder", "RequestTimings", "SessionReport", "SiloReport", "StageReport", "Statistics"]
+
+MOST_FORGED: Final = 256
+"""Largest number of forged messages listed in a report: more would tell its reader nothing new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +31,7 @@ class SiloReport:
     Attributes:
         silo: the silo's name.
         incarnation: incarnation of its process.
-        ending: its outcome in one word, see :data:`fedbroker.session.outcomes.Ending`.
+        outcome: how its part in the stage ended, see :data:`fedbroker.OutcomeName`.
         why: the reason for dropping it, in a line; empty if it answered.
         in_place_of: the straggler whose work item it got as a late joiner, or empty.
         at: time from the stage's start to the silo's outcome.
@@ -37,7 +45,7 @@ class SiloReport:
 
     silo: str
     incarnation: str
-    ending: Ending
+    outcome: OutcomeName
     why: str = ""
     in_place_of: str = ""
     at: float = 0.0
@@ -49,7 +57,7 @@ class SiloReport:
     asked: int = 1
 
     def __repr__(self) -> str:
-        return one_line_repr("SiloReport", repr(self.silo), self.ending, f"after {seconds_text(self.at)}")
+        return one_line_repr("SiloReport", repr(self.silo), self.outcome, f"after {seconds_text(self.at)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +65,7 @@ class StageReport:
     """One client stage.
 
     Attributes:
-        level: the stage's number.
+        stage: the stage's number.
         needed: number of silos that had to answer.
         seconds: duration of the stage.
         silos: all silos that were asked, in membership order.
@@ -65,7 +73,7 @@ class StageReport:
             would have held too much in memory.
     """
 
-    level: int
+    stage: int
     needed: int
     seconds: float
     silos: tuple[SiloReport, ...]
@@ -74,16 +82,16 @@ class StageReport:
     @property
     def participants(self) -> tuple[str, ...]:
         """The silos whose outputs are in the aggregates."""
-        return tuple(one.silo for one in self.silos if one.ending == "answered")
+        return tuple(one.silo for one in self.silos if one.outcome == "answered")
 
     @property
-    def dropped(self) -> Mapping[str, Ending]:
+    def dropped(self) -> Mapping[str, OutcomeName]:
         """The silos that were asked and are not in the aggregates, with their outcomes."""
-        return {one.silo: one.ending for one in self.silos if one.ending != "answered"}
+        return {one.silo: one.outcome for one in self.silos if one.outcome != "answered"}
 
     def __repr__(self) -> str:
         answered = f"{len(self.participants)} of {count_text(len(self.silos), 'silo')} answered"
-        return one_line_repr("StageReport", f"client stage {self.level}", answered, seconds_text(self.seconds))
+        return one_line_repr("StageReport", f"client stage {self.stage}", answered, seconds_text(self.seconds))
 
     def __str__(self) -> str:
         return _table([self])
@@ -121,7 +129,7 @@ class SessionReport:
         return self.stages[-1].participants if self.stages else ()
 
     @property
-    def dropped(self) -> Mapping[str, Ending]:
+    def dropped(self) -> Mapping[str, OutcomeName]:
         """The silos that were dropped in any stage, with their outcomes."""
         return {silo: end for stage in self.stages for silo, end in stage.dropped.items()}
 
@@ -150,7 +158,7 @@ class SessionReport:
         return "\n".join([printable(line), _table(self.stages), *map(printable, notes)])
 
 
-_COLUMNS: Final = ("stage", "silo", "ending", "after", "queue", "transfer", "compute", "out", "in")
+_COLUMNS: Final = ("stage", "silo", "outcome", "after", "queue", "transfer", "compute", "out", "in")
 _MOST_ROWS: Final = 20
 """Rows of the table of a report: it stays small with a thousand silos."""
 
@@ -158,9 +166,9 @@ _MOST_ROWS: Final = 20
 def _table(stages: Sequence[StageReport]) -> str:
     rows = [
         (
-            str(stage.level),
+            str(stage.stage),
             printable(one.silo),
-            one.ending,
+            one.outcome,
             *map(seconds_text, (one.at, one.queue, one.transfer, one.compute)),
             *map(bytes_text, (one.bytes_out, one.bytes_in)),
         )
@@ -181,26 +189,6 @@ def _table(stages: Sequence[StageReport]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """An event of a cohort or a session, with the same content as its line in the structured log.
-
-    Attributes:
-        name: what, in the words of the log, such as ``silo joined`` or ``stage finished``; ``docs/events.md`` lists
-            them all.
-        session: the session's id; empty for an event of the cohort.
-        stage: the client stage's number, or None.
-        silo: the silo's name, or empty.
-        details: the other fields of the log line; times in seconds, sizes in bytes.
-    """
-
-    name: str
-    session: str = ""
-    stage: int | None = None
-    silo: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Statistics:
     """A cohort as one coordinator sees it.
 
@@ -217,3 +205,136 @@ class Statistics:
     traffic: Mapping[str, TrafficCounters]
     late: int
     dead: Mapping[Reason, int]
+
+
+@dataclass(slots=True)
+class RequestTimings:
+    """Times and sizes of the request to one silo in a stage; filled in while the request runs.
+
+    Attributes:
+        silo: the silo's name.
+        incarnation: incarnation of its process.
+        in_place_of: the straggler whose work it got, or empty.
+        started: time of the first work item, on the monotonic clock.
+        replied: time of its last reply.
+        fetched: time at which all of its results had arrived.
+        bytes_out: size of the blobs sent for it.
+        asked: number of times that the work item was sent.
+    """
+
+    silo: str
+    incarnation: str
+    in_place_of: str = ""
+    started: float = 0.0
+    replied: float = 0.0
+    fetched: float = 0.0
+    bytes_out: int = 0
+    asked: int = 0
+
+    def report(self, outcome: Outcome, began: float, now: float) -> SiloReport:
+        """Return the report on the request, once it has ended."""
+        common = SiloReport(
+            silo=self.silo,
+            incarnation=self.incarnation,
+            outcome=outcome_name(outcome),
+            why=why(outcome),
+            in_place_of=self.in_place_of,
+            at=now - began,
+            bytes_out=self.bytes_out,
+            asked=self.asked,
+        )
+        if not isinstance(outcome, Done):
+            return common
+        fetching = max(0.0, self.fetched - self.replied)
+        return replace(
+            common,
+            queue=max(0.0, self.replied - self.started - outcome.seconds),
+            transfer=min(outcome.waited, outcome.seconds) + fetching,
+            compute=max(0.0, outcome.seconds - outcome.waited),
+            bytes_in=sum(size for _, size in outcome.outputs),
+        )
+
+
+@dataclass
+class Recorder:
+    """The record of one session.
+
+    Attributes:
+        report: the report so far.
+        listener: called for each event, too.
+        over: True once the session has ended.
+    """
+
+    report: SessionReport
+    listener: Listener | None = None
+    over: bool = field(default=False, init=False)
+    _began: float = field(default_factory=time.monotonic)
+    _stage: int | None = None
+    _stage_began: float = 0.0
+    _silos: dict[str, SiloReport] = field(default_factory=dict)
+
+    def emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
+        """Emit an event of this session."""
+        tell(self.listener, Event(name, self.report.session, self._stage, silo, details))
+
+    def session_started(self) -> None:
+        """Record the start of the session, with its frozen membership."""
+        self.emit("session_started", members=list(self.report.members))
+
+    def stage_started(self, stage: int, silos: Sequence[str], seconds: float) -> None:
+        """Record the start of a stage, before its silos are asked."""
+        self._stage, self._stage_began, self._silos = stage, time.monotonic(), {}
+        self.emit("stage_started", silos=len(silos), seconds=seconds)
+
+    def silo_ended(self, timings: RequestTimings, outcome: Outcome) -> None:
+        """Record that a silo answered or was dropped."""
+        silo = self._silos[timings.silo] = timings.report(outcome, self._stage_began, time.monotonic())
+        if isinstance(outcome, Done):
+            self.emit(
+                "silo_answered",
+                silo.silo,
+                seconds=silo.at,
+                queue=silo.queue,
+                transfer=silo.transfer,
+                compute=silo.compute,
+                bytes_out=silo.bytes_out,
+                bytes_in=silo.bytes_in,
+            )
+        else:
+            self.emit("silo_dropped", silo.silo, outcome=silo.outcome, why=silo.why, seconds=silo.at)
+
+    def stage_finished(
+        self, asked: Sequence[str], needed: int, merged: MergeOrder, error: Exception | None = None
+    ) -> None:
+        """Record the end of a stage; ``asked`` are all silos that were asked, in membership order."""
+        seconds = time.monotonic() - self._stage_began
+        silos = tuple(self._silos[silo] for silo in asked if silo in self._silos)
+        stage = StageReport(stage=self._stage or 0, needed=needed, seconds=seconds, silos=silos, merge_order=merged)
+        self.report = replace(self.report, stages=(*self.report.stages, stage), seconds=time.monotonic() - self._began)
+        if error is None:
+            self.emit("stage_finished", participants=len(stage.participants), seconds=seconds)
+        else:
+            self.emit("stage_failed", error=str(error), seconds=seconds)
+        self._stage = None
+
+    def late(self, silo: str, stage: int) -> None:
+        """Record a reply that came after its stage had closed."""
+        self.report = replace(self.report, late=self.report.late + 1)
+        tell(self.listener, Event("late_reply", self.report.session, stage, silo))
+
+    def forged(self, silo: str, why: str) -> None:
+        """Record a forged message."""
+        if len(self.report.forged) < MOST_FORGED:
+            self.report = replace(self.report, forged=(*self.report.forged, (silo, why)))
+        self.emit("message_forged", silo, why=why)
+
+    def finished(self, error: BaseException | None = None) -> None:
+        """Record the end of the session."""
+        self.over = True
+        words = "" if error is None else str(error) or type(error).__name__
+        self.report = replace(self.report, seconds=time.monotonic() - self._began, error=words)
+        outcome: Literal["ok", "cancelled", "failed"] = "ok"
+        if error is not None:
+            outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
+        code = error.code if isinstance(error, FedbrokerError) else ""
+        self.emit("session_finished", seconds=self.report.seconds, outcome=outcome, code=code, error=words)

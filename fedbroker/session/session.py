@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from fedbroker.deadline import Deadline
 from fedbroker.errors import JournalError
 from fedbroker.session.blob_routing import BlobCacheIndex
-from fedbroker.session.events import Recorder
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.ports import SessionTransport, StageWork
-from fedbroker.session.report import SessionReport
+from fedbroker.session.report import Recorder, SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.stage_runner import run_stage
 from fedbroker.session.straggler_policy import Policy

@@ -13,10 +13,10 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
 from fedbroker.session.blob_routing import BlobCacheIndex, needs
-from fedbroker.session.events import RequestTimings
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.outcomes import Lost, Outcome, ending, why
+from fedbroker.session.outcomes import Lost, Outcome, outcome_name, why
 from fedbroker.session.ports import PendingRequest, SessionTransport, StageWork
+from fedbroker.session.report import RequestTimings
 from fedbroker.session.roster import Member
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
@@ -106,17 +106,17 @@ class SiloRequest:
         Raises:
             BrokerError: the broker went away and did not come back in time, or refuses us.
         """
-        with tracing.span("silo request", "producer", silo=self.member.name, stage=self.work.level) as span:
+        with tracing.span("silo request", "producer", silo=self.member.name, stage=self.work.stage) as span:
             outcome = await self._run()
-            span.set(ending=ending(outcome), asked=self.talk.asked, bytes_out=self.talk.bytes_out)
+            span.set(outcome=outcome_name(outcome), asked=self.talk.asked, bytes_out=self.talk.bytes_out)
             if not isinstance(outcome, Done):
-                span.failed(why(outcome), ending(outcome))
+                span.failed(why(outcome), outcome_name(outcome))
             return outcome
 
     async def _run(self) -> Outcome:
         inline, fresh = tuple(self.inline), tuple(self.bulk)
         self.talk.started = time.monotonic()
-        before = self.journal.answer(self.work.level, self.member.name) if self.journal is not None else None
+        before = self.journal.answer(self.work.stage, self.member.name) if self.journal is not None else None
         if before is not None:
             self.outputs = before
             return await self._unreadable() or self._remembered(before)
@@ -166,7 +166,7 @@ class SiloRequest:
                     return wrong
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
-                    await self.journal.record_answer(self.work.level, self.member.name, self.outputs)
+                    await self.journal.record_answer(self.work.stage, self.member.name, self.outputs)
                 self.known.add(self.member, needs(item.program))
         except (DeadlineExceeded, TimeoutError):
             return Lost(self.member.name, "time")
@@ -223,7 +223,7 @@ class SiloRequest:
         """Return the reply of a silo that had answered before we were killed."""
         self.talk.replied = self.talk.fetched = self.talk.started
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
-        return Done(self.session, self.work.level, self.member.name, self.member.incarnation, sizes, 0.0)
+        return Done(self.session, self.work.stage, self.member.name, self.member.incarnation, sizes, 0.0)
 
     async def _with_results(self, asked: PendingRequest, reply: Done) -> Reply:
         """Wait for results that are not in the reply. Another reply to the work item replaces this one.
@@ -277,7 +277,7 @@ class SiloRequest:
         left = self.deadline.left()
         return WorkItem(
             session=self.session,
-            stage=self.work.level,
+            stage=self.work.stage,
             silo=self.member.name,
             reply_to=self.lane.key,
             clients=self.clients,
@@ -294,4 +294,4 @@ class SiloRequest:
 
     def _failed(self, kind: Literal["lost", "refused"], cause: str, hint: str) -> Failed:
         member = self.member
-        return Failed(self.session, self.work.level, member.name, member.incarnation, kind, cause, hint)
+        return Failed(self.session, self.work.stage, member.name, member.incarnation, kind, cause, hint)

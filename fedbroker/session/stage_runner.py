@@ -16,11 +16,11 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.blob_routing import needs, ship
-from fedbroker.session.events import RequestTimings
 from fedbroker.session.merge_scheduler import unasked
 from fedbroker.session.outcomes import Outcome, replaceable
 from fedbroker.session.ports import StageWork
 from fedbroker.session.reply_collector import ReplyCollector
+from fedbroker.session.report import RequestTimings
 from fedbroker.session.roster import Member
 from fedbroker.session.silo_request import SiloRequest
 from fedbroker.session.stage_state import Close, Fail, StageState, Wait
@@ -68,18 +68,18 @@ _Happening: TypeAlias = _Ended | _Joined | BaseException
 
 async def run_stage(session: Session, work: StageWork) -> tuple[str, ...]:
     """See :meth:`fedbroker.session.session.Session.run_stage`."""
-    closed = session.journal.participants(work.level) if session.journal is not None else None
+    closed = session.journal.participants(work.stage) if session.journal is not None else None
     if closed is not None:  # closed before we were killed: the silos dropped then stay dropped
         session.go_on_with([member for member in session.members if member.name in closed])
     stage = _Stage(session, work)
-    with tracing.span("client stage", session=session.id, stage=work.level, silos=len(session.members)) as span:
+    with tracing.span("client stage", session=session.id, stage=work.stage, silos=len(session.members)) as span:
         try:
             await _to_its_end(stage)
         finally:
             stage.requests.clear()  # break the reference cycle: models would stay in memory until garbage collection
         span.set(participants=len(stage.state.participants))
     if session.journal is not None and closed is None:
-        await session.journal.record_closed(work.level, stage.state.participants)
+        await session.journal.record_closed(work.stage, stage.state.participants)
     return stage.state.participants
 
 
@@ -91,7 +91,7 @@ class _Stage:
         seconds = self.deadline.left()
         self.state = StageState(
             session.id,
-            work.level,
+            work.stage,
             [member.name for member in session.members],
             session.policy.needed(len(session.frozen)),
             round(seconds, 3),
@@ -106,7 +106,7 @@ class _Stage:
     async def run(self) -> None:
         """Run until the stage is over; raises its error if it fails."""
         session = self.session
-        session.recorder.stage_started(self.work.level, self.state.silos, self.state.seconds)
+        session.recorder.stage_started(self.work.stage, self.state.silos, self.state.seconds)
         self._ask(session.members, self.work.programs)
         while True:
             match self.state.verdict(time.monotonic()):
@@ -126,7 +126,7 @@ class _Stage:
     def record(self, error: FedbrokerError | None = None) -> None:
         """Record the late silos and the end of the stage, and drop the silos that did not answer from the session."""
         for silo, outcome in self.state.close(time.monotonic()).items():
-            self.session.recorder.ended(self.requests[silo].talk, outcome)
+            self.session.recorder.silo_ended(self.requests[silo].talk, outcome)
         if error is None:
             self.collector.look()  # merge outputs that waited for silos which are dropped now
         order = self.collector.merge_order()
@@ -232,7 +232,7 @@ class _Stage:
                 self._on_ended(member, outcome)
             case _Joined(member, program, straggler):
                 self.state.fill_slot(member.name, straggler)
-                self.session.recorder.say("late joiner taken in", member.name, in_place_of=straggler)
+                self.session.recorder.emit("late_joiner_added", member.name, in_place_of=straggler)
                 self._ask([member], {member.name: program}, straggler)
             case BaseException() as error:
                 raise error  # a failed transfer or a lost broker ends the stage here
@@ -241,7 +241,7 @@ class _Stage:
         if not self.state.settle(member.name, outcome, time.monotonic()):
             return
         request = self.requests[member.name]
-        self.session.recorder.ended(request.talk, outcome)
+        self.session.recorder.silo_ended(request.talk, outcome)
         if isinstance(outcome, Done):
             outputs, request.outputs = request.outputs, ()
             self.collector.here(member.name, outputs)

@@ -44,7 +44,7 @@ class StageState:
 
     Attributes:
         session: the session's id.
-        level: the stage's number.
+        stage: the stage's number.
         silos: the silos that are asked at first, in membership order.
         needed: number of silos that must answer.
         seconds: time limit of the stage.
@@ -53,7 +53,7 @@ class StageState:
     """
 
     session: str
-    level: int
+    stage: int
     silos: Sequence[str]
     needed: int
     seconds: float
@@ -133,7 +133,7 @@ class StageState:
         if answered + (open_slots if in_time else 0) < self.needed:
             if in_time and self.pending and self._time_is_up:
                 return Wait(self.deadline)  # pending silos are about to time out, too: the error then names all
-            return Fail(stage_error(self.session, self.level, self.seconds, self._endings(in_time)))
+            return Fail(stage_error(self.session, self.stage, self.seconds, self._endings(in_time)))
         if answered >= self.needed:
             until = self.deadline
             if self.grace is not None and self._quorum_at is not None:

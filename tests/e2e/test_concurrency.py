@@ -98,7 +98,7 @@ async def test_fifty_at_once_have_a_session_each(broker, cohort, tmp_path, caplo
             results = await asyncio.gather(*calls)
         for n, result in enumerate(results):
             assert (result if n % 2 else result[0]) == (n + 3.0 if n % 2 else (n + 1.0) / 4)
-        sessions = re.findall(r"session started.*?session='?(\w+)", caplog.text)
+        sessions = re.findall(r"session_started.*?session='?(\w+)", caplog.text)
         assert len(sessions) == len(set(sessions)) == 50
         await silos.idle()
 

@@ -224,7 +224,7 @@ def test_each_event_has_the_details_that_its_row_names(watched):
     lines = re.findall(r"^\| `([^`]+)` \| [a-z]+ \|([^|]*)\|", told, re.MULTILINE)
     page = {name: set(re.findall(r"`(\w+)`", keys)) for name, keys in lines}
     heard = {event.name for event in watched.events}
-    assert {"silo joined", "silo answered", "silo dropped", "stage failed", "session finished"} <= heard
+    assert {"silo_joined", "silo_answered", "silo_dropped", "stage_failed", "session_finished"} <= heard
     for event in watched.events:
         assert event.details.keys() == page[event.name], event
 

@@ -98,7 +98,7 @@ def test_with_every_consumer_gone_the_brokers_dead_letter_is_the_error(silos):
         seconds = time.monotonic() - start
         assert 1.7 < seconds < 2.3
         assert set(caught.value.unread) == set(NAMES)  # none of them by a timer of ours
-        assert next(event for event in events if event.name == "stage failed").stage == 0
+        assert next(event for event in events if event.name == "stage_failed").stage == 0
 
 
 def test_a_deadline_bounds_the_whole_invocation(silos):

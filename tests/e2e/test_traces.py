@@ -127,5 +127,5 @@ def test_a_failure_is_marked_where_it_was(collector):
     assert {("invocation", "FB4001"), ("client stage", "FB4001"), ("silo request", "failed")} <= kinds
     (work,) = [span for span in failed if span.attributes["error.type"] == "computation"]
     assert "Assert failed" in work.message
-    assert collector.parent(work).attributes["fedbroker.ending"] == "failed"
+    assert collector.parent(work).attributes["fedbroker.outcome"] == "failed"
     assert root.failed

@@ -178,7 +178,7 @@ def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tm
         ewr.start()
         ewr.wait_ready(Deadline.after(30))
         between.send(replace(done, properties={**done.properties, "expiration": None}))
-        wait_until(lambda: "message forged" in ewr.log.read_text(), 10)
+        wait_until(lambda: "message_forged" in ewr.log.read_text(), 10)
         assert len((ewr.directory / "audit.log").read_text().splitlines()) == 2  # begun, and answered
         wait_until(lambda: sum_numbers(context) == 111.0, 30)
         ((silo, why),) = context.last_session.forged

@@ -190,7 +190,7 @@ class Moments:
 
     def hear(self, event):
         """On the context's event loop: nothing here may take long."""
-        over = (event.name, event.stage) == ("stage finished", 0)
+        over = (event.name, event.stage) == ("stage_finished", 0)
         if over and self.armed and not self.struck and self.cell.moment == "between stages":
             self._meddle()
 

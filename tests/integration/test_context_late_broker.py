@@ -104,7 +104,7 @@ def test_each_retry_tries_the_broker_once_more_and_the_error_may_be_retried():
     events: list[str] = []
     settings = {"join": 1.0, "retries": 2, "on_event": lambda event: events.append(event.name)}
     error, seconds = fails(NOBODY, BrokerUnreachable, **settings)
-    assert events.count("invocation retried") == 2
+    assert events.count("invocation_retried") == 2
     assert re.search(r"within [1-9][0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
     assert seconds < 20  # one time to join, not three
     assert error.retryable

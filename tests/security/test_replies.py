@@ -152,7 +152,7 @@ async def invoke(context, comp):
 
 def endings(context) -> dict[str, str]:
     (stage,) = context.last_session.stages
-    return {one.silo: one.ending for one in stage.silos}
+    return {one.silo: one.outcome for one in stage.silos}
 
 
 DROP = {"stragglers": "drop", "quorum": 1}

@@ -19,7 +19,7 @@ from tests.support.context_settings import context_settings
 URL = "amqp://guest:secret-word@localhost:5672/"
 
 
-ALIASES = {"Eligible", "Ending", "Listener", "Select"}
+ALIASES = {"Eligible", "EventName", "Listener", "OutcomeName", "Select"}
 """Types of arguments and fields; only their source and the reference page can describe them."""
 
 

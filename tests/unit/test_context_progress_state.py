@@ -9,7 +9,8 @@ import pytest
 
 from fedbroker.context.progress.display import Display, LineRenderer
 from fedbroker.context.progress.state import Invocation, names_text, time_text
-from fedbroker.session.report import Event, SessionReport, SiloReport, StageReport
+from fedbroker.session.events import Event
+from fedbroker.session.report import SessionReport, SiloReport, StageReport
 from fedbroker.text import bytes_text
 from tests.support.pages import blocks
 
@@ -28,14 +29,14 @@ def test_an_invocation_is_followed():
     one = invocation()
     one.attempt("s1", ["bos", "ewr", "jfk"])
     for event in events(
-        ("stage started", "", {"silos": 3}),
-        ("silo answered", "bos", {"bytes_in": 2048}),
-        ("silo dropped", "ewr", {"ending": "timed out"}),
-        ("late joiner taken in", "lga", {}),
+        ("stage_started", "", {"silos": 3}),
+        ("silo_answered", "bos", {"bytes_in": 2048}),
+        ("silo_dropped", "ewr", {"outcome": "timed out"}),
+        ("late_joiner_added", "lga", {}),
     ):
         one.hear(event, 1.0)
     assert (one.phase, one.stage, one.awaited, one.bytes_in) == ("clients", 1, ["jfk", "lga"], 2048)
-    for event in events(("silo answered", "jfk", {}), ("silo answered", "lga", {}), ("stage finished", "", {})):
+    for event in events(("silo_answered", "jfk", {}), ("silo_answered", "lga", {}), ("stage_finished", "", {})):
         one.hear(event, 2.0)
     assert (one.phase, one.awaited) == ("server", [])
     assert one.stage_text(3.5) == "stage 1 of 2: 3 of 4 silos, 2.5 s"
@@ -45,10 +46,10 @@ def test_an_invocation_is_followed():
 
 def test_the_summary_says_what_it_took():
     silos = (
-        SiloReport(silo="bos", incarnation="1", ending="answered", bytes_out=4096, bytes_in=10),
-        SiloReport(silo="ewr", incarnation="1", ending="timed out", bytes_out=4096),
+        SiloReport(silo="bos", incarnation="1", outcome="answered", bytes_out=4096, bytes_in=10),
+        SiloReport(silo="ewr", incarnation="1", outcome="timed out", bytes_out=4096),
     )
-    stage = StageReport(level=0, needed=1, seconds=1.0, silos=silos)
+    stage = StageReport(stage=0, needed=1, seconds=1.0, silos=silos)
     report = SessionReport(session="s1", cohort="airports", members=("bos", "ewr"), stages=(stage,))
     one = invocation(attempts=2)
     assert one.summary(report, "", 61.0) == (
@@ -73,22 +74,22 @@ def test_numbers_for_people(text, expected):
 def test_the_page_shows_lines_as_they_are(capsys):
     def reported(out, into, *dropped_by_stage):
         stages = tuple(
-            StageReport(level=level, needed=1, seconds=1.0, silos=tuple(ended(name, late, out, into) for name in NAMES))
-            for level, late in enumerate(dropped_by_stage)
+            StageReport(stage=stage, needed=1, seconds=1.0, silos=tuple(ended(name, late, out, into) for name in NAMES))
+            for stage, late in enumerate(dropped_by_stage)
         )
         return SessionReport(session="s1", cohort="airports", members=NAMES, stages=stages)
 
     def ended(name, late, out, into):
-        ending = "timed out" if name == late else "answered"
+        outcome = "timed out" if name == late else "answered"
         return SiloReport(
-            silo=name, incarnation="1", ending=ending, bytes_out=out, bytes_in=0 if name == late else into
+            silo=name, incarnation="1", outcome=outcome, bytes_out=out, bytes_in=0 if name == late else into
         )
 
     one = Invocation("train", "airports", 2, 0.0, present=("ewr",), wanted=3)
     renderer = LineRenderer()
     renderer.say(f"train: {one.waiting_text()}")
     one.attempt("s1", NAMES)
-    for event in events(("stage started", "", {}), *(("silo answered", name, {}) for name in NAMES)):
+    for event in events(("stage_started", "", {}), *(("silo_answered", name, {}) for name in NAMES)):
         one.hear(event, 10.0)
     renderer.stage_over(one, 10.8)
     renderer.say(f"train: {one.summary(reported(210_000, 600, '', 'jfk'), '', 12.4)}")
@@ -130,8 +131,8 @@ async def test_a_display_that_cannot_write_gives_up_and_disturbs_nobody():
         one = invocation()
         display.begin(one)
         display.change(lambda one=one: one.attempt("s1", ["bos"]))
-        display.hear("airports", Event("stage started", "s1"))
-        display.hear("airports", Event("stage finished", "s1"))
+        display.hear("airports", Event("stage_started", "s1"))
+        display.hear("airports", Event("stage_finished", "s1"))
         await display.end(one, lambda _: "over")
     assert renderer.calls <= 1
 

@@ -7,14 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
-from fedbroker.session.events import WARNINGS
+from fedbroker.session.events import WARNINGS, EventDetails, EventName
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 TOLD = "## In a cohort and its sessions"
 """The section of what ``on_event`` hears."""
-SAYS = ("say", "_tell", "Event")
+SAYS = ("emit", "_emit", "Event")
 """How the session and the context tell of an event."""
 ON_EACH_EVENT = {"silo", "session", "stage"}
 
@@ -80,7 +81,8 @@ def test_each_event_of_the_log_is_on_the_page_with_its_levels_and_keys():
 
 def test_each_event_that_is_told_is_on_the_page_with_its_level():
     page = rows(sections()[0])
-    assert page.keys() == told()
+    assert page.keys() == told() == set(get_args(EventName))
+    assert set().union(*(keys for _, keys in page.values())) == EventDetails.__annotations__.keys()
     for name, (levels, keys) in page.items():
         assert levels == {"warning" if name in WARNINGS else "info"}, name
         assert not keys & ON_EACH_EVENT, name

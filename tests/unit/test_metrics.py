@@ -12,9 +12,9 @@ import pytest
 from fedbroker.errors import ConfigError, SiloError
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry, parse_address
-from fedbroker.session.events import Recorder, RequestTimings, both
+from fedbroker.session.events import Event, both
 from fedbroker.session.outcomes import Lost
-from fedbroker.session.report import Event, SessionReport, Statistics
+from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 
@@ -37,10 +37,10 @@ def stage(of: Recorder, error: Exception | None = None) -> None:
     """One silo answers, the other never picks its work up."""
     of.session_started()
     of.stage_started(0, ["ewr", "jfk"], 10.0)
-    talk = RequestTimings("ewr", "1")
-    talk.started, talk.replied, talk.fetched, talk.bytes_out = 1.0, 4.0, 4.5, 1000
-    of.ended(talk, Done(of.report.session, 0, "ewr", "1", (("d", 50),), 2.0, 0.5))
-    of.ended(RequestTimings("jfk", "1"), Lost("jfk", "expired"))
+    timings = RequestTimings("ewr", "1")
+    timings.started, timings.replied, timings.fetched, timings.bytes_out = 1.0, 4.0, 4.5, 1000
+    of.silo_ended(timings, Done(of.report.session, 0, "ewr", "1", (("d", 50),), 2.0, 0.5))
+    of.silo_ended(RequestTimings("jfk", "1"), Lost("jfk", "expired"))
     of.stage_finished(["ewr", "jfk"], 1, "membership", error)
 
 
@@ -84,7 +84,7 @@ def test_what_is_awaited_ends_with_its_session_however_that_ends():
     one.session_started()
     one.stage_started(0, ["ewr", "jfk"], 10.0)
     assert value(own, "fedbroker_work_awaited") == 2
-    one.say("late joiner taken in", "lga", in_place_of="jfk")
+    one.emit("late_joiner_added", "lga", in_place_of="jfk")
     assert value(own, "fedbroker_work_awaited") == 3
     one.finished(TimeoutError())  # as with a cancelled invocation, no stage ever finished
     assert value(own, "fedbroker_work_awaited") == 0
@@ -94,7 +94,7 @@ def test_what_is_awaited_ends_with_its_session_however_that_ends():
 def test_counters_are_there_before_their_first_event():
     """Else nobody could see that one, since a rate needs a value before it."""
     own = metrics(QUIET)
-    own.hear(Event("silo joined", silo="ewr"))
+    own.hear(Event("silo_joined", silo="ewr"))
     for name, labels in (
         ("fedbroker_sessions_total", {"outcome": "failed"}),
         ("fedbroker_stragglers_total", {"reason": "timed out"}),
@@ -109,8 +109,8 @@ def test_counters_are_there_before_their_first_event():
 def test_silos_of_any_number_have_a_bounded_number_of_series():
     own = metrics(Statistics(tuple(f"silo-{n}" for n in range(2 * MOST_SILOS)), (), {}, 0, {}))
     for number in range(2 * MOST_SILOS):
-        own.hear(Event("silo joined", silo=f"silo-{number}"))
-        own.hear(Event("silo dropped", "s", 0, f"silo-{number}", {"ending": "late", "why": "", "seconds": 1.0}))
+        own.hear(Event("silo_joined", silo=f"silo-{number}"))
+        own.hear(Event("silo_dropped", "s", 0, f"silo-{number}", {"outcome": "late", "why": "", "seconds": 1.0}))
     samples = [one for family in own.registry.collect() for one in family.samples]
     assert len({one.labels["silo"] for one in samples if "silo" in one.labels}) == MOST_SILOS + 1
     assert value(own, "fedbroker_silo_drops_total", silo="(others)") == MOST_SILOS
@@ -130,8 +130,8 @@ def test_no_label_holds_a_session():
 def test_what_others_count_is_read_when_it_is_asked_for():
     traffic = TrafficCounters(up=True)
     own = metrics(Statistics(("ewr",), ("jfk",), {"bulk": traffic}, 3, {"expired": 2}))
-    own.hear(Event("silo joined", silo="ewr"))
-    own.hear(Event("silo joined", silo="jfk"))
+    own.hear(Event("silo_joined", silo="ewr"))
+    own.hear(Event("silo_joined", silo="jfk"))
     assert value(own, "fedbroker_broker_bytes_total", lane="bulk", direction="out") == 0
     traffic.sent(b"four")
     traffic.up = False
@@ -152,8 +152,8 @@ def test_both_listeners_hear_whatever_one_of_them_raises(caplog):
 
     listener = both(broken, heard.append)
     assert listener is not None
-    listener(Event("silo left", silo="ewr"))
-    assert [event.name for event in heard] == ["silo left"]
+    listener(Event("silo_left", silo="ewr"))
+    assert [event.name for event in heard] == ["silo_left"]
     assert "on_event failed" in caplog.text
     assert both(None, heard.append) == heard.append
     assert both(None, None) is None

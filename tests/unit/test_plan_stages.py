@@ -13,7 +13,7 @@ from tests.support import computations as c
 
 
 def kinds(comp):
-    return [(type(stage), stage.level) for stage in make_plan(comp).stages]
+    return [(type(stage), stage.number) for stage in make_plan(comp).stages]
 
 
 def test_a_sum_is_one_barrier_and_one_merge():

@@ -15,11 +15,11 @@ LONG = "x" * 500
 
 def report(silos: int = 2, **more) -> SessionReport:
     answered = [
-        SiloReport(silo=f"silo-{n}", incarnation="1", ending="answered", at=1.25, bytes_out=4096, bytes_in=80)
+        SiloReport(silo=f"silo-{n}", incarnation="1", outcome="answered", at=1.25, bytes_out=4096, bytes_in=80)
         for n in range(silos)
     ]
-    late = SiloReport(silo="lga", incarnation="1", ending="timed out", why=LONG, at=1234.0)
-    stages = (StageReport(level=0, needed=2, seconds=1234.0, silos=(*answered, late)),)
+    late = SiloReport(silo="lga", incarnation="1", outcome="timed out", why=LONG, at=1234.0)
+    stages = (StageReport(stage=0, needed=2, seconds=1234.0, silos=(*answered, late)),)
     members = (*(one.silo for one in answered), "lga")
     return SessionReport(session="5e55", cohort="airports", members=members, stages=stages, seconds=1235.0, **more)
 
@@ -66,7 +66,7 @@ def test_a_plan_says_its_name_and_round_trips():
 def test_a_report_is_a_small_table():
     assert str(report(late=1)).splitlines() == [
         "session 5e55 in cohort airports: 3 silos, 1 client stage, 1,235 s",
-        "stage  silo    ending       after  queue  transfer  compute    out    in",
+        "stage  silo    outcome      after  queue  transfer  compute    out    in",
         "    0  silo-0  answered    1.25 s    0 s       0 s      0 s  4 KiB  80 B",
         "    0  silo-1  answered    1.25 s    0 s       0 s      0 s  4 KiB  80 B",
         "    0  lga     timed out  1,234 s    0 s       0 s      0 s    0 B   0 B",

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, SiloError, StragglerTimeout
 from fedbroker.session.blob_routing import BlobCacheIndex
-from fedbroker.session.events import Recorder
 from fedbroker.session.ports import LateJoiner, StageWork
-from fedbroker.session.report import SessionReport
+from fedbroker.session.report import Recorder, SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
@@ -98,7 +97,7 @@ async def play(schedule, policy, arrivals, limit):
     report = one.recorder.report
     assert len(report.stages) == len(answers) + (error is not None)
     delivered = sum(len(script.get(asked, ())) for asked in network.sent)
-    endings = [silo.ending for stage in report.stages for silo in stage.silos]
+    endings = [silo.outcome for stage in report.stages for silo in stage.silos]
     settled = len(endings) - endings.count("late") - endings.count("timed out")
     assert report.late == end.late
     # What came at the very moment at which its stage closed was heard, and is not counted as late; it may have come too

@@ -11,9 +11,8 @@ import pytest
 
 from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout, WireError
 from fedbroker.session.blob_routing import BlobCacheIndex
-from fedbroker.session.events import Recorder
 from fedbroker.session.ports import LateJoiner, StageWork
-from fedbroker.session.report import SessionReport
+from fedbroker.session.report import Recorder, SessionReport
 from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
@@ -333,7 +332,7 @@ async def test_a_late_joiner_takes_over_what_the_broker_gave_back():
     assert lane.items["bos"][0].clients == 1
     reports = {silo.silo: silo for silo in one.recorder.report.stages[0].silos}
     assert reports["bos"].in_place_of == "ewr"
-    assert reports["ewr"].ending == "expired"
+    assert reports["ewr"].outcome == "expired"
 
 
 async def test_events_tell_the_same_story():
@@ -346,7 +345,7 @@ async def test_events_tell_the_same_story():
     one.recorder.late("jfk", 0)
     await one.close()
     told = [(event.name, event.silo) for event in events]
-    assert told[0] == ("stage started", "")
-    assert set(told[1:3]) == {("silo answered", "ewr"), ("silo dropped", "jfk")}
-    assert told[3:] == [("stage finished", ""), ("late answer", "jfk"), ("session finished", "")]
+    assert told[0] == ("stage_started", "")
+    assert set(told[1:3]) == {("silo_answered", "ewr"), ("silo_dropped", "jfk")}
+    assert told[3:] == [("stage_finished", ""), ("late_reply", "jfk"), ("session_finished", "")]
     assert one.recorder.report.late == 1

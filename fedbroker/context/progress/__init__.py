@@ -12,8 +12,7 @@ from functools import partial
 from fedbroker.context.progress.display import Display, display_of
 from fedbroker.context.progress.state import Invocation
 from fedbroker.errors import FedbrokerError
-from fedbroker.session.events import Listener
-from fedbroker.session.report import Event
+from fedbroker.session.events import Event, Listener
 from fedbroker.session.session import Session
 
 __all__ = ["Progress", "Watch"]

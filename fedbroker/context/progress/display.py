@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fedbroker.context.progress.state import Invocation, names_text, time_text
-from fedbroker.session.report import Event
+from fedbroker.session.events import Event
 from fedbroker.text import bytes_text, count_text, printable
 
 __all__ = ["Display", "LineRenderer", "display_of"]
@@ -226,11 +226,11 @@ class Display:
         for one in self._shown:
             if event.session and event.session == one.session:
                 one.hear(event, now)
-                if event.name == "stage finished" and not self._silent:
+                if event.name == "stage_finished" and not self._silent:
                     self._renderer.stage_over(one, now)
-            elif event.name == "waiting for silos" and one.phase == "waiting" and one.cohort == cohort:
+            elif event.name == "waiting_for_silos" and one.phase == "waiting" and one.cohort == cohort:
                 one.present = tuple(event.details.get("present", ()))
-                one.wanted = int(event.details.get("wanted", 0))
+                one.wanted = event.details.get("wanted", 0)
 
     def _ended(self, invocation: Invocation, words: Callable[[float], str]) -> None:
         self._shown = [one for one in self._shown if one is not invocation]

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from fedbroker.session.report import Event, SessionReport
+from fedbroker.session.events import Event
+from fedbroker.session.report import SessionReport
 from fedbroker.text import bytes_text, count_text
 
 __all__ = ["Invocation", "names_text", "time_text"]
@@ -63,19 +64,19 @@ class Invocation:
         """Update the state from an event of its session."""
         details = event.details
         match event.name:
-            case "stage started":
+            case "stage_started":
                 self.phase, self.stage_began = "clients", now
                 self.stage += 1
                 self.answered = []
-            case "silo answered":
+            case "silo_answered":
                 self.answered.append(event.silo)
-                self.bytes_in += int(details.get("bytes_in", 0))
-            case "silo dropped":
-                self.dropped[event.silo] = str(details.get("ending", "dropped"))
+                self.bytes_in += details.get("bytes_in", 0)
+            case "silo_dropped":
+                self.dropped[event.silo] = details.get("outcome", "dropped")
                 self.asked = [silo for silo in self.asked if silo != event.silo]
-            case "late joiner taken in":
+            case "late_joiner_added":
                 self.asked.append(event.silo)
-            case "stage finished" | "stage failed":
+            case "stage_finished" | "stage_failed":
                 self.phase = "server"
             case _:
                 pass

@@ -29,7 +29,7 @@ class ForgeryReports:
 
     def add(self, where: str, why: str) -> None:
         """Log an alarm, and keep it for the next replies."""
-        _log.error("message forged", at=where, reason=why)
+        _log.error("message_forged", at=where, reason=why)
         self._kept.append(f"{where}: {why}")
         self._count += 1
 
