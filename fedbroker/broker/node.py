@@ -77,8 +77,14 @@ class PrivateBroker:
         self._cluster: ClusterIdentity | None = None
 
     @classmethod
-    def _member(cls, node: str, cluster: ClusterIdentity, options: Mapping[str, Any]) -> Self:
-        """Return a node to join a cluster, with that name and the values that its cluster shares."""
+    def cluster_member(cls, node: str, cluster: ClusterIdentity, options: Mapping[str, Any]) -> Self:
+        """Return a node to join a cluster, with that name and the values that its cluster shares.
+
+        Args:
+            node: the node's name in RabbitMQ.
+            cluster: the values that the nodes share.
+            options: arguments of the constructor.
+        """
         member = cls(**options)
         member._node, member._cluster = node, cluster
         return member

@@ -30,6 +30,8 @@ from tests.support.transports import (
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[PrivateCluster]:
@@ -163,9 +165,11 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(cluster: Priva
 
 
 def test_nothing_is_left_of_a_cluster_whose_owner_is_killed() -> None:
-    program = "import sys\nfrom fedbroker.broker.cluster import PrivateCluster\nc = PrivateCluster(2)\nc.start()\n"
+    program = "import sys\nfrom tests.support.cluster import PrivateCluster\nc = PrivateCluster(2)\nc.start()\n"
     program += "print(*(b.directory for b in c._brokers), c._mapper._directory, flush=True)\nsys.stdin.read()\n"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
         assert owner.stdout is not None
         places = [Path(word) for word in owner.stdout.readline().decode().split()]
         assert len(places) == 3
