@@ -55,8 +55,8 @@ class Updating:
         update = serialize(np.full(self._type.shape, self._number, np.float32), self._type)
         output = b"".join(structure([federate([update], tff.FederatedType(self._type, tff.SERVER))]))
         digest = digest_of(output)
-        done = Done(item.session, item.stage, self._name, "1", ((digest, len(output)),), 0.0)
-        await self.end.reply(item, done, {digest: output}, Deadline.after(item.seconds))
+        done = Done(item.session_id, item.stage, self._name, "1", ((digest, len(output)),), 0.0)
+        await self.end.reply(item, done, {digest: output}, Deadline.after(item.timeout))
 
 
 async def main(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:

@@ -34,16 +34,16 @@ PATIENCE = 120.0
 
 
 def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
-    """Run a silo that replies once it has every blob; ``Done.seconds`` is the CPU time of its process so far."""
+    """Run a silo that replies once it has every blob; ``Done.duration`` is the CPU time of its process so far."""
 
     async def run() -> None:
         async def answer(item: WorkItem, _: Signed) -> None:
             deadline = Deadline.after(PATIENCE)
-            for op in item.program:
+            for op in item.ops:
                 if isinstance(op, Value):
                     await end.blobs.get(op.blob, deadline, PATIENCE)
                     end.blobs.discard(op.blob)
-            done = Done(item.session, item.stage, name, "i", (), time.process_time())
+            done = Done(item.session_id, item.stage, name, "i", (), time.process_time())
             await end.reply(item, done, {}, deadline)
 
         end = SiloTransport(
@@ -123,12 +123,14 @@ class Bench:
         """Send one request; return the CPU seconds that the silo took since the last one."""
         self._stage += 1
         program = tuple(Value(at, digest) for at, digest in enumerate(blobs or {}))
-        item = WorkItem("bench", self._stage, silo, self._end.key, 1, program, blobs or {}, PATIENCE, PATIENCE, False)
+        item = WorkItem(
+            "bench", self._stage, silo, self._end.coordinator_id, 1, program, blobs or {}, PATIENCE, PATIENCE, False
+        )
         done = await self._end.request(item, {}, Deadline.after(PATIENCE))
         if not isinstance(done, Done):
             raise RuntimeError(f"no answer: {done}")
-        before, self._cpu_of_silo[silo] = self._cpu_of_silo.get(silo, done.seconds), done.seconds
-        return done.seconds - before
+        before, self._cpu_of_silo[silo] = self._cpu_of_silo.get(silo, done.duration), done.duration
+        return done.duration - before
 
     async def round_trips(self, requests: int) -> list[float]:
         """Return the seconds of each of ``requests`` small requests, one after another."""

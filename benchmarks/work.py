@@ -73,7 +73,7 @@ async def ask(url: str, items: int) -> None:
         async with asyncio.timeout(SECONDS):
             await there.wait()
         for _ in range(items):
-            item = WorkItem(secrets.token_hex(4), 0, SILO, end.key, 1, PROGRAM, {}, SECONDS, SECONDS, True)
+            item = WorkItem(secrets.token_hex(4), 0, SILO, end.coordinator_id, 1, PROGRAM, {}, SECONDS, SECONDS, True)
             answer = await end.request(item, {}, Deadline.after(SECONDS))
             if not isinstance(answer, Done):
                 raise RuntimeError(f"no answer: {answer}")

@@ -26,7 +26,7 @@ def as_json(letter: DeadLetter) -> dict[str, object]:
         "id": letter.id,
         "reason": letter.reason,
         "silo": letter.silo,
-        "session": letter.session,
+        "session": letter.session_id,
         "stage": letter.stage,
         "died": letter.died.isoformat() if letter.died is not None else None,
         "age": _age(letter),
@@ -42,12 +42,12 @@ def program_as_json(parcel: WorkBundle) -> dict[str, object]:
     item = parcel.item
     return {
         "clients": item.clients,
-        "seconds": item.seconds,
+        "seconds": item.timeout,
         "lease": item.lease,
-        "last": item.last,
+        "last": item.ends_session,
         "kept": list(parcel.kept),
-        "program": [msgspec.to_builtins(op) for op in item.program],
-        "listing": listing(item.program),
+        "program": [msgspec.to_builtins(op) for op in item.ops],
+        "listing": listing(item.ops),
         "blobs": [{"digest": name, "size": size, "inside": inside} for name, size, inside in _blobs(parcel)],
     }
 
@@ -59,7 +59,7 @@ def print_letters(letters: Sequence[DeadLetter]) -> None:
     for one in letters:
         count = f"{one.deliveries}+"  # the broker forgets the count; the reason gives a minimum
         stage = "-" if one.stage is None else str(one.stage)
-        middle = (one.silo, one.session or "-", stage, age_text(_age(one)), size_text(one.size))
+        middle = (one.silo, one.session_id or "-", stage, age_text(_age(one)), size_text(one.size))
         shown.add_row(*map(plain, (one.id[:length], one.reason, *middle, count)))
     console().print(shown)
 
@@ -76,7 +76,7 @@ def print_letter(letter: DeadLetter, parcel: WorkBundle | None) -> None:
     if parcel is None:
         return
     out.print("\nprogram")
-    for line in listing(parcel.item.program):
+    for line in listing(parcel.item.ops):
         out.print(f"  {plain(line)}", soft_wrap=True)
     if parcel.named:
         blobs = table("blob", "size", "where", right=("size",))
@@ -134,9 +134,9 @@ def _facts(letter: DeadLetter, parcel: WorkBundle | None) -> list[tuple[str, str
         facts.append(("unreadable", letter.flaw))
     else:
         item = parcel.item
-        stage = f"{item.stage}{', the last at this silo' if item.last else ''}"
-        facts += [("session", item.session), ("stage", stage), ("clients", str(item.clients))]
-        facts += [("time", f"{seconds_text(item.seconds)}, lease {seconds_text(item.lease)}")]
+        stage = f"{item.stage}{', the last at this silo' if item.ends_session else ''}"
+        facts += [("session", item.session_id), ("stage", stage), ("clients", str(item.clients))]
+        facts += [("time", f"{seconds_text(item.timeout)}, lease {seconds_text(item.lease)}")]
         if parcel.kept:
             facts.append(("continues", "with " + ", ".join(f"%{ref}" for ref in parcel.kept) + " of an earlier stage"))
     return facts + [(f"header {name}", text) for name, text in _flat(letter.headers)]
@@ -156,7 +156,7 @@ def _blobs(parcel: WorkBundle) -> list[tuple[str, int | None, bool]]:
     blobs: list[tuple[str, int | None, bool]] = []
     for digest in parcel.named:
         inside = parcel.blobs.get(digest)
-        known = parcel.item.fresh.get(digest)
+        known = parcel.item.incoming.get(digest)
         blobs.append((digest, memoryview(inside).nbytes if inside is not None else known, inside is not None))
     return blobs
 

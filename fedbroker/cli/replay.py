@@ -42,7 +42,7 @@ class Replayed:
     def as_json(self) -> dict[str, object]:
         """Return the reply for programs, with the outputs' sizes in place of their contents."""
         sizes = [{"digest": digest, "size": len(content)} for digest, content in self.outputs]
-        return {"silo": self.done.silo, "seconds": self.done.seconds, "outputs": sizes}
+        return {"silo": self.done.silo, "seconds": self.done.duration, "outputs": sizes}
 
 
 async def run_again(
@@ -62,7 +62,7 @@ async def run_again(
     if parcel.kept:
         kept = ", ".join(f"%{ref}" for ref in parcel.kept)
         raise CohortError(
-            f"the work item continues session {parcel.item.session} with values of an earlier stage ({kept}), "
+            f"the work item continues session {parcel.item.session_id} with values of an earlier stage ({kept}), "
             "so it cannot be replayed alone",
             hint="run the computation again",
         )
@@ -84,7 +84,7 @@ async def run_again(
 def print_replayed(replayed: Replayed) -> None:
     """Print a reply, with its outputs as a table."""
     out = console()
-    out.print(f"silo {replayed.done.silo} answered after {seconds_text(replayed.done.seconds)}")
+    out.print(f"silo {replayed.done.silo} answered after {seconds_text(replayed.done.duration)}")
     if replayed.outputs:
         outputs = table("output", "digest", "size", right=("size",))
         for at, (digest, content) in enumerate(replayed.outputs):
@@ -105,17 +105,17 @@ async def _asked(end: CoordinatorTransport, parcel: WorkBundle, silo: str, deadl
     riders, apart = _shipped(parcel)
     item = msgspec.structs.replace(
         parcel.item,
-        session=secrets.token_hex(8),
+        session_id=secrets.token_hex(8),
         stage=0,
         silo=silo,
-        reply_to=end.key,
-        fresh={digest: memoryview(parcel.blobs[digest]).nbytes for digest in apart},
-        seconds=deadline.left(),
-        last=True,
-        hold=0,  # no coordinator would request held results
+        coordinator_id=end.coordinator_id,
+        incoming={digest: memoryview(parcel.blobs[digest]).nbytes for digest in apart},
+        timeout=deadline.left(),
+        ends_session=True,
+        defer_above=0,  # no coordinator would request held results
     )
     for digest in apart:
-        await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline, session=item.session)
+        await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline, session_id=item.session_id)
     inline = {digest: parcel.blobs[digest] for digest in riders}
     async with end.asking(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline)) as asked:
         answer = await asked.answer()
@@ -127,7 +127,7 @@ async def _asked(end: CoordinatorTransport, parcel: WorkBundle, silo: str, deadl
         case Failed() if answer.rule:
             raise PolicyRefusal(silo, answer.rule, answer.cause, hint=answer.hint)
         case Failed():
-            raise SiloError(silo, f"{answer.kind}: {answer.cause}", hint=answer.hint)
+            raise SiloError(silo, f"{answer.error_type}: {answer.cause}", hint=answer.hint)
         case Need():
             raise SiloError(
                 silo,

@@ -45,7 +45,7 @@ class WorkBundle:
     @property
     def named(self) -> tuple[Digest, ...]:
         """The digests of the blobs that the operations need, each once."""
-        return tuple(dict.fromkeys(op.blob for op in self.item.program if isinstance(op, Value)))
+        return tuple(dict.fromkeys(op.blob for op in self.item.ops if isinstance(op, Value)))
 
     @property
     def lacking(self) -> tuple[Digest, ...]:
@@ -57,7 +57,7 @@ class WorkBundle:
         """The values that the operations take from an earlier stage of the session, each once."""
         made: set[int] = set()
         kept: dict[int, None] = {}
-        for op in self.item.program:
+        for op in self.item.ops:
             kept |= dict.fromkeys(ref for ref in _used(op) if ref not in made)
             if isinstance(op, Value | Data | Struct | Select | Call):
                 made.add(op.ref)

@@ -38,7 +38,7 @@ class DeadLetter:
         died: time of its death; None if the broker does not tell it.
         deliveries: minimum number of its deliveries to the silo.
         size: size of its body, in bytes.
-        session: session_id of the work item; None if the body cannot be read.
+        session_id: of the work item; None if the body cannot be read.
         stage: stage of the work item; None if the body cannot be read.
         flaw: reason why the body cannot be read; empty if it can.
         key: routing key.
@@ -52,7 +52,7 @@ class DeadLetter:
     died: datetime | None
     deliveries: int
     size: int
-    session: str | None
+    session_id: str | None
     stage: int | None
     flaw: str
     key: str
@@ -76,7 +76,7 @@ class DeadLetter:
             died=_died(delivery.headers),
             deliveries=DELIVERED.get(reason, 0),
             size=len(delivery.body),
-            session=item.session if item is not None else None,
+            session_id=item.session_id if item is not None else None,
             stage=item.stage if item is not None else None,
             flaw=flaw,
             key=delivery.key,

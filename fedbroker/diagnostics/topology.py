@@ -64,7 +64,7 @@ class Role:
 def coordinator_role(cohort: str | None) -> Role:
     """Return the role of a coordinator; None stands for a cohort whose name is not known."""
     name = cohort or f"doctor-{secrets.token_hex(6)}"
-    key = topology.coordinator_key(name, secrets.token_hex(6))  # of the same shape as a coordinator's own
+    key = topology.coordinator_id_of(name, secrets.token_hex(6))  # of the same shape as a coordinator's own
     lasting = (topology.lobby_queue(name), topology.archive(name)) if cohort is not None else ()
     return Role(
         "coordinator",
@@ -83,7 +83,7 @@ def coordinator_role(cohort: str | None) -> Role:
 
 def silo_role(cohort: str, silo: str, *, enrolled: bool = False) -> Role:
     """Return the role of a silo. An enrolled silo uses existing queues; any other declares them."""
-    key = topology.coordinator_key(cohort, secrets.token_hex(6))
+    key = topology.coordinator_id_of(cohort, secrets.token_hex(6))
     shared = () if enrolled else (topology.lobby_queue(cohort), topology.archive(cohort))
     return Role(
         "silo",

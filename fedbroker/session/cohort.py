@@ -273,7 +273,7 @@ class CoordinatorCohort:
         most = self._limits.max_silos
         if len(self._roster) >= most:
             self._roster.forget_longest_gone(now)
-        answer = admit(message, self._end.key, version=self._version, members=len(self._roster), most=most)
+        answer = admit(message, self._end.coordinator_id, version=self._version, members=len(self._roster), most=most)
         word = asyncio.get_running_loop().create_task(self._answer(answer))
         self._words.add(word)
         word.add_done_callback(self._words.discard)
@@ -290,11 +290,11 @@ class CoordinatorCohort:
             self._emit("silo_left", message.silo)
 
     def _on_late(self, answer: Answer) -> None:
-        recorder = self._recent.get(answer.session)
+        recorder = self._recent.get(answer.session_id)
         if recorder is not None:
             recorder.late(answer.silo, answer.stage)
         else:  # the session ended long ago, or belongs to another process
-            tell(self._listener, Event("late_reply", answer.session, answer.stage, answer.silo))
+            tell(self._listener, Event("late_reply", answer.session_id, answer.stage, answer.silo))
 
     def _on_forged(self, silo: str, session: str, why: str) -> None:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""

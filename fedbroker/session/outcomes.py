@@ -72,7 +72,7 @@ def outcome_name(outcome: Outcome) -> OutcomeName:
         case Done():
             return "answered"
         case Failed():
-            return _FAILED[outcome.kind]
+            return _FAILED[outcome.error_type]
         case Lost():
             return _LOST[outcome.reason]
         case TooLate():
@@ -98,7 +98,7 @@ def replaceable(outcome: Outcome) -> bool:
     A failure of the silo's data or of the computation is not replaceable: another silo would fail as well.
     """
     return (isinstance(outcome, Lost) and outcome.reason != "time") or (
-        isinstance(outcome, Failed) and outcome.kind == "lost"
+        isinstance(outcome, Failed) and outcome.error_type == "lost"
     )
 
 
@@ -145,10 +145,10 @@ def _silo_error(session: str, stage: int, failed: Failed) -> SiloError:
         failed.cause,
         stage=stage,
         session=session,
-        retryable=failed.kind == "lost",
+        retryable=failed.error_type == "lost",
         hint=failed.hint,
     )
-    if failed.kind == "computation":
+    if failed.error_type == "computation":
         status, _, detail = failed.cause.partition(": ")
         error.__cause__ = ComputationFailed(status, detail)
     return error

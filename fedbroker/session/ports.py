@@ -64,8 +64,8 @@ class SessionTransport(Protocol):
     """
 
     @property
-    def key(self) -> str:
-        """The coordinator_id in routing keys."""
+    def coordinator_id(self) -> str:
+        """The coordinator id, used in routing keys."""
         ...
 
     @property
@@ -74,7 +74,7 @@ class SessionTransport(Protocol):
         ...
 
     async def send_blob(
-        self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session: str = ""
+        self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session_id: str = ""
     ) -> None:
         """Send a blob to one silo or, with None, once to the whole cohort, for the silos of that session."""
         ...
@@ -85,11 +85,11 @@ class SessionTransport(Protocol):
         """Publish a work item; its replies are received within the block."""
         ...
 
-    async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:
+    async def fetch(self, silo: str, session_id: str, stage: int, incarnation: str) -> None:
         """Tell a silo to upload the results that it has announced."""
         ...
 
-    async def end_session(self, silo: str, session: str, incarnation: str) -> None:
+    async def end_session(self, silo: str, session_id: str, incarnation: str) -> None:
         """Tell an incarnation of a silo to forget a session."""
         ...
 

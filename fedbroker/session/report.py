@@ -248,9 +248,9 @@ class RequestTimings:
         fetching = max(0.0, self.fetched - self.replied)
         return replace(
             common,
-            queue=max(0.0, self.replied - self.started - outcome.seconds),
-            transfer=min(outcome.waited, outcome.seconds) + fetching,
-            compute=max(0.0, outcome.seconds - outcome.waited),
+            queue=max(0.0, self.replied - self.started - outcome.duration),
+            transfer=min(outcome.blob_wait, outcome.duration) + fetching,
+            compute=max(0.0, outcome.duration - outcome.blob_wait),
             bytes_in=sum(size for _, size in outcome.outputs),
         )
 

@@ -167,7 +167,7 @@ class SiloRequest:
                 self.talk.fetched = time.monotonic()
                 if self.journal is not None:
                     await self.journal.record_answer(self.work.stage, self.member.name, self.outputs)
-                self.known.add(self.member, needs(item.program))
+                self.known.add(self.member, needs(item.ops))
         except (DeadlineExceeded, TimeoutError):
             return Lost(self.member.name, "time")
         if isinstance(reply, Need) and not self.work.blobs.keys() >= set(reply.digests):
@@ -233,7 +233,7 @@ class SiloRequest:
         for _ in range(ROUNDS_OF_RESULTS):
             if (wrong := self._announced_wrong(reply)) is not None:
                 return wrong
-            if not reply.held and all(digest in self.lane.results for digest, _ in reply.outputs):
+            if not reply.deferred and all(digest in self.lane.results for digest, _ in reply.outputs):
                 await self._here(reply)
                 return reply
             coming, answering = asyncio.create_task(self._come(reply)), asyncio.create_task(asked.answer())
@@ -253,14 +253,14 @@ class SiloRequest:
 
     async def _come(self, reply: Done) -> Done:
         """Wait for the results. If the silo holds them, tell it to upload them when room is left."""
-        if not reply.held:
+        if not reply.deferred:
             await self._here(reply)
             return reply
         digests = [digest for digest, _ in reply.outputs]
         async with asyncio.timeout(self.deadline.left()):
             await self.turn(sum(size for _, size in reply.outputs))
         with self.lane.results.pinned(digests):
-            await self.lane.fetch(reply.silo, reply.session, reply.stage, reply.incarnation)
+            await self.lane.fetch(reply.silo, reply.session_id, reply.stage, reply.incarnation)
             await self._here(reply)
         for digest in digests:
             self.lane.results.spent(digest)
@@ -276,17 +276,17 @@ class SiloRequest:
     def _item(self, fresh: dict[Digest, int], hold: int) -> WorkItem:
         left = self.deadline.left()
         return WorkItem(
-            session=self.session,
+            session_id=self.session,
             stage=self.work.stage,
             silo=self.member.name,
-            reply_to=self.lane.key,
+            coordinator_id=self.lane.coordinator_id,
             clients=self.clients,
-            program=self.program,
-            fresh=fresh,
-            seconds=left,
+            ops=self.program,
+            incoming=fresh,
+            timeout=left,
             lease=left + LEASE_SLACK,
-            last=self.work.last,
-            hold=hold,
+            ends_session=self.work.last,
+            defer_above=hold,
         )
 
     def _size(self, digests: Sequence[Digest]) -> int:

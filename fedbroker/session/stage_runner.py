@@ -189,7 +189,7 @@ class _Stage:
             blob = self.work.blobs[digest]
             with tracing.span("transfer", what="blob", bytes=len(blob), silo=silo or "*"):
                 await self.session.lane.send_blob(
-                    digest, blob, silo=silo, deadline=self.deadline, session=self.session.id
+                    digest, blob, silo=silo, deadline=self.deadline, session_id=self.session.id
                 )
 
     async def _recruit(self, straggler: str) -> None:

@@ -83,7 +83,7 @@ class CoordinatorEnvelopes:
 
     def work(self, item: WorkItem, body: bytes) -> bytes:
         """Return the signed message for a work item."""
-        return self._to(item.silo, body, MessageContext("work", self._cohort, item.silo, item.session, item.stage))
+        return self._to(item.silo, body, MessageContext("work", self._cohort, item.silo, item.session_id, item.stage))
 
     def mail(self, silo: str, body: bytes) -> bytes:
         """Return the signed message for a notice to a silo."""
@@ -112,7 +112,7 @@ class CoordinatorEnvelopes:
         timely(opened, LONGEST_HEARTBEAT, self._guard.clock())
         return opened.body, silo
 
-    async def blob(self, session: str, digest: Digest, data: Buffer, silo: str | None) -> tuple[Digest, Buffer]:
+    async def blob(self, session_id: str, digest: Digest, data: Buffer, silo: str | None) -> tuple[Digest, Buffer]:
         """Seal a blob to one silo, or to all silos of a session (None); return the sealed digest and the bytes.
 
         Without sealing, both are returned unchanged.
@@ -120,8 +120,8 @@ class CoordinatorEnvelopes:
         keys = self._guard.keys
         if keys is None or not keys.seal:
             return digest, data
-        name, data = await sealed(data, digest, self._secret(keys, session, silo))
-        self._names.put(session, digest, silo, name)
+        name, data = await sealed(data, digest, self._secret(keys, session_id, silo))
+        self._names.put(session_id, digest, silo, name)
         return name, data
 
     async def named(self, item: WorkItem, deadline: Deadline) -> WorkItem:
@@ -135,15 +135,15 @@ class CoordinatorEnvelopes:
             return item
         try:
             async with asyncio.timeout(deadline.left()):
-                names = await self._names.of(item.session, item.fresh, item.silo)
+                names = await self._names.of(item.session_id, item.incoming, item.silo)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"what stage {item.stage} sends to silo {item.silo!r} was not sealed in time",
                 silos=(item.silo,),
                 stage=item.stage,
-                session=item.session,
+                session=item.session_id,
             ) from None
-        return msgspec.structs.replace(item, sealed=names, content=content_key(keys.own, item.session).hex())
+        return msgspec.structs.replace(item, sealed=names, content_key=content_key(keys.own, item.session_id).hex())
 
     def opening(
         self, done: Done, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
@@ -152,17 +152,17 @@ class CoordinatorEnvelopes:
         keys = self._guard.keys
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if keys is not None and done.sealed:
-            secret = self._secret(keys, done.session, done.silo)
+            secret = self._secret(keys, done.session_id, done.silo)
             coming = {digest: (name, secret) for digest, name in done.sealed.items()}
         return opening(store, coming, deadline, forged)
 
     def _to(self, silo: str, body: bytes, about: MessageContext) -> bytes:
         return self._guard.wrap(body, about, self._guard.key_of(silo) if self._guard.seals else None)
 
-    def _secret(self, keys: Keys, session: str, silo: str | None) -> bytes:
+    def _secret(self, keys: Keys, session_id: str, silo: str | None) -> bytes:
         if silo is None:
-            return content_key(keys.own, session)
-        return pair_secret(keys.own, keys.others[silo], session)
+            return content_key(keys.own, session_id)
+        return pair_secret(keys.own, keys.others[silo], session_id)
 
 
 class SiloEnvelopes:
@@ -212,14 +212,14 @@ class SiloEnvelopes:
         if opened is None:
             return *read(delivery.body), UNSIGNED
         item, more = read(opened.body)
-        timely(opened, item.seconds, self._guard.clock())
-        if (item.session, item.stage) != (about.session, about.stage):
+        timely(opened, item.timeout, self._guard.clock())
+        if (item.session_id, item.stage) != (about.session_id, about.stage):
             raise Forged("work is signed for another session or stage than it names", hint=_COORDINATOR)
-        if item.sealed and not (opened.sealed and _KEY.fullmatch(item.content)):
+        if item.sealed and not (opened.sealed and _KEY.fullmatch(item.content_key)):
             raise Forged("sealed blobs come without their key", hint=_COPIES)
         by = opened.sender.fingerprint
-        self._check_reply_to(item.reply_to, by)
-        accepted = Accepted(by, opened.nonce.hex(), opened.issued, opened.issued + item.seconds + SKEW)
+        self._check_reply_to(item.coordinator_id, by)
+        accepted = Accepted(by, opened.nonce.hex(), opened.issued, opened.issued + item.timeout + SKEW)
         repeated = self._work.accept(accepted, delivery.message_id, self._guard.clock())
         reader = opened.sender if opened.sealed or self._guard.seals else None
         return item, more, Signed(by, (accepted.nonce,), accepted, repeated, reader)
@@ -250,7 +250,7 @@ class SiloEnvelopes:
 
     def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
         """Return the signed message for a reply, sealed to the reader of ``signed`` if it has one."""
-        about = MessageContext("reply", self._cohort, self._silo, item.session, item.stage)
+        about = MessageContext("reply", self._cohort, self._silo, item.session_id, item.stage)
         return self._guard.wrap(body, about, signed.reader)
 
     async def outputs(
@@ -259,7 +259,7 @@ class SiloEnvelopes:
         """Seal the outputs for the bulk lane; return for each digest the sealed digest and the bytes."""
         if signed.reader is None:
             return {digest: (digest, data) for digest, data in outputs.items()}
-        secret = pair_secret(self._own, signed.reader, item.session)
+        secret = pair_secret(self._own, signed.reader, item.session_id)
         return {digest: await sealed(data, digest, secret) for digest, data in outputs.items()}
 
     def opening(
@@ -268,7 +268,7 @@ class SiloEnvelopes:
         """Decrypt a work item's blobs within the block; see :func:`fedbroker.transport.blobs.encryption.opening`."""
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if item.sealed and signed.reader is not None:
-            pair, content = pair_secret(self._own, signed.reader, item.session), bytes.fromhex(item.content)
+            pair, content = pair_secret(self._own, signed.reader, item.session_id), bytes.fromhex(item.content_key)
             coming = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
         return opening(store, coming, deadline, forged)
 
@@ -298,8 +298,8 @@ _COORDINATOR: Final = "find out what the coordinator that signed it is doing"
 
 def _about(direction: str, cohort: str, conversation: str) -> MessageContext:
     """Return the context of ``session.stage.silo``; a malformed text gives a context that no message is signed for."""
-    session, stage, silo = [*conversation.split("."), "", "", ""][:3]
-    return MessageContext(direction, cohort, silo, session, int(stage) if stage.isdecimal() else -1)
+    session_id, stage, silo = [*conversation.split("."), "", "", ""][:3]
+    return MessageContext(direction, cohort, silo, session_id, int(stage) if stage.isdecimal() else -1)
 
 
 def _put(table: OrderedDict[K, V], key: K, value: V) -> V:

@@ -24,7 +24,7 @@ __all__ = [
     "blobs_key",
     "blobs_queue",
     "callback_queue",
-    "coordinator_key",
+    "coordinator_id_of",
     "coordinator_mark",
     "coordinator_signer",
     "lobby_queue",
@@ -138,22 +138,24 @@ def archive(cohort: str) -> Queue:
     return Queue(f"fedbroker.dead.{cohort}", (Binding(DEAD, f"{cohort}.#"),), arguments)
 
 
-def callback_queue(key: str) -> Queue:
+def callback_queue(coordinator_id: str) -> Queue:
     """Return the queue of a coordinator's replies and dead-lettered work items; it outlives a short disconnect."""
-    bindings = (Binding(REPLY, f"{key}.#"), Binding(DEAD, f"*.*.{key}"))
-    return Queue(f"fedbroker.callback.{key}", bindings, {"x-expires": 10 * MINUTES})
+    bindings = (Binding(REPLY, f"{coordinator_id}.#"), Binding(DEAD, f"*.*.{coordinator_id}"))
+    return Queue(f"fedbroker.callback.{coordinator_id}", bindings, {"x-expires": 10 * MINUTES})
 
 
-def results_queue(key: str) -> Queue:
+def results_queue(coordinator_id: str) -> Queue:
     """Return the queue of chunks to one coordinator."""
-    return Queue(f"fedbroker.results.{key}", (Binding(RESULTS, f"{key}.*"),), {"x-expires": 10 * MINUTES})
+    return Queue(
+        f"fedbroker.results.{coordinator_id}", (Binding(RESULTS, f"{coordinator_id}.*"),), {"x-expires": 10 * MINUTES}
+    )
 
 
-def roster_queue(key: str, cohort: str) -> Queue:
+def roster_queue(coordinator_id: str, cohort: str) -> Queue:
     """Return the queue of announcements to one coordinator."""
     bindings = (Binding(LOBBY, f"{cohort}.*"),)
     arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MOST_WAITING}
-    return Queue(f"fedbroker.roster.{key}", bindings, arguments, exclusive=True)
+    return Queue(f"fedbroker.roster.{coordinator_id}", bindings, arguments, exclusive=True)
 
 
 def reading_lock(cohort: str) -> Queue:
@@ -169,7 +171,7 @@ def coordinator_mark(cohort: str) -> str:
     return hashlib.sha256(cohort.encode()).hexdigest()[:8]
 
 
-def coordinator_key(cohort: str, name: str, signer: str = "") -> str:
+def coordinator_id_of(cohort: str, name: str, signer: str = "") -> str:
     """Return a coordinator id, the coordinator's name in routing keys.
 
     Args:
@@ -181,9 +183,9 @@ def coordinator_key(cohort: str, name: str, signer: str = "") -> str:
     return "-".join(filter(None, (coordinator_mark(cohort), signer, name)))
 
 
-def coordinator_signer(cohort: str, key: str) -> str:
+def coordinator_signer(cohort: str, coordinator_id: str) -> str:
     """Return the fingerprint in a coordinator id; empty if the id contains none."""
-    mark, _, rest = key.partition("-")
+    mark, _, rest = coordinator_id.partition("-")
     signer, dash, _ = rest.partition("-")
     return signer if mark == coordinator_mark(cohort) and dash and _FINGERPRINT.fullmatch(signer) else ""
 
@@ -196,22 +198,22 @@ def silo_key(cohort: str, silo: str) -> str:
     return f"{cohort}.{silo}"
 
 
-def work_key(cohort: str, silo: str, key: str) -> str:
+def work_key(cohort: str, silo: str, coordinator_id: str) -> str:
     """Return the routing key of a work item; a dead-lettered item keeps it."""
-    return f"{cohort}.{silo}.{key}"
+    return f"{cohort}.{silo}.{coordinator_id}"
 
 
-def reply_key(key: str, session: str, stage: int, silo: str) -> str:
+def reply_key(coordinator_id: str, session_id: str, stage: int, silo: str) -> str:
     """Return the routing key of a reply.
 
     The key ends with the silo's name, so that topic permissions prevent a silo from replying for another one.
     """
-    return f"{key}.{session}.{stage}.{silo}"
+    return f"{coordinator_id}.{session_id}.{stage}.{silo}"
 
 
-def results_key(key: str, silo: str) -> str:
+def results_key(coordinator_id: str, silo: str) -> str:
     """Return the routing key of a chunk of an output."""
-    return f"{key}.{silo}"
+    return f"{coordinator_id}.{silo}"
 
 
 def blobs_key(cohort: str, silo: str | None) -> str:

@@ -47,19 +47,19 @@ class MessageContext:
         direction: ``work``, ``reply``, ``mail`` or ``lobby``.
         cohort: its name.
         silo: the silo that receives or sends the message.
-        session: the session's id, if the message belongs to one.
+        session_id: the session's id, if the message belongs to one.
         stage: the stage's number, if the message belongs to one.
     """
 
     direction: str
     cohort: str
     silo: str
-    session: str = ""
+    session_id: str = ""
     stage: int = 0
 
     def as_bytes(self) -> bytes:
         """Return an unambiguous encoding: two contexts never have the same."""
-        words = (self.direction, self.cohort, self.silo, self.session, str(self.stage))
+        words = (self.direction, self.cohort, self.silo, self.session_id, str(self.stage))
         return b"".join(len(word).to_bytes(4, "big") + word for word in (one.encode() for one in words))
 
 

@@ -152,7 +152,7 @@ def _cleaned(value: object) -> object:
 
 def _check_fields(message: Message) -> None:
     """Refuse to send a struct whose field names would change when the receiver makes them printable."""
-    structs = (op for op in message.program if isinstance(op, Struct)) if isinstance(message, WorkItem) else ()
+    structs = (op for op in message.ops if isinstance(op, Struct)) if isinstance(message, WorkItem) else ()
     for name in (name for op in structs for name, _ in op.elements):
         if name != printable(name):
             raise WireError(
@@ -166,8 +166,8 @@ def _check_counts(message: Message, attachments: int, limits: Limits) -> None:
         raise _too_large("number of attachments", attachments, limits.max_attachments)
     if isinstance(message, Chunk) and attachments != 1:
         raise WireError(f"a chunk with {attachments} attachments, not one", hint=_DAMAGED)
-    if isinstance(message, WorkItem) and len(message.program) > limits.max_ops:
-        raise _too_large("number of operations", len(message.program), limits.max_ops)
+    if isinstance(message, WorkItem) and len(message.ops) > limits.max_ops:
+        raise _too_large("number of operations", len(message.ops), limits.max_ops)
 
 
 def _check_numbers(message: Message) -> None:
@@ -176,20 +176,20 @@ def _check_numbers(message: Message) -> None:
     match message:
         case WorkItem():
             numbers = (
-                message.seconds,
+                message.timeout,
                 message.lease,
                 message.stage,
                 message.clients,
-                message.hold,
-                *message.fresh.values(),
+                message.defer_above,
+                *message.incoming.values(),
             )
         case Announce():
             counts = (count for one in message.sources.values() for count in (one.rows or 0, one.clients))
             numbers = (message.heartbeat, message.in_flight, *counts)
         case Rejected():
-            numbers = message.retry
+            numbers = message.retry_after
         case Done():
-            numbers = (message.seconds, message.waited, *(size for _, size in message.outputs))
+            numbers = (message.duration, message.blob_wait, *(size for _, size in message.outputs))
         case Fetch():
             numbers = (message.stage,)
         case Chunk():

@@ -48,7 +48,7 @@ Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 """The address of a blob: 32 hexadecimal digits of its BLAKE3 hash."""
 
 Name: TypeAlias = Annotated[str, Meta(pattern=rf"\A{NAME}\Z")]
-"""The name of a cohort, a silo, a coordinator or a session; see :mod:`fedbroker.wire.names`."""
+"""The name of a cohort or a silo, or the id of a coordinator or a session; see :mod:`fedbroker.wire.names`."""
 
 Id: TypeAlias = Annotated[str, Meta(pattern=rf"\A({NAME})?\Z")]
 """A name, or empty."""
@@ -59,8 +59,8 @@ Rule: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9_.-]{0,64}\Z")]
 SecretKey: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 """32 bytes in hexadecimal digits, or empty."""
 
-MOST_ALARMS: Final = 16
-"""The most alarms that one reply carries."""
+MAX_FORGERY_REPORTS: Final = 16
+"""Maximum number of forgery reports in one reply."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
@@ -185,7 +185,7 @@ class Leave(msgspec.Struct, frozen=True, tag="leave"):
 class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     """A coordinator's admission of a silo: the answer to the first announcement of an incarnation."""
 
-    coordinator: Name
+    coordinator_id: Name
     silo: Name
     incarnation: Id
 
@@ -195,56 +195,58 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
 
     Attributes:
         reason: one line.
-        retry: bounds in seconds; the silo announces itself again after a random time between them, so that silos do not
-            all come back at once.
-        never: retrying is of no use before the silo's administrator has changed something.
+        retry_after: bounds in seconds; the silo announces itself again after a random time between them, so that silos
+            do not all come back at once.
+        permanent: retrying is of no use before the silo's administrator has changed something.
     """
 
-    coordinator: Name
+    coordinator_id: Name
     silo: Name
     incarnation: Id
     reason: str
-    retry: tuple[float, float]
-    never: bool = False
+    retry_after: tuple[float, float]
+    permanent: bool = False
 
 
 class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     """The work that one silo is asked to do for one client stage.
 
     Attributes:
-        session: the session's id.
+        session_id: id of the session.
         stage: number of the client stage.
         silo: the silo that it is for.
-        reply_to: the coordinator's id, first word of the reply's routing key.
+        coordinator_id: the first word of the reply's routing key.
         clients: number of clients that the silo holds in this session; fixed at the session's first work item.
-        program: the operations, run in order.
-        fresh: digests of blobs that are on their way on the bulk connection, with their sizes in bytes; the silo waits
-            for these, and replies ``need`` for any other blob that it lacks.
-        seconds: time left for the stage when the work item was sent.
+        ops: the operations, run in order.
+        incoming: digests of blobs that are on their way on the bulk connection, with their sizes in bytes; the silo
+            waits for these, and replies ``need`` for any other blob that it lacks.
+        timeout: seconds left for the stage when the work item was sent.
         lease: seconds after which the silo may forget the session if it gets no further message of it.
-        last: the session ends at this silo with the reply.
-        hold: outputs of more bytes than this are only announced, and sent when the coordinator asks; 0 sends all at
-            once.
-        sealed: the blobs of ``fresh`` that are sealed: the digest of the sealed bytes, and whether to this silo alone.
-        content: the session's key for blobs sealed to all its silos, as hexadecimal digits; empty if none is sealed.
+        ends_session: the session ends at this silo with the reply.
+        defer_above: outputs of more bytes than this are only announced, and sent when the coordinator asks; 0 sends all
+            at once.
+        sealed: the blobs of ``incoming`` that are sealed: the digest of the sealed bytes, and whether to this silo
+            alone.
+        content_key: the session's key for blobs sealed to all its silos, as hexadecimal digits; empty if none is
+            sealed.
     """
 
-    session: Name
+    session_id: Name
     stage: int
     silo: Name
-    reply_to: Name
+    coordinator_id: Name
     clients: int
-    program: tuple[Op, ...]
-    fresh: dict[Digest, int]
-    seconds: float
+    ops: tuple[Op, ...]
+    incoming: dict[Digest, int]
+    timeout: float
     lease: float
-    last: bool
-    hold: int = 0
+    ends_session: bool
+    defer_above: int = 0
     sealed: dict[Digest, tuple[Digest, bool]] = {}
-    content: SecretKey = ""
+    content_key: SecretKey = ""
 
     def __repr__(self) -> str:
-        return f"WorkItem({self.session}.{self.stage}.{self.silo}, {len(self.program)} operations)"  # not the key
+        return f"WorkItem({self.session_id}.{self.stage}.{self.silo}, {len(self.ops)} operations)"  # not the key
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -252,41 +254,41 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
     Attributes:
         outputs: digest and size in bytes of each.
-        seconds: time spent at the silo, from receipt to reply.
-        waited: the part of it that was spent waiting for blobs.
-        held: the large outputs are not on their way, but wait for ``Fetch``.
+        duration: seconds spent at the silo, from receipt to reply.
+        blob_wait: the part of it that was spent waiting for blobs.
+        deferred: the large outputs are not on their way, but wait for ``Fetch``.
         sealed: the outputs that are sealed and not attached: the digest of the sealed bytes.
-        alarms: forged messages that this silo rejected since its last reply.
+        forgery_reports: forged messages that this silo rejected since its last reply.
     """
 
-    session: Name
+    session_id: Name
     stage: int
     silo: Name
     incarnation: Id
     outputs: tuple[tuple[Digest, int], ...]
-    seconds: float
-    waited: float = 0.0
-    held: bool = False
+    duration: float
+    blob_wait: float = 0.0
+    deferred: bool = False
     sealed: dict[Digest, Digest] = {}
-    alarms: Annotated[tuple[str, ...], Meta(max_length=MOST_ALARMS)] = ()
+    forgery_reports: Annotated[tuple[str, ...], Meta(max_length=MAX_FORGERY_REPORTS)] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A silo's reply that the work item failed.
 
     Attributes:
-        kind: ``data`` (source, column or query), ``computation`` (the C++ runtime raised an error), ``lost`` (the
+        error_type: ``data`` (source, column or query), ``computation`` (the C++ runtime raised an error), ``lost`` (the
             runtime died or the silo does not know the session: the values it kept are gone), ``refused`` (an invalid or
-            oversize work item, or one that the silo's policy forbids), ``time`` (the stage's time was up).
+            oversize work item, or one that the silo's policy forbids), ``timeout`` (the stage's time was up).
         cause: one line.
         rule: of a refusal, the key of the silo's ``[policy]`` that refused it; empty if no rule of the policy did.
     """
 
-    session: Name
+    session_id: Name
     stage: int
     silo: Name
     incarnation: Id
-    kind: Literal["data", "computation", "lost", "refused", "time"]
+    error_type: Literal["data", "computation", "lost", "refused", "timeout"]
     cause: str
     hint: str = ""
     rule: Rule = ""
@@ -295,7 +297,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 class Need(msgspec.Struct, frozen=True, tag="need"):
     """A silo's reply that it lacks blobs. It has dropped the work item; the coordinator sends it again with them."""
 
-    session: Name
+    session_id: Name
     stage: int
     silo: Name
     incarnation: Id
@@ -309,7 +311,7 @@ class Fetch(msgspec.Struct, frozen=True, tag="fetch"):
         wanted: False if the outputs are no longer needed: the silo may drop them.
     """
 
-    session: Name
+    session_id: Name
     stage: int
     incarnation: Id
     wanted: bool = True
@@ -323,7 +325,7 @@ class EndSession(msgspec.Struct, frozen=True, tag="end"):
             Empty for any incarnation of the silo.
     """
 
-    session: Name
+    session_id: Name
     incarnation: Id = ""
 
 

@@ -21,7 +21,7 @@ LIMITS = Limits(max_strikes=20)
 
 async def flood_of_garbage(look, key, work):
     for _ in range(LIMITS.max_strikes + 1):
-        await look.publish("fedbroker.reply", f"{key}.{work.session}.0.mallory", b"garbage")
+        await look.publish("fedbroker.reply", f"{key}.{work.session_id}.0.mallory", b"garbage")
 
 
 async def flood_of_answers(look, key, work):
@@ -44,9 +44,9 @@ async def bad_answer(look, key, work):
     from fedbroker.wire import digest_of, encode
     from fedbroker.wire.messages import Done
 
-    forged = encode(Done(work.session, 0, "ewr", "1", ((digest_of(b"9"), 1),), 0.0), [b"9"])
+    forged = encode(Done(work.session_id, 0, "ewr", "1", ((digest_of(b"9"), 1),), 0.0), [b"9"])
     for _ in range(LIMITS.max_strikes + 1):
-        await look.publish("fedbroker.reply", f"{key}.{work.session}.0.mallory", forged)
+        await look.publish("fedbroker.reply", f"{key}.{work.session_id}.0.mallory", forged)
 
 
 @pytest.mark.parametrize("flood", [flood_of_garbage, flood_of_answers, flood_of_chunks, bad_answer])
@@ -75,7 +75,7 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
         running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {}, replies)))
         await eventually(lambda: bool(asked))
         async with queue_admin(broker.url) as look:
-            await flood(look, ours._end.key, asked[0])
+            await flood(look, ours._end.coordinator_id, asked[0])
         await eventually(lambda: dict(session.recorder._silos).get("mallory") is not None)
         assert not running.done()
         release.set()
@@ -97,7 +97,9 @@ async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, coho
         async def after_garbage(item):
             async with queue_admin(broker.url) as look:
                 for _ in range(LIMITS.max_strikes):
-                    await look.publish("fedbroker.reply", f"{ours._end.key}.{item.session}.0.mallory", b"garbage")
+                    await look.publish(
+                        "fedbroker.reply", f"{ours._end.coordinator_id}.{item.session_id}.0.mallory", b"garbage"
+                    )
             await silo.send(item, [b"fine"], Deadline.after(10))
             arrived.set()
 

@@ -205,7 +205,7 @@ async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, 
 async def test_a_replay_is_sent_results_that_the_first_coordinator_would_have_asked_for(broker, cohort, dead, kill):
     async with silo_transport(broker.url, cohort):
         pass
-    await kill(msgspec.structs.replace(work_item("ewr", "gone"), hold=1000))
+    await kill(msgspec.structs.replace(work_item("ewr", "gone"), defer_above=1000))
     (letter,) = (await dead("list", "--json")).json
     async with silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [b"x" * 100_000], Deadline.after(20))
@@ -217,7 +217,7 @@ async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, 
     async with silo_transport(broker.url, cohort):
         pass
     async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as at:
-        item = work_item("ewr", coordinator.transport.key)
+        item = work_item("ewr", coordinator.transport.coordinator_id)
         assert isinstance(await coordinator.transport.request(item, {}, Deadline.after(0.3)), Dead)
         await eventually(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
         (letter,) = (await dead("list", "--json")).json
@@ -227,7 +227,7 @@ async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, 
         async with silo_transport(broker.url, cohort) as silo:
             await eventually(lambda: coordinator.transport.late == 1)
             (done,) = silo.items
-            assert msgspec.structs.replace(done, seconds=item.seconds) == item  # its time runs
+            assert msgspec.structs.replace(done, timeout=item.timeout) == item  # its time runs
 
 
 async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody_listens(broker, cohort, dead, kill):

@@ -95,7 +95,7 @@ async def as_ewr(users, broker):
             async def refused(action, *arguments):
                 channel = await connection.channel()
                 try:
-                    await action(channel, theirs.transport.key, *arguments)
+                    await action(channel, theirs.transport.coordinator_id, *arguments)
                 except aio_pika.exceptions.ChannelClosed as error:
                     if "ACCESS_REFUSED" not in str(error):
                         raise

@@ -38,7 +38,12 @@ async def ewr(enrolled: Admin):
         coordinator_transport(enrolled.coordinator_url(), OTHER) as others,
         await aio_pika.connect(url) as connection,
     ):
-        names = {"cohort": COHORT, "other": OTHER, "key": ours.transport.key, "foreign": others.transport.key}
+        names = {
+            "cohort": COHORT,
+            "other": OTHER,
+            "key": ours.transport.coordinator_id,
+            "foreign": others.transport.coordinator_id,
+        }
 
         async def refusal(action, *arguments, **options) -> str | None:
             channel = await (await connection.channel(publisher_confirms=False)).get_underlay_channel()

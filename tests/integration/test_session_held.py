@@ -62,16 +62,16 @@ def few_send_unasked(monkeypatch):
 async def test_results_are_sent_when_they_are_asked_for(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr"), b"small"], Deadline.after(20))
-        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
         done = await ours.transport.request(item, {}, Deadline.after(20))
-        assert done.held
+        assert done.deferred
         (large, _), (small, _) = done.outputs
         assert small in ours.transport.results
         assert large not in ours.transport.results
-        await ours.transport.fetch("ewr", item.session, item.stage, "another incarnation")
+        await ours.transport.fetch("ewr", item.session_id, item.stage, "another incarnation")
         with pytest.raises(Exception, match="nothing came"):
             await ours.transport.results.get(large, Deadline.after(20), 0.3)
-        await ours.transport.fetch("ewr", item.session, item.stage, silo.incarnation)
+        await ours.transport.fetch("ewr", item.session_id, item.stage, silo.incarnation)
         assert await ours.transport.results.get(large, Deadline.after(20)) == result("ewr")
 
 
@@ -79,9 +79,11 @@ async def test_results_up_to_what_the_item_says_come_at_once(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(20))
         for hold in (0, 2 * MIB):
-            item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=hold, session=f"s{hold}")
+            item = msgspec.structs.replace(
+                work_item("ewr", ours.transport.coordinator_id), defer_above=hold, session_id=f"s{hold}"
+            )
             done = await ours.transport.request(item, {}, Deadline.after(20))
-            assert not done.held
+            assert not done.deferred
             assert await ours.transport.results.get(done.outputs[0][0], Deadline.after(20)) == result("ewr")
 
 
@@ -140,7 +142,7 @@ async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monk
         took = RecordedOutputs()
         assert await session.run_stage(stage(took, THREE)) == THREE
         assert took["ewr"] == [result("ewr")]
-        assert [item.hold for item in silos["ewr"].items] == [MIB, 0]
+        assert [item.defer_above for item in silos["ewr"].items] == [MIB, 0]
         await session.close()
 
 
@@ -150,7 +152,7 @@ async def test_two_silos_send_without_being_told_to(broker, cohort):
         took = RecordedOutputs()
         assert await session.run_stage(stage(took, two)) == two
         assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in two}
-        assert [item.hold for silo in silos.values() for item in silo.items] == [0, 0]
+        assert [item.defer_above for silo in silos.values() for item in silo.items] == [0, 0]
         await session.close()
 
 
@@ -158,14 +160,14 @@ async def test_a_silo_that_dies_with_its_results_is_missed_as_soon_as_its_work_i
     async with coordinator_transport(broker.url, cohort) as ours, AsyncExitStack() as alive:
         silo = await alive.enter_async_context(silo_transport(broker.url, cohort))
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
-        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
         async with (
             ours.transport.asking(item, {}, Deadline.after(30), unread=Deadline.after(1)) as asked,
             asyncio.timeout(10),
         ):
-            assert (await asked.answer()).held
+            assert (await asked.answer()).deferred
             await alive.aclose()
-            assert await asked.answer() == Dead("ewr", item.session, item.stage, "expired")
+            assert await asked.answer() == Dead("ewr", item.session_id, item.stage, "expired")
 
 
 async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broker, cohort, monkeypatch):
@@ -201,7 +203,7 @@ async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
             over.set()
 
         silo.answer = answer
-        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
         with pytest.raises(DeadlineExceeded):
             await ours.transport.request(item, {}, Deadline.after(0.3))
         gate.set()
@@ -213,13 +215,13 @@ async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
 async def test_results_that_are_announced_again_are_sent_once(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
-        item = msgspec.structs.replace(work_item("ewr", ours.transport.key), hold=MIB)
+        item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
         async with ours.transport.asking(item, {}, Deadline.after(20)) as asked:
             first = await asked.answer()
             again = asyncio.create_task(silo.answer(item))
             assert await asked.answer() == first
             before = silo.transport.traffic["bulk"].bytes_out
-            await ours.transport.fetch("ewr", item.session, item.stage, silo.incarnation)
+            await ours.transport.fetch("ewr", item.session_id, item.stage, silo.incarnation)
             await again
             assert await ours.transport.results.get(first.outputs[0][0], Deadline.after(20)) == result("ewr")
         assert silo.transport.traffic["bulk"].bytes_out - before < 1.5 * len(result("ewr"))

@@ -96,7 +96,9 @@ async def test_without_a_coordinator_a_silo_announces_itself_ever_more_seldom(
         assert 6 * HEARTBEAT < time.monotonic() - started < 12 * HEARTBEAT
         async with coordinator_transport(broker.url, cohort) as coordinator:
             assert coordinator.announces[-1].heartbeat == HEARTBEAT
-            await coordinator.transport.tell("ewr", Accepted(coordinator.transport.key, "ewr", silo.incarnation))
+            await coordinator.transport.tell(
+                "ewr", Accepted(coordinator.transport.coordinator_id, "ewr", silo.incarnation)
+            )
             before, started = len(coordinator.announces), time.monotonic()
             await eventually(lambda: len(coordinator.announces) >= before + 3)
             assert time.monotonic() - started < 6 * HEARTBEAT

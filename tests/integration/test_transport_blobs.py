@@ -78,7 +78,7 @@ async def test_blobs_go_there_and_back(strict_broker: PrivateBroker, cohort: str
         coordinator_transport(strict_broker.url, cohort) as coordinator,
     ):
         await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
-        item = work_item("ewr", coordinator.transport.key, blobs={digest: size})
+        item = work_item("ewr", coordinator.transport.coordinator_id, blobs={digest: size})
         done = await coordinator.transport.request(item, {}, Deadline.after(20))
         assert isinstance(done, Done)
         assert done.outputs == ((digest, size),)
@@ -94,7 +94,7 @@ async def test_64_mib_pass_a_broker_that_takes_16(strict_broker: PrivateBroker, 
         coordinator_transport(strict_broker.url, cohort) as coordinator,
     ):
         await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(60))
-        item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data)}, seconds=60)
+        item = work_item("ewr", coordinator.transport.coordinator_id, blobs={digest: len(data)}, seconds=60)
         done = await coordinator.transport.request(item, {}, Deadline.after(60))
         assert isinstance(done, Done)
         assert await coordinator.transport.results.get(digest, Deadline.after(30)) == data
@@ -154,7 +154,9 @@ async def test_a_blob_for_one_silo_goes_to_no_other(broker: PrivateBroker, cohor
 async def test_a_silo_waits_for_blobs_that_come_after_its_work(broker: PrivateBroker, cohort: str) -> None:
     blobs = {digest_of(data): data for data in (secrets.token_bytes(2 * MIB) for _ in range(5))}
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
-        item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data) for digest, data in blobs.items()})
+        item = work_item(
+            "ewr", coordinator.transport.coordinator_id, blobs={digest: len(data) for digest, data in blobs.items()}
+        )
         request = asyncio.create_task(coordinator.transport.request(item, {}, Deadline.after(20)))
         await eventually(lambda: len(silo.items) == 1)
         sending = (
@@ -280,7 +282,7 @@ async def test_results_that_went_with_the_connection_are_missed_soon(
     async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as look:
         getting = asyncio.create_task(coordinator.transport.results.get("d", Deadline.after(30), 30.0))
         await asyncio.sleep(0)
-        await look.delete(f"fedbroker.results.{coordinator.transport.key}")
+        await look.delete(f"fedbroker.results.{coordinator.transport.coordinator_id}")
         with pytest.raises(Missing, match=r"nothing came for 0\.3 s"):
             async with asyncio.timeout(10):
                 await getting
@@ -302,7 +304,7 @@ async def there_and_back(coordinator: RecordingCoordinator, data: bytes) -> tupl
     digest, lane = digest_of(data), coordinator.transport.traffic["bulk"]
     before = lane.bytes_out, lane.bytes_in
     await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
-    item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data)})
+    item = work_item("ewr", coordinator.transport.coordinator_id, blobs={digest: len(data)})
     assert isinstance(await coordinator.transport.request(item, {}, Deadline.after(20)), Done)
     assert await coordinator.transport.results.get(digest, Deadline.after(10)) == data
     return lane.bytes_out - before[0], lane.bytes_in - before[1]

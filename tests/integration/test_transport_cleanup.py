@@ -32,7 +32,7 @@ async def ours(broker: PrivateBroker, *words: str) -> set[str]:
 async def test_only_documented_queues_remain(broker: PrivateBroker, cohort: str) -> None:
     stay = {f"fedbroker.{kind}.{cohort}" for kind in ("lobby", "dead")} | {f"fedbroker.work.{cohort}.ewr"}
     async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort) as coordinator:
-        key = coordinator.transport.key
+        key = coordinator.transport.coordinator_id
         assert await coordinator.ask("ewr") == b"ok"
         assert await ours(broker, cohort, key) == stay | {
             *(f"fedbroker.{kind}.{cohort}.ewr" for kind in ("blobs", "mailbox")),
@@ -44,7 +44,7 @@ async def test_only_documented_queues_remain(broker: PrivateBroker, cohort: str)
 async def test_nothing_remains_after_a_reconnect(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy:
         async with silo_transport(proxy.url, cohort), coordinator_transport(proxy.url, cohort) as coordinator:
-            key = coordinator.transport.key
+            key = coordinator.transport.coordinator_id
             proxy.cut()
             assert await coordinator.ask("ewr") == b"ok"
         async with queue_admin(broker.url) as look:

@@ -68,7 +68,9 @@ async def large_blobs_pass(silo: EchoSilo, coordinator: RecordingCoordinator, st
                 break
             except Missing:
                 continue
-        item = work_item(silo.name, coordinator.transport.key, stage=stage, blobs={digest: len(data)}, seconds=20)
+        item = work_item(
+            silo.name, coordinator.transport.coordinator_id, stage=stage, blobs={digest: len(data)}, seconds=20
+        )
         assert isinstance(await coordinator.transport.request(item, {}, Deadline.after(20)), Done)
         assert await coordinator.transport.results.get(digest, Deadline.after(10)) == data
 

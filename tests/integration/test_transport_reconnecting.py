@@ -69,7 +69,9 @@ async def all_is_well(silo: EchoSilo, coordinator: RecordingCoordinator, stage: 
             with contextlib.suppress(Missing):
                 await silo.transport.blobs.get(digest, Deadline.after(20), 1.0)
                 break
-        item = work_item(silo.name, coordinator.transport.key, stage=stage, blobs={digest: len(data)}, seconds=20)
+        item = work_item(
+            silo.name, coordinator.transport.coordinator_id, stage=stage, blobs={digest: len(data)}, seconds=20
+        )
         answer = await coordinator.transport.request(item, {}, Deadline.after(20))
         assert isinstance(answer, Done)
         assert await coordinator.transport.results.get(digest, Deadline.after(10)) == data
@@ -145,7 +147,7 @@ async def test_a_queue_without_a_leader_is_made_anew(
             await eventually(lambda link=end._control: link._line is not None and link._line.alive, 40)
         await all_is_well(silo, coordinator, 1)
         await silo.transport.drain()
-        item = work_item("ewr", coordinator.transport.key, stage=2, seconds=1)
+        item = work_item("ewr", coordinator.transport.coordinator_id, stage=2, seconds=1)
         assert await coordinator.transport.request(item, {}, Deadline.after(1)) == Dead("ewr", "s1", 2, "expired")
 
 
@@ -231,8 +233,8 @@ def _deletes(queue: Callable[[str, RecordingCoordinator], str]) -> Blow:
         pytest.param(_silos_channel, id="silo's channel"),
         pytest.param(_coordinators_channel, id="coordinator's channel"),
         pytest.param(_deletes(lambda cohort, _: work_queue(cohort, "ewr").name), id="work queue"),
-        pytest.param(_deletes(lambda _, end: callback_queue(end.transport.key).name), id="callback queue"),
-        pytest.param(_deletes(lambda _, end: results_queue(end.transport.key).name), id="results queue"),
+        pytest.param(_deletes(lambda _, end: callback_queue(end.transport.coordinator_id).name), id="callback queue"),
+        pytest.param(_deletes(lambda _, end: results_queue(end.transport.coordinator_id).name), id="results queue"),
     ],
 )
 async def test_channels_are_closed_and_queues_are_deleted(broker: PrivateBroker, cohort: str, blow: Blow) -> None:

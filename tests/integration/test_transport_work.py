@@ -19,7 +19,7 @@ from tests.support.transports import coordinator_transport, eventually, queue_ad
 
 async def test_a_request_gets_its_reply(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
-        item = work_item("ewr", coordinator.transport.key)
+        item = work_item("ewr", coordinator.transport.coordinator_id)
         done = await coordinator.transport.request(item, {}, Deadline.after(5))
         assert done == Done("s1", 0, "ewr", silo.incarnation, ((digest_of(b"ok"), 2),), 0.0)
         assert silo.items == [item]
@@ -29,7 +29,9 @@ async def test_a_request_gets_its_reply(broker: PrivateBroker, cohort: str) -> N
 async def test_small_blobs_ride_along_both_ways(broker: PrivateBroker, cohort: str) -> None:
     blobs = {digest_of(data): data for data in (b"", b"a", b"b" * 16384)}
     async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort) as coordinator:
-        item = work_item("ewr", coordinator.transport.key, blobs={digest: len(data) for digest, data in blobs.items()})
+        item = work_item(
+            "ewr", coordinator.transport.coordinator_id, blobs={digest: len(data) for digest, data in blobs.items()}
+        )
         done = await coordinator.transport.request(item, blobs, Deadline.after(5))
         assert isinstance(done, Done)
         assert {digest for digest, _ in done.outputs} == set(blobs)
@@ -49,7 +51,7 @@ async def test_failures_and_needs_are_replies(broker: PrivateBroker, cohort: str
 
         silo.answer = answer
         for stage, expected in answers.items():
-            item = work_item("ewr", coordinator.transport.key, stage=stage)
+            item = work_item("ewr", coordinator.transport.coordinator_id, stage=stage)
             assert await coordinator.transport.request(item, {}, Deadline.after(5)) == expected
 
 
@@ -80,7 +82,7 @@ async def test_two_coordinators_get_their_own_replies(broker: PrivateBroker, coh
 async def test_a_silo_without_a_queue_is_unroutable(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator:
         answer = await coordinator.transport.request(
-            work_item("nobody", coordinator.transport.key), {}, Deadline.after(5)
+            work_item("nobody", coordinator.transport.coordinator_id), {}, Deadline.after(5)
         )
         assert answer == Dead("nobody", "s1", 0, "unroutable")
 
@@ -91,7 +93,7 @@ async def test_work_that_nobody_picks_up_expires(broker: PrivateBroker, cohort: 
         await silo.transport.drain()
         started = time.monotonic()
         answer = await coordinator.transport.request(
-            work_item("ewr", coordinator.transport.key), {}, Deadline.after(0.5)
+            work_item("ewr", coordinator.transport.coordinator_id), {}, Deadline.after(0.5)
         )
         assert answer == Dead("ewr", "s1", 0, "expired")
         assert 0.4 < time.monotonic() - started < 0.75
@@ -105,7 +107,7 @@ async def test_work_that_is_not_answered_runs_out_of_time(broker: PrivateBroker,
         release = silo.gated()
         with pytest.raises(DeadlineExceeded, match="silo 'ewr' did not answer stage 3") as caught:
             await coordinator.transport.request(
-                work_item("ewr", coordinator.transport.key, stage=3), {}, Deadline.after(0.4)
+                work_item("ewr", coordinator.transport.coordinator_id, stage=3), {}, Deadline.after(0.4)
             )
         assert (caught.value.silos, caught.value.stage, caught.value.session) == (("ewr",), 3, "s1")
         release.set()
@@ -132,14 +134,14 @@ async def test_a_damaged_work_item_is_rejected_and_the_next_is_served(broker: Pr
         coordinator_transport(broker.url, cohort) as coordinator,
         queue_admin(broker.url) as look,
     ):
-        key = f"{cohort}.ewr.{coordinator.transport.key}"
-        whole = encode(work_item("ewr", coordinator.transport.key))
+        key = f"{cohort}.ewr.{coordinator.transport.coordinator_id}"
+        whole = encode(work_item("ewr", coordinator.transport.coordinator_id))
         for body in (
             b"",
             b"junk",
             whole[:-3],
             encode(EndSession("s1")),
-            encode(work_item("jfk", coordinator.transport.key)),
+            encode(work_item("jfk", coordinator.transport.coordinator_id)),
         ):
             await look.publish("fedbroker.work", key, body, correlation_id="s1.0.jfk" if b"jfk" in body else None)
         assert await coordinator.ask("ewr") == b"ok"
@@ -157,7 +159,7 @@ async def test_a_rejected_work_item_comes_back_at_once(broker: PrivateBroker, co
         silo_transport(broker.url, cohort, limits=limits),
         coordinator_transport(broker.url, cohort) as coordinator,
     ):
-        item = work_item("ewr", coordinator.transport.key, blobs=blobs)
+        item = work_item("ewr", coordinator.transport.coordinator_id, blobs=blobs)
         assert await coordinator.transport.request(item, {}, Deadline.after(5)) == Dead("ewr", "s1", 0, "rejected")
 
 
@@ -173,7 +175,7 @@ async def test_work_that_is_never_acknowledged_hits_the_delivery_limit(broker: P
             await never.wait()
 
         silo.answer = answer
-        item = work_item("ewr", coordinator.transport.key, seconds=30)
+        item = work_item("ewr", coordinator.transport.coordinator_id, seconds=30)
         request = asyncio.create_task(coordinator.transport.request(item, {}, Deadline.after(30)))
         await eventually(lambda: len(silo.items) == 1)
         (holding,) = silo.transport._work_consumer._holdings.values()  # one handler, however often it comes
@@ -207,7 +209,7 @@ async def test_a_reply_under_another_silos_name_is_dropped(broker: PrivateBroker
     ):
 
         async def forge(item: WorkItem) -> None:
-            forged = Done(item.session, item.stage, "ewr", silo.incarnation, ((digest_of(b"bad"), 3),), 0.0)
+            forged = Done(item.session_id, item.stage, "ewr", silo.incarnation, ((digest_of(b"bad"), 3),), 0.0)
             await forger.transport.reply(item, forged, {digest_of(b"bad"): b"bad"}, Deadline.after(5))
 
         forger.answer = forge
@@ -224,7 +226,7 @@ async def test_damaged_replies_are_dropped(broker: PrivateBroker, cohort: str) -
         queue_admin(broker.url) as look,
     ):
         for body in (b"", b"junk", encode(EndSession("s1"))):
-            await look.publish("fedbroker.reply", f"{coordinator.transport.key}.s1.0.ewr", body)
+            await look.publish("fedbroker.reply", f"{coordinator.transport.coordinator_id}.s1.0.ewr", body)
         assert await coordinator.ask("ewr") == b"ok"
 
 
@@ -267,7 +269,7 @@ async def test_too_large_a_request_is_a_wire_error(broker: PrivateBroker, cohort
     async with coordinator_transport(broker.url, cohort, limits=limits) as coordinator:
         with pytest.raises(WireError, match="the limit is 2000"):
             await coordinator.transport.request(
-                work_item("ewr", coordinator.transport.key), {"d": b"x" * 2000}, Deadline.after(5)
+                work_item("ewr", coordinator.transport.coordinator_id), {"d": b"x" * 2000}, Deadline.after(5)
             )
 
 

@@ -53,8 +53,8 @@ async def died(broker: PrivateBroker, cohort: str, keys: Keys) -> None:
     async with silo_transport(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})):
         pass
     async with coordinator_transport(broker.url, cohort, keys=keys) as coordinator, queue_admin(broker.url) as look:
-        item = work_item("ewr", coordinator.transport.key, blobs={digest_of(BLOB): len(BLOB)})
-        item = msgspec.structs.replace(item, fresh={})  # it rides along
+        item = work_item("ewr", coordinator.transport.coordinator_id, blobs={digest_of(BLOB): len(BLOB)})
+        item = msgspec.structs.replace(item, incoming={})  # it rides along
         answer = await coordinator.transport.request(item, {digest_of(BLOB): BLOB}, Deadline.after(0.3))
         assert isinstance(answer, Dead)
         await eventually(lambda: look.holds(f"fedbroker.dead.{cohort}", 1))

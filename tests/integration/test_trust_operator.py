@@ -56,8 +56,10 @@ class Scene:
         end, deadline = self.coordinator.transport, Deadline.after(seconds)
         digest = digest_of(blob)
         if blob:
-            await end.send_blob(digest, blob, silo=None, deadline=deadline, session="s1")
-        item = work_item(silo, end.key, stage=stage, blobs={digest: len(blob)} if blob else None, seconds=seconds)
+            await end.send_blob(digest, blob, silo=None, deadline=deadline, session_id="s1")
+        item = work_item(
+            silo, end.coordinator_id, stage=stage, blobs={digest: len(blob)} if blob else None, seconds=seconds
+        )
         async with end.asking(item, {}, deadline) as asked:
             answer = await asked.answer()
             if isinstance(answer, Done):
@@ -75,7 +77,7 @@ async def scene(broker: PrivateBroker, cohort: str, *, seal: bool) -> AsyncItera
         broker_operator(broker.url) as between,
     ):
         await eventually(lambda: coordinator.silos == {"ewr", "jfk"})
-        key = coordinator.transport.key
+        key = coordinator.transport.coordinator_id
         for silo in ("ewr", "jfk"):
             await between.intercept(f"fedbroker.work.{cohort}.{silo}", "fedbroker.work", f"{cohort}.{silo}.*")
         await between.intercept(f"fedbroker.callback.{key}", "fedbroker.reply", f"{key}.#")
@@ -95,7 +97,7 @@ async def test_an_operator_who_only_looks_changes_nothing(broker: PrivateBroker,
             assert await on.coordinator.transport.results.get(digest_of(LARGE), Deadline.after(5)) == LARGE
         assert on.coordinator.forged == []
         read = b"".join(passing.body for passing in on.operator.seen)
-        assert (b"reply_to" in read, LARGE[:1000] in read) == (not seal, not seal)
+        assert (b"coordinator_id" in read, LARGE[:1000] in read) == (not seal, not seal)
 
 
 def flipped(passing: InterceptedMessage, at: int) -> InterceptedMessage:
@@ -217,7 +219,7 @@ async def test_a_stranger_s_work_and_words_are_refused(broker: PrivateBroker, co
     async with scene(broker, cohort, seal=False) as on:
         for keys in (None, Keys(stranger, SILOS)):
             async with coordinator_transport(broker.url, cohort, keys=keys) as other:
-                item = work_item("ewr", other.transport.key, session="s2")
+                item = work_item("ewr", other.transport.coordinator_id, session="s2")
                 answer = await other.transport.request(item, {}, Deadline.after(5))
                 assert answer == Dead("ewr", "s2", 0, "rejected")
                 await other.transport.end_session("ewr", "s1")
@@ -243,7 +245,9 @@ async def test_who_insists_on_sealing_takes_no_open_work(broker: PrivateBroker, 
         silo_transport(broker.url, cohort, "ewr", keys=silos(EWR, seal=True)) as silo,
         coordinator_transport(broker.url, cohort, keys=coordinators(seal=False)) as coordinator,
     ):
-        answer = await coordinator.transport.request(work_item("ewr", coordinator.transport.key), {}, Deadline.after(5))
+        answer = await coordinator.transport.request(
+            work_item("ewr", coordinator.transport.coordinator_id), {}, Deadline.after(5)
+        )
         assert answer == Dead("ewr", "s1", 0, "rejected")
         assert silo.items == []
 
@@ -261,10 +265,10 @@ async def test_a_sealed_broadcast_leaves_once(broker: PrivateBroker, cohort: str
         await look.declare("copies", ("fedbroker.blobs", cohort), auto_delete=True)
         data = LARGE[:100_000]
         digest = digest_of(data)
-        await on.coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(9), session="s1")
+        await on.coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(9), session_id="s1")
         await eventually(lambda: look.holds("copies", 1))
         for silo in ("ewr", "jfk"):
-            item = work_item(silo, on.coordinator.transport.key, blobs={digest: len(data)})
+            item = work_item(silo, on.coordinator.transport.coordinator_id, blobs={digest: len(data)})
             async with on.coordinator.transport.asking(item, {}, Deadline.after(9)) as asked:
                 assert isinstance(await asked.answer(), Done)
         assert await look.depth("copies") == 1

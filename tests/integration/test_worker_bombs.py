@@ -86,7 +86,7 @@ async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_pat
         grows = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])
         reply = await runs(client, grows)
         assert isinstance(reply, Failed)
-        assert reply.kind in ("computation", "lost")
+        assert reply.error_type in ("computation", "lost")
         await client.check()
 
 
@@ -94,7 +94,7 @@ async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(client):
     """It does not compute either: to the silo, the runtime has stalled."""
     reply = await runs(client, bombs.waits(), seconds=60.0)
     assert isinstance(reply, Failed)
-    assert reply.kind == "computation"
+    assert reply.error_type == "computation"
     assert "made no progress" in reply.cause
     await client.check()
 
@@ -105,7 +105,7 @@ async def test_a_struct_that_doubles_with_each_operation_fails_alone(client):
     program = [Struct(1, ()), *[Struct(1, (("", 1), ("", 1)))] * 30, Compute(1)]
     reply = await client.send(client.item(program, seconds=60.0))
     assert isinstance(reply, Failed)
-    assert reply.kind in ("computation", "lost", "time")
+    assert reply.error_type in ("computation", "lost", "timeout")
     await client.check()
 
 
@@ -118,7 +118,7 @@ async def test_what_is_nested_too_deeply_fails_alone(client, make, levels):
     value = make(levels)
     reply = await client.send(client.item([Value(1, digest_of(value)), Compute(1)]), [value])
     assert isinstance(reply, Failed)
-    assert reply.kind in ("computation", "lost", "refused")
+    assert reply.error_type in ("computation", "lost", "refused")
     await client.check()
 
 
@@ -126,7 +126,7 @@ async def test_a_function_without_an_end_takes_the_runtime_along_and_nothing_els
     function = bombs.calls_itself()
     reply = await client.send(client.item([Value(1, digest_of(function)), Call(2, 1, 1), Compute(2)]), [function])
     assert isinstance(reply, Failed)
-    assert reply.kind == "lost"
+    assert reply.error_type == "lost"
     assert "SIGSEGV" in reply.cause
     await client.check()
 
@@ -146,7 +146,7 @@ async def test_as_many_operations_as_there_may_be_end_with_their_time(client):
     program = [Struct(1, ()), *(Struct(n, (("", n - 1),)) for n in range(2, 100_000)), Compute(99_999)]
     reply = await client.send(client.item(program, seconds=2.0))
     assert isinstance(reply, Failed)
-    assert reply.kind == "time"
+    assert reply.error_type == "timeout"
     await client.check()
 
 
@@ -171,7 +171,7 @@ async def idle(ours):
 async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
     reply = await runs(client, bombs.endless(), seconds=1.0)
     assert isinstance(reply, Failed)
-    assert reply.kind == "time"
+    assert reply.error_type == "timeout"
     await client.check()
     await idle(ours)
 
@@ -181,11 +181,11 @@ async def test_no_work_item_takes_longer_than_the_silo_says(ours, broker, cohort
     async with running_silo(own) as (_, client):
         reply = await runs(client, bombs.endless(), seconds=60.0)
         assert isinstance(reply, Failed)
-        assert (reply.kind, reply.rule) == ("refused", "max_seconds")
+        assert (reply.error_type, reply.rule) == ("refused", "max_seconds")
         assert "not done within 1 s" in reply.cause
         reply = await runs(client, bombs.endless(), seconds=0.5)  # its own time is up before
         assert isinstance(reply, Failed)
-        assert (reply.kind, reply.rule) == ("time", "")
+        assert (reply.error_type, reply.rule) == ("timeout", "")
         await client.check()
         await idle(ours)
 

@@ -83,7 +83,7 @@ async def test_its_log_says_what_to_do(ends, caplog):
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             await say(Accepted("one", "ewr", silo.incarnation))
-        await say(rejected(silo, "other", never=True))
+        await say(rejected(silo, "other", permanent=True))
         await say(Accepted("one", "ewr", "another"))
         await eventually(lambda: "sent away" in caplog.text)
     assert caplog.text.count("taken in") == 1

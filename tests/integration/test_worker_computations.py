@@ -100,7 +100,7 @@ async def test_a_computation_that_does_not_end_is_given_up_and_the_next_one_runs
     _, client = both
     item = client.item(call_ops(functions["spins"]), seconds=1.0)
     kind, line = await client.refused(item, [functions["spins"]])
-    assert (kind, "it was not done within 1 s" in line) == ("time", True)
+    assert (kind, "it was not done within 1 s" in line) == ("timeout", True)
     assert len(await client.outputs(client.item(call_ops(functions["sums"])), [functions["sums"]])) == 1
     # What cannot be stopped has gone with its runtime.
     await eventually(lambda: len(ours()) == 1)
@@ -147,5 +147,5 @@ async def test_work_that_loses_its_runtime_each_time_is_lost_and_can_be_done_aga
     await eventually(killed, 25)
     reply = await asking
     assert isinstance(reply, Failed)
-    assert reply.kind == "lost"
+    assert reply.error_type == "lost"
     assert len(await client.outputs(client.item(call_ops(functions["sums"]), session="s"), blobs)) == 1

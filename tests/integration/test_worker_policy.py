@@ -67,7 +67,7 @@ def sequence():
 )
 async def test_what_is_hidden_or_unreadable_is_refused(silo, tmp_path, blob, said):
     reply = await refused(silo, silo.item([Value(1, digest_of(blob)), Compute(1)]), [blob])
-    assert (reply.kind, reply.rule) == ("refused", "refuse_ops")
+    assert (reply.error_type, reply.rule) == ("refused", "refuse_ops")
     assert said in reply.cause
 
 
@@ -82,7 +82,7 @@ async def test_a_session_ends_with_its_refusal(silo):
     item = silo.item(echo_ops(), session="gone", last=False)
     assert (await refused(silo, item)).rule == "client_results"
     reply = await refused(silo, silo.item([Compute(1)], session="gone", stage=1))
-    assert reply.kind == "lost"
+    assert reply.error_type == "lost"
 
 
 async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
@@ -112,8 +112,8 @@ async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_pat
     assert (began["outcome"], began["session"], began["sources"]) == ("begun", first["session"], first["sources"])
     assert first["begun"] == first["previous"]  # the hash of the line before
     assert "begun" not in second  # it read no data
-    assert first["session"] == item.session
-    assert first["coordinator"] == silo.transport.key
+    assert first["session"] == item.session_id
+    assert first["coordinator"] == silo.transport.coordinator_id
     assert first["sources"] == [{"name": "rows", "columns": ["x", "k"]}]
     assert len(first["computations"]) == 1
     assert (first["outcome"], first["rule"], first["bytes_out"]) == ("refused", "client_results", 0)
@@ -126,6 +126,6 @@ async def test_nothing_leaves_that_cannot_be_written_down(silo, tmp_path):
     (tmp_path / "audit.log").mkdir()
     reply = await silo.send(silo.item(AGGREGATE))
     assert isinstance(reply, Failed)
-    assert (reply.kind, reply.cause) == ("refused", "the silo's audit log cannot be written")
+    assert (reply.error_type, reply.cause) == ("refused", "the silo's audit log cannot be written")
     (tmp_path / "audit.log").rmdir()
     assert isinstance(await silo.send(silo.item(AGGREGATE)), Done)

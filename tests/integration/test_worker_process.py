@@ -139,7 +139,7 @@ async def test_each_line_of_its_log_names_silo_session_and_stage(flights, broker
     names = [event["event"] for event in log]
     assert names == ["runtime_confined", "ready", "work received", "work done", "stopping", "stopped"]
     assert all(event["silo"] == SILO for event in log)
-    assert [(event["session"], event["stage"]) for event in log[2:4]] == [(item.session, 0)] * 2
+    assert [(event["session"], event["stage"]) for event in log[2:4]] == [(item.session_id, 0)] * 2
     assert urlsplit(broker.url).password not in (flights.parent / "log").read_text()
 
 

@@ -39,7 +39,7 @@ async def test_a_runtime_that_stops_fails_the_item_in_its_time_and_no_other(clie
     began = time.monotonic()
     reply = await client.send(client.item(echo_ops(), seconds=1.0))
     assert isinstance(reply, Failed)
-    assert reply.kind == "time"
+    assert reply.error_type == "timeout"
     assert time.monotonic() - began < 2.0
     await client.check()
     await eventually(lambda: not set(ours()) & set(before))
@@ -52,11 +52,11 @@ async def test_a_runtime_that_stops_with_kept_values_is_replaced(client, ours):
     stop(ours())
     reply = await client.send(client.item(call_ops(function), session="s", stage=1, seconds=1.0), [function])
     assert isinstance(reply, Failed)
-    assert reply.kind == "time"
+    assert reply.error_type == "timeout"
     await client.check()
     lost = await client.send(client.item([Compute(1)], session="s", stage=2))
     assert isinstance(lost, Failed)
-    assert lost.kind == "lost"
+    assert lost.error_type == "lost"
 
 
 async def test_a_runtime_that_is_stopped_without_a_call_is_replaced(client, ours):
@@ -65,7 +65,7 @@ async def test_a_runtime_that_is_stopped_without_a_call_is_replaced(client, ours
     stop(stopped)
     reply = await client.send(client.item([Compute(1)], session="s", stage=1, seconds=0.5))
     assert isinstance(reply, Failed)
-    assert reply.kind == "time"
+    assert reply.error_type == "timeout"
     # It is asked to forget the session first, which it does not do within its second; by then it is known.
     await client.send(client.item(echo_ops(), seconds=2.0))
     await client.check()
@@ -88,5 +88,5 @@ async def test_a_runtime_that_dies_each_time_is_said_to_after_three(client, ours
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
     assert isinstance(reply, Failed)
-    assert reply.kind == "lost"
+    assert reply.error_type == "lost"
     await client.check()

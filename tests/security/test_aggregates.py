@@ -91,7 +91,7 @@ def asked(computation, column=("x", "float32")):
 async def refused(silo, program, blobs, **options):
     reply = await silo.send(silo.item(program, clients=CLIENTS, **options), blobs)
     assert isinstance(reply, Failed), "the attack succeeded"
-    assert (reply.kind, reply.rule) == ("refused", "aggregates"), reply
+    assert (reply.error_type, reply.rule) == ("refused", "aggregates"), reply
     assert total_of(await done(silo, asked(SUM), [SUM])) == [10035.0]  # an honest one passes
     return reply.hint or reply.cause
 

@@ -56,17 +56,17 @@ async def test_a_raw_client_s_work_is_not_done(broker: PrivateBroker, cohort: st
         raw_client(broker.url) as attacker,
     ):
         await eventually(lambda: "ewr" in honest.silos)
-        item = work_item("ewr", honest.transport.key)
+        item = work_item("ewr", honest.transport.coordinator_id)
         await attacker.publish(
             topology.WORK.name,
-            topology.work_key(cohort, "ewr", honest.transport.key),
+            topology.work_key(cohort, "ewr", honest.transport.coordinator_id),
             encode(item),
             correlation_id="s1.0.ewr",
             message_id="raw",
         )
         await eventually(lambda: silo.statistics().taken.rejected == 1)
         answer = await honest.transport.request(
-            work_item("ewr", honest.transport.key, session="s2"), {}, Deadline.after(10)
+            work_item("ewr", honest.transport.coordinator_id, session="s2"), {}, Deadline.after(10)
         )
         assert isinstance(answer, Done)
         assert [why for _, _, why in honest.forged] == ["at the silo: work: a message is not signed"]

@@ -60,7 +60,7 @@ async def test_work_is_in_the_log_before_its_data_are_read(scene, tmp_path) -> N
     await attacker.send_work(item)
     await eventually(lambda: read_count(tmp_path) == 1)
     (line,) = audit(tmp_path)
-    assert (line["outcome"], line["session"]) == ("begun", item.session)
+    assert (line["outcome"], line["session"]) == ("begun", item.session_id)
     assert line["sources"] == [{"name": "gated", "columns": ["x"]}]
     assert line["signed_by"]
     let_reads_return(tmp_path)
@@ -75,7 +75,7 @@ async def test_work_whose_session_is_given_up_while_it_computes_is_in_the_log(sc
     item = attacker.client().item(echo_ops("gated"))
     await attacker.send_work(item)
     await eventually(lambda: read_count(tmp_path) == 1)
-    await attacker.send_notice("ewr", EndSession(item.session))
+    await attacker.send_notice("ewr", EndSession(item.session_id))
     await eventually(lambda: outcomes(tmp_path) == ["begun", "cancelled"])
     ended = audit(tmp_path)[1]
     assert (ended["why"], ended["bytes_out"]) == ("its coordinator gave the session up", 0)
@@ -106,7 +106,7 @@ async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path)
     client = attacker.client()
     reply = await client.send(client.item(echo_ops("gated")))
     assert isinstance(reply, Failed)
-    assert (reply.kind, reply.cause) == ("refused", "the silo's audit log cannot be written")
+    assert (reply.error_type, reply.cause) == ("refused", "the silo's audit log cannot be written")
     assert read_count(tmp_path) == 0
     (tmp_path / "audit.log").rmdir()
     assert isinstance(await client.send(client.item(echo_ops("gated"))), Done)

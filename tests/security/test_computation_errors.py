@@ -148,7 +148,7 @@ async def reply_to(client: WorkClient, blob: bytes, session: str | None = None) 
 
 
 def marks_in(reply: Failed) -> list[str]:
-    told = json.dumps(msgspec.to_builtins(msgspec.structs.replace(reply, session="")))
+    told = json.dumps(msgspec.to_builtins(msgspec.structs.replace(reply, session_id="")))
     told = re.sub(r"under id [0-9a-f]{8}", "", told.replace(reply.incarnation, ""))
     return [mark for mark in MARKS if mark in told]
 
@@ -166,7 +166,7 @@ async def test_a_failed_computation_tells_its_op_and_position_and_no_value(
         for name, blob in computations.items():
             reply = await reply_to(client, blob)
             assert isinstance(reply, Failed), name
-            assert reply.kind == "computation", f"{name}: {reply}"
+            assert reply.error_type == "computation", f"{name}: {reply}"
             told = SENTENCE.fullmatch(reply.cause)
             assert told, f"{name}: {reply.cause}"
             assert told["op"] is None or told["op"] in known_ops()
@@ -210,7 +210,7 @@ async def test_nothing_is_told_of_the_data_where_no_bytes_may_leave(
     grows = summed(lambda number, word: tf.zeros([number[0] % 1000]))
     async with attacked(broker, cohort, tmp_path, policy) as client:
         replies = [await reply_to(client, one) for one in (works, grows, computations["StringToNumber"])]
-    told = {(reply.kind, reply.rule, reply.cause, reply.hint) for reply in replies if isinstance(reply, Failed)}
+    told = {(reply.error_type, reply.rule, reply.cause, reply.hint) for reply in replies if isinstance(reply, Failed)}
     assert len(replies) == 3
     assert {one[:2] for one in told} == {("refused", "max_bytes_out")}
     assert len(told) == 1
@@ -247,11 +247,11 @@ async def test_a_session_that_fails_too_often_is_refused(
 ) -> None:
     async with attacked(broker, cohort, tmp_path, PolicySettings()) as client:
         replies = [await reply_to(client, computations["Fill"], session="s") for _ in range(6)]
-        assert [(reply.kind, reply.rule) for reply in replies] == [
+        assert [(reply.error_type, reply.rule) for reply in replies] == [
             *[("computation", "")] * 4,
             *[("refused", "max_failures")] * 2,
         ]
-        assert (await reply_to(client, computations["Fill"])).kind == "computation"
+        assert (await reply_to(client, computations["Fill"])).error_type == "computation"
 
 
 async def test_the_size_of_results_that_may_not_leave_is_not_told(

@@ -84,7 +84,7 @@ async def test_a_silo_refuses_a_work_item_with_a_graph_that_writes_a_file(attack
     computation = value_of(ATTACKS[attack](counting_graph, str(path)))
     reply = await client.send(client.item(run(computation)), [computation])
     assert isinstance(reply, Failed), reply
-    assert (reply.kind, reply.rule) == ("refused", "refuse_ops")
+    assert (reply.error_type, reply.rule) == ("refused", "refuse_ops")
     assert not written(path)
 
 
@@ -118,7 +118,7 @@ async def asked_of(broker, cohort, graph):
     async with silo_transport(broker.url, cohort, "jfk") as attacker:
 
         async def answer(item):
-            await attacker.send(item, [answer_of(graph)], Deadline.after(item.seconds))
+            await attacker.send(item, [answer_of(graph)], Deadline.after(item.timeout))
 
         attacker.answer = answer
         async with fedbroker.create_async_execution_context(

@@ -56,7 +56,7 @@ async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohor
             end = await stack.enter_async_context(silo_transport(broker.url, cohort, name))
 
             async def answer(item, end=end, of=of):
-                await end.send(item, [answer_of(*of)], Deadline.after(item.seconds))
+                await end.send(item, [answer_of(*of)], Deadline.after(item.timeout))
 
             end.answer = answer
         context = await stack.enter_async_context(

@@ -69,7 +69,7 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path):
 @pytest.mark.parametrize("how", PROPERTIES)
 async def test_a_silo_keeps_its_connection_whatever_a_message_s_properties_are(scene, cohort, how) -> None:
     silo, client, attacker = scene
-    key = topology.work_key(cohort, "ewr", client.transport.key).encode()
+    key = topology.work_key(cohort, "ewr", client.transport.coordinator_id).encode()
     here = topology.silo_key(cohort, "ewr").encode()
     rejected = silo._end.taken.rejected
     await attacker.publish(topology.WORK.name, key, b"nonsense", named(PROPERTIES[how]))
@@ -88,7 +88,7 @@ async def test_a_coordinator_keeps_its_connection_whatever_a_message_s_propertie
         raw_connection(broker.url) as attacker,
     ):
         await eventually(lambda: coordinator.silos == {"ewr"})
-        key = coordinator.transport.key.encode()
+        key = coordinator.transport.coordinator_id.encode()
         properties = named(PROPERTIES[how])
         for exchange, routing in (
             (topology.REPLY, key + b".s.0.ewr"),
@@ -105,7 +105,7 @@ async def test_neither_ends_by_a_routing_key(scene, cohort) -> None:
     silo, client, attacker = scene
     rejected = silo._end.taken.rejected
     await attacker.publish(topology.WORK.name, f"{cohort}.ewr.".encode() + NONE, b"nonsense", {})
-    await attacker.publish(topology.REPLY.name, f"{client.transport.key}.".encode() + NONE, b"nonsense", {})
+    await attacker.publish(topology.REPLY.name, f"{client.transport.coordinator_id}.".encode() + NONE, b"nonsense", {})
     await attacker.publish(topology.LOBBY.name, f"{cohort}.".encode() + NONE, b"nonsense", {})
     await eventually(lambda: silo._end.taken.rejected > rejected)
     await client.check()

@@ -115,7 +115,9 @@ def announcing(
     async def answer(item: WorkItem) -> None:
         sizes = tuple((digest_of(output), size) for output, size in outputs)
         name, incarnation = attacker.silo.name, attacker.silo.incarnation
-        await attacker.reply(item, Done(item.session, item.stage, name, incarnation, sizes, 0.0, held=held), sent)
+        await attacker.reply(
+            item, Done(item.session_id, item.stage, name, incarnation, sizes, 0.0, deferred=held), sent
+        )
 
     return answer
 

@@ -40,7 +40,7 @@ async def asked_of(broker, cohort, attack, **options):
 
         def answers(end, graph):
             async def answer(item):
-                await end.send(item, [answer_of(graph)], Deadline.after(item.seconds))
+                await end.send(item, [answer_of(graph)], Deadline.after(item.timeout))
 
             end.answer = answer
 

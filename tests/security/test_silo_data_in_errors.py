@@ -205,7 +205,7 @@ async def dead_letter(url: str, cohort: str, leaving: Outside) -> None:
 def why_wrong(case: Case, reply: Failed, details: dict[str, str]) -> str:
     """Return why the reply or the log is wrong; empty if both are right."""
     shown = SEE.search(reply.hint)
-    if reply.kind != "data" or case.problem.sentence.split("{")[0] not in reply.cause:
+    if reply.error_type != "data" or case.problem.sentence.split("{")[0] not in reply.cause:
         return f"{case.source}: {reply} instead of {case.problem}; {details.get(shown[1] if shown else '')}"
     if shown is None or shown[1] not in details:
         return f"{case.source}: no detail for {reply}"

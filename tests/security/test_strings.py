@@ -95,7 +95,7 @@ async def run(broker: PrivateBroker, *command: str) -> str:
 
 
 def failed(item: WorkItem, rule: str = "") -> Failed:
-    return Failed(item.session, item.stage, "jfk", "i", "refused" if rule else "computation", EVIL, EVIL, rule)
+    return Failed(item.session_id, item.stage, "jfk", "i", "refused" if rule else "computation", EVIL, EVIL, rule)
 
 
 @pytest.mark.parametrize("rule", ["", "sources"])
@@ -129,18 +129,18 @@ async def test_a_silo_s_words_reach_the_program_s_exception_as_one_printable_lin
 
 
 ANSWERS: dict[str, Callable[[WorkItem], object]] = {
-    "alarms": lambda item: Done(item.session, item.stage, "jfk", "i", (), 0.0, alarms=(EVIL, EVIL * 100)),
+    "alarms": lambda item: Done(item.session_id, item.stage, "jfk", "i", (), 0.0, forgery_reports=(EVIL, EVIL * 100)),
     "failed": failed,
 }
 REFUSED: dict[str, Callable[[WorkItem], object]] = {
     "rule": lambda item: failed(item, EVIL),
     "incarnation": lambda item: msgspec.structs.replace(failed(item), incarnation=EVIL),
-    "kind": lambda item: msgspec.structs.replace(failed(item), kind=EVIL),
-    "session": lambda item: msgspec.structs.replace(failed(item), session=EVIL),
-    "digest": lambda item: Need(item.session, item.stage, "jfk", "i", (EVIL,)),
-    "output": lambda item: Done(item.session, item.stage, "jfk", "i", ((EVIL, 1),), 0.0),
+    "kind": lambda item: msgspec.structs.replace(failed(item), error_type=EVIL),
+    "session": lambda item: msgspec.structs.replace(failed(item), session_id=EVIL),
+    "digest": lambda item: Need(item.session_id, item.stage, "jfk", "i", (EVIL,)),
+    "output": lambda item: Done(item.session_id, item.stage, "jfk", "i", ((EVIL, 1),), 0.0),
     "more alarms than a silo tells of": lambda item: Done(
-        item.session, item.stage, "jfk", "i", (), 0.0, alarms=(EVIL,) * 17
+        item.session_id, item.stage, "jfk", "i", (), 0.0, forgery_reports=(EVIL,) * 17
     ),
 }
 
@@ -156,7 +156,9 @@ async def test_every_string_of_a_silo_s_reply_is_one_printable_line(
     ):
         attacker.silo.answer = lambda item: attacker.reply(item, ANSWERS[answer](item))
         await eventually(lambda: "jfk" in victim.silos)
-        reply = await victim.transport.request(work_item("jfk", victim.transport.key), {}, Deadline.after(10))
+        reply = await victim.transport.request(
+            work_item("jfk", victim.transport.coordinator_id), {}, Deadline.after(10)
+        )
     reports = [text for report in victim.forged for text in report]
     assert len(reports) == (6 if answer == "alarms" else 0)
     for text in (*strings_of(reply), *reports):
@@ -271,7 +273,7 @@ async def test_a_coordinator_s_words_reach_a_silo_s_log_as_printable_lines(
         ):
             await attacker.send_notice("ewr", notice)
         item = client.item([])
-        for change in ({"session": EVIL}, {"reply_to": EVIL}, {"content": EVIL}, {"fresh": {EVIL: 1}}):
+        for change in ({"session_id": EVIL}, {"coordinator_id": EVIL}, {"content_key": EVIL}, {"incoming": {EVIL: 1}}):
             before = silo.statistics().taken.rejected
             await attacker.send_work(msgspec.structs.replace(item, **change))
             await eventually(lambda before=before: silo.statistics().taken.rejected > before)

@@ -68,7 +68,7 @@ async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> Non
     item = client.item(echo_ops("gated"))
     asked = asyncio.create_task(client.send(item))
     await eventually(lambda: read_count(tmp_path) == 1)
-    await attacker.send_notice("ewr", EndSession(item.session))
+    await attacker.send_notice("ewr", EndSession(item.session_id))
     await has_read_its_notices(silo, attacker)
     let_reads_return(tmp_path)
     assert isinstance(await asked, Done)
@@ -77,7 +77,7 @@ async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> Non
 async def test_a_coordinator_cannot_end_a_session_whose_work_is_still_to_come(scene) -> None:
     silo, client, attacker = scene
     item = client.item(echo_ops())
-    await attacker.send_notice("ewr", EndSession(item.session))
+    await attacker.send_notice("ewr", EndSession(item.session_id))
     await has_read_its_notices(silo, attacker)
     assert isinstance(await client.send(item), Done)
 
@@ -87,13 +87,13 @@ async def test_a_coordinator_cannot_use_the_values_that_a_silo_keeps_for_another
     first = client.item([Data(1, "rows", (("x", "float32"),)), Compute(1)], last=False)
     assert isinstance(await client.send(first), Done)
     theirs = attacker.client()
-    stolen = theirs.item([Compute(1)], session=first.session, stage=1)
+    stolen = theirs.item([Compute(1)], session=first.session_id, stage=1)
     reply = await theirs.send(stolen)
     assert isinstance(reply, Failed), reply
-    assert reply.kind == "lost"
+    assert reply.error_type == "lost"
     function = identity_computation()
     program = [Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
-    again = client.item(program, session=first.session, stage=1)
+    again = client.item(program, session=first.session_id, stage=1)
     assert isinstance(await client.send(again, [function]), Done)  # they still exist for their own coordinator
 
 
@@ -103,7 +103,7 @@ async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_pat
     item = client.item(echo_ops("gated"))
     assert isinstance(await client.send(item), Done)
     theirs = attacker.client()
-    copied = theirs.item(echo_ops("rows"), session=item.session)
+    copied = theirs.item(echo_ops("rows"), session=item.session_id)
     reply = await theirs.send(copied)
     assert isinstance(reply, Done)
     assert read_count(tmp_path) == 1
@@ -113,11 +113,11 @@ async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_pat
 
 async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) -> None:
     silo, client, attacker = scene
-    item = msgspec.structs.replace(attacker.client().item(echo_ops()), reply_to=client.transport.key)
+    item = msgspec.structs.replace(attacker.client().item(echo_ops()), coordinator_id=client.transport.coordinator_id)
     rejected = silo.statistics().taken.rejected
     late = client.transport.late
     for at in range(3):
-        await attacker.send_work(msgspec.structs.replace(item, session=f"s{at}"))
+        await attacker.send_work(msgspec.structs.replace(item, session_id=f"s{at}"))
     await eventually(lambda: silo.statistics().taken.rejected == rejected + 3)
     await client.check()  # the silo still listens to A
     assert client.transport.late == late
@@ -134,7 +134,7 @@ async def test_work_is_what_its_signature_says_it_is_about(scene, cohort) -> Non
 
 async def test_each_coordinator_is_told_what_was_forged(scene) -> None:
     silo, client, attacker = scene
-    item = msgspec.structs.replace(attacker.client().item(echo_ops()), reply_to=client.transport.key)
+    item = msgspec.structs.replace(attacker.client().item(echo_ops()), coordinator_id=client.transport.coordinator_id)
     await attacker.send_work(item)
     await eventually(lambda: silo.statistics().taken.rejected == 1)
     await attacker.client().check()  # takes nothing away from A
@@ -156,14 +156,14 @@ async def test_a_coordinator_cannot_withhold_results_that_are_held_for_another(
     ):
         await eventually(lambda: "ewr" in honest.silos)
         silo.answer = lambda item: silo.send(item, [large], Deadline.after(20))
-        item = msgspec.structs.replace(work_item("ewr", honest.transport.key), hold=1000)
+        item = msgspec.structs.replace(work_item("ewr", honest.transport.coordinator_id), defer_above=1000)
         async with honest.transport.asking(item, {}, Deadline.after(20)) as asked:
             done = await asked.answer()
             assert isinstance(done, Done)
-            assert done.held
+            assert done.deferred
             await attacker.send_notice("ewr", Fetch("s1", 0, silo.incarnation, wanted=False))
             await attacker.send_notice("ewr", EndSession("seen"))
-            await eventually(lambda: [one.session for one in silo.ended] == ["seen"])
+            await eventually(lambda: [one.session_id for one in silo.ended] == ["seen"])
             await honest.transport.fetch("ewr", "s1", 0, silo.incarnation)
             assert await honest.transport.results.get(digest_of(large), Deadline.after(10)) == large
 
@@ -175,7 +175,7 @@ async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: Privat
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
         for name in (attacker.key, "any"):
-            rejected = Rejected(name, "ewr", silo.incarnation, "go away", (86_400.0, 86_400.0), never=True)
+            rejected = Rejected(name, "ewr", silo.incarnation, "go away", (86_400.0, 86_400.0), permanent=True)
             await attacker.send_notice("ewr", rejected)
         await attacker.send_notice("ewr", EndSession("seen"))
         await eventually(lambda: bool(silo.ended))
@@ -183,10 +183,12 @@ async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: Privat
         await eventually(lambda: silo.announced >= announced + 3, 30 * HEARTBEAT + 10)
         async with coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest:
             await eventually(lambda: "ewr" in honest.silos)
-            accepted = Accepted(honest.transport.key, "ewr", silo.incarnation)
+            accepted = Accepted(honest.transport.coordinator_id, "ewr", silo.incarnation)
             await honest.transport.tell("ewr", accepted)
             # In A's name: it revokes nothing that A has said.
-            await attacker.send_notice("ewr", msgspec.structs.replace(rejected, coordinator=honest.transport.key))
+            await attacker.send_notice(
+                "ewr", msgspec.structs.replace(rejected, coordinator_id=honest.transport.coordinator_id)
+            )
             announced = silo.announced
             await eventually(lambda: silo.announced >= announced + 3)
 
@@ -199,7 +201,7 @@ async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBro
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
         until_ = silo.transport._announcer._sent_away
-        await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), never=True))
+        await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), permanent=True))
         now = asyncio.get_running_loop().time()
         await eventually(lambda: max(until_.values()) > now)
         assert max(until_.values()) - now <= announcer.LONGEST_RETRY + 5
@@ -218,8 +220,8 @@ async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohor
         for _ in range(3):
             await operator.publish(topology.MAIL.name, topology.silo_key(cohort, "ewr"), body)
         await attacker.send_notice("ewr", EndSession("seen"))
-        await eventually(lambda: "seen" in [one.session for one in silo.ended])
-        assert [one.session for one in silo.ended] == ["once", "seen"]
+        await eventually(lambda: "seen" in [one.session_id for one in silo.ended])
+        assert [one.session_id for one in silo.ended] == ["once", "seen"]
 
 
 async def test_an_old_notice_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
@@ -232,4 +234,4 @@ async def test_an_old_notice_is_refused(broker: PrivateBroker, cohort: str, seal
         await attacker.send_notice("ewr", EndSession("future"), issued=time.time() + 400)
         await attacker.send_notice("ewr", EndSession("now"))
         await eventually(lambda: bool(silo.ended))
-        assert [one.session for one in silo.ended] == ["now"]
+        assert [one.session_id for one in silo.ended] == ["now"]

@@ -84,7 +84,7 @@ class MaliciousCoordinator:
         self, coordinator: RecordingCoordinator, cohort: str, own: Identity, keys: Keys, raw: QueueAdmin
     ) -> None:
         self.coordinator = coordinator
-        self.key = coordinator.transport.key
+        self.key = coordinator.transport.coordinator_id
         self._cohort = cohort
         self._own = own
         self._keys = keys
@@ -105,13 +105,13 @@ class MaliciousCoordinator:
         about: MessageContext | None = None,
     ) -> None:
         """Sign any work item, with any time and context, and publish it to the item's silo."""
-        about = about or MessageContext("work", self._cohort, item.silo, item.session, item.stage)
+        about = about or MessageContext("work", self._cohort, item.silo, item.session_id, item.stage)
         body = self.signed(encode(item, list(blobs)), about, seal=seal, issued=issued)
         await self._raw.publish(
             topology.WORK.name,
             topology.work_key(self._cohort, item.silo, self.key),
             body,
-            correlation_id=f"{about.session}.{about.stage}.{about.silo}",
+            correlation_id=f"{about.session_id}.{about.stage}.{about.silo}",
             message_id=message_id or secrets.token_hex(12),
         )
 
@@ -169,19 +169,19 @@ class MaliciousSilo:
             key: the routing key; the item's own unless given.
         """
         body = reply if isinstance(reply, bytes) else encode(reply, list(attachments))
-        about = about or MessageContext("reply", self._cohort, self.silo.name, item.session, item.stage)
-        key = key or topology.reply_key(item.reply_to, item.session, item.stage, self.silo.name)
+        about = about or MessageContext("reply", self._cohort, self.silo.name, item.session_id, item.stage)
+        key = key or topology.reply_key(item.coordinator_id, item.session_id, item.stage, self.silo.name)
         await self._raw.publish(
             topology.REPLY.name,
             key,
             self.signed(body, about, seal_to=seal_to),
-            correlation_id=f"{item.session}.{item.stage}.{self.silo.name}",
+            correlation_id=f"{item.session_id}.{item.stage}.{self.silo.name}",
         )
 
     async def reply_with_outputs(self, item: WorkItem, outputs: Sequence[bytes], *, seal_to: str | None = None) -> None:
         """Reply to a work item with any outputs, in the same message."""
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
-        done = Done(item.session, item.stage, self.silo.name, self.silo.incarnation, sizes, 0.0)
+        done = Done(item.session_id, item.stage, self.silo.name, self.silo.incarnation, sizes, 0.0)
         await self.reply(item, done, outputs, seal_to=seal_to)
 
     async def announce(self, said: Announce | Leave | bytes, *, issued: float | None = None) -> None:

@@ -98,17 +98,17 @@ class SimulatedNetwork:
     async def _reply(self, item: WorkItem, message, reply: SimulatedReply) -> None:
         after = message.expiration if reply.kind == "dead" else reply.after
         await asyncio.sleep(after)
-        key = f"{item.reply_to}.{item.session}.{item.stage}.{item.silo}"
+        key = f"{item.coordinator_id}.{item.session_id}.{item.stage}.{item.silo}"
         body, death = b"", None
         match reply.kind:
             case "done":
                 output = str(self.value(item.silo, item.stage)).encode()
-                said = Done(item.session, item.stage, item.silo, "1", ((digest_of(output), len(output)),), after / 2)
+                said = Done(item.session_id, item.stage, item.silo, "1", ((digest_of(output), len(output)),), after / 2)
                 body = encode(said, [output])
             case "dead":
                 body, death = message.body, "expired"
             case kind:
-                body = encode(Failed(item.session, item.stage, item.silo, "1", kind, "it died"))  # type: ignore[arg-type]
+                body = encode(Failed(item.session_id, item.stage, item.silo, "1", kind, "it died"))  # type: ignore[arg-type]
         delivery = SimpleNamespace(
             body=body,
             key=key,

@@ -92,16 +92,14 @@ class EchoSilo:
 
     async def _on_work(self, item: WorkItem, signed: Signed) -> None:
         self.items.append(item)
-        self._signed[item.session, item.stage] = signed
+        self._signed[item.session_id, item.stage] = signed
         await self.answer(item)
 
     async def echo(self, item: WorkItem) -> None:
         """Reply with the named blobs."""
-        deadline = Deadline.after(item.seconds)
+        deadline = Deadline.after(item.timeout)
         blobs: list[Buffer] = [
-            await self.transport.blobs.get(op.blob, deadline, self.patience)
-            for op in item.program
-            if isinstance(op, Value)
+            await self.transport.blobs.get(op.blob, deadline, self.patience) for op in item.ops if isinstance(op, Value)
         ]
         await self.send(item, blobs or [b"ok"], deadline)
 
@@ -120,8 +118,8 @@ class EchoSilo:
         """Reply with these blobs."""
         outputs = {digest_of(blob): blob for blob in blobs}
         sizes = tuple((digest, len(blob)) for digest, blob in outputs.items())
-        done = Done(item.session, item.stage, self.name, self.incarnation, sizes, 0.0)
-        await self.transport.reply(item, done, outputs, deadline, self._signed[item.session, item.stage])
+        done = Done(item.session_id, item.stage, self.name, self.incarnation, sizes, 0.0)
+        await self.transport.reply(item, done, outputs, deadline, self._signed[item.session_id, item.stage])
 
 
 class RecordingCoordinator:
@@ -159,7 +157,7 @@ class RecordingCoordinator:
 
     async def ask(self, silo: str, stage: int = 0, seconds: float = 20.0) -> bytes:
         """Request a small reply; return its first output."""
-        item = work_item(silo, self.transport.key, stage=stage, seconds=seconds)
+        item = work_item(silo, self.transport.coordinator_id, stage=stage, seconds=seconds)
         done = await self.transport.request(item, {}, Deadline.after(seconds))
         assert isinstance(done, Done), done
         return bytes(await self.transport.results.get(done.outputs[0][0], Deadline.after(seconds)))
@@ -193,7 +191,7 @@ async def assert_both_directions_work(theirs: RecordingCoordinator, silo: EchoSi
     assert await theirs.ask(silo.name) == b"ok"
     digest, deadline = digest_of(data), Deadline.after(30)
     await theirs.transport.send_blob(digest, data, silo=None, deadline=deadline)
-    item = work_item(silo.name, theirs.transport.key, stage=1, blobs={digest: len(data)}, seconds=30)
+    item = work_item(silo.name, theirs.transport.coordinator_id, stage=1, blobs={digest: len(data)}, seconds=30)
     done = await theirs.transport.request(item, {}, deadline)
     assert isinstance(done, Done)
     assert bytes(await theirs.transport.results.get(digest, deadline)) == data

@@ -93,7 +93,7 @@ class WorkClient:
             session,
             stage,
             self.silo,
-            self.transport.key,
+            self.transport.coordinator_id,
             clients,
             tuple(program),
             dict(fresh or {}),
@@ -105,7 +105,7 @@ class WorkClient:
     async def send(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> Done | Failed | Need | Dead:
         """Send an item with the blobs in the same message; return the reply."""
         inline = {digest_of(blob): blob for blob in blobs}
-        return await self.transport.request(item, inline, Deadline.after(max(item.seconds, 10)))
+        return await self.transport.request(item, inline, Deadline.after(max(item.timeout, 10)))
 
     async def outputs(self, item: WorkItem, blobs: Sequence[Buffer] = ()) -> list[bytes]:
         """Return the outputs of an item that must succeed."""
@@ -120,7 +120,7 @@ class WorkClient:
         assert isinstance(reply, Failed), reply
         assert "\n" not in reply.cause
         await self.check()
-        return reply.kind, f"{reply.cause}; {reply.hint}"
+        return reply.error_type, f"{reply.cause}; {reply.hint}"
 
     async def check(self) -> None:
         """Run an item that must succeed."""

@@ -18,7 +18,7 @@ from fedbroker.admin.definitions import (
 from fedbroker.transport import topology
 
 EWR = silo_rights("airports", "ewr")
-KEY = topology.coordinator_key("airports", "a1b2")
+KEY = topology.coordinator_id_of("airports", "a1b2")
 
 
 def test_a_silo_configures_nothing() -> None:
@@ -57,7 +57,7 @@ def test_its_routing_keys_name_it(exchange: topology.Exchange, own: str, others:
 
 
 def test_one_cohort_s_coordinators_are_not_another_s() -> None:
-    reply = topology.reply_key(topology.coordinator_key("trains", "a1b2"), "s", 0, "ewr")
+    reply = topology.reply_key(topology.coordinator_id_of("trains", "a1b2"), "s", 0, "ewr")
     assert not any(re.search(topic.write, reply) for topic in EWR.topics)
 
 

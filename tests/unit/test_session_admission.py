@@ -21,7 +21,7 @@ def test_a_fitting_version_or_none_is_taken_in(version):
 def test_another_series_is_never_taken_in(version):
     said = answer(version)
     assert isinstance(said, Rejected)
-    assert said.never
+    assert said.permanent
     assert version in said.reason
 
 
@@ -29,5 +29,5 @@ def test_a_full_roster_is_not_now_at_the_very_edge():
     assert isinstance(answer(members=9), Accepted)
     said = answer(members=10)
     assert isinstance(said, Rejected)
-    assert not said.never
-    assert said.retry[1] < answer("2.0.0").retry[0]
+    assert not said.permanent
+    assert said.retry_after[1] < answer("2.0.0").retry_after[0]

@@ -44,7 +44,7 @@ class ScriptedAnswers:
 class ScriptedLane:
     """Answers each silo's work items from a list; keeps what it was asked to do."""
 
-    key = "coordinator"
+    coordinator_id = "coordinator"
 
     def __init__(self, **answers):
         self.answers = {silo: list(script) for silo, script in answers.items()}
@@ -75,11 +75,11 @@ class ScriptedLane:
     def spent(self, digest):
         del self.stored[digest]
 
-    async def fetch(self, silo, session, stage, incarnation):
+    async def fetch(self, silo, session_id, stage, incarnation):
         self.fetched.append(silo)
         self.stored |= self.comes_when_fetched.get(silo, {})
 
-    async def send_blob(self, digest, data, *, silo, deadline, session=""):
+    async def send_blob(self, digest, data, *, silo, deadline, session_id=""):
         self.blobs.append((digest, silo))
 
     @contextlib.asynccontextmanager
@@ -91,8 +91,8 @@ class ScriptedLane:
             self.stored[digest] = blob
         yield ScriptedAnswers(self.answers[item.silo])
 
-    async def end_session(self, silo, session, incarnation):
-        self.ended.append((silo, session, incarnation))
+    async def end_session(self, silo, session_id, incarnation):
+        self.ended.append((silo, session_id, incarnation))
 
 
 def done(silo, *digests):
@@ -149,7 +149,7 @@ async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():
     assert await run(one, work()) == {"ewr": [b"1"], "jfk": [b"2"]}
     assert lane.blobs == [("big", None)]
     assert lane.inline["ewr"] == [{"small"}]
-    assert lane.items["jfk"][0].fresh == {"big": len(BIG)}
+    assert lane.items["jfk"][0].incoming == {"big": len(BIG)}
     assert await run(one, work()) == {"ewr": [b"1"], "jfk": [b"2"]}
     assert lane.blobs == [("big", None)]
     assert lane.inline["ewr"][1] == set()
@@ -178,7 +178,7 @@ async def test_a_silo_that_lacks_blobs_gets_them_alone_and_still_waits_for_what_
     lane.stored = {"a": b"1"}
     await run(session(lane, known), work())
     assert lane.inline["ewr"] == [set(), {"small"}]
-    assert [set(item.fresh) for item in lane.items["ewr"]] == [{"big"}, {"big"}]
+    assert [set(item.incoming) for item in lane.items["ewr"]] == [{"big"}, {"big"}]
     assert lane.blobs == [("big", None)]
 
 
@@ -212,7 +212,7 @@ async def test_results_that_are_always_lost_end_it():
 
 
 def held(silo, incarnation, *digests):
-    return Done("s", 0, silo, incarnation, tuple((digest, 1) for digest in digests), 0.1, held=True)
+    return Done("s", 0, silo, incarnation, tuple((digest, 1) for digest in digests), 0.1, deferred=True)
 
 
 @pytest.mark.parametrize(

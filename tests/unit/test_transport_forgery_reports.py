@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedbroker.transport.silo.forgery_reports import ForgeryReports
-from fedbroker.wire.messages import MOST_ALARMS
+from fedbroker.wire.messages import MAX_FORGERY_REPORTS
 
 
 def test_each_reader_is_told_once():
@@ -18,7 +18,9 @@ def test_each_reader_is_told_once():
 
 def test_the_last_ones_are_kept():
     alarms = ForgeryReports()
-    for number in range(3 * MOST_ALARMS):
+    for number in range(3 * MAX_FORGERY_REPORTS):
         alarms.add("work", str(number))
-    assert alarms.take() == tuple(f"work: {number}" for number in range(2 * MOST_ALARMS, 3 * MOST_ALARMS))
+    assert alarms.take() == tuple(
+        f"work: {number}" for number in range(2 * MAX_FORGERY_REPORTS, 3 * MAX_FORGERY_REPORTS)
+    )
     assert alarms.take() == ()

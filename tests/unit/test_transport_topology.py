@@ -78,7 +78,7 @@ def test_keys() -> None:
     assert t.results_key("k", "s") == "k.s"
     assert t.silo_key("c", "s") == t.blobs_key("c", "s") == "c.s"
     assert t.blobs_key("c", None) == "c"
-    assert t.coordinator_key("c", "k") == "2e7d2c03-k"
+    assert t.coordinator_id_of("c", "k") == "2e7d2c03-k"
 
 
 def test_keys_fit_into_amqp() -> None:

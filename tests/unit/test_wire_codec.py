@@ -48,7 +48,7 @@ messages = st.one_of(
     st.builds(m.Done, names, counts, names, ids, st.lists(st.tuples(digests, counts), max_size=3).map(tuple), seconds),
     st.builds(
         *(m.Failed, names, counts, names, ids),
-        *(st.sampled_from(["data", "computation", "lost", "refused", "time"]), words, words),
+        *(st.sampled_from(["data", "computation", "lost", "refused", "timeout"]), words, words),
     ),
     st.builds(m.Need, names, counts, names, ids, st.lists(digests, max_size=3).map(tuple)),
     st.builds(m.EndSession, names, ids),
@@ -130,7 +130,7 @@ json = st.recursive(
 @example([{"type": "leave", "cohort": "c", "silo": 7, "incarnation": "i"}, []])
 @example([{"type": "invade", "cohort": "c"}, []])
 @example([{"type": []}, []])
-@example([{"type": "end", "session": "s"}, []][:1])
+@example([{"type": "end", "session_id": "s"}, []][:1])
 def test_a_header_of_any_other_shape_is_a_wire_error(header: object) -> None:
     assert read(crafted(header)) is None
 
@@ -163,7 +163,7 @@ def test_errors_say_what_is_wrong(body: bytes, words: str) -> None:
 
 
 def test_a_program_in_a_header_keeps_its_types() -> None:
-    found = decode(crafted([{"type": "end", "session": "s"}, []])).message
+    found = decode(crafted([{"type": "end", "session_id": "s"}, []])).message
     assert found == m.EndSession("s")
 
 
@@ -214,7 +214,7 @@ def test_limits_hold_at_their_edges() -> None:
         ("max_attachments", 2, m.EndSession("s"), [b"a", b"b"]),
         (
             "max_header",
-            len(msgpack.packb([{"type": "end", "session": "s", "incarnation": ""}, []])),
+            len(msgpack.packb([{"type": "end", "session_id": "s", "incarnation": ""}, []])),
             m.EndSession("s"),
             [],
         ),
@@ -263,7 +263,7 @@ def test_text_of_the_other_end_is_one_printable_line(cause: str, hint: str) -> N
 @given(evil.filter(lambda text: not is_printable(text)))
 def test_an_identifier_that_cannot_be_printed_is_refused(evil: str) -> None:
     for message in (
-        msgspec.structs.replace(FAILED, session=evil),
+        msgspec.structs.replace(FAILED, session_id=evil),
         msgspec.structs.replace(FAILED, silo=evil),
         msgspec.structs.replace(FAILED, incarnation=evil),
         msgspec.structs.replace(FAILED, rule=evil),
@@ -273,7 +273,7 @@ def test_an_identifier_that_cannot_be_printed_is_refused(evil: str) -> None:
         m.WorkItem("s", 0, "ewr", evil, 1, (), {}, 1.0, 1.0, True),
         m.WorkItem("s", 0, "ewr", "c", 1, (m.Value(0, evil),), {}, 1.0, 1.0, True),
         m.WorkItem("s", 0, "ewr", "c", 1, (), {evil: 1}, 1.0, 1.0, True),
-        m.WorkItem("s", 0, "ewr", "c", 1, (), {}, 1.0, 1.0, True, content=evil),
+        m.WorkItem("s", 0, "ewr", "c", 1, (), {}, 1.0, 1.0, True, content_key=evil),
     ):
         assert read(encode(message)) is None
 
@@ -289,5 +289,5 @@ def test_a_struct_s_field_that_cannot_be_printed_is_not_sent() -> None:
     item = m.WorkItem("s", 0, "ewr", "c", 1, ops, {}, 1.0, 1.0, True)
     with pytest.raises(WireError, match=r"field is named 'a.+x1b'"):
         encode(item)
-    fine = msgspec.structs.replace(item, program=ops[:1])
+    fine = msgspec.structs.replace(item, ops=ops[:1])
     assert decode(encode(fine)).message == fine

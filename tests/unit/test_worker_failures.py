@@ -141,7 +141,7 @@ def test_a_failure_counts_where_data_may_decide_on_it(error, counts):
     guard.check_item(ITEM, "another")
     # What ran beside it is answered as what comes after it, whether it fails or not.
     again = failed_reply(ITEM, "ewr", "i", ComputationFailed("INTERNAL", "no"), guard=guard, by="one")
-    assert (again.kind, again.rule) == ("refused", "max_failures")
+    assert (again.error_type, again.rule) == ("refused", "max_failures")
     with pytest.raises(PolicyRefused, match="has failed 1 times"):
         guard.check_outputs(ITEM, [], "one")
 
@@ -151,7 +151,7 @@ def test_one_coordinator_does_not_have_another_s_failures_forgotten(monkeypatch)
     guard = Guard(PolicySettings(max_failures=1))
     failed_reply(ITEM, "ewr", "i", TimeoutError(), guard=guard, by="one")
     for number in range(5):
-        other = msgspec.structs.replace(ITEM, session=f"s{number}")
+        other = msgspec.structs.replace(ITEM, session_id=f"s{number}")
         failed_reply(other, "ewr", "i", TimeoutError(), guard=guard, by="another")
     with pytest.raises(PolicyRefused, match="has failed 1 times"):
         guard.check_item(ITEM, "one")
@@ -204,8 +204,8 @@ Marked.__name__ = SECRET
         (ValueError(SECRET), "refused; unexpected ValueError in the silo"),
         (Marked(SECRET), "refused; unexpected error in the silo"),
         (type("ValueError", (Exception,), {})(SECRET), "refused; unexpected error in the silo"),
-        (TimeoutError(SECRET), "time; it was not done within 9 s; raise Timeouts(stage=)"),
-        (DeadlineExceeded(SECRET, hint=SECRET), "time; it was not done within 9 s; raise Timeouts(stage=)"),
+        (TimeoutError(SECRET), "timeout; it was not done within 9 s; raise Timeouts(stage=)"),
+        (DeadlineExceeded(SECRET, hint=SECRET), "timeout; it was not done within 9 s; raise Timeouts(stage=)"),
         (WorkRefused("value 7 is not there", hint="look"), "refused; value 7 is not there; look"),
         (PolicyRefused("sources", "not here", hint="ask"), "refused; not here; ask"),
         (SessionLost("session s is not here", hint="again"), "lost; session s is not here; again"),

@@ -42,7 +42,7 @@ async def test_cancelled_work_is_told_why(why):
     answering = asyncio.create_task(tasks.answer(item))
     await eventually(lambda: worker.started)
     if why == GIVEN_UP:
-        tasks.end_session(EndSession(item.session))
+        tasks.end_session(EndSession(item.session_id))
         await answering
     else:
         await tasks.close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SiloMetrics"]
 
-OUTCOMES: Final = ("done", "lacking", "data", "computation", "lost", "refused", "time")
+OUTCOMES: Final = ("done", "lacking", "data", "computation", "lost", "refused", "timeout")
 """Label values: ``lacking`` means that blobs had to be requested; the values after it are kinds of failures."""
 
 
@@ -67,11 +67,11 @@ class SiloMetrics:
     def answered(self, answer: Answer) -> None:
         """Count a reply."""
         reply = answer.reply
-        outcome = "done" if isinstance(reply, Done) else reply.kind if isinstance(reply, Failed) else "lacking"
+        outcome = "done" if isinstance(reply, Done) else reply.error_type if isinstance(reply, Failed) else "lacking"
         self._items.labels(*self._who.values(), outcome).inc()
         if isinstance(reply, Done):
-            self._transfer.observe(reply.waited)
-            self._compute.observe(max(0.0, reply.seconds - reply.waited))
+            self._transfer.observe(reply.blob_wait)
+            self._compute.observe(max(0.0, reply.duration - reply.blob_wait))
 
 
 class _Watched:

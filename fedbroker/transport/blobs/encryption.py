@@ -25,14 +25,14 @@ REMEMBERED: Final = 16_384
 """Maximum number of blobs whose sealed digests are remembered; the oldest are forgotten."""
 
 
-def content_key(coordinator: Identity, session: str) -> bytes:
+def content_key(coordinator: Identity, session_id: str) -> bytes:
     """Return the key for blobs that a session sends to all its silos; each silo receives it in its work item."""
-    return coordinator.own(b"content " + session.encode())
+    return coordinator.own(b"content " + session_id.encode())
 
 
-def pair_secret(mine: Identity, other: Public, session: str) -> bytes:
+def pair_secret(mine: Identity, other: Public, session_id: str) -> bytes:
     """Return the key for blobs between a coordinator and one silo in a session, in both directions."""
-    return mine.secret_with(other, b"session " + session.encode())
+    return mine.secret_with(other, b"session " + session_id.encode())
 
 
 async def sealed(blob: Buffer, digest: Digest, secret: bytes) -> tuple[Digest, bytearray]:
@@ -46,7 +46,7 @@ async def sealed(blob: Buffer, digest: Digest, secret: bytes) -> tuple[Digest, b
 
 
 class _Sent(NamedTuple):
-    session: str
+    session_id: str
     digest: Digest
     silo: str | None
 
@@ -57,21 +57,21 @@ class Names:
     def __init__(self) -> None:
         self._names: OrderedDict[_Sent, asyncio.Future[Digest]] = OrderedDict()
 
-    def put(self, session: str, digest: Digest, silo: str | None, name: Digest) -> None:
+    def put(self, session_id: str, digest: Digest, silo: str | None, name: Digest) -> None:
         """Record the sealed digest under which a blob is sent."""
-        known = self._name(_Sent(session, digest, silo))
+        known = self._name(_Sent(session_id, digest, silo))
         if not known.done():
             known.set_result(name)
 
-    async def of(self, session: str, digests: Iterable[Digest], silo: str) -> dict[Digest, tuple[Digest, bool]]:
+    async def of(self, session_id: str, digests: Iterable[Digest], silo: str) -> dict[Digest, tuple[Digest, bool]]:
         """Return for each blob its sealed digest, and whether it was sealed to that silo alone.
 
         Waits for blobs that are still being sealed.
         """
-        return {digest: await self._of(session, digest, silo) for digest in digests}
+        return {digest: await self._of(session_id, digest, silo) for digest in digests}
 
-    async def _of(self, session: str, digest: Digest, silo: str) -> tuple[Digest, bool]:
-        own, everybody = self._name(_Sent(session, digest, silo)), self._name(_Sent(session, digest, None))
+    async def _of(self, session_id: str, digest: Digest, silo: str) -> tuple[Digest, bool]:
+        own, everybody = self._name(_Sent(session_id, digest, silo)), self._name(_Sent(session_id, digest, None))
         await asyncio.wait((own, everybody), return_when=asyncio.FIRST_COMPLETED)
         return (own.result(), True) if own.done() else (everybody.result(), False)
 

@@ -32,7 +32,7 @@ class SiloDiscovery:
 
     Args:
         cohort: the cohort's name.
-        key: the coordinator's id.
+        coordinator_id: the coordinator's id.
         limits: bounds on messages.
         envelopes: verifies announcements.
         on_announce: called for each announcement.
@@ -43,7 +43,7 @@ class SiloDiscovery:
     def __init__(
         self,
         cohort: str,
-        key: str,
+        coordinator_id: str,
         limits: Limits,
         envelopes: CoordinatorEnvelopes,
         on_announce: Callable[[Announce], None],
@@ -51,7 +51,7 @@ class SiloDiscovery:
         on_forged: Callable[[str, str, str], None],
     ) -> None:
         self._cohort = cohort
-        self._key = key
+        self._coordinator_id = coordinator_id
         self._limits = limits
         self._on_announce = on_announce
         self._on_leave = on_leave
@@ -67,7 +67,7 @@ class SiloDiscovery:
 
         The broker returns each announcement from the lobby to its silo, which then announces itself again.
         """
-        roster = roster_queue(self._key, self._cohort)
+        roster = roster_queue(self._coordinator_id, self._cohort)
         await line.declare((), (roster,))
         self._queue = await declare_elsewhere(line, lobby_queue(self._cohort), self._queue)
         await line.consume(roster, self._on_delivery, prefetch=PREFETCH)

@@ -27,14 +27,14 @@ class Dead:
 
     Attributes:
         silo: the silo that it was for.
-        session: the session's id.
+        session_id: the session's id.
         stage: the stage's number.
         reason: ``expired`` (not picked up in time), ``delivery_limit`` (delivered repeatedly, never acknowledged),
             ``rejected`` (the silo could not read it), ``unroutable`` (the silo has no queue).
     """
 
     silo: str
-    session: str
+    session_id: str
     stage: int
     reason: Reason
 
@@ -139,7 +139,7 @@ class ReplyRouter:
         for waiting in list(self._waiting.values()):
             item = waiting.item
             if item.silo == silo:
-                waiting.put(Failed(item.session, item.stage, silo, "", "refused", cause, hint))
+                waiting.put(Failed(item.session_id, item.stage, silo, "", "refused", cause, hint))
 
     def close(self, error: Exception) -> None:
         """Let all pending requests fail with an error."""
@@ -150,7 +150,7 @@ class ReplyRouter:
 
 def correlation(of: WorkItem | Answer) -> str:
     """Return the correlation id that a work item shares with its replies."""
-    return f"{of.session}.{of.stage}.{of.silo}"
+    return f"{of.session_id}.{of.stage}.{of.silo}"
 
 
 def dead(correlation_id: str, death: str) -> Dead:
@@ -159,11 +159,11 @@ def dead(correlation_id: str, death: str) -> Dead:
     Raises:
         WireError: the id belongs to no work item.
     """
-    session, stage, silo, *more = [*correlation_id.split("."), "", ""]
+    session_id, stage, silo, *more = [*correlation_id.split("."), "", ""]
     if not silo or any(more) or not stage.isdecimal():
         raise WireError(f"what came back belongs to no work item: {correlation_id!r}")
     reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
-    return Dead(silo, session, int(stage), reasons.get(death, "rejected"))
+    return Dead(silo, session_id, int(stage), reasons.get(death, "rejected"))
 
 
 class PendingRequest:
@@ -203,14 +203,14 @@ class PendingRequest:
             async with asyncio.timeout(self._deadline.left()):
                 return await self._next()
         except Unroutable:
-            return Dead(item.silo, item.session, item.stage, "unroutable")
+            return Dead(item.silo, item.session_id, item.stage, "unroutable")
         except (TimeoutError, BrokerLost) as error:
             why = f" ({error.what})" if isinstance(error, BrokerLost) else ""
             raise DeadlineExceeded(
                 f"silo {item.silo!r} did not answer stage {item.stage} in time{why}",
                 silos=(item.silo,),
                 stage=item.stage,
-                session=item.session,
+                session=item.session_id,
                 hint="see the silo's log, or allow more time",
             ) from None
 

@@ -89,7 +89,7 @@ class CoordinatorTransport:
             silo's name that is not authentic, and for each forged message that a silo reports.
 
     Attributes:
-        key: the coordinator id, the coordinator's name in routing keys.
+        coordinator_id: the coordinator's name in routing keys.
         results: the silos' outputs, each kept for a while after its last use.
         dead: number of our work items that the broker dead-lettered or could not route, by reason.
 
@@ -97,7 +97,7 @@ class CoordinatorTransport:
         ConfigError: a bad URL, name or compression.
     """
 
-    key: str
+    coordinator_id: str
     results: BlobStore
     dead: Counter[Reason]
 
@@ -119,7 +119,7 @@ class CoordinatorTransport:
         self._cohort = check_name("cohort", cohort)
         name = secrets.token_hex(6) if key is None else key
         signer = "" if keys is None else keys.own.public.fingerprint
-        self.key = check_name("coordinator", topology.coordinator_key(cohort, name, signer))
+        self.coordinator_id = check_name("coordinator", topology.coordinator_id_of(cohort, name, signer))
         self._limits = limits
         many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # all silos send at once
         self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
@@ -128,12 +128,14 @@ class CoordinatorTransport:
         self._misbehaviour = MisbehaviourCounter(limits.max_strikes)
         self._envelopes = CoordinatorEnvelopes(cohort, keys)
         self._forged = on_forged  # counts no strike: the silo in whose name a forged message came did not send it
-        self._discovery = SiloDiscovery(cohort, self.key, limits, self._envelopes, on_announce, on_leave, on_forged)
+        self._discovery = SiloDiscovery(
+            cohort, self.coordinator_id, limits, self._envelopes, on_announce, on_leave, on_forged
+        )
         self._control = ReconnectingConnection(
-            address, f"fedbroker coordinator {cohort} {self.key} control", self._set_up_control
+            address, f"fedbroker coordinator {cohort} {self.coordinator_id} control", self._set_up_control
         )
         self._bulk = ReconnectingConnection(
-            address, f"fedbroker coordinator {cohort} {self.key} bulk", self._set_up_bulk
+            address, f"fedbroker coordinator {cohort} {self.coordinator_id} bulk", self._set_up_bulk
         )
         self._transfer = BlobTransfer(self._bulk, topology.BLOBS, limits, compression)
         self._callback: topology.Queue | None = None  # under the names that they had the last time
@@ -182,7 +184,7 @@ class CoordinatorTransport:
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     async def send_blob(
-        self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session: str = ""
+        self, digest: Digest, data: Buffer, *, silo: str | None, deadline: Deadline, session_id: str = ""
     ) -> None:
         """Send a blob to one silo, or once to the whole cohort (None); return when the broker has confirmed all of it.
 
@@ -193,7 +195,7 @@ class CoordinatorTransport:
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: the blob is larger than the limits allow.
         """
-        name, data = await self._envelopes.blob(session, digest, data, silo)
+        name, data = await self._envelopes.blob(session_id, digest, data, silo)
         await self._transfer.send(topology.blobs_key(self._cohort, silo), name, data, deadline)
 
     async def request(
@@ -224,7 +226,7 @@ class CoordinatorTransport:
         message_id = secrets.token_hex(12)
         message = Outgoing(
             topology.WORK,
-            topology.work_key(self._cohort, item.silo, self.key),
+            topology.work_key(self._cohort, item.silo, self.coordinator_id),
             body,
             mandatory=True,
             correlation_id=correlation(item),
@@ -243,13 +245,13 @@ class CoordinatorTransport:
                 publishing.cancel()
                 await asyncio.gather(publishing, return_exceptions=True)
 
-    async def end_session(self, silo: str, session: str, incarnation: str = "") -> None:
+    async def end_session(self, silo: str, session_id: str, incarnation: str = "") -> None:
         """Tell a silo, or one incarnation of it, to forget a session; best effort, like :meth:`tell`."""
-        await self.tell(silo, EndSession(session, incarnation))
+        await self.tell(silo, EndSession(session_id, incarnation))
 
-    async def fetch(self, silo: str, session: str, stage: int, incarnation: str) -> None:
+    async def fetch(self, silo: str, session_id: str, stage: int, incarnation: str) -> None:
         """Tell a silo to send the outputs that it has announced; best effort, like :meth:`tell`."""
-        await self.tell(silo, Fetch(session, stage, incarnation))
+        await self.tell(silo, Fetch(session_id, stage, incarnation))
 
     async def tell(self, silo: str, word: EndSession | Fetch | Accepted | Rejected) -> None:
         """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged."""
@@ -270,7 +272,9 @@ class CoordinatorTransport:
     async def _set_up_control(self, line: Connection) -> None:
         archive = topology.archive(self._cohort)
         await line.declare(topology.EXCHANGES, (archive,))
-        self._callback = await failover.declare_elsewhere(line, topology.callback_queue(self.key), self._callback)
+        self._callback = await failover.declare_elsewhere(
+            line, topology.callback_queue(self.coordinator_id), self._callback
+        )
         await line.consume(self._callback, self._on_callback, prefetch=REPLY_PREFETCH)
         await self._discovery.listen(line)
         await failover.see_leader(line, archive)
@@ -278,7 +282,9 @@ class CoordinatorTransport:
     async def _set_up_bulk(self, line: Connection) -> None:
         again = self._results is not None
         await line.declare((topology.BLOBS, topology.RESULTS), ())
-        self._results = await failover.declare_elsewhere(line, topology.results_queue(self.key), self._results)
+        self._results = await failover.declare_elsewhere(
+            line, topology.results_queue(self.coordinator_id), self._results
+        )
         if again:
             self.results.cut()
         take = receiver(self.results, self._limits, refused=self._on_bad_chunk)
@@ -294,7 +300,7 @@ class CoordinatorTransport:
 
     def _opening(self, done: Done, deadline: Deadline) -> AbstractContextManager[None]:
         return self._envelopes.opening(
-            done, self.results, deadline, lambda why: self._forged(done.silo, done.session, why)
+            done, self.results, deadline, lambda why: self._forged(done.silo, done.session_id, why)
         )
 
     async def _on_callback(self, delivery: Delivery) -> None:
@@ -314,8 +320,8 @@ class CoordinatorTransport:
                     if isinstance(message, Done):
                         for attachment in attachments:
                             self.results.put(attachment)
-                        for alarm in message.alarms:
-                            self._forged(silo, message.session, f"at the silo: {alarm}")
+                        for alarm in message.forgery_reports:
+                            self._forged(silo, message.session_id, f"at the silo: {alarm}")
                     if not self._router.settle(message):
                         self._strike(silo)
                         await self._let_go(message)
@@ -341,8 +347,8 @@ class CoordinatorTransport:
 
     async def _let_go(self, late: Done | Failed | Need) -> None:
         """Release the outputs that a silo holds for a late reply, so that it need not keep them until the deadline."""
-        if isinstance(late, Done) and late.held and not self._router.waits_for(late):
-            await self.tell(late.silo, Fetch(late.session, late.stage, late.incarnation, wanted=False))
+        if isinstance(late, Done) and late.deferred and not self._router.waits_for(late):
+            await self.tell(late.silo, Fetch(late.session_id, late.stage, late.incarnation, wanted=False))
 
     def _strike(self, silo: str) -> None:
         """Count an invalid or unrequested message; beyond the limit, refuse the silo's pending requests."""
@@ -353,7 +359,7 @@ class CoordinatorTransport:
         self._router.refuse(silo, cause, "see its log, and what else uses its user at the broker")
 
     def _reply_key(self, reply: Done | Failed | Need) -> str:
-        return topology.reply_key(self.key, reply.session, reply.stage, reply.silo)
+        return topology.reply_key(self.coordinator_id, reply.session_id, reply.stage, reply.silo)
 
 
 def _sender(key: str) -> str:

@@ -110,21 +110,21 @@ class Announcer:
             return
         accepted, now = self._accepted[by], asyncio.get_running_loop().time()
         if isinstance(word, Accepted):
-            if word.coordinator not in accepted:
-                _log.info("taken in", coordinator=word.coordinator)
+            if word.coordinator_id not in accepted:
+                _log.info("taken in", coordinator=word.coordinator_id)
             if len(accepted) >= REMEMBERED:
                 accepted.clear()
-            accepted.add(word.coordinator)
+            accepted.add(word.coordinator_id)
             self._interval = self._heartbeat
             if self._sent_away[by] > -math.inf:  # a coordinator with the same key had rejected us: end the pause
                 self._sent_away[by] = -math.inf
                 self._cue.set()
             return
-        accepted.discard(word.coordinator)
+        accepted.discard(word.coordinator_id)
         if accepted:
             _log_rejection(word)  # no pause: other coordinators have admitted us
         elif self._sent_away[by] <= now:  # during a pause, the announcement was meant for other signers
-            seconds = random.uniform(*map(_bounded, word.retry))
+            seconds = random.uniform(*map(_bounded, word.retry_after))
             self._sent_away[by] = now + seconds
             _log_rejection(word, asking_again_in=round(seconds, 1))
             self._cue.set()
@@ -179,10 +179,10 @@ class Announcer:
 
 
 def _log_rejection(word: Rejected, **details: float) -> None:
-    if word.never:
-        _log.error("sent away", coordinator=word.coordinator, reason=word.reason, hint=CHANGE, **details)
+    if word.permanent:
+        _log.error("sent away", coordinator=word.coordinator_id, reason=word.reason, hint=CHANGE, **details)
     else:
-        _log.warning("sent away", coordinator=word.coordinator, reason=word.reason, **details)
+        _log.warning("sent away", coordinator=word.coordinator_id, reason=word.reason, **details)
 
 
 def _bounded(seconds: float) -> float:

@@ -19,7 +19,7 @@ __all__ = ["DeferredResults"]
 
 class _Deferred(NamedTuple):
     by: str
-    session: str
+    session_id: str
     stage: int
     incarnation: str
 
@@ -38,7 +38,7 @@ class DeferredResults:
         outputs must not be sent, because the coordinator does not want them or because a later reply announced the same
         outputs. It raises ``BrokerLost`` if no notice comes by the deadline.
         """
-        results = _Deferred(by, reply.session, reply.stage, reply.incarnation)
+        results = _Deferred(by, reply.session_id, reply.stage, reply.incarnation)
         heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._settle(results, to_be_sent=False)
         self._waiting[results] = heard
@@ -60,7 +60,7 @@ class DeferredResults:
 
     def fetch(self, word: Fetch, by: str = "") -> None:
         """Handle a coordinator's notice; ``by`` is the fingerprint of its signer."""
-        self._settle(_Deferred(by, word.session, word.stage, word.incarnation), to_be_sent=word.wanted)
+        self._settle(_Deferred(by, word.session_id, word.stage, word.incarnation), to_be_sent=word.wanted)
 
     def _settle(self, results: _Deferred, *, to_be_sent: bool) -> None:
         heard = self._waiting.get(results)

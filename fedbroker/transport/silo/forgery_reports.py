@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from typing import Final
 
 from fedbroker.log import get_logger
-from fedbroker.wire.messages import MOST_ALARMS
+from fedbroker.wire.messages import MAX_FORGERY_REPORTS
 
 __all__ = ["ForgeryReports"]
 
@@ -23,7 +23,7 @@ class ForgeryReports:
     """
 
     def __init__(self) -> None:
-        self._kept: deque[str] = deque(maxlen=MOST_ALARMS)
+        self._kept: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
         self._count = 0
         self._told: OrderedDict[str, int] = OrderedDict()  # number of alarms that each reader has received
 

@@ -215,10 +215,12 @@ class SiloTransport:
         bulk = dict(out.values())
         if isinstance(reply, Done):
             names = {digest: name for digest, (name, _) in out.items() if name != digest}
-            reply = msgspec.structs.replace(reply, sealed=names, alarms=self._work_consumer.alarms.take(signed.by))
-        if 0 < item.hold < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
+            reply = msgspec.structs.replace(
+                reply, sealed=names, forgery_reports=self._work_consumer.alarms.take(signed.by)
+            )
+        if 0 < item.defer_above < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
             with self._deferred.until_fetched(reply, signed.by) as fetched:
-                held = msgspec.structs.replace(reply, held=True)
+                held = msgspec.structs.replace(reply, deferred=True)
                 if await self._answer(item, signed, held, inline, deadline) and await fetched(deadline):
                     await self._send(item, bulk, deadline)
         elif bulk:
@@ -248,7 +250,7 @@ class SiloTransport:
 
     async def _send(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
         for digest, data in outputs.items():
-            await self._transfer.send(topology.results_key(item.reply_to, self._silo), digest, data, deadline)
+            await self._transfer.send(topology.results_key(item.coordinator_id, self._silo), digest, data, deadline)
 
     async def _answer(
         self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
@@ -257,15 +259,15 @@ class SiloTransport:
         body = self._envelopes.reply(item, signed, encode(reply, inline, self._limits))
         answer = Outgoing(
             topology.REPLY,
-            topology.reply_key(item.reply_to, item.session, item.stage, self._silo),
+            topology.reply_key(item.coordinator_id, item.session_id, item.stage, self._silo),
             body,
             mandatory=True,
-            correlation_id=f"{item.session}.{item.stage}.{self._silo}",
+            correlation_id=f"{item.session_id}.{item.stage}.{self._silo}",
         )
         try:
             await self._control.publish_reply(answer, deadline)
         except (Nacked, Unroutable):
-            _log.info("answer not wanted", session=item.session, stage=item.stage)
+            _log.info("answer not wanted", session=item.session_id, stage=item.stage)
             return False
         return True
 

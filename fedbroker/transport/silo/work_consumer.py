@@ -197,7 +197,7 @@ class WorkConsumer:
             _log.error("work rejected", reason=error.what, message_id=delivery.message_id)
             await delivery.reject()
             return
-        deadline = Deadline.after(item.seconds)
+        deadline = Deadline.after(item.timeout)
 
         async def renew(held: Delivery) -> bool:
             return await self._renewed(held, deadline)
@@ -227,7 +227,7 @@ class WorkConsumer:
         if before > MOST_DELIVERIES:
             raise WireError(f"it came back {before} times without an answer")
         if before:  # blobs in flight with an earlier delivery went to the process that held it
-            item = msgspec.structs.replace(item, fresh={})
+            item = msgspec.structs.replace(item, incoming={})
         return item, attachments, signed
 
     def _opened(self, body: Buffer) -> tuple[WorkItem, Sequence[memoryview]]:
@@ -240,7 +240,7 @@ class WorkConsumer:
         return WireError(f"a {type(message).__name__} that is no work item for {self._silo!r}")
 
     def _is_for_us(self, item: WorkItem) -> bool:
-        return item.silo == self._silo and is_name(item.reply_to) and is_name(item.session)
+        return item.silo == self._silo and is_name(item.coordinator_id) and is_name(item.session_id)
 
     async def _handle(
         self,
@@ -252,7 +252,7 @@ class WorkConsumer:
         deadline: Deadline,
     ) -> None:
         try:
-            sent = [*map(self._blobs.put, attachments), *item.fresh]
+            sent = [*map(self._blobs.put, attachments), *item.incoming]
             self._count_blobs(item, sent)
             forged = partial(self.alarms.add, "blob")
             with self._blobs.pinned(sent), self._envelopes.opening(item, signed, self._blobs, deadline, forged):
@@ -265,7 +265,7 @@ class WorkConsumer:
                     self._owed.popitem(last=False)
 
     def _count_blobs(self, item: WorkItem, sent: Collection[Digest]) -> None:
-        for digest in {op.blob for op in item.program if isinstance(op, Value)}:
+        for digest in {op.blob for op in item.ops if isinstance(op, Value)}:
             if digest in sent:
                 self.taken.blobs_sent += 1
             elif digest in self._blobs:
@@ -278,12 +278,12 @@ class WorkConsumer:
             await self._ready(deadline)
             async with self._room:
                 left = deadline.left()
-                if left < item.seconds - NOTHING:
-                    item = msgspec.structs.replace(item, seconds=left)
+                if left < item.timeout - NOTHING:
+                    item = msgspec.structs.replace(item, timeout=left)
                 with tracing.continued(delivery.headers):
                     await self._on_work(item, signed)
         except Exception:
-            _log.exception("work handler failed", session=item.session, stage=item.stage)
+            _log.exception("work handler failed", session=item.session_id, stage=item.stage)
 
     async def _renewed(self, held: Delivery, deadline: Deadline) -> bool:
         """Publish a copy of a work item in progress to the silo's own queue; return whether the broker has it."""

@@ -100,7 +100,7 @@ def rerun(
 async def _run(settings: Settings, parcel: WorkBundle, seconds: float | None) -> _Outputs:
     """Run the same steps as for work from the broker, with a separate runtime and sources."""
     item = parcel.item
-    named = {op.name for op in item.program if isinstance(op, Data)}
+    named = {op.name for op in item.ops if isinstance(op, Data)}
     # Sources that the program does not name may be missing on a machine that is used to debug.
     own = {name: one for name, one in settings.data.items() if name in named}
     catalog = Catalog(own, settings.directory)
@@ -114,9 +114,7 @@ async def _run(settings: Settings, parcel: WorkBundle, seconds: float | None) ->
             executor = await runtime.executor(item.clients)
             if seconds is None:
                 pdb.set_trace()
-            outputs = await replay(
-                item.program, executor, refs, parcel.blobs, lambda op: catalog.load(op, item.clients)
-            )
+            outputs = await replay(item.ops, executor, refs, parcel.blobs, lambda op: catalog.load(op, item.clients))
             return _Outputs(settings.silo.name, time.monotonic() - started, outputs)
     except TimeoutError:
         raise DeadlineExceeded(f"the work item was not done within {SECONDS:g} s", hint="--pdb sets no limit") from None
@@ -145,7 +143,7 @@ def _check(parcel: WorkBundle, settings: Settings) -> None:
     if parcel.kept:
         kept = ", ".join(f"%{ref}" for ref in parcel.kept)
         raise SessionLost(
-            f"the work item continues session {item.session} with values of an earlier stage ({kept})",
+            f"the work item continues session {item.session_id} with values of an earlier stage ({kept})",
             hint="it cannot be run alone: run the computation again",
         )
     if parcel.lacking:

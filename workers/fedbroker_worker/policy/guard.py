@@ -66,12 +66,12 @@ class Guard:
             PolicyRefused: the policy's time is up.
             TimeoutError, DeadlineExceeded: the coordinator's time is up.
         """
-        seconds = min(item.seconds, self._policy.max_seconds)
+        seconds = min(item.timeout, self._policy.max_seconds)
         try:
             async with asyncio.timeout(seconds):
                 yield Deadline.after(seconds)
         except (TimeoutError, DeadlineExceeded):
-            if item.seconds > self._policy.max_seconds:
+            if item.timeout > self._policy.max_seconds:
                 raise rules.out_of_time(self._policy) from None
             raise
 
@@ -88,7 +88,7 @@ class Guard:
         rules.check_sources(self._policy, item)
         rules.check_clients(self._policy, item)
         sessions = self._sessions.get(by)
-        told = (sessions.get(item.session) if sessions is not None else None) or _Told()
+        told = (sessions.get(item.session_id) if sessions is not None else None) or _Told()
         rules.check_failures(self._policy, told.failures)
         rules.check_bytes_left(self._policy, told.bytes)
 
@@ -131,7 +131,7 @@ class Guard:
         """
         if self._policy.aggregates == "any":
             return []
-        outputs = self._aggregates.follow(item.program, blobs, labels)
+        outputs = self._aggregates.follow(item.ops, blobs, labels)
         check_labels(self._policy, outputs)
         return outputs
 
@@ -192,8 +192,8 @@ class Guard:
     def _told(self, item: WorkItem, by: str) -> _Told:
         """Return the counts of an item's session, to be increased by the caller."""
         sessions = self._sessions.setdefault(by, OrderedDict())
-        told = sessions.setdefault(item.session, _Told())
-        sessions.move_to_end(item.session)
+        told = sessions.setdefault(item.session_id, _Told())
+        sessions.move_to_end(item.session_id)
         if len(sessions) > MOST_SESSIONS:
             sessions.popitem(last=False)
         return told

@@ -55,16 +55,14 @@ def beginning(item: WorkItem, signed: Signed) -> dict[str, object]:
     return {
         "time": now(),
         "silo": item.silo,
-        "coordinator": item.reply_to,
+        "coordinator": item.coordinator_id,
         "signed_by": signed.by,
         NONCES: list(signed.nonces),
-        "session": item.session,
+        "session": item.session_id,
         "stage": item.stage,
         "clients": item.clients,
         "sources": [
-            {"name": op.name, "columns": [name for name, _ in op.columns]}
-            for op in item.program
-            if isinstance(op, Data)
+            {"name": op.name, "columns": [name for name, _ in op.columns]} for op in item.ops if isinstance(op, Data)
         ],
         "outcome": BEGUN,
     }

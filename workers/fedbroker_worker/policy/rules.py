@@ -152,7 +152,7 @@ def check_sources(policy: PolicySettings, item: WorkItem) -> None:
     """
     if policy.sources is None:
         return
-    for op in item.program:
+    for op in item.ops:
         if isinstance(op, Data) and op.name not in policy.sources:
             allowed = ", ".join(policy.sources) or "none"
             raise PolicyRefused(
@@ -166,7 +166,7 @@ def check_clients(policy: PolicySettings, item: WorkItem) -> None:
     Raises:
         PolicyRefused: it covers fewer, but at least one.
     """
-    reads = any(isinstance(op, Data) for op in item.program)
+    reads = any(isinstance(op, Data) for op in item.ops)
     if reads and 0 < item.clients < policy.min_clients:
         raise PolicyRefused(
             "min_clients",

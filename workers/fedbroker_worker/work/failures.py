@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "Kind", "OpFailed", "PublicText", "failed_reply", "failure_of", "located"]
 
-Kind: TypeAlias = Literal["data", "computation", "lost", "refused", "time"]
+Kind: TypeAlias = Literal["data", "computation", "lost", "refused", "timeout"]
 
 PublicText = NewType("PublicText", str)
 """Text that may leave the silo."""
@@ -148,7 +148,7 @@ def failed_reply(
         except PolicyRefused as refused:
             failure = failure_of(refused, item, {})
             cause, hint = failure.cause, failure.hint
-    return Failed(item.session, item.stage, silo, incarnation, failure.kind, cause, hint, failure.rule)
+    return Failed(item.session_id, item.stage, silo, incarnation, failure.kind, cause, hint, failure.rule)
 
 
 def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source], *, in_full: bool = False) -> Failure:
@@ -163,8 +163,8 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
     """
     match error:
         case TimeoutError() | DeadlineExceeded():
-            cause = PublicText(f"it was not done within {seconds_text(item.seconds)}")
-            return Failure("time", cause, PublicText("raise Timeouts(stage=)"))
+            cause = PublicText(f"it was not done within {seconds_text(item.timeout)}")
+            return Failure("timeout", cause, PublicText("raise Timeouts(stage=)"))
         case SourceError():
             return _of_source(error, item, announced)
         case ConfigError():
@@ -197,7 +197,7 @@ def _unexpected(error: Exception) -> PublicText:
 
 def _of_source(error: SourceError, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
     """Name the source and the column only if the coordinator has requested them or knows them from an announcement."""
-    asked = [op for op in item.program if isinstance(op, Data)]
+    asked = [op for op in item.ops if isinstance(op, Data)]
     source = "a source"
     if error.source in announced or any(op.name == error.source for op in asked):
         source = f"source {error.source!r}"
@@ -269,7 +269,7 @@ def located(failed: ComputationFailed, item: WorkItem, blobs: Mapping[Digest, Bu
         item: the work item that was run.
         blobs: the content of each digest that the item names.
     """
-    for op in item.program:
+    for op in item.ops:
         if not isinstance(op, Value):
             continue
         try:

@@ -119,21 +119,21 @@ class Sessions:
             SessionLost: it continues a session that is not here (any more).
             WorkRefused: it contradicts its session, or the silo has too many sessions.
         """
-        session = self._alive.get((by, item.session))
+        session = self._alive.get((by, item.session_id))
         if session is None:
             if item.stage > 0:
                 raise SessionLost(
-                    f"session {item.session} is not here: this silo was started again, or its lease ran out",
+                    f"session {item.session_id} is not here: this silo was started again, or its lease ran out",
                     hint="run the computation again",
                 )
             if len(self._alive) >= self._most:
                 raise WorkRefused(
                     f"{self._most} sessions are under way already", hint="try again later, or raise [silo] max_sessions"
                 )
-        elif session.reply_to != item.reply_to:
-            raise WorkRefused(f"session {item.session} belongs to another coordinator")
+        elif session.reply_to != item.coordinator_id:
+            raise WorkRefused(f"session {item.session_id} belongs to another coordinator")
         elif session.clients != item.clients:
-            raise WorkRefused(f"session {item.session} has {session.clients} clients here, not {item.clients}")
+            raise WorkRefused(f"session {item.session_id} has {session.clients} clients here, not {item.clients}")
         return session is not None
 
     @asynccontextmanager
@@ -149,11 +149,11 @@ class Sessions:
             RuntimeUnavailable: no runtime can be started.
         """
         self.check(item, by)
-        new = SiloSession(by, item.session, item.reply_to, item.clients)
-        session = self._alive.setdefault((by, item.session), new)
+        new = SiloSession(by, item.session_id, item.coordinator_id, item.clients)
+        session = self._alive.setdefault((by, item.session_id), new)
         async with session.lock:
             if session.over:
-                raise SessionLost(f"session {item.session} was ended", hint="run the computation again")
+                raise SessionLost(f"session {item.session_id} was ended", hint="run the computation again")
             self._stop_timer(session)
             try:
                 if session.lease is None:
@@ -162,9 +162,9 @@ class Sessions:
                     yield SessionValues(session.lease.executor, session.refs, session.labels)
             except BaseException as error:
                 given_up = isinstance(error, asyncio.CancelledError)
-                self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.program))
+                self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.ops))
                 raise
-            if item.last or session.over:
+            if item.ends_session or session.over:
                 self._end(session)
             else:
                 self._keep(session, item.lease)

@@ -119,15 +119,15 @@ class WorkTasks:
         Signed work is done once. If the same message comes again, it gets the cached reply. Once that reply is dropped
         from the cache, it gets none: the broker has accepted the reply, or the work's time is over.
         """
-        key = (signed.by, item.session, item.stage)
+        key = (signed.by, item.session_id, item.stage)
         job = self._computing.get(key)
         if job is None:
             if signed.repeated and not self._remembers(item, signed):
-                _log.warning("work ignored", session=item.session, stage=item.stage, reason="it was done before")
+                _log.warning("work ignored", session=item.session_id, stage=item.stage, reason="it was done before")
                 return
-            job = asyncio.create_task(self._serve(item, signed), name=f"work {item.session}.{item.stage}")
+            job = asyncio.create_task(self._serve(item, signed), name=f"work {item.session_id}.{item.stage}")
             self._computing[key] = job
-            self._busy[job] = (signed.by, item.session)
+            self._busy[job] = (signed.by, item.session_id)
             job.add_done_callback(self._ended_job)
         await asyncio.wait([job])  # not awaited itself: if the delivery is cancelled, the job goes on
         if job.cancelled() and self._closing:
@@ -138,7 +138,7 @@ class WorkTasks:
             _log.error("record of done work not written", reason=str(error))
 
     def _remembers(self, item: WorkItem, signed: Signed) -> bool:
-        return self._reply_cache.get(item.session, item.stage, signed.by) is not None
+        return self._reply_cache.get(item.session_id, item.stage, signed.by) is not None
 
     async def _record(self, signed: Signed) -> None:
         """Record that a message's work is done, or cancelled by its coordinator.
@@ -178,41 +178,41 @@ class WorkTasks:
         """
         if message.incarnation not in ("", self._incarnation):
             return  # meant for an earlier process with this silo's name
-        ended = (by, message.session)
+        ended = (by, message.session_id)
         self._ended[ended] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
         for job, session in list(self._busy.items()):
             if session == ended:
                 self._cancel(job, GIVEN_UP)
-        self._sessions.end(message.session, by)
-        self._reply_cache.forget(message.session, by)
-        _log.info("session ended", session=message.session)
+        self._sessions.end(message.session_id, by)
+        self._reply_cache.forget(message.session_id, by)
+        _log.info("session ended", session=message.session_id)
 
     async def _serve(self, item: WorkItem, signed: Signed) -> None:
-        structlog.contextvars.bind_contextvars(session=item.session, stage=item.stage)
-        _log.info("work received", operations=len(item.program), seconds_left=round(item.seconds, 3))
+        structlog.contextvars.bind_contextvars(session=item.session_id, stage=item.stage)
+        _log.info("work received", operations=len(item.ops), seconds_left=round(item.timeout, 3))
         started = time.monotonic()
         with (
             tracing.only_codes(),
-            tracing.span("work", "consumer", silo=item.silo, session=item.session, stage=item.stage) as span,
+            tracing.span("work", "consumer", silo=item.silo, session=item.session_id, stage=item.stage) as span,
         ):
             answer = await self._answer(item, signed)
             self._computed(asyncio.current_task())
             self._on_answer(answer)
             _log_answer(answer, time.monotonic() - started)
             if isinstance(answer.reply, Failed):
-                span.failed(answer.reply.cause, answer.reply.kind)
+                span.failed(answer.reply.cause, answer.reply.error_type)
             with tracing.span("transfer", what="answer", bytes=sum(map(len, answer.outputs.values()))):
                 await self._reply(item, answer, signed)
 
     async def _answer(self, item: WorkItem, signed: Signed) -> Answer:
-        if (signed.by, item.session) in self._ended:
+        if (signed.by, item.session_id) in self._ended:
             return Answer(self._failed(item, WorkRefused("the session was given up")))
-        remembered = self._reply_cache.get(item.session, item.stage, signed.by)
+        remembered = self._reply_cache.get(item.session_id, item.stage, signed.by)
         if remembered is not None:
             return Answer(*remembered)
-        if self._leaving and not self._sessions.knows(item.session, signed.by):
+        if self._leaving and not self._sessions.knows(item.session_id, signed.by):
             cause = "this silo is leaving its cohort and takes no new session"
             return Answer(self._failed(item, SessionLost(cause, hint="run the computation again")))
         job = asyncio.current_task()
@@ -231,7 +231,7 @@ class WorkTasks:
 
     async def _reply(self, item: WorkItem, answer: Answer, signed: Signed) -> None:
         """Send the reply; if it exceeds the limits, send a failure that says so."""
-        deadline = Deadline.after(min(item.seconds, LONGEST_STAGE) + REPLY_GRACE)
+        deadline = Deadline.after(min(item.timeout, LONGEST_STAGE) + REPLY_GRACE)
         try:
             try:
                 await self._end.reply(item, answer.reply, answer.outputs, deadline, signed)
@@ -252,7 +252,7 @@ def _log_answer(answer: Answer, seconds: float) -> None:
     elif isinstance(reply, Need):
         _log.info("blobs lacking", count=len(reply.digests))
     else:
-        _log.warning("work failed", kind=reply.kind, reason=reply.cause, seconds=round(seconds, 3))
+        _log.warning("work failed", kind=reply.error_type, reason=reply.cause, seconds=round(seconds, 3))
 
 
 LINGER: Final = 300.0
@@ -291,10 +291,10 @@ class ReplyCache:
 
     def put(self, done: Done, outputs: Mapping[Digest, Buffer], by: str = "") -> None:
         """Keep a reply in place of the session's earlier one."""
-        self.forget(done.session, by)
+        self.forget(done.session_id, by)
         size = sum(memoryview(output).nbytes for output in outputs.values())
-        timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session, by)
-        self._kept[by, done.session] = _CachedReply(done.stage, done, outputs, size, timer)
+        timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session_id, by)
+        self._kept[by, done.session_id] = _CachedReply(done.stage, done, outputs, size, timer)
         self._bytes += size
         while self._bytes > self._capacity:
             self._forget(next(iter(self._kept)))

@@ -135,7 +135,7 @@ class Worker:
                 outputs, waited = await self._outputs(item, by, deadline, record)
             return self._done(item, outputs, time.monotonic() - started, waited)
         except _Lacking as lacking:
-            return Answer(Need(item.session, item.stage, self._silo, self._incarnation, lacking.digests))
+            return Answer(Need(item.session_id, item.stage, self._silo, self._incarnation, lacking.digests))
         except Exception as error:
             return self._failed(item, error, by)
 
@@ -152,7 +152,7 @@ class Worker:
         loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in _data(item)}
         try:
             started = time.monotonic()
-            with tracing.span("transfer", what="blobs", bytes=sum(item.fresh.values())):
+            with tracing.span("transfer", what="blobs", bytes=sum(item.incoming.values())):
                 blobs = await self._collect(item, deadline)
             waited = time.monotonic() - started
             await self._check(blobs, record.computations)
@@ -177,10 +177,10 @@ class Worker:
         """Run the program; if the runtime dies, run it again in a new runtime, ``attempts`` times in all."""
         for attempt in range(attempts):
             try:
-                with tracing.span("compute", operations=len(item.program), attempt=attempt + 1):
+                with tracing.span("compute", operations=len(item.ops), attempt=attempt + 1):
                     async with self._sessions.entered(item, by) as session:
                         labels = await self._check_program(item, blobs, session)
-                        program = join(item.program, blobs, last=item.last, held=session.refs)
+                        program = join(item.ops, blobs, last=item.ends_session, held=session.refs)
                         outputs = await replay(program, session.executor, session.refs, blobs, lambda op: loads[op])
                         self._guard.check_outputs(item, outputs, by, labels)
                         return outputs
@@ -221,7 +221,7 @@ class Worker:
         Raises:
             _Lacking: some blobs are neither.
         """
-        lacking = [digest for digest in _blobs(item) if digest not in self._blobs and digest not in item.fresh]
+        lacking = [digest for digest in _blobs(item) if digest not in self._blobs and digest not in item.incoming]
         if lacking:
             raise _Lacking(lacking)
 
@@ -254,7 +254,7 @@ class Worker:
                     by_data=True,
                 )
         sizes = tuple((digest, len(output)) for digest, output in named)
-        reply = Done(item.session, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
+        reply = Done(item.session_id, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
         return Answer(reply, dict(named))
 
     def _failed(self, item: WorkItem, error: Exception, by: str) -> Answer:
@@ -264,9 +264,9 @@ class Worker:
 
 def _data(item: WorkItem) -> list[Data]:
     """Return the program's ``Data`` operations, each once."""
-    return list(dict.fromkeys(op for op in item.program if isinstance(op, Data)))
+    return list(dict.fromkeys(op for op in item.ops if isinstance(op, Data)))
 
 
 def _blobs(item: WorkItem) -> list[Digest]:
     """Return the digests that the program names, each once."""
-    return list(dict.fromkeys(op.blob for op in item.program if isinstance(op, Value)))
+    return list(dict.fromkeys(op.blob for op in item.ops if isinstance(op, Value)))
