@@ -1,4 +1,4 @@
-"""What every test may ask for: a private broker for the whole run, and names that nobody else has."""
+"""Fixtures of all tests: a private broker for the whole run and a unique cohort name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ settings.load_profile("fedbroker")
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:
-    """One private RabbitMQ node for the whole run; its ``url`` is what programs need."""
+    """Run one private RabbitMQ node for all tests; programs connect to its ``url``."""
     with PrivateBroker() as node:
         yield node
 
 
 @pytest.fixture
 def cohort() -> str:
-    """A cohort's name that no other test uses, since all share one broker."""
+    """Return a cohort name that no other test uses, since all tests share one broker."""
     return f"t{secrets.token_hex(6)}"
 
 
@@ -40,18 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Spare ``--alone only`` the imports of all files that have nothing for it."""
+    """Skip the import of files without timing tests if ``--alone only`` is given."""
     if config.getoption("--alone") == "only" and collection_path.match("test_*.py"):
         return "pytest.mark.alone" not in collection_path.read_text(encoding="utf-8") or None
     return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Whoever asks for the broker is marked so: ``-m 'not broker'`` leaves those tests out.
+    """Mark tests that use the broker, so that ``-m 'not broker'`` deselects them.
 
-    Without ``--faults`` only the cut is run: what is marked ``whole`` is left out. What is marked ``alone`` holds times
-    to bounds, which say nothing while other tests have the processors, or takes much of the machine's memory: ``make
-    test`` runs it after the others.
+    Without ``--faults``, tests marked ``whole`` are deselected and only the cut of the fault matrix runs. Tests marked
+    ``alone`` need the processors or much memory for themselves: ``make test`` runs them after all others.
     """
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
@@ -69,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure() -> None:
-    """Let go of TFF's default context while that works: at the interpreter's end its clean-up prints a traceback."""
+    """Release TFF's default context early: at the interpreter's exit its clean-up prints a traceback."""
     if "tensorflow_federated" in sys.modules:
         from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
         from tensorflow_federated.python.core.impl.context_stack.context_stack_impl import context_stack

@@ -1,4 +1,4 @@
-"""One cohort of silo processes for all end-to-end tests: a real broker, real silos, the real C++ runtime."""
+"""One cohort of silo processes for all end-to-end tests, with a real broker and the real C++ runtime."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOURCES = {
 
 @pytest.fixture(scope="session")
 def silos(broker, tmp_path_factory):
-    """Two silos, each with a file of its own."""
+    """Start two silos, each with its own file."""
     directory = tmp_path_factory.mktemp("cohort")
     for name, rows in ROWS.items():
         (directory / name).mkdir()
@@ -35,26 +35,26 @@ def silos(broker, tmp_path_factory):
         cohort="e2e",
         broker=broker.url,
         directory=directory,
-        policy={"client_results": "allow"},  # some tests look at what single clients have
+        policy={"client_results": "allow"},  # some tests read single clients' values
     ) as cohort:
         yield cohort
 
 
 @pytest.fixture(scope="session")
 def context(silos):
-    """A synchronous context over both silos."""
+    """Open a synchronous context over both silos."""
     with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, min_silos=2) as context:
         yield context
 
 
 @pytest.fixture(scope="session")
 def run(context):
-    """``run(comp, *args)`` on the cohort."""
+    """Return ``run(comp, *args)``, which invokes on the cohort."""
     return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
 
 @pytest.fixture(scope="session")
 def tff_local():
-    """``run(comp, *args)`` on TFF's own local context."""
+    """Return ``run(comp, *args)``, which invokes on TFF's own local context."""
     context = local_context()
     return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))

@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what docs/performance.md has them say."""
+"""The benchmarks run, print their figures, and write docs/performance.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.alone
-def test_a_silos_start_by_the_command_line(tmp_path):
+def test_cohort_benchmark_writes_figures_of_a_silos_start(tmp_path):
     file = tmp_path / "found.json"
     command = [sys.executable, "-m", "benchmarks", "cohort", "--quick", "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=110, check=False)
@@ -39,7 +39,7 @@ def test_a_silos_start_by_the_command_line(tmp_path):
     assert result["judged"] is None
 
 
-def test_a_barrier(broker):
+def test_barrier_benchmark_times_silos_and_local_context(broker):
     found = barrier.measure(broker.url, (2,), 1, 2, local=True)
     assert list(found) == ["2 silos", "the least, 2 silos", "TFF's local context, 2 clients"]
     for timed in found.values():
@@ -48,14 +48,14 @@ def test_a_barrier(broker):
         assert 0 < figures["median ms"] <= figures["p90 ms"]
 
 
-def test_a_bar_is_met_on_its_side():
+def test_target_is_met_at_or_beyond_its_bound():
     assert Judged(1.5, "≤", 1.5).met
     assert not Judged(1.6, "≤", 1.5).met
     assert Judged(0.5, "≥", 0.5).met
     assert not Judged(0.4, "≥", 0.5).met
 
 
-def test_bars_count_with_check_only():
+def test_missed_targets_fail_only_with_check():
     good, bad = (
         Report("barrier", "", ("s",), [Row("one", {"s": 1.0}, Judged(value, "≤", 1.5))]) for value in (1.0, 2.0)
     )
@@ -64,12 +64,12 @@ def test_bars_count_with_check_only():
     assert runner.exit_code([good, bad], check=False) == 0
 
 
-def test_a_name_that_is_none_is_said():
+def test_unknown_benchmark_name_is_an_error():
     with pytest.raises(SystemExit, match="no benchmark is called 'barier'"):
         runner.main("barier")
 
 
-def test_each_benchmark_has_its_place_on_the_page(tmp_path):
+def test_page_has_a_section_for_each_benchmark(tmp_path):
     page = tmp_path / "page.md"
     page.write_text((ROOT / PAGE).read_text(encoding="utf-8"), encoding="utf-8")
     reports = [Report(name, f"what {name} does", ("s",), [Row("one", {"s": 0.25})]) for name in runner.NAMES]
@@ -82,7 +82,7 @@ def test_each_benchmark_has_its_place_on_the_page(tmp_path):
     assert text.count("| one | 0.250 |") == len(runner.NAMES)
 
 
-def test_the_page_s_commands_are_there():
+def test_commands_of_the_page_exist():
     for line in "".join(blocks("docs/performance.md", "sh")).splitlines():
         command = line.partition("#")[0].strip()
         if command.startswith("make "):

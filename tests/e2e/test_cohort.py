@@ -36,20 +36,20 @@ def everything():
     return [float(i * 7 % 50) for rows in ROWS.values() for i in range(rows)]
 
 
-def test_sums_over_the_silos_own_data(run):
+def test_sums_over_the_silos_data(run):
     assert run(count_and_sum, fedbroker.data("delays")) == (len(everything()), sum(everything()))
 
 
-def test_lists_of_client_values_are_dealt(run, tff_local):
+def test_lists_of_client_values_are_distributed_over_silos(run, tff_local):
     for values in ([1.0, 2.0, 3.0, 4.0, 5.0], [1.0], [3.0, 4.0]):
         assert_same(run(c.two_barriers, values, 2.0), tff_local(c.two_barriers, values, 2.0))
 
 
-def test_no_clients_at_all(run):
+def test_invocation_with_no_clients_returns_zero(run):
     assert run(c.total, []) == 0.0
 
 
-def test_federated_averaging_gives_what_tff_gives(run, tff_local):
+def test_federated_averaging_equals_tffs_local_context(run, tff_local):
     process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(0.01))
     state, data = run(process.initialize), c.client_data(5, 9)
     for _ in range(2):
@@ -58,7 +58,7 @@ def test_federated_averaging_gives_what_tff_gives(run, tff_local):
         state = ours.state
 
 
-def test_learning_over_the_silos_own_batches(run):
+def test_learning_over_the_silos_batches(run):
     process = tff.learning.algorithms.build_weighted_fed_avg(c.regression, tff.learning.optimizers.build_sgdm(1e-4))
     state, losses = run(process.initialize), []
     for _ in range(3):
@@ -92,7 +92,7 @@ ROW = collections.OrderedDict(minutes=np.float32)
         (collections.OrderedDict(name=tff.TensorType(np.str_, [None])), fedbroker.data("names"), [3, 3]),
     ],
 )
-def test_every_shape_of_data_binds(run, type_, handle, expected):
+def test_data_handles_bind_to_every_member_type(run, type_, handle, expected):
     member = tff.types.to_type(type_)
 
     def rows(value):
@@ -110,7 +110,7 @@ def test_every_shape_of_data_binds(run, type_, handle, expected):
     assert run(sizes, handle) == expected
 
 
-def test_client_placed_results_come_back_in_the_silos_order(run):
+def test_client_results_are_in_the_order_of_the_silos(run):
     @tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
     def means(delays):
         return tff.federated_map(tff.tensorflow.computation(lambda x: tf.reduce_mean(x), COLUMN), delays)
@@ -119,7 +119,7 @@ def test_client_placed_results_come_back_in_the_silos_order(run):
     assert found == pytest.approx([np.mean([i * 7 % 50 for i in range(rows)]) for rows in ROWS.values()], rel=1e-5)
 
 
-def test_messages_are_what_the_explanation_said(silos, context):
+def test_message_count_equals_the_explanation(silos, context):
     exchanges = ("fedbroker.work", "fedbroker.reply", "fedbroker.dead")
 
     async def scenario(comp, args):
@@ -135,19 +135,19 @@ def test_messages_are_what_the_explanation_said(silos, context):
         assert found["fedbroker.dead"] == 0
 
 
-def test_without_clients_the_broker_is_not_touched():
+def test_server_computation_opens_no_connection():
     with fedbroker.create_sync_execution_context("amqp://127.0.0.1:1/", cohort="nobody", min_silos=1) as context:
         assert context.invoke(c.server_only, pack_arguments(c.server_only, (3.0,))) == (1.5, 3.0)
 
 
-def test_sync_inside_a_running_loop(run):
+def test_sync_context_works_inside_a_running_event_loop(run):
     async def notebook():
         return run(c.total, [1.0, 2.0])
 
     assert asyncio.run(notebook()) == 3.0
 
 
-def test_many_at_once_on_an_async_context(silos):
+def test_async_context_runs_many_invocations_at_once(silos):
     async def scenario():
         async with fedbroker.create_async_execution_context(silos.url, cohort=silos.cohort, min_silos=2) as context:
             calls = [context.invoke(c.total, pack_arguments(c.total, ([float(n), 1.0],))) for n in range(12)]
@@ -156,7 +156,7 @@ def test_many_at_once_on_an_async_context(silos):
     assert asyncio.run(scenario()) == [n + 1.0 for n in range(12)]
 
 
-def test_set_context_runs_a_plain_call(silos):
+def test_plain_call_runs_in_the_context_that_was_set(silos):
     stack = tff.framework.get_context_stack()
     before = stack.current
     try:
@@ -166,8 +166,8 @@ def test_set_context_runs_a_plain_call(silos):
         stack.set_default_context(before)
 
 
-def test_a_cell_that_is_run_again_leaves_one_contexts_connections_threads_and_runtimes(silos):
-    """Count what this process holds after a cell's first run and after its tenth."""
+def test_rerun_notebook_cell_holds_the_resources_of_one_context(silos):
+    """Compare connections, threads and processes after a cell's first and tenth run."""
     stack, this, port = (
         tff.framework.get_context_stack(),
         psutil.Process(),
@@ -192,7 +192,7 @@ def test_a_cell_that_is_run_again_leaves_one_contexts_connections_threads_and_ru
     assert counts[-1] == counts[0]
 
 
-def test_too_few_silos_says_who_is_there(silos):
+def test_cohort_timeout_names_the_present_silos(silos):
     with fedbroker.create_sync_execution_context(
         silos.url, cohort=silos.cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=1.5)
     ) as context:
@@ -201,7 +201,7 @@ def test_too_few_silos_says_who_is_there(silos):
         assert caught.value.present == ("ewr", "jfk")
 
 
-def test_no_more_than_max_silos(silos):
+def test_invocation_uses_at_most_max_silos(silos):
     with fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, max_silos=1, min_silos=1) as context:
         wait_until(
             lambda: (
@@ -219,7 +219,7 @@ def test_no_more_than_max_silos(silos):
         (collections.OrderedDict(minutes=tff.TensorType(np.int32, [None])), fedbroker.data("delays"), "found float64"),
     ],
 )
-def test_data_that_does_not_fit_is_refused_before_any_work_is_sent(silos, context, comp_type, handle, message):
+def test_mismatched_data_is_refused_before_work_is_sent(silos, context, comp_type, handle, message):
     member = tff.types.to_type(comp_type)
     one = tff.tensorflow.computation(lambda x: tf.constant(1), member)
 
@@ -237,7 +237,7 @@ def test_data_that_does_not_fit_is_refused_before_any_work_is_sent(silos, contex
     assert asyncio.run(scenario()) == {"fedbroker.work": 0}
 
 
-def test_a_failing_graph_comes_back_in_the_runtimes_words_and_the_silos_go_on(run):
+def test_failing_graph_raises_the_runtimes_message_and_silos_continue(run):
     @tff.federated_computation(c.AT_CLIENTS)
     def checked(x):
         return tff.federated_sum(tff.federated_map(c.positive, x))
@@ -249,7 +249,7 @@ def test_a_failing_graph_comes_back_in_the_runtimes_words_and_the_silos_go_on(ru
     assert run(checked, [1.0, 2.0]) == 3.0
 
 
-def test_what_cannot_be_planned_is_refused(run):
+def test_computation_without_a_plan_is_refused(run):
     secure = tff.federated_computation(
         lambda x: tff.federated_secure_sum(x, 10), tff.FederatedType(np.int32, tff.CLIENTS)
     )

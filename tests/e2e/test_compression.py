@@ -1,4 +1,4 @@
-"""A context's compression makes what it sends smaller, and nothing else different."""
+"""A context's compression makes outgoing messages smaller and changes nothing else."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def there_and_back(column):
 
 
 @pytest.mark.parametrize(("compression", "least", "most"), [("off", 4 * COUNT, np.inf), ("auto", 1, COUNT)])
-def test_a_sparse_model_goes_out_smaller_where_a_program_says_so(silos, compression, least, most):
+def test_compression_shrinks_a_sparse_model_if_enabled(silos, compression, least, most):
     column = np.zeros(COUNT, np.float32)
-    column[::50] = np.arange(COUNT // 50) % 7 + (compression == "auto")  # another one each time: silos keep them
+    column[::50] = np.arange(COUNT // 50) % 7 + (compression == "auto")  # a new one each time: silos cache it
     with fedbroker.create_sync_execution_context(
         silos.url,
         cohort=silos.cohort,

@@ -1,6 +1,6 @@
-"""Many invocations at once on one asynchronous context: each its own session, none in another's way, nothing left over.
+"""Many concurrent invocations on one asynchronous context: each has its own session and leaves nothing behind.
 
-The silos run in this process, over a real broker and with real C++ runtimes, so that what they hold can be counted.
+The silos run in this process, over a real broker and with real C++ runtimes, so that their values can be counted.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.support.worker import load_settings
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SILOS = ("ewr", "jfk")
-LARGE = tff.TensorType(np.float32, [1 << 19])  # 2 MiB, so that it travels on the bulk lane
+LARGE = tff.TensorType(np.float32, [1 << 19])  # 2 MiB: sent as bulk messages
 
 
 @tff.federated_computation(tff.FederatedType(LARGE, tff.CLIENTS), tff.FederatedType(LARGE, tff.SERVER))
 def large(x, s):
-    """Two barriers: client values of 2 MiB are kept between them."""
+    """Keep client values of 2 MiB between two barriers."""
     add = tff.tensorflow.computation(lambda a, b: a + b, (LARGE, LARGE))
     moved = tff.federated_map(add, (x, tff.federated_broadcast(s)))
     mean = tff.federated_mean(moved)
@@ -51,7 +51,7 @@ class Cohort:
         return await self.context.invoke(comp, pack_arguments(comp, args))
 
     def held(self) -> dict[str, int]:
-        """What is alive on both sides; everything is zero when nothing is under way."""
+        """Count everything alive on both sides; each count is zero if no invocation is running."""
         end = self.context._coordinator._cohort._end
         return {
             "sessions": sum(len(service._sessions) for service in self.services),
@@ -66,7 +66,7 @@ class Cohort:
         await eventually(lambda: set(self.held().values()) == {0}, 60)
 
     def runtime_memory(self) -> int:
-        """Bytes resident in the silos' C++ runtimes."""
+        """Return the resident bytes of the silos' C++ runtimes."""
         hosts = [hosted.runtime.pid for service in self.services for hosted in service._runtimes._hosted]
         return sum(
             process.memory_info().rss
@@ -88,7 +88,7 @@ async def opened(url: str, name: str, directory) -> AsyncIterator[Cohort]:
         yield Cohort(services, await stack.enter_async_context(context))
 
 
-async def test_fifty_at_once_have_a_session_each(broker, cohort, tmp_path, caplog):
+async def test_fifty_concurrent_invocations_have_one_session_each(broker, cohort, tmp_path, caplog):
     async with opened(broker.url, cohort, tmp_path) as silos:
         with caplog.at_level(logging.INFO, "fedbroker.session"):
             calls = [
@@ -103,12 +103,12 @@ async def test_fifty_at_once_have_a_session_each(broker, cohort, tmp_path, caplo
         await silos.idle()
 
 
-async def test_invocations_overlap_and_cancelling_one_frees_its_silos_only(broker, cohort, tmp_path):
+async def test_cancelling_an_invocation_frees_only_its_own_session(broker, cohort, tmp_path):
     async with opened(broker.url, cohort, tmp_path) as silos:
         assert await silos.run(c.total, [1.0, 2.0]) == 3.0
         stuck = asyncio.create_task(silos.run(c.endless_sum, [1.0, 2.0]))
         await eventually(lambda: silos.held()["sessions"] == len(SILOS))
-        # Another computation runs to its end on the silos that are busy with the first.
+        # Another computation completes on silos that are busy with the first one.
         assert (await silos.run(c.two_barriers, [1.0, 2.0, 3.0], 1.0))[0] == 1.0
         assert not stuck.done()
         assert silos.held()["sessions"] == len(SILOS)
@@ -119,7 +119,7 @@ async def test_invocations_overlap_and_cancelling_one_frees_its_silos_only(broke
         assert await silos.run(c.total, [1.0, 2.0]) == 3.0
 
 
-async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path):
+async def test_ended_invocations_leave_no_messages_sessions_or_memory(broker, cohort, tmp_path):
     @tff.federated_computation(c.AT_CLIENTS)
     def checked(x):
         return tff.federated_sum(tff.federated_map(c.positive, x))
@@ -141,7 +141,7 @@ async def test_nothing_is_left_of_what_ended_in_any_way(broker, cohort, tmp_path
                 ended.cancel()
                 await asyncio.gather(ended, return_exceptions=True)
         await silos.idle()
-        # 12 rounds kept 4 values of 2 MiB at each silo between their stages: 192 MiB had they stayed.
+        # 12 rounds kept 4 values of 2 MiB at each silo between their stages: 192 MiB if they had stayed.
         assert silos.runtime_memory() - memory < 64 << 20
         await eventually(lambda: _emptied(broker, cohort), 60)
         assert (await _queues(broker, cohort)).keys() == queues.keys()
@@ -153,7 +153,7 @@ async def _emptied(broker, cohort: str) -> bool:
 
 
 async def _queues(broker, cohort: str) -> dict[str, str]:
-    """Each of the cohort's queues and how many messages it holds; announcements apart, which come and go."""
+    """Return the message count of each of the cohort's queues, except announcements, which come and go."""
     listed = await asyncio.to_thread(broker.ctl, "list_queues", "name", "messages")
     rows = dict(line.split("\t") for line in listed.splitlines() if cohort in line and "\t" in line)
     return {name: count for name, count in rows.items() if ".lobby." not in name}

@@ -1,7 +1,7 @@
-"""What compose.yaml describes, run here: its broker's configuration and users, its silos' settings, its program.
+"""The services of compose.yaml run here: the broker's configuration and users, the silos' settings, the program.
 
 Containers are processes here, each with its service's environment, command and health check; container paths are those
-of the mounts' sources, and the broker's name is this machine's.
+of the mounts' sources, and the broker's host name is the loopback address.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Container:
             place.symlink_to(source)
 
     def here(self, text: str) -> str:
-        """The text with the container's paths in it as they are here."""
+        """Replace container paths in a text by paths of this machine."""
         for path in ("/run/", "/etc/fedbroker/", "/var/lib/fedbroker"):
             text = text.replace(path, f"{self.root}{path}")
         return text
@@ -75,7 +75,7 @@ class Container:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
         own = {name: self.here(str(value)) for name, value in self.service["environment"].items()}
         for name in {"FEDBROKER_SILO_METRICS", "FEDBROKER_METRICS"} & own.keys():
-            own[name] = "127.0.0.1:0"  # ports that each container has, and this machine once
+            own[name] = "127.0.0.1:0"  # ports that each container has, and this machine has once
         environ = ours | {"PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"} | own
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -106,7 +106,7 @@ def tls_port():
 
 @pytest.fixture(scope="module")
 def composed(secrets, tls_port):
-    """The broker of compose.yaml and tls.yaml; its users' URLs lead to where it is."""
+    """Run the broker of compose.yaml and tls.yaml, and point its users' URLs to it."""
     certificate, key = self_signed(secrets, days=1)
     for source, name in ((certificate, "ca.pem"), (certificate, "server.pem"), (key, "server.key")):
         shutil.copy(source, secrets / name)
@@ -123,7 +123,7 @@ def composed(secrets, tls_port):
         yield node
 
 
-def test_the_cohort_computes(composed, secrets, tmp_path):
+def test_cohort_of_containers_computes_the_mean(composed, secrets, tmp_path):
     with contextlib.ExitStack() as stack:
         coordinator = Container("coordinator", tmp_path, secrets)
         program = coordinator.start(coordinator.service["command"])  # its imports take as long as the silos' start
@@ -154,7 +154,7 @@ def mean() -> float:
     return sum(delays) / len(delays)
 
 
-async def test_silos_elsewhere_come_by_tls(composed, secrets, tls_port):
+async def test_remote_silo_connects_by_tls(composed, secrets, tls_port):
     plain = (secrets / "jfk").read_text().strip()
     elsewhere = plain.replace("amqp:", "amqps:").replace(str(composed.port), str(tls_port))
     async with queue_admin(f"{elsewhere}?cafile={secrets / 'ca.pem'}") as jfk:
@@ -164,7 +164,7 @@ async def test_silos_elsewhere_come_by_tls(composed, secrets, tls_port):
             pass
 
 
-async def test_a_silo_speaks_for_itself_alone(composed, secrets):
+async def test_silo_may_publish_only_under_its_own_name(composed, secrets):
     async with queue_admin((secrets / "ewr").read_text().strip()) as ewr:
         await ewr.declare("fedbroker.mailbox.airports.ewr", exclusive=True)
         with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
@@ -175,12 +175,12 @@ async def test_a_silo_speaks_for_itself_alone(composed, secrets):
                 await ewr.publish(exchange, key, b"")
 
 
-def test_guest_is_nobody_and_nobody_administers(composed):
+def test_broker_has_no_guest_and_no_administrators(composed):
     users = [line.split("\t") for line in composed.ctl("list_users").splitlines()[1:]]
     assert sorted(users) == [[name, "[]"] for name in ("coordinator", *SILOS)]
 
 
-def test_the_health_check_of_the_broker_is_a_command_of_its(composed):
+def test_broker_health_check_command_exists(composed):
     test = SERVICES["broker"]["healthcheck"]["test"]
     assert shlex.join(test[:2]) == "CMD rabbitmq-diagnostics"
     home = Path(composed.ctl("eval", 'os:getenv("RABBITMQ_HOME").').strip().strip('"'))

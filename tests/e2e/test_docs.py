@@ -1,4 +1,4 @@
-"""What the documentation shows is run here as it stands; only addresses are put in."""
+"""Programs and commands of the documentation run unchanged, except for addresses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 FLIGHTS = "dep_delay,distance\n10,100\n20,200\n,300\n"
 
 
-def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
+def test_readme_program_runs_on_the_readme_silo(broker, cohort, tmp_path):
     (program,) = blocks("README.md", "python")
     (toml,) = blocks("README.md", "toml")
     sources = tomllib.loads(toml)["data"]
@@ -38,7 +38,7 @@ def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
     program, found = re.subn(r'"amqps://coordinator:[^"]*"', repr(broker.url), program)
     assert found == 1
     program = program.replace('cohort="airports"', f"cohort={cohort!r}")
-    # A graph of TensorFlow is traced from source, which therefore must be in a file.
+    # TensorFlow traces a graph from source, which must be in a file.
     (tmp_path / "program.py").write_text(program)
     everyone = dict.fromkeys(("ewr", "jfk", "lga"), sources)
     with (
@@ -48,7 +48,7 @@ def test_the_readmes_program_runs_on_the_readmes_silo(broker, cohort, tmp_path):
         assert running.output(90) == "15.0\n"
 
 
-def test_the_first_page_shows_the_readmes_program_and_its_plan(tmp_path):
+def test_index_page_shows_the_readme_program_and_its_plan(tmp_path):
     assert blocks("docs/index.md", "sh") == blocks("README.md", "sh")
     (program,) = blocks("docs/index.md", "python")
     assert [program] == blocks("README.md", "python")
@@ -61,11 +61,11 @@ def test_the_first_page_shows_the_readmes_program_and_its_plan(tmp_path):
 
 
 def same_plan(text: str) -> str:
-    """A plan without the sizes of its computations, which differ between machines."""
+    """Remove the sizes of a plan's computations, which differ between machines."""
     return re.sub(r"(computation  )\S+ \S+(?=,)", r"\1…", text)
 
 
-def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
+def test_silo_page_installs_and_runs_a_silo(broker, cohort, tmp_path):
     install, use = (block.strip().splitlines() for block in blocks("docs/silo.md", "sh"))
     work = tmp_path / "copy"
     keep = shutil.ignore_patterns(".venv", ".git", ".cache", "dist", "__pycache__")
@@ -91,7 +91,7 @@ def test_a_silo_installs_and_runs_as_its_page_says(broker, cohort, tmp_path):
         process.wait()
 
 
-def test_the_cohort_pages_programs_run(silos, capsys):
+def test_programs_of_the_cohorts_page_run(silos, capsys):
     forming, alone, stragglers = (here(block, silos) for block in blocks("docs/cohorts.md", "python"))
     there = {"fedbroker": fedbroker}
     for block in (forming, stragglers):
@@ -104,14 +104,14 @@ def test_the_cohort_pages_programs_run(silos, capsys):
 
 
 def here(program: str, silos) -> str:
-    """A page's program for the cohort that is there."""
+    """Adapt a page's program to the running cohort."""
     for shown, ours in (("amqps://…", silos.url), ("airports", silos.cohort), ("min_silos=3", "min_silos=2")):
         assert shown in program
         program = program.replace(shown, ours)
     return program
 
 
-def test_the_readmes_commands_are_what_continuous_integration_runs():
+def test_continuous_integration_runs_the_readme_commands():
     (commands,) = blocks("README.md", "sh")
     wanted = [line.partition("#")[0].strip() for line in commands.splitlines()]
     script = (ROOT / ".ci" / "run").read_text().replace('"$make"', "make")
@@ -121,7 +121,7 @@ def test_the_readmes_commands_are_what_continuous_integration_runs():
 
 
 def run(line: str, directory: Path) -> str:
-    """Run one line of a page as a fresh machine does: from the registry, where uv's cache has not got it."""
+    """Run one line of a page as a fresh machine does: from the registry unless uv's cache has the package."""
     private = ROOT / ".cache" / "uv" / "bin"
     path = os.pathsep.join([os.environ["PATH"], str(private)])
     environ = {**os.environ, "PATH": path}
@@ -133,7 +133,7 @@ def run(line: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_every_link_in_the_docs_leads_somewhere():
+def test_links_of_the_docs_have_targets():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if "://" not in link:

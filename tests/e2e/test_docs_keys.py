@@ -1,4 +1,4 @@
-"""docs/keys.md as its readers follow it: keys made by the commands, the tables as they stand there, one invocation."""
+"""docs/keys.md, followed by a reader: keys made by its commands, its tables, one invocation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SILOS = ("ewr", "jfk")
 
 
 def printed(command: str, directory: Path) -> str:
-    """What one of the page's commands prints."""
+    """Return the expected output of one of the page's commands."""
     done = subprocess.run(
         [str(Path(sys.executable).parent / command.split()[0]), *command.split()[1:]],
         cwd=directory,
@@ -44,7 +44,7 @@ def made_key(command: str, directory: Path) -> str:
     return public
 
 
-def test_the_page_from_keys_to_a_result(broker, cohort, tmp_path):
+def test_keys_page_leads_from_keys_to_a_result(broker, cohort, tmp_path):
     (console,) = blocks("docs/keys.md", "console")
     command = console.splitlines()[0].removeprefix("$ ")
     publics = {name: made_key(command, tmp_path / name) for name in SILOS}

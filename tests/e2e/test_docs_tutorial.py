@@ -1,6 +1,6 @@
-"""The tutorial, from its first command to its last: its files are written, its commands run, what it shows is printed.
+"""The tutorial from its first command to its last: files are written, commands run, outputs compared.
 
-The second machine is a second shell with a home of its own, whose silo gets no more than what the page gives it.
+The second machine is a second shell with its own home directory; its silo gets only the files that the page transfers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZE = re.compile(r"(computation  )\S+ \S+(?=,)")
 
 @pytest.fixture
 def shells(tmp_path):
-    """``shells(home, directory)``: as many as are asked for, ended at the end."""
+    """Yield ``shells(home, directory)``, which starts shells; end all of them after the test."""
     started: list[Shell] = []
 
     def shell(home: Path, directory: Path) -> Shell:
@@ -50,14 +50,14 @@ def shells(tmp_path):
 
 
 def shown(expected: str, printed: str) -> bool:
-    """Whether a page's text is what was printed; sizes of computations may differ, and what it leaves out."""
+    """Return whether the output equals a page's text, apart from computation sizes and the page's ellipses."""
     lines = SIZE.sub(r"\1…", expected).strip().splitlines()
     pattern = "\n".join(".*".join(map(re.escape, line.split("…"))) for line in lines)
     return re.fullmatch(pattern, printed.strip()) is not None
 
 
 def settings(file: Path, port: int) -> dict[str, str]:
-    """Those of the page's broker, for a node that listens on this machine's loopback alone."""
+    """Read the page's broker settings, for a node that listens on the loopback alone."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     found = dict(line.split(" = ", 1) for line in lines)
     assert (found.pop("listeners.tcp"), found.pop("listeners.ssl.default")) == ("none", "5671")
@@ -65,7 +65,7 @@ def settings(file: Path, port: int) -> dict[str, str]:
 
 
 def parts() -> Iterator[tuple[str, list[Block]]]:
-    """The page's blocks below each of its headings."""
+    """Yield the page's headings, each with its blocks."""
     headings = {
         number: line.lstrip("# ")
         for number, line in enumerate((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").splitlines(), 1)
@@ -77,7 +77,7 @@ def parts() -> Iterator[tuple[str, list[Block]]]:
 
 
 def follow(shell: Shell, blocks: list[Block], change: Callable[[str], str] = str) -> None:
-    """Do what the page says, in the shell's directory."""
+    """Follow the page in the shell's directory."""
     printed = ""
     for block in blocks:
         text = change(block.text)
@@ -89,10 +89,10 @@ def follow(shell: Shell, blocks: list[Block], change: Callable[[str], str] = str
             assert shown(text, printed), printed
 
 
-def test_the_tutorial(shells, tmp_path):
+def test_tutorial_runs_from_start_to_end(shells, tmp_path):
     page = dict(parts())
     hub = shells(tmp_path / "hub", ROOT)
-    # What runs this test is what `make setup` made.
+    # `make setup` has run already: this test needs its environment.
     follow(hub, page.pop("Set up"), lambda text: text.replace("make setup", "make --dry-run setup"))
     for heading in ("A broker", "Two silos", "A federated mean", "A training run"):
         follow(hub, page.pop(heading))
@@ -104,7 +104,7 @@ def test_the_tutorial(shells, tmp_path):
         for shown, ours in (
             ("/etc/rabbitmq", str(etc)),
             (" -g rabbitmq", ""),
-            ("service rabbitmq-server restart", "true"),  # a node of ours runs with those settings
+            ("service rabbitmq-server restart", "true"),  # the test's own node runs with these settings
             ("broker.example/", f"localhost:{port}/"),
             ("broker.example", "localhost"),
         ):

@@ -1,4 +1,4 @@
-"""The example with Google's spreadsheets, as its page runs it: real silo processes, a real broker."""
+"""The example with Google spreadsheets, as its page runs it: real silo processes, a real broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_mean_over_three_spreadsheets_is_the_central_one(capsys):
+def test_mean_over_three_spreadsheets_equals_the_central_mean(capsys):
     (line,) = re.findall(r"```sh\n(.*?)\n```", (ROOT / "examples" / "sheets" / "README.md").read_text(), re.DOTALL)
     python, option, module = line.split()
     assert (python, option) == (".venv/bin/python", "-m")

@@ -1,4 +1,4 @@
-"""What silos, brokers and people do wrong: each has its error, in time, and the next invocation works."""
+"""Failures of silos, brokers and users: each raises its error in time, and the next invocation succeeds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cohort_and_context(broker, cohort, **options):
         yield silos, context
 
 
-def test_a_stopped_silo_is_named_when_the_brokers_time_is_up_and_the_next_invocation_works(broker, cohort):
+def test_stage_timeout_names_the_stopped_silo_and_the_next_invocation_succeeds(broker, cohort):
     with cohort_and_context(broker, cohort, stage=4.0) as (silos, context):
         assert sum_numbers(context) == 90.0
         stopped = silos.silos["silo-1"]
@@ -61,14 +61,14 @@ def test_a_stopped_silo_is_named_when_the_brokers_time_is_up_and_the_next_invoca
         assert wait_until(lambda: _succeeds(context), 20)
 
 
-def test_a_killed_silo_is_missed_and_comes_back(broker, cohort):
+def test_killed_silo_is_reported_missing_and_rejoins_after_restart(broker, cohort):
     with cohort_and_context(broker, cohort, join=3.0, stage=3.0) as (silos, context):
         assert sum_numbers(context) == 90.0
         silos.silos["silo-1"].kill()
         with pytest.raises((DeadlineExceeded, CohortTimeout)):
             sum_numbers(context)
         with pytest.raises(CohortTimeout, match="missing since: silo-1"):
-            # Two heartbeats of one second later nobody counts on it any more.
+            # The coordinator marks the silo as missing after two heartbeats of one second.
             wait_until(lambda: _gone(context), 20)
         silos.silos["silo-1"].start()
         assert wait_until(lambda: _succeeds(context), 20)
@@ -86,7 +86,7 @@ def _gone(context):
     return False
 
 
-def test_a_silo_told_to_stop_leaves_the_cohort_at_once(broker, cohort):
+def test_stopped_silo_leaves_the_cohort_immediately(broker, cohort):
     with cohort_and_context(broker, cohort, join=0.5) as (silos, context):
         assert sum_numbers(context) == 90.0
         assert silos.silos["silo-1"].stop() == 0
@@ -94,7 +94,7 @@ def test_a_silo_told_to_stop_leaves_the_cohort_at_once(broker, cohort):
             sum_numbers(context)
 
 
-def test_a_killed_runtime_is_started_anew(broker, cohort):
+def test_killed_runtime_is_restarted(broker, cohort):
     with cohort_and_context(broker, cohort) as (silos, context):
         assert sum_numbers(context) == 90.0
         for process in psutil.Process(silos.silos["silo-0"].pid).children(recursive=True):
@@ -109,7 +109,7 @@ def _tolerant(context):
     return False
 
 
-def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_path):
+def test_failing_query_raises_a_silo_error_and_recovers(broker, cohort, tmp_path):
     (tmp_path / "silo-0").mkdir()
     data = tmp_path / "silo-0" / "x.csv"
     data.write_text("x\n1.5\n2.5\n")
@@ -128,7 +128,7 @@ def test_a_query_that_fails_at_run_time_is_the_silos_words(broker, cohort, tmp_p
         assert sum_numbers(context) == 3.5
 
 
-def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
+def test_both_sides_reconnect_after_a_broker_restart(tmp_path):
     patient = {"min_silos": 2, "join": 40.0, "stage": 40.0}
     with (
         PrivateBroker(directory=tmp_path / "node") as node,
@@ -138,7 +138,7 @@ def test_the_broker_dies_and_comes_back_and_so_do_both_sides(tmp_path):
         assert sum_numbers(context) == 90.0
         node.kill()
         node.start()
-        # A silo that is back later than the coordinator has no queue yet: said at once, as what may be tried again.
+        # A silo that returns later than the coordinator has no queue yet; that error is immediate and retryable.
         assert wait_until(lambda: _asked_again(context), 40) == 90.0
 
 
@@ -158,7 +158,7 @@ def invoke_in_a_new_context(url):
         sum_numbers(context)
 
 
-def test_wrong_password_vhost_and_address(broker):
+def test_wrong_password_vhost_or_address_is_an_error(broker):
     right = broker.url
     wrong_password = right.replace(right.split(":")[2].split("@")[0], "wrong-password")
     with pytest.raises(BrokerRefused, match="FB2002") as caught:
@@ -170,7 +170,7 @@ def test_wrong_password_vhost_and_address(broker):
         invoke_in_a_new_context("amqp://127.0.0.1:1/")
 
 
-def test_nothing_is_left_at_the_broker_when_a_context_closes(tmp_path):
+def test_closed_context_leaves_no_queues_at_the_broker(tmp_path):
     with PrivateBroker(directory=tmp_path / "node") as node:
         with (
             local_cohort(1, sources=NUMBERS, cohort="tidy", broker=node.url),
@@ -218,7 +218,7 @@ print(total([1.0, 2.0]))
 """
 
 
-def test_a_program_that_never_closes_its_context_ends_by_itself(broker, cohort):
+def test_program_ends_without_closing_its_context(broker, cohort):
     with local_cohort(2, cohort=cohort, broker=broker.url):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, broker.url, cohort], capture_output=True, text=True, timeout=90, check=False

@@ -1,4 +1,4 @@
-"""A forked child of a program with a context: it ends, gets a typed error or has a context of its own, never a hang."""
+"""A forked child of a program with a context ends, gets a typed error or has its own context; it never hangs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ print("computed", c.total([1.0, 2.0, 4.0]), flush=True)
 
 
 @pytest.mark.timeout(300)
-def test_a_forked_child_ends_with_an_error_or_a_result(silos):
+def test_forked_child_ends_with_an_error_or_a_result(silos):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, silos.url, silos.cohort],
         capture_output=True,
@@ -78,14 +78,14 @@ def test_a_forked_child_ends_with_an_error_or_a_result(silos):
     assert done.stdout.splitlines() == [
         "own 3.0",
         "own ended with 7",
-        # Before anything was computed, a child may have a context of its own.
+        # Before the first invocation, a child may create its own context.
         "nothing ended with 7",
         "parents FB1004",
         "parents ended with 7",
         "own 3.0",
         "own ended with 7",
         "computed 6.0",
-        # Afterwards it may not.
+        # Afterwards it gets an error.
         "nothing ended with 7",
         "parents FB1004",
         "parents ended with 7",

@@ -1,4 +1,4 @@
-"""A limit that a program sets holds at its edge, is one clear line beyond it, and harms nothing that comes after."""
+"""A program's size limit holds at its edge, raises one clear line beyond it, and leaves later invocations intact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.local_tff import pack_arguments
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 BYTES = 400_000
-"""Below the limit of what may be sent at once, by what the envelope of a value takes."""
+"""Bytes below the limit of a single blob, by the size of a value's envelope."""
 
 
 @tff.federated_computation(tff.FederatedType(COLUMN, tff.SERVER))
@@ -22,7 +22,7 @@ def there_and_back(column):
     return tff.federated_sum(tff.federated_map(add, tff.federated_broadcast(column)))
 
 
-def test_a_blob_beyond_the_limit_is_refused_by_name_and_the_next_one_goes(silos):
+def test_blob_beyond_the_limit_is_refused_and_the_next_one_passes(silos):
     limits = fedbroker.Limits(max_blob=BYTES + 100)
     with fedbroker.create_sync_execution_context(
         silos.url, cohort=silos.cohort, min_silos=2, options=fedbroker.Options(limits=limits, retries=0)

@@ -1,6 +1,6 @@
 """A Prometheus with our own configuration scrapes a real cohort: each panel of the dashboard has data, each rule runs.
 
-One cohort does all that there is to see: silos that answer, one that is killed, sessions that end well and badly.
+One cohort produces all events: silos that answer, one that is killed, sessions that succeed and fail.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ SECTIONS = ("Metrics of a coordinator", "Metrics of a silo", "Metrics of both")
 
 @dataclass
 class Watched:
-    """A cohort, what it serves, and who scrapes that.
+    """A cohort, its metrics, and the Prometheus that scrapes them.
 
     Attributes:
-        prometheus: after all that happened was scraped.
-        coordinator: where its metrics are.
-        silos: where theirs are, by name; one of them was killed.
-        events: all that ``on_event`` heard.
+        prometheus: the server, after it has scraped all events.
+        coordinator: URL of the coordinator's metrics.
+        silos: URLs of the silos' metrics, by name; one of them was killed.
+        events: all events that ``on_event`` received.
     """
 
     prometheus: Prometheus
@@ -69,7 +69,7 @@ def address(url: str) -> str:
 
 
 def metrics_url(log: Path) -> str:
-    """Where a silo serves its metrics: its log says."""
+    """Return the URL of a silo's metrics, from its log."""
     return next(event["url"] for event in map(json.loads, log.read_text().splitlines()) if "url" in event)
 
 
@@ -110,7 +110,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def run(context: fedbroker.SyncBrokerContext, one: SiloProcess, watching: Prometheus) -> None:
-    """Four sessions, one of which fails; a silo is killed after the first."""
+    """Run four sessions, one of which fails; kill a silo after the first."""
     assert sum_numbers(context) == 3 * 4950
     wait_until(lambda: watching.value('fedbroker_sessions_total{outcome="ok"}') == 1, 20, "a first scrape")
     wait_until(lambda: watching.value('count(up{job="silo"} == 1)') == 3, 20, "all silos are scraped")
@@ -124,7 +124,7 @@ def run(context: fedbroker.SyncBrokerContext, one: SiloProcess, watching: Promet
 
 
 def expressions(panel: dict[str, object]) -> list[str]:
-    """A panel's queries with what Grafana would put in for its variables."""
+    """Return a panel's queries with Grafana's variables filled in."""
     found = []
     for target in panel["targets"]:  # type: ignore[attr-defined]
         expression = target["expr"]
@@ -136,7 +136,7 @@ def expressions(panel: dict[str, object]) -> list[str]:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: f"{panel['id']} {panel['title']}")
-def test_each_panels_queries_return_data(watched, panel):
+def test_queries_of_each_panel_return_data(watched, panel):
     for expression in expressions(panel):
 
         def data(expression: str = expression) -> bool:
@@ -146,7 +146,7 @@ def test_each_panels_queries_return_data(watched, panel):
         wait_until(data, 15, expression)
 
 
-def test_the_dashboards_variables_have_the_values_that_there_are(watched):
+def test_dashboard_variables_list_the_cohort_and_its_silos(watched):
     values = {}
     for variable in DASHBOARD["templating"]["list"]:
         series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
@@ -155,7 +155,7 @@ def test_the_dashboards_variables_have_the_values_that_there_are(watched):
     assert values == {"cohort": ["seen"], "silo": sorted(SILOS)}
 
 
-def test_what_is_scraped_is_what_happened(watched):
+def test_scraped_metrics_count_the_sessions_and_failures(watched):
     value = watched.prometheus.value
     assert value("sum(fedbroker_sessions_total)") == 4
     assert value('fedbroker_sessions_total{outcome="failed"}') == 1
@@ -169,7 +169,7 @@ def test_what_is_scraped_is_what_happened(watched):
     assert watched.prometheus.up()["rabbitmq-queues"] == watched.prometheus.up()["rabbitmq"]
 
 
-def test_each_rule_runs_and_finds_the_metrics_that_it_names(watched):
+def test_each_alert_rule_runs_on_existing_metrics(watched):
     groups = watched.prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     wait_until(
@@ -187,8 +187,8 @@ def test_each_rule_runs_and_finds_the_metrics_that_it_names(watched):
             wait_until(lambda name=name: watched.prometheus.query(name), 15, name)
 
 
-def test_the_page_lists_each_metric_with_its_type_and_labels(watched):
-    """Of what is served, not of what the code says."""
+def test_page_lists_each_metric_with_its_type_and_labels(watched):
+    """Compare the page with the served metrics."""
     alive = next(url for name, url in watched.silos.items() if name != "lga")
     coordinator, silo = served(watched.coordinator, {"cohort"}), served(alive, {"cohort", "silo"})
     page = {section: rows(section) for section in SECTIONS}
@@ -198,7 +198,7 @@ def test_the_page_lists_each_metric_with_its_type_and_labels(watched):
 
 
 def served(url: str, anyway: set[str]) -> dict[str, tuple[str, frozenset[str]]]:
-    """Type and labels of each metric of ours, without the labels that all have anyway."""
+    """Return type and labels of each of our metrics, without the labels that all of them have."""
     found = {}
     for family in scrape(url).values():
         if family.name.startswith("fedbroker_"):
@@ -219,7 +219,7 @@ def rows(section: str) -> dict[str, tuple[str, frozenset[str]]]:
     return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in lines}
 
 
-def test_each_event_has_the_details_that_its_row_names(watched):
+def test_events_have_the_details_that_the_page_names(watched):
     told = EVENTS.partition("## In a cohort and its sessions")[2].partition("\n## ")[0]
     lines = re.findall(r"^\| `([^`]+)` \| [a-z]+ \|([^|]*)\|", told, re.MULTILINE)
     page = {name: set(re.findall(r"`(\w+)`", keys)) for name, keys in lines}
@@ -229,7 +229,7 @@ def test_each_event_has_the_details_that_its_row_names(watched):
         assert event.details.keys() == page[event.name], event
 
 
-def test_the_program_of_the_page_names_arguments_that_there_are():
+def test_program_of_the_page_uses_existing_arguments():
     (program,) = blocks("docs/metrics.md", "python")
     call = next(node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call))
     names = {keyword.arg for keyword in call.keywords}

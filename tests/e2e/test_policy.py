@@ -1,4 +1,4 @@
-"""Silos as processes refuse what their policy forbids, by name, and go on; their coordinator is a real one."""
+"""Silo processes refuse work that their policy forbids, name the reason, and continue to serve the coordinator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SEQUENCE = tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS)
 
 @contextlib.contextmanager
 def cohort_of(broker, name, policy, **options):
-    """A silo with that policy, and a context over it."""
+    """Run a silo with this policy, and a context over it."""
     with (
         local_cohort(1, sources=SOURCES, cohort=name, broker=broker.url, policy=policy) as silos,
         fedbroker.create_sync_execution_context(
@@ -50,7 +50,7 @@ def run(context, comp, *args):
 
 
 def total_with(function):
-    """The sum of a function's results over the clients of a source."""
+    """Return the sum of a function's results over the clients of a source."""
     computation = tff.tensorflow.computation(function, COLUMN)
 
     @tff.federated_computation(ROWS)
@@ -70,7 +70,7 @@ def doubled(columns):
 
 @tff.federated_computation(ROWS)
 def both(columns):
-    """An aggregate, and what each client has."""
+    """Return an aggregate and each client's value."""
     sums = tff.federated_map(tff.tensorflow.computation(lambda x: tf.reduce_sum(x), COLUMN), columns)
     return tff.federated_sum(sums), sums
 
@@ -88,18 +88,18 @@ def refusal(context, comp, *args):
     assert error.session
     assert "\n" not in str(error)
     assert f"silo 'silo-0' refused client stage 0 by its policy ({error.rule})" in str(error)
-    assert sum_numbers(context) == 45.0  # nothing else of the silo is harmed
+    assert sum_numbers(context) == 45.0  # the silo continues to work
     return error
 
 
-def test_a_source_that_may_not_be_read(broker, cohort):
+def test_source_outside_the_policy_is_refused(broker, cohort):
     with cohort_of(broker, cohort, {"sources": ["numbers"]}) as (_, context):
         error = refusal(context, total, fedbroker.data("other"))
         assert error.rule == "sources"
         assert "source 'other' may not be read here (may be: numbers)" in str(error)
 
 
-def test_too_few_clients_for_an_aggregate(broker, cohort):
+def test_aggregate_of_too_few_clients_is_refused(broker, cohort):
     with cohort_of(broker, cohort, {"min_clients": 2}) as (_, context):
         with pytest.raises(PolicyRefusal) as caught:
             run(context, total, fedbroker.data("numbers"))
@@ -109,12 +109,12 @@ def test_too_few_clients_for_an_aggregate(broker, cohort):
 
 
 @pytest.mark.parametrize("comp", [doubled, both, untouched])
-def test_values_of_single_clients_do_not_leave_unless_the_silo_says_so(broker, cohort, comp):
+def test_client_values_stay_at_the_silo_by_default(broker, cohort, comp):
     with cohort_of(broker, cohort, None) as (_, context):
         assert refusal(context, comp, fedbroker.data("numbers")).rule == "client_results"
 
 
-def test_values_of_single_clients_leave_where_the_silo_says_so(broker, cohort):
+def test_client_values_leave_the_silo_if_allowed(broker, cohort):
     with cohort_of(broker, cohort, {"client_results": "allow"}) as (_, context):
         (found,) = run(context, doubled, fedbroker.data("numbers"))
         np.testing.assert_array_equal(found, np.arange(10) * 2)
@@ -142,7 +142,7 @@ def reads_in_a_map(x):
     ("function", "op"),
     [(reads_a_file, "ReadFile"), (calls_python, "PyFunc"), (prints, "PrintV2"), (reads_in_a_map, "ReadFile")],
 )
-def test_ops_that_leave_tensorflow_s_own_world(broker, cohort, function, op):
+def test_ops_with_side_effects_are_refused(broker, cohort, function, op):
     with cohort_of(broker, cohort, None) as (silos, context):
         error = refusal(context, total_with(function), fedbroker.data("numbers"))
         assert error.rule == "refuse_ops"
@@ -150,7 +150,7 @@ def test_ops_that_leave_tensorflow_s_own_world(broker, cohort, function, op):
         assert not (silos.silos["silo-0"].directory / "stolen").exists()
 
 
-def test_ops_that_this_silo_refuses_or_allows(broker, cohort):
+def test_ops_are_refused_or_allowed_by_the_policy(broker, cohort):
     policy = {"refuse_ops": ["Prod"], "allow_ops": ["ReadFile"]}
     with cohort_of(broker, cohort, policy) as (_, context):
         error = refusal(context, total_with(lambda x: tf.reduce_prod(x)), fedbroker.data("numbers"))
@@ -166,7 +166,7 @@ def added(sequences):
     return tff.federated_sum(tff.federated_map(add, sequences))
 
 
-def test_a_sequence_that_is_sent_is_looked_into(broker, cohort, tmp_path):
+def test_ops_in_a_sent_sequence_are_checked(broker, cohort, tmp_path):
     (tmp_path / "lines").write_text("1\n2\n")
     lines = tf.data.TextLineDataset(str(tmp_path / "lines")).map(lambda line: tf.strings.to_number(line))
     with cohort_of(broker, cohort, None) as (_, context):
@@ -185,14 +185,14 @@ def padded(columns):
     return tff.federated_sum(tff.federated_map(spread, columns))
 
 
-def test_too_many_bytes_in_one_session(broker, cohort):
+def test_bytes_out_of_a_session_are_limited(broker, cohort):
     with cohort_of(broker, cohort, {"max_bytes_out": 80}) as (_, context):
         error = refusal(context, padded, fedbroker.data("numbers"))
         assert error.rule == "max_bytes_out"
         assert "more than the 80 bytes" in error.cause
 
 
-def test_the_report_says_that_the_silo_refused(broker, cohort):
+def test_report_marks_the_silo_as_refused(broker, cohort):
     with cohort_of(broker, cohort, None) as (silos, context):
         settings = tomllib.loads((silos.silos["silo-0"].directory / "silo.toml").read_text())
         assert settings["policy"] == {"client_results": "refuse", "min_clients": 1}

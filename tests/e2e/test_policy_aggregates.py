@@ -1,4 +1,4 @@
-"""TFF's algorithms run on silos that let recognised aggregates leave alone: separate processes, over their own data."""
+"""TFF's algorithms run on silo processes whose policy releases only recognised aggregates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(silos):
         yield lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
 
-def test_sums_means_and_extremes(run):
+def test_sums_means_and_extremes_are_released(run):
     @tff.federated_computation(NUMBERS)
     def several(x):
         return tff.federated_sum(x), tff.federated_mean(x), tff.federated_min(x), tff.federated_max(x)
@@ -84,7 +84,7 @@ BATCHES = [tf.data.Dataset.from_tensor_slices((np.ones([4, 2], F), np.ones([4, 1
     ],
     ids=["weighted", "robust", "secure in plaintext", "evaluation"],
 )
-def test_learning(run, build):
+def test_learning_algorithms_are_released(run, build):
     process = build()
     state = run(process.initialize)
     output = run(process.next, state, BATCHES)
@@ -100,22 +100,22 @@ def test_learning(run, build):
     ],
     ids=["private", "zeroing", "rotated"],
 )
-def test_aggregators(run, factory):
+def test_aggregators_are_released(run, factory):
     process = factory().create(VECTOR)
     output = run(process.next, run(process.initialize), [np.ones(3, F)] * 4)
     assert np.shape(output.result) == (3,)
 
 
-def test_a_sampler_is_refused_and_the_silo_goes_on(run):
+def test_sampler_is_refused_and_the_silo_continues(run):
     process = tff.aggregators.UnweightedReservoirSamplingFactory(sample_size=3).create(VECTOR)
     with pytest.raises(PolicyRefusal, match="its accumulate") as caught:
         run(process.next, run(process.initialize), [np.ones(3, F)] * 4)
     assert caught.value.rule == "aggregates"
-    test_sums_means_and_extremes(run)
+    test_sums_means_and_extremes_are_released(run)
 
 
-def test_values_that_stay_at_the_silos_between_stages_keep_what_is_known_of_them(run):
-    """Three barriers: what clients keep from one to the next is theirs, and its sums are sums."""
+def test_values_kept_between_stages_keep_their_labels(run):
+    """Run three barriers; values kept between them belong to clients, and their sums are aggregates."""
     minus = tff.tensorflow.computation(lambda x, mean: x - mean, F, F)
     square = tff.tensorflow.computation(lambda x: x * x, F)
 

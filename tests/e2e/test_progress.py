@@ -1,4 +1,4 @@
-"""What a program shows of its progress: on a real terminal, in a pipe, and when nobody reads; with a real cohort."""
+"""A program's progress display on a terminal, in a pipe and on a blocked standard error, with a real cohort."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIME = r"\d+\.\d s"
 
 
 class Terminal:
-    """A program whose standard error is a terminal; what it has shown so far."""
+    """A program whose standard error is a terminal, and its output so far."""
 
     def __init__(self, process, ours):
         self.process = process
@@ -62,7 +62,7 @@ class Terminal:
 
 @contextmanager
 def program(url, cohort):
-    """The program, and the end of the pipe that is its standard error at first."""
+    """Run the program; yield it and the pipe that is its first standard error."""
     ours, theirs = pty.openpty()
     reader, writer = os.pipe()
     os.set_blocking(ours, False)
@@ -96,15 +96,15 @@ def stopped(silo):
         os.kill(silo.pid, signal.SIGCONT)
 
 
-def test_what_a_program_shows(broker):
-    """One program in turn, which starts beside its silos, since TensorFlow takes its time to come up."""
+def test_display_on_a_terminal_in_a_pipe_and_on_a_full_pipe(broker):
+    """Run one program through all displays; it starts in parallel with its silos, since TensorFlow's import is slow."""
     with (
         program(broker.url, "progress") as (shown, pipe),
         local_cohort({"ewr": {}, "jfk": {}}, cohort="progress", broker=broker.url) as silos,
     ):
         before = shown.settings()
         assert [shown.line() for _ in range(6)] == ["0.0"] * 3 + ["2.0"] * 3
-        assert float(shown.line()) < 5  # half a second is waited, once, for a pipe that is full
+        assert float(shown.line()) < 5  # the program waits half a second, once, for the full pipe
         in_a_pipe(pipe)
         shown.key()
         assert shown.line() == "2.0"
@@ -124,15 +124,15 @@ def test_what_a_program_shows(broker):
         shown.until("broken")
         shown.process.send_signal(signal.SIGINT)
         shown.process.wait(30)
-        ewr.kill()  # else it would look for the coordinator for a while
+        ewr.kill()  # it would look for the coordinator for a while
         shown.until("broken: failed in ", "KeyboardInterrupt")
         assert shown.settings() == before
         assert "Exception in thread" not in shown.read()
-        assert shown.read().rfind("\x1b[?25h") > shown.read().rfind("\x1b[?25l")  # the cursor is there
+        assert shown.read().rfind("\x1b[?25h") > shown.read().rfind("\x1b[?25l")  # the cursor is visible
 
 
 def in_a_pipe(pipe):
-    """A line for each stage; nothing where nothing was wanted; codes where they were."""
+    """Check the lines in a pipe: one for each stage, none if disabled, control codes if forced."""
     said = ""
 
     def read():
@@ -141,7 +141,7 @@ def in_a_pipe(pipe):
             said += os.read(pipe, 1 << 20).decode()
         return said
 
-    # The first of those for whom standard error was full got stuck there, the others come once it is another one.
+    # The first display with a full standard error got stuck there; the others appear in the next one.
     wait_until(lambda: read().count("fedbroker: stuffed: done in ") == 2, 10, "what was late is said")
     said = re.sub("fedbroker: stuffed: .*", "", said)
     lines = [line for line in said.splitlines() if "fedbroker: " in line]

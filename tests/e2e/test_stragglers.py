@@ -1,4 +1,4 @@
-"""Silos that are slow, stopped, killed or late, under each policy: the result, the report, and what comes after."""
+"""Slow, stopped, killed and late silos under each policy: the result, the report, and the next invocation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def context_of(silos, **options):
     return fedbroker.create_sync_execution_context(silos.url, cohort=silos.cohort, **context_settings(**options))
 
 
-def test_a_stage_goes_on_without_a_straggler_and_the_next_session_has_it_back(silos):
+def test_stage_completes_without_a_straggler_which_joins_the_next_session(silos):
     with context_of(silos, min_silos=3, stragglers="drop", quorum=2, stage=3.0) as context:
         assert sum_numbers(context) == 111.0
         assert context.last_session.participants == NAMES
@@ -76,7 +76,7 @@ def test_grace_closes_a_stage_soon_after_its_quorum(silos):
             assert dict(context.last_session.dropped) == {"ewr": "late"}
 
 
-def test_too_few_for_the_quorum_is_an_error_that_names_the_missing(silos):
+def test_missed_quorum_is_an_error_that_names_the_missing_silos(silos):
     with context_of(silos, min_silos=3, stragglers="drop", quorum=3, stage=2.0) as context:
         assert sum_numbers(context) == 111.0
         with stopped(silos.silos["ewr"]), pytest.raises(StragglerTimeout) as caught:
@@ -86,7 +86,7 @@ def test_too_few_for_the_quorum_is_an_error_that_names_the_missing(silos):
 
 
 @pytest.mark.alone
-def test_with_every_consumer_gone_the_brokers_dead_letter_is_the_error(silos):
+def test_expired_work_of_stopped_silos_is_the_error(silos):
     events = []
     with context_of(silos, min_silos=3, stage=2.0, on_event=events.append) as context:
         assert sum_numbers(context) == 111.0
@@ -97,11 +97,11 @@ def test_with_every_consumer_gone_the_brokers_dead_letter_is_the_error(silos):
             sum_numbers(context)
         seconds = time.monotonic() - start
         assert 1.7 < seconds < 2.3
-        assert set(caught.value.unread) == set(NAMES)  # none of them by a timer of ours
+        assert set(caught.value.unread) == set(NAMES)  # no timer of the coordinator's own
         assert next(event for event in events if event.name == "stage_failed").stage == 0
 
 
-def test_a_deadline_bounds_the_whole_invocation(silos):
+def test_total_timeout_bounds_the_whole_invocation(silos):
     with context_of(silos, min_silos=3, stage=60.0, total=2.0) as context:
         assert sum_numbers(context) == 111.0
         with stopped(silos.silos["ewr"]):
@@ -112,13 +112,13 @@ def test_a_deadline_bounds_the_whole_invocation(silos):
         assert caught.value.silos == ("ewr",)
 
 
-def test_a_late_joiner_takes_the_place_of_a_silo_that_is_gone(silos):
+def test_late_joiner_replaces_a_missing_silo(silos):
     late = silos.silos["jfk"]
     assert late.stop() == 0
     with context_of(silos, min_silos=2, stragglers="replace", quorum=2, stage=16.0, join=10.0) as context:
         assert sum_numbers(context) == 11.0
         silos.silos["ewr"].kill()
-        late.start()  # it takes a second or two: the membership is frozen by then, with the one that is gone
+        late.start()  # it takes a second or two: the membership is fixed by then and includes the missing silo
         assert sum_numbers(context) == 101.0
         report = context.last_session
         assert report.members == ("bos", "ewr")
@@ -127,7 +127,7 @@ def test_a_late_joiner_takes_the_place_of_a_silo_that_is_gone(silos):
         assert {silo.silo: silo.in_place_of for silo in report.stages[0].silos}["jfk"] == "ewr"
 
 
-def test_what_died_is_tried_again_with_a_fresh_membership(silos):
+def test_retry_uses_a_new_membership(silos):
     events = []
     with context_of(silos, min_silos=3, join=20.0, on_event=events.append) as context:
         assert sum_numbers(context) == 111.0
@@ -136,7 +136,7 @@ def test_what_died_is_tried_again_with_a_fresh_membership(silos):
         assert sum_numbers(context) == 111.0
 
 
-def test_rules_and_choices(silos):
+def test_eligible_and_select_choose_the_silos(silos):
     with context_of(silos, min_silos=2, eligible=lambda silo: silo.name != "bos") as context:
         assert sum_numbers(context) == 110.0
     with context_of(silos, min_silos=2, max_silos=2, select=lambda silos: list(silos)[-2:]) as context:
@@ -145,7 +145,7 @@ def test_rules_and_choices(silos):
         assert sum_numbers(context) == 111.0
 
 
-async def test_a_cohort_of_its_own_without_tff(silos):
+async def test_cohort_works_without_a_context(silos):
     async with fedbroker.Cohort(silos.url, silos.cohort) as cohort:
         members = await cohort.wait(min_silos=3)
         assert tuple(member.name for member in members) == NAMES

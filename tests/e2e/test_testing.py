@@ -1,4 +1,4 @@
-"""The cohort for programs' own tests: quick to be there, gone with whoever made it."""
+"""``fedbroker.testing``'s cohort for users' tests: it starts quickly and ends with its program."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ended(process):
 
 
 @pytest.mark.alone
-def test_three_silos_and_a_broker_within_15_seconds():
+def test_three_silos_and_a_broker_start_within_15_seconds():
     start = time.monotonic()
     with local_cohort(3) as cohort:
         seconds = time.monotonic() - start
@@ -50,7 +50,7 @@ def test_three_silos_and_a_broker_within_15_seconds():
     wait_until(lambda: gone([*silos, *below]), 15)
 
 
-def test_nothing_outlives_a_killed_program():
+def test_no_process_outlives_a_killed_program():
     program = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True)
     try:
         line = program.stdout.readline()
@@ -64,7 +64,7 @@ def test_nothing_outlives_a_killed_program():
     wait_until(lambda: gone(family), 30)
 
 
-def test_a_silo_that_cannot_start_says_why(broker, cohort):
+def test_failed_start_of_a_silo_raises_its_reason(broker, cohort):
     bad = {"numbers": {"source": "duckdb", "query": "select x from 'no-such-file.csv'"}}
     with (
         pytest.raises(CohortError, match=r"silo-0.*no-such-file"),

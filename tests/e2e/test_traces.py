@@ -1,4 +1,4 @@
-"""One trace from an invocation through the broker to the silos' computing and back, as a collector gets it."""
+"""One trace from an invocation through the broker to the silos' computations and back, received by a collector."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ except fedbroker.FedbrokerError as error:
 
 @pytest.fixture(scope="module")
 def collector(broker, tmp_path_factory):
-    """All spans of a program with two invocations on two silos."""
+    """Collect all spans of a program with two invocations on two silos."""
     program = tmp_path_factory.mktemp("traces") / "program.py"
     program.write_text(PROGRAM)
     with trace_collector() as collector, pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def collector(broker, tmp_path_factory):
         ):
             assert running.output(120) == "0.0\nFB4001\n"
             assert "Traceback" not in running.complaints
-        # The silos have left, and handed over what they had.
+        # The silos have left the cohort and exported their spans.
         wait_until(lambda: len(collector.named("work")) >= 6, 10)
         yield collector
 
@@ -72,7 +72,7 @@ def roots(collector):
     return {span.attributes["fedbroker.computation"]: span for span in collector.named("invocation")}
 
 
-def test_it_is_one_trace(collector):
+def test_spans_of_an_invocation_are_one_trace(collector):
     assert all(root.parent == "" for root in roots(collector).values())
     spans = of_trace(collector, roots(collector)["traced"])
     count = Counter(span.name for span in spans)
@@ -84,7 +84,7 @@ def test_it_is_one_trace(collector):
     assert {span.trace for span in collector.spans} == {root.trace for root in roots(collector).values()}
 
 
-def test_each_span_is_in_its_place(collector):
+def test_each_span_has_the_expected_parent(collector):
     root = roots(collector)["traced"]
     for span in of_trace(collector, root):
         if span is root:
@@ -112,14 +112,14 @@ def test_each_span_is_in_its_place(collector):
             assert parent.start <= span.start
 
 
-def test_what_went_by_the_bulk_lane_is_seen(collector):
+def test_bulk_transfers_have_spans(collector):
     spans = of_trace(collector, roots(collector)["traced"])
     sent = [span for span in spans if span.attributes.get("fedbroker.what") == "blob"]
     assert any(span.attributes["fedbroker.bytes"] > 2**21 and span.attributes["fedbroker.silo"] == "*" for span in sent)
     assert {span.attributes["fedbroker.silo"] for span in spans if span.name == "work"} == SILOS
 
 
-def test_a_failure_is_marked_where_it_was(collector):
+def test_failure_is_recorded_in_all_spans_above_it(collector):
     root = roots(collector)["failing"]
     failed = [span for span in of_trace(collector, root) if span.failed]
     assert {"compute", "work", "silo request", "client stage", "invocation"} <= {span.name for span in failed}

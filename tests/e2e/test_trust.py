@@ -1,4 +1,4 @@
-"""Real silos with keys, and somebody at the broker: what he does is never in a result, and the report names it."""
+"""Real silos with keys and an attacker at the broker: no forged data reach a result, and the report names the silo."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from tests.support.wait import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 NAMES = ("bos", "ewr", "jfk")
-NUMBERS = 100_000  # 400 KB: on the bulk lane
+NUMBERS = 100_000  # 400 KB: sent as bulk messages
 SOURCES = {
     name: {"numbers": {"source": "duckdb", "query": f"select 1::float as x from range({10**at}) t(i)"}}
     for at, name in enumerate(NAMES)
 }
 MODEL_VALUE = np.arange(NUMBERS, dtype=np.float32)
 SUMMED = averaging(NUMBERS)
-"""What goes out once and what comes back are both large."""
+"""A computation whose input and output are both large."""
 
 
 class Between:
-    """An operator on a thread of his own, between a context's exchanges and queues."""
+    """An operator on its own thread, between a context's exchanges and queues."""
 
     def __init__(self, url: str, cohort: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -78,7 +78,7 @@ class Between:
 
 @contextlib.contextmanager
 def scene(broker, cohort, security, **options) -> Iterator[tuple]:
-    """A context over three silos with keys, and an operator who sees all answers and results."""
+    """Run a context over three silos with keys, and an operator that sees all replies and results."""
     with (
         local_cohort(SOURCES, cohort=cohort, broker=broker.url, security=security) as silos,
         fedbroker.create_sync_execution_context(
@@ -98,10 +98,10 @@ def large(context) -> np.ndarray:
 
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
-def test_computations_are_what_they_are_without(broker, cohort, security):
+def test_results_with_keys_equal_results_without_keys(broker, cohort, security):
     with scene(broker, cohort, security) as (context, between):
         assert sum_numbers(context) == 111.0
-        for _ in range(2):  # the second time, silos have what they need
+        for _ in range(2):  # the second time, silos have the model in their caches
             np.testing.assert_array_equal(large(context), 6 * MODEL_VALUE)
             assert context.last_session.forged == ()
         read = b"".join(one.body for one in between.seen if "results" in one.queue)
@@ -110,7 +110,7 @@ def test_computations_are_what_they_are_without(broker, cohort, security):
 
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
-def test_edited_results_are_a_straggler_s_and_are_named(broker, cohort, security):
+def test_silo_with_edited_results_is_dropped_and_named(broker, cohort, security):
     with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=6.0) as (context, between):
 
         def edit(one):
@@ -125,7 +125,7 @@ def test_edited_results_are_a_straggler_s_and_are_named(broker, cohort, security
 
 
 @pytest.mark.parametrize("security", ["sign", "seal"])
-def test_an_edited_answer_is_a_straggler_s_and_is_named(broker, cohort, security):
+def test_silo_with_an_edited_reply_is_dropped_and_named(broker, cohort, security):
     with scene(broker, cohort, security, stragglers="drop", quorum=2, stage=4.0) as (context, between):
 
         def edit(one):
@@ -142,7 +142,7 @@ def test_an_edited_answer_is_a_straggler_s_and_is_named(broker, cohort, security
         wait_until(lambda: sum_numbers(context) == 111.0, 30)
 
 
-def test_answers_of_another_session_are_refused(broker, cohort):
+def test_replies_of_another_session_are_refused(broker, cohort):
     with scene(broker, cohort, "sign", stragglers="drop", quorum=2, stage=4.0) as (context, between):
         assert sum_numbers(context) == 111.0
         (old,) = [one for one in between.seen if one.key.endswith(".ewr")]
@@ -155,7 +155,7 @@ def test_answers_of_another_session_are_refused(broker, cohort):
         assert {silo for silo, _ in context.last_session.forged} == {"ewr"}
 
 
-def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tmp_path):
+def test_restarted_silo_refuses_replayed_work(broker, cohort, tmp_path):
     queue = f"fedbroker.work.{cohort}.ewr"
     with (
         local_cohort(
@@ -186,7 +186,7 @@ def test_a_silo_that_was_started_again_knows_what_it_has_done(broker, cohort, tm
         assert "came again" in why
 
 
-def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
+def test_no_silo_joins_without_the_right_keys(broker, cohort, tmp_path):
     with local_cohort(SOURCES, cohort=cohort, broker=broker.url, security="sign") as silos:
         with (
             fedbroker.create_sync_execution_context(
@@ -210,7 +210,7 @@ def test_without_the_right_keys_nobody_joins(broker, cohort, tmp_path):
         assert other.reveal()[20:] not in str(caught.value)
 
 
-def test_no_secret_is_in_a_log_or_a_process_list(broker, cohort, tmp_path, monkeypatch, caplog):
+def test_no_secret_is_in_logs_or_process_lists(broker, cohort, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FEDBROKER_SILO_LOG_LEVEL", "debug")
     monkeypatch.setenv("FEDBROKER_POLICY_AUDIT_FILE", "audit.log")
     caplog.set_level("DEBUG", "fedbroker")
