@@ -84,7 +84,7 @@ class Exposition:
             ) from None
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/metrics"
-        _log.info("metrics served", url=self.url)
+        _log.info("metrics_served", url=self.url)
 
     def close(self) -> None:
         """Stop the server. May be called again, from any thread."""

@@ -189,6 +189,6 @@ def test_a_collector_or_proxy_with_a_stray_at_is_refused_without_a_part_of_it(li
     monkeypatch.setenv(variable, f"http://ewr:{password}@127.0.0.1:9")
     tracing.start.__wrapped__("test")
     text = lines()
-    assert "traces not exported" in text
+    assert "trace_export_failed" in text
     assert variable in text
     assert leaked(password, text) == []
