@@ -53,6 +53,10 @@ check: setup ## check lint, format, types, layers, spelling, commits, deployment
 	@# The site, in .cache/site. --quiet would hide warnings and not count them either.
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict 2>&1 | sed '/^INFO/d'
 
+.PHONY: types
+types: setup ## check types by pyright, strict; ARGS="fedbroker/wire" chooses
+	@scripts/pyright.sh $(ARGS)
+
 .PHONY: format
 format: setup ## format the code
 	@$(bin)/ruff check --fix --quiet || true

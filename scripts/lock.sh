@@ -40,4 +40,5 @@ compile build.txt --only-binary :all: --constraint dev.txt build.in
 compile uv.txt --only-binary :all: uv.in
 compile audit.txt --only-binary :all: audit.in
 compile guided.txt --only-binary :all: guided.in
+compile pyright.txt --only-binary :all: pyright.in
 in_pure_python wrapt dev.txt coordinator.txt silo.txt
