@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from fedbroker.graphs.graphdef import Unreadable
-from fedbroker.graphs.ops import known_ops, why_refused
-from fedbroker.graphs.positions import Position, position_in
-from fedbroker.graphs.reading import ops_of_computation, ops_of_graph
+from fedbroker.graphs.graphdef import Unreadable, known_ops, why_refused
+from fedbroker.graphs.reading import Position, ops_of_computation, ops_of_graph, position_in
 
 __all__ = [
     "Position",

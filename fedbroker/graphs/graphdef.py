@@ -1,27 +1,46 @@
-"""TensorFlow's graph messages, read without TensorFlow, which is not installed at a silo.
+"""TensorFlow's graph messages and its list of ops, read without TensorFlow, which is not installed at a silo.
 
 Field numbers and types are those of TensorFlow's ``graph.proto``, ``node_def.proto``, ``function.proto``,
 ``op_def.proto``, ``attr_value.proto`` and ``tensor.proto``, with three differences. Names are bytes, so that no
 encoding is judged differently than in TensorFlow. Maps are lists of entries, so that a duplicate key is seen. Messages
 without meaning for a graph's computation, such as debug information, stay bytes.
+
+An op is allowed if it is on the list and in no refused family. A list of the refused ops alone would allow every op
+that a newer TensorFlow adds; a list of the allowed ops alone, written by hand, would refuse half of the programs. So
+``scripts/ops.py`` writes the list from TensorFlow's own registry, by families of names, and an op that is not on it,
+such as an op of a separate library, is refused as unknown.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
+from importlib import resources
 from typing import Any, Final, TypeAlias
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-__all__ = ["STRING", "Graph", "Message", "Unreadable", "parse"]
+__all__ = ["FAMILIES", "STRING", "Graph", "Message", "Unreadable", "known_ops", "parse", "why_refused"]
 
 Message: TypeAlias = Any
 """Generated code has no types that a type checker could see."""
 
 STRING: Final = 7
 """``DT_STRING``, a tensor's dtype."""
+
+FAMILIES: Final[Mapping[str, str]] = {
+    "files": "reads or writes files",
+    "network": "reaches other machines or devices",
+    "output": "writes to standard error or to files",
+    "processes": "ends the process",
+    "python": "calls Python",
+    "code": "runs code that comes as a value, which cannot be looked into beforehand",
+    "in_place": "overwrites tensors that others still read",
+    "shared": "leaves values behind for other computations",
+}
+"""The effect of each refused family's ops, for people."""
 
 # NUMBER NAME TYPE: `*` marks a list, `?` a field with presence, `|` the members of the message's oneof.
 _SCHEMA: Final[Mapping[str, str]] = {
@@ -124,3 +143,19 @@ def parse(serialized: bytes) -> Message:
     if graph.SerializeToString(deterministic=True) != serialized:
         raise Unreadable("a graph in it is laid out as no serializer would, or by another version of TensorFlow")
     return graph
+
+
+@functools.cache
+def known_ops() -> Mapping[str, str]:
+    """Return every op of TensorFlow with its family; the family of an allowed op is empty."""
+    text = resources.files(__package__).joinpath("ops.txt").read_text(encoding="ascii")
+    pairs = (line.split() for line in text.splitlines())
+    return {op: "" if family == "-" else family for op, family in pairs}
+
+
+def why_refused(op: str) -> str:
+    """Return why an op is refused; an empty string for an allowed op."""
+    family = known_ops().get(op)
+    if family is None:
+        return "unknown"
+    return FAMILIES[family] if family else ""

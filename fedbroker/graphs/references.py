@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fedbroker.graphs.graphdef import Message, Unreadable, parse
-from fedbroker.graphs.ops import known_ops
+from fedbroker.graphs.graphdef import Message, Unreadable, known_ops, parse
 
 __all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve", "tensor_of"]
 

@@ -1,4 +1,4 @@
-"""Constants in graphs and in computations: their type, shape and numbers, read without TensorFlow."""
+"""Types and constants in graphs and in computations, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fedbroker.graphs.graphdef import Message
 
-__all__ = ["BFLOAT16", "DTYPES", "Constant", "dtype_name", "read_array", "read_constant", "uniform"]
+__all__ = ["BFLOAT16", "DTYPES", "Constant", "dtype_name", "read_array", "read_constant", "type_text", "uniform"]
 
 BFLOAT16: Final = 14  # DT_BFLOAT16
 HALF: Final = 19  # DT_HALF
@@ -56,6 +56,11 @@ MOST_DIMENSIONS: Final = 254
 """TensorFlow's own limit."""
 SMALL: Final = 16
 """A constant of at most this many elements keeps each of them: it may be a shape."""
+
+LONGEST_TYPE: Final = 120
+"""Characters of a type in a message: it is part of a one-line error."""
+
+_OTHER_DTYPES: Final = {7: "string", 10: "bool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +175,30 @@ def _fill(numbers: np.ndarray[Any, np.dtype[Any]], dtype: np.dtype[Any]) -> byte
 def _values(numbers: np.ndarray[Any, np.dtype[Any]], elements: int) -> tuple[int, ...]:
     listed = [int(number) for number in numbers[:elements]]
     return tuple(listed + listed[-1:] * (elements - len(listed)))
+
+
+def type_text(type_: Message) -> str:
+    """Return a type as TFF writes it, in one short printable line; for messages to people, not for decisions."""
+    text = _type_text(type_, 0)
+    return text if len(text) <= LONGEST_TYPE else f"{text[: LONGEST_TYPE - 1]}…"
+
+
+def _type_text(type_: Message, depth: int) -> str:
+    kind = type_.WhichOneof("type") if type_ is not None and depth < 20 else None
+    match kind:
+        case "tensor":
+            dtype = type_.tensor.dtype
+            name = dtype_name(dtype) if dtype in DTYPES else _OTHER_DTYPES.get(dtype, "?")
+            dims = ",".join("?" if dim < 0 else str(dim) for dim in type_.tensor.dims[:10])
+            return f"{name}(unknown rank)" if type_.tensor.unknown_rank else name + (f"[{dims}]" if dims else "")
+        case "struct":
+            elements = type_.struct.element[:LONGEST_TYPE]
+            return f"<{','.join(_element_name(one.name) + _type_text(one.value, depth + 1) for one in elements)}>"
+        case "sequence":
+            return f"{_type_text(type_.sequence.element, depth + 1)}*"
+        case _:
+            return "?"
+
+
+def _element_name(name: str) -> str:
+    return f"{name[:40]}=" if name.isascii() and name.isidentifier() else ""

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from fedbroker.graphs import ops_of_graph
-from fedbroker.graphs.ops import FAMILIES, known_ops, why_refused
+from fedbroker.graphs.graphdef import FAMILIES, known_ops, why_refused
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import ops

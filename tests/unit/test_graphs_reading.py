@@ -12,7 +12,7 @@ from fedbroker_worker.policy.values import parts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedbroker.graphs.ops import known_ops
+from fedbroker.graphs.graphdef import known_ops
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.plan import make_plan
 from fedbroker.runtime.protos import computation_pb2

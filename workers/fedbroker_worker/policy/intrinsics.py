@@ -21,7 +21,7 @@ from fedbroker.graphs.expressions import (
     select,
 )
 from fedbroker.graphs.reductions import NotRecognised, Total, recognise
-from fedbroker.graphs.types import type_text
+from fedbroker.graphs.tensors import type_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
