@@ -11,9 +11,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from fedbroker.wire.blobs import Buffer
+from fedbroker.wire.blobs import Buffer, room
 from fedbroker.wire.limits import DEFAULT_LIMITS
-from fedbroker.wire.room import room
 
 KINDS: dict[str, Callable[[int], Buffer]] = {"bytearray": bytearray, "room": room}
 

@@ -11,7 +11,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.events import Listener
 from fedbroker.session.roster import Member
-from fedbroker.trust.files import coordinator_keys
+from fedbroker.trust.keyring import coordinator_keys
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Cohort"]

@@ -22,7 +22,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
-from fedbroker.trust.files import SECRET, keys_table
+from fedbroker.trust.keyring import SECRET, keys_table
 from fedbroker.trust.keys import Identity
 
 __all__ = ["POLICY", "LocalCohort", "PrivateBroker", "SiloProcess", "local_cohort"]

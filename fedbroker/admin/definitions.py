@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from fedbroker.transport import topology
 from fedbroker.transport.topology import EXCHANGES, MINUTES, SECONDS, Exchange, Queue
-from fedbroker.wire.names import is_name
+from fedbroker.wire.messages import is_name
 
 __all__ = [
     "NOTHING",

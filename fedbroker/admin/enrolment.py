@@ -19,8 +19,8 @@ from fedbroker.admin.definitions import Definitions, User
 from fedbroker.admin.files import SETTINGS, Folder, PublicUrl, read_text, settings, with_broker, write_secret
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Public
-from fedbroker.trust.files import SECRET
-from fedbroker.wire.names import check_name
+from fedbroker.trust.keyring import SECRET
+from fedbroker.wire.messages import check_name
 
 __all__ = ["Enrolment", "Handout"]
 

@@ -26,7 +26,7 @@ from fedbroker.credentials import write_private
 from fedbroker.errors import ConfigError, UsageError
 from fedbroker.transport.amqp.url import parse
 from fedbroker.trust import Identity, Public
-from fedbroker.trust.files import SECRET, keys_table
+from fedbroker.trust.keyring import SECRET, keys_table
 
 __all__ = ["KEYS", "SETTINGS", "Folder", "PublicUrl", "read_text", "settings", "with_broker", "write_secret"]
 

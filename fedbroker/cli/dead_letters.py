@@ -136,7 +136,7 @@ def replay(
     """
     from fedbroker.cli.replay import print_replayed, run_again
     from fedbroker.deadletters.bundle import save_blobs
-    from fedbroker.trust.files import coordinator_keys
+    from fedbroker.trust.keyring import coordinator_keys
 
     trusted = None if keys is None else coordinator_keys(keys)
     configure("auto", "error")

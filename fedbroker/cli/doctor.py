@@ -41,7 +41,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
 
 async def _examine(url: str, cohort: str | None) -> list[Finding]:
     from fedbroker.diagnostics import coordinator_role, examine
-    from fedbroker.wire.names import check_name
+    from fedbroker.wire.messages import check_name
 
     if cohort is not None:
         check_name("cohort", cohort)

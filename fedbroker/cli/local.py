@@ -79,7 +79,7 @@ def key(file: Path, /) -> None:
     file
         The file with the secret.
     """
-    from fedbroker.trust.files import public_key
+    from fedbroker.trust.keyring import public_key
 
     print(public_key(file))
 

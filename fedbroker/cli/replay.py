@@ -15,7 +15,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
 from fedbroker.text import seconds_text
 from fedbroker.transport import CoordinatorTransport, Dead
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
 
 __all__ = ["Replayed", "print_replayed", "run_again"]

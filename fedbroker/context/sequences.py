@@ -18,8 +18,7 @@ from fedbroker.context.codec import MEMBERS, columns, each, elements_of, federat
 from fedbroker.errors import WireError
 from fedbroker.runtime import Executor
 from fedbroker.runtime.values import SEQUENCE, Buffer, fields, struct
-from fedbroker.wire.blobs import digest_of
-from fedbroker.wire.room import joined
+from fedbroker.wire.blobs import digest_of, joined
 
 __all__ = ["MOST_ELEMENTS", "has_sequences", "read_sequences"]
 

@@ -19,11 +19,10 @@ from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.roster import Member
 from fedbroker.session.straggler_policy import Policy, Stragglers
 from fedbroker.transport.amqp.url import parse
-from fedbroker.trust.files import coordinator_keys
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys, coordinator_keys
 from fedbroker.wire.coding import Compression, check_compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.names import check_name
+from fedbroker.wire.messages import check_name
 
 __all__ = ["Eligible", "Options", "Select", "Settings", "Timeouts"]
 

@@ -15,8 +15,8 @@ from fedbroker.context.composite_tensors import together
 from fedbroker.errors import UsageError, WireError
 from fedbroker.plan.model import FunctionResult, Plan, Slot, Template
 from fedbroker.runtime.values import struct
+from fedbroker.wire.blobs import joined
 from fedbroker.wire.codec import Buffer
-from fedbroker.wire.room import joined
 
 __all__ = [
     "ResultValues",

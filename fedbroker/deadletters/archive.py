@@ -12,14 +12,13 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.browser import BrowsedMessage, QueueBrowser, in_time
-from fedbroker.transport.amqp.connection import Connection
+from fedbroker.transport.amqp.connection import Connection, failover_names
 from fedbroker.transport.amqp.dial import Connected, connect
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
-from fedbroker.transport.amqp.failover import names_of
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.url import Address, parse
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.names import check_name
+from fedbroker.wire.messages import check_name
 
 __all__ = ["Archive", "open_archive"]
 
@@ -89,7 +88,7 @@ class Archive:
 
     async def _waits(self, coordinator: str) -> bool:
         """Return whether a coordinator has a callback queue, under any of its possible names."""
-        for queue in names_of(topology.callback_queue(coordinator)):
+        for queue in failover_names(topology.callback_queue(coordinator)):
             if await self._reader.count(queue) is not None:
                 return True
         return False

@@ -11,8 +11,8 @@ import aiormq.abc
 import aiormq.exceptions
 
 from fedbroker.errors import BrokerLost
-from fedbroker.transport.amqp.dial import Connected, guarded
-from fedbroker.transport.amqp.exceptions import first_line
+from fedbroker.transport.amqp.dial import Connected
+from fedbroker.transport.amqp.exceptions import first_line, guarded
 
 __all__ = ["Channels", "Question"]
 

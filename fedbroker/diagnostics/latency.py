@@ -17,7 +17,7 @@ from pamqp import commands
 from fedbroker.diagnostics.channels import Channels
 from fedbroker.diagnostics.topology import Target
 from fedbroker.errors import BrokerLost
-from fedbroker.transport.amqp.dial import guarded
+from fedbroker.transport.amqp.exceptions import guarded
 
 __all__ = ["ROUNDS", "Loop", "Pace", "confirmed"]
 

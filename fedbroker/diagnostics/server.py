@@ -15,8 +15,8 @@ from fedbroker.diagnostics.channels import Channels
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.diagnostics.topology import Target
 from fedbroker.errors import BrokerError, BrokerLost, BrokerRefused
-from fedbroker.transport.amqp.dial import Connected, guarded
-from fedbroker.transport.amqp.exceptions import first_line
+from fedbroker.transport.amqp.dial import Connected
+from fedbroker.transport.amqp.exceptions import first_line, guarded
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Server", "alarm", "message_limit", "server_of"]

@@ -22,7 +22,7 @@ from fedbroker.session.session import Session
 from fedbroker.session.straggler_policy import Policy
 from fedbroker.transport.coordinator.requests import Answer
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected

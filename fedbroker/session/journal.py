@@ -27,8 +27,7 @@ from fedbroker.errors import ConfigError, JournalError
 from fedbroker.log import get_logger
 from fedbroker.session.roster import Member
 from fedbroker.wire.codec import Buffer
-from fedbroker.wire.messages import Source
-from fedbroker.wire.names import is_name
+from fedbroker.wire.messages import Source, is_name
 
 __all__ = ["Journal", "SessionJournal"]
 

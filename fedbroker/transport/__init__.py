@@ -7,7 +7,7 @@ from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.transport.signed_messages import Signed
-from fedbroker.transport.silo.standby import until_free
+from fedbroker.transport.silo.notices import until_free
 from fedbroker.transport.silo.transport import SiloTransport
 
 __all__ = ["BlobStore", "CoordinatorTransport", "Dead", "Missing", "Signed", "SiloTransport", "until_free"]

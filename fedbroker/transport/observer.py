@@ -20,8 +20,7 @@ from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Leave
-from fedbroker.wire.names import check_name
+from fedbroker.wire.messages import Announce, Leave, check_name
 
 __all__ = ["CohortObserver", "Heard"]
 

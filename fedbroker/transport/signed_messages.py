@@ -21,8 +21,8 @@ from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.blobs.encryption import Names, content_key, opening, pair_secret, sealed
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import LONGEST_HEARTBEAT, coordinator_signer
-from fedbroker.trust.envelope import MessageContext
-from fedbroker.trust.guard import SKEW, Guard, Keys, timely
+from fedbroker.trust.envelope import SKEW, Authenticator, MessageContext, check_age
+from fedbroker.trust.keyring import Keys
 from fedbroker.trust.keys import Identity, Public
 from fedbroker.trust.replays import Accepted, AcceptedMessages
 from fedbroker.wire.blobs import Buffer
@@ -73,13 +73,13 @@ class CoordinatorEnvelopes:
 
     def __init__(self, cohort: str, keys: Keys | None) -> None:
         self._cohort = cohort
-        self._guard = Guard(keys, by_name=True)
+        self._authenticator = Authenticator(keys, by_name=True)
         self._names = Names()
 
     @property
     def guarded(self) -> bool:
         """True if messages are signed."""
-        return self._guard.keys is not None
+        return self._authenticator.keys is not None
 
     def work(self, item: WorkItem, body: bytes) -> bytes:
         """Return the signed message for a work item."""
@@ -96,7 +96,7 @@ class CoordinatorEnvelopes:
             Forged: not signed by that silo for this session and stage.
         """
         about = _about("reply", self._cohort, delivery.key.partition(".")[2])
-        opened = self._guard.open(delivery.body, about, sealed=True)
+        opened = self._authenticator.open(delivery.body, about, sealed=True)
         return delivery.body if opened is None else opened.body
 
     def announcement(self, body: Buffer) -> tuple[Buffer, str | None]:
@@ -105,11 +105,11 @@ class CoordinatorEnvelopes:
         Raises:
             Forged: not signed by one of our silos, or too old.
         """
-        silo = self._guard.sender(body) or ""
-        opened = self._guard.open(body, MessageContext("lobby", self._cohort, silo))
+        silo = self._authenticator.sender(body) or ""
+        opened = self._authenticator.open(body, MessageContext("lobby", self._cohort, silo))
         if opened is None:
             return body, None
-        timely(opened, LONGEST_HEARTBEAT, self._guard.clock())
+        check_age(opened, LONGEST_HEARTBEAT, self._authenticator.clock())
         return opened.body, silo
 
     async def blob(self, session_id: str, digest: Digest, data: Buffer, silo: str | None) -> tuple[Digest, Buffer]:
@@ -117,7 +117,7 @@ class CoordinatorEnvelopes:
 
         Without sealing, both are returned unchanged.
         """
-        keys = self._guard.keys
+        keys = self._authenticator.keys
         if keys is None or not keys.seal:
             return digest, data
         name, data = await sealed(data, digest, self._secret(keys, session_id, silo))
@@ -130,7 +130,7 @@ class CoordinatorEnvelopes:
         Raises:
             DeadlineExceeded: the blobs were not sealed in time.
         """
-        keys = self._guard.keys
+        keys = self._authenticator.keys
         if keys is None or not keys.seal:
             return item
         try:
@@ -149,7 +149,7 @@ class CoordinatorEnvelopes:
         self, done: Done, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
         """Decrypt a silo's outputs within the block; see :func:`fedbroker.transport.blobs.encryption.opening`."""
-        keys = self._guard.keys
+        keys = self._authenticator.keys
         coming: dict[Digest, tuple[Digest, bytes]] = {}
         if keys is not None and done.sealed:
             secret = self._secret(keys, done.session_id, done.silo)
@@ -157,7 +157,9 @@ class CoordinatorEnvelopes:
         return opening(store, coming, deadline, forged)
 
     def _to(self, silo: str, body: bytes, about: MessageContext) -> bytes:
-        return self._guard.wrap(body, about, self._guard.key_of(silo) if self._guard.seals else None)
+        return self._authenticator.wrap(
+            body, about, self._authenticator.key_of(silo) if self._authenticator.seals else None
+        )
 
     def _secret(self, keys: Keys, session_id: str, silo: str | None) -> bytes:
         if silo is None:
@@ -177,7 +179,7 @@ class SiloEnvelopes:
     def __init__(self, cohort: str, silo: str, keys: Keys | None) -> None:
         self._cohort = cohort
         self._silo = silo
-        self._guard = Guard(keys)
+        self._authenticator = Authenticator(keys)
         self._work = AcceptedMessages()
         self._notices = AcceptedMessages()
         self._reply_to: OrderedDict[str, str] = OrderedDict()  # fingerprints by coordinator name
@@ -185,12 +187,12 @@ class SiloEnvelopes:
     @property
     def guarded(self) -> bool:
         """True if messages are signed."""
-        return self._guard.keys is not None
+        return self._authenticator.keys is not None
 
     @property
     def signers(self) -> frozenset[str]:
         """Fingerprints of all coordinators that may write to this silo; one empty string if messages are not signed."""
-        keys = self._guard.keys
+        keys = self._authenticator.keys
         return frozenset({""} if keys is None else {key.fingerprint for key in keys.others.values()})
 
     def work(self, delivery: Delivery, read: Callable[[Buffer], tuple[WorkItem, T]]) -> tuple[WorkItem, T, Signed]:
@@ -208,11 +210,11 @@ class SiloEnvelopes:
             WireError: as ``read`` does.
         """
         about = _about("work", self._cohort, delivery.correlation_id)
-        opened = self._guard.open(delivery.body, about, sealed=True)
+        opened = self._authenticator.open(delivery.body, about, sealed=True)
         if opened is None:
             return *read(delivery.body), UNSIGNED
         item, more = read(opened.body)
-        timely(opened, item.timeout, self._guard.clock())
+        check_age(opened, item.timeout, self._authenticator.clock())
         if (item.session_id, item.stage) != (about.session_id, about.stage):
             raise Forged("work is signed for another session or stage than it names", hint=_COORDINATOR)
         if item.sealed and not (opened.sealed and _KEY.fullmatch(item.content_key)):
@@ -220,13 +222,13 @@ class SiloEnvelopes:
         by = opened.sender.fingerprint
         self._check_reply_to(item.coordinator_id, by)
         accepted = Accepted(by, opened.nonce.hex(), opened.issued, opened.issued + item.timeout + SKEW)
-        repeated = self._work.accept(accepted, delivery.message_id, self._guard.clock())
-        reader = opened.sender if opened.sealed or self._guard.seals else None
+        repeated = self._work.accept(accepted, delivery.message_id, self._authenticator.clock())
+        reader = opened.sender if opened.sealed or self._authenticator.seals else None
         return item, more, Signed(by, (accepted.nonce,), accepted, repeated, reader)
 
     def restore(self, entries: Iterable[Accepted]) -> None:
         """Restore the record of work that an earlier process accepted, so that a replay is rejected."""
-        self._work.restore(entries, self._guard.clock())
+        self._work.restore(entries, self._authenticator.clock())
 
     def notice(self, body: Buffer) -> tuple[Buffer, str]:
         """Verify a notice; return its body and the signer's fingerprint (empty if messages are not signed).
@@ -234,11 +236,11 @@ class SiloEnvelopes:
         Raises:
             Forged: not signed by one of our coordinators for this silo, too old, or a replay.
         """
-        opened = self._guard.open(body, MessageContext("mail", self._cohort, self._silo), sealed=True)
+        opened = self._authenticator.open(body, MessageContext("mail", self._cohort, self._silo), sealed=True)
         if opened is None:
             return body, ""
-        now, by = self._guard.clock(), opened.sender.fingerprint
-        timely(opened, NOTICE_SECONDS, now)
+        now, by = self._authenticator.clock(), opened.sender.fingerprint
+        check_age(opened, NOTICE_SECONDS, now)
         until = opened.issued + NOTICE_SECONDS + SKEW
         if self._notices.accept(Accepted(by, opened.nonce.hex(), opened.issued, until), "", now):
             raise Forged("a notice that was here before came again", hint=_COPIES)
@@ -246,12 +248,12 @@ class SiloEnvelopes:
 
     def announcement(self, body: bytes) -> bytes:
         """Return the signed message for an announcement."""
-        return self._guard.wrap(body, MessageContext("lobby", self._cohort, self._silo))
+        return self._authenticator.wrap(body, MessageContext("lobby", self._cohort, self._silo))
 
     def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
         """Return the signed message for a reply, sealed to the reader of ``signed`` if it has one."""
         about = MessageContext("reply", self._cohort, self._silo, item.session_id, item.stage)
-        return self._guard.wrap(body, about, signed.reader)
+        return self._authenticator.wrap(body, about, signed.reader)
 
     async def outputs(
         self, item: WorkItem, signed: Signed, outputs: Mapping[Digest, Buffer]
@@ -287,8 +289,8 @@ class SiloEnvelopes:
 
     @property
     def _own(self) -> Identity:
-        assert self._guard.keys is not None
-        return self._guard.keys.own
+        assert self._authenticator.keys is not None
+        return self._authenticator.keys.own
 
 
 _KEY: Final = re.compile("[0-9a-f]{64}")

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import secrets
 import struct
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import blake3
@@ -22,10 +23,21 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedbroker.errors import Forged, WireError
+from fedbroker.trust.keyring import Keys
 from fedbroker.trust.keys import SIGNATURE_BYTES, Identity, Public, derived
 from fedbroker.wire.blobs import Buffer
 
-__all__ = ["MessageContext", "Opened", "open_envelope", "sender_of", "unverified_body", "wrap"]
+__all__ = [
+    "SKEW",
+    "Authenticator",
+    "MessageContext",
+    "Opened",
+    "check_age",
+    "open_envelope",
+    "sender_of",
+    "unverified_body",
+    "wrap",
+]
 
 _MAGIC: Final = b"FS"
 _VERSION: Final = 1
@@ -167,3 +179,94 @@ def _signed(about: MessageContext, head: Buffer, body: Buffer) -> bytes:
 
 def _cipher(mine: Identity, other: Public, sender: bytes, nonce: bytes) -> AESGCM:
     return AESGCM(derived(mine.shared_with(other), b"message from " + sender, nonce))
+
+
+SKEW: Final = 300.0
+"""Seconds by which two clocks may differ: five minutes."""
+
+
+@dataclass(frozen=True)
+class Authenticator:
+    """Signs outgoing messages and verifies incoming ones; without keys it leaves messages as they are.
+
+    Attributes:
+        keys: its own keys; None: it signs nothing, and accepts no signed message.
+        by_name: require that a silo's messages are signed with the key of that silo, as a coordinator does. A silo
+            accepts each of its coordinators.
+        clock: seconds since 1970.
+    """
+
+    keys: Keys | None = None
+    by_name: bool = False
+    clock: Callable[[], float] = time.time
+    _names: dict[bytes, str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        others = {} if self.keys is None else self.keys.others
+        object.__setattr__(self, "_names", {key.id: name for name, key in others.items()})
+
+    @property
+    def seals(self) -> bool:
+        """Return whether messages must be sealed."""
+        return self.keys is not None and self.keys.seal
+
+    def key_of(self, name: str) -> Public | None:
+        """Return the public key with that name; None if it is unknown."""
+        return None if self.keys is None else self.keys.others.get(name)
+
+    def sender(self, data: Buffer) -> str | None:
+        """Return the name of the claimed sender of a message, unverified; None if it is unknown."""
+        claimed = sender_of(data)
+        return None if claimed is None else self._names.get(claimed)
+
+    def wrap(self, body: bytes, about: MessageContext, seal_to: Public | None = None) -> bytes:
+        """Sign an outgoing message, and seal it if it has a single reader."""
+        if self.keys is None:
+            return body
+        return wrap(body, about, self.keys.own, now=self.clock(), seal_to=seal_to)
+
+    def open(self, data: Buffer, about: MessageContext, *, sealed: bool = False) -> Opened | None:
+        """Verify an incoming message; return None without keys: such a message is unsigned, and its bytes are its body.
+
+        Args:
+            data: the message.
+            about: the context that it must have.
+            sealed: it must be sealed, if the keys insist on sealed messages.
+
+        Raises:
+            Forged: it is not signed by an authorised sender for this message context.
+        """
+        if self.keys is None:
+            if sender_of(data) is not None:
+                raise Forged("a message is signed, and this end has no keys", hint="give it its keys, or neither end")
+            return None
+        opened = open_envelope(data, about, self.keys.own, lambda key: self._known(key, about.silo))
+        if sealed and self.seals and not opened.sealed:
+            raise Forged("a message is not sealed", hint="have the other end seal, or this one not insist on it")
+        return opened
+
+    def _known(self, key: bytes, silo: str) -> Public | None:
+        assert self.keys is not None
+        name = self._names.get(key)
+        if name is None or (self.by_name and name != silo):
+            return None
+        return self.keys.others[name]
+
+
+def check_age(opened: Opened, seconds: float, now: float) -> None:
+    """Check that a message is not too old or from the future.
+
+    Args:
+        opened: the message.
+        seconds: for how long it is valid, from when it was written.
+        now: seconds since 1970.
+
+    Raises:
+        Forged: it has expired or is from the future, by more than clocks may differ.
+    """
+    age = now - opened.issued
+    if not -SKEW <= age <= seconds + SKEW:
+        raise Forged(
+            f"a message was written {age:.0f} s ago, and was for {seconds:.0f} s",
+            hint="set the clocks of both ends, or find out who sends old messages again",
+        )

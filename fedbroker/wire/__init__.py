@@ -5,8 +5,7 @@ from __future__ import annotations
 from fedbroker.wire.blobs import Assembler, Assembly, Buffer, cut, digest_of
 from fedbroker.wire.codec import Frame, decode, encode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Message
-from fedbroker.wire.names import check_name, is_name
+from fedbroker.wire.messages import Message, check_name, is_name
 
 __all__ = [
     "DEFAULT_LIMITS",

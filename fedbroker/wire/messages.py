@@ -9,14 +9,16 @@ decoded. Every other string is text, and is made printable when it is decoded (s
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from fedbroker.wire.names import NAME
+from fedbroker.errors import ConfigError
 
 __all__ = [
+    "NAME",
     "Accepted",
     "Announce",
     "Call",
@@ -39,7 +41,38 @@ __all__ = [
     "Struct",
     "Value",
     "WorkItem",
+    "check_name",
+    "is_name",
 ]
+
+NAME: Final = "[a-z0-9][a-z0-9_-]{0,62}"
+"""The regular expression of a name: names are words of routing keys, so they contain no dot and no wildcard."""
+
+_NAME: Final = re.compile(NAME)
+
+
+def is_name(value: str) -> bool:
+    """Return whether ``value`` is 1 to 63 of ``a-z 0-9 _ -``, the first a letter or a digit."""
+    return _NAME.fullmatch(value) is not None
+
+
+def check_name(kind: str, value: str) -> str:
+    """Return the name if it is valid.
+
+    Args:
+        kind: the kind of thing that it names, for the error: ``"silo"``, ``"cohort"``.
+        value: the name.
+
+    Raises:
+        ConfigError: the name is empty, too long, or contains other characters than ``a-z 0-9 _ -``.
+    """
+    if isinstance(value, str) and is_name(value):
+        return value
+    raise ConfigError(
+        f"{value!r} is not a name for a {kind}",
+        hint="use 1 to 63 of a-z, 0-9, '_' and '-', starting with a letter or a digit",
+    )
+
 
 Ref: TypeAlias = int
 """The number of a value in a session. The coordinator chooses it, so that a whole stage fits in one message."""
@@ -48,7 +81,7 @@ Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 """The address of a blob: 32 hexadecimal digits of its BLAKE3 hash."""
 
 Name: TypeAlias = Annotated[str, Meta(pattern=rf"\A{NAME}\Z")]
-"""The name of a cohort or a silo, or the id of a coordinator or a session; see :mod:`fedbroker.wire.names`."""
+"""The name of a cohort or a silo, or the id of a coordinator or a session; see :data:`NAME`."""
 
 Id: TypeAlias = Annotated[str, Meta(pattern=rf"\A({NAME})?\Z")]
 """A name, or empty."""

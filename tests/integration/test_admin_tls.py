@@ -16,7 +16,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.url import parse
-from fedbroker.trust.files import coordinator_keys
+from fedbroker.trust.keyring import coordinator_keys
 from tests.support.certificates import self_signed
 from tests.support.management import Admin, ManagementBroker, management_broker, silo_process
 from tests.support.transports import coordinator_transport, eventually

@@ -16,7 +16,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, Missing
 from fedbroker.transport import Dead
-from fedbroker.transport.amqp import failover
+from fedbroker.transport.amqp import connection
 from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.topology import callback_queue, results_queue, work_queue
 from fedbroker.wire import digest_of
@@ -139,7 +139,7 @@ async def test_a_queue_without_a_leader_is_made_anew(
     mortal: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch, round: int
 ) -> None:
     """See ``mortal``: this silo's queue, and the archive, are so young that they may lose their leaders."""
-    monkeypatch.setattr(failover, "LEADERLESS", 2.0)
+    monkeypatch.setattr(connection, "LEADERLESS_SECONDS", 2.0)
     async with both(mortal.url, cohort) as (silo, coordinator):
         await asyncio.to_thread(mortal.kill)
         await asyncio.to_thread(mortal.start)

@@ -13,8 +13,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.trust import Identity
-from fedbroker.trust.files import SECRET, coordinator_keys, keys_table
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import SECRET, Keys, coordinator_keys, keys_table
 from fedbroker.wire.blobs import digest_of
 from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport, work_item
 

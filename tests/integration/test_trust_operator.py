@@ -14,7 +14,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Missing
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.trust import Identity
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Announce, Done
 from tests.support.broker_operator import BrokerOperator, InterceptedMessage, broker_operator

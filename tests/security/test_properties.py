@@ -16,7 +16,7 @@ from pamqp import decode
 
 from fedbroker.broker import PrivateBroker
 from fedbroker.transport import CoordinatorTransport, SiloTransport, topology
-from fedbroker.transport.amqp.properties import LONGEST_TABLE, install
+from fedbroker.transport.amqp.message import LONGEST_TABLE, install_tolerant_decoders
 from tests.support.raw_amqp import raw_connection, short_string, table
 from tests.support.transports import coordinator_transport, eventually, silo_transport
 from tests.support.worker import load_settings, work_client
@@ -113,7 +113,7 @@ async def test_neither_ends_by_a_routing_key(scene, cohort) -> None:
 
 
 def test_whatever_pamqp_reads_is_read_as_it_was() -> None:
-    install()
+    install_tolerant_decoders()
     assert decode.by_type(short_string(b"a\xc3\xa9") + b"more", "shortstr") == (4, "aé")
     assert decode.by_type(short_string(NONE) + b"more", "shortstr") == (4, r"\xff\xfe\xc3")
     assert decode.by_type(table(b"\x01aI" + struct.pack(">i", -7)) + b"more", "table") == (11, {"a": -7})
@@ -124,7 +124,7 @@ def test_whatever_pamqp_reads_is_read_as_it_was() -> None:
 
 
 def test_headers_are_read_in_little_time() -> None:
-    install()
+    install_tolerant_decoders()
     worst = many(LONGEST_TABLE - 7)
     started = time.process_time()
     consumed, read = decode.by_type(worst, "table")

@@ -24,7 +24,7 @@ import fedbroker
 from fedbroker.context.values import federate, serialize, structure
 from fedbroker.errors import SiloError
 from fedbroker.runtime.protos import executor_pb2
-from fedbroker.trust.files import SECRET, keys_table
+from fedbroker.trust.keyring import SECRET, keys_table
 from fedbroker.wire import digest_of
 from fedbroker.wire.messages import Done, WorkItem
 from tests.support.attackers import Keyring, MaliciousSilo, malicious_silo

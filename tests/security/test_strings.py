@@ -28,7 +28,7 @@ from fedbroker.errors import PolicyRefusal, SiloError
 from fedbroker.log import configure
 from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.transport import topology
-from fedbroker.trust.files import SECRET, keys_table
+from fedbroker.trust.keyring import SECRET, keys_table
 from fedbroker.wire.messages import (
     Announce,
     Column,

@@ -19,7 +19,7 @@ from fedbroker_worker.config import Settings
 from fedbroker.transport import topology
 from fedbroker.trust import Identity
 from fedbroker.trust.envelope import MessageContext, wrap
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire import Buffer, digest_of, encode
 from fedbroker.wire.messages import Announce, Done, Failed, Leave, Message, Need, WorkItem
 from tests.support.transports import (

@@ -11,7 +11,7 @@ import aio_pika
 
 from fedbroker.deadline import Deadline
 from fedbroker.transport import CoordinatorTransport, Signed, SiloTransport
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire import DEFAULT_LIMITS, Buffer, Limits, digest_of
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.messages import Announce, Done, EndSession, Leave, Op, Value, WorkItem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedbroker.transport.silo.forgery_reports import ForgeryReports
+from fedbroker.transport.silo.work_consumer import ForgeryReports
 from fedbroker.wire.messages import MAX_FORGERY_REPORTS
 
 

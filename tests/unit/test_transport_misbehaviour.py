@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedbroker.transport.coordinator.misbehaviour import MisbehaviourCounter
+from fedbroker.transport.coordinator.requests import MisbehaviourCounter
 
 
 def test_the_one_too_many_is_out_and_told_once():

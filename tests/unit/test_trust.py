@@ -9,10 +9,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedbroker.errors import ConfigError, Forged, WireError
+from fedbroker.transport.blobs.encryption import PIECE, TAG, open_blob, seal_blob
 from fedbroker.trust import Identity, Public
-from fedbroker.trust.blobs import PIECE, TAG, open_blob, seal_blob
-from fedbroker.trust.envelope import MessageContext, open_envelope, sender_of, unverified_body, wrap
-from fedbroker.trust.guard import SKEW, Guard, Keys, timely
+from fedbroker.trust.envelope import (
+    SKEW,
+    Authenticator,
+    MessageContext,
+    check_age,
+    open_envelope,
+    sender_of,
+    unverified_body,
+    wrap,
+)
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire.blobs import digest_of
 
 COORDINATOR, EWR, JFK = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
@@ -44,7 +53,7 @@ def test_keys_are_lines_of_text():
 def test_a_secret_is_in_no_representation():
     secret = COORDINATOR.reveal().partition(":")[2]
     keys = Keys(COORDINATOR, {"ewr": EWR.public})
-    for shown in (repr(COORDINATOR), str(COORDINATOR), repr(keys), repr(Guard(keys)), f"{COORDINATOR!r}"):
+    for shown in (repr(COORDINATOR), str(COORDINATOR), repr(keys), repr(Authenticator(keys)), f"{COORDINATOR!r}"):
         assert secret not in shown
         assert COORDINATOR.public.fingerprint in shown
 
@@ -154,12 +163,12 @@ def test_what_is_signed_only_can_be_looked_at():
 # --- guards ---
 
 
-def at_coordinator(seal: bool = False) -> Guard:
-    return Guard(Keys(COORDINATOR, {"ewr": EWR.public, "jfk": JFK.public}, seal), by_name=True)
+def at_coordinator(seal: bool = False) -> Authenticator:
+    return Authenticator(Keys(COORDINATOR, {"ewr": EWR.public, "jfk": JFK.public}, seal), by_name=True)
 
 
-def at_silo(own: Identity, seal: bool = False) -> Guard:
-    return Guard(Keys(own, {"coordinator": COORDINATOR.public}, seal))
+def at_silo(own: Identity, seal: bool = False) -> Authenticator:
+    return Authenticator(Keys(own, {"coordinator": COORDINATOR.public}, seal))
 
 
 REPLY = MessageContext("reply", "airports", "ewr", "s1", 0)
@@ -188,10 +197,10 @@ def test_who_insists_on_sealing_takes_nothing_else():
 
 
 def test_without_keys_nothing_is_signed_and_nothing_signed_is_taken():
-    assert Guard().wrap(b"body", ABOUT) == b"body"
-    assert Guard().open(b"body", ABOUT) is None
+    assert Authenticator().wrap(b"body", ABOUT) == b"body"
+    assert Authenticator().open(b"body", ABOUT) is None
     with pytest.raises(Forged, match="has no keys"):
-        Guard().open(closed(b"body"), ABOUT)
+        Authenticator().open(closed(b"body"), ABOUT)
     with pytest.raises(Forged, match=r"not signed.*\[security\] at the silo, keys= at the coordinator"):
         at_silo(EWR).open(b"body" * 100, ABOUT)
 
@@ -216,10 +225,10 @@ def test_one_key_under_two_names_is_refused():
 def test_what_is_not_of_our_time_is_refused(age, seconds, good):
     one = dataclasses.replace(opened(closed(b"body")), issued=NOW - age)
     if good:
-        timely(one, seconds, NOW)
+        check_age(one, seconds, NOW)
     else:
         with pytest.raises(Forged, match="written"):
-            timely(one, seconds, NOW)
+            check_age(one, seconds, NOW)
 
 
 # --- blobs ---

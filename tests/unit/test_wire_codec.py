@@ -14,7 +14,7 @@ from fedbroker.errors import WireError
 from fedbroker.text import LONGEST, is_printable, printable
 from fedbroker.wire import DEFAULT_LIMITS, Frame, decode, encode
 from fedbroker.wire import messages as m
-from fedbroker.wire.names import NAME
+from fedbroker.wire.messages import NAME
 from tests.support.message_bytes import message_body as framed
 
 words = st.text(max_size=20).map(printable)

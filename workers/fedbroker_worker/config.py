@@ -16,10 +16,10 @@ from fedbroker.errors import ConfigError
 from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.url import beside, parse
-from fedbroker.trust.files import silo_keys
+from fedbroker.trust.keyring import silo_keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.names import check_name
+from fedbroker.wire.messages import check_name
 from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.options import nearest, read_table
 from fedbroker_worker.policy.rules import PolicySettings, read_policy
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from fedbroker.trust.guard import Keys
+    from fedbroker.trust.keyring import Keys
 
 
 __all__ = ["SecuritySettings", "Settings", "SiloSettings", "SourceSettings", "load"]

@@ -12,8 +12,8 @@ import aiormq.exceptions
 from pamqp import commands
 
 from fedbroker.errors import BrokerLost
-from fedbroker.transport.amqp.dial import Connected, guarded
-from fedbroker.transport.amqp.exceptions import first_line, forbidden
+from fedbroker.transport.amqp.dial import Connected
+from fedbroker.transport.amqp.exceptions import first_line, forbidden, guarded
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.topology import Queue
 

@@ -1,13 +1,17 @@
 """One live connection with its channels: declare, consume and publish. A failure of any part ends the connection.
 
 A channel closed by the broker, a consumer cancelled by the broker and a lost connection are one event, ``down``.
+
+Queues fail over. A classic queue lives on one cluster node; while that node is down, the queue can neither be used nor
+declared. A quorum queue whose only node was killed less than a second after the declaration comes back without a
+leader, and never gets one (RabbitMQ 3.10).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import aiormq.abc
@@ -17,26 +21,38 @@ from pamqp import commands
 from fedbroker.errors import BrokerError, TopologyMismatch
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.counters import TrafficCounters
-from fedbroker.transport.amqp.dial import Connected, guarded
+from fedbroker.transport.amqp.dial import Connected
 from fedbroker.transport.amqp.exceptions import (
     IN_USE,
     ConnectionLost,
     Locked,
     Nacked,
     QueueNodeDown,
+    RetrySetup,
     Unroutable,
     first_line,
     forbidden,
+    guarded,
     refused,
     unmade,
 )
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.url import Endpoint
-from fedbroker.transport.topology import Exchange, Queue
+from fedbroker.transport.topology import DAYS, Exchange, Queue
 
-__all__ = ["Connection", "Consumer", "Handler"]
+__all__ = [
+    "LEADERLESS_SECONDS",
+    "Connection",
+    "Consumer",
+    "Handler",
+    "check_leader",
+    "declare_with_failover",
+    "delete_leaderless",
+    "failover_names",
+]
 
 _log = get_logger(__name__)
+
 _T = TypeVar("_T")
 
 
@@ -342,3 +358,66 @@ class Connection:
             raise ConnectionLost(first_line(error)) from None
         self.fail(str(refusal))
         raise refusal
+
+
+LEADERLESS_SECONDS: Final = 10.0
+"""Seconds after which a quorum queue without a leader is deleted; an election takes less."""
+MOST_NAMES: Final = 5
+"""Names that one queue may have: it takes the next name each time that the node that holds it is down."""
+
+
+async def declare_with_failover(line: Connection, queue: Queue, last: Queue | None = None) -> Queue:
+    """Declare a durable classic queue, under another name if the node that holds it is down.
+
+    The bindings are the same under each name, so that publishers need not know the name.
+
+    Args:
+        line: the connection to declare it on.
+        queue: the queue with its regular name.
+        last: the queue that this function returned the last time; tried first, because it may hold messages.
+
+    Returns:
+        the queue with its present name.
+
+    Raises:
+        TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``Connection.declare`` does.
+    """
+    names = failover_names(queue)
+    for named in [last, *(name for name in names if name != last)] if last is not None else names:
+        if await line.declare_here(named):
+            return named
+        _log.warning("queue made anew", queue=named.name)
+    why = f"the nodes that hold {queue.name!r} are down"
+    line.fail(why)
+    raise ConnectionLost(why)
+
+
+def failover_names(queue: Queue) -> list[Queue]:
+    """Return the queue under each of its possible names; all but the first expire after a day without use."""
+    arguments = {"x-expires": DAYS, **queue.arguments}
+    others = (f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))
+    return [queue, *(replace(queue, name=name, arguments=arguments) for name in others)]
+
+
+async def check_leader(line: Connection, queue: Queue) -> None:
+    """Check that an existing quorum queue has a leader; delete the queue if it has none.
+
+    Raises:
+        RetrySetup: the queue was deleted: declare it once more, on a new connection.
+        ConnectionLost: the connection ended.
+    """
+    if not await line.answers(queue, LEADERLESS_SECONDS):
+        raise await delete_leaderless(line, queue)
+
+
+async def delete_leaderless(line: Connection, queue: Queue) -> RetrySetup:
+    """Delete a quorum queue that has no leader. Its messages are lost either way.
+
+    Returns:
+        the exception that the caller raises.
+
+    Raises:
+        ConnectionLost: the connection ended.
+    """
+    await line.delete(queue)
+    return RetrySetup(f"queue {queue.name!r} had no leader for {LEADERLESS_SECONDS:g} s and was recreated")

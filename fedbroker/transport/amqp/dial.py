@@ -7,8 +7,8 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 import aio_pika
 import aiormq
@@ -17,12 +17,12 @@ from yarl import URL
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
-from fedbroker.transport.amqp import properties
+from fedbroker.transport.amqp.exceptions import guarded
+from fedbroker.transport.amqp.message import install_tolerant_decoders
 from fedbroker.transport.amqp.url import Address, Endpoint
 
-__all__ = ["Connected", "answers", "connect", "guarded", "tls_context", "untrusted"]
+__all__ = ["Connected", "answers", "connect", "tls_context", "untrusted"]
 
-_T = TypeVar("_T")
 _HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
 
 READ_BUFFER: Final = 1024 * 1024
@@ -54,23 +54,6 @@ _ALERTS: Final = {
     "HANDSHAKE_FAILURE": "no client certificate, or no cipher in common",
 }
 """The broker's reasons to refuse our certificate, by OpenSSL's alert names."""
-
-
-async def guarded(awaitable: Awaitable[_T]) -> _T:
-    """Return the awaitable's result; tell a lost connection from a cancellation.
-
-    When a connection is lost, aiormq cancels the futures that callers await, although their tasks were not cancelled.
-
-    Raises:
-        ConnectionError: the connection was lost.
-    """
-    try:
-        return await awaitable
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise ConnectionError("the connection was closed") from None
 
 
 class Connected:
@@ -113,7 +96,7 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
         ConfigError: a certificate or key of ours cannot be read.
     """
     _quiet()
-    properties.install()
+    install_tolerant_decoders()
     failed: dict[Endpoint, BrokerError] = {}
     turn = address.turn()
     for tried, endpoint in enumerate(turn, 1):

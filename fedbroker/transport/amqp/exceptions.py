@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 import aiormq.exceptions
 
@@ -18,9 +20,12 @@ __all__ = [
     "Unroutable",
     "first_line",
     "forbidden",
+    "guarded",
     "refused",
     "unmade",
 ]
+
+_T = TypeVar("_T")
 
 IN_USE: Final = "exclusive use"
 """Words in the broker's error if a queue has an exclusive consumer, and not if a permission is missing."""
@@ -92,3 +97,20 @@ def refused(error: Exception, what: str) -> BrokerError | None:
 def first_line(error: BaseException | None) -> str:
     """Return the first line of an error's text, at most 300 characters; "closed" if the error is None."""
     return "closed" if error is None else (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+async def guarded(awaitable: Awaitable[_T]) -> _T:
+    """Return the awaitable's result; tell a lost connection from a cancellation.
+
+    When a connection is lost, aiormq cancels the futures that callers await, although their tasks were not cancelled.
+
+    Raises:
+        ConnectionError: the connection was lost.
+    """
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the connection was closed") from None

@@ -9,8 +9,7 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import Forged, WireError
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.connection import Connection
-from fedbroker.transport.amqp.failover import declare_elsewhere
+from fedbroker.transport.amqp.connection import Connection, declare_with_failover
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
 from fedbroker.transport.topology import Queue, lobby_queue, roster_queue, silo_key
@@ -69,7 +68,7 @@ class SiloDiscovery:
         """
         roster = roster_queue(self._coordinator_id, self._cohort)
         await line.declare((), (roster,))
-        self._queue = await declare_elsewhere(line, lobby_queue(self._cohort), self._queue)
+        self._queue = await declare_with_failover(line, lobby_queue(self._cohort), self._queue)
         await line.consume(roster, self._on_delivery, prefetch=PREFETCH)
         self._found = {}
         for body in await line.take_all(self._queue):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from fedbroker.deadline import Deadline
@@ -16,7 +16,17 @@ from fedbroker.errors import BrokerLost, DeadlineExceeded, WireError
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
-__all__ = ["Answer", "Dead", "PendingRequest", "Reason", "ReplyRouter", "ReplySlot", "correlation", "dead"]
+__all__ = [
+    "Answer",
+    "Dead",
+    "MisbehaviourCounter",
+    "PendingRequest",
+    "Reason",
+    "ReplyRouter",
+    "ReplySlot",
+    "correlation",
+    "dead",
+]
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
 
@@ -227,3 +237,43 @@ class PendingRequest:
         if isinstance(answer, Done):
             self._opening(answer)
         return answer
+
+
+@dataclass(slots=True)
+class _Count:
+    since: float
+    strikes: int = 0
+
+
+@dataclass(slots=True)
+class MisbehaviourCounter:
+    """Strikes of silos that flood their coordinator or send invalid messages, counted over ``seconds``.
+
+    Beyond a limit, a silo's messages are ignored. A silo cannot cause strikes of another one, because the broker checks
+    the silo's name in routing keys. Plain state with the time passed in.
+
+    Attributes:
+        most: strikes that a silo may have; a few are no fault of the silo (a late reply, a lost connection).
+        seconds: time after which a silo's count starts again from zero.
+    """
+
+    most: int
+    seconds: float = 60.0
+    _counts: dict[str, _Count] = field(default_factory=dict)
+
+    def add(self, silo: str, now: float) -> bool:
+        """Count one strike; return True if it is the first one beyond the limit."""
+        self._forget(now)
+        count = self._counts.setdefault(silo, _Count(now))
+        count.strikes += 1
+        return count.strikes == self.most + 1
+
+    def out(self, silo: str, now: float) -> bool:
+        """Return whether a silo is beyond the limit, so that its messages are ignored."""
+        count = self._counts.get(silo)
+        return count is not None and count.strikes > self.most and now - count.since <= self.seconds
+
+    def _forget(self, now: float) -> None:
+        old = [silo for silo, count in self._counts.items() if now - count.since > self.seconds]
+        for silo in old:
+            del self._counts[silo]

@@ -16,8 +16,11 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.amqp import failover
-from fedbroker.transport.amqp.connection import Connection
+from fedbroker.transport.amqp.connection import (
+    Connection,
+    check_leader,
+    declare_with_failover,
+)
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
@@ -26,10 +29,10 @@ from fedbroker.transport.amqp.url import parse
 from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.coordinator.discovery import SiloDiscovery
-from fedbroker.transport.coordinator.misbehaviour import MisbehaviourCounter
 from fedbroker.transport.coordinator.requests import (
     Answer,
     Dead,
+    MisbehaviourCounter,
     PendingRequest,
     Reason,
     ReplyRouter,
@@ -37,7 +40,7 @@ from fedbroker.transport.coordinator.requests import (
     dead,
 )
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
 from fedbroker.wire.coding import Compression
@@ -54,8 +57,8 @@ from fedbroker.wire.messages import (
     Need,
     Rejected,
     WorkItem,
+    check_name,
 )
-from fedbroker.wire.names import check_name
 
 __all__ = ["CoordinatorTransport"]
 
@@ -272,19 +275,15 @@ class CoordinatorTransport:
     async def _set_up_control(self, line: Connection) -> None:
         archive = topology.archive(self._cohort)
         await line.declare(topology.EXCHANGES, (archive,))
-        self._callback = await failover.declare_elsewhere(
-            line, topology.callback_queue(self.coordinator_id), self._callback
-        )
+        self._callback = await declare_with_failover(line, topology.callback_queue(self.coordinator_id), self._callback)
         await line.consume(self._callback, self._on_callback, prefetch=REPLY_PREFETCH)
         await self._discovery.listen(line)
-        await failover.see_leader(line, archive)
+        await check_leader(line, archive)
 
     async def _set_up_bulk(self, line: Connection) -> None:
         again = self._results is not None
         await line.declare((topology.BLOBS, topology.RESULTS), ())
-        self._results = await failover.declare_elsewhere(
-            line, topology.results_queue(self.coordinator_id), self._results
-        )
+        self._results = await declare_with_failover(line, topology.results_queue(self.coordinator_id), self._results)
         if again:
             self.results.cut()
         take = receiver(self.results, self._limits, refused=self._on_bad_chunk)

@@ -1,17 +1,33 @@
-"""A silo's mailbox: the queue of notices to it, and the lock on its name."""
+"""Notices to a silo: the mailbox that receives them, which locks the silo's name, and what waits for them.
+
+The lock on the name is the silo's mailbox: a queue that is exclusive to a connection or, if enrolment created it, a
+queue that has a consumer. A second process of one silo stands by until the name is free.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
 
+import aiormq.exceptions
+
+from fedbroker.deadline import Deadline
+from fedbroker.errors import BrokerError, BrokerLost
+from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.connection import Connection, Handler
-from fedbroker.transport.amqp.dial import answers
-from fedbroker.transport.amqp.exceptions import Locked
-from fedbroker.transport.amqp.url import Endpoint
+from fedbroker.transport.amqp.dial import Connected, answers, connect
+from fedbroker.transport.amqp.exceptions import Locked, guarded
+from fedbroker.transport.amqp.reconnecting import delays
+from fedbroker.transport.amqp.url import Endpoint, parse
+from fedbroker.wire.messages import Done, Fetch
 
-__all__ = ["NoticeQueue"]
+__all__ = ["DeferredResults", "NoticeQueue", "until_free"]
+
+_log = get_logger(__name__)
 
 PREFETCH: Final = 64
 
@@ -79,3 +95,103 @@ class NoticeQueue:
         if self._last is None or await self._answers(self._last):
             return 0
         return self._ours
+
+
+PAUSE: Final = 1.0
+"""Seconds between two checks, each of which costs the broker one passive declaration."""
+ANSWER: Final = 10.0
+"""Seconds for the broker to answer."""
+
+
+async def until_free(url: str, cohort: str, silo: str) -> None:
+    """Return when the name is free. Another process on standby may still take it first.
+
+    The wait is unbounded, also for a broker that is away.
+
+    Raises:
+        ConfigError: a bad URL.
+    """
+    address = parse(url)
+    pauses = delays()
+    while True:
+        try:
+            async with asyncio.timeout(ANSWER):
+                connected = await connect(address, f"fedbroker silo {cohort}.{silo} standby")
+            try:
+                while await _taken(connected, topology.mailbox(cohort, silo).name):
+                    pauses = delays()
+                    await asyncio.sleep(PAUSE * random.uniform(0.5, 1.0))
+                return
+            finally:
+                await connected.close()
+        except (BrokerError, ConnectionError, TimeoutError) as error:
+            _log.warning("silo name not looked up", reason=str(error) or "no answer in time")
+            await asyncio.sleep(next(pauses))
+
+
+async def _taken(connected: Connected, queue: str) -> bool:
+    """Return whether a queue is in use, on a new channel: the broker closes it if the queue is missing or locked."""
+    async with asyncio.timeout(ANSWER):
+        channel = connected.amqp.channel(publisher_confirms=False)
+        await guarded(channel.initialize())
+        try:
+            there = await guarded((await channel.get_underlay_channel()).queue_declare(queue, passive=True))
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return False
+        except aiormq.exceptions.ChannelLockedResource:
+            return True
+        except aiormq.exceptions.AMQPError as error:
+            raise ConnectionError(str(error)) from None
+        await guarded(channel.close())
+        return bool(there.consumer_count)
+
+
+class _Deferred(NamedTuple):
+    by: str
+    session_id: str
+    stage: int
+    incarnation: str
+
+
+class DeferredResults:
+    """Replies whose outputs wait for the coordinator's ``fetch`` notice."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[_Deferred, asyncio.Future[bool]] = {}
+
+    @contextmanager
+    def until_fetched(self, reply: Done, by: str = "") -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
+        """Accept the ``fetch`` notice for a reply within the block; yield a function that waits for it.
+
+        Only a notice of the work item's signer counts, whose fingerprint is ``by``. The function returns False if the
+        outputs must not be sent, because the coordinator does not want them or because a later reply announced the same
+        outputs. It raises ``BrokerLost`` if no notice comes by the deadline.
+        """
+        results = _Deferred(by, reply.session_id, reply.stage, reply.incarnation)
+        heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._settle(results, to_be_sent=False)
+        self._waiting[results] = heard
+
+        async def wait(deadline: Deadline) -> bool:
+            try:
+                async with asyncio.timeout(deadline.left()):
+                    return await heard
+            except TimeoutError:
+                raise BrokerLost(
+                    "the coordinator did not ask for the results", hint="see whether it is still there"
+                ) from None
+
+        try:
+            yield wait
+        finally:
+            if self._waiting.get(results) is heard:
+                del self._waiting[results]
+
+    def fetch(self, word: Fetch, by: str = "") -> None:
+        """Handle a coordinator's notice; ``by`` is the fingerprint of its signer."""
+        self._settle(_Deferred(by, word.session_id, word.stage, word.incarnation), to_be_sent=word.wanted)
+
+    def _settle(self, results: _Deferred, *, to_be_sent: bool) -> None:
+        heard = self._waiting.get(results)
+        if heard is not None and not heard.done():
+            heard.set_result(to_be_sent)

@@ -12,8 +12,13 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.amqp import failover
-from fedbroker.transport.amqp.connection import Connection, Consumer
+from fedbroker.transport.amqp.connection import (
+    LEADERLESS_SECONDS,
+    Connection,
+    Consumer,
+    declare_with_failover,
+    delete_leaderless,
+)
 from fedbroker.transport.amqp.counters import TrafficCounters, WorkCounters
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
@@ -23,10 +28,9 @@ from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import CAPACITY, BlobStore
 from fedbroker.transport.signed_messages import UNSIGNED, Signed, SiloEnvelopes
 from fedbroker.transport.silo.announcer import Announcer
-from fedbroker.transport.silo.deferred_results import DeferredResults
-from fedbroker.transport.silo.notices import NoticeQueue
+from fedbroker.transport.silo.notices import DeferredResults, NoticeQueue
 from fedbroker.transport.silo.work_consumer import WorkConsumer
-from fedbroker.trust.guard import Keys
+from fedbroker.trust.keyring import Keys
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode, encode
@@ -43,8 +47,8 @@ from fedbroker.wire.messages import (
     Need,
     Rejected,
     WorkItem,
+    check_name,
 )
-from fedbroker.wire.names import check_name
 
 __all__ = ["SiloTransport"]
 
@@ -314,7 +318,7 @@ class SiloTransport:
         self._announcer.cue()
 
     async def _declare(self, line: Connection, work: topology.Queue) -> None:
-        self._discovery = await failover.declare_elsewhere(line, topology.lobby_queue(self._cohort), self._discovery)
+        self._discovery = await declare_with_failover(line, topology.lobby_queue(self._cohort), self._discovery)
         await line.declare((), (topology.archive(self._cohort), work))
 
     async def _consume_work(self, line: Connection, work: topology.Queue) -> Consumer:
@@ -323,12 +327,12 @@ class SiloTransport:
         Its messages are lost either way; the coordinators notice by their deadlines.
         """
         try:
-            async with asyncio.timeout(failover.LEADERLESS):
+            async with asyncio.timeout(LEADERLESS_SECONDS):
                 return await line.consume(work, self._work_consumer.take, prefetch=self._prefetch)
         except TimeoutError:
             if self._enrolled:
                 raise ConnectionLost(f"queue {work.name!r} has no leader") from None
-            raise await failover.anew(line, work) from None
+            raise await delete_leaderless(line, work) from None
 
     async def _ready(self, deadline: Deadline) -> None:
         """Wait until the queue of blobs exists: the first work may arrive before it, as when a name is taken over."""

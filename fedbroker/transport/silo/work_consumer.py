@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
@@ -21,16 +21,44 @@ from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.signed_messages import Signed, SiloEnvelopes
-from fedbroker.transport.silo.forgery_reports import ForgeryReports
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import Digest, Message, Value, WorkItem
-from fedbroker.wire.names import is_name
+from fedbroker.wire.messages import MAX_FORGERY_REPORTS, Digest, Message, Value, WorkItem, is_name
 
-__all__ = ["WorkConsumer"]
+__all__ = ["ForgeryReports", "WorkConsumer"]
 
 _log = get_logger(__name__)
+
+READERS: Final = 64
+"""Maximum number of coordinators whose reports are tracked; the least recent are forgotten."""
+
+
+class ForgeryReports:
+    """The latest alarms, and the number of them that each coordinator has received.
+
+    Each coordinator receives all alarms with the silo's replies: one coordinator cannot consume those of another.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
+        self._count = 0
+        self._told: OrderedDict[str, int] = OrderedDict()  # number of alarms that each reader has received
+
+    def add(self, where: str, why: str) -> None:
+        """Log an alarm, and keep it for the next replies."""
+        _log.error("message_forged", at=where, reason=why)
+        self._kept.append(f"{where}: {why}")
+        self._count += 1
+
+    def take(self, reader: str = "") -> tuple[str, ...]:
+        """Return the alarms that a reader has not received yet; ``reader`` is the fingerprint of its key."""
+        new = self._count - self._told.pop(reader, 0)
+        self._told[reader] = self._count
+        if len(self._told) > READERS:
+            self._told.popitem(last=False)
+        return tuple(self._kept)[-new:] if new else ()
+
 
 RENEWAL: Final = 30.0
 """Seconds for the broker to confirm a copy of a work item."""

@@ -1,20 +1,20 @@
-"""Key files: a coordinator's table of keys, and a silo's secret."""
+"""The keys of one participant, its own and its correspondents', and the files that hold them."""
 
 from __future__ import annotations
 
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from fedbroker.credentials import read_secret
 from fedbroker.errors import ConfigError
-from fedbroker.trust.guard import Keys
 from fedbroker.trust.keys import Identity, Public
 
-__all__ = ["SECRET", "coordinator_keys", "keys_table", "public_key", "silo_keys"]
+__all__ = ["SECRET", "Keys", "coordinator_keys", "keys_table", "public_key", "silo_keys"]
 
 SECRET: Final = "secret.key"
 """The default name of a file with a secret."""
@@ -22,6 +22,36 @@ SECRET: Final = "secret.key"
 T = TypeVar("T")
 
 _KEYS: Final = {"secret_file": str, "seal": bool, "silos": dict}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a coordinator or a silo.
+
+    Attributes:
+        own: its own secret.
+        others: the public keys that may write to it, by name: at a coordinator its silos'; at a silo its coordinators',
+            whose names are labels for people.
+        seal: send and accept only sealed messages, for every kind of message that can be sealed.
+
+    Raises:
+        ConfigError: a key has two names, or no key is given.
+    """
+
+    own: Identity
+    others: Mapping[str, Public]
+    seal: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.others:
+            raise ConfigError("no public key of anybody is named", hint="name the keys of those at the other end")
+        names: dict[Public, str] = {}
+        for name, key in self.others.items():
+            if key in names:
+                raise ConfigError(
+                    f"{names[key]!r} and {name!r} have the same public key", hint="give each of them a key of its own"
+                )
+            names[key] = name
 
 
 def coordinator_keys(path: Path) -> Keys:

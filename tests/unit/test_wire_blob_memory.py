@@ -1,4 +1,4 @@
-"""Room for blobs, small and large."""
+"""Memory for blobs, small and large."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.wire.room import LARGE, joined, room
+from fedbroker.wire.blobs import LARGE, joined, room
 
 
 def taken() -> int:

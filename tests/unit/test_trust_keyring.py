@@ -10,7 +10,7 @@ from fedbroker_worker.errors import SettingsError
 
 from fedbroker.errors import ConfigError
 from fedbroker.trust import Identity
-from fedbroker.trust.files import coordinator_keys, public_key
+from fedbroker.trust.keyring import coordinator_keys, public_key
 
 OWN, EWR = Identity(b"o" * 32), Identity(b"e" * 32)
 SECRET = OWN.reveal().partition(":")[2]
