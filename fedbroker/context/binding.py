@@ -18,7 +18,7 @@ from tensorflow_federated.python.core.backends.native import compiler as native
 
 from fedbroker.context.data import SiloData
 from fedbroker.errors import DataError, UsageError
-from fedbroker.plan.serialize import serialize_computation
+from fedbroker.plan.model import serialize_computation
 from fedbroker.text import printable
 from fedbroker.wire.messages import Column, Source
 

@@ -22,8 +22,8 @@ from fedbroker.errors import BrokerUnreachable, FedbrokerError
 from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
+from fedbroker.plan.blocks import UNNAMED, name_of
 from fedbroker.plan.functions import holds_function, specialize
-from fedbroker.plan.naming import UNNAMED, name_of
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import CoordinatorCohort

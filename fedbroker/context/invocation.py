@@ -23,8 +23,7 @@ from fedbroker.context.values import ResultValues, assemble, deal, serialize
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
-from fedbroker.plan.identity import identity_of
-from fedbroker.plan.model import ClientStage, Plan, ServerStage
+from fedbroker.plan.model import ClientStage, Plan, ServerStage, identity_of
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.ports import LateJoiner, StageWork

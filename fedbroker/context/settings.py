@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ConfigError
-from fedbroker.plan.secure import SecureSum
+from fedbroker.plan.compiler import SecureSum
 from fedbroker.runtime.host.confinement import Mode
 from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.session.events import Listener

@@ -16,8 +16,8 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from tensorflow_federated.python.core.impl.compiler import intrinsic_defs
 
+from fedbroker.plan.blocks import Block
 from fedbroker.plan.model import Merge, Slot
-from fedbroker.plan.rewrite import Block
 
 __all__ = ["AGGREGATIONS", "Aggregation", "Partials", "aggregation_of"]
 

@@ -10,11 +10,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
+from fedbroker.plan.blocks import Block, bind, names_in_order, static_bytes
 from fedbroker.plan.cut import Local, Place
-from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole
-from fedbroker.plan.rewrite import Block, bind, names_in_order
-from fedbroker.plan.serialize import serialize_computation
-from fedbroker.plan.sizes import static_bytes
+from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole, serialize_computation
 
 __all__ = ["Builder"]
 

@@ -16,8 +16,8 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
 from fedbroker.plan.aggregation import Aggregation, aggregation_of
+from fedbroker.plan.blocks import Block, free, names_in_order, walk
 from fedbroker.plan.compiler import Flat
-from fedbroker.plan.rewrite import Block, free, names_in_order, walk
 
 __all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import tensorflow_federated as tff
 
+from fedbroker.plan.blocks import human_bytes, static_bytes
+from fedbroker.plan.compiler import SecureSum
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot
 from fedbroker.plan.planner import make_plan
-from fedbroker.plan.secure import SecureSum
-from fedbroker.plan.sizes import human_bytes, static_bytes
 from fedbroker.text import count_text, one_line_repr
 
 __all__ = ["Crossing", "Explanation", "explain", "explain_plan"]

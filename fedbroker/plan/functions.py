@@ -9,7 +9,7 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
 
 from fedbroker.errors import UsageError
-from fedbroker.plan.rewrite import Block, elements_of
+from fedbroker.plan.blocks import Block, elements_of
 
 __all__ = ["holds_function", "specialize"]
 

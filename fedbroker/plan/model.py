@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import tensorflow_federated as tff
+from google.protobuf.message import Message
+from tensorflow_federated.proto.v0 import computation_pb2, executor_pb2
 
 from fedbroker.text import bytes_text, count_text, one_line_repr
+from fedbroker.wire.blobs import digest_of
 
 __all__ = [
     "ClientStage",
@@ -25,6 +28,8 @@ __all__ = [
     "Stage",
     "Template",
     "Whole",
+    "identity_of",
+    "serialize_computation",
 ]
 
 
@@ -223,3 +228,34 @@ def leaves(template: Template) -> Iterator[Slot]:
     elif isinstance(template, ResultStruct):
         for _, element in template.elements:
             yield from leaves(element)
+
+
+def serialize_computation(computation: computation_pb2.Computation) -> bytes:
+    """Return a computation as a serialized ``executor.Value``; equal computations give equal bytes."""
+    return bytes(executor_pb2.Value(computation=computation).SerializeToString(deterministic=True))
+
+
+def identity_of(plan: Plan) -> str:
+    """Return a plan's content digest, the same in every process that compiles the same program.
+
+    It covers all stages, without the random keys that TFF adds for its runtime's caches.
+    """
+    return digest_of("".join(_digest(stage.computation) for stage in plan.stages).encode())
+
+
+def _digest(computation: bytes) -> str:
+    value = executor_pb2.Value.FromString(computation)
+    _drop_cache_keys(value)
+    return digest_of(value.SerializeToString(deterministic=True))
+
+
+def _drop_cache_keys(message: Message) -> None:
+    if isinstance(message, computation_pb2.TensorFlow):
+        message.ClearField("cache_key")
+        return
+    for descriptor, content in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for part in content if descriptor.label == descriptor.LABEL_REPEATED else (content,):
+            if isinstance(part, Message):
+                _drop_cache_keys(part)

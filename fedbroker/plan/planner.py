@@ -8,12 +8,11 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
+from fedbroker.plan.blocks import Block, elements_of, names_in_order
 from fedbroker.plan.build import Builder
-from fedbroker.plan.compiler import Flat, flatten
+from fedbroker.plan.compiler import Flat, SecureSum, flatten
 from fedbroker.plan.cut import analyse, check_captures
 from fedbroker.plan.model import FunctionResult, Plan, ResultStruct, Slot, Template
-from fedbroker.plan.rewrite import Block, elements_of, names_in_order
-from fedbroker.plan.secure import SecureSum
 
 __all__ = ["make_plan"]
 

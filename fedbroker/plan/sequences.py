@@ -18,7 +18,7 @@ from tensorflow_federated.python.core.impl.compiler import intrinsic_defs, trans
 from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
-from fedbroker.plan.rewrite import Block, walk
+from fedbroker.plan.blocks import Block, walk
 
 __all__ = ["has_sequence_intrinsics", "sequences_as_tensorflow"]
 

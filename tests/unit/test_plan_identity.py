@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 from fedbroker.plan import make_plan
-from fedbroker.plan.identity import identity_of
+from fedbroker.plan.model import identity_of
 from tests.support import computations as c
 
 CODE = """
 from fedbroker.plan import make_plan
-from fedbroker.plan.identity import identity_of
+from fedbroker.plan.model import identity_of
 from tests.support import computations as c
 print(identity_of(make_plan(c.two_barriers)))
 """

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_federated as tff
 
 from fedbroker.plan import make_plan
-from fedbroker.plan.naming import name_of
+from fedbroker.plan.blocks import name_of
 from tests.support import computations as c
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
-from fedbroker.plan.rewrite import walk
+from fedbroker.plan.blocks import walk
 from fedbroker.plan.sequences import has_sequence_intrinsics, sequences_as_tensorflow
 from tests.support import computations as c
 

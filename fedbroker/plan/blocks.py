@@ -1,16 +1,37 @@
-"""Small rewrites of TFF building blocks: binding names, and finding the names that are free."""
+"""TFF's building blocks and types: bound and free names, the name of a computation, the size of a value."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+import numpy as np
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
-__all__ = ["bind", "elements_of", "free", "names_in_order", "walk"]
+__all__ = [
+    "UNNAMED",
+    "Block",
+    "bind",
+    "elements_of",
+    "free",
+    "human_bytes",
+    "name_of",
+    "name_of_block",
+    "names_in_order",
+    "static_bytes",
+    "walk",
+]
 
 Block: TypeAlias = bb.ComputationBuildingBlock
+
+UNNAMED: Final = "computation"
+
+# TFF keeps no name, but derives the names of parameter and locals from the name of the decorated function.
+_PARAMETER: Final = re.compile(r"(.+)_arg(_\d+)?")
+_LOCAL: Final = re.compile(r"fc_(.+)_symbol_\d+")
 
 
 def elements_of(type_or_struct: object) -> list[tuple[str | None, object]]:
@@ -72,3 +93,47 @@ def free(block: Block, bound: frozenset[str] = frozenset()) -> Iterator[bb.Refer
 def names_in_order(*blocks: Block) -> list[str]:
     """Return the free names of several blocks, each once, in the order of first use."""
     return list(dict.fromkeys(reference.name for block in blocks for reference in free(block)))
+
+
+def name_of(comp: tff.framework.ConcreteComputation) -> str:
+    """Return the name of the decorated function of ``comp``, or ``computation`` if it is unknown."""
+    return name_of_block(comp.to_building_block())
+
+
+def name_of_block(block: Block) -> str:
+    """Return the name of a computation, given its building block before compilation."""
+    if not isinstance(block, bb.Lambda):
+        return UNNAMED
+    named = _PARAMETER.fullmatch(block.parameter_name or "") or _LOCAL.fullmatch(_first_local(block.result))
+    return named[1] if named else UNNAMED
+
+
+def _first_local(block: Block) -> str:
+    return str(block.locals[0][0]) if isinstance(block, bb.Block) and block.locals else ""
+
+
+def static_bytes(type_: tff.Type) -> int | None:
+    """Return the bytes of one value (of one client, if clients-placed) without headers; None if no shape says so."""
+    if isinstance(type_, tff.FederatedType):
+        return static_bytes(type_.member)
+    if isinstance(type_, tff.TensorType):
+        shape = type_.shape
+        if shape is None or None in shape or type_.dtype.type is np.str_:
+            return None
+        return int(math.prod(shape) * np.dtype(type_.dtype).itemsize)
+    if isinstance(type_, tff.StructType):
+        sizes = [static_bytes(element) for _, element in tff.structure.iter_elements(type_)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+    return None
+
+
+def human_bytes(size: int | None) -> str:
+    """Format ``size`` for people, in powers of 1024; ``?`` if it is unknown."""
+    if size is None:
+        return "? B"
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
