@@ -13,7 +13,7 @@ from benchmarks._processes import MIB, Cost, Group, cost_of, typical
 from benchmarks._report import Judged, Report, Row
 from benchmarks.model import supervisors
 from fedbroker.broker import PrivateBroker
-from fedbroker.session.merge_scheduler import MergeOrder
+from fedbroker.session.stage_state import MergeOrder
 
 COLUMNS = ("s", "all updates MiB", "coordinator MiB", "more than before MiB", "CPU-s per GiB")
 BAR = 1.5

@@ -10,8 +10,8 @@ from prometheus_client import generate_latest
 
 from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.session.events import Event, Listener
-from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
+from fedbroker.session.stage_state import Lost
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 

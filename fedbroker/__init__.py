@@ -22,23 +22,23 @@ if TYPE_CHECKING:
         set_sync_execution_context,
     )
     from fedbroker.context.contexts import AsyncBrokerContext, SyncBrokerContext
-    from fedbroker.context.data import Draw, SiloData, data
     from fedbroker.context.settings import (
         Eligible,
         Options,
         Select,
         Timeouts,
     )
+    from fedbroker.context.values.data import Draw, SiloData, data
     from fedbroker.errors import FedbrokerError
     from fedbroker.plan.explain import Crossing, Explanation, explain
     from fedbroker.session.events import Event, EventDetails, EventName, Listener
-    from fedbroker.session.outcomes import OutcomeName
     from fedbroker.session.report import (
         SessionReport,
         SiloReport,
         StageReport,
     )
     from fedbroker.session.roster import Member
+    from fedbroker.session.stage_state import OutcomeName
     from fedbroker.wire.limits import Limits
     from fedbroker.wire.messages import Column, Source
 
@@ -87,12 +87,12 @@ _HOMES = {
         "set_sync_execution_context",
     ),
     "fedbroker.context.contexts": ("AsyncBrokerContext", "SyncBrokerContext"),
-    "fedbroker.context.data": ("Draw", "SiloData", "data"),
+    "fedbroker.context.values.data": ("Draw", "SiloData", "data"),
     "fedbroker.context.settings": ("Eligible", "Options", "Select", "Timeouts"),
     "fedbroker.errors": ("FedbrokerError",),
     "fedbroker.plan.explain": ("Crossing", "Explanation", "explain"),
     "fedbroker.session.events": ("Event", "EventDetails", "EventName", "Listener"),
-    "fedbroker.session.outcomes": ("OutcomeName",),
+    "fedbroker.session.stage_state": ("OutcomeName",),
     "fedbroker.session.report": ("SessionReport", "SiloReport", "StageReport"),
     "fedbroker.session.roster": ("Member",),
     "fedbroker.wire.limits": ("Limits",),

@@ -10,7 +10,7 @@ import msgspec
 import tensorflow_federated as tff
 from tensorflow_federated.python.program import serialization_utils
 
-from fedbroker.context.data import Draw, SiloData, data
+from fedbroker.context.values.data import Draw, SiloData, data
 from fedbroker.errors import UsageError
 
 __all__ = ["SiloDataSource", "SiloDataSourceIterator"]

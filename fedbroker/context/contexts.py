@@ -13,8 +13,7 @@ from typing import Self
 import tensorflow_federated as tff
 
 from fedbroker.context.coordinator import Coordinator
-from fedbroker.context.forking import check_process
-from fedbroker.context.loop import LoopThread
+from fedbroker.context.loop import LoopThread, check_process
 from fedbroker.context.settings import Settings
 from fedbroker.plan import Explanation, explain_plan
 from fedbroker.session.report import SessionReport

@@ -11,8 +11,8 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker import tracing
-from fedbroker.context.forking import runtime_starts
 from fedbroker.context.invocation import Environment, invoke
+from fedbroker.context.loop import runtime_starts
 from fedbroker.context.progress import Progress, Watch
 from fedbroker.context.retry import attempt
 from fedbroker.context.selection import Wanted, choose, pool_of

@@ -10,16 +10,15 @@ from functools import partial
 from typing import Protocol
 
 from fedbroker import tracing
-from fedbroker.context.arguments import Argument, ClientValues, Given, client_count, read_arguments
-from fedbroker.context.binding import bind_type, check_source
-from fedbroker.context.data import SiloData
-from fedbroker.context.ops import BoundData, StageOps, output_count, parts_of
-from fedbroker.context.reading import SequenceReader, returns_sequences
 from fedbroker.context.selection import Wanted, wanted
-from fedbroker.context.sequences import has_sequences, read_sequences
 from fedbroker.context.server_stages import ServerSide
-from fedbroker.context.validation import check_answer
-from fedbroker.context.values import ResultValues, assemble, deal, serialize
+from fedbroker.context.values.arguments import Argument, ClientValues, Given, client_count, read_arguments
+from fedbroker.context.values.binding import bind_type, check_source
+from fedbroker.context.values.conversion import ResultValues, assemble, deal, serialize
+from fedbroker.context.values.data import SiloData
+from fedbroker.context.values.ops import BoundData, StageOps, output_count, parts_of
+from fedbroker.context.values.sequences import SequenceReader, has_sequences, read_sequences, returns_sequences
+from fedbroker.context.values.validation import check_answer
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger

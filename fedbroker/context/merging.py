@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fedbroker.context.values import members, structure
+from fedbroker.context.values.conversion import members, structure
 from fedbroker.errors import ComputationFailed, FedbrokerError, WireError
 from fedbroker.plan.model import Fold, Slot
 from fedbroker.runtime import Executor, Ref

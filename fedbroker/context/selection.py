@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fedbroker.context.data import Draw, SiloData
 from fedbroker.context.settings import Settings
+from fedbroker.context.values.data import Draw, SiloData
 from fedbroker.errors import UsageError
 from fedbroker.session.cohort import Pool
 from fedbroker.session.roster import Member

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from fedbroker.context.merging import LARGE, MOST, PartialMerger
-from fedbroker.context.values import elements, structure
+from fedbroker.context.values.conversion import elements, structure
 from fedbroker.errors import ComputationFailed
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref

@@ -15,9 +15,8 @@ from fedbroker.plan.compiler import SecureSum
 from fedbroker.runtime.host.confinement import Mode
 from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.session.events import Listener
-from fedbroker.session.merge_scheduler import MergeOrder
 from fedbroker.session.roster import Member
-from fedbroker.session.straggler_policy import Policy, Stragglers
+from fedbroker.session.stage_state import MergeOrder, Policy, Stragglers
 from fedbroker.transport.amqp.url import parse
 from fedbroker.trust.keyring import Keys, coordinator_keys
 from fedbroker.wire.coding import Compression, check_compression

@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from fedbroker.metrics.exposition import SECONDS, Registry, counter, gauge, lanes
 from fedbroker.session.events import Event, EventDetails
-from fedbroker.session.outcomes import OutcomeName
 from fedbroker.session.report import Statistics
+from fedbroker.session.stage_state import OutcomeName
 from fedbroker.transport.coordinator.requests import Reason
 
 __all__ = ["CoordinatorMetrics"]

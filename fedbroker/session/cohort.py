@@ -13,13 +13,12 @@ from typing import Self, Unpack
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
-from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
 from fedbroker.session.journal import Journal, SessionJournal
 from fedbroker.session.report import Recorder, SessionReport, Statistics
-from fedbroker.session.roster import Member, Roster, admit
+from fedbroker.session.roster import BlobCacheIndex, Member, Roster, admit
 from fedbroker.session.session import Session
-from fedbroker.session.straggler_policy import Policy
+from fedbroker.session.stage_state import Policy
 from fedbroker.transport.coordinator.requests import Answer
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.trust.keyring import Keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from fedbroker.log import get_logger
-from fedbroker.session.outcomes import OutcomeName
+from fedbroker.session.stage_state import OutcomeName
 
 __all__ = ["Event", "EventDetails", "EventName", "Listener", "both", "tell"]
 

@@ -5,15 +5,18 @@ A plain state machine without a clock or a broker.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from functools import partial
+from typing import Final
 
-__all__ = ["ROOM", "MergeOrder", "MergeScheduler", "unasked"]
+from fedbroker.session.ports import Take
+from fedbroker.session.stage_state import MergeOrder, StageState
+from fedbroker.wire.codec import Buffer
 
-MergeOrder: TypeAlias = Literal["membership", "arrival"]
-"""``membership``: the order in which silos are asked, so that equal replies give equal bits, unless the replies that
-wait for their turn exceed :data:`ROOM`. ``arrival``: the order in which they arrive, which takes the least memory."""
+__all__ = ["ROOM", "MergeScheduler", "ReplyCollector", "unasked"]
+
 
 ROOM: Final = 128 << 20
 """Bytes of outstanding replies from which no further silo is told to upload; running uploads still finish."""
@@ -102,3 +105,60 @@ class MergeScheduler:
     @property
     def _outstanding(self) -> int:
         return sum(map(sum, (self._sending.values(), self._held.values(), self._merging.values())))
+
+
+class ReplyCollector:
+    """The replies of one client stage, between the requests that fetch their outputs and the function that merges them.
+
+    Args:
+        state: state of the stage.
+        order: order of merging.
+        take: merges a silo's outputs.
+    """
+
+    def __init__(self, state: StageState, order: MergeOrder, take: Take) -> None:
+        self._state = state
+        self._take = take
+        self._scheduler = MergeScheduler(order, ROOM)
+        self._turns: dict[str, asyncio.Future[None]] = {}
+        self._outputs: dict[str, Sequence[Buffer]] = {}
+
+    async def turn(self, silo: str, size: int) -> None:
+        """Wait until room is left for large results of a silo; :meth:`here` or :meth:`gone` gives the room back."""
+        turn = self._turns[silo] = asyncio.get_running_loop().create_future()
+        self._scheduler.announced(silo, size)
+        self._give_turns()
+        try:
+            await turn
+        finally:
+            del self._turns[silo]
+
+    def here(self, silo: str, outputs: Sequence[Buffer]) -> None:
+        """Accept the outputs of a silo whose reply counts."""
+        self._outputs[silo] = outputs
+        self._scheduler.here(silo, sum(map(len, outputs)))
+        self.look()
+
+    def gone(self, silo: str) -> None:
+        """Record that a silo has ended without a reply that counts."""
+        self._scheduler.gone(silo)
+        self.look()
+
+    def look(self) -> None:
+        """Pass on the outputs that are due to be merged."""
+        for silo in self._scheduler.due(self._state.advance()):
+            self._take(silo, self._outputs.pop(silo), partial(self._merged, silo))
+        self._give_turns()
+
+    def merge_order(self) -> MergeOrder:
+        """Return the order in which all outputs were merged in the end."""
+        return self._scheduler.merge_order(self._state.participants)
+
+    def _merged(self, silo: str) -> None:
+        self._scheduler.merged(silo)
+        self._give_turns()
+
+    def _give_turns(self) -> None:
+        for silo in self._scheduler.turns(self._state.slot_of):
+            if (turn := self._turns.get(silo)) is not None and not turn.done():
+                turn.set_result(None)

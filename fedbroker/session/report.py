@@ -11,8 +11,7 @@ from typing import Any, Final, Literal, Unpack
 
 from fedbroker.errors import FedbrokerError
 from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
-from fedbroker.session.merge_scheduler import MergeOrder
-from fedbroker.session.outcomes import Outcome, OutcomeName, outcome_name, why
+from fedbroker.session.stage_state import MergeOrder, Outcome, OutcomeName, outcome_name, why
 from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.coordinator.requests import Reason

@@ -12,12 +12,11 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, DeadlineExceeded, Missing, WireError
 from fedbroker.log import get_logger
-from fedbroker.session.blob_routing import BlobCacheIndex, needs
 from fedbroker.session.journal import SessionJournal
-from fedbroker.session.outcomes import Lost, Outcome, outcome_name, why
 from fedbroker.session.ports import PendingRequest, SessionTransport, StageWork
 from fedbroker.session.report import RequestTimings
-from fedbroker.session.roster import Member
+from fedbroker.session.roster import BlobCacheIndex, Member, needs
+from fedbroker.session.stage_state import Lost, Outcome, outcome_name, why
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer

@@ -10,7 +10,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.deadline import Deadline
 from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.ports import StageWork
-from fedbroker.session.straggler_policy import Policy
+from fedbroker.session.stage_state import Policy
 from fedbroker.wire import Limits
 from fedbroker.wire.messages import Compute
 from tests.support.recorded_outputs import RecordedOutputs

@@ -27,8 +27,8 @@ from fedbroker_worker.policy.audit import read_audit
 from fedbroker_worker.policy.values import parts
 from fedbroker_worker.work.replay import join, replay
 
-from fedbroker.context.validation import check_value
-from fedbroker.context.values import deserialize
+from fedbroker.context.values.conversion import deserialize
+from fedbroker.context.values.validation import check_value
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.runtime.values import fields

@@ -8,9 +8,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedbroker.context import merging
-from fedbroker.context.codec import read, write
 from fedbroker.context.merging import PartialMerger
-from fedbroker.context.values import elements, federate
+from fedbroker.context.values.codec import read, write
+from fedbroker.context.values.conversion import elements, federate
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
 from tests.support.transports import eventually

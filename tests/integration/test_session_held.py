@@ -10,10 +10,11 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded
-from fedbroker.session import merge_scheduler, silo_request, stage_runner
+from fedbroker.session import merge_scheduler, silo_request
+from fedbroker.session import session as session_module
 from fedbroker.session.cohort import CoordinatorCohort
 from fedbroker.session.ports import StageWork
-from fedbroker.session.straggler_policy import Policy
+from fedbroker.session.stage_state import Policy
 from fedbroker.transport import Dead
 from fedbroker.wire.messages import Compute
 from tests.support.recorded_outputs import RecordedOutputs
@@ -53,7 +54,7 @@ def stage(take, names=SILOS):
 def few_send_unasked(monkeypatch):
     """As where there are a thousand silos: three that had 128 MiB to share would not be told to wait."""
     monkeypatch.setattr(
-        stage_runner,
+        session_module,
         "unasked",
         lambda silos, least: merge_scheduler.unasked(silos if silos <= merge_scheduler.AT_ONCE else 1000, least),
     )

@@ -8,9 +8,9 @@ import tensorflow_federated as tff
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.context.arguments import ClientValues, Given, client_count, read_arguments
-from fedbroker.context.data import data
-from fedbroker.context.values import deal, deserialize
+from fedbroker.context.values.arguments import ClientValues, Given, client_count, read_arguments
+from fedbroker.context.values.conversion import deal, deserialize
+from fedbroker.context.values.data import data
 from fedbroker.errors import UsageError
 from fedbroker.plan import make_plan
 from tests.support import computations as c

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
-from fedbroker.context.binding import bind_type, check_source
-from fedbroker.context.data import data
+from fedbroker.context.values.binding import bind_type, check_source
+from fedbroker.context.values.data import data
 from fedbroker.errors import DataError, UsageError
 from fedbroker.wire.messages import Column, Source
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.impl.executors import value_serialization
 
-from fedbroker.context.codec import read, write
+from fedbroker.context.values.codec import read, write
 from tests.support.random_values import random_federated_values, random_values
 
 

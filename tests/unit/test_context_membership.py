@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedbroker
-from fedbroker.context.data import Draw, SiloData
 from fedbroker.context.selection import wanted
+from fedbroker.context.values.data import Draw, SiloData
 from fedbroker.errors import UsageError
 from fedbroker.session.roster import Member
 from fedbroker.wire.messages import Source

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.context.data import Draw
 from fedbroker.context.selection import Wanted, choose, pool_of
 from fedbroker.context.settings import Settings
+from fedbroker.context.values.data import Draw
 from fedbroker.errors import UsageError
 from fedbroker.session.roster import Member
 from tests.support.context_settings import context_settings

@@ -13,8 +13,8 @@ from fedbroker.errors import ConfigError, SiloError
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry, parse_address
 from fedbroker.session.events import Event, both
-from fedbroker.session.outcomes import Lost
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
+from fedbroker.session.stage_state import Lost
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.wire.messages import Done
 

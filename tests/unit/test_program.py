@@ -10,7 +10,7 @@ import pytest
 import tensorflow_federated as tff
 
 import fedbroker
-from fedbroker.context.data import Draw
+from fedbroker.context.values.data import Draw
 from fedbroker.errors import UsageError
 from fedbroker.program import SiloDataSource, SiloDataSourceIterator
 

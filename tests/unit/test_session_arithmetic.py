@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, SiloError, StragglerTimeout
-from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.report import Recorder, SessionReport
-from fedbroker.session.roster import Member
+from fedbroker.session.roster import BlobCacheIndex, Member
 from fedbroker.session.session import Session
-from fedbroker.session.straggler_policy import Policy
+from fedbroker.session.stage_state import Policy
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.wire.messages import Compute
 from tests.support.recorded_outputs import RecordedOutputs

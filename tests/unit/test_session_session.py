@@ -10,12 +10,11 @@ import weakref
 import pytest
 
 from fedbroker.errors import BrokerLost, DeadlineExceeded, Missing, SiloError, StragglerTimeout, WireError
-from fedbroker.session.blob_routing import BlobCacheIndex
 from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.report import Recorder, SessionReport
-from fedbroker.session.roster import Member
+from fedbroker.session.roster import BlobCacheIndex, Member
 from fedbroker.session.session import Session
-from fedbroker.session.straggler_policy import Policy
+from fedbroker.session.stage_state import Policy
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.messages import Compute, Done, Failed, Need, Value
 from tests.support.recorded_outputs import RecordedOutputs

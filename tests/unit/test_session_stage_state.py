@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import DeadlineExceeded, SiloError, StragglerTimeout
-from fedbroker.session.outcomes import Lost, TooLate
-from fedbroker.session.stage_state import Close, Fail, StageState, Wait
+from fedbroker.session.stage_state import Close, Fail, Lost, StageState, TooLate, Wait
 from fedbroker.wire.messages import Done, Failed
 
 SILOS = ("ewr", "jfk", "lga")

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedbroker.context.arguments import Argument, ClientValues, Given
-from fedbroker.context.binding import Binding
-from fedbroker.context.data import SiloData
-from fedbroker.context.values import elements, serialize
+from fedbroker.context.values.arguments import Argument, ClientValues, Given
+from fedbroker.context.values.binding import Binding
+from fedbroker.context.values.conversion import elements, serialize
+from fedbroker.context.values.data import SiloData
 from fedbroker.errors import WireError
 from fedbroker.plan.model import ClientStage, Slot
 from fedbroker.wire.blobs import Buffer, digest_of

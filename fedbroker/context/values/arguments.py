@@ -11,9 +11,9 @@ import tree
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.computation import function_utils
 
-from fedbroker.context.composite_tensors import apart
-from fedbroker.context.data import SiloData
-from fedbroker.context.values import serialize
+from fedbroker.context.values.codec import apart
+from fedbroker.context.values.conversion import serialize
+from fedbroker.context.values.data import SiloData
 from fedbroker.errors import UsageError
 from fedbroker.plan.model import Plan, Slot
 from fedbroker.wire.blobs import Buffer

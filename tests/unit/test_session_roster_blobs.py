@@ -7,8 +7,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.session.blob_routing import BlobCacheIndex, ship
-from fedbroker.session.roster import Member
+from fedbroker.session.roster import BlobCacheIndex, Member, ship
 from fedbroker.wire.limits import DEFAULT_LIMITS
 from fedbroker.wire.messages import Value
 

@@ -7,6 +7,7 @@ never read by it: it would run their graph in this process.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -19,9 +20,14 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_federated.proto.v0 import array_pb2, computation_pb2, executor_pb2
 from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.executors import value_serialization
-from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils, type_conversions, type_serialization
+from tensorflow_federated.python.core.impl.types import (
+    array_shape,
+    dtype_utils,
+    type_conversions,
+    type_serialization,
+    type_transformations,
+)
 
-from fedbroker.context.composite_tensors import together
 from fedbroker.runtime.values import (
     ELEMENT,
     ELEMENT_NAME,
@@ -37,7 +43,7 @@ from fedbroker.runtime.values import (
     struct,
 )
 
-__all__ = ["ELEMENTS", "MEMBERS", "columns", "each", "elements_of", "federated", "read", "write"]
+__all__ = ["ELEMENTS", "MEMBERS", "apart", "columns", "each", "elements_of", "federated", "read", "together", "write"]
 
 ARRAY: Final = number_of(executor_pb2.Value, "array")
 COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
@@ -80,7 +86,8 @@ def federated(members: Iterable[Sequence[Buffer]], type_: tff.FederatedType) -> 
 def read(data: Buffer, type_: tff.Type) -> object:
     """Deserialize a value as TFF's own contexts would return it; large arrays are views of ``data``.
 
-    A sequence is the struct of its length and its columns: see :func:`fedbroker.context.sequences.read_sequences`.
+    A sequence is the struct of its length and its columns: see
+    :func:`fedbroker.context.values.sequences.read_sequences`.
 
     Raises:
         TypeError, ValueError: ``data`` is no value of that type.
@@ -279,3 +286,48 @@ def _structure(type_: tff.Type, leaves: Iterator[Any]) -> object:
         return next(leaves)
     elements = tff.structure.iter_elements(type_)
     return tff.structure.Struct([(name, _structure(inner, leaves)) for name, inner in elements])
+
+
+def apart(value: object) -> object | None:
+    """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
+    if isinstance(value, tf.RaggedTensor):
+        return collections.OrderedDict(
+            flat_values=value.flat_values.numpy(),
+            nested_row_splits=tuple(splits.numpy() for splits in value.nested_row_splits),
+        )
+    if isinstance(value, tf.sparse.SparseTensor):
+        return collections.OrderedDict(
+            indices=value.indices.numpy(), values=value.values.numpy(), dense_shape=value.dense_shape.numpy()
+        )
+    return None
+
+
+def together(type_: tff.Type) -> tff.Type:
+    """Return ``type_`` with containers that make ragged and sparse tensors of their parts, which TFF's own cannot."""
+    made, _ = type_transformations.transform_type_postorder(type_, _contained)
+    return made
+
+
+class _Ragged:
+    """A container type that makes a ``tf.RaggedTensor`` of its parts."""
+
+    def __new__(cls, parts: Sequence[tuple[str, Any]]) -> tf.RaggedTensor:
+        named = dict(parts)
+        return tf.RaggedTensor.from_nested_row_splits(named["flat_values"], named["nested_row_splits"])
+
+
+class _Sparse:
+    """A container type that makes a ``tf.sparse.SparseTensor`` of its parts."""
+
+    def __new__(cls, parts: Sequence[tuple[str, Any]]) -> tf.sparse.SparseTensor:
+        return tf.sparse.SparseTensor(**dict(parts))
+
+
+_CONTAINERS: Final = {tf.RaggedTensor: _Ragged, tf.sparse.SparseTensor: _Sparse}
+
+
+def _contained(type_: tff.Type) -> tuple[tff.Type, bool]:
+    container = _CONTAINERS.get(type_.python_container) if isinstance(type_, tff.StructType) else None
+    if container is None:
+        return type_, False
+    return tff.types.StructWithPythonType(list(tff.structure.iter_elements(type_)), container), True

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.composite_tensors import apart, together
+from fedbroker.context.values.codec import apart, together
 
 VALUES = {
     "ragged": tf.ragged.constant([[1.0], [], [2.0, 3.0]]),

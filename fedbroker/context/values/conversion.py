@@ -10,8 +10,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.codec import ELEMENTS, MEMBERS, each, federated, read, write
-from fedbroker.context.composite_tensors import together
+from fedbroker.context.values.codec import ELEMENTS, MEMBERS, each, federated, read, together, write
 from fedbroker.errors import UsageError, WireError
 from fedbroker.plan.model import FunctionResult, Plan, Slot, Template
 from fedbroker.runtime.values import struct

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.backends.native import compiler as native
 
-from fedbroker.context.data import SiloData
+from fedbroker.context.values.data import SiloData
 from fedbroker.errors import DataError, UsageError
 from fedbroker.plan.model import serialize_computation
 from fedbroker.text import printable

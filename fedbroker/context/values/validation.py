@@ -19,8 +19,8 @@ from tensorflow_federated.proto.v0 import array_pb2, computation_pb2
 from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
-from fedbroker.context.codec import ARRAY, CONTENT, each
-from fedbroker.context.ops import parts_of
+from fedbroker.context.values.codec import ARRAY, CONTENT, each
+from fedbroker.context.values.ops import parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import ConfigError
-from fedbroker.session.straggler_policy import Policy
+from fedbroker.session.stage_state import Policy
 
 
 @given(st.integers(1, 50), st.floats(0.01, 1.0) | st.integers(1, 60), st.sampled_from(["drop", "replace"]))
