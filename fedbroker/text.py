@@ -131,11 +131,18 @@ def seconds_text(seconds: float) -> str:
     return f"{rounded} s"
 
 
-def bytes_text(size: int) -> str:
-    """Return a number of bytes with a unit that suits it."""
+def bytes_text(size: int | None) -> str:
+    """Return a number of bytes in a unit that suits it, with a decimal below 10: ``5.2 KiB``. ``? B`` for None."""
+    if size is None:
+        return "? B"
     if size < KIB:
         return f"{size} B"
-    return f"{size / KIB:.0f} KiB" if size < KIB * KIB else f"{size / KIB / KIB:.1f} MiB"
+    amount, units = size / KIB, ["TiB", "GiB", "MiB", "KiB"]
+    while amount >= 1023.5 and len(units) > 1:  # it would round to 1,024
+        amount /= KIB
+        units.pop()
+    rounded = f"{amount:.1f}".removesuffix(".0") if amount < 9.95 else f"{amount:,.0f}"
+    return f"{rounded} {units[-1]}"
 
 
 def count_text(number: int, noun: str) -> str:

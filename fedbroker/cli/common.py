@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "plain", "print_json", "size_text", "table"]
+__all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "plain", "print_json", "table"]
 
 
 def _url(_: object, tokens: Sequence[cyclopts.Token]) -> str:
@@ -72,10 +72,3 @@ def age_text(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return next((f"{seconds / unit:.0f} {name}" for unit, name in _UNITS if seconds >= unit), f"{seconds:.0f} s")
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes with a unit, for people."""
-    if size < 10_000:
-        return f"{size} B"
-    return f"{size / 1024:.0f} KiB" if size < 10_240_000 else f"{size / 1024 / 1024:.0f} MiB"

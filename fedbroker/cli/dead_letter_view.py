@@ -8,10 +8,10 @@ from typing import assert_never
 
 import msgspec
 
-from fedbroker.cli.common import age_text, console, plain, size_text, table
+from fedbroker.cli.common import age_text, console, plain, table
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter
-from fedbroker.text import seconds_text
+from fedbroker.text import bytes_text, seconds_text
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
 
 __all__ = ["as_json", "listing", "print_letter", "print_letters", "program_as_json"]
@@ -59,7 +59,7 @@ def print_letters(letters: Sequence[DeadLetter]) -> None:
     for one in letters:
         count = f"{one.deliveries}+"  # the broker forgets the count; the reason gives a minimum
         stage = "-" if one.stage is None else str(one.stage)
-        middle = (one.silo, one.session_id or "-", stage, age_text(_age(one)), size_text(one.size))
+        middle = (one.silo, one.session_id or "-", stage, age_text(_age(one)), bytes_text(one.size))
         shown.add_row(*map(plain, (one.id[:length], one.reason, *middle, count)))
     console().print(shown)
 
@@ -82,7 +82,7 @@ def print_letter(letter: DeadLetter, parcel: WorkBundle | None) -> None:
         blobs = table("blob", "size", "where", right=("size",))
         for digest, size, inside in _blobs(parcel):
             where = "in the letter" if inside else "not here: " + ("sent apart" if size else "the silo's cache had it")
-            blobs.add_row(plain(digest), "-" if size is None else size_text(size), where)
+            blobs.add_row(plain(digest), "-" if size is None else bytes_text(size), where)
         out.print()
         out.print(blobs)
 

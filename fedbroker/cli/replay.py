@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from fedbroker.cli.common import console, size_text, table
+from fedbroker.cli.common import console, table
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, PolicyRefusal, SiloError
-from fedbroker.text import seconds_text
+from fedbroker.text import bytes_text, seconds_text
 from fedbroker.transport import CoordinatorTransport, Dead
 from fedbroker.trust.keyring import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
@@ -88,7 +88,7 @@ def print_replayed(replayed: Replayed) -> None:
     if replayed.outputs:
         outputs = table("output", "digest", "size", right=("size",))
         for at, (digest, content) in enumerate(replayed.outputs):
-            outputs.add_row(str(at), digest, size_text(len(content)))
+            outputs.add_row(str(at), digest, bytes_text(len(content)))
         out.print(outputs)
 
 

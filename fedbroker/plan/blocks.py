@@ -17,7 +17,6 @@ __all__ = [
     "bind",
     "elements_of",
     "free",
-    "human_bytes",
     "name_of",
     "name_of_block",
     "names_in_order",
@@ -125,15 +124,3 @@ def static_bytes(type_: tff.Type) -> int | None:
         sizes = [static_bytes(element) for _, element in tff.structure.iter_elements(type_)]
         return None if None in sizes else sum(size for size in sizes if size is not None)
     return None
-
-
-def human_bytes(size: int | None) -> str:
-    """Format ``size`` for people, in powers of 1024; ``?`` if it is unknown."""
-    if size is None:
-        return "? B"
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import tensorflow_federated as tff
 
-from fedbroker.plan.blocks import human_bytes, static_bytes
+from fedbroker.plan.blocks import static_bytes
 from fedbroker.plan.compiler import SecureSum
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot
 from fedbroker.plan.planner import make_plan
-from fedbroker.text import count_text, one_line_repr
+from fedbroker.text import bytes_text, count_text, one_line_repr
 
 __all__ = ["Crossing", "Explanation", "explain", "explain_plan"]
 
@@ -132,17 +132,17 @@ def _server_lines(stage: ServerStage) -> list[str]:
 def _client_lines(crossing: Crossing) -> list[str]:
     lines = [f"client stage {crossing.stage}"]
     lines += [f"  ↓ {_slot_line(slot)}" for slot in crossing.down]
-    lines.append(f"  ↓ computation  {human_bytes(crossing.computation_bytes)}, once per silo")
+    lines.append(f"  ↓ computation  {bytes_text(crossing.computation_bytes)}, once per silo")
     lines += [f"  ↑ {_slot_line(slot)}" for slot in crossing.up]
     lines += [f"  · kept at the silo: {_shortened(str(slot.type))}" for slot in crossing.kept]
     lines.append(
-        f"  = per silo: {human_bytes(crossing.down_bytes)} down, {human_bytes(crossing.up_bytes)} up, 1 round trip"
+        f"  = per silo: {bytes_text(crossing.down_bytes)} down, {bytes_text(crossing.up_bytes)} up, 1 round trip"
     )
     return lines
 
 
 def _slot_line(slot: Slot) -> str:
-    return f"{_shortened(str(slot.type))}  {human_bytes(static_bytes(slot.type))}"
+    return f"{_shortened(str(slot.type))}  {bytes_text(static_bytes(slot.type))}"
 
 
 def _shortened(text: str, width: int = 96) -> str:

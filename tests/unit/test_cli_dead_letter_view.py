@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.cli.common import age_text, plain, size_text
+from fedbroker.cli.common import age_text, plain
 from fedbroker.cli.dead_letter_view import listing
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.errors import CohortError, WireError
+from fedbroker.text import bytes_text
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Select, Struct, Value, WorkItem
 
@@ -75,7 +76,7 @@ def test_a_prefix_that_tells_is_enough(prefix, meant):
 
 def test_numbers_for_people():
     assert [age_text(one) for one in (None, 0, 59, 60, 7200, 200_000)] == ["-", "0 s", "59 s", "1 min", "2 h", "2 d"]
-    assert [size_text(one) for one in (0, 9999, 20_480, 20 * 1024 * 1024)] == ["0 B", "9999 B", "20 KiB", "20 MiB"]
+    assert [bytes_text(one) for one in (0, 9999, 20_480, 20 * 1024 * 1024)] == ["0 B", "9.8 KiB", "20 KiB", "20 MiB"]
 
 
 def test_nothing_that_a_terminal_would_obey():

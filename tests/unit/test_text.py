@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import CohortTimeout
-from fedbroker.text import LONGEST, count_text, is_printable, printable, seconds_text
+from fedbroker.text import LONGEST, bytes_text, count_text, is_printable, printable, seconds_text
 
 anything = st.text(st.characters(exclude_categories=()))
 """Surrogates included, which no message can hold, but a file name can."""
@@ -95,6 +95,25 @@ def test_seconds(seconds, text):
 @given(st.floats(0, 1e9))
 def test_no_time_is_written_with_an_exponent(seconds):
     assert "e" not in seconds_text(seconds)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "? B"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (10_200, "10 KiB"),
+        ((1 << 20) - 1, "1 MiB"),
+        (3_500_000, "3.3 MiB"),
+        (1 << 30, "1 GiB"),
+        (1 << 50, "1,024 TiB"),
+    ],
+)
+def test_bytes(size, text):
+    assert bytes_text(size) == text
 
 
 def test_one_is_singular():
