@@ -1,4 +1,4 @@
-"""One cohort of three silos for the whole suite, TFF's own local contexts beside it, and the page of what was found."""
+"""One cohort of three silos and TFF's own local contexts for all conformance tests, and the record of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.local_tff import local_context
 SILOS = ("ewr", "jfk", "lga")
 
 SOURCES = {
-    # One client at each silo; the silo's name is not known to the query, so all have the same rows.
+    # One client at each silo. The query does not depend on the silo, so all have the same rows.
     "rows": {
         "source": "duckdb",
         "query": "select [i, 1, 2, 3]::float[4] as x, [i / 2]::float[1] as y from range(6) t(i)",
@@ -38,7 +38,7 @@ def silos(broker):
         dict.fromkeys(SILOS, SOURCES),
         cohort="conformance",
         broker=broker.url,
-        policy={"client_results": "allow"},  # what clients have is compared, too
+        policy={"client_results": "allow"},  # tests also compare single clients' values
     ) as cohort:
         yield cohort
 
@@ -63,19 +63,19 @@ def theirs():
 
 
 @pytest.fixture(scope="session")
-def theirs_in_plaintext(theirs):  # after it, which sees to SIGINT
+def theirs_in_plaintext(theirs):  # after `theirs`, which handles SIGINT
     return test_contexts.create_sync_test_cpp_execution_context()
 
 
 @pytest.fixture
 def same(request, record, ours, theirs):
-    """Compares a computation on both contexts, and records the test's row."""
+    """Compare a computation on both contexts, and record the test's row."""
     yield from _compared(request, record, ours, theirs)
 
 
 @pytest.fixture
 def same_in_plaintext(request, record, ours_in_plaintext, theirs_in_plaintext):
-    """Like ``same``, with secure intrinsics computed in the open on both sides."""
+    """Compare like ``same``, with secure intrinsics computed in plaintext on both sides."""
     yield from _compared(request, record, ours_in_plaintext, theirs_in_plaintext)
 
 
@@ -89,5 +89,5 @@ def _compared(request, record, ours, theirs):
 
 
 def pytest_collection_modifyitems(items):
-    """The page comes last, when every row is known."""
-    items.sort(key=lambda item: item.name == "test_the_page_says_what_was_found")
+    """Run the page's test last, when every row is known."""
+    items.sort(key=lambda item: item.name == "test_page_holds_the_results")

@@ -24,7 +24,7 @@ aggregators = tff.aggregators
 PrivateFactory = aggregators.DifferentiallyPrivateFactory
 Quantile = aggregators.PrivateQuantileEstimationProcess
 
-# Whole numbers are the same in whatever order they are added: some silos have two of these clients.
+# Sums of whole numbers do not depend on their order: some silos have two of these clients.
 FIVE = [np.array(row, F) for row in ([1, 2, 3], [0, 0, 0], [-4, 5, 6], [7, -8, 9], [2, 2, 2])]
 SUM = np.array([6, 1, 20], F)
 FIVE_INTS = [row.astype(N) for row in FIVE]
@@ -34,17 +34,17 @@ WEIGHTS = [F(weight) for weight in (1, 2, 1, 0, 4)]
 
 
 def summed(same, factory, values, type_=VECTOR, **options):
-    """Rounds of an unweighted aggregator; the last output."""
+    """Run rounds of an unweighted aggregator; return the last output."""
     return same.rounds(factory.create(type_), [values], **options)
 
 
 def averaged(same, factory, values, weights, type_=VECTOR, **options):
-    """Rounds of a weighted aggregator; the last output."""
+    """Run rounds of a weighted aggregator; return the last output."""
     return same.rounds(factory.create(type_, tff.TensorType(F)), [values, weights], **options)
 
 
 def assert_alike(found, expected):
-    """Same containers, dtypes and shapes; whatever the values."""
+    """Assert equal containers, dtypes and shapes; values may differ."""
     tf.nest.assert_same_structure(found, expected, check_types=True)
     for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
         assert type(one) is type(other)
@@ -52,7 +52,7 @@ def assert_alike(found, expected):
 
 
 def seeded(same, factory, values, type_=VECTOR):
-    """Rounds of an aggregator that takes a seed from the clock and keeps it in its state; both start from ours."""
+    """Run rounds of an aggregator that keeps a seed from the clock in its state; both sides start from our state."""
     process = factory.create(type_)
     state, other = same.run_ours(process.initialize), same.run_theirs(process.initialize)
     assert_alike(state, other)
@@ -64,7 +64,7 @@ def seeded(same, factory, values, type_=VECTOR):
 
 
 def approximated(same, factory, values, expected, atol, type_=VECTOR):
-    """A round of an aggregator that rounds at random: both come within ``atol`` of what is expected."""
+    """Run a round of an aggregator that rounds at random; both results must be within ``atol`` of ``expected``."""
     process = factory.create(type_)
     state = same.run_ours(process.initialize)
     found, other = same.run_ours(process.next, state, values), same.run_theirs(process.next, state, values)

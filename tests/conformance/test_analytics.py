@@ -28,14 +28,14 @@ BATCHES = tff.SequenceType(tff.TensorType(np.str_, [None]))
 
 
 def timed(same, comp, *args):
-    """What ours returns; as theirs, but for the time that it bears."""
+    """Run on the cohort and locally; compare everything but the output's time."""
     found, expected = same.run_ours(comp, *args), same.run_theirs(comp, *args)
     assert_same_untimed(found, expected)
     return found
 
 
 def assert_same_untimed(found, expected, strings="heavy_hitters"):
-    """The same, but for the time and the order of the strings, which sketches are decoded to in any order."""
+    """Assert equality except for the time and the order of strings, which a sketch decodes in any order."""
     assert type(found) is type(expected)
     decoded = hasattr(expected, strings)
     order, other_order = (np.argsort(getattr(one, strings)) if decoded else None for one in (found, expected))
@@ -125,7 +125,7 @@ def test_central_histogram(same_in_plaintext):
 
 @feature("analytics", "hierarchical histogram, distributed discrete Gaussian", "minimum noise; in plaintext")
 def test_distributed_histogram(same_in_plaintext):
-    # With none at all TensorFlow's graph optimizer ends the process, in TFF's own compiler.
+    # Without any, TensorFlow's graph optimizer ends the process, in TFF's own compiler.
     comp = histograms.build_hierarchical_histogram_computation(
         0.0, 8.0, 8, dp_mechanism="distributed-discrete-gaussian", noise_multiplier=1e-6, max_records_per_user=1000
     )
@@ -154,7 +154,7 @@ def test_histogram_process(same):
 @feature("analytics", "count_distinct.create_federated_hyperloglog_computation")
 def test_hyperloglog(same):
     found = same(tff.analytics.count_distinct.create_federated_hyperloglog_computation(), WORDS)
-    assert 5 < found < 60  # 14 in truth, from a sketch of 32 buckets
+    assert 5 < found < 60  # exactly 14, estimated from a sketch of 32 buckets
 
 
 @feature("analytics", "hyperloglog by secure sums", "in plaintext")

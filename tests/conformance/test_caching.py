@@ -1,4 +1,4 @@
-"""What does not change is sent once: computations to each silo, plans made once for each context."""
+"""Constant data are sent once: computations to each silo, and each context makes a plan once."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def model():
     )
 
 
-def test_from_the_second_round_on_only_the_weights_travel(ours, silos):
-    """FedAvg's ``next`` on a model of 8 KB: the computation is more than ten times that."""
+def test_later_rounds_send_only_the_weights(ours, silos):
+    """Run FedAvg's ``next`` on a model of 8 KB; the computation is more than ten times as large."""
     process = tff.learning.algorithms.build_weighted_fed_avg(model, tff.learning.optimizers.build_sgdm(1e-9))
     weights = PARAMETERS * 4
     assert 8000 < weights < 8400
@@ -50,19 +50,19 @@ def test_from_the_second_round_on_only_the_weights_travel(ours, silos):
 
     first, second, third = asyncio.run(rounds())
     for later in (second, third):
-        # The weights once for each silo, with its work item; what else there is are programs and small values.
+        # The weights, once for each silo with its work item; the rest are ops and small values.
         assert later < len(silos.silos) * (weights + 4096)
     assert first > 10 * second / len(silos.silos)
 
 
-def test_a_plan_is_made_once_for_each_context(ours, ours_in_plaintext):
+def test_each_context_makes_a_plan_once(ours, ours_in_plaintext):
     plan = ours.explain(c.two_barriers).plan
     ours.invoke(c.two_barriers, pack_arguments(c.two_barriers, ([1.0, 2.0], 1.0)))
     assert ours.explain(c.two_barriers).plan is plan
     assert ours_in_plaintext.explain(c.two_barriers).plan is not plan
 
 
-def test_the_same_computation_has_the_same_digests_whoever_plans_it(ours, ours_in_plaintext):
+def test_digests_of_a_computation_do_not_depend_on_the_context(ours, ours_in_plaintext):
     stages = [
         [stage.computation for stage in context.explain(c.two_barriers).plan.stages]
         for context in (ours, ours_in_plaintext)

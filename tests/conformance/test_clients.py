@@ -1,4 +1,4 @@
-"""N clients over M silos: the results are those of TFF's local context with N clients."""
+"""N clients over M silos: the results equal those of TFF's local context with N clients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 F = np.float32
 DAYS = tff.SequenceType(collections.OrderedDict(days=F))
-WARDS = [[0.0, 2.0, 4.0, 6.0, 8.0], [1.0, 3.0, 5.0, 7.0, 9.0], []]  # the data of one silo, as the conftest has it
+WARDS = [[0.0, 2.0, 4.0, 6.0, 8.0], [1.0, 3.0, 5.0, 7.0, 9.0], []]  # the rows of one silo, as in conftest.py
 
 
 @tff.federated_computation(c.AT_CLIENTS, c.AT_SERVER)
 def stats(x, s):
-    """Sums of whole numbers, which no order changes; a count of the clients; every client's value."""
+    """Return order-independent sums of whole numbers, the number of clients, and every client's value."""
     one = tff.federated_value(1, tff.CLIENTS)
     moved = tff.federated_map(c.minus, (x, tff.federated_broadcast(s)))
     return tff.federated_sum(x), tff.federated_sum(one), tff.federated_max(x), moved, tff.federated_sum(moved)
@@ -68,7 +68,7 @@ def stays(data):
 
 
 @feature("clients", "several clients inside one silo's data", "`clients` of a data source; one of them without rows")
-def test_several_clients_inside_a_silo(same):
+def test_several_clients_in_one_silo(same):
     found = same.run_ours(stays, fedbroker.data("wards"))
     datasets = [
         tf.data.Dataset.from_tensor_slices(collections.OrderedDict(days=np.array(rows, F))) for rows in WARDS * 3
@@ -78,7 +78,7 @@ def test_several_clients_inside_a_silo(same):
 
 
 @feature("clients", "silos' data together with a list of one value for each of its clients")
-def test_data_beside_lists(same):
+def test_data_together_with_lists(same):
     @tff.federated_computation(tff.FederatedType(DAYS, tff.CLIENTS), c.AT_CLIENTS)
     def shifted(data, shift):
         total = tff.federated_map(tff.tensorflow.computation(through_each_client, DAYS), data)
@@ -91,7 +91,7 @@ def test_data_beside_lists(same):
 
 
 @feature("clients", "no clients-placed argument", "one client at each silo, or `default_num_clients`")
-def test_how_many_clients_without_arguments(same, silos):
+def test_number_of_clients_without_arguments(same, silos):
     @tff.federated_computation
     def count():
         return tff.federated_sum(tff.federated_value(1, tff.CLIENTS))
@@ -105,12 +105,12 @@ def test_how_many_clients_without_arguments(same, silos):
 
 
 @pytest.mark.parametrize("kind", [TypeError, ValueError])
-def test_lists_of_different_lengths_are_refused_as_tff_does(ours, kind):
+def test_lists_of_different_lengths_are_refused_as_by_tff(ours, kind):
     with pytest.raises(kind, match="lists of 1, 2 client values"):
         ours.invoke(tff.federated_computation(lambda x, y: (x, y), c.AT_CLIENTS, c.AT_CLIENTS), _two([1.0], [1.0, 2.0]))
 
 
-def test_a_list_that_does_not_fit_the_data_is_refused(ours):
+def test_list_with_another_length_than_the_data_is_refused(ours):
     comp = tff.federated_computation(lambda x, y: (x, y), tff.FederatedType(DAYS, tff.CLIENTS), c.AT_CLIENTS)
     with pytest.raises(UsageError, match="2 client values was given beside data of 9 clients"):
         ours.invoke(comp, pack_arguments(comp, (fedbroker.data("wards"), [1.0, 2.0])))

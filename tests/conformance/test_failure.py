@@ -1,4 +1,4 @@
-"""An error names the computation, the silo and the stage, with the runtime's words, and is retryable where TFF's is."""
+"""Errors name the computation, the silo and the stage, quote the runtime, and are retryable where TFF's are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def never_done_at_the_server(x):
     return tff.federated_map(c.endless, tff.federated_sum(x))
 
 
-def test_an_error_in_a_clients_graph(ours):
+def test_error_in_a_clients_graph_names_silo_and_stage(ours):
     with pytest.raises(SiloError, match="this one is negative") as caught:
         ours.invoke(at_second_client_stage, pack_arguments(at_second_client_stage, ([1.0, 1.0, 1.0], 0.0)))
     error = caught.value
@@ -55,7 +55,7 @@ def test_an_error_in_a_clients_graph(ours):
     assert not error.retryable
 
 
-def test_an_error_in_a_server_stage(ours):
+def test_error_in_a_server_stage_names_the_stage(ours):
     with pytest.raises(ComputationFailed, match="this one is negative") as caught:
         ours.invoke(at_the_server, pack_arguments(at_the_server, ([-1.0, -2.0],)))
     error = caught.value
@@ -75,7 +75,7 @@ def test_an_error_in_a_server_stage(ours):
         ([1.0, 2.0], [1.0], "float32"),
     ],
 )
-def test_an_argument_that_does_not_serialize(ours, values, server, words):
+def test_argument_of_another_type_is_a_usage_error(ours, values, server, words):
     with pytest.raises(UsageError, match=words) as caught:
         ours.invoke(at_second_client_stage, pack_arguments(at_second_client_stage, (values, server)))
     assert caught.value.computation == "at_second_client_stage"
@@ -83,7 +83,7 @@ def test_an_argument_that_does_not_serialize(ours, values, server, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_type_that_cannot_be_planned(ours):
+def test_jax_computation_cannot_be_planned(ours):
     jax = tff.jax.computation(lambda x: x * 2, F)
 
     @tff.federated_computation(c.AT_CLIENTS)
@@ -96,23 +96,23 @@ def test_a_type_that_cannot_be_planned(ours):
 
 @pytest.fixture
 def once(silos):
-    """A context that tries nothing again."""
+    """Open a context without retries."""
     with fedbroker.create_sync_execution_context(
         silos.url, cohort=silos.cohort, min_silos=3, options=fedbroker.Options(retries=0)
     ) as context:
         yield context
 
 
-def test_a_silos_runtime_that_dies_each_time_is_retryable(once, silos):
+def test_death_of_a_silos_runtime_is_retryable(once, silos):
     silo = silos.silos["jfk"]
     error = _killed_while_running(once, c.endless_sum, [1.0, 2.0, 3.0], lambda: silo.pid)
     assert isinstance(error, SiloError)
-    assert (error.computation, error.silo, error.stage) == ("never_done", "jfk", 0)
+    assert (error.computation, error.silo, error.stage) == ("endless_sum", "jfk", 0)
     assert error.retryable
     assert once.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0, 3.0],))) == 6.0
 
 
-def test_the_coordinators_runtime_that_dies_is_retryable(once):
+def test_death_of_the_coordinators_runtime_is_retryable(once):
     assert once.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0],))) == 3.0
     error = _killed_while_running(once, never_done_at_the_server, [1.0, 2.0], lambda: once._coordinator._runtimes.pid)
     assert isinstance(error, RuntimeUnavailable)
@@ -122,7 +122,7 @@ def test_the_coordinators_runtime_that_dies_is_retryable(once):
     assert once.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0, 3.0],))) == 6.0
 
 
-def test_a_computation_that_never_ends_at_the_server_is_ended_with_its_time(silos):
+def test_endless_server_computation_ends_at_its_timeout(silos):
     settings = {"cohort": silos.cohort, "min_silos": 3, "retries": 0, "stage": 5.0}
     with fedbroker.create_sync_execution_context(silos.url, **context_settings(**settings)) as context:
         assert context.invoke(c.total, pack_arguments(c.total, ([1.0, 2.0],))) == 3.0
@@ -134,7 +134,7 @@ def test_a_computation_that_never_ends_at_the_server_is_ended_with_its_time(silo
 
 
 def _killed_while_running(context, comp, values, host):
-    """The error of an invocation under which each runtime below a process is killed as soon as it computes."""
+    """Return the error of an invocation whose runtimes below a process are killed as soon as they compute."""
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(lambda: context.invoke(comp, pack_arguments(comp, (values,))))
         idle = {}

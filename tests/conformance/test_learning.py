@@ -1,4 +1,4 @@
-"""The algorithms of ``tff.learning``, and the kinds of models and metrics they take."""
+"""The algorithms of ``tff.learning``, and the kinds of models and metrics that they accept."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ optimizers = tff.learning.optimizers
 SGD = optimizers.build_sgdm(0.1)
 MOMENTUM = optimizers.build_sgdm(0.1, momentum=0.9)
 
-ONE_EACH = c.client_data(8, 5, 0)  # a client for each silo, one of them without rows: nothing is added in another order
+ONE_EACH = c.client_data(8, 5, 0)  # one client for each silo, one of them without rows: the order of additions is fixed
 SEVERAL = c.client_data(8, 5, 0, 3, 6)  # some silos have two
 
 
 @functools.cache
 def linear():
-    """A functional model with four inputs, which TFF builds faster than one of Keras's."""
+    """Return a functional model with four inputs, which TFF builds faster than a Keras model."""
 
     @tf.function
     def predict(weights, x, training):
@@ -56,7 +56,7 @@ def linear():
 
 @functools.cache
 def averaging():
-    """Federated averaging that some tests have in common."""
+    """Return the federated averaging process that several tests share."""
     return algorithms.build_weighted_fed_avg(c.regression, SGD, optimizers.build_adam(0.1))
 
 
@@ -110,7 +110,7 @@ def test_fed_avg_with_schedule(same):
 
 @functools.cache
 def falling():
-    """Federated averaging whose server takes smaller steps each round."""
+    """Return federated averaging whose server learning rate decreases each round."""
     rate = optimizers.schedule_learning_rate(MOMENTUM, lambda number: 0.1 / tf.cast(number + 1, tf.float32))
     return algorithms.build_weighted_fed_avg(linear(), SGD, rate)
 
@@ -159,7 +159,7 @@ def test_mime_lite_with_schedule(same):
 
 
 def reconstruction():
-    """One layer that all share, and one that each client reconstructs for itself."""
+    """Return a model with one global layer and one that each client reconstructs."""
     shared = tf.keras.layers.Dense(2, kernel_initializer="ones", name="shared")
     own = tf.keras.layers.Dense(1, kernel_initializer="ones", name="own")
     model = tf.keras.Sequential([tf.keras.layers.InputLayer(input_shape=(4,)), shared, own])
@@ -181,7 +181,7 @@ def test_fed_recon(same):
         reconstruction, **RECONSTRUCTION, server_optimizer_fn=optimizers.build_adam(0.1), client_optimizer_fn=MOMENTUM
     )
     output = same.rounds(process, [ONE_EACH])
-    assert examples(output) == 5  # of the second batch of each
+    assert examples(output) == 5  # loss of the second batch of each client
     assert [part.shape for part in output.state.global_model_weights.trainable] == [(4, 2), (2,)]
 
 
@@ -263,7 +263,7 @@ def test_functional_model_from_keras(same):
 
 
 def classifier():
-    """Batch normalization keeps statistics that are no trainable weights; AUC keeps vectors, the others keep counts."""
+    """Return a model with batch normalization (statistics that are not trainable) and metrics that keep vectors."""
     layers = [
         tf.keras.layers.InputLayer(input_shape=(4,)),
         tf.keras.layers.BatchNormalization(),

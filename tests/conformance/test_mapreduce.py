@@ -1,4 +1,4 @@
-"""TFF's MapReduce forms: compiled to one and back, computations give the same on a cohort; what no form holds."""
+"""TFF's MapReduce forms: converted to a form and back, computations give the same results on a cohort."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def to_broadcast(comp):
 
 
 def back(form):
-    """The computation that a form stands for."""
+    """Return the computation that a form represents."""
     if isinstance(form, FORMS.MapReduceForm):
         return FORMS.get_computation_for_map_reduce_form(form)
     if isinstance(form, FORMS.DistributeAggregateForm):
@@ -58,7 +58,7 @@ def back(form):
 
 
 def agrees(same, theirs, comp, original, *data):
-    """Rounds of ``comp``, the state handed on: on both contexts the same, and what TFF's own makes of ``original``."""
+    """Run rounds of ``comp``; compare both contexts with each other and with TFF's result of ``original``."""
     state = theirs.invoke(start, None)
     for values in data:
         found = same(comp, state, values)
@@ -75,7 +75,7 @@ def start():
 
 @tff.federated_computation(AT_SERVER, c.AT_CLIENTS)
 def step(state, values):
-    """State at the server, two broadcasts, five aggregates, an update."""
+    """Run one step with server state, two broadcasts, five aggregates and an update."""
     weigh = tff.tensorflow.computation(lambda v, rounds: v + tf.cast(rounds, tf.float32), (F, N))
     shift = tff.tensorflow.computation(lambda v, s: v + s["total"], (F, STATE))
     rounds = tff.federated_map(tff.tensorflow.computation(lambda s: s["rounds"] + 1, STATE), state)
@@ -93,7 +93,7 @@ def step(state, values):
 
 @tff.federated_computation(AT_SERVER, INTS)
 def secure_step(state, values):
-    """Each kind of secure sum, and an ordinary one."""
+    """Compute each kind of secure sum, and an ordinary sum."""
     count = tff.tensorflow.computation(
         lambda s, n, m: collections.OrderedDict(rounds=s["rounds"] + n, total=s["total"] + tf.cast(m, tf.float32)),
         (STATE, N, N),
@@ -105,7 +105,7 @@ def secure_step(state, values):
 
 @tff.federated_computation(c.AT_SERVER, c.AT_CLIENTS)
 def scaled(factor, values):
-    """What the server works out for the clients, and what they make of it."""
+    """Scale client values by a number that the server computes."""
     times = tff.tensorflow.computation(lambda v, k, s: v * k - s, (F, F, F))
     squared = tff.federated_broadcast(tff.federated_map(square, factor))
     return tff.federated_map(times, (values, squared, tff.federated_broadcast(factor)))
@@ -113,7 +113,7 @@ def scaled(factor, values):
 
 @tff.federated_computation(c.AT_SERVER, c.AT_CLIENTS)
 def newton(point, values):
-    """One step towards the least sum of log cosh (point - value): derivatives first, then as far as pays off."""
+    """Take one Newton step towards the least sum of log cosh (point - value): derivatives, then a line search."""
     derivatives = tff.tensorflow.computation(
         lambda v, x: collections.OrderedDict(
             loss=tf.math.log(tf.cosh(x - v)), slope=tf.tanh(x - v), curvature=1 - tf.tanh(x - v) ** 2
@@ -137,7 +137,7 @@ def newton(point, values):
 
 @tff.federated_computation(c.AT_SERVER, c.AT_CLIENTS)
 def standardised(scale, values):
-    """Each client's value less the mean, by the deviation, which needs the mean: back at the clients."""
+    """Standardise each client's value by mean and deviation, which depends on the mean."""
     by = tff.tensorflow.computation(lambda v, variance, s: v / tf.sqrt(variance) * s, (F, F, F))
     off = tff.federated_map(c.minus, (values, tff.federated_broadcast(tff.federated_mean(values))))
     variance = tff.federated_broadcast(tff.federated_mean(tff.federated_map(square, off)))
@@ -162,7 +162,7 @@ def test_map_reduce_form(same_in_plaintext, theirs):
     assert found[0] == {"rounds": 3, "total": 4.0}
 
 
-def test_a_map_reduce_form_needs_secure_sums_here_as_in_tff(ours, theirs):
+def test_map_reduce_form_needs_secure_sums_as_in_tff(ours, theirs):
     comp = back(to_map_reduce(step))
     arguments = pack_arguments(comp, (theirs.invoke(start, None), [1.0, 2.0, 3.0]))
     with pytest.raises(PlanError, match="federated_secure_sum_bitwidth cannot be planned"):
@@ -209,7 +209,7 @@ def test_fed_avg(same_in_plaintext, theirs):
     for form in (to_map_reduce(process.next), to_distribute_aggregate(process.next)):
         comp = back(form)
         found = same_in_plaintext(comp, state, data)
-        # Forms do not know the classes of containers: what is in them is compared.
+        # Forms lose the classes of containers, so only their contents are compared.
         assert_close(_leaves(found), _leaves(expected), 1e-6)
         assert_close(_leaves(same_in_plaintext.run_ours(comp, found[0], data)), _leaves(again), 1e-6)
 
@@ -260,7 +260,7 @@ def test_only_map_reduce_form(same_in_plaintext, theirs):
 
 
 @feature("mapreduce", "one round that no form holds", "other arguments, results or placements; federated_select")
-def test_shapes_of_no_form(same):
+def test_rounds_that_no_form_represents(same):
     without_state = tff.federated_computation(lambda x: (tff.federated_sum(x), tff.federated_mean(x)), c.AT_CLIENTS)
 
     @tff.federated_computation(c.AT_SERVER, c.AT_CLIENTS, c.AT_CLIENTS)
@@ -299,7 +299,7 @@ def test_shapes_of_no_form(same):
         with pytest.raises(TypeError, match="`BroadcastForm`"):
             to_broadcast(comp)
         same(comp, *arguments)
-    # The check looks at how many arguments, results and rounds there are, not at where the results are.
+    # The check counts arguments, results and rounds, and ignores placements.
     FORMS.check_computation_compatible_with_map_reduce_form(result_at_clients)
 
 
@@ -327,13 +327,13 @@ def test_several_rounds(same):
     assert same.barriers == [2, 2, 2, 3]
 
 
-def test_the_pages_program_prints_what_the_page_says(silos, tmp_path, capsys):
+def test_program_of_the_page_prints_its_output(silos, tmp_path, capsys):
     (code,) = blocks("docs/mapreduce.md", "python")
     (output,) = blocks("docs/mapreduce.md", "text")
     here = f'"{silos.url}", cohort="{silos.cohort}"'
     code, found = re.subn(r'"amqps://coordinator:[^"]*", cohort="airports"', here, code)
     assert found == 1
-    # A graph of TensorFlow is traced from source, which therefore must be in a file.
+    # TensorFlow traces a graph from source, which must be in a file.
     program = tmp_path / "program.py"
     program.write_text(code, encoding="utf-8")
     stack = tff.framework.get_context_stack()
@@ -349,10 +349,10 @@ def test_the_pages_program_prints_what_the_page_says(silos, tmp_path, capsys):
 
 
 def _without_sizes(text):
-    """Leaves out how large computations are: TensorFlow numbers its functions through a whole process."""
+    """Remove computation sizes: TensorFlow numbers its functions through a whole process."""
     return re.sub(r"(?<=computation  )\S+ \S+(?=,)", "…", text)
 
 
 def _leaves(value):
-    """What is in a result, left to right, whatever its containers."""
+    """Return the leaves of a result from left to right, without its containers."""
     return tff.structure.flatten(tff.structure.from_container(value, recursive=True))

@@ -1,4 +1,4 @@
-"""docs/compatibility.md says what the tests found: this one runs after all others."""
+"""docs/compatibility.md holds the results of the conformance tests; this test runs after all others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FEATURE = re.compile(r'@feature\(\s*"(\w+)",\s*"((?:[^"\\]|\\.)+)"')
 
 
 def declared() -> set[tuple[str, str]]:
-    """Every feature that a test is marked with: title of its group, and its own."""
+    """Return every feature that marks a test: the title of its group, and its own name."""
     sources = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")]
     return {(GROUPS[group], name) for text in sources for group, name in FEATURE.findall(text)}
 
 
 def written() -> set[tuple[str, str]]:
-    """Every row of the page."""
+    """Return every row of the page."""
     rows: set[tuple[str, str]] = set()
     title = ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
@@ -30,7 +30,7 @@ def written() -> set[tuple[str, str]]:
     return rows
 
 
-def test_the_page_says_what_was_found(request: pytest.FixtureRequest, record) -> None:
+def test_page_holds_the_results(request: pytest.FixtureRequest, record) -> None:
     if request.config.getoption("--write-page"):
         PAGE.write_text(record.page(), encoding="utf-8")
     assert written() == declared(), "run `make compatibility`"

@@ -54,7 +54,7 @@ def test_native_federated_context(same, silos):
 
     async def program():
         first = comp([1.0, 2.0], 3.0)
-        second = comp([4.0, 5.0], first["total"])  # a reference goes in where a value would
+        second = comp([4.0, 5.0], first["total"])  # a reference as an argument, in place of its value
         return await asyncio.gather(*map(tff.program.materialize_value, (first, second)))
 
     first, second = on_a_cohort(silos, program)
@@ -82,13 +82,13 @@ def test_silo_data_source(same, silos):
     assert same.run_ours(counted, iterator.select(2)) == (ROWS * 2, 2)
 
 
-def test_every_silo_is_selected_now_and_then(ours):
+def test_random_selection_uses_every_silo(ours):
     iterator = SiloDataSource("rows", tff.SequenceType(ROW), batch_size=4, seed=5).iterator()
     draws = [iterator.select(1).draw.of(("ewr", "jfk", "lga")) for _ in range(30)]
     assert {name for draw in draws for name in draw} == {"ewr", "jfk", "lga"}
 
 
-def test_more_silos_than_there_are_is_said_in_time(silos):
+def test_selection_of_too_many_silos_is_an_error_in_time(silos):
     with fedbroker.create_sync_execution_context(
         silos.url, cohort=silos.cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=1.0)
     ) as context:
@@ -102,7 +102,7 @@ def test_more_silos_than_there_are_is_said_in_time(silos):
 
 @contextlib.contextmanager
 def started(program: Path, silos, directory: Path, rounds: int):
-    """The program as a process, which is killed when the block ends."""
+    """Start the program as a process; kill it at the end of the block."""
     directory.mkdir(exist_ok=True)
     arguments = [silos.url, silos.cohort, str(directory), str(rounds)]
     with (directory / "log").open("ab") as log:
@@ -124,14 +124,14 @@ def metrics(directory: Path) -> list[dict[str, str]]:
 
 
 @feature("program", "learning.programs.train_model", "resumes after the coordinator was killed")
-def test_train_model_goes_on_after_the_coordinator_was_killed(same, silos, tmp_path):
+def test_train_model_resumes_after_the_coordinator_is_killed(same, silos, tmp_path):
     rounds = 4
     (page,) = blocks("docs/programs.md", "python")
     program, straight, killed = tmp_path / "program.py", tmp_path / "straight", tmp_path / "killed"
     program.write_text(page)
     with started(program, silos, straight, rounds) as uninterrupted:
         with started(program, silos, killed, 1000):
-            # The first of its states is there before any round, the third after two of them.
+            # The first saved state precedes all rounds, the third follows two rounds.
             wait_until(lambda: len(list((killed / "state").glob("program_state_*"))) >= 3, 240)
         done = len(metrics(killed)) if (killed / "metrics.csv").exists() else 0
         assert done < rounds, "it was killed too late for this test to show anything"

@@ -1,4 +1,4 @@
-"""What does not run says so plainly, before anything is sent."""
+"""Unsupported computations raise a plain error before anything is sent."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_closures(same):
         same.run_theirs(closure, 1.0)
 
 
-def test_nothing_is_sent_for_it(ours, silos):
+def test_refused_computation_sends_nothing(ours, silos):
     async def scenario():
         exchanges = (topology.WORK.name, topology.REPLY.name)
         async with message_counter(silos.url, *exchanges) as count:

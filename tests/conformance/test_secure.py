@@ -1,4 +1,4 @@
-"""Secure sums: refused, or computed in the open with TFF's range checks."""
+"""Secure sums: refused by default, or computed in plaintext with TFF's range checks."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_secure_select(same_in_plaintext):
 
 
 @pytest.mark.parametrize("comp", [secure_sum, secure_sum_bitwidth, secure_modular_sum])
-def test_without_being_asked_nothing_is_computed_in_the_open(ours, comp):
+def test_secure_sums_are_never_computed_in_plaintext_by_default(ours, comp):
     with pytest.raises(PlanError, match="the coordinator would see each silo's sum") as caught:
         ours.invoke(comp, [1, 2])
     assert caught.value.intrinsic == (caught.value.what.split()[0])
@@ -98,11 +98,11 @@ def test_without_being_asked_nothing_is_computed_in_the_open(ours, comp):
 
 
 @feature("refused", "secure sums, by default", "the coordinator would see each silo's sum; see Secure sums")
-def test_refused_by_default(same):
+def test_secure_sums_are_refused_by_default(same):
     same.refuses(PlanError, "federated_secure_sum cannot be planned", secure_sum, [1, 2])
 
 
-def test_each_session_in_the_open_says_so(ours_in_plaintext, caplog):
+def test_each_plaintext_session_logs_a_warning(ours_in_plaintext, caplog):
     for _ in range(2):
         ours_in_plaintext.invoke(secure_sum, [1, 2])
     warned = [record.message for record in caplog.records if "secure sums in plaintext" in record.message]

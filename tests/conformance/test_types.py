@@ -1,4 +1,4 @@
-"""Every type that a value may have, and every Python container."""
+"""Every type of value, and every Python container."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ F, N = np.float32, np.int32
 
 
 def through(member):
-    """A computation that passes clients' and the server's value of a type through TensorFlow."""
+    """Return a computation that passes values of a type, at clients and server, through TensorFlow."""
     member = tff.types.to_type(member)
     identity = tff.tensorflow.computation(lambda x: tf.nest.map_structure(tf.identity, x), member)
 

@@ -1,4 +1,4 @@
-"""The matrix: which fault, at which moment, under which policy, and what must come of it. Plain data."""
+"""The fault matrix as plain data: fault, moment, policy, and the expected result."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ class Cell:
     """One cell.
 
     Attributes:
-        results: what the two stages may add up to: ewr, the silo that is meddled with, holds 10, the others 1 and 100,
-            the late joiner 1000.
-        errors: or what may be raised.
+        results: the possible sums of both stages: the victim ``ewr`` holds 10, others 1 and 100, the late joiner 1000.
+        errors: the possible errors.
         stage_timeout: seconds for each stage.
     """
 
@@ -72,7 +71,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the cell's name for reports."""
         return f"{self.fault}, {self.moment}, {self.policy}"
 
 
@@ -91,12 +90,12 @@ def _cells() -> list[Cell]:
     cells += [Cell("killed", "between stages", "replace", (LEFT_LATER,), (), GIVES_UP)]
     for fault in ("restarted", "both restarted", "runtime killed"):
         moments = EARLY if fault != "both restarted" else ("computing", "reply under way")
-        # Nothing was kept: the work is done again, in the same session.
+        # No values were kept: the work runs again, in the same session.
         cells += [Cell(fault, moment, "fail", (ALL,)) for moment in moments]
-        # A runtime that dies when the first stage's work is done takes what was kept of it along.
+        # A runtime that dies after the first stage's work loses the kept values.
         late = (LEFT_LATER,) if fault == "runtime killed" else (ALL,)
         cells += [Cell(fault, moment, "drop", late if moment == "reply under way" else (ALL,)) for moment in moments]
-        # Kept values are lost: another attempt with a fresh membership, or on without the silo.
+        # Kept values are lost: either another attempt with a new membership, or the session continues without the silo.
         cells += [Cell(fault, "between stages", "fail", (ALL,))]
         cells += [Cell(fault, "between stages", "drop", (LEFT_LATER,))]
     cells += [

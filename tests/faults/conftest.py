@@ -1,4 +1,4 @@
-"""One cohort for the whole matrix, and its cut for every test run."""
+"""One cohort for the whole fault matrix and for its cut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from tests.faults.harness import bench_in
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
-    """Three silos on a broker of their own, each behind a proxy."""
+    """Run three silos on their own broker, each behind a proxy."""
     with bench_in(tmp_path_factory.mktemp("faults")) as bench:
         yield bench

@@ -1,4 +1,4 @@
-"""A cohort of real silo processes on a broker of its own, each behind a network that can fail, and ways to meddle."""
+"""A cohort of real silo processes on its own broker, each behind a network that can fail, and faults to inject."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def _proxy(url: str) -> Proxy:
 
 
 class Bench:
-    """The cohort, and what can be done to it."""
+    """The cohort, and methods that inject faults."""
 
     def __init__(self, root: Path, broker: PrivateBroker) -> None:
         self.broker = broker
@@ -110,18 +110,18 @@ class Bench:
         self.loop.stop()
 
     def meddle(self, fault: Fault, *, spare: bool = False) -> None:
-        """Do it; what takes long goes on beside."""
+        """Inject a fault; slow faults continue in a thread."""
         FAULTS[fault](self)
         if spare:
             self.spare.start()
 
     def flow(self) -> None:
-        """The victim's network works, unless a fault keeps it silent."""
+        """Let the victim's network flow, unless a fault keeps it silent."""
         if not any(thread.is_alive() and thread.name == "silent" for thread in self._meddling):
             self.on_network(self.victim.proxy.flow)
 
     def mend(self) -> None:
-        """Everything as it was; the victim is back."""
+        """Undo all faults and wait for the victim."""
         for thread in self._meddling:
             thread.join(60)
         self._meddling.clear()
@@ -144,7 +144,7 @@ class Bench:
             silo.ready()
 
     def on_network(self, action: Callable[[], object]) -> None:
-        """Do it on the event loop of the proxies."""
+        """Run an action on the event loop of the proxies."""
         self.loop.run(_do(action))
 
     def beside(self, name: str, action: Callable[[], object]) -> None:
@@ -198,7 +198,7 @@ def _link_silent(bench: Bench) -> None:
     bench.on_network(bench.victim.proxy.stall)
 
     def mend() -> None:
-        threading.Event().wait(SILENT_SECONDS)  # this is the fault itself
+        threading.Event().wait(SILENT_SECONDS)  # the pause is the fault itself
         bench.on_network(bench.victim.proxy.flow)
 
     bench.beside("silent", mend)
@@ -233,7 +233,7 @@ FAULTS: dict[Fault, Callable[[Bench], None]] = {
 
 @contextlib.contextmanager
 def bench_in(directory: Path) -> Iterator[Bench]:
-    """A cohort that is up."""
+    """Run a cohort whose silos are ready."""
     plugins = directory / "plugins"
     gated_source(plugins)
     with pytest.MonkeyPatch.context() as patch, PrivateBroker(directory=directory / "node") as broker:
@@ -247,5 +247,5 @@ def bench_in(directory: Path) -> Iterator[Bench]:
 
 
 def wait_for_new(present: Callable[[], dict[str, str]], old: str | None) -> None:
-    """Until the coordinator knows just these three, and the victim by another incarnation than ``old``."""
+    """Wait until the coordinator knows these three silos, and another incarnation of the victim than ``old``."""
     wait_until(lambda: present().keys() == VALUES.keys() and present()[VICTIM] != old, 30, "the victim is back")

@@ -1,4 +1,4 @@
-"""The results of the matrix, for the terminal and for docs/faults.md."""
+"""The results of the fault matrix, for the terminal and for docs/faults.md."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 
 @dataclass
 class Outcomes:
-    """Seconds of each cell that passed, None for one that did not."""
+    """Seconds of each cell that passed, and None for each that failed."""
 
     seconds: dict[Cell, float | None] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """A table in Markdown: a row for each fault and policy, a column for each moment."""
+        """Return a Markdown table: a row for each fault and policy, a column for each moment."""
         rows = ["| fault | policy | " + " | ".join(MOMENTS) + " |", "|---" * (2 + len(MOMENTS)) + "|"]
         for fault in FAULTS:
             for policy in ("fail", "drop", "replace"):
@@ -36,7 +36,7 @@ class Outcomes:
         return f"{expected(cell)}, {seconds:.1f} s"
 
     def page(self) -> str:
-        """The page."""
+        """Return the page."""
         faults = "\n".join(f"- **{name}**: {words}." for name, words in FAULTS.items())
         moments = "\n".join(f"- **{name}**: {words}." for name, words in MOMENTS.items())
         count = len(self.seconds)

@@ -1,4 +1,4 @@
-"""Clients and silos come and go: parts of a cohort, fixed numbers of clients, results that no aggregate is in."""
+"""Membership changes: a part of the cohort, fixed numbers of clients, results without aggregates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wait import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DROP = {"min_silos": 2, "stragglers": "drop", "stage": 4.0}
-SIX = [1.0, 2.0, 10.0, 20.0, 100.0, 200.0]  # two at each silo, dealt in order
+SIX = [1.0, 2.0, 10.0, 20.0, 100.0, 200.0]  # two at each silo, distributed in order
 
 
 @tff.federated_computation()
@@ -40,7 +40,7 @@ def mended(bench):
 
 @pytest.fixture
 def of_cohort(mended):
-    """``with of_cohort(**options) as (context, ask)``: ``ask(comp, *arguments)``; all three silos are known."""
+    """Yield a function that opens a context: ``context, ask = of_cohort(**options)``; it knows all silos."""
     contexts = []
 
     def make(*, there=3, **options):
@@ -57,7 +57,7 @@ def of_cohort(mended):
         context.close()
 
 
-def test_a_dropped_silo_takes_the_clients_with_it_that_the_program_dealt_it(mended, of_cohort):
+def test_dropped_silo_removes_its_clients_from_the_result(mended, of_cohort):
     context, ask = of_cohort(**DROP)
     assert ask(c.total, SIX) == 333.0
     mended.meddle("stopped")
@@ -66,24 +66,24 @@ def test_a_dropped_silo_takes_the_clients_with_it_that_the_program_dealt_it(mend
 
 
 @pytest.mark.whole
-def test_where_every_client_must_answer_a_lost_silo_is_an_error(mended, of_cohort):
+def test_lost_silo_is_an_error_if_every_client_must_answer(mended, of_cohort):
     _, ask = of_cohort(min_silos=3, stage=3.0)
     mended.meddle("stopped")
     with pytest.raises(DeadlineExceeded, match=VICTIM):
         ask(c.total, SIX)
 
 
-def test_a_late_joiner_gets_the_clients_of_whom_it_replaces(mended, of_cohort):
+def test_late_joiner_gets_the_clients_of_the_silo_that_it_replaces(mended, of_cohort):
     context, ask = of_cohort(min_silos=2, stragglers="replace", stage=14.0)
     mended.meddle("killed", spare=True)
     assert ask(c.total, SIX) == 333.0
     assert context.last_session.participants == ("bos", "lga", "jfk")
 
 
-def test_a_part_of_the_cohort_is_enough_or_is_an_error_that_names_the_missing(mended, of_cohort):
+def test_part_of_the_cohort_suffices_or_raises_a_timeout(mended, of_cohort):
     mended.victim.process.stop()
     _, ask = of_cohort(there=2, min_silos=2)
-    assert ask(c.total, SIX) == 333.0  # dealt to the two that are there
+    assert ask(c.total, SIX) == 333.0  # distributed over the two present silos
     with (
         fedbroker.create_sync_execution_context(
             mended.broker.url, cohort=COHORT, min_silos=3, timeouts=fedbroker.Timeouts(join=1.5)
@@ -111,7 +111,7 @@ def test_membership_and_number_of_clients_change_between_invocations(mended, of_
     assert context.last_session.participants == ("bos", "jfk", "lga")
 
 
-def test_a_worker_restarted_in_mid_computation_with_no_aggregate_under_way(mended, of_cohort):
+def test_silo_restarted_while_computing_returns_client_values(mended, of_cohort):
     _, ask = of_cohort(min_silos=3, stage=30.0)
     victim = mended.victim
     before = victim.reads

@@ -1,4 +1,4 @@
-"""A cluster of three broker nodes loses one of them in the middle of a stage: the session completes, with everybody."""
+"""A cluster of three broker nodes loses one in the middle of a stage: the session completes with all silos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 VALUES = {"bos": 1.0, "ewr": 10.0, "jfk": 100.0}
 LARGE = 200_000
-"""Elements of what goes down to the silos and comes up from them: more than rides with a message."""
+"""Number of elements in each direction: too many for the message itself, so they are sent as blobs."""
 
 
 @tff.tensorflow.computation(COLUMN)
@@ -39,7 +39,7 @@ def plus(one, other):
 
 @tff.federated_computation(tff.FederatedType(COLUMN, tff.CLIENTS))
 def twice(columns):
-    """Two stages: each silo's value, then its value and the total."""
+    """Run two stages: each silo's value, then its value plus the total."""
     values = tff.federated_map(wide, columns)
     total = tff.federated_broadcast(tff.federated_sum(values))
     return tff.federated_sum(tff.federated_map(plus, (values, total)))
@@ -55,7 +55,7 @@ VICTIMS = pytest.mark.parametrize("victim", [0, *(pytest.param(node, marks=pytes
 
 
 def all_answer_without(cluster, victim, context, directories):
-    """A node dies while all silos, in these directories, read their data; the session, and the next one, have them."""
+    """Kill a node while all silos read their data; check that this session and the next one have all silos."""
     for directory in directories:
         block_reads(directory)
     arguments = pack_arguments(twice, (fedbroker.data("numbers"),))
@@ -70,13 +70,13 @@ def all_answer_without(cluster, victim, context, directories):
             assert set(total) == {4 * 111.0}
             assert context.last_session.participants == tuple(VALUES)
             assert not context.last_session.dropped
-            assert all(read_count(directory) == 1 for directory in directories)  # nobody computed twice
-            again = context.invoke(twice, arguments)  # with two nodes left
+            assert all(read_count(directory) == 1 for directory in directories)  # no silo computed twice
+            again = context.invoke(twice, arguments)  # with two remaining nodes
             assert again[0] == 4 * 111.0
 
 
 @VICTIMS
-def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatch, victim):
+def test_session_survives_the_loss_of_any_node_in_mid_stage(cluster, cohort, tmp_path, monkeypatch, victim):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "sources"), prepend=os.pathsep)
     gated = gated_source(tmp_path / "sources")
     sources = {name: {"numbers": gated | {"value": value}} for name, value in VALUES.items()}
@@ -96,7 +96,7 @@ def test_any_node_may_be_lost_in_mid_stage(cluster, cohort, tmp_path, monkeypatc
 
 @pytest.fixture
 def enrolled(cluster, cohort, tmp_path):
-    """Three silos that were enrolled with all of their queues replicated, by an administrator without the API."""
+    """Enrol three silos with replicated queues, by an administrator without the management API."""
     office = Admin(tmp_path, {})
     public = f"amqp://{','.join(f'127.0.0.1:{node.port}' for node in cluster.nodes)}/"
     definitions = tmp_path / "definitions.json"
@@ -113,7 +113,7 @@ def enrolled(cluster, cohort, tmp_path):
 
 
 @VICTIMS
-def test_enrolled_silos_outlive_any_node(cluster, cohort, enrolled, tmp_path, victim):
+def test_enrolled_silos_survive_the_loss_of_any_node(cluster, cohort, enrolled, tmp_path, victim):
     modules = tmp_path / "sources"
     gated = gated_source(modules)
     directories = []

@@ -1,4 +1,4 @@
-"""A coordinator is killed: with a journal the next one goes on where it was, without it the next one just works."""
+"""A killed coordinator: with a journal the next one resumes its session, without one it starts again."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ with fedbroker.set_sync_execution_context(
 
 
 class Program:
-    """The scientist's program as a process that can be killed."""
+    """The user's program as a process that can be killed."""
 
     def __init__(self, bench, directory, journal):
         self.log = directory / "program.log"
@@ -95,26 +95,26 @@ def held(silo):
         silo.release()
 
 
-def test_a_killed_coordinator_goes_on_and_no_silo_computes_twice(bench, tmp_path, reads):
+def test_restarted_coordinator_resumes_and_no_silo_computes_twice(bench, tmp_path, reads):
     journal = tmp_path / "journal"
     with held(bench.victim):
         first = Program(bench, tmp_path, journal)
         wait_until(
-            lambda: reads() == ONCE and first.said("event silo answered"), 60, "two silos have answered, one computes"
+            lambda: reads() == ONCE and first.said("event silo_answered"), 60, "two silos have answered, one computes"
         )
         first.kill()
         second = Program(bench, tmp_path, journal)
-        wait_until(lambda: second.said("event session resumed"), 60, "the session was found")
+        wait_until(lambda: second.said("event session_resumed"), 60, "the session was found")
     assert second.result() == ["result 111.0 111.0 bos ewr jfk"]
     assert reads() == ONCE
     assert sorted(path.name for path in journal.iterdir()) == ["key", "lock"]
 
 
 @pytest.mark.whole
-def test_a_coordinator_killed_in_the_second_stage_does_not_ask_for_the_first_again(bench, tmp_path, reads):
+def test_coordinator_killed_in_the_second_stage_resumes_there(bench, tmp_path, reads):
     journal = tmp_path / "journal"
     first = Program(bench, tmp_path, journal)
-    wait_until(lambda: first.said("event stage started 1"), 60, "the second stage")
+    wait_until(lambda: first.said("event stage_started 1"), 60, "the second stage")
     first.kill()
     if first.said("result"):
         pytest.fail("it was done before it could be killed")
@@ -123,7 +123,7 @@ def test_a_coordinator_killed_in_the_second_stage_does_not_ask_for_the_first_aga
     assert reads() == ONCE
 
 
-def test_without_a_journal_the_next_coordinator_works_at_once(bench, tmp_path, reads):
+def test_next_coordinator_works_immediately_without_a_journal(bench, tmp_path, reads):
     with held(bench.victim):
         first = Program(bench, tmp_path, None)
         wait_until(lambda: reads() == ONCE, 60, "every silo has computed or does so")
@@ -133,7 +133,7 @@ def test_without_a_journal_the_next_coordinator_works_at_once(bench, tmp_path, r
     assert reads() == dict.fromkeys(VALUES, 2)
 
 
-def test_a_journal_is_one_coordinators(tmp_path):
+def test_journal_belongs_to_one_coordinator(tmp_path):
     journal = Journal(tmp_path / "j")
     with pytest.raises(ConfigError, match="another coordinator"):
         Journal(tmp_path / "j")

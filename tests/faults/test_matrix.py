@@ -1,4 +1,4 @@
-"""Fault by moment by policy, on a real broker with real silo processes."""
+"""The fault matrix: fault by moment by policy, on a real broker with real silo processes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FLOATS = 2_000_000
 COLUMN = tff.TensorType(np.float32, [None])
 MODEL = tff.TensorType(np.float32, [FLOATS])
 SPRINGS = 1_500_000
-"""Bytes of the 8 MB under way when the fault comes. More than 5 MB of what is left do not fit into the sockets' own
-buffers, so that the rest cannot get away before the fault is there."""
+"""Bytes of the 8 MB in transit when the fault is injected. More than 5 MB of the rest do not fit into socket buffers,
+so that a part of them is still unsent by then."""
 
 
 @tff.tensorflow.computation(COLUMN, MODEL)
@@ -69,7 +69,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("cell", cells, ids=[cell.name for cell in cells])
 
 
-def test_a_fault_ends_as_it_should(cell: Cell, bench, model, outcomes):
+def test_fault_has_its_expected_result(cell: Cell, bench, model, outcomes):
     outcomes.seconds[cell] = None
     bench.mend()
     moments = Moments(cell, bench)
@@ -94,7 +94,7 @@ def test_a_fault_ends_as_it_should(cell: Cell, bench, model, outcomes):
         def present():
             return {silo.name: silo.incarnation for silo in context._coordinator._cohort.silos}
 
-        context.invoke(nothing, None)  # connect; the roster is known
+        context.invoke(nothing, None)  # connect, so that the roster is known
         wait_until(lambda: present().keys() == VALUES.keys(), 30, "three silos are there")
         incarnation = present()[VICTIM]
         moments.arm()
@@ -152,7 +152,7 @@ async def nothing_is_left(url, key):
 
 
 class Moments:
-    """Waits for a cell's moment, and meddles then."""
+    """Waits for a cell's moment, and injects the fault then."""
 
     def __init__(self, cell: Cell, bench) -> None:
         assert cell.moment in MOMENTS
@@ -162,7 +162,7 @@ class Moments:
         self.struck = False
 
     def arm(self):
-        """Before the invocation."""
+        """Prepare for the moment, before the invocation."""
         self.armed = True
         victim = self.bench.victim
         self.reads = victim.reads
@@ -177,7 +177,7 @@ class Moments:
                 self.trap = victim.proxy.stall_after(SPRINGS, "up")
 
     def strike(self):
-        """Once the invocation is under way."""
+        """Wait for the moment and inject the fault, during the invocation."""
         match self.cell.moment:
             case "blobs under way" | "reply under way":
                 assert self.trap.sprung.wait(20), "the moment never came"
@@ -189,7 +189,7 @@ class Moments:
                 self.bench.victim.release()
 
     def hear(self, event):
-        """On the context's event loop: nothing here may take long."""
+        """Handle an event on the context's event loop, without blocking it."""
         over = (event.name, event.stage) == ("stage_finished", 0)
         if over and self.armed and not self.struck and self.cell.moment == "between stages":
             self._meddle()
@@ -199,7 +199,7 @@ class Moments:
         self.bench.meddle(self.cell.fault, spare=self.cell.policy == "replace")
 
 
-def test_the_page_names_every_cell(request, outcomes):
+def test_page_names_every_cell(request, outcomes):
     if request.config.getoption("--faults"):
         assert None not in outcomes.seconds.values()
         PAGE.write_text(outcomes.page(), encoding="utf-8")

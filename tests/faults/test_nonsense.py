@@ -1,4 +1,4 @@
-"""A silo that floods, or sends garbage: out of the session by name, and nobody else's result is harmed."""
+"""A silo that floods or sends garbage is dropped from the session and named; other silos' results are intact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def flood_of_garbage(look, key, work):
 
 
 async def flood_of_answers(look, key, work):
-    """Its own answers to a session that there is not, well-formed."""
+    """Publish its own well-formed replies to an unknown session."""
     from fedbroker.wire import encode
     from fedbroker.wire.messages import Done
 
@@ -40,7 +40,7 @@ async def flood_of_chunks(look, key, work):
 
 
 async def bad_answer(look, key, work):
-    """An answer in another's name, under its own routing key."""
+    """Publish a reply in another silo's name, under its own routing key."""
     from fedbroker.wire import digest_of, encode
     from fedbroker.wire.messages import Done
 
@@ -50,7 +50,7 @@ async def bad_answer(look, key, work):
 
 
 @pytest.mark.parametrize("flood", [flood_of_garbage, flood_of_answers, flood_of_chunks, bad_answer])
-async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroker, cohort: str, flood):
+async def test_flooding_silo_is_dropped_and_other_results_are_intact(broker: PrivateBroker, cohort: str, flood):
     ours = CoordinatorCohort(broker.url, cohort, limits=LIMITS)
     async with (
         ours,
@@ -87,7 +87,7 @@ async def test_who_floods_is_out_and_named_and_harms_nobody(broker: PrivateBroke
         assert "more than 20 messages" in report.stages[0].silos[1].why
 
 
-async def test_as_many_as_are_allowed_change_nothing(broker: PrivateBroker, cohort: str):
+async def test_invalid_messages_within_the_limit_have_no_effect(broker: PrivateBroker, cohort: str):
     ours = CoordinatorCohort(broker.url, cohort, limits=LIMITS)
     async with ours, silo_transport(broker.url, cohort, "mallory") as silo:
         members = await ours.gather(1, 60.0)

@@ -1,4 +1,4 @@
-"""Many small invocations while silos are killed, cut off and restarted: none lost, none wrong, memory flat."""
+"""Many small invocations while silos are killed, disconnected and restarted: no losses, no errors, constant memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.computations import sum_numbers
 pytestmark = [pytest.mark.e2e]
 
 MOST_GROWTH = 1.25
-"""A process may be so much larger at the end than after the first quarter."""
+"""Allowed ratio of a process's memory at the end to that after the first quarter."""
 
 
 class Chaos(threading.Thread):
-    """Meddles with one silo after another, as a seed has it, until it is told to stop."""
+    """Injects faults into random silos, from a seed, until it is stopped."""
 
     def __init__(self, bench, seed: int) -> None:
         super().__init__(name="chaos")
@@ -56,7 +56,7 @@ class Chaos(threading.Thread):
 
 
 @pytest.mark.timeout(3600)
-def test_nothing_is_lost_and_nothing_is_wrong(bench, request, capsys):
+def test_soak_loses_no_result_and_keeps_memory_constant(bench, request, capsys):
     count = request.config.getoption("--soak")
     chaos = Chaos(bench, request.config.getoption("--soak-seed"))
     sizes, sums, errors = [], [], []
