@@ -1,0 +1,4 @@
+from collections.abc import Callable
+from typing import Any
+
+def traverse(fn: Callable[[Any], object | None], structure: object) -> Any: ...
