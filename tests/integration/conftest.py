@@ -1,4 +1,4 @@
-"""What tests against the real C++ runtime share: one of ours, and TFF's own local context."""
+"""Fixtures for tests with the real C++ runtime: a runtime of ours, and TFF's own local context."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def runtime(loop_thread):
 
 @pytest.fixture(scope="session")
 def managed_broker() -> Iterator[ManagementBroker]:
-    """A private broker with the management API."""
+    """Run a private broker with the management API."""
     with management_broker() as one:
         yield one
 
 
 @pytest.fixture(scope="session")
 def office(managed_broker: ManagementBroker, tmp_path_factory: pytest.TempPathFactory) -> Admin:
-    """An administrator of that broker, whose virtual host is ready."""
+    """Initialise an administrator of that broker and its virtual host."""
     one = Admin(tmp_path_factory.mktemp("admin"), {"FEDBROKER_ADMIN_URL": managed_broker.api})
     one.done("init", "--broker", managed_broker.public)
     return one
@@ -47,7 +47,7 @@ def office(managed_broker: ManagementBroker, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 async def own_runtime():
-    """A runtime in the test's own event loop."""
+    """Start a runtime in the test's own event loop."""
     one = Runtime()
     await one.start()
     yield one
@@ -56,14 +56,14 @@ async def own_runtime():
 
 @pytest.fixture(scope="session")
 def tff_local():
-    """``run(comp, *args)`` on TFF's own local context."""
+    """Return ``run(comp, *args)``, which invokes on TFF's own local context."""
     context = local_context()
     return lambda comp, *args: context.invoke(comp, pack_arguments(comp, args))
 
 
 @pytest.fixture
 def direct(loop_thread, runtime):
-    """``run(comp, *args, silos=n)`` on silos that are executors of one runtime, without a broker."""
+    """Return ``run(comp, *args, silos=n)``, which invokes on executors of one runtime, without a broker."""
 
     def run(comp, *args, silos=3):
         return loop_thread.run(DirectCohort(runtime, silos).run(comp, pack_arguments(comp, args)))
@@ -73,6 +73,6 @@ def direct(loop_thread, runtime):
 
 @pytest.fixture
 def waiting(tmp_path, monkeypatch):
-    """Sources, one of which waits for ``go`` and counts how often it is read."""
+    """Return two sources, one of which blocks until it is released and counts its reads."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return {"rows": {"query": ROWS}, "waiting": gated_source(tmp_path, waits=True)}

@@ -1,4 +1,4 @@
-"""``fedbroker admin`` against a real broker: what it makes, what it refuses, and that silos live by it."""
+"""``fedbroker admin`` against a real broker: its files and permissions, its refusals, and silos that use them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ QUEUES = ("work", "blobs", "mailbox")
 
 @pytest.fixture
 def ewr(office: Admin, cohort: str):
-    """An enrolled silo's settings."""
+    """Enrol a silo; return the path of its settings."""
     office.done("enroll", "ewr", "--cohort", cohort)
     return office.settings(cohort)
 
 
-def test_what_is_handed_over_is_ready(office, cohort, managed_broker):
+def test_enroll_writes_complete_settings_and_keys(office, cohort, managed_broker):
     said = json.loads(office.done("enroll", "ewr", "--cohort", cohort, "--json"))
     settings = load(office.settings(cohort), {}).silo
     assert (settings.name, settings.cohort, settings.enrolled) == ("ewr", cohort, True)
@@ -55,13 +55,13 @@ def test_what_is_handed_over_is_ready(office, cohort, managed_broker):
 
 
 def kinds(cohort, managed_broker):
-    """The kinds of the silo's queues, by what they are for."""
+    """Return the types of the silo's queues, by purpose."""
     listed = managed_broker.broker.ctl("list_queues", "-p", "fedbroker", "name", "type").splitlines()
     names = (line.split() for line in listed)
     return {name.split(".")[1]: kind for name, kind in names if name.endswith(f".{cohort}.ewr")}
 
 
-def test_on_a_cluster_all_of_a_silo_s_queues_may_be_replicated(office, cohort, managed_broker):
+def test_all_queues_of_a_silo_can_be_replicated(office, cohort, managed_broker):
     office.done("enroll", "ewr", "--cohort", cohort)
     assert kinds(cohort, managed_broker) == {"work": "quorum", "blobs": "classic", "mailbox": "classic"}
     line = office.refused("enroll", "ewr", "--cohort", cohort, "--replicated", "--force")
@@ -76,7 +76,7 @@ def test_on_a_cluster_all_of_a_silo_s_queues_may_be_replicated(office, cohort, m
     assert kinds(cohort, managed_broker) == {}
 
 
-def test_a_silo_may_keep_its_secret_to_itself(office, cohort):
+def test_enroll_accepts_a_silos_own_public_key(office, cohort):
     own = Identity(b"o" * 32)
     office.done("enroll", "ewr", "--cohort", cohort, "--public-key", str(own.public))
     directory = office.settings(cohort).parent
@@ -88,7 +88,7 @@ def test_a_silo_may_keep_its_secret_to_itself(office, cohort):
     assert own.reveal() not in line
 
 
-def test_that_messages_are_sealed_is_not_forgotten(office, cohort):
+def test_later_enrolments_preserve_sealing(office, cohort):
     office.done("enroll", "ewr", "--cohort", cohort)
     keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
     keys.write_text(keys.read_text().replace("seal = false", "seal = true"))
@@ -98,7 +98,7 @@ def test_that_messages_are_sealed_is_not_forgotten(office, cohort):
     assert sorted(found["silos"]) == ["ewr", "jfk"]
 
 
-def test_no_secret_is_printed(office, cohort):
+def test_enroll_prints_no_secret(office, cohort):
     ran = office.run("enroll", "ewr", "--cohort", cohort)
     password = office.silo_url(cohort).rpartition("@")[0].rpartition(":")[2]
     assert len(password) == 32
@@ -106,7 +106,7 @@ def test_no_secret_is_printed(office, cohort):
     assert "fedbroker-secret" not in ran.out + ran.error
 
 
-def test_who_is_enrolled_already_is_left_alone(office, ewr, cohort, tmp_path):
+def test_enrolled_silo_is_unchanged_without_force(office, ewr, cohort, tmp_path):
     before = ewr.read_text()
     assert "is there already" in office.refused("enroll", "ewr", "--cohort", cohort)
     elsewhere = Admin(tmp_path, office.variables)
@@ -118,14 +118,14 @@ def test_who_is_enrolled_already_is_left_alone(office, ewr, cohort, tmp_path):
     assert ewr.read_text() != before
 
 
-def test_another_virtual_host_s_user_is_not_taken(office, ewr, cohort, tmp_path):
+def test_user_of_another_virtual_host_is_refused(office, ewr, cohort, tmp_path):
     other = Admin(tmp_path, office.variables)
     other.done("init", "--vhost", "trains", "--coordinator", "nightly")
     assert "belongs to vhost 'fedbroker'" in other.refused("enroll", "ewr", "--cohort", cohort, "--force")
     assert other.listed() == []
 
 
-async def test_queues_of_a_silo_that_was_not_enrolled_are_not_taken_over(office, cohort):
+async def test_queues_of_an_unenrolled_silo_are_refused(office, cohort):
     async with queue_admin(office.coordinator_url()) as somebody:
         await somebody.declare(f"fedbroker.lobby.{cohort}.2", durable=True)
     managed = office.variables["FEDBROKER_ADMIN_URL"]
@@ -137,7 +137,7 @@ async def test_queues_of_a_silo_that_was_not_enrolled_are_not_taken_over(office,
     assert office.listed("--cohort", cohort) == []
 
 
-def test_a_password_in_an_argument_is_refused(office):
+def test_password_in_an_argument_is_refused(office):
     line = office.refused("list", "--api", "http://admin:hunter2@127.0.0.1:1")
     assert "list of processes" in line
     assert "hunter2" not in line
@@ -157,13 +157,13 @@ def test_a_password_in_an_argument_is_refused(office):
         ({"FEDBROKER_ADMIN_URL_FILE": "/nowhere"}, "there is no file"),
     ],
 )
-def test_a_login_that_does_not_do(tmp_path, variables, words):
+def test_unsuitable_admin_login_is_refused(tmp_path, variables, words):
     line = Admin(tmp_path, variables).refused("list")
     assert words in line
     assert "hunter2" not in line
 
 
-def test_the_api_s_refusals(office, managed_broker, tmp_path):
+def test_errors_of_the_management_api_are_reported(office, managed_broker, tmp_path):
     host = managed_broker.api.rpartition("@")[2]
     wrong = Admin(tmp_path, {"FEDBROKER_ADMIN_URL": f"http://fedbroker:hunter2@{host}"})
     assert "refuses user 'fedbroker'" in wrong.refused("list")
@@ -173,7 +173,7 @@ def test_the_api_s_refusals(office, managed_broker, tmp_path):
     assert "no management API" in Admin(tmp_path, {"FEDBROKER_ADMIN_URL": amqp}).refused("list")
 
 
-def test_a_virtual_host_that_is_not_ready(office, tmp_path):
+def test_uninitialised_virtual_host_is_refused(office, tmp_path):
     line = Admin(tmp_path, office.variables).refused("enroll", "ewr", "--cohort", "c", "--vhost", "nowhere")
     assert "run `fedbroker admin init` first" in line
     assert "is not enrolled" in office.refused("revoke", "nobody", "--cohort", "nowhere")
@@ -181,14 +181,14 @@ def test_a_virtual_host_that_is_not_ready(office, tmp_path):
     assert "is not a name for a silo" in office.refused("enroll", "a.b", "--cohort", "c")
 
 
-def test_the_login_may_come_from_a_file(office, managed_broker, tmp_path):
+def test_login_can_come_from_a_file(office, managed_broker, tmp_path):
     (tmp_path / "url").write_text(f"{managed_broker.api}\n")
     from_file = Admin(tmp_path, {"FEDBROKER_ADMIN_URL_FILE": str(tmp_path / "url")})
     assert from_file.listed("--vhost", "fedbroker") == office.listed()
 
 
-def test_the_command_is_found(managed_broker, tmp_path):
-    """As a process of its own; everything else runs in this one."""
+def test_command_runs_as_its_own_process(managed_broker, tmp_path):
+    """Run the command in its own process; the other tests run it in this one."""
     done = subprocess.run(
         [sys.executable, "-m", "fedbroker.cli", "admin", "list", "--vhost", "empty"],
         env=environment(FEDBROKER_ADMIN_URL=managed_broker.api),
@@ -200,8 +200,8 @@ def test_the_command_is_found(managed_broker, tmp_path):
     assert (done.returncode, done.stdout) == (0, "no silo is enrolled\n"), done.stderr
 
 
-def test_definitions_do_what_the_api_does(office, managed_broker, tmp_path, cohort):
-    """Imported by `rabbitmqctl`, they give the same users, permissions, queues and bindings."""
+def test_definitions_file_equals_the_api(office, managed_broker, tmp_path, cohort):
+    """Import the definitions by `rabbitmqctl`: users, permissions, queues and bindings equal those of the API."""
     broker = managed_broker.broker
     by_file = Admin(tmp_path, {})
     public = ["--broker", managed_broker.public, "--vhost", cohort]
@@ -228,7 +228,7 @@ def test_definitions_do_what_the_api_does(office, managed_broker, tmp_path, coho
 
 
 @pytest.mark.parametrize("options", [(), ("--replicated",)])
-async def test_a_name_is_taken_once(office, cohort, options):
+async def test_name_of_a_connected_silo_is_in_use(office, cohort, options):
     office.done("enroll", "ewr", "--cohort", cohort, *options)
     url = office.silo_url(cohort)
     async with silo_transport(url, cohort, enrolled=True) as first:
@@ -243,8 +243,8 @@ async def test_a_name_is_taken_once(office, cohort, options):
         pass
 
 
-async def test_who_is_not_enrolled_is_told_so(office, ewr, cohort):
-    """By its settings it is, at the broker it is not; or the other way round."""
+async def test_enrolment_mismatch_between_settings_and_broker_is_an_error(office, ewr, cohort):
+    """The silo's settings claim enrolment and the broker has none; or the reverse."""
     url = office.silo_url(cohort)
     with pytest.raises(BrokerRefused, match="fedbroker admin enroll"):
         await EchoSilo(url, cohort, "jfk", enrolled=True).transport.open(Deadline.after(20))
@@ -252,7 +252,7 @@ async def test_who_is_not_enrolled_is_told_so(office, ewr, cohort):
         await EchoSilo(url, cohort).transport.open(Deadline.after(20))
 
 
-async def test_the_examination_of_an_enrolled_silo(office, ewr, cohort):
+async def test_doctor_checks_an_enrolled_silo(office, ewr, cohort):
     url = office.silo_url(cohort)
     findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
     assert [one.line for one in findings if one.level == "problem"] == []
@@ -267,8 +267,8 @@ async def test_the_examination_of_an_enrolled_silo(office, ewr, cohort):
     assert [one.line for one in findings if one.level == "problem"] == []
 
 
-async def test_what_came_while_a_silo_was_away_does_not_reach_the_next_one(office, ewr, cohort):
-    """Chunks of blobs: they are thrown away. Its work waits."""
+async def test_blobs_for_a_stopped_silo_do_not_reach_its_successor(office, ewr, cohort):
+    """Discard chunks of blobs that waited for the silo, and keep its work."""
     url = office.silo_url(cohort)
     async with queue_admin(office.coordinator_url()) as somebody:
         await somebody.publish("fedbroker.blobs", cohort, b"old")
@@ -279,8 +279,8 @@ async def test_what_came_while_a_silo_was_away_does_not_reach_the_next_one(offic
             assert await somebody.has_queue(f"fedbroker.{kind}.{cohort}.ewr")
 
 
-async def test_long_work_is_taken_anew(office, ewr, cohort):
-    """A silo may put a copy of its own work into its own queue."""
+async def test_enrolled_silo_renews_long_work(office, ewr, cohort):
+    """Let an enrolled silo put a copy of its own work into its own queue."""
     async with (
         coordinator_transport(office.coordinator_url(), cohort) as theirs,
         silo_transport(office.silo_url(cohort), cohort, enrolled=True, renew_seconds=0.3, heartbeat=60.0) as silo,
@@ -290,14 +290,14 @@ async def test_long_work_is_taken_anew(office, ewr, cohort):
         await eventually(lambda: len(silo.items) == 1)
         said = silo.transport.traffic["control"]
         before = said.messages_out
-        await eventually(lambda: said.messages_out >= before + 3)  # with that heartbeat nothing else is said so often
+        await eventually(lambda: said.messages_out >= before + 3)  # no other message is that frequent
         gate.set()
         assert await asked == b"ok"
         assert len(silo.items) == 1
 
 
 def compute(office: Admin, cohort: str) -> float:
-    """A TFF computation over the cohort, through the enrolled coordinator."""
+    """Run a TFF computation over the cohort, through the enrolled coordinator."""
     keys = office.out / "coordinators" / "coordinator" / f"{cohort}.keys.toml"
     with fedbroker.create_sync_execution_context(
         office.coordinator_url(), cohort=cohort, keys=keys, min_silos=1, timeouts=fedbroker.Timeouts(join=60)
@@ -306,13 +306,13 @@ def compute(office: Admin, cohort: str) -> float:
 
 
 async def locked_out(url: str) -> None:
-    """That login is refused."""
+    """Check that this login is refused."""
     with pytest.raises(BrokerRefused, match="refused the login"):
         await (await connect(parse(url), "test", Deadline.after(15))).close()
 
 
-async def test_a_silo_s_whole_life(office, ewr, cohort, managed_broker):
-    """It joins, computes, survives its broker's restart, is locked out by a rotation, lives on, and is revoked."""
+async def test_life_cycle_of_an_enrolled_silo(office, ewr, cohort, managed_broker):
+    """Join, compute, survive a broker restart, get locked out by a rotation, continue with new files, be revoked."""
     broker: PrivateBroker = managed_broker.broker
     with silo_process(ewr) as silo:
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
@@ -328,7 +328,7 @@ async def test_a_silo_s_whole_life(office, ewr, cohort, managed_broker):
         await locked_out(old)
         await eventually(lambda: silo.said("no broker connection yet", "refused the login"), 20)
     with silo_process(ewr) as silo:
-        assert "rows" in load(ewr, {}).data  # what the silo added to its settings is still there
+        assert "rows" in load(ewr, {}).data  # the silo's own additions to its settings are preserved
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
         office.done("revoke", "ewr", "--cohort", cohort)
         await eventually(lambda: silo.said("broker connection lost"), 20)

@@ -1,4 +1,4 @@
-"""Silos that log in with a certificate, at a broker that has nothing but TLS; and certificates that do not do."""
+"""Silos that log in with a certificate at a TLS-only broker, and rejected certificates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Secured:
     key: Path
 
     def present(self, certificate: Path, key: Path) -> None:
-        """Have the broker show another certificate from now on."""
+        """Make the broker present another certificate from now on."""
         shutil.copy(certificate, self.server)
         shutil.copy(key, self.key)
         self.managed.broker.ctl("eval", "ssl:clear_pem_cache().")
@@ -45,7 +45,7 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """What the administrator makes is a file first: the broker needs the authority before it starts."""
+    """Create the administrator's files first: the broker needs the authority at its start."""
     directory = tmp_path_factory.mktemp("tls")
     server, key = self_signed(directory / "server", days=10)
     (port,) = free_ports(1)
@@ -71,7 +71,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 async def refusal(url: str, error: type[BrokerError]) -> str:
-    """The line that a connection is refused with."""
+    """Return the error line of a refused connection."""
     with pytest.raises(error) as caught:
         await (await connect(parse(url), "test", Deadline.after(15))).close()
     assert "\n" not in str(caught.value)
@@ -87,13 +87,13 @@ def url(secured: Secured, host: str = "127.0.0.1", **options: object) -> str:
 
 
 def coordinator(secured: Secured) -> str:
-    """The coordinator's own broker takes its password in plain text, on the loopback."""
+    """Return the coordinator's URL: it logs in with a password, unencrypted, on the loopback."""
     login = secured.office.coordinator_url().removeprefix("amqps://").partition("@")[0]
     return f"amqp://{login}@127.0.0.1:{secured.managed.broker.port}/fedbroker"
 
 
-async def test_a_silo_with_a_certificate_joins_and_a_new_one_is_used_when_it_comes_back(secured, tmp_path):
-    """A rotation takes the user away, and with it the old certificate's worth; the silo reads the new files."""
+async def test_silo_joins_with_a_certificate_and_uses_the_rotated_one(secured, tmp_path):
+    """Rotate the silo's certificate: its user and old certificate become invalid, and the silo reads the new files."""
     office = secured.office
     settings = office.settings(COHORT)
     (before,) = office.listed()
@@ -117,18 +117,18 @@ async def test_a_silo_with_a_certificate_joins_and_a_new_one_is_used_when_it_com
     await (await connect(parse(url(secured)), "test", Deadline.after(15))).close()
 
 
-async def test_no_certificate(secured):
+async def test_missing_certificate_is_refused(secured):
     line = await refusal(url(secured, auth="", certfile="", keyfile=""), BrokerRefused)
     assert "wants a client certificate" in line
 
 
-async def test_a_certificate_of_somebody_else_s(secured, tmp_path):
+async def test_certificate_of_another_authority_is_refused(secured, tmp_path):
     certificate, key = self_signed(tmp_path, days=10)
     line = await refusal(url(secured, certfile=certificate, keyfile=key), BrokerRefused)
     assert "refuses our certificate" in line
 
 
-async def test_a_certificate_whose_user_is_gone(secured):
+async def test_certificate_of_a_revoked_user_is_refused(secured):
     office = secured.office
     office.done("enroll", "lga", "--cohort", COHORT, "--certificate")
     mine = office.settings(COHORT, "lga").parent
@@ -138,26 +138,26 @@ async def test_a_certificate_whose_user_is_gone(secured):
     assert "refused the login" in await refusal(gone, BrokerRefused)
 
 
-async def test_a_password_is_no_use_to_a_user_with_a_certificate(secured):
+async def test_password_login_of_a_certificate_user_is_refused(secured):
     (one,) = (row for row in secured.office.listed() if row["silo"] == "ewr")
     for password in ("", "x"):
         login = url(secured, auth="").replace("amqps://", f"amqps://{one['user']}:{password}@")
         assert "refused the login" in await refusal(login, BrokerRefused)
 
 
-async def test_the_broker_s_authority_is_unknown(secured):
+async def test_unknown_authority_of_the_broker_is_an_error(secured):
     line = await refusal(url(secured, cafile=""), BrokerUnreachable)
     assert "not trusted" in line
     assert "name the CA that issued it with cafile=" in line
 
 
-async def test_the_broker_s_certificate_is_for_another_host(secured):
+async def test_broker_certificate_of_another_host_is_an_error(secured):
     line = await refusal(url(secured, host="localhost"), BrokerUnreachable)
     assert "not trusted" in line
     assert "use the host name that is in it" in line
 
 
-async def test_the_broker_s_certificate_has_expired(secured, tmp_path):
+async def test_expired_broker_certificate_is_an_error(secured, tmp_path):
     good = [Path(shutil.copy(path, tmp_path / path.name)) for path in (secured.server, secured.key)]
     secured.present(*self_signed(tmp_path / "expired", days=0))
     try:
@@ -168,7 +168,7 @@ async def test_the_broker_s_certificate_has_expired(secured, tmp_path):
         secured.present(*good)
 
 
-def test_secrets_are_their_owner_s_alone(secured):
+def test_secret_files_are_readable_only_by_their_owner(secured):
     for place, _, files in os.walk(secured.office.out):
         assert Path(place).stat().st_mode & 0o777 == 0o700
         for name in files:

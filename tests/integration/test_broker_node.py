@@ -1,4 +1,4 @@
-"""A private broker on its own: it starts, keeps its promises over a kill, and leaves nothing behind."""
+"""A private broker: it starts, keeps its data over a kill, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.broker
 
 
 def processes_of(directory: Path) -> list[str]:
-    """Command lines of the processes that have the directory in their arguments or their environment."""
+    """Return the command lines of processes that have the directory in their arguments or environment."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -59,7 +59,7 @@ async def round_trip(url: str) -> None:
         assert message.body == b"hello"
 
 
-async def test_it_serves_with_the_password_that_it_made(broker: PrivateBroker) -> None:
+async def test_node_accepts_its_generated_password(broker: PrivateBroker) -> None:
     await round_trip(broker.url)
     password = broker.url.split(":")[2].split("@")[0]
     with pytest.raises(aio_pika.exceptions.AMQPConnectionError, match="ACCESS_REFUSED"):
@@ -69,7 +69,7 @@ async def test_it_serves_with_the_password_that_it_made(broker: PrivateBroker) -
     assert password not in repr(broker)
 
 
-def test_it_listens_on_the_loopback_only(broker: PrivateBroker) -> None:
+def test_node_listens_on_the_loopback_only(broker: PrivateBroker) -> None:
     pids = {link.parent.parent.name for link in _sockets_of(broker.directory)}
     assert pids
     inodes = {os.readlink(link) for link in _sockets_of(broker.directory)}
@@ -93,7 +93,7 @@ def _sockets_of(directory: Path) -> Iterator[Path]:
             continue
 
 
-def test_secrets_are_for_the_owner_only(broker: PrivateBroker) -> None:
+def test_secret_files_are_readable_only_by_their_owner(broker: PrivateBroker) -> None:
     assert stat.S_IMODE(broker.directory.stat().st_mode) == 0o700
     password = broker.url.split(":")[2].split("@")[0]
     holders = [file for file in broker.directory.iterdir() if file.is_file() and password in file.read_text()]
@@ -103,21 +103,21 @@ def test_secrets_are_for_the_owner_only(broker: PrivateBroker) -> None:
     assert password not in seen
 
 
-def test_ctl_asks_this_node(broker: PrivateBroker) -> None:
+def test_ctl_runs_on_this_node(broker: PrivateBroker) -> None:
     assert "/" in broker.ctl("list_vhosts")
     with pytest.raises(subprocess.CalledProcessError) as failure:
         broker.ctl("no_such_command")
     assert "no_such_command" in failure.value.stderr + failure.value.stdout
 
 
-async def test_data_outlives_a_stop_and_a_kill_in_a_directory_of_ones_own(tmp_path: Path) -> None:
+async def test_data_in_a_given_directory_survive_stop_and_kill(tmp_path: Path) -> None:
     directory = tmp_path / "kept"
     async with PrivateBroker(directory=directory) as node:
         login = re.findall(r"//(.*)@", node.url)
         await _publish_durable(node.url, b"before the stop")
     assert directory.exists()
     assert processes_of(directory) == []
-    # The queue is on the disk by now: a node that is killed within a second of a declaration may forget it.
+    # The queue is on disk by now: a node killed within a second of a declaration may lose it.
     async with PrivateBroker(directory=directory) as node:
         first = node.url
         assert re.findall(r"//(.*)@", first) == login
@@ -166,7 +166,7 @@ async def test_settings_and_plugins_reach_the_node() -> None:
 
 
 def _example() -> dict[str, str]:
-    """The example for operators: a server must take each line of it."""
+    """Return the operators' example; a server must accept each line of it."""
     text = (Path(__file__).parents[2] / "config" / "rabbitmq" / "rabbitmq.conf").read_text()
     lines = (line.split(" = ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     return dict(lines)
@@ -182,8 +182,8 @@ threading.Event().wait()
 """
 
 
-def test_nothing_outlives_a_killed_parent_not_even_if_its_forked_child_does() -> None:
-    """The child has a copy of the pipe to the supervisor, so that its closing is not seen."""
+def test_node_ends_with_its_killed_parent_despite_a_forked_child() -> None:
+    """Kill a parent whose child holds a copy of the supervisor's pipe, so that the pipe never closes."""
     fork = "import os\nif os.fork() == 0:\n    os.close(1)\n    os.read(0, 1)\n    os._exit(0)\n"
     program = _PARENT.replace("threading.Event().wait()", fork + "threading.Event().wait()")
     pipe = subprocess.PIPE
@@ -197,7 +197,7 @@ def test_nothing_outlives_a_killed_parent_not_even_if_its_forked_child_does() ->
         wait_until(lambda: nothing_left(directory))
 
 
-def test_a_killed_supervisor_takes_the_node_with_it() -> None:
+def test_node_ends_with_its_killed_supervisor() -> None:
     with PrivateBroker() as node:
         directory = node.directory
         supervisor = int(_pid_of(directory, "supervisor.py"))
@@ -223,7 +223,7 @@ def _cmdline(entry: Path) -> str:
 
 
 @pytest.mark.alone
-async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+async def test_cancelled_start_leaves_no_process() -> None:
     node = PrivateBroker()
     entering = asyncio.create_task(node.__aenter__())
     await asyncio.to_thread(wait_until, lambda: bool(node._directory and processes_of(node._directory)))
@@ -237,12 +237,12 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
     assert nothing_left(directory)
 
 
-def test_a_port_in_use_is_said(broker: PrivateBroker) -> None:
+def test_port_in_use_is_an_error(broker: PrivateBroker) -> None:
     with pytest.raises(BrokerStartError, match=f"port {broker.port} is in use"):
         PrivateBroker(broker.port).start()
 
 
-def test_a_wrong_setting_is_said_in_the_servers_words() -> None:
+def test_invalid_setting_raises_the_servers_message() -> None:
     node = PrivateBroker(extra_conf={"max_message_size": "lots"})
     began = time.monotonic()
     with pytest.raises(BrokerStartError) as failure:
@@ -253,23 +253,23 @@ def test_a_wrong_setting_is_said_in_the_servers_words() -> None:
     assert not node.running
 
 
-def test_an_unknown_plugin_is_said() -> None:
+def test_unknown_plugin_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no plugin 'rabbitmq_telepathy'"):
         PrivateBroker(plugins=["rabbitmq_telepathy"]).start()
 
 
-def test_a_line_break_cannot_smuggle_a_setting_in() -> None:
+def test_line_break_in_a_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="line break"):
         PrivateBroker(extra_conf={"max_message_size": "1\nlisteners.tcp.other = 0.0.0.0:5672"}).start()
 
 
-def test_no_server_tells_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_error_explains_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDBROKER_RABBITMQ_HOME", str(tmp_path))
     with pytest.raises(BrokerStartError, match="apt-get install rabbitmq-server"):
         PrivateBroker().start()
 
 
-def test_an_unusable_directory_is_said(tmp_path: Path) -> None:
+def test_unusable_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BrokerStartError, match="cannot use the directory"):
         PrivateBroker(directory=tmp_path / "file" / "below").start()
@@ -296,19 +296,19 @@ IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
     [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, IN_BACKGROUND)],
     ids=["SIGINT", "SIGTERM", "SIGINT in the background"],
 )
-async def test_the_command_serves_until_it_is_told_to_end(ending: signal.Signals, prefix: Sequence[str]) -> None:
+async def test_command_serves_until_a_signal(ending: signal.Signals, prefix: Sequence[str]) -> None:
     with command_line("broker", "run", "--json", prefix=prefix) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         facts = json.loads(await asyncio.to_thread(process.stdout.readline))
         await round_trip(facts["url"])
-        os.killpg(process.pid, ending)  # as a terminal's Ctrl-C does
+        os.killpg(process.pid, ending)  # as Ctrl-C in a terminal does
         assert await asyncio.to_thread(process.wait, 15) == 0
         assert process.stderr.read() == ""
     assert nothing_left(Path(facts["directory"]))
 
 
-async def test_the_command_says_ready_and_where(tmp_path: Path) -> None:
+async def test_command_prints_its_url_when_ready(tmp_path: Path) -> None:
     with command_line("broker", "run", "--dir", str(tmp_path / "kept")) as process:
         assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
@@ -322,7 +322,7 @@ async def test_the_command_says_ready_and_where(tmp_path: Path) -> None:
     wait_until(lambda: processes_of(tmp_path / "kept") == [])
 
 
-def test_the_command_refuses_a_port_in_use(broker: PrivateBroker) -> None:
+def test_command_refuses_a_port_in_use(broker: PrivateBroker) -> None:
     with command_line("broker", "run", "--port", str(broker.port)) as process:
         out, err = process.communicate(timeout=20)
     assert process.returncode == 3

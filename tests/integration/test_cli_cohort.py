@@ -1,4 +1,4 @@
-"""``fedbroker cohort`` as processes: who is there, who left; nobody is disturbed."""
+"""``fedbroker cohort`` as processes: present and departed silos are shown, without disturbing them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(*arguments):
 
 @pytest.fixture
 def run(broker):
-    """``await run("show", cohort)``: exit code, standard output and standard error."""
+    """Return ``await run("show", cohort)``: exit code, standard output and standard error."""
 
     async def run(*arguments):
         process = await asyncio.create_subprocess_exec(
@@ -75,7 +75,7 @@ async def ended(process):
         return await process.wait()
 
 
-async def test_a_silo_is_shown_with_its_data(broker, cohort, tmp_path, run):
+async def test_show_lists_a_silo_and_its_data(broker, cohort, tmp_path, run):
     async with running_silo(load_settings(tmp_path, broker.url, cohort)) as (_service, _):
         _, out, _ = await run("show", cohort, "--json")
         (row,) = json.loads(out)
@@ -89,7 +89,7 @@ async def test_a_silo_is_shown_with_its_data(broker, cohort, tmp_path, run):
         assert row["incarnation"] in line
 
 
-async def test_cohorts_are_heard(broker, cohort, run):
+async def test_list_discovers_cohorts(broker, cohort, run):
     other = f"{cohort}-b"
     async with (
         silo_transport(broker.url, cohort, "ewr"),
@@ -104,7 +104,7 @@ async def test_cohorts_are_heard(broker, cohort, run):
         assert any(cohort in line and "ewr, jfk" in line for line in out.splitlines())
 
 
-async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
+async def test_show_waits_for_an_announcement_that_another_reader_holds(broker, cohort):
     heard = []
     observer = CohortObserver(broker.url, cohort, heard.append)
     async with silo_transport(broker.url, cohort), await aio_pika.connect(broker.url) as connection:
@@ -118,7 +118,7 @@ async def test_an_announcement_in_another_look_is_waited_for(broker, cohort):
         assert {word.silo for word in heard} == {"ewr"}
 
 
-async def test_nobody_is_disturbed(broker, cohort, run):
+async def test_show_does_not_disturb_silos_and_coordinators(broker, cohort, run):
     async with coordinator_transport(broker.url, cohort) as before, silo_transport(broker.url, cohort) as silo:
         await eventually(lambda: before.silos == {"ewr"})
         shown = await asyncio.gather(*(run("show", cohort, "--json") for _ in range(3)))
@@ -132,7 +132,7 @@ async def test_nobody_is_disturbed(broker, cohort, run):
         assert silo.items
 
 
-async def test_a_cohort_that_is_not_there_is_not_made(broker, cohort, run):
+async def test_show_creates_no_queues_for_an_unknown_cohort(broker, cohort, run):
     code, out, _ = await run("show", cohort)
     assert (code, out.strip()) == (0, f"no silo is in cohort {cohort}")
     assert json.loads((await run("show", cohort, "--json"))[1]) == []
@@ -146,7 +146,7 @@ async def test_a_cohort_that_is_not_there_is_not_made(broker, cohort, run):
     assert cohort not in out
 
 
-async def test_watching_tells_each_change(broker, cohort):
+async def test_watch_prints_each_change(broker, cohort):
     async with watching(broker.url, cohort, "--json") as process:
         async with silo_transport(broker.url, cohort) as silo:
             row = await line_of(process)
@@ -155,14 +155,14 @@ async def test_watching_tells_each_change(broker, cohort):
         async with silo_transport(broker.url, cohort) as again:
             row = await line_of(process)
             assert (row["state"], row["incarnation"]) == ("present", again.incarnation)
-            await again.transport._announcer.stop()  # a goodbye
+            await again.transport._announcer.stop()  # a leave announcement
             assert (await line_of(process))["state"] == "left"
         process.send_signal(signal.SIGINT)
         assert await ended(process) == 0
         assert await process.stdout.read() == b""
 
 
-async def test_on_a_terminal_it_is_a_table(broker, cohort):
+async def test_watch_shows_a_table_on_a_terminal(broker, cohort):
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     seen = bytearray()
@@ -183,7 +183,7 @@ async def test_on_a_terminal_it_is_a_table(broker, cohort):
         os.close(theirs)
 
 
-async def test_lines_are_for_people_elsewhere(broker, cohort):
+async def test_watch_prints_readable_lines_without_a_terminal(broker, cohort):
     async with silo_transport(broker.url, cohort), watching(broker.url, cohort) as process:
         async with asyncio.timeout(SECONDS):
             line = (await process.stdout.readline()).decode()

@@ -29,7 +29,7 @@ SECONDS = 60
 
 
 class Ran:
-    """How a command ended."""
+    """A command's result."""
 
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err
@@ -42,7 +42,7 @@ class Ran:
 
 @pytest.fixture
 def run(broker, cohort, tmp_path):
-    """Run ``await run("fedbroker", "dead-letters", "list")`` in an empty directory, with the broker's URL set."""
+    """Return ``await run("fedbroker", "dead-letters", "list")``, which runs a command with the broker's URL set."""
     secret = urlsplit(broker.url).password
 
     async def run(*command, url=broker.url, stdin=asyncio.subprocess.DEVNULL):
@@ -71,7 +71,7 @@ def run(broker, cohort, tmp_path):
 
 @pytest.fixture
 def dead(run, cohort):
-    """``await dead("show", id)``."""
+    """Return ``await dead("show", id)``."""
     return lambda command, *more, **options: run(
         "fedbroker", "dead-letters", command, *more, "--cohort", cohort, **options
     )
@@ -79,13 +79,13 @@ def dead(run, cohort):
 
 @pytest.fixture
 def silo(broker, cohort, tmp_path):
-    """A silo's settings."""
+    """Return the path of a silo's settings."""
     return load_settings(tmp_path, broker.url, cohort)
 
 
 @pytest.fixture
 def kill(broker, cohort):
-    """``await kill(item, blobs)``: a work item that nobody picks up, so that it dies; the silo must have been there."""
+    """Return ``await kill(item, blobs)``, which lets a work item expire; the silo's queue must exist."""
 
     async def kill(*items, blobs=()):
         async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as at:
@@ -100,7 +100,7 @@ def kill(broker, cohort):
 
 @asynccontextmanager
 async def once_there(silo):
-    """The silo was there, so that it has a queue, and is gone after the block."""
+    """Start the silo, so that it has a queue, and stop it at the start of the block."""
     async with running_silo(silo) as (_, client):
         yield client
 
@@ -109,9 +109,7 @@ def outputs(ran):
     return [(one["digest"], one["size"]) for one in ran.json["outputs"]]
 
 
-async def test_an_item_that_died_is_replayed_at_the_silo_and_in_a_process_to_the_same_bytes(
-    silo, kill, dead, run, tmp_path
-):
+async def test_replay_at_the_silo_and_in_a_process_return_the_same_bytes(silo, kill, dead, run, tmp_path):
     function = identity_computation()
     async with once_there(silo) as client:
         item = client.item(call_ops(function), session="s1")
@@ -138,7 +136,7 @@ async def test_an_item_that_died_is_replayed_at_the_silo_and_in_a_process_to_the
     assert len((await dead("list", "--json")).json) == 1
 
 
-async def test_blobs_that_are_not_in_the_letter_are_named_and_can_be_given(silo, kill, dead, run, tmp_path):
+async def test_replay_names_missing_blobs_and_accepts_them_as_files(silo, kill, dead, run, tmp_path):
     function = identity_computation()
     digest = digest_of(function)
     async with once_there(silo) as client:
@@ -150,7 +148,7 @@ async def test_blobs_that_are_not_in_the_letter_are_named_and_can_be_given(silo,
     assert shown["blobs"] == [{"digest": digest, "size": None, "inside": False}]
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / digest).write_bytes(function)
-    async with running_silo(silo):  # a new one: its cache is empty
+    async with running_silo(silo):  # a new process: its cache is empty
         failed = await dead("replay", letter["id"])
         given = await dead("replay", letter["id"], "--blobs", "blobs", "--json")
     async with running_silo(silo) as (_, client):
@@ -181,7 +179,7 @@ async def test_work_that_continues_a_session_is_not_replayed(silo, kill, dead, r
     assert (await run("fedbroker-silo", "replay", "item")).code == 4
 
 
-async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, kill, dead, run, tmp_path):
+async def test_replay_reports_a_silos_failure_and_the_debugger_stops_at_it(silo, kill, dead, run, tmp_path):
     async with once_there(silo) as client:
         item = client.item(call_ops(identity_computation(), columns=[("nothing", "float32")]))
     await kill(item, blobs=[identity_computation()])
@@ -202,7 +200,7 @@ async def test_a_failure_at_the_silo_is_told_and_the_debugger_stops_there(silo, 
     assert "catalog.py" in debugged.out
 
 
-async def test_a_replay_is_sent_results_that_the_first_coordinator_would_have_asked_for(broker, cohort, dead, kill):
+async def test_replay_receives_results_that_silos_hold_back(broker, cohort, dead, kill):
     async with silo_transport(broker.url, cohort):
         pass
     await kill(msgspec.structs.replace(work_item("ewr", "gone"), defer_above=1000))
@@ -213,7 +211,7 @@ async def test_a_replay_is_sent_results_that_the_first_coordinator_would_have_as
     assert outputs(ran) == [(digest_of(b"x" * 100_000), 100_000)]
 
 
-async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, cohort, dead):
+async def test_reply_to_a_requeued_letter_reaches_its_coordinator(broker, cohort, dead):
     async with silo_transport(broker.url, cohort):
         pass
     async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as at:
@@ -227,10 +225,10 @@ async def test_a_letter_that_is_requeued_is_answered_to_its_coordinator(broker, 
         async with silo_transport(broker.url, cohort) as silo:
             await eventually(lambda: coordinator.transport.late == 1)
             (done,) = silo.items
-            assert msgspec.structs.replace(done, timeout=item.timeout) == item  # its time runs
+            assert msgspec.structs.replace(done, timeout=item.timeout) == item  # its time starts
 
 
-async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody_listens(broker, cohort, dead, kill):
+async def test_requeued_letter_expires_again_and_warns_of_a_missing_coordinator(broker, cohort, dead, kill):
     async with silo_transport(broker.url, cohort):
         pass
     await kill(work_item("ewr", "gone"))
@@ -249,7 +247,7 @@ async def test_a_requeued_letter_dies_again_in_its_own_time_and_says_that_nobody
     assert len((await dead("list", "--json")).json) == 1
 
 
-async def test_many_readers_at_once_each_see_all_and_take_none(broker, cohort, dead, kill):
+async def test_concurrent_readers_see_all_letters_and_remove_none(broker, cohort, dead, kill):
     async with silo_transport(broker.url, cohort):
         pass
     await kill(*(work_item("ewr", "gone", stage=stage) for stage in range(4)))
@@ -266,10 +264,8 @@ async def test_many_readers_at_once_each_see_all_and_take_none(broker, cohort, d
     assert "expired" in shown[1]
 
 
-async def test_many_letters_keep_their_order_over_many_looks_and_none_is_lost_to_a_reader_that_dies(
-    broker, cohort, dead
-):
-    many = 100  # a quorum queue mixes up more than 32 that come back at once
+async def test_letters_keep_their_order_even_after_a_killed_reader(broker, cohort, dead):
+    many = 100  # a quorum queue reorders more than 32 messages that are returned at once
     archive = f"fedbroker.dead.{cohort}"
     async with silo_transport(broker.url, cohort), queue_admin(broker.url) as at:
         for stage in range(many):
@@ -287,7 +283,7 @@ async def test_many_letters_keep_their_order_over_many_looks_and_none_is_lost_to
         assert sorted(one["stage"] for one in (await dead("list", "--json")).json) == list(range(many))
 
 
-async def test_what_a_silo_cannot_read_is_listed_too(broker, cohort, dead, run):
+async def test_unreadable_letters_are_listed(broker, cohort, dead, run):
     async with silo_transport(broker.url, cohort), queue_admin(broker.url) as at:
         await at.publish("fedbroker.work", f"{cohort}.ewr.somebody", b"no work item \x1b[31m", message_id="odd\x1b[31m")
         await eventually(lambda: at.holds(f"fedbroker.dead.{cohort}", 1))
@@ -304,7 +300,7 @@ async def test_what_a_silo_cannot_read_is_listed_too(broker, cohort, dead, run):
     assert (await dead("requeue", "odd")).code == 0
 
 
-async def test_without_letters_it_says_so(broker, cohort, dead, run):
+async def test_empty_archive_is_reported(broker, cohort, dead, run):
     for command, said in (("list", "no dead letters"), ("purge", "0 dead letters deleted")):
         options = ["--yes"] if command == "purge" else []
         ran = await dead(command, *options)
@@ -324,7 +320,7 @@ async def test_without_letters_it_says_so(broker, cohort, dead, run):
     ).out  # the short form
 
 
-async def test_purge_asks_first(broker, cohort, dead, kill):
+async def test_purge_asks_for_confirmation(broker, cohort, dead, kill):
     async with silo_transport(broker.url, cohort):
         pass
     await kill(work_item("ewr", "gone"), work_item("ewr", "gone", stage=1))
@@ -342,7 +338,7 @@ async def test_purge_asks_first(broker, cohort, dead, kill):
         assert len((await dead("list", "--json")).json) == left
 
 
-async def test_the_pages_commands_run(silo, kill, run, dead, cohort, tmp_path):
+async def test_commands_of_the_page_run(silo, kill, run, dead, cohort, tmp_path):
     function = identity_computation()
     lines = [line for block in blocks("docs/dead-letters.md", "sh") for line in block.splitlines()]
     async with once_there(silo) as client:

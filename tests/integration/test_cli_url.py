@@ -1,4 +1,4 @@
-"""How ``fedbroker`` is told its broker: by an option, the environment, or a file that the environment names."""
+"""The broker's URL of ``fedbroker``: from an option, the environment, or a file that the environment names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(broker, tmp_path):
     return run
 
 
-def test_each_way_leads_to_the_broker(run, broker, tmp_path):
+def test_url_comes_from_option_environment_or_file(run, broker, tmp_path):
     file = str(tmp_path / "url")
     for done in (
         run("--url", broker.url, FEDBROKER_URL_FILE="/none"),
@@ -29,11 +29,11 @@ def test_each_way_leads_to_the_broker(run, broker, tmp_path):
         run(FEDBROKER_URL_FILE=file),
         run(FEDBROKER_URL_FILE="url", CREDENTIALS_DIRECTORY=str(tmp_path)),
     ):
-        assert done.returncode in (0, 4), done.stderr  # nobody is there
+        assert done.returncode in (0, 4), done.stderr  # no coordinator is connected
         assert "FB2" not in done.stderr
 
 
-def test_a_file_that_is_not_there_is_one_line(run):
+def test_missing_url_file_is_a_one_line_error(run):
     done = run(FEDBROKER_URL_FILE="/no/such/file")
     assert done.returncode == 2
     assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: there is no file /no/such/file")

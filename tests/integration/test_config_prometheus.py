@@ -1,4 +1,4 @@
-"""Prometheus' own tool takes the configuration that we ship, and each alert is shown to be silent and to fire."""
+"""Prometheus' own tool accepts the shipped configuration, and each alert is silent and fires as intended."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TESTS = yaml.safe_load((CONFIG / "fedbroker.rules.test.yml").read_text())["tests
 
 
 @pytest.mark.parametrize("line", blocks("docs/metrics.md", "sh")[0].splitlines())
-def test_promtool_is_content_when_called_as_the_page_says(line):
+def test_promtool_accepts_the_rules_by_the_page_command(line):
     assert line.startswith("promtool ")
     done = subprocess.run(line.split(), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_silos_key_on_the_page_is_one():
+def test_silo_setting_on_the_page_is_valid():
     (toml,) = blocks("docs/metrics.md", "toml")
     ((table, keys),) = tomllib.loads(toml).items()
     assert (table, set(keys)) == ("silo", {"metrics"})
@@ -38,13 +38,13 @@ def test_the_silos_key_on_the_page_is_one():
 
 
 def test_promtool_finds_a_broken_rule(tmp_path):
-    """A check that cannot fail would be none."""
+    """Show that the check can fail."""
     (tmp_path / "rules.yml").write_text((CONFIG / "fedbroker.rules.yml").read_text().replace("[15m]", "[15x]"))
     done = subprocess.run(["promtool", "check", "rules", "rules.yml"], cwd=tmp_path, capture_output=True, timeout=60)
     assert done.returncode != 0
 
 
-def test_each_alert_is_silent_when_all_is_well_and_fires_when_not():
+def test_each_alert_is_silent_normally_and_fires_on_its_condition():
     well, *ill = TESTS
     names = {rule["alert"] for rule in RULES}
     assert len(names) == len(RULES)
@@ -55,6 +55,6 @@ def test_each_alert_is_silent_when_all_is_well_and_fires_when_not():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_how_bad_it_is_and_what_to_do(rule):
+def test_alerts_have_a_severity_and_a_remedy(rule):
     assert rule["labels"]["severity"] in ("warning", "critical")
     assert rule["annotations"].keys() == {"summary", "action"}

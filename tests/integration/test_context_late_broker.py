@@ -25,7 +25,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.timeout(180)
 
 LONG = 120.0
-"""Seconds of ``Timeouts(join=)`` that only a wait of its whole length comes near."""
+"""Seconds of ``Timeouts(join=)``: only a wait of its whole length comes near."""
 NOBODY = "amqp://me:secret@127.0.0.1:1/"
 NUMBERS = {"numbers": {"source": "duckdb", "query": "select i::float as x from range(10) t(i)"}}
 
@@ -38,7 +38,7 @@ def invoke(url: str, **settings: object) -> object:
 
 
 def fails(url: str, kind: type[Exception], **settings: object) -> tuple[Exception, float]:
-    """The error of an invocation in a new context, and the seconds that it took."""
+    """Return the error of an invocation in a new context, and its duration in seconds."""
     started = time.monotonic()
     with pytest.raises(kind) as caught:
         invoke(url, **settings)
@@ -48,12 +48,12 @@ def fails(url: str, kind: type[Exception], **settings: object) -> tuple[Exceptio
 
 @pytest.fixture
 def waits(caplog: pytest.LogCaptureFixture) -> Callable[[], object]:
-    """Blocks until a program has said that it waits for a broker."""
+    """Return a function that blocks until a program has logged that it waits for a broker."""
     caplog.set_level(logging.WARNING, "fedbroker.transport.amqp.reconnecting")
     return lambda: wait_until(lambda: "no broker connection yet" in caplog.text, 60)
 
 
-def test_a_program_joins_when_its_broker_comes_up(tmp_path, cohort, waits):
+def test_program_connects_when_its_broker_starts(tmp_path, cohort, waits):
     node = PrivateBroker(directory=tmp_path / "node")
     with node:
         url = node.url
@@ -66,8 +66,8 @@ def test_a_program_joins_when_its_broker_comes_up(tmp_path, cohort, waits):
             assert result.result(60) == 45.0
 
 
-async def test_a_listener_that_closes_each_connection_at_once_is_waited_for(broker, cohort, waits):
-    """As a container's port does while nothing listens in the container."""
+async def test_program_waits_while_a_listener_closes_each_connection(broker, cohort, waits):
+    """Accept and close connections, as a container's port does before its service listens."""
     target = broker.url
     port, up = target.rpartition(":")[2].rstrip("/"), asyncio.Event()
 
@@ -80,7 +80,7 @@ async def test_a_listener_that_closes_each_connection_at_once_is_waited_for(brok
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     through = target.replace(f":{port}/", f":{server.sockets[0].getsockname()[1]}/")
-    # Nobody is in the cohort, so the program fails for that reason in the end.
+    # The cohort is empty, so the program finally fails for that reason.
     failing = asyncio.create_task(asyncio.to_thread(fails, through, CohortTimeout, join=6.0, cohort=cohort))
     await asyncio.to_thread(waits)
     up.set()
@@ -94,41 +94,41 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def test_after_its_time_to_join_the_error_names_the_broker_and_the_time():
+def test_join_timeout_error_names_the_broker_and_the_time():
     error, seconds = fails(NOBODY, BrokerUnreachable, join=2.0, retries=0)
     assert re.search(r"within 2[0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
     assert 1.9 < seconds < 20
 
 
-def test_each_retry_tries_the_broker_once_more_and_the_error_may_be_retried():
+def test_retries_share_one_join_timeout_and_the_error_is_retryable():
     events: list[str] = []
     settings = {"join": 1.0, "retries": 2, "on_event": lambda event: events.append(event.name)}
     error, seconds = fails(NOBODY, BrokerUnreachable, **settings)
     assert events.count("invocation_retried") == 2
     assert re.search(r"within [1-9][0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
-    assert seconds < 20  # one time to join, not three
+    assert seconds < 20  # one join timeout, not three
     assert error.retryable
 
 
-def test_the_invocation_s_deadline_ends_the_wait():
+def test_total_timeout_ends_the_wait():
     _, seconds = fails(NOBODY, BrokerUnreachable, join=LONG, total=2.0)
     assert seconds < LONG / 2
 
 
-def test_a_refusal_is_not_waited_for(broker):
+def test_refused_login_fails_immediately(broker):
     password = broker.url.split(":")[2].split("@")[0]
     for url in (broker.url.replace(password, "secret"), broker.url + "nowhere"):
         _, seconds = fails(url, BrokerRefused, join=LONG)
         assert seconds < LONG / 2
 
 
-def test_a_port_without_tls_is_not_waited_for(broker):
+def test_port_without_tls_fails_immediately(broker):
     error, seconds = fails(broker.url.replace("amqp://", "amqps://"), BrokerUnreachable, join=LONG)
     assert "no TLS connection" in str(error)
     assert seconds < LONG / 2
 
 
-async def test_a_certificate_that_is_not_trusted_is_not_waited_for(tmp_path: Path):
+async def test_untrusted_certificate_fails_immediately(tmp_path: Path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*self_signed(tmp_path, days=9))
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)

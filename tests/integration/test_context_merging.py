@@ -1,4 +1,4 @@
-"""Partial aggregates merged in the C++ runtime as they come: in the order given, few at a time, and failures let go."""
+"""Partial aggregates merged in the C++ runtime as they arrive: in the given order, few at a time, failures released."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VECTOR = tff.TensorType(np.float32, [None])
 
 @pytest.fixture(scope="module")
 def make_fold():
-    """The fold of a computation's only server stage that merges."""
+    """Return a function that makes the fold of a computation's only merging server stage."""
 
     def make(merge, type_=VECTOR):
         merging = tff.tensorflow.computation(merge, type_, type_)
@@ -51,7 +51,7 @@ async def executor(own_runtime):
 
 @pytest.fixture
 async def started(executor):
-    """Starts a merger; it is closed at the end."""
+    """Return a function that starts a merger; it is closed after the test."""
     kept = []
 
     def start(fold):
@@ -67,7 +67,7 @@ async def started(executor):
 
 
 def partial(*numbers):
-    """As a silo sends it."""
+    """Return a partial aggregate as a silo sends it."""
     member = b"".join(write(np.array(numbers, np.float32), VECTOR))
     return federate([member], tff.FederatedType(VECTOR, tff.SERVER))
 
@@ -81,7 +81,7 @@ def appended(left, right):
 
 
 @pytest.mark.parametrize("silos", [1, 2, 3, merging.MOST + 1, 2 * merging.MOST + 3])
-async def test_the_order_is_that_in_which_they_were_given(executor, started, make_fold, silos):
+async def test_partials_are_merged_in_the_given_order(executor, started, make_fold, silos):
     running, merged = started(make_fold(appended)), []
     for silo in range(silos):
         running.give([partial(silo)], lambda silo=silo: merged.append(silo))
@@ -90,7 +90,7 @@ async def test_the_order_is_that_in_which_they_were_given(executor, started, mak
     assert merged == list(range(silos))
 
 
-async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, make_fold):
+async def test_large_partials_are_merged_one_by_one(executor, started, make_fold):
     count = merging.LARGE // 4
     running, merged = started(make_fold(added)), []
     for silo in range(4):
@@ -100,7 +100,7 @@ async def test_large_ones_are_merged_one_by_one_as_they_come(executor, started, 
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
 
-async def test_the_runtime_does_not_hold_all_that_it_has_merged(own_runtime, executor, started, make_fold, monkeypatch):
+async def test_runtime_releases_merged_partials(own_runtime, executor, started, make_fold, monkeypatch):
     silos, count = 40, 1 << 20  # of 4 MiB each
     monkeypatch.setattr(merging, "LARGE", 4 * count)
     monkeypatch.setattr(merging, "PAST", 8 * 4 * count)
@@ -113,10 +113,10 @@ async def test_the_runtime_does_not_hold_all_that_it_has_merged(own_runtime, exe
         most = max(most, process.memory_info().rss)
     (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
-    assert most - before < 2.5 * silos * 4 * count  # it would be four times as much as all of them
+    assert most - before < 2.5 * silos * 4 * count  # four times all partials
 
 
-async def test_a_merge_that_fails_is_told_at_the_end_and_nobody_waits(started, make_fold):
+async def test_failed_merge_is_raised_at_the_end_without_blocking(started, make_fold):
     count = merging.LARGE // 4 + 1
     running, merged = started(make_fold(added)), []
     for silo in range(6):
@@ -128,7 +128,7 @@ async def test_a_merge_that_fails_is_told_at_the_end_and_nobody_waits(started, m
         await running.result()
 
 
-async def test_what_is_no_value_is_refused(started, make_fold):
+async def test_invalid_partial_is_refused(started, make_fold):
     running = started(make_fold(added))
     running.give([b"nonsense"], lambda: None)
     with pytest.raises(WireError):
@@ -136,7 +136,7 @@ async def test_what_is_no_value_is_refused(started, make_fold):
 
 
 @pytest.mark.parametrize("wrong", [1, merging.MOST + 5])
-async def test_whose_partial_does_not_merge_is_found(executor, started, make_fold, wrong):
+async def test_silo_of_an_unmergeable_partial_is_found(executor, started, make_fold, wrong):
     running = started(make_fold(added))
     for silo in range(2 * merging.MOST):
         numbers = range(3 if silo == wrong else 2)
@@ -149,7 +149,7 @@ async def test_whose_partial_does_not_merge_is_found(executor, started, make_fol
     assert found.merged.startswith("'silo0'" if wrong == 1 else "'silo18', 'silo19', 'silo20', and 18 more")
 
 
-async def test_whose_partial_does_not_merge_is_found_among_few(started, make_fold):
+async def test_silo_of_an_unmergeable_partial_is_found_among_few(started, make_fold):
     running = started(make_fold(added))
     for silo, numbers in (("ewr", (1, 2)), ("jfk", (1, 2)), ("bos", (1, 2, 3))):
         running.give([partial(*numbers)], lambda: None, silo)
@@ -158,7 +158,7 @@ async def test_whose_partial_does_not_merge_is_found_among_few(started, make_fol
     assert found == merging.Misfit("bos", "'ewr', 'jfk'")
 
 
-async def test_nobody_is_named_where_all_partials_merge(started, make_fold):
+async def test_no_silo_is_blamed_if_all_partials_merge(started, make_fold):
     running = started(make_fold(added))
     for silo in ("ewr", "jfk"):
         running.give([partial(1, 2)], lambda: None, silo)

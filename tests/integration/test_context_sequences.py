@@ -1,4 +1,4 @@
-"""Sequences are read in the C++ runtime, and are the datasets that TFF would have made of their graphs."""
+"""Sequences are read in the C++ runtime and equal the datasets that TFF would make of their graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pair = collections.namedtuple("Pair", ["x", "y"])
 
 @pytest.fixture
 def read(loop_thread, runtime):
-    """Reads a serialized value's sequences in the C++ runtime."""
+    """Return a function that reads a serialized value's sequences in the C++ runtime."""
 
     async def found(value, type_):
         executor = await runtime.executor(0)
@@ -87,7 +87,7 @@ def listed(dataset):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_sequence_is_the_dataset_that_tff_makes_of_it(read, name):
+def test_sequence_equals_tffs_dataset(read, name):
     given = DATASETS[name]
     type_ = tff.SequenceType(tff.types.tensorflow_to_type(given.element_spec))
     serialized = serialize(given, type_)
@@ -102,7 +102,7 @@ def test_a_sequence_is_the_dataset_that_tff_makes_of_it(read, name):
     assert listed(deserialize(read(again, type_), type_)) == listed(theirs)
 
 
-def test_sequences_anywhere_in_a_value(read):
+def test_sequences_nested_in_structs_are_read(read):
     numbers = tff.SequenceType(np.int64)
     member = tff.to_type(collections.OrderedDict(n=np.int32, all=(numbers, numbers), x=tff.TensorType(np.float32, [2])))
     type_ = tff.FederatedType(member, tff.CLIENTS)
@@ -120,7 +120,7 @@ def test_sequences_anywhere_in_a_value(read):
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 9])
-def test_more_elements_than_are_joined_at_a_time(read, monkeypatch, count):
+def test_sequence_longer_than_one_batch_is_read(read, monkeypatch, count):
     monkeypatch.setattr(sequences, "BATCH", 4)
     sequences._reader.cache_clear()
     try:
@@ -131,13 +131,13 @@ def test_more_elements_than_are_joined_at_a_time(read, monkeypatch, count):
         sequences._reader.cache_clear()
 
 
-def test_a_sequence_of_other_elements_than_its_type_s_is_not_read(read):
+def test_sequence_with_other_elements_than_its_type_is_refused(read):
     texts = tff.SequenceType(np.str_)
     with pytest.raises(ComputationFailed):
         read(serialize(of(["a"]), texts), tff.SequenceType(np.int64))
 
 
-def test_a_sequence_without_an_end_is_not_read(read, monkeypatch):
+def test_endless_sequence_is_refused(read, monkeypatch):
     monkeypatch.setattr(sequences, "MOST_ELEMENTS", 1000)
     sequences._reader.cache_clear()
     try:
@@ -150,7 +150,7 @@ def test_a_sequence_without_an_end_is_not_read(read, monkeypatch):
         sequences._reader.cache_clear()
 
 
-def test_what_is_no_sequence_is_not_read(read):
+def test_value_that_is_no_sequence_is_refused(read):
     type_ = tff.SequenceType(np.int64)
     for value in (serialize(np.int64(1), tff.TensorType(np.int64)), b"", b"\x01"):
         with pytest.raises((WireError, ValueError)):

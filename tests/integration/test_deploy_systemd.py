@@ -1,4 +1,4 @@
-"""config/systemd: systemd itself judges the units; what a silo needs of them is there."""
+"""config/systemd: systemd itself verifies the units, and a silo gets what it needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFINING = (
     *("mount", "umount2", "pivot_root", "seccomp"),
     *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
 )
-THRESHOLD = 21  # of systemd's exposure, in tenths: 2.1, of which the namespaces of the C++ runtime make 0.9
+THRESHOLD = 21  # systemd's exposure in tenths: 2.1, of which the namespaces of the C++ runtime cause 0.9
 
 
 def settings(name: str) -> dict[str, list[str]]:
@@ -31,7 +31,7 @@ def settings(name: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A root with our units, those of systemd's own, and the commands that ours start."""
+    """Return a root with our units, systemd's own, and the commands that ours start."""
     root = tmp_path_factory.mktemp("root")
     shutil.copytree(UNITS, root / "etc" / "systemd" / "system")
     own = next(path for path in map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system")) if path.is_dir())
@@ -57,7 +57,7 @@ def test_systemd_understands_each_line(installed, name):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_a_misspelt_line_would_be_seen(installed, tmp_path):
+def test_misspelt_line_is_found(installed, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(installed, root, symlinks=True)
     path = root / "etc" / "systemd" / "system" / "fedbroker-silo@.service"
@@ -66,7 +66,7 @@ def test_a_misspelt_line_would_be_seen(installed, tmp_path):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_systemd_finds_little_that_is_exposed(name):
+def test_exposure_level_is_low(name):
     judged = ("security", "--offline=true", "--no-pager", UNITS / name)
     done = analyze(*judged, f"--threshold={THRESHOLD}")
     assert done.returncode == 0, done.stdout
@@ -74,7 +74,7 @@ def test_systemd_finds_little_that_is_exposed(name):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_runtimes_own_namespaces_are_allowed(name):
+def test_runtime_namespaces_are_allowed(name):
     unit = settings(name)
     assert set(unit["RestrictNamespaces"][0].split()) == {"user", "net", "pid", "mnt", "ipc"}
     allowed = filtered(unit["SystemCallFilter"])
@@ -85,7 +85,7 @@ def test_the_runtimes_own_namespaces_are_allowed(name):
 
 
 def filtered(lines: list[str]) -> set[str]:
-    """The system calls that are allowed in the end: each line adds some to those before it, or takes some away."""
+    """Return the system calls that are finally allowed: each line adds some or removes some."""
     allowed: set[str] = set()
     for line in lines:
         allowed = allowed - calls(line[1:]) if line.startswith("~") else allowed | calls(line)
@@ -93,7 +93,7 @@ def filtered(lines: list[str]) -> set[str]:
 
 
 def calls(words: str) -> set[str]:
-    """The system calls of a list, with those of its groups."""
+    """Return the system calls of a list, with those of its groups."""
     found: set[str] = set()
     for word in words.split():
         if not word.startswith("@"):
@@ -104,7 +104,7 @@ def calls(words: str) -> set[str]:
     return found
 
 
-def test_secrets_are_credentials_and_are_found_as_such():
+def test_secrets_are_read_from_credentials():
     for name, variable in zip(TEMPLATES, ("FEDBROKER_SILO_BROKER_FILE", "FEDBROKER_URL_FILE"), strict=True):
         unit = settings(name)
         loaded = {line.split(":")[0] for line in unit["LoadCredential"]}
@@ -113,7 +113,7 @@ def test_secrets_are_credentials_and_are_found_as_such():
         assert "://" not in " ".join(unit["Environment"])
 
 
-def test_a_silo_is_watched_and_given_the_time_that_it_needs():
+def test_silo_has_a_watchdog_and_enough_stop_time():
     from fedbroker_worker.daemon import PATIENCE, PER_WATCH, PERIOD
 
     unit = settings("fedbroker-silo@.service")
@@ -124,7 +124,7 @@ def test_a_silo_is_watched_and_given_the_time_that_it_needs():
     assert unit["RestartPreventExitStatus"] == ["2"]
 
 
-def test_the_example_allows_what_the_runtime_needs():
+def test_system_call_filter_allows_the_runtime():
     site = (UNITS / "fedbroker-silo@ewr.service.d" / "site.conf").read_text()
     assert re.search(r"^IPAddressDeny=any$", site, re.MULTILINE)
     assert re.search(r"^IPAddressAllow=.*\blocalhost\b", site, re.MULTILINE)

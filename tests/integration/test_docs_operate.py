@@ -1,7 +1,7 @@
-"""Each command of docs/operate.md: run where this machine can, else what it names is looked at.
+"""Each command of docs/operate.md runs here if possible; otherwise the files and names in it are checked.
 
-There is no Docker daemon, no cluster and no systemd to be had by a test: of their commands, files, services, units and
-objects are compared with what is in the repository.
+A test has no Docker daemon, cluster or systemd: files, services, units and objects in their commands are compared with
+the repository.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def after(command: list[str], option: str) -> list[str]:
     return [value for name, value in itertools.pairwise(command) if name == option]
 
 
-def test_no_program_is_forgotten_here():
+def test_every_program_of_the_page_is_tested():
     known = {"python3", "docker", "uv", "install", "systemctl", "journalctl", "kubectl", "rabbitmqctl"}
     assert {command[0] for command in COMMANDS} == known
 
 
-def test_passwords_are_made(tmp_path):
+def test_password_commands_write_secrets(tmp_path):
     (command,) = of("python3")
     done = subprocess.run([sys.executable, *command[1:], tmp_path / "secrets"], cwd=ROOT, timeout=30)
     assert done.returncode == 0
 
 
-def test_compose_is_given_files_profiles_and_services_that_there_are():
+def test_compose_commands_name_existing_files_profiles_and_services():
     for command in of("docker"):
         assert command[1] == "compose"
         files = [yaml.safe_load((ROOT / name).read_text()) for name in after(command, "-f")]
@@ -56,7 +56,7 @@ def test_compose_is_given_files_profiles_and_services_that_there_are():
         assert {word for word in command[command.index(words[0]) + 1 :] if not word.startswith("-")} <= services.keys()
 
 
-def test_uv_installs_what_is_there():
+def test_uv_commands_install_existing_packages():
     for command in of("uv")[1:]:
         for name in [*after(command, "-r"), *(word for word in command if word.startswith("."))]:
             assert (ROOT / name).exists(), name
@@ -64,7 +64,7 @@ def test_uv_installs_what_is_there():
     assert f"ExecStart={of('uv')[0][-1]}/bin/" in text
 
 
-def test_files_are_installed_where_the_units_look(tmp_path):
+def test_files_are_installed_at_the_paths_of_the_units(tmp_path):
     for command in of("install"):
         *rest, source, target = command
         place = tmp_path / target.removeprefix("/")
@@ -91,7 +91,7 @@ def test_services_are_instances_of_our_units():
         assert service == "rabbitmq-server" or (ROOT / "config" / "systemd" / template).exists()
 
 
-def test_objects_of_the_cluster_are_in_what_is_applied():
+def test_cluster_objects_are_in_the_applied_manifests():
     applied = [render(ROOT / path) for command in of("kubectl") for path in after(command, "-k")]
     assert len(applied) == 3
     objects = {
@@ -118,13 +118,13 @@ def test_objects_of_the_cluster_are_in_what_is_applied():
 
 
 @pytest.mark.timeout(180)
-def test_the_broker_takes_the_commands(broker, tmp_path):
+def test_broker_accepts_the_commands(broker, tmp_path):
     before = users(broker)
     broker.ctl("add_user", "guest", "guest")
     seen: set[str] = set()
     try:
         for _, name, *rest in of("rabbitmqctl"):
-            if name not in seen:  # each kind of them once: they take a second
+            if name not in seen:  # each kind of command once: they take a second
                 seen.add(name)
                 broker.ctl(name, *(str(tmp_path / one) if one.endswith(".json") else one for one in rest))
         assert {"delete_user", "export_definitions", "import_definitions", "enable_feature_flag"} <= seen

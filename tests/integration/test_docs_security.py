@@ -1,4 +1,4 @@
-"""With the permissions of docs/security.md a silo and a coordinator can work, and the silo can do no more."""
+"""The permissions of docs/security.md suffice for a silo and a coordinator, and allow the silo nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGE = os.urandom(3 << 20)
 
 @pytest.fixture(scope="module")
 def users(broker, tmp_path_factory):
-    """The URLs of the page's two users, made by its commands."""
+    """Create the page's two users by its commands; return their URLs."""
     environ = {
         **os.environ,
         "PATH": f"{write_rabbitmqctl(broker, tmp_path_factory.mktemp('bin'))}:{os.environ['PATH']}",
@@ -48,12 +48,12 @@ def users(broker, tmp_path_factory):
 
 @pytest.fixture
 def untouched():
-    """A broker at which nobody was enrolled."""
+    """Run a broker without enrolled silos."""
     with management_broker() as one:
         yield one
 
 
-def test_the_administrator_s_commands_do_what_they_say(untouched, tmp_path):
+def test_administrator_commands_have_their_documented_effect(untouched, tmp_path):
     commands, *_ = blocks("docs/security.md", "sh")
     (tmp_path / "admin.url").write_text(untouched.api)
     (tmp_path / "fedbroker").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedbroker.cli "$@"\n')
@@ -78,7 +78,7 @@ def test_the_administrator_s_commands_do_what_they_say(untouched, tmp_path):
     assert (tmp_path / "fedbroker-admin" / "coordinators" / "coordinator" / "broker.url").exists()
 
 
-async def test_they_suffice_for_work_and_for_blobs_both_ways(users):
+async def test_permissions_suffice_for_work_and_blobs_in_both_directions(users):
     ewr, coordinator = users
     async with coordinator_transport(coordinator, COHORT) as theirs, silo_transport(ewr, COHORT) as silo:
         await assert_both_directions_work(theirs, silo, LARGE)
@@ -87,7 +87,7 @@ async def test_they_suffice_for_work_and_for_blobs_both_ways(users):
 
 @pytest.fixture
 async def as_ewr(users, broker):
-    """Try something as the silo's user, on a broker where everything has been declared: whether it is refused."""
+    """Return a function that tries an action as the silo's user and returns whether it is refused; all queues exist."""
     async with coordinator_transport(users[1], COHORT) as theirs, silo_transport(broker.url, COHORT, "jfk"):
         connection = await aio_pika.connect(users[0])
         async with connection:
@@ -145,10 +145,10 @@ async def delete(channel, key, queue):
         (delete, ("work.{cohort}.jfk",)),
     ],
 )
-async def test_a_silo_is_refused_what_is_not_its_own(as_ewr, action, arguments):
+async def test_silo_is_refused_other_silos_queues_and_names(as_ewr, action, arguments):
     assert await as_ewr(action, *arguments)
 
 
-async def test_what_is_its_own_it_may(as_ewr):
+async def test_silo_is_allowed_its_own_queues_and_names(as_ewr):
     assert not await as_ewr(publish, "reply", "{key}.s.0.ewr")
     assert not await as_ewr(publish, "lobby", "{cohort}.ewr")

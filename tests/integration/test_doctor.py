@@ -1,4 +1,4 @@
-"""The examination of a broker: each thing that can be wrong is said in one line with its code, and nothing is left."""
+"""``fedbroker doctor``: each problem of a broker is one line with its code, and the check leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STEPS = [
 
 
 async def doctor(url, *arguments):
-    """Exit code, standard output and standard error of the command."""
+    """Run the command; return exit code, standard output and standard error."""
     return await command_line(url, ROOT, "fedbroker.cli", "doctor", *arguments)
 
 
@@ -77,7 +77,7 @@ def of(findings, subject):
     return next(one for one in findings if one.subject == subject)
 
 
-async def test_all_is_well(broker, cohort):
+async def test_healthy_broker_has_no_problems(broker, cohort):
     before = everything(broker)
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         await eventually(lambda: coordinator.silos == {"ewr"})
@@ -100,11 +100,11 @@ async def test_all_is_well(broker, cohort):
 
 
 def everything(node):
-    """The names of all that is at a broker; the exchanges are the same for all tests."""
+    """Return the names of all objects at a broker; exchanges are common to all tests."""
     return {line.split()[0] for line in node.ctl("list_queues", "name").splitlines() if line.startswith("fedbroker.")}
 
 
-async def test_nothing_is_made_for_a_cohort_that_is_not_there(broker, cohort):
+async def test_check_of_an_unknown_cohort_creates_nothing(broker, cohort):
     code, out, _ = await doctor(broker.url, "--cohort", cohort)
     assert code == 0
     lines = out.splitlines()
@@ -116,7 +116,7 @@ async def test_nothing_is_made_for_a_cohort_that_is_not_there(broker, cohort):
             assert not await look.has_queue(f"fedbroker.{queue}")
 
 
-async def test_a_silo_of_another_series_is_told(broker, cohort, monkeypatch):
+async def test_silo_of_another_version_series_is_reported(broker, cohort, monkeypatch):
     import fedbroker
     from fedbroker.cli import doctor as module
     from fedbroker.wire.messages import Announce
@@ -128,20 +128,20 @@ async def test_a_silo_of_another_series_is_told(broker, cohort, monkeypatch):
     assert module._version(Announce(cohort, "ewr", "1", 5.0, version="0.1.9")).level == "ok"
 
 
-async def test_down(broker, cohort):
+async def test_unreachable_broker_is_reported(broker, cohort):
     url = broker.url.replace(f":{broker.port}", ":1")
     code, out, err = await doctor(url)
     assert (code, err) == (3, "")
     assert out.splitlines()[-1].startswith("problem  tcp  [FB2001] nothing answers at 127.0.0.1:1: Connection refused")
 
 
-async def test_a_name_that_is_none(cohort):
+async def test_unknown_host_name_is_reported(cohort):
     findings = await examine("amqp://broker.invalid/", coordinator_role(cohort))
     assert problems(findings) == [("dns", "FB2001")]
     assert of(findings, "url").level == "warning"  # not encrypted
 
 
-async def test_another_kind_of_server(cohort):
+async def test_other_kind_of_server_is_reported(cohort):
     async with stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         findings = await examine(f"amqp://me:{SECRET}@127.0.0.1:{port}/", coordinator_role(cohort))
     assert problems(findings) == [("login", "FB2001")]
@@ -167,7 +167,7 @@ async def stranger(answer):
         ("{port}/", "{port}/nosuch", "refused vhost 'nosuch'"),
     ],
 )
-async def test_login(broker, cohort, old, new, words):
+async def test_refused_login_is_reported(broker, cohort, old, new, words):
     facts = {"password": urlsplit(broker.url).password, "port": broker.port}
     url = broker.url.replace(old.format(**facts), new.format(**facts))
     findings = await examine(url, coordinator_role(cohort))
@@ -176,7 +176,7 @@ async def test_login(broker, cohort, old, new, words):
     assert exit_code_of(findings) == 3
 
 
-async def test_a_url_that_is_none():
+async def test_invalid_url_is_reported():
     findings = await examine(f"http://me:{SECRET}@host/", coordinator_role(None))
     assert problems(findings) == [("url", "FB1001")]
     assert SECRET not in findings[0].line
@@ -185,7 +185,7 @@ async def test_a_url_that_is_none():
 
 @pytest.fixture
 def user(broker) -> Iterator[str]:
-    """A user who may log in and nothing else."""
+    """Create a user who may log in and nothing else."""
     name = "u" + secrets.token_hex(4)
     broker.ctl("add_user", name, SECRET)
     broker.ctl("set_permissions", name, "^$", "^$", "^$")
@@ -193,7 +193,7 @@ def user(broker) -> Iterator[str]:
     broker.ctl("delete_user", name)
 
 
-async def test_no_permissions(broker, cohort, user):
+async def test_missing_permissions_are_reported(broker, cohort, user):
     for role in (coordinator_role(cohort), silo_role(cohort, "ewr")):
         findings = await examine(login(broker, user), role)
         assert problems(findings) == [("permissions", "FB2002")] * 3
@@ -202,8 +202,8 @@ async def test_no_permissions(broker, cohort, user):
         assert "cannot be told" in of(findings, "clock").what
 
 
-async def test_a_silo_that_may_do_what_silos_do(broker, cohort, user):
-    """As tightly as it goes: its own queues, and replies under its own name."""
+async def test_minimal_permissions_of_a_silo_suffice(broker, cohort, user):
+    """Grant minimal permissions: its own queues, and replies under its own name."""
     own = rf"^fedbroker\.(work|blobs|mailbox)\.{cohort}\.ewr$|^fedbroker\.(lobby|dead)\.{cohort}$"
     exchanges = r"^fedbroker\.(work|reply|blobs|results|lobby|mail|dead)$"
     both = f"{own}|{exchanges}"
@@ -220,7 +220,7 @@ async def test_a_silo_that_may_do_what_silos_do(broker, cohort, user):
 
 
 @pytest.mark.parametrize("queue", ["fedbroker.lobby.{}", "fedbroker.work.{}.ewr"])
-async def test_a_queue_with_other_arguments(broker, cohort, queue):
+async def test_queue_with_other_arguments_is_reported(broker, cohort, queue):
     name = queue.format(cohort)
     async with queue_admin(broker.url) as look:
         await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
@@ -231,7 +231,7 @@ async def test_a_queue_with_other_arguments(broker, cohort, queue):
     assert exit_code_of(findings) == 3
 
 
-async def test_every_host_is_examined(broker, cohort):
+async def test_every_host_is_checked(broker, cohort):
     where = f"127.0.0.1:{broker.port}"
     findings = await examine(broker.url.replace(where, f"127.0.0.1:1,{where}"), coordinator_role(cohort))
     assert [(one.where, one.subject) for one in findings if one.level == "problem"] == [("127.0.0.1:1", "tcp")]
@@ -241,7 +241,7 @@ async def test_every_host_is_examined(broker, cohort):
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Iterator[tuple[PrivateBroker, str]]:
-    """A broker with a small limit on messages, and TLS; and the URL of the latter."""
+    """Run a broker with a small message limit and TLS; return it and its TLS URL."""
     certificate, key = self_signed(tmp_path_factory.mktemp("tls"), days=10)
     (port,) = free_ports(1)
     conf = {
@@ -256,7 +256,7 @@ def odd(tmp_path_factory) -> Iterator[tuple[PrivateBroker, str]]:
         yield node, f"{secure}?cafile={certificate}"
 
 
-async def test_a_small_limit_on_messages(odd, cohort):
+async def test_small_message_limit_is_reported(odd, cohort):
     node, _ = odd
     findings = await examine(node.url, coordinator_role(cohort))
     limit = of(findings, "message limit")
@@ -266,7 +266,7 @@ async def test_a_small_limit_on_messages(odd, cohort):
     assert exit_code_of(findings) == 0
 
 
-async def test_a_limit_below_a_chunk(odd, cohort):
+async def test_message_limit_below_a_chunk_is_reported(odd, cohort):
     node, _ = odd
     limit(node, 1_000_000)
     try:
@@ -279,15 +279,15 @@ async def test_a_limit_below_a_chunk(odd, cohort):
 
 
 def limit(node, size):
-    """Set it while the broker runs: 3.10 reads the setting each time, 4.0 what it has made of it at its start."""
+    """Set the limit while the broker runs: 3.10 reads the setting each time, 4.0 only at its start."""
     node.ctl("eval", f"application:set_env(rabbit, max_message_size, {size}), "
                      f"persistent_term:put(max_message_size, {size}).")  # fmt: skip
 
 
-async def test_tls(odd, cohort):
+async def test_tls_certificate_is_checked(odd, cohort):
     _, url = odd
     tls = of(await examine(url, coordinator_role(cohort)), "tls")
-    assert (tls.level, tls.code) == ("warning", "FB2001")  # it ends in ten days
+    assert (tls.level, tls.code) == ("warning", "FB2001")  # it expires in ten days
     assert "issued by our own CA, good until" in tls.what
     findings = await examine(url.partition("?")[0], coordinator_role(cohort))
     assert problems(findings) == [("tls", "FB2001")]
@@ -300,13 +300,13 @@ async def test_tls(odd, cohort):
     assert (tls.level, tls.code) == ("warning", "FB1001")
 
 
-async def test_tls_where_there_is_none(broker, cohort):
+async def test_missing_tls_is_reported(broker, cohort):
     findings = await examine(broker.url.replace("amqp://", "amqps://"), coordinator_role(cohort))
     assert problems(findings) == [("tls", "FB2001")]
     assert "the broker's TLS port" in findings[-1].hint
 
 
-async def test_an_alarm(odd, cohort):
+async def test_resource_alarm_is_reported(odd, cohort):
     node, _ = odd
     node.ctl("set_vm_memory_high_watermark", "0.00001")
     try:
@@ -317,8 +317,8 @@ async def test_an_alarm(odd, cohort):
     assert "short of memory or disk space" in findings[-1].what
 
 
-async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
-    """Its commands run as they stand; only addresses are put in."""
+async def test_commands_of_the_errors_page_run(broker, cohort, tmp_path):
+    """Run the page's commands unchanged, except for addresses."""
     (block,) = blocks("docs/errors.md", "sh")
     export, look, check = block.splitlines()
     assert export.startswith("export FEDBROKER_URL=amqps://")
@@ -332,8 +332,8 @@ async def test_the_page_on_errors_shows_how_to_look(broker, cohort, tmp_path):
         assert [one[9:26].strip().partition("  ")[0] for one in found] == subjects
 
 
-async def test_work_and_letters_stay_where_they_are(broker, cohort):
-    """A silo's work is not even looked at; of the archive a letter is taken and put back."""
+async def test_check_leaves_work_and_letters_in_place(broker, cohort):
+    """Check that work is never read, and that a letter read from the archive is put back."""
     names = [f"fedbroker.work.{cohort}.ewr", f"fedbroker.dead.{cohort}", f"fedbroker.lobby.{cohort}"]
     async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort):
         pass
@@ -345,7 +345,7 @@ async def test_work_and_letters_stay_where_they_are(broker, cohort):
             assert problems(await examine(broker.url, role)) == []
         for name in names:
             await eventually(lambda name=name: look.holds(name, 1))
-        # Looked at three times unacknowledged, work would be a dead letter.
+        # Work that was read three times unacknowledged would be dead-lettered.
         work = await look.first(names[0])
         assert (work.body, work.redelivered) == (b"kept", False)
         for name in names:

@@ -1,4 +1,4 @@
-"""The law of the plan: whatever is cut into stages gives what TFF's own local context gives, value for value."""
+"""The law of plans: a computation cut into stages gives the values of TFF's own local context."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def from_clients(x):
 
 @tff.federated_computation(NUMBERS)
 def composed(x):
-    """A lambda of several computations, for clients and for the server."""
+    """Return a lambda of several computations, for clients and for the server."""
     times = tff.tensorflow.computation(lambda a, b: a * b, (F, F))
     three = tff.tensorflow.computation(lambda: tf.constant(3.0))
 
@@ -111,7 +111,7 @@ VECTOR = tff.TensorType(F, [None])
     tff.FederatedType(VECTOR, tff.SERVER),
 )
 def selecting(row, rows, table):
-    """Each client asks for one row of the server's table, by key."""
+    """Select one row of the server's table for each client, by key."""
     pick = tff.tensorflow.computation(lambda values, key: tf.gather(values, key), (VECTOR, np.int32))
     keys = tff.tensorflow.computation(lambda number: tf.reshape(number, [1]), np.int32)
     add = tff.tensorflow.computation(lambda ds: ds.reduce(F(0), lambda a, b: a + b), tff.SequenceType(F))
@@ -139,13 +139,13 @@ CASES = {
 
 @pytest.mark.parametrize("silos", [1, 3])
 @pytest.mark.parametrize("name", CASES)
-def test_each_kind_of_computation(direct, tff_local, name, silos):
+def test_each_kind_of_computation_equals_tff(direct, tff_local, name, silos):
     comp, args = CASES[name]
     assert_same(direct(comp, *args, silos=silos), tff_local(comp, *args))
 
 
 @pytest.mark.parametrize("process", ["fed_avg", "robust", "mime_lite", "eval"])
-def test_learning(direct, tff_local, process):
+def test_learning_process_equals_tff(direct, tff_local, process):
     sgd = tff.learning.optimizers.build_sgdm(0.1)
     algorithms = tff.learning.algorithms
     learning = {
@@ -161,7 +161,7 @@ def test_learning(direct, tff_local, process):
     assert_same(direct(learning.next, state, data), tff_local(learning.next, state, data))
 
 
-def test_a_random_value_is_the_same_on_both_sides(direct):
+def test_random_value_is_drawn_once_for_all_uses(direct):
     draw = tff.tensorflow.computation(lambda: tf.random.uniform([]))
 
     @tff.federated_computation(NUMBERS)
@@ -175,7 +175,7 @@ def test_a_random_value_is_the_same_on_both_sides(direct):
     assert difference == 0.0
 
 
-def test_a_parameter_that_is_all_equal(direct):
+def test_all_equal_parameter_equals_tff(direct):
     @tff.federated_computation(tff.FederatedType(F, tff.CLIENTS, all_equal=True))
     def halved(x):
         return x, tff.federated_map(c.half, x), tff.federated_sum(x)

@@ -1,4 +1,4 @@
-"""What an enrolled silo may do, and that the broker refuses everything else, tried with a client of its own."""
+"""Permissions of an enrolled silo: the broker allows its own queues and names and refuses everything else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGE = secrets.token_bytes(3 << 20)
 
 @pytest.fixture(scope="module")
 def enrolled(office: Admin) -> Admin:
-    """Two silos of a cohort, and the namesake of one in another cohort."""
+    """Enrol two silos of a cohort, and a silo of the same name in another cohort."""
     for silo, cohort in (("ewr", COHORT), ("jfk", COHORT), ("ewr", OTHER)):
         office.done("enroll", silo, "--cohort", cohort)
     return office
@@ -31,7 +31,7 @@ def enrolled(office: Admin) -> Admin:
 
 @pytest.fixture
 async def ewr(enrolled: Admin):
-    """Try something as ``ewr``, on a broker with a coordinator of each cohort: the broker's words if it refuses."""
+    """Return a function that tries an action as ``ewr`` and returns the refusal, if any; two coordinators are open."""
     url = enrolled.silo_url(COHORT)
     async with (
         coordinator_transport(enrolled.coordinator_url(), COHORT) as ours,
@@ -60,7 +60,7 @@ async def ewr(enrolled: Admin):
 
 
 async def publish(channel, exchange, key, **properties):
-    """In a transaction that is rolled back, so that what is allowed disturbs nobody."""
+    """Publish in a transaction that is rolled back, so that an allowed message has no effect."""
     await channel.tx_select()
     await channel.basic_publish(
         b"", exchange=exchange, routing_key=key, properties=aiormq.spec.Basic.Properties(**properties)
@@ -164,36 +164,36 @@ CONFIGURE = [
 
 
 async def not_refused(ewr, trials):
-    """Those of the trials that the broker does not refuse for a lacking permission, with its words."""
+    """Return the trials that the broker does not refuse for a missing permission, with its replies."""
     answers = [(action.__name__, *arguments, await ewr(action, *arguments)) for action, arguments in trials]
     return [answer for answer in answers if "ACCESS_REFUSED" not in (answer[-1] or "")]
 
 
-async def test_it_speaks_for_nobody_else(ewr):
+async def test_silo_cannot_publish_under_another_name(ewr):
     assert await not_refused(ewr, [(publish, forged) for forged in FORGED]) == []
 
 
-async def test_it_reads_and_empties_no_other_queue(ewr):
+async def test_silo_cannot_read_or_purge_other_queues(ewr):
     trials = [(action, (queue,)) for queue in NOT_OWN for action in (get, consume, purge, delete)]
     assert await not_refused(ewr, trials) == []
 
 
-async def test_it_configures_nothing_not_even_its_own(ewr):
+async def test_silo_cannot_declare_or_delete_any_queue(ewr):
     assert await not_refused(ewr, CONFIGURE) == []
 
 
-async def test_it_has_no_queue_of_the_broker_s_naming(ewr):
+async def test_silo_cannot_declare_a_server_named_queue(ewr):
     for options in ({"exclusive": True}, {"auto_delete": True}, {"durable": True}):
         assert "ACCESS_REFUSED" in await ewr(declare, "", **options)
 
 
-async def test_it_has_no_other_user_s_name_on_a_message(ewr):
+async def test_silo_cannot_set_another_user_id_on_a_message(ewr):
     for user in (f"{COHORT}.jfk", f"{OTHER}.ewr", "coordinator", "guest"):
         assert "PRECONDITION_FAILED - user_id" in await ewr(publish, "fedbroker.lobby", "{cohort}.ewr", user_id=user)
     assert await ewr(publish, "fedbroker.lobby", "{cohort}.ewr", user_id=f"{COHORT}.ewr") is None
 
 
-async def test_it_speaks_for_itself(ewr):
+async def test_silo_can_publish_under_its_own_name(ewr):
     for exchange, key in (
         ("fedbroker.lobby", "{cohort}.ewr"),
         ("fedbroker.reply", "{key}.s.0.ewr"),
@@ -203,21 +203,21 @@ async def test_it_speaks_for_itself(ewr):
         assert await ewr(publish, exchange, key) is None
 
 
-async def test_it_reads_what_is_its_own(ewr):
+async def test_silo_can_read_its_own_queues(ewr):
     for queue in OWN[1:]:
         assert await ewr(get, queue) is None
     for queue in OWN:
         assert await ewr(purge, queue) is None
 
 
-async def test_it_is_let_into_no_other_virtual_host(enrolled):
+async def test_silo_cannot_enter_another_virtual_host(enrolled):
     url = urlsplit(enrolled.silo_url(COHORT))
     for path in ("/", "/%2F"):
         with pytest.raises((aiormq.exceptions.AMQPError, ConnectionError)):
             await aio_pika.connect(url._replace(path=path).geturl(), timeout=10)
 
 
-async def test_a_coordinator_reads_no_silo_s_queue(enrolled):
+async def test_coordinator_cannot_read_a_silos_queue(enrolled):
     async with await aio_pika.connect(enrolled.coordinator_url()) as connection:
         for queue in OWN:
             for action in (get, purge, delete):
@@ -226,8 +226,8 @@ async def test_a_coordinator_reads_no_silo_s_queue(enrolled):
                     await action(channel, queue.format(cohort=COHORT))
 
 
-async def test_that_is_enough_for_work_and_for_blobs_both_ways(enrolled):
-    """And for long work: it is given back and taken anew."""
+async def test_permissions_suffice_for_work_and_blobs_in_both_directions(enrolled):
+    """Run long work, too, which is given back and taken again."""
     coordinator, ewr = enrolled.coordinator_url(), enrolled.silo_url(COHORT)
     async with coordinator_transport(coordinator, COHORT) as theirs, silo_transport(ewr, COHORT, enrolled=True) as silo:
         await assert_both_directions_work(theirs, silo, LARGE)
