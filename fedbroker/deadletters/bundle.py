@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Call, Compute, Data, Digest, Drop, Op, Select, Struct, Value, WorkItem
+from fedbroker.wire.messages import Call, Data, Digest, Select, Struct, Value, WorkItem
 
 __all__ = ["WorkBundle", "save_blobs"]
 
@@ -45,7 +45,7 @@ class WorkBundle:
     @property
     def named(self) -> tuple[Digest, ...]:
         """The digests of the blobs that the operations need, each once."""
-        return tuple(dict.fromkeys(op.blob for op in self.item.ops if isinstance(op, Value)))
+        return self.item.blobs
 
     @property
     def lacking(self) -> tuple[Digest, ...]:
@@ -58,7 +58,7 @@ class WorkBundle:
         made: set[int] = set()
         kept: dict[int, None] = {}
         for op in self.item.ops:
-            kept |= dict.fromkeys(ref for ref in _used(op) if ref not in made)
+            kept |= dict.fromkeys(ref for ref in op.uses if ref not in made)
             if isinstance(op, Value | Data | Struct | Select | Call):
                 made.add(op.ref)
         return tuple(kept)
@@ -97,19 +97,3 @@ def _read(file: Path) -> bytes:
     if digest_of(content) != file.name:
         raise ConfigError(f"{file} does not hold the blob of its name", hint="take it out of the directory")
     return content
-
-
-def _used(op: Op) -> Sequence[int]:
-    match op:
-        case Struct(_, elements):
-            return [ref for _, ref in elements]
-        case Select(_, source, _):
-            return [source]
-        case Call(_, function, argument):
-            return [function] if argument is None else [function, argument]
-        case Compute(ref):
-            return [ref]
-        case Drop(refs):
-            return refs
-        case _:
-            return []

@@ -10,7 +10,8 @@ decoded. Every other string is text, and is made printable when it is decoded (s
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +42,7 @@ __all__ = [
     "Struct",
     "Value",
     "WorkItem",
+    "blobs_of",
     "check_name",
     "is_name",
 ]
@@ -101,6 +103,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
 
     ref: Ref
     blob: Digest
+    uses: ClassVar[tuple[Ref, ...]] = ()
 
 
 class Data(msgspec.Struct, frozen=True, array_like=True, tag="data"):
@@ -118,6 +121,7 @@ class Data(msgspec.Struct, frozen=True, array_like=True, tag="data"):
     name: str
     columns: tuple[tuple[str, str], ...]
     scalar: bool = False
+    uses: ClassVar[tuple[Ref, ...]] = ()
 
 
 class Struct(msgspec.Struct, frozen=True, array_like=True, tag="struct"):
@@ -125,6 +129,11 @@ class Struct(msgspec.Struct, frozen=True, array_like=True, tag="struct"):
 
     ref: Ref
     elements: tuple[tuple[str, Ref], ...]
+
+    @property
+    def uses(self) -> tuple[Ref, ...]:
+        """The values that it uses."""
+        return tuple([ref for _, ref in self.elements])
 
 
 class Select(msgspec.Struct, frozen=True, array_like=True, tag="select"):
@@ -134,6 +143,11 @@ class Select(msgspec.Struct, frozen=True, array_like=True, tag="select"):
     source: Ref
     index: int
 
+    @property
+    def uses(self) -> tuple[Ref, ...]:
+        """The value that it uses."""
+        return (self.source,)
+
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     """Create ``ref`` by calling ``function``; ``argument`` is None for a function without parameter."""
@@ -142,11 +156,21 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     function: Ref
     argument: Ref | None
 
+    @property
+    def uses(self) -> tuple[Ref, ...]:
+        """The values that it uses."""
+        return (self.function,) if self.argument is None else (self.function, self.argument)
+
 
 class Compute(msgspec.Struct, frozen=True, array_like=True, tag="compute"):
     """Compute ``ref`` and send its value: the next output of the work item."""
 
     ref: Ref
+
+    @property
+    def uses(self) -> tuple[Ref, ...]:
+        """The value that it uses."""
+        return (self.ref,)
 
 
 class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
@@ -154,8 +178,19 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
 
     refs: tuple[Ref, ...]
 
+    @property
+    def uses(self) -> tuple[Ref, ...]:
+        """The values that it forgets."""
+        return self.refs
+
 
 Op: TypeAlias = Value | Data | Struct | Select | Call | Compute | Drop
+"""Each operation has ``uses``: the values that must exist before it runs."""
+
+
+def blobs_of(ops: Iterable[Op]) -> tuple[Digest, ...]:
+    """Return the digests of the blobs that operations name, each once."""
+    return tuple(dict.fromkeys([op.blob for op in ops if isinstance(op, Value)]))
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -277,6 +312,16 @@ class WorkItem(msgspec.Struct, frozen=True, tag="work"):
     defer_above: int = 0
     sealed: dict[Digest, tuple[Digest, bool]] = {}
     content_key: SecretKey = ""
+
+    @property
+    def blobs(self) -> tuple[Digest, ...]:
+        """The digests of the blobs that its operations name, each once."""
+        return blobs_of(self.ops)
+
+    @property
+    def reads(self) -> tuple[Data, ...]:
+        """Its operations that read the silo's data, each once."""
+        return tuple(dict.fromkeys([op for op in self.ops if isinstance(op, Data)]))
 
     def __repr__(self) -> str:
         return f"WorkItem({self.session_id}.{self.stage}.{self.silo}, {len(self.ops)} operations)"  # not the key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fedbroker_worker.work import replay
-from fedbroker_worker.work.replay import FusedStruct, join
+from fedbroker_worker.work.replay import FusedStruct, fuse_structs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def test_a_joined_program_makes_the_same(program, last):
     before = ran(program, held)
     if before is None:
         return  # an error either way
-    after = ran(join(program, BLOBS, last=last, held=held), held)
+    after = ran(fuse_structs(program, BLOBS, ends_session=last, held=held), held)
     assert after is not None
     assert after[0] == before[0]
     if not last:
@@ -71,27 +71,27 @@ def test_a_joined_program_makes_the_same(program, last):
 def test_the_values_of_a_struct_are_joined():
     program = [Value(1, "a"), Value(2, "b"), Struct(3, (("x", 1), ("", 2))), Call(4, 9, 3), Compute(4), Drop((1, 2, 4))]
     joined = [FusedStruct(3, (("x", "a"), ("", "b"))), Call(4, 9, 3), Compute(4)]
-    assert join(program, BLOBS, last=False) == [*joined, Drop((4,))]
-    assert join(program[:-1], BLOBS, last=True) == joined
+    assert fuse_structs(program, BLOBS, ends_session=False) == [*joined, Drop((4,))]
+    assert fuse_structs(program[:-1], BLOBS, ends_session=True) == joined
 
 
 @pytest.mark.parametrize("before", [[], [Drop((5,))], [Drop((5,)), Value(5, "b"), Drop((5,))]])
 def test_what_has_the_id_of_what_was_held_replaces_it(before):
     program = [*before, Value(5, "a"), Struct(3, (("x", 5),)), Drop((5,))]
-    assert join(program, BLOBS, last=False, held={5}) == program
+    assert fuse_structs(program, BLOBS, ends_session=False, held={5}) == program
     again = [Drop((5,)), Value(5, "a"), Struct(3, (("x", 5),))]
-    assert join(again, BLOBS, last=False, held={5}) == again
+    assert fuse_structs(again, BLOBS, ends_session=False, held={5}) == again
 
 
 def test_what_is_used_again_or_kept_or_large_is_made_by_itself():
     for used in ([Compute(1)], [Struct(5, (("", 1),))], [Value(1, "b")]):
         program = [Value(1, "a"), Struct(3, (("x", 1),)), *used]
-        assert not any(isinstance(step, FusedStruct) and step.ref == 3 for step in join(program, BLOBS, last=True)), (
-            used
-        )
+        assert not any(
+            isinstance(step, FusedStruct) and step.ref == 3 for step in fuse_structs(program, BLOBS, ends_session=True)
+        ), used
     later = [Struct(3, (("x", 5),)), Value(5, "a"), Drop((5,))]
-    assert join(later, BLOBS, last=False) == later
+    assert fuse_structs(later, BLOBS, ends_session=False) == later
     kept = [Value(1, "a"), Struct(3, (("x", 1),))]
-    assert join(kept, BLOBS, last=False) == kept
+    assert fuse_structs(kept, BLOBS, ends_session=False) == kept
     large = [Value(1, "large"), Struct(3, (("x", 1),))]
-    assert join(large, BLOBS, last=True) == large
+    assert fuse_structs(large, BLOBS, ends_session=True) == large

@@ -79,7 +79,7 @@ class SiloService:
     """
 
     def __init__(
-        self, settings: Settings, *, patience: float = PATIENCE, on_answer: Callable[[Answer], None] = lambda _: None
+        self, settings: Settings, *, patience: float = PATIENCE, on_answer: Callable[[Answer], None] | None = None
     ) -> None:
         silo, limits = settings.silo, settings.limits
         self._settings = silo

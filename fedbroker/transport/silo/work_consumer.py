@@ -24,7 +24,7 @@ from fedbroker.transport.signed_messages import Signed, SiloEnvelopes
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
-from fedbroker.wire.messages import MAX_FORGERY_REPORTS, Digest, Message, Value, WorkItem, is_name
+from fedbroker.wire.messages import MAX_FORGERY_REPORTS, Digest, Message, WorkItem
 
 __all__ = ["ForgeryReports", "WorkConsumer"]
 
@@ -247,7 +247,7 @@ class WorkConsumer:
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview], Signed]:
         item, attachments, signed = self._envelopes.work(delivery, self._opened)
-        if not self._is_for_us(item) or not delivery.message_id:
+        if item.silo != self._silo or not delivery.message_id:
             raise self._no_work(item)
         if not delivery.can_be_copied:
             raise WireError("its routing key or ids are too long for a copy of it")
@@ -266,9 +266,6 @@ class WorkConsumer:
 
     def _no_work(self, message: Message) -> WireError:
         return WireError(f"a {type(message).__name__} that is no work item for {self._silo!r}")
-
-    def _is_for_us(self, item: WorkItem) -> bool:
-        return item.silo == self._silo and is_name(item.coordinator_id) and is_name(item.session_id)
 
     async def _handle(
         self,
@@ -293,7 +290,7 @@ class WorkConsumer:
                     self._owed.popitem(last=False)
 
     def _count_blobs(self, item: WorkItem, sent: Collection[Digest]) -> None:
-        for digest in {op.blob for op in item.ops if isinstance(op, Value)}:
+        for digest in item.blobs:
             if digest in sent:
                 self.taken.blobs_sent += 1
             elif digest in self._blobs:

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 MOST_COMPUTATIONS: Final = 4096
-"""The most computations whose ops are cached; the least recently used are parsed again when they come again."""
+"""The most computations that are remembered as allowed; the least recently used are parsed again."""
 
 MOST_SESSIONS: Final = 65536
 """The most sessions that are counted for one signer; a limit for each signer, so that no signer evicts another's."""
 
 
 @dataclass(slots=True)
-class _Told:
+class _Spent:
     """The bytes that left in one session, and its failures."""
 
     bytes: int = 0
@@ -54,9 +54,9 @@ class Guard:
         self._policy = policy
         self._aggregates = Aggregates()
         # Keyed by SHA-256, as in the audit log: auditors can compute it with standard tools.
-        self._ops: OrderedDict[bytes, frozenset[str]] = OrderedDict()
+        self._allowed: OrderedDict[bytes, None] = OrderedDict()
         # Keyed by signer and session; kept when a session ends, because its id may be used again.
-        self._sessions: dict[str, OrderedDict[str, _Told]] = {}
+        self._sessions: dict[str, OrderedDict[str, _Spent]] = {}
 
     @asynccontextmanager
     async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
@@ -85,12 +85,20 @@ class Guard:
         Raises:
             PolicyRefused: a rule refuses it.
         """
-        rules.check_sources(self._policy, item)
-        rules.check_clients(self._policy, item)
+        policy = self._policy
+        for op in item.reads:
+            if policy.sources is not None and op.name not in policy.sources:
+                raise rules.source_refused(policy, op.name)
+        if item.reads and 0 < item.clients < policy.min_clients:
+            raise rules.too_few_clients(policy, item.clients)
         sessions = self._sessions.get(by)
-        told = (sessions.get(item.session_id) if sessions is not None else None) or _Told()
-        rules.check_failures(self._policy, told.failures)
-        rules.check_bytes_left(self._policy, told.bytes)
+        spent = (sessions.get(item.session_id) if sessions is not None else None) or _Spent()
+        # Each failure tells the coordinator something about the data.
+        if spent.failures >= policy.max_failures:
+            raise rules.too_many_failures(policy)
+        # Without a byte left, a failure would be all that leaves, and it tells something, too.
+        if spent.bytes >= policy.max_bytes_out:
+            raise rules.no_bytes_left(policy)
 
     def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
         """Check an item's blobs before the runtime gets any of them.
@@ -107,7 +115,13 @@ class Guard:
                 for part in parts(blob):
                     digest = hashlib.sha256(part[1])
                     looked_into.append(digest.hexdigest())
-                    rules.check_ops(self._policy, self._ops_of(part, digest.digest()))
+                    key = part[0].encode() + digest.digest()
+                    if key not in self._allowed:
+                        self._check_ops(part)
+                    self._allowed[key] = None
+                    self._allowed.move_to_end(key)
+                    if len(self._allowed) > MOST_COMPUTATIONS:
+                        self._allowed.popitem(last=False)
             except Unreadable as error:
                 raise PolicyRefused(
                     "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
@@ -156,11 +170,13 @@ class Guard:
                 rules.refuse_client_values(self._policy)
         except Unreadable:
             raise PolicyRefused("client_results", "an output cannot be looked into") from None
-        told, size = self._told(item, by), sum(map(len, outputs))
+        spent, size = self._spent(item, by), sum(map(len, outputs))
         # Other items of the session may have failed since check_item: the success of this one then tells no more.
-        rules.check_failures(self._policy, told.failures)
-        rules.check_bytes_out(self._policy, told.bytes, size)
-        told.bytes += size
+        if spent.failures >= self._policy.max_failures:
+            raise rules.too_many_failures(self._policy)
+        if spent.bytes + size > self._policy.max_bytes_out:
+            raise rules.too_many_bytes(self._policy)
+        spent.bytes += size
 
     @property
     def errors_in_full(self) -> bool:
@@ -182,29 +198,23 @@ class Guard:
             PolicyRefused: the session has already failed too often. Several of its items may run concurrently; each of
                 them gets this answer from now on.
         """
-        told = self._told(item, by)
-        rules.check_failures(self._policy, told.failures)
-        told.failures += 1
-        allowed = told.bytes + size <= self._policy.max_bytes_out
-        told.bytes += size if allowed else 0
+        spent = self._spent(item, by)
+        if spent.failures >= self._policy.max_failures:
+            raise rules.too_many_failures(self._policy)
+        spent.failures += 1
+        allowed = spent.bytes + size <= self._policy.max_bytes_out
+        spent.bytes += size if allowed else 0
         return allowed
 
-    def _told(self, item: WorkItem, by: str) -> _Told:
+    def _spent(self, item: WorkItem, by: str) -> _Spent:
         """Return the counts of an item's session, to be increased by the caller."""
         sessions = self._sessions.setdefault(by, OrderedDict())
-        told = sessions.setdefault(item.session_id, _Told())
+        spent = sessions.setdefault(item.session_id, _Spent())
         sessions.move_to_end(item.session_id)
         if len(sessions) > MOST_SESSIONS:
             sessions.popitem(last=False)
-        return told
+        return spent
 
-    def _ops_of(self, part: Part, digest: bytes) -> frozenset[str]:
+    def _check_ops(self, part: Part) -> None:
         kind, content = part
-        key = kind.encode() + digest
-        ops = self._ops.pop(key, None)
-        if ops is None:
-            ops = (ops_of_computation if kind == "computation" else ops_of_graph)(content)
-        self._ops[key] = ops
-        if len(self._ops) > MOST_COMPUTATIONS:
-            self._ops.popitem(last=False)
-        return ops
+        rules.check_ops(self._policy, (ops_of_computation if kind == "computation" else ops_of_graph)(content))

@@ -1,6 +1,6 @@
-"""The table ``[policy]`` of a silo's settings, and its rules: each returns if it is kept, and raises if not.
+"""The table ``[policy]`` of a silo's settings, and the refusal of each of its rules.
 
-The rules are plain functions of a work item, its contents, and the totals of its session.
+:class:`~fedbroker_worker.policy.guard.Guard` applies the rules.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ from msgspec import Meta
 
 from fedbroker.graphs import known_ops, why_refused
 from fedbroker.text import seconds_text
-from fedbroker.wire.messages import Data
 from fedbroker_worker.errors import PolicyRefused, SettingsError
 from fedbroker_worker.options import nearest, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from fedbroker.wire.messages import WorkItem
 
 __all__ = [
     "LONGEST_STAGE",
     "PolicySettings",
-    "check_bytes_left",
-    "check_bytes_out",
-    "check_clients",
-    "check_failures",
     "check_ops",
-    "check_sources",
+    "no_bytes_left",
     "out_of_time",
     "read_policy",
     "refuse_client_values",
+    "source_refused",
+    "too_few_clients",
+    "too_many_bytes",
+    "too_many_failures",
 ]
 
 GIB: Final = 1 << 30
@@ -144,36 +142,21 @@ def _check(label: str, what: str, name: str, known: Collection[str]) -> None:
         raise SettingsError(f"{label}: {what}", hint=hint if len(hint) < 200 else "see TensorFlow's list of raw ops")
 
 
-def check_sources(policy: PolicySettings, item: WorkItem) -> None:
-    """Check that a program reads only allowed sources.
-
-    Raises:
-        PolicyRefused: the program reads a source that is not in ``sources``.
-    """
-    if policy.sources is None:
-        return
-    for op in item.ops:
-        if isinstance(op, Data) and op.name not in policy.sources:
-            allowed = ", ".join(policy.sources) or "none"
-            raise PolicyRefused(
-                "sources", f"source {op.name!r} may not be read here (may be: {allowed})", hint="use one of those"
-            )
+def source_refused(policy: PolicySettings, name: str) -> PolicyRefused:
+    """Return the refusal to read a source that is not in ``sources``."""
+    allowed = ", ".join(policy.sources or ()) or "none"
+    return PolicyRefused(
+        "sources", f"source {name!r} may not be read here (may be: {allowed})", hint="use one of those"
+    )
 
 
-def check_clients(policy: PolicySettings, item: WorkItem) -> None:
-    """Check that each aggregate over data covers at least ``min_clients`` clients.
-
-    Raises:
-        PolicyRefused: it covers fewer, but at least one.
-    """
-    reads = any(isinstance(op, Data) for op in item.ops)
-    if reads and 0 < item.clients < policy.min_clients:
-        raise PolicyRefused(
-            "min_clients",
-            f"an aggregate would be over {item.clients} client{'s' * (item.clients != 1)}, and the least is"
-            f" {policy.min_clients}",
-            hint="leave this silo out, or have its administrator lower min_clients",
-        )
+def too_few_clients(policy: PolicySettings, clients: int) -> PolicyRefused:
+    """Return the refusal of an aggregate over fewer than ``min_clients`` clients."""
+    return PolicyRefused(
+        "min_clients",
+        f"an aggregate would be over {clients} client{'s' * (clients != 1)}, and the least is {policy.min_clients}",
+        hint="leave this silo out, or have its administrator lower min_clients",
+    )
 
 
 def check_ops(policy: PolicySettings, ops: Collection[str]) -> None:
@@ -224,62 +207,29 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
     )
 
 
-def check_failures(policy: PolicySettings, before: int) -> None:
-    """Check that fewer than ``max_failures`` work items of a session have failed.
-
-    Each failure tells the coordinator something about the data.
-
-    Args:
-        policy: the silo's policy.
-        before: the number of the session's work items that failed.
-
-    Raises:
-        PolicyRefused: too many have failed.
-    """
-    if before >= policy.max_failures:
-        raise PolicyRefused(
-            "max_failures",
-            f"work of this session has failed {policy.max_failures} times, and nothing more of it is done",
-            hint="correct the computation, and run it again",
-        )
+def too_many_failures(policy: PolicySettings) -> PolicyRefused:
+    """Return the refusal of more work of a session of which ``max_failures`` work items have failed."""
+    return PolicyRefused(
+        "max_failures",
+        f"work of this session has failed {policy.max_failures} times, and nothing more of it is done",
+        hint="correct the computation, and run it again",
+    )
 
 
-def check_bytes_out(policy: PolicySettings, before: int, now: int) -> None:
-    """Check that a session's results stay within ``max_bytes_out``.
-
-    Args:
-        policy: the silo's policy.
-        before: bytes that already left in this session.
-        now: bytes that are to leave now.
-
-    Raises:
-        PolicyRefused: the sum is over the limit.
-    """
-    if before + now > policy.max_bytes_out:
-        raise PolicyRefused(
-            "max_bytes_out",
-            f"the session's results would take more than the {policy.max_bytes_out} bytes that may leave",
-            hint=_LESS,
-            by_data=True,
-        )
+def too_many_bytes(policy: PolicySettings) -> PolicyRefused:
+    """Return the refusal of outputs that would take a session over ``max_bytes_out``."""
+    return PolicyRefused(
+        "max_bytes_out",
+        f"the session's results would take more than the {policy.max_bytes_out} bytes that may leave",
+        hint=_LESS,
+        by_data=True,
+    )
 
 
-def check_bytes_left(policy: PolicySettings, before: int) -> None:
-    """Check that a session may still return bytes.
-
-    A session that has used up ``max_bytes_out`` does no more work, because a failure alone tells something about the
-    data.
-
-    Args:
-        policy: the silo's policy.
-        before: bytes that already left in this session.
-
-    Raises:
-        PolicyRefused: no bytes are left.
-    """
-    if before >= policy.max_bytes_out:
-        raise PolicyRefused(
-            "max_bytes_out",
-            f"nothing more of this session is done: no more than {policy.max_bytes_out} bytes may leave",
-            hint=_LESS,
-        )
+def no_bytes_left(policy: PolicySettings) -> PolicyRefused:
+    """Return the refusal of more work of a session that has used up ``max_bytes_out``."""
+    return PolicyRefused(
+        "max_bytes_out",
+        f"nothing more of this session is done: no more than {policy.max_bytes_out} bytes may leave",
+        hint=_LESS,
+    )

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
@@ -50,6 +50,10 @@ Also the most nonces that are remembered as recorded.
 """
 
 
+_Key: TypeAlias = tuple[str, str, int]
+"""The fingerprint of the signer and the id, which identify a session, and the stage."""
+
+
 class WorkTasks:
     """The work items in hand, one task for each.
 
@@ -72,7 +76,7 @@ class WorkTasks:
         worker: Worker,
         sessions: Sessions,
         remembered: ReplyCache,
-        on_answer: Callable[[Answer], None],
+        on_answer: Callable[[Answer], None] | None = None,
         accepted: AcceptedFile | None = None,
     ) -> None:
         self._silo = silo
@@ -83,9 +87,8 @@ class WorkTasks:
         self._reply_cache = remembered
         self._on_answer = on_answer
         self._accepted = accepted
-        # A session is identified by the fingerprint of its signer and its id.
-        self._computing: dict[tuple[str, str, int], asyncio.Task[None]] = {}
-        self._busy: dict[asyncio.Task[None], tuple[str, str]] = {}  # each job's session
+        self._computing: dict[_Key, asyncio.Task[None]] = {}
+        self._busy: dict[asyncio.Task[None], _Key] = {}
         # A cancellation's own message gets lost where the job waits for tasks whose end others look at as well.
         self._cancelled_for: dict[asyncio.Task[None], str] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -122,12 +125,12 @@ class WorkTasks:
         key = (signed.by, item.session_id, item.stage)
         job = self._computing.get(key)
         if job is None:
-            if signed.repeated and not self._remembers(item, signed):
+            if signed.repeated and self._reply_cache.get(item.session_id, item.stage, signed.by) is None:
                 _log.warning("work ignored", session=item.session_id, stage=item.stage, reason="it was done before")
                 return
-            job = asyncio.create_task(self._serve(item, signed), name=f"work {item.session_id}.{item.stage}")
+            job = asyncio.create_task(self._serve(item, signed, key), name=f"work {item.session_id}.{item.stage}")
             self._computing[key] = job
-            self._busy[job] = (signed.by, item.session_id)
+            self._busy[job] = key
             job.add_done_callback(self._ended_job)
         await asyncio.wait([job])  # not awaited itself: if the delivery is cancelled, the job goes on
         if job.cancelled() and self._closing:
@@ -136,9 +139,6 @@ class WorkTasks:
             await self._record(signed)
         except OSError as error:
             _log.error("record of done work not written", reason=str(error))
-
-    def _remembers(self, item: WorkItem, signed: Signed) -> bool:
-        return self._reply_cache.get(item.session_id, item.stage, signed.by) is not None
 
     async def _record(self, signed: Signed) -> None:
         """Record that a message's work is done, or cancelled by its coordinator.
@@ -157,16 +157,9 @@ class WorkTasks:
         job.cancel()
 
     def _ended_job(self, job: asyncio.Task[None]) -> None:
-        del self._busy[job]
+        key = self._busy.pop(job)
         self._cancelled_for.pop(job, None)
-        self._computed(job)
-
-    def _computed(self, job: asyncio.Task[None] | None) -> None:
-        """Let another job answer the same work from now on.
-
-        The coordinator may get the reply, and ask again, before the broker confirms to us that it has the reply.
-        """
-        for key in [key for key, one in self._computing.items() if one is job]:
+        if self._computing.get(key) is job:
             del self._computing[key]
 
     def end_session(self, message: EndSession, by: str = "") -> None:
@@ -182,14 +175,14 @@ class WorkTasks:
         self._ended[ended] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
-        for job, session in list(self._busy.items()):
-            if session == ended:
+        for job, (signer, session_id, _) in list(self._busy.items()):
+            if (signer, session_id) == ended:
                 self._cancel(job, GIVEN_UP)
         self._sessions.end(message.session_id, by)
         self._reply_cache.forget(message.session_id, by)
         _log.info("session ended", session=message.session_id)
 
-    async def _serve(self, item: WorkItem, signed: Signed) -> None:
+    async def _serve(self, item: WorkItem, signed: Signed, key: _Key) -> None:
         structlog.contextvars.bind_contextvars(session=item.session_id, stage=item.stage)
         _log.info("work received", operations=len(item.ops), seconds_left=round(item.timeout, 3))
         started = time.monotonic()
@@ -198,8 +191,11 @@ class WorkTasks:
             tracing.span("work", "consumer", silo=item.silo, session=item.session_id, stage=item.stage) as span,
         ):
             answer = await self._answer(item, signed)
-            self._computed(asyncio.current_task())
-            self._on_answer(answer)
+            # The coordinator may get the reply, and ask again, before the broker confirms to us that it has the reply:
+            # another job must answer that.
+            del self._computing[key]
+            if self._on_answer is not None:
+                self._on_answer(answer)
             _log_answer(answer, time.monotonic() - started)
             if isinstance(answer.reply, Failed):
                 span.failed(answer.reply.cause, answer.reply.error_type)
@@ -297,7 +293,8 @@ class ReplyCache:
         self._kept[by, done.session_id] = _CachedReply(done.stage, done, outputs, size, timer)
         self._bytes += size
         while self._bytes > self._capacity:
-            self._forget(next(iter(self._kept)))
+            oldest_by, oldest = next(iter(self._kept))
+            self.forget(oldest, oldest_by)
 
     def get(self, session: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
         """Return the reply to that stage's work and its outputs; None if it is not kept."""
@@ -306,15 +303,12 @@ class ReplyCache:
 
     def forget(self, session: str, by: str = "") -> None:
         """Drop a session's reply, if any."""
-        self._forget((by, session))
-
-    def clear(self) -> None:
-        """Drop all replies."""
-        for key in list(self._kept):
-            self._forget(key)
-
-    def _forget(self, key: tuple[str, str]) -> None:
-        kept = self._kept.pop(key, None)
+        kept = self._kept.pop((by, session), None)
         if kept is not None:
             kept.timer.cancel()
             self._bytes -= kept.size
+
+    def clear(self) -> None:
+        """Drop all replies."""
+        for by, session in list(self._kept):
+            self.forget(session, by)

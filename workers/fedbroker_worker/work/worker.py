@@ -15,24 +15,23 @@ from fedbroker.log import get_logger
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Data, Done, Failed, Need, Value
+from fedbroker.wire.messages import Data, Done, Failed, Need
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.failures import failed_reply, located
-from fedbroker_worker.work.replay import join, replay
+from fedbroker_worker.work.replay import fuse_structs, replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fedbroker.graphs.expressions import Value as Label
     from fedbroker.transport import BlobStore, Signed
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Digest, WorkItem
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
     from fedbroker_worker.sources.catalog import Catalog
-    from fedbroker_worker.work.sessions import Sessions, SessionValues
+    from fedbroker_worker.work.sessions import Sessions
 
 __all__ = ["Answer", "Worker"]
 
@@ -117,6 +116,8 @@ class Worker:
             signed: its signer and nonces.
             why_cancelled: called when the work is cancelled; its result is for the audit log.
         """
+        if self._audit is None:
+            return await self._answer(item, signed.by)
         record = Recording(self._audit, item, signed)
         try:
             answer = await self._answer(item, signed.by, record)
@@ -128,42 +129,60 @@ class Worker:
             await record.cancelled(why_cancelled())
             raise
 
-    async def _answer(self, item: WorkItem, by: str, record: Recording) -> Answer:
+    async def _answer(self, item: WorkItem, by: str, record: Recording | None = None) -> Answer:
         started = time.monotonic()
         try:
             async with self._guard.time_for(item) as deadline:
                 outputs, waited = await self._outputs(item, by, deadline, record)
-            return self._done(item, outputs, time.monotonic() - started, waited)
+            named = [(digest_of(output), output) for output in outputs]
+            if any(len(output) > self._limits.max_blob for output in outputs):
+                raise WorkRefused(
+                    f"an output takes more than the limit of {self._limits.max_blob} bytes",
+                    hint="return less from the clients",
+                    by_data=True,
+                )
         except _Lacking as lacking:
             return Answer(Need(item.session_id, item.stage, self._silo, self._incarnation, lacking.digests))
         except Exception as error:
             return self._failed(item, error, by)
+        sizes = tuple([(digest, len(output)) for digest, output in named])
+        seconds = time.monotonic() - started
+        reply = Done(item.session_id, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
+        return Answer(reply, dict(named))
 
     async def _outputs(
-        self, item: WorkItem, by: str, deadline: Deadline, record: Recording
+        self, item: WorkItem, by: str, deadline: Deadline, record: Recording | None
     ) -> tuple[list[Buffer], float]:
-        """Run the checks and the program; return its outputs, and the seconds spent waiting for blobs."""
+        """Run the checks and the operations; return the outputs, and the seconds spent waiting for blobs."""
         kept = self._sessions.check(item, by)
         self._guard.check_item(item, by)
-        self._check_coming(item)
-        if kept or _data(item):
+        digests, reads = item.blobs, item.reads
+        # Before any data are read: every blob is here or announced.
+        lacking = [digest for digest in digests if digest not in self._blobs and digest not in item.incoming]
+        if lacking:
+            raise _Lacking(lacking)
+        if record is not None and (kept or reads):
             record.begin()
         # Data are read while blobs are still arriving.
-        loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in _data(item)}
+        loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in reads}
         try:
             started = time.monotonic()
             with tracing.span("transfer", what="blobs", bytes=sum(item.incoming.values())):
-                blobs = await self._collect(item, deadline)
+                blobs = await self._collect(digests, deadline)
             waited = time.monotonic() - started
-            await self._check(blobs, record.computations)
-            return await self._replayed(item, by, blobs, loads, 1 if kept else ATTEMPTS), waited
+            # A large blob is parsed in a thread: it would block the event loop.
+            large = sum(map(len, blobs.values())) > LARGE
+            check = partial(self._guard.check_blobs, blobs.values(), [] if record is None else record.computations)
+            await in_thread(check, "check blobs") if large else check()
+            return await self._replayed(item, by, blobs, loads, 1 if kept else ATTEMPTS, large=large), waited
         finally:
             for load in loads.values():
                 load.cancel()
             await asyncio.gather(*loads.values(), return_exceptions=True)
 
-    async def _load(self, op: Data, clients: int, record: Recording) -> bytes:
-        await record.written()
+    async def _load(self, op: Data, clients: int, record: Recording | None) -> bytes:
+        if record is not None:
+            await record.written()
         return await self._catalog.load(op, clients)
 
     async def _replayed(
@@ -173,15 +192,18 @@ class Worker:
         blobs: Mapping[Digest, memoryview],
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
+        *,
+        large: bool,
     ) -> list[Buffer]:
-        """Run the program; if the runtime dies, run it again in a new runtime, ``attempts`` times in all."""
+        """Run the operations; if the runtime dies, run them again in a new runtime, ``attempts`` times in all."""
         for attempt in range(attempts):
             try:
                 with tracing.span("compute", operations=len(item.ops), attempt=attempt + 1):
                     async with self._sessions.entered(item, by) as session:
-                        labels = await self._check_program(item, blobs, session)
-                        program = join(item.ops, blobs, last=item.ends_session, held=session.refs)
-                        outputs = await replay(program, session.executor, session.refs, blobs, lambda op: loads[op])
+                        check = partial(self._guard.check_program, item, blobs, session.labels)
+                        labels = await in_thread(check, "check program") if large else check()
+                        steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, held=session.refs)
+                        outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
                         self._guard.check_outputs(item, outputs, by, labels)
                         return outputs
             except ComputationFailed as error:
@@ -192,81 +214,26 @@ class Worker:
                 _log.warning("work done again", reason=error.what)
         raise AssertionError("an attempt returns or raises")
 
-    async def _check(self, blobs: Mapping[Digest, memoryview], looked_into: list[str]) -> None:
-        """Check that all computations in the blobs may run.
-
-        Raises:
-            PolicyRefused: a computation may not run.
-        """
-        check = partial(self._guard.check_blobs, blobs.values(), looked_into)
-        if sum(map(len, blobs.values())) > LARGE:
-            await in_thread(check, "check blobs")
-        else:
-            check()
-
-    async def _check_program(
-        self, item: WorkItem, blobs: Mapping[Digest, Buffer], session: SessionValues
-    ) -> Sequence[Label]:
-        """Check that all outputs of the program may leave.
-
-        Raises:
-            PolicyRefused: an output may not leave.
-        """
-        check = partial(self._guard.check_program, item, blobs, session.labels)
-        return await in_thread(check, "check program") if sum(map(len, blobs.values())) > LARGE else check()
-
-    def _check_coming(self, item: WorkItem) -> None:
-        """Check that every blob is here or announced, before any data are read.
-
-        Raises:
-            _Lacking: some blobs are neither.
-        """
-        lacking = [digest for digest in _blobs(item) if digest not in self._blobs and digest not in item.incoming]
-        if lacking:
-            raise _Lacking(lacking)
-
-    async def _collect(self, item: WorkItem, deadline: Deadline) -> dict[Digest, memoryview]:
-        """Return every blob that the program names, by digest.
+    async def _collect(self, digests: Sequence[Digest], deadline: Deadline) -> dict[Digest, memoryview]:
+        """Return blobs by digest, as soon as all of them have arrived.
 
         Raises:
             _Lacking: some blobs were announced, but did not arrive.
         """
-        wanted = _blobs(item)
-        with self._blobs.pinned(wanted):
+        with self._blobs.pinned(digests):
             got = await asyncio.gather(
-                *(self._blobs.get(digest, deadline, self._patience) for digest in wanted), return_exceptions=True
+                *[self._blobs.get(digest, deadline, self._patience) for digest in digests], return_exceptions=True
             )
-        for result in got:
-            if isinstance(result, BaseException) and not isinstance(result, Missing):
+        blobs: dict[Digest, memoryview] = {}
+        for digest, result in zip(digests, got, strict=True):
+            if isinstance(result, memoryview):
+                blobs[digest] = result
+            elif not isinstance(result, Missing):
                 raise result
-        blobs = {digest: blob for digest, blob in zip(wanted, got, strict=True) if isinstance(blob, memoryview)}
-        if len(blobs) < len(wanted):
-            raise _Lacking([digest for digest in wanted if digest not in blobs])
+        if len(blobs) < len(digests):
+            raise _Lacking([digest for digest in digests if digest not in blobs])
         return blobs
-
-    def _done(self, item: WorkItem, outputs: Sequence[Buffer], seconds: float, waited: float) -> Answer:
-        named = [(digest_of(output), output) for output in outputs]
-        for _, output in named:
-            if len(output) > self._limits.max_blob:
-                raise WorkRefused(
-                    f"an output takes more than the limit of {self._limits.max_blob} bytes",
-                    hint="return less from the clients",
-                    by_data=True,
-                )
-        sizes = tuple((digest, len(output)) for digest, output in named)
-        reply = Done(item.session_id, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
-        return Answer(reply, dict(named))
 
     def _failed(self, item: WorkItem, error: Exception, by: str) -> Answer:
         told = self._catalog.announced
         return Answer(failed_reply(item, self._silo, self._incarnation, error, told, self._guard, by))
-
-
-def _data(item: WorkItem) -> list[Data]:
-    """Return the program's ``Data`` operations, each once."""
-    return list(dict.fromkeys(op for op in item.ops if isinstance(op, Data)))
-
-
-def _blobs(item: WorkItem) -> list[Digest]:
-    """Return the digests that the program names, each once."""
-    return list(dict.fromkeys(op.blob for op in item.ops if isinstance(op, Value)))
