@@ -1,4 +1,4 @@
-"""Exit of both command lines: one line and an exit code for an error, a traceback only on request."""
+"""Run a command line: an error ends it with one line and an exit code, and with a traceback only on request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(app: Callable[[], object]) -> NoReturn:
     error and the code of :func:`exit_code`; ``FEDBROKER_DEBUG=1`` adds the traceback. Ctrl-C gives 130, even if SIGINT
     was ignored at the start.
     """
-    _heed_interrupts()
+    _restore_interrupts()
     try:
         code = app()
         sys.stdout.flush()
@@ -65,11 +65,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, FedbrokerError):
         text = str(error)
     else:
-        text = f"[{FedbrokerError.code}] unexpected {type(error).__name__}: {error}; FEDBROKER_DEBUG=1 shows where"
+        text = f"[{FedbrokerError.code}] unexpected {type(error).__name__}: {error}; set FEDBROKER_DEBUG=1 for details"
     return printable(without_secrets(" ".join(text.split())), None)
 
 
-def _heed_interrupts() -> None:
+def _restore_interrupts() -> None:
     """Install Python's handler of SIGINT, which it omits if the signal is ignored, as after ``&`` in a script."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -98,6 +98,6 @@ def _usage(error: Exception) -> Exception:
     """Return a command-line mistake as our own UsageError."""
     if (cyclopts := sys.modules.get("cyclopts")) is None or not isinstance(error, cyclopts.CycloptsError):
         return error
-    usage = UsageError(str(error).rstrip(". \n"), hint="--help shows what there is")
+    usage = UsageError(str(error).rstrip(". \n"), hint="see --help")
     usage.__cause__ = error
     return usage

@@ -16,8 +16,8 @@ __all__ = ["broker_url", "from_file", "read_secret", "write_private"]
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
-# Larger files are not secrets: they would only fill the memory.
 _LONGEST: Final = 1 << 20
+"""Maximal bytes of a secret's file: a larger file is not a secret, and reading it would only fill the memory."""
 
 
 def read_secret(
@@ -41,18 +41,18 @@ def read_secret(
             never contains the file's contents.
     """
     path = _path(name, directory, environ)
-    hint = f"correct {label}, or what it names"
+    hint = f"correct {label}, or the file that it names"
     try:
         with path.open("rb") as file:
             read = file.read(_LONGEST + 1)
         text = read.decode().strip()
     except FileNotFoundError:
-        among = environ.get(_CREDENTIALS)
-        neither = f", nor a credential {name} in {among}" if among and not Path(name).is_absolute() else ""
-        raise error(f"{label}: there is no file {path}{neither}", hint=hint) from None
+        credentials = environ.get(_CREDENTIALS)
+        neither = f", nor a credential {name} in {credentials}" if credentials and not Path(name).is_absolute() else ""
+        raise error(f"{label}: file {path} does not exist{neither}", hint=hint) from None
     except OSError as reason:
         what = f"{label}: {path} cannot be read: {reason.strerror}"
-        raise error(what, hint="let this process's user read it, and nobody else") from None
+        raise error(what, hint="give read permission to this process's user only") from None
     except UnicodeDecodeError:
         raise error(f"{label}: {path} is not UTF-8 text", hint=hint) from None
     if len(read) > _LONGEST:
@@ -70,16 +70,17 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with _private_umask():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
 
 
@@ -105,7 +106,7 @@ def from_file(variable: str, environ: Mapping[str, str] = os.environ, error: typ
     """Return the text of the file that an environment variable names: see :func:`read_secret`.
 
     Raises:
-        ConfigError: ``error``, as there.
+        ConfigError: ``error``, for the same reasons as :func:`read_secret`.
     """
     return read_secret(variable, environ[variable], Path(), environ, error)
 

@@ -1,4 +1,4 @@
-"""Every error that fedbroker raises, in one tree; its first level tells who can act.
+"""Every error that fedbroker raises, in one tree. Its first level says who can act.
 
     FedbrokerError
     ├── ConfigError            you: a setting, a URL, an argument
@@ -7,7 +7,7 @@
     │   └── JournalError       the coordinator's journal cannot be written: its disk is full
     ├── BrokerError            the broker's operator
     │   ├── BrokerUnreachable
-    │   ├── BrokerRefused      wrong password, no such vhost, no permission
+    │   ├── BrokerRefused      wrong password, unknown vhost, no permission
     │   ├── BrokerLost
     │   ├── TopologyMismatch   a queue or exchange exists with other arguments
     │   └── BrokerStartError   a private node did not start
@@ -16,7 +16,7 @@
     │   └── NameTaken          another silo has this name
     ├── SiloError              the administrator of the named silo
     │   ├── DataError          a source, column or type differs from what was asked for
-    │   └── PolicyRefusal      the silo's policy forbids it; names the rule
+    │   └── PolicyRefusal      the silo's policy refused; names the rule
     ├── DeadlineExceeded       a stage or an invocation ran out of time
     │   └── StragglerTimeout   too few silos answered a stage in time; names the missing
     ├── PlanError              the author of the computation
@@ -27,8 +27,7 @@
         ├── Missing            a blob that was announced did not arrive
         └── Forged             a message that is unsigned, signed by another key, changed, or replayed
 
-Each class has a stable ``code`` (see ``docs/errors.md``). Each instance tells what happened and what to do about
-it; many also name the silo, the stage and the session.
+Each class has a stable ``code`` (see ``docs/errors.md``). Many errors name the silo, the stage and the session.
 """
 
 from __future__ import annotations
@@ -79,12 +78,11 @@ class FedbrokerError(Exception):
         code: stable code of the error, explained in ``docs/errors.md``.
         what: what happened.
         hint: what to do about it, or empty.
-        retryable: the same call may succeed on another try: something died or was lost, nothing was wrong.
+        retryable: True if the same call may succeed on another try, because a process died or a connection was lost.
         computation: the name of the computation that was invoked, or None outside of an invocation.
     """
 
     code: ClassVar[str] = "FB0000"
-
     retryable: bool = False
     computation: str | None = None
 
@@ -94,14 +92,13 @@ class FedbrokerError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle and copy the fields: calling the class again would need its arguments, which are not kept."""
+        """Pickle and copy the fields; the arguments of the constructor are not kept."""
         return _restored, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
         """Return one printable line: the code, the computation, what happened, what to do."""
         where = f"{self.computation}: " if self.computation else ""
-        line = f"[{self.code}] {where}{self.what}"
-        line = f"{line}; {self.hint}" if self.hint else line
+        line = f"[{self.code}] {where}{self.what}" + (f"; {self.hint}" if self.hint else "")
         return printable(" ".join(filter(None, map(str.strip, line.splitlines()))), None)
 
 
@@ -142,7 +139,7 @@ class JournalError(ConfigError):
     def __init__(self, directory: str, why: str) -> None:
         super().__init__(
             f"the journal (journal={directory!r}) cannot be written: {why}",
-            hint="free space there, then invoke the computation again: its session goes on with what is written",
+            hint="free space there, then invoke the computation again: its session resumes from the journal",
         )
         self.directory = directory
 
@@ -220,13 +217,13 @@ class CohortTimeout(CohortError):
         *,
         data: str = "",
     ) -> None:
-        there = ", ".join(present) or "none"
-        gone = f"; missing since: {', '.join(missing)}" if missing else ""
+        names = ", ".join(present) or "none"
+        gone = f"; gone: {', '.join(missing)}" if missing else ""
         which = f" with data {data!r}" if data else ""
         super().__init__(
             f"cohort {cohort!r} has {len(present)} of {count_text(wanted, 'silo')}{which} "
-            f"after {seconds_text(seconds)} (there: {there}{gone})",
-            hint=f"start the missing silos (`fedbroker-silo run`), or {'select fewer' if data else 'lower min_silos'}",
+            f"after {seconds_text(seconds)} (present: {names}{gone})",
+            hint=f"start more silos (`fedbroker-silo run`), or {'select fewer' if data else 'lower min_silos'}",
         )
         self.cohort = cohort
         self.wanted = wanted
@@ -247,14 +244,14 @@ class NameTaken(CohortError):
     def __init__(self, cohort: str, silo: str) -> None:
         super().__init__(
             f"a silo named {silo!r} is already in cohort {cohort!r}",
-            hint="give this one another [silo] name, or stop the other",
+            hint="change [silo] name of this silo, or stop the other one",
         )
         self.cohort = cohort
         self.silo = silo
 
 
 class SiloError(FedbrokerError):
-    """A silo failed in its part of a stage.
+    """A silo failed at its part of a stage.
 
     Attributes:
         silo: its name.
@@ -417,8 +414,8 @@ class ComputationFailed(RuntimeFailure):
     def __init__(
         self, status: str, detail: str, *, stage: int | None = None, silo: str = "", merged: str = "", hint: str = ""
     ) -> None:
-        at = f" where what silo {silo!r} sent was merged with what came from {merged}" if silo else ""
-        where = f"server stage {stage} failed{at}: " if stage is not None else ""
+        merging = f" while merging the partial of silo {silo!r} with those of {merged}" if silo else ""
+        where = f"server stage {stage} failed{merging}: " if stage is not None else ""
         super().__init__(f"{where}{status}: {' '.join(detail.split())}", hint=hint)
         self.status = status
         self.detail = detail
@@ -441,7 +438,7 @@ class Missing(WireError):
 
     code = "FB7002"
 
-    def __init__(self, digest: str, what: str, *, hint: str = "have it sent again") -> None:
+    def __init__(self, digest: str, what: str, *, hint: str = "send the blob again") -> None:
         super().__init__(f"blob {digest}: {what}", hint=hint)
         self.digest = digest
 

@@ -53,7 +53,7 @@ def configure(format: Format = "auto", level: Level = "info") -> None:
     """
     if format not in ("auto", "console", "json") or level not in _LEVELS:
         raise ConfigError(
-            f"no log format {format!r} or no log level {level!r}",
+            f"unknown log format {format!r} or log level {level!r}",
             hint="formats: auto, console, json; levels: debug, info, warning, error",
         )
     root = logging.getLogger()

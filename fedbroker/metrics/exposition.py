@@ -39,7 +39,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
     if match is None or int(match["port"]) > 65535:
-        raise ConfigError(f"{text!r} is no address to serve metrics at", hint='write HOST:PORT, as in "127.0.0.1:9464"')
+        raise ConfigError(f"{text!r} is not HOST:PORT", hint='write an address for metrics, such as "127.0.0.1:9464"')
     return match["six"] or match["host"], int(match["port"])
 
 
@@ -80,7 +80,7 @@ class Exposition:
         except OSError as error:
             raise ConfigError(
                 f"metrics cannot be served at {address}: {error.strerror or error}",
-                hint="choose another port, or stop what listens there",
+                hint="choose another port, or stop the process that listens there",
             ) from None
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/metrics"
@@ -127,12 +127,12 @@ def lanes(traffic: Mapping[str, TrafficCounters], who: Mapping[str, str]) -> lis
         who: labels that identify the coordinator or silo.
     """
     lane, way = (*who, "lane"), (*who, "lane", "direction")
-    up = GaugeMetricFamily("fedbroker_broker_up", "Whether the connection to the broker is up.", labels=lane)
+    up = GaugeMetricFamily("fedbroker_broker_up", "1 if the connection to the broker is up, else 0.", labels=lane)
     again = CounterMetricFamily(
-        "fedbroker_broker_reconnections", "Times that the connection was lost and came back.", labels=lane
+        "fedbroker_broker_reconnections", "Reconnections to the broker after the connection was lost.", labels=lane
     )
-    messages = CounterMetricFamily("fedbroker_broker_messages", "Messages that the broker took and gave.", labels=way)
-    size = CounterMetricFamily("fedbroker_broker_bytes", "Bytes of their bodies.", labels=way)
+    messages = CounterMetricFamily("fedbroker_broker_messages", "Messages to and from the broker.", labels=way)
+    size = CounterMetricFamily("fedbroker_broker_bytes", "Bytes of message bodies to and from the broker.", labels=way)
     for name, one in traffic.items():
         values = (*who.values(), name)
         up.add_metric(values, one.up)

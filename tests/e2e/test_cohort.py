@@ -196,7 +196,7 @@ def test_cohort_timeout_names_the_present_silos(silos):
     with fedbroker.create_sync_execution_context(
         silos.url, cohort=silos.cohort, min_silos=3, timeouts=fedbroker.Timeouts(join=1.5)
     ) as context:
-        with pytest.raises(CohortTimeout, match="there: ewr, jfk") as caught:
+        with pytest.raises(CohortTimeout, match="present: ewr, jfk") as caught:
             context.invoke(c.total, pack_arguments(c.total, ([1.0],)))
         assert caught.value.present == ("ewr", "jfk")
 

@@ -154,7 +154,7 @@ def test_password_in_an_argument_is_refused(office):
         ({"FEDBROKER_ADMIN_URL": "ftp://a:hunter2@127.0.0.1"}, "is not the URL of a management API"),
         ({"FEDBROKER_ADMIN_URL": "http://a:hunter2@127.0.0.1:1"}, "no management API answers"),
         ({"FEDBROKER_ADMIN_URL": "https://a:hunter2@127.0.0.1:1?cafile=/nowhere"}, "does not exist"),
-        ({"FEDBROKER_ADMIN_URL_FILE": "/nowhere"}, "there is no file"),
+        ({"FEDBROKER_ADMIN_URL_FILE": "/nowhere"}, "does not exist"),
     ],
 )
 def test_unsuitable_admin_login_is_refused(tmp_path, variables, words):

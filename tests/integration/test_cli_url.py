@@ -36,5 +36,5 @@ def test_url_comes_from_option_environment_or_file(run, broker, tmp_path):
 def test_missing_url_file_is_a_one_line_error(run):
     done = run(FEDBROKER_URL_FILE="/no/such/file")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: there is no file /no/such/file")
+    assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: file /no/such/file does not exist")
     assert len(done.stderr.splitlines()) == 1

@@ -64,7 +64,9 @@ async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohor
                 broker.url, cohort=cohort, min_silos=3, **context_settings(stage=30, retries=0)
             )
         )
-        with pytest.raises(fedbroker.errors.ComputationFailed, match="where what silo 'jfk' sent was merged") as caught:
+        with pytest.raises(
+            fedbroker.errors.ComputationFailed, match="while merging the partial of silo 'jfk'"
+        ) as caught:
             await context.invoke(joined, pack_arguments(joined, [[np.zeros([1, 3], np.float32)] * 3]))
     assert (caught.value.silo, caught.value.stage) == ("jfk", 1)
     assert "leave that silo out" in str(caught.value)

@@ -122,7 +122,7 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.delenv("FEDBROKER_DEBUG", raising=False)
     assert ended(raising(ZeroDivisionError("by zero"))) == 5
     line = capsys.readouterr().err
-    assert line == "error: [FB0000] unexpected ZeroDivisionError: by zero; FEDBROKER_DEBUG=1 shows where\n"
+    assert line == "error: [FB0000] unexpected ZeroDivisionError: by zero; set FEDBROKER_DEBUG=1 for details\n"
 
 
 def test_debug_shows_where_without_secrets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,7 @@ def test_the_url_comes_from_the_environment(monkeypatch):
 def test_the_url_comes_from_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDBROKER_URL_FILE", str(tmp_path / "url"))
     monkeypatch.delenv("FEDBROKER_URL", raising=False)
-    with pytest.raises(ConfigError, match=r"FEDBROKER_URL_FILE: there is no file .*url"):
+    with pytest.raises(ConfigError, match=r"FEDBROKER_URL_FILE: file .*url does not exist"):
         fedbroker.create_sync_execution_context(cohort="airports", min_silos=1)
     (tmp_path / "url").write_text(URL.replace("localhost", "from-file") + "\n")
     with fedbroker.create_sync_execution_context(cohort="airports", min_silos=1) as context:

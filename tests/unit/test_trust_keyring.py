@@ -41,7 +41,7 @@ def test_a_coordinator_s_keys(directory):
         ("seal = true", "'secret_file' in keys.toml is missing"),
         ('secret_file = "secret.key"\nsilo = {}', "unknown key 'silo'"),
         ('secret_file = "secret.key"\nseal = "yes"', "'seal' in keys.toml is 'yes'"),
-        ('secret_file = "none.key"\n', "there is no file"),
+        ('secret_file = "none.key"\n', "does not exist"),
         ('secret_file = "secret.key"', "no public key of anybody"),
         ('secret_file = "secret.key"\n[silos]\newr = "x"', r"'ewr' in \[silos\] of keys.toml: what should be a public"),
         (f'secret_file = "secret.key"\n[silos]\newr = "{OWN.reveal()}"', "what should be a public key is none"),
@@ -87,7 +87,7 @@ def test_a_silo_s_keys(directory):
         ('secret_file = "secret.key"', r"'coordinators' in \[security\] of silo.toml is missing"),
         ('secret_file = "secret.key"\ncoordinators = []', "'coordinators' in"),
         ('secret_file = "secret.key"\ncoordinators = ["x"]', r"\[security\] of silo.toml: what should be a public key"),
-        ('secret_file = "none"\ncoordinators = ["x"]', "'secret_file' in .*: there is no file"),
+        ('secret_file = "none"\ncoordinators = ["x"]', "'secret_file' in .*: file .* does not exist"),
         ('secret = "x"', "unknown key 'secret'"),
     ],
 )

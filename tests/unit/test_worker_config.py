@@ -104,7 +104,7 @@ def test_passwords_are_not_shown(write):
             "http://me",
             "'broker' in [silo] of silo.toml: this is not a broker's URL: its scheme is neither amqp nor amqps",
         ),
-        ("[silo]", '[silo]\nmetrics = "9465"', "'metrics' in [silo] of silo.toml: '9465' is no address to serve"),
+        ("[silo]", '[silo]\nmetrics = "9465"', "'metrics' in [silo] of silo.toml: '9465' is not HOST:PORT"),
         ("[silo]", "[silo]\nheartbeat = 0", "'heartbeat' in [silo] of silo.toml: expected float >= 0.2; it is seconds"),
         ("[silo]", '[silo]\nheartbeat = "5"', "'heartbeat' in [silo] of silo.toml: expected float, got str"),
         ("[silo]", '[silo]\nisolation = "vm"', 'invalid enum value \'vm\'; it is "namespace" or "none"'),
@@ -213,8 +213,8 @@ def test_a_secret_may_come_from_a_file(write, tmp_path):
 @pytest.mark.parametrize(
     ("contents", "environ", "line"),
     [
-        (None, {}, "FEDBROKER_SILO_BROKER_FILE: there is no file {path}; correct FEDBROKER_SILO_BROKER_FILE, or what"),
-        (b"\n", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is empty; correct FEDBROKER_SILO_BROKER_FILE, or what it"),
+        (None, {}, "FEDBROKER_SILO_BROKER_FILE: file {path} does not exist; correct FEDBROKER_SILO_BROKER_FILE"),
+        (b"\n", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is empty; correct FEDBROKER_SILO_BROKER_FILE, or"),
         (b"x" * (1 << 20) + b"\n", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is larger than 1 MiB; correct"),
         (b"\xff", {}, "FEDBROKER_SILO_BROKER_FILE: {path} is not UTF-8 text"),
         (b"http://u:secret@h/", {}, "FEDBROKER_SILO_BROKER_FILE in the environment: this is not a broker's URL"),

@@ -429,7 +429,7 @@ def test_a_key_of_somebody_else(stays, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "'service_account' in [data.stays]: there is no file "),
+        (None, "'service_account' in [data.stays]: file "),
         ("", "account.json is empty"),
         ("secret", "'service_account' in [data.stays] is not JSON; download a key of the type JSON"),
         ("[1]", "'service_account' in [data.stays] is not the key of a service account"),
