@@ -104,7 +104,7 @@ async def test_list_discovers_cohorts(broker, cohort, run):
         assert any(cohort in line and "ewr, jfk" in line for line in out.splitlines())
 
 
-async def test_show_waits_for_an_announcement_that_another_reader_holds(broker, cohort):
+async def test_observer_waits_for_an_announcement_that_another_reader_holds(broker, cohort):
     heard = []
     observer = CohortObserver(broker.url, cohort, heard.append)
     async with silo_transport(broker.url, cohort), await aio_pika.connect(broker.url) as connection:

@@ -1,4 +1,4 @@
-"""The client of the runtime's service: values, calls, failures in its own words, large values."""
+"""The client of the runtime's service: values, calls, failures with the runtime's message, large values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def numbers(serialized):
 
 
 def function(python, *types):
-    """A TensorFlow computation as a serialized value."""
+    """Return a TensorFlow computation as a serialized value."""
     comp = tff.tensorflow.computation(python, *types)
     return executor_pb2.Value(computation=tff.framework.serialize_computation(comp)).SerializeToString()
 
@@ -53,7 +53,7 @@ def endless():
 
 @pytest.fixture(scope="module")
 def refusal():
-    """Fails with as long a text as it is given."""
+    """Return a function that fails with a text of a given length."""
 
     def fail(words):
         def say_no():
@@ -67,7 +67,7 @@ def refusal():
 
 @pytest.fixture
 async def own(own_runtime):
-    """A runtime and an executor in this test's own event loop."""
+    """Start a runtime and an executor in this test's own event loop."""
     return own_runtime, await own_runtime.executor(2)
 
 
@@ -90,12 +90,12 @@ async def test_an_empty_struct_and_a_call_without_argument(own):
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_any_buffer_is_a_value(own, kind):
+async def test_any_buffer_type_is_accepted_as_a_value(own, kind):
     _, executor = own
     assert numbers(await executor.compute(await executor.value(kind(array(1.0, 2.0))))) == [1.0, 2.0]
 
 
-async def test_the_executor_has_the_number_of_clients_asked_for(own):
+async def test_executor_has_the_requested_number_of_clients(own):
     runtime, executor = own
     value = executor_pb2.Value()
     value.federated.type.placement.value.uri = "clients"
@@ -108,7 +108,7 @@ async def test_the_executor_has_the_number_of_clients_asked_for(own):
         await other.value(value.SerializeToString())
 
 
-async def test_a_failed_computation_yields_its_own_words_in_one_line(own, refusal):
+async def test_failed_computation_raises_the_runtimes_message_in_one_line(own, refusal):
     _, executor = own
     with pytest.raises(ComputationFailed, match="these are my words") as caught:
         await executor.compute(await executor.call(await executor.value(refusal("these are my words")), None))
@@ -116,7 +116,7 @@ async def test_a_failed_computation_yields_its_own_words_in_one_line(own, refusa
     assert "\n" not in str(caught.value)
 
 
-async def test_words_longer_than_grpc_takes_by_default_are_not_lost(own, refusal):
+async def test_error_message_above_grpcs_default_limit_is_preserved(own, refusal):
     _, executor = own
     words = "no " * 20_000
     with pytest.raises(ComputationFailed) as caught:
@@ -124,19 +124,19 @@ async def test_words_longer_than_grpc_takes_by_default_are_not_lost(own, refusal
     assert caught.value.detail.count("no ") >= 20_000
 
 
-async def test_after_a_failure_the_executor_still_serves(own, add, refusal):
+async def test_executor_works_after_a_failure(own, add, refusal):
     _, executor = own
     with pytest.raises(ComputationFailed):
         await executor.compute(await executor.call(await executor.value(refusal("no")), None))
     with pytest.raises(ComputationFailed):
         await executor.value(b"not a value")
     with pytest.raises(ComputationFailed):
-        # Said at once or when it is computed, as the runtime gets to it.
+        # The runtime reports it at once or with the next computation.
         await executor.compute(await executor.select(await executor.value(scalar(1.0)), 7))
     assert numbers(await executor.compute(await executor.value(scalar(4.0)))) == [4.0]
 
 
-async def test_a_disposed_value_is_gone_and_the_others_are_not(own):
+async def test_dispose_removes_only_its_value(own):
     _, executor = own
     first, second = await executor.value(scalar(1.0)), await executor.value(scalar(2.0))
     await executor.dispose([first])
@@ -146,7 +146,7 @@ async def test_a_disposed_value_is_gone_and_the_others_are_not(own):
     assert numbers(await executor.compute(second)) == [2.0]
 
 
-async def test_a_closed_executor_is_gone_and_closes_twice(own):
+async def test_executor_can_be_closed_twice_and_then_refuses_requests(own):
     runtime, executor = own
     ref = await executor.value(scalar(1.0))
     await executor.close()
@@ -157,7 +157,7 @@ async def test_a_closed_executor_is_gone_and_closes_twice(own):
     assert runtime.restarts == 0
 
 
-async def test_a_request_that_is_given_up_does_not_hold_up_others(own, endless):
+async def test_cancelled_request_does_not_block_others(own, endless):
     runtime, executor = own
     ref = await executor.call(await executor.value(endless), await executor.value(scalar(0.0)))
     with pytest.raises(TimeoutError):
@@ -169,7 +169,7 @@ async def test_a_request_that_is_given_up_does_not_hold_up_others(own, endless):
         assert numbers(await other.compute(await other.value(scalar(2.0)))) == [2.0]
 
 
-async def test_close_under_a_request_fails_it_at_once(own, endless):
+async def test_close_fails_a_running_request_immediately(own, endless):
     runtime, executor = own
     ref = await executor.call(await executor.value(endless), await executor.value(scalar(0.0)))
     request = asyncio.create_task(executor.compute(ref))
@@ -182,7 +182,7 @@ async def test_close_under_a_request_fails_it_at_once(own, endless):
         await executor.value(scalar(1.0))
 
 
-async def test_requests_run_side_by_side(own, endless, add):
+async def test_requests_run_concurrently(own, endless, add):
     _, executor = own
     busy = asyncio.create_task(
         executor.compute(await executor.call(await executor.value(endless), await executor.value(scalar(0.0))))
@@ -195,7 +195,7 @@ async def test_requests_run_side_by_side(own, endless, add):
         await busy
 
 
-def test_event_loops_in_several_threads_have_runtimes_of_their_own(caplog):
+def test_event_loops_in_several_threads_have_their_own_clients(caplog):
     async def use():
         runtime = Runtime()
         try:
@@ -212,7 +212,7 @@ def test_event_loops_in_several_threads_have_runtimes_of_their_own(caplog):
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
-async def test_a_large_value_passes_unchanged_both_ways(own):
+async def test_large_value_is_unchanged_in_both_directions(own):
     _, executor = own
     sent = large_value(mib=64)
     assert await executor.compute(await executor.value(sent)) == sent

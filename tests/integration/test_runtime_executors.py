@@ -1,4 +1,4 @@
-"""Executors of the real C++ runtime are kept between those who use them, and nothing of theirs is."""
+"""Executors of the real C++ runtime are reused between sessions without their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_CLIENTS = tff.FederatedType(np.float32, tff.CLIENTS)
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The requests that were made, by name."""
+    """Count the requests to the runtime, by name."""
     requests = []
     call = Service.call
 
@@ -44,7 +44,7 @@ async def use(own_runtime, clients=1):
     await executor.close()
 
 
-async def test_the_next_user_finds_it_there(own_runtime, asked):
+async def test_executor_is_reused_by_the_next_lease(own_runtime, asked):
     for _ in range(3):
         await use(own_runtime)
     assert asked.count("GetExecutor") == 1
@@ -53,10 +53,10 @@ async def test_the_next_user_finds_it_there(own_runtime, asked):
     assert asked.count("GetExecutor") == 2
 
 
-async def test_what_one_user_made_is_gone_with_it_while_others_go_on(own_runtime):
+async def test_closed_lease_disposes_only_its_own_values(own_runtime):
     first, second = await own_runtime.executor(1), await own_runtime.executor(1)
     mine, theirs = await first.value(number(1.0)), await second.value(number(2.0))
-    assert await second.compute(mine)  # it is one executor to the runtime
+    assert await second.compute(mine)  # one executor, to the runtime
     await first.close()
     with pytest.raises(ComputationFailed, match="not found"):
         await second.compute(mine)
@@ -65,7 +65,7 @@ async def test_what_one_user_made_is_gone_with_it_while_others_go_on(own_runtime
         await first.value(number(3.0))
 
 
-async def test_random_numbers_go_on_as_on_tffs_own_contexts(own_runtime):
+async def test_random_numbers_continue_as_on_tffs_contexts(own_runtime):
     @tff.tensorflow.computation(np.float32)
     def drawn(number):
         return number + tf.random.uniform([], seed=1)
@@ -100,7 +100,7 @@ async def tripled(executor, triple, value, name="triple"):
     return executor_pb2.Value.FromString(await executor.compute(ref)).array.float32_list.value[0]
 
 
-async def test_a_function_is_made_once_for_all_users(own_runtime, asked, triple):
+async def test_function_is_created_once_for_all_leases(own_runtime, asked, triple):
     for value in (1.0, 2.0):
         executor = await own_runtime.executor(1)
         assert await tripled(executor, triple, value) == await tripled(executor, triple, value) == 3.0 * value
@@ -111,7 +111,7 @@ async def test_a_function_is_made_once_for_all_users(own_runtime, asked, triple)
     assert asked.count("CreateValue") == 1 + 4 + 2
 
 
-async def test_a_function_stays_whoever_disposes_of_it_or_closes(own_runtime, triple):
+async def test_function_survives_dispose_and_close(own_runtime, triple):
     first, second = await own_runtime.executor(1), await own_runtime.executor(1)
     for executor in (first, second):
         assert await tripled(executor, triple, 1.0) == 3.0
@@ -121,7 +121,7 @@ async def test_a_function_stays_whoever_disposes_of_it_or_closes(own_runtime, tr
     assert await tripled(second, triple, 3.0) == 9.0
 
 
-async def test_the_same_function_made_twice_at_once_is_kept_once(own_runtime, asked, triple):
+async def test_function_created_concurrently_is_kept_once(own_runtime, asked, triple):
     both = [await own_runtime.executor(1) for _ in range(2)]
     assert await asyncio.gather(*(tripled(executor, triple, 1.0) for executor in both)) == [3.0, 3.0]
     for executor in both:
@@ -132,7 +132,7 @@ async def test_the_same_function_made_twice_at_once_is_kept_once(own_runtime, as
     assert asked.count("CreateValue") == made + 1
 
 
-async def test_functions_without_room_are_gone_once_nobody_uses_them(own_runtime, asked, triple, monkeypatch):
+async def test_functions_beyond_the_limit_are_disposed_after_use(own_runtime, asked, triple, monkeypatch):
     first, second = await own_runtime.executor(1), await own_runtime.executor(1)
     monkeypatch.setattr(first._kept.functions, "_room", len(triple))
     mine = await first.function("mine", triple)
@@ -148,7 +148,7 @@ async def test_functions_without_room_are_gone_once_nobody_uses_them(own_runtime
     assert asked.count("CreateValue") == made
 
 
-async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, monkeypatch):
+async def test_unused_executor_is_closed_after_a_while(own_runtime, asked, monkeypatch):
     monkeypatch.setattr(runtime_module, "IDLE_SECONDS", 0.05)
     await use(own_runtime)
     await eventually(lambda: "DisposeExecutor" in asked)
@@ -156,7 +156,7 @@ async def test_one_that_nobody_uses_is_let_go_after_a_while(own_runtime, asked, 
     assert asked.count("GetExecutor") == 2
 
 
-async def test_few_are_kept_and_those_that_were_used_last(own_runtime, asked):
+async def test_only_the_most_recently_used_executors_are_kept(own_runtime, asked):
     for clients in range(1, runtime_module.MOST_IDLE + 2):
         await use(own_runtime, clients)
     await eventually(lambda: asked.count("DisposeExecutor") == 1)
@@ -167,7 +167,7 @@ async def test_few_are_kept_and_those_that_were_used_last(own_runtime, asked):
     assert asked.count("GetExecutor") == before + 1
 
 
-async def test_one_with_a_request_that_was_given_up_is_not_used_again(own_runtime, asked):
+async def test_executor_with_a_cancelled_request_is_not_reused(own_runtime, asked):
     executor = await own_runtime.executor(1)
     request = asyncio.create_task(executor.value(number(1.0)))
     await asyncio.sleep(0)

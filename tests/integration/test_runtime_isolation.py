@@ -1,4 +1,4 @@
-"""What a graph in the runtime can reach: confined in either way, not even the host's loopback."""
+"""The network of a graph in the runtime: with either kind of confinement, not even the host's loopback is reachable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedbroker.runtime.process import installed_binary
 from fedbroker.runtime.protos import executor_pb2
 from tests.support.shell_paths import SHELL_PATHS
 
-# Reads of Google's object store go through the proxy that is named in the environment: here, to us.
+# Reads of Google's object store use the proxy of the environment: here, our listener.
 WRAPPER = """#!/bin/sh
 export https_proxy=http://127.0.0.1:{port} http_proxy=http://127.0.0.1:{port} NO_GCE_CHECK=true
 export GCS_RETRY_CONFIG_MAX_RETRIES=0 GCS_REQUEST_CONNECTION_TIMEOUT_SECS=5
@@ -25,7 +25,7 @@ exec {binary} "$@"
 
 
 class Listener:
-    """On the host's loopback; hangs up on whoever comes, and remembers what it said."""
+    """A listener on the host's loopback that closes each connection and records the received bytes."""
 
     def __init__(self):
         self.heard = []
@@ -69,7 +69,7 @@ def reads_the_network():
         ("none", "off", True),
     ],
 )
-async def test_a_graph_that_connects_to_the_host_s_loopback(
+async def test_graph_cannot_connect_to_the_hosts_loopback(
     listener, reads_the_network, tmp_path, isolation, confinement, reached
 ):
     wrapper = tmp_path / "worker"
@@ -86,4 +86,4 @@ async def test_a_graph_that_connects_to_the_host_s_loopback(
     if reached:
         assert listener.heard[0].startswith(b"CONNECT storage.googleapis.com:443")
     else:
-        assert f"127.0.0.1 port {listener.port}" in caught.value.detail  # it did try
+        assert f"127.0.0.1 port {listener.port}" in caught.value.detail  # the graph did try

@@ -1,6 +1,6 @@
-"""Who can reach the runtime's port: with a namespace nobody, by no address; without one anybody, so the probes work.
+"""Reachability of the runtime's port: with a namespace at no address, without one at any, which shows that probes work.
 
-Executed by path, this file is a host with a network of its own: a loopback, and a wire to another namespace.
+Executed by path, this file is a host with its own network: a loopback, and a wire to another namespace.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CONNECTED = 0
 
 
 def port_of(runtime):
-    """The one that its worker was told to serve at."""
+    """Return the port that the runtime's worker was started with."""
     worker = psutil.Process(runtime.pid).children(recursive=True)[-1]
     (option,) = [argument for argument in worker.cmdline() if argument.startswith("--port=")]
     return int(option.removeprefix("--port="))
 
 
 def probe(address, port):
-    """0 if somebody accepts at the port, else why not."""
+    """Return 0 if a connection to the port succeeds, and the errno otherwise."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(3.0)
@@ -45,7 +45,7 @@ def probe(address, port):
 
 
 def addresses():
-    """Every address of every interface that a socket can connect to without naming the interface."""
+    """Return every address of every interface that a socket can connect to without an interface name."""
     found = [
         one.address
         for interface in psutil.net_if_addrs().values()
@@ -56,19 +56,19 @@ def addresses():
 
 
 @pytest.mark.parametrize(("isolation", "reached"), [("namespace", False), ("none", True)])
-async def test_the_port_through_every_address_of_this_host(isolation, reached):
+async def test_port_is_unreachable_at_every_address_of_this_host(isolation, reached):
     runtime = Runtime(isolation=isolation)
     await runtime.start()
     port = port_of(runtime)
     results = {address: await asyncio.to_thread(probe, address, port) for address in addresses()}
     await runtime.close()
-    # An address of a family that is switched off reaches nothing in either case.
+    # An address of a disabled family is unreachable in either case.
     usable = {address: result for address, result in results.items() if address != "::1" or socket.has_ipv6}
     assert results["127.0.0.1"] == CONNECTED if reached else CONNECTED not in usable.values(), results
 
 
 @pytest.mark.parametrize(("isolation", "reached"), [("namespace", False), ("none", True)])
-def test_the_port_from_another_namespace_with_a_wire_to_the_host(isolation, reached):
+def test_port_is_unreachable_from_another_namespace(isolation, reached):
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--net", sys.executable, __file__, isolation],
         env={**os.environ, "PYTHONPATH": ROOT},
@@ -84,7 +84,7 @@ def test_the_port_from_another_namespace_with_a_wire_to_the_host(isolation, reac
     assert [result == CONNECTED for result in results.values()] == [reached, False], results
 
 
-# --- a host of our own ---
+# --- a simulated host ---
 
 
 def attribute(kind, content):
@@ -93,7 +93,7 @@ def attribute(kind, content):
 
 
 def lay_wire(name, peer, pid):
-    """Two connected network interfaces: ``name`` here, ``peer`` in the network namespace of that process."""
+    """Connect two network interfaces: ``name`` here, ``peer`` in the network namespace of that process."""
     header = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0)
     other = header + attribute(3, peer.encode() + b"\0") + attribute(19, struct.pack("=I", pid))
     info = attribute(1, b"veth") + attribute(2, attribute(1, other))
@@ -109,7 +109,7 @@ def lay_wire(name, peer, pid):
 
 
 def give_address(name, address):
-    """An address in a network of 256, and the interface up."""
+    """Assign an address in a network of 256, and enable the interface."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for request, of in ((0x8916, address), (0x891C, "255.255.255.0")):
             content = struct.pack("=16sHH4s8x8x", name.encode(), socket.AF_INET, 0, socket.inet_aton(of))
@@ -118,7 +118,7 @@ def give_address(name, address):
 
 
 def neighbour(orders):
-    """In a network namespace of its own, at the other end of the wire: answer ``address port`` with a probe."""
+    """Answer ``address port`` with a probe, in another network namespace at the other end of the wire."""
     assert ctypes.CDLL(None, use_errno=True).unshare(NEWNET) == 0
     orders.send(b"ready")
     while order := orders.recv(256):

@@ -43,18 +43,18 @@ async def serves(runtime):
 
 
 def family(pid):
-    """The host process and all below it: supervisor, child, worker."""
+    """Return the host process and its descendants: supervisor, child, worker."""
     supervisor = psutil.Process(pid)
     return [supervisor, *supervisor.children(recursive=True)]
 
 
 async def started(runtime):
-    """All three processes of a runtime that will not be ready."""
+    """Return the three processes of a runtime that never becomes ready."""
     return await asyncio.to_thread(wait_until, lambda: runtime.pid and len(found := family(runtime.pid)) == 3 and found)
 
 
 def living(process):
-    """Whether it still runs: one that waits to be reaped, perhaps by init, does not."""
+    """Return whether a process runs; a zombie that waits to be reaped does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -62,14 +62,14 @@ def living(process):
 
 
 def all_gone(processes, seconds=PROMPT_SECONDS):
-    """Wait for their end."""
+    """Wait until all processes have ended."""
     return wait_until(lambda: not any(map(living, processes)), seconds, f"the end of {processes}")
 
 
 @pytest.fixture
 def base(tmp_path_factory, monkeypatch):
-    """Where runtimes make their directories; it must be empty at the end."""
-    # pytest's own temporary directories have paths that are too long for a socket's.
+    """Return the directory of runtimes' own directories; it must be empty at the end."""
+    # pytest's own temporary directories have paths that are too long for a socket
     with tempfile.TemporaryDirectory(prefix="rt") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         monkeypatch.setattr(tempfile, "tempdir", None)
@@ -80,7 +80,7 @@ def base(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def owner():
-    """This file as a program in a process of its own; ended with the test."""
+    """Start this file as a program in its own process; end it with the test."""
     started = []
 
     def start(*arguments, prefix=()):
@@ -111,7 +111,7 @@ def finished(process, seconds=60):
 
 @both
 @pytest.mark.alone
-async def test_it_serves_from_start_to_close_and_leaves_nothing(base, isolation):
+async def test_runtime_serves_from_start_to_close_and_leaves_nothing(base, isolation):
     runtime = Runtime(isolation=isolation)
     await runtime.start()
     processes = family(runtime.pid)
@@ -127,7 +127,7 @@ async def test_it_serves_from_start_to_close_and_leaves_nothing(base, isolation)
         await runtime.executor(1)
 
 
-async def test_the_directory_is_private(base):
+async def test_directory_is_private(base):
     runtime = Runtime()
     await runtime.start()
     (directory,) = base.iterdir()
@@ -135,7 +135,7 @@ async def test_the_directory_is_private(base):
     await runtime.close()
 
 
-async def test_the_runtime_is_in_namespaces_of_its_own(base):
+async def test_runtime_has_its_own_namespaces(base):
     runtime = Runtime()
     await runtime.start()
     worker = family(runtime.pid)[-1].pid
@@ -144,15 +144,15 @@ async def test_the_runtime_is_in_namespaces_of_its_own(base):
     await runtime.close()
 
 
-async def test_messages_may_be_as_long_as_protocol_buffers_can_be(base):
-    # Nothing is sent, since two gibibytes take a machine's memory several times over.
+async def test_message_limit_is_that_of_protocol_buffers(base):
+    # Nothing is sent: two gibibytes would need several times as much memory.
     runtime = Runtime()
     await runtime.start()
     assert "--grpc_max_message_length_megabytes=2047" in family(runtime.pid)[-1].cmdline()
     await runtime.close()
 
 
-async def test_the_host_process_is_small(base):
+async def test_host_process_is_small(base):
     runtime = Runtime()
     await runtime.start()
     supervisor, child, _ = family(runtime.pid)
@@ -162,7 +162,7 @@ async def test_the_host_process_is_small(base):
     await runtime.close()
 
 
-async def test_many_side_by_side_do_not_meet(base):
+async def test_many_runtimes_run_side_by_side(base):
     runtimes = [Runtime(isolation=isolation) for isolation in ("none", "namespace") * 3]
     await asyncio.gather(*(runtime.start() for runtime in runtimes))
     ports = [family(runtime.pid)[-1].cmdline()[1] for runtime in runtimes[::2]]
@@ -171,7 +171,7 @@ async def test_many_side_by_side_do_not_meet(base):
     await asyncio.gather(*(runtime.close() for runtime in runtimes))
 
 
-def test_event_loops_in_several_threads_each_have_their_own(base, caplog):
+def test_event_loops_in_several_threads_have_their_own_runtimes(base, caplog):
     served = []
 
     async def use():
@@ -189,7 +189,7 @@ def test_event_loops_in_several_threads_each_have_their_own(base, caplog):
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing(base):
+async def test_cancelled_start_leaves_no_process(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
     binary.chmod(0o700)
@@ -204,7 +204,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(base):
 
 
 @pytest.mark.alone
-async def test_close_ends_a_start_under_way(base):
+async def test_close_ends_a_running_start(base):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\nexec sleep 60\n")
     binary.chmod(0o700)
@@ -224,13 +224,13 @@ async def test_close_ends_a_start_under_way(base):
 @both
 @pytest.mark.parametrize("victim", [0, 1, 2], ids=["supervisor", "child", "worker"])
 @pytest.mark.alone
-async def test_a_death_fails_what_is_under_way_and_the_next_executor_starts_anew(base, isolation, victim):
+async def test_death_fails_running_requests_and_the_next_executor_restarts(base, isolation, victim):
     runtime = Runtime(isolation=isolation)
     await runtime.start()
     executor = await runtime.executor(1)
     ref = await executor.value(three())
     processes = family(runtime.pid)
-    processes[2].suspend()  # so that the request is under way for certain
+    processes[2].suspend()  # so that the request has certainly started
     request = asyncio.create_task(executor.compute(ref))
     await asyncio.wait([request], timeout=0.2)
     assert not request.done()
@@ -247,7 +247,7 @@ async def test_a_death_fails_what_is_under_way_and_the_next_executor_starts_anew
     await runtime.close()
 
 
-async def test_executors_asked_for_at_once_after_a_death_share_one_restart(base):
+async def test_concurrent_executors_after_a_death_share_one_restart(base):
     runtime = Runtime()
     await runtime.start()
     family(runtime.pid)[2].kill()
@@ -258,7 +258,7 @@ async def test_executors_asked_for_at_once_after_a_death_share_one_restart(base)
 
 @both
 @pytest.mark.parametrize("way", ["plain", "forked"])
-def test_nothing_outlives_an_owner_that_is_killed(base, owner, isolation, way):
+def test_runtime_ends_with_its_killed_owner(base, owner, isolation, way):
     process = owner("serve", isolation, way)
     pids = [int(pid) for pid in process.stdout.readline().split()]
     processes = [psutil.Process(pid) for pid in pids]
@@ -269,7 +269,7 @@ def test_nothing_outlives_an_owner_that_is_killed(base, owner, isolation, way):
 
 @both
 @pytest.mark.alone
-def test_a_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
+def test_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
     process = owner("serve", isolation, "plain")
     processes = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
     processes[0].terminate()
@@ -280,7 +280,7 @@ def test_a_sigterm_to_the_host_process_cleans_up(base, owner, isolation):
 @both
 @pytest.mark.parametrize("way", ["returns", "exits", "thread", "under request"])
 @pytest.mark.alone
-def test_the_interpreter_ends_though_nobody_called_close(base, owner, isolation, way):
+def test_interpreter_exits_without_close(base, owner, isolation, way):
     process = owner("forget", isolation, way)
     code, output, errors = finished(process, seconds=20)
     assert (code, errors) == (7 if way == "exits" else 0, "")
@@ -292,13 +292,13 @@ def test_the_interpreter_ends_though_nobody_called_close(base, owner, isolation,
 
 
 @both
-def test_an_owner_that_blocks_and_ignores_signals_can_start_and_end_it(base, owner, isolation):
+def test_owner_with_blocked_signals_can_start_and_end_a_runtime(base, owner, isolation):
     code, output, errors = finished(owner("deaf", isolation))
     assert (code, output, errors) == (0, "served\n", "")
 
 
 @both
-async def test_sigint_reaches_none_of_its_processes_and_is_ignored_by_each(base, isolation):
+async def test_sigint_does_not_reach_the_runtimes_processes(base, isolation):
     runtime = Runtime(isolation=isolation)
     await runtime.start()
     for one in family(runtime.pid):
@@ -312,7 +312,7 @@ async def test_sigint_reaches_none_of_its_processes_and_is_ignored_by_each(base,
 # --- what the kernel allows ---
 
 
-def test_without_namespaces_the_error_names_the_setting(base, owner):
+def test_missing_namespaces_error_names_the_setting(base, owner):
     forbid = ("unshare", "--user", "--map-root-user", "sh", "-c")
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     code, output, errors = finished(owner("once", "namespace", prefix=(*forbid, script, "sh")))
@@ -322,20 +322,20 @@ def test_without_namespaces_the_error_names_the_setting(base, owner):
     assert "served" not in output
 
 
-def test_without_namespaces_isolation_none_works(base, owner):
+def test_isolation_none_works_without_namespaces(base, owner):
     forbid = ("unshare", "--user", "--map-root-user", "sh", "-c")
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     assert finished(owner("once", "none", prefix=(*forbid, script, "sh")))[:2] == (0, "served\n")
 
 
-def test_without_pid_namespaces_the_other_two_are_enough(base, owner):
+def test_runtime_starts_without_pid_namespaces(base, owner):
     forbid = ("unshare", "--user", "--map-root-user", "sh", "-c")
     script = 'echo 0 > /proc/sys/user/max_pid_namespaces && exec "$@"'
     assert finished(owner("once", "namespace", prefix=(*forbid, script, "sh")))[:2] == (0, "served\n")
 
 
 @both
-def test_an_ordinary_user_can_have_it(base, owner, isolation):
+def test_ordinary_user_can_start_a_runtime(base, owner, isolation):
     ordinary = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
     assert finished(owner("once", isolation, prefix=ordinary))[:2] == (0, "served\n")
 
@@ -344,7 +344,7 @@ def test_an_ordinary_user_can_have_it(base, owner, isolation):
 
 
 @both
-async def test_a_runtime_that_ends_at_once_is_quoted(base, isolation):
+async def test_output_of_a_runtime_that_exits_is_in_the_error(base, isolation):
     binary = base / "broken"
     binary.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
     binary.chmod(0o700)
@@ -356,7 +356,7 @@ async def test_a_runtime_that_ends_at_once_is_quoted(base, isolation):
 
 @both
 @pytest.mark.alone
-async def test_a_runtime_that_never_listens_is_given_up(base, isolation):
+async def test_runtime_that_never_listens_is_an_error(base, isolation):
     binary = base / "silent"
     binary.write_text("#!/bin/sh\necho thinking\nexec sleep 60\n")
     binary.chmod(0o700)
@@ -367,12 +367,12 @@ async def test_a_runtime_that_never_listens_is_given_up(base, isolation):
     assert time.monotonic() - start < 0.5 + PROMPT_SECONDS
 
 
-async def test_a_binary_that_is_not_there_is_named(base):
+async def test_missing_binary_is_named(base):
     with pytest.raises(RuntimeUnavailable, match=r"/no/such/binary.*No such file"):
         await Runtime(binary=Path("/no/such/binary")).start()
 
 
-async def test_a_path_too_long_for_a_socket_names_the_variable(base, monkeypatch):
+async def test_path_too_long_for_a_socket_names_the_variable(base, monkeypatch):
     deep = base / ("d" * (supervisor.longest_base() - len(str(base))))
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
@@ -381,7 +381,7 @@ async def test_a_path_too_long_for_a_socket_names_the_variable(base, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "a%41?b#c&d", "é"])
-async def test_the_socket_s_path_may_be_odd_and_as_long_as_it_can_be(base, monkeypatch, name):
+async def test_socket_path_may_have_special_characters_and_maximal_length(base, monkeypatch, name):
     room = supervisor.longest_base() - len(os.fsencode(f"{base}/{name}"))
     odd = base / (name + "d" * room)
     odd.mkdir()
@@ -393,10 +393,10 @@ async def test_the_socket_s_path_may_be_odd_and_as_long_as_it_can_be(base, monke
     assert list(odd.iterdir()) == []
 
 
-# --- words and environment ---
+# --- output and environment ---
 
 
-async def test_its_words_go_to_the_log(base, monkeypatch):
+async def test_output_goes_to_the_log(base, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     lines: list[str] = []
     runtime = Runtime(log=lines.append)
@@ -405,7 +405,7 @@ async def test_its_words_go_to_the_log(base, monkeypatch):
     assert [line for line in lines if "listening on" in line]
 
 
-async def test_a_log_function_that_fails_is_reported_and_stops_nothing(base, monkeypatch):
+async def test_failing_log_function_is_reported_and_harmless(base, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     reports = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context["message"]))
@@ -421,7 +421,7 @@ async def test_a_log_function_that_fails_is_reported_and_stops_nothing(base, mon
 
 
 @pytest.mark.alone
-def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
+def test_unread_output_does_not_block_the_runtime(base):
     binary = base / "talker"
     flood = "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2"
     binary.write_text(f'#!/bin/sh\n{flood}\nexec {installed_binary()} "$@"\n')
@@ -430,7 +430,7 @@ def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     said = [process.stdout.readline().split()[0].decode() for _ in range(3)]
     assert said == [supervisor.DIRECTORY, supervisor.CONFINEMENT, supervisor.READY]
     process.stdin.close()
-    words = process.stderr.read()  # what the pipe could hold
+    words = process.stderr.read()  # more than a pipe holds
     assert 0 < len(words) < 1_000_000
     assert process.stdout.read() == b""
     assert process.wait(PROMPT_SECONDS) == 0
@@ -438,7 +438,7 @@ def test_an_owner_that_does_not_read_its_words_does_not_stop_it(base):
     process.stderr.close()
 
 
-async def test_secrets_in_our_environment_are_not_in_its(base, monkeypatch):
+async def test_secrets_are_removed_from_the_runtimes_environment(base, monkeypatch):
     monkeypatch.setenv("FEDBROKER_URL", "amqp://user:secret@broker/")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     runtime = Runtime()
@@ -450,7 +450,7 @@ async def test_secrets_in_our_environment_are_not_in_its(base, monkeypatch):
     await runtime.close()
 
 
-async def test_a_proxy_in_our_environment_is_not_asked(base, monkeypatch):
+async def test_proxy_settings_are_ignored(base, monkeypatch):
     for name in ("http_proxy", "grpc_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     runtime = Runtime(isolation="none")
@@ -463,7 +463,7 @@ async def test_a_proxy_in_our_environment_is_not_asked(base, monkeypatch):
 
 
 async def serve(isolation, way):
-    """Own a runtime until killed; with ``forked``, a child holds all our descriptors open until its input ends."""
+    """Own a runtime until killed; with ``forked``, a child holds all descriptors open until its input ends."""
     runtime = Runtime(isolation=isolation, log=lambda _line: None)
     await runtime.start()
     if way == "forked" and os.fork() == 0:
@@ -474,7 +474,7 @@ async def serve(isolation, way):
 
 
 async def own(isolation, way, kept):
-    """Start a runtime and leave it."""
+    """Start a runtime and leave it running."""
     runtime = Runtime(isolation=isolation, log=lambda _line: None)
     kept.append(runtime)
     await runtime.start()
@@ -490,7 +490,7 @@ async def own(isolation, way, kept):
 
 
 def forget(isolation, way):
-    """End without close, in one of several ways."""
+    """Exit without close, in one of several ways."""
     kept: list[object] = []
     if way != "thread":
         asyncio.run(own(isolation, way, kept))
@@ -501,7 +501,7 @@ def forget(isolation, way):
 
 
 async def once(isolation):
-    """Start, use, close; print the error if there is one."""
+    """Start, use, close; print an error, if any."""
     runtime = Runtime(isolation=isolation, log=lambda _line: None)
     try:
         await runtime.start()
@@ -514,7 +514,7 @@ async def once(isolation):
 
 
 def deaf(isolation):
-    """The same, with signals blocked and ignored."""
+    """Run the same with signals blocked and ignored."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Runtimes that are replaced: how many are kept for those who have values in them, and for how long."""
+"""Replaced runtimes: how many are kept for leases that have values in them, and for how long."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ async def several():
 
 
 async def retired(pool):
-    """A lease in a runtime that another one's user has left busy."""
+    """Return a lease in a runtime that another lease has left busy."""
     kept, given_up = await pool.lease(1), await pool.lease(1)
     await pool.give_back(given_up, busy=True)
     return kept
 
 
 async def ended(lease):
-    """Whether what it is an executor of is gone."""
+    """Return whether the runtime of a lease has ended."""
     try:
         await lease.executor.struct([])
     except RuntimeUnavailable:
@@ -33,7 +33,7 @@ async def ended(lease):
     return False
 
 
-async def test_only_a_few_busy_ones_are_kept(several):
+async def test_only_a_few_busy_runtimes_are_kept(several):
     leases = [await retired(several) for _ in range(MOST_RETIRED)]
     for lease in leases:
         await lease.executor.struct([])
@@ -43,7 +43,7 @@ async def test_only_a_few_busy_ones_are_kept(several):
         await lease.executor.struct([])
 
 
-async def test_one_that_nobody_works_in_is_kept_for_a_while_only(several, monkeypatch):
+async def test_idle_replaced_runtime_is_ended_after_a_while(several, monkeypatch):
     monkeypatch.setattr(runtimes, "KEPT_SECONDS", 0.1)
     kept, worked_in = await several.lease(1), await several.lease(1)
     given_up = await several.lease(1)

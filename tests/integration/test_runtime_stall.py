@@ -1,4 +1,4 @@
-"""A runtime that has stalled is ended at once; one that computes, is stopped or has nothing to do is left alone."""
+"""A stalled runtime is ended at once; one that computes, is stopped or is idle is not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import bombs
 
 MIB = 1 << 20
 AT_ONCE = 2 * resources.SAMPLES * resources.WINDOW_SECONDS
-"""Seconds: time to notice a stall on a machine that is busy with other tests."""
+"""Seconds to notice a stall on a machine that is busy with other tests."""
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ async def runtime():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Have a runtime that has not moved for half a second count as stalled."""
+    """Count a runtime as stalled after half a second without progress."""
     monkeypatch.setattr(resources, "WINDOW_SECONDS", 0.5 / resources.SAMPLES)
 
 
 async def computed(runtime, function):
-    """What a function returns."""
+    """Return the result of a function."""
     executor = await runtime.executor(1)
     return await executor.compute(await executor.call(await executor.value(function), None))
 
 
 @contextlib.asynccontextmanager
 async def under_way(runtime, function):
-    """A request for what a function returns."""
+    """Start a request for a function's result."""
     request = asyncio.create_task(computed(runtime, function))
     try:
         yield request
@@ -51,7 +51,7 @@ async def under_way(runtime, function):
         await asyncio.gather(request, return_exceptions=True)
 
 
-async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(runtime):
+async def test_graph_that_waits_forever_ends_its_runtime(runtime):
     other = await runtime.executor(1)
     async with under_way(runtime, bombs.waits()) as request, asyncio.timeout(AT_ONCE):
         with pytest.raises(ComputationFailed, match="made no progress") as failure:
@@ -64,14 +64,14 @@ async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(runtime):
     assert runtime.restarts == 1
 
 
-async def test_a_graph_that_computes_for_long_is_left_alone(runtime, impatient):
+async def test_long_computation_is_not_a_stall(runtime, impatient):
     async with under_way(runtime, bombs.endless()) as request:
         await asyncio.wait([request], timeout=2.0)
         assert not request.done()
     assert runtime.restarts == 0
 
 
-async def test_a_runtime_that_is_stopped_is_left_alone(runtime, impatient):
+async def test_stopped_runtime_is_not_a_stall(runtime, impatient):
     executor = await runtime.executor(1)
     worker = psutil.Process(runtime.pid).children(recursive=True)[-1]
     worker.suspend()
@@ -83,7 +83,7 @@ async def test_a_runtime_that_is_stopped_is_left_alone(runtime, impatient):
     assert runtime.restarts == 0
 
 
-async def test_a_runtime_without_requests_is_left_alone(runtime, impatient):
+async def test_idle_runtime_is_not_a_stall(runtime, impatient):
     executor = await runtime.executor(1)
     ref = await executor.call(await executor.value(bombs.one()), None)
     await executor.compute(ref)
@@ -93,8 +93,8 @@ async def test_a_runtime_without_requests_is_left_alone(runtime, impatient):
     assert runtime.restarts == 0
 
 
-async def test_a_runtime_that_answers_others_is_left_alone(runtime, impatient):
-    """What waits in it may be waiting for them; the work item's own time still ends it."""
+async def test_runtime_that_answers_other_requests_is_not_a_stall(runtime, impatient):
+    """A request may wait for another one in the same runtime; the work item's own timeout still ends it."""
     executor = await runtime.executor(1)
     async with under_way(runtime, bombs.waits()) as request:
         until = time.monotonic() + 2.0
@@ -108,14 +108,14 @@ async def test_a_runtime_that_answers_others_is_left_alone(runtime, impatient):
 @pytest.mark.parametrize(
     ("how", "memory"),
     [
-        ("killed by SIGABRT, its last words:   } | } | ", True),  # as gRPC ends without memory
+        ("killed by SIGABRT, its last words:   } | } | ", True),  # as gRPC exits without memory
         ("killed by SIGABRT", True),
         ("killed by SIGABRT, its last words: F tensor.cc:1 Check failed: dims() == 1", False),
         ("killed by SIGSEGV", False),
         ("killed by SIGTERM", False),
     ],
 )
-async def test_a_runtime_that_aborts_without_a_word_lacked_memory(how, memory):
+async def test_abort_without_output_is_reported_as_lack_of_memory(how, memory):
     async def ended(_: float) -> str:
         return how
 
@@ -129,8 +129,8 @@ async def test_a_runtime_that_aborts_without_a_word_lacked_memory(how, memory):
 
 
 @pytest.mark.parametrize("size", [*range(16, 48, 2), 64, 128, 256, 512])
-async def test_a_request_ends_at_once_however_little_memory_there_is(size):
-    """Also where it lacks for a thread only, which TFF's runtime then waits for."""
+async def test_request_ends_immediately_under_any_memory_limit(size):
+    """Include the case in which only a thread cannot be created, for which TFF's runtime then waits."""
     function = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])
     runtime = Runtime(memory=size * MIB, log=lambda _: None)
     try:

@@ -1,4 +1,4 @@
-"""Large results wait at their silo until the coordinator has room, over a real broker; then nothing is kept of them."""
+"""Large results wait at their silo until the coordinator has room, over a real broker; none is kept afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result(silo):
 
 @asynccontextmanager
 async def cohort_of(broker, cohort, names=SILOS, **options):
-    """A cohort whose silos answer with large results; and a session of it."""
+    """Open a cohort whose silos reply with large results, and a session of it."""
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(CoordinatorCohort(broker.url, cohort))
         silos = {}
@@ -52,7 +52,7 @@ def stage(take, names=SILOS):
 
 @pytest.fixture(autouse=True)
 def few_send_unasked(monkeypatch):
-    """As where there are a thousand silos: three that had 128 MiB to share would not be told to wait."""
+    """Limit unasked results, as with a thousand silos: three silos share 128 MiB without any limit."""
     monkeypatch.setattr(
         session_module,
         "unasked",
@@ -60,7 +60,7 @@ def few_send_unasked(monkeypatch):
     )
 
 
-async def test_results_are_sent_when_they_are_asked_for(broker, cohort):
+async def test_results_are_sent_on_request(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr"), b"small"], Deadline.after(20))
         item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
@@ -76,7 +76,7 @@ async def test_results_are_sent_when_they_are_asked_for(broker, cohort):
         assert await ours.transport.results.get(large, Deadline.after(20)) == result("ewr")
 
 
-async def test_results_up_to_what_the_item_says_come_at_once(broker, cohort):
+async def test_results_below_the_items_limit_are_sent_immediately(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(20))
         for hold in (0, 2 * MIB):
@@ -88,7 +88,7 @@ async def test_results_up_to_what_the_item_says_come_at_once(broker, cohort):
             assert await ours.transport.results.get(done.outputs[0][0], Deadline.after(20)) == result("ewr")
 
 
-async def test_a_stage_takes_them_in_membership_order_and_keeps_none(broker, cohort):
+async def test_stage_merges_in_membership_order_and_keeps_no_result(broker, cohort):
     async with cohort_of(broker, cohort) as (ours, _, session):
         took = RecordedOutputs()
         assert await session.run_stage(stage(took)) == SILOS
@@ -99,7 +99,7 @@ async def test_a_stage_takes_them_in_membership_order_and_keeps_none(broker, coh
         await session.close()
 
 
-async def test_only_few_are_here_before_they_are_merged(broker, cohort, monkeypatch):
+async def test_few_results_are_buffered_before_merging(broker, cohort, monkeypatch):
     monkeypatch.setattr(merge_scheduler, "ROOM", MIB)  # one result fills it
     async with cohort_of(broker, cohort, policy=Policy(merge_order="arrival")) as (_, _, session):
         took, waiting = {}, []
@@ -117,7 +117,7 @@ async def test_only_few_are_here_before_they_are_merged(broker, cohort, monkeypa
         await session.close()
 
 
-async def test_the_same_result_of_all_is_fetched_of_each(broker, cohort):
+async def test_equal_results_are_fetched_from_each_silo(broker, cohort):
     async with cohort_of(broker, cohort) as (_, silos, session):
         for silo in silos.values():
 
@@ -132,7 +132,7 @@ async def test_the_same_result_of_all_is_fetched_of_each(broker, cohort):
         await session.close()
 
 
-async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monkeypatch):
+async def test_lost_notice_only_delays_the_results(broker, cohort, monkeypatch):
     monkeypatch.setattr(silo_request, "RESULT_PATIENCE", 0.5)
     async with cohort_of(broker, cohort, THREE) as (ours, silos, session):
 
@@ -147,7 +147,7 @@ async def test_a_word_that_is_lost_costs_a_little_time_only(broker, cohort, monk
         await session.close()
 
 
-async def test_two_silos_send_without_being_told_to(broker, cohort):
+async def test_two_silos_send_without_a_request(broker, cohort):
     two = THREE[:2]
     async with cohort_of(broker, cohort, two) as (_, silos, session):
         took = RecordedOutputs()
@@ -157,7 +157,7 @@ async def test_two_silos_send_without_being_told_to(broker, cohort):
         await session.close()
 
 
-async def test_a_silo_that_dies_with_its_results_is_missed_as_soon_as_its_work_is_given_back(broker, cohort):
+async def test_silo_that_dies_with_results_is_dropped_when_its_work_returns(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, AsyncExitStack() as alive:
         silo = await alive.enter_async_context(silo_transport(broker.url, cohort))
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
@@ -171,7 +171,7 @@ async def test_a_silo_that_dies_with_its_results_is_missed_as_soon_as_its_work_i
             assert await asked.answer() == Dead("ewr", item.session_id, item.stage, "expired")
 
 
-async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broker, cohort, monkeypatch):
+async def test_successor_of_a_dead_silo_is_asked_for_the_results(broker, cohort, monkeypatch):
     async with cohort_of(broker, cohort, THREE) as (ours, silos, session), AsyncExitStack() as stack:
         tell, told = ours._end.fetch, []
 
@@ -194,7 +194,7 @@ async def test_who_takes_the_work_up_from_a_silo_that_died_is_told_to_send(broke
         await session.close()
 
 
-async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
+async def test_results_of_an_ended_session_are_released(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         gate, over = asyncio.Event(), asyncio.Event()
 
@@ -213,7 +213,7 @@ async def test_results_that_nobody_waits_for_are_not_held(broker, cohort):
         assert ours.transport.late == 1
 
 
-async def test_results_that_are_announced_again_are_sent_once(broker, cohort):
+async def test_results_announced_twice_are_sent_once(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
         item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)

@@ -1,4 +1,4 @@
-"""Who is there: announced at once, kept fresh by the broker's own timers, never twice, never a ghost."""
+"""Announcements: immediate, refreshed by the broker's timers, never duplicated, and gone with their silo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.transports import (
 
 
 @pytest.mark.alone
-async def test_a_coordinator_that_comes_later_knows_who_waits(broker: PrivateBroker, cohort: str) -> None:
+async def test_later_coordinator_discovers_waiting_silos(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort, "ewr", heartbeat=30.0),
         silo_transport(broker.url, cohort, "jfk", heartbeat=30.0),
@@ -39,7 +39,7 @@ async def test_a_coordinator_that_comes_later_knows_who_waits(broker: PrivateBro
 
 
 @pytest.mark.alone
-async def test_a_coordinator_that_came_before_hears_at_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_open_coordinator_discovers_a_new_silo_immediately(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator:
         assert coordinator.silos == set()
         async with silo_transport(broker.url, cohort, heartbeat=30.0) as silo:
@@ -48,7 +48,7 @@ async def test_a_coordinator_that_came_before_hears_at_once(broker: PrivateBroke
 
 
 @pytest.mark.alone
-async def test_two_coordinators_know_the_same_silos(broker: PrivateBroker, cohort: str) -> None:
+async def test_two_coordinators_discover_the_same_silos(broker: PrivateBroker, cohort: str) -> None:
     async with (
         coordinator_transport(broker.url, cohort) as one,
         silo_transport(broker.url, cohort, heartbeat=30.0),
@@ -57,7 +57,7 @@ async def test_two_coordinators_know_the_same_silos(broker: PrivateBroker, cohor
         await eventually(lambda: one.silos == other.silos == {"ewr"}, 1.0)
 
 
-async def test_cohorts_do_not_hear_each_other(broker: PrivateBroker, cohort: str) -> None:
+async def test_cohorts_are_separate(broker: PrivateBroker, cohort: str) -> None:
     async with (
         coordinator_transport(broker.url, cohort + "-b") as other,
         coordinator_transport(broker.url, cohort) as coordinator,
@@ -68,7 +68,7 @@ async def test_cohorts_do_not_hear_each_other(broker: PrivateBroker, cohort: str
 
 
 @pytest.mark.alone
-async def test_a_goodbye_is_heard_at_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_leaving_is_announced_immediately(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator:
         async with silo_transport(broker.url, cohort, heartbeat=30.0) as silo:
             await eventually(lambda: coordinator.silos == {"ewr"})
@@ -76,7 +76,7 @@ async def test_a_goodbye_is_heard_at_once(broker: PrivateBroker, cohort: str) ->
 
 
 @pytest.mark.alone
-async def test_whoever_left_is_not_found_in_the_lobby(broker: PrivateBroker, cohort: str) -> None:
+async def test_silo_that_left_is_not_in_the_lobby(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort, heartbeat=30.0), queue_admin(broker.url) as look:
         await eventually(lambda: look.holds(f"fedbroker.lobby.{cohort}", 1))
     started = time.monotonic()
@@ -86,9 +86,7 @@ async def test_whoever_left_is_not_found_in_the_lobby(broker: PrivateBroker, coh
 
 
 @pytest.mark.alone
-async def test_without_a_coordinator_a_silo_announces_itself_ever_more_seldom(
-    broker: PrivateBroker, cohort: str
-) -> None:
+async def test_announcements_back_off_without_a_coordinator(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo:
         started = time.monotonic()
         await eventually(lambda: silo.announced == 5)
@@ -105,12 +103,12 @@ async def test_without_a_coordinator_a_silo_announces_itself_ever_more_seldom(
 
 
 @pytest.mark.alone
-async def test_a_silo_that_is_sent_away_asks_again_when_it_was_told_to(broker: PrivateBroker, cohort: str) -> None:
+async def test_rejected_silo_announces_itself_after_the_given_delay(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator, silo_transport(broker.url, cohort) as silo:
         await eventually(lambda: coordinator.silos == {"ewr"})
         await coordinator.transport.tell("ewr", Rejected("k", "ewr", "another", "no room", (60.0, 60.0)))
         before = len(coordinator.announces)
-        await eventually(lambda: len(coordinator.announces) > before + 1)  # that word was meant for another
+        await eventually(lambda: len(coordinator.announces) > before + 1)  # a message for another silo
         await coordinator.transport.tell("ewr", Rejected("k", "ewr", silo.incarnation, "no room", (2.0, 2.5)))
         told = time.monotonic()
         count = len(coordinator.announces)
@@ -118,9 +116,7 @@ async def test_a_silo_that_is_sent_away_asks_again_when_it_was_told_to(broker: P
         assert 1.5 < time.monotonic() - told < 4.0
 
 
-async def test_who_is_taken_in_by_one_coordinator_stays_whatever_another_says(
-    broker: PrivateBroker, cohort: str
-) -> None:
+async def test_admitted_silo_ignores_another_coordinators_rejection(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator, silo_transport(broker.url, cohort) as silo:
         await eventually(lambda: coordinator.silos == {"ewr"})
         await coordinator.transport.tell("ewr", Accepted("ours", "ewr", silo.incarnation))
@@ -132,8 +128,8 @@ async def test_who_is_taken_in_by_one_coordinator_stays_whatever_another_says(
 
 
 @pytest.mark.alone
-async def test_an_announcement_never_breeds_two(broker: PrivateBroker, cohort: str) -> None:
-    """Each coordinator that opens calls for an announcement, whose copy in the lobby must not add to the pace."""
+async def test_announcements_do_not_multiply(broker: PrivateBroker, cohort: str) -> None:
+    """Open many coordinators; each calls for an announcement, whose copy in the lobby must not raise the rate."""
     async with silo_transport(broker.url, cohort, heartbeat=0.5) as silo:
         for _ in range(5):
             async with coordinator_transport(broker.url, cohort):
@@ -146,7 +142,7 @@ async def test_an_announcement_never_breeds_two(broker: PrivateBroker, cohort: s
         assert silo.announced < 20
 
 
-async def test_a_lost_copy_does_not_silence_a_silo(broker: PrivateBroker, cohort: str) -> None:
+async def test_lost_announcement_is_repeated(broker: PrivateBroker, cohort: str) -> None:
     async with (
         coordinator_transport(broker.url, cohort) as coordinator,
         queue_admin(broker.url) as look,
@@ -158,19 +154,19 @@ async def test_a_lost_copy_does_not_silence_a_silo(broker: PrivateBroker, cohort
         await eventually(lambda: len(coordinator.announces) >= before + 2)
 
 
-async def test_a_silo_that_was_killed_is_not_announced_again(broker: PrivateBroker, cohort: str) -> None:
+async def test_killed_silo_is_not_announced_again(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy, queue_admin(broker.url) as look:
         silo = EchoSilo(proxy.url, cohort, heartbeat=30.0)
         await silo.transport.open(Deadline.after(5))
         await eventually(lambda: look.holds(f"fedbroker.lobby.{cohort}", 1))
-        await proxy.refuse()  # no goodbye
+        await proxy.refuse()  # without leaving
         async with coordinator_transport(broker.url, cohort) as coordinator:
-            assert coordinator.announces == []  # though its announcement lay in the lobby
+            assert coordinator.announces == []  # though its announcement was in the lobby
             assert await look.holds(f"fedbroker.lobby.{cohort}", 0)
         await silo.transport.close()
 
 
-async def test_a_successor_takes_the_name_of_one_that_was_killed(broker: PrivateBroker, cohort: str) -> None:
+async def test_successor_of_a_killed_silo_gets_its_name(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy, coordinator_transport(broker.url, cohort) as coordinator:
         killed = EchoSilo(proxy.url, cohort)
         await killed.transport.open(Deadline.after(5))
@@ -183,7 +179,7 @@ async def test_a_successor_takes_the_name_of_one_that_was_killed(broker: Private
 
 
 @pytest.mark.alone
-async def test_what_does_not_belong_in_the_lobby_is_dropped(broker: PrivateBroker, cohort: str) -> None:
+async def test_invalid_messages_in_the_lobby_are_dropped(broker: PrivateBroker, cohort: str) -> None:
     async with (
         queue_admin(broker.url) as look,
         coordinator_transport(broker.url, cohort) as coordinator,
@@ -191,7 +187,7 @@ async def test_what_does_not_belong_in_the_lobby_is_dropped(broker: PrivateBroke
         foreign = [
             b"junk",
             encode(Announce("other", "ewr", "i", 1.0)),
-            encode(Announce(cohort, "jfk", "i", 1.0)),  # under the key of another
+            encode(Announce(cohort, "jfk", "i", 1.0)),  # under another silo's key
             encode(Leave(cohort, "jfk", "i")),
         ]
         for body in foreign:
@@ -202,7 +198,7 @@ async def test_what_does_not_belong_in_the_lobby_is_dropped(broker: PrivateBroke
 
 
 @pytest.mark.alone
-async def test_a_stranger_in_the_mailbox_does_no_harm(broker: PrivateBroker, cohort: str) -> None:
+async def test_invalid_notices_are_ignored(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, queue_admin(broker.url) as look:
         for body in (b"junk", encode(Announce(cohort, "ewr", silo.incarnation, 1.0))):
             await look.publish("fedbroker.mail", f"{cohort}.ewr", body)
@@ -210,7 +206,7 @@ async def test_a_stranger_in_the_mailbox_does_no_harm(broker: PrivateBroker, coh
             assert await coordinator.ask("ewr") == b"ok"
 
 
-async def test_many_silos_and_coordinators_at_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_many_silos_and_coordinators_open_at_once(broker: PrivateBroker, cohort: str) -> None:
     names = {f"silo{number}" for number in range(8)}
     silos = [EchoSilo(broker.url, cohort, name, heartbeat=5.0) for name in names]
     await asyncio.gather(*(silo.transport.open(Deadline.after(20)) for silo in silos))
@@ -219,10 +215,10 @@ async def test_many_silos_and_coordinators_at_once(broker: PrivateBroker, cohort
     await asyncio.gather(*(silo.transport.close() for silo in silos))
 
 
-async def test_a_silo_that_fills_the_lobby_is_counted_up_to_its_limit(broker: PrivateBroker, cohort: str) -> None:
-    """As one that crashes and restarts all day long; nobody waits longer for the others."""
+async def test_excess_announcements_of_a_silo_are_dropped(broker: PrivateBroker, cohort: str) -> None:
+    """Simulate a silo that crashes and restarts all day; other silos are discovered as fast as before."""
     limits = Limits(max_lobby_entries=2)
-    async with coordinator_transport(broker.url, cohort):  # declares
+    async with coordinator_transport(broker.url, cohort):  # declares the queue
         pass
     async with queue_admin(broker.url) as look, silo_transport(broker.url, cohort, "jfk", heartbeat=30.0):
         for incarnation in ("a", "b", "b", "c", "d"):
@@ -241,7 +237,7 @@ def coordinator_incarnations(coordinator: RecordingCoordinator) -> set[str]:
     return {announce.incarnation for announce in coordinator.announces}
 
 
-async def test_a_lobby_that_is_full_drops_the_oldest_and_silences_nobody(
+async def test_full_lobby_drops_the_oldest_announcement(
     broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topology, "MOST_WAITING", 3)
@@ -256,7 +252,7 @@ async def test_a_lobby_that_is_full_drops_the_oldest_and_silences_nobody(
             word = encode(Announce(cohort, f"x{number}", "i", 30.0))
             await look.publish("fedbroker.lobby", f"{cohort}.x{number}", word, expiration=30)
             assert (await look.depth(f"fedbroker.lobby.{cohort}") or 0) <= 3
-        assert silo.announced - before < 10  # a copy that made room is no reason for another
+        assert silo.announced - before < 10  # a copy that was dropped for space causes no other copy
         before = silo.announced
         await eventually(lambda: silo.announced >= before + 2)
         assert len(coordinator.silos) == 51

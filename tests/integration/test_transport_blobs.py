@@ -1,4 +1,4 @@
-"""The bulk lane: any size, in chunks, compressed or not, once for a whole cohort; lost, damaged and surplus chunks."""
+"""Blob transfers: any size, in chunks, compressed or not, once for a whole cohort; lost, damaged and surplus chunks."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ MIB = 1024 * KIB
 
 @pytest.fixture(scope="module")
 def strict_broker() -> Iterator[PrivateBroker]:
-    """A broker that refuses messages above 16 MiB, as RabbitMQ 4 does unless told otherwise."""
+    """Run a broker that refuses messages above 16 MiB, as RabbitMQ 4 does by default."""
     with PrivateBroker(extra_conf={"max_message_size": str(16 * MIB)}) as node:
         yield node
 
 
 @asynccontextmanager
 async def memory() -> AsyncIterator[list[int]]:
-    """The most that this process grew by within the block, in bytes (first element)."""
+    """Measure the growth of this process within the block, in bytes (first element of the list)."""
     page = os.sysconf("SC_PAGE_SIZE")
 
     def resident() -> int:
@@ -70,7 +70,7 @@ async def memory() -> AsyncIterator[list[int]]:
 @pytest.mark.parametrize(
     "size", [16 * KIB + 1, MIB, MIB + 1, 5 * MIB + 7, 16 * MIB, 16 * MIB + 1], ids=lambda size: f"{size}"
 )
-async def test_blobs_go_there_and_back(strict_broker: PrivateBroker, cohort: str, size: int) -> None:
+async def test_blobs_are_transferred_in_both_directions(strict_broker: PrivateBroker, cohort: str, size: int) -> None:
     data = secrets.token_bytes(size)
     digest = digest_of(data)
     async with (
@@ -86,7 +86,7 @@ async def test_blobs_go_there_and_back(strict_broker: PrivateBroker, cohort: str
         assert (silo.transport.blobs.pending_bytes, coordinator.transport.results.pending_bytes) == (0, 0)
 
 
-async def test_64_mib_pass_a_broker_that_takes_16(strict_broker: PrivateBroker, cohort: str) -> None:
+async def test_64_mib_pass_a_broker_with_a_limit_of_16_mib(strict_broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(64 * MIB)
     digest = digest_of(data)
     async with (
@@ -117,10 +117,10 @@ async def test_512_mib_pass_in_bounded_memory(strict_broker: PrivateBroker, coho
             content = await getting
         assert len(content) == size
         assert content[-MIB : -MIB + 8] == (size - MIB).to_bytes(8, "big")
-        assert grown[0] < size + 256 * MIB  # the blob itself, once, and what is under way at both ends
+        assert grown[0] < size + 256 * MIB  # the blob itself, once, and the bytes in transit on both sides
 
 
-async def test_a_broadcast_is_published_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_broadcast_is_published_once(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(3 * MIB)
     digest = digest_of(data)
     names = ("ewr", "jfk", "lga")
@@ -136,7 +136,7 @@ async def test_a_broadcast_is_published_once(broker: PrivateBroker, cohort: str)
         await look.delete(f"spy.{cohort}")
 
 
-async def test_a_blob_for_one_silo_goes_to_no_other(broker: PrivateBroker, cohort: str) -> None:
+async def test_blob_for_one_silo_reaches_only_that_silo(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(MIB)
     digest = digest_of(data)
     async with (
@@ -151,7 +151,7 @@ async def test_a_blob_for_one_silo_goes_to_no_other(broker: PrivateBroker, cohor
         assert digest not in other.transport.blobs
 
 
-async def test_a_silo_waits_for_blobs_that_come_after_its_work(broker: PrivateBroker, cohort: str) -> None:
+async def test_silo_waits_for_blobs_that_follow_its_work(broker: PrivateBroker, cohort: str) -> None:
     blobs = {digest_of(data): data for data in (secrets.token_bytes(2 * MIB) for _ in range(5))}
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         item = work_item(
@@ -170,7 +170,7 @@ async def test_a_silo_waits_for_blobs_that_come_after_its_work(broker: PrivateBr
 
 
 @pytest.mark.alone
-async def test_a_lost_chunk_is_noticed_and_the_blob_can_be_sent_again(broker: PrivateBroker, cohort: str) -> None:
+async def test_lost_chunk_is_detected_and_the_blob_can_be_sent_again(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(3 * MIB)
     digest = digest_of(data)
     async with (
@@ -190,7 +190,7 @@ async def test_a_lost_chunk_is_noticed_and_the_blob_can_be_sent_again(broker: Pr
         assert await silo.transport.blobs.get(digest, Deadline.after(5)) == data
 
 
-async def test_what_does_not_belong_on_the_lane_is_dropped(broker: PrivateBroker, cohort: str) -> None:
+async def test_invalid_chunks_are_dropped(broker: PrivateBroker, cohort: str) -> None:
     limits = Limits(max_blob=4 * MIB, max_pending_blobs=3, max_pending_bytes=9 * MIB)
     async with (
         silo_transport(broker.url, cohort, limits=limits) as silo,
@@ -208,7 +208,7 @@ async def test_what_does_not_belong_on_the_lane_is_dropped(broker: PrivateBroker
         assert silo.transport.blobs.pending_bytes == 8 * MIB
 
 
-async def test_a_damaged_blob_is_missed_at_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_damaged_blob_is_requested_again_immediately(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(2 * MIB)
     digest = digest_of(data)
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
@@ -220,7 +220,7 @@ async def test_a_damaged_blob_is_missed_at_once(broker: PrivateBroker, cohort: s
                 await getting
 
 
-async def test_too_large_a_blob_is_refused_before_it_is_sent(broker: PrivateBroker, cohort: str) -> None:
+async def test_oversized_blob_is_refused_before_it_is_sent(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort, limits=Limits(max_blob=MIB)) as coordinator:
         with pytest.raises(WireError, match="exceeds the limit"):
             await coordinator.transport.send_blob("d", bytes(MIB + 1), silo=None, deadline=Deadline.after(5))
@@ -254,7 +254,7 @@ async def test_sending_can_be_cancelled(broker: PrivateBroker, cohort: str) -> N
         assert await silo.transport.blobs.get(digest, Deadline.after(10)) == data
 
 
-async def test_the_same_result_from_two_silos_is_one_blob(broker: PrivateBroker, cohort: str) -> None:
+async def test_equal_results_of_two_silos_are_one_blob(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(2 * MIB)
     async with (
         silo_transport(broker.url, cohort, "ewr") as one,
@@ -274,10 +274,10 @@ async def test_the_same_result_from_two_silos_is_one_blob(broker: PrivateBroker,
         assert coordinator.transport.results.kept_bytes == len(data)
 
 
-async def test_results_that_went_with_the_connection_are_missed_soon(
+async def test_results_lost_with_a_connection_are_detected_soon(
     broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A coordinator waits long for what is slow, not for what cannot come."""
+    """The coordinator waits long for slow transfers, but not for impossible ones."""
     monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.3)
     async with coordinator_transport(broker.url, cohort) as coordinator, queue_admin(broker.url) as look:
         getting = asyncio.create_task(coordinator.transport.results.get("d", Deadline.after(30), 30.0))
@@ -289,18 +289,18 @@ async def test_results_that_went_with_the_connection_are_missed_soon(
 
 
 def sparse(size: int) -> bytes:
-    """Random float32, one in twenty of which is not zero."""
+    """Return random float32 values, one in twenty of which is not zero."""
     random = np.random.default_rng(0)
     return (random.standard_normal(size // 4, np.float32) * (random.random(size // 4) < 0.05)).astype("f4").tobytes()
 
 
 def dense(size: int) -> bytes:
-    """Random float32."""
+    """Return random float32 values."""
     return np.random.default_rng(1).standard_normal(size // 4, np.float32).tobytes()
 
 
 async def there_and_back(coordinator: RecordingCoordinator, data: bytes) -> tuple[int, int]:
-    """How many bytes went over the bulk lane, there and back."""
+    """Return the number of bulk bytes in both directions."""
     digest, lane = digest_of(data), coordinator.transport.traffic["bulk"]
     before = lane.bytes_out, lane.bytes_in
     await coordinator.transport.send_blob(digest, data, silo="ewr", deadline=Deadline.after(20))
@@ -310,7 +310,7 @@ async def there_and_back(coordinator: RecordingCoordinator, data: bytes) -> tupl
     return lane.bytes_out - before[0], lane.bytes_in - before[1]
 
 
-async def test_auto_compresses_what_shrinks_both_ways(broker: PrivateBroker, cohort: str) -> None:
+async def test_auto_compresses_compressible_blobs_in_both_directions(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort, compression="auto") as silo,
         coordinator_transport(broker.url, cohort, compression="auto") as coordinator,
@@ -319,12 +319,12 @@ async def test_auto_compresses_what_shrinks_both_ways(broker: PrivateBroker, coh
             out, back = await there_and_back(coordinator, data)
             assert out <= most * len(data)
             assert back <= most * len(data)
-        assert out >= len(data)  # dense numbers go as they are
+        assert out >= len(data)  # dense numbers are sent uncompressed
         assert (silo.transport.blobs.pending_bytes, coordinator.transport.results.pending_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("compression", ["off", "on"])
-async def test_each_end_reads_what_the_other_sends_whatever_its_own_setting(
+async def test_receiver_decompresses_regardless_of_its_own_setting(
     broker: PrivateBroker, cohort: str, compression: Compression
 ) -> None:
     other: Compression = "on" if compression == "off" else "off"
@@ -337,11 +337,11 @@ async def test_each_end_reads_what_the_other_sends_whatever_its_own_setting(
         small, large = (out, back) if other == "on" else (back, out)
         assert small < len(data) / 4
         assert large > len(data)
-        data = secrets.token_bytes(2 * MIB + 3)  # what does not shrink at all is not made larger
+        data = secrets.token_bytes(2 * MIB + 3)  # incompressible data does not grow
         assert max(await there_and_back(coordinator, data)) < 1.001 * len(data)
 
 
-async def test_a_compressed_broadcast_can_be_cancelled_and_sent_again(broker: PrivateBroker, cohort: str) -> None:
+async def test_compressed_broadcast_can_be_cancelled_and_sent_again(broker: PrivateBroker, cohort: str) -> None:
     data = sparse(32 * MIB)
     digest = digest_of(data)
     async with (
@@ -360,7 +360,7 @@ async def test_a_compressed_broadcast_can_be_cancelled_and_sent_again(broker: Pr
 
 
 @pytest.mark.alone
-async def test_a_bomb_is_refused_and_the_blob_missed_at_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_decompression_bomb_is_refused_immediately(broker: PrivateBroker, cohort: str) -> None:
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(512 * MIB))
     digest = digest_of(bytes(4 * MIB))
     async with (

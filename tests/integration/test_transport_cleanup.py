@@ -1,4 +1,4 @@
-"""Nothing is left: no queue, no connection, no task, no word of a password."""
+"""Closing leaves nothing behind: no queue, connection or task, and no password in any output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.transports import (
 
 
 async def ours(broker: PrivateBroker, *words: str) -> set[str]:
-    """The queues whose name holds one of these words."""
+    """Return the queues whose name contains one of these parts."""
     listed = await asyncio.to_thread(broker.ctl, "list_queues", "name")
     return {name for name in listed.split() if any(word in name for word in words)}
 
@@ -82,7 +82,7 @@ async def test_no_task_remains(broker: PrivateBroker, cohort: str) -> None:
     await eventually(lambda: asyncio.all_tasks() == before, 2)
 
 
-async def test_closing_twice_and_before_opening_does_no_harm(broker: PrivateBroker, cohort: str) -> None:
+async def test_closing_twice_or_before_opening_is_harmless(broker: PrivateBroker, cohort: str) -> None:
     for end in (EchoSilo(broker.url, cohort).transport, RecordingCoordinator(broker.url, cohort).transport):
         await end.close()
     for end in (EchoSilo(broker.url, cohort).transport, RecordingCoordinator(broker.url, cohort).transport):
@@ -91,7 +91,7 @@ async def test_closing_twice_and_before_opening_does_no_harm(broker: PrivateBrok
         await end.close()
 
 
-async def test_a_stalled_network_does_not_hold_up_closing(broker: PrivateBroker, cohort: str) -> None:
+async def test_stalled_network_does_not_delay_closing(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy:
         silo, coordinator = EchoSilo(proxy.url, cohort), RecordingCoordinator(proxy.url, cohort)
         await silo.transport.open(Deadline.after(10))
@@ -101,7 +101,7 @@ async def test_a_stalled_network_does_not_hold_up_closing(broker: PrivateBroker,
             await asyncio.gather(silo.transport.close(), coordinator.transport.close())
 
 
-async def test_no_password_is_ever_said(
+async def test_passwords_are_never_logged_or_raised(
     broker: PrivateBroker, cohort: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     password = broker.url.split("@")[0].rpartition(":")[2]

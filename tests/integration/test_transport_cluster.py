@@ -1,4 +1,4 @@
-"""Three broker nodes, of which any one may be lost: what was asked is answered, and all goes on without that node."""
+"""Three broker nodes, any of which may be lost: requests are answered, and the session continues without that node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cluster() -> Iterator[PrivateCluster]:
 
 @asynccontextmanager
 async def lost(cluster: PrivateCluster, node: ClusterNode) -> AsyncIterator[None]:
-    """The same as ``killed``, off the event loop."""
+    """Keep a node dead within the block, like ``killed_node``, off the event loop."""
     away = killed_node(cluster, node)
     await asyncio.to_thread(away.__enter__)
     try:
@@ -57,11 +57,11 @@ async def both(url: str, cohort: str) -> AsyncIterator[tuple[EchoSilo, Recording
 
 
 async def large_blobs_pass(silo: EchoSilo, coordinator: RecordingCoordinator, stage: int) -> None:
-    """Both ways, on the bulk lane."""
+    """Check blobs of bulk size in both directions."""
     data = secrets.token_bytes(2**21)
     digest = digest_of(data)
     async with asyncio.timeout(60):
-        while True:  # chunks are lost with a connection's queue: the blob is then sent again
+        while True:  # chunks are lost with a connection's queue, and the blob is sent again
             await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
             try:
                 await silo.transport.blobs.get(digest, Deadline.after(20), 1.0)
@@ -76,7 +76,7 @@ async def large_blobs_pass(silo: EchoSilo, coordinator: RecordingCoordinator, st
 
 
 def _node_of(cluster: PrivateCluster, link: ReconnectingConnection) -> ClusterNode:
-    """Where a link is connected now."""
+    """Return the node of a connection."""
     assert link._line is not None
     return node_at_port(cluster, link._line._connected.endpoint.port)
 
@@ -100,7 +100,7 @@ Victim = Callable[[PrivateCluster, EchoSilo, RecordingCoordinator], ClusterNode]
         ),
     ],
 )
-async def test_any_node_may_die_under_work(cluster: PrivateCluster, cohort: str, victim: Victim) -> None:
+async def test_work_survives_the_death_of_any_node(cluster: PrivateCluster, cohort: str, victim: Victim) -> None:
     async with both(cluster.url, cohort) as (silo, coordinator):
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
@@ -116,10 +116,8 @@ async def test_any_node_may_die_under_work(cluster: PrivateCluster, cohort: str,
         await large_blobs_pass(silo, coordinator, 5)
 
 
-async def test_an_answer_reaches_a_coordinator_whose_queue_is_being_made_anew(
-    cluster: PrivateCluster, cohort: str
-) -> None:
-    """The silo answers in the very moment in which there is no queue for answers: its node has just died."""
+async def test_reply_reaches_a_coordinator_whose_queue_is_recreated(cluster: PrivateCluster, cohort: str) -> None:
+    """The silo replies while the coordinator's queue does not exist: its node has just died."""
     async with silo_transport(cluster.url, cohort) as silo, coordinator_transport(cluster.url, cohort) as coordinator:
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))
@@ -133,8 +131,8 @@ async def test_an_answer_reaches_a_coordinator_whose_queue_is_being_made_anew(
             assert await request == b"ok"
 
 
-async def test_a_cohort_forms_while_a_node_is_away(cluster: PrivateCluster, cohort: str) -> None:
-    """Also where that node held the cohort's queues, and whichever host the URL names first."""
+async def test_cohort_forms_while_a_node_is_down(cluster: PrivateCluster, cohort: str) -> None:
+    """Include the case that the node held the cohort's queues, and each order of hosts in the URL."""
     async with both(cluster.url, cohort) as (silo, coordinator):
         victim = _node_of(cluster, silo.transport._control)
         assert await coordinator.ask("ewr", 1) == b"ok"
@@ -145,7 +143,7 @@ async def test_a_cohort_forms_while_a_node_is_away(cluster: PrivateCluster, coho
                 await large_blobs_pass(silo, coordinator, stage + 10)
 
 
-async def test_all_hosts_that_were_tried_are_named(cluster: PrivateCluster, cohort: str) -> None:
+async def test_error_names_all_tried_hosts(cluster: PrivateCluster, cohort: str) -> None:
     login = cluster.url.rpartition("@")[0]
     with pytest.raises(BrokerUnreachable) as caught:
         async with silo_transport(f"{login}@127.0.0.1:1,127.0.0.1:2/", cohort):
@@ -155,10 +153,10 @@ async def test_all_hosts_that_were_tried_are_named(cluster: PrivateCluster, coho
     assert login.rpartition(":")[2] not in str(caught.value)
 
 
-async def test_a_host_that_is_silent_leaves_time_for_the_next_one(cluster: PrivateCluster, cohort: str) -> None:
+async def test_silent_host_leaves_time_for_the_next_host(cluster: PrivateCluster, cohort: str) -> None:
     async with Proxy(cluster.nodes[0].url) as silent:
         silent.stall()
-        for _ in range(2):  # either may come first
+        for _ in range(2):  # in either order
             url = f"{silent.url.removesuffix('/')},127.0.0.1:{cluster.nodes[1].port}/"
             silo = EchoSilo(url, cohort)
             async with asyncio.timeout(10):
@@ -166,7 +164,7 @@ async def test_a_host_that_is_silent_leaves_time_for_the_next_one(cluster: Priva
             await silo.transport.close()
 
 
-def test_nothing_is_left_of_a_cluster_whose_owner_is_killed() -> None:
+def test_cluster_ends_with_its_killed_owner() -> None:
     program = "import sys\nfrom tests.support.cluster import PrivateCluster\nc = PrivateCluster(2)\nc.start()\n"
     program += "print(*(b.directory for b in c._brokers), c._mapper._directory, flush=True)\nsys.stdin.read()\n"
     with subprocess.Popen(
@@ -181,7 +179,7 @@ def test_nothing_is_left_of_a_cluster_whose_owner_is_killed() -> None:
 
 
 def _used(place: Path) -> bool:
-    """Whether a process has the directory in its environment."""
+    """Return whether a process has the directory in its environment."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if str(place).encode() in (entry / "environ").read_bytes():

@@ -1,4 +1,4 @@
-"""A silo's network fails for half a minute under work: the answer comes all the same, and was computed once."""
+"""A silo's network fails for half a minute during work: its reply still arrives, and the work ran once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.transports import coordinator_transport, eventually, silo_tra
 
 CUT = 30.0
 HEARTBEAT = 2
-"""Seconds, of AMQP: either side gives a silent connection up after some 6 s, well within the cut."""
+"""Heartbeat of AMQP in seconds: either side closes a silent connection after some 6 s, well within the outage."""
 
 
 async def _silent(proxy: Proxy) -> None:
@@ -35,7 +35,7 @@ async def _refused(proxy: Proxy) -> None:
         pytest.param(_refused, "when it is back", id="refused, answered later", marks=pytest.mark.whole),
     ],
 )
-async def test_half_a_minute_without_network(
+async def test_work_survives_half_a_minute_without_network(
     broker: PrivateBroker, cohort: str, fail: Callable[[Proxy], Awaitable[None]], answered: str
 ) -> None:
     async with (

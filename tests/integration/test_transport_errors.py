@@ -1,4 +1,4 @@
-"""The first connection fails loudly: one typed line, with what to do, and never a password."""
+"""A failing first connection raises one typed line with a remedy, and never shows a password."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECRET = "s3cr3t-pass"
 
 
 async def refusal(url: str, cohort: str, kind: type[FedbrokerError], seconds: float = 5.0) -> str:
-    """What both ends say of that URL: the same kind of error, in one line, with a hint, without a password."""
+    """Return the error that both sides raise for a URL: one kind, one line, with a hint, without a password."""
     lines = []
     for make in (lambda: EchoSilo(url, cohort).transport, lambda: RecordingCoordinator(url, cohort).transport):
         with pytest.raises(kind) as caught:
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def stranger(answer: bytes | None) -> AsyncIterator[int]:
-    """A server that answers any client with that and hangs up; None: it says nothing and stays."""
+    """Run a server that answers any client with these bytes and disconnects; None: it stays connected and silent."""
     writers = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,25 +89,25 @@ async def stranger(answer: bytes | None) -> AsyncIterator[int]:
         await server.wait_closed()
 
 
-async def test_unknown_host(cohort: str) -> None:
+async def test_unknown_host_is_an_error(cohort: str) -> None:
     line = await refusal(f"amqp://me:{SECRET}@nosuch.invalid/", cohort, BrokerUnreachable)
     assert "host name 'nosuch.invalid' cannot be resolved" in line
 
 
-async def test_nothing_listens(cohort: str, free_port: int) -> None:
+async def test_closed_port_is_an_error(cohort: str, free_port: int) -> None:
     line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{free_port}/", cohort, BrokerUnreachable)
     assert f"nothing answers at amqp://me@127.0.0.1:{free_port}/" in line
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x00\x01\x00\x00", b"\x01" * 100])
-async def test_what_answers_is_no_broker(cohort: str, answer: bytes) -> None:
+async def test_server_that_is_no_broker_is_an_error(cohort: str, answer: bytes) -> None:
     async with stranger(answer) as port:
         line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{port}/", cohort, BrokerUnreachable)
     assert "does not speak AMQP" in line
 
 
 @pytest.mark.alone
-async def test_what_listens_does_not_answer(cohort: str) -> None:
+async def test_silent_server_is_an_error(cohort: str) -> None:
     async with stranger(None) as port:
         started = time.monotonic()
         line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{port}/", cohort, BrokerUnreachable, 0.3)
@@ -115,24 +115,24 @@ async def test_what_listens_does_not_answer(cohort: str) -> None:
     assert "did not answer in time" in line
 
 
-async def test_tls_to_a_port_without(broker: PrivateBroker, cohort: str) -> None:
+async def test_tls_to_a_plain_port_is_an_error(broker: PrivateBroker, cohort: str) -> None:
     line = await refusal(broker.url.replace("amqp://", "amqps://"), cohort, BrokerUnreachable)
     assert "no TLS connection" in line
 
 
-async def test_wrong_password(broker: PrivateBroker, cohort: str) -> None:
+async def test_wrong_password_is_an_error(broker: PrivateBroker, cohort: str) -> None:
     line = await refusal(with_password(broker.url, SECRET), cohort, BrokerRefused)
     assert "refused the login of user" in line
 
 
-async def test_no_such_vhost(broker: PrivateBroker, cohort: str) -> None:
+async def test_unknown_virtual_host_is_an_error(broker: PrivateBroker, cohort: str) -> None:
     line = await refusal(broker.url + "nosuch", cohort, BrokerRefused)
     assert "refused vhost 'nosuch'" in line
 
 
 @pytest.fixture(scope="module")
 def poor_url(broker: PrivateBroker) -> Iterator[str]:
-    """A user who may log in and nothing else."""
+    """Create a user who may log in and nothing else."""
     name = "poor" + secrets.token_hex(3)
     broker.ctl("add_user", name, SECRET)
     broker.ctl("set_permissions", name, "^nothing$", "^nothing$", "^nothing$")
@@ -140,13 +140,13 @@ def poor_url(broker: PrivateBroker) -> Iterator[str]:
     broker.ctl("delete_user", name)
 
 
-async def test_no_permission(poor_url: str, cohort: str) -> None:
+async def test_missing_permission_is_an_error(poor_url: str, cohort: str) -> None:
     line = await refusal(poor_url, cohort, BrokerRefused)
     assert "no permission for exchange 'fedbroker.work'" in line
 
 
 @pytest.mark.parametrize("queue", ["fedbroker.lobby.{}", "fedbroker.dead.{}"])
-async def test_a_queue_with_other_properties(broker: PrivateBroker, cohort: str, queue: str) -> None:
+async def test_queue_with_other_properties_is_an_error(broker: PrivateBroker, cohort: str, queue: str) -> None:
     name = queue.format(cohort)
     async with queue_admin(broker.url) as look:
         await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
@@ -155,7 +155,7 @@ async def test_a_queue_with_other_properties(broker: PrivateBroker, cohort: str,
     assert f"queue '{name}' exists at the broker with other properties" in line
 
 
-async def test_a_silos_queue_with_other_properties(broker: PrivateBroker, cohort: str) -> None:
+async def test_silo_queue_with_other_properties_is_an_error(broker: PrivateBroker, cohort: str) -> None:
     name = f"fedbroker.work.{cohort}.ewr"
     async with queue_admin(broker.url) as look:
         await look.declare(name, durable=True)
@@ -167,31 +167,31 @@ async def test_a_silos_queue_with_other_properties(broker: PrivateBroker, cohort
 
 
 @pytest.mark.alone
-async def test_two_silos_under_one_name(broker: PrivateBroker, cohort: str) -> None:
+async def test_second_silo_of_a_name_is_refused(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as first, coordinator_transport(broker.url, cohort) as coordinator:
         started = time.monotonic()
         second = EchoSilo(broker.url, cohort)
         with pytest.raises(NameTaken, match="'ewr' is already in cohort"):
             await second.transport.open(Deadline.after(20))
-        assert 1.5 < time.monotonic() - started < 4  # a lock that lingers is waited for
+        assert 1.5 < time.monotonic() - started < 4  # a lingering lock is waited for
         assert await coordinator.ask("ewr") == b"ok"
         assert (len(first.items), len(second.items)) == (1, 0)
     async with silo_transport(broker.url, cohort):
         pass
 
 
-async def test_a_name_that_becomes_free_is_taken(broker: PrivateBroker, cohort: str) -> None:
+async def test_released_name_is_acquired(broker: PrivateBroker, cohort: str) -> None:
     first = EchoSilo(broker.url, cohort)
     await first.transport.open(Deadline.after(5))
     second = EchoSilo(broker.url, cohort)
     opening = asyncio.create_task(second.transport.open(Deadline.after(20)))
-    async with Proxy(broker.url):  # time for a try or two
+    async with Proxy(broker.url):  # time for one or two attempts
         await first.transport.close()
     await opening
     await second.transport.close()
 
 
-async def test_two_coordinators_under_one_key(broker: PrivateBroker, cohort: str) -> None:
+async def test_second_coordinator_of_an_id_is_refused(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort),
         coordinator_transport(broker.url, cohort, key="k1" + cohort) as first,
@@ -201,7 +201,7 @@ async def test_two_coordinators_under_one_key(broker: PrivateBroker, cohort: str
         assert await first.ask("ewr") == b"ok"
 
 
-async def test_the_broker_goes_away_while_we_open(broker: PrivateBroker, cohort: str) -> None:
+async def test_broker_that_disconnects_during_open_is_an_error(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy:
         opening = asyncio.create_task(EchoSilo(proxy.url, cohort).transport.open(Deadline.after(5)))
         await eventually(lambda: proxy.connections > 0)

@@ -1,4 +1,4 @@
-"""Whatever happens to connections, channels, queues and the broker itself: afterwards all is as before."""
+"""Failures of connections, channels, queues and the broker itself: both sides recover completely."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.transports import (
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
-    """A broker that tests may kill; it keeps its data.
+    """Run a broker that tests may kill; it keeps its data.
 
     A quorum queue that is less than a second old when its node is killed has no leader afterwards (RabbitMQ 3.10);
     so the queue of this broker's only cohort, ``mortal``, is declared at first, and has seen an orderly restart.
@@ -59,12 +59,12 @@ async def both(url: str, cohort: str) -> AsyncIterator[tuple[EchoSilo, Recording
 
 
 async def all_is_well(silo: EchoSilo, coordinator: RecordingCoordinator, stage: int) -> None:
-    """Work, a reply, and blobs of both lanes' sizes both ways; and the silo is known."""
+    """Check work, a reply, and small and large blobs in both directions, and that the silo is known."""
     data = secrets.token_bytes(2**21)
     digest = digest_of(data)
     heard = len(coordinator.announces)
     async with asyncio.timeout(30):
-        while True:  # transient chunks are lost with a queue: a silo then needs the blob again
+        while True:  # transient chunks are lost with a queue: a silo then requests the blob again
             await coordinator.transport.send_blob(digest, data, silo=None, deadline=Deadline.after(20))
             with contextlib.suppress(Missing):
                 await silo.transport.blobs.get(digest, Deadline.after(20), 1.0)
@@ -78,7 +78,7 @@ async def all_is_well(silo: EchoSilo, coordinator: RecordingCoordinator, stage: 
         await eventually(lambda: len(coordinator.announces) > heard)
 
 
-async def test_the_broker_is_killed_and_comes_back(mortal: PrivateBroker) -> None:
+async def test_both_sides_recover_from_a_killed_broker(mortal: PrivateBroker) -> None:
     async with both(mortal.url, "mortal") as (silo, coordinator):
         await all_is_well(silo, coordinator, 1)
         await asyncio.to_thread(mortal.kill)
@@ -86,22 +86,22 @@ async def test_the_broker_is_killed_and_comes_back(mortal: PrivateBroker) -> Non
         await all_is_well(silo, coordinator, 2)
 
 
-async def test_the_broker_is_killed_under_work(mortal: PrivateBroker) -> None:
-    """What a silo is computing is still answered; it is called again with the same item, which it may recognise."""
+async def test_work_survives_a_killed_broker(mortal: PrivateBroker) -> None:
+    """Check that the silo's current work is answered; its handler gets the same item again, and may recognise it."""
     async with both(mortal.url, "mortal") as (silo, coordinator):
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
         await eventually(lambda: len(silo.items) == 1)
         await asyncio.to_thread(mortal.kill)
-        release.set()  # the answer comes while the broker is away
+        release.set()  # the reply is sent while the broker is down
         await asyncio.to_thread(mortal.start)
         assert await request == b"ok"
 
 
-async def test_work_that_waits_outlives_the_broker(mortal: PrivateBroker) -> None:
+async def test_queued_work_survives_a_killed_broker(mortal: PrivateBroker) -> None:
     async with coordinator_transport(mortal.url, "mortal") as coordinator:
         async with silo_transport(mortal.url, "mortal"):
-            pass  # its queue stays
+            pass  # its queue remains
         request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
         async with queue_admin(mortal.url) as look:
             await eventually(lambda: look.holds(work_queue("mortal", "ewr").name, 1))
@@ -111,7 +111,7 @@ async def test_work_that_waits_outlives_the_broker(mortal: PrivateBroker) -> Non
             assert await request == b"ok"
 
 
-async def test_a_request_made_while_the_broker_is_away_waits_for_it(mortal: PrivateBroker) -> None:
+async def test_request_waits_for_a_broker_that_is_down(mortal: PrivateBroker) -> None:
     async with both(mortal.url, "mortal") as (_, coordinator):
         await asyncio.to_thread(mortal.kill)
         request = asyncio.create_task(coordinator.ask("ewr", seconds=60))
@@ -119,7 +119,7 @@ async def test_a_request_made_while_the_broker_is_away_waits_for_it(mortal: Priv
         assert await request == b"ok"
 
 
-async def test_ends_close_though_the_broker_is_gone(mortal: PrivateBroker) -> None:
+async def test_transports_close_without_a_broker(mortal: PrivateBroker) -> None:
     silo, coordinator = EchoSilo(mortal.url, "mortal"), RecordingCoordinator(mortal.url, "mortal")
     await silo.transport.open(Deadline.after(20))
     await coordinator.transport.open(Deadline.after(20))
@@ -135,10 +135,10 @@ async def test_ends_close_though_the_broker_is_gone(mortal: PrivateBroker) -> No
 
 
 @pytest.mark.parametrize("round", [1, *(pytest.param(number, marks=pytest.mark.whole) for number in (2, 3))])
-async def test_a_queue_without_a_leader_is_made_anew(
+async def test_queue_without_a_leader_is_recreated(
     mortal: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch, round: int
 ) -> None:
-    """See ``mortal``: this silo's queue, and the archive, are so young that they may lose their leaders."""
+    """Test the case of ``mortal``: this silo's queue and the archive are so young that they may lose their leaders."""
     monkeypatch.setattr(connection, "LEADERLESS_SECONDS", 2.0)
     async with both(mortal.url, cohort) as (silo, coordinator):
         await asyncio.to_thread(mortal.kill)
@@ -151,7 +151,7 @@ async def test_a_queue_without_a_leader_is_made_anew(
         assert await coordinator.transport.request(item, {}, Deadline.after(1)) == Dead("ewr", "s1", 2, "expired")
 
 
-async def test_connections_are_cut(broker: PrivateBroker, cohort: str) -> None:
+async def test_both_sides_recover_from_cut_connections(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
         for stage in range(3):
             await all_is_well(silo, coordinator, stage)
@@ -159,8 +159,8 @@ async def test_connections_are_cut(broker: PrivateBroker, cohort: str) -> None:
         await all_is_well(silo, coordinator, 3)
 
 
-async def test_connections_are_cut_under_a_blob(broker: PrivateBroker, cohort: str) -> None:
-    """What was on its way to the silo is lost with its connection's queue; the sender has not lost its place."""
+async def test_blob_transfer_survives_cut_connections(broker: PrivateBroker, cohort: str) -> None:
+    """Lose the silo's chunks with its connection's queue; the sender continues at its position."""
     data = secrets.token_bytes(48 * 2**20)
     digest = digest_of(data)
     async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
@@ -178,7 +178,7 @@ async def test_connections_are_cut_under_a_blob(broker: PrivateBroker, cohort: s
         assert await silo.transport.blobs.get(digest, Deadline.after(30), 20) == data
 
 
-async def test_the_broker_is_unreachable_for_a_while(broker: PrivateBroker, cohort: str) -> None:
+async def test_both_sides_recover_from_an_unreachable_broker(broker: PrivateBroker, cohort: str) -> None:
     async with Proxy(broker.url) as proxy, both(proxy.url, cohort) as (silo, coordinator):
         await proxy.refuse()
         with pytest.raises(BrokerLost, match=r"no connection with the broker at 127\.0\.0\.1") as caught:
@@ -190,8 +190,8 @@ async def test_the_broker_is_unreachable_for_a_while(broker: PrivateBroker, coho
         await all_is_well(silo, coordinator, 1)
 
 
-async def test_a_network_that_goes_silent_is_noticed(broker: PrivateBroker, cohort: str) -> None:
-    """By the heartbeats of AMQP: nothing is refused or reset, nothing comes."""
+async def test_silent_network_is_detected(broker: PrivateBroker, cohort: str) -> None:
+    """Rely on AMQP heartbeats: no connection is refused or reset, and no byte arrives."""
     async with Proxy(broker.url + "?heartbeat=1") as proxy, both(proxy.url, cohort) as (silo, coordinator):
         lines = [coordinator.transport._control._line, silo.transport._control._line]
         proxy.stall()
@@ -204,14 +204,14 @@ Blow = Callable[[str, EchoSilo, RecordingCoordinator], Awaitable[None]]
 
 
 async def _silos_channel(_: str, silo: EchoSilo, __: RecordingCoordinator) -> None:
-    """An acknowledgement of nothing: the broker closes the channel (406)."""
+    """Acknowledge an unknown delivery: the broker closes the channel (406)."""
     consumer = silo.transport._consumer
     assert consumer is not None
     await consumer._channel.basic_ack(4711)
 
 
 async def _coordinators_channel(_: str, __: EchoSilo, coordinator: RecordingCoordinator) -> None:
-    """A publication to no exchange: the broker closes the channel (404)."""
+    """Publish to an unknown exchange: the broker closes the channel (404)."""
     line = coordinator.transport._control._line
     assert line is not None
     assert line._publisher is not None
@@ -237,7 +237,9 @@ def _deletes(queue: Callable[[str, RecordingCoordinator], str]) -> Blow:
         pytest.param(_deletes(lambda _, end: results_queue(end.transport.coordinator_id).name), id="results queue"),
     ],
 )
-async def test_channels_are_closed_and_queues_are_deleted(broker: PrivateBroker, cohort: str, blow: Blow) -> None:
+async def test_both_sides_recover_from_closed_channels_and_deleted_queues(
+    broker: PrivateBroker, cohort: str, blow: Blow
+) -> None:
     async with both(broker.url, cohort) as (silo, coordinator):
         links = [
             silo.transport._control,
@@ -252,8 +254,8 @@ async def test_channels_are_closed_and_queues_are_deleted(broker: PrivateBroker,
         await all_is_well(silo, coordinator, 1)
 
 
-async def test_a_silo_that_was_cut_off_gets_its_name_back(broker: PrivateBroker, cohort: str) -> None:
-    """Another may take the name meanwhile; then the first waits until it is free."""
+async def test_disconnected_silo_regains_its_name(broker: PrivateBroker, cohort: str) -> None:
+    """Another silo may take the name in the interval; the first one then waits for its release."""
     async with (
         Proxy(broker.url) as proxy,
         coordinator_transport(broker.url, cohort) as coordinator,

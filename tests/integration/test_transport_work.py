@@ -1,4 +1,4 @@
-"""Work items out, replies and dead letters in."""
+"""Work items, replies and dead letters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.proxy import Proxy
 from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport, work_item
 
 
-async def test_a_request_gets_its_reply(broker: PrivateBroker, cohort: str) -> None:
+async def test_request_returns_its_reply(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         item = work_item("ewr", coordinator.transport.coordinator_id)
         done = await coordinator.transport.request(item, {}, Deadline.after(5))
@@ -26,7 +26,7 @@ async def test_a_request_gets_its_reply(broker: PrivateBroker, cohort: str) -> N
         assert bytes(await coordinator.transport.results.get(digest_of(b"ok"), Deadline.after(0.1))) == b"ok"
 
 
-async def test_small_blobs_ride_along_both_ways(broker: PrivateBroker, cohort: str) -> None:
+async def test_small_blobs_travel_in_the_message_in_both_directions(broker: PrivateBroker, cohort: str) -> None:
     blobs = {digest_of(data): data for data in (b"", b"a", b"b" * 16384)}
     async with silo_transport(broker.url, cohort), coordinator_transport(broker.url, cohort) as coordinator:
         item = work_item(
@@ -68,7 +68,7 @@ async def test_sixteen_handlers_run_at_once(broker: PrivateBroker, cohort: str) 
         assert answers == [b"ok"] * 16
 
 
-async def test_two_coordinators_get_their_own_replies(broker: PrivateBroker, cohort: str) -> None:
+async def test_two_coordinators_receive_their_own_replies(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort) as silo,
         coordinator_transport(broker.url, cohort) as one,
@@ -79,7 +79,7 @@ async def test_two_coordinators_get_their_own_replies(broker: PrivateBroker, coh
         assert (one.transport.late, other.transport.late) == (0, 0)
 
 
-async def test_a_silo_without_a_queue_is_unroutable(broker: PrivateBroker, cohort: str) -> None:
+async def test_work_for_a_silo_without_a_queue_is_unroutable(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator:
         answer = await coordinator.transport.request(
             work_item("nobody", coordinator.transport.coordinator_id), {}, Deadline.after(5)
@@ -88,7 +88,7 @@ async def test_a_silo_without_a_queue_is_unroutable(broker: PrivateBroker, cohor
 
 
 @pytest.mark.alone
-async def test_work_that_nobody_picks_up_expires(broker: PrivateBroker, cohort: str) -> None:
+async def test_work_that_no_silo_consumes_expires(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         await silo.transport.drain()
         started = time.monotonic()
@@ -102,7 +102,7 @@ async def test_work_that_nobody_picks_up_expires(broker: PrivateBroker, cohort: 
             assert await look.depth(f"fedbroker.dead.{cohort}") == 1
 
 
-async def test_work_that_is_not_answered_runs_out_of_time(broker: PrivateBroker, cohort: str) -> None:
+async def test_work_without_a_reply_exceeds_its_deadline(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         release = silo.gated()
         with pytest.raises(DeadlineExceeded, match="silo 'ewr' did not answer stage 3") as caught:
@@ -115,7 +115,7 @@ async def test_work_that_is_not_answered_runs_out_of_time(broker: PrivateBroker,
         assert await coordinator.ask("ewr", 4) == b"ok"
 
 
-async def test_a_cancelled_request_is_forgotten(broker: PrivateBroker, cohort: str) -> None:
+async def test_cancelled_request_ignores_its_reply(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr"))
@@ -128,7 +128,7 @@ async def test_a_cancelled_request_is_forgotten(broker: PrivateBroker, cohort: s
         assert await coordinator.ask("ewr") == b"ok"
 
 
-async def test_a_damaged_work_item_is_rejected_and_the_next_is_served(broker: PrivateBroker, cohort: str) -> None:
+async def test_damaged_work_item_is_rejected_and_the_next_one_is_handled(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort) as silo,
         coordinator_transport(broker.url, cohort) as coordinator,
@@ -148,11 +148,11 @@ async def test_a_damaged_work_item_is_rejected_and_the_next_is_served(broker: Pr
         assert len(silo.items) == 1
         await eventually(
             lambda: coordinator.transport.late == 1
-        )  # the one for another silo is a work item, if nobody's
+        )  # the item for another silo is valid, but belongs to no request
         await eventually(lambda: look.holds(f"fedbroker.dead.{cohort}", 5))
 
 
-async def test_a_rejected_work_item_comes_back_at_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_rejected_work_item_fails_its_request_immediately(broker: PrivateBroker, cohort: str) -> None:
     limits = Limits(max_ops=50)
     blobs = {f"{number:032x}": 0 for number in range(51)}
     async with (
@@ -163,7 +163,7 @@ async def test_a_rejected_work_item_comes_back_at_once(broker: PrivateBroker, co
         assert await coordinator.transport.request(item, {}, Deadline.after(5)) == Dead("ewr", "s1", 0, "rejected")
 
 
-async def test_work_that_is_never_acknowledged_hits_the_delivery_limit(broker: PrivateBroker, cohort: str) -> None:
+async def test_unacknowledged_work_reaches_the_delivery_limit(broker: PrivateBroker, cohort: str) -> None:
     async with (
         Proxy(broker.url) as proxy,
         silo_transport(proxy.url, cohort) as silo,
@@ -178,7 +178,7 @@ async def test_work_that_is_never_acknowledged_hits_the_delivery_limit(broker: P
         item = work_item("ewr", coordinator.transport.coordinator_id, seconds=30)
         request = asyncio.create_task(coordinator.transport.request(item, {}, Deadline.after(30)))
         await eventually(lambda: len(silo.items) == 1)
-        (holding,) = silo.transport._work_consumer._holdings.values()  # one handler, however often it comes
+        (holding,) = silo.transport._work_consumer._holdings.values()  # one handler for all deliveries
         for deliveries in range(1, 5):
             await eventually(lambda expected=deliveries: len(holding._deliveries) == expected)
             proxy.cut()
@@ -186,7 +186,7 @@ async def test_work_that_is_never_acknowledged_hits_the_delivery_limit(broker: P
         assert len(silo.items) == 1
 
 
-async def test_a_handler_that_fails_does_not_stop_the_silo(broker: PrivateBroker, cohort: str) -> None:
+async def test_failing_handler_does_not_stop_the_silo(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
 
         async def answer(item: WorkItem) -> None:
@@ -201,7 +201,7 @@ async def test_a_handler_that_fails_does_not_stop_the_silo(broker: PrivateBroker
         assert len(silo.items) == 2
 
 
-async def test_a_reply_under_another_silos_name_is_dropped(broker: PrivateBroker, cohort: str) -> None:
+async def test_reply_in_another_silos_name_is_dropped(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort) as silo,
         silo_transport(broker.url, cohort, "jfk") as forger,
@@ -230,14 +230,14 @@ async def test_damaged_replies_are_dropped(broker: PrivateBroker, cohort: str) -
         assert await coordinator.ask("ewr") == b"ok"
 
 
-async def test_the_end_of_a_session_is_told(broker: PrivateBroker, cohort: str) -> None:
+async def test_silo_is_notified_of_a_sessions_end(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         await coordinator.transport.end_session("ewr", "s1")
         await coordinator.transport.end_session("nobody", "s1")
         await eventually(lambda: silo.ended == [EndSession("s1")])
 
 
-async def test_drained_silos_still_answer_what_they_have(broker: PrivateBroker, cohort: str) -> None:
+async def test_draining_silo_answers_its_current_work(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr"))
@@ -248,7 +248,7 @@ async def test_drained_silos_still_answer_what_they_have(broker: PrivateBroker, 
         assert await request == b"ok"
 
 
-async def test_work_in_hand_goes_back_when_a_silo_closes(broker: PrivateBroker, cohort: str) -> None:
+async def test_current_work_is_requeued_when_a_silo_closes(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator:
         async with silo_transport(broker.url, cohort) as silo:
             never = asyncio.Event()
@@ -264,7 +264,7 @@ async def test_work_in_hand_goes_back_when_a_silo_closes(broker: PrivateBroker, 
             assert len(successor.items) == 1
 
 
-async def test_too_large_a_request_is_a_wire_error(broker: PrivateBroker, cohort: str) -> None:
+async def test_oversized_request_is_a_wire_error(broker: PrivateBroker, cohort: str) -> None:
     limits = Limits(max_message=2000)
     async with coordinator_transport(broker.url, cohort, limits=limits) as coordinator:
         with pytest.raises(WireError, match="the limit is 2000"):
@@ -273,7 +273,7 @@ async def test_too_large_a_request_is_a_wire_error(broker: PrivateBroker, cohort
             )
 
 
-async def test_requests_under_way_end_when_the_coordinator_closes(broker: PrivateBroker, cohort: str) -> None:
+async def test_pending_requests_end_when_the_coordinator_closes(broker: PrivateBroker, cohort: str) -> None:
     async with silo_transport(broker.url, cohort) as silo:
         never = asyncio.Event()
 

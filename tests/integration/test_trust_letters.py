@@ -1,4 +1,4 @@
-"""Dead letters of silos that want their work signed: looked at by anybody, replayed with a coordinator's keys."""
+"""Dead letters of silos that require signed work: readable by the operator, replayed with a coordinator's keys."""
 
 from __future__ import annotations
 
@@ -48,20 +48,18 @@ async def dead(broker: PrivateBroker, cohort: str, *arguments: str) -> tuple[int
 
 
 async def died(broker: PrivateBroker, cohort: str, keys: Keys) -> None:
-    """A work item that carries a blob, and that nobody picked up."""
+    """Return a work item with a blob that expired unread."""
     async with silo_transport(broker.url, cohort, keys=Keys(EWR, {"coordinator": COORDINATOR.public})):
         pass
     async with coordinator_transport(broker.url, cohort, keys=keys) as coordinator, queue_admin(broker.url) as look:
         item = work_item("ewr", coordinator.transport.coordinator_id, blobs={digest_of(BLOB): len(BLOB)})
-        item = msgspec.structs.replace(item, incoming={})  # it rides along
+        item = msgspec.structs.replace(item, incoming={})  # small enough for the message itself
         answer = await coordinator.transport.request(item, {digest_of(BLOB): BLOB}, Deadline.after(0.3))
         assert isinstance(answer, Dead)
         await eventually(lambda: look.holds(f"fedbroker.dead.{cohort}", 1))
 
 
-async def test_a_signed_letter_is_read_and_replayed_with_keys(
-    broker: PrivateBroker, cohort: str, tmp_path: Path
-) -> None:
+async def test_signed_letter_is_read_and_replayed_with_keys(broker: PrivateBroker, cohort: str, tmp_path: Path) -> None:
     path = keys_file(tmp_path, seal=False)
     await died(broker, cohort, coordinator_keys(path))
     code, out, error = await dead(broker, cohort, "list", "--json")
@@ -78,7 +76,7 @@ async def test_a_signed_letter_is_read_and_replayed_with_keys(
     assert COORDINATOR.reveal()[20:] not in out + error
 
 
-async def test_a_replay_is_sealed_where_the_keys_say_so(broker: PrivateBroker, cohort: str, tmp_path: Path) -> None:
+async def test_replay_is_sealed_if_the_keys_require_it(broker: PrivateBroker, cohort: str, tmp_path: Path) -> None:
     await died(broker, cohort, coordinator_keys(keys_file(tmp_path, seal=False)))
     path = keys_file(tmp_path, seal=True)
     _, out, _ = await dead(broker, cohort, "list", "--json")
@@ -89,9 +87,7 @@ async def test_a_replay_is_sealed_where_the_keys_say_so(broker: PrivateBroker, c
     assert [one["digest"] for one in json.loads(out)["outputs"]] == [digest_of(BLOB)]
 
 
-async def test_a_sealed_letter_is_listed_and_says_that_it_is(
-    broker: PrivateBroker, cohort: str, tmp_path: Path
-) -> None:
+async def test_sealed_letter_is_listed_as_sealed(broker: PrivateBroker, cohort: str, tmp_path: Path) -> None:
     await died(broker, cohort, coordinator_keys(keys_file(tmp_path, seal=True)))
     code, out, error = await dead(broker, cohort, "list", "--json")
     assert code == 0, error

@@ -1,4 +1,4 @@
-"""Whoever runs the broker reads, changes, copies, mixes up and drops: nothing of it is believed, and all is told."""
+"""A broker operator who reads, changes, copies, reorders and drops: no forgery has an effect, all are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.transports import (
 
 COORDINATOR, EWR, JFK = Identity.generate(), Identity.generate(), Identity.generate()
 SILOS = {"ewr": EWR.public, "jfk": JFK.public}
-LARGE = bytes(range(256)) * 4096  # 1 MiB: on the bulk lane
+LARGE = bytes(range(256)) * 4096  # 1 MiB: sent as bulk messages
 
 
 def coordinators(*, seal: bool) -> Keys:
@@ -52,7 +52,7 @@ class Scene:
     broker_operator: BrokerOperator
 
     async def ask(self, blob: bytes = b"", *, silo: str = "ewr", stage: int = 0, seconds: float = 9) -> Done | Dead:
-        """Ask for a blob back, if there is one: it goes and comes by the bulk lane."""
+        """Request a blob back, if one is given; it is sent as bulk messages in both directions."""
         end, deadline = self.coordinator.transport, Deadline.after(seconds)
         digest = digest_of(blob)
         if blob:
@@ -89,7 +89,7 @@ sealing = pytest.mark.parametrize("seal", [False, True], ids=["signed", "sealed"
 
 
 @sealing
-async def test_an_operator_who_only_looks_changes_nothing(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_passive_operator_has_no_effect(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         for silo in ("ewr", "jfk"):
             assert isinstance(await on.ask(silo=silo), Done)
@@ -108,31 +108,33 @@ def flipped(passing: InterceptedMessage, at: int) -> InterceptedMessage:
 
 @sealing
 @pytest.mark.parametrize("at", [3, 20, 30, 60, -70, -1])
-async def test_edited_work_is_not_done(broker: PrivateBroker, cohort: str, seal: bool, at: int) -> None:
+async def test_edited_work_is_refused(broker: PrivateBroker, cohort: str, seal: bool, at: int) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         on.operator.change = lambda one: [flipped(one, at)] if "work" in one.queue else [one]
         assert await on.ask() == Dead("ewr", "s1", 0, "rejected")
         assert on.ewr.items == []
         on.operator.change = lambda one: [one]
         assert isinstance(await on.ask(stage=1), Done)
-        ((silo, session, why),) = on.coordinator.forged  # the silo tells with its next answer
+        ((silo, session, why),) = on.coordinator.forged  # the silo reports it with its next reply
         assert (silo, session) == ("ewr", "s1")
         assert why.startswith("at the silo: work: ")
 
 
 @sealing
 @pytest.mark.parametrize("at", [3, 20, 30, 60, -70, -1])
-async def test_an_edited_answer_is_not_believed(broker: PrivateBroker, cohort: str, seal: bool, at: int) -> None:
+async def test_edited_reply_is_ignored_in_favour_of_the_authentic_one(
+    broker: PrivateBroker, cohort: str, seal: bool, at: int
+) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         on.operator.change = lambda one: [flipped(one, at), one] if "callback" in one.queue else [one]
-        assert isinstance(await on.ask(), Done)  # the true one, behind it
+        assert isinstance(await on.ask(), Done)  # the authentic reply, behind it
         ((silo, session, why),) = on.coordinator.forged
         assert (silo, session) == ("ewr", "s1")
         assert "sign" in why or "known" in why or "version" in why
 
 
 @sealing
-async def test_an_edited_answer_alone_is_a_straggler_s(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_silo_whose_only_reply_is_edited_is_a_straggler(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         on.operator.change = lambda one: [flipped(one, -70)] if "callback" in one.queue else [one]
         with pytest.raises(DeadlineExceeded):
@@ -150,7 +152,7 @@ async def test_edited_results_are_never_used(broker: PrivateBroker, cohort: str,
 
 
 @sealing
-async def test_work_that_comes_again_is_done_once(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_replayed_work_runs_once(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         assert isinstance(await on.ask(), Done)
         (first,) = [one for one in on.operator.seen if "work" in one.queue]
@@ -164,7 +166,7 @@ async def test_work_that_comes_again_is_done_once(broker: PrivateBroker, cohort:
 
 
 @sealing
-async def test_an_old_answer_does_for_no_other_work(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_old_reply_is_refused_for_other_work(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         assert isinstance(await on.ask(), Done)
         (old,) = [one for one in on.operator.seen if "callback" in one.queue]
@@ -183,7 +185,7 @@ async def test_an_old_answer_does_for_no_other_work(broker: PrivateBroker, cohor
 
 
 @sealing
-async def test_work_of_one_silo_is_nothing_to_another(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_work_for_another_silo_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         to_jfk = f"fedbroker.work.{cohort}.jfk"
         on.operator.change = lambda one: [one.to(to_jfk)] if one.queue.endswith(".ewr") else [one]
@@ -192,7 +194,7 @@ async def test_work_of_one_silo_is_nothing_to_another(broker: PrivateBroker, coh
 
 
 @sealing
-async def test_an_answer_of_one_silo_is_not_another_s(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_reply_of_another_silo_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         on.operator.change = lambda one: (
             [InterceptedMessage(one.queue, one.key.replace(".jfk", ".ewr"), one.body, one.properties)]
@@ -202,11 +204,11 @@ async def test_an_answer_of_one_silo_is_not_another_s(broker: PrivateBroker, coh
         with pytest.raises(DeadlineExceeded):
             await on.ask(silo="jfk", seconds=1)
         ((silo, _, _),) = on.coordinator.forged
-        assert silo == "ewr"  # in whose name it came
+        assert silo == "ewr"  # the named silo
 
 
 @sealing
-async def test_what_is_dropped_is_a_straggler_s(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_silo_whose_messages_are_dropped_is_a_straggler(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     async with scene(broker, cohort, seal=seal) as on:
         on.operator.change = lambda one: [] if "callback" in one.queue else [one]
         with pytest.raises(DeadlineExceeded):
@@ -214,7 +216,7 @@ async def test_what_is_dropped_is_a_straggler_s(broker: PrivateBroker, cohort: s
         assert on.coordinator.forged == []
 
 
-async def test_a_stranger_s_work_and_words_are_refused(broker: PrivateBroker, cohort: str) -> None:
+async def test_work_and_notices_of_an_unknown_key_are_refused(broker: PrivateBroker, cohort: str) -> None:
     stranger = Identity.generate()
     async with scene(broker, cohort, seal=False) as on:
         for keys in (None, Keys(stranger, SILOS)):
@@ -229,10 +231,10 @@ async def test_a_stranger_s_work_and_words_are_refused(broker: PrivateBroker, co
         assert len(on.coordinator.forged) >= 2
 
 
-async def test_a_stranger_s_announcement_is_not_heard(broker: PrivateBroker, cohort: str) -> None:
+async def test_announcement_of_an_unknown_key_is_ignored(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort, keys=coordinators(seal=False)) as coordinator:
         async with (
-            silo_transport(broker.url, cohort, "ewr", keys=silos(JFK, seal=False)),  # with another's key
+            silo_transport(broker.url, cohort, "ewr", keys=silos(JFK, seal=False)),  # with another silo's key
             silo_transport(broker.url, cohort, "lga", keys=silos(Identity.generate(), seal=False)),
             silo_transport(broker.url, cohort, "bos"),
         ):
@@ -240,7 +242,7 @@ async def test_a_stranger_s_announcement_is_not_heard(broker: PrivateBroker, coh
         assert coordinator.announces == []
 
 
-async def test_who_insists_on_sealing_takes_no_open_work(broker: PrivateBroker, cohort: str) -> None:
+async def test_silo_that_requires_sealing_refuses_unsealed_work(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort, "ewr", keys=silos(EWR, seal=True)) as silo,
         coordinator_transport(broker.url, cohort, keys=coordinators(seal=False)) as coordinator,
@@ -252,7 +254,7 @@ async def test_who_insists_on_sealing_takes_no_open_work(broker: PrivateBroker, 
         assert silo.items == []
 
 
-async def test_an_answer_is_sealed_where_the_work_was(broker: PrivateBroker, cohort: str) -> None:
+async def test_reply_to_sealed_work_is_sealed(broker: PrivateBroker, cohort: str) -> None:
     async with (
         silo_transport(broker.url, cohort, "ewr", keys=silos(EWR, seal=False)),
         coordinator_transport(broker.url, cohort, keys=coordinators(seal=True)) as coordinator,
@@ -260,7 +262,7 @@ async def test_an_answer_is_sealed_where_the_work_was(broker: PrivateBroker, coh
         assert await coordinator.ask("ewr") == b"ok"
 
 
-async def test_a_sealed_broadcast_leaves_once(broker: PrivateBroker, cohort: str) -> None:
+async def test_sealed_broadcast_is_published_once(broker: PrivateBroker, cohort: str) -> None:
     async with scene(broker, cohort, seal=True) as on, queue_admin(broker.url) as look:
         await look.declare("copies", ("fedbroker.blobs", cohort), auto_delete=True)
         data = LARGE[:100_000]

@@ -1,4 +1,4 @@
-"""Work items that would take all memory, all processors or all of the stack: the item fails, and the next one works."""
+"""Work items that exhaust memory, processors or the stack: the item fails, and the next one succeeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUIET = 0.5
 
 @pytest.fixture
 def ours():
-    """The C++ runtimes of the silo in this process."""
+    """Return the C++ runtimes of the silo in this process."""
     return new_runtimes()
 
 
@@ -35,19 +35,19 @@ async def client(ours, broker, cohort, tmp_path):
 
 
 def called(function):
-    """A program that calls it and sends back what it returns."""
+    """Return ops that call a function and return its result."""
     return [Value(1, digest_of(function)), Call(2, 1, None), Compute(2)]
 
 
 async def runs(client, function, **options):
-    """What the silo answers to a program that calls a function."""
+    """Return the silo's reply to ops that call a function."""
     return await client.send(client.item(called(function), **options), [function])
 
 
 # --- memory ---
 
 
-def test_a_runtime_has_its_limit_and_is_the_first_to_go(client, ours):
+def test_runtime_has_a_memory_limit_and_is_killed_first(client, ours):
     (runtime,) = ours()
     assert resource.prlimit(runtime.pid, resource.RLIMIT_DATA) == (MEMORY, MEMORY)
     assert resource.prlimit(runtime.pid, resource.RLIMIT_STACK) == (MIB, MIB)  # of each thread; counts as allocated
@@ -63,24 +63,24 @@ def test_a_runtime_has_its_limit_and_is_the_first_to_go(client, ours):
     [bombs.allocates(bombs.TIB), bombs.doubles(), bombs.hoards()],
     ids=["asks for a TiB", "doubles", "hoards"],
 )
-async def test_a_graph_that_wants_more_memory_than_there_is_fails_alone(client, ours, bomb):
+async def test_graph_beyond_the_memory_limit_fails_alone(client, ours, bomb):
     before = ours()
-    # Half a GiB is written before it fails, which takes a loaded machine long.
+    # Half a GiB is written before it fails, which takes long on a loaded machine.
     kind, line = await client.refused(client.item(called(bomb), seconds=90.0), [bomb])
     assert kind == "computation"
     assert "OOM when allocating tensor" in line
     assert "raise runtime_memory_bytes" in line
-    assert ours() == before  # the runtime lives, and other sessions with it
+    assert ours() == before  # the runtime survives, and other sessions with it
     assert before[0].memory_info().rss < MEMORY
 
 
-async def test_a_graph_within_the_limit_is_computed(client):
+async def test_graph_within_the_memory_limit_succeeds(client):
     half = bombs.allocates(MEMORY // 2)
     assert isinstance(await runs(client, half), Done)
 
 
 @pytest.mark.alone
-async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_path):
+async def test_value_above_the_memory_limit_fails_alone(broker, cohort, tmp_path):
     own = load_settings(tmp_path, broker.url, cohort, runtime_memory_bytes=256 * MIB)
     async with running_silo(own) as (_, client):
         grows = bombs.function(lambda: [bombs.tf.fill([12 * MIB], float(i)) for i in range(8)])
@@ -90,8 +90,8 @@ async def test_a_value_larger_than_the_limit_fails_alone(broker, cohort, tmp_pat
         await client.check()
 
 
-async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(client):
-    """It does not compute either: to the silo, the runtime has stalled."""
+async def test_graph_that_waits_forever_ends_its_runtime(client):
+    """Wait without computing: to the silo, the runtime has stalled."""
     reply = await runs(client, bombs.waits(), seconds=60.0)
     assert isinstance(reply, Failed)
     assert reply.error_type == "computation"
@@ -100,8 +100,8 @@ async def test_a_graph_that_waits_for_ever_costs_its_runtime_at_once(client):
 
 
 @pytest.mark.alone
-async def test_a_struct_that_doubles_with_each_operation_fails_alone(client):
-    """Thirty operations, and a billion elements where they are written down."""
+async def test_struct_that_doubles_with_each_op_fails_alone(client):
+    """Double a struct thirty times: a billion elements, if they are written out."""
     program = [Struct(1, ()), *[Struct(1, (("", 1), ("", 1)))] * 30, Compute(1)]
     reply = await client.send(client.item(program, seconds=60.0))
     assert isinstance(reply, Failed)
@@ -114,7 +114,7 @@ async def test_a_struct_that_doubles_with_each_operation_fails_alone(client):
 
 @pytest.mark.parametrize("levels", [200, 5000])
 @pytest.mark.parametrize("make", [bombs.deep_value, bombs.deep_computation])
-async def test_what_is_nested_too_deeply_fails_alone(client, make, levels):
+async def test_too_deeply_nested_value_fails_alone(client, make, levels):
     value = make(levels)
     reply = await client.send(client.item([Value(1, digest_of(value)), Compute(1)]), [value])
     assert isinstance(reply, Failed)
@@ -122,7 +122,7 @@ async def test_what_is_nested_too_deeply_fails_alone(client, make, levels):
     await client.check()
 
 
-async def test_a_function_without_an_end_takes_the_runtime_along_and_nothing_else(client):
+async def test_endless_recursion_ends_only_its_runtime(client):
     function = bombs.calls_itself()
     reply = await client.send(client.item([Value(1, digest_of(function)), Call(2, 1, 1), Compute(2)]), [function])
     assert isinstance(reply, Failed)
@@ -131,7 +131,7 @@ async def test_a_function_without_an_end_takes_the_runtime_along_and_nothing_els
     await client.check()
 
 
-async def test_a_struct_that_nests_itself_fails_alone(client):
+async def test_struct_that_nests_itself_fails_alone(client):
     program = [Struct(1, ()), *[Struct(1, (("", 1),))] * 2000, Compute(1)]
     assert isinstance(await client.send(client.item(program)), Done | Failed)
     await client.check()
@@ -142,7 +142,7 @@ async def test_a_struct_that_nests_itself_fails_alone(client):
 # --- time ---
 
 
-async def test_as_many_operations_as_there_may_be_end_with_their_time(client):
+async def test_maximal_number_of_ops_ends_at_its_timeout(client):
     program = [Struct(1, ()), *(Struct(n, (("", n - 1),)) for n in range(2, 100_000)), Compute(99_999)]
     reply = await client.send(client.item(program, seconds=2.0))
     assert isinstance(reply, Failed)
@@ -151,7 +151,7 @@ async def test_as_many_operations_as_there_may_be_end_with_their_time(client):
 
 
 async def idle(ours):
-    """Wait until none of the runtimes has had anything to do for a while."""
+    """Wait until none of the runtimes has computed for a while."""
     used: dict[int, float] = {}
     since = time.monotonic()
 
@@ -168,7 +168,7 @@ async def idle(ours):
     await eventually(still, 15.0)
 
 
-async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
+async def test_endless_graph_ends_at_its_timeout(client, ours):
     reply = await runs(client, bombs.endless(), seconds=1.0)
     assert isinstance(reply, Failed)
     assert reply.error_type == "timeout"
@@ -176,14 +176,14 @@ async def test_a_graph_that_never_ends_is_ended_with_its_time(client, ours):
     await idle(ours)
 
 
-async def test_no_work_item_takes_longer_than_the_silo_says(ours, broker, cohort, tmp_path):
+async def test_silo_limits_the_time_of_a_work_item(ours, broker, cohort, tmp_path):
     own = load_settings(tmp_path, broker.url, cohort, policy=ALLOW_CLIENT_RESULTS | {"max_seconds": 1.0})
     async with running_silo(own) as (_, client):
         reply = await runs(client, bombs.endless(), seconds=60.0)
         assert isinstance(reply, Failed)
         assert (reply.error_type, reply.rule) == ("refused", "max_seconds")
         assert "not done within 1 s" in reply.cause
-        reply = await runs(client, bombs.endless(), seconds=0.5)  # its own time is up before
+        reply = await runs(client, bombs.endless(), seconds=0.5)  # its own timeout ends first
         assert isinstance(reply, Failed)
         assert (reply.error_type, reply.rule) == ("timeout", "")
         await client.check()
@@ -191,8 +191,8 @@ async def test_no_work_item_takes_longer_than_the_silo_says(ours, broker, cohort
 
 
 @pytest.mark.parametrize("then", [[], [Compute(9)], [Drop((3,))], [Select(10, 8, 1), Compute(10)]])
-async def test_a_graph_that_never_ends_and_that_nobody_asks_for_is_ended(client, ours, then):
-    """Its program is done, or fails at something else."""
+async def test_endless_graph_without_a_request_is_ended(client, ours, then):
+    """End a graph whose work item is done or failed otherwise."""
     endless, one = bombs.endless(), bombs.one()
     program = [
         Value(1, digest_of(endless)),

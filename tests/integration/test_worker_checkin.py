@@ -1,4 +1,4 @@
-"""What a silo makes of the coordinators' words on whether it is taken into the cohort."""
+"""A silo's handling of coordinators' notices that admit or reject it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAR = (3600.0, 3600.0)
 
 @pytest.fixture
 async def ends(broker: PrivateBroker, cohort: str):
-    """A silo, a coordinator that says nothing by itself, and somebody who says it by hand."""
+    """Open a silo, a coordinator without its own notices, and a client that sends notices by hand."""
     async with (
         queue_admin(broker.url) as look,
         coordinator_transport(broker.url, cohort) as coordinator,
@@ -37,14 +37,14 @@ def rejected(silo: EchoSilo, coordinator: str = "one", retry=FAR, **options) -> 
 
 
 async def quiet(silo: EchoSilo) -> None:
-    """Wait until it has not announced itself for several heartbeats."""
+    """Wait until the silo has been silent for several heartbeats."""
     last, since = silo.announced, time.monotonic()
 
     def still() -> bool:
         nonlocal last, since
         if silo.announced != last:
             last, since = silo.announced, time.monotonic()
-        return time.monotonic() - since > 10 * HEARTBEAT  # more than its longest interval twice
+        return time.monotonic() - since > 10 * HEARTBEAT  # twice its longest interval
 
     await eventually(still, 30)
 
@@ -54,7 +54,7 @@ async def goes_on(silo: EchoSilo) -> None:
     await eventually(lambda: silo.announced >= count + 3)
 
 
-async def test_whoever_is_taken_in_after_being_sent_away_announces_itself(ends):
+async def test_rejected_silo_announces_itself_once_admitted(ends):
     silo, _, say = ends
     await say(rejected(silo))
     await quiet(silo)
@@ -62,7 +62,7 @@ async def test_whoever_is_taken_in_after_being_sent_away_announces_itself(ends):
     await goes_on(silo)
 
 
-async def test_a_coordinator_may_take_its_word_back(ends):
+async def test_coordinator_may_reject_an_admitted_silo(ends):
     silo, _, say = ends
     await say(Accepted("one", "ewr", silo.incarnation))
     await goes_on(silo)
@@ -71,14 +71,14 @@ async def test_a_coordinator_may_take_its_word_back(ends):
 
 
 @pytest.mark.parametrize("retry", [(math.nan, math.nan), (-5.0, -1.0), (0.3, 0.1)])
-async def test_senseless_times_do_not_silence_it(ends, retry):
+async def test_invalid_delays_do_not_silence_a_silo(ends, retry):
     silo, _, say = ends
     for _ in range(3):
         await say(rejected(silo, retry=retry))
     await goes_on(silo)
 
 
-async def test_its_log_says_what_to_do(ends, caplog):
+async def test_rejection_log_has_a_remedy(ends, caplog):
     silo, _, say = ends
     with caplog.at_level(logging.INFO):
         for _ in range(2):

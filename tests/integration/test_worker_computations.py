@@ -1,4 +1,4 @@
-"""A silo and TFF's own computations: they run, fail in the runtime's words, and are stopped when their time is up."""
+"""TFF's own computations at a silo: they run, fail with the runtime's message, and end at their timeout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MEMBER = tff.StructType([tff.TensorType(np.float32, [None])])
 
 
 def serialized(computation):
-    """A TFF computation as a blob."""
+    """Return a TFF computation as a blob."""
     compiled = compiler.desugar_and_transform_to_native(computation)
     proto = tff.framework.ConcreteComputation.get_proto(compiled)
     return executor_pb2.Value(computation=proto).SerializeToString(deterministic=True)
 
 
 def over_clients(function):
-    """The sum over the clients of a function of their column."""
+    """Return the sum over the clients of a function of their column."""
     local = tff.tensorflow.computation(lambda struct: function(struct[0]), MEMBER)
 
     @tff.federated_computation(tff.FederatedType(MEMBER, tff.CLIENTS))
@@ -55,7 +55,7 @@ def functions():
 
 @pytest.fixture
 def ours():
-    """The C++ runtimes of the silo in this process."""
+    """Return the C++ runtimes of the silo in this process."""
     return new_runtimes()
 
 
@@ -66,14 +66,14 @@ async def both(ours, broker, cohort, tmp_path):
         yield pair
 
 
-async def test_a_computation_runs_over_the_silos_own_data(both, functions):
+async def test_computation_runs_over_the_silos_data(both, functions):
     _, client = both
     (output,) = await client.outputs(client.item(call_ops(functions["sums"])), [functions["sums"]])
     value = executor_pb2.Value.FromString(output)
     assert value.federated.value[0].array.float32_list.value == [sum(range(100))]
 
 
-async def test_text_arrives_as_text(both):
+async def test_text_columns_are_strings(both):
     _, client = both
     member = tff.StructType([tff.TensorType(np.str_, [None])])
     longest = tff.tensorflow.computation(
@@ -89,25 +89,25 @@ async def test_text_arrives_as_text(both):
     assert executor_pb2.Value.FromString(output).federated.value[0].array.int32_list.value == [2]
 
 
-async def test_a_computation_fails_in_the_runtimes_own_words_on_one_line(both, functions):
+async def test_failed_computation_has_the_runtimes_message_in_one_line(both, functions):
     _, client = both
     kind, line = await client.refused(client.item(call_ops(functions["fails"])), [functions["fails"]])
     assert kind == "computation"
     assert "these are no delays" in line
 
 
-async def test_a_computation_that_does_not_end_is_given_up_and_the_next_one_runs(both, functions, ours):
+async def test_endless_computation_ends_at_its_timeout_and_the_next_one_runs(both, functions, ours):
     _, client = both
     item = client.item(call_ops(functions["spins"]), seconds=1.0)
     kind, line = await client.refused(item, [functions["spins"]])
     assert (kind, "it was not done within 1 s" in line) == ("timeout", True)
     assert len(await client.outputs(client.item(call_ops(functions["sums"])), [functions["sums"]])) == 1
-    # What cannot be stopped has gone with its runtime.
+    # A computation that cannot be stopped ended with its runtime.
     await eventually(lambda: len(ours()) == 1)
     assert ours()[0].cpu_percent(0.5) < 50
 
 
-async def test_giving_up_one_computation_leaves_the_others_alone(both, functions, ours):
+async def test_timeout_of_one_computation_does_not_end_others(both, functions, ours):
     _, client = both
     blobs = list(functions.values())
     first = client.item(call_ops(functions["sums"]), session="other", last=False)
@@ -118,7 +118,7 @@ async def test_giving_up_one_computation_leaves_the_others_alone(both, functions
     await eventually(lambda: len(ours()) == 1)
 
 
-async def test_a_session_given_up_stops_computing(both, functions, ours):
+async def test_ended_session_stops_its_computation(both, functions, ours):
     service, client = both
     item = client.item(call_ops(functions["spins"]), session="gone")
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
@@ -131,7 +131,7 @@ async def test_a_session_given_up_stops_computing(both, functions, ours):
     assert ours()[0].cpu_percent(0.5) < 50
 
 
-async def test_work_that_loses_its_runtime_each_time_is_lost_and_can_be_done_again(both, functions, ours):
+async def test_work_that_kills_its_runtime_each_time_fails_and_can_be_retried(both, functions, ours):
     _, client = both
     blobs = list(functions.values())
     program = [Data(1, "rows", (("x", "float32"),)), Value(2, digest_of(functions["spins"])), Call(3, 2, 1), Compute(3)]
@@ -140,7 +140,7 @@ async def test_work_that_loses_its_runtime_each_time_is_lost_and_can_be_done_aga
     def killed():
         for runtime in ours():
             with contextlib.suppress(psutil.Error):
-                if runtime.cpu_times().user > 0.5:  # it takes a fraction of that to start
+                if runtime.cpu_times().user > 0.5:  # its start takes a fraction of that
                     runtime.kill()
         return asking.done()
 

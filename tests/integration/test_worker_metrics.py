@@ -1,4 +1,4 @@
-"""A silo's metrics tell what it did and what happened to it."""
+"""A silo's metrics count its work and its failures."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from tests.support.worker import (
 
 
 class Metrics:
-    """What a silo in this process serves, as whoever scrapes it sees it."""
+    """The metrics that a silo in this process serves, as Prometheus scrapes them."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     async def value(self, name: str, **labels: str) -> float:
-        """Of the one silo; the HTTP is spoken in another thread."""
+        """Return a metric's value of the only silo; another thread makes the HTTP request."""
         return await asyncio.to_thread(sample, self.url, name, silo=SILO, **labels)
 
 
 @asynccontextmanager
 async def watched(own):
-    """A silo, its metrics, and a coordinator that has heard of it."""
+    """Run a silo, its metrics, and a coordinator that has discovered it."""
     metrics = SiloMetrics(own.silo.cohort, own.silo.name)
     service = SiloService(own, on_answer=metrics.answered)
     metrics.watch(service.statistics)
@@ -54,14 +54,14 @@ async def watched(own):
             yield Metrics(exposition.url), client
 
 
-async def test_work_is_counted_by_outcome_with_its_times_and_where_its_blobs_were(broker, cohort, tmp_path):
+async def test_work_is_counted_by_outcome_time_and_blob_origin(broker, cohort, tmp_path):
     function = identity_computation()
     async with watched(load_settings(tmp_path, broker.url, cohort)) as (metrics, client):
         await client.outputs(client.item(call_ops(function)), [function])
         await client.outputs(client.item(call_ops(function)))
         unknown = [Value(1, digest_of(b"unknown")), Compute(1)]
         assert isinstance(await client.send(client.item(unknown)), Need)
-        await client.refused(client.item(echo_ops("nope")))  # and one more that is done
+        await client.refused(client.item(echo_ops("nope")))  # and one more that succeeds
         outcomes = {"done": 3, "lacking": 1, "data": 1, "refused": 0}
         assert {one: await metrics.value("fedbroker_work_items_total", outcome=one) for one in outcomes} == outcomes
         blobs = {"sent": 1, "cached": 1, "lacking": 1}
@@ -74,9 +74,7 @@ async def test_work_is_counted_by_outcome_with_its_times_and_where_its_blobs_wer
 
 
 @pytest.mark.parametrize(("compression", "least", "most"), [("off", 4_000_000, 5_000_000), ("auto", 1, 1_000_000)])
-async def test_a_silo_sends_results_that_shrink_smaller_where_it_is_told_to(
-    broker, cohort, tmp_path, compression, least, most
-):
+async def test_silo_compresses_results_if_configured(broker, cohort, tmp_path, compression, least, most):
     sparse = {"rows": {"query": "select (i % 100 = 0)::double as x from range(500000) t(i)"}}
     own = load_settings(tmp_path, broker.url, cohort, sparse, compression=compression)
     async with watched(own) as (metrics, client):
@@ -85,7 +83,7 @@ async def test_a_silo_sends_results_that_shrink_smaller_where_it_is_told_to(
         assert least <= await metrics.value("fedbroker_broker_bytes_total", lane="bulk", direction="out") < most
 
 
-async def test_what_is_in_hand_is_seen_while_it_is(broker, cohort, tmp_path, waiting):
+async def test_current_work_is_a_gauge(broker, cohort, tmp_path, waiting):
     async with watched(load_settings(tmp_path, broker.url, cohort, waiting)) as (metrics, client):
         await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="held", last=False))
         asking = asyncio.create_task(client.send(client.item(echo_ops("waiting"))))
@@ -98,7 +96,7 @@ async def test_what_is_in_hand_is_seen_while_it_is(broker, cohort, tmp_path, wai
         assert await metrics.value("fedbroker_sessions_held") == 1
 
 
-async def test_a_cut_connection_is_counted_and_so_is_what_comes_again(broker, cohort, tmp_path, waiting):
+async def test_reconnections_and_redeliveries_are_counted(broker, cohort, tmp_path, waiting):
     async with Proxy(broker.url) as proxy:
         own = load_settings(tmp_path, proxy.url, cohort, waiting)
         async with watched(own) as (metrics, client):
@@ -108,7 +106,7 @@ async def test_a_cut_connection_is_counted_and_so_is_what_comes_again(broker, co
             proxy.cut()
             await eventually(lambda: _is(metrics, "fedbroker_broker_up", 0))
             await proxy.accept()
-            await eventually(lambda: _is(metrics, "fedbroker_broker_reconnections_total", 2), 20)  # of both lanes
+            await eventually(lambda: _is(metrics, "fedbroker_broker_reconnections_total", 2), 20)  # control and bulk
             await eventually(lambda: _is(metrics, "fedbroker_broker_up", 2))
             await eventually(lambda: _is(metrics, "fedbroker_work_redeliveries_total", 1))
             let_reads_return(tmp_path)
@@ -116,7 +114,7 @@ async def test_a_cut_connection_is_counted_and_so_is_what_comes_again(broker, co
             assert read_count(tmp_path) == 1
 
 
-async def test_a_runtime_that_died_and_a_message_that_is_no_work_are_counted(broker, cohort, tmp_path):
+async def test_runtime_deaths_and_invalid_messages_are_counted(broker, cohort, tmp_path):
     ours = new_runtimes()
     async with (
         watched(load_settings(tmp_path, broker.url, cohort)) as (metrics, client),
@@ -137,7 +135,7 @@ async def _is(metrics: Metrics, name: str, value: float) -> bool:
 
 
 @pytest.mark.parametrize("where", ["taken", "nowhere"])
-def test_a_silo_whose_metrics_cannot_be_served_ends_with_one_line(broker, cohort, tmp_path, where):
+def test_unavailable_metrics_port_is_a_one_line_error(broker, cohort, tmp_path, where):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}" if where == "taken" else "192.0.2.1:9465"
         path = write_settings(tmp_path, broker.url, cohort, metrics=address)

@@ -1,4 +1,4 @@
-"""What systemd and a container's probes hear of a silo: a real process, and a notify socket of the test's own."""
+"""Notifications of a silo to systemd and to a container's probes: a real process, and a notify socket of the test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.worker import echo_ops, work_client, write_settings
 ROOT = Path(__file__).parents[2]
 WATCH_USEC = 900_000
 
-# It holds the interpreter's lock while it waits for a byte: nothing else of the process's Python goes on meanwhile.
+# It holds the interpreter's lock while it waits for a byte, so that no other Python code of the process runs.
 HOLDING = """
 import ctypes, os
 import numpy
@@ -60,7 +60,7 @@ def holding_source(directory: Path) -> dict[str, object]:
 
 @contextmanager
 def silo(path, manager=None, *options, **variables):
-    """A silo's process, as systemd would start it."""
+    """Start a silo's process as systemd would."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
     environ |= {"PYTHONPATH": f"{path.parent}:{ROOT}:{ROOT / 'workers'}", "WATCHDOG_USEC": str(WATCH_USEC)} | variables
     if manager is not None:
@@ -75,7 +75,7 @@ def silo(path, manager=None, *options, **variables):
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_hears_when_it_has_joined_what_it_does_and_that_it_leaves(tmp_path, broker, cohort, abstract):
+def test_systemd_is_notified_of_joining_work_and_leaving(tmp_path, broker, cohort, abstract):
     path = write_settings(tmp_path, broker.url, cohort)
     address = f"@fedbroker-{secrets.token_hex(8)}" if abstract else tmp_path / "notify"
     with notify_socket(address) as manager, silo(path, manager) as process:
@@ -91,7 +91,7 @@ def test_systemd_hears_when_it_has_joined_what_it_does_and_that_it_leaves(tmp_pa
         assert process.wait(15) == 0
 
 
-def test_a_silo_that_cannot_join_says_why(tmp_path, broker, cohort):
+def test_status_has_the_reason_of_a_failed_start(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url.replace("fedbroker:", "fedbroker:wrong"), cohort)
     with notify_socket(tmp_path / "notify") as manager, silo(path, manager) as process:
         assert process.wait(30) == 3
@@ -103,7 +103,7 @@ def test_a_silo_that_cannot_join_says_why(tmp_path, broker, cohort):
     assert "wrong" not in heard[-1]["STATUS"]
 
 
-async def test_the_status_counts_the_work_in_hand(tmp_path, broker, cohort):
+async def test_status_counts_the_current_work(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with notify_socket(tmp_path / "notify") as manager, silo(path, manager):
         await asyncio.to_thread(manager.until, "READY")
@@ -117,16 +117,16 @@ async def test_the_status_counts_the_work_in_hand(tmp_path, broker, cohort):
             await asking
 
 
-async def test_the_watchdog_is_fed_by_the_event_loop_and_not_while_that_is_held_up(tmp_path, broker, cohort):
+async def test_watchdog_notifications_stop_while_the_event_loop_is_blocked(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort, {"held": holding_source(tmp_path)})
     alive = tmp_path / "alive"
     with notify_socket(tmp_path / "notify") as manager, silo(path, manager, "--alive-file", alive):
         await asyncio.to_thread(manager.until, "READY")
-        for _ in range(3):  # each comes within the time that systemd would wait
+        for _ in range(3):  # each arrives within systemd's interval
             assert await asyncio.to_thread(manager.hear, WATCH_USEC / 1e6) is not None
         async with work_client(load(path, {})) as client:
             asking = asyncio.create_task(client.outputs(client.item(echo_ops("held"))))
-            writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)  # once it reads
+            writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)  # as soon as it reads
             try:
                 await eventually(lambda: asyncio.to_thread(quiet, manager))
                 assert await asyncio.to_thread(manager.hear, WATCH_USEC / 1e6) is None  # systemd would kill it now
@@ -140,11 +140,11 @@ async def test_the_watchdog_is_fed_by_the_event_loop_and_not_while_that_is_held_
 
 
 def quiet(manager) -> bool:
-    """Whether the silo has missed a sign: the last one may still be on its way."""
+    """Return whether the silo has missed a notification; the last one may still be in transit."""
     return manager.hear(WATCH_USEC / 2e6) is None
 
 
-def test_the_file_for_probes_is_there_from_the_start_to_the_end(tmp_path, broker, cohort):
+def test_ready_file_exists_while_the_silo_is_ready(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort)
     alive, ready = tmp_path / "alive", tmp_path / "ready"
     with silo(path, None, "--alive-file", alive, "--ready-file", ready) as process:
@@ -175,16 +175,16 @@ def wait_for(path, process):
         ({"WATCHDOG_USEC": "3000000"}, 5.0),
     ],
 )
-def test_signs_come_as_often_as_systemd_asks(environ, period):
+def test_watchdog_interval_is_that_of_systemd(environ, period):
     assert Manager(environ).period == period
 
 
-def test_nobody_to_tell_is_no_error(tmp_path):
+def test_missing_notify_socket_is_no_error(tmp_path):
     Manager({}).tell("READY=1")
     Manager({"NOTIFY_SOCKET": str(tmp_path / "none")}).tell("READY=1")
 
 
-def test_a_message_is_words_a_line_each_whatever_is_in_them(tmp_path):
+def test_message_has_one_line_for_each_field(tmp_path):
     with notify_socket(tmp_path / "notify") as socket:
         Manager({"NOTIFY_SOCKET": socket.path}).tell("STATUS=one\nREADY=1", "WATCHDOG=1")
         assert socket.hear(1.0) == {"STATUS": "one READY=1", "WATCHDOG": "1"}

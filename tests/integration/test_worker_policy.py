@@ -1,4 +1,4 @@
-"""What a silo says to work that was put together by hand to get around its policy, and what it writes down of it."""
+"""A silo's replies to hand-made work that tries to evade its policy, and its audit log of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.worker import call_ops, echo_ops, identity_computation, load_
 
 pytestmark = [pytest.mark.broker, pytest.mark.runtime]
 
-AGGREGATE = [Struct(1, ()), Compute(1)]  # no client's value is in it
+AGGREGATE = [Struct(1, ()), Compute(1)]  # contains no client value
 
 
 @pytest.fixture
 async def silo(broker, cohort, tmp_path):
-    """A silo that refuses what is refused by default, and writes it down."""
+    """Run a silo with the default policy and an audit log."""
     own = load_settings(tmp_path, broker.url, cohort)
     policy = PolicySettings(audit_file="audit.log")
     async with running_silo(dataclasses.replace(own, policy=policy)) as (_, client):
@@ -37,12 +37,12 @@ def audit(path):
 async def refused(client, item, blobs=()):
     reply = await client.send(item, blobs)
     assert isinstance(reply, Failed), reply
-    assert isinstance(await client.send(client.item(AGGREGATE)), Done)  # the next one is served
+    assert isinstance(await client.send(client.item(AGGREGATE)), Done)  # the next one succeeds
     return reply
 
 
 def hidden():
-    """A graph that reads a file, as bytes in a constant that is declared a sequence."""
+    """Return a graph that reads a file, as bytes in a constant that is declared a sequence."""
     inner = tf.compat.v1.GraphDef()
     inner.node.add(name="out", op="ReadFile")
     with tf.Graph().as_default() as outer:
@@ -65,27 +65,27 @@ def sequence():
     ("blob", "said"),
     [(hidden(), "bytes of a graph"), (sequence(), "TextLineDataset"), (b"\x0a", "malformed"), (b"", "unknown way")],
 )
-async def test_what_is_hidden_or_unreadable_is_refused(silo, tmp_path, blob, said):
+async def test_hidden_or_unreadable_graphs_are_refused(silo, tmp_path, blob, said):
     reply = await refused(silo, silo.item([Value(1, digest_of(blob)), Compute(1)]), [blob])
     assert (reply.error_type, reply.rule) == ("refused", "refuse_ops")
     assert said in reply.cause
 
 
-async def test_a_client_s_value_in_a_struct_does_not_leave(silo):
+async def test_client_value_in_a_struct_is_refused(silo):
     function = identity_computation()
     program = [*call_ops(function)[:-1], Struct(4, (("", 3), ("", 3))), Struct(5, (("", 4),)), Compute(5)]
     reply = await refused(silo, silo.item(program), [function])
     assert reply.rule == "client_results"
 
 
-async def test_a_session_ends_with_its_refusal(silo):
+async def test_refusal_ends_the_session(silo):
     item = silo.item(echo_ops(), session="gone", last=False)
     assert (await refused(silo, item)).rule == "client_results"
     reply = await refused(silo, silo.item([Compute(1)], session="gone", stage=1))
     assert reply.error_type == "lost"
 
 
-async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
+async def test_output_bytes_are_counted_over_a_session(broker, cohort, tmp_path):
     size = len(executor_pb2.Value(struct=executor_pb2.Value.Struct()).SerializeToString())
     own = dataclasses.replace(
         load_settings(tmp_path, broker.url, cohort), policy=PolicySettings(max_bytes_out=2 * size)
@@ -100,7 +100,7 @@ async def test_bytes_add_up_over_a_session(broker, cohort, tmp_path):
         assert isinstance(await client.send(client.item(AGGREGATE)), Done)
 
 
-async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_path):
+async def test_audit_log_records_beginning_and_outcome_of_work(silo, tmp_path):
     function = identity_computation()
     columns = (("x", "float32"), ("k", "int32"))
     program = [Data(1, "rows", columns), Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)]
@@ -110,7 +110,7 @@ async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_pat
     done = await silo.send(other)
     began, first, second = audit(tmp_path)
     assert (began["outcome"], began["session"], began["sources"]) == ("begun", first["session"], first["sources"])
-    assert first["begun"] == first["previous"]  # the hash of the line before
+    assert first["begun"] == first["previous"]  # the hash of the previous line
     assert "begun" not in second  # it read no data
     assert first["session"] == item.session_id
     assert first["coordinator"] == silo.transport.coordinator_id
@@ -121,7 +121,7 @@ async def test_the_audit_log_says_that_work_began_and_how_it_ended(silo, tmp_pat
     assert second["bytes_out"] == sum(size for _, size in done.outputs)
 
 
-async def test_nothing_leaves_that_cannot_be_written_down(silo, tmp_path):
+async def test_work_fails_if_the_audit_log_cannot_be_written(silo, tmp_path):
     (tmp_path / "audit.log").unlink()
     (tmp_path / "audit.log").mkdir()
     reply = await silo.send(silo.item(AGGREGATE))

@@ -1,4 +1,4 @@
-"""The source ``sql`` over a real PostgreSQL: its types, its errors, its cancelling, its passwords."""
+"""The source ``sql`` on a real PostgreSQL: types, errors, cancellation, passwords."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server():
 
 
 def run(url, sql):
-    """Rows of a statement, by the driver itself."""
+    """Return the rows of a statement, read by the driver itself."""
     connection = psycopg2.connect(url)
     try:
         connection.autocommit = True
@@ -65,14 +65,14 @@ def by_psycopg2(url):
 
 
 def line(error, function, *arguments):
-    """The line of an error."""
+    """Return the line of an error."""
     with pytest.raises(error) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_every_type_has_its_counterpart(server, tmp_path):
+def test_every_type_is_mapped(server, tmp_path):
     opened = source(server, tmp_path)
     expected = {
         "ward": ("str", (), ["b", "a"]),
@@ -94,7 +94,7 @@ def test_every_type_has_its_counterpart(server, tmp_path):
     }
 
 
-def test_vectors_have_the_length_that_is_given(server, tmp_path):
+def test_vectors_have_the_configured_length(server, tmp_path):
     opened = source(server, tmp_path, types={"curve": "float32[2]", "grid": "int8[2][2]"}, batch_rows=1)
     by_name = {column.name: column for column in opened.describe().columns}
     assert (by_name["curve"], by_name["grid"]) == (Column("curve", "float32", (2,)), Column("grid", "int8", (2, 2)))
@@ -133,19 +133,19 @@ def test_keys_are_compared_as_text_and_sorted_by_size(server, tmp_path):
 
 
 @pytest.mark.parametrize("query", ["select i % 0 as x from generate_series(1, 3) t(i)", "select * from nothing"])
-def test_the_databases_own_words_are_one_line(server, tmp_path, query):
+def test_database_errors_are_one_line(server, tmp_path, query):
     said = line(SourceError, source(server, tmp_path, query).describe)
     assert "division by zero; correct its query" in said or 'relation "nothing" does not exist; correct its' in said
 
 
-def test_nothing_is_written(server, tmp_path):
+def test_source_is_read_only(server, tmp_path):
     writing = "with w as (insert into stays (ward) values ('z') returning ward) select ward from w"
     said = line(SourceError, source(server, tmp_path, writing).describe)
     assert "cannot execute INSERT in a read-only transaction" in said or "must not contain data-modifying" in said
     assert run(server, "select count(*) from stays where ward = 'z'") == [(0,)]
 
 
-def test_a_password_is_used_and_told_to_nobody(server, tmp_path):
+def test_password_is_used_and_never_shown(server, tmp_path):
     host = parse_qs(urlsplit(server).query)["host"][0]
     quoted = PASSWORD.replace("@", "%40").replace("/", "%2F").replace(" ", "%20")
     good = source(f"postgresql://alice:{quoted}@/postgres?host={host}", tmp_path)
@@ -159,7 +159,7 @@ def test_a_password_is_used_and_told_to_nobody(server, tmp_path):
     assert "ward" not in line(SourceError, named.describe)
 
 
-def test_a_server_that_is_not_there(tmp_path):
+def test_unreachable_server_is_an_error(tmp_path):
     said = line(SourceError, source("postgresql://me:secret@127.0.0.1:1/x", tmp_path).describe)
     assert "Connection refused" in said
     assert "secret" not in said
@@ -186,7 +186,7 @@ def test_an_interrupted_read_is_cancelled_at_the_server(server, tmp_path):
     wait_until(lambda: not run(server, active), 10)
 
 
-async def test_a_silo_hands_the_columns_over(server, tmp_path):
+async def test_silo_sends_the_columns(server, tmp_path):
     settings = SourceSettings(
         "sql", {"url": by_psycopg2(server), "query": "select ward, days from stays", "clients": "ward"}
     )

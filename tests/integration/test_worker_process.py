@@ -1,4 +1,4 @@
-"""The command ``fedbroker-silo`` as a process of its own: starting, stopping, and saying what is wrong in one line."""
+"""The command ``fedbroker-silo`` as a process: start, stop, and one-line errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PYTHONPATH = f"{ROOT}:{ROOT / 'workers'}"
 READY_SECONDS = 3.0
 RESIDENT_MIB = 160
-"""Alone 137 to 147, and 151 beside other tests: how many of malloc's arenas the threads have touched."""
+"""Memory of a silo in MiB: 137 to 147 alone, 151 with other tests, depending on malloc's arenas per thread."""
 FLIGHTS = {"flights": {"query": "select dep_delay, distance from 'flights.csv' where dep_delay is not null"}}
 
 
@@ -42,7 +42,7 @@ def command(*arguments):
 
 @contextmanager
 def process(path, *options, **variables):
-    """A running silo, started in another directory than its settings'."""
+    """Start a silo in another directory than its settings'."""
     ready = path.parent / "ready"
     with (path.parent / "log").open("wb") as log:
         started = subprocess.Popen(
@@ -75,7 +75,7 @@ def events(path):
 
 
 def run(*arguments, **variables):
-    """Exit code, standard output and standard error of a command that ends by itself."""
+    """Run a command that ends by itself; return exit code, standard output and standard error."""
     done = subprocess.run(
         command(*arguments), env=environment(**variables), cwd="/", capture_output=True, text=True, timeout=60
     )
@@ -84,15 +84,15 @@ def run(*arguments, **variables):
 
 @pytest.fixture
 def flights(tmp_path, broker, cohort):
-    """Settings of a silo with a file like an airport's: 100,000 flights."""
+    """Write settings of a silo with a file of 100,000 flights."""
     query = "select i % 60 - 10 as dep_delay, i % 2000 as distance, 'N' || i as tailnum from range(100000) t(i)"
     duckdb.sql(f"copy ({query}) to '{tmp_path / 'flights.csv'}' (header)")
     return write_settings(tmp_path, broker.url, cohort, FLIGHTS)
 
 
 @pytest.mark.alone
-async def test_it_is_ready_in_time(flights, record_property):
-    """By the clock on a machine that has nothing else to do, by its own processor time where others run beside it."""
+async def test_silo_is_ready_in_time(flights, record_property):
+    """Measure by the clock on an idle machine, and by the process's own processor time on a busy one."""
     began = time.monotonic()
     with process(flights) as silo:
         await ready(flights, silo)
@@ -108,7 +108,7 @@ async def test_it_is_ready_in_time(flights, record_property):
     assert seconds < 10 * READY_SECONDS
 
 
-async def test_it_is_small_and_leaves_nothing(flights, record_property):
+async def test_silo_uses_little_memory_and_leaves_nothing(flights, record_property):
     with process(flights) as silo:
         await ready(flights, silo)
         async with work_client(load(flights, {})) as client:
@@ -127,7 +127,7 @@ async def test_it_is_small_and_leaves_nothing(flights, record_property):
     assert resident < RESIDENT_MIB
 
 
-async def test_each_line_of_its_log_names_silo_session_and_stage(flights, broker):
+async def test_log_lines_name_silo_session_and_stage(flights, broker):
     with process(flights) as silo:
         await ready(flights, silo)
         async with work_client(load(flights, {})) as client:
@@ -143,7 +143,7 @@ async def test_each_line_of_its_log_names_silo_session_and_stage(flights, broker
     assert urlsplit(broker.url).password not in (flights.parent / "log").read_text()
 
 
-async def test_a_signal_lets_it_finish_the_work_in_hand(tmp_path, broker, cohort):
+async def test_first_signal_completes_the_current_work(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with process(path, PYTHONPATH=f"{tmp_path}:{PYTHONPATH}") as silo:
         await ready(path, silo)
@@ -158,7 +158,7 @@ async def test_a_signal_lets_it_finish_the_work_in_hand(tmp_path, broker, cohort
     assert [event["event"] for event in events(path)][-3:] == ["finishing the work in hand", "work done", "stopped"]
 
 
-async def test_a_second_signal_ends_it_at_once(tmp_path, broker, cohort):
+async def test_second_signal_ends_the_silo_immediately(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort, {"slow": gated_source(tmp_path, waits=True)})
     with process(path, PYTHONPATH=f"{tmp_path}:{PYTHONPATH}") as silo:
         await ready(path, silo)
@@ -174,14 +174,14 @@ async def test_a_second_signal_ends_it_at_once(tmp_path, broker, cohort):
         await eventually(lambda: not any(child.is_running() for child in children))
 
 
-async def test_it_ends_with_its_standard_input_if_asked_to(flights):
+async def test_silo_ends_with_its_standard_input_if_configured(flights):
     with process(flights, "--until-eof") as silo:
         await ready(flights, silo)
         silo.stdin.close()
         assert await ended(silo) == 0
 
 
-async def test_nothing_is_left_when_it_is_killed(flights):
+async def test_killed_silo_leaves_no_process(flights):
     with process(flights) as silo:
         await ready(flights, silo)
         children = psutil.Process(silo.pid).children(recursive=True)
@@ -190,14 +190,14 @@ async def test_nothing_is_left_when_it_is_killed(flights):
         await eventually(lambda: not any(child.is_running() for child in children))
 
 
-async def test_a_signal_while_it_starts_ends_it(flights):
+async def test_signal_during_start_ends_the_silo(flights):
     with process(flights) as silo:
         await eventually(lambda: bool(psutil.Process(silo.pid).children()))
         silo.terminate()
         assert await ended(silo) == 0
 
 
-async def test_a_killed_silo_is_followed_by_another_that_does_its_work(tmp_path, flights):
+async def test_successor_of_a_killed_silo_does_its_work(tmp_path, flights):
     own = load(flights, {})
     with process(flights) as silo:
         await ready(flights, silo)
@@ -220,7 +220,7 @@ async def test_a_killed_silo_is_followed_by_another_that_does_its_work(tmp_path,
         (("fedbroker:", "fedbroker:wrong"), 3, "refused the login of user 'fedbroker'; correct user and password"),
     ],
 )
-def test_each_mistake_is_one_line_and_an_exit_code(flights, change, code, line):
+def test_each_configuration_error_is_one_line_and_an_exit_code(flights, change, code, line):
     text = flights.read_text()
     assert change[0] in text
     flights.write_text(text.replace(*change, 1))
@@ -232,7 +232,7 @@ def test_each_mistake_is_one_line_and_an_exit_code(flights, change, code, line):
     assert "wrong" not in said
 
 
-def test_no_vhost_and_no_broker(flights, broker):
+def test_missing_vhost_or_broker_is_one_line(flights, broker):
     nobody = broker.url.replace(f":{broker.port}", ":1")
     assert_refused(flights, nobody, "nothing answers at")
     assert_refused(flights, f"{broker.url}none", "refused vhost 'none'")
@@ -254,7 +254,7 @@ async def test_a_second_silo_of_the_same_name_ends_with_one_line(flights):
             assert len(await client.outputs(client.item(echo_ops("flights", [("distance", "int64")])))) == 1
 
 
-def test_mistakes_on_the_command_line(tmp_path):
+def test_command_line_errors_are_one_line(tmp_path):
     for arguments, line in (
         (["run", "--config", tmp_path / "none.toml"], "error: [FB4201] there is no file"),
         (["run", "--cnfig", "x"], "error: [FB1002]"),
@@ -266,7 +266,7 @@ def test_mistakes_on_the_command_line(tmp_path):
         assert len(said.splitlines()) == 1
 
 
-def test_check_prints_what_there_is(flights):
+def test_check_prints_sources_and_columns(flights):
     returned, printed, said = run("check", "--config", flights)
     assert (returned, said) == (0, "")
     assert "ewr of cohort" in printed
@@ -285,7 +285,7 @@ def test_check_prints_what_there_is(flights):
     assert urlsplit(found["broker"]["url"]).password is None
 
 
-def test_check_tells_what_confines_the_runtime(flights):
+def test_check_prints_the_runtimes_confinement(flights):
     _, printed, _ = run("check", "--json", "--config", flights)
     (found,) = (one for one in json.loads(printed)["findings"] if one["subject"] == "confinement")
     assert found["level"] == "ok"
@@ -295,7 +295,7 @@ def test_check_tells_what_confines_the_runtime(flights):
     assert re.search(r"warning +confinement .*could read this user's files; missing: mount, .*: switched off", printed)
 
 
-def test_check_tells_how_many_clients_there_are(tmp_path, broker, cohort):
+def test_check_prints_the_number_of_clients(tmp_path, broker, cohort):
     several = "select i % 3 as k, i as n from range(1000) t(i)"
     sources = {
         "one": {"query": "select 1 as x"},
@@ -316,7 +316,7 @@ def test_check_tells_how_many_clients_there_are(tmp_path, broker, cohort):
     assert found["several"]["columns"] == [{"name": "n", "dtype": "int64", "shape": []}]
 
 
-def test_check_tells_of_everything_that_is_wrong(tmp_path, broker, cohort):
+def test_check_reports_every_problem(tmp_path, broker, cohort):
     queries = {"good": "select 1 as x", "bad": "from 'none.csv'", "null": "select [1] as v"}
     sources = {name: {"query": query} for name, query in queries.items()}
     url = broker.url.replace(f":{broker.port}", ":1")
@@ -335,7 +335,7 @@ def test_check_tells_of_everything_that_is_wrong(tmp_path, broker, cohort):
 
 
 async def test_check_does_not_join_the_cohort(flights):
-    """It works beside the running silo."""
+    """Run the check while the silo serves."""
     with process(flights) as silo:
         await ready(flights, silo)
         assert (await asyncio.to_thread(run, "check", "--config", flights))[0] == 0

@@ -1,4 +1,4 @@
-"""Work that takes longer than the broker lets a consumer hold a message: done once, and nobody is cut off."""
+"""Work that exceeds the broker's consumer timeout: it runs once, and no connection is closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def impatient():
-    """A broker that closes the channel of whoever holds a message for two seconds; it looks every half."""
+    """Run a broker that closes the channel of a consumer that holds a message for two seconds."""
     with PrivateBroker(extra_conf={"consumer_timeout": str(int(TIMEOUT * 1000))}) as node:
         node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
         yield node
@@ -33,7 +33,7 @@ def impatient():
 
 @contextlib.asynccontextmanager
 async def working(broker, cohort, tmp_path, waiting, **silo):
-    """A silo behind a proxy that counts its connections, with a work item in hand."""
+    """Start a silo with a current work item, behind a proxy that counts connections."""
     async with Proxy(broker.url) as proxy:
         own = load_settings(tmp_path, proxy.url, cohort, waiting, **silo)
         async with SiloService(own) as service, work_client(own, broker.url) as client:
@@ -47,7 +47,7 @@ async def working(broker, cohort, tmp_path, waiting, **silo):
 
 
 async def passed(seconds):
-    """That much time with the work in hand is what these tests are about."""
+    """Let time pass while the silo holds the work item."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.Event().wait()
@@ -66,10 +66,8 @@ async def test_work_of_several_timeouts_is_renewed_and_answered_once(impatient, 
         await client.check()
 
 
-async def test_without_renewal_the_broker_cuts_the_silo_off_unless_it_heeds_the_queues_own_timeout(
-    impatient, cohort, tmp_path, waiting
-):
-    """Before RabbitMQ 3.12 there is none but the broker's."""
+async def test_without_renewal_only_the_queues_own_timeout_keeps_the_channel_open(impatient, cohort, tmp_path, waiting):
+    """Before RabbitMQ 3.12 only the broker has a consumer timeout."""
     version = tuple(map(int, re.findall(r"\d+", impatient.ctl("version"))[:2]))
     async with working(impatient, cohort, tmp_path, waiting, renew_seconds=600) as (_, _, proxy, asking):
         if version < (3, 12):
@@ -82,7 +80,7 @@ async def test_without_renewal_the_broker_cuts_the_silo_off_unless_it_heeds_the_
         assert read_count(tmp_path) == 1
 
 
-async def test_a_silo_that_dies_with_renewed_work_gives_it_back(impatient, cohort, tmp_path, waiting):
+async def test_renewed_work_of_a_dead_silo_is_requeued(impatient, cohort, tmp_path, waiting):
     async with working(impatient, cohort, tmp_path, waiting, renew_seconds=0.3) as (service, _, _, asking):
         await passed(1.5)
         await service.close()
@@ -92,8 +90,8 @@ async def test_a_silo_that_dies_with_renewed_work_gives_it_back(impatient, cohor
         assert read_count(tmp_path) == 2
 
 
-async def test_work_that_comes_back_too_often_is_dead_whoever_counted(impatient, cohort, tmp_path, waiting):
-    """The copies carry on the count: a crash loop ends, even if each round is longer than a renewal."""
+async def test_work_is_dead_lettered_after_the_delivery_limit(impatient, cohort, tmp_path, waiting):
+    """Count deliveries over renewed copies: a crash loop ends, even if each round is longer than a renewal."""
     own = load_settings(tmp_path, impatient.url, cohort, waiting, renew_seconds=0.3)
     async with client_of_started(own, tmp_path) as (client, asking):
         for round_ in range(2, 12):
@@ -120,13 +118,13 @@ async def client_of_started(own, tmp_path):
         yield client, asking
 
 
-async def test_renewals_do_not_let_more_work_in(broker, cohort, tmp_path, waiting):
-    """The place of a delivery that is given back goes to the next one in the queue: that one has to wait here."""
+async def test_renewals_do_not_raise_the_number_of_current_items(broker, cohort, tmp_path, waiting):
+    """A renewed delivery frees its place for the next message in the queue, which has to wait here."""
     own = load_settings(tmp_path, broker.url, cohort, waiting, max_work=2, renew_seconds=0.3)
     async with SiloService(own) as service, work_client(own) as client:
         asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60))) for _ in range(6)]
         held = service._end._work_consumer._holdings
-        await eventually(lambda: len(held) == 6)  # since those in hand were renewed
+        await eventually(lambda: len(held) == 6)  # since the current items were renewed
         assert service.statistics().in_hand == 2
         let_reads_return(tmp_path)
         assert [len(outputs) for outputs in await asyncio.gather(*asking)] == [1] * 6
@@ -137,7 +135,7 @@ async def test_renewals_do_not_let_more_work_in(broker, cohort, tmp_path, waitin
         await client.check()
 
 
-async def test_a_copy_behind_a_long_queue_is_not_done_again(broker, cohort, tmp_path, waiting, monkeypatch):
+async def test_renewed_copy_behind_a_long_queue_runs_once(broker, cohort, tmp_path, waiting, monkeypatch):
     monkeypatch.setattr(work_consumer, "COPY_SECONDS", 0.0)
     own = load_settings(tmp_path, broker.url, cohort, {**waiting, "slow": SLOW}, max_work=1, renew_seconds=2.0)
     async with SiloService(own) as service, work_client(own) as client, queue_admin(broker.url) as look:
@@ -145,12 +143,12 @@ async def test_a_copy_behind_a_long_queue_is_not_done_again(broker, cohort, tmp_
         first = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60)))
         await eventually(lambda: read_count(tmp_path) == 1)
         second = asyncio.create_task(client.send(client.item(echo_ops("slow"), session="slow", seconds=60)))
-        await eventually(lambda: len(inbox._holdings) == 2)  # the first one's copy is behind the second one
+        await eventually(lambda: len(inbox._holdings) == 2)  # the first item's copy is behind the second item
         let_reads_return(tmp_path)
         assert len(await first) == 1
         await eventually(lambda: len(inbox._owed) == 1)
         assert await look.holds(queue, 1)
-        await eventually(lambda: look.holds(queue, 0))  # since the second one was renewed
+        await eventually(lambda: look.holds(queue, 0))  # since the second item was renewed
         await client.transport.end_session("ewr", "slow")
         await eventually(lambda: not service.statistics().in_hand)
         assert (client.transport.late, read_count(tmp_path)) == (0, 1)

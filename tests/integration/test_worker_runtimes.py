@@ -1,4 +1,4 @@
-"""A C++ runtime that dies or stops while it works: the item ends in time, the next session has another runtime."""
+"""A C++ runtime that dies or stops at work: the item ends in time, and the next session has another runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.worker import call_ops, echo_ops, identity_computation, load_
 
 @pytest.fixture
 def ours():
-    """The C++ runtimes of the silo in this process."""
+    """Return the C++ runtimes of the silo in this process."""
     return new_runtimes()
 
 
@@ -26,14 +26,14 @@ async def client(ours, broker, cohort, tmp_path):
 
 
 def stop(runtimes) -> None:
-    """As SIGSTOP does: it keeps its connections and says nothing more."""
+    """Stop a runtime by SIGSTOP: its connections stay open and silent."""
     assert runtimes
     for runtime in runtimes:
         runtime.suspend()
 
 
 @pytest.mark.alone
-async def test_a_runtime_that_stops_fails_the_item_in_its_time_and_no_other(client, ours):
+async def test_stopped_runtime_fails_only_its_item_in_time(client, ours):
     before = ours()
     stop(before)
     began = time.monotonic()
@@ -46,7 +46,7 @@ async def test_a_runtime_that_stops_fails_the_item_in_its_time_and_no_other(clie
     assert ours()
 
 
-async def test_a_runtime_that_stops_with_kept_values_is_replaced(client, ours):
+async def test_stopped_runtime_with_kept_values_is_replaced(client, ours):
     function = identity_computation()
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
     stop(ours())
@@ -59,19 +59,19 @@ async def test_a_runtime_that_stops_with_kept_values_is_replaced(client, ours):
     assert lost.error_type == "lost"
 
 
-async def test_a_runtime_that_is_stopped_without_a_call_is_replaced(client, ours):
+async def test_stopped_idle_runtime_is_replaced(client, ours):
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
     stopped = ours()
     stop(stopped)
     reply = await client.send(client.item([Compute(1)], session="s", stage=1, seconds=0.5))
     assert isinstance(reply, Failed)
     assert reply.error_type == "timeout"
-    # It is asked to forget the session first, which it does not do within its second; by then it is known.
+    # The silo first asks it to forget the session, which times out after a second; by then the stop is known.
     await client.send(client.item(echo_ops(), seconds=2.0))
     await client.check()
 
 
-async def test_a_runtime_that_dies_each_time_is_said_to_after_three(client, ours):
+async def test_three_deaths_of_the_runtime_are_an_error(client, ours):
     async def keep_killing():
         while True:
             for runtime in ours():

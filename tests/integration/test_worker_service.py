@@ -1,4 +1,4 @@
-"""A silo in service, on a real broker with the real C++ runtime, asked by work items written by hand."""
+"""A silo in service on a real broker with the real C++ runtime; its work items are made by hand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RANDOM = {"query": "select random()::float as x from range(10)"}
 
 @pytest.fixture
 def own(broker, cohort, tmp_path):
-    """A silo's settings."""
+    """Return a silo's settings."""
     big = {"query": "select i::double as x from range(500000) t(i)"}
     one = {"query": "select 7 as n"}
     sources = {"rows": {"query": ROWS}, "slow": SLOW, "random": RANDOM, "big": big, "one": one}
@@ -59,13 +59,13 @@ def own(broker, cohort, tmp_path):
 
 @pytest.fixture
 def ours():
-    """The C++ runtimes of the silo in this process."""
+    """Return the C++ runtimes of the silo in this process."""
     return new_runtimes()
 
 
 @pytest.fixture
 async def both(ours, own):
-    """A silo and its client."""
+    """Run a silo and its client."""
     async with running_silo(own) as pair:
         yield pair
 
@@ -76,7 +76,7 @@ async def client(both):
 
 
 def members(output, dtype=np.float32):
-    """The members of a clients-placed struct of arrays."""
+    """Return the members of a clients-placed struct of arrays."""
     value = executor_pb2.Value.FromString(output)
     return [[np.frombuffer(e.value.array.content, dtype) for e in m.struct.element] for m in value.federated.value]
 
@@ -97,12 +97,12 @@ async def test_data_become_values(client):
     np.testing.assert_array_equal(members(output), [[np.arange(100, dtype=np.float32)]])
 
 
-async def test_no_client_is_no_member(client):
+async def test_source_without_clients_has_no_members(client):
     (output,) = await client.outputs(client.item(echo_ops(), clients=0))
     assert members(output) == []
 
 
-async def test_every_operation(client):
+async def test_every_op(client):
     function = identity_computation()
     program = [
         Data(1, "rows", (("x", "float32"), ("#1", "int64"))),
@@ -121,7 +121,7 @@ async def test_every_operation(client):
     assert len(executor_pb2.Value.FromString(pair).struct.element) == 2
 
 
-async def test_values_are_kept_between_stages_until_the_last(client):
+async def test_values_are_kept_until_the_last_stage(client):
     session = "kept"
     await client.outputs(client.item(echo_ops("random"), session=session, last=False))
     (first,) = await client.outputs(client.item([Compute(1)], session=session, stage=1, last=False))
@@ -133,7 +133,7 @@ async def test_values_are_kept_between_stages_until_the_last(client):
     assert "session kept is not here" in line
 
 
-async def test_a_session_whose_lease_ran_out_is_lost(both):
+async def test_session_is_lost_after_its_lease(both):
     service, client = both
     await client.outputs(client.item(echo_ops(), session="short", last=False, lease=0.05))
     await eventually(lambda: len(service._sessions) == 0)
@@ -141,12 +141,12 @@ async def test_a_session_whose_lease_ran_out_is_lost(both):
     assert kind == "lost"
 
 
-async def test_large_outputs_go_by_the_bulk_lane(client):
+async def test_large_outputs_are_sent_as_blobs(client):
     (output,) = await client.outputs(client.item(echo_ops("big", [("x", "float64")])))
     assert members(output, np.float64)[0][0].sum() == sum(range(500000))
 
 
-async def test_large_blobs_come_by_the_bulk_lane(client):
+async def test_large_blobs_are_received(client):
     value = executor_pb2.Value()
     value.array.dtype = 7  # DT_STRING
     value.array.shape.SetInParent()
@@ -162,7 +162,7 @@ async def test_large_blobs_come_by_the_bulk_lane(client):
     assert await client.outputs(client.item([Value(1, digest), Compute(1)])) == [output]
 
 
-async def test_what_is_lacking_is_asked_for(client):
+async def test_missing_blobs_are_requested(client):
     function = identity_computation()
     item = client.item(call_ops(function))
     reply = await client.send(item)
@@ -171,7 +171,7 @@ async def test_what_is_lacking_is_asked_for(client):
     assert len(await client.outputs(item, [function])) == 1
 
 
-async def test_an_announced_blob_that_does_not_come_is_asked_for(broker, cohort, tmp_path):
+async def test_announced_blob_that_does_not_arrive_is_requested(broker, cohort, tmp_path):
     function = identity_computation()
     async with running_silo(load_settings(tmp_path, broker.url, cohort), patience=0.3) as (_, client):
         item = client.item(call_ops(function), fresh={digest_of(function): len(function)})
@@ -180,7 +180,7 @@ async def test_an_announced_blob_that_does_not_come_is_asked_for(broker, cohort,
         assert reply.digests == (digest_of(function),)
 
 
-async def test_lacking_a_blob_does_not_end_a_session(client):
+async def test_missing_blob_does_not_end_the_session(client):
     function = identity_computation()
     await client.outputs(client.item(echo_ops(), session="s", last=False))
     item = client.item([Value(2, digest_of(function)), Call(3, 2, 1), Compute(3)], session="s", stage=1)
@@ -214,7 +214,7 @@ FAILURES = [
 ]
 
 
-async def test_each_failure_is_an_answer_and_the_next_item_is_served(client):
+async def test_each_failure_is_a_reply_and_the_next_item_succeeds(client):
     for program, options, kind, line in FAILURES:
         found, said = await client.refused(client.item(program, **options), [GARBAGE])
         assert (found, line in said) == (kind, True), said
@@ -227,7 +227,7 @@ async def test_a_scalar_source(client):
     assert member.struct.element[0].value.array.int64_list.value == [7]
 
 
-async def test_a_session_belongs_to_one_coordinator_with_so_many_clients(client, own):
+async def test_session_has_one_coordinator_and_a_fixed_number_of_clients(client, own):
     await client.outputs(client.item(echo_ops(), session="mine", last=False))
     async with work_client(own) as other:
         kind, line = await other.refused(other.item([Compute(1)], session="mine", stage=1))
@@ -237,14 +237,14 @@ async def test_a_session_belongs_to_one_coordinator_with_so_many_clients(client,
     assert len(await client.outputs(client.item([Compute(1)], session="mine", stage=1))) == 1
 
 
-async def test_work_that_comes_again_is_answered_again_not_done_again(client):
+async def test_redelivered_work_is_answered_without_running_again(client):
     item = client.item(echo_ops("random"))
     first, again = await client.outputs(item), await client.outputs(item)
     assert first == again
     assert await client.outputs(client.item(echo_ops("random"))) != first
 
 
-async def test_failed_work_that_comes_again_is_tried_again(client, tmp_path):
+async def test_redelivered_failed_work_runs_again(client, tmp_path):
     session = "retry"
     kind, _ = await client.refused(client.item(echo_ops("slow"), session=session, seconds=0.2))
     assert kind == "timeout"
@@ -262,7 +262,7 @@ async def test_an_output_beyond_the_limit_is_refused(broker, cohort, tmp_path):
         assert (kind, "more than the limit of 2000" in line) == ("refused", True), line
 
 
-async def test_a_session_given_up_stops_its_work(both):
+async def test_ended_session_stops_its_work(both):
     service, client = both
     item = client.item(echo_ops("slow"), session="gone", last=False)
     asking = asyncio.create_task(client.send(item))
@@ -275,7 +275,7 @@ async def test_a_session_given_up_stops_its_work(both):
     assert (kind, "the session was given up" in line) == ("refused", True)
 
 
-async def test_the_next_item_works_after_the_runtime_was_killed(both, ours):
+async def test_next_item_succeeds_after_the_runtime_was_killed(both, ours):
     _, client = both
     await client.outputs(client.item(echo_ops(), session="s", last=False))
     for runtime in ours():
@@ -286,7 +286,7 @@ async def test_the_next_item_works_after_the_runtime_was_killed(both, ours):
     await client.check()
 
 
-async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort, tmp_path, waiting):
+async def test_work_redelivered_while_running_runs_once(broker, cohort, tmp_path, waiting):
     async with Proxy(broker.url) as proxy:
         own = load_settings(tmp_path, proxy.url, cohort, waiting)
         async with SiloService(own), work_client(own, broker.url) as client:
@@ -295,13 +295,13 @@ async def test_work_delivered_again_while_it_is_done_is_done_once(broker, cohort
             before = proxy.connections
             proxy.cut()
             await eventually(lambda: proxy.connections >= before + 2)
-            await client.check()  # it is back, and was given its work again before this
+            await client.check()  # the silo is back, and got its work again before this
             let_reads_return(tmp_path)
             assert len(await asking) == 1
             assert read_count(tmp_path) == 1
 
 
-async def test_what_was_computed_while_the_broker_restarted_is_answered(tmp_path, waiting):
+async def test_work_done_during_a_broker_restart_is_answered(tmp_path, waiting):
     async with PrivateBroker(directory=tmp_path / "node") as node:
         own = load_settings(tmp_path, node.url, "restarted", waiting)
         async with running_silo(own) as (_, client):
@@ -314,7 +314,7 @@ async def test_what_was_computed_while_the_broker_restarted_is_answered(tmp_path
             assert read_count(tmp_path) == 1
 
 
-async def test_draining_answers_what_is_in_hand(broker, cohort, tmp_path, waiting):
+async def test_draining_answers_the_current_work(broker, cohort, tmp_path, waiting):
     async with running_silo(load_settings(tmp_path, broker.url, cohort, waiting)) as (service, client):
         asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"))))
         await eventually(lambda: read_count(tmp_path) == 1)
@@ -332,7 +332,7 @@ async def test_draining_answers_what_is_in_hand(broker, cohort, tmp_path, waitin
         assert nobody.reason == "expired"
 
 
-async def test_draining_sees_the_sessions_that_are_here_to_their_end(both):
+async def test_draining_completes_open_sessions(both):
     service, client = both
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
     draining = asyncio.create_task(service.drain())
@@ -343,7 +343,7 @@ async def test_draining_sees_the_sessions_that_are_here_to_their_end(both):
     await draining
 
 
-async def test_a_runtime_that_dies_under_a_new_session_has_its_work_done_again(broker, cohort, tmp_path, waiting, ours):
+async def test_first_work_of_a_session_is_retried_after_a_runtime_death(broker, cohort, tmp_path, waiting, ours):
     async with running_silo(load_settings(tmp_path, broker.url, cohort, waiting)) as (_, client):
         asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"))))
         await eventually(lambda: read_count(tmp_path) == 1)
@@ -357,14 +357,14 @@ async def test_a_runtime_that_dies_under_a_new_session_has_its_work_done_again(b
         assert read_count(tmp_path) == 1
 
 
-async def test_a_word_for_an_earlier_incarnation_ends_nothing(both):
+async def test_notice_for_an_earlier_incarnation_is_ignored(both):
     _, client = both
     await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="s", last=False))
     await client.transport.end_session(SILO, "s", "somebody-else")
     assert len(await client.outputs(client.item([Compute(1)], session="s", stage=1))) == 1
 
 
-async def test_an_answer_says_how_long_it_waited_for_blobs(both):
+async def test_reply_has_the_time_spent_waiting_for_blobs(both):
     _, client = both
     blob = identity_computation()
     program = call_ops(blob)
@@ -375,14 +375,14 @@ async def test_an_answer_says_how_long_it_waited_for_blobs(both):
     assert 0 < done.blob_wait <= done.duration
 
 
-async def test_what_is_announced(both):
+async def test_announcement_describes_the_silo(both):
     _, client = both
     said = client.coordinator.announces[-1]
     assert said.capabilities == ("replay/1",)
     assert said.in_flight == 0
 
 
-async def test_no_more_work_is_taken_in_hand_than_allowed(broker, cohort, tmp_path, waiting):
+async def test_number_of_current_work_items_is_limited(broker, cohort, tmp_path, waiting):
     async with running_silo(load_settings(tmp_path, broker.url, cohort, waiting, max_work=2)) as (_, client):
         asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting")))) for _ in range(3)]
         async with queue_admin(broker.url) as look:
@@ -394,7 +394,7 @@ async def test_no_more_work_is_taken_in_hand_than_allowed(broker, cohort, tmp_pa
             await eventually(lambda: look.holds(queue, 0))
 
 
-async def test_no_more_sessions_are_held_than_allowed(broker, cohort, tmp_path):
+async def test_number_of_sessions_is_limited(broker, cohort, tmp_path):
     async with running_silo(load_settings(tmp_path, broker.url, cohort, max_sessions=2)) as (_, client):
         keep = [Data(1, "rows", (("x", "float32"),))]
         for session in ("s1", "s2"):
@@ -406,7 +406,7 @@ async def test_no_more_sessions_are_held_than_allowed(broker, cohort, tmp_path):
         await client.outputs(client.item(keep, session="s3", last=False))
 
 
-async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):
+async def test_draining_ends_at_its_timeout(broker, cohort, tmp_path, waiting):
     own = load_settings(tmp_path, broker.url, cohort, waiting, drain_seconds=0.2)
     async with running_silo(own) as (service, client):
         asking = asyncio.create_task(client.send(client.item(echo_ops("waiting"))))
@@ -416,13 +416,13 @@ async def test_draining_gives_up_in_the_end(broker, cohort, tmp_path, waiting):
         let_reads_return(tmp_path)
 
 
-async def test_a_second_silo_of_the_same_name_is_told(client, own):
+async def test_second_silo_of_the_same_name_is_refused(client, own):
     with pytest.raises(NameTaken):
         await SiloService(own).open()
     await client.check()
 
 
-async def test_a_source_that_cannot_be_opened_leaves_nothing_behind(broker, cohort, tmp_path, ours):
+async def test_failed_open_of_a_source_leaves_nothing_behind(broker, cohort, tmp_path, ours):
     own = load_settings(tmp_path, broker.url, cohort, {"rows": {"query": "from 'none.csv'"}})
     with pytest.raises(SiloError, match=r"source 'rows': IO Error: No files found"):
         await SiloService(own).open()

@@ -1,4 +1,4 @@
-"""A second process of one silo stands by, and takes the first one's place and its work within seconds."""
+"""A standby process of a silo takes over the name and work of the first process within seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 @pytest.fixture
 def pair(broker, cohort, tmp_path, monkeypatch):
-    """Two processes of one silo with the same data, the second one standing by; and the first one's settings."""
+    """Start two processes of one silo with the same data, the second one on standby; yield them and the settings."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     sources = {"rows": {"query": ROWS}, "waiting": gated_source(tmp_path, waits=True)}
     processes = []
@@ -49,7 +49,7 @@ async def start(process: SiloProcess) -> None:
 
 
 @pytest.mark.alone
-async def test_the_one_that_stands_by_takes_over_with_the_work_in_hand(pair, tmp_path):
+async def test_standby_takes_over_with_the_current_work(pair, tmp_path):
     own, (first, second) = pair
     await start(first)
     second.start()
@@ -69,7 +69,7 @@ async def test_the_one_that_stands_by_takes_over_with_the_work_in_hand(pair, tmp
         assert len({announce.incarnation for announce in client.coordinator.announces}) == 2
 
 
-async def test_who_stands_by_ends_at_once_when_told_to(pair):
+async def test_standby_ends_immediately_on_a_signal(pair):
     _, (first, second) = pair
     await start(first)
     second.start()
@@ -77,7 +77,7 @@ async def test_who_stands_by_ends_at_once_when_told_to(pair):
     assert second.stop() == 0
 
 
-async def test_without_standby_the_second_is_refused(pair):
+async def test_second_process_without_standby_is_refused(pair):
     _, (first, second) = pair
     await start(first)
     text = (second.directory / "silo.toml").read_text().replace("standby = true", "standby = false")
@@ -88,7 +88,7 @@ async def test_without_standby_the_second_is_refused(pair):
 
 
 def large_value() -> bytes:
-    """A value that goes by the bulk lane."""
+    """Return a value that is large enough to be sent as a blob."""
     value = executor_pb2.Value()
     value.array.dtype = 7  # DT_STRING
     value.array.shape.SetInParent()
@@ -97,7 +97,7 @@ def large_value() -> bytes:
 
 
 @pytest.mark.alone
-async def test_blobs_that_went_to_the_first_are_asked_for_at_once(pair):
+async def test_blobs_sent_to_the_first_process_are_requested_again_immediately(pair):
     own, (first, second) = pair
     await start(first)
     second.start()
@@ -121,8 +121,8 @@ async def test_blobs_that_went_to_the_first_are_asked_for_at_once(pair):
         assert time.monotonic() - killed < 5.0
 
 
-async def test_a_lock_that_lingers_on_the_bulk_lane_is_waited_for(broker, cohort, tmp_path):
-    """The two connections of a silo whose machine lost its power do not end in the same moment."""
+async def test_standby_waits_for_a_lingering_lock_of_the_bulk_connection(broker, cohort, tmp_path):
+    """The two connections of a silo whose machine lost power do not end at the same moment."""
     own = load_settings(tmp_path, broker.url, cohort, standby=True)
     async with queue_admin(broker.url) as killed:
         await killed.declare(f"fedbroker.blobs.{cohort}.ewr", exclusive=True)
@@ -131,7 +131,7 @@ async def test_a_lock_that_lingers_on_the_bulk_lane_is_waited_for(broker, cohort
         service = SiloService(own)
         opening = asyncio.create_task(service.open())
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(opening), 4.0)  # longer than it takes to be refused
+            await asyncio.wait_for(asyncio.shield(opening), 4.0)  # longer than a refusal takes
     try:
         await asyncio.wait_for(opening, 10.0)
         async with work_client(own) as client:
