@@ -49,7 +49,7 @@ class Scene:
     coordinator: RecordingCoordinator
     ewr: EchoSilo
     jfk: EchoSilo
-    broker_operator: BrokerOperator
+    operator: BrokerOperator
 
     async def ask(self, blob: bytes = b"", *, silo: str = "ewr", stage: int = 0, seconds: float = 9) -> Done | Dead:
         """Request a blob back, if one is given; it is sent as bulk messages in both directions."""
