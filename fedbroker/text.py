@@ -68,7 +68,7 @@ def printable(text: str, most: int | None = LONGEST) -> str:
         text: the untrusted text.
         most: maximal number of characters to return; None for any number. A text that is cut ends with ``…``.
     """
-    if not is_printable(text):
+    if not (text.isascii() and text.isprintable()) and not is_printable(text):  # almost every name and id is ASCII
         kept = text if most is None else text[: most + 1]  # an escape is longer than its character
         text = "".join(char if _harmless(char) else _escaped(char) for char in kept)
     return text if most is None or len(text) <= most else text[: max(0, most - 1)] + _CUT

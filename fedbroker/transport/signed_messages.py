@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -150,10 +150,10 @@ class CoordinatorEnvelopes:
     ) -> AbstractContextManager[None]:
         """Decrypt a silo's outputs within the block; see :func:`fedbroker.transport.blobs.encryption.opening`."""
         keys = self._authenticator.keys
-        coming: dict[Digest, tuple[Digest, bytes]] = {}
-        if keys is not None and done.sealed:
-            secret = self._secret(keys, done.session_id, done.silo)
-            coming = {digest: (name, secret) for digest, name in done.sealed.items()}
+        if keys is None or not done.sealed:
+            return nullcontext()
+        secret = self._secret(keys, done.session_id, done.silo)
+        coming = {digest: (name, secret) for digest, name in done.sealed.items()}
         return opening(store, coming, deadline, forged)
 
     def _to(self, silo: str, body: bytes, about: MessageContext) -> bytes:
@@ -268,10 +268,10 @@ class SiloEnvelopes:
         self, item: WorkItem, signed: Signed, store: BlobStore, deadline: Deadline, forged: Callable[[str], None]
     ) -> AbstractContextManager[None]:
         """Decrypt a work item's blobs within the block; see :func:`fedbroker.transport.blobs.encryption.opening`."""
-        coming: dict[Digest, tuple[Digest, bytes]] = {}
-        if item.sealed and signed.reader is not None:
-            pair, content = pair_secret(self._own, signed.reader, item.session_id), bytes.fromhex(item.content_key)
-            coming = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
+        if not item.sealed or signed.reader is None:
+            return nullcontext()
+        pair, content = pair_secret(self._own, signed.reader, item.session_id), bytes.fromhex(item.content_key)
+        coming = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
         return opening(store, coming, deadline, forged)
 
     def _check_reply_to(self, reply_to: str, by: str) -> None:

@@ -251,7 +251,8 @@ class Connection:
 
         async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
             delivery = Delivery.of(message)
-            self._traffic.received(delivery.body)
+            self._traffic.messages_in += 1
+            self._traffic.bytes_in += len(delivery.body)
             try:
                 await handler(delivery)
             except Exception:
@@ -317,7 +318,8 @@ class Connection:
         except Exception as error:
             self.fail(first_line(error))
             raise ConnectionLost(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
-        self._traffic.sent(message.body)
+        self._traffic.messages_out += 1
+        self._traffic.bytes_out += len(message.body)
 
     async def _channel(self, *, publisher_confirms: bool = False, watched: bool = True) -> aiormq.abc.AbstractChannel:
         amqp = self._connected.amqp

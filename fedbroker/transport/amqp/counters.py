@@ -27,16 +27,6 @@ class TrafficCounters:
     messages_in: int = 0
     bytes_in: int = 0
 
-    def sent(self, body: bytes) -> None:
-        """Count one confirmed message."""
-        self.messages_out += 1
-        self.bytes_out += len(body)
-
-    def received(self, body: bytes) -> None:
-        """Count one delivered message."""
-        self.messages_in += 1
-        self.bytes_in += len(body)
-
 
 @dataclass(slots=True)
 class WorkCounters:

@@ -96,7 +96,7 @@ class BlobStore:
         self._bytes += len(content)
         self._evict()
         self._schedule()
-        self._wake()
+        self._changed.set()
 
     def accept(self, chunk: Chunk, data: Buffer) -> None:
         """Accept one chunk.
@@ -126,7 +126,7 @@ class BlobStore:
         self._assembler.drop(digest)
         if digest in self._pins and digest not in self._kept:
             self._damaged[digest] = why
-            self._wake()
+            self._changed.set()
 
     async def get(self, digest: Digest, deadline: Deadline, patience: float = 5.0) -> memoryview:
         """Return a blob (read-only) as soon as it is complete.
@@ -160,7 +160,7 @@ class BlobStore:
     def cut(self) -> None:
         """Note a loss of the connection: blobs in flight count as lost unless they arrive again soon."""
         self._cut = asyncio.get_running_loop().time()
-        self._wake()
+        self._changed.set()
 
     def discard(self, digest: Digest) -> None:
         """Drop a blob if the store holds it."""
@@ -205,7 +205,7 @@ class BlobStore:
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
-        self._wake()
+        self._changed.set()
 
     def _allowed(self, patience: float, started: float) -> float:
         """Return the patience, shortened if the connection was lost shortly before the wait began, or during it."""
@@ -227,9 +227,6 @@ class BlobStore:
                 await self._changed.wait()
         except TimeoutError:
             pass
-
-    def _wake(self) -> None:
-        self._changed.set()
 
     def _schedule(self) -> None:
         """Schedule the next sweep if any blob can become stale."""

@@ -215,7 +215,7 @@ class SiloTransport:
             WireError: the reply or an output exceeds the limits.
         """
         inline, large = self._sorted(outputs)
-        out = await self._envelopes.outputs(item, signed, large)
+        out = await self._envelopes.outputs(item, signed, large) if large else {}
         bulk = dict(out.values())
         if isinstance(reply, Done):
             names = {digest: name for digest, (name, _) in out.items() if name != digest}

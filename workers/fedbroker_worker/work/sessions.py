@@ -154,7 +154,8 @@ class Sessions:
         async with session.lock:
             if session.over:
                 raise SessionLost(f"session {item.session_id} was ended", hint="run the computation again")
-            self._stop_timer(session)
+            if session.timer is not None:
+                session.timer.cancel()
             try:
                 if session.lease is None:
                     session.lease = await self._runtimes.lease(session.clients)
@@ -191,14 +192,10 @@ class Sessions:
         _log.warning("session expired", session=session.id)
         self._end(session)
 
-    def _stop_timer(self, session: SiloSession) -> None:
-        if session.timer is not None:
-            session.timer.cancel()
-            session.timer = None
-
     def _end(self, session: SiloSession, *, busy: bool = False) -> None:
         session.over = True
-        self._stop_timer(session)
+        if session.timer is not None:
+            session.timer.cancel()
         session.refs.clear()
         session.labels.clear()
         if self._alive.get((session.by, session.id)) is session:
