@@ -195,7 +195,7 @@ async def test_requests_run_concurrently(own, endless, add):
         await busy
 
 
-def test_event_loops_in_several_threads_have_their_own_clients(caplog):
+def test_event_loops_in_several_threads_have_their_own_runtimes(caplog):
     async def use():
         runtime = Runtime()
         try:

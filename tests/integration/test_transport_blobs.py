@@ -208,7 +208,7 @@ async def test_invalid_chunks_are_dropped(broker: PrivateBroker, cohort: str) ->
         assert silo.transport.blobs.pending_bytes == 8 * MIB
 
 
-async def test_damaged_blob_is_requested_again_immediately(broker: PrivateBroker, cohort: str) -> None:
+async def test_damaged_blob_is_detected_immediately(broker: PrivateBroker, cohort: str) -> None:
     data = secrets.token_bytes(2 * MIB)
     digest = digest_of(data)
     async with silo_transport(broker.url, cohort) as silo, coordinator_transport(broker.url, cohort) as coordinator:

@@ -144,7 +144,7 @@ def quiet(manager) -> bool:
     return manager.hear(WATCH_USEC / 2e6) is None
 
 
-def test_ready_file_exists_while_the_silo_is_ready(tmp_path, broker, cohort):
+def test_alive_and_ready_files_mark_the_state_of_a_silo(tmp_path, broker, cohort):
     path = write_settings(tmp_path, broker.url, cohort)
     alive, ready = tmp_path / "alive", tmp_path / "ready"
     with silo(path, None, "--alive-file", alive, "--ready-file", ready) as process:

@@ -1,4 +1,4 @@
-"""What enrolment writes: URLs, settings, files and the login it needs, without a broker."""
+"""Enrolment's URLs, settings and files, and the login that it needs, without a broker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedbroker.transport.amqp.url import beside, parse
 from fedbroker.trust import Identity
 
 
-def test_a_url_gets_a_login_and_a_virtual_host(tmp_path):
+def test_url_gets_a_login_and_a_virtual_host(tmp_path):
     authority = tmp_path / "ca.pem"
     authority.touch()
     public = PublicUrl.parse(f"amqps://a.example,b.example:5673/?cafile={authority}&heartbeat=30")
@@ -29,18 +29,18 @@ def test_a_url_gets_a_login_and_a_virtual_host(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["http://a/", "amqp://", "amqps://a/vhost", "amqps://a/#x", "amqps://a/?nonsense=1"])
-def test_what_is_no_public_url_is_refused(url):
+def test_invalid_public_url_is_refused(url):
     with pytest.raises(ConfigError):
         PublicUrl.parse(url)
 
 
-def test_a_login_in_a_public_url_is_refused_and_not_repeated():
+def test_login_in_a_public_url_is_refused_and_not_shown():
     with pytest.raises(UsageError, match="holds a login") as caught:
         PublicUrl.parse("amqps://me:hunter2@a/")
     assert "hunter2" not in str(caught.value)
 
 
-def test_settings_change_their_broker_and_nothing_else():
+def test_only_the_broker_of_the_settings_is_changed():
     text = settings("ewr", "airports", "amqp://airports.ewr:old@a/v", [Identity.generate().public])
     changed = with_broker(text + '\n[data.a]\nsource = "duckdb"\n', "amqp://airports.ewr:new\\1@a/v")
     document = tomllib.loads(changed)
@@ -55,7 +55,7 @@ def test_settings_change_their_broker_and_nothing_else():
         with_broker("[silo]\n", "amqp://a/")
 
 
-def test_files_are_looked_for_beside_the_settings(tmp_path):
+def test_relative_files_are_in_the_directory_of_the_settings(tmp_path):
     url = "amqps://u@a/v?auth=EXTERNAL&certfile=certificate.pem&keyfile=/etc/key.pem"
     assert beside(url, tmp_path) == (
         f"amqps://u@a/v?auth=EXTERNAL&certfile={tmp_path}/certificate.pem&keyfile=/etc/key.pem"
@@ -64,7 +64,7 @@ def test_files_are_looked_for_beside_the_settings(tmp_path):
         assert beside(same, tmp_path) == same
 
 
-def test_a_file_is_not_replaced_unless_somebody_says_so(tmp_path):
+def test_file_is_not_replaced_without_force(tmp_path):
     file = tmp_path / "a" / "b" / "secret"
     write_secret(file, "one", force=False)
     with pytest.raises(ConfigError, match="is there already"):
@@ -78,7 +78,7 @@ def test_a_file_is_not_replaced_unless_somebody_says_so(tmp_path):
         write_secret(file / "below", "three", force=False)
 
 
-def test_each_coordinator_is_told_of_each_silo(tmp_path):
+def test_keys_are_written_for_each_coordinator_and_silo(tmp_path):
     folder = Folder(tmp_path)
     for name in ("nightly", "weekly"):
         folder.identity(folder.coordinator(name), force=False)
@@ -96,7 +96,7 @@ def test_each_coordinator_is_told_of_each_silo(tmp_path):
         folder.collect("airports", "jfk", None)
 
 
-def test_a_password_is_known_by_its_hash_alone():
+def test_definitions_hold_only_the_hash_of_a_password():
     made = definitions.for_silo("v", User("airports", "ewr"), "s3cret")
     assert "s3cret" not in str(made)
     raw = base64.b64decode(made["users"][0]["password_hash"])
@@ -105,7 +105,7 @@ def test_a_password_is_known_by_its_hash_alone():
     assert nobody["users"][0]["password_hash"] == ""
 
 
-def test_a_login_is_of_the_environment_and_its_address_may_be_of_an_argument():
+def test_login_is_from_the_environment_and_its_address_may_be_an_argument():
     environ = {"FEDBROKER_ADMIN_URL": "https://me:p%40ss@a.example:15671/rabbit/"}
     login = admin_login(None, environ)
     assert (login.base, login.user, login.password) == ("https://a.example:15671/rabbit", "me", "p@ss")

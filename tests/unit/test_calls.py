@@ -1,4 +1,4 @@
-"""The recorder of functions counts ours that every round passes, in all threads, each name once per file."""
+"""The recorder of function calls counts our functions that every round passes, in all threads, each once per file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What continuous integration starts with, and how it ends; `make` is a stand-in that notes what it sees."""
+"""The environment and result of continuous integration; `make` is a stand-in that records its calls."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path)
 
 
-def test_it_starts_with_an_empty_home_and_an_empty_package_cache(clone: Clone) -> None:
+def test_ci_starts_with_an_empty_home_and_package_cache(clone: Clone) -> None:
     assert clone.run() == 0
     assert [call[0] for call in clone.calls()] == ALL
     _, home, packages, *found = clone.calls()[0]
@@ -72,24 +72,24 @@ def test_it_starts_with_an_empty_home_and_an_empty_package_cache(clone: Clone) -
     assert (clone.home / ".cache" / "uv").is_dir()
 
 
-def test_a_command_that_somebody_installed_elsewhere_is_not_found(clone: Clone) -> None:
+def test_ci_does_not_find_commands_installed_elsewhere(clone: Clone) -> None:
     assert shutil.which("brought-along", path=clone.environ["PATH"])
-    assert clone.run() == 0  # the stand-in fails where it finds it
+    assert clone.run() == 0  # the stand-in fails if it finds it
 
 
 @pytest.mark.parametrize("failing", ["check", "demo", "test", "check demo test"])
-def test_all_speak_and_one_that_fails_counts(clone: Clone, failing: str) -> None:
+def test_ci_runs_all_steps_and_fails_if_one_fails(clone: Clone, failing: str) -> None:
     assert clone.run(FAILING=failing) == 3
     assert [call[0] for call in clone.calls()] == ALL
     assert not list(clone.temporary.iterdir())
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_where_it_is_ended(clone: Clone, ending: signal.Signals) -> None:
+def test_ended_ci_leaves_no_files(clone: Clone, ending: signal.Signals) -> None:
     with subprocess.Popen([clone.script], env=clone.environ | {"SLOW": "demo"}, start_new_session=True) as process:
         try:
             wait_until(Path(f"{clone.notes}.slow").exists, 30)
-            os.killpg(process.pid, ending)  # as a terminal, or who runs it, does
+            os.killpg(process.pid, ending)  # as a terminal or a supervisor does
             assert process.wait(30) == 128 + ending
         finally:
             if process.poll() is None:

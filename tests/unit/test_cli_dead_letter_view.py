@@ -1,4 +1,4 @@
-"""Dead letters as people see them, and which of them is meant by a few characters."""
+"""Dead letters in readable form, and their selection by a prefix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def item(program=PROGRAM):
     return WorkItem("s1", 1, "ewr", "k", 1, tuple(program), {}, 1.0, 1.0, True)
 
 
-def test_a_program_is_listed_operation_by_operation():
+def test_ops_of_a_letter_are_listed():
     assert listing(PROGRAM) == [
         "%1 = data flights(dep_delay: float32, #1: int32)",
         "%2 = value " + "d" * 32,
@@ -44,12 +44,12 @@ def test_a_program_is_listed_operation_by_operation():
     ]
 
 
-def test_values_that_the_program_does_not_make_are_from_an_earlier_stage():
+def test_unknown_values_are_from_an_earlier_stage():
     assert WorkBundle(item(), {}).kept == (7, 8, 9)
     assert WorkBundle(item([Value(1, "d" * 32), Compute(1)]), {}).kept == ()
 
 
-def test_a_parcel_knows_what_it_lacks():
+def test_bundle_lists_its_missing_blobs():
     small, large = b"small", b"large"
     program = [Value(1, digest_of(small)), Value(2, digest_of(large)), Value(3, digest_of(small))]
     parcel = WorkBundle.opened(encode(item(program), [small]))
@@ -57,7 +57,7 @@ def test_a_parcel_knows_what_it_lacks():
     assert parcel.lacking == (digest_of(large),)
 
 
-def test_only_work_items_are_parcels():
+def test_only_work_items_can_be_bundled():
     with pytest.raises(WireError, match="EndSession"):
         WorkBundle.opened(encode(EndSession("s1")))
 
@@ -65,7 +65,7 @@ def test_only_work_items_are_parcels():
 @pytest.mark.parametrize(
     ("prefix", "meant"), [("abc", "abc"), ("abcd", "abcd"), ("b", "bcd"), ("abcde", None), ("a", None), ("", None)]
 )
-def test_a_prefix_that_tells_is_enough(prefix, meant):
+def test_unique_prefix_selects_a_letter(prefix, meant):
     ids = ["abc", "abcd", "bcd", "bcd"]
     if meant is not None:
         assert choose("airports", prefix, ids) == meant
@@ -74,17 +74,17 @@ def test_a_prefix_that_tells_is_enough(prefix, meant):
         choose("airports", prefix, ids)
 
 
-def test_numbers_for_people():
+def test_ages_and_sizes_are_readable():
     assert [age_text(one) for one in (None, 0, 59, 60, 7200, 200_000)] == ["-", "0 s", "59 s", "1 min", "2 h", "2 d"]
     assert [bytes_text(one) for one in (0, 9999, 20_480, 20 * 1024 * 1024)] == ["0 B", "9.8 KiB", "20 KiB", "20 MiB"]
 
 
-def test_nothing_that_a_terminal_would_obey():
+def test_terminal_control_codes_are_escaped():
     assert plain("a\x1b[31m\r\nb é") == r"a\x1b[31m\r\nb é"
 
 
 class Came:
-    """A delivery, as the archive gives it for the third time."""
+    """A delivery as the archive returns it for the third time."""
 
     def __init__(self, reason):
         self.body = encode(item())
@@ -95,7 +95,7 @@ class Came:
 
 
 @pytest.mark.parametrize(("reason", "least"), [("expired", 0), ("rejected", 1), ("delivery_limit", 4), ("maxlen", 0)])
-def test_the_archives_own_count_of_looks_is_not_the_letters_count_of_deliveries(reason, least):
+def test_reads_of_the_archive_are_not_deliveries_of_the_letter(reason, least):
     letter = DeadLetter.of(Came(reason))
     assert letter.deliveries == least
     assert "x-delivery-count" not in letter.headers

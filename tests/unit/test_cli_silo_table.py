@@ -1,4 +1,4 @@
-"""Who is there, who left, who is gone: with a clock of its own."""
+"""Present, departed and missing silos in the table, with a clock of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def states(silos, now):
     return {row.announce.silo: row.state for row in silos.rows(now)}
 
 
-def test_a_silo_is_present_then_gone_when_it_missed_two_heartbeats():
+def test_silo_is_missing_after_two_missed_heartbeats():
     silos = SiloTable()
     silos.hear(announce(), 0.0)
     assert states(silos, 10.0) == {"ewr": "present"}
@@ -25,7 +25,7 @@ def test_a_silo_is_present_then_gone_when_it_missed_two_heartbeats():
     assert states(silos, 20.0) == {"ewr": "present"}
 
 
-def test_a_goodbye_counts_for_its_own_incarnation_only():
+def test_leave_applies_to_its_own_incarnation_only():
     silos = SiloTable()
     silos.hear(announce(incarnation="2"), 0.0)
     silos.hear(Leave("airports", "ewr", "1"), 1.0)
@@ -38,7 +38,7 @@ def test_a_goodbye_counts_for_its_own_incarnation_only():
     assert states(silos, 4.0) == {"ewr": "present"}
 
 
-def test_the_goodbye_of_a_stranger_is_nothing():
+def test_leave_of_an_unknown_silo_is_ignored():
     silos = SiloTable()
     silos.hear(Leave("airports", "ewr", "1"), 0.0)
     assert silos.rows(0.0) == []
@@ -54,7 +54,7 @@ def test_the_goodbye_of_a_stranger_is_nothing():
         (announce("jfk"), 1),
     ],
 )
-def test_only_changes_are_news(word, told):
+def test_only_changes_are_reported(word, told):
     silos = SiloTable()
     silos.hear(announce(), 0.0)
     before = {row.announce.silo: row for row in silos.rows(0.0)}

@@ -1,4 +1,4 @@
-"""The convention for commits is held after a fixed commit, and only where the history is there."""
+"""The commit convention is checked after a fixed commit, if the history contains it."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def repository(tmp_path):
         ("Add a check\nThe reason.", ["has no empty line after its subject"]),
     ],
 )
-def test_a_subject_is_short_and_has_a_body(message, expected):
+def test_subject_is_short_and_has_a_body(message, expected):
     assert list(faults(Commit("1", ("2",), message))) == expected
 
 
-def test_a_merge_is_refused():
+def test_merge_is_refused():
     assert list(faults(Commit("1", ("2", "3"), f"Add a check{BODY}"))) == ["is a merge: rebase instead"]
 
 
-def test_commits_after_the_start_are_checked_and_no_others(repository, tmp_path, capsys):
+def test_only_commits_after_the_start_are_checked(repository, tmp_path, capsys):
     repository("an old commit without a body.")
     start = repository("another one.")
     assert main(tmp_path, start) == 0
@@ -63,7 +63,7 @@ def test_commits_after_the_start_are_checked_and_no_others(repository, tmp_path,
     assert capsys.readouterr().err == f"commit {last[:7]} has no body: say why: Forget the body\n"
 
 
-def test_a_merge_in_the_history_is_found(repository, tmp_path):
+def test_merge_in_the_history_is_found(repository, tmp_path):
     start = repository(f"Start{BODY}")
     repository.git("checkout", "-q", "-b", "side")
     repository(f"Change the side{BODY}")
@@ -73,12 +73,12 @@ def test_a_merge_in_the_history_is_found(repository, tmp_path):
     assert [list(faults(one)) for one in commits(tmp_path, start)].count(["is a merge: rebase instead"]) == 1
 
 
-def test_a_clone_without_the_history_has_nothing_to_check(repository, tmp_path):
+def test_clone_without_the_history_is_not_checked(repository, tmp_path):
     repository("Forget the body")
     assert main(tmp_path, START) == 0
     assert main(tmp_path.parent, START) == 0
 
 
-def test_the_makefile_runs_the_check():
+def test_makefile_runs_the_check():
     assert "scripts/commits.py" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert Path(ROOT / "scripts" / "commits.py").is_file()

@@ -1,4 +1,4 @@
-"""What Grafana is to provision fits together. That the queries return data is shown in tests/e2e/test_metrics.py."""
+"""Grafana's provisioning files agree. tests/e2e/test_metrics.py shows that the queries return data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DASHBOARD = json.loads((GRAFANA / "dashboards" / "fedbroker.json").read_text(enc
 PANELS = DASHBOARD["panels"]
 
 
-def test_every_query_goes_to_the_data_source_that_is_provisioned():
+def test_every_query_uses_the_provisioned_data_source():
     file = GRAFANA / "provisioning" / "datasources" / "prometheus.yml"
     (source,) = yaml.safe_load(file.read_text())["datasources"]
     ours = {"type": source["type"], "uid": source["uid"]}
@@ -23,13 +23,13 @@ def test_every_query_goes_to_the_data_source_that_is_provisioned():
     assert all(one["datasource"] == ours for one in asked)
 
 
-def test_the_provider_reads_dashboards_where_the_page_says_to_put_them():
+def test_provider_reads_the_directory_that_the_page_names():
     (provider,) = yaml.safe_load((GRAFANA / "provisioning" / "dashboards" / "fedbroker.yml").read_text())["providers"]
     page = (GRAFANA.parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert f"`{provider['options']['path']}`" in page
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap():
+def test_panels_have_unique_ids_and_do_not_overlap():
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     for one, other in itertools.combinations((panel["gridPos"] for panel in PANELS), 2):
         apart = (

@@ -1,4 +1,4 @@
-"""How command lines end: one line, one code, no secrets."""
+"""The end of every command line: one line, one exit code, no secrets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def raising(error: BaseException) -> Callable[[], object]:
         (ValueError("x"), 5),
     ],
 )
-def test_who_can_act_is_in_the_exit_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_is_that_of_the_error_class(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(error) == code
     assert ended(raising(error)) == code
     out, err = capsys.readouterr()
@@ -66,13 +66,13 @@ def test_who_can_act_is_in_the_exit_code(error: Exception, code: int, capsys: py
     assert err == f"error: {one_line(error)}\n"
 
 
-def test_what_the_command_returns_is_the_code() -> None:
+def test_return_value_of_a_command_is_the_exit_code() -> None:
     assert ended(lambda: 7) == 7
     assert ended(lambda: None) == 0
     assert ended(lambda: "text") == 0
 
 
-def test_ctrl_c_is_130_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_exits_with_130_silently(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == ""
 
@@ -95,8 +95,8 @@ WAITS = {
 
 
 @pytest.mark.parametrize("waiting", WAITS.values(), ids=WAITS)
-def test_ctrl_c_ends_a_command_that_a_script_started_in_the_background(waiting: str) -> None:
-    """Such a command begins with SIGINT ignored."""
+def test_ctrl_c_ends_a_background_command_of_a_script(waiting: str) -> None:
+    """A script's background command starts with SIGINT ignored."""
     program = f"import asyncio, signal\nfrom fedbroker.console import run\n{dedent(waiting)}\nrun(wait)"
     ignoring = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
     command = [*ignoring, sys.executable, "-c", program]
@@ -111,21 +111,23 @@ def test_ctrl_c_ends_a_command_that_a_script_started_in_the_background(waiting: 
     assert (process.returncode, errors) == (130, "")
 
 
-def test_an_error_is_one_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_is_one_line_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     error = BrokerUnreachable("amqp://me:hunter2@host:5672/\n is not there", hint="try amqps://a:b%40c@other/ instead")
     assert ended(raising(error)) == 3
     line = capsys.readouterr().err
     assert line == ("error: [FB2001] amqp://***@host:5672/ is not there; try amqps://***@other/ instead\n")
 
 
-def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEDBROKER_DEBUG", raising=False)
     assert ended(raising(ZeroDivisionError("by zero"))) == 5
     line = capsys.readouterr().err
     assert line == "error: [FB0000] unexpected ZeroDivisionError: by zero; set FEDBROKER_DEBUG=1 for details\n"
 
 
-def test_debug_shows_where_without_secrets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_prints_a_traceback_without_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FEDBROKER_DEBUG", "1")
     ended(raising(BrokerUnreachable("amqp://me:hunter2@host/ is not there")))
     text = capsys.readouterr().err
@@ -133,13 +135,13 @@ def test_debug_shows_where_without_secrets(capsys: pytest.CaptureFixture[str], m
     assert "hunter2" not in text
 
 
-def test_of_a_group_ours_is_named() -> None:
+def test_fedbroker_error_of_an_exception_group_is_printed() -> None:
     group = ExceptionGroup("side by side", [ValueError("other"), ExceptionGroup("in", [SiloError("ewr", "no disk")])])
     assert ended(raising(group)) == 4
     assert ended(raising(ExceptionGroup("side by side", [ValueError("other")]))) == 5
 
 
-def test_a_mistake_on_the_command_line_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_error_has_our_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     app = cyclopts.App(name="x")
 
     @app.default
@@ -154,7 +156,7 @@ def test_a_mistake_on_the_command_line_is_ours(capsys: pytest.CaptureFixture[str
     assert line.count("\n") == 1
 
 
-def test_red_is_for_terminals_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_is_for_terminals_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     ended(raising(FedbrokerError("x")))
@@ -164,7 +166,7 @@ def test_red_is_for_terminals_only(capsys: pytest.CaptureFixture[str], monkeypat
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_closed_pipe_is_no_error() -> None:
     program = "from fedbroker.console import run\nrun(lambda: print('x' * 100_000))"
     command = f'{sys.executable} -c "{program}" | head -c 1; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, env=_path())

@@ -1,4 +1,4 @@
-"""The public names, and what they say to wrong settings before anything is connected."""
+"""The public names, and errors for wrong settings before any connection."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ URL = "amqp://guest:secret-word@localhost:5672/"
 
 
 ALIASES = {"Eligible", "EventName", "Listener", "OutcomeName", "Select"}
-"""Types of arguments and fields; only their source and the reference page can describe them."""
+"""Types of arguments and fields: only their source and the reference page can describe them."""
 
 
-def test_every_public_name_is_there_and_documented():
+def test_every_public_name_exists_and_is_documented():
     for name in fedbroker.__all__:
         value = getattr(fedbroker, name)
         assert name in {"__version__", *ALIASES} or inspect.getdoc(value), name
@@ -41,7 +41,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize(("name", "kind"), FUNCTIONS.items())
-def test_each_function_is_plain_has_at_most_twelve_parameters_and_its_own_return_type(name, kind):
+def test_each_function_has_at_most_twelve_parameters_and_its_own_return_type(name, kind):
     function = getattr(fedbroker, name)
     assert inspect.isfunction(function)
     assert not hasattr(function, "__wrapped__")
@@ -57,7 +57,7 @@ def test_each_function_is_plain_has_at_most_twelve_parameters_and_its_own_return
     assert f"-> '{kind.__name__}'\n" in pydoc.plain(pydoc.render_doc(function))
 
 
-def test_the_four_have_the_same_parameters():
+def test_all_context_functions_have_the_same_parameters():
     signatures = {
         str(inspect.signature(getattr(fedbroker, name)).replace(return_annotation=None)) for name in FUNCTIONS
     }
@@ -111,7 +111,7 @@ def test_each_parameter_and_each_field_is_documented():
         {"metrics": ""},
     ],
 )
-def test_wrong_settings_are_one_line(wrong):
+def test_wrong_settings_are_one_line_errors(wrong):
     with pytest.raises(ConfigError) as caught:
         fedbroker.create_sync_execution_context(
             **context_settings(**{"url": URL, "cohort": "airports", "min_silos": 1, **wrong})  # type: ignore[arg-type]
@@ -132,17 +132,17 @@ def test_wrong_settings_are_one_line(wrong):
         ({"stragglers": "replace", "quorum_fraction": 1.0}, 5, 5),
     ],
 )
-def test_the_quorum_is_a_number_or_a_fraction(settings, members, needed):
+def test_quorum_is_a_number_or_a_fraction(settings, members, needed):
     policy = Settings(url=URL, cohort="airports", min_silos=2, **settings).policy
     assert policy.needed(members) == needed
 
 
-def test_the_number_of_silos_has_no_default():
+def test_min_silos_is_required():
     with pytest.raises(TypeError, match="min_silos"):
         fedbroker.create_sync_execution_context(URL, cohort="airports")
 
 
-def test_the_url_comes_from_the_environment(monkeypatch):
+def test_url_comes_from_the_environment(monkeypatch):
     monkeypatch.delenv("FEDBROKER_URL", raising=False)
     with pytest.raises(ConfigError, match="FEDBROKER_URL"):
         fedbroker.create_sync_execution_context(cohort="airports", min_silos=1)
@@ -152,7 +152,7 @@ def test_the_url_comes_from_the_environment(monkeypatch):
         assert "secret-word" not in repr(context)
 
 
-def test_the_url_comes_from_a_file(monkeypatch, tmp_path):
+def test_url_comes_from_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDBROKER_URL_FILE", str(tmp_path / "url"))
     monkeypatch.delenv("FEDBROKER_URL", raising=False)
     with pytest.raises(ConfigError, match=r"FEDBROKER_URL_FILE: file .*url does not exist"):
@@ -161,14 +161,14 @@ def test_the_url_comes_from_a_file(monkeypatch, tmp_path):
     with fedbroker.create_sync_execution_context(cohort="airports", min_silos=1) as context:
         assert "secret-word" not in repr(context)
     with fedbroker.create_sync_execution_context("amqp://given/", cohort="airports", min_silos=1):
-        pass  # what is passed wins
+        pass  # an argument has priority
     monkeypatch.setenv("FEDBROKER_URL", URL)
     with pytest.raises(ConfigError, match="are both set") as caught:
         fedbroker.create_sync_execution_context(cohort="airports", min_silos=1)
     assert "secret-word" not in str(caught.value)
 
 
-def test_importing_fedbroker_imports_next_to_nothing():
+def test_import_of_fedbroker_is_light():
     code = "import sys, fedbroker; print(sorted({'tensorflow', 'numpy', 'aio_pika', 'grpc'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""A call's argument, leaf by leaf, and how clients are dealt to silos."""
+"""A call's argument, leaf by leaf, and the distribution of clients over silos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(comp, *args):
     return read_arguments(make_plan(comp), pack_arguments(comp, args))
 
 
-def test_lists_values_and_handles_are_told_apart():
+def test_lists_values_and_handles_are_distinguished():
     arguments = read(c.two_barriers, [1.0, 2.0], 3.0)
     assert arguments["arg_0"] == ClientValues([1.0, 2.0])
     server = arguments["arg_1"]
@@ -30,7 +30,7 @@ def test_lists_values_and_handles_are_told_apart():
     assert read(c.total, data("delays"))["arg"] == data("delays")
 
 
-def test_no_parameter_is_no_argument():
+def test_computation_without_parameter_takes_no_argument():
     @tff.federated_computation
     def nothing():
         return tff.federated_value(1, tff.SERVER)
@@ -38,12 +38,12 @@ def test_no_parameter_is_no_argument():
     assert read_arguments(make_plan(nothing), None) == {}
 
 
-def test_a_single_value_where_a_list_must_be():
+def test_single_value_in_place_of_a_list_is_refused():
     with pytest.raises(UsageError, match="one value for each client"):
         read(c.total, 1.0)
 
 
-def test_silos_data_stands_for_clients_values_only():
+def test_data_handle_is_refused_for_server_values():
     with pytest.raises(UsageError, match=r"tff\.CLIENTS"):
         read(c.server_only, data("delays"))
 
@@ -53,7 +53,7 @@ def test_usage_errors_are_type_errors_too():
         read(c.total, 1.0)
 
 
-def test_lists_must_agree_on_the_number_of_clients():
+def test_lists_must_have_the_same_number_of_clients():
     both = {"a": ClientValues([1, 2]), "b": ClientValues([1, 2, 3])}
     with pytest.raises(UsageError, match="lists of 2, 3 client values"):
         client_count(both)
@@ -62,7 +62,7 @@ def test_lists_must_agree_on_the_number_of_clients():
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
-def test_dealing_keeps_order_and_is_even(count, silos):
+def test_clients_are_distributed_evenly_and_in_order(count, silos):
     hands = [f"silo-{index}" for index in range(silos)]
     dealt = deal(count, hands)
     assert [client for hand in hands for client in dealt[hand]] == list(range(count))

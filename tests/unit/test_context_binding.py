@@ -1,4 +1,4 @@
-"""Silos' data bound to types: what fits, what is read, and what is said when it does not fit."""
+"""Binding of silos' data to types: accepted types, columns to read, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def columns(type_, source=FLIGHTS, **options):
     return check_source(bind_type(handle, tff.types.to_type(type_)), handle, "ewr", {"flights": source})
 
 
-def test_a_sequence_of_batches_takes_columns_by_name():
+def test_sequence_of_batches_takes_columns_by_name():
     assert columns(tff.SequenceType(BATCH), batch_size=32) == (("x", "float32"), ("y", "int32"))
 
 
@@ -39,7 +39,7 @@ def test_fixed_batches_need_the_same_batch_size():
         columns(tff.SequenceType(fixed), batch_size=16)
 
 
-def test_arrays_scalars_and_nested_names():
+def test_arrays_scalars_and_nested_names_bind():
     assert columns(BATCH) == (("x", "float32"), ("y", "int32"))
     nested = collections.OrderedDict(a=collections.OrderedDict(b=np.float32))
     one = Source((Column("a.b", "float64"),), rows=1)
@@ -58,7 +58,7 @@ def test_batches_without_a_batch_size_are_refused():
         columns(tff.SequenceType(BATCH))
 
 
-def test_a_missing_source_names_silo_and_what_is_there():
+def test_missing_source_error_names_the_silo_and_its_sources():
     handle = data("trains")
     with pytest.raises(DataError, match="expected a source of that name, found flights") as caught:
         check_source(bind_type(handle, tff.TensorType(np.float32)), handle, "ewr", {"flights": FLIGHTS})
@@ -75,7 +75,7 @@ def test_a_missing_source_names_silo_and_what_is_there():
         (collections.OrderedDict(x=tff.TensorType(np.int32, [None, 4])), "x", "float64[4]"),
     ],
 )
-def test_a_column_that_does_not_fit_is_named_with_both_types(expected, column, found):
+def test_mismatched_column_error_names_both_types(expected, column, found):
     with pytest.raises(DataError) as caught:
         columns(expected)
     assert (caught.value.silo, caught.value.column, caught.value.found) == ("ewr", column, found)
@@ -92,6 +92,6 @@ def test_integers_become_floats_and_floats_do_not_become_integers():
 
 
 @pytest.mark.parametrize(("name", "size"), [("", None), ("flights", 0), ("flights", -1)])
-def test_a_handle_says_at_once_what_is_wrong_with_it(name, size):
+def test_invalid_handle_is_refused_immediately(name, size):
     with pytest.raises(UsageError):
         data(name, batch_size=size)

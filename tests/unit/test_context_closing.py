@@ -1,4 +1,4 @@
-"""What a closed, replaced, collected or forked context does; nothing here needs a broker."""
+"""Closed, replaced, collected and forked contexts, without a broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def create(kind: str = "sync", **more):
 
 @pytest.fixture
 def default():
-    """TFF's default context before the test, which is put back."""
+    """Restore TFF's default context after the test; return it."""
     before = default_context()
     yield before
     tff.framework.get_context_stack().set_default_context(before)
@@ -42,7 +42,7 @@ def ended(names: list[str]) -> None:
             thread.join(30)
 
 
-def test_a_closed_context_raises_and_stays_closed():
+def test_closed_context_raises_and_stays_closed():
     context = create()
     context.explain(c.total)
     context.close()
@@ -56,14 +56,14 @@ def test_a_closed_context_raises_and_stays_closed():
     context.close()
 
 
-def test_one_that_was_never_used_raises_after_its_end_too():
+def test_unused_context_raises_after_close():
     with create() as context:
         pass
     with pytest.raises(ContextClosed):
         context.explain(c.total)
 
 
-async def test_a_closed_asynchronous_context_raises():
+async def test_closed_async_context_raises():
     async with create("async") as context:
         pass
     with pytest.raises(ContextClosed):
@@ -93,7 +93,7 @@ def waiting() -> tuple[LoopThread, threading.Event, list[str]]:
     return thread, caller, said
 
 
-def test_what_runs_while_its_context_is_closed_is_cancelled_and_raises():
+def test_close_cancels_a_running_invocation():
     thread, caller, said = waiting()
 
     async def farewell():
@@ -105,7 +105,7 @@ def test_what_runs_while_its_context_is_closed_is_cancelled_and_raises():
     assert said.index("cancelled") < said.index("farewell")
 
 
-async def test_a_wait_from_another_loop_ends_with_the_error_too():
+async def test_wait_from_another_loop_raises_on_close():
     thread = LoopThread("fedbroker-test")
     began = threading.Event()
 
@@ -120,7 +120,7 @@ async def test_a_wait_from_another_loop_ends_with_the_error_too():
         await wait
 
 
-def test_a_context_that_is_collected_on_its_own_thread_ends(default):
+def test_context_collected_on_its_own_thread_ends(default):
     before = threads()
     context = create(cohort="collected")
     context.explain(c.total)
@@ -138,7 +138,7 @@ def test_a_context_that_is_collected_on_its_own_thread_ends(default):
     assert threads() == before
 
 
-async def test_a_context_that_is_collected_on_an_event_loop_does_not_hold_it_up():
+async def test_context_collected_on_an_event_loop_does_not_block_it():
     context = create(cohort="collected")
     await asyncio.to_thread(context.explain, c.total)
     thread, release = context._thread._thread, threading.Event()
@@ -153,7 +153,7 @@ async def test_a_context_that_is_collected_on_an_event_loop_does_not_hold_it_up(
     assert not thread.is_alive()
 
 
-def test_setting_again_closes_what_was_set_before(default):
+def test_setting_a_context_closes_the_previous_one(default):
     before = threads()
     contexts = []
     for _ in range(10):
@@ -169,14 +169,14 @@ def test_setting_again_closes_what_was_set_before(default):
     contexts[-1].close()
 
 
-def test_setting_again_takes_the_same_address_for_metrics(default):
+def test_new_context_reuses_the_metrics_address(default):
     with fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics="127.0.0.1:0")) as first:
         address = first.metrics_url.removeprefix("http://").partition("/")[0]
     fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics=address))
     fedbroker.set_sync_execution_context(**SETTINGS, options=fedbroker.Options(metrics=address)).close()
 
 
-def test_setting_wrongly_leaves_what_was_set(default):
+def test_invalid_settings_keep_the_previous_context(default):
     context = fedbroker.set_sync_execution_context(**SETTINGS)
     with pytest.raises(ConfigError):
         fedbroker.set_sync_execution_context(**{**SETTINGS, "cohort": "Air Ports"})
@@ -201,14 +201,14 @@ async def test_async_with_sets_and_resets(default):
     assert default_context() is default
 
 
-def test_after_replacing_the_way_back_leads_to_what_was_there_first(default):
+def test_reset_after_replacing_restores_the_first_context(default):
     fedbroker.set_sync_execution_context(**SETTINGS)
     with fedbroker.set_sync_execution_context(**SETTINGS):
         pass
     assert default_context() is default
 
 
-def test_a_context_of_the_programs_own_is_not_closed(default):
+def test_context_of_the_program_itself_is_not_closed(default):
     own = create()
     tff.framework.get_context_stack().set_default_context(own)
     with fedbroker.set_sync_execution_context(**SETTINGS):

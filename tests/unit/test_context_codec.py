@@ -1,4 +1,4 @@
-"""What is written and read without copies is TFF's own: byte for byte, value for value, error for error."""
+"""The codec without copies equals TFF's own: byte for byte, value for value, error for error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.random_values import random_federated_values, random_values
 
 
 def same(one, other):
-    """Equal values of equal kinds."""
+    """Return whether values and their types are equal."""
     if isinstance(one, tff.structure.Struct):
         assert isinstance(other, tff.structure.Struct)
         assert tff.structure.name_list_with_nones(one) == tff.structure.name_list_with_nones(other)
@@ -37,7 +37,7 @@ def same(one, other):
 
 @settings(max_examples=400)
 @given(random_values | random_federated_values())
-def test_it_is_tffs_own_format(case):
+def test_format_equals_tffs(case):
     value, type_ = case
     proto, _ = value_serialization.serialize_value(value, type_)
     expected = proto.SerializeToString(deterministic=True)
@@ -48,13 +48,13 @@ def test_it_is_tffs_own_format(case):
 
 
 @pytest.mark.parametrize("type_", [tff.SequenceType(np.int64), tff.TensorType(np.int64), tff.StructType([np.int64])])
-def test_a_sequence_s_graph_is_never_read(type_):
+def test_graph_of_a_sequence_is_never_read(type_):
     serialized = b"".join(write(tf.data.Dataset.range(3), tff.SequenceType(np.int64)))
     with pytest.raises(ValueError, match=r"not of the type|without its tensors"):
         read(serialized, type_)
 
 
-def test_a_computation_goes_through_tff():
+def test_computation_is_serialized_by_tff():
     @tff.tensorflow.computation(np.int32)
     def one(x):
         return x + 1
@@ -75,7 +75,7 @@ def test_a_computation_goes_through_tff():
     ],
     ids=repr,
 )
-def test_what_does_not_fit_is_refused_as_tff_does(value, type_):
+def test_mismatched_value_is_refused_as_by_tff(value, type_):
     with pytest.raises((TypeError, ValueError, NotImplementedError)) as theirs:
         value_serialization.serialize_value(value, type_)
     with pytest.raises(theirs.type) as ours:
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_as_tff_does(value, type_):
     assert str(ours.value) == str(theirs.value)
 
 
-def test_a_large_array_is_not_copied():
+def test_large_array_is_not_copied():
     model = np.arange(1 << 18, dtype=np.float32)
     type_ = tff.FederatedType(tff.TensorType(np.float32, [1 << 18]), tff.SERVER)
     parts = write(model, type_)
@@ -93,7 +93,7 @@ def test_a_large_array_is_not_copied():
 
 
 @given(st.binary(max_size=60), st.integers(0, 5))
-def test_whatever_the_bytes_it_is_a_value_or_a_clear_error(data, flip):
+def test_any_bytes_are_a_value_or_a_clear_error(data, flip):
     type_ = tff.StructType([tff.TensorType(np.float32, [2]), tff.TensorType(np.int32)])
     good = b"".join(write((np.zeros(2, np.float32), 1), type_))
     for attempt in (data, good[:flip] + data + good[flip:]):

@@ -1,4 +1,4 @@
-"""Ragged and sparse tensors are taken apart and put together, and nothing else is touched."""
+"""Ragged and sparse tensors are decomposed and rebuilt; other values are unchanged."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ VALUES = {
 
 
 def struct(value):
-    """What the runtime would hand back: TFF's struct of the parts, and its type with TFF's container."""
+    """Return TFF's struct of the parts, as the runtime would, and its type with TFF's container."""
     parts = tff.structure.from_container(apart(value), recursive=True)
     plain = type_conversions.infer_type(apart(value))
     return parts, tff.types.StructWithPythonType(list(tff.structure.iter_elements(plain)), type(value))
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_together_again(name):
+def test_composite_tensor_is_rebuilt_from_its_parts(name):
     value = VALUES[name]
     parts, type_ = struct(value)
     nest = tff.StructType([("a", type_), ("b", tff.TensorType(np.int32))])
@@ -43,7 +43,7 @@ def _as_lists(value):
 
 
 @pytest.mark.parametrize("value", [1.0, "text", np.ones(2), [1, 2], collections.OrderedDict(a=1), tf.constant(1)])
-def test_anything_else_is_left_alone(value):
+def test_other_values_are_unchanged(value):
     assert apart(value) is None
 
 

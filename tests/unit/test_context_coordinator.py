@@ -1,4 +1,4 @@
-"""A computation is planned once, however many ask for it at the same time."""
+"""A computation is planned once for all concurrent invocations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def coordinator():
 
 @pytest.fixture
 def made(monkeypatch):
-    """Each computation that was planned."""
+    """Record the planned computations."""
     planned, make_plan = [], module.make_plan
 
     def counting(comp, **options):
@@ -42,13 +42,13 @@ def made(monkeypatch):
     return planned
 
 
-async def test_many_who_ask_at_once_share_one_plan(coordinator, made):
+async def test_concurrent_invocations_share_one_plan(coordinator, made):
     plans = await asyncio.gather(*(coordinator.plan(c.two_barriers) for _ in range(20)))
     assert made == [c.two_barriers]
     assert {id(plan) for plan in plans} == {id(await coordinator.plan(c.two_barriers))}
 
 
-async def test_who_gives_up_waiting_does_not_take_it_from_the_others(coordinator, made):
+async def test_cancelled_invocation_does_not_cancel_the_shared_plan(coordinator, made):
     first, second = (asyncio.create_task(coordinator.plan(c.two_barriers)) for _ in range(2))
     await asyncio.wait([first], timeout=0.001)
     first.cancel()
@@ -56,14 +56,14 @@ async def test_who_gives_up_waiting_does_not_take_it_from_the_others(coordinator
     assert len(made) == 1
 
 
-async def test_a_plan_that_failed_is_made_again(coordinator, made):
+async def test_failed_plan_is_made_again(coordinator, made):
     failed = await asyncio.gather(*(coordinator.plan(c.total) for _ in range(3)), return_exceptions=True)
     assert [type(one) for one in failed] == [PlanError] * 3
     assert (await coordinator.plan(c.total)).round_trips == 1
     assert len(made) == 2
 
 
-async def test_an_error_names_the_computation_and_stays_of_its_class(coordinator, monkeypatch):
+async def test_error_names_the_computation_and_keeps_its_class(coordinator, monkeypatch):
     error = SiloError("ewr", "no such table", stage=0, hint="look", retryable=True)
 
     async def failing(*_, **__):
@@ -94,5 +94,5 @@ async def test_an_error_names_the_computation_and_stays_of_its_class(coordinator
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_an_error_says_whether_another_try_may_succeed(error, retryable):
+def test_error_is_marked_retryable(error, retryable):
     assert error.retryable is retryable

@@ -1,4 +1,4 @@
-"""Who takes part: all, or those that the data handles draw."""
+"""Membership of a session: all silos, or those that the data handles draw."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def drawn(count, seed, name="flights"):
     return SiloData(name, None, Draw(count, seed))
 
 
-def test_without_a_draw_everybody_takes_part():
+def test_all_silos_are_members_without_a_draw():
     everybody = members("ewr", "jfk")
     want = wanted([fedbroker.data("flights"), 3.0])
     assert (want.count, want.choose(everybody)) == (0, everybody)
 
 
 @given(st.sets(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=9), st.data())
-def test_a_draw_is_of_its_size_and_repeatable_and_in_order(names, data):
+def test_draw_has_its_size_is_repeatable_and_ordered(names, data):
     count = data.draw(st.integers(1, len(names)))
     seed = data.draw(st.integers(0, 2**63))
     there = members(*sorted(names))
@@ -41,7 +41,7 @@ def test_a_draw_is_of_its_size_and_repeatable_and_in_order(names, data):
     assert chosen == wanted([drawn(count, seed)]).choose(there)
 
 
-def test_only_silos_that_have_all_of_the_data_are_drawn():
+def test_only_silos_with_all_of_the_data_are_drawn():
     both = {"flights": Source(columns=()), "crews": Source(columns=())}
     there = [*members("ewr"), *members("jfk", sources=both), *members("lga", sources={})]
     want = wanted([drawn(1, 5), drawn(1, 5, "crews")])
@@ -49,6 +49,6 @@ def test_only_silos_that_have_all_of_the_data_are_drawn():
     assert [want.eligible(member) for member in there] == [False, True, False]
 
 
-def test_handles_that_draw_differently_do_not_go_together():
+def test_handles_with_different_draws_are_refused():
     with pytest.raises(UsageError, match="crews, flights draw different silos"):
         wanted([drawn(1, 5), drawn(1, 6, "crews")])

@@ -1,4 +1,4 @@
-"""What is known of an invocation from its events, how that reads, and what a display does when it cannot write."""
+"""Progress of an invocation built from events, its rendering, and a display that cannot write."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def events(*names_and_silos):
     return [Event(name, "s1", 0, silo, details) for name, silo, details in names_and_silos]
 
 
-def test_an_invocation_is_followed():
+def test_state_follows_the_events_of_an_invocation():
     one = invocation()
     one.attempt("s1", ["bos", "ewr", "jfk"])
     for event in events(
@@ -44,7 +44,7 @@ def test_an_invocation_is_followed():
     assert (one.attempts, one.stage, one.dropped) == (2, 0, {})
 
 
-def test_the_summary_says_what_it_took():
+def test_summary_has_time_silos_stages_and_bytes():
     silos = (
         SiloReport(silo="bos", incarnation="1", outcome="answered", bytes_out=4096, bytes_in=10),
         SiloReport(silo="ewr", incarnation="1", outcome="timed out", bytes_out=4096),
@@ -67,11 +67,11 @@ def test_the_summary_says_what_it_took():
         (time_text(3725), "1 h 02 min"),
     ],
 )
-def test_numbers_for_people(text, expected):
+def test_times_and_sizes_are_readable(text, expected):
     assert text == expected
 
 
-def test_the_page_shows_lines_as_they_are(capsys):
+def test_page_shows_the_rendered_lines(capsys):
     def reported(out, into, *dropped_by_stage):
         stages = tuple(
             StageReport(stage=stage, needed=1, seconds=1.0, silos=tuple(ended(name, late, out, into) for name in NAMES))
@@ -97,7 +97,7 @@ def test_the_page_shows_lines_as_they_are(capsys):
     assert [f"mean_delay: {done}\n", capsys.readouterr().err] == blocks("docs/observe.md", "text")
 
 
-def test_a_long_wait_is_told_once(capsys):
+def test_long_wait_is_shown_once(capsys):
     renderer = LineRenderer()
     one = invocation(phase="waiting", present=("bos",), wanted=3)
     for now in (1.0, 6.0, 7.0):
@@ -106,7 +106,7 @@ def test_a_long_wait_is_told_once(capsys):
 
 
 class Broken:
-    """A renderer whose stream is gone."""
+    """A renderer whose stream is closed."""
 
     pause = 0.01
 
@@ -124,7 +124,7 @@ class Broken:
         raise OSError("gone")
 
 
-async def test_a_display_that_cannot_write_gives_up_and_disturbs_nobody():
+async def test_display_that_cannot_write_stops_silently():
     renderer = Broken()
     display = Display(renderer)
     for _ in range(3):
@@ -138,7 +138,7 @@ async def test_a_display_that_cannot_write_gives_up_and_disturbs_nobody():
 
 
 class Stuck(Broken):
-    """A renderer whose stream takes nothing for a while."""
+    """A renderer whose stream blocks for a while."""
 
     def say(self, line):
         time.sleep(1.0)
@@ -147,7 +147,7 @@ class Stuck(Broken):
         pass
 
 
-async def test_a_display_that_is_stuck_is_waited_for_once():
+async def test_blocked_display_is_waited_for_once():
     display = Display(Stuck())
     started = asyncio.get_running_loop().time()
     for _ in range(5):

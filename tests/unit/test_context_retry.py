@@ -1,4 +1,4 @@
-"""Trying again: only what is worth it, so often as allowed, within the time."""
+"""Retries: only of retryable errors, up to their number, within the deadline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedbroker.errors import BrokerLost, DeadlineExceeded, SiloError
 
 
 class Attempts:
-    """Fails as often as it is told to, with a given error."""
+    """Fails a given number of times with a given error."""
 
     def __init__(self, failures, error):
         self.failures = failures
@@ -29,34 +29,34 @@ LOST = BrokerLost("gone")
 WRONG = SiloError("ewr", "no such table")
 
 
-async def test_what_was_lost_is_tried_again():
+async def test_lost_attempt_is_retried():
     once = Attempts(2, LOST)
     assert await attempt(once, retries=2, seconds=None, pause=0.001) == "result"
     assert once.made == 3
 
 
-async def test_so_often_and_no_more():
+async def test_number_of_retries_is_limited():
     once = Attempts(3, LOST)
     with pytest.raises(BrokerLost):
         await attempt(once, retries=2, seconds=None, pause=0.001)
     assert once.made == 3
 
 
-async def test_what_would_only_fail_again_is_not():
+async def test_permanent_error_is_not_retried():
     once = Attempts(1, WRONG)
     with pytest.raises(SiloError):
         await attempt(once, retries=2, seconds=None, pause=0.001)
     assert once.made == 1
 
 
-async def test_not_beyond_the_deadline():
+async def test_no_retry_after_the_deadline():
     once = Attempts(9, LOST)
     with pytest.raises(BrokerLost):
         await attempt(once, retries=9, seconds=0.05, pause=1.0)
     assert once.made == 1
 
 
-async def test_an_attempt_that_does_not_end_is_ended(monkeypatch):
+async def test_endless_attempt_ends_at_the_deadline(monkeypatch):
     monkeypatch.setattr("fedbroker.context.retry.OVERTIME", 0.01)
 
     async def for_ever(deadline):

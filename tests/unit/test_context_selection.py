@@ -1,4 +1,4 @@
-"""Who takes part: by rule, by choice, by the arguments' own draw, and never more than allowed."""
+"""Selection of members: by rule, by function, by the arguments' draw, and at most ``max_silos``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names(members):
 
 
 @given(st.integers(1, 6), st.sampled_from(["all", "random"]))
-def test_never_more_than_allowed_and_in_order(most, select):
+def test_at_most_max_silos_in_order(most, select):
     chosen = choose(THERE, Wanted(), settings(max_silos=most, select=select))
     assert len(chosen) == min(most, 4)
     assert chosen == [member for member in THERE if member in chosen]
@@ -33,12 +33,12 @@ def test_never_more_than_allowed_and_in_order(most, select):
         assert chosen == list(THERE[:most])
 
 
-def test_random_draws_everybody_sooner_or_later():
+def test_random_selection_draws_every_silo_eventually():
     drawn = {choose(THERE, Wanted(), settings(max_silos=1, select="random"))[0].name for _ in range(200)}
     assert drawn == set(names(THERE))
 
 
-def test_a_rule_comes_before_any_choice():
+def test_eligible_is_applied_before_select():
     rule = settings(eligible=lambda silo: silo.name > "c", max_silos=2)
     assert names(choose(THERE, Wanted(), rule)) == ["ewr", "jfk"]
     pool = pool_of(Wanted(), settings(min_silos=2, eligible=lambda silo: silo.name > "c"))
@@ -46,21 +46,21 @@ def test_a_rule_comes_before_any_choice():
     assert [pool.holds(member) for member in THERE] == [False, True, True, True]
 
 
-def test_a_function_chooses():
+def test_select_function_chooses():
     two = settings(select=lambda silos: [silos[-1], silos[0]])
     assert names(choose(THERE, Wanted(), two)) == ["bos", "lga"]
     by_name = settings(select=lambda silos: ["jfk"])
     assert names(choose(THERE, Wanted(), by_name)) == ["jfk"]
 
 
-def test_a_function_that_chooses_strangers_or_too_few_is_told():
+def test_select_function_with_unknown_or_too_few_silos_is_an_error():
     with pytest.raises(UsageError, match="mallory"):
         choose(THERE, Wanted(), settings(select=lambda silos: ["mallory"]))
     with pytest.raises(UsageError, match="1 silo where min_silos is 2"):
         choose(THERE, Wanted(), settings(min_silos=2, select=lambda silos: silos[:1]))
 
 
-def test_the_arguments_draw_comes_before_select():
+def test_draw_of_the_arguments_is_applied_before_select():
     drawn = choose(THERE, Wanted(Draw(2, 4)), settings(select=lambda silos: []))
     assert len(drawn) == 2
     with pytest.raises(UsageError, match="max_silos is 1"):

@@ -1,4 +1,4 @@
-"""What silos answer with is let in if it is of its stage's types, and only then."""
+"""A silo's outputs are accepted only if they have the types of their stage."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SUM = tff.FederatedType(NUMBER, tff.SERVER)
 
 @settings(max_examples=300)
 @given(random_federated_values())
-def test_whatever_tff_writes_is_let_in(case):
+def test_every_value_that_tff_writes_is_accepted(case):
     value, type_ = case
     clients = 1 if type_.all_equal else len(value)
     check_value(serialize(value, type_), type_, clients)
 
 
 def at_server(member, type_=NUMBER):
-    """That serialized value, said to be of a type at the server."""
+    """Wrap a serialized value in a type at the server."""
     value = executor_pb2.Value()
     value.federated.type.CopyFrom(type_serialization.serialize_type(tff.FederatedType(type_, tff.SERVER)).federated)
     value.federated.value.add().CopyFrom(member)
@@ -69,7 +69,7 @@ def one(value=1.0):
     return executor_pb2.Value.FromString(serialize(value, NUMBER))
 
 
-def test_what_is_of_the_type_is_let_in():
+def test_value_of_the_type_is_accepted():
     check_value(at_server(one()), SUM, 5)
     check_value(at_server(numbers(1, 2, 3), VECTOR), tff.FederatedType(VECTOR, tff.SERVER), 5)
     pair = tff.to_type([NUMBER, VECTOR])
@@ -94,13 +94,13 @@ def test_what_is_of_the_type_is_let_in():
         (executor_pb2.Value(array=array_pb2.Array(dtype=1, shape=array_pb2.ArrayShape(unknown_rank=True))), VECTOR),
     ],
 )
-def test_what_is_of_another_type_is_not(value, type_):
+def test_value_of_another_type_is_refused(value, type_):
     with pytest.raises(WireError, match="not of the type"):
         check_value(at_server(value, NUMBER), tff.FederatedType(type_, tff.SERVER), 1)
 
 
 @pytest.mark.parametrize("dims", [[0, 1 << 62], [1 << 31, 1 << 31, 0], [1] * 33])
-def test_a_shape_that_no_array_has_is_not_let_in(dims):
+def test_impossible_shape_is_refused(dims):
     type_ = tff.FederatedType(tff.TensorType(np.float32, [None] * len(dims)), tff.SERVER)
     array = array_pb2.Array(dtype=data_type_pb2.DT_FLOAT, shape=array_pb2.ArrayShape(dim=dims))
     array.content = bytes(4 * math.prod(dims))
@@ -109,7 +109,7 @@ def test_a_shape_that_no_array_has_is_not_let_in(dims):
         check_value(federate([value], type_), type_, 1)
 
 
-def test_a_content_twice_or_elsewhere_is_not_let_in():
+def test_repeated_or_misplaced_content_is_refused():
     type_ = tff.FederatedType(VECTOR, tff.SERVER)
     good = numbers(1, 2, 3).array.SerializeToString()
     content = b"".join(framed(18, [bytes(12)]))
@@ -122,8 +122,8 @@ def test_a_content_twice_or_elsewhere_is_not_let_in():
             check_value(value, type_, 1)
 
 
-def test_no_more_is_walked_than_may_be_there():
-    flood = b"\x38\x01" * 1000  # an unknown number, again and again
+def test_validation_reads_no_more_than_the_type_allows():
+    flood = b"\x38\x01" * 1000  # an unknown number, repeatedly
     for inside in (flood, b"".join(framed(6, [flood])), b"".join(framed(3, [flood]))):
         value = b"".join(framed(5, framed(2, [inside])))
         for type_ in (NUMBER, VECTOR, tff.to_type([NUMBER])):
@@ -133,7 +133,7 @@ def test_no_more_is_walked_than_may_be_there():
         check_value(b"".join(framed(5, [flood])), SUM, 1)
 
 
-def test_each_client_has_one_value_and_no_other_has():
+def test_each_client_must_have_exactly_one_value():
     type_ = tff.FederatedType(NUMBER, tff.CLIENTS)
     value = serialize([1.0, 2.0], type_)
     check_value(value, type_, 2)
@@ -142,20 +142,20 @@ def test_each_client_has_one_value_and_no_other_has():
             check_value(value, type_, clients)
 
 
-def test_a_sequence_that_touches_nothing_is_let_in():
+def test_sequence_without_side_effects_is_accepted():
     type_ = tff.FederatedType(NUMBERS, tff.SERVER)
     value = at_server(sequence(tf.data.Dataset.range(3)), NUMBERS)
     check_value(value, type_, 1)
 
 
-def test_a_sequence_that_reads_a_file_is_not(tmp_path):
+def test_sequence_that_reads_a_file_is_refused(tmp_path):
     (tmp_path / "lines").write_text("1\n2\n")
     lines = tf.data.TextLineDataset([str(tmp_path / "lines")]).map(lambda line: tf.strings.to_number(line, tf.int64))
     with pytest.raises(WireError, match=r"TextLineDataset.*files"):
         check_value(at_server(sequence(lines), NUMBERS), tff.FederatedType(NUMBERS, tff.SERVER), 1)
 
 
-def test_an_answer_has_what_its_stage_sends_and_returns():
+def test_reply_must_have_the_outputs_of_its_stage():
     slots = [SimpleNamespace(type=SUM), SimpleNamespace(type=tff.FederatedType(NUMBER, tff.CLIENTS))]
     stage = SimpleNamespace(kept=(), partials=slots[:1], returned=slots[1:])
     partial, returned = at_server(one()), serialize([1.0, 2.0], slots[1].type)

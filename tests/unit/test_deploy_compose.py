@@ -1,4 +1,4 @@
-"""compose/: what Compose would refuse, and what an operator would rue, found without a Docker daemon."""
+"""compose/: errors that Compose would report, and mistakes that an operator would regret, found without Docker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SERVICES = WHOLE["services"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_named_is_there(name):
+def test_named_files_and_services_exist(name):
     document = load(name)
     known = {
         key: document.get(key, {}).keys() | WHOLE.get(key, {}).keys()
@@ -62,14 +62,14 @@ def test_images_are_ours_or_official_and_pinned():
             assert tag[:1].removeprefix("v").isdigit() or tag[1:2].isdigit()
 
 
-def test_whatever_runs_for_long_has_a_health_check_and_comes_back():
+def test_long_running_services_have_health_checks_and_restart():
     for name, service in SERVICES.items():
         if name != "coordinator":  # ends with its program
             assert service["healthcheck"]["test"]
             assert service["restart"] == "unless-stopped"
 
 
-def test_everybody_waits_until_what_he_needs_is_healthy():
+def test_services_wait_for_their_healthy_dependencies():
     for name, service in SERVICES.items():
         if name != "broker":
             assert service["depends_on"]
@@ -88,7 +88,7 @@ def test_only_the_broker_is_published_and_without_tls_on_this_machine_alone():
 
 
 def test_a_silos_network_holds_broker_and_prometheus_only():
-    """Its C++ runtime has no namespace in a container: it listens there."""
+    """The silo's C++ runtime has no namespace in a container and listens on this network."""
     for one in ("ewr", "jfk", "lga", "coordinator"):
         assert SERVICES[one]["networks"] == [one]
         assert WHOLE["networks"][one] == {"internal": True}
@@ -99,18 +99,18 @@ def test_a_silos_network_holds_broker_and_prometheus_only():
         }
 
 
-def test_what_is_ours_may_write_where_it_must_and_nothing_else():
+def test_our_containers_may_write_only_where_needed():
     for name, service in SERVICES.items():
         assert "no-new-privileges:true" in service["security_opt"]
         assert "privileged" not in service
         assert "user" not in service
-        if name != "broker":  # whose image begins as root
+        if name != "broker":  # whose image starts as root
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_password_is_in_the_files_or_in_the_environment(name):
+def test_no_password_is_in_the_files_or_the_environment(name):
     document = load(name)
     for secret in document.get("secrets", {}).values():
         assert secret["file"].startswith("./secrets/")
@@ -124,7 +124,7 @@ def test_no_password_is_in_the_files_or_in_the_environment(name):
     assert not re.search(r"default_pass|DEFAULT_PASS|guest", text)
 
 
-def test_secrets_are_no_part_of_the_repository_or_of_an_image():
+def test_secrets_are_not_in_the_repository_or_an_image():
     assert "compose/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in ignored
@@ -132,7 +132,7 @@ def test_secrets_are_no_part_of_the_repository_or_of_an_image():
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_a_dockerfile_copies_what_is_there_and_ends_as_nobody(path):
+def test_dockerfile_copies_existing_files_and_runs_unprivileged(path):
     text = path.read_text().replace("\\\n", " ")
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
@@ -157,7 +157,7 @@ def test_a_dockerfile_copies_what_is_there_and_ends_as_nobody(path):
         if " pip " in one and (" install " in one or " wheel " in one)
     ]
     assert installs
-    assert all("--require-hashes" in one or "--no-index" in one for one in installs)  # whatever is fetched has a hash
+    assert all("--require-hashes" in one or "--no-index" in one for one in installs)  # each download has a hash
     assert f"requirements/{path.name.removesuffix('.Dockerfile')}.txt" in text
 
 
@@ -176,7 +176,7 @@ def test_the_silos_image_knows_its_own_command_line():
         assert str(bound.arguments[name].parent) in SERVICES["ewr"]["tmpfs"]
 
 
-def test_prometheus_is_told_of_whom_there_is():
+def test_prometheus_targets_exist():
     for path in sorted((COMPOSE / "targets").glob("*.yml")):
         (group,) = yaml.safe_load(path.read_text())
         for target in group["targets"]:
@@ -188,7 +188,7 @@ def test_prometheus_is_told_of_whom_there_is():
             assert port == (address.rpartition(":")[2] if address else "15692")  # RabbitMQ's own
 
 
-def test_passwords_are_new_each_time_and_for_their_owner_alone(tmp_path):
+def test_passwords_are_random_and_readable_only_by_their_owner(tmp_path):
     def make(name):
         command = [sys.executable, str(COMPOSE / "passwords.py"), str(tmp_path / name)]
         return subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -207,7 +207,7 @@ def test_passwords_are_new_each_time_and_for_their_owner_alone(tmp_path):
     assert {path.name: path.read_text() for path in (tmp_path / "one").iterdir()} == files
 
 
-def test_users_may_do_what_the_page_on_security_gives_them(tmp_path):
+def test_permissions_equal_those_of_the_security_page(tmp_path):
     subprocess.run([sys.executable, COMPOSE / "passwords.py", tmp_path / "secrets"], check=True, timeout=30)
     given = json.loads((tmp_path / "secrets" / "definitions.json").read_text())
     _, *by_hand = blocks("docs/security.md", "sh")

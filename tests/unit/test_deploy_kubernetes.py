@@ -1,4 +1,4 @@
-"""config/kubernetes: Kubernetes' own schemas judge what is rendered; what a silo needs of it is there."""
+"""config/kubernetes: the rendered objects satisfy Kubernetes' own schemas and give a silo what it needs."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def pod(overlay: Path) -> dict:
 
 @each_overlay
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_each_document(overlay, version):
+def test_each_document_satisfies_the_schema(overlay, version):
     documents = render(overlay)
     assert len(documents) >= 6
     for document in documents:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_a_misspelt_key_would_be_seen():
+def test_misspelt_key_is_found():
     document = the("Deployment", EWR)
     document["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -56,8 +56,8 @@ def test_a_misspelt_key_would_be_seen():
 
 
 @each_overlay
-def test_kustomize_says_the_same_where_it_is_installed(overlay):
-    """The tests' own rendering is compared with what it stands for; without one there is that rendering alone."""
+def test_rendering_equals_kustomize_if_installed(overlay):
+    """Compare our rendering with kustomize's; without kustomize only ours is checked."""
     kubectl = shutil.which("kubectl")
     rendered = render(overlay)
     if kubectl is not None:
@@ -74,7 +74,7 @@ def canonical(document: dict) -> str:
 
 @each_overlay
 def test_pods_are_restricted(overlay):
-    """As the admission level `restricted` of the namespace demands."""
+    """Check the admission level `restricted` of the namespace."""
     spec = pod(overlay)
     assert the("Namespace", overlay)["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -96,7 +96,7 @@ def test_pods_are_restricted(overlay):
 
 
 @each_overlay
-def test_what_a_pod_names_is_there(overlay):
+def test_objects_that_pods_name_exist(overlay):
     documents, spec = render(overlay), pod(overlay)
     names = {(one["kind"], one["metadata"]["name"]) for one in documents}
     (container,) = spec["containers"]
@@ -113,7 +113,7 @@ def test_what_a_pod_names_is_there(overlay):
 
 
 @each_overlay
-def test_the_password_is_a_file_and_no_password_is_in_the_repository(overlay):
+def test_password_is_a_file_outside_the_repository(overlay):
     (container,) = pod(overlay)["containers"]
     environment = {one["name"]: one["value"] for one in container["env"]}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
@@ -128,7 +128,7 @@ def test_the_password_is_a_file_and_no_password_is_in_the_repository(overlay):
 
 
 @pytest.mark.parametrize("overlay", [one for one in (*OVERLAYS, *EXAMPLES) if one != NORTH], ids=title)
-def test_the_network_leads_to_broker_and_dns_only(overlay):
+def test_network_policy_allows_broker_and_dns_only(overlay):
     policy = the("NetworkPolicy", overlay)["spec"]
     own = workload(overlay)["spec"]["template"]["metadata"]["labels"]
     assert policy["podSelector"]["matchLabels"].items() <= own.items()
@@ -143,7 +143,7 @@ def test_the_network_leads_to_broker_and_dns_only(overlay):
 
 
 @pytest.mark.parametrize("overlay", [EWR, STANDBY], ids=["ewr", "standby"])
-def test_probes_look_at_the_files_that_the_image_writes(overlay):
+def test_probes_read_the_files_that_the_image_writes(overlay):
     from fedbroker_worker.daemon import PERIOD
 
     command = re.search(r"^CMD (\[.*\])$", image("silo"), re.MULTILINE)
@@ -158,7 +158,7 @@ def test_probes_look_at_the_files_that_the_image_writes(overlay):
     assert "args" not in container
 
 
-def test_a_silo_whose_rows_are_at_googles_reaches_the_internet_too():
+def test_silo_with_google_sheets_may_reach_the_internet():
     policy = the("NetworkPolicy", NORTH)["spec"]
     assert policy["ingress"] == []
     *ours, google = policy["egress"]
@@ -174,13 +174,13 @@ def image(name: str) -> str:
     return (ROOT / "compose" / f"{name}.Dockerfile").read_text().replace("\\\n", "")
 
 
-def test_the_silo_is_given_the_time_to_finish_its_sessions():
+def test_silo_has_time_to_complete_its_sessions():
     from fedbroker_worker.config import SiloSettings
 
     assert pod(EWR)["terminationGracePeriodSeconds"] > SiloSettings.__dataclass_fields__["drain_seconds"].default
 
 
-def test_of_a_silo_that_is_there_twice_one_stands_by_and_one_stays():
+def test_two_replicas_of_a_silo_use_standby():
     for overlay, replicas, budget in ((EWR, 1, {"maxUnavailable": 1}), (STANDBY, 2, {"minAvailable": 1})):
         deployment, disruption = the("Deployment", overlay), the("PodDisruptionBudget", overlay)
         assert deployment["spec"]["replicas"] == replicas
@@ -192,7 +192,7 @@ def test_of_a_silo_that_is_there_twice_one_stands_by_and_one_stays():
     assert the("Deployment", EWR)["spec"]["strategy"] == {"type": "Recreate"}
 
 
-def test_the_silos_settings_are_settings(tmp_path):
+def test_settings_of_the_silo_are_valid(tmp_path):
     from fedbroker_worker.config import load
 
     (tmp_path / "silo.toml").write_text(the("ConfigMap", EWR)["data"]["silo.toml"])
@@ -204,11 +204,11 @@ def test_the_silos_settings_are_settings(tmp_path):
         assert (settings.silo.isolation, settings.silo.standby) == ("none", overlay == STANDBY)
 
 
-def test_the_program_is_the_one_that_compose_runs():
+def test_program_equals_that_of_compose():
     assert the("ConfigMap", DELAYS)["data"]["program.py"] == (ROOT / "compose" / "program.py").read_text()
 
 
-def test_the_broker_is_a_cluster_with_our_settings_and_tls_only():
+def test_broker_is_a_cluster_with_our_settings_and_tls_only():
     (cluster,) = render(BROKER)
     assert (cluster["apiVersion"], cluster["kind"]) == ("rabbitmq.com/v1beta1", "RabbitmqCluster")
     spec = cluster["spec"]

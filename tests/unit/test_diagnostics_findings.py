@@ -1,4 +1,4 @@
-"""What is said of a broker's clock, version and speed: of numbers, since no such brokers are at hand."""
+"""Findings about a broker's clock, version and speed, made from numbers, since such brokers are not available."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RABBIT = Server("RabbitMQ", "3.10.8", "rabbit@one", 2_097_152)
         ((-75.0, 0.6), "warning", "75.0 s behind ours"),
     ],
 )
-def test_clocks(ahead, level, words):
+def test_clock_difference_findings(ahead, level, words):
     said = _clock(ahead)
     assert said.level == level
     assert words in said.what
@@ -35,7 +35,7 @@ def test_clocks(ahead, level, words):
         ("4.0.5", 3600.0, "ok", "this broker heeds it"),
     ],
 )
-def test_consumer_time_outs(version, renew, level, words):
+def test_consumer_timeout_findings(version, renew, level, words):
     said = _time_out(Server("RabbitMQ", version, "one", 0), renew)
     assert said.level == level
     assert words in said.what
@@ -50,13 +50,13 @@ def test_consumer_time_outs(version, renew, level, words):
         (Server("RabbitMQ", "4.1.0-rc.1", "one", 131_072), "ok", "frames of 128 KiB"),
     ],
 )
-def test_versions(server, level, words):
+def test_version_findings(server, level, words):
     (said,) = server.findings()
     assert said.level == level
     assert words in said.what
 
 
-def test_speed():
+def test_speed_findings():
     assert [one.level for one in _pace(Pace(0.05, 20e6, True))] == ["ok", "ok"]
     slow = _pace(Pace(0.05, 100e3, True))[1]
     assert (slow.level, slow.code) == ("warning", "FB6001")
@@ -64,13 +64,13 @@ def test_speed():
     assert "not measured" in _pace(None)[0].what
 
 
-def test_hosts_of_two_clusters():
+def test_hosts_of_two_clusters_are_reported():
     other = Server("RabbitMQ", "3.10.8", "rabbit@two", 0)
     assert _clusters([RABBIT, RABBIT]) == []
     assert _clusters([RABBIT, other])[0].level == "problem"
 
 
-def test_lines(capsys):
+def test_findings_are_lines(capsys):
     found = [
         Finding.ok("dns", "a\nb amqp://me:secret@host/"),
         Finding(level="problem", subject="login", what="no\x1b[31m", code="FB2002", hint="do this", exit_code=3),

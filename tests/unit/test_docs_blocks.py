@@ -1,4 +1,4 @@
-"""Each fenced block of each page is asked for by a test, which runs it."""
+"""Each fenced block of each page is claimed by a test, which runs it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.pages import ROOT, fenced
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 DRAWN = {"mermaid"}
-"""Drawings: nothing in them can be run."""
+"""Diagrams: they hold nothing that runs."""
 
 
 def claims(path: Path) -> set[tuple[str, str]]:
-    """Pages and languages of the calls of ``blocks`` and ``story`` in a file; all languages for the latter."""
+    """Return pages and languages of a file's calls of ``blocks`` and ``story``; the latter claims all languages."""
     asked = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
@@ -39,13 +39,13 @@ def test_each_block_is_run_by_a_test(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_fence_is_seen(page):
+def test_every_fence_is_parsed(page):
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     fences = [line for line in lines if line.lstrip().startswith(("```", "~~~"))]
     assert len(fences) == 2 * len(list(fenced(page)))
 
 
-def test_what_nobody_asks_for_is_found(tmp_path):
+def test_claims_are_the_literal_calls(tmp_path):
     test = tmp_path / "test_some.py"
     test.write_text('blocks("docs/a.md", "sh")\nstory("docs/b.md")\nblocks(page, "sh")\n')
     assert claims(test) == {("docs/a.md", "sh"), ("docs/b.md", "")}

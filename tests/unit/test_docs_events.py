@@ -1,4 +1,4 @@
-"""docs/events.md and the code have the same vocabulary: each event's name, level and keys."""
+"""docs/events.md and the code agree on each event's name, level and keys."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fedbroker.session.events import WARNINGS, EventDetails, EventName
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 TOLD = "## In a cohort and its sessions"
-"""The section of what ``on_event`` hears."""
+"""The section on the events that ``on_event`` receives."""
 SAYS = ("emit", "_emit", "Event")
-"""How the session and the context tell of an event."""
+"""The methods by which session and context emit an event."""
 ON_EACH_EVENT = {"silo", "session", "stage"}
 
 
@@ -29,14 +29,14 @@ def calls() -> Iterator[tuple[Path, ast.Call]]:
 
 
 def name_of(path: Path, call: ast.Call) -> str:
-    """The event's name, which must stand there in full: else nobody could look for it."""
+    """Return an event's name, which must be written in full so that a reader can search for it."""
     first = call.args[0]
     assert isinstance(first, ast.Constant), f"{path}:{call.lineno}: {ast.unparse(call)}"
     return str(first.value)
 
 
 def logged() -> dict[str, tuple[set[str], set[str]]]:
-    """Levels and keys of each event that goes straight into the log."""
+    """Return levels and keys of each event that is logged directly."""
     found: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for path, call in calls():
         match call.func:
@@ -48,7 +48,7 @@ def logged() -> dict[str, tuple[set[str], set[str]]]:
 
 
 def told() -> set[str]:
-    """The events that ``on_event`` hears; where a name is passed on, it was written down elsewhere."""
+    """Return the events that ``on_event`` receives; a name that is passed on is written elsewhere."""
     found = set()
     for _, call in calls():
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
@@ -75,11 +75,11 @@ def test_each_event_of_the_log_is_on_the_page_with_its_levels_and_keys():
     code = logged()
     assert page.keys() == code.keys()
     for name, (levels, keys) in code.items():
-        # What is added under a condition is not seen here.
+        # A key that is added under a condition is not found here.
         assert (page[name][0], page[name][1] - {"asking_again_in"}) == (levels, keys), name
 
 
-def test_each_event_that_is_told_is_on_the_page_with_its_level():
+def test_each_event_of_on_event_is_on_the_page_with_its_level():
     page = rows(sections()[0])
     assert page.keys() == told() == set(get_args(EventName))
     assert set().union(*(keys for _, keys in page.values())) == EventDetails.__annotations__.keys()
@@ -88,8 +88,8 @@ def test_each_event_that_is_told_is_on_the_page_with_its_level():
         assert not keys & ON_EACH_EVENT, name
 
 
-def test_nobody_logs_past_structlog():
-    """But for the log itself, and for what quietens other libraries."""
+def test_all_logging_uses_structlog():
+    """The exceptions are the log itself, and the code that silences other libraries."""
     users = {
         str(path.relative_to(ROOT))
         for path, call in calls()

@@ -1,4 +1,4 @@
-"""The tests that pages name as their proof are there."""
+"""The tests that pages name as their proof exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TESTS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").
 
 
 @pytest.mark.parametrize("page", ["docs/keys.md", "docs/security.md"])
-def test_every_proof_is_there(page):
+def test_every_named_test_exists(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     named, files = set(re.findall(r"`(test_\w+)`", text)), set(re.findall(r"`(tests/[\w/]+\.py)`", text))
     assert len(named) > 8

@@ -1,4 +1,4 @@
-"""docs/observe.md names the spans, attributes, arguments and variables that there are."""
+"""docs/observe.md names existing spans, attributes, arguments and variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "observe.md").read_text(encoding="utf-8")
 
 
 def spans() -> dict[str, set[str]]:
-    """The attributes of each span in the code: given to it, or set in the same function."""
+    """Return the attributes of each span in the code: passed to it, or set in the same function."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in [*(ROOT / "fedbroker").rglob("*.py"), *(ROOT / "workers").rglob("*.py")]:
         if path.name == "tracing.py":
@@ -42,7 +42,7 @@ def test_each_span_is_on_the_page_with_its_attributes():
     assert {name: set(re.findall(r"`(\w+)`", attributes)) for name, attributes in lines} == spans()
 
 
-def test_the_program_names_arguments_that_there_are():
+def test_program_of_the_page_uses_existing_arguments():
     known = inspect.signature(fedbroker.create_sync_execution_context).parameters
     (block,) = blocks("docs/observe.md", "python")
     (call,) = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
@@ -50,7 +50,7 @@ def test_the_program_names_arguments_that_there_are():
     assert known["progress"].default is None
 
 
-def test_the_variables_are_those_that_are_looked_at():
+def test_environment_variables_equal_those_of_the_code():
     table = PAGE.partition("| variable |")[2].partition("\n\n")[0]
     named = set(re.findall(r"`(OTEL_\w+)`", table))
     assert named == {*tracing._SWITCHES, "OTEL_SERVICE_NAME", "OTEL_SDK_DISABLED"}

@@ -1,4 +1,4 @@
-"""The site: built without a warning, whole without a network, with every public name in its reference."""
+"""The documentation site: built without warnings, usable offline, with every public name in its reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = ("__init__", "errors", "program", "testing")
 
 
 def public(module: Path) -> list[str]:
-    """Its ``__all__``; read, since importing some of them takes TensorFlow."""
+    """Return a module's ``__all__``, read from its source, since some imports need TensorFlow."""
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return ast.literal_eval(node.value)
@@ -41,7 +41,7 @@ def site(tmp_path_factory):
     return directory
 
 
-def test_a_page_without_a_way_to_it_and_a_link_to_nowhere_would_be_seen(tmp_path):
+def test_orphaned_page_and_broken_link_are_found(tmp_path):
     (checks,) = re.findall(r"^validation:\n(?:  .*\n)+", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     (tmp_path / "mkdocs.yml").write_text(f"site_name: some\nnav: [index.md]\n{checks}")
     (tmp_path / "docs").mkdir()
@@ -54,18 +54,18 @@ def test_a_page_without_a_way_to_it_and_a_link_to_nowhere_would_be_seen(tmp_path
     assert "2 warnings" in warnings(done)
 
 
-def test_every_public_name_is_in_the_reference_with_what_is_said_of_it(site):
+def test_every_public_name_is_in_the_reference_with_its_docstring(site):
     page = (site / "api.html").read_text(encoding="utf-8")
     shown = set(re.findall(r'<h\d id="([\w.]+)"', page))
     for module in MODULES:
         missing = set(public(ROOT / "fedbroker" / f"{module}.py")) - {name.rpartition(".")[2] for name in shown}
         assert not missing, module
-    # Functions show their arguments, with words for each.
+    # Functions show their arguments, each with a description.
     assert page.count("quorum_fraction") >= 2
     assert ":func:" not in page
 
 
-def test_nothing_comes_from_elsewhere(site):
+def test_site_has_no_external_resources(site):
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         tags = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", text)
@@ -83,7 +83,7 @@ def test_links_out_of_docs_lead_to_copies(site):
     assert copy.read_bytes() == (ROOT / "config" / "silo.example.toml").read_bytes()
 
 
-def test_search_works_from_a_disk(site):
+def test_search_works_offline(site):
     assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
     assert '<script src="assets/iframe-worker.js"></script>' in (site / "index.html").read_text(encoding="utf-8")
     assert "window.Worker" in (site / "assets" / "iframe-worker.js").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/sources.md, and the sources in config/silo.example.toml: what they show is run, no key is missing."""
+"""docs/sources.md and the sources in config/silo.example.toml: examples run, and no key is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "sources.md").read_text()
 EXAMPLE = (ROOT / "config" / "silo.example.toml").read_text()
 OPTIONS = {"duckdb": DuckDBOptions, "python": PythonOptions, "sheets": SheetsOptions, "sql": SqlOptions}
-DEFAULTED = {"memory_limit", "threads", "worksheet", "range", "columns", "endpoint"}  # whose default is in words
+DEFAULTED = {"memory_limit", "threads", "worksheet", "range", "columns", "endpoint"}  # the default is in words
 
 
 def section(kind):
@@ -35,7 +35,7 @@ def section(kind):
 
 
 def shown(kind):
-    """The example of a kind: its source's name and its keys."""
+    """Return the example of a kind: its source's name and its keys."""
     examples = [tomllib.loads(toml)["data"] for toml in blocks("docs/sources.md", "toml")]
     ((name, keys),) = [item for example in examples for item in example.items() if item[1].pop("source") == kind]
     return name, keys
@@ -43,7 +43,7 @@ def shown(kind):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A directory with what the examples name."""
+    """Create a directory with the files that the examples name."""
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     (tmp_path / "flights.csv").write_text("dep_delay\n10\n\n20\n")
     with sqlite3.connect(tmp_path / "hospital.db") as database:
@@ -65,7 +65,7 @@ def here(tmp_path, monkeypatch):
         ("python", Source((Column("days", "float32"), Column("ward", "str")), rows=2)),
     ],
 )
-def test_each_example_is_a_source(here, kind, described):
+def test_each_example_is_a_valid_source(here, kind, described):
     name, keys = shown(kind)
     source = open_source(name, kind, keys, here)
     assert source.describe() == described
@@ -73,20 +73,20 @@ def test_each_example_is_a_source(here, kind, described):
     assert len(source.read([column.name for column in described.columns])) == described.clients
 
 
-def test_the_spreadsheet_is_a_source(here):
+def test_spreadsheet_example_is_a_valid_source(here):
     name, keys = shown("sheets")
     with SheetsServer(key_size=1024) as google:
         local = share_spreadsheet(google, here)
         google.books["THE-KEY-OF-YOUR-SPREADSHEET"] = google.books.pop(SPREADSHEET_KEY)
         source = open_source(name, "sheets", keys | {"endpoint": local["endpoint"]}, here)
-        # A date with a time of day is none, as STAYS has one.
+        # A date with a time of day is not a date.
         google.books["THE-KEY-OF-YOUR-SPREADSHEET"].sheets["Stays"][2] = [*STAY_ROWS[2][:4], 41277]
         assert source.describe() == Source((Column("days", "float64"), Column("admitted", "int32")), rows=3)
         assert source.read(["admitted"])[0]["admitted"].tolist() == [15706, 15708, 15707]
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIONS))
-def test_each_key_stands_in_its_table_with_its_default(kind):
+def test_each_key_is_in_its_table_with_its_default(kind):
     table = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", section(kind), re.MULTILINE))
     fields = {field.name: field.default for field in dataclasses.fields(OPTIONS[kind])}
     assert table.keys() == fields.keys()
@@ -101,7 +101,7 @@ def test_each_kind_has_a_section():
     assert set(re.findall(r"^## `(\w+)`", PAGE, re.MULTILINE)) == set(OPTIONS) <= set(installed_kinds())
 
 
-def test_the_examples_in_the_silos_file_are_valid(here):
+def test_examples_in_the_silo_settings_are_valid(here):
     text = re.sub(r"^# (?=\[data\.|\w+ = )", "", EXAMPLE.partition("[limits]")[0].partition("# threads")[2], flags=re.M)
     path = here / "silo.toml"
     path.write_text('[silo]\nname = "a"\ncohort = "b"\nbroker = "amqp://localhost/"\n' + text.partition("\n")[2])

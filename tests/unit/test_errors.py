@@ -1,4 +1,4 @@
-"""The tree of errors and its page say the same, and every error is one line."""
+"""The tree of errors agrees with its page, and every error is one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_codes_are_unique():
     assert len(codes) == len(set(codes))
 
 
-def test_every_class_stands_in_its_modules_tree_and_in_all():
+def test_every_class_is_in_its_modules_tree_and_in_all():
     for module in (fedbroker.errors, fedbroker_worker.errors):
         own = {
             name
@@ -76,7 +76,7 @@ WORDS = {"limit": 5, "line": 7, "seconds": 1.5, "wanted": 3, "retryable": True, 
 
 
 def instance(kind):
-    """An error of a class, with a value for each of its parameters."""
+    """Return an error of a class, with a value for each of its parameters."""
     values, keywords = [], {}
     for name, parameter in inspect.signature(kind).parameters.items():
         if name == "problem":
@@ -102,7 +102,7 @@ def test_an_error_survives_pickling_and_copying(kind, again):
     assert type(found.code) is str
 
 
-def test_the_fields_of_a_copy_are_its_own():
+def test_fields_of_a_copy_are_independent():
     error = SiloError("ewr", "no such table")
     found = copy.copy(error)
     found.computation = "total"

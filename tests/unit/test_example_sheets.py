@@ -1,4 +1,4 @@
-"""examples/sheets: its settings are a silo's, and what goes to Kubernetes holds the same; its page's commands."""
+"""examples/sheets: its settings are valid for a silo and equal those of Kubernetes; its page's commands exist."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_the_program_is_the_same_on_kubernetes():
     assert (PROGRAM / "program.py").read_text() == (EXAMPLE / "program.py").read_text()
 
 
-def test_the_page_applies_what_there_is():
+def test_page_applies_existing_files():
     page = (EXAMPLE / "README.md").read_text()
     assert sorted(ROOT / path for path in re.findall(r"kubectl apply -k (\S+)", page)) == EXAMPLES
     (namespace, job) = re.search(r"kubectl -n (\S+) logs -f job/(\S+)", page).groups()
     (found,) = (one["metadata"] for one in render(PROGRAM) if one["kind"] == "Job")
     assert (found["namespace"], found["name"]) == (namespace, job)
-    for directory in (SILO, PROGRAM):  # the secret goes where the pod is
+    for directory in (SILO, PROGRAM):  # the secret is in the pod's namespace
         asked = yaml.safe_load((directory / "kustomization.yaml").read_text())["namespace"]
         assert f"kubectl -n {asked} create secret" in (directory / "kustomization.yaml").read_text()
 
 
-def test_the_hospitals_are_the_same_each_time():
+def test_generated_hospitals_are_reproducible():
     assert hospitals.books() == hospitals.books()
     rows = {name: len(book.sheets[hospitals.WORKSHEET]) - 1 for name, book in hospitals.books().items()}
     assert rows == dict(hospitals.HOSPITALS)

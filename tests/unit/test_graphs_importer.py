@@ -22,7 +22,7 @@ SEEDS = corpus("graph")
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), st.lists(st.integers(0, 2**32), min_size=1, max_size=5))
-def test_what_tensorflow_can_run_the_filter_has_reported(graph, edits):
+def test_filter_reports_every_op_that_tensorflow_can_run(graph, edits):
     for edit in edits:
         graph = edited(graph, random.Random(edit), SEEDS)
     admits(graph)
@@ -44,7 +44,7 @@ def test_each_edit_changes_something(edit):
     assert changed > 20
 
 
-def test_the_corpus_has_graphs_of_each_outcome():
+def test_corpus_has_graphs_of_each_outcome():
     def outcome(data):
         try:
             return "reported" if "CacheDataset" in str(sorted(ops_of_graph(data))) else "in memory"

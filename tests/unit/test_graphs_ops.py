@@ -1,4 +1,4 @@
-"""The list of TensorFlow's ops against the registry of the TensorFlow that is installed."""
+"""The list of TensorFlow's ops agrees with the registry of the installed TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ops
 
 sys.path.pop(0)
 
-# What an op takes by these names is, as a rule, a file, an address or a program.
+# Attributes of these names are, as a rule, a file, an address or a program.
 TELLING = re.compile(
     r"file(name|names|_pattern|_name)?|.*_file|path|.*_path(_prefix)?|.*dir(s|ectory)?|.*address|.*urls?|server"
     r"|memory_region_name|descriptor_source|token|(mlir_|host_mlir_)?module|graph_def|target|shard_dir|.*checkpoint.*"
@@ -36,7 +36,7 @@ def definitions():
     return op_def_pb2.OpList.FromString(buffer).op
 
 
-def test_the_list_is_that_of_the_installed_tensorflow():
+def test_list_is_that_of_the_installed_tensorflow():
     assert "".join(ops.lines(ops.registered())) == ops.LIST.read_text(), "run scripts/ops.py, and read the difference"
 
 
@@ -48,14 +48,14 @@ def test_every_family_is_explained_and_not_empty():
     assert set(ops.FAMILIES) == set(FAMILIES) == {family for family in known_ops().values() if family}
 
 
-def test_every_exception_is_an_op_that_a_pattern_takes_in():
+def test_every_exception_matches_a_pattern():
     patterns = [pattern for patterns in ops.FAMILIES.values() for pattern in patterns]
     for op in ops.EXCEPTIONS:
         assert known_ops()[op] == ""
         assert any(re.fullmatch(pattern, op) for pattern in patterns), op
 
 
-def test_whatever_takes_a_file_or_an_address_is_refused():
+def test_every_op_with_a_file_or_an_address_is_refused():
     found = 0
     for op in definitions():
         names = [one.name for one in (*op.input_arg, *op.attr)]
@@ -92,12 +92,12 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("family", EXAMPLES)
-def test_families(family):
+def test_ops_belong_to_families(family):
     assert {known_ops()[op] for op in EXAMPLES[family].split()} == {family}
 
 
 @pytest.mark.parametrize("op", ["NoSuchOp", "", "readfile", "ReadFile ", "MatMul\x00", "Custom>Op"])
-def test_an_op_that_is_unknown_is_refused(op):
+def test_unknown_op_is_refused(op):
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="n", op=op)
     assert "unknown" in why_refused(op)

@@ -1,4 +1,4 @@
-"""TensorFlow's ops are found wherever they are, in graphs that TensorFlow itself made."""
+"""TensorFlow's ops are found at any depth of graphs that TensorFlow itself made."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def refused(ops):
 
 
 def graph_of(function, *specs):
-    """A GraphDef as TensorFlow makes it: a function's own graph with its library."""
+    """Return a GraphDef as TensorFlow makes it: a function's own graph with its library."""
     return tf.function(function).get_concrete_function(*specs).graph.as_graph_def()
 
 
 def computation_of(graph, *, parameter=None, result="out:0"):
-    """A computation around a graph that nobody would write, but may send."""
+    """Return a computation around a graph that only an attacker would send."""
     computation = computation_pb2.Computation()
     computation.tensorflow.graph_def.Pack(graph)
     computation.tensorflow.result.tensor.tensor_name = result
@@ -47,7 +47,7 @@ def computation_of(graph, *, parameter=None, result="out:0"):
     return computation
 
 
-# Each puts a computation from a number to a number into something that runs it.
+# Each wraps a computation from a number to a number in an op that runs it.
 def in_a_function(inner):
     return tf.function(inner)
 
@@ -132,7 +132,7 @@ def harmless(x):
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WRAPPERS), max_size=3), st.sampled_from(sorted(BAD)))
-def test_an_op_is_found_however_deep_it_is(wrappers, op):
+def test_op_is_found_at_any_depth(wrappers, op):
     bad, good = BAD[op], harmless
     for wrapper in wrappers:
         bad, good = wrapper(bad), wrapper(good)
@@ -143,7 +143,7 @@ def test_an_op_is_found_however_deep_it_is(wrappers, op):
 
 @pytest.mark.parametrize("op", sorted(BAD))
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_in_tff_s_own_computations(op, wrapper):
+def test_ops_of_tffs_own_computations_are_found(op, wrapper):
     computation = tff.tensorflow.computation(wrapper(BAD[op]), np.float32)
     assert refused(ops_of(computation)) - {"PyFuncStateless"} == {op}
 
@@ -197,7 +197,7 @@ NESTS = [as_lambda, as_local, as_result, as_function, as_argument, as_element, a
 
 
 @given(st.lists(st.sampled_from(NESTS), max_size=12))
-def test_an_op_is_found_in_any_nest_of_computations(nests):
+def test_op_is_found_in_nested_computations(nests):
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="out", op="ReadFile")
     computation = computation_of(graph)
@@ -206,7 +206,7 @@ def test_an_op_is_found_in_any_nest_of_computations(nests):
     assert ops_of_computation(computation.SerializeToString()) == {"ReadFile"}
 
 
-def test_an_op_that_only_initializes():
+def test_op_of_an_initializer_is_found():
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="out", op="Const")
     graph.node.add(name="first", op="WriteFile")
@@ -215,7 +215,7 @@ def test_an_op_that_only_initializes():
     assert "WriteFile" in ops_of_computation(computation.SerializeToString())
 
 
-def test_a_function_that_nothing_calls_counts():
+def test_ops_of_an_uncalled_function_are_found():
     graph = tf.compat.v1.GraphDef()
     function = graph.library.function.add()
     function.signature.name = "idle"
@@ -223,7 +223,7 @@ def test_a_function_that_nothing_calls_counts():
     assert ops_of_graph(graph.SerializeToString()) == {"ReadFile"}
 
 
-def test_a_function_of_the_graph_s_own_is_no_op():
+def test_function_of_the_graph_is_not_an_op():
     graph = tf.compat.v1.GraphDef()
     graph.library.function.add().signature.name = "mine"
     graph.node.add(name="call", op="mine")
@@ -231,14 +231,14 @@ def test_a_function_of_the_graph_s_own_is_no_op():
     assert ops_of_graph(graph.SerializeToString()) == {"theirs"}
 
 
-def test_a_function_named_like_an_op_cannot_be_told():
+def test_function_named_like_an_op_is_unreadable():
     graph = tf.compat.v1.GraphDef()
     graph.library.function.add().signature.name = "AddV2"
     with pytest.raises(Unreadable, match="name of an op"):
         ops_of_graph(graph.SerializeToString())
 
 
-def test_a_function_of_one_graph_is_none_of_another_s():
+def test_functions_belong_to_their_own_graph():
     one, other = tf.compat.v1.GraphDef(), tf.compat.v1.GraphDef()
     one.library.function.add().signature.name = "mine"
     other.node.add(name="out", op="mine")
@@ -247,7 +247,7 @@ def test_a_function_of_one_graph_is_none_of_another_s():
     assert ops_of_computation(both.SerializeToString()) == {"mine"}
 
 
-def test_training_holds_nothing_that_is_refused():
+def test_training_has_no_refused_op():
     spec = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
 
     def model():
@@ -272,7 +272,7 @@ def cached(dataset, name=""):
 
 @pytest.mark.parametrize("wrapper", [in_a_function, lambda inner: inner])
 @pytest.mark.parametrize(("name", "found"), [("", False), ("/tmp/there", True)])
-def test_a_dataset_s_cache_in_a_file_is_told_from_one_in_memory(name, found, wrapper):
+def test_dataset_cache_in_a_file_is_distinguished_from_memory(name, found, wrapper):
     def total(x):
         return tf.data.Dataset.range(tf.cast(x, tf.int64)).cache(name).reduce(np.int64(0), lambda a, b: a + b)
 
@@ -280,7 +280,7 @@ def test_a_dataset_s_cache_in_a_file_is_told_from_one_in_memory(name, found, wra
     assert bool(refused(ops)) == found
 
 
-def test_a_cache_whose_name_is_fed_may_be_a_file():
+def test_cache_with_a_fed_name_may_be_a_file():
     computation = proto(tff.tensorflow.computation(lambda x: cached(x), tff.SequenceType(np.int32)))
     assert refused(ops_of_computation(computation.SerializeToString())) == set()
     graph = tf.compat.v1.GraphDef()
@@ -301,7 +301,7 @@ def sequence_of(**field):
     return binding
 
 
-def test_a_graph_in_the_bytes_that_a_graph_makes_cannot_be_told():
+def test_graph_in_computed_bytes_is_unreadable():
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="out", op="Const")
     computation = computation_of(graph)
@@ -311,7 +311,7 @@ def test_a_graph_in_the_bytes_that_a_graph_makes_cannot_be_told():
 
 
 @pytest.mark.parametrize("name", ["p", "p:0"])
-def test_bytes_that_are_fed_in_a_sequence_s_place_cannot_be_told(name):
+def test_bytes_fed_in_place_of_a_sequence_are_unreadable(name):
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="p", op="Placeholder")
     binding = computation_pb2.TensorFlow.Binding()
@@ -349,12 +349,12 @@ def data():
         (as_element(xla()), "xla"),
     ],
 )
-def test_what_is_no_tensorflow_cannot_be_told(computation, said):
+def test_non_tensorflow_computation_is_unreadable(computation, said):
     with pytest.raises(Unreadable, match=said):
         ops_of_computation(computation.SerializeToString())
 
 
-def test_what_is_nested_too_deeply_for_protobuf_cannot_be_told():
+def test_too_deeply_nested_computation_is_unreadable():
     serialized = computation_of(tf.compat.v1.GraphDef()).SerializeToString()
     struct = computation_pb2.Computation.DESCRIPTOR.fields_by_name["struct"].number
     for _ in range(200):
@@ -364,7 +364,7 @@ def test_what_is_nested_too_deeply_for_protobuf_cannot_be_told():
 
 
 def told(read, serialized):
-    """What is in it, or None if that cannot be told; any other error is one."""
+    """Return the ops of some bytes, or None if they are unreadable; any other exception is a failure."""
     try:
         return read(serialized)
     except Unreadable:
@@ -372,13 +372,13 @@ def told(read, serialized):
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_read_or_refused_and_nothing_else(noise):
+def test_random_bytes_are_read_or_refused(noise):
     for read in (ops_of_computation, ops_of_graph):
         assert told(read, noise) is None or all(isinstance(op, str) for op in told(read, noise))
 
 
 @given(st.data())
-def test_what_is_cut_short_is_never_taken_for_the_whole(data):
+def test_truncated_computation_is_never_accepted(data):
     whole = proto(sum_of).SerializeToString()
     short = whole[: data.draw(st.integers(1, len(whole) - 1))]
     assert told(ops_of_computation, short) in (None, frozenset())

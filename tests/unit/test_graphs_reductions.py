@@ -1,4 +1,4 @@
-"""Aggregates that are recognised as sums, minima or maxima are that to TensorFlow, bit for bit; others are refused."""
+"""Aggregates recognised as sums, minima or maxima are that to TensorFlow, bit for bit; others are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMBINE = {"sum": tf.add, "min": tf.minimum, "max": tf.maximum}
 
 
 def extreme(reduction, dtype):
-    """The constant that leaves a reduction as it is."""
+    """Return the constant that leaves a reduction unchanged."""
     if reduction == "sum":
         return np.zeros((), dtype)[()]
     info = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else np.finfo(dtype)
@@ -29,7 +29,7 @@ def extreme(reduction, dtype):
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Zero, accumulate and merge."""
+    """An aggregate: zero, accumulate and merge."""
 
     zero: Graph
     accumulate: Graph
@@ -43,7 +43,7 @@ class Aggregate:
 
 
 def check(aggregate: Aggregate, totals: list[Total], seed: int, *, close: bool = False) -> None:
-    """TensorFlow runs it to the same bits as NumPy's sums, minima or maxima do."""
+    """Check that TensorFlow's result has the same bits as NumPy's sums, minima or maxima."""
     drawn = np.random.default_rng(seed)
 
     def number(spec):
@@ -84,7 +84,7 @@ def placeholders(graph):
             yield f"{node.name}:0", tf.TensorSpec(shape, tf.as_dtype(node.attr["dtype"].type))
 
 
-# Ways to write the same, and others to write something else.
+# Ways to write the same reduction, and ways to write another one.
 
 SAME = {
     "itself": lambda x: x,
@@ -121,7 +121,7 @@ def after(op, x):
 
 
 def adding(reduction):
-    """Ways to combine two tensors."""
+    """Draw ways to combine two tensors."""
     ways = {"plain": COMBINE[reduction]}
     if reduction == "sum":
         ways |= {
@@ -133,7 +133,7 @@ def adding(reduction):
 
 @st.composite
 def tensors(draw):
-    """How one tensor is aggregated."""
+    """Draw the aggregation of one tensor."""
     reduction = draw(st.sampled_from(sorted(NUMPY)))
     dtype = draw(st.sampled_from(TYPES))
     shape = draw(st.sampled_from([(3,), (2, 2), (1,)]))
@@ -146,7 +146,7 @@ def tensors(draw):
 
 
 def honest(parts) -> Aggregate:
-    """The aggregate that is written in these ways."""
+    """Return the aggregate that is written in these ways."""
     specs = [tf.TensorSpec(shape, dtype) for _, dtype, shape, *_ in parts]
 
     def zero():
@@ -173,7 +173,7 @@ laws = settings(max_examples=60, derandomize=True, suppress_health_check=[Health
 
 @laws
 @given(parts=st.lists(tensors(), min_size=1, max_size=3), seed=st.integers(0, 1000))
-def test_what_is_written_as_a_sum_is_recognised_and_is_one(parts, seed):
+def test_every_form_of_a_sum_is_recognised_and_is_a_sum(parts, seed):
     aggregate = honest(parts)
     totals = aggregate.recognised()
     assert [(total.reduction, total.shape) for total in totals] == [(part[0], part[2]) for part in parts]
@@ -191,7 +191,7 @@ def test_what_is_written_as_a_sum_is_recognised_and_is_one(parts, seed):
     ),
     seed=st.integers(0, 1000),
 )
-def test_a_graph_that_was_tampered_with_is_not_recognised_unless_it_is_still_one(parts, where, mutation, at, op, seed):
+def test_changed_graph_is_recognised_only_if_it_is_still_a_sum(parts, where, mutation, at, op, seed):
     aggregate = honest(parts)
     changed = replace(aggregate, **{where: mutated(getattr(aggregate, where), mutation, at, op)})
     try:
@@ -199,13 +199,13 @@ def test_a_graph_that_was_tampered_with_is_not_recognised_unless_it_is_still_one
     except NotRecognised:
         return
     try:
-        check(changed, totals, seed, close=True)  # what is added may be put in other brackets
-    except (tf.errors.OpError, ValueError, TypeError):  # TensorFlow does not run it at all
+        check(changed, totals, seed, close=True)  # the order of additions may differ
+    except (tf.errors.OpError, ValueError, TypeError):  # TensorFlow does not run it
         return
 
 
 def mutated(function: Graph, mutation: str, at: int, op: str) -> Graph:
-    """One thing of a graph changed."""
+    """Return a graph with one change."""
     graph = tf.compat.v1.GraphDef()
     graph.CopyFrom(function.graph)
     node = graph.node[at % len(graph.node)]
@@ -231,7 +231,7 @@ def mutated(function: Graph, mutation: str, at: int, op: str) -> Graph:
     return replace(function, graph=graph)
 
 
-# Examples that are none, each for a reason.
+# Aggregates that are refused, each for a reason.
 
 VECTOR = tf.TensorSpec([3], tf.float32)
 COUNT = tf.TensorSpec([3], tf.int32)
@@ -315,13 +315,13 @@ NONE = {
 
 
 @pytest.mark.parametrize("name", sorted(NONE))
-def test_what_is_none_is_refused_with_its_reason(name):
+def test_other_aggregates_are_refused_with_their_reason(name):
     zero, accumulate, merge, why = NONE[name]
     with pytest.raises(NotRecognised, match=why):
         Aggregate(zero, accumulate, merge).recognised()
 
 
-def test_a_report_that_computes_is_refused_and_one_that_selects_is_not():
+def test_report_may_select_but_not_compute():
     zero = ZERO.function.call(None)
     half = trace(lambda a: [a[0] / 2], [VECTOR])
     same = trace(lambda a: [tf.identity(a[0])], [VECTOR])
@@ -337,8 +337,8 @@ def test_a_report_that_computes_is_refused_and_one_that_selects_is_not():
         recognise(zero, PLUS.function, PLUS.function, report(half))
 
 
-def test_a_node_that_is_called_like_an_argument_is_not_taken_for_it():
-    """TensorFlow feeds an output of a node: what is fed counts, whatever the node's op is."""
+def test_node_named_like_an_argument_is_not_the_argument():
+    """TensorFlow feeds an output of a node: the fed value is used, with any op of the node."""
     graph = tf.compat.v1.GraphDef()
     graph.CopyFrom(PLUS.graph)
     for node in graph.node:
@@ -350,7 +350,7 @@ def test_a_node_that_is_called_like_an_argument_is_not_taken_for_it():
         Aggregate(ZERO, double, PLUS).recognised()
 
 
-def test_a_function_that_is_called_like_an_op_is_refused():
+def test_function_named_like_an_op_is_refused():
     graph = tf.compat.v1.GraphDef()
     graph.CopyFrom(PLUS.graph)
     graph.library.function.add().signature.name = "AddV2"
@@ -375,7 +375,7 @@ def test_other_types(dtype, reduction):
 
 
 @pytest.mark.parametrize("infinity", [np.inf, -np.inf])
-def test_infinity_leaves_a_minimum_or_a_maximum_as_it_is(infinity):
+def test_infinity_is_neutral_for_minimum_and_maximum(infinity):
     zero = trace(lambda: [tf.constant(np.full([3], infinity, np.float32))])
     lower, upper = (
         trace(lambda a, b, f=function: [f(a[0], b[0])], [VECTOR], [VECTOR]) for function in (tf.minimum, tf.maximum)
@@ -393,8 +393,8 @@ def test_a_struct_keeps_its_layout():
     assert recognise(zero, function, function) == Struct.of([Input(Total("sum", 1, (3,)))] * 2)
 
 
-def test_a_tensor_that_is_passed_on_stays_what_the_zero_has_there():
-    """A bound, which each client's value is checked against: TFF's secure sums in plaintext."""
+def test_passed_on_tensor_keeps_its_zero():
+    """A bound that each client's value is checked against: TFF's secure sums in plaintext."""
     bound = trace(lambda: [tf.zeros([3]), tf.constant(9.0)])
     pair = [VECTOR, tf.TensorSpec([], tf.float32)]
 
@@ -408,8 +408,8 @@ def test_a_tensor_that_is_passed_on_stays_what_the_zero_has_there():
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_functions_of_the_graph_are_looked_through(times):
-    """TensorFlow leaves calls of functions in a graph, of a zero without arguments, for instance."""
+def test_functions_of_the_graph_are_inlined(times):
+    """TensorFlow leaves function calls in a graph, of a zero without arguments, for instance."""
 
     def wrapped(function):
         for _ in range(times):
@@ -425,7 +425,7 @@ def test_functions_of_the_graph_are_looked_through(times):
         Aggregate(zero, joined, plus).recognised()
 
 
-def test_a_function_that_the_optimizer_may_replace_is_refused():
+def test_function_that_the_optimizer_may_replace_is_refused():
     plus = trace(lambda a, b: [tf.function(lambda x, y: x + y)(a[0], b[0])], [VECTOR], [VECTOR])
     graph = tf.compat.v1.GraphDef()
     graph.CopyFrom(plus.graph)

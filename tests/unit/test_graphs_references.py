@@ -1,4 +1,4 @@
-"""References in graphs and functions mean what TensorFlow takes them for, or the graph is refused."""
+"""References in graphs and functions mean what they mean to TensorFlow, or the graph is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedbroker.graphs.references import Source, functions_in, node_of, resolve
 
 
 def graph_of(*nodes):
-    """A graph of nodes, each its name, its op and its inputs."""
+    """Return a graph of nodes, each given by its name, op and inputs."""
     graph = tf.compat.v1.GraphDef()
     for name, op, *inputs in nodes:
         graph.node.add(name=name, op=op, input=inputs)
@@ -74,7 +74,7 @@ def test_references_in_a_function():
         "a:0:0",
     ],
 )
-def test_a_reference_in_a_graph_that_has_no_meaning_or_a_second_one(reference):
+def test_meaningless_or_ambiguous_reference_in_a_graph_is_refused(reference):
     with pytest.raises(Unreadable):
         resolved(graph_of(("a", "Const"), ("c", "Identity", reference)))
 
@@ -98,14 +98,14 @@ def test_a_reference_in_a_graph_that_has_no_meaning_or_a_second_one(reference):
         "^n:0",
     ],
 )
-def test_a_reference_in_a_function_that_has_no_meaning_or_a_second_one(reference):
+def test_meaningless_or_ambiguous_reference_in_a_function_is_refused(reference):
     with pytest.raises(Unreadable):
         resolved(function_of(("n", "Const"), ("m", "Identity", reference), arguments=["x"]))
 
 
 @pytest.mark.parametrize("lists", ["input_arg", "output_arg"])
 @pytest.mark.parametrize("attribute", ["number_attr", "type_list_attr"])
-def test_a_function_of_a_list(lists, attribute):
+def test_list_argument_of_a_function_is_refused(lists, attribute):
     graph = function_of(("m", "Identity", "x"), arguments=["x"], results=[("r", "x:0")])
     resolved(graph)
     setattr(getattr(graph.library.function[0].signature, lists)[0], attribute, "N")
@@ -113,7 +113,7 @@ def test_a_function_of_a_list(lists, attribute):
         resolved(graph)
 
 
-def test_a_function_whose_attribute_has_a_default():
+def test_function_attribute_with_a_default_is_refused():
     graph = function_of(("m", "Identity", "x"), arguments=["x"], results=[("r", "m:output:0")])
     attribute = graph.library.function[0].signature.attr.add(name="called", type="func")
     resolved(graph)
@@ -122,7 +122,7 @@ def test_a_function_whose_attribute_has_a_default():
         resolved(graph)
 
 
-def test_a_tensor_after_what_a_node_waits_for():
+def test_data_input_after_a_control_input_is_refused():
     with pytest.raises(Unreadable):
         resolved(graph_of(("a", "Const"), ("c", "Identity", "^a", "a")))
 
@@ -138,7 +138,7 @@ def test_a_tensor_after_what_a_node_waits_for():
         ["library", "function", "signature", "output_arg"],
     ],
 )
-def test_two_things_of_one_name(path):
+def test_duplicate_name_is_refused(path):
     graph = function_of(("n", "Const"), arguments=["x"], results=[("r", "n:output:0")])
     graph.MergeFrom(graph_of(("a", "Const")))
     graph.library.gradient.add(function_name="f", gradient_func="f")
@@ -154,32 +154,32 @@ def test_two_things_of_one_name(path):
         resolved(graph)
 
 
-def test_a_node_and_an_argument_of_one_name():
+def test_node_named_like_an_argument_is_refused():
     with pytest.raises(Unreadable, match="one name"):
         resolved(function_of(("x", "Const"), arguments=["x"]))
 
 
 @pytest.mark.parametrize("result", ["x", "n"])
-def test_a_result_with_the_name_of_a_node_or_an_argument(result):
+def test_result_named_like_a_node_or_an_argument_is_refused(result):
     with pytest.raises(Unreadable, match="has the name of"):
         resolved(function_of(("n", "Const"), arguments=["x"], results=[(result, "n:output:0")]))
 
 
 @pytest.mark.parametrize("name", ["", "a:0", "^a", "a b", "a;b", "ä", "a\0"])
-def test_a_name_that_looks_like_a_reference(name):
+def test_name_that_looks_like_a_reference_is_refused(name):
     for graph in (graph_of((name, "Const")), function_of((name, "Const")), function_of(arguments=[name])):
         with pytest.raises(Unreadable, match="name"):
             resolved(graph)
 
 
-def test_a_result_that_the_signature_does_not_name():
+def test_result_outside_the_signature_is_refused():
     graph = function_of(("n", "Const"), results=[("r", "n:output:0")])
     graph.library.function[0].ret["s"] = "n:output:0"
     with pytest.raises(Unreadable, match="signature"):
         resolved(graph)
 
 
-def test_an_attribute_twice():
+def test_repeated_attribute_is_refused():
     graph = graph_of(("a", "Const"))
     graph.node[0].attr["f"].func.name = "first"
     node = graph.node[0].SerializeToString()
@@ -204,12 +204,12 @@ def test_functions_in_attributes_of_attributes():
 
 
 @pytest.mark.parametrize("tensor", ["a", "a:0", "a:17"])
-def test_the_node_of_what_is_fed(tensor):
+def test_node_of_a_fed_tensor(tensor):
     assert node_of(tensor) == b"a"
 
 
 @pytest.mark.parametrize("tensor", ["", "^a", "a:b", "a:0:0", ":0"])
-def test_what_is_no_tensor_s_name(tensor):
+def test_invalid_tensor_name_is_refused(tensor):
     with pytest.raises(Unreadable):
         node_of(tensor)
 
@@ -220,20 +220,20 @@ GRAPH = graph_of(("a", "Const")).SerializeToString()
 @pytest.mark.parametrize(
     "odd",
     [
-        b"\x0a\x0a\x0a\x01a\x12\x05Const\x0a",  # cut short
-        GRAPH + b"\xf8\x07\x01",  # a field that nobody knows
-        b"\x0a\x0d\x0a\x01b\x0a\x01a\x12\x05Const",  # a name twice
+        b"\x0a\x0a\x0a\x01a\x12\x05Const\x0a",  # truncated
+        GRAPH + b"\xf8\x07\x01",  # an unknown field
+        b"\x0a\x0d\x0a\x01b\x0a\x01a\x12\x05Const",  # a repeated name
         b"\x0a\x0a\x12\x05Const\x0a\x01a",  # the op first
         b"\x0a\x8a\x00\x0a\x01a\x12\x05Const",  # a length of two bytes
     ],
 )
-def test_bytes_that_no_serializer_writes(odd):
+def test_bytes_that_no_serializer_writes_are_refused(odd):
     parse(GRAPH)
     with pytest.raises(Unreadable):
         parse(odd)
 
 
-def test_our_messages_are_tensorflow_s():
+def test_our_protobuf_messages_equal_tensorflows():
     from tensorflow.core.framework import graph_pb2
 
     from fedbroker.graphs.graphdef import Graph

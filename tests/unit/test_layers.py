@@ -1,4 +1,4 @@
-"""What may be imported where, asked of fresh interpreters: silos must start fast and stay small."""
+"""Imports by layer, checked in fresh interpreters: silos must start quickly and stay small."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ print(json.dumps({"seconds": spent, "heavy": [name for name in heavy.split() if 
 
 
 def fresh(program: str, *arguments: str) -> dict[str, object]:
-    """What a program printed as JSON, in an interpreter that has imported nothing else."""
+    """Run a program in a fresh interpreter; return its JSON output."""
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -75,8 +75,8 @@ def test_no_tensorflow_below_the_plan(package: str) -> None:
     assert not seen["tff_executed"]
 
 
-def test_the_protocol_comes_without_the_package_around_it() -> None:
-    """The parent module that stands in for TFF's holds none of TFF's names."""
+def test_protocol_is_imported_without_the_tff_package() -> None:
+    """The parent module that replaces TFF's has none of TFF's names."""
     program = (
         "import json, sys\n"
         "from fedbroker.runtime import protos\n"
@@ -87,7 +87,7 @@ def test_the_protocol_comes_without_the_package_around_it() -> None:
     assert fresh(program) == {"bare": True, "protos": True}
 
 
-def test_importing_fedbroker_costs_nothing() -> None:
+def test_import_of_fedbroker_is_cheap() -> None:
     seen = fresh(_IMPORT_FEDBROKER)
     assert seen["heavy"] == []
     assert seen["seconds"] < 0.3  # type: ignore[operator]

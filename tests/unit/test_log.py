@@ -1,4 +1,4 @@
-"""One vocabulary of log events: JSON or lines, with what was bound, without secrets, on standard error."""
+"""Log events: JSON or lines, with bound values, without secrets, on standard error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _put_back() -> Iterator[None]:
         logger.handlers[:] = handlers
 
 
-def test_json_is_one_object_a_line_with_what_was_bound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_per_line_with_bound_values(capsys: pytest.CaptureFixture[str]) -> None:
     configure("json")
     with structlog.contextvars.bound_contextvars(session="s1", stage=2, silo="ewr"):
         get_logger("fedbroker.x").info("stage_done", seconds=1.5, name="a", args=(1, 2), message="m")
@@ -42,7 +42,7 @@ def test_json_is_one_object_a_line_with_what_was_bound(capsys: pytest.CaptureFix
     assert line["timestamp"].endswith("Z")
 
 
-def test_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_format_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
     configure("console")
     get_logger("fedbroker.x").bind(silo="ewr").warning("silo_gone", after=11)
     line = capsys.readouterr().err
@@ -52,7 +52,7 @@ def test_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in line
 
 
-def test_auto_is_json_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_is_json_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     get_logger("fedbroker.x").info("hello")
     assert json.loads(capsys.readouterr().err)["event"] == "hello"
@@ -70,14 +70,14 @@ def test_levels_and_other_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().err)["event"] == "now_this"
 
 
-def test_plain_structlog_loggers_join_in(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_structlog_loggers_are_configured(capsys: pytest.CaptureFixture[str]) -> None:
     logger = structlog.get_logger("fedbroker.y")
     configure("json")
     logger.info("hello", who="me")
     assert json.loads(capsys.readouterr().err)["who"] == "me"
 
 
-def test_secrets_never_get_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_never_logged(capsys: pytest.CaptureFixture[str]) -> None:
     for format in ("json", "console"):
         configure(format)  # type: ignore[arg-type]
         log = get_logger("fedbroker.x")
@@ -93,14 +93,14 @@ def test_secrets_never_get_out(capsys: pytest.CaptureFixture[str]) -> None:
         assert "hunter2" not in text
 
 
-def test_an_unknown_format_or_level_is_said() -> None:
+def test_unknown_format_or_level_is_an_error() -> None:
     with pytest.raises(ConfigError, match="auto, console, json"):
         configure("xml")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="debug, info"):
         configure("json", "loud")  # type: ignore[arg-type]
 
 
-def test_a_program_that_says_nothing_about_logging_hears_warnings_only() -> None:
+def test_unconfigured_program_logs_warnings_only() -> None:
     program = (
         "from fedbroker.log import get_logger\n"
         "log = get_logger('fedbroker.x')\n"

@@ -1,4 +1,4 @@
-"""The coordinator's metrics from events, and how a registry is served."""
+"""The coordinator's metrics, built from events, and the HTTP server of a registry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recorder(of: CoordinatorMetrics, session: str = "5e55101") -> Recorder:
 
 
 def stage(of: Recorder, error: Exception | None = None) -> None:
-    """One silo answers, the other never picks its work up."""
+    """Emit a stage in which one silo answers and the other never picks its work up."""
     of.session_started()
     of.stage_started(0, ["ewr", "jfk"], 10.0)
     timings = RequestTimings("ewr", "1")
@@ -64,7 +64,7 @@ def test_a_session_is_counted_with_its_stages_silos_and_times():
     assert value(own, "fedbroker_silo_blob_bytes_total", silo="ewr", direction="in") == 50
 
 
-def test_how_a_session_ended_and_its_errors_code():
+def test_session_outcome_and_error_code_are_counted():
     own = metrics()
     failed = recorder(own, "a")
     stage(failed, SiloError("jfk", "no"))
@@ -78,7 +78,7 @@ def test_how_a_session_ended_and_its_errors_code():
     assert value(own, "fedbroker_session_errors_total", code="other") == 1
 
 
-def test_what_is_awaited_ends_with_its_session_however_that_ends():
+def test_gauge_of_awaited_silos_ends_with_its_session():
     own = metrics()
     one = recorder(own)
     one.session_started()
@@ -86,13 +86,13 @@ def test_what_is_awaited_ends_with_its_session_however_that_ends():
     assert value(own, "fedbroker_work_awaited") == 2
     one.emit("late_joiner_added", "lga", in_place_of="jfk")
     assert value(own, "fedbroker_work_awaited") == 3
-    one.finished(TimeoutError())  # as with a cancelled invocation, no stage ever finished
+    one.finished(TimeoutError())  # like a cancelled invocation: no stage finished
     assert value(own, "fedbroker_work_awaited") == 0
     assert value(own, "fedbroker_late_joiners_total") == 1
 
 
-def test_counters_are_there_before_their_first_event():
-    """Else nobody could see that one, since a rate needs a value before it."""
+def test_counters_exist_before_their_first_event():
+    """A rate needs a value before the first event; otherwise that event would be invisible."""
     own = metrics(QUIET)
     own.hear(Event("silo_joined", silo="ewr"))
     for name, labels in (
@@ -116,7 +116,7 @@ def test_silos_of_any_number_have_a_bounded_number_of_series():
     assert value(own, "fedbroker_silo_drops_total", silo="(others)") == MOST_SILOS
 
 
-def test_no_label_holds_a_session():
+def test_no_label_holds_a_session_id():
     own = metrics()
     one = recorder(own, "5e55101")
     stage(one)
@@ -127,7 +127,7 @@ def test_no_label_holds_a_session():
             assert not sample.name.endswith("_created")
 
 
-def test_what_others_count_is_read_when_it_is_asked_for():
+def test_external_counters_are_read_at_each_scrape():
     traffic = TrafficCounters(up=True)
     own = metrics(Statistics(("ewr",), ("jfk",), {"bulk": traffic}, 3, {"expired": 2}))
     own.hear(Event("silo_joined", silo="ewr"))
@@ -144,7 +144,7 @@ def test_what_others_count_is_read_when_it_is_asked_for():
     assert value(own, "fedbroker_dead_letters_total", reason="expired") == 2
 
 
-def test_both_listeners_hear_whatever_one_of_them_raises(caplog):
+def test_listeners_receive_events_even_if_another_one_raises(caplog):
     heard = []
 
     def broken(event: Event) -> None:
@@ -159,7 +159,7 @@ def test_both_listeners_hear_whatever_one_of_them_raises(caplog):
     assert both(None, None) is None
 
 
-def test_a_registry_is_served_until_it_is_closed():
+def test_registry_is_served_until_closed():
     with Exposition("127.0.0.1:0", metrics().registry) as one, Exposition("127.0.0.1:0", Registry()) as other:
         text = urllib.request.urlopen(one.url, timeout=5).read().decode()
         assert 'fedbroker_sessions_total{cohort="airports",outcome="ok"} 0.0' in text
@@ -170,7 +170,7 @@ def test_a_registry_is_served_until_it_is_closed():
     one.close()
 
 
-def test_an_address_in_use_is_one_line():
+def test_address_in_use_is_a_one_line_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         before = threading.active_count()
@@ -187,13 +187,13 @@ def test_an_address_in_use_is_one_line():
         ("[::1]:9464", ("::1", 9464)),
     ],
 )
-def test_an_address(text, found):
+def test_address_is_parsed(text, found):
     assert parse_address(text) == found
 
 
 @pytest.mark.parametrize(
     "text", ["", "9464", ":9464", "127.0.0.1", "::1:9464", "localhost:70000", "http://a:1", "a:-1"]
 )
-def test_what_is_no_address_is_refused(text):
+def test_invalid_address_is_refused(text):
     with pytest.raises(ConfigError, match=r"HOST:PORT"):
         parse_address(text)
