@@ -16,7 +16,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from tensorflow_federated.python.core.impl.compiler import intrinsic_defs
 
-from fedbroker.plan.blocks import Block
+from fedbroker.plan.blocks import Block, element, parameter_of, result_of
 from fedbroker.plan.model import Merge, Slot
 
 __all__ = ["AGGREGATIONS", "Aggregation", "Partials", "aggregation_of"]
@@ -33,19 +33,19 @@ class Aggregation(Protocol):
         """Return the name that the plan's merges are marked with."""
         ...
 
-    def slots(self, name: str, call: bb.Call) -> Merge:
+    def slots(self, name: str, call: Block) -> Merge:
         """Return the slots through which the aggregate bound to ``name`` passes."""
         ...
 
-    def partial(self, call: bb.Call) -> Block:
+    def partial(self, call: Block) -> Block:
         """Return the silo's half, over its own clients; it has the type of the merge's ``partial``."""
         ...
 
-    def merge(self, call: bb.Call) -> Block:
+    def merge(self, call: Block) -> Block:
         """Return the function that merges two: the value merged so far and the next silo's partial."""
         ...
 
-    def report(self, call: bb.Call, merge: Merge) -> Block:
+    def report(self, call: Block, merge: Merge) -> Block:
         """Return the rest of the server's half, over a reference to the merge's ``merged``; of the call's own type."""
         ...
 
@@ -53,32 +53,35 @@ class Aggregation(Protocol):
 class Partials:
     """Each silo sends its accumulator in plaintext; the server folds them, so the coordinator sees each of them."""
 
-    name: Final = "partials"
+    @property
+    def name(self) -> str:
+        """Return the name; see :class:`Aggregation`."""
+        return "partials"
 
-    def slots(self, name: str, call: bb.Call) -> Merge:
+    def slots(self, name: str, call: Block) -> Merge:
         """Return the slots; see :class:`Aggregation`."""
-        accumulator = _parts(call)[2].type_signature.result
+        accumulator = result_of(_parts(call)[2])
         return Merge(
             partial=Slot(f"{name}_partial", tff.FederatedType(accumulator, tff.SERVER)),
-            merged=Slot(f"{name}_merged", _parts(call)[4].type_signature.parameter),
+            merged=Slot(f"{name}_merged", parameter_of(_parts(call)[4])),
             aggregation=self.name,
         )
 
-    def partial(self, call: bb.Call) -> bb.Call:
+    def partial(self, call: Block) -> bb.Call:
         """Return the same zero, accumulate and merge, with the accumulator itself as the report."""
         value, zero, accumulate, merge, _ = _parts(call)
-        accumulator = accumulate.type_signature.result
+        accumulator = result_of(accumulate)
         identity = bb.Lambda("partial", accumulator, bb.Reference("partial", accumulator))
         return _aggregate(value, zero, accumulate, merge, identity, accumulator)
 
-    def merge(self, call: bb.Call) -> Block:
+    def merge(self, call: Block) -> Block:
         """Return the call's own merge."""
         return _parts(call)[3]
 
-    def report(self, call: bb.Call, merge: Merge) -> bb.Call:
+    def report(self, call: Block, merge: Merge) -> bb.Call:
         """Return the call's own report, at the server."""
         report = _parts(call)[4]
-        merged = bb.Reference(merge.merged.name, report.type_signature.parameter)
+        merged = bb.Reference(merge.merged.name, merge.merged.type)
         reported = bb.Call(report, merged)
         placed = tff.FederatedType(reported.type_signature, tff.SERVER, all_equal=True)
         place = bb.Intrinsic(AT_SERVER, tff.FunctionType(reported.type_signature, placed))
@@ -96,25 +99,21 @@ def aggregation_of(block: Block) -> Aggregation | None:
     return None
 
 
-def _parts(call: bb.Call) -> list[Block]:
+def _parts(call: Block) -> list[Block]:
     """Return value, zero, accumulate, merge and report."""
-    argument = call.argument
-    return [
-        argument[index] if isinstance(argument, bb.Struct) else bb.Selection(argument, index=index)
-        for index in range(5)
-    ]
+    assert isinstance(call, bb.Call)
+    return [element(call.argument, index) for index in range(5)]
 
 
 def _aggregate(
     value: Block, zero: Block, accumulate: Block, merge: Block, report: Block, accumulator: tff.Type
 ) -> bb.Call:
+    assert isinstance(value.type_signature, tff.FederatedType)
     argument = bb.Struct([value, zero, accumulate, merge, report])
     # TFF has checked that these parts fit together. The types here are the parts' own, since the shapes in a silo's
     # accumulator and in the server's may differ in precision. A zero may be more precise than the accumulator that it
     # grows into, such as an empty list. The intrinsic accepts all-equal values like any others.
     values = tff.FederatedType(value.type_signature.member, tff.CLIENTS)
     functions = [part.type_signature for part in (accumulate, merge, report)]
-    signature = tff.FunctionType(
-        [values, accumulator, *functions], tff.FederatedType(report.type_signature.result, tff.SERVER)
-    )
+    signature = tff.FunctionType([values, accumulator, *functions], tff.FederatedType(result_of(report), tff.SERVER))
     return bb.Call(bb.Intrinsic(AGGREGATE, signature), argument)

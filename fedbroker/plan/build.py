@@ -1,4 +1,4 @@
-"""Build a plan's stages: TFF computations assembled from the locals of one level and place."""
+"""Build a plan's stages: TFF computations assembled from the locals of one stage and place."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
-from fedbroker.plan.blocks import Block, bind, names_in_order, static_bytes
+from fedbroker.plan.blocks import (
+    Block,
+    as_tensorflow,
+    bind,
+    element,
+    element_types,
+    names_in_order,
+    parameter_of,
+    proto_of,
+    result_of,
+    static_bytes,
+    tf,
+)
 from fedbroker.plan.cut import Local, Place
 from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole, serialize_computation
 
@@ -24,36 +35,36 @@ class Builder:
     """Builds the stages of one computation.
 
     Attributes:
-        known: every parameter leaf and needed local, in order of evaluation.
+        values: every parameter leaf and needed local, in order of evaluation.
         slots: the slot of each of them.
         result: names of the locals and leaves that the result consists of.
     """
 
-    known: Mapping[str, Local]
+    values: Mapping[str, Local]
     slots: Mapping[str, Slot]
     result: frozenset[str]
 
     def stages(self) -> tuple[Stage, ...]:
         """Return all stages in the order in which they run; empty ones are left out."""
-        levels = 1 + max((local.level for local in self.known.values()), default=0)
-        pairs = [(self._server(level), self._client(level)) for level in range(levels)]
+        count = 1 + max((local.stage for local in self.values.values()), default=0)
+        pairs = [(self._server(number), self._client(number)) for number in range(count)]
         return tuple(stage for pair in pairs for stage in pair if stage is not None)
 
-    def _server(self, level: int) -> ServerStage | None:
-        mine = [local for local in self.known.values() if self._at_server(local) and local.level == level]
+    def _server(self, number: int) -> ServerStage | None:
+        mine = [local for local in self.values.values() if self._at_server(local) and local.stage == number]
         if not mine:
             return None
-        merges = {one.name: one.aggregation.slots(one.name, one.block) for one in mine if one.aggregation}
+        merges = {one.name: one.aggregation.slots(one.name, one.expression) for one in mine if one.aggregation}
         locals_ = [
-            (one.name, one.aggregation.report(one.block, merges[one.name]) if one.aggregation else one.block)
+            (one.name, one.aggregation.report(one.expression, merges[one.name]) if one.aggregation else one.expression)
             for one in mine
         ]
         outputs = [self.slots[local.name] for local in mine if self._leaves_server_stage(local)]
         merged = [merge.merged for merge in merges.values()]
         inputs, computation = self._assemble(locals_, _result(outputs), [merged] if merged else [])
-        merging = [(one.name, one.aggregation.merge(one.block)) for one in mine if one.aggregation]
+        merging = [(one.name, one.aggregation.merge(one.expression)) for one in mine if one.aggregation]
         fold = self._fold(merging, merged, locals_, outputs) if merging else None
-        return ServerStage(level, computation, inputs, tuple(merges.values()), tuple(outputs), fold)
+        return ServerStage(number, computation, inputs, tuple(merges.values()), tuple(outputs), fold)
 
     def _fold(
         self,
@@ -88,28 +99,28 @@ class Builder:
         size = sum(static_bytes(slot.type) or 0 for slot in merged)  # a merged value has its partials' type
         return Fold(inputs, lambda silos: some(silos)[1], whole, size)
 
-    def _client(self, level: int) -> ClientStage | None:
-        mine = [local for local in self.known.values() if self._at_clients(local) and local.level == level]
+    def _client(self, number: int) -> ClientStage | None:
+        mine = [local for local in self.values.values() if self._at_clients(local) and local.stage == number]
         aggregates = [
-            (local.name, local.aggregation, local.block)
-            for local in self.known.values()
-            if local.aggregation and local.level == level + 1
+            (local.name, local.aggregation, local.expression)
+            for local in self.values.values()
+            if local.aggregation and local.stage == number + 1
         ]
         # A client-placed leaf of the parameter may be the silos' own data: only they can return it.
-        passed = [local for local in self.known.values() if self._is_passed_on(local) and level == 0]
+        passed = [local for local in self.values.values() if self._is_passed_on(local) and number == 0]
         if not (mine or aggregates or passed):
             return None
         partials = tuple(aggregation.slots(name, block).partial for name, aggregation, block in aggregates)
-        kept = tuple(self.slots[local.name] for local in mine if self._used_by_clients_after(local, level))
+        kept = tuple(self.slots[local.name] for local in mine if self._used_by_clients_after(local, number))
         returned = tuple(self.slots[local.name] for local in (*passed, *mine) if local.name in self.result)
-        locals_ = [(local.name, local.block) for local in mine]
+        locals_ = [(local.name, local.expression) for local in mine]
         locals_ += [
             (slot.name, aggregation.partial(block))
             for slot, (_, aggregation, block) in zip(partials, aggregates, strict=True)
         ]
         outputs = dict.fromkeys((*partials, *kept, *returned))
         inputs, computation = self._assemble(locals_, _result(outputs), [])
-        return ClientStage(level, computation, inputs, partials, kept, returned)
+        return ClientStage(number, computation, inputs, partials, kept, returned)
 
     @staticmethod
     def _at_server(local: Local) -> bool:
@@ -126,22 +137,22 @@ class Builder:
     def _leaves_server_stage(self, local: Local) -> bool:
         return local.name in self.result or any(
             self._needs(other, local.name)
-            for other in self.known.values()
-            if self._at_clients(other) or other.aggregation or (self._at_server(other) and other.level > local.level)
+            for other in self.values.values()
+            if self._at_clients(other) or other.aggregation or (self._at_server(other) and other.stage > local.stage)
         )
 
-    def _used_by_clients_after(self, local: Local, level: int) -> bool:
-        """Return whether a later client stage refers to it; an aggregate of level k+1 is computed in stage k."""
+    def _used_by_clients_after(self, local: Local, number: int) -> bool:
+        """Return whether a later client stage refers to it; client stage k computes the aggregates of stage k + 1."""
         return any(
             local.name in other.uses
-            for other in self.known.values()
-            if (self._at_clients(other) and other.level > level) or (other.aggregation and other.level > level + 1)
+            for other in self.values.values()
+            if (self._at_clients(other) and other.stage > number) or (other.aggregation and other.stage > number + 1)
         )
 
     def _needs(self, local: Local, name: str) -> bool:
         """Return whether ``local`` refers to ``name``, directly or through unplaced values that each stage repeats."""
         return any(
-            use == name or (self._is_repeated(self.known[use]) and self._needs(self.known[use], name))
+            use == name or (self._is_repeated(self.values[use]) and self._needs(self.values[use], name))
             for use in local.uses
         )
 
@@ -165,13 +176,13 @@ class Builder:
         inputs = tuple(self.slots[name] for name in wanted)
         struct = tff.StructType([(slot.name, slot.type) for slot in inputs] + [_struct_type(slots) for slots in fed])
         source = bb.Reference(_INPUTS, struct)
-        values: dict[str, Block] = {slot.name: bb.Selection(source, index=index) for index, slot in enumerate(inputs)}
+        values = {slot.name: element(source, index) for index, slot in enumerate(inputs)}
         for index, slots in enumerate(fed, len(inputs)):
-            group = bb.Selection(source, index=index)
-            values |= {slot.name: bb.Selection(group, index=place) for place, slot in enumerate(slots)}
+            group = element(source, index)
+            values |= {slot.name: element(group, place) for place, slot in enumerate(slots)}
         body = bb.Block([(name, bind(block, values)) for name, block in bodies], bind(result, values))
         function = bb.Lambda(_INPUTS, struct, body) if len(struct) else bb.Lambda(None, None, body)
-        return inputs, serialize_computation(function.proto)
+        return inputs, serialize_computation(proto_of(function))
 
     def _repeated(self, blocks: Iterable[Block]) -> list[tuple[str, Block]]:
         """Return the unplaced pure locals that ``blocks`` need, directly or indirectly, in order of evaluation."""
@@ -179,11 +190,13 @@ class Builder:
         waiting = names_in_order(*blocks)
         while waiting:
             name = waiting.pop()
-            local = self.known.get(name)
+            local = self.values.get(name)
             if local is not None and name not in needed and self._is_repeated(local):
                 needed.add(name)
                 waiting.extend(local.uses)
-        return [(name, local.block) for name, local in self.known.items() if name in needed and local.block is not None]
+        return [
+            (name, local.block) for name, local in self.values.items() if name in needed and local.block is not None
+        ]
 
 
 def _result(outputs: Iterable[Slot]) -> Block:
@@ -222,24 +235,33 @@ def fold(merges: Sequence[tuple[str, Block]], silos: int) -> Folded:
         merges: for each merge a name, and the function that merges two.
         silos: the number of silos; 0 leaves the merged values as they are.
     """
-    sides = [function.type_signature.parameter for _, function in merges]
-    so_far = tuple(bb.Reference(f"{name}_so_far", side[0]) for (name, _), side in zip(merges, sides, strict=True))
+    sides = [_sides(function) for _, function in merges]
+    so_far = tuple(
+        bb.Reference(f"{name}_so_far", left) for (name, _), ((_, left), _) in zip(merges, sides, strict=True)
+    )
     partials = tuple(
-        bb.Reference(f"{name}_{silo}", side[1])
+        bb.Reference(f"{name}_{silo}", right)
         for silo in range(silos)
-        for (name, _), side in zip(merges, sides, strict=True)
+        for (name, _), (_, (_, right)) in zip(merges, sides, strict=True)
     )
     locals_ = [(f"{name}_merge", function) for name, function in merges]
     merged: list[Block] = list(so_far)
     for silo in range(silos):
         for index, (name, function) in enumerate(merges):
             merge = bb.Reference(f"{name}_merge", function.type_signature)
-            (left, _), (right, _) = tff.structure.to_elements(sides[index])
+            (left, _), (right, _) = sides[index]
             next_one = partials[silo * len(merges) + index]
             step = f"{name}_step_{silo}"
             locals_.append((step, bb.Call(merge, bb.Struct([(left, merged[index]), (right, next_one)]))))
-            merged[index] = bb.Reference(step, function.type_signature.result)
+            merged[index] = bb.Reference(step, result_of(function))
     return Folded(tuple(locals_), so_far, partials, tuple(merged))
+
+
+def _sides(merge: Block) -> list[tuple[str | None, tff.Type]]:
+    """Return name and type of both arguments of a function that merges two values."""
+    parameter = parameter_of(merge)
+    assert isinstance(parameter, tff.StructType)
+    return element_types(parameter)
 
 
 def with_ready(merged: Sequence[Block]) -> Block:
@@ -254,6 +276,4 @@ def _ready(type_: tff.Type) -> Block:
     def zero(_: object) -> object:
         return tf.constant(0, tf.int32)
 
-    computation = tff.tensorflow.computation(tf.autograph.experimental.do_not_convert(zero), type_)
-    block: Block = computation.to_compiled_building_block()
-    return block
+    return as_tensorflow(zero, type_)

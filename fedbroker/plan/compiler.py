@@ -7,7 +7,7 @@ aggregates with the same range checks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
@@ -17,15 +17,24 @@ from tensorflow_federated.python.core.backends.native import compiler as native
 from tensorflow_federated.python.core.backends.test import compiler as test_compiler
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from tensorflow_federated.python.core.impl.compiler import transformations
-from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
 
 from fedbroker.errors import PlanError
-from fedbroker.plan.blocks import Block, bind, elements_of, name_of_block, walk
+from fedbroker.plan.blocks import (
+    Block,
+    as_computation,
+    bind,
+    element_types,
+    name_of_block,
+    parameter_of,
+    proto_of,
+    untyped,
+    walk,
+)
 from fedbroker.plan.functions import holds_function
 from fedbroker.plan.model import Slot
-from fedbroker.plan.sequences import has_sequence_intrinsics, sequences_as_tensorflow
+from fedbroker.plan.sequences import SEQUENCE_INTRINSICS, sequences_as_tensorflow
 
-__all__ = ["SECURE", "Flat", "SecureSum", "flatten"]
+__all__ = ["SECURE", "Flat", "SecureSum", "contents_of", "flatten"]
 
 SecureSum: TypeAlias = Literal["refuse", "plaintext"]
 """The handling of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
@@ -77,29 +86,121 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
         PlanError: it contains something that cannot run on a cohort.
     """
     block = comp.to_building_block()
-    exposed = secure_intrinsics(block) if secure_sum == "plaintext" else ()
-    check_supported(block, exposed)
+    contents = contents_of(block)
+    exposed = contents.secure if secure_sum == "plaintext" else ()
+    _check_supported(block, contents, exposed)
     try:
         if exposed:
-            comp = in_plaintext(comp)
-        if has_sequence_intrinsics(block):
+            comp = _in_plaintext(comp)
+        if contents.sequences:
             comp = sequences_as_tensorflow(comp)
-        compiled = native.desugar_and_transform_to_native(comp).to_building_block()
+        compiled: Block = untyped(native).desugar_and_transform_to_native(comp).to_building_block()
     except Exception as error:  # TFF raises many types here; all mean the same to the caller
         raise PlanError(
             f"TFF cannot compile the computation: {type(error).__name__}: {_first_line(error)}",
             hint="run it on TFF's own context first: tff.backends.native.set_sync_local_cpp_execution_context()",
         ) from error
-    check_supported(compiled)
+    _check_supported(compiled, contents_of(compiled), ())
     function = _as_lambda(compiled)
     parameters, arguments = _split_parameter(function)
     locals_, result = _split_body(function.result)
     # TFF's names are random. These depend on the computation only, so that the stages' digests do, too.
-    values = arguments | {
-        name: bb.Reference(f"v{index}", block.type_signature) for index, (name, block) in enumerate(locals_)
-    }
-    renamed = tuple((values[name].name, bind(block, values)) for name, block in locals_)
+    names = {name: f"v{index}" for index, (name, _) in enumerate(locals_)}
+    values = arguments | {name: bb.Reference(names[name], value.type_signature) for name, value in locals_}
+    renamed = tuple((names[name], bind(value, values)) for name, value in locals_)
     return Flat(name_of_block(block), parameters, renamed, bind(result, values), exposed)
+
+
+# --- what a computation contains ---
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The parts of a computation that need a treatment of their own.
+
+    Attributes:
+        secure: names of the secure intrinsics, each once.
+        sequences: True if it contains a sequence intrinsic.
+        refused: the first part that cannot be planned at all, and its replacement.
+    """
+
+    secure: tuple[str, ...]
+    sequences: bool
+    refused: PlanError | None
+
+
+def contents_of(block: Block) -> Contents:
+    """Look at each part of a computation once."""
+    uris: dict[str, None] = {}
+    refused: PlanError | None = None
+    for part in walk(block):
+        if isinstance(part, bb.Intrinsic):
+            uris[part.uri] = None
+        elif refused is None:
+            refused = _refused(part)
+    secure = tuple(uri for uri in uris if uri in SECURE)
+    return Contents(secure, not SEQUENCE_INTRINSICS.isdisjoint(uris), refused)
+
+
+def _refused(part: Block) -> PlanError | None:
+    if isinstance(part, bb.Data):
+        return PlanError(
+            "a Data building block cannot be planned",
+            intrinsic="data",
+            hint='pass fedbroker.data("name") as the argument instead',
+        )
+    if isinstance(part, bb.CompiledComputation) and proto_of(part).WhichOneof("computation") == "xla":
+        return PlanError(
+            "tff.jax.computation cannot be planned: TFF 0.87's C++ runtime does not run XLA",
+            intrinsic="xla",
+            hint="write it with tff.tensorflow.computation",
+        )
+    return None
+
+
+def _check_supported(block: Block, contents: Contents, exposed: tuple[str, ...]) -> None:
+    """Check that a computation can run on a cohort.
+
+    Args:
+        block: the computation.
+        contents: its parts.
+        exposed: the secure intrinsics to compute in plaintext.
+
+    Raises:
+        PlanError: names the first intrinsic or construct that cannot be planned, and its replacement.
+    """
+    _check_signature(block.type_signature)
+    for uri in contents.secure:
+        if uri not in exposed:
+            raise PlanError(f"{uri} cannot be planned", intrinsic=uri, hint=SECURE[uri])
+    if contents.refused is not None:
+        raise contents.refused
+
+
+def _check_signature(type_: tff.Type) -> None:
+    if not isinstance(type_, tff.FunctionType):
+        raise PlanError(
+            f"only a function can be invoked, not a value of type {type_}",
+            hint="wrap it in a tff.federated_computation",
+        )
+    if holds_function(type_.parameter):
+        raise PlanError(
+            f"the parameter holds a function ({type_.parameter}), which becomes part of the computation in a call",
+            hint="call it, or explain a computation in which the function is called",
+        )
+
+
+def _in_plaintext(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
+    """Replace the secure intrinsics of ``comp`` by ordinary ones that compute, and check, the same."""
+    # Flatten first: the replacement nests deeper, and protobuf's parser accepts at most a hundred levels.
+    flat = transformations.to_call_dominant(comp.to_building_block())
+    replaced: tff.framework.ConcreteComputation = untyped(test_compiler).replace_secure_intrinsics_with_bodies(
+        as_computation(flat)
+    )
+    return replaced
+
+
+# --- bindings ---
 
 
 def _first_line(error: Exception) -> str:
@@ -113,6 +214,7 @@ def _as_lambda(block: Block) -> bb.Lambda:
         return bb.Lambda(inner.parameter_name, inner.parameter_type, bb.Block(block.locals, inner.result))
     if isinstance(block, bb.Lambda):
         return block
+    assert isinstance(block.type_signature, tff.FunctionType)
     parameter = block.type_signature.parameter
     name = None if parameter is None else "whole"
     call = bb.Call(block, None if parameter is None else bb.Reference("whole", parameter))
@@ -137,13 +239,13 @@ def _split_parameter(function: bb.Lambda) -> tuple[tuple[Slot, ...], dict[str, B
     def expand(type_: tff.Type, path: tuple[int, ...]) -> Block:
         if isinstance(type_, tff.StructType) and _holds_federated(type_):
             return bb.Struct(
-                [(name, expand(element, (*path, index))) for index, (name, element) in enumerate(elements_of(type_))]
+                [(name, expand(part, (*path, index))) for index, (name, part) in enumerate(element_types(type_))]
             )
         slot = Slot("_".join([PARAMETER_PREFIX, *map(str, path)]), type_, path)
         slots.append(slot)
         return bb.Reference(slot.name, type_)
 
-    whole = expand(function.parameter_type, ())
+    whole = expand(parameter_of(function), ())
     return tuple(slots), {function.parameter_name: whole}
 
 
@@ -153,60 +255,3 @@ def _holds_federated(type_: tff.Type) -> bool:
 
 def _parts(type_: tff.Type) -> list[tff.Type]:
     return [type_, *(part for child in type_.children() for part in _parts(child))]
-
-
-def check_supported(block: Block, exposed: Collection[str] = ()) -> None:
-    """Check that a computation can run on a cohort.
-
-    Args:
-        block: the computation.
-        exposed: the secure intrinsics to compute in plaintext.
-
-    Raises:
-        PlanError: names the first intrinsic or construct that cannot be planned, and its replacement.
-    """
-    _check_signature(block.type_signature)
-    for uri in (uri for uri in secure_intrinsics(block) if uri not in exposed):
-        raise PlanError(f"{uri} cannot be planned", intrinsic=uri, hint=SECURE[uri])
-    for part in walk(block):
-        if isinstance(part, bb.Data):
-            raise PlanError(
-                "a Data building block cannot be planned",
-                intrinsic="data",
-                hint='pass fedbroker.data("name") as the argument instead',
-            )
-        if isinstance(part, bb.CompiledComputation) and part.proto.WhichOneof("computation") == "xla":
-            raise PlanError(
-                "tff.jax.computation cannot be planned: TFF 0.87's C++ runtime does not run XLA",
-                intrinsic="xla",
-                hint="write it with tff.tensorflow.computation",
-            )
-
-
-def _check_signature(type_: tff.Type) -> None:
-    if not isinstance(type_, tff.FunctionType):
-        raise PlanError(
-            f"only a function can be invoked, not a value of type {type_}",
-            hint="wrap it in a tff.federated_computation",
-        )
-    if holds_function(type_.parameter):
-        raise PlanError(
-            f"the parameter holds a function ({type_.parameter}), which becomes part of the computation in a call",
-            hint="call it, or explain a computation in which the function is called",
-        )
-
-
-def secure_intrinsics(block: Block) -> tuple[str, ...]:
-    """Return the names of the secure intrinsics in ``block``, each once."""
-    return tuple(
-        dict.fromkeys(part.uri for part in walk(block) if isinstance(part, bb.Intrinsic) and part.uri in SECURE)
-    )
-
-
-def in_plaintext(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
-    """Replace the secure intrinsics of ``comp`` by ordinary ones that compute, and check, the same."""
-    # Flatten first: the replacement nests deeper, and protobuf's parser accepts at most a hundred levels.
-    flat = transformations.to_call_dominant(comp.to_building_block())
-    return test_compiler.replace_secure_intrinsics_with_bodies(
-        tff.framework.ConcreteComputation(computation_proto=flat.proto, context_stack=context_stack_impl.context_stack)
-    )

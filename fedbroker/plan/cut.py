@@ -1,6 +1,6 @@
-"""Cut a flat computation: the placement and level of each local, and the values that cross between stages.
+"""Cut a flat computation: the placement and stage of each local, and the values that cross between stages.
 
-A parameter has level 0, any other value the highest level of the values that it refers to, and an aggregate one more.
+A parameter has stage 0, any other value the highest stage of the values that it refers to, and an aggregate one more.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow.python.framework import op_def_registry
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
 from fedbroker.plan.aggregation import Aggregation, aggregation_of
-from fedbroker.plan.blocks import Block, free, names_in_order, walk
+from fedbroker.plan.blocks import Block, free, names_in_order, proto_of, tf, untyped, walk
 from fedbroker.plan.compiler import Flat
 
 __all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
@@ -58,6 +57,8 @@ class Local:
     """A value of the flat computation: a local, or a leaf of the parameter (which has no ``block``).
 
     Attributes:
+        stage: the number of the stage that it belongs to.
+        uses: the names that it refers to.
         aggregation: for a call that crosses from clients to server, the strategy that computes it.
         once: unplaced and to be evaluated exactly once, at the coordinator: it is part of the result, or a second
             evaluation might differ.
@@ -67,10 +68,16 @@ class Local:
     type: tff.Type
     block: Block | None
     place: Place
-    level: int
+    stage: int
     uses: tuple[str, ...]
     aggregation: Aggregation | None = None
     once: bool = False
+
+    @property
+    def expression(self) -> Block:
+        """Return the block of a value that is no leaf of the parameter."""
+        assert self.block is not None
+        return self.block
 
 
 def place_of(type_: tff.Type) -> Place:
@@ -94,25 +101,25 @@ def analyse(flat: Flat) -> dict[str, Local]:
     Raises:
         PlanError: a local is no call, or refers to an unknown name.
     """
-    known: dict[str, Local] = {
+    values: dict[str, Local] = {
         slot.name: Local(slot.name, slot.type, None, place_of(slot.type), 0, ()) for slot in flat.parameters
     }
     result = names_in_order(flat.result)
     for name, block in flat.locals:
-        known[name] = _local(name, block, known, returned=name in result)
-    needed = _reachable(result, known)
-    return {name: local for name, local in known.items() if name in needed}
+        values[name] = _local(name, block, values, returned=name in result)
+    needed = _reachable(result, values)
+    return {name: local for name, local in values.items() if name in needed}
 
 
-def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: bool) -> Local:
+def _local(name: str, block: Block, values: Mapping[str, Local], *, returned: bool) -> Local:
     uses = tuple(names_in_order(block))
-    strangers = [use for use in uses if use not in known]
-    if strangers:
-        raise PlanError(f"TFF's compiler left {', '.join(strangers)} unbound in {name}")
-    check_captures(block)
+    unbound = [use for use in uses if use not in values]
+    if unbound:
+        raise PlanError(f"TFF's compiler left {', '.join(unbound)} unbound in {name}")
     place = place_of(block.type_signature)
-    used = [known[use] for use in uses]
-    if place is Place.NOWHERE and any(one.place is not Place.NOWHERE for one in used):
+    used = [values[use] for use in uses]
+    stateful = _check_parts(block)
+    if place is Place.NOWHERE and any(local.place is not Place.NOWHERE for local in used):
         raise PlanError(
             f"{block.compact_representation()[:120]} makes an unplaced value from a federated one",
             hint="use tff.federated_map or an aggregation",
@@ -123,10 +130,10 @@ def _local(name: str, block: Block, known: Mapping[str, Local], *, returned: boo
         block.type_signature,
         block,
         place,
-        max((one.level for one in used), default=0) + (aggregation is not None),
+        max((local.stage for local in used), default=0) + (aggregation is not None),
         uses,
         aggregation=aggregation,
-        once=place is Place.NOWHERE and (returned or is_stateful(block)),
+        once=place is Place.NOWHERE and (returned or stateful),
     )
 
 
@@ -137,34 +144,46 @@ def check_captures(block: Block) -> None:
         PlanError: a function in ``block`` refers to something outside of it.
     """
     for part in walk(block):
-        if isinstance(part, bb.Lambda) and any(free(part)):
-            raise PlanError(
-                f"a function captures a value of type {next(free(part)).type_signature} from outside of it",
-                hint="make that value part of its argument, with tff.federated_broadcast and tff.federated_zip",
-            )
+        _check_function(part)
 
 
-def _reachable(roots: Iterable[str], known: Mapping[str, Local]) -> set[str]:
+def _check_parts(block: Block) -> bool:
+    """Check the functions in a block, as :func:`check_captures`, and return whether it is stateful, in one walk."""
+    stateful = False
+    for part in walk(block):
+        _check_function(part)
+        stateful = stateful or (isinstance(part, bb.CompiledComputation) and _is_stateful(part))
+    return stateful
+
+
+def _check_function(part: Block) -> None:
+    captured = next(free(part), None) if isinstance(part, bb.Lambda) else None
+    if captured is not None:
+        raise PlanError(
+            f"a function captures a value of type {captured.type_signature} from outside of it",
+            hint="make that value part of its argument, with tff.federated_broadcast and tff.federated_zip",
+        )
+
+
+def _reachable(roots: Iterable[str], values: Mapping[str, Local]) -> set[str]:
     seen: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting.extend(known[name].uses)
+            waiting.extend(values[name].uses)
     return seen
 
 
-def is_stateful(block: Block) -> bool:
-    """Return whether any TensorFlow graph in ``block`` contains an op whose result may differ from run to run."""
-    return any(
-        _op_is_stateful(op) for part in walk(block) if isinstance(part, bb.CompiledComputation) for op in _ops(part)
-    )
+def _is_stateful(compiled: bb.CompiledComputation) -> bool:
+    """Return whether a TensorFlow graph contains an op whose result may differ from run to run."""
+    return any(_op_is_stateful(op) for op in _ops(compiled))
 
 
 def _ops(compiled: bb.CompiledComputation) -> Iterator[str]:
     graph = tf.compat.v1.GraphDef()
-    if not compiled.proto.tensorflow.graph_def.Unpack(graph):
+    if not proto_of(compiled).tensorflow.graph_def.Unpack(graph):
         return
     yield from (node.op for node in graph.node)
     for function in graph.library.function:
@@ -172,5 +191,5 @@ def _ops(compiled: bb.CompiledComputation) -> Iterator[str]:
 
 
 def _op_is_stateful(op: str) -> bool:
-    definition = op_def_registry.get(op)
-    return definition is not None and definition.is_stateful and op not in _CARRIERS
+    definition = untyped(op_def_registry).get(op)
+    return definition is not None and bool(definition.is_stateful) and op not in _CARRIERS

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
-from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
 
 from fedbroker.errors import UsageError
-from fedbroker.plan.blocks import Block, elements_of
+from fedbroker.plan.blocks import Block, as_computation, element, element_types, untyped
 
 __all__ = ["holds_function", "specialize"]
 
@@ -25,7 +25,7 @@ def holds_function(type_: tff.Type | None) -> bool:
 
 def specialize(
     comp: tff.framework.ConcreteComputation, argument: object
-) -> tuple[tff.framework.ConcreteComputation, tff.structure.Struct | None]:
+) -> tuple[tff.framework.ConcreteComputation, tff.structure.Struct[Any] | None]:
     """Substitute the functions among the arguments of ``comp`` into it; return it with the remaining arguments.
 
     Args:
@@ -40,33 +40,30 @@ def specialize(
         UsageError: the argument for a function is no computation, or one of another type.
     """
     rest = _Rest()
-    filled = rest.fill(comp.type_signature.parameter, argument)
+    filled = rest.fill(untyped(comp.type_signature.parameter), argument)
     types = tff.StructType(rest.types)
     body = bb.Call(comp.to_building_block(), filled)
     function = bb.Lambda(_WHOLE, types, _with_parameter(body, types)) if rest.types else bb.Lambda(None, None, body)
-    special = tff.framework.ConcreteComputation(
-        computation_proto=function.proto,
-        context_stack=context_stack_impl.context_stack,
-        annotated_type=tff.FunctionType(types if rest.types else None, comp.type_signature.result),
-    )
-    return special, tff.structure.Struct.unnamed(*rest.values) if rest.types else None
+    type_ = tff.FunctionType(types if rest.types else None, comp.type_signature.result)
+    remaining = tff.structure.Struct[Any].unnamed(*rest.values) if rest.types else None
+    return as_computation(function, type_), remaining
 
 
 @dataclass
 class _Rest:
     """The arguments that are no functions, in order."""
 
-    types: list[tff.Type] = field(default_factory=list)
-    values: list[object] = field(default_factory=list)
+    types: list[tff.Type] = field(default_factory=list[tff.Type])
+    values: list[object] = field(default_factory=list[object])
 
     def fill(self, type_: tff.Type, value: object) -> Block:
         """Return the expression for ``value`` in the call: the function itself, or a reference to a remaining value."""
         if isinstance(type_, tff.FunctionType):
             return _function(type_, value)
         if isinstance(type_, tff.StructType) and holds_function(type_):
-            given = tff.structure.from_container(value)
+            given = untyped(tff.structure.from_container(value))
             return bb.Struct(
-                [(name, self.fill(element, given[at])) for at, (name, element) in enumerate(elements_of(type_))]
+                [(name, self.fill(part, given[at])) for at, (name, part) in enumerate(element_types(type_))]
             )
         self.types.append(type_)
         self.values.append(value)
@@ -75,7 +72,7 @@ class _Rest:
 
 def _with_parameter(body: Block, types: tff.StructType) -> Block:
     whole = bb.Reference(_WHOLE, types)
-    return bb.Block([(f"{_WHOLE}_{at}", bb.Selection(whole, index=at)) for at in range(len(types))], body)
+    return bb.Block([(f"{_WHOLE}_{at}", element(whole, at)) for at in range(len(types))], body)
 
 
 def _function(type_: tff.FunctionType, value: object) -> Block:
@@ -84,6 +81,7 @@ def _function(type_: tff.FunctionType, value: object) -> Block:
             f"a {type(value).__name__} was given for a function of type {type_}",
             hint="give a tff.tensorflow.computation or tff.federated_computation with a type",
         )
-    if not type_.is_assignable_from(value.type_signature):
-        raise UsageError(f"a function of type {value.type_signature} was given for one of type {type_}")
-    return value.to_building_block()
+    given: tff.framework.ConcreteComputation = untyped(value)
+    if not type_.is_assignable_from(given.type_signature):
+        raise UsageError(f"a function of type {given.type_signature} was given for one of type {type_}")
+    return given.to_building_block()

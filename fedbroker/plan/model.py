@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import tensorflow_federated as tff
 from google.protobuf.message import Message
-from tensorflow_federated.proto.v0 import computation_pb2, executor_pb2
 
+from fedbroker.runtime.protos import Proto, computation_pb2, executor_pb2
 from fedbroker.text import bytes_text, count_text, one_line_repr
 from fedbroker.wire.blobs import digest_of
 
@@ -230,7 +230,7 @@ def leaves(template: Template) -> Iterator[Slot]:
             yield from leaves(element)
 
 
-def serialize_computation(computation: computation_pb2.Computation) -> bytes:
+def serialize_computation(computation: Proto) -> bytes:
     """Return a computation as a serialized ``executor.Value``; equal computations give equal bytes."""
     return bytes(executor_pb2.Value(computation=computation).SerializeToString(deterministic=True))
 
@@ -249,7 +249,7 @@ def _digest(computation: bytes) -> str:
     return digest_of(value.SerializeToString(deterministic=True))
 
 
-def _drop_cache_keys(message: Message) -> None:
+def _drop_cache_keys(message: Proto) -> None:
     if isinstance(message, computation_pb2.TensorFlow):
         message.ClearField("cache_key")
         return

@@ -8,7 +8,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.errors import PlanError
-from fedbroker.plan.blocks import Block, elements_of, names_in_order
+from fedbroker.plan.blocks import Block, elements_of, names_in_order, proto_of
 from fedbroker.plan.build import Builder
 from fedbroker.plan.compiler import Flat, SecureSum, flatten
 from fedbroker.plan.cut import analyse, check_captures
@@ -35,10 +35,10 @@ def make_plan(comp: tff.Computation, *, secure_sum: SecureSum = "refuse") -> Pla
             hint="decorate it with the parameter's types: @tff.federated_computation(tff.FederatedType(…))",
         )
     flat = _name_result_leaves(flatten(comp, secure_sum))
-    known = analyse(flat)
+    values = analyse(flat)
     slots = {slot.name: slot for slot in flat.parameters}
-    slots |= {local.name: Slot(local.name, local.type) for local in known.values() if local.name not in slots}
-    builder = Builder(known, slots, frozenset(names_in_order(flat.result)))
+    slots |= {local.name: Slot(local.name, local.type) for local in values.values() if local.name not in slots}
+    builder = Builder(values, slots, frozenset(names_in_order(flat.result)))
     template = _template(flat.result, slots)
     return Plan(flat.name, comp.type_signature, flat.parameters, builder.stages(), template, flat.exposed)
 
@@ -50,7 +50,7 @@ def _name_result_leaves(flat: Flat) -> Flat:
 
     def named(block: Block) -> Block:
         if isinstance(block, bb.Struct):
-            return bb.Struct([(name, named(element)) for name, element in elements_of(block)])
+            return bb.Struct([(name, named(part)) for name, part in elements_of(block)])
         if isinstance(block.type_signature, tff.FunctionType):
             return bound[block.name] if isinstance(block, bb.Reference) and block.name in bound else block
         if isinstance(block, bb.Reference):
@@ -65,10 +65,10 @@ def _name_result_leaves(flat: Flat) -> Flat:
 
 def _template(block: Block, slots: dict[str, Slot]) -> Template:
     if isinstance(block, bb.Struct):
-        return ResultStruct(tuple((name, _template(element, slots)) for name, element in elements_of(block)))
+        return ResultStruct(tuple((name, _template(part, slots)) for name, part in elements_of(block)))
     if isinstance(block.type_signature, tff.FunctionType):
         check_captures(block)
-        return FunctionResult(block.proto)
+        return FunctionResult(proto_of(block))
     if isinstance(block, bb.Reference):
         return slots[block.name]
     raise PlanError(f"the result holds {block.compact_representation()[:80]}, which is no value")

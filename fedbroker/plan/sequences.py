@@ -7,39 +7,35 @@ were passed in as values, never on sequences that TensorFlow computes. As Tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-import tensorflow as tf
 import tensorflow_federated as tff
-from tensorflow_federated.python.core.backends.mapreduce import compiler as mapreduce
+from tensorflow_federated.python.core.backends.mapreduce import compiler as mapreduce_compiler
 from tensorflow_federated.python.core.environments.tensorflow_backend import tensorflow_tree_transformations
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from tensorflow_federated.python.core.impl.compiler import intrinsic_defs, transformation_utils, transformations
-from tensorflow_federated.python.core.impl.context_stack import context_stack_impl
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
-from fedbroker.plan.blocks import Block, walk
+from fedbroker.plan.blocks import Block, Untyped, as_computation, as_tensorflow, element, proto_of, tf, untyped
 
-__all__ = ["has_sequence_intrinsics", "sequences_as_tensorflow"]
+__all__ = ["SEQUENCE_INTRINSICS", "sequences_as_tensorflow"]
 
 MAP: Final = intrinsic_defs.SEQUENCE_MAP.uri
 REDUCE: Final = intrinsic_defs.SEQUENCE_REDUCE.uri
 SUM: Final = intrinsic_defs.SEQUENCE_SUM.uri
+SEQUENCE_INTRINSICS: Final = frozenset({MAP, REDUCE, SUM})
 
-
-def has_sequence_intrinsics(block: Block) -> bool:
-    """Return whether ``block`` contains a sequence intrinsic."""
-    return any(isinstance(part, bb.Intrinsic) and part.uri in _BODIES for part in walk(block))
+_mapreduce: Final = untyped(mapreduce_compiler)
+_tree: Final = untyped(tensorflow_tree_transformations)
+_utils: Final = untyped(transformation_utils)
 
 
 def sequences_as_tensorflow(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
     """Replace each sequence intrinsic of ``comp`` by TensorFlow, unless its function is no TensorFlow."""
-    block, _ = tensorflow_tree_transformations.replace_intrinsics_with_bodies(comp.to_building_block())
-    block = mapreduce.compile_local_subcomputations_to_tensorflow(transformations.to_call_dominant(block))
-    block, _ = transformation_utils.transform_postorder(block, _replaced)
-    return tff.framework.ConcreteComputation(
-        computation_proto=block.proto, context_stack=context_stack_impl.context_stack
-    )
+    block, _ = _tree.replace_intrinsics_with_bodies(comp.to_building_block())
+    block = _mapreduce.compile_local_subcomputations_to_tensorflow(transformations.to_call_dominant(block))
+    block, _ = _utils.transform_postorder(block, _replaced)
+    return as_computation(block)
 
 
 def _replaced(block: Block) -> tuple[Block, bool]:
@@ -53,7 +49,14 @@ def _map(call: bb.Call) -> tuple[Block, bool]:
     function, sequence = _elements(call, 2)
     if not _is_pure(function):
         return call, False
-    return _called(lambda dataset: dataset.map(lambda *value: _inlined(function, value)), sequence), True
+
+    def mapped(dataset: Untyped) -> object:
+        def inlined(*value: Untyped) -> object:
+            return _inlined(function, value)
+
+        return dataset.map(inlined)
+
+    return _called(mapped, sequence), True
 
 
 def _reduce(call: bb.Call) -> tuple[Block, bool]:
@@ -61,17 +64,26 @@ def _reduce(call: bb.Call) -> tuple[Block, bool]:
     if not _is_pure(function):
         return call, False
 
-    def reduce(dataset: tf.data.Dataset, start: object) -> object:
-        return dataset.reduce(start, lambda *state_and_value: _inlined(function, state_and_value))
+    def reduce(dataset: Untyped, start: object) -> object:
+        def inlined(*state_and_value: Untyped) -> object:
+            return _inlined(function, state_and_value)
+
+        return dataset.reduce(start, inlined)
 
     return _called(reduce, bb.Struct([sequence, zero])), True
 
 
 def _sum(call: bb.Call) -> tuple[Block, bool]:
-    def total(dataset: tf.data.Dataset) -> object:
-        zero = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), dataset.element_spec)
-        return dataset.reduce(zero, lambda sum_, value: tf.nest.map_structure(tf.add, sum_, value))
+    def zero(spec: Untyped) -> object:
+        return tf.zeros(spec.shape, spec.dtype)
 
+    def add(sum_: object, value: object) -> object:
+        return tf.nest.map_structure(tf.add, sum_, value)
+
+    def total(dataset: Untyped) -> object:
+        return dataset.reduce(tf.nest.map_structure(zero, dataset.element_spec), add)
+
+    assert call.argument is not None
     return _called(total, call.argument), True
 
 
@@ -79,26 +91,23 @@ _BODIES: Final[Mapping[str, Callable[[bb.Call], tuple[Block, bool]]]] = {MAP: _m
 
 
 def _elements(call: bb.Call, count: int) -> list[Block]:
-    argument = call.argument
-    return [
-        argument[at] if isinstance(argument, bb.Struct) else bb.Selection(argument, index=at) for at in range(count)
-    ]
+    return [element(call.argument, at) for at in range(count)]
 
 
 def _is_pure(function: Block) -> bool:
     """Return whether a function is TensorFlow without an initialization op."""
-    return isinstance(function, bb.CompiledComputation) and not function.proto.tensorflow.initialize_op
+    return isinstance(function, bb.CompiledComputation) and not proto_of(function).tensorflow.initialize_op
 
 
-def _inlined(function: bb.CompiledComputation, arguments: tuple[Any, ...]) -> object:
+def _inlined(function: Block, arguments: tuple[Untyped, ...]) -> object:
     """Import the function's graph into the graph under construction: a dataset's graph cannot contain TFF's calls."""
     argument = arguments[0] if len(arguments) == 1 else arguments
-    _, result = tensorflow_utils.deserialize_and_call_tf_computation(
-        function.proto, argument, tf.compat.v1.get_default_graph(), "", tf.constant("")
+    _, result = untyped(tensorflow_utils).deserialize_and_call_tf_computation(
+        proto_of(function), argument, tf.compat.v1.get_default_graph(), "", tf.constant("")
     )
-    return tff.structure.to_odict_or_tuple(result) if isinstance(result, tff.structure.Struct) else result
+    to_container = untyped(tff.structure).to_odict_or_tuple
+    return to_container(result) if isinstance(result, tff.structure.Struct) else result
 
 
 def _called(function: Callable[..., object], argument: Block) -> bb.Call:
-    compiled = tff.tensorflow.computation(tf.autograph.experimental.do_not_convert(function), argument.type_signature)
-    return bb.Call(compiled.to_compiled_building_block(), argument)
+    return bb.Call(as_tensorflow(function, argument.type_signature), argument)

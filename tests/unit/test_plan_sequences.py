@@ -8,7 +8,8 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 
 from fedbroker.plan.blocks import walk
-from fedbroker.plan.sequences import has_sequence_intrinsics, sequences_as_tensorflow
+from fedbroker.plan.compiler import contents_of
+from fedbroker.plan.sequences import sequences_as_tensorflow
 from tests.support import computations as c
 
 F = np.float32
@@ -33,8 +34,8 @@ def intrinsics(comp):
 
 
 def test_they_are_found_wherever_they_are():
-    assert has_sequence_intrinsics(folded_at_clients.to_building_block())
-    assert not has_sequence_intrinsics(c.two_barriers.to_building_block())
+    assert contents_of(folded_at_clients.to_building_block()).sequences
+    assert not contents_of(c.two_barriers.to_building_block()).sequences
 
 
 def test_none_is_left_and_the_type_stays():
