@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -85,7 +85,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _private_umask() -> Iterator[None]:
+def _private_umask() -> Generator[None]:
     """Create directories within the block for their owner only."""
     before = os.umask(0o077)
     try:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -153,7 +153,7 @@ def local_cohort(
     heartbeat: float = 1.0,
     policy: Mapping[str, object] | None = None,
     security: Literal["none", "sign", "seal"] = "none",
-) -> Iterator[LocalCohort]:
+) -> Generator[LocalCohort]:
     """Run a private broker and silos within the block.
 
     Args:

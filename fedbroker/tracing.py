@@ -11,7 +11,7 @@ import atexit
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -82,7 +82,7 @@ _only_codes: Final = ContextVar("fedbroker_only_codes", default=False)
 
 
 @contextmanager
-def only_codes() -> Iterator[None]:
+def only_codes() -> Generator[None]:
     """Record only the codes of errors that end a span within the block: their messages may hold a silo's data.
 
     Also applies to tasks that are created within the block. A collector of traces is not the silo's own log.
@@ -95,7 +95,7 @@ def only_codes() -> Iterator[None]:
 
 
 @contextmanager
-def span(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Span]:
+def span(name: str, kind: Kind = "internal", **attributes: Value) -> Generator[Span]:
     """Open a span around the block, as a child of the current span, if any.
 
     Args:
@@ -153,7 +153,7 @@ def carried(headers: Mapping[str, object]) -> dict[str, str]:
 
 
 @contextmanager
-def continued(headers: Mapping[str, object]) -> Iterator[None]:
+def continued(headers: Mapping[str, object]) -> Generator[None]:
     """Continue a message's trace: spans within the block are children of the span that sent these headers."""
     if "opentelemetry.trace" not in sys.modules or not (mine := carried(headers)):
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -206,7 +206,7 @@ def list_(
 
 
 @contextlib.contextmanager
-def _enrolment(making: _Making) -> Iterator[tuple[Enrolment, Target]]:
+def _enrolment(making: _Making) -> Generator[tuple[Enrolment, Target]]:
     """Yield the enrolment, and the target of its definitions: the management API or a file."""
     from fedbroker.admin.broker import ByFile
     from fedbroker.admin.enrolment import Enrolment
@@ -229,7 +229,7 @@ def _enrolment(making: _Making) -> Iterator[tuple[Enrolment, Target]]:
 
 
 @contextlib.contextmanager
-def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Iterator[tuple[Enrolment, LiveBroker]]:
+def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Generator[tuple[Enrolment, LiveBroker]]:
     """Yield the enrolment, and the broker behind its management API."""
     from fedbroker.admin.api import Management, admin_login
     from fedbroker.admin.broker import LiveBroker

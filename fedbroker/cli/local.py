@@ -8,7 +8,7 @@ import json as json_lib
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +63,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Generator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -104,13 +104,13 @@ class Archive:
             return 0 if await self._reader.count(self._queue) is None else await self._reader.purge(self._queue)
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
+    async def _bounded(self) -> AsyncGenerator[None]:
         with in_time():
             async with asyncio.timeout(self._deadline.left()):
                 yield
 
     @asynccontextmanager
-    async def _held(self) -> AsyncIterator[AsyncIterator[BrowsedMessage]]:
+    async def _held(self) -> AsyncGenerator[AsyncIterator[BrowsedMessage]]:
         """Yield the letters that are in the archive now. Those not settled within the block are put back after it."""
         async with self._bounded():
             there = await self._reader.count(self._queue)
@@ -170,7 +170,7 @@ class Archive:
 @asynccontextmanager
 async def open_archive(
     url: str, cohort: str, deadline: Deadline, *, limits: Limits = DEFAULT_LIMITS
-) -> AsyncIterator[Archive]:
+) -> AsyncGenerator[Archive]:
     """Open the archive of a cohort, for one reader at a time. All operations on it end by the deadline.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, TypeVar
 
@@ -59,7 +59,7 @@ class Channels:
                     return await guarded(question(channel))
 
     @asynccontextmanager
-    async def _passing(self) -> AsyncIterator[aiormq.abc.AbstractChannel]:
+    async def _passing(self) -> AsyncGenerator[aiormq.abc.AbstractChannel]:
         channel = await self.open()
         try:
             yield channel
@@ -70,7 +70,7 @@ class Channels:
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
+def _lost() -> Generator[None]:
     """Raise ``BrokerLost`` for a lost connection or a timeout within the block."""
     try:
         yield

@@ -113,10 +113,10 @@ class Layout:
         findings: one finding for each that has other properties, or one for all.
     """
 
-    there: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    in_use: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    there: list[str] = field(default_factory=list[str])
+    missing: list[str] = field(default_factory=list[str])
+    in_use: list[str] = field(default_factory=list[str])
+    findings: list[Finding] = field(default_factory=list[Finding])
 
 
 async def layout(channels: Channels, role: Role) -> Layout:

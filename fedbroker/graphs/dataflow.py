@@ -176,8 +176,8 @@ class _Frame:
     body: Body
     fed: Mapping[Tensor, Value]
     budget: _Budget
-    known: dict[Tensor, Value] = field(default_factory=dict)
-    frames: dict[bytes, _Frame] = field(default_factory=dict)
+    known: dict[Tensor, Value] = field(default_factory=dict[Tensor, Value])
+    frames: dict[bytes, _Frame] = field(default_factory=dict[bytes, "_Frame"])
 
     def tensor(self, tensor: Tensor) -> Value:
         if tensor in self.fed:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -176,7 +176,7 @@ class StallWatch:
         self._closed = False
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> Generator[None]:
         """Count a request as pending."""
         self._pending += 1
         if self._timer is None:

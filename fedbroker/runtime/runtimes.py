@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,7 @@ class Lease:
         self._rests = rests
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self) -> Generator[None]:
         """Mark the executor as in use: while a result is awaited, even a retired runtime is kept."""
         self._hosted.at_work += 1
         try:

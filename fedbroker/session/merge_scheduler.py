@@ -46,11 +46,11 @@ class MergeScheduler:
 
     order: MergeOrder = "membership"
     room: int = ROOM
-    handed: list[str] = field(default_factory=list)
-    _asking: dict[str, int] = field(default_factory=dict)  # silo: bytes that it announced
-    _sending: dict[str, int] = field(default_factory=dict)
-    _held: dict[str, int] = field(default_factory=dict)  # arrived, but not passed on
-    _merging: dict[str, int] = field(default_factory=dict)  # passed on, but not merged
+    handed: list[str] = field(default_factory=list[str])
+    _asking: dict[str, int] = field(default_factory=dict[str, int])  # silo: bytes that it announced
+    _sending: dict[str, int] = field(default_factory=dict[str, int])
+    _held: dict[str, int] = field(default_factory=dict[str, int])  # arrived, but not passed on
+    _merging: dict[str, int] = field(default_factory=dict[str, int])  # passed on, but not merged
 
     def announced(self, silo: str, size: int) -> None:
         """Record that a silo has large results and waits to be told to upload them. An earlier upload of it is lost."""

@@ -270,7 +270,7 @@ class Recorder:
     _began: float = field(default_factory=time.monotonic)
     _stage: int | None = None
     _stage_began: float = 0.0
-    _silos: dict[str, SiloReport] = field(default_factory=dict)
+    _silos: dict[str, SiloReport] = field(default_factory=dict[str, SiloReport])
 
     def emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
         """Emit an event of this session."""

@@ -41,7 +41,7 @@ class Member:
 
     name: str
     incarnation: str
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
     version: str = ""
     capabilities: tuple[str, ...] = ()
 
@@ -57,7 +57,7 @@ class _Seen:
 class Roster:
     """The silos of one cohort, present and missing. Times are seconds on any one monotonic clock."""
 
-    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _seen: dict[str, _Seen] = field(default_factory=dict[str, _Seen])
 
     def __len__(self) -> int:
         """Return the number of known silos, present or missing."""
@@ -147,7 +147,9 @@ REMEMBERED = 4096
 class BlobCacheIndex:
     """The blobs that each silo probably has in its cache: it used them once, and asks for any that it lost."""
 
-    _by_silo: dict[str, tuple[str, OrderedDict[Digest, None]]] = field(default_factory=dict)
+    _by_silo: dict[str, tuple[str, OrderedDict[Digest, None]]] = field(
+        default_factory=dict[str, tuple[str, OrderedDict[Digest, None]]]
+    )
 
     def has(self, member: Member, digest: Digest) -> bool:
         """Return whether this incarnation of the silo should still have the blob."""

@@ -65,8 +65,8 @@ class Session:
     journal: SessionJournal | None = None
     members: Sequence[Member] = field(init=False)
     _met: dict[str, str] = field(init=False)  # silo: incarnation
-    _dismissed: set[tuple[str, str]] = field(default_factory=set)  # silo and incarnation
-    _goodbyes: set[asyncio.Task[None]] = field(default_factory=set)
+    _dismissed: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])  # silo and incarnation
+    _goodbyes: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
         self.members = tuple(self.frozen)

@@ -270,10 +270,10 @@ class StageState:
     seconds: float
     deadline: float
     grace: float | None = None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
     _slots: dict[str, int] = field(init=False)
     _holders: list[list[str]] = field(init=False)  # by slot: the silos that have ever had it
-    _vacant: dict[str, int] = field(default_factory=dict)
+    _vacant: dict[str, int] = field(default_factory=dict[str, int])
     _answered: int = 0
     _passed: int = 0
     _quorum_at: float | None = None

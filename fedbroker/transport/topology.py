@@ -73,7 +73,7 @@ class Queue:
 
     name: str
     bindings: tuple[Binding, ...]
-    arguments: Mapping[str, str | int] = field(default_factory=dict)
+    arguments: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
     exclusive: bool = False
 
 

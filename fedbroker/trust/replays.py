@@ -48,7 +48,8 @@ class Accepted:
 
 @dataclass(slots=True)
 class _Signer:
-    entries: OrderedDict[str, tuple[Accepted, str]] = field(default_factory=OrderedDict)  # with its message id
+    # The accepted messages by nonce, with their message ids.
+    entries: OrderedDict[str, tuple[Accepted, str]] = field(default_factory=OrderedDict[str, tuple[Accepted, str]])
     limit: float = -math.inf
     # Of those that were forgotten as expired: the latest time of writing, and the latest end.
     expired_issued: float = -math.inf

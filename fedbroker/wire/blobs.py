@@ -86,7 +86,8 @@ class Assembly:
     size: int
     touched: float
     _room: memoryview = field(init=False)
-    _spans: list[tuple[int, int]] = field(default_factory=list)  # [start, end) of arrived bytes: disjoint and sorted
+    # [start, end) of arrived bytes: disjoint and sorted
+    _spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def __post_init__(self) -> None:
         self._room = room(self.size)

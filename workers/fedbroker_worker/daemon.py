@@ -21,7 +21,7 @@ from fedbroker_worker.service import SiloService
 from fedbroker_worker.threads import still_running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -116,7 +116,7 @@ def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
 
 
 @contextlib.contextmanager
-def _sign(ready_file: Path | None) -> Iterator[None]:
+def _sign(ready_file: Path | None) -> Generator[None]:
     """Create the file for the duration of the block; it holds the process's id."""
     if ready_file is not None:
         ready_file.write_text(f"{os.getpid()}\n")

@@ -55,9 +55,9 @@ class Invocation:
     attempts: int = 0
     stage: int = 0
     stage_began: float = 0.0
-    asked: list[str] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
-    dropped: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list[str])
+    answered: list[str] = field(default_factory=list[str])
+    dropped: dict[str, str] = field(default_factory=dict[str, str])
     bytes_in: int = 0
 
     def hear(self, event: Event, now: float) -> None:

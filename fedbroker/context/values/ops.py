@@ -82,8 +82,8 @@ class StageOps:
     dealt: dict[str, range]
     arguments: Mapping[str, Argument]
     bound: Mapping[str, BoundData]
-    blobs: dict[Digest, Buffer] = field(default_factory=dict)
-    _held: dict[str, int] = field(default_factory=dict)
+    blobs: dict[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
+    _held: dict[str, int] = field(default_factory=dict[str, int])
     _next: int = 0
     _written: _Written | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeVar
 
@@ -132,7 +132,7 @@ class QueueBrowser:
 
 
 @contextmanager
-def in_time() -> Iterator[None]:
+def in_time() -> Generator[None]:
     """Turn a ``TimeoutError`` within the block into ``BrokerLost``."""
     try:
         yield

@@ -58,7 +58,7 @@ class Outgoing:
     correlation_id: str | None = None
     message_id: str | None = None
     expiration: float | None = None
-    headers: Mapping[str, int | str] = field(default_factory=dict)
+    headers: Mapping[str, int | str] = field(default_factory=dict[str, int | str])
 
     def properties(self) -> commands.Basic.Properties:
         """Return the message's AMQP properties."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -95,7 +95,7 @@ def opening(
     coming: Mapping[Digest, tuple[Digest, bytes]],
     deadline: Deadline,
     forged: Callable[[str], None],
-) -> Iterator[None]:
+) -> Generator[None]:
     """Decrypt expected sealed blobs within the block, and store them under their own digests.
 
     Args:

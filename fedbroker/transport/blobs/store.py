@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -183,7 +183,7 @@ class BlobStore:
             self.discard(digest)
 
     @contextmanager
-    def pinned(self, digests: Iterable[Digest]) -> Iterator[None]:
+    def pinned(self, digests: Iterable[Digest]) -> Generator[None]:
         """Protect blobs from eviction within the block, also blobs that arrive during it."""
         mine = list(digests)
         self._pins.update(mine)

@@ -6,7 +6,7 @@ Plain state around futures.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -116,7 +116,7 @@ class ReplyRouter:
         return len(self._waiting)
 
     @contextmanager
-    def replies_to(self, item: WorkItem, message_id: str) -> Iterator[ReplySlot]:
+    def replies_to(self, item: WorkItem, message_id: str) -> Generator[ReplySlot]:
         """Register a pending request within the block, and yield the slot for its replies."""
         key = correlation(item)
         answers = ReplySlot(message_id, item)
@@ -259,7 +259,7 @@ class MisbehaviourCounter:
 
     most: int
     seconds: float = 60.0
-    _counts: dict[str, _Count] = field(default_factory=dict)
+    _counts: dict[str, _Count] = field(default_factory=dict[str, _Count])
 
     def add(self, silo: str, now: float) -> bool:
         """Count one strike; return True if it is the first one beyond the limit."""

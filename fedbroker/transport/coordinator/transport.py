@@ -7,7 +7,7 @@ import dataclasses
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import Final
 
@@ -211,7 +211,7 @@ class CoordinatorTransport:
     @asynccontextmanager
     async def asking(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
-    ) -> AsyncIterator[PendingRequest]:
+    ) -> AsyncGenerator[PendingRequest]:
         """Publish a work item, and receive the silo's replies and the broker's dead letters within the block.
 
         The blobs in ``inline`` are attached to the item. Small outputs are attached to ``Done`` and are in ``results``

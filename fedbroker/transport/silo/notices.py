@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -160,7 +160,7 @@ class DeferredResults:
         self._waiting: dict[_Deferred, asyncio.Future[bool]] = {}
 
     @contextmanager
-    def until_fetched(self, reply: Done, by: str = "") -> Iterator[Callable[[Deadline], Awaitable[bool]]]:
+    def until_fetched(self, reply: Done, by: str = "") -> Generator[Callable[[Deadline], Awaitable[bool]]]:
         """Accept the ``fetch`` notice for a reply within the block; yield a function that waits for it.
 
         Only a notice of the work item's signer counts, whose fingerprint is ``by``. The function returns False if the

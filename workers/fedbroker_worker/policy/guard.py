@@ -18,7 +18,7 @@ from fedbroker_worker.policy.aggregates import Aggregates, check_labels, check_s
 from fedbroker_worker.policy.values import holds_client_values, parts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, MutableMapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Mapping, MutableMapping, Sequence
 
     from fedbroker.graphs.expressions import Value as Label
     from fedbroker.wire.blobs import Buffer
@@ -59,7 +59,7 @@ class Guard:
         self._sessions: dict[str, OrderedDict[str, _Spent]] = {}
 
     @asynccontextmanager
-    async def time_for(self, item: WorkItem) -> AsyncIterator[Deadline]:
+    async def time_for(self, item: WorkItem) -> AsyncGenerator[Deadline]:
         """Limit the block to the time that the coordinator gives an item, and to the policy's ``max_seconds``.
 
         Raises:

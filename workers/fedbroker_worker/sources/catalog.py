@@ -55,7 +55,7 @@ class OpenSource:
     source: DataSource
     announced: Source = UNKNOWN
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _calls: set[asyncio.Future[Any]] = field(default_factory=set)
+    _calls: set[asyncio.Future[Any]] = field(default_factory=set[asyncio.Future[Any]])
 
     @classmethod
     async def open(cls, name: str, settings: SourceSettings, directory: Path) -> OpenSource:

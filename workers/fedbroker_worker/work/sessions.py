@@ -7,16 +7,17 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fedbroker.graphs.expressions import Value as Label
 from fedbroker.log import get_logger
+from fedbroker.runtime import Ref
 from fedbroker.wire.messages import Call
 from fedbroker_worker.errors import SessionLost, WorkRefused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from fedbroker.deadline import Deadline
-    from fedbroker.graphs.expressions import Value as Label
-    from fedbroker.runtime import Executor, Ref
+    from fedbroker.runtime import Executor
     from fedbroker.runtime.runtimes import Lease, Runtimes
     from fedbroker.wire.messages import WorkItem
 
@@ -51,8 +52,8 @@ class SiloSession:
     reply_to: str
     clients: int
     lease: Lease | None = None
-    refs: dict[int, Ref] = field(default_factory=dict)
-    labels: dict[int, Label] = field(default_factory=dict)
+    refs: dict[int, Ref] = field(default_factory=dict[int, Ref])
+    labels: dict[int, Label] = field(default_factory=dict[int, Label])
     over: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     timer: asyncio.TimerHandle | None = None
@@ -137,7 +138,7 @@ class Sessions:
         return session is not None
 
     @asynccontextmanager
-    async def entered(self, item: WorkItem, by: str = "") -> AsyncIterator[SessionValues]:
+    async def entered(self, item: WorkItem, by: str = "") -> AsyncGenerator[SessionValues]:
         """Enter a work item's session: yield its executor and values, to one item at a time.
 
         A new session is created. The session ends with its last item and with any exception; otherwise it stays alive

@@ -13,9 +13,9 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import ComputationFailed, Missing, RuntimeUnavailable
 from fedbroker.log import get_logger
 from fedbroker.transport.signed_messages import UNSIGNED
-from fedbroker.wire.blobs import digest_of
+from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Data, Done, Failed, Need
+from fedbroker.wire.messages import Data, Digest, Done, Failed, Need
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
 from fedbroker_worker.threads import in_thread
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fedbroker.transport import BlobStore, Signed
-    from fedbroker.wire.blobs import Buffer
-    from fedbroker.wire.messages import Digest, WorkItem
+    from fedbroker.wire.messages import WorkItem
     from fedbroker_worker.policy.audit import AuditLog
     from fedbroker_worker.policy.guard import Guard
     from fedbroker_worker.sources.catalog import Catalog
@@ -57,7 +56,7 @@ class Answer:
     """
 
     reply: Done | Failed | Need
-    outputs: Mapping[Digest, Buffer] = field(default_factory=dict)
+    outputs: Mapping[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
 
 
 class _Lacking(Exception):

@@ -27,7 +27,7 @@ from fedbroker_worker.sources.duckdb.sqltypes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fedbroker_worker.sources.protocol import Columns
@@ -195,7 +195,7 @@ class DuckDBSource:
         return statement
 
     @contextmanager
-    def _connected(self, *, reading: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _connected(self, *, reading: bool = False) -> Generator[duckdb.DuckDBPyConnection]:
         """Open a connection for one call; convert duckdb's errors to a SourceError."""
         connection = None
         try:

@@ -24,7 +24,7 @@ from gspread.utils import DateTimeOption, ValueRenderOption
 from fedbroker_worker.errors import Problem, SettingsError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from fedbroker_worker.threads import Call
 
@@ -68,7 +68,7 @@ class Place:
 
 
 @contextmanager
-def google_errors(place: Place, credentials: Credentials) -> Iterator[None]:
+def google_errors(place: Place, credentials: Credentials) -> Generator[None]:
     """Convert the exceptions of gspread and google-auth to a SourceError that says who can solve it and how."""
     try:
         yield

@@ -15,7 +15,7 @@ from fedbroker.text import ESCAPES, without_secrets
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from fedbroker_worker.threads import Call
@@ -69,7 +69,7 @@ class Database:
     secrets: tuple[str, ...] = field(repr=False)
 
     @contextmanager
-    def rows(self, query: str, call: Call, size: int) -> Iterator[Rows]:
+    def rows(self, query: str, call: Call, size: int) -> Generator[Rows]:
         """Run a query and yield its rows, to be read within the block.
 
         Raises:
@@ -110,7 +110,7 @@ class Database:
         return keys
 
     @contextmanager
-    def _connected(self, call: Call) -> Iterator[Connection]:
+    def _connected(self, call: Call) -> Generator[Connection]:
         """Connect for one call, whose end cancels the connection; convert SQLAlchemy's errors. Never commit."""
         cancel = None
         try:
