@@ -11,7 +11,7 @@ from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, CohortError
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.browser import BrowsedMessage, QueueBrowser, in_time
+from fedbroker.transport.amqp.browser import QueueBrowser, in_time
 from fedbroker.transport.amqp.connection import Connection, failover_names
 from fedbroker.transport.amqp.dial import Connected, connect
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
@@ -48,7 +48,7 @@ class Archive:
             BrokerError: the broker went away, or refused access.
         """
         async with self._held() as all_:
-            letters = [DeadLetter.of(one.delivery, self._limits) async for one in all_]
+            letters = [DeadLetter.of(one, self._limits) async for one in all_]
         # The queue keeps the order, unless a reader was killed while it held letters.
         return sorted(letters, key=lambda letter: letter.died.timestamp() if letter.died is not None else 0.0)
 
@@ -61,7 +61,7 @@ class Archive:
         """
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
-            return letter, taken.delivery.body
+            return letter, taken.body
 
     async def requeue(self, prefix: str, expires: float) -> tuple[DeadLetter, bool]:
         """Put a letter back in its silo's work queue, and remove it from the archive once the broker has confirmed.
@@ -82,7 +82,7 @@ class Archive:
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
             waits = await self._waits(letter.coordinator)
-            await self._publish(letter, taken.delivery, expires)
+            await self._publish(letter, taken, expires)
             await self._reader.remove(taken)
             return letter, waits
 
@@ -110,7 +110,7 @@ class Archive:
                 yield
 
     @asynccontextmanager
-    async def _held(self) -> AsyncGenerator[AsyncIterator[BrowsedMessage]]:
+    async def _held(self) -> AsyncGenerator[AsyncIterator[Delivery]]:
         """Yield the letters that are in the archive now. Those not settled within the block are put back after it."""
         async with self._bounded():
             there = await self._reader.count(self._queue)
@@ -123,18 +123,18 @@ class Archive:
                 raise
             await self._reader.put_back(self._queue)
 
-    async def _taken(self, most: int) -> AsyncIterator[BrowsedMessage]:
+    async def _taken(self, most: int) -> AsyncIterator[Delivery]:
         for _ in range(most):
             if (taken := await self._reader.take(self._queue)) is None:
                 return
             yield taken
 
-    async def _chosen(self, prefix: str, all_: AsyncIterator[BrowsedMessage]) -> tuple[DeadLetter, BrowsedMessage]:
+    async def _chosen(self, prefix: str, all_: AsyncIterator[Delivery]) -> tuple[DeadLetter, Delivery]:
         """Return the letter whose id begins with ``prefix``; of two with the same id, the later one."""
         ids: list[str] = []
-        meant: dict[str, tuple[DeadLetter, BrowsedMessage]] = {}
+        meant: dict[str, tuple[DeadLetter, Delivery]] = {}
         async for taken in all_:
-            letter = DeadLetter.of(taken.delivery, self._limits)
+            letter = DeadLetter.of(taken, self._limits)
             ids.append(letter.id)
             if letter.id.startswith(prefix):  # only those are kept in memory
                 meant[letter.id] = letter, taken

@@ -112,12 +112,12 @@ class CohortObserver:
             for _ in range(count):
                 if (taken := await reader.take(lobby)) is None:
                     break
-                match self._read(taken.delivery):
+                match self._read(taken):
                     case Announce() as announce:
                         found.add((announce.silo, announce.incarnation))
                     case Leave() as leave:
                         found.discard((leave.silo, leave.incarnation))
-                await taken.delivery.reject()
+                await taken.reject()
             return found
         finally:
             await connected.close()

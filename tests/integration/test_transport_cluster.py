@@ -77,8 +77,8 @@ async def large_blobs_pass(silo: EchoSilo, coordinator: RecordingCoordinator, st
 
 def _node_of(cluster: PrivateCluster, link: ReconnectingConnection) -> ClusterNode:
     """Return the node of a connection."""
-    assert link._line is not None
-    return node_at_port(cluster, link._line._connected.endpoint.port)
+    assert link._connection is not None
+    return node_at_port(cluster, link._connection._connected.endpoint.port)
 
 
 Victim = Callable[[PrivateCluster, EchoSilo, RecordingCoordinator], ClusterNode]
@@ -124,7 +124,7 @@ async def test_reply_reaches_a_coordinator_whose_queue_is_recreated(cluster: Pri
         await eventually(lambda: len(silo.items) == 1)
         victim = _node_of(cluster, coordinator.transport._control)
         link = coordinator.transport._control
-        line = link._line
+        line = link._connection
         assert line is not None
         line.down.add_done_callback(lambda _: release.set())
         async with lost(cluster, victim):

@@ -46,7 +46,7 @@ async def test_work_survives_half_a_minute_without_network(
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=100))
         await eventually(lambda: len(silo.items) == 1)
-        lines = silo.transport._control._line, silo.transport._bulk._line
+        lines = silo.transport._control._connection, silo.transport._bulk._connection
         started = time.monotonic()
         await fail(proxy)
         await eventually(lambda: all(line is not None and not line.alive for line in lines), 20)
@@ -55,7 +55,7 @@ async def test_work_survives_half_a_minute_without_network(
         await proxy.mended()
         assert not request.done()
         if answered == "when it is back":
-            await eventually(lambda: silo.transport._control._line not in (None, lines[0]), 30)
+            await eventually(lambda: silo.transport._control._connection not in (None, lines[0]), 30)
             release.set()
         assert await request == b"ok"
         assert time.monotonic() - started >= CUT

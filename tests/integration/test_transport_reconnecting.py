@@ -144,7 +144,7 @@ async def test_queue_without_a_leader_is_recreated(
         await asyncio.to_thread(mortal.kill)
         await asyncio.to_thread(mortal.start)
         for end in (silo.transport, coordinator.transport):
-            await eventually(lambda link=end._control: link._line is not None and link._line.alive, 40)
+            await eventually(lambda link=end._control: link._connection is not None and link._connection.alive, 40)
         await all_is_well(silo, coordinator, 1)
         await silo.transport.drain()
         item = work_item("ewr", coordinator.transport.coordinator_id, stage=2, seconds=1)
@@ -193,7 +193,7 @@ async def test_both_sides_recover_from_an_unreachable_broker(broker: PrivateBrok
 async def test_silent_network_is_detected(broker: PrivateBroker, cohort: str) -> None:
     """Rely on AMQP heartbeats: no connection is refused or reset, and no byte arrives."""
     async with Proxy(broker.url + "?heartbeat=1") as proxy, both(proxy.url, cohort) as (silo, coordinator):
-        lines = [coordinator.transport._control._line, silo.transport._control._line]
+        lines = [coordinator.transport._control._connection, silo.transport._control._connection]
         proxy.stall()
         await eventually(lambda: all(line is not None and not line.alive for line in lines), 20)
         proxy.flow()
@@ -212,11 +212,11 @@ async def _silos_channel(_: str, silo: EchoSilo, __: RecordingCoordinator) -> No
 
 async def _coordinators_channel(_: str, __: EchoSilo, coordinator: RecordingCoordinator) -> None:
     """Publish to an unknown exchange: the broker closes the channel (404)."""
-    line = coordinator.transport._control._line
+    line = coordinator.transport._control._connection
     assert line is not None
     assert line._publisher is not None
     with pytest.raises(aiormq.exceptions.ChannelNotFoundEntity):
-        await line._publisher.basic_publish(b"", exchange="nosuch")
+        await line._publisher._amqp.basic_publish(b"", exchange="nosuch")
 
 
 def _deletes(queue: Callable[[str, RecordingCoordinator], str]) -> Blow:
@@ -247,10 +247,10 @@ async def test_both_sides_recover_from_closed_channels_and_deleted_queues(
             coordinator.transport._control,
             coordinator.transport._bulk,
         ]
-        before = [link._line for link in links]
+        before = [link._connection for link in links]
         await blow(broker.url, silo, coordinator)
         await eventually(lambda: any(line is not None and not line.alive for line in before))
-        await eventually(lambda: all(link._line is not None and link._line.alive for link in links))
+        await eventually(lambda: all(link._connection is not None and link._connection.alive for link in links))
         await all_is_well(silo, coordinator, 1)
 
 

@@ -48,7 +48,7 @@ async def test_one_message_that_is_delivered_twice_in_one_read_is_handled_once()
     )
     body = encode(work_item("ewr", "k1"))
     for tag in (1, 2):  # no handler runs between the two
-        await inbox.take(Delivery(body, "airports.ewr.0", "", "m1", {}, tag > 1, channel, tag))
+        await inbox.take(Delivery(body, "airports.ewr.0", "", "m1", {}, tag > 1, tag, channel))
     await eventually(lambda: bool(handled))
     release.set()
     await eventually(lambda: sorted(channel.acked) == [1, 2])

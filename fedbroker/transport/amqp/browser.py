@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final, NamedTuple, TypeVar
-
-import aiormq.abc
-import aiormq.exceptions
-from pamqp import commands
+from typing import Final
 
 from fedbroker.errors import BrokerLost
+from fedbroker.transport.amqp.channel import Channel
 from fedbroker.transport.amqp.dial import Connected
-from fedbroker.transport.amqp.exceptions import first_line, forbidden, guarded
+from fedbroker.transport.amqp.exceptions import ConnectionLost, NotFound
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.topology import Queue
 
-__all__ = ["BrowsedMessage", "QueueBrowser", "in_time"]
-
-_T = TypeVar("_T")
+__all__ = ["QueueBrowser", "in_time"]
 
 LOT: Final = 16
 """Messages requeued at a time: a quorum queue reorders more than 32 requeues in flight."""
 PAUSE: Final = 0.002
 LOOKS: Final = 1000
 """Seconds between two checks that requeued messages are back in the queue, and the maximum number of checks."""
-
-
-class BrowsedMessage(NamedTuple):
-    """A message taken from a queue and not settled yet.
-
-    Attributes:
-        delivery: the message.
-        tag: its delivery tag on the channel.
-    """
-
-    delivery: Delivery
-    tag: int
 
 
 class QueueBrowser:
@@ -49,36 +32,34 @@ class QueueBrowser:
 
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
-        self._channels: list[object] = []  # aio-pika keeps only weak references to them
-        self._reading: aiormq.abc.AbstractChannel | None = None
+        self._channels: list[Channel] = []
+        self._reading: Channel | None = None
         self._held: dict[int, None] = {}  # tags, not bodies: a queue may hold many messages
 
     async def count(self, queue: Queue) -> int | None:
         """Return the number of ready messages in a queue, or None if the queue does not exist."""
-        channel = await self._channel()  # used once: the broker closes it if the queue does not exist
-        try:
-            there = await guarded(channel.queue_declare(queue.name, passive=True))
-        except aiormq.exceptions.ChannelNotFoundEntity:
-            return None
-        except Exception as error:
-            raise _explained(error, queue) from None
-        await self._ask(channel.close(), queue)
-        return there.message_count or 0
+        with _lost():
+            channel = await self._channel()  # used once: the broker closes it if the queue does not exist
+            try:
+                state = await channel.inspect(queue)
+            except NotFound:
+                return None
+            await channel.close()
+        return state.messages
 
-    async def take(self, queue: Queue) -> BrowsedMessage | None:
+    async def take(self, queue: Queue) -> Delivery | None:
         """Take the first message of an existing queue; return None if the queue is empty."""
-        if self._reading is None:
-            self._reading = await self._channel()
-        message = await self._ask(self._reading.basic_get(queue.name), queue)
-        if not isinstance(message.delivery, commands.Basic.GetOk):
-            return None
-        taken = BrowsedMessage(Delivery.of(message), message.delivery_tag or 0)
-        self._held[taken.tag] = None
-        return taken
+        with _lost():
+            if self._reading is None:
+                self._reading = await self._channel()
+            delivery = await self._reading.get(queue)
+        if delivery is not None:
+            self._held[delivery.tag] = None
+        return delivery
 
-    async def remove(self, taken: BrowsedMessage) -> None:
+    async def remove(self, taken: Delivery) -> None:
         """Acknowledge a message that was taken, so that the broker deletes it."""
-        await taken.delivery.ack()
+        await taken.ack()
         del self._held[taken.tag]
 
     async def put_back(self, queue: Queue) -> None:
@@ -96,39 +77,32 @@ class QueueBrowser:
         for at in range(0, len(tags), LOT):
             lot = tags[at : at + LOT]
             for tag in lot:
-                await self._ask(self._reading.basic_nack(tag, requeue=True), queue)
+                with _lost():
+                    await self._reading.requeue(tag)
             there += len(lot)
             await self._holds(queue, there)
 
     async def _holds(self, queue: Queue, messages: int) -> None:
         assert self._reading is not None
         for _ in range(LOOKS):
-            answer = await self._ask(self._reading.queue_declare(queue.name, passive=True), queue)
-            if (answer.message_count or 0) >= messages:
+            with _lost():
+                state = await self._reading.inspect(queue)
+            if state.messages >= messages:
                 return
             await asyncio.sleep(PAUSE)
 
     async def purge(self, queue: Queue) -> int:
         """Delete a queue's messages and return their number."""
-        channel = await self._channel()
-        purged = await self._ask(channel.queue_purge(queue.name), queue)
-        await self._ask(channel.close(), queue)
-        return purged.message_count or 0
+        with _lost():
+            channel = await self._channel()
+            purged = await channel.purge(queue)
+            await channel.close()
+        return purged
 
-    async def _channel(self) -> aiormq.abc.AbstractChannel:
-        try:
-            channel = self._connected.amqp.channel(publisher_confirms=False)
-            self._channels.append(channel)
-            await guarded(channel.initialize())
-            return await channel.get_underlay_channel()
-        except Exception as error:
-            raise _lost(error) from None
-
-    async def _ask(self, asking: Awaitable[_T], queue: Queue) -> _T:
-        try:
-            return await guarded(asking)
-        except Exception as error:
-            raise _explained(error, queue) from None
+    async def _channel(self) -> Channel:
+        channel = await Channel.open(self._connected)
+        self._channels.append(channel)
+        return channel
 
 
 @contextmanager
@@ -142,11 +116,10 @@ def in_time() -> Generator[None]:
         ) from None
 
 
-def _explained(error: Exception, queue: Queue) -> Exception:
-    if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
-        return forbidden(f"queue {queue.name!r}", error)
-    return _lost(error)
-
-
-def _lost(error: Exception) -> BrokerLost:
-    return BrokerLost(f"the broker's connection went away ({first_line(error)})", hint="see its log, and try again")
+@contextmanager
+def _lost() -> Generator[None]:
+    """Turn the loss of the connection within the block into ``BrokerLost``."""
+    try:
+        yield
+    except (ConnectionLost, NotFound) as error:
+        raise BrokerLost(f"the broker's connection went away ({error})", hint="see its log, and try again") from None

@@ -11,29 +11,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import aiormq.abc
-import aiormq.exceptions
-from pamqp import commands
 
-from fedbroker.errors import BrokerError, TopologyMismatch
+from fedbroker.errors import BrokerError
 from fedbroker.log import get_logger
+from fedbroker.transport.amqp.channel import Channel, Consumer
 from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.dial import Connected
 from fedbroker.transport.amqp.exceptions import (
-    IN_USE,
     ConnectionLost,
-    Locked,
-    Nacked,
-    QueueNodeDown,
+    NotFound,
     RetrySetup,
-    Unroutable,
     first_line,
-    forbidden,
-    guarded,
-    refused,
     unmade,
 )
 from fedbroker.transport.amqp.message import Delivery, Outgoing
@@ -43,7 +35,6 @@ from fedbroker.transport.topology import DAYS, Exchange, Queue
 __all__ = [
     "LEADERLESS_SECONDS",
     "Connection",
-    "Consumer",
     "Handler",
     "check_leader",
     "declare_with_failover",
@@ -54,25 +45,6 @@ __all__ = [
 _log = get_logger(__name__)
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Consumer:
-    """A consumer that can be stopped."""
-
-    _channel: aiormq.abc.AbstractChannel
-    _tag: str
-
-    async def cancel(self) -> None:
-        """Stop new deliveries. Messages that were already delivered can still be acknowledged.
-
-        Raises:
-            ConnectionLost: the connection ended, and the consumer with it.
-        """
-        try:
-            await guarded(self._channel.basic_cancel(self._tag))
-        except Exception as error:
-            raise ConnectionLost(first_line(error)) from None
 
 
 SILENT: Final = 3.0
@@ -95,9 +67,9 @@ class Connection:
     def __init__(self, connected: Connected, traffic: TrafficCounters) -> None:
         self._connected = connected
         self._traffic = traffic
-        self._channels: list[object] = []  # aio-pika keeps only weak references to them
-        self._publisher: aiormq.abc.AbstractChannel | None = None
-        self._looker: aiormq.abc.AbstractChannel | None = None  # for passive declarations
+        self._channels: list[Channel] = []
+        self._publisher: Channel | None = None
+        self._inspector: Channel | None = None
         self.down: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -107,12 +79,12 @@ class Connection:
         Raises:
             ConnectionLost: the connection ended.
         """
-        line = cls(connected, traffic or TrafficCounters())
+        connection = cls(connected, traffic or TrafficCounters())
         if connected.amqp.transport is None:
             raise ConnectionLost("closed")
-        line._watch(connected.amqp.transport.connection)
-        line._publisher = await line._channel(publisher_confirms=True)
-        return line
+        connection._watch(connected.amqp.transport.connection)
+        connection._publisher = await connection._channel(confirms=True)
+        return connection
 
     @property
     def endpoint(self) -> Endpoint:
@@ -146,10 +118,7 @@ class Connection:
         """
         channel = await self._channel()
         for exchange in exchanges:
-            await self._ask(
-                channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True),
-                f"exchange {exchange.name!r}",
-            )
+            await self._ask(channel.declare_exchange(exchange))
         for queue in queues:
             await self._declare_queue(channel, queue)
 
@@ -163,39 +132,24 @@ class Connection:
         """
         try:
             async with asyncio.timeout(SILENT):
-                await self._declare_queue(await self._channel(watched=False), queue, elsewhere=True)
-        except (QueueNodeDown, TimeoutError):
+                await self._declare_queue(await self._channel(watched=False), queue, may_be_missing=True)
+        except (NotFound, TimeoutError):
             return False
         return True
 
-    async def answers(self, queue: Queue, seconds: float) -> bool:
+    async def responds(self, queue: Queue, seconds: float) -> bool:
         """Return whether an existing queue answers in time; a quorum queue without a leader does not.
 
         Raises:
             ConnectionLost: the connection ended.
         """
         channel = await self._channel(watched=False)
-        try:
-            async with asyncio.timeout(seconds):
-                await guarded(channel.basic_get(queue.name))
-                await guarded(channel.close())  # requeues the message, if the queue had one
-        except (TimeoutError, aiormq.exceptions.ChannelClosed):
-            return False
-        except Exception as error:
-            self.fail(first_line(error))
-            raise ConnectionLost(first_line(error)) from None
-        return True
+        return await self._ask(channel.responds(queue, seconds))
 
-    async def _declare_queue(
-        self, channel: aiormq.abc.AbstractChannel, queue: Queue, *, elsewhere: bool = False
-    ) -> None:
-        what = f"queue {queue.name!r}"
-        declared = channel.queue_declare(
-            queue.name, durable=not queue.exclusive, exclusive=queue.exclusive, arguments=dict(queue.arguments)
-        )
-        await self._ask(declared, what, elsewhere=elsewhere)
+    async def _declare_queue(self, channel: Channel, queue: Queue, *, may_be_missing: bool = False) -> None:
+        await self._ask(channel.declare_queue(queue), may_be_missing=may_be_missing)
         for binding in queue.bindings:
-            await self._ask(channel.queue_bind(queue.name, binding.exchange.name, binding.key), what)
+            await self._ask(channel.bind(queue, binding))
 
     async def expect(self, *queues: Queue) -> list[int]:
         """Check that queues exist which another user declared. A passive declaration needs no permission.
@@ -207,18 +161,17 @@ class Connection:
             BrokerRefused: a queue does not exist.
             ConnectionLost: the connection ended, or the node that holds a queue is down.
         """
-        if self._looker is None:
-            self._looker = await self._channel()
+        if self._inspector is None:
+            self._inspector = await self._channel()
         consumers: list[int] = []
         for queue in queues:
-            what = f"queue {queue.name!r}"
             try:
-                there = await self._ask(self._looker.queue_declare(queue.name, passive=True), what, elsewhere=True)
-            except QueueNodeDown as error:
+                state = await self._ask(self._inspector.inspect(queue), may_be_missing=True)
+            except NotFound as error:
                 if HOME_NODE in str(error):
                     raise ConnectionLost(str(error)) from None
-                raise unmade(what) from None
-            consumers.append(int(there.consumer_count or 0))
+                raise unmade(f"queue {queue.name!r}") from None
+            consumers.append(state.consumers)
         return consumers
 
     async def purge(self, queue: Queue) -> None:
@@ -229,7 +182,7 @@ class Connection:
             ConnectionLost: the connection ended.
         """
         channel = await self._channel()
-        await self._ask(channel.queue_purge(queue.name), f"queue {queue.name!r}")
+        await self._ask(channel.purge(queue))
 
     async def consume(self, queue: Queue, handler: Handler, *, prefetch: int, exclusive: bool = False) -> Consumer:
         """Consume a queue. The handler acknowledges each message.
@@ -246,11 +199,8 @@ class Connection:
             ConnectionLost: the connection ended.
         """
         channel = await self._channel()
-        channel.on_consumer_cancel_callbacks.add(lambda _: self.fail(f"the broker cancelled {queue.name!r}"))
-        await self._ask(channel.basic_qos(prefetch_count=prefetch), "prefetch")
 
-        async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
-            delivery = Delivery.of(message)
+        async def on_delivery(delivery: Delivery) -> None:
             self._traffic.messages_in += 1
             self._traffic.bytes_in += len(delivery.body)
             try:
@@ -259,9 +209,10 @@ class Connection:
                 _log.exception("message handler failed", queue=queue.name)
                 await delivery.reject()
 
-        consuming = channel.basic_consume(queue.name, on_message, exclusive=exclusive)
-        answer = await self._ask(consuming, f"queue {queue.name!r}", locked=exclusive)
-        return Consumer(channel, str(answer.consumer_tag))
+        def on_cancel() -> None:
+            self.fail(f"the broker cancelled {queue.name!r}")
+
+        return await self._ask(channel.consume(queue, on_delivery, on_cancel, prefetch=prefetch, exclusive=exclusive))
 
     async def take_all(self, queue: Queue) -> list[bytes]:
         """Return the bodies of the messages in a queue and reject each message, so that the broker dead-letters it.
@@ -272,14 +223,12 @@ class Connection:
             ConnectionLost: the connection ended.
         """
         channel = await self._channel()
-        what = f"queue {queue.name!r}"
-        there = await self._ask(channel.queue_declare(queue.name, passive=True), what)
+        state = await self._ask(channel.inspect(queue))
         bodies: list[bytes] = []
-        for _ in range(there.message_count or 0):
-            message = await self._ask(channel.basic_get(queue.name), what)
-            if not isinstance(message.delivery, commands.Basic.GetOk):
+        for _ in range(state.messages):
+            delivery = await self._ask(channel.get(queue))
+            if delivery is None:
                 break
-            delivery = Delivery.of(message)
             bodies.append(delivery.body)
             await delivery.reject()
         return bodies
@@ -291,7 +240,7 @@ class Connection:
             ConnectionLost: the connection ended.
         """
         channel = await self._channel()
-        await self._ask(channel.queue_delete(queue.name), f"queue {queue.name!r}")
+        await self._ask(channel.delete(queue))
 
     async def publish(self, message: Outgoing) -> None:
         """Publish a message and await the broker's confirmation.
@@ -302,79 +251,54 @@ class Connection:
             ConnectionLost: the connection ended before the confirmation.
         """
         assert self._publisher is not None
-        publishing = self._publisher.basic_publish(
-            message.body,
-            exchange=message.exchange.name,
-            routing_key=message.key,
-            properties=message.properties(),
-            mandatory=message.mandatory,
-        )
         try:
-            await guarded(publishing)
-        except aiormq.exceptions.PublishError:
-            raise Unroutable(message.key) from None
-        except aiormq.exceptions.DeliveryError:
-            raise Nacked(message.key) from None
-        except Exception as error:
-            self.fail(first_line(error))
-            raise ConnectionLost(first_line(error), refused(error, f"exchange {message.exchange.name!r}")) from None
+            await self._publisher.publish(message)
+        except ConnectionLost as lost:
+            self.fail(str(lost))
+            raise
         self._traffic.messages_out += 1
         self._traffic.bytes_out += len(message.body)
 
-    async def _channel(self, *, publisher_confirms: bool = False, watched: bool = True) -> aiormq.abc.AbstractChannel:
-        amqp = self._connected.amqp
-        try:
-            channel = amqp.channel(publisher_confirms=publisher_confirms, on_return_raises=publisher_confirms)
-            self._channels.append(channel)
-            await guarded(channel.initialize())
-            underlay = await channel.get_underlay_channel()
-        except Exception as error:
-            self.fail(first_line(error))
-            raise ConnectionLost(first_line(error)) from None
+    async def _channel(self, *, confirms: bool = False, watched: bool = True) -> Channel:
+        channel = await self._ask(Channel.open(self._connected, confirms=confirms))
+        self._channels.append(channel)
         if watched:
-            self._watch(underlay)
-        return underlay
+            self._watch(channel)
+        return channel
 
-    def _watch(self, part: aiormq.abc.AbstractChannel | aiormq.abc.AbstractConnection) -> None:
+    def _watch(self, part: Channel | aiormq.abc.AbstractConnection) -> None:
         """End the connection when this channel or the underlying connection closes."""
         closing: asyncio.Future[Any] = part.closing
         closing.add_done_callback(lambda done: self.fail(first_line(None if done.cancelled() else done.exception())))
 
-    async def _ask(self, asking: Awaitable[_T], what: str, *, locked: bool = False, elsewhere: bool = False) -> _T:
-        """Await the broker's answer; turn a refusal that concerns ``what`` into a typed error."""
+    async def _ask(self, request: Awaitable[_T], *, may_be_missing: bool = False) -> _T:
+        """Await the broker's answer to a request on one of our channels. A refusal ends the connection, too."""
         try:
-            return await guarded(asking)
-        except aiormq.exceptions.ChannelPreconditionFailed as error:
-            refusal: BrokerError = TopologyMismatch(
-                f"{what} exists at the broker with other properties than ours ({first_line(error)})",
-                hint="delete it at the broker if nobody needs it, or use another cohort",
-            )
-        except aiormq.exceptions.ChannelLockedResource:
-            refusal = Locked(what)
-        except aiormq.exceptions.ChannelAccessRefused as error:
-            refusal = Locked(what) if locked and IN_USE in str(error) else forbidden(what, error)
-        except Exception as error:
-            if elsewhere and isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
-                raise QueueNodeDown(first_line(error)) from None
-            self.fail(first_line(error))
-            raise ConnectionLost(first_line(error)) from None
-        self.fail(str(refusal))
-        raise refusal
+            return await request
+        except NotFound as error:
+            if may_be_missing:
+                raise
+            self.fail(str(error))
+            raise ConnectionLost(str(error)) from None
+        except (BrokerError, ConnectionLost) as error:
+            self.fail(str(error))
+            raise
 
 
 LEADERLESS_SECONDS: Final = 10.0
 """Seconds after which a quorum queue without a leader is deleted; an election takes less."""
+
 MOST_NAMES: Final = 5
 """Names that one queue may have: it takes the next name each time that the node that holds it is down."""
 
 
-async def declare_with_failover(line: Connection, queue: Queue, last: Queue | None = None) -> Queue:
+async def declare_with_failover(connection: Connection, queue: Queue, last: Queue | None = None) -> Queue:
     """Declare a durable classic queue, under another name if the node that holds it is down.
 
     The bindings are the same under each name, so that publishers need not know the name.
 
     Args:
-        line: the connection to declare it on.
+        connection: the connection to declare it on.
         queue: the queue with its regular name.
         last: the queue that this function returned the last time; tried first, because it may hold messages.
 
@@ -386,11 +310,11 @@ async def declare_with_failover(line: Connection, queue: Queue, last: Queue | No
     """
     names = failover_names(queue)
     for named in [last, *(name for name in names if name != last)] if last is not None else names:
-        if await line.declare_here(named):
+        if await connection.declare_here(named):
             return named
         _log.warning("queue made anew", queue=named.name)
     why = f"the nodes that hold {queue.name!r} are down"
-    line.fail(why)
+    connection.fail(why)
     raise ConnectionLost(why)
 
 
@@ -401,18 +325,18 @@ def failover_names(queue: Queue) -> list[Queue]:
     return [queue, *(replace(queue, name=name, arguments=arguments) for name in others)]
 
 
-async def check_leader(line: Connection, queue: Queue) -> None:
+async def check_leader(connection: Connection, queue: Queue) -> None:
     """Check that an existing quorum queue has a leader; delete the queue if it has none.
 
     Raises:
         RetrySetup: the queue was deleted: declare it once more, on a new connection.
         ConnectionLost: the connection ended.
     """
-    if not await line.answers(queue, LEADERLESS_SECONDS):
-        raise await delete_leaderless(line, queue)
+    if not await connection.responds(queue, LEADERLESS_SECONDS):
+        raise await delete_leaderless(connection, queue)
 
 
-async def delete_leaderless(line: Connection, queue: Queue) -> RetrySetup:
+async def delete_leaderless(connection: Connection, queue: Queue) -> RetrySetup:
     """Delete a quorum queue that has no leader. Its messages are lost either way.
 
     Returns:
@@ -421,5 +345,5 @@ async def delete_leaderless(line: Connection, queue: Queue) -> RetrySetup:
     Raises:
         ConnectionLost: the connection ended.
     """
-    await line.delete(queue)
+    await connection.delete(queue)
     return RetrySetup(f"queue {queue.name!r} had no leader for {LEADERLESS_SECONDS:g} s and was recreated")

@@ -1,4 +1,4 @@
-"""Errors of a connection, and the translation of aiormq's errors into them."""
+"""Errors of a connection and its channels, and the one translation of aiormq's errors into them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Final, TypeVar
 
 import aiormq.exceptions
 
-from fedbroker.errors import BrokerError, BrokerRefused
+from fedbroker.errors import BrokerError, BrokerRefused, TopologyMismatch
 
 __all__ = [
     "IN_USE",
     "ConnectionLost",
     "Locked",
     "Nacked",
-    "QueueNodeDown",
+    "NotFound",
     "RetrySetup",
     "Unroutable",
     "first_line",
     "forbidden",
     "guarded",
     "refused",
+    "translated",
     "unmade",
 ]
 
@@ -47,8 +48,8 @@ class RetrySetup(Exception):
     """The setup repaired something at the broker and must run once more, on a new connection."""
 
 
-class QueueNodeDown(Exception):
-    """The one node that holds a durable classic queue is down: the queue can neither be used nor declared."""
+class NotFound(Exception):
+    """A queue or exchange does not exist, or the one node that holds a durable classic queue is down."""
 
 
 class Nacked(Exception):
@@ -80,6 +81,32 @@ def unmade(what: str) -> BrokerRefused:
         f"{what} is not at the broker, though [silo] says enrolled = true",
         hint="have the broker's operator enrol this silo (`fedbroker admin enroll`), or correct name, cohort and vhost",
     )
+
+
+def translated(error: Exception, what: str) -> Exception:
+    """Return the typed error for a request to the broker that failed; ``what`` names the queue or exchange.
+
+    Returns:
+        TopologyMismatch: it exists with other properties.
+        Locked: it belongs to another connection, or has an exclusive consumer.
+        BrokerRefused: no permission.
+        NotFound: it does not exist, or the node that holds it is down.
+        ConnectionLost: any other error; the connection cannot be used any more.
+    """
+    match error:
+        case aiormq.exceptions.ChannelPreconditionFailed():
+            return TopologyMismatch(
+                f"{what} exists at the broker with other properties than ours ({first_line(error)})",
+                hint="delete it at the broker if nobody needs it, or use another cohort",
+            )
+        case aiormq.exceptions.ChannelLockedResource():
+            return Locked(what)
+        case aiormq.exceptions.ChannelAccessRefused():
+            return Locked(what) if IN_USE in str(error) else forbidden(what, error)
+        case aiormq.exceptions.ChannelNotFoundEntity():
+            return NotFound(first_line(error))
+        case _:
+            return ConnectionLost(first_line(error))
 
 
 def refused(error: Exception, what: str) -> BrokerError | None:

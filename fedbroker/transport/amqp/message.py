@@ -82,8 +82,8 @@ class Delivery:
     message_id: str
     headers: Mapping[str, Any]
     redelivered: bool
+    tag: int
     _channel: aiormq.abc.AbstractChannel = field(repr=False)
-    _tag: int
 
     @classmethod
     def of(cls, message: aiormq.abc.DeliveredMessage) -> Delivery:
@@ -96,8 +96,8 @@ class Delivery:
             message_id=printable(properties.message_id or ""),
             headers=properties.headers or {},
             redelivered=bool(message.redelivered),
+            tag=message.delivery_tag or 0,
             _channel=message.channel,
-            _tag=message.delivery_tag or 0,
         )
 
     @property
@@ -115,11 +115,11 @@ class Delivery:
 
     async def ack(self) -> None:
         """Acknowledge the message. No effect if the connection has ended: the broker then delivers it again."""
-        await self._settle(self._channel.basic_ack(self._tag))
+        await self._settle(self._channel.basic_ack(self.tag))
 
     async def reject(self) -> None:
         """Reject the message, so that the broker dead-letters it. No effect if the connection has ended."""
-        await self._settle(self._channel.basic_reject(self._tag, requeue=False))
+        await self._settle(self._channel.basic_reject(self.tag, requeue=False))
 
     async def _settle(self, sending: Awaitable[None]) -> None:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -65,31 +64,123 @@ def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
         yield longest * random.uniform(0.5, 1.0)
 
 
-class Publisher(ABC):
-    """Publishes over the current connection, and over the next one after a loss."""
+Setup = Callable[[Connection], Awaitable[None]]
+"""Declares and consumes on a new connection; called for the first one and after every reconnection."""
 
-    @abstractmethod
+
+class ReconnectingConnection:
+    """One supervised connection to the broker; publishes over the present connection, and over the next after a loss.
+
+    Args:
+        address: the broker's address.
+        name: the connection's name in the broker's management views.
+        setup: see ``Setup``.
+        spread: seconds within which to reconnect, at random, after a loss; longer for clients that are many.
+
+    Attributes:
+        traffic: counters of its traffic so far.
+    """
+
+    traffic: TrafficCounters
+
+    def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
+        self._address = address
+        self._name = name
+        self._setup = setup
+        self._spread = spread
+        self.traffic = TrafficCounters()
+        self._connection: Connection | None = None
+        self._changed = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._why = "it is not open"
+        self._closed = False
+
+    async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
+        """Connect and set up.
+
+        Args:
+            deadline: for the whole call.
+            patience: seconds to wait for a broker that does not listen yet.
+
+        Raises:
+            BrokerUnreachable: no host answers with AMQP, or not in time.
+            BrokerRefused: wrong user, password, vhost or permission.
+            TopologyMismatch: a queue or exchange exists with other properties.
+            BrokerLost: the connection was lost during the setup, repeatedly for 5 s.
+            NameTaken: the setup raised it, repeatedly for 2 s.
+        """
+        self._closed = False
+        linger, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
+        reason: BrokerUnreachable | None = None
+        waiting, pauses = Deadline.after(patience).earlier(deadline), delays()
+        while True:
+            try:
+                connection = await self._dial(deadline)
+                break
+            except RetrySetup as again:
+                _log.warning("broker connection set up again", connection=self._name, reason=str(again))
+            except (NameTaken, BrokerLost) as error:
+                if (linger if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
+                    raise
+                await asyncio.sleep(FIRST_DELAY)
+            except BrokerUnreachable as error:
+                if not error.retryable or waiting.passed():
+                    # The last attempt was cut short by the deadline: the error of the one before it tells more.
+                    raise (reason if reason is not None and deadline.passed() else error) from None
+                reason = error
+                self._note(error)
+                await asyncio.sleep(min(next(pauses), LONGEST_WAIT, waiting.left()))
+        self._connection = connection
+        self.traffic.up = True
+        self._changed.set()
+        self._supervisor = asyncio.create_task(self._supervise(connection), name=f"supervise {self._name}")
+
+    async def close(self, farewell: Setup | None = None) -> None:
+        """Close for good. Takes a bounded time and does not raise if the broker is gone.
+
+        Args:
+            farewell: called with the connection first, for at most 2 s, unless it is lost and does not return within
+                half a second.
+        """
+        if farewell is not None and self._supervisor is not None:
+            with contextlib.suppress(BrokerLost):
+                await self.ready(Deadline.after(RETURN_TIMEOUT))
+        self._closed = True
+        self._why = "it was closed"
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+            self._supervisor = None
+        connection, self._connection = self._connection, None
+        self.traffic.up = False
+        self._changed.set()
+        if connection is None:
+            return
+        try:
+            if farewell is not None and connection.alive:
+                async with asyncio.timeout(FAREWELL_TIMEOUT):
+                    await farewell(connection)
+        except (ConnectionLost, TimeoutError) as error:
+            _log.debug("broker connection not tidied", connection=self._name, reason=str(error))
+        finally:
+            await connection.close()
+
     async def ready(self, deadline: Deadline) -> Connection:
         """Return a connection that is set up; wait while the broker is away.
 
         Raises:
             BrokerLost: no connection by the deadline, or this one is closed.
         """
-
-    @property
-    @abstractmethod
-    def where(self) -> str:
-        """The broker's address, for error texts."""
-
-    @property
-    @abstractmethod
-    def _goes_on(self) -> bool:
-        """True while connected or reconnecting."""
-
-    @property
-    @abstractmethod
-    def _up(self) -> bool:
-        """True while connected."""
+        try:
+            async with asyncio.timeout(deadline.left()):
+                while self._connection is None or not self._connection.alive:
+                    if not self._is_open:
+                        raise self._lost()
+                    self._changed.clear()
+                    await self._changed.wait()
+                return self._connection
+        except TimeoutError:
+            raise self._lost() from None
 
     async def publish(self, message: Outgoing, deadline: Deadline) -> None:
         """Publish a message until the broker confirms it, across reconnections: delivery is at least once.
@@ -113,22 +204,22 @@ class Publisher(ABC):
                     return
                 await asyncio.sleep(min(next(pauses), deadline.left()))
             except BrokerLost:
-                if deadline.passed() or not self._goes_on:
+                if deadline.passed() or not self._is_open:
                     raise
-                if self._up:
+                if self._is_up:
                     return
 
     async def _publish(self, message: Outgoing, deadline: Deadline) -> None:
         """Publish like ``publish``, but raise ``Nacked`` if the broker does not accept the message."""
         refused = False
         while True:
-            line = await self.ready(deadline)
+            connection = await self.ready(deadline)
             try:
                 async with asyncio.timeout(deadline.left()):
-                    return await line.publish(message)
+                    return await connection.publish(message)
             except TimeoutError:
                 raise BrokerLost(
-                    f"the broker at {self.where} did not confirm a message in time",
+                    f"the broker at {self._address} did not confirm a message in time",
                     hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
                 ) from None
             except ConnectionLost as down:
@@ -168,7 +259,7 @@ class Publisher(ABC):
             try:
                 return await self._publish(message, Deadline.after(seconds).earlier(deadline))
             except BrokerLost:
-                if deadline.passed() or not self._goes_on:
+                if deadline.passed() or not self._is_open:
                     raise
             except (Unroutable, Nacked):
                 patience = patience or Deadline.after(NO_QUEUE).earlier(deadline)
@@ -176,137 +267,14 @@ class Publisher(ABC):
                     raise
                 await asyncio.sleep(NO_QUEUE_PAUSE)
 
-
-Setup = Callable[[Connection], Awaitable[None]]
-"""Declares and consumes on a new connection; called for the first one and after every reconnection."""
-
-
-class ReconnectingConnection(Publisher):
-    """One supervised connection to the broker.
-
-    Args:
-        address: the broker's address.
-        name: the connection's name in the broker's management views.
-        setup: see ``Setup``.
-        spread: seconds within which to reconnect, at random, after a loss; longer for clients that are many.
-
-    Attributes:
-        traffic: counters of its traffic so far.
-    """
-
-    traffic: TrafficCounters
-
-    def __init__(self, address: Address, name: str, setup: Setup, *, spread: float = FIRST_DELAY) -> None:
-        self._address = address
-        self._name = name
-        self._setup = setup
-        self._spread = spread
-        self.traffic = TrafficCounters()
-        self._line: Connection | None = None
-        self._changed = asyncio.Event()
-        self._supervisor: asyncio.Task[None] | None = None
-        self._why = "it is not open"
-        self._closed = False
-
-    async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
-        """Connect and set up.
-
-        Args:
-            deadline: for the whole call.
-            patience: seconds to wait for a broker that does not listen yet.
-
-        Raises:
-            BrokerUnreachable: no host answers with AMQP, or not in time.
-            BrokerRefused: wrong user, password, vhost or permission.
-            TopologyMismatch: a queue or exchange exists with other properties.
-            BrokerLost: the connection was lost during the setup, repeatedly for 5 s.
-            NameTaken: the setup raised it, repeatedly for 2 s.
-        """
-        self._closed = False
-        linger, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
-        reason: BrokerUnreachable | None = None
-        waiting, pauses = Deadline.after(patience).earlier(deadline), delays()
-        while True:
-            try:
-                line = await self._dial(deadline)
-                break
-            except RetrySetup as again:
-                _log.warning("broker connection set up again", connection=self._name, reason=str(again))
-            except (NameTaken, BrokerLost) as error:
-                if (linger if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
-                    raise
-                await asyncio.sleep(FIRST_DELAY)
-            except BrokerUnreachable as error:
-                if not error.retryable or waiting.passed():
-                    # The last attempt was cut short by the deadline: the error of the one before it tells more.
-                    raise (reason if reason is not None and deadline.passed() else error) from None
-                reason = error
-                self._note(error)
-                await asyncio.sleep(min(next(pauses), LONGEST_WAIT, waiting.left()))
-        self._line = line
-        self.traffic.up = True
-        self._changed.set()
-        self._supervisor = asyncio.create_task(self._supervise(line), name=f"supervise {self._name}")
-
-    async def close(self, farewell: Setup | None = None) -> None:
-        """Close for good. Takes a bounded time and does not raise if the broker is gone.
-
-        Args:
-            farewell: called with the connection first, for at most 2 s, unless it is lost and does not return within
-                half a second.
-        """
-        if farewell is not None and self._supervisor is not None:
-            with contextlib.suppress(BrokerLost):
-                await self.ready(Deadline.after(RETURN_TIMEOUT))
-        self._closed = True
-        self._why = "it was closed"
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait([self._supervisor])
-            self._supervisor = None
-        line, self._line = self._line, None
-        self.traffic.up = False
-        self._changed.set()
-        if line is None:
-            return
-        try:
-            if farewell is not None and line.alive:
-                async with asyncio.timeout(FAREWELL_TIMEOUT):
-                    await farewell(line)
-        except (ConnectionLost, TimeoutError) as error:
-            _log.debug("broker connection not tidied", connection=self._name, reason=str(error))
-        finally:
-            await line.close()
-
-    async def ready(self, deadline: Deadline) -> Connection:
-        """Return a connection that is set up; wait while the broker is away.
-
-        Raises:
-            BrokerLost: no connection by the deadline, or this one is closed.
-        """
-        try:
-            async with asyncio.timeout(deadline.left()):
-                while self._line is None or not self._line.alive:
-                    if not self._goes_on:
-                        raise self._lost()
-                    self._changed.clear()
-                    await self._changed.wait()
-                return self._line
-        except TimeoutError:
-            raise self._lost() from None
-
     @property
-    def where(self) -> str:
-        """The broker's hosts and ports."""
-        return str(self._address)
-
-    @property
-    def _goes_on(self) -> bool:
+    def _is_open(self) -> bool:
+        """True while connected or reconnecting."""
         return not self._closed and self._supervisor is not None
 
     @property
-    def _up(self) -> bool:
-        return self._line is not None and self._line.alive
+    def _is_up(self) -> bool:
+        return self._connection is not None and self._connection.alive
 
     def _lost(self) -> BrokerLost:
         return BrokerLost(
@@ -331,35 +299,35 @@ class ReconnectingConnection(Publisher):
                 retryable=True,
                 hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
             ) from None
-        line = None
+        connection = None
         try:
             async with asyncio.timeout(deadline.left()):
-                line = await Connection.start(connected, self.traffic)
-                await self._setup(line)
+                connection = await Connection.start(connected, self.traffic)
+                await self._setup(connection)
         except BaseException as error:
-            await (line or connected).close()
+            await (connection or connected).close()
             if isinstance(error, ConnectionLost | TimeoutError):
                 raise BrokerLost(
                     f"the broker at {self._address} went away while we set up: {str(error) or 'no answer in time'}",
                     hint="see the broker's log",
                 ) from None
             raise
-        return line
+        return connection
 
-    async def _supervise(self, line: Connection) -> None:
+    async def _supervise(self, connection: Connection) -> None:
         """Replace the connection whenever it ends, until cancelled."""
         pauses = delays(self._spread)
         while True:
             since = asyncio.get_running_loop().time()
-            await asyncio.wait([line.down])  # not ``await line.down``: cancelling us would cancel that future
-            self._why = line.down.result()
+            await asyncio.wait([connection.down])  # not ``await``: cancelling us would cancel it
+            self._why = connection.down.result()
             self._changed.clear()
             self.traffic.up = False
             _log.warning("broker connection lost", connection=self._name, reason=self._why)
-            await line.close()
+            await connection.close()
             if asyncio.get_running_loop().time() - since > STABLE:
                 pauses = delays(self._spread)
-            self._line = line = await self._redial(pauses)
+            self._connection = connection = await self._redial(pauses)
             self.traffic.up = True
             self.traffic.reconnections += 1
             self._changed.set()

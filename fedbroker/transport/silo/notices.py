@@ -12,15 +12,14 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-import aiormq.exceptions
-
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerLost
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
+from fedbroker.transport.amqp.channel import Channel
 from fedbroker.transport.amqp.connection import Connection, Handler
 from fedbroker.transport.amqp.dial import Connected, answers, connect
-from fedbroker.transport.amqp.exceptions import Locked, guarded
+from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, NotFound
 from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.amqp.url import Endpoint, parse
 from fedbroker.wire.messages import Done, Fetch
@@ -118,7 +117,7 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             async with asyncio.timeout(ANSWER):
                 connected = await connect(address, f"fedbroker silo {cohort}.{silo} standby")
             try:
-                while await _taken(connected, topology.mailbox(cohort, silo).name):
+                while await _taken(connected, topology.mailbox(cohort, silo)):
                     pauses = delays()
                     await asyncio.sleep(PAUSE * random.uniform(0.5, 1.0))
                 return
@@ -129,21 +128,20 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             await asyncio.sleep(next(pauses))
 
 
-async def _taken(connected: Connected, queue: str) -> bool:
+async def _taken(connected: Connected, queue: topology.Queue) -> bool:
     """Return whether a queue is in use, on a new channel: the broker closes it if the queue is missing or locked."""
     async with asyncio.timeout(ANSWER):
-        channel = connected.amqp.channel(publisher_confirms=False)
-        await guarded(channel.initialize())
         try:
-            there = await guarded((await channel.get_underlay_channel()).queue_declare(queue, passive=True))
-        except aiormq.exceptions.ChannelNotFoundEntity:
+            channel = await Channel.open(connected)
+            state = await channel.inspect(queue)
+            await channel.close()
+        except NotFound:
             return False
-        except aiormq.exceptions.ChannelLockedResource:
+        except Locked:
             return True
-        except aiormq.exceptions.AMQPError as error:
+        except ConnectionLost as error:
             raise ConnectionError(str(error)) from None
-        await guarded(channel.close())
-        return bool(there.consumer_count)
+        return state.consumers > 0
 
 
 class _Deferred(NamedTuple):

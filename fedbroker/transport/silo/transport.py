@@ -12,10 +12,10 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, ConfigError, Forged, NameTaken, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
+from fedbroker.transport.amqp.channel import Consumer
 from fedbroker.transport.amqp.connection import (
     LEADERLESS_SECONDS,
     Connection,
-    Consumer,
     declare_with_failover,
     delete_leaderless,
 )
