@@ -1,4 +1,4 @@
-"""What cannot be planned is refused with its name and a way out."""
+"""Computations that cannot be planned are refused with their name and an alternative."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_jax_is_refused_plainly():
         make_plan(doubled)
 
 
-def test_functions_do_not_travel():
+def test_function_parameter_is_refused_and_function_result_needs_no_stage():
     @tff.federated_computation(tff.FunctionType(np.float32, np.float32))
     def apply(f):
         return f(np.float32(1))
@@ -75,12 +75,12 @@ def test_functions_do_not_travel():
     assert plan.stages == ()
 
 
-def test_a_computation_without_types_is_refused():
+def test_computation_without_types_is_refused():
     with pytest.raises(PlanError, match="parameter's types"):
         make_plan(tff.federated_computation(lambda x: x))
 
 
-def test_a_function_that_captures_a_value_is_refused():
+def test_function_that_captures_a_value_is_refused():
     @tff.federated_computation(c.AT_CLIENTS, np.float32)
     def shifted(x, by):
         return tff.federated_map(tff.federated_computation(lambda value: c.minus(value, by), np.float32), x)

@@ -24,20 +24,20 @@ def argument(function, number, values):
     return tff.structure.Struct([("p", collections.OrderedDict(f=function, n=number)), ("x", values)])
 
 
-def test_where_functions_are():
+def test_functions_are_found_in_parameters():
     assert holds_function(applied.type_signature.parameter)
     assert not holds_function(c.total.type_signature.parameter)
     assert not holds_function(None)
 
 
-def test_what_is_left_has_the_same_result_type_and_its_plan_no_function():
+def test_bound_computation_keeps_its_result_type_and_has_no_function():
     special, rest = specialize(applied, argument(c.half, 2.0, [1.0]))
     assert list(rest) == [2.0, [1.0]]
     assert special.type_signature.result == applied.type_signature.result
     assert [str(slot.type) for slot in make_plan(special).parameters] == ["float32", "{float32}@CLIENTS"]
 
 
-def test_the_same_functions_make_an_equal_computation_whatever_the_values():
+def test_equal_functions_make_equal_computations_for_all_values():
     first, _ = specialize(applied, argument(c.half, 2.0, [1.0]))
     second, _ = specialize(applied, argument(c.half, 3.0, [4.0, 5.0]))
     other, _ = specialize(applied, argument(tff.tensorflow.computation(lambda x: -x, F), 2.0, [1.0]))
@@ -46,7 +46,7 @@ def test_the_same_functions_make_an_equal_computation_whatever_the_values():
     assert first != other
 
 
-def test_nothing_may_be_left():
+def test_computation_of_functions_only_has_no_argument_left():
     alone = tff.federated_computation(lambda f: f(F(1)), FUNCTION)
     special, rest = specialize(alone, c.half)
     assert rest is None

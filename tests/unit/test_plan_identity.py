@@ -1,4 +1,4 @@
-"""A plan's identity is that of its program, whoever compiles it and whenever."""
+"""A plan's identity is that of its program, in every process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ print(identity_of(make_plan(c.two_barriers)))
 """
 
 
-def test_two_processes_agree():
+def test_two_processes_have_the_same_identity():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=90)
     assert done.stdout.split()[-1] == identity_of(make_plan(c.two_barriers))
 
 
-def test_different_programs_differ():
+def test_different_programs_have_different_identities():
     assert identity_of(make_plan(c.two_barriers)) != identity_of(make_plan(c.total))

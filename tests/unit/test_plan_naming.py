@@ -1,4 +1,4 @@
-"""Computations are called what their author called them."""
+"""Computations have the names that their authors gave them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secure sums in plaintext: ordinary aggregates, and the plan says so."""
+"""Secure sums in plaintext: ordinary aggregates, and the plan names them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def secure(x):
     return tff.federated_secure_sum(x, 10), tff.federated_secure_sum_bitwidth(x, 4), tff.federated_sum(x)
 
 
-def test_plaintext_must_be_asked_for():
+def test_plaintext_is_off_by_default():
     with pytest.raises(PlanError, match='secure_sum="plaintext"'):
         make_plan(secure)
 
 
-def test_a_plan_in_plaintext_names_what_it_exposes():
+def test_plan_in_plaintext_names_its_exposed_sums():
     plan = make_plan(secure, secure_sum="plaintext")
     assert plan.exposed == ("federated_secure_sum", "federated_secure_sum_bitwidth")
     assert plan.round_trips == 1
@@ -31,7 +31,7 @@ def test_a_plan_in_plaintext_names_what_it_exposes():
     )
 
 
-def test_a_plan_without_secure_sums_exposes_nothing():
+def test_plan_without_secure_sums_exposes_nothing():
     @tff.federated_computation(INTS)
     def total(x):
         return tff.federated_sum(x)

@@ -1,4 +1,4 @@
-"""Sequence intrinsics become TensorFlow, and nothing else does."""
+"""Sequence intrinsics become TensorFlow; other intrinsics are unchanged."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def intrinsics(comp):
     return {part.uri for part in walk(comp.to_building_block()) if isinstance(part, bb.Intrinsic)}
 
 
-def test_they_are_found_wherever_they_are():
+def test_sequence_intrinsics_are_found_at_any_depth():
     assert contents_of(folded_at_clients.to_building_block()).sequences
     assert not contents_of(c.two_barriers.to_building_block()).sequences
 
 
-def test_none_is_left_and_the_type_stays():
+def test_all_sequence_intrinsics_are_replaced_and_the_type_is_kept():
     made = sequences_as_tensorflow(folded_at_clients)
     assert intrinsics(made) == {"federated_map", "federated_aggregate"}
     assert made.type_signature.is_equivalent_to(folded_at_clients.type_signature)
 
 
-def test_a_function_that_needs_initialization_is_left_to_the_runtime():
+def test_function_with_initialization_is_not_replaced():
     @tff.tensorflow.computation(F)
     def with_variable(x):
         variable = tf.Variable(1.0)

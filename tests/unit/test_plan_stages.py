@@ -1,4 +1,4 @@
-"""Where computations are cut, and what the explanation says of it."""
+"""The division of computations into stages, and its explanation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def kinds(comp):
     return [(type(stage), stage.number) for stage in make_plan(comp).stages]
 
 
-def test_a_sum_is_one_barrier_and_one_merge():
+def test_sum_is_one_barrier_and_one_merge():
     assert kinds(c.total) == [(ClientStage, 0), (ServerStage, 1)]
     assert make_plan(c.total).round_trips == 1
 
@@ -25,17 +25,17 @@ def test_mean_broadcast_aggregate_is_two_barriers():
     assert kinds(c.two_barriers) == [(ClientStage, 0), (ServerStage, 1), (ClientStage, 1), (ServerStage, 2)]
 
 
-def test_no_clients_is_no_barrier():
+def test_computation_without_clients_has_no_barrier():
     assert kinds(c.server_only) == [(ServerStage, 0)]
     assert "the broker is not touched" in str(explain(c.server_only))
 
 
-def test_all_aggregates_of_one_level_travel_together():
+def test_aggregates_of_one_stage_are_sent_together():
     stage = make_plan(c.two_barriers).client_stages[0]
     assert len(stage.partials) == 3
 
 
-def test_a_client_value_used_on_both_sides_of_a_barrier_stays_at_the_silo():
+def test_client_value_used_after_a_barrier_is_kept_at_the_silo():
     @tff.federated_computation(c.AT_CLIENTS)
     def spread(x):
         halves = tff.federated_map(c.half, x)
@@ -56,12 +56,12 @@ def test_federated_averaging_is_one_round_trip():
     assert explain(process.initialize).round_trips == 0
 
 
-def test_the_same_computation_gives_the_same_bytes():
+def test_equal_computations_have_equal_bytes():
     first, second = make_plan(c.two_barriers), make_plan(c.two_barriers)
     assert [stage.computation for stage in first.stages] == [stage.computation for stage in second.stages]
 
 
-def test_a_random_value_is_evaluated_once_at_the_coordinator():
+def test_random_value_is_evaluated_once_at_the_coordinator():
     @tff.tensorflow.computation
     def draw():
         return tf.random.uniform([])
@@ -86,7 +86,7 @@ def test_unused_parts_are_not_sent():
     assert make_plan(wasteful).round_trips == 0
 
 
-def test_the_explanation_gives_bytes_where_shapes_are_static():
+def test_explanation_has_bytes_for_static_shapes():
     vector = tff.FederatedType(tff.TensorType(np.float32, [1000]), tff.CLIENTS)
 
     @tff.federated_computation(vector, tff.FederatedType(np.int64, tff.SERVER))
@@ -111,7 +111,7 @@ def test_open_shapes_have_no_size():
     assert "? B" in str(explain(first))
 
 
-def test_parameters_are_taken_leaf_by_leaf():
+def test_parameters_are_bound_leaf_by_leaf():
     parameter = collections.OrderedDict(
         a=c.AT_CLIENTS, b=collections.OrderedDict(s=c.AT_SERVER, n=np.int32), e=collections.OrderedDict()
     )

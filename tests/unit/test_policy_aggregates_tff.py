@@ -1,4 +1,4 @@
-"""Which of TFF's aggregates a silo recognises: the tables of docs/silo.md, a test for each row."""
+"""TFF's aggregates that a silo recognises: one test for each row of the tables in docs/silo.md."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of(function, *types):
 
 
 def over_clients(way):
-    """One of TFF's operators over structs."""
+    """Return one of TFF's operators over structs."""
     return lambda: of(way, ROWS)
 
 
@@ -141,7 +141,7 @@ PASSES = {
     "`build_weighted_mime_lite`": lambda: algorithms.build_weighted_mime_lite(c.regression, SGD).next,
     "`build_fed_kmeans`": lambda: algorithms.build_fed_kmeans(2, (3,)).next,
 }
-"""Aggregates of TFF's that are recognised."""
+"""TFF's aggregates that are recognised."""
 
 IN_PLAINTEXT = {
     "hierarchical histograms": histogram,
@@ -166,7 +166,7 @@ IN_PLAINTEXT = {
     "`ddp_secure_aggregator`": lambda: summed(tff.learning.ddp_secure_aggregator(0.0, 3)),
     "heavy hitters by `iblt`": lambda: tff.analytics.heavy_hitters.iblt.build_iblt_computation(capacity=20),
 }
-"""The same, where the context is made with ``secure_sum="plaintext"``."""
+"""TFF's aggregates that are recognised with ``secure_sum="plaintext"``."""
 
 REFUSED = {
     "`EncodedSumFactory`": (
@@ -190,11 +190,11 @@ REFUSED = {
     "metrics by `finalize_then_sample`": (sampled_metrics, "joins values|computes with|its accumulate"),
     "a histogram of distinct strings": (histogram_of_words, "its accumulate"),
 }
-"""Aggregates of TFF's that are refused, and what the hint says."""
+"""TFF's aggregates that are refused, and a part of the hint."""
 
 
 @pytest.mark.parametrize("row", [*PASSES, *IN_PLAINTEXT])
-def test_an_honest_aggregate_is_recognised(row):
+def test_aggregate_is_recognised(row):
     secure_sum = "refuse" if row in PASSES else "plaintext"
     labels = labels_of_plan((PASSES | IN_PLAINTEXT)[row](), secure_sum)
     assert labels
@@ -202,7 +202,7 @@ def test_an_honest_aggregate_is_recognised(row):
 
 
 @pytest.mark.parametrize("row", REFUSED)
-def test_an_aggregate_that_keeps_values_of_single_clients_is_refused(row):
+def test_aggregate_with_values_of_single_clients_is_refused(row):
     made, why = REFUSED[row]
     labels = labels_of_plan(made())
     with pytest.raises(PolicyRefused, match=why) as caught:
@@ -210,7 +210,7 @@ def test_an_aggregate_that_keeps_values_of_single_clients_is_refused(row):
     assert caught.value.rule == "aggregates"
 
 
-def test_the_page_lists_what_passes_and_what_does_not():
+def test_page_lists_recognised_and_refused_aggregates():
     page = PAGE.read_text()
     start = page.index("These aggregates of TFF's pass:")
     parts = page[start : page.index("## A source of your own")].split("These ")

@@ -1,4 +1,4 @@
-"""The audit log: what is written, and that whatever is done to it afterwards shows."""
+"""The audit log: its lines, and the detection of later changes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def problem_of(lines, after=""):
     return read_audit(lines, after).problem
 
 
-def test_a_line_says_who_asked_what_of_which_data_and_what_left():
+def test_line_records_coordinator_ops_data_and_outputs():
     done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
     line = ending(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
     assert line.pop("time").endswith("+00:00")
@@ -74,20 +74,20 @@ def test_a_line_says_who_asked_what_of_which_data_and_what_left():
 
 
 @pytest.mark.parametrize(("rule", "outcome"), [("min_clients", "refused"), ("", "failed")])
-def test_a_line_says_why_nothing_left(rule, outcome):
+def test_line_records_the_reason_of_a_refusal(rule, outcome):
     line = ending(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [], Signed())
     assert (line["outcome"], line["rule"], line["why"]) == (outcome, rule, "no")
     assert (line["outputs"], line["bytes_out"]) == ([], 0)
 
 
-def test_what_is_written_is_read_again_and_whole(tmp_path):
+def test_written_lines_are_read_back_and_valid(tmp_path):
     found = read_audit(written(tmp_path / "audit.log"))
     assert found.problem is None
     assert [line["number"] for line in found.lines] == [0, 1, 2, 3, 4]
     assert found.lines[0]["previous"] == ""
 
 
-def test_a_silo_that_was_started_again_reads_whose_work_is_done(tmp_path, monkeypatch):
+def test_restarted_silo_reads_the_completed_work(tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "REMEMBERED", 460)
     path = tmp_path / "audit.log"
     log = AuditLog(path)
@@ -98,12 +98,12 @@ def test_a_silo_that_was_started_again_reads_whose_work_is_done(tmp_path, monkey
     assert AuditLog(path).nonces() == [("", f"{number:032x}") for number in (6, 7)]
 
 
-def test_only_the_silo_s_user_may_read_it(tmp_path):
+def test_log_is_readable_only_by_its_owner(tmp_path):
     written(tmp_path / "audit.log")
     assert stat.S_IMODE((tmp_path / "audit.log").stat().st_mode) == 0o600
 
 
-def test_another_process_goes_on_where_one_ended(tmp_path, monkeypatch):
+def test_another_process_continues_the_chain(tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "WINDOW", 8)
     path = tmp_path / "audit.log"
     written(path)
@@ -111,7 +111,7 @@ def test_another_process_goes_on_where_one_ended(tmp_path, monkeypatch):
     assert len(lines_of(path)) == 10
 
 
-def test_several_write_at_a_time(tmp_path):
+def test_concurrent_writers_are_serialized(tmp_path):
     path = tmp_path / "audit.log"
     threads = [threading.Thread(target=written, args=(path, 20)) for _ in range(4)]
     for thread in threads:
@@ -123,9 +123,9 @@ def test_several_write_at_a_time(tmp_path):
 
 
 @given(st.data())
-def test_an_edited_removed_repeated_or_moved_line_shows(tmp_path_factory, data):
+def test_edited_removed_repeated_or_moved_line_is_detected(tmp_path_factory, data):
     lines = written(tmp_path_factory.mktemp("audit") / "audit.log")
-    at = data.draw(st.integers(0, len(lines) - 2))  # whatever is done to the last line only shows by its hash
+    at = data.draw(st.integers(0, len(lines) - 2))  # a change of the last line is visible only by its hash
     match data.draw(st.sampled_from(["edit", "remove", "repeat", "swap"])):
         case "edit":
             lines[at] = lines[at].replace(f'"number":{at}'.encode(), b'"number":9')
@@ -140,7 +140,7 @@ def test_an_edited_removed_repeated_or_moved_line_shows(tmp_path_factory, data):
     assert at + 1 <= problem.line <= at + 2
 
 
-def test_of_the_last_line_the_hash_tells(tmp_path):
+def test_change_of_the_last_line_is_detected_by_its_hash(tmp_path):
     lines = written(tmp_path / "audit.log")
     whole = read_audit(lines).last
     assert read_audit(lines[:-1]).problem is None
@@ -148,7 +148,7 @@ def test_of_the_last_line_the_hash_tells(tmp_path):
     assert read_audit([*lines[:-1], lines[-1].replace(b'"number":4', b'"number":9')]).last != whole
 
 
-def test_a_file_that_was_moved_away_is_gone_on_from(tmp_path):
+def test_chain_continues_after_log_rotation(tmp_path):
     log = AuditLog(tmp_path / "audit.log")
     log.append({"number": 0})
     first = read_audit(lines_of(log.path))
@@ -159,7 +159,7 @@ def test_a_file_that_was_moved_away_is_gone_on_from(tmp_path):
     assert problem_of(lines_of(log.path), first.last) is None
 
 
-def test_a_torn_last_line_is_told_from_a_changed_one_and_the_next_line_mends_it(tmp_path):
+def test_torn_last_line_is_distinguished_from_a_change_and_repaired(tmp_path):
     path = tmp_path / "audit.log"
     whole = written(path)[-1]
     path.write_bytes(path.read_bytes()[:-3])
@@ -175,7 +175,7 @@ def test_a_torn_last_line_is_told_from_a_changed_one_and_the_next_line_mends_it(
     assert problem_of(changed).what == "line 3 of the audit log is damaged"
 
 
-def test_work_that_was_begun_and_not_ended_shows(tmp_path, capsys):
+def test_unfinished_work_is_listed(tmp_path, capsys):
     log = AuditLog(tmp_path / "audit.log")
     first = log.append(beginning(ITEM, Signed()))
     log.append(beginning(ITEM, Signed()))
@@ -192,8 +192,8 @@ def test_work_that_was_begun_and_not_ended_shows(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["unfinished"] == found.unfinished
 
 
-def test_nothing_of_a_line_is_left_where_there_is_no_room_for_all_of_it(tmp_path):
-    """RLIMIT_FSIZE fails a write where a full disk would: after a part of the line."""
+def test_line_is_removed_if_the_disk_is_full(tmp_path):
+    """RLIMIT_FSIZE fails a write as a full disk would: after a part of the line."""
     path = tmp_path / "audit.log"
     written(path)
     before = path.read_bytes()
@@ -213,12 +213,12 @@ except OSError as error:
     assert problem_of(lines_of(path)) is None
 
 
-def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
+def test_unwritable_path_is_an_error_at_the_start(tmp_path):
     with pytest.raises(SettingsError, match="No such file or directory"):
         AuditLog(tmp_path / "nowhere" / "audit.log").check()
 
 
-def test_it_is_printed(tmp_path, capsys):
+def test_log_is_printed(tmp_path, capsys):
     log = AuditLog(tmp_path / "audit.log")
     log.append(ending(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed()))
     log.append(ending(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed()))
@@ -232,7 +232,7 @@ def test_it_is_printed(tmp_path, capsys):
     assert shown["last"] in printed.replace("\n", "")
 
 
-def test_what_is_damaged_is_printed_and_then_an_error(tmp_path, capsys):
+def test_damaged_log_is_printed_with_an_error(tmp_path, capsys):
     lines = written(tmp_path / "audit.log")
     (tmp_path / "audit.log").write_bytes(b"".join(lines[1:]))
     with pytest.raises(AuditDamaged, match="line 1 of the audit log"):
@@ -248,7 +248,7 @@ def command(*arguments):
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_s_exit_code_tells_whether_it_is_whole(tmp_path):
+def test_exit_code_of_the_command_is_that_of_the_verification(tmp_path):
     lines = written(tmp_path / "audit.log")
     whole = command("--file", tmp_path / "audit.log", "--last", 0)
     assert (whole.returncode, whole.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What is told of serialized values from their outer frames, against protobuf's own reading of them."""
+"""Facts about serialized values from their outer frames, compared with protobuf's own reading."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ VALUES = st.recursive(LEAVES, nested, max_leaves=12)
 
 
 def everything(value):
-    """Each value in one, by protobuf's own reading."""
+    """Return each value of a message, by protobuf's own reading."""
     yield value
     for element in value.struct.element:
         yield from everything(element.value)
@@ -88,7 +88,7 @@ def test_every_computation_and_sequence_is_found(value):
 
 
 @given(VALUES)
-def test_values_of_clients_are_told_by_their_type(value):
+def test_client_values_are_recognised_by_their_type(value):
     def holds(one):
         if one.HasField("federated"):
             return one.federated.type.placement.value.uri == "clients"
@@ -97,7 +97,7 @@ def test_values_of_clients_are_told_by_their_type(value):
     assert holds_client_values(value.SerializeToString()) == holds(value)
 
 
-def test_a_placement_of_another_name_counts_as_clients():
+def test_unknown_placement_counts_as_clients():
     assert holds_client_values(federated("elsewhere", number()).SerializeToString())
     assert not holds_client_values(federated("server", number()).SerializeToString())
 
@@ -124,19 +124,19 @@ def joined(pieces):
         ONE[:-1],
     ],
 )
-def test_what_others_might_read_otherwise_cannot_be_told(odd):
+def test_ambiguous_bytes_are_unreadable(odd):
     with pytest.raises(Unreadable):
         list(parts(odd))
 
 
 @pytest.mark.parametrize("types", [0, 2])
-def test_a_federated_value_has_one_type(types):
+def test_federated_value_has_one_type(types):
     odd = joined(framed(5, framed(1, [TYPE]) * types))
     with pytest.raises(Unreadable):
         holds_client_values(odd)
 
 
-def test_values_nest_no_deeper_than_protobuf_goes():
+def test_nesting_is_limited_as_in_protobuf():
     value = ONE
     for _ in range(values.DEEPEST + 1):
         value = joined(framed(STRUCT, framed(ELEMENT, framed(ELEMENT_VALUE, [value]))))
@@ -144,7 +144,7 @@ def test_values_nest_no_deeper_than_protobuf_goes():
         list(parts(value))
 
 
-def test_values_are_no_wider_than_they_may_be(monkeypatch):
+def test_width_of_values_is_limited(monkeypatch):
     monkeypatch.setattr(values, "MOST", 10)
     with pytest.raises(Unreadable, match="too wide"):
         list(parts(struct(*[number()] * 11).SerializeToString()))
@@ -155,7 +155,7 @@ def test_values_are_no_wider_than_they_may_be(monkeypatch):
 
 
 @given(st.binary(max_size=100))
-def test_noise_is_read_or_refused_and_nothing_else(noise):
+def test_random_bytes_are_read_or_refused(noise):
     for read in (lambda: list(parts(noise)), lambda: holds_client_values(noise)):
         try:
             read()

@@ -21,34 +21,34 @@ def source(**options):
     return SiloDataSource("delays", ROWS, batch_size=32, **options)
 
 
-def test_the_type_is_of_clients():
+def test_type_is_placed_at_clients():
     assert source().federated_type == tff.FederatedType(ROWS, tff.CLIENTS)
     assert source().iterator().federated_type == tff.FederatedType(ROWS, tff.CLIENTS)
 
 
-def test_it_is_found_below_fedbroker():
+def test_data_source_is_exported_by_fedbroker():
     assert fedbroker.program.SiloDataSource is SiloDataSource
     assert {"program", "testing"} <= set(dir(fedbroker))
 
 
-def test_each_selection_is_another_draw_of_so_many():
+def test_each_selection_is_a_new_draw():
     iterator = source(seed=1).iterator()
     handles = [iterator.select(2) for _ in range(20)]
     assert {(handle.name, handle.batch_size, handle.draw.count) for handle in handles} == {("delays", 32, 2)}
     assert len({handle.draw.seed for handle in handles}) == 20
 
 
-def test_without_a_number_it_is_everybody():
+def test_selection_without_a_number_is_all_silos():
     assert source().iterator().select() == fedbroker.data("delays", batch_size=32)
 
 
-def test_a_seed_makes_it_repeatable_and_none_does_not():
+def test_selections_are_repeatable_with_a_seed():
     assert source(seed=1).iterator().select(1) == source(seed=1).iterator().select(1)
     assert source(seed=1).iterator().select(1) != source(seed=2).iterator().select(1)
     assert source().iterator().select(1) != source().iterator().select(1)
 
 
-def test_an_iterator_that_was_saved_goes_on_where_it_was():
+def test_restored_iterator_continues_its_draws():
     iterator = source(seed=3).iterator()
     iterator.select(2)
     restored = SiloDataSourceIterator.from_bytes(iterator.to_bytes())
@@ -60,10 +60,10 @@ def test_an_iterator_that_was_saved_goes_on_where_it_was():
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, "2"])
-def test_a_wrong_number_is_refused(k):
+def test_invalid_number_is_refused(k):
     with pytest.raises(UsageError, match="silos cannot be selected"):
         source().iterator().select(k)
 
 
-def test_a_draw_of_the_same_seed_is_the_same():
+def test_draws_with_equal_seeds_are_equal():
     assert Draw(2, 7).of("abcd") == Draw(2, 7).of(reversed("abcd"))

@@ -1,4 +1,4 @@
-"""The public names: what the package exports, its reference page and ``help`` agree, and nothing needs more."""
+"""The public names: exports, reference page and ``help`` agree, and they suffice."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8
 LISTED = re.findall(r"^::: (\S+)$", PAGE, re.MULTILINE)
 
 
-def test_the_page_lists_each_name_and_no_other():
+def test_page_lists_exactly_the_public_names():
     names = [f"fedbroker.{name}" for name in fedbroker.__all__ if name != "FedbrokerError"]  # with all errors
     for module in (fedbroker.program, fedbroker.testing):
         names += [f"{module.__name__}.{name}" for name in module.__all__]
     assert sorted(LISTED) == sorted([*names, "fedbroker.errors"])
 
 
-def test_the_page_says_that_everything_else_is_private():
+def test_page_states_that_all_other_names_are_private():
     assert "Everything else is private" in PAGE
     assert "every\nother module is private" in fedbroker.__doc__
 
@@ -40,21 +40,21 @@ def test_help_shows_each_name():
     assert f"VERSION\n    {fedbroker.__version__}" in text
 
 
-def test_the_root_has_the_three_modules_in_a_fresh_interpreter():
+def test_root_exports_the_three_modules():
     program = "import fedbroker; print(fedbroker.errors.ConfigError.code, sorted(set(dir(fedbroker)) & {'errors'}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "FB1001 ['errors']\n"
 
 
 def fedbroker_classes(kind: object) -> set[type]:
-    """The classes of fedbroker's in an annotation."""
+    """Return fedbroker's classes in an annotation."""
     if inspect.isclass(kind):
         return {kind} if kind.__module__.startswith("fedbroker.") else set()
     return set().union(*map(fedbroker_classes, typing.get_args(kind)))
 
 
 @pytest.mark.parametrize("kind", [SessionReport, fedbroker.Event, fedbroker.Member, fedbroker.Options])
-def test_what_callbacks_and_reports_hand_out_is_exported(kind):
+def test_types_in_callbacks_and_reports_are_exported(kind):
     todo, seen = {kind}, set()
     public = {getattr(fedbroker, name) for name in fedbroker.__all__ if inspect.isclass(getattr(fedbroker, name))}
     while todo:
@@ -65,6 +65,6 @@ def test_what_callbacks_and_reports_hand_out_is_exported(kind):
     assert seen <= public
 
 
-def test_a_cohort_shows_only_what_its_users_may_call():
+def test_cohort_shows_only_public_methods():
     names = {name for name in dir(fedbroker.Cohort("amqp://x/", "airports")) if not name.startswith("_")}
     assert names == {"close", "name", "open", "silos", "wait"}

@@ -44,7 +44,7 @@ def objects():
 
 
 @pytest.mark.parametrize("one", objects(), ids=lambda one: type(one).__name__)
-def test_a_repr_is_one_short_line_that_names_its_class(one):
+def test_repr_is_one_short_line_with_its_class(one):
     assert "\n" not in repr(one)
     assert len(repr(one)) <= LONGEST_REPR
     assert repr(one).startswith(f"{type(one).__name__}(")
@@ -52,18 +52,18 @@ def test_a_repr_is_one_short_line_that_names_its_class(one):
     assert "secret" not in repr(one)
 
 
-def test_a_context_says_whether_it_is_closed():
+def test_repr_of_a_context_shows_whether_it_is_closed():
     context = fedbroker.create_sync_execution_context("amqp://x/", cohort="airports", min_silos=3)
     assert repr(context) == "SyncBrokerContext(cohort='airports', min_silos=3)"
     context.close()
     assert repr(context) == "SyncBrokerContext(cohort='airports', min_silos=3, closed)"
 
 
-def test_a_plan_says_its_name_and_round_trips():
+def test_repr_of_a_plan_has_its_name_and_round_trips():
     assert repr(make_plan(c.two_barriers)).startswith("Plan('two_barriers', 2 round trips, (<")
 
 
-def test_a_report_is_a_small_table():
+def test_report_is_a_small_table():
     assert str(report(late=1)).splitlines() == [
         "session 5e55 in cohort airports: 3 silos, 1 client stage, 1,235 s",
         "stage  silo    outcome      after  queue  transfer  compute    out    in",
@@ -74,7 +74,7 @@ def test_a_report_is_a_small_table():
     ]
 
 
-def test_the_table_of_a_thousand_silos_stays_small():
+def test_table_of_a_thousand_silos_is_small():
     lines = str(report(1000, error="no quorum")).splitlines()
     assert len(lines) < 30
     assert "and 981 more" in lines

@@ -1,4 +1,4 @@
-"""The committed requirements are what the two distributions name, and all that these need: asked offline."""
+"""The committed requirements are the closure of both distributions' dependencies, checked offline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def requirements(lines: Iterable[str]) -> list[Requirement]:
 
 
 def named(name: str) -> list[Requirement]:
-    """What the project files name for one of the requirement files."""
+    """Return the requirements that the project files name for one of the requirement files."""
     coordinator, worker = (
         requirements(
             line for lines in (project["dependencies"], *project["optional-dependencies"].values()) for line in lines
@@ -36,7 +36,7 @@ def named(name: str) -> list[Requirement]:
 
 
 def overrides(name: str) -> dict[str, Requirement]:
-    """The overrides for one of the requirement files; one whose marker is never true leaves the package out."""
+    """Return the overrides for one of the requirement files; a marker that is never true removes the package."""
     file = ROOT / "requirements" / ("overrides-silo.txt" if name == "silo" else "overrides.txt")
     lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
     return {canonicalize_name(wanted.name): wanted for wanted in requirements(lines)}
@@ -54,7 +54,7 @@ def applies(wanted: Requirement, extras: Iterable[str] = ("",)) -> bool:
 
 
 def closure(name: str) -> set[str]:
-    """All that the named ones need, by what the installed distributions say of themselves."""
+    """Return the closure of requirements, by the metadata of the installed distributions."""
     overridden, found = overrides(name), set[tuple[str, tuple[str, ...]]]()
     todo = [(wanted, ("",)) for wanted in named(name)]
     while todo:
@@ -75,7 +75,7 @@ def test_each_dependency_is_named_once(project: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])
-def test_each_dependency_that_is_named_is_locked_at_a_version_that_fits(name: str) -> None:
+def test_each_dependency_is_locked_at_a_matching_version(name: str) -> None:
     locked, left_out = pins(name), overrides(name)
     for wanted in named(name):
         known = canonicalize_name(wanted.name)
@@ -85,7 +85,7 @@ def test_each_dependency_that_is_named_is_locked_at_a_version_that_fits(name: st
 
 
 @pytest.mark.parametrize("name", ["coordinator", "silo", "dev"])
-def test_what_is_locked_is_the_whole_closure_and_no_more(name: str) -> None:
+def test_locked_packages_are_exactly_the_closure(name: str) -> None:
     assert set(pins(name)) == closure(name)
 
 
@@ -110,7 +110,7 @@ def test_a_silo_has_no_tensorflow() -> None:
     assert "tensorflow-federated" in pins("silo")
 
 
-def test_the_two_distributions_are_of_one_version() -> None:
+def test_both_distributions_have_one_version() -> None:
     version = COORDINATOR["project"]["version"]
     assert WORKER["project"]["version"] == version
     assert f"fedbroker=={version}" in WORKER["project"]["dependencies"]

@@ -1,4 +1,4 @@
-"""Which computations an executor keeps: whatever users come and go in whatever order."""
+"""The functions that an executor keeps, for any order of users."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIZES = {"a": 30, "b": 40, "c": 50, "d": 120}
 
 
 class Users(RuleBasedStateMachine):
-    """Users of four functions that do not all fit."""
+    """Users of four functions, not all of which fit."""
 
     def __init__(self):
         super().__init__()
         self.functions = Functions(ROOM)
         self.using: list[dict[str, str]] = []
-        self.there: dict[str, str] = {}  # id, name: as the runtime has them
+        self.there: dict[str, str] = {}  # id and name, as the runtime has them
         self.made = 0
 
     @rule()
@@ -58,7 +58,7 @@ TestUsers = Users.TestCase
 TestUsers.settings = settings(max_examples=200, stateful_step_count=40)
 
 
-def test_those_that_were_unused_longest_go_first():
+def test_least_recently_used_functions_are_disposed_first():
     functions = Functions(ROOM)
     for name in ("a", "b", "c"):
         assert functions.add(name, name.upper(), SIZES[name])

@@ -38,7 +38,7 @@ print(json.dumps({"same": theirs is protos.executor_pb2, "class": type(value) is
 
 
 def run(script: str) -> dict[str, object]:
-    """What a fresh interpreter prints last."""
+    """Return the last line that a fresh interpreter prints."""
     root = str(Path(fedbroker.__file__).parent.parent)
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -52,15 +52,15 @@ def run(script: str) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_runtime_s_modules_import_neither_tensorflow_nor_tff():
+def test_runtime_modules_import_neither_tensorflow_nor_tff():
     assert run(LIGHT) == {"heavy": []}
 
 
-def test_a_full_import_afterwards_works_and_finds_the_same_classes():
+def test_later_full_import_has_the_same_classes():
     assert run(BEFORE) == {"same": True, "class": True, "parsed": [3], "package": "0.87.0"}
 
 
-def test_after_a_full_import_the_modules_are_those_of_tff():
+def test_modules_after_a_full_import_are_tffs():
     import tensorflow_federated  # noqa: F401
     from tensorflow_federated.proto.v0 import executor_pb2 as theirs
 
@@ -71,7 +71,7 @@ def test_after_a_full_import_the_modules_are_those_of_tff():
     assert again.package_directory() == protos.package_directory()
 
 
-def test_without_tff_the_error_says_what_to_install(monkeypatch):
+def test_missing_tff_error_names_the_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ModuleNotFoundError, match="install the locked requirements"):
         protos.package_directory()

@@ -1,4 +1,4 @@
-"""The relay between a Unix socket and a port: every byte, both ways, and the end of either side."""
+"""The relay between a Unix socket and a port: every byte in both directions, and the end of either side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = 5_000_003
 
 @pytest.fixture
 def ends():
-    """The two far ends of a relayed connection: the client's, and the server's."""
+    """Open a relayed connection; return the client's end and the server's end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         client, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         relay(outer, server.getsockname()[1])
@@ -33,7 +33,7 @@ def received(end, size):
     return bytes(content)
 
 
-def test_bytes_pass_unchanged_both_ways_at_once(ends):
+def test_bytes_pass_unchanged_in_both_directions_at_once(ends):
     client, server = ends
     inwards, outwards = random.Random(1).randbytes(SIZE), random.Random(2).randbytes(SIZE)
     got = {}
@@ -50,7 +50,7 @@ def test_bytes_pass_unchanged_both_ways_at_once(ends):
     assert got == {"server": inwards, "client": outwards}
 
 
-def test_small_messages_do_not_wait_for_more(ends):
+def test_small_messages_are_not_delayed(ends):
     client, server = ends
     for number in range(200):
         client.sendall(bytes([number]))
@@ -60,14 +60,14 @@ def test_small_messages_do_not_wait_for_more(ends):
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["client", "server"])
-def test_the_end_of_either_side_ends_the_other_after_what_was_sent(ends, first):
+def test_end_of_one_side_ends_the_other_after_its_data(ends, first):
     ends[first].sendall(b"last words")
     ends[first].close()
     other = ends[1 - first]
     assert received(other, 100) == b"last words"
 
 
-def test_a_port_where_nobody_listens_is_an_error():
+def test_closed_port_is_an_error():
     client, outer = socket.socketpair()
     with socket.socket() as sock, client, outer:
         sock.bind(("127.0.0.1", 0))  # bound, and not listening

@@ -1,4 +1,4 @@
-"""How much memory a runtime may have: the machine's, or what control groups leave of it."""
+"""The memory limit of a runtime: the machine's memory, or the limits of control groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def groups(tmp_path):
-    """Makes control groups with limits, and says which one is ours."""
+    """Return a function that makes control groups with limits, one of which is ours."""
 
     def make(ours, limits, name="memory.max"):
         for path, limit in limits.items():
@@ -26,11 +26,11 @@ def groups(tmp_path):
     return make
 
 
-def test_without_groups_it_is_the_machines(tmp_path):
+def test_memory_without_groups_is_the_machines(tmp_path):
     assert memory_bytes(tmp_path, tmp_path / "none") == MACHINE
 
 
-def test_ours_is_a_share_of_it():
+def test_limit_is_a_share_of_the_memory():
     assert 0 < share_of_memory() <= MACHINE * SHARE
 
 
@@ -45,11 +45,11 @@ def test_ours_is_a_share_of_it():
         ("0::/a\n", {"a": 1 << 62}, MACHINE),
     ],
 )
-def test_the_least_of_our_group_and_those_above_it_counts(groups, ours, limits, found):
+def test_lowest_limit_of_our_group_and_its_parents_applies(groups, ours, limits, found):
     assert memory_bytes(*groups(ours, limits)) == found
 
 
-def test_the_first_version_of_groups_is_understood(groups):
+def test_first_version_of_control_groups_is_supported(groups):
     ours = "5:devices:/x\n4:cpu,memory:/a\n0::/\n"
     limits = {"memory/a": 300 * MIB, "memory": 9223372036854771712}
     assert memory_bytes(*groups(ours, limits, "memory.limit_in_bytes")) == 300 * MIB

@@ -1,4 +1,4 @@
-"""The frame put on by hand is the one that the generated classes put on."""
+"""Frames made by hand equal those of the generated classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ lists = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=300)
 
 
 @given(numbers=lists, identity=st.text(max_size=40))
-def test_a_request_framed_by_hand_is_parsed_as_the_same_request(numbers, identity):
+def test_hand_made_frame_parses_as_the_same_request(numbers, identity):
     executor = executor_pb2.ExecutorId(id=identity)
     content = value(numbers).SerializeToString()
     number = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
@@ -30,20 +30,20 @@ def test_a_request_framed_by_hand_is_parsed_as_the_same_request(numbers, identit
 
 
 @given(numbers=lists)
-def test_a_response_is_unframed_to_the_value_that_was_put_in(numbers):
+def test_unframed_response_is_its_value(numbers):
     content = value(numbers).SerializeToString()
     number = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
     response = executor_pb2.ComputeResponse(value=value(numbers)).SerializeToString()
     assert unframe(response, number) == content
 
 
-def test_the_client_takes_its_field_numbers_from_the_generated_descriptors():
+def test_field_numbers_are_from_the_generated_descriptors():
     for message, expected in ((executor_pb2.CreateValueRequest, 1), (executor_pb2.ComputeResponse, 1)):
         assert message.DESCRIPTOR.fields_by_name["value"].number == expected
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
-def test_lengths_at_the_edges_of_a_number_s_bytes(size):
+def test_lengths_at_the_edges_of_varints(size):
     assert unframe(frame(1, bytes(size)) + bytes(size), 1) == bytes(size)
 
 
@@ -52,7 +52,7 @@ def test_any_buffer_can_be_framed(kind):
     assert frame(1, kind(b"abc")) == b"\x0a\x03"
 
 
-def test_an_empty_response_holds_an_empty_value():
+def test_empty_response_is_an_empty_value():
     assert unframe(b"", 1) == b""
 
 
@@ -61,6 +61,6 @@ def test_an_empty_response_holds_an_empty_value():
     [b"\x12\x01x", b"\x0a\x02x", b"\x0a\x01xy", b"\x0a", b"\x0a\xff", b"\xff" * 11],
     ids=["other field", "too short", "something after", "no length", "half a length", "endless number"],
 )
-def test_an_unknown_layout_is_refused(message):
+def test_unknown_layout_is_refused(message):
     with pytest.raises(ValueError, match="message of the C\\+\\+ runtime"):
         unframe(message, 1)

@@ -1,4 +1,4 @@
-"""The set-up does its work once, then gets out of the way; in a tree of its own, with a uv that only takes notes."""
+"""The set-up script does its work once, in a tree of the test, with a uv that only records its calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
 TOOLS = "bash sh cat cut dirname env flock head id mkdir printf rm sha256sum sort tail".split()  # noqa: SIM905
 
-# It makes an environment whose Python is ours, and notes how it was called.
+# It makes an environment whose Python is ours, and records its arguments.
 UV = """#!/bin/sh
 echo "$*" >>"$NOTES"
 case "$1" in
@@ -30,7 +30,7 @@ esac
 
 
 class Tree:
-    """A copy of what the set-up reads, and a PATH that holds the tools that it may use and nothing else."""
+    """A copy of the files that the set-up reads, and a PATH with only the tools that it may use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "tree"
@@ -66,13 +66,13 @@ def tree(tmp_path: Path) -> Tree:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_is_sound_and_executable(script: Path) -> None:
+def test_script_is_valid_and_executable(script: Path) -> None:
     assert os.access(script, os.X_OK)
     shell = "bash" if "bash" in script.read_text().splitlines()[0] else "sh"
     subprocess.run([shell, "-n", str(script)], check=True)
 
 
-def test_set_up_makes_the_locked_environment_in_its_own_place(tree: Tree, tmp_path: Path) -> None:
+def test_set_up_makes_the_locked_environment_in_the_tree(tree: Tree, tmp_path: Path) -> None:
     elsewhere = tmp_path / "active"
     done = tree.set_up(VIRTUAL_ENV=str(elsewhere), CONDA_PREFIX=str(elsewhere))
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def test_set_up_makes_the_locked_environment_in_its_own_place(tree: Tree, tmp_pa
     assert not elsewhere.exists()
 
 
-def test_a_second_set_up_is_quick_and_changes_nothing(tree: Tree) -> None:
+def test_second_set_up_is_quick_and_changes_nothing(tree: Tree) -> None:
     assert tree.set_up().returncode == 0
     began = time.monotonic()
     again = tree.set_up()
@@ -104,14 +104,14 @@ def test_set_up_follows_the_requirements(tree: Tree) -> None:
     assert [call.split()[:2] for call in tree.calls()] == [["pip", "sync"], ["pip", "install"]]
 
 
-def test_a_tree_that_was_moved_is_set_up_again(tree: Tree) -> None:
+def test_moved_tree_is_set_up_again(tree: Tree) -> None:
     assert tree.set_up().returncode == 0
     tree.root = tree.root.rename(tree.root.with_name("moved"))
     assert tree.set_up().returncode == 0
     assert tree.calls() != []
 
 
-def test_no_broker_and_no_way_to_install_one_is_said(tree: Tree) -> None:
+def test_missing_broker_is_an_error(tree: Tree) -> None:
     done = tree.set_up(FEDBROKER_RABBITMQ_HOME=str(tree.root))
     assert done.returncode != 0
     said = done.stderr.strip().splitlines()[-1]
@@ -119,7 +119,7 @@ def test_no_broker_and_no_way_to_install_one_is_said(tree: Tree) -> None:
     assert "FEDBROKER_RABBITMQ_HOME" in said
 
 
-def test_what_only_tests_need_is_asked_for_by_them_only(tree: Tree) -> None:
+def test_test_packages_are_installed_only_for_tests(tree: Tree) -> None:
     assert tree.set_up().returncode == 0
     done = tree.set_up("tests")
     assert done.returncode != 0
@@ -127,14 +127,14 @@ def test_what_only_tests_need_is_asked_for_by_them_only(tree: Tree) -> None:
     assert said[0] == "set-up: installing prometheus"
     assert said[-1].startswith("set-up: error: there is no Prometheus")
     for tool in ("prometheus", "promtool", "systemd-analyze"):
-        assert not (tree.bin / tool).is_symlink()  # to one of this machine's, which would be written over
+        assert not (tree.bin / tool).is_symlink()  # to one of this machine's, which would be overwritten
         (tree.bin / tool).write_text("#!/bin/sh\n")
         (tree.bin / tool).chmod(0o755)
     again = tree.set_up("tests")
     assert (again.returncode, again.stderr) == (0, "")
 
 
-def test_no_uv_and_no_pip_is_said(tree: Tree) -> None:
+def test_missing_uv_and_pip_is_an_error(tree: Tree) -> None:
     (tree.bin / "uv").unlink()
     (tree.bin / "python3").write_text("#!/bin/sh\nexit 1\n")
     (tree.bin / "python3").chmod(0o755)
@@ -156,7 +156,7 @@ def test_make_help_lists_every_recipe() -> None:
     ("together", "alone", "expected"),
     [(0, 0, 0), (1, 0, 1), (0, 1, 1), (2, 1, 2), (0, 5, 0), (5, 0, 0), (5, 1, 1), (1, 5, 1), (5, 5, 5)],
 )
-def test_the_suite_fails_if_either_part_does(tmp_path: Path, together: int, alone: int, expected: int) -> None:
+def test_suite_fails_if_either_part_fails(tmp_path: Path, together: int, alone: int, expected: int) -> None:
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(ROOT / "scripts" / "test.sh", tmp_path / "scripts")
     python = tmp_path / ".venv" / "bin" / "python"

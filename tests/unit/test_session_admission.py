@@ -1,4 +1,4 @@
-"""Who is taken into a cohort, and when those who are not may ask again."""
+"""Admission of silos to a cohort, and the delay of rejected ones."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def answer(version="0.1.0", ours="0.1.3", members=0, most=10):
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.1.99", "", "source"])
-def test_a_fitting_version_or_none_is_taken_in(version):
+def test_matching_or_missing_version_is_admitted(version):
     assert answer(version) == Accepted("k", "ewr", "i")
 
 
 @pytest.mark.parametrize("version", ["0.2.0", "1.0.0"])
-def test_another_series_is_never_taken_in(version):
+def test_other_version_series_is_rejected_permanently(version):
     said = answer(version)
     assert isinstance(said, Rejected)
     assert said.permanent
     assert version in said.reason
 
 
-def test_a_full_roster_is_not_now_at_the_very_edge():
+def test_full_roster_rejects_temporarily():
     assert isinstance(answer(members=9), Accepted)
     said = answer(members=10)
     assert isinstance(said, Rejected)

@@ -1,4 +1,4 @@
-"""Whatever silos and the network do, what is summed is what the report says: nobody lost, nobody counted twice."""
+"""Under any behaviour of silos and network, the sum equals the report: no silo lost, no silo counted twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def schedules(draw):
 
 @settings(max_examples=400)
 @given(schedules(), policies, st.lists(times, max_size=2), st.none() | st.floats(1.0, 3 * SECONDS))
-def test_the_sum_is_over_exactly_the_participants_that_the_report_names(schedule, policy, arrivals, limit):
+def test_sum_is_over_exactly_the_reported_participants(schedule, policy, arrivals, limit):
     run_on_virtual_clock(lambda: play(schedule, policy, arrivals, limit))
 
 
@@ -99,8 +99,8 @@ async def play(schedule, policy, arrivals, limit):
     endings = [silo.outcome for stage in report.stages for silo in stage.silos]
     settled = len(endings) - endings.count("late") - endings.count("timed out")
     assert report.late == end.late
-    # What came at the very moment at which its stage closed was heard, and is not counted as late; it may have come too
-    # late for its silo's time all the same.
+    # A reply at the very moment at which its stage closed was read, and is not counted as late; it may still have
+    # missed its silo's deadline.
     heard = endings.count("late") + endings.count("timed out")
     assert delivered - settled - heard <= end.late <= delivered - settled
     assert len(end._router) == 0

@@ -1,4 +1,4 @@
-"""What a journal keeps through a kill, wherever in a record it came."""
+"""A journal's contents after a kill at any position of a record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENTS = {"ewr": 1, "jfk": 2}
 
 @pytest.fixture
 async def written(tmp_path):
-    """A journal whose process was killed: nothing of it was closed in order."""
+    """Return a journal whose process was killed, so that it was never closed."""
     journal = Journal(tmp_path)
     one = journal.begin("print", "s1", MEMBERS, CLIENTS)
     await one.record_sent(0, {"model": b"m"})
@@ -33,13 +33,13 @@ async def written(tmp_path):
 
 @pytest.fixture
 def again(written):
-    """The journal of the next process."""
+    """Return the journal of the next process."""
     journal = Journal(written.parent)
     yield journal
     journal.close()
 
 
-async def test_everything_is_found_again(written, again):
+async def test_all_records_are_read_back(written, again):
     found = again.take("print")
     assert (found.session, found.members, found.clients) == ("s1", MEMBERS, CLIENTS)
     assert found.sent(0) == {"model": b"m"}
@@ -52,13 +52,13 @@ async def test_everything_is_found_again(written, again):
     assert not written.exists()
 
 
-async def test_a_session_is_handed_out_once_and_only_to_its_own_computation(again):
+async def test_session_is_resumed_once_and_only_by_its_computation(again):
     assert again.take("another") is None
     assert again.take("print") is not None
     assert again.take("print") is None
 
 
-async def test_wherever_it_is_cut_short_the_whole_records_count(written):
+async def test_complete_records_of_a_truncated_journal_are_read(written):
     content = written.read_bytes()
     for length in range(len(content)):
         written.write_bytes(content[:length])
@@ -74,7 +74,7 @@ async def test_wherever_it_is_cut_short_the_whole_records_count(written):
         journal.close()
 
 
-async def test_garbage_and_what_is_old_is_forgotten(written):
+async def test_garbage_and_old_records_are_discarded(written):
     old = time.time() - 2 * 86_400
     os.utime(written, (old, old))
     (written.parent / "s2.session").write_bytes(b"\xc1 nonsense")

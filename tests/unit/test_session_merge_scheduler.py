@@ -1,4 +1,4 @@
-"""The order in which answers are merged, and how much of them is held, whatever the order in which they come."""
+"""The order of merges, and the bound on buffered replies, for any order of arrival."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ orders = st.permutations(SLOTS)
 
 
 def settled(there):
-    """Of the slots the first ones that have answered."""
+    """Return the first slots that have answered."""
     first = next((at for at, silo in enumerate(SLOTS) if silo not in there), len(SLOTS))
     return SLOTS[:first]
 
 
 @given(orders)
-def test_what_fits_is_handed_on_in_membership_order(arrivals):
+def test_small_results_are_merged_in_membership_order(arrivals):
     scheduler = MergeScheduler(room=1000)
     handed = []
     for at, silo in enumerate(arrivals):
@@ -32,7 +32,7 @@ def test_what_fits_is_handed_on_in_membership_order(arrivals):
 
 
 @given(orders, sizes)
-def test_each_is_handed_on_once_and_little_is_held(arrivals, size):
+def test_each_result_is_merged_once_and_few_are_buffered(arrivals, size):
     scheduler = MergeScheduler(room=100)
     handed = []
     for at, silo in enumerate(arrivals):
@@ -45,7 +45,7 @@ def test_each_is_handed_on_once_and_little_is_held(arrivals, size):
 
 
 @given(orders)
-def test_by_arrival_nothing_is_held(arrivals):
+def test_merging_by_arrival_buffers_nothing(arrivals):
     scheduler = MergeScheduler("arrival")
     for silo in arrivals:
         scheduler.here(silo, 10)
@@ -54,8 +54,8 @@ def test_by_arrival_nothing_is_held(arrivals):
 
 
 @given(orders, sizes, st.randoms())
-def test_all_get_their_turn_and_what_is_outstanding_is_bounded(arrivals, size, random):
-    """Silos announce large results, send when they are told to, and are merged in any order of events."""
+def test_every_silo_sends_and_outstanding_bytes_are_bounded(arrivals, size, random):
+    """Let silos announce large results, send them on request, and be merged, in any order of events."""
     scheduler = MergeScheduler(room=100)
     to_come, sending, merging, there, outstanding = list(arrivals), [], [], set(), set()
     while to_come or sending or merging or len(there) < len(SLOTS):
@@ -81,7 +81,7 @@ def test_all_get_their_turn_and_what_is_outstanding_is_bounded(arrivals, size, r
     assert sorted(scheduler.handed) == list(SLOTS)
 
 
-def test_who_comes_first_in_the_order_sends_first():
+def test_first_silo_in_order_sends_first():
     scheduler = MergeScheduler()
     for silo in "hgfedcba":
         scheduler.announced(silo, 10)
@@ -90,7 +90,7 @@ def test_who_comes_first_in_the_order_sends_first():
     assert scheduler.turns(slot) == ["c"]
 
 
-def test_by_arrival_who_asks_first_sends_first():
+def test_merging_by_arrival_lets_the_first_request_send_first():
     scheduler = MergeScheduler("arrival")
     for silo in "hgf":
         scheduler.announced(silo, 10)
@@ -98,7 +98,7 @@ def test_by_arrival_who_asks_first_sends_first():
 
 
 @pytest.mark.parametrize("sending", [True, False])
-def test_a_silo_that_is_gone_makes_room(sending):
+def test_dropped_silo_frees_its_room(sending):
     scheduler = MergeScheduler()
     for silo in "abc":
         scheduler.announced(silo, 10)
@@ -108,7 +108,7 @@ def test_a_silo_that_is_gone_makes_room(sending):
     assert "c" in scheduler.turns(slot)
 
 
-def test_one_that_is_larger_than_the_room_is_merged_alone():
+def test_result_above_the_limit_is_merged_alone():
     scheduler = MergeScheduler(room=100)
     scheduler.announced("a", 500)
     scheduler.announced("b", 500)
@@ -121,7 +121,7 @@ def test_one_that_is_larger_than_the_room_is_merged_alone():
 
 
 @given(st.integers(1, 10_000), st.integers(1, 64 << 20))
-def test_what_all_send_unasked_fits(silos, least):
+def test_unrequested_results_of_all_silos_fit(silos, least):
     most = unasked(silos, least)
     if silos <= AT_ONCE:
         assert most == 0  # any number

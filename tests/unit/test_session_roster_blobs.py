@@ -1,4 +1,4 @@
-"""How blobs travel: with the work item, once for all, or to one silo."""
+"""Routing of blobs: in the work item, broadcast, or to one silo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def programs(**wanted):
     return {m.name: tuple(Value(i, d) for i, d in enumerate(wanted.get(m.name, ()))) for m in MEMBERS}
 
 
-def test_small_rides_along_large_is_broadcast_and_own_goes_direct():
+def test_small_blobs_are_inline_large_ones_broadcast_and_own_ones_direct():
     sizes = {"small": 10, "model": 5000, "mine": 5000}
     shipment = ship(
         programs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, BlobCacheIndex(), LIMITS
@@ -30,7 +30,7 @@ def test_small_rides_along_large_is_broadcast_and_own_goes_direct():
     assert shipment.on_bulk_lane("jfk", ("model", "mine")) == ("model",)
 
 
-def test_what_rides_with_one_silos_work_item_is_not_waited_for_on_the_bulk_lane():
+def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
     sizes = {"small": 90, "other": 80}
     shipment = ship(
         programs(ewr=["small"], jfk=["other", "small"], lga=["other", "small"]),
@@ -45,7 +45,7 @@ def test_what_rides_with_one_silos_work_item_is_not_waited_for_on_the_bulk_lane(
     assert shipment.on_bulk_lane("jfk", ("other", "small")) == ("small",)
 
 
-def test_what_a_silo_has_is_not_sent_again_until_it_restarts():
+def test_cached_blob_is_sent_again_only_after_a_restart():
     known = BlobCacheIndex()
     known.add(MEMBERS[0], ["model"])
     wanted = programs(ewr=["model"])
@@ -60,7 +60,7 @@ blobs = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0
 
 
 @given(blobs, st.data())
-def test_every_silo_gets_each_blob_it_lacks_exactly_one_way(sizes, data):
+def test_each_silo_gets_each_missing_blob_exactly_once(sizes, data):
     wanted = {m.name: data.draw(st.lists(st.sampled_from(sorted(sizes)), unique=True)) for m in MEMBERS}
     known = BlobCacheIndex()
     for member in MEMBERS:

@@ -1,4 +1,4 @@
-"""A session over a lane of the test's own: what is asked of each silo, and what becomes of its answers."""
+"""A session over a scripted transport: the requests to each silo, and the handling of its replies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROGRAM = (Value(1, "small"), Value(2, "big"), Compute(2))
 
 
 class ScriptedAnswers:
-    """The next ones of a list."""
+    """Returns the next items of a list."""
 
     def __init__(self, script):
         self.script = script
@@ -41,7 +41,7 @@ class ScriptedAnswers:
 
 
 class ScriptedLane:
-    """Answers each silo's work items from a list; keeps what it was asked to do."""
+    """Answers each silo's work items from a list, and records its calls."""
 
     coordinator_id = "coordinator"
 
@@ -110,7 +110,7 @@ def session(lane, known=None, **options):
 
 
 async def run(one, asked):
-    """Run a stage: each participant's outputs, in the order in which they were handed on."""
+    """Run a stage; return each participant's outputs in the order of merging."""
     participants = await one.run_stage(asked)
     assert tuple(asked.take) == participants
     return dict(asked.take)
@@ -122,10 +122,10 @@ def work(**options):
 
 
 class Model(bytearray):
-    """Bytes that can be watched."""
+    """Bytes with a weak reference."""
 
 
-async def test_models_are_let_go_without_the_garbage_collector():
+async def test_models_are_released_without_the_garbage_collector():
     lane = ScriptedLane(ewr=[done("ewr")], jfk=[done("jfk")])
     model = Model(BIG)
     watched = weakref.ref(model)
@@ -141,7 +141,7 @@ async def test_models_are_let_go_without_the_garbage_collector():
         gc.enable()
 
 
-async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():
+async def test_outputs_are_in_membership_order_and_nothing_is_sent_twice():
     lane = ScriptedLane(ewr=[done("ewr", "a")] * 2, jfk=[done("jfk", "b")] * 2)
     lane.stored = {"a": b"1", "b": b"2"}
     one = session(lane)
@@ -154,7 +154,7 @@ async def test_outputs_come_in_membership_order_and_nothing_is_sent_twice():
     assert lane.inline["ewr"][1] == set()
 
 
-async def test_an_answer_that_makes_no_sense_is_its_silo_s_alone():
+async def test_invalid_reply_drops_only_its_silo():
     def check(outputs, clients):
         assert clients == 1
         if outputs == [b"1"]:
@@ -170,7 +170,7 @@ async def test_an_answer_that_makes_no_sense_is_its_silo_s_alone():
         await session(lane).run_stage(work(check=check))
 
 
-async def test_a_silo_that_lacks_blobs_gets_them_alone_and_still_waits_for_what_is_on_its_way():
+async def test_missing_blobs_are_sent_to_that_silo_alone_while_others_are_in_transit():
     known = BlobCacheIndex()
     known.add(MEMBERS[0], ["small"])
     lane = ScriptedLane(ewr=[need("ewr", "small"), done("ewr", "a")], jfk=[done("jfk", "a")])
@@ -181,21 +181,21 @@ async def test_a_silo_that_lacks_blobs_gets_them_alone_and_still_waits_for_what_
     assert lane.blobs == [("big", None)]
 
 
-async def test_a_large_blob_that_was_lost_goes_to_that_silo_alone():
+async def test_lost_large_blob_is_sent_to_that_silo_alone():
     lane = ScriptedLane(ewr=[need("ewr", "big"), done("ewr", "a")], jfk=[done("jfk", "a")])
     lane.stored = {"a": b"1"}
     await run(session(lane), work())
     assert sorted(lane.blobs, key=str) == [("big", "ewr"), ("big", None)]
 
 
-async def test_a_silo_that_never_has_enough_fails_by_name():
+async def test_silo_that_requests_blobs_endlessly_fails_and_is_named():
     lane = ScriptedLane(ewr=[need("ewr", "big")] * 9, jfk=[None])
     with pytest.raises(SiloError, match="asked 3 times") as caught:
         await run(session(lane), work())
     assert caught.value.silo == "ewr"
 
 
-async def test_results_that_were_lost_on_their_way_are_asked_for_again():
+async def test_lost_results_are_requested_again():
     lane = ScriptedLane(ewr=[done("ewr", "a")] * 3, jfk=[done("jfk", "b")])
     lane.stored = {"b": b"2"}
     lane.comes_with = {2: ("a", b"1")}
@@ -203,7 +203,7 @@ async def test_results_that_were_lost_on_their_way_are_asked_for_again():
     assert lane.inline["ewr"] == [{"small"}, set()]
 
 
-async def test_results_that_are_always_lost_end_it():
+async def test_results_lost_repeatedly_end_the_stage():
     lane = ScriptedLane(ewr=[done("ewr", "a")] * 9, jfk=[None])
     with pytest.raises(SiloError, match="lost on the way"):
         await run(session(lane), work())
@@ -221,7 +221,7 @@ def held(silo, incarnation, *digests):
         (Failed("s", 0, "ewr", "2", "lost", "its values are gone"), "values are gone"),
     ],
 )
-async def test_what_becomes_of_a_silo_while_it_holds_results_is_heard(word, error):
+async def test_failure_of_a_silo_with_deferred_results_is_noticed(word, error):
     lane = ScriptedLane(ewr=[held("ewr", "1", "a"), word], jfk=[None])
     lane.get = never
     async with asyncio.timeout(2):
@@ -233,7 +233,7 @@ async def never(*_):
     await asyncio.Event().wait()
 
 
-async def test_a_silo_that_announces_its_results_again_and_again_fails_by_name():
+async def test_silo_that_announces_results_endlessly_fails_and_is_named():
     lane = ScriptedLane(ewr=[held("ewr", str(at), "a") for at in range(9)], jfk=[None])
     lane.get = never
     async with asyncio.timeout(2):
@@ -242,7 +242,7 @@ async def test_a_silo_that_announces_its_results_again_and_again_fails_by_name()
     assert lane.fetched == ["ewr"] * 3
 
 
-async def test_a_silo_may_not_ask_for_what_is_none_of_its_business():
+async def test_silo_may_not_request_other_blobs():
     lane = ScriptedLane(ewr=[need("ewr", "secret")], jfk=[None])
     with pytest.raises(SiloError, match="never to have"):
         await run(session(lane), work())
@@ -256,7 +256,7 @@ async def test_a_silo_may_not_ask_for_what_is_none_of_its_business():
         (BrokerLost("gone"), BrokerLost),
     ],
 )
-async def test_whatever_ends_a_silo_ends_the_stage_at_once(answer, error):
+async def test_any_failure_of_a_silo_ends_the_stage_immediately(answer, error):
     lane = ScriptedLane(ewr=[answer], jfk=[None])
     async with asyncio.timeout(2):
         with pytest.raises(error):
@@ -264,14 +264,14 @@ async def test_whatever_ends_a_silo_ends_the_stage_at_once(answer, error):
 
 
 @pytest.mark.parametrize("answer", [Dead("ewr", "s", 0, "expired"), DeadlineExceeded("no answer", silos=["ewr"])])
-async def test_who_is_out_of_time_ends_the_stage_when_its_time_is_up(answer):
+async def test_timed_out_silo_ends_the_stage_at_its_deadline(answer):
     lane = ScriptedLane(ewr=[answer], jfk=[None])
     with pytest.raises(StragglerTimeout) as caught:
         await run(session(lane, stage_timeout=0.1), work())
     assert caught.value.silos == ("ewr", "jfk")
 
 
-async def test_a_session_that_fails_tells_every_member_once():
+async def test_failed_session_notifies_every_member_once():
     lane = ScriptedLane(ewr=[Dead("ewr", "s", 0, "expired")], jfk=[None])
     one = session(lane, stage_timeout=0.1)
     with pytest.raises(DeadlineExceeded) as caught:
@@ -281,7 +281,7 @@ async def test_a_session_that_fails_tells_every_member_once():
     assert "FB6002" in one.recorder.report.error
 
 
-async def test_a_dropped_silo_is_told_and_never_asked_again_and_reported():
+async def test_dropped_silo_is_notified_reported_and_gets_no_more_work():
     lane = ScriptedLane(ewr=[Failed("s", 0, "ewr", "1", "lost", "it died")], jfk=[done("jfk", "a")] * 2)
     lane.stored = {"a": b"1"}
     one = session(lane, policy=Policy("drop", 1))
@@ -296,14 +296,14 @@ async def test_a_dropped_silo_is_told_and_never_asked_again_and_reported():
     assert report.stages[0].silos[0].why == "it died"
 
 
-async def test_the_quorum_is_of_the_membership_at_the_start():
+async def test_quorum_counts_the_initial_membership():
     lane = ScriptedLane(ewr=[Failed("s", 0, "ewr", "1", "lost", "it died")], jfk=[done("jfk", "a")])
     lane.stored = {"a": b"1"}
     with pytest.raises(SiloError, match="it died"):
         await run(session(lane, policy=Policy("drop", 0.6)), work())
 
 
-async def test_grace_closes_a_stage_without_who_is_slow():
+async def test_grace_closes_a_stage_without_slow_silos():
     lane = ScriptedLane(ewr=[None], jfk=[done("jfk", "a")])
     lane.stored = {"a": b"1"}
     one = session(lane, policy=Policy("drop", 1, grace=0.05))
@@ -314,7 +314,7 @@ async def test_grace_closes_a_stage_without_who_is_slow():
     assert lane.ended == [("ewr", "s", "1")]
 
 
-async def test_a_late_joiner_takes_over_what_the_broker_gave_back():
+async def test_late_joiner_gets_the_work_that_the_broker_returned():
     bos = Member("bos", "9")
     lane = ScriptedLane(ewr=[Dead("ewr", "s", 0, "expired")], jfk=[done("jfk", "a")], bos=[done("bos", "b")])
     lane.stored = {"a": b"1", "b": b"2"}
@@ -334,7 +334,7 @@ async def test_a_late_joiner_takes_over_what_the_broker_gave_back():
     assert reports["ewr"].outcome == "expired"
 
 
-async def test_events_tell_the_same_story():
+async def test_events_agree_with_the_report():
     events = []
     lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[Dead("jfk", "s", 0, "expired")])
     lane.stored = {"a": b"1"}

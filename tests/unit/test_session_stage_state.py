@@ -1,4 +1,4 @@
-"""The state machine of a stage under any schedule: who takes part, when it closes, and what its error says."""
+"""The state machine of a stage under any schedule: participants, the closing moment, and the error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def play(machine, happenings):
 
 
 @given(events)
-def test_the_first_outcome_of_a_silo_counts_and_order_is_the_memberships(happenings):
+def test_first_outcome_of_a_silo_counts_in_membership_order(happenings):
     machine = state()
     play(machine, happenings)
     first = {}
@@ -54,7 +54,7 @@ def test_the_first_outcome_of_a_silo_counts_and_order_is_the_memberships(happeni
 
 
 @given(events, needed, st.none() | st.floats(0.0, 3.0))
-def test_a_stage_closes_with_its_quorum_and_only_then(happenings, needed, grace):
+def test_stage_closes_exactly_at_its_quorum(happenings, needed, grace):
     machine = state(needed, grace)
     now = play(machine, happenings)
     verdict = machine.verdict(now)
@@ -72,7 +72,7 @@ def test_a_stage_closes_with_its_quorum_and_only_then(happenings, needed, grace)
         assert isinstance(after, Close if answered >= needed else Fail)
 
 
-def test_when_the_time_is_up_for_one_the_error_waits_for_the_others_to_name_them_all():
+def test_timeout_error_names_all_silos():
     machine = state()
     machine.settle("ewr", Lost("ewr", "expired"), 1.0)
     assert machine.verdict(1.0) == Wait(DEADLINE)
@@ -97,7 +97,7 @@ def test_grace_starts_with_the_quorum():
     assert (machine.participants, machine.dropped) == (("ewr", "jfk"), ("lga",))
 
 
-def test_a_late_joiner_takes_the_place_of_whom_it_replaces():
+def test_late_joiner_takes_the_slot_of_the_silo_that_it_replaces():
     machine = state(needed=3)
     machine.settle("jfk", Lost("jfk", "expired"), 1.0)
     machine.offer("jfk")
@@ -110,7 +110,7 @@ def test_a_late_joiner_takes_the_place_of_whom_it_replaces():
     assert (machine.participants, machine.dropped) == (("ewr", "bos", "lga"), ("jfk",))
 
 
-def test_a_place_that_nobody_takes_ends_with_the_stages_time():
+def test_unfilled_slot_ends_at_the_stage_timeout():
     machine = state(needed=3)
     machine.settle("jfk", Lost("jfk", "expired"), 1.0)
     machine.offer("jfk")
@@ -123,7 +123,7 @@ def test_a_place_that_nobody_takes_ends_with_the_stages_time():
     assert verdict.error.silos == ("jfk",)
 
 
-def test_strangers_are_ignored():
+def test_unknown_silos_are_ignored():
     machine = state()
     assert not machine.settle("mallory", done("mallory"), 0.0)
     assert machine.outcomes == {}
@@ -138,14 +138,14 @@ def error(*settled):
     return verdict.error
 
 
-def test_a_failed_silo_is_named_with_its_words_and_stage():
+def test_silo_error_has_its_cause_and_stage():
     one = error(failed("jfk"))
     assert isinstance(one, SiloError)
     assert (one.silo, one.stage, one.session, one.cause) == ("jfk", 0, "s", "no such table")
     assert "look there" in str(one)
 
 
-def test_unread_and_unanswered_are_told_apart():
+def test_unread_and_unanswered_work_are_distinguished():
     machine = state()
     machine.settle("ewr", Lost("ewr", "expired"), 1.0)
     machine.settle("jfk", done("jfk"), 1.0)
@@ -158,7 +158,7 @@ def test_unread_and_unanswered_are_told_apart():
 
 
 @pytest.mark.parametrize("reason", ["unroutable", "rejected", "delivery_limit"])
-def test_a_silo_that_cannot_take_work_is_a_silo_error(reason):
+def test_unreachable_silo_is_a_silo_error(reason):
     one = error(Lost("ewr", reason))
     assert isinstance(one, SiloError)
     assert one.retryable == (reason == "unroutable")

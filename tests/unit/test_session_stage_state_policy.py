@@ -1,4 +1,4 @@
-"""How many must answer, whatever the quorum is written as."""
+"""The number of silos that must answer, for each way to write the quorum."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_fractions_are_rounded_up(quorum, members, needed):
     assert Policy("drop", quorum).needed(members) == needed
 
 
-def test_where_stragglers_fail_everybody_must_answer():
+def test_all_silos_must_answer_if_stragglers_fail():
     assert Policy("fail", 1).needed(7) == 7
 
 
 @pytest.mark.parametrize("wrong", [{"quorum": 0}, {"quorum": 1.1}, {"quorum": True}, {"grace": float("nan")}])
-def test_nonsense_is_refused(wrong):
+def test_invalid_quorum_is_refused(wrong):
     with pytest.raises(ConfigError):
         Policy("drop", **({"quorum": 1} | wrong))

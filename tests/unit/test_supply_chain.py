@@ -1,4 +1,4 @@
-"""The bill of materials is complete and the same each time; what is known of packages fails unless it is explained."""
+"""The bill of materials is complete and reproducible; known vulnerabilities fail unless they are explained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def made(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_the_bills_name_every_locked_package_with_its_hashes_and_are_reproducible(tmp_path):
+def test_bills_list_every_locked_package_and_are_reproducible(tmp_path):
     bills = made(tmp_path / "one")
     assert bills == made(tmp_path / "two")
     for lock in ("coordinator", "silo"):
@@ -44,7 +44,7 @@ def test_every_locked_package_has_hashes(lock):
 
 @pytest.fixture
 def judge(tmp_path):
-    """Exit code and words for a report, or none, and a list."""
+    """Return a function that judges a report and a list, and returns exit code and output."""
 
     def run(packages, known=""):
         report, listed = tmp_path / "report.json", tmp_path / "known.toml"
@@ -64,22 +64,22 @@ LISTED = '[[known]]\npackage = "holed"\nid = "PYSEC-1"\nreason = "nobody reaches
 
 
 @pytest.mark.parametrize("packages", [None, [], [{"name": "sound", "skip_reason": "not found"}]])
-def test_where_no_service_is_reached_that_is_said_and_no_error(judge, packages):
+def test_unreachable_service_is_reported_without_an_error(judge, packages):
     code, words = judge(packages)
     assert code == 0
     assert words == "audit: no service that knows of vulnerabilities was reached: the packages were not judged\n"
 
 
-def test_what_is_sound_is_passed_over(judge):
+def test_packages_without_vulnerabilities_pass(judge):
     assert judge([SOUND]) == (0, "")
 
 
-def test_a_vulnerability_fails_unless_it_is_listed(judge):
+def test_vulnerability_fails_unless_it_is_listed(judge):
     assert judge([SOUND, HOLED]) == (1, "audit: holed: PYSEC-1 is known, and mended in 2\n")
     assert judge([SOUND, HOLED], LISTED) == (0, "")
 
 
-def test_a_list_holds_reasons_and_nothing_that_is_mended(judge):
+def test_list_has_reasons_and_no_fixed_vulnerability(judge):
     code, words = judge([SOUND], LISTED)
     assert (code, words) == (1, "audit: holed: PYSEC-1 is listed in known.toml, and not found any more\n")
     code, words = judge([HOLED], LISTED.replace("nobody reaches it", " "))

@@ -1,4 +1,4 @@
-"""Laws of text for people: untrusted text as one printable line, and numbers with their units."""
+"""Laws of readable text: untrusted text as one printable line, and numbers with their units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedbroker.errors import CohortTimeout
 from fedbroker.text import LONGEST, bytes_text, count_text, is_printable, printable, seconds_text
 
 anything = st.text(st.characters(exclude_categories=()))
-"""Surrogates included, which no message can hold, but a file name can."""
+"""Includes surrogates, which a file name can contain, though no message can."""
 
 
 @given(anything, st.none() | st.integers(1, 30))
@@ -26,7 +26,7 @@ def test_any_text_becomes_one_printable_line_of_bounded_length(text, most):
 
 
 @given(anything, st.none() | st.integers(1, 30))
-def test_twice_is_once(text, most):
+def test_escaping_is_idempotent(text, most):
     assert printable(printable(text, most), most) == printable(text, most)
 
 
@@ -45,7 +45,7 @@ def test_twice_is_once(text, most):
         "❤\ufe0f 🙂",
     ],
 )
-def test_what_people_write_stays(text):
+def test_ordinary_text_is_unchanged(text):
     assert printable(text) == text
 
 
@@ -62,11 +62,11 @@ def test_what_people_write_stays(text):
         ("\ud800", r"\ud800"),
     ],
 )
-def test_what_a_terminal_would_obey_or_hide_is_shown(text, shown):
+def test_control_and_invisible_characters_are_escaped(text, shown):
     assert printable(text) == shown
 
 
-def test_what_is_too_long_is_cut_visibly():
+def test_long_text_is_cut_visibly():
     assert printable("a" * 5000) == "a" * (LONGEST - 1) + "…"
     assert printable("\n" * 5, 4) == "\\n\\…"
     assert printable("a" * 5000, None) == "a" * 5000
@@ -93,7 +93,7 @@ def test_seconds(seconds, text):
 
 
 @given(st.floats(0, 1e9))
-def test_no_time_is_written_with_an_exponent(seconds):
+def test_no_time_has_an_exponent(seconds):
     assert "e" not in seconds_text(seconds)
 
 
@@ -116,9 +116,9 @@ def test_bytes(size, text):
     assert bytes_text(size) == text
 
 
-def test_one_is_singular():
+def test_one_item_is_singular():
     assert [count_text(number, "silo") for number in (0, 1, 2, 1000)] == ["0 silos", "1 silo", "2 silos", "1,000 silos"]
 
 
-def test_errors_say_one_silo_and_long_times_in_full():
+def test_errors_use_singular_and_full_times():
     assert "has 0 of 1 silo after 1,200 s" in str(CohortTimeout("airports", 1, [], [], 1200.0))

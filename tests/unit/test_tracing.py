@@ -1,4 +1,4 @@
-"""Traces: nothing of OpenTelemetry is imported unless it is wanted, and nothing of it is in anybody's way."""
+"""Traces: OpenTelemetry is imported only if it is used, and never interferes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIABLES = [name for name in os.environ if name.startswith("OTEL_")]
 
 
 def fresh(program, **environment):
-    """What a program printed as JSON, and what it logged, in an interpreter of its own."""
+    """Run a program in a fresh interpreter; return its JSON output and its log."""
     ours = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     command = [sys.executable, "-c", f"import json, sys; sys.path[:0] = {sys.path!r}\n{program}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**ours, **environment})
@@ -35,7 +35,7 @@ tracing.flush(1.0)
 
 
 @pytest.mark.parametrize("environment", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}])
-def test_nothing_is_imported(environment):
+def test_opentelemetry_is_not_imported_by_default(environment):
     program = """
 import fedbroker_worker.service, fedbroker.session.cohort
 print(json.dumps([headers, inner, [name for name in sys.modules if name.startswith("opentelemetry")]]))
@@ -44,7 +44,7 @@ print(json.dumps([headers, inner, [name for name in sys.modules if name.startswi
 
 
 @pytest.mark.alone
-def test_a_collector_that_is_away_is_said_once_and_waited_for_briefly():
+def test_unreachable_collector_is_logged_once_and_delays_exit_briefly():
     program = """
 import time
 for _ in range(3):
@@ -68,7 +68,7 @@ print(json.dumps([headers["traceparent"][:2], time.monotonic() - started]))
         ("", {"OTEL_TRACES_EXPORTER": "zipkin"}, "otlp, console and none are known"),
     ],
 )
-def test_what_cannot_be_is_said(before, environment, words):
+def test_invalid_settings_are_errors(before, environment, words):
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", **environment}
     found, said = fresh(f"{before}\n{USE}\nprint(json.dumps(1))", **environment)
     assert found == 1
@@ -123,7 +123,7 @@ print(json.dumps({
 """
 
 
-def test_the_programs_own_provider_and_span_are_used():
+def test_provider_and_span_of_the_program_are_used():
     found, said = fresh(OWN, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
     assert said == ""
     assert found == {

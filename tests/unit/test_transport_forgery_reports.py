@@ -1,4 +1,4 @@
-"""Alarms: each coordinator is told of each, once."""
+"""Forgery reports: each coordinator receives each report once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fedbroker.transport.silo.work_consumer import ForgeryReports
 from fedbroker.wire.messages import MAX_FORGERY_REPORTS
 
 
-def test_each_reader_is_told_once():
+def test_each_coordinator_receives_a_report_once():
     alarms = ForgeryReports()
     alarms.add("work", "one")
     assert alarms.take("a") == ("work: one",)
@@ -16,7 +16,7 @@ def test_each_reader_is_told_once():
     assert alarms.take("a") == ("work: two",)
 
 
-def test_the_last_ones_are_kept():
+def test_most_recent_reports_are_kept():
     alarms = ForgeryReports()
     for number in range(3 * MAX_FORGERY_REPORTS):
         alarms.add("work", str(number))

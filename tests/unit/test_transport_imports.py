@@ -1,4 +1,4 @@
-"""What wire and transport may not import."""
+"""Modules that wire and transport must not import."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""Strikes: a few are nobody's fault, one too many is out, and for a while only."""
+"""Misbehaviour counts: a few invalid messages are tolerated, more block a silo for a while."""
 
 from __future__ import annotations
 
 from fedbroker.transport.coordinator.requests import MisbehaviourCounter
 
 
-def test_the_one_too_many_is_out_and_told_once():
+def test_silo_above_the_limit_is_blocked_and_reported_once():
     strikes = MisbehaviourCounter(3)
     assert [strikes.add("ewr", 1.0) for _ in range(6)] == [False, False, False, True, False, False]
     assert strikes.out("ewr", 1.0)
     assert not strikes.out("jfk", 1.0)
 
 
-def test_a_minute_later_it_is_heard_again():
+def test_block_ends_after_a_minute():
     strikes = MisbehaviourCounter(1)
     for _ in range(3):
         strikes.add("ewr", 1.0)

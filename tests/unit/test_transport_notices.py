@@ -1,4 +1,4 @@
-"""The lock on an enrolled silo's name, where the broker lets in whoever asks: no two hold it, and it is not lost."""
+"""The lock on an enrolled silo's name, where the broker admits every login: at most one holder, never lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedbroker.transport.silo.notices import NoticeQueue
 
 
 class Broker:
-    """A replicated queue on three nodes, as far as its consumers are counted: those of a node that is down are, too."""
+    """A replicated queue on three nodes, reduced to its consumer count, which includes consumers of a dead node."""
 
     def __init__(self):
         self.consumers: list[Connection] = []
@@ -62,17 +62,17 @@ def mailbox(broker):
 
 
 async def taken(one, broker, node=0):
-    """The line on which it is taken; None where somebody else has it."""
+    """Return the connection that holds the lock, or None if another silo holds it."""
     line = Connection(broker, node)
     try:
         await one.take(line)
     except Locked:
-        line.end()  # as a link does
+        line.end()  # as a connection does
         return None
     return line
 
 
-async def test_it_is_taken_once(broker, mailbox):
+async def test_lock_has_one_holder(broker, mailbox):
     first, second = mailbox(), mailbox()
     line = await taken(first, broker)
     for _ in range(3):
@@ -82,7 +82,7 @@ async def test_it_is_taken_once(broker, mailbox):
     assert await taken(first, broker) is None
 
 
-async def test_of_two_who_come_at_the_same_moment_one_has_it_at_most(broker, mailbox):
+async def test_concurrent_requests_have_at_most_one_holder(broker, mailbox):
     first, second = mailbox(), mailbox()
     met = asyncio.Barrier(2)
 
@@ -107,7 +107,7 @@ async def test_of_two_who_come_at_the_same_moment_one_has_it_at_most(broker, mai
         assert len(broker.consumers) == 1
 
 
-async def test_who_had_it_has_it_again_though_the_broker_counts_its_lost_connection(broker, mailbox):
+async def test_holder_regains_the_lock_despite_its_lost_connection(broker, mailbox):
     one, stranger = mailbox(), mailbox()
     line = await taken(one, broker, 0)
     broker.lose(0)
@@ -125,7 +125,7 @@ async def test_who_had_it_has_it_again_though_the_broker_counts_its_lost_connect
     assert await taken(stranger, broker, 2) is None
 
 
-async def test_who_had_it_does_not_have_it_from_whoever_took_it_meanwhile(broker, mailbox):
+async def test_former_holder_does_not_take_the_lock_from_its_successor(broker, mailbox):
     one, stranger = mailbox(), mailbox()
     line = await taken(one, broker, 0)
     broker.lose(0)

@@ -1,4 +1,4 @@
-"""Silos come back one after another: a thousand of them, of which none knows of the others, and a clock of our own."""
+"""Reconnections of a thousand independent silos are spread over time, with a clock of the test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SILOS = 1000
 
 
 def comes_back(outage: float, spread: float) -> float:
-    """When a link that was lost at 0 tries for the first time after the outage, which refuses it at once."""
+    """Return the time of the first attempt after the outage of a connection that was lost at 0."""
     at = 0.0
     for pause in delays(spread):
         at += pause
@@ -25,30 +25,30 @@ def comes_back(outage: float, spread: float) -> float:
 
 
 @pytest.mark.parametrize("outage", [0.1, 5.0, 60.0])
-def test_no_second_sees_more_than_half_of_the_silos(outage: float) -> None:
-    """A third is expected, as 3 s of spread have it; half is ten standard deviations (1.5 %) above that."""
+def test_at_most_half_of_the_silos_reconnect_in_one_second(outage: float) -> None:
+    """A spread of 3 s leads to an expected third; half is ten standard deviations (1.5 %) above that."""
     random.seed(20_240)
     moments = [comes_back(outage, SPREAD) for _ in range(SILOS)]
     first = min(moments)
     seconds = Counter(int(moment - first) for moment in moments)
     assert max(seconds.values()) <= SILOS / 2
-    # the same, wherever the second begins
+    # the same for any start of the second
     moments.sort()
     assert all(later - sooner > 1.0 for sooner, later in zip(moments, moments[SILOS // 2 :], strict=False))
 
 
 @pytest.mark.parametrize("outage", [0.1, 5.0, 60.0])
 @pytest.mark.parametrize("spread", [0.1, SPREAD])
-def test_nobody_waits_longer_than_the_longest_delay(outage: float, spread: float) -> None:
+def test_no_silo_waits_longer_than_the_longest_delay(outage: float, spread: float) -> None:
     assert all(comes_back(outage, spread) - outage <= LONGEST_DELAY for _ in range(SILOS))
 
 
-def test_without_a_spread_one_is_back_at_once() -> None:
+def test_first_attempt_is_immediate_without_a_spread() -> None:
     assert max(comes_back(0.0, 0.1) for _ in range(SILOS)) <= 0.1
 
 
 @pytest.mark.parametrize("spread", [0.1, 3.0, 5.0, 30.0])
-def test_delays_are_bounded_and_do_not_hammer(spread: float) -> None:
+def test_delays_are_bounded_and_not_too_short(spread: float) -> None:
     first, *later = islice(delays(spread), 40)
     assert 0.0 <= first <= spread
     assert all(spread / 2 <= pause <= max(spread, LONGEST_DELAY) for pause in later)

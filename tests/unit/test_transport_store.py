@@ -1,4 +1,4 @@
-"""The store of blobs: what it keeps, what it forgets, and how long one waits."""
+"""The store of blobs: kept and evicted blobs, and the time that a reader waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def feed(store: BlobStore, data: bytes, chunk_bytes: int = 10) -> str:
     return digest
 
 
-async def test_what_was_put_is_there() -> None:
+async def test_stored_blob_is_returned() -> None:
     store = BlobStore()
     room = bytearray(b"hello")
     digest = store.put(room)
@@ -38,18 +38,18 @@ async def test_what_was_put_is_there() -> None:
     assert store.kept_bytes == 0
 
 
-async def test_chunks_become_a_blob_and_wake_who_waits() -> None:
+async def test_chunks_become_a_blob_and_wake_its_reader() -> None:
     store = BlobStore(limits=LIMITS)
     data = bytes(range(100))
     waiting = [asyncio.create_task(store.get(digest_of(data), Deadline.after(SOON))) for _ in range(3)]
     await asyncio.sleep(0)
     feed(store, data)
     assert [bytes(content) for content in await asyncio.gather(*waiting)] == [data] * 3
-    assert feed(store, data) in store  # again: no harm
+    assert feed(store, data) in store  # repeated: harmless
     assert store.kept_bytes == 100
 
 
-async def test_the_least_recently_used_go_first() -> None:
+async def test_least_recently_used_blobs_are_evicted_first() -> None:
     store = BlobStore(250)
     one, two = store.put(b"1" * 100), store.put(b"2" * 100)
     await store.get(one, Deadline.after(0))
@@ -58,7 +58,7 @@ async def test_the_least_recently_used_go_first() -> None:
     assert store.kept_bytes == 200
 
 
-async def test_the_newest_stays_even_where_it_is_larger_than_the_store() -> None:
+async def test_newest_blob_is_kept_even_above_the_store_limit() -> None:
     store = BlobStore(250)
     small, large = store.put(b"1" * 100), store.put(b"2" * 1000)
     assert [digest in store for digest in (small, large)] == [False, True]
@@ -66,7 +66,7 @@ async def test_the_newest_stays_even_where_it_is_larger_than_the_store() -> None
     assert large not in store
 
 
-async def test_pinned_blobs_stay_until_they_are_not() -> None:
+async def test_pinned_blobs_are_kept_until_unpinned() -> None:
     store = BlobStore(250)
     names = [digest_of(character * 100) for character in (b"1", b"2", b"3", b"4")]
     with store.pinned(names), store.pinned(names[:1]):
@@ -76,7 +76,7 @@ async def test_pinned_blobs_stay_until_they_are_not() -> None:
     assert [name in store for name in names] == [False, False, True, True]
 
 
-async def test_a_blob_that_is_waited_for_is_not_evicted() -> None:
+async def test_awaited_blob_is_not_evicted() -> None:
     store = BlobStore(250, limits=LIMITS)
     data = b"1" * 200
     waiting = asyncio.create_task(store.get(digest_of(data), Deadline.after(SOON)))
@@ -87,7 +87,7 @@ async def test_a_blob_that_is_waited_for_is_not_evicted() -> None:
     assert bytes(await waiting) == data
 
 
-async def test_no_progress_means_missing() -> None:
+async def test_blob_without_progress_is_missing() -> None:
     store = BlobStore()
     started = time.monotonic()
     with pytest.raises(Missing, match=r"nothing came for 0\.1 s") as caught:
@@ -96,7 +96,7 @@ async def test_no_progress_means_missing() -> None:
     assert 0.08 < time.monotonic() - started < 1
 
 
-async def test_after_a_cut_nobody_waits_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readers_wait_briefly_after_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedbroker.transport.blobs.store.PATIENCE_AFTER_A_CUT", 0.1)
     store = BlobStore()
     waiting = asyncio.create_task(store.get("d", Deadline.after(SOON), SOON))
@@ -104,13 +104,13 @@ async def test_after_a_cut_nobody_waits_long(monkeypatch: pytest.MonkeyPatch) ->
     store.cut()
     with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):
         await waiting
-    with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):  # it may have been on its way then
+    with pytest.raises(Missing, match=r"nothing came for 0\.1 s"):  # it may have been in transit then
         await store.get("e", Deadline.after(SOON), SOON)
     with pytest.raises(Missing, match=r"nothing came for 0\.05 s"):  # it was not
         await store.get("f", Deadline.after(SOON), 0.05)
 
 
-async def test_progress_of_any_blob_is_progress() -> None:
+async def test_progress_of_any_blob_counts() -> None:
     store = BlobStore(limits=LIMITS)
     waiting = asyncio.create_task(store.get(digest_of(b"x"), Deadline.after(SOON), 0.2))
     started = time.monotonic()
@@ -123,13 +123,13 @@ async def test_progress_of_any_blob_is_progress() -> None:
     assert bytes(await waiting) == b"x"
 
 
-async def test_the_deadline_ends_the_wait() -> None:
+async def test_deadline_ends_the_wait() -> None:
     store = BlobStore()
     with pytest.raises(DeadlineExceeded):
         await store.get("d", Deadline.after(0.05), 5.0)
 
 
-async def test_a_damaged_blob_is_missing_at_once_and_may_come_again() -> None:
+async def test_damaged_blob_is_missing_immediately_and_may_be_sent_again() -> None:
     store = BlobStore(limits=LIMITS)
     data = b"x" * 100
     digest = digest_of(data)
@@ -145,7 +145,7 @@ async def test_a_damaged_blob_is_missing_at_once_and_may_come_again() -> None:
     assert bytes(await store.get(digest, Deadline.after(0))) == data
 
 
-async def test_what_lingers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stale_chunks_are_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP", 0.02)
     store = BlobStore(limits=Limits(min_chunk=1, pending_seconds=0.1), linger=0.1)
     digest = store.put(b"done")
@@ -156,10 +156,10 @@ async def test_what_lingers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
         await eventually(lambda: store.pending_bytes == 0)
         assert digest in store
     await eventually(lambda: store.kept_bytes == 0)
-    assert store._sweeping is None  # nothing left to look after
+    assert store._sweeping is None  # nothing left to remove
 
 
-async def test_a_closed_store_lets_nobody_wait() -> None:
+async def test_closed_store_ends_all_waits() -> None:
     store = BlobStore(linger=1.0)
     store.put(b"x")
     waiting = asyncio.create_task(store.get("d", Deadline.after(SOON), SOON))

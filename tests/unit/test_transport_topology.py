@@ -1,4 +1,4 @@
-"""The topology is a contract with brokers' operators: names, kinds, arguments and keys are pinned here."""
+"""The topology is a contract with brokers' operators: this test fixes names, kinds, arguments and keys."""
 
 from __future__ import annotations
 

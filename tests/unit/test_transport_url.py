@@ -1,4 +1,4 @@
-"""Broker URLs: what is taken, what is refused, and that no password is shown."""
+"""Broker URLs: accepted and refused forms, and passwords that are never shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedbroker.transport.amqp.url import parse
         (" amqp://localhost/ ", "localhost", 5672, "/", "guest", False),
     ],
 )
-def test_good_urls(url: str, host: str, port: int, vhost: str, user: str, tls: bool) -> None:
+def test_valid_urls(url: str, host: str, port: int, vhost: str, user: str, tls: bool) -> None:
     address = parse(url)
     assert (address.host, address.port, address.vhost, address.user, address.tls) == (host, port, vhost, user, tls)
     assert "heartbeat=15" in address.secret
@@ -48,7 +48,7 @@ def test_good_urls(url: str, host: str, port: int, vhost: str, user: str, tls: b
         "amqp://me:sec/ret@host:xx/",
     ],
 )
-def test_bad_urls(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="not a broker's URL") as caught:
         parse(url)
     assert not url or url not in str(caught.value)
@@ -70,7 +70,7 @@ def test_bad_urls(url: str) -> None:
         "amqp:me:secret@host",
     ],
 )
-def test_what_ends_a_login_too_early_is_refused_with_how_to_write_it(url: str) -> None:
+def test_unescaped_character_in_a_login_is_refused_with_its_escape(url: str) -> None:
     with pytest.raises(ConfigError, match="stands unescaped in it") as caught:
         parse(url)
     assert "%2F" in caught.value.hint
@@ -89,7 +89,7 @@ def test_what_ends_a_login_too_early_is_refused_with_how_to_write_it(url: str) -
         ("cafile=" + "x" * 300, "does not exist"),
     ],
 )
-def test_bad_options(query: str, words: str) -> None:
+def test_invalid_options_are_refused(query: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse(f"amqps://me:secret@localhost/?{query}")
 
@@ -103,7 +103,7 @@ def test_options_are_kept(tmp_path: Path) -> None:
         parse(f"amqp://localhost/?cafile={ca}")
 
 
-def test_the_password_is_not_shown() -> None:
+def test_password_is_not_shown() -> None:
     address = parse("amqps://me:secret@broker.example:99/air?heartbeat=9")
     assert address.shown == "amqps://me@broker.example:99/air"
     assert "secret" not in repr(address).replace("secret=", "")
@@ -126,18 +126,18 @@ def test_several_hosts() -> None:
     assert "secret" not in repr(address).replace("secret=", "") + str(address) + repr(address.turn())
 
 
-def test_a_host_named_twice_counts_once() -> None:
+def test_repeated_host_counts_once() -> None:
     assert len(parse("amqp://a,b,a:5672,A/").endpoints) == 2
 
 
 @pytest.mark.parametrize("hosts", ["a,", ",a", "a,,b", ",", "a,b:0", "a,b:99999", "a:x,b", "a,[::1"])
-def test_bad_hosts_among_several(hosts: str) -> None:
+def test_invalid_hosts_among_several_are_refused(hosts: str) -> None:
     with pytest.raises(ConfigError, match="not a broker's URL") as caught:
         parse(f"amqp://me:secret@{hosts}/")
     assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-def test_each_turn_begins_one_further() -> None:
+def test_each_round_starts_at_the_next_host() -> None:
     address = parse("amqp://a,b,c,d/")
     first = address.turn()
     assert set(first) == set(address.endpoints)
@@ -145,9 +145,9 @@ def test_each_turn_begins_one_further() -> None:
         assert address.turn() == first[shift % 4 :] + first[: shift % 4]
 
 
-def test_many_who_know_the_same_url_spread_over_its_hosts() -> None:
+def test_many_clients_of_one_url_spread_over_its_hosts() -> None:
     begun = Counter(str(parse("amqp://a,b,c/").turn()[0]) for _ in range(600))
-    assert all(count > 100 for count in begun.values())  # 200 each are expected, give or take 12
+    assert all(count > 100 for count in begun.values())  # 200 each are expected, plus or minus 12
     assert len(begun) == 3
 
 
@@ -157,7 +157,7 @@ _ENDPOINTS = st.lists(st.tuples(_HOSTS, st.integers(1, 65535)), min_size=1, max_
 
 
 @given(_ENDPOINTS, st.text("pq@:/?#%, ", min_size=1).map("sesame".__add__), st.booleans())
-def test_what_is_written_is_read(endpoints: list[tuple[str, int]], password: str, tls: bool) -> None:
+def test_formatted_url_is_parsed_back(endpoints: list[tuple[str, int]], password: str, tls: bool) -> None:
     hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in endpoints)
     address = parse(f"amqp{'s' * tls}://me:{quote(password, safe='')}@{hosts}/")
     assert [(one.host, one.port) for one in address.endpoints] == endpoints

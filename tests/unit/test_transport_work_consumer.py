@@ -1,4 +1,4 @@
-"""What a silo's inbox does with deliveries, without a broker."""
+"""The work consumer's handling of deliveries, without a broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.transports import eventually, work_item
 
 
 class Channel:
-    """Notes which deliveries were acknowledged."""
+    """Records the acknowledged deliveries."""
 
     def __init__(self):
         self.acked = []
@@ -24,7 +24,7 @@ class Channel:
         self.acked.append(tag)
 
 
-async def test_one_message_that_is_delivered_twice_in_one_read_is_handled_once():
+async def test_message_delivered_twice_in_one_read_is_handled_once():
     channel, handled, release, failed = Channel(), [], asyncio.Event(), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
 

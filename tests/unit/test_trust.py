@@ -1,4 +1,4 @@
-"""Keys, envelopes and sealed blobs: what was closed can be opened by whom it is for, and nothing else ever is."""
+"""Keys, envelopes and encrypted blobs: only the intended recipient can open them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_keys_are_lines_of_text():
     assert len({COORDINATOR.public, Public.parse(str(COORDINATOR.public)), EWR.public}) == 2
 
 
-def test_a_secret_is_in_no_representation():
+def test_secret_is_in_no_representation():
     secret = COORDINATOR.reveal().partition(":")[2]
     keys = Keys(COORDINATOR, {"ewr": EWR.public})
     for shown in (repr(COORDINATOR), str(COORDINATOR), repr(keys), repr(Authenticator(keys)), f"{COORDINATOR!r}"):
@@ -69,19 +69,19 @@ def test_a_secret_is_in_no_representation():
     ],
 )
 @pytest.mark.parametrize("kind", [Identity, Public])
-def test_a_damaged_key_is_refused_without_being_said(kind, spoil):
+def test_damaged_key_is_refused_and_not_shown(kind, spoil):
     text = COORDINATOR.reveal() if kind is Identity else str(COORDINATOR.public)
     with pytest.raises(ConfigError) as caught:
         kind.parse(spoil(text))
     assert text.partition(":")[2][:20] not in str(caught.value)
 
 
-def test_two_agree_on_what_nobody_else_has():
+def test_two_identities_derive_a_common_secret():
     assert COORDINATOR.shared_with(EWR.public) == EWR.shared_with(COORDINATOR.public)
     assert COORDINATOR.shared_with(EWR.public) != COORDINATOR.shared_with(JFK.public)
 
 
-def test_a_key_with_which_there_is_no_secret_is_refused():
+def test_key_without_a_common_secret_is_refused():
     useless = Public(EWR.public._raw[:32], bytes(32))
     with pytest.raises(ConfigError, match="of no use"):
         COORDINATOR.shared_with(useless)
@@ -91,7 +91,7 @@ def test_a_key_with_which_there_is_no_secret_is_refused():
 
 
 @given(body=st.binary(max_size=2000), about=abouts, sealed=st.booleans())
-def test_what_was_closed_is_opened(body, about, sealed):
+def test_closed_envelope_is_opened(body, about, sealed):
     found = opened(closed(body, about, EWR if sealed else None), about)
     assert found.body == body
     assert found.sender == COORDINATOR.public
@@ -100,7 +100,7 @@ def test_what_was_closed_is_opened(body, about, sealed):
 
 
 @given(body=st.binary(max_size=200), sealed=st.booleans(), data=st.data())
-def test_whatever_is_changed_is_noticed(body, sealed, data):
+def test_any_change_of_an_envelope_is_detected(body, sealed, data):
     whole = closed(body, to=EWR if sealed else None)
     at = data.draw(st.integers(0, len(whole) - 1))
     changed = bytearray(whole)
@@ -110,7 +110,7 @@ def test_whatever_is_changed_is_noticed(body, sealed, data):
 
 
 @given(body=st.binary(max_size=200), sealed=st.booleans(), data=st.data())
-def test_whatever_is_cut_or_added_is_noticed(body, sealed, data):
+def test_truncated_or_extended_envelope_is_detected(body, sealed, data):
     whole = closed(body, to=EWR if sealed else None)
     with pytest.raises(Forged):
         opened(whole[: data.draw(st.integers(0, len(whole) - 1))])
@@ -119,21 +119,21 @@ def test_whatever_is_cut_or_added_is_noticed(body, sealed, data):
 
 
 @given(one=abouts, other=abouts, sealed=st.booleans())
-def test_what_is_about_something_else_is_refused(one, other, sealed):
+def test_envelope_of_another_context_is_refused(one, other, sealed):
     assume(one != other)
     with pytest.raises(Forged):
         opened(closed(b"body", one, EWR if sealed else None), other)
 
 
 @given(st.binary(max_size=300))
-def test_nothing_but_forged_is_raised_for_garbage(data):
+def test_garbage_raises_only_forged(data):
     with pytest.raises(Forged):
         opened(data)
     with pytest.raises(Forged):
         opened(b"FS\x01\x01" + data)
 
 
-def test_only_whom_it_is_sealed_to_reads_it():
+def test_sealed_envelope_opens_only_for_its_recipient():
     sealed = closed(b"the model", to=EWR)
     assert b"the model" not in sealed
     with pytest.raises(Forged, match="sealed to another key"):
@@ -142,18 +142,18 @@ def test_only_whom_it_is_sealed_to_reads_it():
         unverified_body(sealed)
 
 
-def test_a_stranger_is_not_believed():
+def test_unknown_signer_is_refused():
     with pytest.raises(Forged, match="not known here"):
         open_envelope(closed(b"body"), ABOUT, EWR, {}.get)
 
 
-def test_no_two_envelopes_are_the_same():
+def test_no_two_envelopes_are_equal():
     assert closed(b"body") != closed(b"body")
     assert opened(closed(b"body")).nonce != opened(closed(b"body")).nonce
     assert closed(b"body", to=EWR)[-100:-64] != closed(b"body", to=EWR)[-100:-64]
 
 
-def test_what_is_signed_only_can_be_looked_at():
+def test_signed_only_body_is_readable():
     assert unverified_body(closed(b"body")) == b"body"
     assert unverified_body(b"FB in no envelope") == b"FB in no envelope"
     assert sender_of(closed(b"body")) == COORDINATOR.public.id
@@ -174,20 +174,20 @@ def at_silo(own: Identity, seal: bool = False) -> Authenticator:
 REPLY = MessageContext("reply", "airports", "ewr", "s1", 0)
 
 
-def test_a_silo_speaks_for_itself_only():
+def test_silo_may_sign_only_its_own_messages():
     guard = at_coordinator()
     assert guard.open(at_silo(EWR).wrap(b"mine", REPLY), REPLY).body == b"mine"
     with pytest.raises(Forged, match="not known here"):
         guard.open(at_silo(JFK).wrap(b"not mine", REPLY), REPLY)
 
 
-def test_a_silo_believes_its_coordinators_and_no_other_silo():
+def test_silo_accepts_its_coordinators_and_no_other_silo():
     assert at_silo(EWR).open(at_coordinator().wrap(b"work", ABOUT), ABOUT).body == b"work"
     with pytest.raises(Forged, match="not known here"):
         at_silo(EWR).open(at_silo(JFK).wrap(b"work", ABOUT), ABOUT)
 
 
-def test_who_insists_on_sealing_takes_nothing_else():
+def test_unsealed_message_is_refused_if_sealing_is_required():
     open_one = at_coordinator().wrap(b"work", ABOUT)
     assert at_silo(EWR, seal=True).open(open_one, ABOUT).body == b"work"
     with pytest.raises(Forged, match="not sealed"):
@@ -196,7 +196,7 @@ def test_who_insists_on_sealing_takes_nothing_else():
     assert at_silo(EWR, seal=True).open(sealed_one, ABOUT, sealed=True).sealed
 
 
-def test_without_keys_nothing_is_signed_and_nothing_signed_is_taken():
+def test_without_keys_messages_are_unsigned_and_signed_ones_refused():
     assert Authenticator().wrap(b"body", ABOUT) == b"body"
     assert Authenticator().open(b"body", ABOUT) is None
     with pytest.raises(Forged, match="has no keys"):
@@ -222,7 +222,7 @@ def test_one_key_under_two_names_is_refused():
         (61 + SKEW, 60, False),
     ],
 )
-def test_what_is_not_of_our_time_is_refused(age, seconds, good):
+def test_expired_or_future_message_is_refused(age, seconds, good):
     one = dataclasses.replace(opened(closed(b"body")), issued=NOW - age)
     if good:
         check_age(one, seconds, NOW)
@@ -237,23 +237,23 @@ SECRET = bytes(range(32))
 
 
 @given(st.binary(max_size=4000))
-def test_a_sealed_blob_is_the_blob_again(data):
+def test_encrypted_blob_is_decrypted_to_itself(data):
     digest = digest_of(data)
     assert open_blob(seal_blob(data, digest, SECRET), digest, SECRET) == data
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
-def test_sizes_around_a_piece(size):
+def test_blob_sizes_around_a_chunk(size):
     data = (bytes(range(251)) * (1 + size // 251))[:size]
     digest = digest_of(data)
     sealed = seal_blob(data, digest, SECRET)
     assert len(sealed) == size + TAG * max(1, -(-size // PIECE))
     assert open_blob(sealed, digest, SECRET) == data
-    assert seal_blob(data, digest, SECRET) == sealed  # so that it can be sent again under the same name
+    assert seal_blob(data, digest, SECRET) == sealed  # so that it can be sent again under the same digest
 
 
 @given(st.data())
-def test_a_changed_blob_is_not_opened(data):
+def test_changed_blob_is_not_decrypted(data):
     content = bytes(PIECE) + bytes([1]) * PIECE + bytes(100)
     digest = digest_of(content)
     sealed = bytearray(seal_blob(content, digest, SECRET))
@@ -271,7 +271,7 @@ def test_a_changed_blob_is_not_opened(data):
         open_blob(sealed, digest, SECRET)
 
 
-def test_another_secret_or_name_opens_nothing():
+def test_other_secret_or_digest_does_not_decrypt():
     sealed = seal_blob(b"blob", digest_of(b"blob"), SECRET)
     with pytest.raises(Forged):
         open_blob(sealed, digest_of(b"blob"), bytes(32))
@@ -279,6 +279,6 @@ def test_another_secret_or_name_opens_nothing():
         open_blob(sealed, digest_of(b"other"), SECRET)
 
 
-def test_a_blob_under_a_wrong_name_is_noticed_though_its_writer_has_the_secret():
+def test_blob_under_a_wrong_digest_is_detected_despite_a_valid_secret():
     with pytest.raises(Forged, match="another one"):
         open_blob(seal_blob(b"blob", digest_of(b"other"), SECRET), digest_of(b"other"), SECRET)

@@ -1,4 +1,4 @@
-"""Keys in files: what is read is what was written, and each mistake is one line that says nothing secret."""
+"""Key files: written keys are read back, and each mistake is one line without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys(directory, text):
     return coordinator_keys(directory / "keys.toml")
 
 
-def test_a_coordinator_s_keys(directory):
+def test_coordinator_keys_are_read(directory):
     found = keys(directory, f'secret_file = "secret.key"\nseal = true\n[silos]\newr = "{EWR.public}"\n')
     assert found.own.public == OWN.public
     assert found.others == {"ewr": EWR.public}
@@ -51,14 +51,14 @@ def test_a_coordinator_s_keys(directory):
         ),
     ],
 )
-def test_each_mistake_of_a_coordinator_is_a_line(directory, text, words):
+def test_each_mistake_in_coordinator_keys_is_one_line(directory, text, words):
     with pytest.raises(ConfigError, match=words) as caught:
         keys(directory, text)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_there_is_no_such_file(tmp_path):
+def test_missing_key_file_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         coordinator_keys(tmp_path / "keys.toml")
 
@@ -69,7 +69,7 @@ def settings(directory, security):
     return load(path, {})
 
 
-def test_a_silo_s_keys(directory):
+def test_silo_keys_are_read(directory):
     found = settings(
         directory, f'[security]\nsecret_file = "secret.key"\ncoordinators = ["{EWR.public}"]\nseal = true\n'
     )
@@ -91,21 +91,21 @@ def test_a_silo_s_keys(directory):
         ('secret = "x"', "unknown key 'secret'"),
     ],
 )
-def test_each_mistake_of_a_silo_is_a_line(directory, security, words):
+def test_each_mistake_in_silo_keys_is_one_line(directory, security, words):
     with pytest.raises(SettingsError, match=words) as caught:
         settings(directory, f"[security]\n{security}\n")
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
+def test_secret_is_created_once_and_readable_only_by_its_owner(tmp_path):
     path = tmp_path / "secret.key"
     made = public_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert public_key(path) == made == Identity.parse(path.read_text().strip()).public
 
 
-def test_a_secret_is_never_overwritten(tmp_path):
+def test_secret_is_never_overwritten(tmp_path):
     path = tmp_path / "secret.key"
     path.write_text("something else")
     with pytest.raises(ConfigError, match="what should be a secret key is none"):
@@ -115,7 +115,7 @@ def test_a_secret_is_never_overwritten(tmp_path):
         public_key(tmp_path / "no" / "secret.key")
 
 
-def test_it_may_be_a_credential_of_systemd_s(directory, monkeypatch):
+def test_secret_can_be_a_systemd_credential(directory, monkeypatch):
     credentials = directory / "credentials"
     os.mkdir(credentials)
     (credentials / "silo-key").write_text(OWN.reveal())

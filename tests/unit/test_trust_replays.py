@@ -1,4 +1,4 @@
-"""Accepted messages: none is accepted twice while a copy of it is timely, however many messages there are."""
+"""Accepted messages: none is accepted twice while its copy is valid, for any number of messages."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def message(number: int, by: str = "a", *, until: float = LATER) -> Accepted:
     sent=st.lists(st.tuples(st.integers(0, 30), st.sampled_from("ab"), st.integers(1, 50)), max_size=60),
     most=st.integers(1, 8),
 )
-def test_no_message_is_accepted_twice_while_it_is_timely(sent, most):
+def test_no_valid_message_is_accepted_twice(sent, most):
     messages, done = AcceptedMessages(most), set()
     for now, (number, by, seconds) in enumerate(sent):
-        # A copy has the same end: it is signed together with the nonce.
+        # A copy has the same expiry, which is signed together with the nonce.
         one = Accepted(by, f"{by}{number}.{seconds}", float(number), number + seconds)
         if one.until < now:
-            continue  # refused because of its age before it gets here
+            continue  # refused earlier because of its age
         try:
             new = not messages.accept(one, str(now), float(now))
         except Forged:
@@ -46,7 +46,7 @@ def test_no_message_is_accepted_twice_while_it_is_timely(sent, most):
     ),
     most=st.integers(1, 8),
 )
-def test_no_message_is_accepted_twice_by_a_clock_that_jumps(sent, most):
+def test_no_message_is_accepted_twice_if_the_clock_jumps(sent, most):
     messages, done = AcceptedMessages(most), set()
     for at, (number, by, seconds, now, restarted) in enumerate(sent):
         if restarted:
@@ -65,7 +65,7 @@ def test_no_message_is_accepted_twice_by_a_clock_that_jumps(sent, most):
 
 
 @given(sent=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 50)), max_size=60, unique=True))
-def test_no_new_message_is_refused_by_a_clock_that_goes_on(sent):
+def test_no_new_message_is_refused_while_the_clock_advances(sent):
     messages = AcceptedMessages()
     for now, (number, seconds) in enumerate(sent):
         one = Accepted("a", f"{number}.{seconds}", float(number), float(number + seconds))
@@ -73,23 +73,23 @@ def test_no_new_message_is_refused_by_a_clock_that_goes_on(sent):
             assert messages.accept(one, str(now), float(now)) is False
 
 
-def test_what_expired_by_a_clock_that_went_back_is_not_accepted_again(tmp_path):
+def test_expired_message_is_not_accepted_after_the_clock_went_back(tmp_path):
     messages = AcceptedMessages()
     messages.accept(message(1, until=100.0), "id", 0)
-    messages.accept(message(2000, until=2100.0), "id", 2000)  # the clock is ahead, and the first is forgotten
+    messages.accept(message(2000, until=2100.0), "id", 2000)  # the clock is ahead, and the first message is discarded
     with pytest.raises(Forged, match="a clock that has gone back"):
         messages.accept(message(1, until=100.0), "copy", 2)
     messages.accept(message(3, until=103.0), "new", 3)
     file = AcceptedFile(tmp_path / "file")
     file.append(message(1, until=100.0))
-    file.load()  # by today's clock
+    file.load()  # by the present clock
     restored = AcceptedMessages()
     restored.restore(file.load(), 2)
     with pytest.raises(Forged, match="a clock that has gone back"):
         restored.accept(message(1, until=100.0), "copy", 2)
 
 
-def test_the_same_message_may_be_delivered_again():
+def test_redelivery_of_a_message_is_accepted():
     messages = AcceptedMessages()
     assert messages.accept(message(1), "id", 0) is False
     assert messages.accept(message(1), "id", 0) is True
@@ -97,18 +97,18 @@ def test_the_same_message_may_be_delivered_again():
         messages.accept(message(1), "other", 0)
 
 
-def test_one_signer_does_not_push_out_another_s():
+def test_signers_have_separate_limits():
     messages = AcceptedMessages(2)
     messages.accept(message(1, "a"), "id", 0)
     for number in range(2, 9):
         messages.accept(message(number, "b"), "id", 0)
     assert messages.accept(message(1, "a"), "id", 0) is True
-    assert messages.accept(message(0, "a"), "id", 0) is False  # and raises no limit for the other
+    assert messages.accept(message(0, "a"), "id", 0) is False  # and does not affect the other's limit
     with pytest.raises(Forged, match="may be a copy"):
         messages.accept(message(1, "b"), "id", 0)
 
 
-def test_a_file_holds_what_has_not_expired_over_restarts(tmp_path, monkeypatch):
+def test_file_keeps_unexpired_messages_over_restarts(tmp_path, monkeypatch):
     file = AcceptedFile(tmp_path / "airports.ewr.accepted")
     file.check()
     for number in range(3):
@@ -125,7 +125,7 @@ def test_a_file_holds_what_has_not_expired_over_restarts(tmp_path, monkeypatch):
         restored.accept(message(1), "any", 0)
 
 
-def test_a_file_stays_small(tmp_path, monkeypatch):
+def test_file_size_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(accepted, "COMPACTED_AT", 1000)
     file = AcceptedFile(tmp_path / "file")
     for number in range(200):
@@ -134,7 +134,7 @@ def test_a_file_stays_small(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_limit_is_kept_in_the_file(tmp_path):
+def test_limit_is_kept_in_the_file(tmp_path):
     messages = AcceptedMessages(1)
     for number in (1, 2):
         messages.accept(message(number), "id", 0)
@@ -147,6 +147,6 @@ def test_a_limit_is_kept_in_the_file(tmp_path):
         restored.accept(message(1), "id", 0)
 
 
-def test_a_place_where_it_cannot_be_written_is_an_error_at_the_start(tmp_path):
+def test_unwritable_path_is_an_error_at_the_start(tmp_path):
     with pytest.raises(SettingsError, match="record of signed work"):
         AcceptedFile(tmp_path / "nowhere" / "file").check()

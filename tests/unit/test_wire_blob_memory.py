@@ -15,20 +15,20 @@ def taken() -> int:
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, LARGE + 4097])
-def test_it_is_as_large_as_was_said_and_zero(size):
+def test_memory_has_its_size_and_is_zero(size):
     made = room(size)
     assert (len(made), made.format, made.readonly) == (size, "B", False)
     assert bytes(made) == bytes(size)
 
 
-def test_much_of_it_is_nowhere_until_it_is_written():
+def test_large_memory_is_allocated_when_written():
     before = taken()
     made = room(1 << 30)
     made[:100] = bytes(100)
     assert taken() - before < 16 << 20
 
 
-def test_it_is_given_back():
+def test_memory_is_released():
     before = taken()
     for _ in range(8):
         room(64 << 20)[:] = bytes(64 << 20)

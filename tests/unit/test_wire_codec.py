@@ -1,4 +1,4 @@
-"""Laws of the codec: what is written is read again, and nothing that is read raises anything but WireError."""
+"""Laws of the codec: written messages are read back, and reading raises only WireError."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ frames = st.one_of(
 
 
 def read(body: bytes) -> Frame | None:
-    """The frame, or None for a WireError; anything else that is raised fails the test."""
+    """Return the frame, or None for a WireError; any other exception fails the test."""
     try:
         return decode(body)
     except WireError as error:
@@ -74,12 +74,12 @@ def read(body: bytes) -> Frame | None:
 
 
 def crafted(header: object, rest: bytes = b"", *, packed: bytes | None = None) -> bytes:
-    """A body with a right prefix and checksum around any header."""
+    """Return a body with a valid prefix and checksum around any header."""
     return framed(msgpack.packb(header) if packed is None else packed, rest)
 
 
 @given(frames)
-def test_what_is_written_is_read_again(frame: tuple[m.Message, list[bytes]]) -> None:
+def test_written_message_is_read_back(frame: tuple[m.Message, list[bytes]]) -> None:
     message, bodies = frame
     read_message, views = decode(encode(message, bodies))
     assert read_message == message
@@ -89,13 +89,13 @@ def test_what_is_written_is_read_again(frame: tuple[m.Message, list[bytes]]) -> 
 
 
 @given(frames, st.data())
-def test_a_message_cut_short_is_a_wire_error(frame: tuple[m.Message, list[bytes]], data: st.DataObject) -> None:
+def test_truncated_message_is_a_wire_error(frame: tuple[m.Message, list[bytes]], data: st.DataObject) -> None:
     body = encode(*frame)
     assert read(body[: data.draw(st.integers(0, len(body) - 1))]) is None
 
 
 @given(frames, st.data(), st.integers(1, 255))
-def test_a_changed_byte_is_a_wire_error_or_changes_no_message(
+def test_changed_byte_is_a_wire_error_or_has_no_effect(
     frame: tuple[m.Message, list[bytes]], data: st.DataObject, flip: int
 ) -> None:
     body = bytearray(encode(*frame))
@@ -131,7 +131,7 @@ json = st.recursive(
 @example([{"type": "invade", "cohort": "c"}, []])
 @example([{"type": []}, []])
 @example([{"type": "end", "session_id": "s"}, []][:1])
-def test_a_header_of_any_other_shape_is_a_wire_error(header: object) -> None:
+def test_header_of_another_shape_is_a_wire_error(header: object) -> None:
     assert read(crafted(header)) is None
 
 
@@ -141,8 +141,8 @@ def test_a_header_of_any_other_shape_is_a_wire_error(header: object) -> None:
 @example(b"\xdb\xff\xff\xff\xff")  # a string of four billion
 @example(b"\xc7\x08\xff" + b"\0" * 8)  # a timestamp
 @example(b"\xa1\xff")  # not UTF-8
-@example(b"\x81\x90\x00")  # a key that cannot be hashed
-def test_a_header_of_any_bytes_is_a_wire_error(packed: bytes) -> None:
+@example(b"\x81\x90\x00")  # an unhashable key
+def test_header_of_any_bytes_is_a_wire_error(packed: bytes) -> None:
     assert read(crafted(None, packed=packed)) is None
 
 
@@ -156,13 +156,13 @@ def test_a_header_of_any_bytes_is_a_wire_error(packed: bytes) -> None:
         (b"FB\x02\x00\xff\xff\xff\xff" + b"\0" * 40, "header is 4294967295"),
     ],
 )
-def test_errors_say_what_is_wrong(body: bytes, words: str) -> None:
+def test_errors_name_the_problem(body: bytes, words: str) -> None:
     with pytest.raises(WireError, match=words) as caught:
         decode(body)
     assert caught.value.hint
 
 
-def test_a_program_in_a_header_keeps_its_types() -> None:
+def test_ops_in_a_header_keep_their_types() -> None:
     found = decode(crafted([{"type": "end", "session_id": "s"}, []])).message
     assert found == m.EndSession("s")
 
@@ -187,7 +187,7 @@ ITEM = m.WorkItem("s", 1, "ewr", "k", 1, (), {}, 1.0, 1.0, True)
         m.Chunk("d", -1, 0),
     ],
 )
-def test_numbers_that_nobody_can_mean_are_wire_errors(message: m.Message) -> None:
+def test_senseless_numbers_are_wire_errors(message: m.Message) -> None:
     assert read(encode(message, [b"x"] if isinstance(message, m.Chunk) else [])) is None
 
 
@@ -220,7 +220,7 @@ def test_limits_hold_at_their_edges() -> None:
         ),
     ],
 )
-def test_each_limit_holds_for_writer_and_reader(
+def test_each_limit_applies_to_writer_and_reader(
     field: str, largest: int, message: m.Message, bodies: list[bytes]
 ) -> None:
     fits = dataclasses.replace(DEFAULT_LIMITS, **{field: largest})
@@ -233,12 +233,12 @@ def test_each_limit_holds_for_writer_and_reader(
         decode(body, short)
 
 
-def test_what_msgpack_cannot_hold_is_a_wire_error() -> None:
+def test_number_beyond_msgpack_is_a_wire_error() -> None:
     with pytest.raises(WireError, match="cannot be written"):
         encode(m.Need("s", 2**64, "ewr", "i", ()))
 
 
-def test_a_chunk_has_one_attachment() -> None:
+def test_chunk_has_one_attachment() -> None:
     with pytest.raises(WireError, match="2 attachments"):
         encode(m.Chunk("d", 2, 0), [b"a", b"b"])
     assert read(crafted([{"type": "chunk", "digest": "d", "size": 1, "offset": 0}, []])) is None
@@ -251,7 +251,7 @@ evil = st.text(st.sampled_from(ODD), min_size=1)
 
 @given(st.text(max_size=50) | evil, st.text(max_size=50) | evil)
 @example("a" * 5000, "\x1b" * 5000)
-def test_text_of_the_other_end_is_one_printable_line(cause: str, hint: str) -> None:
+def test_received_text_is_one_printable_line(cause: str, hint: str) -> None:
     message = decode(encode(msgspec.structs.replace(FAILED, cause=cause, hint=hint))).message
     assert isinstance(message, m.Failed)
     for text, said in ((message.cause, cause), (message.hint, hint)):
@@ -261,7 +261,7 @@ def test_text_of_the_other_end_is_one_printable_line(cause: str, hint: str) -> N
 
 
 @given(evil.filter(lambda text: not is_printable(text)))
-def test_an_identifier_that_cannot_be_printed_is_refused(evil: str) -> None:
+def test_unprintable_identifier_is_refused(evil: str) -> None:
     for message in (
         msgspec.structs.replace(FAILED, session_id=evil),
         msgspec.structs.replace(FAILED, silo=evil),
@@ -278,13 +278,13 @@ def test_an_identifier_that_cannot_be_printed_is_refused(evil: str) -> None:
         assert read(encode(message)) is None
 
 
-def test_names_of_sources_that_read_the_same_are_refused() -> None:
+def test_source_names_that_look_the_same_are_refused() -> None:
     source = m.Source(())
     assert read(encode(m.Announce("c", "ewr", "i", 5.0, {"a\x1b": source}))) is not None
     assert read(encode(m.Announce("c", "ewr", "i", 5.0, {"a\x1b": source, "a\\x1b": source}))) is None
 
 
-def test_a_struct_s_field_that_cannot_be_printed_is_not_sent() -> None:
+def test_unprintable_struct_field_is_not_sent() -> None:
     ops = (m.Struct(1, (("größe\u00a0(cm)", 0),)), m.Struct(2, (("a\x1b", 0),)))
     item = m.WorkItem("s", 0, "ewr", "c", 1, ops, {}, 1.0, 1.0, True)
     with pytest.raises(WireError, match=r"field is named 'a.+x1b'"):

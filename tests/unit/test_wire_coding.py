@@ -1,4 +1,4 @@
-"""Laws of compressed pieces: what is coded is read again, and nothing that is read takes more room than a piece may."""
+"""Laws of compressed chunks: coded content is read back, and none needs more memory than a chunk may."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedbroker.wire.coding import check_compression, coded, decoded, worth_it
 from fedbroker.wire.messages import Chunk
 
 MIB = 2**20
-SKIPPED = b"\x50\x2a\x4d\x18\4\0\0\0four"  # what zstd calls a frame that is to be skipped
+SKIPPED = b"\x50\x2a\x4d\x18\4\0\0\0four"  # a skippable frame of zstd
 LIMITS = Limits(min_chunk=1, small_chunk=64, large_chunk=1000)
 
 repetitive = st.builds(lambda part, times: part * times, st.binary(min_size=1, max_size=20), st.integers(10, 50))
@@ -26,7 +26,7 @@ contents = st.binary(max_size=300) | repetitive
 
 
 def read(chunk: Chunk, data: bytes, limits: Limits = LIMITS) -> bytes | None:
-    """The content, or None for a WireError of one line; anything else that is raised fails the test."""
+    """Return the content, or None for a one-line WireError; any other exception fails the test."""
     try:
         return bytes(decoded(chunk, data, limits))
     except WireError as error:
@@ -36,7 +36,7 @@ def read(chunk: Chunk, data: bytes, limits: Limits = LIMITS) -> bytes | None:
 
 
 def whole(data: bytes) -> Chunk:
-    """The only piece of a blob, said to be coded."""
+    """Return a blob's only chunk, marked as coded."""
     return Chunk(digest_of(data), len(data), 0, "zstd")
 
 
@@ -45,12 +45,12 @@ def frame(data: bytes, **options: bool) -> bytes:
 
 
 def lying(honest: bytes, size: int) -> bytes:
-    """The same frame with another size of its content in its header."""
+    """Return the frame with another content size in its header."""
     return honest[:4] + b"\xa4" + struct.pack("<I", size) + honest[zstandard.frame_header_size(honest) :]
 
 
 @given(contents, st.integers(1, 1000))
-def test_what_is_coded_is_read_again(data: bytes, chunk_bytes: int) -> None:
+def test_coded_content_is_read_back(data: bytes, chunk_bytes: int) -> None:
     assembler, found = Assembler(LIMITS), None
     for plain, view in cut(digest_of(data), data, chunk_bytes):
         chunk, piece = coded(plain, view)
@@ -64,7 +64,7 @@ def test_what_is_coded_is_read_again(data: bytes, chunk_bytes: int) -> None:
     assert found == data
 
 
-def test_what_does_not_shrink_goes_as_it_is() -> None:
+def test_incompressible_content_is_sent_uncoded() -> None:
     for data in (b"", b"x", np.random.default_rng(0).bytes(1000)):
         plain = Chunk(digest_of(data), len(data), 0)
         chunk, piece = coded(plain, data)
@@ -73,14 +73,14 @@ def test_what_does_not_shrink_goes_as_it_is() -> None:
 
 
 @given(repetitive, st.data(), st.integers(1, 255))
-def test_a_changed_byte_is_a_wire_error_or_changes_nothing(data: bytes, draw: st.DataObject, flip: int) -> None:
+def test_changed_byte_is_a_wire_error_or_has_no_effect(data: bytes, draw: st.DataObject, flip: int) -> None:
     body = bytearray(frame(data))
     body[draw.draw(st.integers(0, len(body) - 1))] ^= flip
     assert read(whole(data), bytes(body)) in (None, data)
 
 
 @given(repetitive, st.data())
-def test_a_frame_cut_short_is_a_wire_error(data: bytes, draw: st.DataObject) -> None:
+def test_truncated_frame_is_a_wire_error(data: bytes, draw: st.DataObject) -> None:
     body = frame(data)
     assert read(whole(data), body[: draw.draw(st.integers(0, len(body) - 1))]) is None
 
@@ -97,7 +97,7 @@ def test_any_bytes_are_a_wire_error_or_bounded(body: bytes, magic: bytes) -> Non
 
 
 @given(repetitive, st.integers(0, 2**32 - 1))
-def test_a_header_that_lies_is_a_wire_error(data: bytes, size: int) -> None:
+def test_false_size_in_a_header_is_a_wire_error(data: bytes, size: int) -> None:
     assert read(Chunk("d", 2**40, 0, "zstd"), lying(frame(data), size)) in (None, data)
 
 
@@ -115,17 +115,17 @@ def test_a_header_that_lies_is_a_wire_error(data: bytes, size: int) -> None:
         (Chunk("d", 100, 0, "zstd"), b"", "damaged"),
     ],
 )
-def test_each_refusal_says_why(chunk: Chunk, body: bytes, words: str) -> None:
+def test_each_refusal_has_its_reason(chunk: Chunk, body: bytes, words: str) -> None:
     with pytest.raises(WireError, match=words) as caught:
         decoded(chunk, body, LIMITS)
     assert caught.value.hint
 
 
-def test_the_largest_piece_is_read() -> None:
+def test_largest_chunk_is_read() -> None:
     assert read(Chunk("d", 2000, 1000, "zstd"), frame(bytes(1000))) == bytes(1000)
 
 
-def test_a_bomb_takes_no_more_memory_than_a_piece() -> None:
+def test_decompression_bomb_uses_no_more_memory_than_a_chunk() -> None:
     bomb = frame(bytes(64 * MIB))
     assert len(bomb) < 8192
     largest = DEFAULT_LIMITS.large_chunk
@@ -138,7 +138,7 @@ def test_a_bomb_takes_no_more_memory_than_a_piece() -> None:
         tracemalloc.stop()
 
 
-def test_a_frame_that_asks_for_a_large_window_is_refused() -> None:
+def test_frame_with_a_large_window_is_refused() -> None:
     honest = frame(bytes(100))
     at = zstandard.frame_header_size(honest)
     body = honest[:4] + b"\x84" + bytes([(27 - 10) << 3]) + struct.pack("<I", 100) + honest[at:]
@@ -147,7 +147,7 @@ def test_a_frame_that_asks_for_a_large_window_is_refused() -> None:
 
 
 def arrays(kept: float, count: int = MIB) -> bytes:
-    """Random float32, the share of them that are not zero."""
+    """Return random float32 values with this share of non-zero ones."""
     random = np.random.default_rng(0)
     return (random.standard_normal(count, np.float32) * (random.random(count) < kept)).astype(np.float32).tobytes()
 
@@ -156,23 +156,23 @@ TEXT = b"".join(path.read_bytes() for path in sorted((Path(__file__).parents[2] 
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.1, 0.5])
-def test_sparse_arrays_are_worth_it(kept: float) -> None:
+def test_sparse_arrays_are_compressed(kept: float) -> None:
     assert worth_it(arrays(kept))
 
 
 @pytest.mark.parametrize("data", [TEXT, TEXT[:20_000], TEXT[:64] * 1000], ids=len)
-def test_text_is_worth_it(data: bytes) -> None:
+def test_text_is_compressed(data: bytes) -> None:
     assert worth_it(data)
 
 
 @pytest.mark.parametrize("count", [5000, 16_384, 16_385, MIB])
-def test_dense_weights_are_not_worth_it(count: int) -> None:
+def test_dense_weights_are_not_compressed(count: int) -> None:
     assert not worth_it(arrays(1.0, count))
     glorot = np.random.default_rng(1).uniform(-0.05, 0.05, count).astype(np.float32)
     assert not worth_it(memoryview(glorot))
 
 
-def test_one_part_that_shrinks_does_not_decide() -> None:
+def test_one_compressible_part_does_not_decide() -> None:
     dense = arrays(1.0)
     assert not worth_it(bytes(16 * 1024) + dense)
     assert not worth_it(dense + bytes(4096))
@@ -180,10 +180,10 @@ def test_one_part_that_shrinks_does_not_decide() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x"])
-def test_next_to_nothing_is_not_worth_it(data: bytes) -> None:
+def test_tiny_content_is_not_compressed(data: bytes) -> None:
     assert not worth_it(data)
 
 
-def test_another_setting_is_refused() -> None:
+def test_unknown_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="'zip'"):
         check_compression("zip")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Python's values as arrays: what they are taken for, and what is refused."""
+"""Python values as arrays: their dtypes, and refused values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def array(word, cells, shape=()):
 
 
 @given(st.sampled_from(["int64", "int8", "uint64", "float64", "bool", "str"]), st.data())
-def test_what_fits_comes_back_as_it_was(word, data):
+def test_fitting_values_are_unchanged(word, data):
     cells = {
         "int64": st.integers(-(2**63), 2**63 - 1),
         "int8": st.integers(-128, 127),
@@ -36,7 +36,7 @@ def test_what_fits_comes_back_as_it_was(word, data):
 
 
 @given(st.lists(st.one_of(st.integers(), st.integers(-5, 5), st.floats(), st.booleans(), st.text())))
-def test_what_does_not_fit_an_integer_is_an_error_and_never_another_number(cells):
+def test_value_beyond_its_integer_type_is_an_error(cells):
     whole = all(type(cell) is not bool and not isinstance(cell, str) and cell == cell // 1 for cell in cells)
     if whole and all(-(2**15) <= cell < 2**15 for cell in cells):
         assert array("int16", cells).tolist() == cells
@@ -46,7 +46,7 @@ def test_what_does_not_fit_an_integer_is_an_error_and_never_another_number(cells
 
 
 @given(st.lists(st.datetimes()))
-def test_points_in_time_are_microseconds(moments):
+def test_times_are_microseconds(moments):
     epoch = datetime.datetime(1970, 1, 1)
     found = array("datetime", moments).tolist()
     assert [epoch + datetime.timedelta(microseconds=one) for one in found] == moments
@@ -65,11 +65,11 @@ def test_points_in_time_are_microseconds(moments):
         ([[[True]]], "bool", (None, None)),
     ],
 )
-def test_a_column_is_what_its_values_are(cells, word, shape):
+def test_dtype_of_a_column_is_that_of_its_values(cells, word, shape):
     assert infer("s", "x", cells) == DeclaredType("x", word, shape)
 
 
-def test_of_nothing_there_is_nothing_to_tell():
+def test_empty_column_has_no_dtype():
     assert infer("s", "x", []) is None
     assert infer("s", "x", [None, None]) is None
     assert infer("s", "x", [[], None]) is None
@@ -84,7 +84,7 @@ def test_of_nothing_there_is_nothing_to_tell():
         ([datetime.time(1)], "holds values of the type time, which has no counterpart here; cast it"),
     ],
 )
-def test_what_has_no_counterpart_is_one_line(cells, said):
+def test_unsupported_type_is_a_one_line_error(cells, said):
     with pytest.raises(ColumnError) as caught:
         infer("s", "x", cells)
     assert said in str(caught.value)
@@ -105,20 +105,20 @@ def test_what_has_no_counterpart_is_one_line(cells, said):
         ("datetime", ["yesterday"], "is datetime, but holds text in row 1"),
     ],
 )
-def test_what_does_not_fit_is_one_line(word, cells, said):
+def test_mismatched_value_is_a_one_line_error(word, cells, said):
     with pytest.raises(ColumnError) as caught:
         array(word, cells)
     assert said in str(caught.value)
 
 
-def test_types_are_words_with_dimensions():
+def test_types_are_names_with_dimensions():
     types = given_types("s", {"x": "float32[4]", "y": "str[][2]", "z": "date"})
     assert list(map(str, types.values())) == ["float32[4]", "str[][2]", "date"]
     assert types["y"].announced.shape == (None, 2)
     assert array("float32", [], (4,)).shape == (0, 4)
 
 
-def test_clients_are_in_the_order_of_their_keys_where_these_have_one():
+def test_clients_are_in_the_order_of_comparable_keys():
     assert clients_among("k", [10, 9, 10, -1]).keys == ("-1", "9", "10")
     assert clients_among("k", ["b", "a"]).keys == ("a", "b")
     assert clients_among("k", [True, False]).keys == ("false", "true")

@@ -1,4 +1,4 @@
-"""The sources of a silo, open in an event loop: announced, loaded, given up in time."""
+"""The sources of a silo in an event loop: announced, loaded, and cancelled in time."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ async def catalog(tmp_path):
 
 
 def arrays(value):
-    """The arrays of each member of a clients-placed struct."""
+    """Return the arrays of each member of a clients-placed struct."""
     members = executor_pb2.Value.FromString(value).federated.value
     return [[np.frombuffer(e.value.array.content, np.uint8).size for e in m.struct.element] for m in members]
 
 
-async def test_sources_are_announced_and_counted_meanwhile(catalog):
+async def test_sources_are_announced_while_rows_are_counted(catalog):
     assert list(catalog.announced) == ["flights", "one"]
     columns = (Column("x", "int32"), Column("y", "float64"), Column("v", "float32", (2,)))
     assert catalog.announced["flights"].columns == columns
@@ -54,22 +54,22 @@ async def test_columns_are_found_by_name_and_by_position(catalog):
     assert arrays(by_name) == [[4 * 4, 4 * 2 * 8]]
 
 
-async def test_no_client_needs_no_data(catalog):
+async def test_work_without_clients_needs_no_data(catalog):
     assert arrays(await catalog.load(Data(1, "flights", (("x", "int32"),)), 0)) == []
 
 
-async def test_a_scalar_is_one_row(catalog):
+async def test_scalar_is_one_row(catalog):
     value = executor_pb2.Value.FromString(await catalog.load(Data(1, "one", (("n", "int32"),), scalar=True), 1))
     assert value.federated.value[0].struct.element[0].value.array.int32_list.value == [7]
 
 
 async def opened(tmp_path, clients, sql="select * from (values (2, 20), (1, 10), (2, 21)) t(k, n)"):
-    """A source of several clients."""
+    """Open a source of several clients."""
     return await OpenSource.open("several", SourceSettings("duckdb", {"query": sql, "clients": clients}), tmp_path)
 
 
 def numbers(value):
-    """What each member holds as its first column."""
+    """Return the first column of each member."""
     members = executor_pb2.Value.FromString(value).federated.value
     return [np.frombuffer(m.struct.element[0].value.array.content, np.int64).tolist() for m in members]
 
@@ -87,7 +87,7 @@ async def test_each_client_is_a_member(tmp_path):
     await several.close()
 
 
-async def test_a_scalar_is_one_row_of_each_client(tmp_path):
+async def test_scalar_is_one_row_of_each_client(tmp_path):
     op = Data(1, "several", (("n", "int32"),), scalar=True)
     one_each = await opened(
         tmp_path, "k", "select k, max(n) as n from (values (2, 20), (1, 10), (2, 21)) t(k, n) group by k"
@@ -101,7 +101,7 @@ async def test_a_scalar_is_one_row_of_each_client(tmp_path):
     await several.close()
 
 
-async def test_a_source_without_clients_is_announced_and_loaded(tmp_path):
+async def test_source_without_clients_is_announced_and_loaded(tmp_path):
     nobody = await opened(tmp_path, "k", "select 1 as k, 2 as n where false")
     assert await nobody.count() == 0
     assert nobody.announced == Source((Column("n", "int32"),), rows=0, clients=0)
@@ -125,14 +125,14 @@ async def test_a_source_without_clients_is_announced_and_loaded(tmp_path):
         (Data(1, "flights", (("x", "int32"),)), 2, WorkRefused, "stands for 1 client, not for 2"),
     ],
 )
-async def test_demands_that_do_not_fit_are_one_line(catalog, op, clients, error, line):
+async def test_mismatched_columns_are_a_one_line_error(catalog, op, clients, error, line):
     with pytest.raises(error) as caught:
         await catalog.load(op, clients)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-async def test_more_than_a_blob_may_hold_is_refused(tmp_path):
+async def test_data_above_the_blob_limit_are_refused(tmp_path):
     catalog = Catalog(tables(big="select i from range(2000) t(i)"), tmp_path, limits=Limits(max_blob=10_000))
     await catalog.open()
     with pytest.raises(SourceError, match=r"takes 160\d\d bytes, more than the limit of 10000"):
@@ -140,7 +140,7 @@ async def test_more_than_a_blob_may_hold_is_refused(tmp_path):
     await catalog.close()
 
 
-async def test_the_first_source_that_cannot_be_opened_is_told(tmp_path):
+async def test_first_source_that_cannot_be_opened_is_the_error(tmp_path):
     bad = tables(good="select 1 as x", none="from 'none.csv'", nope="select nope")
     with pytest.raises(SourceError, match=r"source 'none': IO Error: No files found"):
         await Catalog(bad, tmp_path).open()
@@ -148,7 +148,7 @@ async def test_the_first_source_that_cannot_be_opened_is_told(tmp_path):
         await Catalog({"a": SourceSettings("duckdb", {"qury": "select 1"})}, tmp_path).open()
 
 
-async def test_a_read_that_is_given_up_ends_and_the_next_one_is_served(tmp_path):
+async def test_cancelled_read_ends_and_the_next_one_succeeds(tmp_path):
     slow = "select sum(a.i * b.i)::double as s from range(100000000) a(i), range(100000000) b(i)"
     catalog = Catalog(tables(slow=slow, quick="select 1 as x"), tmp_path)
     await catalog.open()
@@ -162,12 +162,12 @@ async def test_a_read_that_is_given_up_ends_and_the_next_one_is_served(tmp_path)
 
 
 def names():
-    """Of the threads that run."""
+    """Return the names of running threads."""
     return {thread.name for thread in threading.enumerate()}
 
 
 class Faulty:
-    """A source of somebody who forgot about errors."""
+    """A third-party source with unexpected errors."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -183,14 +183,14 @@ class Faulty:
         raise ValueError("two\nlines")
 
     def interrupt(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
         self.released.set()
         raise RuntimeError("no")
 
 
-async def test_errors_of_others_sources_name_the_source():
+async def test_errors_of_third_party_sources_name_the_source():
     faulty = Faulty()
     one = OpenSource("theirs", faulty, faulty.describe())
     with pytest.raises(SourceError, match="source 'theirs': KeyError: 'x'; see the package"):
@@ -201,7 +201,7 @@ async def test_errors_of_others_sources_name_the_source():
 
 
 class Ending(Faulty):
-    """A source of somebody who ends the process."""
+    """A third-party source that ends the process."""
 
     def count(self):
         raise SystemExit(3)
@@ -210,7 +210,7 @@ class Ending(Faulty):
         sys.exit("no more")
 
 
-async def test_a_source_that_ends_the_process_fails_at_once():
+async def test_source_that_exits_fails_immediately():
     ending = Ending()
     one = OpenSource("theirs", ending, ending.describe())
     async with asyncio.timeout(10):
@@ -224,13 +224,13 @@ async def test_a_source_that_ends_the_process_fails_at_once():
 
 
 class Changing(Faulty):
-    """A source of somebody who forgot what was announced."""
+    """A third-party source whose data differ from its announcement."""
 
     def read(self, columns):
         return [{"x": np.ones(1, np.int32)}] * 2
 
 
-async def test_as_many_clients_are_read_as_were_announced():
+async def test_announced_number_of_clients_is_read():
     changing = Changing()
     one = OpenSource("theirs", changing, changing.describe())
     with pytest.raises(SourceError, match="came as those of 2 clients where it announced 1; see the package"):
@@ -238,6 +238,6 @@ async def test_as_many_clients_are_read_as_were_announced():
     await one.close()
 
 
-async def test_a_source_that_knows_its_rows_is_not_counted():
+async def test_rows_of_a_source_that_knows_them_are_not_counted():
     one = OpenSource("theirs", Faulty(), Source((Column("x", "int32"),), rows=5))
     assert await one.count() == 5

@@ -1,4 +1,4 @@
-"""Several clients in one source of duckdb: which there are, and whose each row is."""
+"""Several clients in one source of duckdb: the clients, and the rows of each."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def source(directory, clients, sql=STAYS, **options):
 
 
 def lists(read, column="days"):
-    """That column of each client."""
+    """Return a column of each client as lists."""
     return [columns[column].tolist() for columns in read]
 
 
 def refused(error, function, *arguments):
-    """The line of an error."""
+    """Return the line of an error."""
     with pytest.raises(error) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_column_tells_the_clients_apart(tmp_path):
+def test_clients_are_distinguished_by_a_column(tmp_path):
     opened = source(tmp_path, "hospital")
     assert opened.describe() == Source((Column("days", "int32"),), clients=3)
     assert opened.count() == 5
@@ -41,7 +41,7 @@ def test_a_column_tells_the_clients_apart(tmp_path):
     assert all(set(columns) == {"days"} and columns["days"].dtype == np.int32 for columns in read)
 
 
-def test_a_query_of_the_keys_has_clients_without_rows(tmp_path):
+def test_query_of_keys_includes_clients_without_rows(tmp_path):
     (tmp_path / "hospitals.csv").write_text("hospital,city\nd,x\nc,x\nb,y\na,y\na,z\n\n")
     opened = source(tmp_path, "select distinct hospital from 'hospitals.csv' where hospital is not null -- all of them")
     assert opened.describe().clients == 4
@@ -64,12 +64,12 @@ def test_a_column_called_as_a_query_is_a_column(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["key", "word", "c0", "c1", "text", "t"])
-def test_no_name_of_a_column_is_in_the_way(tmp_path, name):
+def test_any_column_name_is_allowed(tmp_path, name):
     sql = f"select i % 2 as {name}, i as days, -i as c0_ from range(4) t(i)"
     assert lists(source(tmp_path, name, sql).read(["days", "c0_"])) == [[0, 2], [1, 3]]
 
 
-def test_the_column_itself_is_selected_twice_to_be_seen(tmp_path):
+def test_key_column_is_visible_if_selected_twice(tmp_path):
     opened = source(tmp_path, "hospital")
     line = refused(ColumnError, opened.read, ["days", "hospital"])
     assert line.endswith("column 'hospital' does not exist; there are days")
@@ -94,7 +94,7 @@ def test_the_column_itself_is_selected_twice_to_be_seen(tmp_path):
         ("blob", ["b", "\\x00"], [1, 0]),
     ],
 )
-def test_keys_of_any_type_are_sorted_as_duckdb_sorts_that(tmp_path, type_, keys, order):
+def test_keys_of_any_type_are_sorted_as_in_duckdb(tmp_path, type_, keys, order):
     values = ", ".join(f"('{key.replace(chr(39), chr(39) * 2)}'::{type_}, {at})" for at, key in enumerate(keys))
     opened = source(tmp_path, "k", f"select * from (values {values}) t(k, days)")
     assert opened.describe().clients == len(keys)
@@ -108,7 +108,7 @@ def test_keys_are_compared_as_text(tmp_path):
     assert "3 of 3 rows are of no client" in line
 
 
-def test_zeros_of_both_signs_are_found_again(tmp_path):
+def test_rows_of_zeros_of_both_signs_are_found(tmp_path):
     sql = "select * from (values ('-0.0'::double, 1), ('0.0'::double, 2), ('-0.0'::double, 3)) t(k, days)"
     assert sorted(day for days in lists(source(tmp_path, "k", sql).read(["days"])) for day in days) == [1, 2, 3]
 
@@ -122,7 +122,7 @@ def test_each_clients_rows_keep_the_querys_order(tmp_path):
 
 
 @pytest.mark.parametrize("length", [2, 40])
-def test_vectors_and_text_are_dealt_out_and_empty_ones_keep_their_shape(tmp_path, length):
+def test_vectors_and_text_are_divided_and_empty_ones_keep_their_shape(tmp_path, length):
     vector = f"list_transform(range({length}), lambda j: j + i)::float[{length}]"
     sql = f"""select k, {vector} as v, ['x', 'y' || i] as w, i as n
               from (values (2, 0), (1, 1), (2, 2)) t(k, i)"""
@@ -136,13 +136,13 @@ def test_vectors_and_text_are_dealt_out_and_empty_ones_keep_their_shape(tmp_path
 
 
 @pytest.mark.parametrize("clients", ["hospital", "select 'a' as hospital where false"])
-def test_no_key_is_no_client(tmp_path, clients):
+def test_empty_key_table_has_no_clients(tmp_path, clients):
     opened = source(tmp_path, clients, f"{STAYS} where false")
     assert opened.describe() == Source((Column("days", "int32"),), clients=0)
     assert (opened.count(), opened.read(["days"])) == (0, [])
 
 
-def test_data_that_change_after_the_announcement(tmp_path):
+def test_data_changed_after_the_announcement_are_an_error(tmp_path):
     stays = tmp_path / "stays.csv"
     stays.write_text("hospital,days\nb,1\na,2\n")
     opened = open_source("stays", "duckdb", {"file": "stays.csv", "clients": "hospital"}, tmp_path)
@@ -152,7 +152,7 @@ def test_data_that_change_after_the_announcement(tmp_path):
     stays.write_text("hospital,days\nb,3\nsecret,4\n")
     line = refused(SourceError, opened.read, ["days"])
     assert "1 of 2 rows are of no client that it announced; start the silo again so that" in line
-    assert "secret" not in line  # the coordinator is told this line, too
+    assert "secret" not in line  # the coordinator receives this line
     stays.write_text("hospital,days\nb,3\n,4\n")
     assert "column 'hospital' has 1 NULL among 2 values" in refused(ColumnError, opened.read, ["days"])
     stays.write_text("clinic,days\nb,3\nc,4\n")
@@ -162,7 +162,7 @@ def test_data_that_change_after_the_announcement(tmp_path):
     assert lists(opened.read(["days"])) == [[5]]
 
 
-def test_a_read_that_is_the_first_call_fixes_the_clients(tmp_path):
+def test_first_read_fixes_the_clients(tmp_path):
     stays = tmp_path / "stays.csv"
     stays.write_text("hospital,days\nb,1\na,2\n")
     opened = open_source("stays", "duckdb", {"file": "stays.csv", "clients": "hospital"}, tmp_path)
@@ -171,7 +171,7 @@ def test_a_read_that_is_the_first_call_fixes_the_clients(tmp_path):
     assert lists(opened.read(["days"])) == [[], [1]]
 
 
-def test_rows_of_no_listed_client_are_one_line(tmp_path):
+def test_rows_of_an_unlisted_client_are_a_one_line_error(tmp_path):
     opened = source(tmp_path, "select 'b' as hospital")
     assert opened.describe().clients == 1
     line = refused(SourceError, opened.read, ["days"])
@@ -203,7 +203,7 @@ def test_rows_of_no_listed_client_are_one_line(tmp_path):
         ("select null as hospital", ColumnError, "`where hospital is not null` to the query of 'clients', or coalesce"),
     ],
 )
-def test_clients_that_cannot_be_found_are_one_line(tmp_path, clients, error, line):
+def test_unknown_client_columns_are_a_one_line_error(tmp_path, clients, error, line):
     assert line in refused(error, source(tmp_path, clients).describe)
 
 
@@ -220,7 +220,7 @@ def test_the_only_column_cannot_be_the_key(tmp_path):
     assert "'clients' in [data.stays] takes 'hospital', the only column of the query; select what" in line
 
 
-def test_a_number_is_no_clients(tmp_path):
+def test_number_as_clients_setting_is_refused(tmp_path):
     line = refused(SettingsError, source, tmp_path, 3)
     assert "'clients' in [data.stays]: expected str | null, got int; it is a column of the query, or an SQL" in line
 
@@ -231,7 +231,7 @@ def test_a_number_is_no_clients(tmp_path):
     more=st.sets(st.integers(-15, 15)),
     listed=st.booleans(),
 )
-def test_every_row_is_its_clients_alone_and_in_order(tmp_path, rows, more, listed):
+def test_every_row_belongs_to_its_client_alone_and_in_order(tmp_path, rows, more, listed):
     keys = sorted({key for key, _, _ in rows} | (more if listed else set()))
     path = tmp_path / "rows.duckdb"
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Columns as TFF's own serializer writes them, and the casts that are allowed on the way."""
+"""Columns as TFF's own serializer writes them, and the allowed casts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def serialized(columns, types, *, scalar=False, clients=1):
 
 @pytest.fixture(scope="module", autouse=True)
 def tff():
-    """The full TFF, for comparison; importing it warns of its own dependencies."""
+    """Import the full TFF for comparison; its import warns of its own dependencies."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorflow_federated
@@ -54,7 +54,7 @@ def values_of(dtype, shape):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("row", [(), (3,), (2, 2)])
 @pytest.mark.parametrize(("rows", "scalar"), [(5, False), (0, False), (1, True)])
-def test_the_bytes_are_those_of_tff(tff, dtype, row, rows, scalar):
+def test_bytes_equal_tffs(tff, dtype, row, rows, scalar):
     import ml_dtypes
 
     found = values_of(dtype, (rows, *row))
@@ -82,7 +82,7 @@ def test_several_columns_and_clients_are_as_in_tff(tff):
     assert serialized(columns, types, clients=2) == reference.SerializeToString(deterministic=True)
 
 
-def test_no_client_is_a_value_without_members():
+def test_value_without_clients_has_no_members():
     value = executor_pb2.Value.FromString(serialized({}, [ColumnType("a", "int32", ())], clients=0))
     assert len(value.federated.value) == 0
     assert value.federated.type.placement.value.uri == "clients"
@@ -90,7 +90,7 @@ def test_no_client_is_a_value_without_members():
 
 
 @given(values=hnp.arrays(st.sampled_from(NUMBERS), hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)))
-def test_an_array_comes_back_from_its_bytes(values):
+def test_array_is_read_back_from_its_bytes(values):
     type_ = ColumnType("c", values.dtype.name, values.shape[1:])
     value = executor_pb2.Value.FromString(serialized({"c": values}, [type_]))
     array = value.federated.value[0].struct.element[0].value.array
@@ -99,7 +99,7 @@ def test_an_array_comes_back_from_its_bytes(values):
 
 
 @given(values=hnp.arrays(np.int64, st.integers(0, 20)), dtype=st.sampled_from(["int8", "int16", "int32"]))
-def test_integers_arrive_as_they_are_or_not_at_all(values, dtype):
+def test_integers_are_exact_or_refused(values, dtype):
     bounds = np.iinfo(dtype)
     fits = not values.size or (values.min() >= bounds.min and values.max() <= bounds.max)
     if fits:
@@ -110,7 +110,7 @@ def test_integers_arrive_as_they_are_or_not_at_all(values, dtype):
 
 
 @given(values=hnp.arrays(np.float32, st.integers(0, 50), elements=st.floats(width=32)))
-def test_bfloat16_is_rounded_as_others_do(values):
+def test_bfloat16_is_rounded_as_in_tensorflow(values):
     import ml_dtypes
 
     values = np.clip(values, -1e38, 1e38)
@@ -133,7 +133,7 @@ def test_bfloat16_is_rounded_as_others_do(values):
         (np.array([2**63], np.uint64), "int64", "holds 9223372036854775808, which int64 cannot"),
     ],
 )
-def test_what_does_not_convert_is_one_line(values, dtype, message):
+def test_impossible_cast_is_a_one_line_error(values, dtype, message):
     with pytest.raises(ColumnError) as caught:
         cast_to(dtype, values, source="flights", column="delay")
     assert message in str(caught.value)
@@ -154,12 +154,12 @@ def test_numbers_convert_to_the_more_general_kind(values, dtype):
     np.testing.assert_array_equal(cast_to(dtype, values, source="s", column="c"), values.astype(dtype))
 
 
-def test_special_floats_stay_special_as_bfloat16():
+def test_special_floats_are_preserved_as_bfloat16():
     bits = cast_to("bfloat16", np.array([np.inf, -np.inf, np.nan]), source="s", column="c")
     assert bits.tolist() == [0x7F80, 0xFF80, 0x7FC0]
 
 
-def test_an_unknown_dtype_is_the_coordinators_mistake():
+def test_unknown_dtype_is_a_coordinators_error():
     with pytest.raises(WorkRefused, match="asked for as 'float128'"):
         cast_to("float128", np.array([1]), source="s", column="c")
 

@@ -1,4 +1,4 @@
-"""silo.toml and the environment: what is read, and that each mistake is one line that names its place."""
+"""silo.toml and the environment: accepted settings, and one-line errors that name the place of each mistake."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(tmp_path):
 
 
 def refused(path, environ=None):
-    """The one line that the settings are refused with."""
+    """Return the one-line error of refused settings."""
     with pytest.raises(ConfigError) as caught:
         load(path, environ or {})
     line = str(caught.value)
@@ -51,7 +51,7 @@ def refused(path, environ=None):
     return line
 
 
-def test_a_file_is_read(write):
+def test_settings_file_is_read(write):
     settings = load(write(GOOD), {})
     assert settings.silo == SiloSettings(name="ewr", cohort="airports", broker="amqp://me:secret@localhost:5672/")
     assert settings.silo.heartbeat == 5.0
@@ -143,7 +143,7 @@ def test_silo_must_be_a_table(write):
     assert "'silo' in silo.toml is not a table; write [silo] above its keys" in refused(write("silo = 3"))
 
 
-def test_no_file_no_text_no_directory(tmp_path):
+def test_missing_or_unreadable_file_is_an_error(tmp_path):
     assert "there is no file" in refused(tmp_path / "none.toml")
     assert "cannot be read" in refused(tmp_path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
@@ -170,13 +170,13 @@ def test_the_environment_overrides_the_file(write):
     assert settings.data["extra"].options == {"deep": {"key": "v"}}
 
 
-def test_the_environment_names_a_source_as_it_can(write):
+def test_environment_variables_can_name_any_source(write):
     text = GOOD.replace("[data.flights]", '[data."My-Flights.2013"]')
     settings = load(write(text), {"FEDBROKER_DATA__MY_FLIGHTS_2013__QUERY": "select 3 as x"})
     assert settings.data["My-Flights.2013"].options == {"query": "select 3 as x"}
 
 
-def test_everything_may_come_from_the_environment(write):
+def test_all_settings_can_come_from_the_environment(write):
     environ = {f"FEDBROKER_SILO_{key.upper()}": value for key, value in SILO.items()}
     assert load(write(""), environ).silo == SiloSettings(**SILO)
 
@@ -225,12 +225,12 @@ def test_a_mistake_in_such_a_file_names_variable_and_file(write, tmp_path, conte
     path = tmp_path / "broker"
     if contents is not None:
         path.write_bytes(contents)
-    for order in (1, -1):  # whichever variable comes first
+    for order in (1, -1):  # for any order of the variables
         variables = list({"FEDBROKER_SILO_BROKER_FILE": str(path), **environ}.items())[::order]
         assert line.format(path=path) in refused(write(GOOD), dict(variables))
 
 
-def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting(write):
+def test_service_variables_of_kubernetes_are_ignored(write):
     environ = {
         "FEDBROKER_SILO_SERVICE_HOST": "10.0.0.1",
         "FEDBROKER_SILO_SERVICE_PORT": "80",
@@ -244,7 +244,7 @@ names = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=20)
 
 
 @given(name=names, cohort=names, heartbeat=st.floats(0.2, 60), cache=st.integers(2**20, 2**40))
-def test_file_and_environment_say_the_same(tmp_path_factory, name, cohort, heartbeat, cache):
+def test_file_and_environment_give_equal_settings(tmp_path_factory, name, cohort, heartbeat, cache):
     values = {**SILO, "name": name, "cohort": cohort, "heartbeat": heartbeat, "blob_cache_bytes": cache}
     path = tmp_path_factory.mktemp("config") / "silo.toml"
     path.write_text("[silo]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
@@ -262,7 +262,7 @@ def test_file_and_environment_say_the_same(tmp_path_factory, name, cohort, heart
         max_leaves=8,
     )
 )
-def test_no_document_gives_anything_but_settings_or_one_line(tmp_path_factory, document):
+def test_any_document_gives_settings_or_a_one_line_error(tmp_path_factory, document):
     def toml(value):
         if isinstance(value, dict):
             return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
@@ -284,7 +284,7 @@ def test_the_example_shows_each_limit_with_its_default():
     assert shown == {name: str(value) for name, value in dataclasses.asdict(Limits()).items()}
 
 
-def test_the_policy_is_strict_unless_the_file_says_otherwise(write):
+def test_default_policy_is_strict(write):
     policy = load(write(GOOD), {}).policy
     assert policy == PolicySettings()
     assert (policy.sources, policy.min_clients, policy.client_results) == (None, 1, "refuse")
@@ -304,7 +304,7 @@ def test_the_policy_is_strict_unless_the_file_says_otherwise(write):
         ("allow", "position", False),
     ],
 )
-def test_errors_are_told_in_full_only_where_values_may_leave_or_the_silo_says_so(results, detail, in_full):
+def test_full_errors_need_client_results_or_an_explicit_setting(results, detail, in_full):
     assert PolicySettings(client_results=results, error_detail=detail).errors_in_full is in_full
 
 
@@ -393,5 +393,5 @@ def test_a_runtime_needs_some_memory(write):
         ("x = " + "9" * 6000, "silo.toml is not TOML"),
     ],
 )
-def test_what_is_deep_or_endless_is_refused_in_a_line(write, text, words):
+def test_deep_or_endless_document_is_a_one_line_error(write, text, words):
     assert words in refused(write(GOOD + text))

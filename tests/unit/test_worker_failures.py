@@ -1,4 +1,4 @@
-"""What of a failure may leave a silo: a closed list of sentences, and words that are not of its data."""
+"""Failure messages that leave a silo: a closed list of sentences, without parts of its data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
 
 
 def calls(*names: str) -> Iterator[tuple[str, ast.Module, ast.Call]]:
-    """Each call of one of these in the silo's code, with its file."""
+    """Return each call of one of these functions in the silo's code, with its file."""
     for path, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
@@ -62,7 +62,7 @@ def is_of_the_list(tree: ast.Module, value: ast.expr) -> bool:
             return name in Problem.__members__
         case ast.IfExp(_, body, orelse):
             return is_of_the_list(tree, body) and is_of_the_list(tree, orelse)
-        case ast.Name(name):  # each value that it is given in this file
+        case ast.Name(name):  # each value that it gets in this file
             given = [
                 node.value
                 for node in ast.walk(tree)
@@ -90,23 +90,23 @@ def test_each_error_of_a_source_names_its_problem_from_the_closed_list():
     assert sites > 60
 
 
-def test_the_sentences_have_no_other_variables_than_the_dtype_asked_for_and_the_silos_limit():
-    assert len(Problem) == len(Problem.__members__)  # no two are one
+def test_sentences_contain_only_the_requested_dtype_and_the_limit():
+    assert len(Problem) == len(Problem.__members__)  # no two are equal
     for problem in Problem:
         fields = {name for _, name, _, _ in string.Formatter().parse(problem.sentence) if name is not None}
         assert fields <= {"dtype", "limit"}, problem
         assert "{" not in problem.advice
 
 
-def test_replies_that_tell_of_failures_and_public_text_are_made_in_one_place():
+def test_failure_replies_and_public_text_are_made_in_one_place():
     for name, least in (("Failed", 1), ("PublicText", 5)):
         places = [path for path, _, _ in calls(name)]
         assert (set(places), len(places) >= least) == ({"work/failures.py"}, True)
 
 
-def test_what_the_silo_refuses_by_its_own_words_quotes_no_exception():
-    """Of work that makes no sense or that the policy forbids: words of ours, about the coordinator's own work item."""
-    allowed = {("policy/guard.py", "error")}  # Unreadable, of a computation that the coordinator has sent
+def test_refusals_quote_no_exception():
+    """Check refusals of senseless or forbidden work: our own text about the coordinator's own work item."""
+    allowed = {("policy/guard.py", "error")}  # Unreadable describes a computation that the coordinator sent
     found = set()
     for path, tree, call in calls("WorkRefused", "PolicyRefused", "SessionLost"):
         caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
@@ -130,7 +130,7 @@ def test_what_the_silo_refuses_by_its_own_words_quotes_no_exception():
         (SessionLost("it is not here"), False),
     ],
 )
-def test_a_failure_counts_where_data_may_decide_on_it(error, counts):
+def test_failures_that_depend_on_data_are_counted(error, counts):
     guard = Guard(PolicySettings(max_failures=1))
     failed_reply(ITEM, "ewr", "i", error, guard=guard, by="one")
     if not counts:
@@ -139,14 +139,14 @@ def test_a_failure_counts_where_data_may_decide_on_it(error, counts):
     with pytest.raises(PolicyRefused, match="has failed 1 times"):
         guard.check_item(ITEM, "one")
     guard.check_item(ITEM, "another")
-    # What ran beside it is answered as what comes after it, whether it fails or not.
+    # Concurrent work gets the same reply as later work, for success and failure.
     again = failed_reply(ITEM, "ewr", "i", ComputationFailed("INTERNAL", "no"), guard=guard, by="one")
     assert (again.error_type, again.rule) == ("refused", "max_failures")
     with pytest.raises(PolicyRefused, match="has failed 1 times"):
         guard.check_outputs(ITEM, [], "one")
 
 
-def test_one_coordinator_does_not_have_another_s_failures_forgotten(monkeypatch):
+def test_failure_counts_of_coordinators_are_separate(monkeypatch):
     monkeypatch.setattr(guarding, "MOST_SESSIONS", 2)
     guard = Guard(PolicySettings(max_failures=1))
     failed_reply(ITEM, "ewr", "i", TimeoutError(), guard=guard, by="one")
@@ -158,7 +158,7 @@ def test_one_coordinator_does_not_have_another_s_failures_forgotten(monkeypatch)
 
 
 @pytest.mark.parametrize("problem", Problem)
-def test_a_problem_is_told_with_the_names_that_the_coordinator_knows(problem):
+def test_problem_has_the_names_that_the_coordinator_knows(problem):
     error = SourceError("rows", SECRET, hint=SECRET, problem=problem, dtype="int8", limit=7)
     assert told(error).startswith(f"data; source 'rows' {problem.sentence.format(dtype='int8', limit=7)}")
     for column in ("x", "asked"):
@@ -167,7 +167,7 @@ def test_a_problem_is_told_with_the_names_that_the_coordinator_knows(problem):
         assert SECRET not in told(error)
 
 
-def test_other_names_are_not_told():
+def test_other_names_are_omitted():
     hidden = ColumnError("rows", SECRET, "has NULLs", problem=Problem.NOT_KEYS)
     assert told(hidden).startswith("data; source 'rows': a column cannot tell clients apart")
     elsewhere = ColumnError("rows", "y", "has NULLs", problem=Problem.NO_VALUE)  # another source's
@@ -176,14 +176,14 @@ def test_other_names_are_not_told():
     assert SECRET not in told(SourceError("rows", "?", problem=Problem.NOT_CONVERTIBLE, dtype=SECRET))
 
 
-def test_what_is_announced_is_told_where_something_else_was_asked_for():
+def test_mismatch_error_has_the_announced_columns():
     assert told(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE)).endswith("; there are rows, other")
     assert told(ColumnError("rows", "asked", "?", problem=Problem.UNKNOWN_COLUMN)).endswith("there are x")
     assert failure_of(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE), ITEM, {}).hint == "there are none"
 
 
 class Marked(Exception):
-    """Of somebody's own package."""
+    """An exception of a third-party package."""
 
 
 Marked.__name__ = SECRET
@@ -212,11 +212,11 @@ Marked.__name__ = SECRET
         (WireError("a message of 9 bytes", hint="less"), "refused; a message of 9 bytes; less"),
     ],
 )  # fmt: skip
-def test_each_kind_of_exception_is_told_so(error, expected):
+def test_each_kind_of_exception_has_its_message(error, expected):
     assert told(error) == expected
 
 
-def test_the_detail_is_in_the_log_under_the_id_that_the_reply_shows(caplog):
+def test_detail_is_logged_under_the_id_of_the_reply(caplog):
     error = ColumnError("rows", "x", f"holds {SECRET}", hint="narrow it", problem=Problem.OUT_OF_RANGE, dtype="int8")
     reply = failed_reply(ITEM, "ewr", "1", error, ANNOUNCED)
     assert SECRET not in repr(reply)
@@ -228,12 +228,12 @@ def test_the_detail_is_in_the_log_under_the_id_that_the_reply_shows(caplog):
     assert other.hint != reply.hint
 
 
-def test_what_needs_no_detail_has_no_id(caplog):
+def test_message_without_detail_has_no_id(caplog):
     reply = failed_reply(ITEM, "ewr", "1", WorkRefused("no", hint="look"))
     assert (reply.hint, caplog.records) == ("look", [])
 
 
-def test_the_traceback_of_what_was_not_foreseen_is_in_the_log(caplog):
+def test_traceback_of_an_unexpected_exception_is_logged(caplog):
     try:
         raise ValueError(SECRET)
     except ValueError as error:
@@ -244,6 +244,6 @@ def test_the_traceback_of_what_was_not_foreseen_is_in_the_log(caplog):
     assert SECRET in record.fedbroker_event["detail"]
 
 
-def test_dtypes_that_are_told_are_ours():
+def test_dtypes_in_messages_are_ours():
     for dtype in DTYPES:
         assert dtype in told(SourceError("rows", "?", problem=Problem.OUT_OF_RANGE, dtype=dtype))

@@ -1,4 +1,4 @@
-"""A program with values joined into their structs makes what it made before, and leaves the same behind."""
+"""Ops with fused structs compute the same outputs as before, and leave the same values behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFS = st.integers(1, 6)
 
 
 def ran(program, held=()):
-    """Its outputs and what is left, each value written as how it was made; None where it uses what is not there."""
+    """Run ops symbolically; return outputs and remaining values, or None if an op uses a missing value."""
     refs, outputs = dict(held), []
     for op in program:
         try:
@@ -56,11 +56,11 @@ OPS = st.one_of(
 
 @settings(max_examples=2000)
 @given(st.lists(OPS, max_size=10), st.booleans())
-def test_a_joined_program_makes_the_same(program, last):
+def test_fused_ops_compute_the_same(program, last):
     held = {5: "held", 6: "held"}
     before = ran(program, held)
     if before is None:
-        return  # an error either way
+        return  # an error in both cases
     after = ran(fuse_structs(program, BLOBS, ends_session=last, held=held), held)
     assert after is not None
     assert after[0] == before[0]
@@ -68,7 +68,7 @@ def test_a_joined_program_makes_the_same(program, last):
         assert after[1] == before[1]
 
 
-def test_the_values_of_a_struct_are_joined():
+def test_values_of_a_struct_are_fused():
     program = [Value(1, "a"), Value(2, "b"), Struct(3, (("x", 1), ("", 2))), Call(4, 9, 3), Compute(4), Drop((1, 2, 4))]
     joined = [FusedStruct(3, (("x", "a"), ("", "b"))), Call(4, 9, 3), Compute(4)]
     assert fuse_structs(program, BLOBS, ends_session=False) == [*joined, Drop((4,))]
@@ -76,14 +76,14 @@ def test_the_values_of_a_struct_are_joined():
 
 
 @pytest.mark.parametrize("before", [[], [Drop((5,))], [Drop((5,)), Value(5, "b"), Drop((5,))]])
-def test_what_has_the_id_of_what_was_held_replaces_it(before):
+def test_value_with_a_used_id_replaces_it(before):
     program = [*before, Value(5, "a"), Struct(3, (("x", 5),)), Drop((5,))]
     assert fuse_structs(program, BLOBS, ends_session=False, held={5}) == program
     again = [Drop((5,)), Value(5, "a"), Struct(3, (("x", 5),))]
     assert fuse_structs(again, BLOBS, ends_session=False, held={5}) == again
 
 
-def test_what_is_used_again_or_kept_or_large_is_made_by_itself():
+def test_reused_kept_or_large_values_are_not_fused():
     for used in ([Compute(1)], [Struct(5, (("", 1),))], [Value(1, "b")]):
         program = [Value(1, "a"), Struct(3, (("x", 1),)), *used]
         assert not any(

@@ -1,4 +1,4 @@
-"""The kinds of sources that come with the worker: each is found, and imported only when it is asked for."""
+"""The worker's own kinds of sources: each is found, and imported only if it is used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ else:
 
 
 def opened(directory, kind, options, *, without=()):
-    """What a fresh interpreter says of a source."""
+    """Return a fresh interpreter's description of a source."""
     arguments = [kind, json.dumps(options), str(directory), json.dumps(without)]
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{_OPEN}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -55,7 +55,7 @@ def test_the_registry_and_the_entry_points_name_the_same_kinds():
     )
 
 
-def test_a_silo_imports_what_its_sources_need_and_no_more(tmp_path):
+def test_silo_imports_only_the_needs_of_its_sources(tmp_path):
     (tmp_path / "own.py").write_text("def read():\n    return {'x': [1]}\n")
     assert json.loads(opened(tmp_path, "python", {"callable": "own:read"}))["heavy"] == []
     assert json.loads(opened(tmp_path, "duckdb", {"query": "select 1 as x"}))["heavy"] == ["duckdb"]
@@ -63,7 +63,7 @@ def test_a_silo_imports_what_its_sources_need_and_no_more(tmp_path):
     assert json.loads(opened(tmp_path, "sql", in_memory)) == {"rows": 1, "heavy": ["sqlalchemy"], "hosts": []}
 
 
-def test_a_silo_asks_no_other_hosts_of_googles(tmp_path):
+def test_silo_connects_to_no_other_google_hosts(tmp_path):
     with SheetsServer(key_size=1024) as server:
         found = json.loads(opened(tmp_path, "sheets", share_spreadsheet(server, tmp_path)))
     assert found["rows"] == 3
@@ -75,7 +75,7 @@ def test_a_silo_asks_no_other_hosts_of_googles(tmp_path):
     ("kind", "missing", "options"),
     [("sheets", "gspread", {}), ("sheets", "google", {}), ("sql", "sqlalchemy", {})],
 )
-def test_an_extra_that_is_not_installed_is_named(tmp_path, kind, missing, options):
+def test_missing_extra_is_named(tmp_path, kind, missing, options):
     assert opened(tmp_path, kind, options, without=[missing]) == (
         f"[FB4201] [data.own]: the source {kind!r} needs {missing}, which is not installed; "
         f"install fedbroker-worker[{kind}]"

@@ -1,4 +1,4 @@
-"""The source ``python``: what a function returns."""
+"""The source ``python``: columns that a function returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.wait import wait_until
 
 @pytest.fixture
 def columns(tmp_path, monkeypatch):
-    """``columns(body, **options)``: a source over a function of its own, ``given`` being its argument."""
+    """Return ``columns(body, **options)``: a source over its own function, whose argument is ``given``."""
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     number = iter(range(100))
 
@@ -31,7 +31,7 @@ def columns(tmp_path, monkeypatch):
 
 
 def line(error, function, *arguments):
-    """The line of an error."""
+    """Return the line of an error."""
     with pytest.raises(error) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
@@ -60,7 +60,7 @@ def line(error, function, *arguments):
         ("[]", Column("x", "float64"), []),
     ],
 )
-def test_whatever_numpy_makes_an_array_of_is_a_column(columns, values, column, expected):
+def test_every_value_that_numpy_converts_is_a_column(columns, values, column, expected):
     source = columns(f"return {{'x': {values}}}")
     assert isinstance(source, DataSource)
     assert source.describe() == Source((column,), rows=len(expected))
@@ -70,7 +70,7 @@ def test_whatever_numpy_makes_an_array_of_is_a_column(columns, values, column, e
     assert source.count() == len(expected)
 
 
-def test_what_looks_like_a_data_frame_is_one(columns, tmp_path):
+def test_data_frame_like_object_is_accepted(columns, tmp_path):
     (tmp_path / "frames.py").write_text(
         "class Frame:\n    def keys(self):\n        return ['x', 'y']\n\n"
         "    def __getitem__(self, name):\n        return {'x': [1], 'y': ['a']}[name]\n"
@@ -79,7 +79,7 @@ def test_what_looks_like_a_data_frame_is_one(columns, tmp_path):
     assert source.describe() == Source((Column("x", "int64"), Column("y", "str")), rows=1)
 
 
-def test_arguments_are_handed_over(columns):
+def test_arguments_are_passed(columns):
     source = columns("return {'x': [given] * 2}", arguments={"given": 7})
     assert source.read(["x"])[0]["x"].tolist() == [7, 7]
     assert "secret" not in repr(columns("return {'x': [1]}", arguments={"given": "secret"})._options)
@@ -127,7 +127,7 @@ def test_clients_are_those_with_rows_of_the_same_key(columns, tmp_path):
         ("return {'x': [1]}", {"arguments": {"more": 1}}, SourceError, "failed: TypeError: read() got an unexpected"),
     ],
 )
-def test_what_does_not_fit_is_one_line(columns, body, options, error, said):
+def test_mismatched_result_is_a_one_line_error(columns, body, options, error, said):
     assert said in line(error, lambda: columns(body, **options).describe())
 
 
@@ -142,14 +142,14 @@ def test_what_does_not_fit_is_one_line(columns, body, options, error, said):
         ("ending:read", "'ending' cannot be imported: SystemExit: 3; it is looked for"),
     ],
 )
-def test_a_function_that_is_not_there(tmp_path, callable_, said, monkeypatch):
+def test_missing_function_is_an_error(tmp_path, callable_, said, monkeypatch):
     monkeypatch.setattr("sys.path", list(__import__("sys").path))
     (tmp_path / "broken.py").write_text("def read(:\n")
     (tmp_path / "ending.py").write_text("raise SystemExit(3)\n")
     assert said in line(SettingsError, open_source, "own", "python", {"callable": callable_}, tmp_path)
 
 
-def test_a_column_stays_what_it_was_announced_as(columns, tmp_path):
+def test_column_keeps_its_announced_type(columns, tmp_path):
     (tmp_path / "x").write_text("[1]")
     source = columns(f"return {{'y': [1]}} | eval(pathlib.Path({str(tmp_path / 'x')!r}).read_text())")
     (tmp_path / "x").write_text("{'x': [1]}")
@@ -162,7 +162,7 @@ def test_a_column_stays_what_it_was_announced_as(columns, tmp_path):
 
 
 @pytest.mark.parametrize(("ttl", "calls"), [(0, 3), (3600, 1)])
-def test_it_is_called_as_often_as_its_ttl_says(columns, tmp_path, ttl, calls):
+def test_function_is_called_again_after_its_ttl(columns, tmp_path, ttl, calls):
     path = tmp_path / "calls"
     path.touch()
     source = columns(
@@ -174,7 +174,7 @@ def test_it_is_called_as_often_as_its_ttl_says(columns, tmp_path, ttl, calls):
     assert (tmp_path / "calls").read_text() == "." * calls
 
 
-def test_a_read_is_given_up_at_once_and_the_next_one_works(columns, tmp_path):
+def test_read_is_cancelled_immediately_and_the_next_one_succeeds(columns, tmp_path):
     path = str(tmp_path / "shut")
     source = columns(
         f"import time; shut = pathlib.Path({path!r}); [time.sleep(0.01) for _ in range(3000) if shut.exists()]; "

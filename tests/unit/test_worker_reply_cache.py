@@ -1,4 +1,4 @@
-"""What a silo remembers of its answers, and for how long; blocking calls in threads."""
+"""A silo's cache of its replies: contents and lifetime; blocking calls in threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def done(session: str, stage: int = 0) -> Done:
     return Done(session, stage, "ewr", "1", (), 0.0)
 
 
-async def test_the_latest_answer_of_a_session_is_remembered():
+async def test_latest_reply_of_a_session_is_cached():
     answers = ReplyCache(100)
     answers.put(done("a"), {"d": b"12345"})
     answers.put(done("b"), {"d": b"1"})
@@ -33,7 +33,7 @@ async def test_the_latest_answer_of_a_session_is_remembered():
     assert answers.kept_bytes == 0
 
 
-async def test_answers_are_forgotten_in_time():
+async def test_replies_expire():
     answers = ReplyCache(100, linger=0.01)
     answers.put(done("a"), {"d": b"1"})
     await eventually(lambda: answers.get("a", 0) is None)
@@ -41,7 +41,7 @@ async def test_answers_are_forgotten_in_time():
 
 
 @given(sizes=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 60)), max_size=20))
-def test_what_is_kept_is_bounded(sizes):
+def test_cache_size_is_bounded(sizes):
     async def check():
         answers = ReplyCache(100)
         for stage, (session, size) in enumerate(sizes):
@@ -55,13 +55,13 @@ def test_what_is_kept_is_bounded(sizes):
     asyncio.run(check())
 
 
-async def test_an_answer_that_is_too_large_is_not_kept():
+async def test_oversized_reply_is_not_cached():
     answers = ReplyCache(100)
     answers.put(done("a"), {"d": b"x" * 101})
     assert answers.get("a", 0) is None
 
 
-async def test_a_blocking_call_gives_its_result_or_its_error():
+async def test_blocking_call_returns_its_result_or_raises():
     assert await in_thread(lambda: threading.current_thread().daemon, "call") is True
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0, "call")
@@ -71,7 +71,7 @@ async def test_a_blocking_call_gives_its_result_or_its_error():
 @pytest.mark.parametrize(
     "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, StopIteration, BaseException]
 )
-async def test_a_blocking_call_that_ends_in_whatever_way_is_answered(kind):
+async def test_blocking_call_that_ends_by_any_exception_is_answered(kind):
     def end():
         raise kind("for good")
 
@@ -80,7 +80,7 @@ async def test_a_blocking_call_that_ends_in_whatever_way_is_answered(kind):
             await in_thread(end, "call")
 
 
-async def test_a_blocking_call_can_be_given_up():
+async def test_blocking_call_can_be_cancelled():
     release = threading.Event()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -90,7 +90,7 @@ async def test_a_blocking_call_can_be_given_up():
     await eventually(lambda: not still_running())
 
 
-def test_a_loop_that_is_gone_does_not_matter():
+def test_closed_event_loop_is_ignored():
     release = threading.Event()
 
     async def give_up():

@@ -1,4 +1,4 @@
-"""The source ``sheets``: gspread's real client against a server of our own that speaks Google's Sheets."""
+"""The source ``sheets``: gspread's real client and a server of ours that speaks Google's Sheets protocol."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def google():
 
 @pytest.fixture
 def server(google):
-    """The server as it is at first."""
+    """Start a server in its initial state."""
     yield google
     google.release.set()
     for changed in (google.instead, google.token_instead, google.requests, google.books):
@@ -38,7 +38,7 @@ def server(google):
 
 @pytest.fixture
 def stays(server, tmp_path):
-    """``stays(rows=…, **options)``: a source over a spreadsheet of its own."""
+    """Return ``stays(rows=…, **options)``: a source over its own spreadsheet."""
 
     def make(rows=None, **options):
         return open_source("stays", "sheets", share_spreadsheet(server, tmp_path, rows, **options), tmp_path)
@@ -47,11 +47,11 @@ def stays(server, tmp_path):
 
 
 def line(error, function, *arguments):
-    """The line of an error."""
+    """Return the line of an error."""
     with pytest.raises(error) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
-    assert SPREADSHEET_KEY not in str(caught.value)  # whoever has it may be able to read the spreadsheet
+    assert SPREADSHEET_KEY not in str(caught.value)  # its holder may be able to read the spreadsheet
     return str(caught.value)
 
 
@@ -60,7 +60,7 @@ def values(source, *columns):
     return {name: rows[name].tolist() for name in columns}
 
 
-def test_columns_are_read_as_what_they_are(stays):
+def test_columns_have_the_types_of_their_cells(stays):
     source = stays(types={"admitted": "datetime", "days": "int32"})
     assert isinstance(source, DataSource)
     columns = (
@@ -93,13 +93,13 @@ def test_columns_are_read_as_what_they_are(stays):
         ("uint8", [0, 255], [0, 255]),
     ],
 )
-def test_types_are_given(stays, word, cells, expected):
+def test_configured_types_are_used(stays, word, cells, expected):
     source = stays([["x"], *([cell] for cell in cells)], types={"x": word})
     assert source.describe().columns[0].name == "x"
     assert values(source, "x")["x"] == expected
 
 
-def test_a_worksheet_a_range_and_a_row_of_names_are_chosen(stays, server):
+def test_worksheet_range_and_header_row_are_selected(stays, server):
     source = stays(
         [["a note"], ["", "x", "", "y"], ["", 1, "ignored", 4], ["", 2, "", 5], ["", 3, "", 6]],
         worksheet="Stays",
@@ -117,23 +117,23 @@ def test_a_worksheets_name_is_quoted(stays, server):
     assert values(source, "x") == {"x": [7]}
 
 
-def test_without_names_columns_are_called_by_their_letters(stays):
+def test_columns_without_names_have_their_letters(stays):
     source = stays([[1, 2], [3, 4]], header=0, range="A1:B2")
     assert values(source, "B", "A") == {"B": [2, 4], "A": [1, 3]}
 
 
-def test_columns_are_chosen(stays):
+def test_columns_are_selected(stays):
     source = stays(columns=["days", "age"])
     assert [column.name for column in source.describe().columns] == ["days", "age"]
     assert "column 'ward' does not exist; there are days, age" in line(ColumnError, source.read, ["ward"])
 
 
-def test_a_url_stands_for_its_key(stays):
+def test_url_is_accepted_as_key(stays):
     url = f"https://docs.google.com/spreadsheets/d/{SPREADSHEET_KEY}/edit#gid=0"
     assert stays(spreadsheet=url).count() == 3
 
 
-def test_the_worksheet_that_a_url_names_is_read(stays, server):
+def test_worksheet_of_a_url_is_read(stays, server):
     def url(gid):
         return f"https://docs.google.com/spreadsheets/d/{SPREADSHEET_KEY}/edit?gid={gid}#gid={gid}"
 
@@ -152,7 +152,7 @@ def test_cells_without_value(stays):
     assert "column 'x' has no value in cell A3; fill it in, or say nulls = \"drop\"" in said
     dropping = stays(rows, nulls="drop")
     assert dropping.describe().rows == 2
-    assert values(dropping, "x") == {"x": [1, 4]}  # the same rows, whichever columns are asked for
+    assert values(dropping, "x") == {"x": [1, 4]}  # the same rows for any choice of columns
     filling = stays(rows, nulls="nan")
     (read,) = filling.read(["x"])
     np.testing.assert_array_equal(read["x"], [1, np.nan, 3, 4])
@@ -185,7 +185,7 @@ def test_cells_without_value(stays):
         ([["x"]], {"header": 3}, "row 3 of the sheet names no columns"),
     ],
 )
-def test_cells_that_do_not_fit_are_one_line(stays, rows, options, said):
+def test_mismatched_cells_are_a_one_line_error(stays, rows, options, said):
     source = stays(rows, **options)
 
     def read():
@@ -194,10 +194,10 @@ def test_cells_that_do_not_fit_are_one_line(stays, rows, options, said):
 
     told = line(SourceError, read)
     assert said in told
-    assert "secret" not in told  # the coordinator may be told this line, too
+    assert "secret" not in told  # the coordinator may receive this line
 
 
-def test_an_empty_sheet_has_the_columns_whose_types_are_given(stays):
+def test_empty_sheet_has_the_configured_columns(stays):
     source = stays([["x", "name"]], types={"x": "float32", "name": "str"})
     assert source.describe() == Source((Column("x", "float32"), Column("name", "str")), rows=0)
     (read,) = source.read(["x", "name"])
@@ -231,7 +231,7 @@ def test_numbers_from_the_environment_are_text(stays):
 
 
 @pytest.mark.parametrize("missing", ["spreadsheet", "service_account"])
-def test_what_is_needed_is_asked_for(server, tmp_path, missing):
+def test_missing_options_are_named(server, tmp_path, missing):
     options = share_spreadsheet(server, tmp_path)
     del options[missing]
     said = line(SettingsError, open_source, "stays", "sheets", options, tmp_path)
@@ -247,7 +247,7 @@ def test_what_is_needed_is_asked_for(server, tmp_path, missing):
         ({"clients": "ward", "range": "A1:A5"}, "'clients' in [data.stays] takes 'ward', the only column"),
     ],
 )
-def test_columns_that_are_not_there_are_one_line(stays, options, said):
+def test_missing_columns_are_a_one_line_error(stays, options, said):
     assert said in line(SettingsError, stays(**options).describe)
 
 
@@ -274,14 +274,14 @@ def test_clients_are_in_the_order_of_their_keys(stays):
     assert [one["k"].tolist() for one in both.read(["k"])] == [[-1.5], [9], [10, 10]]
 
 
-def test_a_row_without_a_key_is_no_clients(stays):
+def test_row_without_a_key_belongs_to_no_client(stays):
     rows = [["k", "x"], ["a", 1], ["", 2]]
     said = line(ColumnError, stays(rows, clients="k").describe)
     assert "column 'k' has cells without value, which are no client's key; fill them in, or say nulls" in said
     assert stays(rows, clients="k", nulls="drop").describe() == Source((Column("x", "float64"),), rows=1)
 
 
-def test_what_was_read_is_used_again_while_it_is_new(stays, server):
+def test_recent_read_is_cached(stays, server):
     source = stays(ttl=3600)
     source.describe()
     asked = len(server.requests)
@@ -290,17 +290,17 @@ def test_what_was_read_is_used_again_while_it_is_new(stays, server):
     assert len(server.requests) == asked
 
 
-def test_what_was_read_is_read_anew_when_it_is_old(stays, server):
+def test_old_read_is_refreshed(stays, server):
     source = stays(ttl=0.2)
     source.describe()
     asked = len(server.requests)
     server.books[SPREADSHEET_KEY].sheets["Stays"].append(["C", 5, 1, True, 41275])
     wait_until(lambda: len(values(source, "days")["days"]) == 4, 5)
     assert len(server.requests) > asked
-    assert server.requests.count("POST /token") == 1  # the token is still good
+    assert server.requests.count("POST /token") == 1  # the token is still valid
 
 
-def test_a_column_that_is_new_in_the_sheet_leaves_no_row_out(stays, server):
+def test_new_column_in_the_sheet_drops_no_row(stays, server):
     source = stays([["x"], [1], [2]], nulls="drop", ttl=0)
     assert source.describe().rows == 2
     server.books[SPREADSHEET_KEY].sheets["Stays"][:2] = [["x", "note"], [1, "seen"]]
@@ -308,7 +308,7 @@ def test_a_column_that_is_new_in_the_sheet_leaves_no_row_out(stays, server):
     assert source.count() == 2
 
 
-def test_a_column_stays_what_it_was_announced_as(stays, server):
+def test_column_keeps_its_announced_type(stays, server):
     source = stays(ttl=0)
     source.describe()
     server.books[SPREADSHEET_KEY].sheets["Stays"][2][1] = "ten"
@@ -319,7 +319,7 @@ def test_a_column_stays_what_it_was_announced_as(stays, server):
     )
 
 
-def test_a_spreadsheet_that_is_not_shared(stays, server):
+def test_unshared_spreadsheet_is_an_error(stays, server):
     source = stays()
     server.books[SPREADSHEET_KEY].readers.clear()
     said = line(SourceError, source.describe)
@@ -329,7 +329,7 @@ def test_a_spreadsheet_that_is_not_shared(stays, server):
     )
 
 
-def test_an_api_that_is_not_enabled(stays, server):
+def test_disabled_api_is_an_error(stays, server):
     source = stays()
     server.instead.append(
         Answer.error(403, "PERMISSION_DENIED", "Google Sheets API has not been used", reason="SERVICE_DISABLED")
@@ -339,7 +339,7 @@ def test_an_api_that_is_not_enabled(stays, server):
     )
 
 
-def test_a_spreadsheet_that_does_not_exist(stays, server):
+def test_unknown_spreadsheet_is_an_error(stays, server):
     source = stays()
     server.books.clear()
     assert "there is no spreadsheet of that key; correct 'spreadsheet' in [data.stays]: its URL, or what is" in line(
@@ -347,7 +347,7 @@ def test_a_spreadsheet_that_does_not_exist(stays, server):
     )
 
 
-def test_a_worksheet_or_a_range_that_does_not_exist(stays):
+def test_unknown_worksheet_or_range_is_an_error(stays):
     said = line(SourceError, stays(worksheet="Flights").describe)
     assert "the spreadsheet has no worksheet 'Flights'; correct 'worksheet' in [data.stays]" in said
     said = line(SourceError, stays(range="first:last").describe)
@@ -355,21 +355,21 @@ def test_a_worksheet_or_a_range_that_does_not_exist(stays):
 
 
 @pytest.mark.parametrize("answer", [BUSY, DOWN], ids=["quota", "down"])
-def test_a_busy_server_is_asked_again(stays, server, answer):
+def test_request_to_a_busy_server_is_retried(stays, server, answer):
     source = stays(retry_seconds=10)
     server.instead += [answer, answer]
     assert source.describe().rows == 3
     assert len(server.requests) == 1 + 3 + 2
 
 
-def test_a_busy_server_without_a_word_when_is_asked_again_after_a_pause(stays, server):
+def test_busy_server_without_retry_after_is_retried_after_a_pause(stays, server):
     source = stays(retry_seconds=10)
     server.instead.append(Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded"))
     assert source.describe().rows == 3
     assert len(server.requests) == 1 + 3 + 1
 
 
-def test_a_server_that_stays_busy_is_asked_so_often_and_no_more(stays, server):
+def test_retries_to_a_busy_server_are_limited(stays, server):
     source = stays(retry_seconds=10)
     server.instead += [BUSY] * 20
     said = line(SourceError, source.describe)
@@ -379,10 +379,10 @@ def test_a_server_that_stays_busy_is_asked_so_often_and_no_more(stays, server):
     server.requests.clear()
     server.instead += [Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded", Retry_After="11")] * 2
     assert "Google's quota of requests is used up" in line(SourceError, source.describe)
-    assert [one[:3] for one in server.requests] == ["POS", "GET"]  # there is no time to wait for so long
+    assert [one[:3] for one in server.requests] == ["POS", "GET"]  # a pause of that length exceeds the limit
 
 
-def test_a_server_that_is_down_says_so(stays, server):
+def test_unavailable_server_is_an_error(stays, server):
     source = stays()
     server.instead.append(DOWN)
     assert "Google Sheets answered 503: The service is currently unavailable.; try again later" in line(
@@ -390,7 +390,7 @@ def test_a_server_that_is_down_says_so(stays, server):
     )
 
 
-def test_a_service_account_that_google_does_not_know(stays, server):
+def test_unknown_service_account_is_an_error(stays, server):
     source = stays(ttl=0)
     server.remove_account("silo@example.iam.gserviceaccount.com")
     said = line(SourceError, source.describe)
@@ -400,7 +400,7 @@ def test_a_service_account_that_google_does_not_know(stays, server):
     assert said.endswith("or make a new key for it")
 
 
-def test_a_new_key_is_taken_from_the_file(stays, server, tmp_path):
+def test_new_key_is_read_from_the_file(stays, server, tmp_path):
     source = stays(ttl=0)
     source.describe()
     server.remove_account("silo@example.iam.gserviceaccount.com")
@@ -409,14 +409,14 @@ def test_a_new_key_is_taken_from_the_file(stays, server, tmp_path):
     assert source.describe().rows == 3
 
 
-def test_a_token_that_counts_no_longer(stays, server):
+def test_removed_account_is_an_error(stays, server):
     source = stays(ttl=0)
     source.describe()
     server.remove_account("silo@example.iam.gserviceaccount.com")
     assert "Google gives silo@example.iam.gserviceaccount.com no token" in line(SourceError, source.describe)
 
 
-def test_a_key_of_somebody_else(stays, tmp_path):
+def test_key_of_another_account_is_an_error(stays, tmp_path):
     source = stays()
     account = json.loads((tmp_path / "account.json").read_text())
     other = rsa.generate_private_key(public_exponent=65537, key_size=1024).private_bytes(
@@ -444,7 +444,7 @@ def test_a_key_of_somebody_else(stays, tmp_path):
         ),
     ],
 )
-def test_a_service_account_that_is_none(stays, tmp_path, text, said):
+def test_invalid_service_account_is_an_error(stays, tmp_path, text, said):
     source = stays()
     path = tmp_path / "account.json"
     path.unlink() if text is None else path.write_text(text)
@@ -453,11 +453,11 @@ def test_a_service_account_that_is_none(stays, tmp_path, text, said):
     assert "secret" not in told
 
 
-def test_a_service_account_among_systemds_credentials(stays, server, tmp_path, monkeypatch):
+def test_service_account_can_be_a_systemd_credential(stays, server, tmp_path, monkeypatch):
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
-    assert stays().count() == 3  # one that is not there is a path
+    assert stays().count() == 3  # a missing credential is a path
     source = stays(service_account="sheets")
     assert f"no file {tmp_path / 'sheets'}, nor a credential sheets in {credentials}; correct" in line(
         SettingsError, source.describe
@@ -466,7 +466,7 @@ def test_a_service_account_among_systemds_credentials(stays, server, tmp_path, m
     assert source.count() == 3
 
 
-def test_a_server_that_is_not_there(stays, server, tmp_path):
+def test_unreachable_server_is_an_error(stays, server, tmp_path):
     source = stays(endpoint="http://127.0.0.1:1")
     assert "http://127.0.0.1:1 cannot be reached (ConnectionError); see what blocks the way" in line(
         SourceError, source.describe
@@ -478,7 +478,7 @@ def test_a_server_that_is_not_there(stays, server, tmp_path):
     assert "the address that gives tokens cannot be reached (TransportError)" in line(SourceError, again.describe)
 
 
-def test_a_read_that_waits_for_google_can_be_interrupted(stays, server):
+def test_read_waiting_for_google_can_be_interrupted(stays, server):
     source = stays(ttl=0)
     source.describe()
     server.release.clear()
@@ -490,7 +490,7 @@ def test_a_read_that_waits_for_google_can_be_interrupted(stays, server):
     assert values(source, "days") == {"days": [3, 10, 1]}
 
 
-def test_a_read_between_two_tries_can_be_interrupted(stays, server):
+def test_read_between_two_attempts_can_be_interrupted(stays, server):
     source = stays(ttl=0, retry_seconds=3600)
     source.describe()
     server.instead.append(Answer.error(429, "RESOURCE_EXHAUSTED", "Quota exceeded", Retry_After="3000"))
@@ -500,7 +500,7 @@ def test_a_read_between_two_tries_can_be_interrupted(stays, server):
     assert values(source, "days") == {"days": [3, 10, 1]}
 
 
-def test_closing_ends_what_is_under_way_and_is_final(stays, server):
+def test_close_ends_running_reads_and_is_final(stays, server):
     source = stays()
     server.release.clear()
     errors = _meanwhile(source.describe, lambda: wait_until(lambda: len(server.requests) > 1), source.close)
@@ -509,7 +509,7 @@ def test_closing_ends_what_is_under_way_and_is_final(stays, server):
 
 
 def _meanwhile(call, ready, end):
-    """The lines of the errors that a call in another thread raises as it is ended, once it is under way."""
+    """Run a call in another thread, end it while it runs, and return the lines of its errors."""
     errors = []
 
     def run():

@@ -22,7 +22,7 @@ CSV = "x,label,when\n1.5,a,2013-01-01\n2.5,b,2013-01-03\n"
 
 @pytest.fixture
 def files(tmp_path):
-    """One table as a file of each kind."""
+    """Write one table as a file of each kind."""
     (tmp_path / "t.csv").write_text(CSV)
     with duckdb.connect() as database:
         database.execute(f"create table t as from read_csv('{tmp_path / 't.csv'}')")
@@ -43,7 +43,7 @@ def query(sql, directory):
 
 
 def rows(opened, columns):
-    """The columns of a source that stands for one client."""
+    """Return the columns of a source with one client."""
     (only,) = opened.read(columns)
     return only
 
@@ -78,12 +78,12 @@ def test_several_files_and_subdirectories(files):
 def test_a_database_file_is_read(files):
     opened = source({"query": "select x from t order by x desc", "database": "t.duckdb"}, files)
     assert rows(opened, ["x"])["x"].tolist() == [2.5, 1.5]
-    with duckdb.connect(str(files / "t.duckdb")) as database:  # nobody keeps it locked
+    with duckdb.connect(str(files / "t.duckdb")) as database:  # no process locks it
         database.execute("insert into t values (3.5, 'c', date '2013-01-05')")
     assert opened.count() == 3
 
 
-def test_every_sql_type_has_its_counterpart(tmp_path):
+def test_every_sql_type_is_mapped(tmp_path):
     sql = """
         select true as a, 1::tinyint as b, 2::smallint as c, 3::integer as d, 4::bigint as e, 5::utinyint as f,
                6::usmallint as g, 7::uinteger as h, 8::ubigint as i, 1.5::float as j, 2.5::double as k, 'é' as l,
@@ -161,7 +161,7 @@ def test_the_order_of_the_query_is_kept(tmp_path):
     assert sorted(read[:10]) != list(range(10))
 
 
-def test_vectors_of_many_rows_stay_beside_the_scalars_of_their_rows(tmp_path):
+def test_vectors_of_many_rows_stay_aligned_with_scalars(tmp_path):
     long = ", ".join(f"i + {at}" for at in range(40))
     opened = query(
         f"select i, [i, -i] as list, [i::float, 2] ::float[2] as short, [{long}] as long, [i::text] as words"
@@ -190,7 +190,7 @@ def test_vectors_of_a_database_file_are_read(tmp_path):
     assert len(rows(opened, ["v"])["v"]) == 4
 
 
-def test_a_file_that_has_changed_is_read_as_it_is_now(tmp_path):
+def test_changed_file_is_read_in_its_present_state(tmp_path):
     opened = query("select i, v from 'changing.parquet'", tmp_path)
     for many in (3, 5):
         with duckdb.connect() as database:
@@ -208,7 +208,7 @@ def test_quotes_in_names_are_kept(tmp_path):
     assert rows(opened, ['a "b" c'])['a "b" c'].tolist() == [1]
 
 
-def test_two_columns_of_one_name_are_told_apart(tmp_path):
+def test_two_columns_of_one_name_are_distinguished(tmp_path):
     names = [column.name for column in query("select 1 as x, 2 as x", tmp_path).describe().columns]
     assert names == ["x", "x_1"]
 
@@ -249,7 +249,7 @@ def test_a_query_that_fails_is_one_line(files, sql, error, line):
         ("values (1), (0)", "there are c"),
     ],
 )
-def test_data_that_do_not_fit_are_one_line(tmp_path, sql, line):
+def test_mismatched_data_are_a_one_line_error(tmp_path, sql, line):
     opened = query(f"select c from ({sql}) t(c)", tmp_path)
     with pytest.raises(SourceError) as caught:
         opened.read(["none" if line == "there are c" else "c"])
@@ -278,7 +278,7 @@ def test_numbers_from_the_environment_are_text(tmp_path):
     assert source({"query": "select 1 as x", "threads": "1", "memory_limit": "1GB"}, tmp_path).count() == 1
 
 
-def test_a_read_can_be_interrupted_and_the_next_one_works(tmp_path):
+def test_read_can_be_interrupted_and_the_next_one_succeeds(tmp_path):
     opened = query("select sum(a.i * b.i) as s from range(10000000) a(i), range(10000000) b(i)", tmp_path)
     errors = []
 
@@ -298,7 +298,7 @@ def test_a_read_can_be_interrupted_and_the_next_one_works(tmp_path):
     assert opened.describe().columns[0].name == "s"
 
 
-def test_closing_ends_what_is_under_way_and_is_final(tmp_path):
+def test_close_ends_running_reads_and_is_final(tmp_path):
     opened = query("select count(*) as s from range(10000000) a, range(10000000) b", tmp_path)
     raised = []
 
@@ -323,7 +323,7 @@ def test_closing_ends_what_is_under_way_and_is_final(tmp_path):
 @given(
     rows=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.booleans()), min_size=1)
 )
-def test_numbers_come_back_from_parquet_as_they_were(tmp_path, rows):
+def test_numbers_from_parquet_are_unchanged(tmp_path, rows):
     with duckdb.connect() as database:
         database.execute("create table t (i bigint, f double, b boolean)")
         database.executemany("insert into t values (?, ?, ?)", rows)
@@ -332,7 +332,7 @@ def test_numbers_come_back_from_parquet_as_they_were(tmp_path, rows):
     assert list(zip(*(read[name].tolist() for name in "ifb"), strict=True)) == rows
 
 
-def test_an_unknown_kind_lists_the_installed_ones(tmp_path):
+def test_unknown_kind_error_lists_the_installed_kinds(tmp_path):
     with pytest.raises(UnknownSource) as caught:
         open_source("flights", "duckbd", {}, tmp_path)
     assert "asks for a source 'duckbd', which is not installed (installed: duckdb" in str(caught.value)
@@ -340,7 +340,7 @@ def test_an_unknown_kind_lists_the_installed_ones(tmp_path):
     assert isinstance(caught.value, FedbrokerError)
 
 
-def test_others_bring_their_kind_by_an_entry_point(tmp_path, monkeypatch):
+def test_third_party_kind_is_found_by_its_entry_point(tmp_path, monkeypatch):
     metadata = tmp_path / "others-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")

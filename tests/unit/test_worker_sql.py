@@ -1,4 +1,4 @@
-"""The source ``sql`` over SQLite: SQLAlchemy and a real file."""
+"""The source ``sql`` on SQLite, with SQLAlchemy and a real file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDLESS = "with recursive t(i) as (select 1 union all select i + 1 from t)"
 
 @pytest.fixture
 def stays(tmp_path):
-    """``stays(query, **options)``: a source over a database of its own."""
+    """Return ``stays(query, **options)``: a source over its own database."""
     with sqlite3.connect(tmp_path / "stays.db") as database:
         database.executescript(ROWS)
     database.close()
@@ -36,7 +36,7 @@ def stays(tmp_path):
 
 
 def line(error, function, *arguments):
-    """The line of an error."""
+    """Return the line of an error."""
     with pytest.raises(error) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
@@ -48,7 +48,7 @@ def values(source, *columns):
     return {name: rows[name].tolist() for name in columns}
 
 
-def test_columns_are_read_as_what_they_are(stays):
+def test_columns_have_the_types_of_their_values(stays):
     source = stays("select ward, days, weight, note from stays;  -- all\n")
     assert isinstance(source, DataSource)
     columns = (Column("ward", "str"), Column("days", "int64"), Column("weight", "float64"), Column("note", "str"))
@@ -75,32 +75,32 @@ def test_columns_are_read_as_what_they_are(stays):
         ("uint64", "0, 9223372036854775807", [0, 9223372036854775807]),
     ],
 )
-def test_types_are_given(stays, word, cells, expected):
+def test_configured_types_are_used(stays, word, cells, expected):
     source = stays(f"select column1 as x from (values ({cells.replace(', ', '), (')}))", types={"x": word})
     assert values(source, "x")["x"] == expected
     assert source.describe().columns == (Column("x", {"date": "int32", "datetime": "int64"}.get(word, word)),)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 1000])
-def test_rows_come_in_batches_and_keep_their_order(stays, size):
+def test_rows_are_read_in_batches_in_order(stays, size):
     source = stays("select days, ward from stays order by days desc", batch_rows=size, clients="ward")
     assert source.describe().clients == 2
     assert [rows["days"].tolist() for rows in source.read(["days"])] == [[1], [3, 2]]
 
 
-def test_no_more_is_read_than_a_description_needs(stays):
+def test_describe_reads_only_the_first_rows(stays):
     described = stays(f"{ENDLESS} select i, i / 2.0 as half from t", batch_rows=100).describe()
     assert described == Source((Column("i", "int64"), Column("half", "float64")))
 
 
-def test_percent_signs_and_colons_are_the_databases(stays):
+def test_percent_signs_and_colons_are_passed_to_the_database(stays):
     assert values(stays("select days, 'a:b' as x from stays where ward like 'b%' and ':c' <> '%s'"), "days", "x") == {
         "days": [3, 2],
         "x": ["a:b", "a:b"],
     }
 
 
-def test_no_rows_have_the_types_that_are_given(stays):
+def test_empty_result_has_the_configured_types(stays):
     source = stays("select days, ward from stays where false", types={"days": "int32", "ward": "str"})
     assert source.describe() == Source((Column("days", "int32"), Column("ward", "str")), rows=0)
     assert values(source, "days") == {"days": []}
@@ -122,7 +122,7 @@ def test_no_rows_have_the_types_that_are_given(stays):
         ("select 'x' as x", {"types": {"x": "date"}}, "column 'x' is date, but holds text in row 1"),
     ],
 )
-def test_what_does_not_fit_is_one_line(stays, query, options, said):
+def test_mismatched_values_are_a_one_line_error(stays, query, options, said):
     source = stays(query, **options)
 
     def read():
@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_one_line(stays, query, options, said):
     assert "secret" not in told
 
 
-def test_a_type_that_the_first_rows_do_not_show(stays):
+def test_type_that_appears_after_the_first_rows_is_an_error(stays):
     source = stays("select days from stays order by days", batch_rows=2)
     source.describe()
     later = stays(f"{ENDLESS} select case when i = 5 then 2.5 else i end as x from t limit 6", batch_rows=4)
@@ -164,11 +164,11 @@ def test_a_query_is_one_select(stays, query):
         (";", None),
     ],
 )
-def test_one_select_is_told_by_its_first_word_and_its_semicolons(text, statement):
+def test_single_select_is_recognised_by_first_word_and_semicolons(text, statement):
     assert one_select(text) == statement
 
 
-def test_nothing_is_written(stays, tmp_path):
+def test_source_is_read_only(stays, tmp_path):
     source = stays("with t as (select 1) insert into wards select 'x'", types={})
     assert "attempt to write a readonly database" in line(SourceError, source.describe)
     with sqlite3.connect(tmp_path / "stays.db") as database:
@@ -205,11 +205,11 @@ def test_clients_by_a_column_and_by_a_query(stays):
         ("select x from wards", SourceError, "no such column: x"),
     ],
 )
-def test_clients_that_are_none_are_one_line(stays, clients, error, said):
+def test_invalid_clients_setting_is_a_one_line_error(stays, clients, error, said):
     assert said in line(error, stays(clients=clients).describe)
 
 
-def test_a_row_without_a_key_is_no_clients(stays):
+def test_row_without_a_key_belongs_to_no_client(stays):
     source = stays("select nullif(ward, 'b') as ward, days from stays", clients="select 'a' as ward")
     assert source.describe().clients == 1
     assert "column 'ward' has 2 NULLs among 3 values" in line(ColumnError, source.read, ["days"])
@@ -217,7 +217,7 @@ def test_a_row_without_a_key_is_no_clients(stays):
     assert "'clients' in [data.stays] takes 'ward', the only column of the query" in line(SettingsError, alone.describe)
 
 
-def test_a_column_that_does_not_exist(stays):
+def test_unknown_column_is_an_error(stays):
     assert "column 'x' does not exist; there are ward, days, weight" in line(ColumnError, stays().read, ["x"])
 
 
@@ -246,7 +246,7 @@ def test_wrong_options_are_one_line(stays, options, said):
     assert "secret" not in told
 
 
-def test_the_url_is_in_a_file_or_a_credential_and_in_no_repr(stays, tmp_path, monkeypatch):
+def test_url_is_read_from_a_file_or_credential_and_never_shown(stays, tmp_path, monkeypatch):
     (tmp_path / "url").write_text("sqlite:///stays.db\n")
     options = {"url_file": "url", "query": "select days from stays"}
     assert open_source("stays", "sql", options, tmp_path).count() == 3
@@ -258,7 +258,7 @@ def test_the_url_is_in_a_file_or_a_credential_and_in_no_repr(stays, tmp_path, mo
     assert "stays.db" not in repr(source._options) + repr(source._database)
 
 
-def test_a_read_can_be_interrupted_and_the_next_one_works(stays):
+def test_read_can_be_interrupted_and_the_next_one_succeeds(stays):
     source = stays(f"{ENDLESS} select i from t where i < 0 limit 1", types={"i": "int64"})
     errors = []
 

@@ -1,4 +1,4 @@
-"""Work in hand: the audit log hears why work was cancelled."""
+"""Running work: the audit log receives the reason of a cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.transports import eventually, work_item
 
 
 class Computing:
-    """A worker that computes until it is cancelled, and waits for a task whose end another task looks at."""
+    """A worker that computes until it is cancelled, and awaits a task that another task observes."""
 
     def __init__(self) -> None:
         self.started = False
@@ -33,7 +33,7 @@ class Computing:
 
 
 @pytest.mark.parametrize("why", [GIVEN_UP, STOPPED])
-async def test_cancelled_work_is_told_why(why):
+async def test_cancelled_work_has_its_reason(why):
     worker = Computing()
     unused = cast("Any", None)
     sessions = Sessions(unused, 1)

@@ -16,7 +16,7 @@ def calls():
     return CancellableCalls("flights")
 
 
-def test_a_call_gives_its_result_or_its_error(calls):
+def test_call_returns_its_result_or_raises(calls):
     assert calls.run(lambda call: call.ended) is False
     with pytest.raises(ZeroDivisionError):
         calls.run(lambda _: 1 // 0)
@@ -50,7 +50,7 @@ def test_only_reads_are_interrupted_and_closing_ends_all(calls, reading):
         calls.run(lambda _: 1)
 
 
-def test_a_call_that_does_not_stop_is_left_behind(calls):
+def test_call_that_does_not_stop_is_abandoned(calls):
     under_way, release, errors = threading.Event(), threading.Event(), []
 
     def run():
@@ -71,7 +71,7 @@ def test_a_call_that_does_not_stop_is_left_behind(calls):
     wait_until(lambda: not [one for one in threading.enumerate() if one.name == "source flights"], 5)
 
 
-def test_a_call_that_has_ended_is_cancelled_at_once():
+def test_cancel_of_an_ended_call_returns_immediately():
     call, cancelled = Call(), []
     call.on_end(lambda: cancelled.append(1))
 
