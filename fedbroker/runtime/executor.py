@@ -159,7 +159,7 @@ class Executor:
     async def value(self, *serialized: Buffer) -> Ref:
         """Create a value from the parts of a serialized ``executor.Value``, which are passed on unchanged."""
         request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
-        return self._ref(executor_pb2.CreateValueResponse, await self._call("CreateValue", request))
+        return self._ref(executor_pb2.CreateValueResponse, await self._ask("CreateValue", request))
 
     async def function(self, name: str, serialized: Buffer) -> Ref:
         """Create a computation as a value, which stays in the runtime for its next user.
@@ -194,13 +194,15 @@ class Executor:
             if name:
                 element.name = name
         made = self._ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
-        return self._note(made, [ref for _, ref in elements])
+        self._made_of[made.id] = [ref.id for _, ref in elements]
+        return made
 
     async def select(self, source: Ref, index: int) -> Ref:
         """Select an element of a struct."""
         request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
         made = self._ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
-        return self._note(made, [source])
+        self._made_of[made.id] = [source.id]
+        return made
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
         """Return the result of a call, which may still be running."""
@@ -209,7 +211,8 @@ class Executor:
             request.argument_ref.CopyFrom(_proto(argument))
         made = self._ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
         self._calls.add(made.id)
-        return self._note(made, [function] if argument is None else [function, argument])
+        self._made_of[made.id] = [function.id] if argument is None else [function.id, argument.id]
+        return made
 
     async def compute(self, ref: Ref) -> memoryview:
         """Return a value's content, a read-only serialized ``executor.Value``. Waits without a time limit.
@@ -254,22 +257,16 @@ class Executor:
             for call in self._after:
                 call()
 
-    async def _ask(self, method: str, request: Proto) -> bytes:
-        return await self._call(method, request.SerializeToString())
-
-    async def _call(self, method: str, request: bytes) -> bytes:
+    async def _ask(self, method: str, request: Proto | bytes) -> bytes:
         if self._closed:
             raise RuntimeUnavailable("the executor was closed")
         try:
-            return await self._kept.service.call(method, request)
+            content = request if isinstance(request, bytes) else request.SerializeToString()
+            return await self._kept.service.call(method, content)
         # a request without a response may have made values with unknown ids
         except (RuntimeUnavailable, asyncio.CancelledError):
             self._kept.stale = True
             raise
-
-    def _note(self, made: Ref, parts: Sequence[Ref]) -> Ref:
-        self._made_of[made.id] = [part.id for part in parts]
-        return made
 
     def _settle(self, ref: Ref) -> None:
         """Mark a value, and every value that it was made of, as computed."""

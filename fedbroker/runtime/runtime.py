@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -212,7 +213,7 @@ class Executors:
             self._kept[clients] = kept
         self._stop_timer(clients)
         kept.users += 1
-        return Executor(kept, self._released(clients, kept))
+        return Executor(kept, partial(self._released, clients, kept))
 
     async def forget(self) -> None:
         """Drop all executors, after the runtime has ended."""
@@ -221,21 +222,18 @@ class Executors:
         self._kept.clear()
         await asyncio.gather(*self._disposing)
 
-    def _released(self, clients: int, kept: Kept) -> Callable[[], None]:
-        def released() -> None:
-            kept.users -= 1
-            if kept.users > 0:
-                return
-            if self._kept.get(clients) is not kept or kept.stale:
-                self._dispose(kept)
-                return
-            self._kept[clients] = self._kept.pop(clients)
-            loop = asyncio.get_running_loop()
-            self._timers[clients] = loop.call_later(IDLE_SECONDS, self._drop, clients)
-            if len(self._timers) > MOST_IDLE:
-                self._drop(next(one for one in self._kept if one in self._timers))
-
-        return released
+    def _released(self, clients: int, kept: Kept) -> None:
+        kept.users -= 1
+        if kept.users > 0:
+            return
+        if self._kept.get(clients) is not kept or kept.stale:
+            self._dispose(kept)
+            return
+        self._kept[clients] = self._kept.pop(clients)
+        loop = asyncio.get_running_loop()
+        self._timers[clients] = loop.call_later(IDLE_SECONDS, self._drop, clients)
+        if len(self._timers) > MOST_IDLE:
+            self._drop(next(one for one in self._kept if one in self._timers))
 
     def _drop(self, clients: int) -> None:
         self._stop_timer(clients)

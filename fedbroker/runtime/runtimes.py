@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fedbroker.log import get_logger
@@ -43,6 +44,7 @@ class _Hosted:
     timer: asyncio.TimerHandle | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class Lease:
     """An executor, to be given back to its :class:`Runtimes`.
 
@@ -50,10 +52,9 @@ class Lease:
         executor: the leased executor.
     """
 
-    def __init__(self, executor: Executor, hosted: _Hosted, rests: Callable[[_Hosted], None]) -> None:
-        self.executor = executor
-        self._hosted = hosted
-        self._rests = rests
+    executor: Executor
+    _hosted: _Hosted
+    _rests: Callable[[_Hosted], None]
 
     @contextlib.contextmanager
     def at_work(self) -> Generator[None]:
@@ -63,7 +64,8 @@ class Lease:
             yield
         finally:
             self._hosted.at_work -= 1
-            self._rests(self._hosted)
+            if self._hosted.retired:
+                self._rests(self._hosted)
 
 
 class Runtimes:
@@ -132,7 +134,7 @@ class Runtimes:
             hosted.users -= 1
             self._tidy()
             raise
-        executor.when_closed(lambda: self._returned(hosted, executor))
+        executor.when_closed(partial(self._returned, hosted, executor))
         return Lease(executor, hosted, self._rests)
 
     async def give_back(self, lease: Lease, *, busy: bool = False) -> None:

@@ -56,7 +56,8 @@ def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits 
     Raises:
         WireError: the message exceeds the limits or cannot be encoded.
     """
-    _check_fields(message)
+    if isinstance(message, WorkItem):
+        _check_fields(message)
     views = [memoryview(attachment).cast("B") for attachment in attachments]
     lengths = [len(view) for view in views]
     _check_counts(message, len(views), limits)
@@ -150,9 +151,9 @@ def _cleaned(value: object) -> object:
     return value
 
 
-def _check_fields(message: Message) -> None:
+def _check_fields(message: WorkItem) -> None:
     """Refuse to send a struct whose field names would change when the receiver makes them printable."""
-    structs = (op for op in message.ops if isinstance(op, Struct)) if isinstance(message, WorkItem) else ()
+    structs = (op for op in message.ops if isinstance(op, Struct))
     for name in (name for op in structs for name, _ in op.elements):
         if name != printable(name):
             raise WireError(

@@ -103,7 +103,8 @@ class Delivery:
     @property
     def can_be_copied(self) -> bool:
         """True if the routing key and ids fit into AMQP's limits; escaping may have made them longer."""
-        return all(len(one.encode()) <= LONGEST_WORDS for one in (self.key, self.correlation_id, self.message_id))
+        lengths = len(self.key.encode()), len(self.correlation_id.encode()), len(self.message_id.encode())
+        return max(lengths) <= LONGEST_WORDS
 
     @property
     def death(self) -> str | None:

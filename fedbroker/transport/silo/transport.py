@@ -215,10 +215,13 @@ class SiloTransport:
             WireError: the reply or an output exceeds the limits.
         """
         inline, large = self._sorted(outputs)
-        out = await self._envelopes.outputs(item, signed, large) if large else {}
-        bulk = dict(out.values())
-        if isinstance(reply, Done):
+        bulk: dict[Digest, Buffer] = {}
+        names: dict[Digest, Digest] = {}
+        if large:
+            out = await self._envelopes.outputs(item, signed, large)
+            bulk = dict(out.values())
             names = {digest: name for digest, (name, _) in out.items() if name != digest}
+        if isinstance(reply, Done):
             reply = msgspec.structs.replace(
                 reply, sealed=names, forgery_reports=self._work_consumer.alarms.take(signed.by)
             )

@@ -79,8 +79,12 @@ COUNT: Final = "fedbroker-deliveries"
 
 def deliveries_of(delivery: Delivery) -> int:
     """Return how often a message was redelivered, including its earlier copies."""
-    counts = (delivery.headers.get(name) for name in ("x-delivery-count", COUNT))
-    return sum(max(0, count) for count in counts if isinstance(count, int))
+    deliveries = 0
+    for name in ("x-delivery-count", COUNT):
+        count = delivery.headers.get(name)
+        if isinstance(count, int):
+            deliveries += max(0, count)
+    return deliveries
 
 
 class InFlightDelivery:
@@ -123,7 +127,8 @@ class InFlightDelivery:
                     await self._renewed()
             if working.cancelled():
                 return
-            await self._returned()
+            if self._expected:
+                await self._returned()
         finally:
             working.cancel()
         for delivery in self._deliveries:
@@ -143,12 +148,11 @@ class InFlightDelivery:
 
     async def _returned(self) -> None:
         """Wait for an outstanding copy: otherwise it would count as new work."""
-        if self._expected:
-            try:
-                async with asyncio.timeout(COPY_SECONDS):
-                    await self._came.wait()
-            except TimeoutError:
-                self.awaiting_copy = True  # the copy is behind other messages in a long queue
+        try:
+            async with asyncio.timeout(COPY_SECONDS):
+                await self._came.wait()
+        except TimeoutError:
+            self.awaiting_copy = True  # the copy is behind other messages in a long queue
 
 
 class WorkConsumer:

@@ -135,22 +135,21 @@ class WorkTasks:
         await asyncio.wait([job])  # not awaited itself: if the delivery is cancelled, the job goes on
         if job.cancelled() and self._closing:
             raise asyncio.CancelledError  # not done: the broker gives it to the next process
+        await self._record(signed)
+
+    async def _record(self, signed: Signed) -> bool:
+        """Record that a message's work is done, or cancelled by its coordinator; return False if that fails."""
+        if self._accepted is None or signed.accepted is None or signed.nonces[0] in self._recorded:
+            return True
         try:
-            await self._record(signed)
+            await in_thread(partial(self._accepted.append, signed.accepted), "record")
         except OSError as error:
             _log.error("record of done work not written", reason=str(error))
-
-    async def _record(self, signed: Signed) -> None:
-        """Record that a message's work is done, or cancelled by its coordinator.
-
-        Raises:
-            OSError: the record cannot be written.
-        """
-        if self._accepted is not None and signed.accepted is not None and signed.nonces[0] not in self._recorded:
-            await in_thread(partial(self._accepted.append, signed.accepted), "record")
-            self._recorded[signed.nonces[0]] = None
-            if len(self._recorded) > ENDED:
-                self._recorded.popitem(last=False)
+            return False
+        self._recorded[signed.nonces[0]] = None
+        if len(self._recorded) > ENDED:
+            self._recorded.popitem(last=False)
+        return True
 
     def _cancel(self, job: asyncio.Task[None], why: str) -> None:
         self._cancelled_for[job] = why
@@ -215,10 +214,7 @@ class WorkTasks:
         answer = await self._worker.answer(
             item, signed, lambda: STOPPED if job is None else self._cancelled_for.get(job, STOPPED)
         )
-        try:
-            await self._record(signed)
-        except OSError as error:
-            _log.error("record of done work not written", reason=str(error))
+        if not await self._record(signed):
             cause = "the silo's record of the work that it has done cannot be written"
             return Answer(self._failed(item, WorkRefused(cause, hint="see the silo's log")))
         if isinstance(answer.reply, Done):

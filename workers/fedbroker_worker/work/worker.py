@@ -134,7 +134,7 @@ class Worker:
             async with self._guard.time_for(item) as deadline:
                 outputs, waited = await self._outputs(item, by, deadline, record)
             named = [(digest_of(output), output) for output in outputs]
-            if any(len(output) > self._limits.max_blob for output in outputs):
+            if max(map(len, outputs), default=0) > self._limits.max_blob:
                 raise WorkRefused(
                     f"an output takes more than the limit of {self._limits.max_blob} bytes",
                     hint="return less from the clients",
