@@ -28,8 +28,9 @@ Entry: TypeAlias = dict[str, Any]
 Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
 
 CONNECT: Final = 10.0
-ANSWER: Final = 60.0
-"""Time limit of a response in seconds; importing definitions makes quorum queues one after another."""
+"""Seconds that a connection may take: long enough for a slow DNS server, short enough to wait for at a terminal."""
+RESPONSE: Final = 60.0
+"""Seconds that a response may take: importing definitions makes quorum queues one after another."""
 _HINT_ADDRESS: Final = "enable the plugin rabbitmq_management, or correct host and port of the management API's URL"
 
 _URL: Final = "FEDBROKER_ADMIN_URL"
@@ -73,36 +74,36 @@ def admin_login(api: str | None, environ: Mapping[str, str] = os.environ) -> Log
     """
     if api is not None and urlsplit(_checked(api, "--api")).password is not None:
         raise UsageError(
-            "--api holds a password, which everybody on this machine can read in the list of processes",
-            hint=f"put the URL into {_URL}, or into a file that {_FILE} names",
+            "--api holds a password, which every user of this machine can read in the list of processes",
+            hint=f"put the URL into {_URL}, or into the file that {_FILE} names",
         )
     if environ.get(_URL) and environ.get(_FILE):
         raise ConfigError(f"{_URL} and {_FILE} are both set", hint="unset one of them")
     text = from_file(_FILE, environ) if environ.get(_FILE) else environ.get(_URL, "")
     if not text:
         raise ConfigError(
-            "nothing says how to log in at the broker's management API",
-            hint=f"put https://admin:password@broker.example:15671 into {_URL}, or into a file that {_FILE} names",
+            "the login for the broker's management API is missing",
+            hint=f"put https://admin:password@broker.example:15671 into {_URL}, or into the file that {_FILE} names",
         )
     login = urlsplit(_checked(text, _FILE if environ.get(_FILE) else _URL))
     if not login.username or login.password is None:
-        raise ConfigError("the management API's URL holds no user and password", hint=_EXAMPLE)
-    there = urlsplit(api) if api is not None else login
-    port = f":{there.port}" if there.port else ""
-    host = f"[{there.hostname}]" if ":" in (there.hostname or "") else there.hostname
-    base = f"{there.scheme}://{host}{port}{there.path.rstrip('/').removesuffix('/api')}"
-    return Login(base, unquote(login.username), unquote(login.password), _authorities(there.query))
+        raise ConfigError("the management API's URL has no user and password", hint=_EXAMPLE)
+    address = urlsplit(api) if api is not None else login
+    port = f":{address.port}" if address.port else ""
+    host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
+    base = f"{address.scheme}://{host}{port}{address.path.rstrip('/').removesuffix('/api')}"
+    return Login(base, unquote(login.username), unquote(login.password), _authorities(address.query))
 
 
 def _checked(url: str, label: str) -> str:
     """Return the URL if it is valid; else raise an error without the URL, since it may hold a password."""
     if has_stray_at(url):
-        raise ConfigError(f"{label} is not a URL: a / ? # or @ stands unescaped in its login", hint=ESCAPES)
-    fine = False
+        raise ConfigError(f"{label} is not a URL: its login contains an unescaped / ? # or @", hint=ESCAPES)
+    valid = False
     with contextlib.suppress(ValueError):  # its text may show the password
         parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    if not fine:
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    if not valid:
         raise ConfigError(f"{label} is not the URL of a management API", hint=_EXAMPLE)
     return url
 
@@ -111,7 +112,7 @@ def _authorities(query: str) -> str | bool:
     """Return the authorities to trust, as with broker URLs: those in ``?cafile=``, or else the system's."""
     options = dict(parse_qsl(query))
     if unknown := set(options) - {"cafile"}:
-        raise ConfigError(f"unknown option {min(unknown)!r} in the management API's URL", hint="known is cafile")
+        raise ConfigError(f"unknown option {min(unknown)!r} in the management API's URL", hint="the only one is cafile")
     if "cafile" in options:
         if not Path(options["cafile"]).is_file():
             raise ConfigError(f"cafile={options['cafile']} does not exist", hint="correct the path")
@@ -141,47 +142,47 @@ class Management:
         self._session.close()
 
     def get(self, *path: str) -> Entry | None:
-        """Return the object at a path, given word by word; None if it does not exist.
+        """Return the object at a path, given as its parts; None if it does not exist.
 
         Raises:
             BrokerUnreachable: no HTTP server answers in time, or its certificate is not trusted.
             BrokerRefused: the broker refuses the request.
         """
-        found = self._ask("GET", path)
+        found = self._request("GET", path)
         return found if isinstance(found, dict) else None
 
     def list(self, *path: str) -> Sequence[Entry]:
         """Return all objects at a path; an empty list if the path does not exist. Raises as :meth:`get` does."""
-        found = self._ask("GET", path)
-        return [one for one in found if isinstance(one, dict)] if isinstance(found, Sequence) else []
+        found = self._request("GET", path)
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, Sequence) else []
 
     def put(self, value: Mapping[str, Any], *path: str) -> None:
         """Create or replace the object at a path. Raises as :meth:`get` does."""
-        self._ask("PUT", path, value)
+        self._request("PUT", path, value)
 
     def load(self, definitions: Mapping[str, Any]) -> None:
         """Import definitions: existing objects stay, users' passwords and permissions are replaced."""
-        self._ask("POST", ("definitions",), definitions)
+        self._request("POST", ("definitions",), definitions)
 
     def delete(self, *path: str) -> bool:
         """Delete the object at a path. Return whether it existed. Raises as :meth:`get` does."""
-        return self._ask("DELETE", path) is not None
+        return self._request("DELETE", path) is not None
 
-    def _ask(self, method: Method, path: tuple[str, ...], value: Mapping[str, Any] | None = None) -> object:
-        where = "/".join(quote(word, safe="") for word in path)
+    def _request(self, method: Method, path: tuple[str, ...], value: Mapping[str, Any] | None = None) -> object:
+        where = "/".join(quote(part, safe="") for part in path)
         try:
-            answer = self._session.request(
+            response = self._session.request(
                 method,
                 f"{self.login.base}/api/{where}",
                 data=None if value is None else json.dumps(value),
                 headers={"Content-Type": "application/json"},
-                timeout=(CONNECT, ANSWER),
+                timeout=(CONNECT, RESPONSE),
                 allow_redirects=False,
             )
         except requests.exceptions.SSLError:
             raise BrokerUnreachable(
-                f"no TLS connection with the management API at {self.login.base}",
-                hint="see that its certificate is valid for this host, and that `?cafile=` names its authority",
+                f"TLS with the management API at {self.login.base} failed",
+                hint="check that its certificate is valid for this host, and that `?cafile=` names its authority",
             ) from None
         except requests.exceptions.Timeout:
             raise BrokerUnreachable(
@@ -189,34 +190,34 @@ class Management:
             ) from None
         except requests.exceptions.RequestException:  # its text may show the URL, which holds no password, and more
             raise BrokerUnreachable(f"no management API answers at {self.login.base}", hint=_HINT_ADDRESS) from None
-        return self._taken(answer, f"{method} /api/{where}")
+        return self._content(response, f"{method} /api/{where}")
 
-    def _taken(self, answer: requests.Response, what: str) -> object:
-        if answer.status_code == 404:
+    def _content(self, response: requests.Response, request: str) -> object:
+        if response.status_code == 404:
             return None
-        if answer.status_code == 401:
+        if response.status_code == 401:
             raise BrokerRefused(
-                f"the management API refuses user {self.login.user!r} ({_reason(answer)})",
+                f"the management API rejected user {self.login.user!r} ({_reason(response)})",
                 hint="correct the login; the user needs the tag administrator (`rabbitmqctl set_user_tags`)",
             )
-        if not answer.ok or answer.is_redirect:
+        if not response.ok or response.is_redirect:
             raise BrokerRefused(
-                f"the management API refuses {what} with {answer.status_code} ({_reason(answer)})",
-                hint="see what it says, and the broker's log",
+                f"the management API refused {request} with status {response.status_code} ({_reason(response)})",
+                hint="see its reason and the broker's log",
             )
         try:
-            return answer.json() if answer.content else {}
+            return response.json() if response.content else {}
         except ValueError:
             raise BrokerUnreachable(
-                f"what answers at {self.login.base} is no management API", hint=_HINT_ADDRESS
+                f"the server at {self.login.base} is not a management API", hint=_HINT_ADDRESS
             ) from None
 
 
-def _reason(answer: requests.Response) -> str:
+def _reason(response: requests.Response) -> str:
     """Return the API's error message on one line."""
     try:
-        said = answer.json()
-        text = str(said.get("reason") or said.get("error")) if isinstance(said, dict) else answer.reason
+        content = response.json()
+        text = str(content.get("reason") or content.get("error")) if isinstance(content, dict) else response.reason
     except ValueError:
-        text = answer.reason
+        text = response.reason
     return " ".join(str(text).split())[:200]

@@ -18,8 +18,9 @@ from fedbroker.transport.topology import EXCHANGES, Queue
 __all__ = ["ByFile", "Enrolled", "LiveBroker", "Target"]
 
 OURS: Final = r"^fedbroker\."
+"""Matches the names of fedbroker's queues and exchanges."""
 PAUSES: Final = (0.1, 0.3, 1.0)
-"""Seconds before each retry of a request to the API."""
+"""Seconds before each retry of a request to the API: the broker needs some to notice that a connection has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ class LiveBroker:
         """
         if self._api.get("users", name) is not None:
             raise ConfigError(
-                f"the broker has a user {name!r} already",
-                hint="use `fedbroker admin rotate` for a new login, or --force to make all of it anew",
+                f"user {name!r} exists already at the broker",
+                hint="use `fedbroker admin rotate` for a new login, or --force to replace user and files",
             )
 
     def check_ready(self) -> None:
@@ -101,8 +102,8 @@ class LiveBroker:
         Raises:
             ConfigError: the virtual host or an exchange does not exist.
         """
-        there = self._api.list("exchanges", self._vhost)
-        if missing := {exchange.name for exchange in EXCHANGES} - {one["name"] for one in there}:
+        existing = self._api.list("exchanges", self._vhost)
+        if missing := {exchange.name for exchange in EXCHANGES} - {entry["name"] for entry in existing}:
             raise ConfigError(
                 f"vhost {self._vhost!r} has no exchange {min(missing)!r}", hint="run `fedbroker admin init` first"
             )
@@ -113,10 +114,10 @@ class LiveBroker:
         Raises:
             ConfigError: another virtual host has this user.
         """
-        elsewhere = {one["vhost"] for one in self._api.list("users", str(user), "permissions")} - {self._vhost}
-        if elsewhere:
+        others = {entry["vhost"] for entry in self._api.list("users", str(user), "permissions")} - {self._vhost}
+        if others:
             raise ConfigError(
-                f"user {str(user)!r} belongs to vhost {min(elsewhere)!r}", hint="use another name for the cohort"
+                f"user {str(user)!r} belongs to vhost {min(others)!r}", hint="use another name for the cohort"
             )
 
     def check_queues(self, user: User, *, replicated: bool) -> None:
@@ -126,18 +127,19 @@ class LiveBroker:
             TopologyMismatch: a silo that was not enrolled made a queue, or the silo was enrolled with another
                 ``replicated``.
         """
-        wanted, others = (silo_queues(user.cohort, user.silo, replicated=one) for one in (replicated, not replicated))
+        wanted = silo_queues(user.cohort, user.silo, replicated=replicated)
+        others = silo_queues(user.cohort, user.silo, replicated=not replicated)
         for queue, other in zip(wanted, others, strict=True):
-            there = self._api.get("queues", self._vhost, queue.name)
-            if there is None or _alike(there, queue):
+            existing = self._api.get("queues", self._vhost, queue.name)
+            if existing is None or _matches(existing, queue):
                 continue
-            if _alike(there, other):
+            if _matches(existing, other):
                 raise TopologyMismatch(
-                    f"queue {queue.name!r} is there already, {'not ' if replicated else ''}replicated",
-                    hint="revoke the silo first (`fedbroker admin revoke`), which loses what is in its queues",
+                    f"queue {queue.name!r} exists already, {'not ' if replicated else ''}replicated",
+                    hint="revoke the silo first (`fedbroker admin revoke`): this deletes its queues and their messages",
                 )
             raise TopologyMismatch(
-                f"queue {queue.name!r} is there already, made by a silo that was not enrolled",
+                f"queue {queue.name!r} exists already, made by a silo that was not enrolled",
                 hint="stop that silo, and delete the queue at the broker",
             )
 
@@ -145,7 +147,7 @@ class LiveBroker:
         """Import definitions at the broker."""
         self._api.load(definitions)
 
-    def let_in(self) -> None:
+    def permit_deleting(self) -> None:
         """Permit the administrator to delete our queues: the API checks its permissions in the virtual host, too."""
         rights = {"configure": OURS, "write": NOTHING, "read": NOTHING}
         if self._api.get("permissions", self._vhost, self._api.login.user) is None:
@@ -153,16 +155,16 @@ class LiveBroker:
 
     def silos(self, cohort: str | None = None) -> list[Enrolled]:
         """Return the enrolled silos, sorted by name."""
-        inside = {one["user"] for one in self._api.list("vhosts", self._vhost, "permissions")}
-        found = []
-        for one in self._api.list("users"):
-            user = User.parse(one["name"])
-            if user is None or SILO not in _tags(one) or one["name"] not in inside:
+        permitted = {entry["user"] for entry in self._api.list("vhosts", self._vhost, "permissions")}
+        found: list[Enrolled] = []
+        for entry in self._api.list("users"):
+            user = User.parse(entry["name"])
+            if user is None or SILO not in _tags(entry) or entry["name"] not in permitted:
                 continue
             if cohort is None or user.cohort == cohort:
-                connections = self._api.list("connections", "username", one["name"])
-                found.append(Enrolled(user, not one.get("password_hash"), len(connections)))
-        return sorted(found, key=lambda one: str(one.user))
+                connections = self._api.list("connections", "username", entry["name"])
+                found.append(Enrolled(user, not entry.get("password_hash"), len(connections)))
+        return sorted(found, key=lambda silo: str(silo.user))
 
     def users_of(self, cohort: str, silo: str) -> list[Enrolled]:
         """Return the users of one silo: one, or several after an interrupted rotation.
@@ -170,11 +172,11 @@ class LiveBroker:
         Raises:
             ConfigError: the silo is not enrolled.
         """
-        found = [one for one in self.silos(cohort) if one.user.silo == silo]
+        found = [enrolled for enrolled in self.silos(cohort) if enrolled.user.silo == silo]
         if not found:
             raise ConfigError(
                 f"silo {silo!r} of cohort {cohort!r} is not enrolled in vhost {self._vhost!r}",
-                hint="see `fedbroker admin list`, or enrol it (`fedbroker admin enroll`)",
+                hint="see `fedbroker admin list`, or enroll it (`fedbroker admin enroll`)",
             )
         return found
 
@@ -195,17 +197,17 @@ class LiveBroker:
 
     def drop_queues(self, cohort: str, silo: str) -> None:
         """Delete a silo's queues, with their messages."""
-        self.let_in()
+        self.permit_deleting()
         for queue in silo_queues(cohort, silo):
             self._api.delete("queues", self._vhost, queue.name)
 
 
-def _alike(there: dict[str, object], queue: Queue) -> bool:
-    arguments = there.get("arguments")
+def _matches(existing: dict[str, object], queue: Queue) -> bool:
+    arguments = existing.get("arguments")
     declared = dict(arguments) if isinstance(arguments, dict) else {}
     kind = {"x-queue-type"} - set(queue.arguments)  # RabbitMQ 4 adds it to classic queues
     declared = {name: value for name, value in declared.items() if name not in kind or value != "classic"}
-    return bool(there.get("durable")) and not there.get("exclusive") and declared == dict(queue.arguments)
+    return bool(existing.get("durable")) and not existing.get("exclusive") and declared == dict(queue.arguments)
 
 
 def _tags(user: dict[str, object]) -> list[str]:

@@ -19,9 +19,11 @@ from fedbroker.errors import ConfigError
 __all__ = ["Certificate", "new_authority", "signed"]
 
 AUTHORITY: Final = timedelta(days=3650)
+"""Lifetime of the authority: each silo's certificate is renewed many times under it."""
 CLIENT: Final = timedelta(days=365)
-EARLIER: Final = timedelta(minutes=10)
-"""How far a certificate's start lies in the past, since clocks differ."""
+"""Lifetime of a silo's certificate, renewed with `fedbroker admin rotate`; a revoked silo loses its user at once."""
+CLOCK_TOLERANCE: Final = timedelta(minutes=10)
+"""Age of a certificate when it is issued, so that a broker whose clock is behind accepts it."""
 LONGEST_NAME: Final = 64
 """Maximal number of characters of a common name (RFC 5280)."""
 
@@ -62,7 +64,7 @@ def signed(directory: Path, user: str) -> Certificate:
             hint="use shorter names for cohort and silo, or a password",
         )
     if not (directory / "ca.key").exists():
-        raise ConfigError(f"there is no authority in {directory}", hint="run `fedbroker admin init --certificates`")
+        raise ConfigError(f"{directory} has no authority", hint="run `fedbroker admin init --certificates`")
     authority, authority_key = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
     made = _builder(_named(user), authority.subject, key, CLIENT)
@@ -82,7 +84,7 @@ def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePriva
     except (ValueError, TypeError):
         raise ConfigError(f"the authority in {directory} is damaged", hint="make another one with --force") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"the authority in {directory} is none of ours", hint="make another one with --force")
+        raise ConfigError(f"fedbroker did not make the authority in {directory}", hint="make another one with --force")
     return certificate, key
 
 
@@ -96,7 +98,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - EARLIER)
+        .not_valid_before(now - CLOCK_TOLERANCE)
         .not_valid_after(now + lifetime)
     )
 

@@ -36,7 +36,7 @@ class Handout:
 
     Attributes:
         user: its name at the broker.
-        directory: where its files are.
+        directory: the directory of its files.
         public: its public key; None if it was not changed.
     """
 
@@ -141,7 +141,8 @@ class Enrolment:
             certificate = any(one.certificate for one in before)
         elif certificate:
             raise ConfigError(
-                "a definitions file cannot take a certificate's user away", hint="rotate by the management API"
+                "a definitions file cannot delete the user of the old certificate",
+                hint="omit --definitions: the management API can",
             )
         user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
         login = (
@@ -218,7 +219,7 @@ class Enrolment:
     def _check_free(self, *files: Path) -> None:
         for file in files:
             if file.exists() and not self._force:
-                raise ConfigError(f"{file} is there already", hint="give --force to replace it, or another --out")
+                raise ConfigError(f"{file} exists already", hint="give --force to replace it, or another --out")
 
 
 def _password() -> str:

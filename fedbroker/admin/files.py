@@ -37,13 +37,14 @@ _URL: Final = re.compile(r"(?P<scheme>amqps?)://(?P<login>[^/?#]*@)?(?P<hosts>[^
 _BROKER: Final = re.compile(r"^broker[ \t]*=.*$", flags=re.MULTILINE)
 
 _DATA: Final = """
-# What this silo offers, a table for each source:
+# The data sources of this silo, one table each:
 #
 # [data.flights]
 # source = "duckdb"
 # query = "select dep_delay from 'flights.csv'"
 
-# What may be computed of it: sums, counts, minima and maxima over clients leave, values of single clients do not.
+# The computations that this silo permits: sums, counts, minima and maxima over clients may leave it; values of single
+# clients may not.
 [policy]
 client_results = "refuse"
 aggregates = "recognised"
@@ -146,12 +147,10 @@ class PublicUrl:
         """
         found = _URL.fullmatch(url.strip())
         if found is not None and found["login"]:
-            raise UsageError(
-                "the broker's URL holds a login", hint="leave user and password out: each silo gets its own"
-            )
+            raise UsageError("the broker's URL holds a login", hint="omit user and password: each silo gets its own")
         if found is None:
             raise ConfigError(
-                "that is not a broker's public URL", hint="write it like amqps://broker.example/?cafile=ca.pem"
+                "this is not a broker's public URL", hint="write it like amqps://broker.example/?cafile=ca.pem"
             )
         parse(url)  # also refuses the rest of a login behind a / or a ?
         options = dict(parse_qsl(found["query"] or ""))
@@ -196,14 +195,16 @@ def with_broker(text: str, broker: str) -> str:
     """
     changed, found = _BROKER.subn(lambda _: _toml_line("broker", broker).rstrip(), text, count=1)
     if not found:
-        raise ConfigError("silo.toml has no line with the broker's URL", hint="give --force to have it made anew")
+        raise ConfigError("silo.toml has no line `broker = …`", hint="give --force to make a new file")
     return changed
 
 
 def _security(coordinators: Iterable[Public]) -> str:
     publics = [f'    "{public}",' for public in coordinators]
     if not publics:
-        return "# No coordinator was known: whoever may publish at the broker may ask. See docs/keys.md.\n"
+        return (
+            "# No coordinator was known: every user with write permission at the broker may send work (docs/keys.md).\n"
+        )
     return "\n".join(["[security]", 'secret_file = "secret.key"', "coordinators = [", *publics, "]", ""])
 
 
@@ -219,7 +220,7 @@ def write_secret(path: Path, text: str, *, force: bool) -> None:
         ConfigError: it exists and is not to be replaced, or cannot be written.
     """
     if not force and path.exists():
-        raise ConfigError(f"{path} is there already", hint=_HINT_FORCE)
+        raise ConfigError(f"{path} exists already", hint=_HINT_FORCE)
     write_private(path, text)
 
 
@@ -232,7 +233,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path} cannot be read", hint="correct --out, or make it anew with --force") from None
+        raise ConfigError(f"{path} cannot be read", hint="correct --out, or replace the file with --force") from None
 
 
 def _toml(path: Path) -> dict[str, Any]:

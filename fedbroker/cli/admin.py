@@ -1,4 +1,4 @@
-"""``fedbroker admin``: each silo's users, queues and permissions at the broker."""
+"""``fedbroker admin``: silos' users, queues and permissions at the broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import cyclopts
 
 from fedbroker.cli.common import Cohort, Json, print_json
 from fedbroker.errors import UsageError
-from fedbroker.trust import Public
 
 if TYPE_CHECKING:
     from fedbroker.admin.broker import LiveBroker, Target
@@ -28,36 +27,38 @@ OUT: Final = Path("fedbroker-admin")
 
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _Location:
     """Options of every command: where logins are stored, at the broker and on this machine."""
 
     api: Annotated[
         str | None,
-        cyclopts.Parameter(help="Address of the management API, without a password; that of the login if not given."),
+        cyclopts.Parameter(help="Address of the management API, without a password. Default: the login's address."),
     ] = None
     vhost: Annotated[
-        str | None, cyclopts.Parameter(help="Virtual host; the one of `init`, or `fedbroker`, if not given.")
+        str | None, cyclopts.Parameter(help="Virtual host. Default: the one that `init` saved, or `fedbroker`.")
     ] = None
-    out: Annotated[Path, cyclopts.Parameter(help="The administrator's directory, where secrets are written.")] = OUT
+    out: Annotated[Path, cyclopts.Parameter(help="The administrator's directory, for secrets and settings.")] = OUT
 
 
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class _Making(_Place):
+class _Making(_Location):
     """Options of commands that make logins."""
 
     broker: Annotated[
         str | None,
         cyclopts.Parameter(
-            help="The broker's URL as silos see it, without user and password; the one of `init`, or amqps:// and the "
-            "management API's host, if not given."
+            help="The broker's URL as silos see it, without user and password. Default: the one that `init` saved, or "
+            "amqps:// and the management API's host."
         ),
     ] = None
     definitions: Annotated[
         Path | None,
-        cyclopts.Parameter(help="Write definitions for `rabbitmqctl import_definitions` here, and call nobody."),
+        cyclopts.Parameter(
+            help="Write definitions for `rabbitmqctl import_definitions` into this file; connect to no broker."
+        ),
     ] = None
-    force: Annotated[bool, cyclopts.Parameter(negative="", help="Replace what is there already.")] = False
+    force: Annotated[bool, cyclopts.Parameter(negative="", help="Replace existing users and files.")] = False
 
 
 Silo = Annotated[str, cyclopts.Parameter(help="The silo's name.")]
@@ -68,7 +69,7 @@ _INIT = """Examples:
   export FEDBROKER_ADMIN_URL_FILE=admin.url
   fedbroker admin init --broker amqps://broker.example/
   fedbroker admin init --broker amqps://broker.example/ --certificates
-  fedbroker admin init --coordinator nightly     one more coordinator
+  fedbroker admin init --coordinator nightly     adds a coordinator
   fedbroker admin init --broker amqps://broker.example/ --definitions init.json"""
 
 _ENROLL = """Examples:
@@ -91,19 +92,21 @@ _LIST = """Examples:
 @app.command(help_epilogue=_INIT)
 def init(
     *,
-    coordinator: Annotated[str, cyclopts.Parameter(help="The coordinator's user.")] = "coordinator",
+    coordinator: Annotated[str, cyclopts.Parameter(help="Name of the coordinator's user.")] = "coordinator",
     certificates: Annotated[
-        bool, cyclopts.Parameter(negative="", help="Make an authority for silos' certificates, too.")
+        bool, cyclopts.Parameter(negative="", help="Also make an authority for silos' certificates.")
     ] = False,
     making: _Making = _Making(),
     json: Json = False,
 ) -> None:
-    """Make a virtual host ready: exchanges, policies, and a coordinator's user, with its URL and key pair.
+    """Prepare a virtual host, and make a coordinator's user.
 
-    With --certificates there is an authority for silos' certificates, too: have the broker trust its ca.pem.
+    Makes the virtual host with its exchanges and policies, the user, a file with
+    the coordinator's broker URL, and its key pair. With --certificates, also an
+    authority for silos' certificates; the broker must trust its ca.pem.
     """
     with _enrolment(making) as (enrolment, target):
-        _say(enrolment.init(target, coordinator, certificates=certificates), json)
+        _print_handout(enrolment.init(target, coordinator, certificates=certificates), json)
 
 
 @app.command(help_epilogue=_ENROLL)
@@ -113,34 +116,38 @@ def enroll(
     *,
     cohort: Cohort,
     certificate: Annotated[
-        bool, cyclopts.Parameter(negative="", help="A client certificate instead of a password.")
+        bool, cyclopts.Parameter(negative="", help="Make a client certificate instead of a password.")
     ] = False,
     replicated: Annotated[
         bool,
         cyclopts.Parameter(
             negative="",
-            help="All of its queues are on several nodes of a RabbitMQ cluster, so that the silo outlives the loss of "
-            "one; blobs then take about twice as long to get to it. Its work always is.",
+            help="Replicate all of its queues on a RabbitMQ cluster, so that the silo survives the loss of a node. "
+            "Large values then take about twice as long to reach it. Its work queue is always replicated.",
         ),
     ] = False,
     public_key: Annotated[
         str | None,
         cyclopts.Parameter(
-            help="What `fedbroker-silo key` printed at the silo: its secret then never leaves it. One is made here if "
-            "not given."
+            help="The public key that `fedbroker-silo key` printed at the silo, so that its secret never leaves the "
+            "silo. Default: make a key pair here."
         ),
     ] = None,
     making: _Making = _Making(),
     json: Json = False,
 ) -> None:
-    """Make a silo's user, queues and permissions, and the directory to hand over: a ready `silo.toml`, and its keys.
+    """Make a silo's user, queues and permissions, and its `silo.toml`.
 
-    The silo may read its own queues and speak for itself, and configure nothing.
+    Prints the directory to hand over to the silo's owner: `silo.toml`, complete
+    except for data sources, and the silo's keys. The silo may read its own queues
+    and publish under its own name. It may configure nothing.
     """
+    from fedbroker.trust import Public
+
     public = None if public_key is None else Public.parse(public_key)
     with _enrolment(making) as (enrolment, target):
         made = enrolment.enroll(target, cohort, silo, certificate=certificate, replicated=replicated, public=public)
-        _say(made, json)
+        _print_handout(made, json)
 
 
 @app.command(help_epilogue=_ROTATE)
@@ -152,18 +159,23 @@ def rotate(
     making: _Making = _Making(),
     json: Json = False,
 ) -> None:
-    """Give a silo a new password or certificate, in its `silo.toml`; the old one is refused at once.
+    """Replace a silo's password or certificate, also in its `silo.toml`.
 
-    Its connections are closed, its key pair stays. With --definitions they are not
-    closed: close them at the broker.
+    The broker rejects the old login at once, and closes the silo's connections.
+    The silo's key pair stays. With --definitions, connections stay open: close
+    them at the broker.
     """
     with _enrolment(making) as (enrolment, target):
-        _say(enrolment.rotate(target, cohort, silo), json)
+        _print_handout(enrolment.rotate(target, cohort, silo), json)
 
 
 @app.command(help_epilogue=_REVOKE)
-def revoke(silo: Silo, /, *, cohort: Cohort, place: _Place = _Place(), json: Json = False) -> None:
-    """Take a silo's user and queues away; its connections are closed at once. Its files stay."""
+def revoke(silo: Silo, /, *, cohort: Cohort, place: _Location = _Location(), json: Json = False) -> None:
+    """Delete a silo's user and queues; the broker closes its connections.
+
+    The silo's files in the administrator's directory stay. Its public key is
+    removed from the coordinators' files.
+    """
     with _live(place) as (enrolment, broker):
         users = enrolment.revoke(broker, cohort, silo)
     if json:
@@ -175,24 +187,24 @@ def revoke(silo: Silo, /, *, cohort: Cohort, place: _Place = _Place(), json: Jso
 @app.command(name="list", help_epilogue=_LIST)
 def list_(
     *,
-    cohort: Annotated[str | None, cyclopts.Parameter(help="Of this cohort only.")] = None,
-    place: _Place = _Place(),
+    cohort: Annotated[str | None, cyclopts.Parameter(help="List the silos of this cohort only.")] = None,
+    place: _Location = _Location(),
     json: Json = False,
 ) -> None:
-    """List the silos that are enrolled, and how many connections each has now: two, while it runs."""
+    """List the enrolled silos, with their connections: a running silo has two."""
     from fedbroker.cli.common import console, table
 
     with _live(place) as (_, broker):
         silos = broker.silos(cohort)
     rows = [
         {
-            "cohort": one.user.cohort,
-            "silo": one.user.silo,
-            "user": str(one.user),
-            "login": "certificate" if one.certificate else "password",
-            "connections": one.connections,
+            "cohort": silo.user.cohort,
+            "silo": silo.user.silo,
+            "user": str(silo.user),
+            "login": "certificate" if silo.certificate else "password",
+            "connections": silo.connections,
         }
-        for one in silos
+        for silo in silos
     ]
     if json:
         print_json(rows)
@@ -217,19 +229,19 @@ def _enrolment(making: _Making) -> Generator[tuple[Enrolment, Target]]:
             yield live
         return
     if making.api is not None:
-        raise UsageError("--definitions and --api are both given", hint="give one of them")
+        raise UsageError("--definitions and --api exclude each other", hint="omit one of them")
     folder = Folder(making.out)
     vhost, broker = _remembered(folder, making.vhost, making.broker)
     if broker is None:
-        raise UsageError(
-            "nothing says what the broker's URL is", hint="give --broker amqps://broker.example/, without a login"
-        )
+        raise UsageError("the broker's URL is missing", hint="give --broker amqps://broker.example/, without a login")
     enrolment = Enrolment(folder, PublicUrl.parse(broker), vhost, force=making.force)
     yield enrolment, ByFile(making.definitions, force=making.force)
 
 
 @contextlib.contextmanager
-def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> Generator[tuple[Enrolment, LiveBroker]]:
+def _live(
+    place: _Location, broker: str | None = None, *, force: bool = False
+) -> Generator[tuple[Enrolment, LiveBroker]]:
     """Yield the enrolment, and the broker behind its management API."""
     from fedbroker.admin.api import Management, admin_login
     from fedbroker.admin.broker import LiveBroker
@@ -246,15 +258,15 @@ def _live(place: _Place, broker: str | None = None, *, force: bool = False) -> G
 
 def _remembered(folder: Folder, vhost: str | None, broker: str | None) -> tuple[str, str | None]:
     """Return the given virtual host and broker, or those saved by an earlier command."""
-    kept = folder.remembered
-    return vhost or kept.get("vhost", VHOST), broker or kept.get("broker")
+    saved = folder.remembered
+    return vhost or saved.get("vhost", VHOST), broker or saved.get("broker")
 
 
-def _say(handed: Handout, json: bool) -> None:
+def _print_handout(handout: Handout, json: bool) -> None:
     if json:
-        public = None if handed.public is None else str(handed.public)
-        print_json({"user": handed.user, "directory": str(handed.directory), "public": public})
+        public = None if handout.public is None else str(handout.public)
+        print_json({"user": handout.user, "directory": str(handout.directory), "public": public})
         return
-    print(f"user {handed.user}: see {handed.directory}")
-    if handed.public is not None:
-        print(handed.public)
+    print(f"user {handout.user}: see {handout.directory}")
+    if handout.public is not None:
+        print(handout.public)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import cyclopts
 
-from fedbroker.cli.common import Json, Seconds, Url, age_text, console, plain, print_json, table
+from fedbroker.cli.common import Json, Seconds, Url, age_text, console, print_json, table
 from fedbroker.deadline import Deadline
 from fedbroker.log import configure
-from fedbroker.text import seconds_text
+from fedbroker.text import printable, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 OPEN: Final = 20.0
+"""Seconds to connect and hear the silos that are present."""
 LISTEN: Final = 6.0
 """Seconds; a little more than the default heartbeat of silos."""
-# A missing silo sends nothing: only the clock shows it.
 REFRESH: Final = 1.0
+"""Seconds between two looks at the clock: a silo that is gone sends no message."""
 
 STYLES: Final = {"present": "green", "left": "yellow", "gone": "red"}
 
-Listen = Annotated[Seconds, cyclopts.Parameter(help="How long to listen; silos say that they are there every 5 s.")]
+Listen = Annotated[
+    Seconds, cyclopts.Parameter(help="Seconds to listen. Silos announce themselves every 5 s by default.")
+]
 Name = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
 
 app = cyclopts.App(name="cohort", help_format="plaintext")
@@ -44,7 +47,7 @@ app = cyclopts.App(name="cohort", help_format="plaintext")
 _LIST = """Examples:
   export FEDBROKER_URL=amqps://me:secret@broker.example/
   fedbroker cohort list
-  fedbroker cohort list --seconds 60        where silos have long heartbeats
+  fedbroker cohort list --seconds 60        for silos with long heartbeats
   fedbroker cohort list --json | jq -r '.[].cohort'"""
 
 _SHOW = """Examples:
@@ -53,12 +56,12 @@ _SHOW = """Examples:
 
 _WATCH = """Examples:
   fedbroker cohort watch airports
-  fedbroker cohort watch airports --json    a line for each change"""
+  fedbroker cohort watch airports --json    one line per change"""
 
 
 @app.command(name="list", help_epilogue=_LIST)
 def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
-    """List the cohorts whose silos are heard within some seconds: the broker keeps no list of them."""
+    """List the cohorts whose silos announce themselves within some seconds."""
     configure("auto", "error")
     tables = asyncio.run(_tables(url, seconds))
     now = time.monotonic()
@@ -66,19 +69,19 @@ def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
         (name, [row.announce.silo for row in silos.rows(now) if row.state == "present"]) for name, silos in tables
     ]
     if json:
-        print_json([{"cohort": name, "silos": len(there), "names": there} for name, there in counted])
+        print_json([{"cohort": name, "silos": len(present), "names": present} for name, present in counted])
     elif counted:
         shown = table("cohort", "silos", "names", right=("silos",))
-        for name, there in counted:
-            shown.add_row(plain(name), str(len(there)), plain(", ".join(there)))
+        for name, present in counted:
+            shown.add_row(printable(name), str(len(present)), printable(", ".join(present)))
         console().print(shown)
     else:
-        print(f"no silo was heard within {seconds_text(seconds)}")
+        print(f"no silo announced itself within {seconds_text(seconds)}")
 
 
 @app.command(help_epilogue=_SHOW)
 def show(cohort: Name, /, *, url: Url, json: Json = False) -> None:
-    """Show a cohort's silos: state, incarnation, data sources, when last heard, work in hand."""
+    """Show a cohort's silos: state, data sources and work in flight."""
     configure("auto", "error")
     rows = asyncio.run(_rows(url, cohort))
     if json:
@@ -86,16 +89,16 @@ def show(cohort: Name, /, *, url: Url, json: Json = False) -> None:
     elif rows:
         console().print(_table(rows))
     else:
-        print(f"no silo is in cohort {cohort}")
+        print(f"cohort {cohort} has no silo")
 
 
 @app.command(help_epilogue=_WATCH)
 def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
-    """Show a cohort's silos as they come, work and go, until Ctrl-C.
+    """Show a cohort's silos until Ctrl-C, as they join, work and leave.
 
-    On a terminal it is a table that is kept up to date, elsewhere (and with
-    --json) a line for each change. A silo that said goodbye has `left`, one that
-    missed two heartbeats is `gone`.
+    Prints a live table on a terminal, and one line per change elsewhere or with
+    --json. A silo that said goodbye is `left`; a silo that missed two heartbeats
+    is `gone`.
     """
     configure("auto", "warning" if json or not sys.stdout.isatty() else "error")
     with contextlib.suppress(KeyboardInterrupt):
@@ -109,10 +112,10 @@ async def _tables(url: str, seconds: float) -> list[tuple[str, SiloTable]]:
 
     tables: dict[str, SiloTable] = defaultdict(SiloTable)
 
-    def hear(word: Heard) -> None:
-        tables[word.cohort].hear(word, time.monotonic())
+    def on_message(message: Heard) -> None:
+        tables[message.cohort].update(message, time.monotonic())
 
-    observer = CohortObserver(url, None, hear)
+    observer = CohortObserver(url, None, on_message)
     await observer.open(Deadline.after(OPEN))
     try:
         await asyncio.sleep(seconds)
@@ -147,11 +150,11 @@ def _observer(url: str, cohort: str, changed: Callable[[], None]) -> tuple[SiloT
 
     silos = SiloTable()
 
-    def hear(word: Heard) -> None:
-        silos.hear(word, time.monotonic())
+    def on_message(message: Heard) -> None:
+        silos.update(message, time.monotonic())
         changed()
 
-    return silos, CohortObserver(url, cohort, hear)
+    return silos, CohortObserver(url, cohort, on_message)
 
 
 async def _live(cohort: str, silos: SiloTable, observer: CohortObserver, heard: asyncio.Event) -> None:
@@ -168,12 +171,12 @@ async def _live(cohort: str, silos: SiloTable, observer: CohortObserver, heard: 
 
 
 async def _lines(silos: SiloTable, heard: asyncio.Event, json: bool) -> None:
-    from fedbroker.cli.silo_table import news
+    from fedbroker.cli.silo_table import changed_rows
 
     before: dict[str, Row] = {}
     while True:
         rows = {row.announce.silo: row for row in silos.rows(time.monotonic())}
-        for row in news(before, rows):
+        for row in changed_rows(before, rows):
             if json:
                 print_json(row.as_json())
             else:
@@ -191,9 +194,9 @@ async def _next(heard: asyncio.Event) -> None:
 
 
 def _print_line(row: Row) -> None:
-    said = row.announce
-    what = f"{row.state}, incarnation {said.incarnation}, sources {', '.join(said.sources) or 'none'}"
-    print(plain(f"{datetime.now():%H:%M:%S} {said.silo} {what}, {said.in_flight} in flight"), flush=True)
+    silo = row.announce
+    facts = f"{row.state}, incarnation {silo.incarnation}, sources {', '.join(silo.sources) or 'none'}"
+    print(printable(f"{datetime.now():%H:%M:%S} {silo.silo} {facts}, {silo.in_flight} in flight"), flush=True)
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -201,10 +204,12 @@ def _table(rows: Sequence[Row]) -> Table:
 
     shown = table("silo", "state", "incarnation", "sources", "last seen", "in flight", right=("last seen", "in flight"))
     for row in rows:
-        said = row.announce
+        silo = row.announce
         sources = "\n".join(
-            f"{plain(name)} ({'?' if source.rows is None else source.rows})" for name, source in said.sources.items()
+            f"{printable(name)} ({'?' if source.rows is None else source.rows})"
+            for name, source in silo.sources.items()
         )
         state = Text(row.state, style=STYLES[row.state])
-        shown.add_row(plain(said.silo), state, plain(said.incarnation), sources, age_text(row.ago), str(said.in_flight))
+        names = (printable(silo.silo), state, printable(silo.incarnation))
+        shown.add_row(*names, sources, age_text(row.ago), str(silo.in_flight))
     return shown

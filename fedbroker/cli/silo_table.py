@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from fedbroker.session.roster import Roster
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["Row", "SiloTable", "State", "news"]
+__all__ = ["Row", "SiloTable", "State", "changed_rows"]
 
 State: TypeAlias = Literal["present", "left", "gone"]
 
@@ -31,7 +31,7 @@ class Row:
 
     def as_json(self) -> dict[str, object]:
         """Return the row for programs; of each source only the announced facts."""
-        said = self.announce
+        silo = self.announce
         seen = datetime.now(UTC) - timedelta(seconds=self.ago)
         sources = {
             name: {
@@ -39,25 +39,25 @@ class Row:
                 "rows": source.rows,
                 "clients": source.clients,
             }
-            for name, source in said.sources.items()
+            for name, source in silo.sources.items()
         }
         return {
-            "silo": said.silo,
+            "silo": silo.silo,
             "state": self.state,
-            "incarnation": said.incarnation,
-            "version": said.version,
+            "incarnation": silo.incarnation,
+            "version": silo.version,
             "sources": sources,
-            "in_flight": said.in_flight,
-            "heartbeat": said.heartbeat,
+            "in_flight": silo.in_flight,
+            "heartbeat": silo.heartbeat,
             "last_seen": seen.isoformat(timespec="milliseconds"),
         }
 
     @property
-    def told(self) -> tuple[object, ...]:
-        """Values whose change is worth a new line."""
-        said = self.announce
-        names = tuple((name, source.rows, source.clients) for name, source in said.sources.items())
-        return self.state, said.incarnation, said.version, said.in_flight, names
+    def shown(self) -> tuple[object, ...]:
+        """Values whose change is worth a new line: all but the time of the last message."""
+        silo = self.announce
+        sources = tuple((name, source.rows, source.clients) for name, source in silo.sources.items())
+        return self.state, silo.incarnation, silo.version, silo.in_flight, sources
 
 
 class SiloTable:
@@ -68,20 +68,22 @@ class SiloTable:
         self._latest: dict[str, tuple[Announce, float]] = {}
         self._left: set[str] = set()
 
-    def hear(self, word: Announce | Leave, now: float) -> None:
+    def update(self, message: Announce | Leave, now: float) -> None:
         """Process a silo's message."""
-        if isinstance(word, Announce):
-            self._roster.announced(word, now)
-            self._latest[word.silo] = word, now
-            self._left.discard(word.silo)
-        elif self._roster.left(word):
-            self._latest[word.silo] = self._latest[word.silo][0], now
-            self._left.add(word.silo)
+        if isinstance(message, Announce):
+            self._roster.announced(message, now)
+            self._latest[message.silo] = message, now
+            self._left.discard(message.silo)
+        elif self._roster.left(message):
+            self._latest[message.silo] = self._latest[message.silo][0], now
+            self._left.add(message.silo)
 
     def rows(self, now: float) -> list[Row]:
-        """Return a row for every silo heard so far, by name."""
+        """Return a row for every silo that has sent a message, sorted by name."""
         present = {member.name for member in self._roster.present(now)}
-        return [Row(said, self._state(name, present), now - at) for name, (said, at) in sorted(self._latest.items())]
+        return [
+            Row(announce, self._state(name, present), now - at) for name, (announce, at) in sorted(self._latest.items())
+        ]
 
     def _state(self, name: str, present: set[str]) -> State:
         if name in present:
@@ -89,6 +91,6 @@ class SiloTable:
         return "left" if name in self._left else "gone"
 
 
-def news(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[Row]:
-    """Return the rows whose told values have changed."""
-    return [row for name, row in now.items() if name not in before or before[name].told != row.told]
+def changed_rows(before: Mapping[str, Row], now: Mapping[str, Row]) -> list[Row]:
+    """Return the rows whose shown values have changed."""
+    return [row for name, row in now.items() if name not in before or before[name].shown != row.shown]

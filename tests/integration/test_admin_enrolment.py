@@ -65,13 +65,13 @@ def test_all_queues_of_a_silo_can_be_replicated(office, cohort, managed_broker):
     office.done("enroll", "ewr", "--cohort", cohort)
     assert kinds(cohort, managed_broker) == {"work": "quorum", "blobs": "classic", "mailbox": "classic"}
     line = office.refused("enroll", "ewr", "--cohort", cohort, "--replicated", "--force")
-    assert "is there already, not replicated" in line
+    assert "exists already, not replicated" in line
     office.done("revoke", "ewr", "--cohort", cohort)
     office.done("enroll", "ewr", "--cohort", cohort, "--replicated", "--force")
     assert kinds(cohort, managed_broker) == dict.fromkeys(QUEUES, "quorum")
     with silo_process(office.settings(cohort)):
         assert compute(office, cohort) == 6.5
-    assert "is there already, replicated" in office.refused("enroll", "ewr", "--cohort", cohort, "--force")
+    assert "exists already, replicated" in office.refused("enroll", "ewr", "--cohort", cohort, "--force")
     office.done("revoke", "ewr", "--cohort", cohort)
     assert kinds(cohort, managed_broker) == {}
 
@@ -108,12 +108,12 @@ def test_enroll_prints_no_secret(office, cohort):
 
 def test_enrolled_silo_is_unchanged_without_force(office, ewr, cohort, tmp_path):
     before = ewr.read_text()
-    assert "is there already" in office.refused("enroll", "ewr", "--cohort", cohort)
+    assert "exists already" in office.refused("enroll", "ewr", "--cohort", cohort)
     elsewhere = Admin(tmp_path, office.variables)
     line = elsewhere.refused("enroll", "ewr", "--cohort", cohort)
-    assert f"has a user '{cohort}.ewr' already" in line
+    assert f"user '{cohort}.ewr' exists already" in line
     assert ewr.read_text() == before
-    assert "has a user 'coordinator' already" in elsewhere.refused("init")
+    assert "user 'coordinator' exists already" in elsewhere.refused("init")
     office.done("enroll", "ewr", "--cohort", cohort, "--force")
     assert ewr.read_text() != before
 
@@ -149,8 +149,8 @@ def test_password_in_an_argument_is_refused(office):
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({}, "nothing says how to log in"),
-        ({"FEDBROKER_ADMIN_URL": "http://127.0.0.1:1"}, "holds no user and password"),
+        ({}, "the login for the broker's management API is missing"),
+        ({"FEDBROKER_ADMIN_URL": "http://127.0.0.1:1"}, "has no user and password"),
         ({"FEDBROKER_ADMIN_URL": "ftp://a:hunter2@127.0.0.1"}, "is not the URL of a management API"),
         ({"FEDBROKER_ADMIN_URL": "http://a:hunter2@127.0.0.1:1"}, "no management API answers"),
         ({"FEDBROKER_ADMIN_URL": "https://a:hunter2@127.0.0.1:1?cafile=/nowhere"}, "does not exist"),
@@ -166,9 +166,9 @@ def test_unsuitable_admin_login_is_refused(tmp_path, variables, words):
 def test_errors_of_the_management_api_are_reported(office, managed_broker, tmp_path):
     host = managed_broker.api.rpartition("@")[2]
     wrong = Admin(tmp_path, {"FEDBROKER_ADMIN_URL": f"http://fedbroker:hunter2@{host}"})
-    assert "refuses user 'fedbroker'" in wrong.refused("list")
+    assert "rejected user 'fedbroker'" in wrong.refused("list")
     tls = Admin(tmp_path, {"FEDBROKER_ADMIN_URL": managed_broker.api.replace("http://", "https://")})
-    assert "no TLS connection" in tls.refused("list")
+    assert "TLS with the management API" in tls.refused("list")
     amqp = f"http://a:hunter2@127.0.0.1:{managed_broker.broker.port}"
     assert "no management API" in Admin(tmp_path, {"FEDBROKER_ADMIN_URL": amqp}).refused("list")
 

@@ -134,7 +134,7 @@ async def test_show_does_not_disturb_silos_and_coordinators(broker, cohort, run)
 
 async def test_show_creates_no_queues_for_an_unknown_cohort(broker, cohort, run):
     code, out, _ = await run("show", cohort)
-    assert (code, out.strip()) == (0, f"no silo is in cohort {cohort}")
+    assert (code, out.strip()) == (0, f"cohort {cohort} has no silo")
     assert json.loads((await run("show", cohort, "--json"))[1]) == []
     async with queue_admin(broker.url) as at:
         assert not await at.has_queue(f"fedbroker.lobby.{cohort}")

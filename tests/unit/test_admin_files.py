@@ -51,7 +51,7 @@ def test_only_the_broker_of_the_settings_is_changed():
         "enrolled": True,
     }
     assert document["data"] == {"a": {"source": "duckdb"}}
-    with pytest.raises(ConfigError, match="no line with the broker"):
+    with pytest.raises(ConfigError, match="no line `broker"):
         with_broker("[silo]\n", "amqp://a/")
 
 
@@ -67,7 +67,7 @@ def test_relative_files_are_in_the_directory_of_the_settings(tmp_path):
 def test_file_is_not_replaced_without_force(tmp_path):
     file = tmp_path / "a" / "b" / "secret"
     write_secret(file, "one", force=False)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         write_secret(file, "two", force=False)
     assert file.read_text() == "one"
     write_secret(file, "two", force=True)

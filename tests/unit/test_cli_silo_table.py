@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.cli.silo_table import SiloTable, news
+from fedbroker.cli.silo_table import SiloTable, changed_rows
 from fedbroker.wire.messages import Announce, Leave, Source
 
 
@@ -18,29 +18,29 @@ def states(silos, now):
 
 def test_silo_is_missing_after_two_missed_heartbeats():
     silos = SiloTable()
-    silos.hear(announce(), 0.0)
+    silos.update(announce(), 0.0)
     assert states(silos, 10.0) == {"ewr": "present"}
     assert states(silos, 10.1) == {"ewr": "gone"}
-    silos.hear(announce(), 20.0)
+    silos.update(announce(), 20.0)
     assert states(silos, 20.0) == {"ewr": "present"}
 
 
 def test_leave_applies_to_its_own_incarnation_only():
     silos = SiloTable()
-    silos.hear(announce(incarnation="2"), 0.0)
-    silos.hear(Leave("airports", "ewr", "1"), 1.0)
+    silos.update(announce(incarnation="2"), 0.0)
+    silos.update(Leave("airports", "ewr", "1"), 1.0)
     assert states(silos, 1.0) == {"ewr": "present"}
-    silos.hear(Leave("airports", "ewr", "2"), 2.0)
+    silos.update(Leave("airports", "ewr", "2"), 2.0)
     assert states(silos, 2.0) == {"ewr": "left"}
     assert states(silos, 99.0) == {"ewr": "left"}
     assert silos.rows(3.0)[0].ago == 1.0
-    silos.hear(announce(incarnation="3"), 4.0)
+    silos.update(announce(incarnation="3"), 4.0)
     assert states(silos, 4.0) == {"ewr": "present"}
 
 
 def test_leave_of_an_unknown_silo_is_ignored():
     silos = SiloTable()
-    silos.hear(Leave("airports", "ewr", "1"), 0.0)
+    silos.update(Leave("airports", "ewr", "1"), 0.0)
     assert silos.rows(0.0) == []
 
 
@@ -56,7 +56,7 @@ def test_leave_of_an_unknown_silo_is_ignored():
 )
 def test_only_changes_are_reported(word, told):
     silos = SiloTable()
-    silos.hear(announce(), 0.0)
+    silos.update(announce(), 0.0)
     before = {row.announce.silo: row for row in silos.rows(0.0)}
-    silos.hear(word, 1.0)
-    assert len(news(before, {row.announce.silo: row for row in silos.rows(1.0)})) == told
+    silos.update(word, 1.0)
+    assert len(changed_rows(before, {row.announce.silo: row for row in silos.rows(1.0)})) == told

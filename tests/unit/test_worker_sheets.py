@@ -459,7 +459,7 @@ def test_service_account_can_be_a_systemd_credential(stays, server, tmp_path, mo
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     assert stays().count() == 3  # a missing credential is a path
     source = stays(service_account="sheets")
-    assert f"no file {tmp_path / 'sheets'}, nor a credential sheets in {credentials}; correct" in line(
+    assert f"file {tmp_path / 'sheets'} does not exist, nor a credential sheets in {credentials}; correct" in line(
         SettingsError, source.describe
     )
     (tmp_path / "account.json").rename(credentials / "sheets")
