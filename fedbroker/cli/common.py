@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import cyclopts
 
 from fedbroker.credentials import from_file
-from fedbroker.text import printable, without_secrets
+from fedbroker.text import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "plain", "print_json", "table"]
+__all__ = ["Cohort", "Json", "Seconds", "Url", "age_text", "console", "print_json", "table"]
 
 
 def _url(_: object, tokens: Sequence[cyclopts.Token]) -> str:
@@ -30,7 +30,7 @@ Url: TypeAlias = Annotated[
     cyclopts.Parameter(
         env_var=("FEDBROKER_URL", "FEDBROKER_URL_FILE"),
         converter=_url,
-        help="The broker's URL; better in the environment, or in the file that FEDBROKER_URL_FILE names, than here.",
+        help="The broker's URL. It holds a password: prefer the environment, or a file that FEDBROKER_URL_FILE names.",
     ),
 ]
 Cohort: TypeAlias = Annotated[str, cyclopts.Parameter(help="The cohort's name.")]
@@ -60,11 +60,6 @@ def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
     for heading in headings:
         made.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     return made
-
-
-def plain(text: str) -> str:
-    """Return untrusted text as one line without terminal control characters."""
-    return printable(text)
 
 
 def age_text(seconds: float | None) -> str:

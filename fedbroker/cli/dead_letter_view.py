@@ -8,13 +8,13 @@ from typing import assert_never
 
 import msgspec
 
-from fedbroker.cli.common import age_text, console, plain, table
+from fedbroker.cli.common import age_text, console, table
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter
-from fedbroker.text import bytes_text, seconds_text
+from fedbroker.text import bytes_text, printable, seconds_text
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
 
-__all__ = ["as_json", "listing", "print_letter", "print_letters", "program_as_json"]
+__all__ = ["as_json", "listing", "print_letter", "print_letters", "work_as_json"]
 
 SHORT = 8
 """Minimal number of characters of an id to show."""
@@ -37,52 +37,52 @@ def as_json(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-def program_as_json(parcel: WorkBundle) -> dict[str, object]:
+def work_as_json(bundle: WorkBundle) -> dict[str, object]:
     """Return a letter's work item as JSON."""
-    item = parcel.item
+    item = bundle.item
     return {
         "clients": item.clients,
         "seconds": item.timeout,
         "lease": item.lease,
         "last": item.ends_session,
-        "kept": list(parcel.kept),
-        "program": [msgspec.to_builtins(op) for op in item.ops],
+        "kept": list(bundle.kept),
+        "ops": [msgspec.to_builtins(op) for op in item.ops],
         "listing": listing(item.ops),
-        "blobs": [{"digest": name, "size": size, "inside": inside} for name, size, inside in _blobs(parcel)],
+        "blobs": [{"digest": name, "size": size, "inside": inside} for name, size, inside in _blobs(bundle)],
     }
 
 
 def print_letters(letters: Sequence[DeadLetter]) -> None:
     """Print one line for each letter, with ids shortened as far as they stay unique."""
     shown = table("id", "reason", "silo", "session", "stage", "age", "size", "deliveries", right=("age", "size"))
-    length = _telling(letters)
+    length = _unique_length(letters)
     for one in letters:
         count = f"{one.deliveries}+"  # the broker forgets the count; the reason gives a minimum
         stage = "-" if one.stage is None else str(one.stage)
         middle = (one.silo, one.session_id or "-", stage, age_text(_age(one)), bytes_text(one.size))
-        shown.add_row(*map(plain, (one.id[:length], one.reason, *middle, count)))
+        shown.add_row(*map(printable, (one.id[:length], one.reason, *middle, count)))
     console().print(shown)
 
 
-def print_letter(letter: DeadLetter, parcel: WorkBundle | None) -> None:
+def print_letter(letter: DeadLetter, bundle: WorkBundle | None) -> None:
     """Print a letter's envelope, headers, work item and blobs."""
     from rich.table import Table
 
     facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(letter, parcel):
-        facts.add_row(plain(name), plain(value))
+    for name, value in _facts(letter, bundle):
+        facts.add_row(printable(name), printable(value))
     out = console()
     out.print(facts)
-    if parcel is None:
+    if bundle is None:
         return
-    out.print("\nprogram")
-    for line in listing(parcel.item.ops):
-        out.print(f"  {plain(line)}", soft_wrap=True)
-    if parcel.named:
+    out.print("\noperations")
+    for line in listing(bundle.item.ops):
+        out.print(f"  {printable(line)}", soft_wrap=True)
+    if bundle.named:
         blobs = table("blob", "size", "where", right=("size",))
-        for digest, size, inside in _blobs(parcel):
-            where = "in the letter" if inside else "not here: " + ("sent apart" if size else "the silo's cache had it")
-            blobs.add_row(plain(digest), "-" if size is None else bytes_text(size), where)
+        for digest, size, inside in _blobs(bundle):
+            where = "in the letter" if inside else "sent separately" if size else "in the silo's cache at that time"
+            blobs.add_row(printable(digest), "-" if size is None else bytes_text(size), where)
         out.print()
         out.print(blobs)
 
@@ -92,12 +92,12 @@ def listing(program: Sequence[Op]) -> list[str]:
     outputs = 0
     lines = []
     for op in program:
-        lines.append(_in_words(op) + (f"  -> output {outputs}" if isinstance(op, Compute) else ""))
+        lines.append(_op_text(op) + (f"  -> output {outputs}" if isinstance(op, Compute) else ""))
         outputs += isinstance(op, Compute)
     return lines
 
 
-def _in_words(op: Op) -> str:
+def _op_text(op: Op) -> str:
     match op:
         case Value(ref, blob):
             return f"%{ref} = value {blob}"
@@ -119,8 +119,8 @@ def _in_words(op: Op) -> str:
             assert_never(op)
 
 
-def _facts(letter: DeadLetter, parcel: WorkBundle | None) -> list[tuple[str, str]]:
-    died = letter.died.isoformat() if letter.died is not None else "unknown"
+def _facts(letter: DeadLetter, bundle: WorkBundle | None) -> list[tuple[str, str]]:
+    died = letter.died.isoformat() if letter.died is not None else "at an unknown time"
     facts = [
         ("id", letter.id),
         ("reason", letter.reason),
@@ -130,15 +130,15 @@ def _facts(letter: DeadLetter, parcel: WorkBundle | None) -> list[tuple[str, str
         ("coordinator", letter.coordinator),
         ("size", f"{letter.size} bytes"),
     ]
-    if parcel is None:
+    if bundle is None:
         facts.append(("unreadable", letter.flaw))
     else:
-        item = parcel.item
-        stage = f"{item.stage}{', the last at this silo' if item.ends_session else ''}"
+        item = bundle.item
+        stage = f"{item.stage}{', the last one of this silo' if item.ends_session else ''}"
         facts += [("session", item.session_id), ("stage", stage), ("clients", str(item.clients))]
         facts += [("time", f"{seconds_text(item.timeout)}, lease {seconds_text(item.lease)}")]
-        if parcel.kept:
-            facts.append(("continues", "with " + ", ".join(f"%{ref}" for ref in parcel.kept) + " of an earlier stage"))
+        if bundle.kept:
+            facts.append(("uses", ", ".join(f"%{ref}" for ref in bundle.kept) + " of an earlier stage"))
     return facts + [(f"header {name}", text) for name, text in _flat(letter.headers)]
 
 
@@ -151,12 +151,12 @@ def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
     return [(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
 
 
-def _blobs(parcel: WorkBundle) -> list[tuple[str, int | None, bool]]:
+def _blobs(bundle: WorkBundle) -> list[tuple[str, int | None, bool]]:
     """Return digest, size if known, and whether the letter contains it, for each blob."""
     blobs: list[tuple[str, int | None, bool]] = []
-    for digest in parcel.named:
-        inside = parcel.blobs.get(digest)
-        known = parcel.item.incoming.get(digest)
+    for digest in bundle.named:
+        inside = bundle.blobs.get(digest)
+        known = bundle.item.incoming.get(digest)
         blobs.append((digest, memoryview(inside).nbytes if inside is not None else known, inside is not None))
     return blobs
 
@@ -165,7 +165,7 @@ def _age(letter: DeadLetter) -> float | None:
     return None if letter.died is None else max(0.0, round((datetime.now(UTC) - letter.died).total_seconds(), 1))
 
 
-def _telling(letters: Sequence[DeadLetter]) -> int:
-    ids = {one.id for one in letters}
-    longest = max((len(one) for one in ids), default=SHORT)
-    return next((n for n in range(SHORT, longest) if len({one[:n] for one in ids}) == len(ids)), longest)
+def _unique_length(letters: Sequence[DeadLetter]) -> int:
+    ids = {letter.id for letter in letters}
+    longest = max(map(len, ids), default=SHORT)
+    return next((n for n in range(SHORT, longest) if len({id[:n] for id in ids}) == len(ids)), longest)

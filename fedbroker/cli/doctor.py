@@ -1,10 +1,10 @@
-"""``fedbroker doctor``: diagnosis of the path from here to a broker and a cohort."""
+"""``fedbroker doctor``: diagnosis of a broker and a cohort, from this machine."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import cyclopts
 
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-OPEN = 20.0
+OPEN: Final = 20.0
+"""Seconds to connect and hear the silos that are present."""
 
-Cohort = Annotated[
-    str | None, cyclopts.Parameter(help="A cohort's name: its queues and silos are looked at, too, if it is given.")
-]
+Cohort = Annotated[str | None, cyclopts.Parameter(help="Also check the queues and silos of this cohort.")]
 
 
 def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
@@ -33,7 +32,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
     configure("auto", "error")
     findings = asyncio.run(_examine(url, cohort))
     if json:
-        print_json([one.as_json() for one in findings])
+        print_json([finding.as_json() for finding in findings])
     else:
         print_findings(findings)
     return exit_code_of(findings)
@@ -46,7 +45,7 @@ async def _examine(url: str, cohort: str | None) -> list[Finding]:
     if cohort is not None:
         check_name("cohort", cohort)
     findings = await examine(url, coordinator_role(cohort))
-    if cohort is not None and not any(one.level == "problem" for one in findings):
+    if cohort is not None and not any(finding.level == "problem" for finding in findings):
         findings += await _silos(url, cohort)
     return findings
 
@@ -58,38 +57,40 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
     from fedbroker.errors import BrokerError, CohortError
     from fedbroker.transport.observer import CohortObserver, Heard
 
-    board = SiloTable()
+    silos = SiloTable()
 
-    def hear(word: Heard) -> None:
-        board.hear(word, time.monotonic())
+    def on_message(message: Heard) -> None:
+        silos.update(message, time.monotonic())
 
-    lookout = CohortObserver(url, cohort, hear)
+    observer = CohortObserver(url, cohort, on_message)
     try:
-        await lookout.open(Deadline.after(OPEN))
-        await lookout.close()
+        await observer.open(Deadline.after(OPEN))
+        await observer.close()
     except BrokerError as error:
         return [Finding.problem("silos", error)]
-    there = [row.announce for row in board.rows(time.monotonic()) if row.state == "present"]
-    if not there:
-        nobody = CohortError(
-            f"no silo is in cohort {cohort!r}", hint="start them (`fedbroker-silo run`), or correct the cohort's name"
+    present = [row.announce for row in silos.rows(time.monotonic()) if row.state == "present"]
+    if not present:
+        empty = CohortError(
+            f"cohort {cohort!r} has no silo", hint="start silos (`fedbroker-silo run`), or correct the cohort's name"
         )
-        return [Finding.warning("silos", nobody)]
-    names = ", ".join(said.silo for said in there)
-    return [Finding.ok("silos", f"{len(there)} in cohort {cohort!r}: {names}"), *map(_version, there)]
+        return [Finding.warning("silos", empty)]
+    names = ", ".join(announce.silo for announce in present)
+    return [Finding.ok("silos", f"{len(present)} in cohort {cohort!r}: {names}"), *map(_version, present)]
 
 
-def _version(said: Announce) -> Finding:
+def _version(announce: Announce) -> Finding:
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import CohortError
     from fedbroker.session.roster import admit
     from fedbroker.wire.messages import Rejected
 
     ours = fedbroker.__version__
-    answer = admit(said, "doctor", version=ours, members=0, most=1)
+    answer = admit(announce, "doctor", version=ours, members=0, most=1)
     if isinstance(answer, Rejected):
         other = CohortError(
-            f"silo {said.silo!r} is sent away: {answer.reason}", hint="install the same version at either side"
+            f"a coordinator would reject silo {announce.silo!r}: {answer.reason}",
+            hint="install the same version on both sides",
         )
         return Finding.problem("versions", other)
-    return Finding.ok("versions", f"silo {said.silo!r} has {said.version or 'an unknown version'}, we have {ours}")
+    theirs = announce.version or "an unknown version"
+    return Finding.ok("versions", f"silo {announce.silo!r} has {theirs}, this coordinator {ours}")

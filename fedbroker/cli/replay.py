@@ -18,9 +18,10 @@ from fedbroker.transport import CoordinatorTransport, Dead
 from fedbroker.trust.keyring import Keys
 from fedbroker.wire.messages import Announce, Digest, Done, Failed, Need
 
-__all__ = ["Replayed", "print_replayed", "run_again"]
+__all__ = ["Replayed", "print_replayed", "replay_work"]
 
 OPEN: Final = 20.0
+"""Seconds to connect to the broker."""
 PRESENT: Final = 6.0
 """Seconds to wait for the silo's announcement: a little more than the default heartbeat."""
 UNREAD: Final = 15.0
@@ -45,8 +46,8 @@ class Replayed:
         return {"silo": self.done.silo, "seconds": self.done.duration, "outputs": sizes}
 
 
-async def run_again(
-    url: str, cohort: str, parcel: WorkBundle, silo: str, seconds: float, *, keys: Keys | None = None
+async def replay_work(
+    url: str, cohort: str, bundle: WorkBundle, silo: str, seconds: float, *, keys: Keys | None = None
 ) -> Replayed:
     """Send the work item to a silo in a new session and wait for the outputs.
 
@@ -55,30 +56,30 @@ async def run_again(
 
     Raises:
         CohortError: the item continues a session, whose values are gone; or the silo is not present.
-        SiloError: the silo failed, or lacks blobs that are not in the parcel.
-        DeadlineExceeded: it did not answer in time.
+        SiloError: the silo failed, or lacks blobs that are not in the bundle.
+        DeadlineExceeded: it did not reply in time.
         BrokerError: the broker cannot be used.
     """
-    if parcel.kept:
-        kept = ", ".join(f"%{ref}" for ref in parcel.kept)
+    if bundle.kept:
+        kept = ", ".join(f"%{ref}" for ref in bundle.kept)
         raise CohortError(
-            f"the work item continues session {parcel.item.session_id} with values of an earlier stage ({kept}), "
+            f"the work item continues session {bundle.item.session_id} with values of an earlier stage ({kept}), "
             "so it cannot be replayed alone",
-            hint="run the computation again",
+            hint="invoke the computation again",
         )
-    heard = asyncio.Event()
+    announced = asyncio.Event()
 
     def on_announce(announce: Announce) -> None:
         if announce.silo == silo:
-            heard.set()
+            announced.set()
 
-    end = CoordinatorTransport(url, cohort, keys=keys, on_announce=on_announce, on_leave=lambda _: None)
-    await end.open(Deadline.after(OPEN))
+    transport = CoordinatorTransport(url, cohort, keys=keys, on_announce=on_announce, on_leave=lambda _: None)
+    await transport.open(Deadline.after(OPEN))
     try:
-        await _present(cohort, silo, heard)
-        return await _asked(end, parcel, silo, Deadline.after(seconds))
+        await _wait_for_silo(cohort, silo, announced)
+        return await _request(transport, bundle, silo, Deadline.after(seconds))
     finally:
-        await end.close()
+        await transport.close()
 
 
 def print_replayed(replayed: Replayed) -> None:
@@ -92,56 +93,61 @@ def print_replayed(replayed: Replayed) -> None:
         out.print(outputs)
 
 
-async def _present(cohort: str, silo: str, heard: asyncio.Event) -> None:
+async def _wait_for_silo(cohort: str, silo: str, announced: asyncio.Event) -> None:
     """Wait for the silo's announcement: work for a missing silo would only be dead-lettered again."""
     try:
         async with asyncio.timeout(PRESENT):
-            await heard.wait()
+            await announced.wait()
     except TimeoutError:
-        raise CohortError(f"silo {silo!r} is not in cohort {cohort!r} now", hint="start it first") from None
+        raise CohortError(f"silo {silo!r} of cohort {cohort!r} is not running", hint="start it first") from None
 
 
-async def _asked(end: CoordinatorTransport, parcel: WorkBundle, silo: str, deadline: Deadline) -> Replayed:
-    riders, apart = _shipped(parcel)
+async def _request(transport: CoordinatorTransport, bundle: WorkBundle, silo: str, deadline: Deadline) -> Replayed:
+    riding, separate = _split_blobs(bundle)
     item = msgspec.structs.replace(
-        parcel.item,
+        bundle.item,
         session_id=secrets.token_hex(8),
         stage=0,
         silo=silo,
-        coordinator_id=end.coordinator_id,
-        incoming={digest: memoryview(parcel.blobs[digest]).nbytes for digest in apart},
+        coordinator_id=transport.coordinator_id,
+        incoming={digest: memoryview(bundle.blobs[digest]).nbytes for digest in separate},
         timeout=deadline.left(),
         ends_session=True,
         defer_above=0,  # no coordinator would request held results
     )
-    for digest in apart:
-        await end.send_blob(digest, parcel.blobs[digest], silo=silo, deadline=deadline, session_id=item.session_id)
-    inline = {digest: parcel.blobs[digest] for digest in riders}
-    async with end.asking(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline)) as asked:
-        answer = await asked.answer()
-        outputs = answer.outputs if isinstance(answer, Done) else ()
-        contents = tuple([(digest, await end.results.get(digest, deadline)) for digest, _ in outputs])
-    match answer:
+    for digest in separate:
+        await transport.send_blob(
+            digest, bundle.blobs[digest], silo=silo, deadline=deadline, session_id=item.session_id
+        )
+    inline = {digest: bundle.blobs[digest] for digest in riding}
+    async with transport.asking(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline)) as asked:
+        reply = await asked.answer()
+        outputs = reply.outputs if isinstance(reply, Done) else ()
+        contents = tuple([(digest, await transport.results.get(digest, deadline)) for digest, _ in outputs])
+    match reply:
         case Done():
-            return Replayed(answer, contents)
-        case Failed() if answer.rule:
-            raise PolicyRefusal(silo, answer.rule, answer.cause, hint=answer.hint)
+            return Replayed(reply, contents)
+        case Failed() if reply.rule:
+            raise PolicyRefusal(silo, reply.rule, reply.cause, hint=reply.hint)
         case Failed():
-            raise SiloError(silo, f"{answer.error_type}: {answer.cause}", hint=answer.hint)
+            raise SiloError(silo, f"{reply.error_type}: {reply.cause}", hint=reply.hint)
         case Need():
             raise SiloError(
                 silo,
-                f"it lacks what is not in the letter either: {', '.join(answer.digests)}",
-                hint="put each into a file of that name, the directory behind --blobs; or run the computation again",
+                f"neither the silo nor the letter has these blobs: {', '.join(reply.digests)}",
+                hint="put each into a file named by its digest and pass the directory with --blobs, or invoke the "
+                "computation again",
             )
         case Dead():
             raise SiloError(
-                silo, f"it did not take the work item ({answer.reason})", hint="see its log; the copy died, too"
+                silo,
+                f"it did not pick up the work item ({reply.reason})",
+                hint="see its log; the copy was dead-lettered, too",
             )
 
 
-def _shipped(parcel: WorkBundle) -> tuple[list[Digest], list[Digest]]:
+def _split_blobs(bundle: WorkBundle) -> tuple[list[Digest], list[Digest]]:
     """Return the blobs to send inside the item, as in the letter, and the blobs to send before it on the bulk lane."""
-    here = [digest for digest in parcel.named if digest in parcel.blobs]
-    riders = [digest for digest in here if digest not in parcel.loaded]
-    return riders, [digest for digest in here if digest in parcel.loaded]
+    here = [digest for digest in bundle.named if digest in bundle.blobs]
+    riding = [digest for digest in here if digest not in bundle.loaded]
+    return riding, [digest for digest in here if digest in bundle.loaded]

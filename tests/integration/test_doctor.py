@@ -109,7 +109,7 @@ async def test_check_of_an_unknown_cohort_creates_nothing(broker, cohort):
     assert code == 0
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * len(STEPS) + ["warning"]
-    assert f"[FB3000] no silo is in cohort '{cohort}'; start them" in lines[-1]
+    assert f"[FB3000] cohort '{cohort}' has no silo; start silos" in lines[-1]
     await examine(broker.url, silo_role(cohort, "ewr"))
     async with queue_admin(broker.url) as look:
         for queue in (f"lobby.{cohort}", f"dead.{cohort}", f"work.{cohort}.ewr", f"mailbox.{cohort}.ewr"):

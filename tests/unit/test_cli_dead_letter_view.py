@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fedbroker.cli.common import age_text, plain
+from fedbroker.cli.common import age_text
 from fedbroker.cli.dead_letter_view import listing
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter, choose
 from fedbroker.errors import CohortError, WireError
-from fedbroker.text import bytes_text
+from fedbroker.text import bytes_text, printable
 from fedbroker.wire import digest_of, encode
 from fedbroker.wire.messages import Call, Compute, Data, Drop, EndSession, Select, Struct, Value, WorkItem
 
@@ -52,9 +52,9 @@ def test_unknown_values_are_from_an_earlier_stage():
 def test_bundle_lists_its_missing_blobs():
     small, large = b"small", b"large"
     program = [Value(1, digest_of(small)), Value(2, digest_of(large)), Value(3, digest_of(small))]
-    parcel = WorkBundle.opened(encode(item(program), [small]))
-    assert parcel.named == (digest_of(small), digest_of(large))
-    assert parcel.lacking == (digest_of(large),)
+    bundle = WorkBundle.opened(encode(item(program), [small]))
+    assert bundle.named == (digest_of(small), digest_of(large))
+    assert bundle.lacking == (digest_of(large),)
 
 
 def test_only_work_items_can_be_bundled():
@@ -80,7 +80,7 @@ def test_ages_and_sizes_are_readable():
 
 
 def test_terminal_control_codes_are_escaped():
-    assert plain("a\x1b[31m\r\nb é") == r"a\x1b[31m\r\nb é"
+    assert printable("a\x1b[31m\r\nb é") == r"a\x1b[31m\r\nb é"
 
 
 class Came:
