@@ -120,7 +120,7 @@ def strings(data: bytes) -> bool:
 
 
 def chunks(data: bytes) -> bool:
-    """Assemble a stream of pieces of a few blobs."""
+    """Assemble a stream of chunks of a few blobs."""
     assembler = Assembler(SMALL)
     whole = False
     for now, start in enumerate(range(0, min(len(data), MOST_PIECES * PIECES.size) - PIECES.size, PIECES.size)):
@@ -145,7 +145,7 @@ def chunks(data: bytes) -> bool:
 
 
 def piece(data: bytes) -> bool:
-    """Decompress a piece of a blob, preceded by the blob's size and the piece's offset."""
+    """Decompress a chunk of a blob, preceded by the blob's size and the chunk's offset."""
     size, offset = struct.unpack(">qq", data[:16].ljust(16, b"\0"))
     try:
         content = decoded(Chunk("0" * 32, size, offset, "zstd"), data[16:], SMALL)

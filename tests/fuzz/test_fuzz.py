@@ -15,11 +15,11 @@ EXECUTIONS = 3000
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_comes_only_our_own_errors_are_raised(name):
+def test_any_input_raises_only_our_own_errors(name):
     outcome = run(name, EXECUTIONS, seed=0)
     assert not outcome.failure, f"{outcome.failure}\n{outcome.culprit!r}"
     assert outcome.executions == EXECUTIONS
-    assert outcome.taken > 20  # else the corpus is noise
+    assert outcome.taken > 20  # otherwise the corpus is noise
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -27,7 +27,7 @@ def test_each_target_has_a_corpus(name):
     assert len(corpus(name)) >= 5
 
 
-def test_the_importer_answers_each_request_once_whenever_its_child_dies():
+def test_importer_answers_each_request_once_even_if_its_child_dies():
     graphs = [data.replace(PLACE, b"x" * len(PLACE)) for data in corpus("graph")]
     first, second = [(data, ops) for data in graphs if (ops := imported(data, run=False)) not in (CRASH, REFUSED)][:2]
     (process,) = (child for child in psutil.Process().children() if IMPORTER in child.cmdline())

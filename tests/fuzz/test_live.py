@@ -109,7 +109,7 @@ def resident(pid: int) -> float:
     return psutil.Process(pid).memory_info().rss / 2**20
 
 
-def test_thousands_of_messages_that_make_no_sense_change_nothing(broker, tmp_path):
+def test_thousands_of_malformed_messages_have_no_effect(broker, tmp_path):
     cohort = f"t{secrets.token_hex(6)}"
     settings = {"cohort": cohort, "min_silos": 1, "eligible": lambda silo: silo.name == "ewr", "retries": 0}
     with (

@@ -191,7 +191,7 @@ def merges_by_joining():
 
 
 def hides_the_others_behind_a_huge_number():
-    """What there is so far is lost in a huge number, which is taken away again; the shapes keep this order."""
+    """Lose the total so far in a huge number, which is subtracted again; the shapes keep this order."""
 
     def body(so_far, value):
         huge = tf.exp(tf.abs(value) * 0.0001 + 70.0)
@@ -299,7 +299,7 @@ async def test_a_silo_refuses_an_aggregate_of_text_that(silo, attack, why):
     assert f"its accumulate {why}" in await refused(silo, asked(computation, ("t", "str")), [computation])
 
 
-async def test_where_any_aggregate_may_leave_each_client_can_be_read(broker, cohort, tmp_path):
+async def test_each_client_can_be_read_if_any_aggregate_may_leave(broker, cohort, tmp_path):
     """Show the rule's purpose: the two others do not stop the attack."""
     policy = dataclasses.replace(STRICT, aggregates="any")
     computation = concatenates()
@@ -313,7 +313,7 @@ async def test_where_any_aggregate_may_leave_each_client_can_be_read(broker, coh
         assert total_of(await client.outputs(item, [computation])) == [7, 1007, 2007, 3007, 4007]
 
 
-async def test_a_silo_refuses_to_compute_with_an_aggregate_after_it_was_taken(silo):
+async def test_a_silo_refuses_to_compute_with_an_aggregate(silo):
     computation = after_the_sum("halves")
     assert "would compute with an aggregate" in await refused(silo, asked(computation), [computation])
 
@@ -342,7 +342,7 @@ def by_hand(accumulate, *, report=None, then=lambda total: total):
     return serialized(body.proto)
 
 
-async def test_a_silo_reads_a_name_as_the_runtime_does_where_a_later_one_hides_it(silo):
+async def test_a_silo_resolves_shadowed_names_as_the_runtime_does(silo):
     """Hide a name that a function uses for its addition: a later, honest addition has the same name."""
     keep = function(lambda so_far, value: 0.0 * so_far + value, pair(tff.TensorType(F))).to_building_block()
     add, same = plus.to_building_block(), function(lambda total: total, tff.TensorType(F)).to_building_block()
@@ -365,7 +365,7 @@ def serialized(proto):
     return value.SerializeToString()
 
 
-async def test_a_silo_refuses_what_an_earlier_stage_kept_of_its_clients(silo):
+async def test_a_silo_refuses_client_values_kept_by_an_earlier_stage(silo):
     """Keep values in a first stage that lets nothing leave, and send them in a second one."""
     both = concatenates()
     keep = [*asked(both)[:-1], Select(5, 4, 0), Drop((1, 2, 3, 4))]
@@ -374,8 +374,8 @@ async def test_a_silo_refuses_what_an_earlier_stage_kept_of_its_clients(silo):
     assert "its accumulate joins values (ConcatV2)" in hint
 
 
-async def test_a_silo_lets_out_no_kept_value_under_the_id_of_one_of_the_coordinator_s(silo):
-    """The second stage drops what the first one kept, and gives its id to a number of its own, for a struct."""
+async def test_a_silo_releases_no_kept_value_under_a_reused_id(silo):
+    """Drop in the second stage a value that the first one kept, and reuse its id for a number, for a struct."""
     both, blob = concatenates(), given(3.0)
     keep = [*asked(both)[:-1], Select(5, 4, 0), Drop((1, 2, 3, 4))]
     assert isinstance(await silo.send(silo.item(keep, session="ids", clients=CLIENTS, last=False), [both]), Done)
@@ -448,7 +448,7 @@ async def test_a_silo_refuses_to_pick_a_client_by_a_mask_from_the_coordinator(si
     assert total_of(await done(silo, program(all_), [all_, computation])) == [20070.0]  # the same for all of them
 
 
-async def test_a_sum_that_grows_by_the_shape_of_what_clients_have_does_not_leave(silo):
+async def test_a_sum_that_has_the_shape_of_client_rows_is_refused(silo):
     """Start from a scalar zero: by broadcasting, the total would have the rows' own shape."""
     column = function(lambda columns: columns[0] * tf.ones([2]), ROWS.member)
     add = function(lambda so_far, value: so_far + value, pair(tff.TensorType(F, [None]), tff.TensorType(F, [None])))
@@ -459,7 +459,7 @@ async def test_a_sum_that_grows_by_the_shape_of_what_clients_have_does_not_leave
     assert (reply.rule, "came out in another shape" in reply.cause) == ("aggregates", True), reply
 
 
-async def test_a_silo_refuses_clients_values_and_says_by_which_rule(silo):
+async def test_a_silo_refuses_client_values_and_names_the_rule(silo):
     @tff.federated_computation(ROWS)
     def rows(columns):
         return tff.federated_map(first_row, columns)
@@ -473,7 +473,7 @@ async def test_a_silo_refuses_clients_values_and_says_by_which_rule(silo):
 @pytest.mark.parametrize(
     ("name", "uri"), [("federated_collect", "federated_collect"), ("a_future_one", "federated_anything")]
 )
-async def test_a_silo_refuses_an_intrinsic_that_it_does_not_know(silo, name, uri):
+async def test_a_silo_refuses_an_unknown_intrinsic(silo, name, uri):
     proto = computation_pb2.Computation()
     outer = getattr(proto, "lambda")
     outer.parameter_name = "inputs"
@@ -485,7 +485,7 @@ async def test_a_silo_refuses_an_intrinsic_that_it_does_not_know(silo, name, uri
 
 
 def given(number):
-    """A number at the server, as the coordinator sends one."""
+    """Return a number at the server, as the coordinator sends one."""
     value = executor_pb2.Value()
     value.federated.type.placement.value.uri = "server"
     value.federated.type.all_equal = True
@@ -497,7 +497,7 @@ def given(number):
     return value.SerializeToString()
 
 
-async def test_the_coordinator_s_own_values_and_recognised_totals_leave(silo):
+async def test_the_coordinators_values_and_recognised_totals_leave(silo):
     blob = given(3.0)
     program = [*asked(SUM)[:-1], Value(6, digest_of(blob)), Struct(7, (("", 4), ("", 6))), Compute(7)]
     assert sorted(total_of(await done(silo, program, [SUM, blob]))) == [3.0, 10035.0]

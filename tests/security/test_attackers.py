@@ -20,7 +20,7 @@ from tests.support.transports import coordinator_transport, eventually, work_ite
 from tests.support.worker import echo_ops
 
 
-async def test_a_malicious_coordinator_s_valid_work_is_done(broker: PrivateBroker, cohort: str, tmp_path) -> None:
+async def test_valid_work_of_a_malicious_coordinator_runs(broker: PrivateBroker, cohort: str, tmp_path) -> None:
     keyring = Keyring()
     async with (
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort)),
@@ -37,7 +37,7 @@ async def test_a_malicious_coordinator_s_valid_work_is_done(broker: PrivateBroke
         assert isinstance(answers.take(), Done)
 
 
-async def test_a_malicious_silo_s_valid_answer_counts(broker: PrivateBroker, cohort: str) -> None:
+async def test_valid_reply_of_a_malicious_silo_is_accepted(broker: PrivateBroker, cohort: str) -> None:
     keyring = Keyring()
     async with (
         malicious_silo(broker.url, cohort, keyring) as attacker,
@@ -48,7 +48,7 @@ async def test_a_malicious_silo_s_valid_answer_counts(broker: PrivateBroker, coh
         assert await victim.ask("jfk") == b"anything"
 
 
-async def test_a_raw_client_s_work_is_not_done(broker: PrivateBroker, cohort: str, tmp_path) -> None:
+async def test_work_of_a_raw_client_is_refused(broker: PrivateBroker, cohort: str, tmp_path) -> None:
     keyring = Keyring()
     async with (
         SiloService(keyring.silo_settings(tmp_path, broker.url, cohort)) as silo,

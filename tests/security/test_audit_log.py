@@ -53,7 +53,7 @@ def outcomes(directory: Path) -> list[object]:
     return [line["outcome"] for line in audit(directory)]
 
 
-async def test_work_is_in_the_log_before_its_data_are_read(scene, tmp_path) -> None:
+async def test_work_is_logged_before_its_data_are_read(scene, tmp_path) -> None:
     _, attacker = scene
     client = attacker.client()
     item = client.item(echo_ops("gated"))
@@ -70,7 +70,7 @@ async def test_work_is_in_the_log_before_its_data_are_read(scene, tmp_path) -> N
     assert ended["nonces"] == begun["nonces"]
 
 
-async def test_work_whose_session_is_given_up_while_it_computes_is_in_the_log(scene, tmp_path) -> None:
+async def test_work_of_a_session_ended_while_computing_is_logged(scene, tmp_path) -> None:
     _, attacker = scene
     item = attacker.client().item(echo_ops("gated"))
     await attacker.send_work(item)
@@ -82,7 +82,7 @@ async def test_work_whose_session_is_given_up_while_it_computes_is_in_the_log(sc
     assert ended["sources"] == [{"name": "gated", "columns": ["x"]}]
 
 
-async def test_work_whose_time_runs_out_is_in_the_log(scene, tmp_path) -> None:
+async def test_timed_out_work_is_logged(scene, tmp_path) -> None:
     _, attacker = scene
     client = attacker.client()
     reply = await client.send(client.item(echo_ops("gated"), seconds=1))
@@ -90,7 +90,7 @@ async def test_work_whose_time_runs_out_is_in_the_log(scene, tmp_path) -> None:
     assert outcomes(tmp_path) == ["begun", "failed"]
 
 
-async def test_work_that_a_silo_gives_up_as_it_stops_is_in_the_log(scene, tmp_path) -> None:
+async def test_work_cancelled_by_a_stopping_silo_is_logged(scene, tmp_path) -> None:
     silo, attacker = scene
     await attacker.send_work(attacker.client().item(echo_ops("gated")))
     await eventually(lambda: read_count(tmp_path) == 1)
@@ -98,7 +98,7 @@ async def test_work_that_a_silo_gives_up_as_it_stops_is_in_the_log(scene, tmp_pa
     assert outcomes(tmp_path) == ["begun", "interrupted"]
 
 
-async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path) -> None:
+async def test_no_data_are_read_if_the_log_cannot_be_written(scene, tmp_path) -> None:
     _, attacker = scene
     let_reads_return(tmp_path)
     (tmp_path / "audit.log").unlink()
@@ -112,7 +112,7 @@ async def test_no_data_are_read_where_the_log_cannot_be_written(scene, tmp_path)
     assert isinstance(await client.send(client.item(echo_ops("gated"))), Done)
 
 
-async def test_an_answer_does_not_leave_where_its_line_cannot_be_written(scene, tmp_path) -> None:
+async def test_no_results_leave_if_the_last_line_cannot_be_written(scene, tmp_path) -> None:
     """Break the log after the work has begun: the results computed by then stay at the silo."""
     _, attacker = scene
     client = attacker.client()
@@ -143,7 +143,7 @@ class Disk:
                 raise self.error
 
 
-async def test_nothing_leaves_before_its_first_line_is_on_the_disk(scene, tmp_path, monkeypatch) -> None:
+async def test_no_results_leave_before_the_first_line_is_on_disk(scene, tmp_path, monkeypatch) -> None:
     """Read the data and compute while the first line waits; the last line is written, too."""
     _, attacker = scene
     disk = Disk()
@@ -159,7 +159,7 @@ async def test_nothing_leaves_before_its_first_line_is_on_the_disk(scene, tmp_pa
     assert isinstance(await asked, Done)
 
 
-async def test_nothing_leaves_where_its_first_line_does_not_get_to_the_disk(scene, tmp_path, monkeypatch) -> None:
+async def test_no_results_leave_if_the_first_line_is_not_on_disk(scene, tmp_path, monkeypatch) -> None:
     _, attacker = scene
     disk = Disk(OSError(errno.EIO, "Input/output error"))
     monkeypatch.setattr(os, "fsync", disk.fsync)
@@ -174,7 +174,7 @@ async def test_nothing_leaves_where_its_first_line_does_not_get_to_the_disk(scen
     assert isinstance(await client.send(client.item(echo_ops("gated"))), Done)
 
 
-async def test_work_that_a_silo_was_killed_in_is_in_the_log(broker, cohort: str, tmp_path, monkeypatch) -> None:
+async def test_work_of_a_killed_silo_is_logged(broker, cohort: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     sources = {"gated": gated_source(tmp_path, waits=True)}
     path = write_settings(tmp_path, broker.url, cohort, sources=sources, policy=POLICY)
@@ -222,7 +222,7 @@ print(found.problem, len(found.lines) == lines + 1)
 """
 
 
-def test_a_full_disk_leaves_a_log_that_verifies_and_is_called_full(tmp_path) -> None:
+def test_full_disk_is_named_and_the_log_verifies(tmp_path) -> None:
     """Fill a small tmpfs, in a mount namespace that ends with the process."""
     mount = f"mount -t tmpfs -o size=128k tmpfs {tmp_path} && head -c 30000 /dev/zero > {tmp_path}/filler"
     shell = f'{mount} && exec "$0" -c "$1" {tmp_path}'
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_a_log_that_verifies_and_is_called_full(tmp_path) -> 
     assert done.stdout.splitlines() == ["its disk is full", "None True", "None True"]
 
 
-async def test_nothing_is_read_or_sent_where_the_log_is_full(scene, tmp_path) -> None:
+async def test_nothing_is_read_or_sent_if_the_disk_is_full(scene, tmp_path) -> None:
     _, attacker = scene
     let_reads_return(tmp_path)
     (tmp_path / "audit.log").unlink()

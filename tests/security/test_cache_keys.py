@@ -80,7 +80,7 @@ def result_of(outputs) -> float:
 
 @pytest.mark.broker
 @pytest.mark.runtime
-async def test_a_sum_that_was_recognised_is_what_runs(broker, cohort, tmp_path):
+async def test_the_recognised_sum_is_the_graph_that_runs(broker, cohort, tmp_path):
     own = dataclasses.replace(load_settings(tmp_path, broker.url, cohort, SOURCE), policy=STRICT)
     attack, recognised = with_key(alone(keeps_the_last)), with_key(aggregate(zero, honest, honest))
     async with running_silo(own) as (_, client):
@@ -92,7 +92,7 @@ async def test_a_sum_that_was_recognised_is_what_runs(broker, cohort, tmp_path):
 
 @pytest.mark.broker
 @pytest.mark.runtime
-async def test_a_coordinator_does_not_choose_what_runs_for_another(broker, cohort, tmp_path):
+async def test_a_coordinator_cannot_replace_the_graph_of_another(broker, cohort, tmp_path):
     keyring = Keyring()
     results = {}
     async with (
@@ -112,7 +112,7 @@ def keys_in(value) -> list[int]:
     return [graph.cache_key.id for graph in graphs_of(executor_pb2.Value.FromString(b"".join(with_own_keys(value))))]
 
 
-def test_a_key_is_that_of_the_graph_wherever_it_is():
+def test_the_key_of_a_graph_is_independent_of_its_position():
     one, other = with_key(alone(honest)), with_key(alone(keeps_the_last))
     assert keys_in(one) == keys_in(with_key(alone(honest), 5)) != keys_in(other)
     nested = executor_pb2.Value()
@@ -127,10 +127,10 @@ def test_a_key_is_that_of_the_graph_wherever_it_is():
     assert whole == nested
 
 
-def test_a_graph_that_is_not_to_be_remembered_is_not():
+def test_an_uncached_graph_stays_uncached():
     assert keys_in(alone(honest)) == [0]
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", number(1.0), b"\x0a\x05ab", b"\x12\x00"])
-def test_what_holds_no_computation_or_cannot_be_read_stays_as_it_is(value):
+def test_unreadable_values_and_values_without_graphs_are_unchanged(value):
     assert b"".join(with_own_keys(value)) == value

@@ -43,7 +43,7 @@ async def attacker(broker: PrivateBroker, cohort: str, tmp_path):
         yield one
 
 
-async def test_columns_that_a_source_does_not_select_are_out_of_reach(attacker):
+async def test_unselected_columns_of_a_source_cannot_be_read(attacker):
     client = attacker.client()
     assert isinstance(await client.send(client.item(echo_ops("rows", (("x", "int64"),)))), Done)
     for name in NAMES:

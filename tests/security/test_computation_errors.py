@@ -153,7 +153,7 @@ def marks_in(reply: Failed) -> list[str]:
     return [mark for mark in MARKS if mark in told]
 
 
-async def test_a_failed_computation_tells_its_op_and_position_and_no_value(
+async def test_error_of_a_computation_has_op_and_position_and_no_value(
     broker: PrivateBroker,
     cohort: str,
     tmp_path: Path,
@@ -181,7 +181,7 @@ async def test_a_failed_computation_tells_its_op_and_position_and_no_value(
     assert len(unplaced) <= 3, unplaced
 
 
-async def test_the_same_ops_tell_values_where_the_silo_lets_them(
+async def test_the_same_errors_have_values_if_the_silo_allows_it(
     broker: PrivateBroker, cohort: str, tmp_path: Path, computations: Mapping[str, bytes]
 ) -> None:
     async with attacked(broker, cohort, tmp_path, PolicySettings(error_detail="full")) as client:
@@ -190,7 +190,7 @@ async def test_the_same_ops_tell_values_where_the_silo_lets_them(
     assert len(telling) > len(OPS) // 2, telling  # else the test above proves nothing
 
 
-async def test_an_error_tells_nothing_but_itself_where_too_few_bytes_may_leave(
+async def test_error_has_no_details_if_too_few_bytes_may_leave(
     broker: PrivateBroker, cohort: str, tmp_path: Path, computations: Mapping[str, bytes]
 ) -> None:
     for detail in ("position", "full"):
@@ -202,7 +202,7 @@ async def test_an_error_tells_nothing_but_itself_where_too_few_bytes_may_leave(
                 assert (reply.cause, reply.hint) == ("it failed, and no more bytes may leave in this session", "")
 
 
-async def test_nothing_is_told_of_the_data_where_no_bytes_may_leave(
+async def test_error_is_independent_of_the_data_if_no_bytes_may_leave(
     broker: PrivateBroker, cohort: str, tmp_path: Path, computations: Mapping[str, bytes]
 ) -> None:
     policy = PolicySettings(max_bytes_out=0, aggregates="recognised")
@@ -216,7 +216,7 @@ async def test_nothing_is_told_of_the_data_where_no_bytes_may_leave(
     assert len(told) == 1
 
 
-async def test_refusals_that_data_decide_on_are_failures_of_their_session(
+async def test_data_dependent_refusals_count_as_failures_of_the_session(
     broker: PrivateBroker, cohort: str, tmp_path: Path
 ) -> None:
     async with attacked(broker, cohort, tmp_path, PolicySettings(max_bytes_out=10, max_failures=2)) as client:
@@ -225,7 +225,7 @@ async def test_refusals_that_data_decide_on_are_failures_of_their_session(
     assert [reply.rule for reply in replies] == ["max_bytes_out", "max_bytes_out", "max_failures"]
 
 
-async def test_errors_count_among_the_bytes_that_may_leave(
+async def test_errors_count_towards_the_bytes_that_may_leave(
     broker: PrivateBroker, cohort: str, tmp_path: Path, computations: Mapping[str, bytes]
 ) -> None:
     policy = PolicySettings(max_bytes_out=500, max_failures=100)
@@ -254,9 +254,7 @@ async def test_a_session_that_fails_too_often_is_refused(
         assert (await reply_to(client, computations["Fill"])).error_type == "computation"
 
 
-async def test_the_size_of_results_that_may_not_leave_is_not_told(
-    broker: PrivateBroker, cohort: str, tmp_path: Path
-) -> None:
+async def test_size_of_refused_results_is_not_shown(broker: PrivateBroker, cohort: str, tmp_path: Path) -> None:
     async with attacked(broker, cohort, tmp_path, PolicySettings(max_bytes_out=10)) as client:
         reply = await reply_to(client, summed(lambda number, word: tf.zeros([number[0] % 1000])))
         assert isinstance(reply, Failed)

@@ -141,7 +141,7 @@ async def test_a_sequence_that_writes_a_file_is_not_read(broker, cohort, attack,
     assert not written(path)
 
 
-async def test_a_silo_s_sequence_is_read_without_running_its_graph_in_the_program(broker, cohort, monkeypatch):
+async def test_a_silos_sequence_is_read_without_running_its_graph_in_the_program(broker, cohort, monkeypatch):
     def run_here(*_, **__):
         raise AssertionError("a silo's graph was run in the program's process")
 

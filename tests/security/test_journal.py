@@ -80,7 +80,7 @@ def on_a_small_disk(program: str, *arguments: str, disk: Path, size: str = "64k"
     )
 
 
-def test_a_full_disk_is_named_and_what_was_written_whole_is_found(tmp_path):
+def test_full_disk_is_named_and_complete_records_are_read(tmp_path):
     done = on_a_small_disk(FILLS_A_DISK, disk=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in done.stdout.splitlines())
@@ -140,7 +140,7 @@ with fedbroker.set_sync_execution_context(
 """
 
 
-def test_an_invocation_whose_journal_s_disk_is_full_fails_cleanly_and_the_next_goes_on(broker, cohort, tmp_path):
+def test_invocation_with_a_full_disk_fails_cleanly_and_the_next_one_resumes(broker, cohort, tmp_path):
     with local_cohort(2, sources=NUMBERS, cohort=cohort, broker=broker.url):
         done = on_a_small_disk(CONTEXT, broker.url, cohort, disk=tmp_path, size="256k")
         assert done.returncode == 0, done.stderr[-3000:]
@@ -166,7 +166,7 @@ def umask():
     os.umask(before)
 
 
-def test_the_journal_is_for_its_owner_alone_whatever_the_umask_is(tmp_path, umask):
+def test_journal_is_readable_only_by_its_owner_under_any_umask(tmp_path, umask):
     journal = Journal(tmp_path / "j")
     journal.begin("print", "s1", MEMBERS, {})
     journal.close()
@@ -174,7 +174,7 @@ def test_the_journal_is_for_its_owner_alone_whatever_the_umask_is(tmp_path, umas
     assert modes(tmp_path / "j") == {0o600}
 
 
-def test_a_directory_of_ours_that_others_may_enter_is_tightened(tmp_path, caplog):
+def test_permissions_of_our_own_directory_are_tightened(tmp_path, caplog):
     journal = Journal(tmp_path / "j")
     journal.begin("print", "s1", MEMBERS, {})
     journal.close()
@@ -189,7 +189,7 @@ def test_a_directory_of_ours_that_others_may_enter_is_tightened(tmp_path, caplog
     assert "journal closed to others" in caplog.text
 
 
-def test_a_directory_of_another_user_is_refused(tmp_path):
+def test_directory_of_another_user_is_refused(tmp_path):
     directory = tmp_path / "j"
     directory.mkdir()
     if os.geteuid() == 0:
@@ -201,7 +201,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path):
     assert list(directory.glob("lock")) == []
 
 
-def test_a_link_that_was_put_there_is_neither_followed_nor_believed(tmp_path):
+def test_planted_link_is_neither_followed_nor_trusted(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious\n")
     directory = tmp_path / "j"
@@ -220,7 +220,7 @@ def test_a_link_that_was_put_there_is_neither_followed_nor_believed(tmp_path):
         Journal(directory)
 
 
-def test_records_that_are_written_at_the_same_time_are_each_whole(tmp_path):
+def test_concurrently_written_records_are_complete(tmp_path):
     async def write(one):
         await asyncio.gather(*(one.record_answer(0, f"s{number}", [bytes([number]) * 5000]) for number in range(100)))
 

@@ -1,4 +1,4 @@
-"""A silo answers with a partial of a shape that its type allows and the others' do not fit: the error names it."""
+"""A silo replies with a partial whose shape fits its type but not the others' partials: the error names the silo."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def joined(tables):
 
 
 def answer_of(*shape):
-    """A silo's answer to its part of that computation, with a partial of that shape."""
+    """Return a silo's reply to its part of that computation, with a partial of that shape."""
     member = b"".join(write(np.zeros(shape, np.float32), TABLE))
     return b"".join(map(bytes, structure([federate([member], tff.FederatedType(TABLE, tff.SERVER))])))
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (0, 2**40)])
-async def test_a_partial_that_does_not_merge_is_told_with_its_silo(broker, cohort, shape):
+async def test_error_of_an_unmergeable_partial_names_its_silo(broker, cohort, shape):
     shapes = {"bos": (2, 3), "ewr": (2, 3), "jfk": shape}
     async with AsyncExitStack() as stack:
         for name, of in shapes.items():

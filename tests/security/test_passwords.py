@@ -91,7 +91,7 @@ def with_examples(test):
 
 @with_examples
 @given(USERS, PASSWORDS, HOSTS, TAILS)
-def test_no_part_of_a_broker_s_password_is_shown(tmp_path, user, password, host, tail):
+def test_no_part_of_a_broker_password_is_shown(tmp_path, user, password, host, tail):
     for scheme in ("amqp://", "amqps://", "http://", "amqp:", "amqp:/", ""):
         url = f"{scheme}{user}:{password}@{host}{tail}"
         for call in (
@@ -105,7 +105,7 @@ def test_no_part_of_a_broker_s_password_is_shown(tmp_path, user, password, host,
 
 @with_examples
 @given(USERS, PASSWORDS, HOSTS, TAILS)
-def test_no_part_of_the_management_api_s_password_is_shown(user, password, host, tail):
+def test_no_part_of_the_management_api_password_is_shown(user, password, host, tail):
     for scheme in ("https://", "http:/", "amqp://"):
         url = f"{scheme}{user}:{password}@{host}{tail}"
         assert leaked(password, everything(lambda url=url: admin_login(None, {"FEDBROKER_ADMIN_URL": url}))) == []
@@ -115,7 +115,7 @@ def test_no_part_of_the_management_api_s_password_is_shown(user, password, host,
 
 @with_examples
 @given(USERS, PASSWORDS, HOSTS, TAILS)
-def test_no_part_of_a_database_s_password_is_shown(tmp_path, user, password, host, tail):
+def test_no_part_of_a_database_password_is_shown(tmp_path, user, password, host, tail):
     url = f"postgresql://{user}:{password}@{host}{tail}"
     assert leaked(password, everything(lambda: database_at("flights", url, tmp_path))) == []
     database = None
@@ -132,7 +132,7 @@ def test_no_part_of_a_database_s_password_is_shown(tmp_path, user, password, hos
 
 
 @given(st.sampled_from(["ewr", "a.b", ""]), PASSWORDS, st.sampled_from(["host", "host:5671/", "host/v?heartbeat=9"]))
-def test_no_part_of_a_password_in_other_people_s_words_is_logged(user, password, host):
+def test_no_part_of_a_password_in_third_party_messages_is_logged(user, password, host):
     url = f"amqp://{user}:{password}@{host}"
     for words in (
         f"cannot reach {url}",
@@ -147,14 +147,14 @@ def test_no_part_of_a_password_in_other_people_s_words_is_logged(user, password,
 
 
 @given(st.sampled_from(["ewr", "a.b", ""]), PASSWORDS)
-def test_no_part_of_a_url_is_shown_where_a_file_s_name_belongs(user, password):
+def test_no_part_of_a_url_given_as_a_file_name_is_shown(user, password):
     url = f"amqp://{user}:{password}@host"
     for shown in (url, str(Path(url)), str(Path(url).resolve())):
         assert leaked(password, without_secrets(f"FEDBROKER_URL_FILE: there is no file {shown}; correct it")) == []
 
 
 @given(st.lists(st.sampled_from(["amqp://me:pw@h/", "a@b", "http://x:1/", "://", ":/", "@", '"', "\\", "é"])))
-def test_a_line_of_json_stays_one(values):
+def test_redacted_json_is_still_json(values):
     assert isinstance(json.loads(without_secrets(json.dumps({"a": values, "b": {"c": values}}))), dict)
 
 

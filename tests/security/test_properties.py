@@ -67,7 +67,7 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path):
 
 
 @pytest.mark.parametrize("how", PROPERTIES)
-async def test_a_silo_keeps_its_connection_whatever_a_message_s_properties_are(scene, cohort, how) -> None:
+async def test_a_silo_keeps_its_connection_for_any_message_properties(scene, cohort, how) -> None:
     silo, client, attacker = scene
     key = topology.work_key(cohort, "ewr", client.transport.coordinator_id).encode()
     here = topology.silo_key(cohort, "ewr").encode()
@@ -81,7 +81,7 @@ async def test_a_silo_keeps_its_connection_whatever_a_message_s_properties_are(s
 
 
 @pytest.mark.parametrize("how", PROPERTIES)
-async def test_a_coordinator_keeps_its_connection_whatever_a_message_s_properties_are(broker, cohort, how) -> None:
+async def test_a_coordinator_keeps_its_connection_for_any_message_properties(broker, cohort, how) -> None:
     async with (
         silo_transport(broker.url, cohort) as silo,
         coordinator_transport(broker.url, cohort) as coordinator,
@@ -101,7 +101,7 @@ async def test_a_coordinator_keeps_its_connection_whatever_a_message_s_propertie
         assert lost(silo.transport, coordinator.transport) == 0
 
 
-async def test_neither_ends_by_a_routing_key(scene, cohort) -> None:
+async def test_no_routing_key_ends_a_silo_or_a_coordinator(scene, cohort) -> None:
     silo, client, attacker = scene
     rejected = silo._end.taken.rejected
     await attacker.publish(topology.WORK.name, f"{cohort}.ewr.".encode() + NONE, b"nonsense", {})
@@ -112,7 +112,7 @@ async def test_neither_ends_by_a_routing_key(scene, cohort) -> None:
     assert lost(silo._end, client.transport) == 0
 
 
-def test_whatever_pamqp_reads_is_read_as_it_was() -> None:
+def test_headers_that_pamqp_reads_are_unchanged() -> None:
     install_tolerant_decoders()
     assert decode.by_type(short_string(b"a\xc3\xa9") + b"more", "shortstr") == (4, "aé")
     assert decode.by_type(short_string(NONE) + b"more", "shortstr") == (4, r"\xff\xfe\xc3")

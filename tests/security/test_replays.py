@@ -98,18 +98,18 @@ async def _scene(broker, cohort, tmp_path, monkeypatch, policy) -> AsyncIterator
             await one.silo.close()
 
 
-async def test_a_copy_under_its_own_message_id_is_answered_from_memory(scene: Scene) -> None:
+async def test_a_copy_under_its_own_message_id_is_answered_from_the_cache(scene: Scene) -> None:
     await scene.send_copy()
     assert read_count(scene.directory) == 1
 
 
-async def test_a_copy_is_not_done_again_after_its_answer_was_forgotten(scene: Scene) -> None:
+async def test_a_copy_does_not_run_again_after_its_reply_expired(scene: Scene) -> None:
     scene.silo._reply_cache.clear()  # as after five minutes
     await scene.send_copy()
     assert read_count(scene.directory) == 1
 
 
-async def test_a_copy_under_another_message_id_is_refused_and_told(scene: Scene) -> None:
+async def test_a_copy_under_another_message_id_is_refused_and_reported(scene: Scene) -> None:
     scene.silo._reply_cache.clear()
     await scene.send_copy("another")
     assert read_count(scene.directory) == 1
@@ -120,21 +120,21 @@ async def test_a_copy_under_another_message_id_is_refused_and_told(scene: Scene)
 
 @pytest.mark.parametrize("scene", [ALLOW_CLIENT_RESULTS, AUDITED], ids=["no audit log", "audit log"], indirect=True)
 @pytest.mark.parametrize("message_id", [None, "another"], ids=["own id", "another id"])
-async def test_a_copy_is_not_done_again_by_a_silo_that_was_started_again(scene: Scene, message_id: str | None) -> None:
+async def test_a_copy_does_not_run_again_at_a_restarted_silo(scene: Scene, message_id: str | None) -> None:
     await scene.start_again()
     await scene.send_copy(message_id)
     assert read_count(scene.directory) == 1
 
 
 @pytest.mark.parametrize("scene", [AUDITED], ids=["audit log"], indirect=True)
-async def test_a_copy_is_not_done_again_after_the_audit_log_was_moved_away(scene: Scene) -> None:
+async def test_a_copy_does_not_run_again_after_the_audit_log_was_moved(scene: Scene) -> None:
     (scene.directory / "audit.log").rename(scene.directory / "audit.log.1")
     await scene.start_again()
     await scene.send_copy()
     assert read_count(scene.directory) == 1
 
 
-async def test_work_that_waited_while_the_silo_was_down_is_still_done(scene: Scene) -> None:
+async def test_work_queued_while_the_silo_was_down_runs(scene: Scene) -> None:
     """Send new work to a stopped silo: the protection from copies must not reject it, since the broker kept it."""
     await scene.silo.close()
     asked = asyncio.create_task(scene.client.send(scene.client.item(echo_ops("counted"))))
@@ -144,7 +144,7 @@ async def test_work_that_waited_while_the_silo_was_down_is_still_done(scene: Sce
     assert read_count(scene.directory) == 2
 
 
-async def test_work_that_was_interrupted_is_done_by_the_silo_that_was_started_again(scene: Scene) -> None:
+async def test_interrupted_work_runs_at_the_restarted_silo(scene: Scene) -> None:
     block_reads(scene.directory)
     asked = asyncio.create_task(scene.client.send(scene.client.item(echo_ops("counted"))))
     await eventually(lambda: read_count(scene.directory) == 2)
@@ -155,7 +155,7 @@ async def test_work_that_was_interrupted_is_done_by_the_silo_that_was_started_ag
     assert read_count(scene.directory) == 3
 
 
-async def test_a_copy_is_not_done_again_after_thousands_of_other_messages(scene: Scene, monkeypatch) -> None:
+async def test_a_copy_does_not_run_again_after_thousands_of_messages(scene: Scene, monkeypatch) -> None:
     monkeypatch.setattr(scene.silo._end._envelopes._work, "_most", 3)
     for _ in range(5):
         await scene.client.check()

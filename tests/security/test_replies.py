@@ -160,7 +160,7 @@ def endings(context) -> dict[str, str]:
 DROP = {"stragglers": "drop", "quorum": 1}
 
 
-async def test_other_outputs_than_asked_for_are_that_silo_s_failure_alone(broker, cohort, tmp_path):
+async def test_unrequested_outputs_fail_only_that_silo(broker, cohort, tmp_path):
     async with victim(broker, cohort, tmp_path, [struct(*PARTIALS)], **DROP) as (context, jfk):
         for attack, outputs in OF_SUMS.items():
             jfk.silo.answer = with_outputs(jfk, outputs)
@@ -170,7 +170,7 @@ async def test_other_outputs_than_asked_for_are_that_silo_s_failure_alone(broker
         assert await invoke(context, two_sums) == (10.0, 20.0)
 
 
-async def test_other_clients_values_than_its_own_are_that_silo_s_failure_alone(broker, cohort, tmp_path):
+async def test_values_of_other_clients_fail_only_that_silo(broker, cohort, tmp_path):
     async with victim(broker, cohort, tmp_path, [struct(at_clients(2.0, 4.0))], **DROP) as (context, jfk):
         for attack, outputs in OF_CLIENTS.items():
             jfk.silo.answer = with_outputs(jfk, outputs)
@@ -195,7 +195,7 @@ IMPOSSIBLE: Mapping[str, Sequence[int]] = {
 }
 
 
-async def test_a_shape_that_no_array_has_is_that_silo_s_failure_alone(broker, cohort, tmp_path):
+async def test_impossible_shape_fails_only_that_silo(broker, cohort, tmp_path):
     type_ = tff.FederatedType(OF_ANY_SHAPE, tff.CLIENTS)
     honest = struct(bytes(serialize([np.full([1, 1, 1], value, np.float32) for value in (2.0, 4.0)], type_)))
     async with victim(broker, cohort, tmp_path, [honest], **DROP) as (context, jfk):
@@ -209,7 +209,7 @@ async def test_a_shape_that_no_array_has_is_that_silo_s_failure_alone(broker, co
             assert endings(context) == {"ewr": "answered", "jfk": "refused"}, attack
 
 
-async def test_where_every_silo_must_answer_the_error_names_the_malicious_one(broker, cohort, tmp_path):
+async def test_error_names_the_malicious_silo_if_every_silo_must_answer(broker, cohort, tmp_path):
     async with victim(broker, cohort, tmp_path, [struct(*PARTIALS)]) as (context, jfk):
         for attack, outputs in OF_SUMS.items():
             jfk.silo.answer = with_outputs(jfk, outputs)
@@ -219,7 +219,7 @@ async def test_where_every_silo_must_answer_the_error_names_the_malicious_one(br
             assert not caught.value.retryable
 
 
-async def test_outputs_that_are_only_announced_are_not_waited_for(broker, cohort, tmp_path):
+async def test_announced_outputs_that_are_never_sent_are_not_waited_for(broker, cohort, tmp_path):
     good = struct(*PARTIALS)
     async with victim(broker, cohort, tmp_path, [good], **DROP) as (context, jfk):
         attacks = {
@@ -236,7 +236,7 @@ async def test_outputs_that_are_only_announced_are_not_waited_for(broker, cohort
             assert time.monotonic() - started < 25, attack  # outstanding results are given up after 30 s
 
 
-async def test_an_output_of_another_size_than_announced_does_not_count(broker, cohort, tmp_path):
+async def test_output_of_another_size_than_announced_is_refused(broker, cohort, tmp_path):
     good = struct(*PARTIALS)
     async with victim(broker, cohort, tmp_path, [good], **DROP) as (context, jfk):
         for size in (0, 1, len(good) - 1, len(good) + 1, 1 << 20):

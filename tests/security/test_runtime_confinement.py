@@ -153,7 +153,7 @@ OTHERS = ("/etc/passwd", "/etc/hostname", "/proc/self/environ", "/proc/1/environ
 
 
 @pytest.mark.parametrize("op", READERS)
-async def test_a_graph_reads_no_file_of_the_silo_s_user(way, marked, op):
+async def test_a_graph_reads_no_file_of_the_silos_user(way, marked, op):
     own = [Path(__file__), Path(sys.prefix) / "pyvenv.cfg", Path(f"/proc/{os.getpid()}/environ")]
     paths = [*marked, *map(Path, OTHERS), *own]
     told = await ran(way, *(reads(op, path) for path in paths))
@@ -184,7 +184,7 @@ async def test_a_graph_writes_no_file(way, marked, op):
 
 
 @pytest.mark.parametrize("isolation", NOTHING)
-async def test_without_the_defences_the_same_graphs_do_what_they_say(marked, isolation):
+async def test_without_the_defences_the_same_graphs_succeed(marked, isolation):
     """Prove that the tests above can fail: without the defences the graphs read and write files."""
     target = marked[0].parent / "written"
     graphs = [
@@ -221,7 +221,7 @@ async def confinement_of(isolation, mode, without):
         await runtime.close()
 
 
-async def test_this_kernel_has_one_of_the_two():
+async def test_this_kernel_has_one_of_both_defences():
     found = await confinement_of("namespace", "required", ())
     assert found.protects_files
     assert ("mount" in found.in_force, "landlock" in found.in_force) == (kernel_has("mount"), kernel_has("landlock"))
@@ -229,7 +229,7 @@ async def test_this_kernel_has_one_of_the_two():
 
 
 @pytest.mark.parametrize("isolation", ["namespace", "none"])
-async def test_a_runtime_that_must_be_confined_does_not_start_without(isolation, caplog):
+async def test_a_runtime_that_requires_confinement_does_not_start_without_it(isolation, caplog):
     with pytest.raises(RuntimeUnavailable, match=r"could read this user's files.*mount, (.*, )?landlock: switched off"):
         await confinement_of(isolation, "required", ("mount", "landlock"))
     found = await confinement_of(isolation, "best-effort", ("mount", "landlock"))
@@ -323,7 +323,7 @@ both = pytest.mark.parametrize("isolation", ["namespace", "none"])
 
 
 @both
-async def test_it_reaches_no_other_process(tmp_path, isolation):
+async def test_runtime_reaches_no_other_process(tmp_path, isolation):
     found = await probed(tmp_path, isolation)
     for name in ("kill", "tgkill", "ptrace", "process_vm_readv", "pidfd_open", "F_SETOWN"):
         assert found[name] == "EPERM", name
@@ -334,7 +334,7 @@ async def test_it_reaches_no_other_process(tmp_path, isolation):
 
 
 @both
-async def test_it_has_no_privileges_and_can_gain_none(tmp_path, isolation):
+async def test_runtime_has_no_privileges_and_can_gain_none(tmp_path, isolation):
     found = await probed(tmp_path, isolation)
     assert (found["effective"], found["no_new_privs"]) == (0, 1)
     if isolation == "namespace":  # without capabilities to begin with, the bounding set stays
@@ -345,7 +345,7 @@ async def test_it_has_no_privileges_and_can_gain_none(tmp_path, isolation):
 
 
 @both
-async def test_it_makes_no_connection_and_no_socket_of_another_kind(tmp_path, isolation):
+async def test_runtime_opens_no_connection_and_no_other_socket(tmp_path, isolation):
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = await probed(tmp_path, isolation, PORT=server.getsockname()[1])
         server.settimeout(0)
@@ -359,7 +359,7 @@ async def test_it_makes_no_connection_and_no_socket_of_another_kind(tmp_path, is
 
 
 @both
-async def test_it_has_no_shared_memory_and_no_file_to_write(tmp_path, isolation, segment):
+async def test_runtime_has_no_shared_memory_and_no_writable_file(tmp_path, isolation, segment):
     found = await probed(tmp_path, isolation, SHARED=segment)
     assert found["shmget"] == "EPERM"
     for name in ("write", "create", "truncate"):
@@ -370,7 +370,7 @@ async def test_it_has_no_shared_memory_and_no_file_to_write(tmp_path, isolation,
 
 
 @both
-async def test_it_has_no_part_of_the_kernel_that_it_does_not_need(tmp_path, isolation):
+async def test_runtime_may_use_only_the_system_calls_that_it_needs(tmp_path, isolation):
     found = await probed(tmp_path, isolation)
     for name in ("io_uring_setup", "bpf", "keyctl", "perf_event_open", "userfaultfd"):
         assert found[name] == "EPERM", name

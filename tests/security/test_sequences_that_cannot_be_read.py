@@ -1,4 +1,4 @@
-"""A silo answers with a sequence that cannot be read: that is its failure alone, by its name."""
+"""A silo replies with an unreadable sequence: that silo alone fails, and the error names it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BAD = {
 
 @asynccontextmanager
 async def asked_of(broker, cohort, attack, **options):
-    """A context with an honest silo, and one that answers with what cannot be read."""
+    """Open a context with an honest silo, and a silo that replies with an unreadable sequence."""
     async with silo_transport(broker.url, cohort, "jfk") as jfk, silo_transport(broker.url, cohort, "ewr") as ewr:
 
         def answers(end, graph):
@@ -53,7 +53,7 @@ async def asked_of(broker, cohort, attack, **options):
 
 
 @pytest.mark.parametrize("attack", BAD)
-async def test_a_sequence_that_cannot_be_read_is_its_silo_s_failure_alone(broker, cohort, attack):
+async def test_unreadable_sequence_fails_only_its_silo(broker, cohort, attack):
     async with asked_of(broker, cohort, attack, stragglers="drop", quorum=1) as context:
         (found,) = await context.invoke(counting, pack_arguments(counting, [[3, 3]]))
         assert context.last_session.stages[0].dropped == {"jfk": "refused"}
@@ -61,7 +61,7 @@ async def test_a_sequence_that_cannot_be_read_is_its_silo_s_failure_alone(broker
 
 
 @pytest.mark.parametrize("attack", ["fails", "never ends"])
-async def test_a_sequence_that_cannot_be_read_is_told_with_its_silo_and_stage(broker, cohort, attack):
+async def test_error_of_an_unreadable_sequence_names_silo_and_stage(broker, cohort, attack):
     async with asked_of(broker, cohort, attack) as context:
         with pytest.raises(fedbroker.errors.SiloError, match="a sequence in it") as caught:
             await context.invoke(counting, pack_arguments(counting, [[3, 3]]))

@@ -162,7 +162,7 @@ async def scrape(url: str) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [*(one for several in KINDS.values() for one in several), installed])
-async def test_nothing_of_a_silos_data_leaves_when_reading_or_converting_them_fails(
+async def test_no_data_leave_a_silo_when_reading_or_converting_fails(
     broker: PrivateBroker, cohort: str, tmp_path: Path, kind: Callable[[Path], Iterator[list[Case]]]
 ) -> None:
     at = tmp_path / f"{MARK}_directory"
@@ -229,7 +229,7 @@ CLOSED: dict[str, dict[str, object]] = {
 }
 
 
-async def test_a_source_that_cannot_be_opened_is_told_at_the_silo_alone(
+async def test_failed_open_of_a_source_is_shown_only_at_the_silo(
     broker: PrivateBroker, cohort: str, tmp_path: Path
 ) -> None:
     at = tmp_path / f"{MARK}_directory"

@@ -99,7 +99,7 @@ def failed(item: WorkItem, rule: str = "") -> Failed:
 
 
 @pytest.mark.parametrize("rule", ["", "sources"])
-async def test_a_silo_s_words_reach_the_program_s_exception_as_one_printable_line(
+async def test_text_of_a_silo_is_one_printable_line_in_the_programs_exception(
     broker: PrivateBroker, cohort: str, rule: str, tmp_path: Path
 ) -> None:
     keyring = Keyring()
@@ -146,7 +146,7 @@ REFUSED: dict[str, Callable[[WorkItem], object]] = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-async def test_every_string_of_a_silo_s_reply_is_one_printable_line(
+async def test_every_string_of_a_silos_reply_is_one_printable_line(
     broker: PrivateBroker, cohort: str, answer: str
 ) -> None:
     keyring = Keyring()
@@ -168,7 +168,7 @@ async def test_every_string_of_a_silo_s_reply_is_one_printable_line(
 
 
 @pytest.mark.parametrize("answer", REFUSED)
-async def test_a_silo_s_reply_with_a_malformed_identifier_is_refused(
+async def test_reply_with_a_malformed_identifier_is_refused(
     broker: PrivateBroker, cohort: str, answer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keyring = Keyring()
@@ -196,7 +196,7 @@ def announcement(cohort: str) -> Announce:
     return Announce(cohort, "jfk", "evil", 5.0, {EVIL: source, "x" * 9999: source}, EVIL, (EVIL,), 0)
 
 
-async def test_what_a_silo_announces_is_printable(broker: PrivateBroker, cohort: str) -> None:
+async def test_announcements_are_printable(broker: PrivateBroker, cohort: str) -> None:
     keyring = Keyring()
     async with (
         malicious_silo(broker.url, cohort, keyring) as attacker,
@@ -221,7 +221,7 @@ async def test_what_a_silo_announces_is_printable(broker: PrivateBroker, cohort:
 
 
 @pytest.mark.parametrize("how", ["show", "list"])
-async def test_the_table_of_a_cohort_is_text_and_no_markup(broker: PrivateBroker, cohort: str, how: str) -> None:
+async def test_table_of_a_cohort_has_no_markup(broker: PrivateBroker, cohort: str, how: str) -> None:
     keyring = Keyring()
     arguments = [how, cohort] if how == "show" else [how, "--seconds", "1"]
     async with malicious_silo(broker.url, cohort, keyring) as attacker:
@@ -252,7 +252,7 @@ async def test_dead_letters_are_shown_as_text(broker: PrivateBroker, cohort: str
             assert "Traceback" not in out
 
 
-async def test_a_coordinator_s_words_reach_a_silo_s_log_as_printable_lines(
+async def test_text_of_a_coordinator_is_printable_lines_in_a_silos_log(
     broker: PrivateBroker, cohort: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keyring = Keyring()

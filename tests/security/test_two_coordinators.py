@@ -74,7 +74,7 @@ async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> Non
     assert isinstance(await asked, Done)
 
 
-async def test_a_coordinator_cannot_end_a_session_whose_work_is_still_to_come(scene) -> None:
+async def test_a_coordinator_cannot_end_anothers_session_in_advance(scene) -> None:
     silo, client, attacker = scene
     item = client.item(echo_ops())
     await attacker.send_notice("ewr", EndSession(item.session_id))
@@ -97,7 +97,7 @@ async def test_a_coordinator_cannot_use_the_values_that_a_silo_keeps_for_another
     assert isinstance(await client.send(again, [function]), Done)  # they still exist for their own coordinator
 
 
-async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_path) -> None:
+async def test_a_coordinator_gets_no_cached_reply_of_another(scene, tmp_path) -> None:
     _, client, attacker = scene
     let_reads_return(tmp_path)
     item = client.item(echo_ops("gated"))
@@ -111,7 +111,7 @@ async def test_a_coordinator_is_not_answered_from_anothers_memory(scene, tmp_pat
     assert reply.outputs[0][0] != digest_of(outputs[0])  # a reply of its own
 
 
-async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) -> None:
+async def test_the_reply_to_work_cannot_be_sent_to_another_coordinator(scene) -> None:
     silo, client, attacker = scene
     item = msgspec.structs.replace(attacker.client().item(echo_ops()), coordinator_id=client.transport.coordinator_id)
     rejected = silo.statistics().taken.rejected
@@ -124,7 +124,7 @@ async def test_work_cannot_have_its_answer_sent_to_another_coordinator(scene) ->
     assert {silo for silo, _, why in client.coordinator.forged if not why.startswith("at the silo")} == set()
 
 
-async def test_work_is_what_its_signature_says_it_is_about(scene, cohort) -> None:
+async def test_work_must_match_the_context_of_its_signature(scene, cohort) -> None:
     silo, client, attacker = scene
     item = attacker.client().item(echo_ops())
     await attacker.send_work(item, about=MessageContext("work", cohort, "ewr", "another", 7))
@@ -132,7 +132,7 @@ async def test_work_is_what_its_signature_says_it_is_about(scene, cohort) -> Non
     await client.check()
 
 
-async def test_each_coordinator_is_told_what_was_forged(scene) -> None:
+async def test_each_coordinator_receives_forgery_reports(scene) -> None:
     silo, client, attacker = scene
     item = msgspec.structs.replace(attacker.client().item(echo_ops()), coordinator_id=client.transport.coordinator_id)
     await attacker.send_work(item)
@@ -144,7 +144,7 @@ async def test_each_coordinator_is_told_what_was_forged(scene) -> None:
     ]
 
 
-async def test_a_coordinator_cannot_withhold_results_that_are_held_for_another(
+async def test_a_coordinator_cannot_withhold_anothers_deferred_results(
     broker: PrivateBroker, cohort: str, seal: bool
 ) -> None:
     keyring = Keyring()
@@ -168,7 +168,7 @@ async def test_a_coordinator_cannot_withhold_results_that_are_held_for_another(
             assert await honest.transport.results.get(digest_of(large), Deadline.after(10)) == large
 
 
-async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: PrivateBroker, cohort: str, seal) -> None:
+async def test_a_coordinator_cannot_reject_a_silo_for_another(broker: PrivateBroker, cohort: str, seal) -> None:
     keyring = Keyring()
     async with (
         silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
@@ -185,7 +185,7 @@ async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: Privat
             await eventually(lambda: "ewr" in honest.silos)
             accepted = Accepted(honest.transport.coordinator_id, "ewr", silo.incarnation)
             await honest.transport.tell("ewr", accepted)
-            # In A's name: it revokes nothing that A has said.
+            # In A's name: it revokes no notice of A.
             await attacker.send_notice(
                 "ewr", msgspec.structs.replace(rejected, coordinator_id=honest.transport.coordinator_id)
             )
@@ -193,7 +193,7 @@ async def test_a_coordinator_cannot_send_a_silo_away_from_another(broker: Privat
             await eventually(lambda: silo.announced >= announced + 3)
 
 
-async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBroker, cohort: str, seal) -> None:
+async def test_a_rejection_ends_as_documented(broker: PrivateBroker, cohort: str, seal) -> None:
     keyring = Keyring()
     keyring = Keyring(coordinators={"b": keyring.coordinators["b"]})  # the only one: the silo does leave it
     async with (
@@ -208,7 +208,7 @@ async def test_a_rejection_lasts_no_longer_than_is_documented(broker: PrivateBro
         assert announcer.LONGEST_RETRY == 45 * 60
 
 
-async def test_a_notice_that_comes_again_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
+async def test_a_replayed_notice_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:
     """Resend a notice as the broker's operator, while it is still valid."""
     keyring = Keyring()
     async with (

@@ -151,7 +151,7 @@ def sequence_of(graph: GraphDef) -> bytes:
 
 
 def sequence_made(made: Callable[[], tf.data.Dataset]) -> bytes:
-    """The serialized graph of the sequence that a function makes as a dataset."""
+    """Return the serialized graph of the sequence that a function makes as a dataset."""
     return sequence_of(_graph_of(lambda: tf.data.experimental.to_variant(made())))
 
 

@@ -35,7 +35,7 @@ OF_TFFS_OWN_WORKER = {
 
 
 def overlay(checkout: Path, directory: Path) -> list[Path]:
-    """The installed package with the checkout's tests and helpers beside it; the tests to run."""
+    """Return the installed package overlaid with the checkout's tests and helpers, and the tests to run."""
     package = directory / "tensorflow_federated"
     shutil.copytree(Path(tff.__file__).parent, package, copy_function=os.symlink)
     for source in (checkout / "tensorflow_federated" / "python").rglob("*.py"):
@@ -48,7 +48,7 @@ def overlay(checkout: Path, directory: Path) -> list[Path]:
 
 
 def run(kind: str, tests: list[Path], directory: Path) -> dict[str, str]:
-    """Outcome of each test: ``passed``, ``skipped`` or ``failed``."""
+    """Return the outcome of each test: ``passed``, ``skipped`` or ``failed``."""
     report = directory / f"{kind}.xml"
     root = Path(__file__).parents[2]
     environment = os.environ | {"UPSTREAM": kind, "PYTHONPATH": f"{directory}:{root}:{root / 'workers'}"}
@@ -58,7 +58,7 @@ def run(kind: str, tests: list[Path], directory: Path) -> dict[str, str]:
     try:
         process.wait()
     finally:
-        # TFF's own contexts leave their workers behind.
+        # TFF's own contexts do not end their workers.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     outcomes = {}
@@ -70,7 +70,7 @@ def run(kind: str, tests: list[Path], directory: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Exit code 0 if all that passes on TFF's contexts passes on a cohort."""
+    """Return 0 if every test that passes on TFF's contexts passes on a cohort."""
     parser = argparse.ArgumentParser(prog="make upstream", description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path, help="a checkout of TensorFlow Federated at v0.87.0")
     parser.add_argument("--only", default="", help="run the test files whose path contains this")

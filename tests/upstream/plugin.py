@@ -36,7 +36,7 @@ class Contexts:
         self._made = {}
 
     def create(self, kind: str, secure_sum: str, *, default_num_clients: int = 0, **_ignored: object):
-        """What TFF's factories return; what they say of the local runtime's concurrency has no meaning here."""
+        """Return a context in place of TFF's factories; arguments about the local runtime's concurrency are ignored."""
         key = (kind, secure_sum, default_num_clients)
         if self._cohort is None:
             self._cohort = self._stack.enter_context(local_cohort(SILOS, policy={"client_results": "allow"}))
@@ -85,7 +85,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def default_context(request: pytest.FixtureRequest):
-    """The context that the module's ``__main__`` block would set."""
+    """Set the context that the module's ``__main__`` block would set."""
     stack = tff.framework.get_context_stack()
     before = stack.current
     _, _, main = Path(request.module.__file__).read_text(encoding="utf-8").partition("__main__")
