@@ -1,6 +1,6 @@
 """A private RabbitMQ node as an object: start, stop, kill.
 
-A supervisor process (``supervisor.py``) runs the node, so that nothing of it remains however this process ends.
+A supervisor process (``supervisor.py``) runs the node, and removes everything when this process ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fedbroker.broker.setup import (
     NODE,
@@ -33,7 +33,8 @@ from fedbroker.text import seconds_text
 
 __all__ = ["PrivateBroker"]
 
-_ATTEMPTS = 3  # another process may take a port between its choice and the node's start
+_ATTEMPTS: Final = 3
+"""Attempts to start: another process may take a port between its choice and the node's start."""
 _HINT = "check extra_conf and the disk's free space, or `apt-get install --reinstall rabbitmq-server`"
 
 
@@ -46,8 +47,8 @@ class PrivateBroker:
 
     Args:
         port: AMQP port; a free port if None. ``kill`` and ``start`` keep it.
-        directory: of its data, log and credentials, kept for the next node there; if None, a temporary directory that
-            ``stop`` removes.
+        directory: the directory of its data, log and credentials, kept for the next node; if None, a temporary
+            directory that ``stop`` removes.
         extra_conf: lines for ``rabbitmq.conf``, such as ``{"max_message_size": "16777216"}``; they override the
             defaults.
         plugins: names of plugins to enable, of those that come with the server.
@@ -100,7 +101,7 @@ class PrivateBroker:
         Raises:
             UsageError: it was never started.
         """
-        return self._chosen()[1].amqp
+        return self._started()[1].amqp
 
     @property
     def url(self) -> str:
@@ -109,7 +110,7 @@ class PrivateBroker:
         Raises:
             UsageError: it was never started.
         """
-        files, ports = self._chosen()
+        files, ports = self._started()
         return f"amqp://{files.credentials.user}:{files.credentials.password}@127.0.0.1:{ports.amqp}/"
 
     @property
@@ -119,14 +120,14 @@ class PrivateBroker:
         Raises:
             UsageError: it was never started.
         """
-        return self._chosen()[0].directory
+        return self._started()[0].directory
 
     @property
     def running(self) -> bool:
         """Return whether the node is up, according to its supervisor."""
         if self._supervisor is None:
             return False
-        while self._supervisor.hear(0.0):
+        while self._supervisor.read_reports(0.0):
             pass
         return self._supervisor.up
 
@@ -151,7 +152,7 @@ class PrivateBroker:
                 if not files.lost_a_port():
                     break
             slow = f" within {seconds_text(self._start_timeout)}" if deadline.passed() else ""
-            raise BrokerStartError(f"the private broker did not start{slow}: {files.last_words()}", hint=_HINT)
+            raise BrokerStartError(f"the private broker did not start{slow}: {files.failure_reason()}", hint=_HINT)
         except BaseException:
             self._end(orderly=False)
             raise
@@ -186,7 +187,7 @@ class PrivateBroker:
         while self._supervisor is not None and self.running:
             if deadline is not None and deadline.passed():
                 return False
-            self._supervisor.hear(deadline.left() if deadline is not None else None)
+            self._supervisor.read_reports(deadline.left() if deadline is not None else None)
         return True
 
     def ctl(self, *arguments: str, timeout: float = 30.0) -> str:
@@ -196,7 +197,7 @@ class PrivateBroker:
             UsageError: it was never started.
             subprocess.CalledProcessError: the command failed; its ``stderr`` has the reason.
         """
-        files, ports = self._chosen()
+        files, ports = self._started()
         command = [str(files.home / "sbin" / "rabbitmqctl"), "--quiet", *arguments]
         environment = files.environment(ports)
         done = subprocess.run(command, env=environment, timeout=timeout, capture_output=True, text=True, check=True)
@@ -229,7 +230,7 @@ class PrivateBroker:
     ) -> None:
         await asyncio.shield(asyncio.to_thread(self.stop))
 
-    def _chosen(self) -> tuple[NodeFiles, Ports]:
+    def _started(self) -> tuple[NodeFiles, Ports]:
         if self._files is None or self._ports is None:
             raise UsageError("the private broker is not started", hint="call start(), or use it in a with statement")
         return self._files, self._ports
@@ -263,7 +264,7 @@ class PrivateBroker:
         try:
             self._given_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise BrokerStartError(f"cannot use the directory: {error}", hint="give another directory") from error
+            raise BrokerStartError(f"the directory cannot be used: {error}", hint="give another directory") from error
         return self._given_directory.resolve()
 
     def _choose_ports(self) -> Ports:
@@ -284,11 +285,11 @@ class PrivateBroker:
         files.output.unlink(missing_ok=True)
         supervisor.order("start")
         while not deadline.passed() and supervisor.alive and not supervisor.up:
-            supervisor.hear(0.2)
+            supervisor.read_reports(0.2)
         while supervisor.up and not deadline.passed():
             if speaks_amqp(ports.amqp):
                 return True
-            supervisor.hear(0.05)
+            supervisor.read_reports(0.05)
             if self._abandoned.is_set():
                 raise BrokerStartError("the start was abandoned")
         return False

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedbroker.errors import BrokerStartError, ConfigError
 
-__all__ = ["find_erlang", "find_server", "look_alike"]
+__all__ = ["find_erlang", "find_server", "link_server"]
 
 HOME_VARIABLE = "FEDBROKER_RABBITMQ_HOME"
 _HINT = f"`apt-get install rabbitmq-server`, or set {HOME_VARIABLE} to the directory that holds its sbin/ and plugins/"
@@ -62,7 +62,7 @@ def find_server() -> Path:
     if chosen := os.environ.get(HOME_VARIABLE):
         if _is_home(Path(chosen)):
             return Path(chosen).resolve()
-        raise BrokerStartError(f"{HOME_VARIABLE} names no RabbitMQ server", hint=_HINT)
+        raise BrokerStartError(f"the directory in {HOME_VARIABLE} holds no RabbitMQ server", hint=_HINT)
     homes = [home for home in _candidates() if _is_home(home)]
     if not homes:
         raise BrokerStartError("no RabbitMQ server is installed", hint=_HINT)
@@ -95,7 +95,7 @@ def find_erlang() -> tuple[Path, Path]:
     raise BrokerStartError("Erlang's port mapper (`epmd`) is not installed", hint="`apt-get install erlang-base`")
 
 
-def look_alike(server: Path, home: Path, plugins: Sequence[str]) -> None:
+def link_server(server: Path, home: Path, plugins: Sequence[str]) -> None:
     """Fill ``home`` with links to the server's scripts and to the needed plugins, including their dependencies.
 
     Raises:
@@ -111,7 +111,7 @@ def look_alike(server: Path, home: Path, plugins: Sequence[str]) -> None:
     installed = {path.name.split("-", 1)[0]: path for path in (server / "plugins").iterdir() if "-" in path.name}
     for name in plugins:
         if name not in installed:
-            raise ConfigError(f"this RabbitMQ server has no plugin {name!r}", hint=f"look into {server / 'plugins'}")
+            raise ConfigError(f"this RabbitMQ server has no plugin {name!r}", hint=f"see {server / 'plugins'}")
     for path in _closure([*_CORE, *plugins], installed):
         (home / "plugins" / path.name).symlink_to(path)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedbroker.broker.server import find_erlang, find_server, look_alike
+from fedbroker.broker.server import find_erlang, find_server, link_server
 from fedbroker.errors import ConfigError
 
 __all__ = [
@@ -33,10 +33,10 @@ _ERROR = re.compile(r"^.*?\[error\] <[\d.]+>(.*)$", flags=re.MULTILINE)
 _STAMP = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
 _CRASH_REPORT = re.compile(r"^\s*(supervisor|crasher):")
 _NOTHING = re.compile(r"^\W*$|^BOOT FAILED$")
-_LINES = 6
+_LINES = 6  # of an error: later ones repeat it as a crash report
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST = 10_240
+_LOWEST = 10_240  # below it are the ports of well-known services
 _HEADER = b"AMQP\x00\x00\x09\x01"  # the protocol header of AMQP 0-9-1
 
 
@@ -155,15 +155,15 @@ class NodeFiles:
         """Return RabbitMQ's own log file."""
         return self.directory / "log" / f"{self.node}.log"
 
-    def last_words(self) -> str:
+    def failure_reason(self) -> str:
         """Return why the last start failed, from the node's own output, on one line."""
         supervisor, output, log = (_read(file) for file in (self.directory / "supervisor.txt", self.output, self.log))
-        return why_it_failed(supervisor, output, log.rpartition("Starting RabbitMQ")[2])
+        return _error_lines(supervisor, output, log.rpartition("Starting RabbitMQ")[2])
 
     def lost_a_port(self) -> bool:
         """Return whether another process listened on one of its ports first."""
-        said = self.last_words().lower()
-        return "eaddrinuse" in said or "address already in use" in said
+        reason = self.failure_reason().lower()
+        return "eaddrinuse" in reason or "address already in use" in reason
 
     def prepare(self) -> None:
         """Write the files that do not depend on the ports.
@@ -172,7 +172,7 @@ class NodeFiles:
             BrokerStartError: no server is installed.
             ConfigError: a plugin is unknown.
         """
-        look_alike(find_server(), self.home, self.plugins)
+        link_server(find_server(), self.home, self.plugins)
         cookie = self.directory / ".erlang.cookie"
         if not cookie.exists():
             write_private(cookie, self.cluster.cookie if self.cluster else secrets.token_hex(16), mode=0o400)
@@ -259,7 +259,7 @@ def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
         file.write(text)
 
 
-def why_it_failed(supervisor: str, output: str, log: str) -> str:
+def _error_lines(supervisor: str, output: str, log: str) -> str:
     """Return the relevant lines from the output of supervisor, VM and RabbitMQ, joined to one line."""
     for text in (supervisor, output, log):
         if errors := _errors(text):
@@ -271,12 +271,12 @@ def why_it_failed(supervisor: str, output: str, log: str) -> str:
 
 
 def _errors(text: str) -> list[str]:
-    said: list[str] = []
+    lines: list[str] = []
     for line in _ERROR.findall(text):
         if _CRASH_REPORT.match(line):
             break
-        said.append(line)
-    return list(dict.fromkeys(_meaningful(said)))
+        lines.append(line)
+    return list(dict.fromkeys(_meaningful(lines)))
 
 
 def _meaningful(lines: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ import time
 # Of linux/prctl.h: Python has no names for them.
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_ORDERLY = 8.0  # seconds that the VM has for a graceful stop
+_ORDERLY = 8.0  # seconds that the VM has for a graceful stop: it notifies clients and flushes queues in one or two
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,7 +30,7 @@ def _die_with_supervisor() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     with contextlib.suppress(OSError):  # the parent no longer reads
         os.write(1, f"{line}\n".encode())
 
@@ -85,10 +85,10 @@ class Supervisor:
                 self.start()
             elif word == "kill":
                 self.end(orderly=0.0)
-                _say("down killed")
+                _report("down killed")
             elif word == "halt":
                 self.end(orderly=_ORDERLY)
-                _say("down halted")
+                _report("down halted")
             elif word == "stop":
                 self.done, self.orderly = True, _ORDERLY
 
@@ -103,7 +103,7 @@ class Supervisor:
                 self.epmd = subprocess.Popen(spec["epmd"], **common)  # type: ignore[call-overload]
             self.server = subprocess.Popen(spec["server"], **common)  # type: ignore[call-overload]
         assert self.server is not None
-        _say(f"up {self.server.pid}")
+        _report(f"up {self.server.pid}")
 
     def reap(self) -> None:
         """Reap ended children, and report the VM's end."""
@@ -112,7 +112,7 @@ class Supervisor:
         if self.server is not None and self.server.poll() is not None:
             status = self.server.returncode
             self.end(orderly=0.0)
-            _say(f"down {status}")
+            _report(f"down {status}")
         elif self.server is not None:
             self.adopted()
 

@@ -17,7 +17,7 @@ __all__ = ["SupervisorProcess"]
 
 _PROGRAM = Path(__file__).with_name("supervisor.py")
 _END = {True: "remove", False: "keep"}
-# More than the supervisor itself gives the VM and its helpers: _ORDERLY there, and a second.
+# Seconds; more than the supervisor itself gives the VM and its helpers: _ORDERLY there, and a second.
 _LONGEST_END = 20.0
 
 
@@ -25,11 +25,11 @@ class SupervisorProcess:
     """A supervisor process for one directory; it ends with this object's ``close`` or with this process.
 
     Args:
-        directory: of the node.
-        remove: whether the supervisor removes the directory at its end.
+        directory: the node's directory.
+        remove: True if the supervisor removes the directory at its end.
 
     Attributes:
-        up: the node's VM runs, according to the last report.
+        up: True if the node's VM runs, according to the last report.
 
     Raises:
         BrokerStartError: another node uses the directory.
@@ -65,7 +65,7 @@ class SupervisorProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n".encode())
 
-    def hear(self, seconds: float | None) -> bool:
+    def read_reports(self, seconds: float | None) -> bool:
         """Read reports, waiting up to ``seconds`` for the first (for ever if None); return whether one arrived."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
@@ -84,7 +84,7 @@ class SupervisorProcess:
         self.order(word)
         deadline = Deadline.after(_LONGEST_END)
         while self.up and not deadline.passed():
-            self.hear(deadline.left())
+            self.read_reports(deadline.left())
 
     def close(self, *, orderly: bool) -> None:
         """End the supervisor and the node: gracefully, or at once."""

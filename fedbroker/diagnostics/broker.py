@@ -14,9 +14,9 @@ from fedbroker.diagnostics.channels import Channels
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.diagnostics.latency import ROUNDS, Loop, Pace, confirmed
 from fedbroker.diagnostics.network import is_loopback, reach
-from fedbroker.diagnostics.permissions import may
+from fedbroker.diagnostics.permissions import check_permissions
 from fedbroker.diagnostics.server import Server, alarm, message_limit, server_of
-from fedbroker.diagnostics.topology import Role, layout
+from fedbroker.diagnostics.topology import Role, check_topology
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
 from fedbroker.text import seconds_text
 from fedbroker.transport.amqp.dial import Connected, connect
@@ -26,20 +26,21 @@ from fedbroker.transport.topology import BLOBS
 __all__ = ["examine"]
 
 LOGIN: Final = 15.0
-"""Time limit for the login, in seconds."""
-NAME: Final = "fedbroker examination"
+"""Seconds that the login may take: a busy broker answers within a few, any other server not at all."""
+NAME: Final = "fedbroker doctor"
+"""Name of the connection, as the broker's management pages show it."""
 MIB: Final = 1024 * 1024
-SLOW_WAY: Final = 1 * MIB
+SLOW_NETWORK: Final = 1 * MIB
 """Bytes per second below which a warning says that models take long."""
-PATIENCE: Final = 20.0
+PROBE_SECONDS: Final = 20.0
 """Seconds that the probe of the message limit may take: its size is limited by the measured throughput."""
 CLOCKS_APART: Final = 5.0
 """Seconds of clock difference from which a warning is given. A small one is harmless: fedbroker itself compares no
 clocks of two machines."""
-USUAL_TIME_OUT: Final = 1800.0
+DEFAULT_CONSUMER_TIMEOUT: Final = 1800.0
 """Seconds of RabbitMQ's default ``consumer_timeout``."""
 EXCHANGES: Final = (BLOBS.name, "amq.direct")
-"""Direct exchanges to measure over: fedbroker's own or, if the user has no access to it, the broker's default one."""
+"""Direct exchanges to measure with: fedbroker's own or, if the user has no access to it, RabbitMQ's ``amq.direct``."""
 
 
 async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list[Finding]:
@@ -48,7 +49,7 @@ async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list
     Args:
         url: ``amqp://`` or ``amqps://``; each of its hosts is checked.
         role: the needs of a coordinator or a silo.
-        renew_seconds: seconds after which a silo gives long work back.
+        renew_seconds: seconds after which a silo returns long work, to take it again.
 
     Returns:
         The findings, in the order of the checks.
@@ -74,7 +75,7 @@ async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list
                 host.append(Finding.problem("broker", error))
             finally:
                 await connected.close()
-        found += [one.at(str(endpoint)) for one in host] if several else host
+        found += [finding.at(str(endpoint)) for finding in host] if several else host
     return [*found, *_clusters(servers), *rest]
 
 
@@ -82,8 +83,8 @@ def _url(address: Address) -> Finding:
     if address.tls or all(is_loopback(endpoint.host) for endpoint in address.endpoints):
         return Finding.ok("url", f"{address.shown}")
     error = ConfigError(
-        f"{address.shown}: password and data cross the network unencrypted",
-        hint="have the broker's operator set TLS up, and write amqps://",
+        f"{address.shown}: password and data are sent unencrypted",
+        hint="ask the broker's operator to enable TLS, and write amqps://",
     )
     return Finding.warning("url", error)
 
@@ -99,12 +100,12 @@ async def _host(endpoint: Endpoint, address: Address) -> tuple[list[Finding], Co
             connected = await connect(alone, NAME)
     except TimeoutError:
         silent = BrokerUnreachable(
-            f"what listens at {endpoint} does not answer as a broker", hint="correct host and port in its URL"
+            f"the server at {endpoint} does not answer as a broker", hint="correct host and port in the URL"
         )
         return [*found, Finding.problem("login", silent)], None
     except (BrokerError, ConfigError) as error:
         return [*found, Finding.problem("login", error)], None
-    return [*found, Finding.ok("login", f"user {address.user!r} is let into vhost {address.vhost!r}")], connected
+    return [*found, Finding.ok("login", f"user {address.user!r} may use vhost {address.vhost!r}")], connected
 
 
 async def _inside(
@@ -115,14 +116,14 @@ async def _inside(
     found: list[Finding] = []
     subject = "permissions"
     try:
-        found += await may(channels, role, user=address.user, vhost=address.vhost)
+        found += await check_permissions(channels, role, user=address.user, vhost=address.vhost)
         subject = "topology"
-        found += (await layout(channels, role)).findings
+        found += (await check_topology(channels, role)).findings
         subject = "round trip"
         pace, ahead = await _measured(channels, role)
         found += _pace(pace)
         subject = "message limit"
-        most = PATIENCE * pace.bytes_per_second if pace is not None else math.inf
+        most = PROBE_SECONDS * pace.bytes_per_second if pace is not None else math.inf
         found.append(await message_limit(channels, role.unheard, most=most))
         found += [_time_out(server, renew_seconds), _clock(ahead)]
     except BrokerError as error:
@@ -147,15 +148,17 @@ async def _measured(channels: Channels, role: Role) -> tuple[Pace | None, tuple[
 
 def _pace(pace: Pace | None) -> list[Finding]:
     if pace is None:
-        return [Finding.ok("round trip", "not measured: there is no exchange yet that this user may publish to")]
+        return [Finding.ok("round trip", "not measured: this user may not publish to any existing exchange")]
     where = (
-        "to the broker and back" if pace.delivered else "to the broker's confirmation (this user may not hear itself)"
+        "to the broker and back"
+        if pace.delivered
+        else "to the broker's confirmation (this user may not receive its own messages)"
     )
     trip = Finding.ok("round trip", f"{1000 * pace.round_trip:.1f} ms {where}, median of {ROUNDS}")
     if not pace.bytes_per_second:
         return [trip]
     speed = f"{pace.bytes_per_second / MIB:.1f} MiB/s {where}"
-    if pace.bytes_per_second >= SLOW_WAY:
+    if pace.bytes_per_second >= SLOW_NETWORK:
         return [trip, Finding.ok("throughput", speed)]
     slow = DeadlineExceeded(
         f"{speed}: 100 MiB take {100 * MIB / pace.bytes_per_second:.0f} s", hint="allow for that in Timeouts(stage=)"
@@ -166,30 +169,29 @@ def _pace(pace: Pace | None) -> list[Finding]:
 def _time_out(server: Server, renew_seconds: float) -> Finding:
     """Return the finding on the consumer timeout, which the broker does not reveal over AMQP."""
     if server.queues_have_time_outs:
-        return Finding.ok("consumer time-out", "a day, as silos' queues ask for: this broker heeds it")
+        return Finding.ok("consumer timeout", "a day: this broker applies the timeout of silos' queues")
     every = seconds_text(renew_seconds)
-    told = f"the broker does not tell its own (30 min by default); silos give work back every {every}"
-    if renew_seconds < USUAL_TIME_OUT:
-        return Finding.ok("consumer time-out", f"{told}, so that it may take longer")
-    late = BrokerLost(told, hint="lower [silo] renew_seconds, or have the operator raise consumer_timeout")
-    return Finding.warning("consumer time-out", late)
+    unknown = f"the broker's own is unknown (30 min by default); silos return long work every {every}"
+    if renew_seconds < DEFAULT_CONSUMER_TIMEOUT:
+        return Finding.ok("consumer timeout", f"{unknown}, so that it may take longer")
+    late = BrokerLost(unknown, hint="lower [silo] renew_seconds, or ask the operator to raise consumer_timeout")
+    return Finding.warning("consumer timeout", late)
 
 
 def _clock(ahead: tuple[float, float] | None) -> Finding:
     if ahead is None:
-        return Finding.ok("clock", "the broker's cannot be told: this user may not hear itself")
-    seconds, off = ahead
-    if abs(seconds) <= off:
-        return Finding.ok("clock", f"the broker's is ours, to {off:.1f} s")
-    said = (
-        f"the broker's is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} ours, give or take {off:.1f} s"
-    )
+        return Finding.ok("clock", "not measured: this user may not receive its own messages")
+    seconds, error = ahead
+    if abs(seconds) <= error:
+        return Finding.ok("clock", f"the broker's clock agrees with ours within {error:.1f} s")
+    direction = "ahead of" if seconds > 0 else "behind"
+    difference = f"the broker's clock is {abs(seconds):.1f} s {direction} ours (±{error:.1f} s)"
     if abs(seconds) < CLOCKS_APART:
-        return Finding.ok("clock", said)
+        return Finding.ok("clock", difference)
     return Finding.warning(
         "clock",
         BrokerError(
-            f"{said}: logs do not fit together, certificates may seem expired", hint="use NTP on both machines"
+            f"{difference}: log times do not match, and certificates may seem expired", hint="use NTP on both machines"
         ),
     )
 
@@ -199,7 +201,6 @@ def _clusters(servers: Sequence[Server]) -> list[Finding]:
     if len(names) < 2:
         return []
     error = BrokerError(
-        f"the hosts are not nodes of one cluster but of several: {', '.join(names)}",
-        hint="name the hosts of one cluster only",
+        f"the URL's hosts belong to several clusters: {', '.join(names)}", hint="name the hosts of one cluster only"
     )
     return [Finding.problem("cluster", error)]

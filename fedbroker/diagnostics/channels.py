@@ -19,7 +19,7 @@ __all__ = ["Channels", "Question"]
 T = TypeVar("T")
 
 SECONDS: Final = 10.0
-"""Time limit for the answer to one request, in seconds."""
+"""Seconds that the answer to one request may take: quorum queues are slow on a broker that is starting."""
 
 _GONE: Final = (ConnectionError, aiormq.exceptions.AMQPConnectionError, aiormq.exceptions.ChannelInvalidStateError)
 
@@ -37,7 +37,7 @@ class Channels:
         """Open a channel; it is closed with its connection.
 
         Raises:
-            BrokerLost: the connection went away, or the broker did not answer.
+            BrokerLost: the connection was lost, or the broker did not answer.
         """
         channel = self._connected.amqp.channel(publisher_confirms=confirms)
         self._kept.append(channel)
@@ -51,7 +51,7 @@ class Channels:
 
         Raises:
             ChannelClosed: the broker refused; aiormq's exception, of the subclass for the reason.
-            BrokerLost: the connection went away, or the broker did not answer.
+            BrokerLost: the connection was lost, or the broker did not answer.
         """
         async with self._passing() as channel:
             with _lost():
@@ -75,8 +75,8 @@ def _lost() -> Generator[None]:
     try:
         yield
     except TimeoutError:
-        raise BrokerLost("the broker did not answer in time", hint="see whether it is overloaded") from None
+        raise BrokerLost("the broker did not answer in time", hint="check the broker's load") from None
     except aiormq.exceptions.ChannelClosed:
         raise
     except _GONE as error:
-        raise BrokerLost(f"the connection went away ({first_line(error)})", hint="see the broker's log") from None
+        raise BrokerLost(f"the connection was lost ({first_line(error)})", hint="see the broker's log") from None

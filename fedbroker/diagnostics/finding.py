@@ -22,7 +22,7 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        level: ``ok``; ``warning``: it works, but read the text; ``problem``: it does not work.
+        level: ``ok``, ``warning`` for a possible error, or ``problem`` for an error.
         subject: the subject of the check, in a word or two.
         what: the result, one clause.
         code: code of the error that this is or may cause (``docs/errors.md``); empty for ``ok``.
@@ -41,7 +41,7 @@ class Finding:
 
     @classmethod
     def ok(cls, subject: str, what: str) -> Self:
-        """Return a finding without objections."""
+        """Return the finding of a check that found no error."""
         return cls(level="ok", subject=subject, what=what)
 
     @classmethod
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """Everything but the level and the subject, on one line."""
+        """The finding on one line, without level and subject."""
         code = f"[{self.code}] " if self.code else ""
         where = f"{self.where}: " if self.where else ""
         hint = f"; {self.hint}" if self.hint else ""
@@ -74,7 +74,7 @@ class Finding:
 
 def exit_code_of(findings: Iterable[Finding]) -> int:
     """Return the exit code of the first problem, or 0."""
-    return next((one.exit_code for one in findings if one.level == "problem"), 0)
+    return next((finding.exit_code for finding in findings if finding.level == "problem"), 0)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -83,7 +83,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     from rich.text import Text
 
     out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    width = max((len(one.subject) for one in findings), default=0)
-    for one in findings:
-        words = printable(one.line)
-        out.print(Text.assemble((f"{one.level:<8}", _STYLES[one.level]), f" {one.subject:<{width}}  {words}"))
+    width = max((len(finding.subject) for finding in findings), default=0)
+    for finding in findings:
+        level = (f"{finding.level:<8}", _STYLES[finding.level])
+        out.print(Text.assemble(level, f" {finding.subject:<{width}}  {printable(finding.line)}"))

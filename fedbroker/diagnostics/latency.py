@@ -146,7 +146,8 @@ async def _pace(send: Callable[[bytes], Awaitable[None]], *, delivered: bool) ->
             return Pace(median(trips), await _speed(send), delivered)
     except TimeoutError:
         raise BrokerLost(
-            f"{PIECES} MiB did not go through in {SECONDS:g} s", hint="see the network and the broker's load"
+            f"the broker did not accept {PIECES} MiB within {SECONDS:g} s",
+            hint="check the network and the broker's load",
         ) from None
 
 

@@ -7,14 +7,12 @@ import os
 import socket
 import ssl
 import time
-from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
-from aiormq.abc import SSLCerts
+import aiormq
 from aiormq.connection import SSLContextProvider
 
 from fedbroker.diagnostics.finding import Finding
@@ -25,11 +23,11 @@ from fedbroker.transport.amqp.url import Endpoint
 __all__ = ["is_loopback", "reach"]
 
 SECONDS: Final = 5.0
-"""Time limit for each step, in seconds."""
+"""Seconds that each step may take; a lost SYN is repeated after 1 and after 3 s."""
 SOON: Final = timedelta(days=30)
 """Time before a certificate expires from which a warning is given, so that it can be renewed."""
 
-_TLS_PORT: Final = "see that the port is the broker's TLS port, mostly 5671"
+_TLS_PORT: Final = "check that the port is the broker's TLS port, usually 5671"
 
 
 async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
@@ -42,8 +40,8 @@ async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
     try:
         addresses = await _resolved(endpoint)
         literal = addresses == [endpoint.host]
-        said = "is an address: nothing to look up" if literal else f"is {', '.join(addresses)}"
-        found.append(Finding.ok("dns", f"{endpoint.host} {said}"))
+        resolved = "is an address, which needs no DNS" if literal else f"resolves to {', '.join(addresses)}"
+        found.append(Finding.ok("dns", f"{endpoint.host} {resolved}"))
         found += await _tcp(endpoint, addresses)
         if tls:
             found += await _tls(endpoint)
@@ -84,7 +82,9 @@ async def _resolved(endpoint: Endpoint) -> list[str]:
         ) from None
     except TimeoutError:
         raise _Failed(
-            "dns", f"no answer within {SECONDS:g} s what {endpoint.host!r} is", "see this machine's name server"
+            "dns",
+            f"the name server did not resolve {endpoint.host!r} within {SECONDS:g} s",
+            "check this machine's name server",
         ) from None
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
@@ -107,20 +107,21 @@ async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
     if len(refused) == len(addresses):
         why = ", ".join(dict.fromkeys(refused.values()))
         silent = "no answer" in why
-        hint = "see what blocks the way (a firewall?)" if silent else "start the broker"
-        raise _Failed("tcp", f"nothing answers at {endpoint}: {why}", f"{hint}, or correct host and port in its URL")
-    found = [Finding.ok("tcp", f"{endpoint} accepts connections, in {1000 * took:.1f} ms")]
+        hint = "check for a firewall" if silent else "start the broker"
+        raise _Failed("tcp", f"nothing answers at {endpoint}: {why}", f"{hint}, or correct host and port in the URL")
+    found = [Finding.ok("tcp", f"{endpoint} accepts connections in {1000 * took:.1f} ms")]
     for address, why in refused.items():
         if ip_address(address).is_loopback:
             continue  # "localhost" has two addresses, and few servers listen on both
-        dead = BrokerUnreachable(f"its address {address} does not answer: {why}", hint="correct the name's addresses")
-        found.append(Finding.warning("tcp", dead))
+        silent_address = BrokerUnreachable(
+            f"address {address} of {endpoint.host} does not answer: {why}", hint="correct the host's DNS records"
+        )
+        found.append(Finding.warning("tcp", silent_address))
     return found
 
 
 async def _tls(endpoint: Endpoint) -> list[Finding]:
-    options = dict(parse_qsl(urlsplit(endpoint.secret).query))
-    context = await _context(options)
+    context = await _context(endpoint)
     try:
         async with asyncio.timeout(SECONDS):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
@@ -128,45 +129,39 @@ async def _tls(endpoint: Endpoint) -> list[Finding]:
         refusal = untrusted(str(endpoint), error)
         raise _Failed("tls", refusal.what, refusal.hint) from None
     except TimeoutError:
-        raise _Failed("tls", f"{endpoint} did not shake hands within {SECONDS:g} s", _TLS_PORT) from None
+        raise _Failed("tls", f"{endpoint} did not finish the handshake within {SECONDS:g} s", _TLS_PORT) from None
     except OSError as error:
         why = getattr(error, "reason", None) or str(error)
-        raise _Failed("tls", f"no TLS connection with {endpoint}: {why}", _TLS_PORT) from None
+        raise _Failed("tls", f"TLS with {endpoint} failed: {why}", _TLS_PORT) from None
     made: Any = writer.get_extra_info("ssl_object")
     certificate: Mapping[str, Any] = made.getpeercert() or {}
     version = made.version()
     writer.transport.abort()
     if context.verify_mode is ssl.CERT_NONE:
         unchecked = ConfigError(
-            f"{version}, but anybody may pretend to be the broker: no_verify_ssl is set",
-            hint="take it out of the broker's URL and name the broker's CA with cafile=",
+            f"{version}, but the broker's certificate is not verified: no_verify_ssl is set",
+            hint="remove no_verify_ssl from the URL, and name the broker's CA with cafile=",
         )
         return [Finding.warning("tls", unchecked)]
     return [_expiry(certificate, version)]
 
 
-async def _context(options: Mapping[str, str]) -> ssl.SSLContext:
-    certificates = SSLCerts(
-        cafile=options.get("cafile"),
-        capath=options.get("capath"),
-        cadata=b64decode(options["cadata"]) if "cadata" in options else None,
-        key=options.get("keyfile"),
-        cert=options.get("certfile"),
-        verify=options.get("no_verify_ssl", "0") == "0",
-    )
-    provider = SSLContextProvider(ssl_context=None, ssl_certs=certificates, loop=asyncio.get_running_loop())
-    return await tls_context(provider)
+async def _context(endpoint: Endpoint) -> ssl.SSLContext:
+    """Return the context that aiormq would use, without connecting: it reads the URL's options itself."""
+    certificates = aiormq.Connection(endpoint.secret).ssl_certs
+    loop = asyncio.get_running_loop()
+    return await tls_context(SSLContextProvider(ssl_context=None, ssl_certs=certificates, loop=loop))
 
 
 def _expiry(certificate: Mapping[str, Any], version: str) -> Finding:
     until = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     left = until - datetime.now(UTC)
-    said = f"{version}, certificate issued by {_issuer(certificate)}, good until {until:%Y-%m-%d} ({left.days} days)"
+    text = f"{version}, certificate issued by {_issuer(certificate)}, valid until {until:%Y-%m-%d} ({left.days} days)"
     if left < SOON:
-        return Finding.warning("tls", BrokerUnreachable(said, hint="have the broker's operator renew it"))
-    return Finding.ok("tls", said)
+        return Finding.warning("tls", BrokerUnreachable(text, hint="ask the broker's operator to renew it"))
+    return Finding.ok("tls", text)
 
 
 def _issuer(certificate: Mapping[str, Any]) -> str:
     names = {key: value for part in certificate.get("issuer", ()) for key, value in part}
-    return names.get("commonName") or names.get("organizationName") or "somebody without a name"
+    return names.get("commonName") or names.get("organizationName") or "an unnamed authority"

@@ -1,10 +1,10 @@
-"""Checks a user's permissions at the broker without changing anything there.
+"""Check a user's permissions at the broker without changing anything there.
 
 RabbitMQ checks permissions before the rest of a request. So each trial is a request with a flaw, which the broker
-cannot grant: a user without the permission is refused access, any other user is refused because of the flaw, and
-nothing is created either way. Messages are published in a transaction that is rolled back. Reading is tried for real if
-the queue exists: a message of the lobby or the archive is taken and put back, which counts as a delivery; a silo's work
-queue refuses this, because it has a single active consumer.
+cannot grant. The broker refuses access to a user without the permission, and refuses any other user because of the
+flaw. It creates nothing in either case. Messages are published in a transaction that is rolled back. Reading is tried
+for real if the queue exists: a message of the lobby or the archive is taken and put back, which counts as a delivery. A
+silo's work queue refuses this, because it has a single active consumer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedbroker.errors import BrokerRefused
 from fedbroker.transport.amqp.exceptions import IN_USE
 from fedbroker.transport.topology import EXCHANGES, Binding, Exchange, Queue
 
-__all__ = ["may"]
+__all__ = ["check_permissions"]
 
 Kind: TypeAlias = Literal["configure", "write", "read"]
 
@@ -54,41 +54,41 @@ class _Trial:
     ask: Question[object]
 
 
-async def may(channels: Channels, role: Role, *, user: str, vhost: str) -> list[Finding]:
+async def check_permissions(channels: Channels, role: Role, *, user: str, vhost: str) -> list[Finding]:
     """Check that a user has all permissions that a role needs.
 
     Returns:
         One finding if so, else one for each kind of permission that is missing.
 
     Raises:
-        BrokerLost: the connection went away.
+        BrokerLost: the connection was lost.
     """
-    turn = asyncio.Semaphore(AT_A_TIME)
+    limit = asyncio.Semaphore(AT_A_TIME)
 
     async def tried(trial: _Trial) -> tuple[_Trial, str | None]:
-        async with turn:
+        async with limit:
             return trial, await _refusal(channels, trial)
 
-    tries = list(_trials(role))
-    results = await asyncio.gather(*(tried(trial) for trial in tries))
-    lacking: dict[Kind, dict[str, None]] = defaultdict(dict)
+    trials = list(_trials(role))
+    results = await asyncio.gather(*(tried(trial) for trial in trials))
+    missing: dict[Kind, dict[str, None]] = defaultdict(dict)
     for trial, refusal in results:
         if refusal is not None:
-            kind, what = _lacked(trial, refusal)
-            lacking[kind][what] = None
-    if not lacking:
-        return [Finding.ok("permissions", f"user {user!r} may do all {len(tries)} things that a {role.name} does")]
-    return [_lacking(kind, list(lacking[kind]), user, vhost) for kind in KINDS if kind in lacking]
+            kind, what = _missing_permission(trial, refusal)
+            missing[kind][what] = None
+    if not missing:
+        return [Finding.ok("permissions", f"user {user!r} has all {len(trials)} permissions of a {role.name}")]
+    return [_finding(kind, list(missing[kind]), user, vhost) for kind in KINDS if kind in missing]
 
 
-def _lacking(kind: Kind, what: list[str], user: str, vhost: str) -> Finding:
+def _finding(kind: Kind, what: list[str], user: str, vhost: str) -> Finding:
     first, rest = what[:4], len(what) - 4
     more = f" and {rest} more" if rest > 0 else ""
-    topics = any(one.startswith("topic ") for one in what)
+    topics = any(name.startswith("topic ") for name in what)
     command = f"rabbitmqctl {'set_topic_permissions' if topics else 'set_permissions'} -p {vhost} {user} …"
     error = BrokerRefused(
         f"user {user!r} has no {kind} permission on {', '.join(first)}{more}",
-        hint=f"have the broker's operator grant it (`{command}`)",
+        hint=f"ask the broker's operator to grant it (`{command}`)",
     )
     return Finding.problem("permissions", error)
 
@@ -158,7 +158,7 @@ def _publishing(target: Target) -> Question[object]:
     return ask
 
 
-def _lacked(trial: _Trial, refusal: str) -> tuple[Kind, str]:
+def _missing_permission(trial: _Trial, refusal: str) -> tuple[Kind, str]:
     """Return the missing permission. A binding needs one on the queue and one on the exchange; the refusal names it."""
     queue, either, exchange = trial.what.partition(_OR_READ)
     if (topic := _topic(refusal)) is not None:

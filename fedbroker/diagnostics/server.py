@@ -65,16 +65,16 @@ class Server:
 
     def findings(self) -> list[Finding]:
         """Return the finding on product, version and frame size."""
-        said = f"{self.product} {self.version}, node or cluster {self.cluster}"
+        text = f"{self.product} {self.version}, node or cluster {self.cluster}"
         if self.product != "RabbitMQ":
-            error = BrokerError(f"{said}: fedbroker is made for RabbitMQ", hint="use RabbitMQ 3.10 or later")
+            error = BrokerError(f"{text}: fedbroker supports RabbitMQ only", hint="use RabbitMQ 3.10 or later")
             return [Finding.warning("broker", error)]
         if self.numbers and self.numbers < OLDEST:
-            error = BrokerError(f"{said}: fedbroker is tested with 3.10 and later", hint="update the broker")
+            error = BrokerError(f"{text}: fedbroker is tested with 3.10 and later", hint="update the broker")
             return [Finding.warning("broker", error)]
         if 0 < self.frame_max < GOOD_FRAME:
-            said += f"; frames of {self.frame_max // 1024} KiB (with frame_max = 2097152 large models travel faster)"
-        return [Finding.ok("broker", said)]
+            text += f"; frames of {self.frame_max // 1024} KiB (frame_max = 2097152 makes large models faster)"
+        return [Finding.ok("broker", text)]
 
 
 def server_of(connected: Connected) -> Server:
@@ -92,7 +92,7 @@ def server_of(connected: Connected) -> Server:
 async def alarm(connected: Connected, channels: Channels, target: Target) -> Finding:
     """Check whether the broker has stopped accepting messages because memory or disk space is low.
 
-    It says so once the connection has published, and then reads nothing more from it.
+    The broker announces an alarm once the connection has published, and then reads nothing more from it.
     """
     publisher = await channels.open()
     flawed = commands.Basic.Properties(expiration="never")
@@ -104,7 +104,7 @@ async def alarm(connected: Connected, channels: Channels, target: Target) -> Fin
             await channels.open()
     except (TimeoutError, BrokerLost):
         return Finding.problem("alarm", await _why_silent(connected))
-    return Finding.ok("alarm", "none: the broker takes messages")
+    return Finding.ok("alarm", "none: the broker accepts messages")
 
 
 async def _why_silent(connected: Connected) -> BrokerLost:
@@ -115,11 +115,11 @@ async def _why_silent(connected: Connected) -> BrokerLost:
                 await transport.connection.ready()  # blocks while the broker has announced an alarm
     except TimeoutError:
         return BrokerLost(
-            "the broker takes no messages: it is short of memory or disk space",
-            hint="see `rabbitmqctl status` for the alarm, and make room or raise vm_memory_high_watermark or "
-            "disk_free_limit",
+            "the broker accepts no messages: memory or disk space is low",
+            hint="see `rabbitmqctl status` for the alarm; free memory or disk space, or change "
+            "vm_memory_high_watermark or disk_free_limit",
         )
-    return BrokerLost(f"the broker is silent for {ALARM:g} s", hint="see its log and its load")
+    return BrokerLost(f"the broker did not answer within {ALARM:g} s", hint="check its log and its load")
 
 
 async def message_limit(channels: Channels, target: Target, *, most: float, limits: Limits = DEFAULT_LIMITS) -> Finding:
@@ -137,15 +137,17 @@ async def message_limit(channels: Channels, target: Target, *, most: float, limi
     size = int(max(chunk, min(limits.max_message, most)))
     limit = await _limit(channels, target, size)
     if limit is None:
-        all_ = (
-            "the largest that we send" if size >= limits.max_message else "larger ones were not tried: the way is slow"
+        largest = (
+            "the largest size that fedbroker sends"
+            if size >= limits.max_message
+            else "larger ones were not tried on this slow network"
         )
-        return Finding.ok("message limit", f"it takes messages of {size / MIB:.1f} MiB, {all_}")
-    hint = f"have the broker's operator set max_message_size = {16 * MIB} or more"
+        return Finding.ok("message limit", f"the broker accepts messages of {size / MIB:.1f} MiB, {largest}")
+    hint = f"ask the broker's operator to set max_message_size = {16 * MIB} or more"
     if limit < chunk:
-        what = f"it refuses messages of more than {limit} bytes, so that models cannot be sent ({chunk} are needed)"
+        what = f"the broker refuses messages of more than {limit} bytes, but models need {chunk}"
         return Finding.problem("message limit", BrokerRefused(what, hint=hint))
-    what = f"it refuses messages of more than {limit} bytes: work items of up to {limits.max_message} may be refused"
+    what = f"the broker refuses messages of more than {limit} bytes, but work items may have {limits.max_message} bytes"
     return Finding.warning("message limit", BrokerRefused(what, hint=hint))
 
 
@@ -169,6 +171,6 @@ async def _limit(channels: Channels, target: Target, size: int) -> int | None:
         return None  # no permission, or no such exchange: these are checked after the size
     except TimeoutError:
         raise BrokerLost(
-            f"a message of {size} bytes was not through in {LARGEST_PROBE:g} s", hint="see the network"
+            f"the broker did not accept a message of {size} bytes within {LARGEST_PROBE:g} s", hint="check the network"
         ) from None
     return None

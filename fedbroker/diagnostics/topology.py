@@ -18,7 +18,7 @@ from fedbroker.transport import topology
 from fedbroker.transport.amqp.exceptions import first_line, unmade
 from fedbroker.transport.topology import Exchange, Queue
 
-__all__ = ["Layout", "Role", "Target", "coordinator_role", "layout", "silo_role"]
+__all__ = ["Role", "Target", "Topology", "check_topology", "coordinator_role", "silo_role"]
 
 _HOME_DOWN: Final = "home node"
 
@@ -103,77 +103,77 @@ def silo_role(cohort: str, silo: str, *, enrolled: bool = False) -> Role:
 
 
 @dataclass(slots=True)
-class Layout:
+class Topology:
     """The state of a role's exchanges and queues.
 
     Attributes:
-        there: names of exchanges and queues that exist with our properties.
+        present: names of exchanges and queues that exist with our properties.
         missing: names of exchanges and queues that do not exist.
         in_use: names of queues that another connection uses now.
         findings: one finding for each that has other properties, or one for all.
     """
 
-    there: list[str] = field(default_factory=list[str])
+    present: list[str] = field(default_factory=list[str])
     missing: list[str] = field(default_factory=list[str])
     in_use: list[str] = field(default_factory=list[str])
     findings: list[Finding] = field(default_factory=list[Finding])
 
 
-async def layout(channels: Channels, role: Role) -> Layout:
+async def check_topology(channels: Channels, role: Role) -> Topology:
     """Check all exchanges and queues that a role declares and that may exist before it connects.
 
     An existing one is declared again with our properties: this changes nothing, or is refused with the difference. A
     missing one is not created.
 
     Raises:
-        BrokerLost: the connection went away.
+        BrokerLost: the connection was lost.
     """
-    found = Layout()
+    found = Topology()
     if not role.declares:
-        await _made(channels, role, found)
+        await _check_existing(channels, role, found)
         return found
     for exchange in role.exchanges:
         await _look(channels, exchange.name, "exchange", _exchange(exchange, passive=True), _exchange(exchange), found)
     for queue in role.queues if role.name == "silo" else role.lasting:
         await _look(channels, queue.name, "queue", _queue(queue, passive=True), _queue(queue), found)
     if not found.findings:
-        found.findings.append(Finding.ok("topology", _words(found)))
+        found.findings.append(Finding.ok("topology", _summary(found)))
     if role.name == "silo" and found.in_use:
-        found.findings.append(Finding.ok("name", "a silo of this name runs now"))
+        found.findings.append(Finding.ok("name", "a silo of this name is running"))
     return found
 
 
-async def _made(channels: Channels, role: Role, found: Layout) -> None:
+async def _check_existing(channels: Channels, role: Role, found: Topology) -> None:
     """Check that the queues of a role that declares none exist."""
     for queue in role.queues:
         try:
-            there = await channels.ask(_passively(queue))
+            declared = await channels.ask(_passively(queue))
         except aiormq.exceptions.ChannelNotFoundEntity:
             found.missing.append(queue.name)
             found.findings.append(Finding.problem("topology", unmade(f"queue {queue.name!r}")))
         else:
-            (found.in_use if there.consumer_count else found.there).append(queue.name)
+            (found.in_use if declared.consumer_count else found.present).append(queue.name)
     if not found.findings:
-        found.findings.append(Finding.ok("topology", f"{len(role.queues)} queues are there, made by enrolment"))
+        found.findings.append(Finding.ok("topology", f"{len(role.queues)} queues exist, made by enrolment"))
     if found.in_use:
-        found.findings.append(Finding.ok("name", "a silo of this name runs now"))
+        found.findings.append(Finding.ok("name", "a silo of this name is running"))
 
 
 def _passively(queue: Queue) -> Question[commands.Queue.DeclareOk]:
     return lambda channel: channel.queue_declare(queue.name, passive=True)
 
 
-def _words(found: Layout) -> str:
-    if not found.there:
-        return "nothing of fedbroker's is there yet: the first silo or coordinator makes it"
-    words = f"{len(found.there)} exchanges and queues are there as they should be"
+def _summary(found: Topology) -> str:
+    if not found.present:
+        return "no exchange or queue of fedbroker exists yet: the first silo or coordinator makes them"
+    text = f"{len(found.present)} exchanges and queues exist with the right properties"
     if found.missing:
-        words += f"; made when they are needed: {', '.join(found.missing)}"
-    return words
+        text += f"; made when they are needed: {', '.join(found.missing)}"
+    return text
 
 
 async def _look(
-    channels: Channels, name: str, kind: str, passively: Question[object], as_ours: Question[object], found: Layout
+    channels: Channels, name: str, kind: str, passively: Question[object], as_ours: Question[object], found: Topology
 ) -> None:
     try:
         await channels.ask(passively)
@@ -191,8 +191,8 @@ async def _look(
         await channels.ask(as_ours)
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         mismatch = TopologyMismatch(
-            f"{kind} {name!r} is there with other properties than ours ({first_line(error)})",
-            hint="delete it at the broker if nobody needs it, or use another cohort or vhost",
+            f"{kind} {name!r} exists with other properties than ours ({first_line(error)})",
+            hint="delete it at the broker if it is not needed, or use another cohort or vhost",
         )
         found.findings.append(Finding.problem("topology", mismatch))
     except aiormq.exceptions.ChannelLockedResource:
@@ -200,7 +200,7 @@ async def _look(
     except aiormq.exceptions.ChannelAccessRefused:
         pass  # reported by the check of permissions
     else:
-        found.there.append(name)
+        found.present.append(name)
 
 
 def _exchange(exchange: Exchange, *, passive: bool = False) -> Question[object]:

@@ -256,7 +256,7 @@ async def test_doctor_checks_an_enrolled_silo(office, ewr, cohort):
     url = office.silo_url(cohort)
     findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
     assert [one.line for one in findings if one.level == "problem"] == []
-    assert any(one.what == "3 queues are there, made by enrolment" for one in findings)
+    assert any(one.what == "3 queues exist, made by enrolment" for one in findings)
     async with silo_transport(url, cohort, enrolled=True):
         findings = await examine(url, silo_role(cohort, "ewr", enrolled=True))
     assert [one.line for one in findings if one.level == "problem"] == []

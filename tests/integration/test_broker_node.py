@@ -271,7 +271,7 @@ def test_missing_server_error_explains_the_installation(tmp_path: Path, monkeypa
 
 def test_unusable_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BrokerStartError, match="cannot use the directory"):
+    with pytest.raises(BrokerStartError, match="the directory cannot be used"):
         PrivateBroker(directory=tmp_path / "file" / "below").start()
 
 

@@ -75,13 +75,13 @@ class PortMapper:
         supervisor.order("start")
         deadline = Deadline.after(_START_TIMEOUT)
         while not deadline.passed() and supervisor.alive and not supervisor.up:
-            supervisor.hear(0.2)
+            supervisor.read_reports(0.2)
         while supervisor.up and not deadline.passed():
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
                     return True
             except OSError:
-                supervisor.hear(0.02)
+                supervisor.read_reports(0.02)
         return False
 
 

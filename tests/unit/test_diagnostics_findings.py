@@ -15,8 +15,8 @@ RABBIT = Server("RabbitMQ", "3.10.8", "rabbit@one", 2_097_152)
 @pytest.mark.parametrize(
     ("ahead", "level", "words"),
     [
-        (None, "ok", "cannot be told"),
-        ((0.2, 0.6), "ok", "the broker's is ours"),
+        (None, "ok", "not measured"),
+        ((0.2, 0.6), "ok", "agrees with ours"),
         ((2.0, 0.6), "ok", "2.0 s ahead of ours"),
         ((-75.0, 0.6), "warning", "75.0 s behind ours"),
     ],
@@ -30,9 +30,9 @@ def test_clock_difference_findings(ahead, level, words):
 @pytest.mark.parametrize(
     ("version", "renew", "level", "words"),
     [
-        ("3.10.8", 600.0, "ok", "silos give work back every 600 s"),
+        ("3.10.8", 600.0, "ok", "silos return long work every 600 s"),
         ("3.10.8", 3600.0, "warning", "30 min by default"),
-        ("4.0.5", 3600.0, "ok", "this broker heeds it"),
+        ("4.0.5", 3600.0, "ok", "this broker applies the timeout"),
     ],
 )
 def test_consumer_timeout_findings(version, renew, level, words):
@@ -46,7 +46,7 @@ def test_consumer_timeout_findings(version, renew, level, words):
     [
         (RABBIT, "ok", "RabbitMQ 3.10.8"),
         (Server("RabbitMQ", "3.8.2", "one", 0), "warning", "3.10 and later"),
-        (Server("Other", "1.0", "one", 0), "warning", "made for RabbitMQ"),
+        (Server("Other", "1.0", "one", 0), "warning", "supports RabbitMQ only"),
         (Server("RabbitMQ", "4.1.0-rc.1", "one", 131_072), "ok", "frames of 128 KiB"),
     ],
 )
