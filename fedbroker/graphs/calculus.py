@@ -13,6 +13,7 @@ from fedbroker.graphs.dataflow import TensorFlow
 from fedbroker.graphs.expressions import NO_NAMES, Computed, Function, Known, NotUnderstood, Struct, Value, select
 from fedbroker.graphs.graphdef import Message
 from fedbroker.graphs.tensors import read_array
+from fedbroker.runtime.protos import leaves
 
 __all__ = ["Closure", "Evaluator", "Intrinsics"]
 
@@ -126,22 +127,4 @@ class Closure(Function):
 
 def _references(computation: Message) -> set[str]:
     """Return every name that a computation refers to, bound or not."""
-    found: set[str] = set()
-    waiting = [computation]
-    while waiting:
-        one = waiting.pop()
-        match one.WhichOneof("computation"):
-            case "reference":
-                found.add(one.reference.name)
-            case "lambda":
-                waiting.append(getattr(one, "lambda").result)
-            case "block":
-                waiting += [local.value for local in one.block.local]
-                waiting.append(one.block.result)
-            case "call":
-                waiting += [one.call.function, one.call.argument]
-            case "struct":
-                waiting += [element.value for element in one.struct.element]
-            case "selection":
-                waiting.append(one.selection.source)
-    return found
+    return {leaf.reference.name for leaf in leaves(computation) if leaf.WhichOneof("computation") == "reference"}

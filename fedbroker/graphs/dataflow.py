@@ -53,7 +53,7 @@ class TensorFlow(Function):
 
     def call(self, argument: Value | None) -> Value:
         """Return its result; see :class:`Function`. The tensors of an unreadable graph are Computed and not pure."""
-        inputs = NO_NAMES if argument is None else frozenset().union(*map(inputs_of, leaves(argument)))
+        inputs = NO_NAMES if argument is None else NO_NAMES.union(*map(inputs_of, leaves(argument)))
         try:
             return self._called(argument)
         except (NotUnderstood, Unreadable) as error:

@@ -148,7 +148,7 @@ def parse(serialized: bytes) -> Message:
 @functools.cache
 def known_ops() -> Mapping[str, str]:
     """Return every op of TensorFlow with its family; the family of an allowed op is empty."""
-    text = resources.files(__package__).joinpath("ops.txt").read_text(encoding="ascii")
+    text = resources.files("fedbroker.graphs").joinpath("ops.txt").read_text(encoding="ascii")
     pairs = (line.split() for line in text.splitlines())
     return {op: "" if family == "-" else family for op, family in pairs}
 

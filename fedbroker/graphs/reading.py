@@ -192,6 +192,8 @@ def _leaves(binding: Message) -> Iterator[Message]:
                 waiting += one.struct.element
             case "tensor" | "sequence":
                 yield one
+            case _:
+                pass
 
 
 def _name(leaf: Message) -> str:

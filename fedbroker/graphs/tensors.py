@@ -184,8 +184,7 @@ def type_text(type_: Message) -> str:
 
 
 def _type_text(type_: Message, depth: int) -> str:
-    kind = type_.WhichOneof("type") if type_ is not None and depth < 20 else None
-    match kind:
+    match type_.WhichOneof("type") if depth < 20 else None:
         case "tensor":
             dtype = type_.tensor.dtype
             name = dtype_name(dtype) if dtype in DTYPES else _OTHER_DTYPES.get(dtype, "?")

@@ -94,7 +94,7 @@ class RuntimeProcess:
         readable: Sequence[Path] = (),
         without: Sequence[str] = (),
     ) -> None:
-        self._isolation = isolation
+        self._isolation: Isolation = isolation
         self._binary = binary.absolute()
         self._memory = memory
         self._log = log
@@ -209,10 +209,10 @@ class RuntimeProcess:
         await self._output.read(_pipe(self._child.stderr))
 
     def _take_status(self, line: str | None) -> None:
+        word, _, rest = (line or "").partition(" ")
         if line is not None:
-            word, _, rest = line.partition(" ")
             self._said.setdefault(word, rest)
-        if line is None or word not in (supervisor.DIRECTORY, supervisor.CONFINEMENT):
+        if word not in (supervisor.DIRECTORY, supervisor.CONFINEMENT):
             self._spoken.set()
 
     def _take_words(self, line: str | None) -> None:

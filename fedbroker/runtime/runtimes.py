@@ -50,22 +50,23 @@ class Lease:
 
     Attributes:
         executor: the leased executor.
+        hosted: the runtime that it is in.
     """
 
     executor: Executor
-    _hosted: _Hosted
+    hosted: _Hosted
     _rests: Callable[[_Hosted], None]
 
     @contextlib.contextmanager
     def at_work(self) -> Generator[None]:
         """Mark the executor as in use: while a result is awaited, even a retired runtime is kept."""
-        self._hosted.at_work += 1
+        self.hosted.at_work += 1
         try:
             yield
         finally:
-            self._hosted.at_work -= 1
-            if self._hosted.retired:
-                self._rests(self._hosted)
+            self.hosted.at_work -= 1
+            if self.hosted.retired:
+                self._rests(self.hosted)
 
 
 class Runtimes:
@@ -144,7 +145,7 @@ class Runtimes:
             lease: the executor's lease.
             busy: its last computation was abandoned and may still run; its runtime then takes no new sessions.
         """
-        hosted = lease._hosted
+        hosted = lease.hosted
         if busy:
             self._retire(hosted, "a computation in it was given up")
         started = asyncio.get_running_loop().time()

@@ -138,7 +138,11 @@ def _plain_signals() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(_signal: int, _frame: object) -> NoReturn:
+    sys.exit()
 
 
 def _watched(owner: int) -> list[int]:
