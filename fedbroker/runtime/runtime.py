@@ -190,7 +190,7 @@ def _report(confinement: Confinement) -> None:
 
 
 def _log_line(line: str) -> None:
-    _log.debug("runtime", line=line)
+    _log.debug("runtime_output", line=line)
 
 
 class Executors:

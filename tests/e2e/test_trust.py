@@ -233,7 +233,7 @@ def test_no_secret_is_in_logs_or_process_lists(broker, cohort, tmp_path, monkeyp
     audits = [json.loads(path.read_text().splitlines()[0]) for path in tmp_path.rglob("audit.log")]
     assert [one["signed_by"] for one in audits] == 3 * [own.public.fingerprint]
     logs = "\n".join(path.read_text() for path in tmp_path.rglob("*.log"))
-    assert "work received" in logs
+    assert "work_received" in logs
     assert "fedbroker" in commands
     for secret in secrets:
         for text in (logs, commands, shown, caplog.text):

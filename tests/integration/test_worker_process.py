@@ -137,7 +137,14 @@ async def test_log_lines_name_silo_session_and_stage(flights, broker):
         await ended(silo)
     log = events(flights)
     names = [event["event"] for event in log]
-    assert names == ["runtime_confined", "ready", "work received", "work done", "stopping", "stopped"]
+    assert names == [
+        "runtime_confined",
+        "cohort_joined",
+        "work_received",
+        "work_finished",
+        "stop_requested",
+        "silo_stopped",
+    ]
     assert all(event["silo"] == SILO for event in log)
     assert [(event["session"], event["stage"]) for event in log[2:4]] == [(item.session_id, 0)] * 2
     assert urlsplit(broker.url).password not in (flights.parent / "log").read_text()
@@ -151,11 +158,11 @@ async def test_first_signal_completes_the_current_work(tmp_path, broker, cohort)
             asking = asyncio.create_task(client.outputs(client.item(echo_ops("slow"))))
             await eventually(lambda: read_count(tmp_path) == 1)
             silo.send_signal(signal.SIGINT)
-            await eventually(lambda: "finishing" in (path.parent / "log").read_text())
+            await eventually(lambda: "drain_started" in (path.parent / "log").read_text())
             let_reads_return(tmp_path)
             assert len(await asking) == 1
         assert await ended(silo) == 0
-    assert [event["event"] for event in events(path)][-3:] == ["finishing the work in hand", "work done", "stopped"]
+    assert [event["event"] for event in events(path)][-3:] == ["drain_started", "work_finished", "silo_stopped"]
 
 
 async def test_second_signal_ends_the_silo_immediately(tmp_path, broker, cohort):
@@ -166,7 +173,7 @@ async def test_second_signal_ends_the_silo_immediately(tmp_path, broker, cohort)
             asking = asyncio.create_task(client.send(client.item(echo_ops("slow"))))
             await eventually(lambda: read_count(tmp_path) == 1)
             silo.terminate()
-            await eventually(lambda: "finishing" in (path.parent / "log").read_text())
+            await eventually(lambda: "drain_started" in (path.parent / "log").read_text())
             children = psutil.Process(silo.pid).children(recursive=True)
             silo.terminate()
             assert await ended(silo, 2.0) == 128 + signal.SIGTERM

@@ -53,7 +53,7 @@ async def test_standby_takes_over_with_the_current_work(pair, tmp_path):
     own, (first, second) = pair
     await start(first)
     second.start()
-    await eventually(lambda: in_log(second, "standing by"), 30)
+    await eventually(lambda: in_log(second, "standby_started"), 30)
     async with work_client(own) as client:
         asking = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60)))
         await eventually(lambda: read_count(first.directory) == 1)
@@ -73,7 +73,7 @@ async def test_standby_ends_immediately_on_a_signal(pair):
     _, (first, second) = pair
     await start(first)
     second.start()
-    await eventually(lambda: in_log(second, "standing by"), 30)
+    await eventually(lambda: in_log(second, "standby_started"), 30)
     assert second.stop() == 0
 
 
@@ -101,7 +101,7 @@ async def test_blobs_sent_to_the_first_process_are_requested_again_immediately(p
     own, (first, second) = pair
     await start(first)
     second.start()
-    await eventually(lambda: in_log(second, "standing by"), 30)
+    await eventually(lambda: in_log(second, "standby_started"), 30)
     async with work_client(own) as client:
         blob = large_value()
         digest, later = digest_of(blob), Deadline.after(60)

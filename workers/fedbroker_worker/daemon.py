@@ -86,19 +86,23 @@ async def _run(settings: Settings, ready_file: Path | None, alive_file: Path | N
             seconds = round(time.monotonic() - started, 3)
             silo = settings.silo
             _log.info(
-                "ready", cohort=silo.cohort, broker=silo.shown_broker, sources=list(settings.data), seconds=seconds
+                "cohort_joined",
+                cohort=silo.cohort,
+                broker=silo.shown_broker,
+                sources=list(settings.data),
+                seconds=seconds,
             )
             pulse.ready()
             with _sign(ready_file):
                 await stop.wait()
-                _log.info("stopping")
+                _log.info("stop_requested")
                 pulse.stopping()
                 await service.drain()
         finally:
             await service.close()
             if exposition is not None:
                 exposition.close()
-    _log.info("stopped")
+    _log.info("silo_stopped")
 
 
 def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:

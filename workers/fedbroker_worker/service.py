@@ -88,9 +88,7 @@ class SiloService:
         self._catalog = Catalog(settings.data, settings.directory, limits=limits)
         memory = silo.runtime_memory_bytes
         self._runtimes = Runtimes(
-            lambda: Runtime(
-                isolation=silo.isolation, memory=memory, confinement=silo.runtime_confinement, log=_runtime_log
-            )
+            lambda: Runtime(isolation=silo.isolation, memory=memory, confinement=silo.runtime_confinement)
         )
         self._end = SiloTransport(
             silo.broker,
@@ -162,7 +160,7 @@ class SiloService:
         silo = self._settings
         while True:
             if silo.standby:
-                _log.info("standing by", cohort=silo.cohort)
+                _log.info("standby_started", cohort=silo.cohort)
                 await until_free(silo.broker, silo.cohort, silo.name)
             await self._restore()
             try:
@@ -192,14 +190,14 @@ class SiloService:
         await self._end.leave()
         deadline = Deadline.after(self._settings.drain_seconds)
         if self._tasks or len(self._sessions):
-            _log.info("finishing the work in hand", items=len(self._tasks), sessions=len(self._sessions))
+            _log.info("drain_started", items=len(self._tasks), sessions=len(self._sessions))
         while (self._tasks or len(self._sessions)) and not deadline.passed():
             if self._tasks:
                 await self._tasks.one_done(deadline)
             else:
                 await self._sessions.changed(deadline)
         if self._tasks:
-            _log.warning("work given up", items=len(self._tasks), drain_seconds=self._settings.drain_seconds)
+            _log.warning("work_abandoned", items=len(self._tasks), drain_seconds=self._settings.drain_seconds)
         await self._end.drain()
 
     async def close(self) -> None:
@@ -254,7 +252,3 @@ async def _side_by_side(*steps: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _runtime_log(line: str) -> None:
-    _log.debug("runtime", line=line)

@@ -176,7 +176,7 @@ class Recording:
             self._ending = asyncio.ensure_future(self._end(why))
         await asyncio.wait([self._ending], timeout=GIVE_UP_SECONDS)
         if not self._ending.done():
-            _log.error("audit log not written", reason=f"not within {GIVE_UP_SECONDS:g} s")
+            _log.error("audit_write_failed", reason=f"not within {GIVE_UP_SECONDS:g} s")
         elif isinstance(error := self._ending.exception(), OSError):
             self._not_written(error)
 
@@ -204,7 +204,7 @@ class Recording:
             raise self._not_written(error) from None
 
     def _not_written(self, error: OSError) -> AuditNotWritten:
-        _log.error("audit log not written", reason=why_full(error) or str(error))
+        _log.error("audit_write_failed", reason=why_full(error) or str(error))
         return AuditNotWritten(error)
 
 

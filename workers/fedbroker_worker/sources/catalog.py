@@ -123,7 +123,7 @@ class OpenSource:
         try:
             self.source.close()
         except Exception as error:
-            _log.warning("source not closed", source=self.name, reason=_words(error))
+            _log.warning("source_close_failed", source=self.name, reason=_words(error))
         else:
             await self._finish(self._calls, self.source.close)
 
@@ -175,7 +175,7 @@ class OpenSource:
             end()
             await asyncio.wait(pending, timeout=END_EVERY)
         if pending:
-            _log.warning("source does not stop", source=self.name)
+            _log.warning("source_stop_failed", source=self.name)
 
 
 class Catalog:
@@ -240,9 +240,9 @@ class Catalog:
     async def _count(self, one: OpenSource) -> None:
         try:
             rows = await one.count()
-            _log.debug("rows counted", source=one.name, rows=rows)
+            _log.debug("rows_counted", source=one.name, rows=rows)
         except FedbrokerError as error:
-            _log.warning("rows not counted", source=one.name, reason=str(error))
+            _log.warning("row_count_failed", source=one.name, reason=str(error))
 
 
 async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:

@@ -190,7 +190,7 @@ class Sessions:
         session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
 
     def _expire(self, session: SiloSession) -> None:
-        _log.warning("session expired", session=session.id)
+        _log.warning("session_expired", session=session.id)
         self._end(session)
 
     def _end(self, session: SiloSession, *, busy: bool = False) -> None:

@@ -126,7 +126,7 @@ class WorkTasks:
         job = self._computing.get(key)
         if job is None:
             if signed.repeated and self._reply_cache.get(item.session_id, item.stage, signed.by) is None:
-                _log.warning("work ignored", session=item.session_id, stage=item.stage, reason="it was done before")
+                _log.warning("work_ignored", session=item.session_id, stage=item.stage, reason="it was done before")
                 return
             job = asyncio.create_task(self._serve(item, signed, key), name=f"work {item.session_id}.{item.stage}")
             self._computing[key] = job
@@ -144,7 +144,7 @@ class WorkTasks:
         try:
             await in_thread(partial(self._accepted.append, signed.accepted), "record")
         except OSError as error:
-            _log.error("record of done work not written", reason=str(error))
+            _log.error("work_record_failed", reason=str(error))
             return False
         self._recorded[signed.nonces[0]] = None
         if len(self._recorded) > ENDED:
@@ -179,11 +179,11 @@ class WorkTasks:
                 self._cancel(job, GIVEN_UP)
         self._sessions.end(message.session_id, by)
         self._reply_cache.forget(message.session_id, by)
-        _log.info("session ended", session=message.session_id)
+        _log.info("session_ended", session=message.session_id)
 
     async def _serve(self, item: WorkItem, signed: Signed, key: _Key) -> None:
         structlog.contextvars.bind_contextvars(session=item.session_id, stage=item.stage)
-        _log.info("work received", operations=len(item.ops), seconds_left=round(item.timeout, 3))
+        _log.info("work_received", operations=len(item.ops), seconds_left=round(item.timeout, 3))
         started = time.monotonic()
         with (
             tracing.only_codes(),
@@ -230,7 +230,7 @@ class WorkTasks:
             except WireError as error:
                 await self._end.reply(item, self._failed(item, error), {}, deadline, signed)
         except FedbrokerError as error:
-            _log.error("answer not delivered", reason=str(error))
+            _log.error("reply_failed", reason=str(error))
 
     def _failed(self, item: WorkItem, error: FedbrokerError) -> Failed:
         return failed_reply(item, self._silo, self._incarnation, error)
@@ -240,11 +240,11 @@ def _log_answer(answer: Answer, seconds: float) -> None:
     reply = answer.reply
     if isinstance(reply, Done):
         size = sum(size for _, size in reply.outputs)
-        _log.info("work done", outputs=len(reply.outputs), bytes=size, seconds=round(seconds, 3))
+        _log.info("work_finished", outputs=len(reply.outputs), bytes=size, seconds=round(seconds, 3))
     elif isinstance(reply, Need):
-        _log.info("blobs lacking", count=len(reply.digests))
+        _log.info("blobs_missing", count=len(reply.digests))
     else:
-        _log.warning("work failed", kind=reply.error_type, reason=reply.cause, seconds=round(seconds, 3))
+        _log.warning("work_failed", kind=reply.error_type, reason=reply.cause, seconds=round(seconds, 3))
 
 
 LINGER: Final = 300.0

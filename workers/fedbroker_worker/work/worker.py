@@ -210,7 +210,7 @@ class Worker:
             except RuntimeUnavailable as error:
                 if not error.retryable or attempt == attempts - 1:
                     raise
-                _log.warning("work done again", reason=error.what)
+                _log.warning("work_retried", reason=error.what)
         raise AssertionError("an attempt returns or raises")
 
     async def _collect(self, digests: Sequence[Digest], deadline: Deadline) -> dict[Digest, memoryview]:
