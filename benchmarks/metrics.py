@@ -12,7 +12,7 @@ from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.session.events import Event, Listener
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
 from fedbroker.session.stage_state import Lost
-from fedbroker.transport.amqp.counters import TrafficCounters
+from fedbroker.transport.amqp.connection import TrafficCounters
 from fedbroker.wire.messages import Done
 
 ROUNDS = 5

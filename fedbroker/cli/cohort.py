@@ -108,7 +108,8 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
 
 async def _tables(url: str, seconds: float) -> list[tuple[str, SiloTable]]:
     from fedbroker.cli.silo_table import SiloTable
-    from fedbroker.transport.observer import CohortObserver, Heard
+    from fedbroker.transport.coordinator.discovery import Heard
+    from fedbroker.transport.observer import CohortObserver
 
     tables: dict[str, SiloTable] = defaultdict(SiloTable)
 
@@ -146,7 +147,8 @@ async def _watch(url: str, cohort: str, json: bool) -> None:
 
 def _observer(url: str, cohort: str, changed: Callable[[], None]) -> tuple[SiloTable, CohortObserver]:
     from fedbroker.cli.silo_table import SiloTable
-    from fedbroker.transport.observer import CohortObserver, Heard
+    from fedbroker.transport.coordinator.discovery import Heard
+    from fedbroker.transport.observer import CohortObserver
 
     silos = SiloTable()
 

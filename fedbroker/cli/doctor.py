@@ -55,7 +55,8 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
     from fedbroker.cli.silo_table import SiloTable
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import BrokerError, CohortError
-    from fedbroker.transport.observer import CohortObserver, Heard
+    from fedbroker.transport.coordinator.discovery import Heard
+    from fedbroker.transport.observer import CohortObserver
 
     silos = SiloTable()
 

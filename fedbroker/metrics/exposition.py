@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from fedbroker.errors import ConfigError
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.counters import TrafficCounters
+from fedbroker.transport.amqp.connection import TrafficCounters
 
 __all__ = ["SECONDS", "Exposition", "Registry", "counter", "gauge", "lanes", "parse_address"]
 

@@ -13,7 +13,7 @@ from fedbroker.errors import FedbrokerError
 from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
 from fedbroker.session.stage_state import MergeOrder, Outcome, OutcomeName, outcome_name, why
 from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
-from fedbroker.transport.amqp.counters import TrafficCounters
+from fedbroker.transport.amqp.connection import TrafficCounters
 from fedbroker.transport.coordinator.requests import Reason
 from fedbroker.wire.messages import Done
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, WireError
@@ -17,21 +17,17 @@ from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
+from fedbroker.transport.coordinator.discovery import PATIENCE, Heard, LobbyListener
 from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Announce, Leave, check_name
 
-__all__ = ["CohortObserver", "Heard"]
+__all__ = ["CohortObserver"]
 
 _log = get_logger(__name__)
 
-Heard: TypeAlias = Announce | Leave
-
-PREFETCH: Final = 64
-PATIENCE: Final = 1.0
-"""Seconds for a silo whose announcement was found in the lobby to announce itself again."""
-OTHERS: Final = 0.25
+OTHER_READERS: Final = 0.25
 """Minimum seconds of listening: another reader may just have taken an announcement out of the lobby."""
 
 
@@ -53,12 +49,12 @@ class CohortObserver:
     ) -> None:
         self._address = parse(url)
         self._cohort = None if cohort is None else check_name("cohort", cohort)
-        self._on_heard = on_heard
         self._limits = limits
         self._queue = topology.roster_queue(f"look-{secrets.token_hex(6)}", cohort or "*")
-        self._link = ReconnectingConnection(self._address, f"fedbroker lookout {cohort or ''}".strip(), self._set_up)
-        self._answered: set[tuple[str, str]] = set()  # silo and incarnation
-        self._changed = asyncio.Event()
+        self._connection = ReconnectingConnection(
+            self._address, f"fedbroker observer {cohort or ''}".strip(), self._set_up
+        )
+        self._listener = LobbyListener(self._read, on_heard, limits.max_lobby_entries)
 
     async def open(self, deadline: Deadline) -> None:
         """Connect and listen. For a single cohort, also find the silos that wait in its lobby.
@@ -71,81 +67,61 @@ class CohortObserver:
             BrokerError: the broker cannot be reached, refuses us, or the connection was lost.
         """
         try:
-            await self._link.open(deadline)
+            await self._connection.open(deadline)
             if self._cohort is not None:
                 with in_time():
                     async with asyncio.timeout(deadline.left()):
-                        found = await self._wake(topology.lobby_queue(self._cohort))
+                        found = await self._empty(topology.lobby_queue(self._cohort))
                 if found is not None:
-                    await asyncio.gather(self._answers(found), asyncio.sleep(OTHERS))
+                    self._listener.expect(found)
+                    await asyncio.gather(
+                        self._listener.confirmed(PATIENCE, any_silo=True), asyncio.sleep(OTHER_READERS)
+                    )
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """Stop listening. Takes a bounded time and never raises."""
-        await self._link.close()
+        await self._connection.close()
 
     async def lost(self) -> str:
         """Return why the broker's connection is down; empty while it is up."""
         try:
-            await self._link.ready(Deadline.after(0.01))
+            await self._connection.ready(Deadline.after(0.01))
         except BrokerLost as error:
             return error.what
         return ""
 
-    async def _set_up(self, line: Connection) -> None:
-        await line.declare((topology.LOBBY,), (self._queue,))
-        await line.consume(self._queue, self._on_delivery, prefetch=PREFETCH)
+    async def _set_up(self, connection: Connection) -> None:
+        await connection.declare((topology.LOBBY,), (self._queue,))
+        await self._listener.consume(connection, self._queue)
 
-    async def _wake(self, lobby: topology.Queue) -> set[tuple[str, str]] | None:
-        """Take all announcements out of the lobby; return their silos and incarnations, or None if it does not exist.
-
-        A missing lobby is not declared.
-        """
-        connected = await connect(self._address, "fedbroker lookout")
+    async def _empty(self, lobby: topology.Queue) -> list[Heard | None] | None:
+        """Take all messages out of the lobby and return them; None if it does not exist. It is not declared then."""
+        connected = await connect(self._address, "fedbroker observer")
         try:
-            reader = QueueBrowser(connected)
-            if (count := await reader.count(lobby)) is None:
+            browser = QueueBrowser(connected)
+            if (count := await browser.count(lobby)) is None:
                 return None
-            found: set[tuple[str, str]] = set()
+            found: list[Heard | None] = []
             for _ in range(count):
-                if (taken := await reader.take(lobby)) is None:
+                if (delivery := await browser.take(lobby)) is None:
                     break
-                match self._read(taken):
-                    case Announce() as announce:
-                        found.add((announce.silo, announce.incarnation))
-                    case Leave() as leave:
-                        found.discard((leave.silo, leave.incarnation))
-                await taken.reject()
+                found.append(self._read(delivery))
+                await delivery.reject()
             return found
         finally:
             await connected.close()
-
-    async def _answers(self, found: set[tuple[str, str]]) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while found - self._answered or not self._answered:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            _log.debug("silos in the lobby do not answer", silos=sorted(silo for silo, _ in found - self._answered))
-
-    async def _on_delivery(self, delivery: Delivery) -> None:
-        if (heard := self._read(delivery)) is not None:
-            self._on_heard(heard)
-            self._answered.add((heard.silo, heard.incarnation))
-            self._changed.set()
-        await delivery.ack()
 
     def _read(self, delivery: Delivery) -> Heard | None:
         """Return the announcement or departure if its routing key matches the silo that it names."""
         try:
             message = decode(unverified_body(delivery.body), self._limits).message
         except WireError as error:
-            _log.warning("message dropped", at="lobby", reason=error.what)
+            _log.warning("message_dropped", at="lobby", reason=error.what)
             return None
         if isinstance(message, Announce | Leave) and delivery.key == topology.silo_key(message.cohort, message.silo):
             return message
-        _log.warning("message dropped", at="lobby", reason=f"a {type(message).__name__} under {delivery.key!r}")
+        _log.warning("message_dropped", at="lobby", reason=f"a {type(message).__name__} under {delivery.key!r}")
         return None

@@ -319,19 +319,19 @@ async def test_life_cycle_of_an_enrolled_silo(office, ewr, cohort, managed_broke
         assert [(row["silo"], row["connections"]) for row in office.listed("--cohort", cohort)] == [("ewr", 2)]
         await asyncio.to_thread(broker.halt)
         await asyncio.to_thread(broker.start)
-        await eventually(lambda: silo.said("broker connection back", "control"), 30)
+        await eventually(lambda: silo.said("broker_connection_restored", "control"), 30)
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
         old = office.silo_url(cohort)
         ewr.write_text(ewr.read_text() + '\n[data.rows]\nsource = "duckdb"\nquery = "select 1 as x"\n')
         office.done("rotate", "ewr", "--cohort", cohort)
         assert office.silo_url(cohort) != old
         await locked_out(old)
-        await eventually(lambda: silo.said("no broker connection yet", "refused the login"), 20)
+        await eventually(lambda: silo.said("broker_not_connected", "refused the login"), 20)
     with silo_process(ewr) as silo:
         assert "rows" in load(ewr, {}).data  # the silo's own additions to its settings are preserved
         assert await asyncio.to_thread(compute, office, cohort) == 6.5
         office.done("revoke", "ewr", "--cohort", cohort)
-        await eventually(lambda: silo.said("broker connection lost"), 20)
+        await eventually(lambda: silo.said("broker_connection_lost"), 20)
         await locked_out(office.silo_url(cohort))
     assert office.listed("--cohort", cohort) == []
     left = broker.ctl("list_queues", "-p", "fedbroker", "name").split()

@@ -108,7 +108,7 @@ async def test_silo_joins_with_a_certificate_and_uses_the_rotated_one(secured, t
                 shutil.copy(settings.parent / name, tmp_path)
             heard = len(theirs.announces)
             office.done("rotate", "ewr", "--cohort", COHORT)
-            await eventually(lambda: silo.said("broker connection back", "control"), 20)
+            await eventually(lambda: silo.said("broker_connection_restored", "control"), 20)
             await eventually(lambda: len(theirs.announces) > heard, 20)
             (after,) = office.listed()
             assert after["user"] != before["user"]

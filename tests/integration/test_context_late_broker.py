@@ -50,7 +50,7 @@ def fails(url: str, kind: type[Exception], **settings: object) -> tuple[Exceptio
 def waits(caplog: pytest.LogCaptureFixture) -> Callable[[], object]:
     """Return a function that blocks until a program has logged that it waits for a broker."""
     caplog.set_level(logging.WARNING, "fedbroker.transport.amqp.reconnecting")
-    return lambda: wait_until(lambda: "no broker connection yet" in caplog.text, 60)
+    return lambda: wait_until(lambda: "broker_not_connected" in caplog.text, 60)
 
 
 def test_program_connects_when_its_broker_starts(tmp_path, cohort, waits):

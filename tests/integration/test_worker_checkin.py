@@ -85,8 +85,8 @@ async def test_rejection_log_has_a_remedy(ends, caplog):
             await say(Accepted("one", "ewr", silo.incarnation))
         await say(rejected(silo, "other", permanent=True))
         await say(Accepted("one", "ewr", "another"))
-        await eventually(lambda: "sent away" in caplog.text)
-    assert caplog.text.count("taken in") == 1
+        await eventually(lambda: "silo_rejected" in caplog.text)
+    assert caplog.text.count("silo_admitted") == 1
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert all(word in errors[0] for word in ("no room", "other", "start the silo again"))

@@ -15,7 +15,7 @@ from fedbroker.metrics.exposition import Exposition, Registry, parse_address
 from fedbroker.session.events import Event, both
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
 from fedbroker.session.stage_state import Lost
-from fedbroker.transport.amqp.counters import TrafficCounters
+from fedbroker.transport.amqp.connection import TrafficCounters
 from fedbroker.wire.messages import Done
 
 QUIET = Statistics((), (), {}, 0, {})

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from fedbroker.transport.amqp.counters import TrafficCounters, WorkCounters
+    from fedbroker.transport.amqp.connection import TrafficCounters
+    from fedbroker.transport.silo.work_consumer import WorkCounters
     from fedbroker_worker.config import Settings
 
 __all__ = ["SiloService", "Statistics"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import aiormq.abc
@@ -19,7 +19,6 @@ import aiormq.abc
 from fedbroker.errors import BrokerError
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.channel import Channel, Consumer
-from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.dial import Connected
 from fedbroker.transport.amqp.exceptions import (
     ConnectionLost,
@@ -36,6 +35,7 @@ __all__ = [
     "LEADERLESS_SECONDS",
     "Connection",
     "Handler",
+    "TrafficCounters",
     "check_leader",
     "declare_with_failover",
     "delete_leaderless",
@@ -55,6 +55,27 @@ HOME_NODE: Final = "home node"
 
 Handler = Callable[[Delivery], Awaitable[None]]
 """Handles one delivery. It runs in a task that is cancelled when the connection ends."""
+
+
+@dataclass(slots=True)
+class TrafficCounters:
+    """Traffic of one reconnecting connection since it was created: written on the event loop, read from any thread.
+
+    Attributes:
+        up: whether it is connected and set up.
+        reconnections: how often it was lost and restored.
+        messages_out: messages that the broker confirmed.
+        bytes_out: total size of their bodies.
+        messages_in: messages that the broker delivered.
+        bytes_in: total size of their bodies.
+    """
+
+    up: bool = False
+    reconnections: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+    messages_in: int = 0
+    bytes_in: int = 0
 
 
 class Connection:
@@ -206,7 +227,7 @@ class Connection:
             try:
                 await handler(delivery)
             except Exception:
-                _log.exception("message handler failed", queue=queue.name)
+                _log.exception("message_handler_failed", queue=queue.name)
                 await delivery.reject()
 
         def on_cancel() -> None:
@@ -312,7 +333,7 @@ async def declare_with_failover(connection: Connection, queue: Queue, last: Queu
     for named in [last, *(name for name in names if name != last)] if last is not None else names:
         if await connection.declare_here(named):
             return named
-        _log.warning("queue made anew", queue=named.name)
+        _log.warning("queue_recreated", queue=named.name)
     why = f"the nodes that hold {queue.name!r} are down"
     connection.fail(why)
     raise ConnectionLost(why)

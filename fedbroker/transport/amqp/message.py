@@ -127,7 +127,7 @@ class Delivery:
             async with asyncio.timeout(ACK_TIMEOUT):
                 await guarded(sending)
         except Exception as error:  # any error means that the connection ended; its owner is told through ``down``
-            _log.debug("message not acknowledged", reason=first_line(error))
+            _log.debug("message_not_acknowledged", reason=first_line(error))
 
 
 LONGEST_TABLE: Final = 16 * 1024

@@ -11,8 +11,7 @@ from typing import Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerLost, BrokerUnreachable, NameTaken
 from fedbroker.log import get_logger
-from fedbroker.transport.amqp.connection import Connection
-from fedbroker.transport.amqp.counters import TrafficCounters
+from fedbroker.transport.amqp.connection import Connection, TrafficCounters
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Nacked, RetrySetup, Unroutable
 from fedbroker.transport.amqp.message import Outgoing
@@ -118,7 +117,7 @@ class ReconnectingConnection:
                 connection = await self._dial(deadline)
                 break
             except RetrySetup as again:
-                _log.warning("broker connection set up again", connection=self._name, reason=str(again))
+                _log.warning("broker_setup_repeated", connection=self._name, reason=str(again))
             except (NameTaken, BrokerLost) as error:
                 if (linger if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
                     raise
@@ -161,7 +160,7 @@ class ReconnectingConnection:
                 async with asyncio.timeout(FAREWELL_TIMEOUT):
                     await farewell(connection)
         except (ConnectionLost, TimeoutError) as error:
-            _log.debug("broker connection not tidied", connection=self._name, reason=str(error))
+            _log.debug("broker_queues_not_deleted", connection=self._name, reason=str(error))
         finally:
             await connection.close()
 
@@ -286,7 +285,7 @@ class ReconnectingConnection:
         """Log the reason of a failed attempt, once for each new reason."""
         if str(error) != self._why:
             self._why = str(error)
-            _log.warning("no broker connection yet", connection=self._name, reason=self._why)
+            _log.warning("broker_not_connected", connection=self._name, reason=self._why)
 
     async def _dial(self, deadline: Deadline) -> Connection:
         """Return a new connection that is set up, or raise a typed error."""
@@ -323,7 +322,7 @@ class ReconnectingConnection:
             self._why = connection.down.result()
             self._changed.clear()
             self.traffic.up = False
-            _log.warning("broker connection lost", connection=self._name, reason=self._why)
+            _log.warning("broker_connection_lost", connection=self._name, reason=self._why)
             await connection.close()
             if asyncio.get_running_loop().time() - since > STABLE:
                 pauses = delays(self._spread)
@@ -331,7 +330,7 @@ class ReconnectingConnection:
             self.traffic.up = True
             self.traffic.reconnections += 1
             self._changed.set()
-            _log.info("broker connection back", connection=self._name)
+            _log.info("broker_connection_restored", connection=self._name)
 
     async def _redial(self, pauses: Iterator[float]) -> Connection:
         while True:

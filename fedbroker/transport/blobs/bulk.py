@@ -159,7 +159,7 @@ def receiver(
                 raise WireError(f"a {type(message).__name__} on the bulk lane")
             store.accept(message, await content(message, attachments[0]))
         except WireError as error:
-            _log.warning("message dropped", at="bulk", key=delivery.key, reason=error.what)
+            _log.warning("message_dropped", at="bulk", key=delivery.key, reason=error.what)
             refused(delivery.key, error.what)
         await delivery.ack()
 

@@ -238,7 +238,7 @@ class BlobStore:
         self._sweeping = None
         now = asyncio.get_running_loop().time()
         for digest in self._assembler.sweep(now):
-            _log.warning("blob given up", digest=digest)
+            _log.warning("blob_abandoned", digest=digest)
         if self._linger is not None:
             before = now - self._linger
             old = [digest for digest, kept in self._kept.items() if kept.used <= before and digest not in self._pins]

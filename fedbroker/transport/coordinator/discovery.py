@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import Forged, WireError
@@ -17,13 +17,94 @@ from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["SiloDiscovery"]
+__all__ = ["Heard", "LobbyListener", "SiloDiscovery"]
 
 _log = get_logger(__name__)
 
+Heard: TypeAlias = Announce | Leave
+
 PREFETCH: Final = 64
+"""Announcements in flight from the broker; each is small and handled at once."""
 PATIENCE: Final = 1.0
 """Seconds for a silo whose announcement was found in the lobby to announce itself again."""
+
+
+class LobbyListener:
+    """Receives announcements and departures, and waits until silos found in a lobby have announced themselves again.
+
+    An announcement that is taken out of the lobby returns to its silo, which then announces itself again to all
+    listeners. So a listener starts to consume first and then empties the lobby: no silo is missed.
+
+    Args:
+        read: returns the message in a delivery, or None if it is invalid.
+        on_heard: called for each announcement and departure.
+        max_incarnations: incarnations of one silo to wait for.
+    """
+
+    def __init__(
+        self, read: Callable[[Delivery], Heard | None], on_heard: Callable[[Heard], None], max_incarnations: int
+    ) -> None:
+        self._read = read
+        self._on_heard = on_heard
+        self._max_incarnations = max_incarnations
+        self._found: dict[str, set[str]] = {}  # the incarnations of each silo
+        self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
+        self._heard = asyncio.Event()
+
+    async def consume(self, connection: Connection, queue: Queue) -> None:
+        """Consume the listener's queue on a new connection."""
+        await connection.consume(queue, self._on_delivery, prefetch=PREFETCH)
+
+    def expect(self, messages: Iterable[Heard | None]) -> None:
+        """Wait, from now on, for the silos whose messages were in the lobby; None stands for an invalid message."""
+        self._found = {}
+        for message in messages:
+            match message:
+                case Announce() as announce:
+                    self._find(announce)
+                case Leave() as leave:
+                    self._found.get(leave.silo, set()).discard(leave.incarnation)
+
+    async def confirmed(self, seconds: float, *, any_silo: bool = False) -> None:
+        """Wait for new announcements of the silos found in the lobby, for at most a second: some may be gone.
+
+        Args:
+            seconds: to wait at most, if that is less than a second.
+            any_silo: wait for an announcement of any silo, too, since another listener may have emptied the lobby.
+        """
+        try:
+            async with asyncio.timeout(min(PATIENCE, seconds)):
+                while self._unconfirmed() or (any_silo and not self._answered):
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            _log.info("silos_in_lobby_not_confirmed", silos=self._unconfirmed())
+        self._answered = None
+
+    def _find(self, announce: Announce) -> None:
+        incarnations = self._found.setdefault(announce.silo, set())
+        if len(incarnations) < self._max_incarnations or announce.incarnation in incarnations:
+            incarnations.add(announce.incarnation)
+        else:
+            _log.warning("announcement_ignored", silo=announce.silo, reason="too many incarnations in the lobby")
+
+    def _unconfirmed(self) -> list[str]:
+        """Return the silos with an incarnation that was found in the lobby and has not announced itself again."""
+        answered = self._answered or set()
+        return sorted(
+            silo
+            for silo, incarnations in self._found.items()
+            if any((silo, incarnation) not in answered for incarnation in incarnations)
+        )
+
+    async def _on_delivery(self, delivery: Delivery) -> None:
+        message = self._read(delivery)
+        if message is not None:
+            self._on_heard(message)
+            if self._answered is not None:
+                self._answered.add((message.silo, message.incarnation))
+                self._heard.set()
+        await delivery.ack()
 
 
 class SiloDiscovery:
@@ -57,70 +138,30 @@ class SiloDiscovery:
         self._envelopes = envelopes
         self._on_forged = on_forged
         self._queue: Queue | None = None  # under the name that it had the last time
-        self._found: dict[str, set[str]] = {}  # the incarnations of each silo
-        self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
-        self._heard = asyncio.Event()
+        self._listener = LobbyListener(self._read_delivery, self._on_heard, limits.max_lobby_entries)
 
-    async def listen(self, line: Connection) -> None:
-        """Listen on a connection, then empty the lobby: in this order, so that no silo is missed.
-
-        The broker returns each announcement from the lobby to its silo, which then announces itself again.
-        """
+    async def listen(self, connection: Connection) -> None:
+        """Listen on a connection, then empty the lobby."""
         roster = roster_queue(self._coordinator_id, self._cohort)
-        await line.declare((), (roster,))
-        self._queue = await declare_with_failover(line, lobby_queue(self._cohort), self._queue)
-        await line.consume(roster, self._on_delivery, prefetch=PREFETCH)
-        self._found = {}
-        for body in await line.take_all(self._queue):
-            match self._read(body):
-                case Announce() as announce:
-                    self._find(announce)
-                case Leave() as leave:
-                    self._found.get(leave.silo, set()).discard(leave.incarnation)
+        await connection.declare((), (roster,))
+        self._queue = await declare_with_failover(connection, lobby_queue(self._cohort), self._queue)
+        await self._listener.consume(connection, roster)
+        self._listener.expect(map(self._read, await connection.take_all(self._queue)))
 
     async def confirmed(self, deadline: Deadline) -> None:
-        """Wait for new announcements of the silos found in the lobby, for at most a second: some may be gone."""
-        try:
-            async with asyncio.timeout(min(PATIENCE, deadline.left())):
-                while self._unconfirmed():
-                    self._heard.clear()
-                    await self._heard.wait()
-        except TimeoutError:
-            _log.info("silos in the lobby do not answer", silos=self._unconfirmed())
-        self._answered = None
+        """Wait until the silos found in the lobby have announced themselves again, for at most a second."""
+        await self._listener.confirmed(deadline.left())
 
-    def _find(self, announce: Announce) -> None:
-        incarnations = self._found.setdefault(announce.silo, set())
-        if len(incarnations) < self._limits.max_lobby_entries or announce.incarnation in incarnations:
-            incarnations.add(announce.incarnation)
+    def _on_heard(self, message: Heard) -> None:
+        if isinstance(message, Announce):
+            self._on_announce(message)
         else:
-            _log.warning("silo has too many announcements", silo=announce.silo)
+            self._on_leave(message)
 
-    def _unconfirmed(self) -> list[str]:
-        """Return the silos with an incarnation that was found in the lobby and has not announced itself again."""
-        answered = self._answered or set()
-        return sorted(
-            silo
-            for silo, incarnations in self._found.items()
-            if any((silo, incarnation) not in answered for incarnation in incarnations)
-        )
+    def _read_delivery(self, delivery: Delivery) -> Heard | None:
+        return self._read(delivery.body, delivery.key)
 
-    async def _on_delivery(self, delivery: Delivery) -> None:
-        match self._read(delivery.body, delivery.key):
-            case Announce() as announce:
-                self._on_announce(announce)
-                self._settle(announce.silo, announce.incarnation)
-            case Leave() as leave:
-                self._on_leave(leave)
-                self._settle(leave.silo, leave.incarnation)
-        await delivery.ack()
-
-    def _settle(self, silo: str, incarnation: str) -> None:
-        if self._answered is not None:
-            self._answered.add((silo, incarnation))
-            self._heard.set()
-
-    def _read(self, body: bytes, key: str | None = None) -> Announce | Leave | None:
+    def _read(self, body: bytes, key: str | None = None) -> Heard | None:
         """Return a verified announcement or departure of this cohort; None (after a report or log line) for others."""
         try:
             said, signer = self._envelopes.announcement(body)
@@ -135,6 +176,6 @@ class SiloDiscovery:
             self._on_forged((key or "").rpartition(".")[2], "", error.what)
             return None
         except WireError as error:
-            _log.warning("message dropped", at="lobby", reason=error.what)
+            _log.warning("message_dropped", at="lobby", reason=error.what)
             return None
         return message

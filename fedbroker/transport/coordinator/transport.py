@@ -18,10 +18,10 @@ from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.connection import (
     Connection,
+    TrafficCounters,
     check_leader,
     declare_with_failover,
 )
-from fedbroker.transport.amqp.counters import TrafficCounters
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
@@ -263,7 +263,7 @@ class CoordinatorTransport:
         try:
             await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
         except BrokerError as error:
-            _log.warning("silo not told", kind=type(word).__name__, silo=silo, reason=str(error))
+            _log.warning("notice_not_sent", kind=type(word).__name__, silo=silo, reason=str(error))
 
     async def _publish(self, item: Outgoing, deadline: Deadline) -> None:
         try:
@@ -329,7 +329,7 @@ class CoordinatorTransport:
         except Forged as error:
             self._forged(silo, delivery.key.split(".")[1] if delivery.key.count(".") > 1 else "", error.what)
         except WireError as error:
-            _log.warning("message dropped", at="callback", key=delivery.key, reason=error.what)
+            _log.warning("message_dropped", at="callback", key=delivery.key, reason=error.what)
             self._strike(silo)
         await delivery.ack()
 
@@ -354,7 +354,7 @@ class CoordinatorTransport:
         if not self._misbehaviour.add(silo, time.monotonic()):
             return
         cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
-        _log.error("silo muted", silo=silo, reason=cause)
+        _log.error("silo_muted", silo=silo, reason=cause)
         self._router.refuse(silo, cause, "see its log, and what else uses its user at the broker")
 
     def _reply_key(self, reply: Done | Failed | Need) -> str:

@@ -111,7 +111,7 @@ class Announcer:
         accepted, now = self._accepted[by], asyncio.get_running_loop().time()
         if isinstance(word, Accepted):
             if word.coordinator_id not in accepted:
-                _log.info("taken in", coordinator=word.coordinator_id)
+                _log.info("silo_admitted", coordinator=word.coordinator_id)
             if len(accepted) >= REMEMBERED:
                 accepted.clear()
             accepted.add(word.coordinator_id)
@@ -137,13 +137,13 @@ class Announcer:
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("announcing had failed", reason=str(error))
+            _log.error("announcing_failed", reason=str(error))
         said = self._announcement()
         try:
             leave = encode(Leave(said.cohort, said.silo, said.incarnation))
             await self._control.publish(self._outgoing(said, leave), Deadline.after(LEAVE_TIMEOUT))
         except BrokerError as error:
-            _log.debug("goodbye not sent", reason=str(error))
+            _log.debug("departure_not_announced", reason=str(error))
 
     async def _keep_announcing(self) -> None:
         while True:
@@ -153,7 +153,7 @@ class Announcer:
                 try:
                     await self._announce(Deadline.after(2 * self._interval + 1.0))
                 except (BrokerError, WireError) as error:
-                    _log.debug("silo not announced", reason=str(error))
+                    _log.debug("announcement_failed", reason=str(error))
             patience = away if away > 0 else 2 * self._interval  # a restart of the broker may lose the copy
             try:
                 async with asyncio.timeout(patience):
@@ -180,9 +180,9 @@ class Announcer:
 
 def _log_rejection(word: Rejected, **details: float) -> None:
     if word.permanent:
-        _log.error("sent away", coordinator=word.coordinator_id, reason=word.reason, hint=CHANGE, **details)
+        _log.error("silo_rejected", coordinator=word.coordinator_id, reason=word.reason, hint=CHANGE, **details)
     else:
-        _log.warning("sent away", coordinator=word.coordinator_id, reason=word.reason, **details)
+        _log.warning("silo_rejected", coordinator=word.coordinator_id, reason=word.reason, **details)
 
 
 def _bounded(seconds: float) -> float:

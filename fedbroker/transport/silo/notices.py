@@ -124,7 +124,7 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             finally:
                 await connected.close()
         except (BrokerError, ConnectionError, TimeoutError) as error:
-            _log.warning("silo name not looked up", reason=str(error) or "no answer in time")
+            _log.warning("silo_name_not_checked", reason=str(error) or "no answer in time")
             await asyncio.sleep(next(pauses))
 
 

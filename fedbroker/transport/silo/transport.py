@@ -16,10 +16,10 @@ from fedbroker.transport.amqp.channel import Consumer
 from fedbroker.transport.amqp.connection import (
     LEADERLESS_SECONDS,
     Connection,
+    TrafficCounters,
     declare_with_failover,
     delete_leaderless,
 )
-from fedbroker.transport.amqp.counters import TrafficCounters, WorkCounters
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, Nacked, Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
@@ -29,7 +29,7 @@ from fedbroker.transport.blobs.store import CAPACITY, BlobStore
 from fedbroker.transport.signed_messages import UNSIGNED, Signed, SiloEnvelopes
 from fedbroker.transport.silo.announcer import Announcer
 from fedbroker.transport.silo.notices import DeferredResults, NoticeQueue
-from fedbroker.transport.silo.work_consumer import WorkConsumer
+from fedbroker.transport.silo.work_consumer import WorkConsumer, WorkCounters
 from fedbroker.trust.keyring import Keys
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.blobs import Buffer
@@ -274,7 +274,7 @@ class SiloTransport:
         try:
             await self._control.publish_reply(answer, deadline)
         except (Nacked, Unroutable):
-            _log.info("answer not wanted", session=item.session_id, stage=item.stage)
+            _log.info("reply_unwanted", session=item.session_id, stage=item.stage)
             return False
         return True
 
@@ -291,7 +291,7 @@ class SiloTransport:
                 async with asyncio.timeout(2.0):
                     await consumer.cancel()
             except (ConnectionLost, TimeoutError) as error:  # the consumer ended with its connection
-                _log.debug("consumer not cancelled", reason=str(error))
+                _log.debug("consumer_not_cancelled", reason=str(error))
         await self._announcer.stop()
 
     async def close(self) -> None:
@@ -344,7 +344,7 @@ class SiloTransport:
                 await self._opened.wait()
             await self._bulk.ready(deadline)
         except (BrokerLost, TimeoutError) as error:
-            _log.debug("no queue for blobs", reason=str(error))
+            _log.debug("blob_queue_unavailable", reason=str(error))
 
     async def _set_up_bulk(self, line: Connection) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)
@@ -380,7 +380,7 @@ class SiloTransport:
         except Forged as error:
             self._work_consumer.alarms.add("mailbox", error.what)
         except WireError as error:
-            _log.warning("message dropped", at="mailbox", reason=error.what)
+            _log.warning("message_dropped", at="mailbox", reason=error.what)
         else:
             if isinstance(message, EndSession):
                 self._on_end(message, by)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -15,7 +16,6 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, Forged, WireError
 from fedbroker.log import get_logger
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.counters import WorkCounters
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
@@ -26,12 +26,31 @@ from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import MAX_FORGERY_REPORTS, Digest, Message, WorkItem
 
-__all__ = ["ForgeryReports", "WorkConsumer"]
+__all__ = ["ForgeryReports", "WorkConsumer", "WorkCounters"]
 
 _log = get_logger(__name__)
 
 READERS: Final = 64
 """Maximum number of coordinators whose reports are tracked; the least recent are forgotten."""
+
+
+@dataclass(slots=True)
+class WorkCounters:
+    """Counters of the deliveries from a silo's work queue: written on the event loop, read from any thread.
+
+    Attributes:
+        redelivered: deliveries that had been delivered before: their silo was killed or cut off.
+        rejected: messages that were no work for this silo, or were redelivered too often; now dead letters.
+        blobs_cached: blobs that a work item named, did not bring, and found in the store.
+        blobs_sent: blobs that were attached to a work item or announced with it.
+        blobs_lacking: blobs that a work item named, did not bring, and did not find in the store.
+    """
+
+    redelivered: int = 0
+    rejected: int = 0
+    blobs_cached: int = 0
+    blobs_sent: int = 0
+    blobs_lacking: int = 0
 
 
 class ForgeryReports:
@@ -144,7 +163,7 @@ class InFlightDelivery:
             return
         for delivery in held:
             await delivery.ack()
-        _log.debug("delivery renewed", message_id=held[-1].message_id)
+        _log.debug("delivery_renewed", message_id=held[-1].message_id)
 
     async def _returned(self) -> None:
         """Wait for an outstanding copy: otherwise it would count as new work."""
@@ -226,7 +245,7 @@ class WorkConsumer:
             return
         except WireError as error:
             self.taken.rejected += 1
-            _log.error("work rejected", reason=error.what, message_id=delivery.message_id)
+            _log.error("work_rejected", reason=error.what, message_id=delivery.message_id)
             await delivery.reject()
             return
         deadline = Deadline.after(item.timeout)
@@ -312,7 +331,7 @@ class WorkConsumer:
                 with tracing.continued(delivery.headers):
                     await self._on_work(item, signed)
         except Exception:
-            _log.exception("work handler failed", session=item.session_id, stage=item.stage)
+            _log.exception("work_handler_failed", session=item.session_id, stage=item.stage)
 
     async def _renewed(self, held: Delivery, deadline: Deadline) -> bool:
         """Publish a copy of a work item in progress to the silo's own queue; return whether the broker has it."""
@@ -329,6 +348,6 @@ class WorkConsumer:
         try:
             await self._control.publish(copy, Deadline.after(RENEWAL))
         except (BrokerError, Unroutable) as error:
-            _log.warning("delivery not renewed", message_id=held.message_id, reason=str(error))
+            _log.warning("delivery_not_renewed", message_id=held.message_id, reason=str(error))
             return False
         return True
