@@ -45,7 +45,7 @@ class Archive:
         """Return all letters, the oldest first; none if the archive does not exist.
 
         Raises:
-            BrokerError: the broker went away, or refused access.
+            BrokerError: the connection was lost, or the broker refused access.
         """
         async with self._held() as all_:
             letters = [DeadLetter.of(one, self._limits) async for one in all_]
@@ -57,7 +57,7 @@ class Archive:
 
         Raises:
             CohortError: no letter matches, or several do.
-            BrokerError: the broker went away, or refused access.
+            BrokerError: the connection was lost, or the broker refused access.
         """
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
@@ -77,7 +77,7 @@ class Archive:
 
         Raises:
             CohortError: no letter matches, or several do; or the silo has no queue.
-            BrokerError: the broker went away, or refused access or the message.
+            BrokerError: the connection was lost, or the broker refused access or the message.
         """
         async with self._held() as all_:
             letter, taken = await self._chosen(prefix, all_)
@@ -160,11 +160,13 @@ class Archive:
             ) from None
         except Nacked:
             raise BrokerError(
-                f"the broker did not take the work item for {letter.silo!r}; the letter was kept",
+                f"the broker did not accept the work item for {letter.silo!r}; the letter was kept",
                 hint="see whether the silo's queue is full, and try again",
             ) from None
         except ConnectionLost as down:
-            raise down.refusal or BrokerLost(f"the broker went away ({down})", hint="try again") from None
+            raise down.refusal or BrokerLost(
+                f"the connection with the broker was lost ({down})", hint="try again"
+            ) from None
 
 
 @asynccontextmanager
@@ -196,7 +198,7 @@ async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[
         except TimeoutError:
             raise BrokerUnreachable(
                 f"the broker at {address.host}:{address.port} did not answer in time",
-                hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
+                hint="correct host and port in its URL, or see what blocks the connection (a firewall?)",
             ) from None
         try:
             with in_time():
@@ -207,7 +209,7 @@ async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[
         except BaseException as error:
             await connected.close()
             if isinstance(error, ConnectionLost):
-                raise BrokerLost(f"the broker went away ({error})", hint="try again") from None
+                raise BrokerLost(f"the connection with the broker was lost ({error})", hint="try again") from None
             if not isinstance(error, Locked) or deadline.left() < TURN:
                 raise
         await asyncio.sleep(TURN)

@@ -39,7 +39,7 @@ class WorkBundle:
         """
         message, attachments = decode(unverified_body(body), limits)
         if not isinstance(message, WorkItem):
-            raise WireError(f"a {type(message).__name__} where a work item should be", hint="choose another one")
+            raise WireError(f"a {type(message).__name__} instead of a work item", hint="choose another one")
         return cls(message, {digest_of(one): one for one in attachments})
 
     @property
@@ -70,7 +70,7 @@ class WorkBundle:
             ConfigError: the directory does not exist, a file cannot be read, or it holds another blob.
         """
         if not directory.is_dir():
-            raise ConfigError(f"there is no directory {directory}", hint="correct --blobs")
+            raise ConfigError(f"the directory {directory} does not exist", hint="correct --blobs")
         found = {digest: _read(directory / digest) for digest in self.lacking if (directory / digest).exists()}
         return WorkBundle(self.item, {**self.blobs, **found}, frozenset(found))
 
@@ -95,5 +95,5 @@ def _read(file: Path) -> bytes:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}", hint="correct --blobs") from None
     if digest_of(content) != file.name:
-        raise ConfigError(f"{file} does not hold the blob of its name", hint="take it out of the directory")
+        raise ConfigError(f"{file} does not hold the blob of its name", hint="remove it from the directory")
     return content

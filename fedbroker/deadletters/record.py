@@ -98,7 +98,7 @@ def choose(cohort: str, prefix: str, ids: Sequence[str]) -> str:
             f"cohort {cohort!r} has no dead letter {prefix!r}", hint="`fedbroker dead-letters list` shows them"
         )
     raise CohortError(
-        f"{len(meant)} dead letters of cohort {cohort!r} begin with {prefix!r}", hint="write more of the id"
+        f"{len(meant)} dead letters of cohort {cohort!r} begin with {prefix!r}", hint="give more characters of the id"
     )
 
 

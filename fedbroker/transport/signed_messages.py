@@ -138,7 +138,7 @@ class CoordinatorEnvelopes:
                 names = await self._names.of(item.session_id, item.incoming, item.silo)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"what stage {item.stage} sends to silo {item.silo!r} was not sealed in time",
+                f"the blobs of stage {item.stage} for silo {item.silo!r} were not sealed in time",
                 silos=(item.silo,),
                 stage=item.stage,
                 session=item.session_id,
@@ -243,7 +243,7 @@ class SiloEnvelopes:
         check_age(opened, NOTICE_SECONDS, now)
         until = opened.issued + NOTICE_SECONDS + SKEW
         if self._notices.accept(Accepted(by, opened.nonce.hex(), opened.issued, until), "", now):
-            raise Forged("a notice that was here before came again", hint=_COPIES)
+            raise Forged("a notice was received twice", hint=_COPIES)
         return opened.body, by
 
     def announcement(self, body: bytes) -> bytes:
@@ -285,7 +285,7 @@ class SiloEnvelopes:
         """
         owner = coordinator_signer(self._cohort, reply_to) or _put(self._reply_to, reply_to, by)
         if owner != by:
-            raise Forged("work asks for its answer to be sent to another coordinator", hint=_COORDINATOR)
+            raise Forged("a work item names another coordinator as the receiver of its reply", hint=_COORDINATOR)
 
     @property
     def _own(self) -> Identity:

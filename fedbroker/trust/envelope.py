@@ -109,7 +109,7 @@ def unverified_body(data: Buffer) -> Buffer:
     if sender_of(data) is None:
         return data
     if _HEAD.unpack_from(data)[2] == _SEALED:
-        raise WireError("a message is sealed", hint="only who sent it and whom it was sent to can read it")
+        raise WireError("a message is sealed", hint="only its sender and its receiver can read it")
     return memoryview(data)[_HEAD.size : -SIGNATURE_BYTES]
 
 
@@ -151,12 +151,14 @@ def open_envelope(
     head, body, signature = view[: _HEAD.size], view[_HEAD.size : -SIGNATURE_BYTES], view[-SIGNATURE_BYTES:]
     _, version, form, sender_id, reader_id, issued, nonce = _HEAD.unpack(head)
     if version != _VERSION or form not in (_SIGNED, _SEALED):
-        raise Forged(f"a signed message of version {version}.{form}, which is not known here", hint=_BOTH)
+        raise Forged(f"a signed message of version {version}.{form}, which is not supported", hint=_BOTH)
     sender = known(sender_id)
     if sender is None:
-        raise Forged(f"a message is signed with a key that is not known here: {sender_id.hex()}", hint=_KEYS)
+        raise Forged(f"a message is signed with an unknown key: {sender_id.hex()}", hint=_KEYS)
     if not sender.signed(bytes(signature), _signed(about, head, body)):
-        raise Forged("a message was changed, or was meant for something else: its signature is wrong", hint=_BETWEEN)
+        raise Forged(
+            "a message was changed, or was signed for another context: its signature is invalid", hint=_BETWEEN
+        )
     if form == _SEALED:
         if reader_id != reader.public.id:
             raise Forged(f"a message is sealed to another key: {reader_id.hex()}", hint=_KEYS)
@@ -168,8 +170,8 @@ def open_envelope(
     return Opened(body, sender, nonce, issued / 1000, form == _SEALED)
 
 
-_BOTH: Final = "give both ends their keys ([security] at the silo, keys= at the coordinator)"
-_KEYS: Final = "give this end the other's public key, as `fedbroker admin enroll` does"
+_BOTH: Final = "give both sides their keys ([security] at the silo, keys= at the coordinator)"
+_KEYS: Final = "give this side the other's public key, as `fedbroker admin enroll` does"
 _BETWEEN: Final = "find out who changes messages at the broker, or on the way to it"
 
 
@@ -238,11 +240,13 @@ class Authenticator:
         """
         if self.keys is None:
             if sender_of(data) is not None:
-                raise Forged("a message is signed, and this end has no keys", hint="give it its keys, or neither end")
+                raise Forged(
+                    "a message is signed, but this side has no keys", hint="give keys to both sides, or to neither"
+                )
             return None
         opened = open_envelope(data, about, self.keys.own, lambda key: self._known(key, about.silo))
         if sealed and self.seals and not opened.sealed:
-            raise Forged("a message is not sealed", hint="have the other end seal, or this one not insist on it")
+            raise Forged("a message is not sealed", hint="set seal = true at the other side, or false at this one")
         return opened
 
     def _known(self, key: bytes, silo: str) -> Public | None:
@@ -268,5 +272,5 @@ def check_age(opened: Opened, seconds: float, now: float) -> None:
     if not -SKEW <= age <= seconds + SKEW:
         raise Forged(
             f"a message was written {age:.0f} s ago, and was for {seconds:.0f} s",
-            hint="set the clocks of both ends, or find out who sends old messages again",
+            hint="set the clocks of both sides, or find out who sends old messages again",
         )

@@ -44,7 +44,7 @@ class Keys:
 
     def __post_init__(self) -> None:
         if not self.others:
-            raise ConfigError("no public key of anybody is named", hint="name the keys of those at the other end")
+            raise ConfigError("no public key is given", hint="add the public keys of the other side")
         names: dict[Public, str] = {}
         for name, key in self.others.items():
             if key in names:

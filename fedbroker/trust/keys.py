@@ -153,7 +153,9 @@ class Identity:
             try:
                 agreed = self._sealing.exchange(other.sealing)
             except ValueError:
-                raise ConfigError(f"the public key {other.fingerprint} is of no use", hint="make another one") from None
+                raise ConfigError(
+                    f"the public key {other.fingerprint} is not usable", hint="make another one"
+                ) from None
             self._shared[other] = derived(agreed, b"pair", b"".join(sorted((self.public.id, other.id))))
         return self._shared[other]
 
@@ -174,12 +176,12 @@ def _parsed(text: str, prefix: str, size: int, what: str) -> bytes:
     """Return the bytes encoded after a prefix."""
     hint = f"it is one line that begins with {prefix}"
     if not text.startswith(prefix):
-        raise ConfigError(f"what should be a {what} is none", hint=hint)
+        raise ConfigError(f"this is not a {what}", hint=hint)
     body = text.removeprefix(prefix)
     try:
         raw = base64.b64decode(body + "=" * (-len(body) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise ConfigError(f"a {what} is damaged", hint=hint) from None
     if len(raw) != size:
-        raise ConfigError(f"a {what} is cut short or too long", hint=hint)
+        raise ConfigError(f"a {what} is truncated or too long", hint=hint)
     return raw

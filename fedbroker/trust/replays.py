@@ -25,7 +25,7 @@ MOST: Final = 16_384
 """The most entries of one signer."""
 
 _COPIES: Final = "find out who sends messages again at the broker"
-_CLOCKS: Final = "set the clocks of both ends, and send the work anew"
+_CLOCKS: Final = "set the clocks of both sides, and send the work again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ class AcceptedMessages:
         known = signer.entries.get(message.nonce)
         if known is not None:
             if known[1] != message_id:
-                raise Forged("work that was here before came again as another message", hint=_COPIES)
+                raise Forged("a work item was received again as another message", hint=_COPIES)
             return True
         if message.issued <= signer.limit:
-            raise Forged("a message is older than thousands of later ones, and may be a copy", hint=_COPIES)
+            raise Forged("a message is older than thousands of later ones, and may be a replay", hint=_COPIES)
         if message.issued <= signer.expired_issued and message.until <= signer.expired_until:
-            raise Forged("a message had expired by a clock that has gone back since, and may be a copy", hint=_CLOCKS)
+            raise Forged("a message had expired by a clock that was set back since, and may be a replay", hint=_CLOCKS)
         self._put(signer, message, message_id, now)
         return False
 

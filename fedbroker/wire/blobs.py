@@ -192,7 +192,7 @@ class Assembler:
             limits = self._limits
             if len(self._pending) >= limits.max_pending_blobs or self._bytes + chunk.size > limits.max_pending_bytes:
                 raise WireError(
-                    f"too much is incomplete ({len(self._pending)} blobs, {self._bytes} bytes) to start another blob",
+                    f"too many incomplete blobs ({len(self._pending)}, with {self._bytes} bytes) to start another",
                     hint="send fewer blobs at the same time",
                 )
             assembly = self._pending[chunk.digest] = Assembly(chunk.size, now)

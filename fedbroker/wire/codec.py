@@ -34,8 +34,8 @@ _PREFIX: Final = struct.Struct(">2sBBI")
 _CHECKSUM: Final = struct.Struct(">Q")
 _HEADER_AT: Final = _PREFIX.size + _CHECKSUM.size
 
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
-_DAMAGED: Final = "send it again; if it happens again, find what changes messages on their way"
+_SAME_VERSION: Final = "use the same version of fedbroker on both sides"
+_DAMAGED: Final = "send it again; if it happens again, find out what changes messages in transit"
 
 
 class Frame(NamedTuple):
@@ -64,7 +64,7 @@ def encode(message: Message, attachments: Sequence[Buffer] = (), limits: Limits 
     try:
         header = msgpack.packb([msgspec.to_builtins(message), lengths], use_bin_type=True)
     except (ValueError, OverflowError, TypeError) as error:
-        raise WireError(f"a message cannot be written: {error}") from error
+        raise WireError(f"a message cannot be encoded: {error}") from error
     if len(header) > limits.max_header:
         raise _too_large("header", len(header), limits.max_header)
     total = _HEADER_AT + len(header) + sum(lengths)
@@ -101,17 +101,17 @@ def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
 def _split(view: memoryview, limits: Limits) -> tuple[memoryview, memoryview]:
     """Return the header, checked against its checksum, and the bytes after it."""
     if len(view) < _HEADER_AT:
-        raise WireError(f"a message of {len(view)} bytes is cut short, or not one of ours", hint=_SAME_VERSION)
+        raise WireError(f"a message of {len(view)} bytes is truncated, or not a fedbroker message", hint=_SAME_VERSION)
     magic, version, zero, length = _PREFIX.unpack_from(view)
     if magic != _MAGIC or zero != 0:
-        raise WireError("a message is not one of ours", hint="let nothing but fedbroker publish to its exchanges")
+        raise WireError("a message is not a fedbroker message", hint="let only fedbroker publish to its exchanges")
     if version != VERSION:
-        raise WireError(f"a message of version {version}, where {VERSION} is understood", hint=_SAME_VERSION)
+        raise WireError(f"a message of version {version}, where {VERSION} is required", hint=_SAME_VERSION)
     if length > limits.max_header:
         raise _too_large("header", length, limits.max_header)
     header = view[_HEADER_AT : _HEADER_AT + length]
     if len(header) != length:
-        raise WireError("a message is cut short in its header", hint=_DAMAGED)
+        raise WireError("a message is truncated in its header", hint=_DAMAGED)
     if _checksum(view[: _PREFIX.size], header) != view[_PREFIX.size : _HEADER_AT]:
         raise WireError("a message's header is damaged", hint=_DAMAGED)
     return header, view[_HEADER_AT + length :]
@@ -131,7 +131,7 @@ def _parse(header: memoryview, limits: Limits) -> tuple[Message, tuple[int, ...]
         )
         message, lengths = msgspec.convert(_cleaned(raw), tuple[Message, tuple[int, ...]], strict=True)
     except Exception as error:  # any class: no bytes may crash the reader
-        raise WireError(f"a message cannot be understood: {_first_line(error)}", hint=_SAME_VERSION) from error
+        raise WireError(f"a message cannot be decoded: {_first_line(error)}", hint=_SAME_VERSION) from error
     if any(length < 0 for length in lengths):
         raise WireError("an attachment of negative length", hint=_DAMAGED)
     return message, lengths
@@ -196,7 +196,7 @@ def _check_numbers(message: Message) -> None:
         case Chunk():
             numbers = (message.size, message.offset)
     if any(not math.isfinite(number) or number < 0 for number in numbers):
-        raise WireError("a message holds a time, a count or a size that is negative or no number", hint=_SAME_VERSION)
+        raise WireError("a message contains a time, count or size that is negative or not a number", hint=_SAME_VERSION)
 
 
 def _checksum(prefix: Buffer, header: Buffer) -> bytes:

@@ -83,8 +83,8 @@ def _check(chunk: Chunk, frame: zstandard.FrameParameters, limits: Limits) -> No
     largest = max(limits.small_chunk, limits.large_chunk)
     if max(frame.content_size, frame.window_size) > largest:
         raise WireError(
-            f"a compressed chunk holds more than {largest} bytes, or does not say how many",
-            hint="use the same limits at both ends",
+            f"a compressed chunk holds more than {largest} bytes, or does not state its size",
+            hint="use the same limits on both sides",
         )
     if not 0 < frame.content_size <= chunk.size - chunk.offset:
         raise WireError(

@@ -183,7 +183,7 @@ def test_restarted_silo_refuses_replayed_work(broker, cohort, tmp_path):
         wait_until(lambda: sum_numbers(context) == 111.0, 30)
         ((silo, why),) = context.last_session.forged
         assert silo == "ewr"
-        assert "came again" in why
+        assert "received again" in why
 
 
 def test_no_silo_joins_without_the_right_keys(broker, cohort, tmp_path):

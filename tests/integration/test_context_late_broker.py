@@ -96,7 +96,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def test_join_timeout_error_names_the_broker_and_the_time():
     error, seconds = fails(NOBODY, BrokerUnreachable, join=2.0, retries=0)
-    assert re.search(r"within 2[0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
+    assert re.search(r"within 2[0-9.]* s: no server is listening at amqp://me@127\.0\.0\.1:1/", str(error))
     assert 1.9 < seconds < 20
 
 
@@ -105,7 +105,7 @@ def test_retries_share_one_join_timeout_and_the_error_is_retryable():
     settings = {"join": 1.0, "retries": 2, "on_event": lambda event: events.append(event.name)}
     error, seconds = fails(NOBODY, BrokerUnreachable, **settings)
     assert events.count("invocation_retried") == 2
-    assert re.search(r"within [1-9][0-9.]* s: nothing answers at amqp://me@127\.0\.0\.1:1/", str(error))
+    assert re.search(r"within [1-9][0-9.]* s: no server is listening at amqp://me@127\.0\.0\.1:1/", str(error))
     assert seconds < 20  # one join timeout, not three
     assert error.retryable
 

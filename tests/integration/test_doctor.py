@@ -132,7 +132,9 @@ async def test_unreachable_broker_is_reported(broker, cohort):
     url = broker.url.replace(f":{broker.port}", ":1")
     code, out, err = await doctor(url)
     assert (code, err) == (3, "")
-    assert out.splitlines()[-1].startswith("problem  tcp  [FB2001] nothing answers at 127.0.0.1:1: Connection refused")
+    assert out.splitlines()[-1].startswith(
+        "problem  tcp  [FB2001] no server is listening at 127.0.0.1:1: Connection refused"
+    )
 
 
 async def test_unknown_host_name_is_reported(cohort):

@@ -96,7 +96,7 @@ async def test_unknown_host_is_an_error(cohort: str) -> None:
 
 async def test_closed_port_is_an_error(cohort: str, free_port: int) -> None:
     line = await refusal(f"amqp://me:{SECRET}@127.0.0.1:{free_port}/", cohort, BrokerUnreachable)
-    assert f"nothing answers at amqp://me@127.0.0.1:{free_port}/" in line
+    assert f"no server is listening at amqp://me@127.0.0.1:{free_port}/" in line
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x00\x01\x00\x00", b"\x01" * 100])

@@ -114,7 +114,7 @@ async def test_a_copy_under_another_message_id_is_refused_and_reported(scene: Sc
     await scene.send_copy("another")
     assert read_count(scene.directory) == 1
     assert [why for _, _, why in scene.client.coordinator.forged] == [
-        "at the silo: work: work that was here before came again as another message"
+        "at the silo: work: a work item was received again as another message"
     ]
 
 

@@ -140,7 +140,7 @@ async def test_each_coordinator_receives_forgery_reports(scene) -> None:
     await attacker.client().check()  # takes nothing away from A
     await client.check()
     assert [why for _, _, why in client.coordinator.forged] == [
-        "at the silo: work: work asks for its answer to be sent to another coordinator"
+        "at the silo: work: a work item names another coordinator as the receiver of its reply"
     ]
 
 

@@ -43,8 +43,8 @@ def test_coordinator_keys_are_read(directory):
         ('secret_file = "secret.key"\nseal = "yes"', "'seal' in keys.toml is 'yes'"),
         ('secret_file = "none.key"\n', "does not exist"),
         ('secret_file = "secret.key"', "no public key of anybody"),
-        ('secret_file = "secret.key"\n[silos]\newr = "x"', r"'ewr' in \[silos\] of keys.toml: what should be a public"),
-        (f'secret_file = "secret.key"\n[silos]\newr = "{OWN.reveal()}"', "what should be a public key is none"),
+        ('secret_file = "secret.key"\n[silos]\newr = "x"', r"'ewr' in \[silos\] of keys.toml: this is not a public"),
+        (f'secret_file = "secret.key"\n[silos]\newr = "{OWN.reveal()}"', "this is not a public key"),
         (
             f'secret_file = "secret.key"\n[silos]\newr = "{EWR.public}"\njfk = "{EWR.public}"',
             "'ewr' and 'jfk' have the same",
@@ -86,7 +86,7 @@ def test_silo_keys_are_read(directory):
     [
         ('secret_file = "secret.key"', r"'coordinators' in \[security\] of silo.toml is missing"),
         ('secret_file = "secret.key"\ncoordinators = []', "'coordinators' in"),
-        ('secret_file = "secret.key"\ncoordinators = ["x"]', r"\[security\] of silo.toml: what should be a public key"),
+        ('secret_file = "secret.key"\ncoordinators = ["x"]', r"\[security\] of silo.toml: this is not a public key"),
         ('secret_file = "none"\ncoordinators = ["x"]', "'secret_file' in .*: file .* does not exist"),
         ('secret = "x"', "unknown key 'secret'"),
     ],
@@ -108,7 +108,7 @@ def test_secret_is_created_once_and_readable_only_by_its_owner(tmp_path):
 def test_secret_is_never_overwritten(tmp_path):
     path = tmp_path / "secret.key"
     path.write_text("something else")
-    with pytest.raises(ConfigError, match="what should be a secret key is none"):
+    with pytest.raises(ConfigError, match="this is not a secret key"):
         public_key(path)
     assert path.read_text() == "something else"
     with pytest.raises(ConfigError, match="cannot be made"):

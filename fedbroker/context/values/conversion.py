@@ -29,7 +29,7 @@ __all__ = [
     "structure",
 ]
 
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
+_SAME_VERSION: Final = "use the same version of fedbroker on both sides"
 
 
 def serialize(value: object, type_: tff.Type) -> Buffer:

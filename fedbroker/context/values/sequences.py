@@ -31,7 +31,7 @@ MOST_ELEMENTS: Final = 10_000_000
 BATCH: Final = 1 << 14
 """Elements that are joined at a time. TensorFlow allocates a whole batch beforehand: a large one takes seconds."""
 
-_SAME_VERSION: Final = "use the same version of fedbroker at both ends"
+_SAME_VERSION: Final = "use the same version of fedbroker on both sides"
 
 
 def has_sequences(type_: tff.Type) -> bool:

@@ -122,4 +122,6 @@ def _lost() -> Generator[None]:
     try:
         yield
     except (ConnectionLost, NotFound) as error:
-        raise BrokerLost(f"the broker's connection went away ({error})", hint="see its log, and try again") from None
+        raise BrokerLost(
+            f"the connection with the broker was lost ({error})", hint="see its log, and try again"
+        ) from None

@@ -44,14 +44,14 @@ _UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's verify codes: self-signed cer
 _EXPIRED: Final = (9, 10)
 _OTHER_NAME: Final = (62, 64)
 _ALERTS: Final = {
-    "CERTIFICATE_REQUIRED": "it wants a client certificate, and the URL names none",
-    "UNKNOWN_CA": "it does not know the authority of our certificate",
-    "CERTIFICATE_EXPIRED": "our certificate has expired",
-    "CERTIFICATE_REVOKED": "our certificate was revoked",
-    "BAD_CERTIFICATE": "our certificate does not do, or there is none",
-    "UNSUPPORTED_CERTIFICATE": "our certificate is not one for clients",
-    "CERTIFICATE_UNKNOWN": "our certificate does not do",
-    "HANDSHAKE_FAILURE": "no client certificate, or no cipher in common",
+    "CERTIFICATE_REQUIRED": "it requires a client certificate, and the URL names none",
+    "UNKNOWN_CA": "our client certificate is from a CA that it does not trust",
+    "CERTIFICATE_EXPIRED": "our client certificate has expired",
+    "CERTIFICATE_REVOKED": "our client certificate was revoked",
+    "BAD_CERTIFICATE": "our client certificate is missing or invalid",
+    "UNSUPPORTED_CERTIFICATE": "our certificate is not valid for clients",
+    "CERTIFICATE_UNKNOWN": "our client certificate is invalid",
+    "HANDSHAKE_FAILURE": "no client certificate, or no common cipher",
 }
 """The broker's reasons to refuse our certificate, by OpenSSL's alert names."""
 
@@ -135,7 +135,7 @@ def _none_of(failed: Mapping[Endpoint, BrokerError]) -> BrokerError:
     refusals = [error for error in failed.values() if isinstance(error, BrokerRefused)]
     said = "; ".join(f"{endpoint}: {error.what}" for endpoint, error in failed.items())
     if refusals:
-        return BrokerRefused(f"none of the broker's hosts lets us in ({said})", hint=refusals[0].hint)
+        return BrokerRefused(f"every host of the broker refused the connection ({said})", hint=refusals[0].hint)
     retryable = all(error.retryable for error in failed.values())
     return BrokerUnreachable(
         f"none of the broker's hosts can be reached ({said})", retryable=retryable, hint=_HINT_HOSTS
@@ -181,7 +181,7 @@ class _Sockets(aiormq.TransportFactory):
             ) from None
         except OSError as error:
             raise BrokerUnreachable(
-                f"nothing answers at {there.shown}: {error.strerror or error}",
+                f"no server is listening at {there.shown}: {error.strerror or error}",
                 retryable=True,
                 hint="start the broker, or correct host and port in its URL",
             ) from None
@@ -229,7 +229,7 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
             )
         case aiormq.exceptions.AuthenticationError():
             return BrokerRefused(
-                f"the broker at {endpoint} does not offer this way to log in",
+                f"the broker at {endpoint} does not offer this authentication mechanism",
                 hint="correct `auth` in the broker's URL (PLAIN or EXTERNAL), or enable it at the broker",
             )
         case aiormq.exceptions.InvalidFrameError() if "Connection.OpenOk" in str(error):
@@ -240,7 +240,7 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
             )
         case _:
             return BrokerUnreachable(
-                f"what answers at {endpoint} does not speak AMQP as we do ({_words(error)})",
+                f"the server at {endpoint} does not speak AMQP 0-9-1 ({_words(error)})",
                 retryable=_closed_at_once(error),
                 hint="correct host, port and scheme (amqp or amqps) of the broker's URL",
             )
@@ -314,7 +314,7 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
     if why is None:
         return None
     return BrokerRefused(
-        f"the broker at {where} refuses our certificate: {why}",
+        f"the broker at {where} refuses our client certificate: {why}",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
     )
 
@@ -322,7 +322,7 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
 def ended_without_a_word(where: str) -> BrokerRefused:
     """Return the error for a broker that closed the connection right after the TLS handshake."""
     return BrokerRefused(
-        f"the broker at {where} refuses our certificate, or wants a client certificate: it hung up at once",
+        f"the broker at {where} refuses our client certificate, or requires one: it closed the connection at once",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
     )
 

@@ -64,7 +64,9 @@ class Locked(BrokerRefused):
     """A queue belongs to another connection."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is in use by another connection", hint="stop the other one, or wait until it is gone")
+        super().__init__(
+            f"{what} is in use by another connection", hint="stop the other process, or wait until it ends"
+        )
 
 
 def forbidden(what: str, error: Exception) -> BrokerRefused:
@@ -78,7 +80,7 @@ def forbidden(what: str, error: Exception) -> BrokerRefused:
 def unmade(what: str) -> BrokerRefused:
     """Return the error for a missing queue of an enrolled silo."""
     return BrokerRefused(
-        f"{what} is not at the broker, though [silo] says enrolled = true",
+        f"{what} does not exist at the broker, although [silo] has enrolled = true",
         hint="have the broker's operator enrol this silo (`fedbroker admin enroll`), or correct name, cohort and vhost",
     )
 
@@ -96,8 +98,8 @@ def translated(error: Exception, what: str) -> Exception:
     match error:
         case aiormq.exceptions.ChannelPreconditionFailed():
             return TopologyMismatch(
-                f"{what} exists at the broker with other properties than ours ({first_line(error)})",
-                hint="delete it at the broker if nobody needs it, or use another cohort",
+                f"{what} exists at the broker with properties that differ from ours ({first_line(error)})",
+                hint="delete it at the broker if it is not needed, or use another cohort",
             )
         case aiormq.exceptions.ChannelLockedResource():
             return Locked(what)

@@ -278,7 +278,7 @@ class ReconnectingConnection:
     def _lost(self) -> BrokerLost:
         return BrokerLost(
             f"no connection with the broker at {self._address}: {self._why}",
-            hint="start the broker again, or mend the network; we reconnect by ourselves",
+            hint="start the broker again, or repair the network; reconnection is automatic",
         )
 
     def _note(self, error: Exception) -> None:
@@ -296,7 +296,7 @@ class ReconnectingConnection:
             raise BrokerUnreachable(
                 f"the broker at {self._address} did not answer in time",
                 retryable=True,
-                hint="correct host and port in its URL, or see what blocks the way (a firewall?)",
+                hint="correct host and port in its URL, or see what blocks the connection (a firewall?)",
             ) from None
         connection = None
         try:
@@ -307,7 +307,7 @@ class ReconnectingConnection:
             await (connection or connected).close()
             if isinstance(error, ConnectionLost | TimeoutError):
                 raise BrokerLost(
-                    f"the broker at {self._address} went away while we set up: {str(error) or 'no answer in time'}",
+                    f"lost the broker at {self._address} during the setup: {str(error) or 'no answer in time'}",
                     hint="see the broker's log",
                 ) from None
             raise

@@ -93,7 +93,8 @@ class BlobTransfer:
                 await self._send(key, digest, data, deadline)
         except TimeoutError:
             raise BrokerLost(
-                f"the broker did not take a blob of {size} bytes in time", hint="allow more time, or a faster way to it"
+                f"the broker did not confirm a blob of {size} bytes in time",
+                hint="allow more time, or use a faster network",
             ) from None
 
     async def _send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:

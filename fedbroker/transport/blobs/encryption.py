@@ -168,7 +168,7 @@ def open_blob(sealed: Buffer, digest: Digest, secret: bytes) -> memoryview:
     pieces = max(1, -(-len(view) // (PIECE + TAG)))
     size = len(view) - pieces * TAG
     if size < 0:
-        raise Forged(f"a sealed blob is cut short: {len(view)} bytes", hint=_AGAIN)
+        raise Forged(f"a sealed blob is truncated: {len(view)} bytes", hint=_AGAIN)
     cipher = AESGCM(derived(secret, b"blob " + digest.encode()))
     data = bytearray(size)
     try:
@@ -179,11 +179,11 @@ def open_blob(sealed: Buffer, digest: Digest, secret: bytes) -> memoryview:
     except InvalidTag:
         raise Forged("a sealed blob cannot be opened", hint=_AGAIN) from None
     if digest_of(data) != digest:  # another holder of the secret may have sealed other data
-        raise Forged("a sealed blob is another one than was said", hint=_AGAIN)
+        raise Forged("a sealed blob has other content than announced", hint=_AGAIN)
     return memoryview(data).toreadonly()
 
 
-_AGAIN: Final = "run it again, and find out who changes what lies at the broker"
+_AGAIN: Final = "run it again, and find out who changes messages at the broker"
 
 
 def _nonce(number: int) -> bytes:

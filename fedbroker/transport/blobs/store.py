@@ -147,7 +147,7 @@ class BlobStore:
                 if self._closed or digest in self._damaged:
                     raise Missing(digest, self._damaged.get(digest, "the connection was closed"))
                 if deadline.passed():
-                    raise DeadlineExceeded(f"blob {digest} was not there in time")
+                    raise DeadlineExceeded(f"blob {digest} did not arrive in time")
                 allowed = self._allowed(patience, started)
                 left = max(started, self._progress, self._cut) + allowed - loop.time()
                 if left <= 0:

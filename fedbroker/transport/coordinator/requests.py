@@ -171,7 +171,7 @@ def dead(correlation_id: str, death: str) -> Dead:
     """
     session_id, stage, silo, *more = [*correlation_id.split("."), "", ""]
     if not silo or any(more) or not stage.isdecimal():
-        raise WireError(f"what came back belongs to no work item: {correlation_id!r}")
+        raise WireError(f"a dead letter belongs to no work item: {correlation_id!r}")
     reasons: dict[str, Reason] = {"expired": "expired", "delivery_limit": "delivery_limit"}
     return Dead(silo, session_id, int(stage), reasons.get(death, "rejected"))
 

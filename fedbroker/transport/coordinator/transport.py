@@ -353,7 +353,7 @@ class CoordinatorTransport:
         """Count an invalid or unrequested message; beyond the limit, refuse the silo's pending requests."""
         if not self._misbehaviour.add(silo, time.monotonic()):
             return
-        cause = f"it sent more than {self._limits.max_strikes} messages that make no sense or that nobody asked for"
+        cause = f"it sent more than {self._limits.max_strikes} invalid or unrequested messages"
         _log.error("silo_muted", silo=silo, reason=cause)
         self._router.refuse(silo, cause, "see its log, and what else uses its user at the broker")
 

@@ -176,7 +176,7 @@ class DeferredResults:
                     return await heard
             except TimeoutError:
                 raise BrokerLost(
-                    "the coordinator did not ask for the results", hint="see whether it is still there"
+                    "the coordinator did not request the results", hint="see whether it is still running"
                 ) from None
 
         try:

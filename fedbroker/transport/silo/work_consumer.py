@@ -276,7 +276,7 @@ class WorkConsumer:
             raise WireError("its routing key or ids are too long for a copy of it")
         before = deliveries_of(delivery)
         if before > MOST_DELIVERIES:
-            raise WireError(f"it came back {before} times without an answer")
+            raise WireError(f"it was redelivered {before} times without a reply")
         if before:  # blobs in flight with an earlier delivery went to the process that held it
             item = msgspec.structs.replace(item, incoming={})
         return item, attachments, signed
