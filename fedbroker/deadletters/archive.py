@@ -33,10 +33,12 @@ class Archive:
     Nothing is lost when a reader is killed: the broker puts back the letters that it held, in any order.
     """
 
-    def __init__(self, cohort: str, line: Connection, reader: QueueBrowser, deadline: Deadline, limits: Limits) -> None:
+    def __init__(
+        self, cohort: str, connection: Connection, reader: QueueBrowser, deadline: Deadline, limits: Limits
+    ) -> None:
         self._cohort = cohort
         self._queue = topology.archive(cohort)
-        self._line = line
+        self._connection = connection
         self._reader = reader
         self._deadline = deadline
         self._limits = limits
@@ -152,7 +154,7 @@ class Archive:
             expiration=expires,
         )
         try:
-            await self._line.publish(message)
+            await self._connection.publish(message)
         except Unroutable:
             raise CohortError(
                 f"silo {letter.silo!r} has no queue in cohort {self._cohort!r}; the letter was kept",
@@ -181,11 +183,11 @@ async def open_archive(
         Locked: other readers held the archive until the deadline.
     """
     address = parse(url)
-    connected, line = await _our_turn(address, check_name("cohort", cohort), deadline)
+    connected, connection = await _our_turn(address, check_name("cohort", cohort), deadline)
     try:
-        yield Archive(cohort, line, QueueBrowser(connected), deadline, limits)
+        yield Archive(cohort, connection, QueueBrowser(connected), deadline, limits)
     finally:
-        await line.close()
+        await connection.close()
 
 
 async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Connection]:
@@ -203,9 +205,9 @@ async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[
         try:
             with in_time():
                 async with asyncio.timeout(deadline.left()):
-                    line = await Connection.start(connected)
-                    await line.declare((), (lock,))
-            return connected, line
+                    connection = await Connection.start(connected)
+                    await connection.declare((), (lock,))
+            return connected, connection
         except BaseException as error:
             await connected.close()
             if isinstance(error, ConnectionLost):

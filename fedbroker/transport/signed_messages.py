@@ -18,7 +18,7 @@ import msgspec
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Forged
 from fedbroker.transport.amqp.message import Delivery
-from fedbroker.transport.blobs.encryption import Names, content_key, opening, pair_secret, sealed
+from fedbroker.transport.blobs.encryption import SealedDigests, content_key, opening, pair_secret, sealed
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import LONGEST_HEARTBEAT, coordinator_signer
 from fedbroker.trust.envelope import SKEW, Authenticator, MessageContext, check_age
@@ -30,7 +30,7 @@ from fedbroker.wire.messages import Digest, Done, WorkItem
 
 __all__ = ["UNSIGNED", "CoordinatorEnvelopes", "Signed", "SiloEnvelopes"]
 
-K = TypeVar("K")
+Key = TypeVar("Key")
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -74,10 +74,10 @@ class CoordinatorEnvelopes:
     def __init__(self, cohort: str, keys: Keys | None) -> None:
         self._cohort = cohort
         self._authenticator = Authenticator(keys, by_name=True)
-        self._names = Names()
+        self._sealed_digests = SealedDigests()
 
     @property
-    def guarded(self) -> bool:
+    def is_signed(self) -> bool:
         """True if messages are signed."""
         return self._authenticator.keys is not None
 
@@ -95,8 +95,8 @@ class CoordinatorEnvelopes:
         Raises:
             Forged: not signed by that silo for this session and stage.
         """
-        about = _about("reply", self._cohort, delivery.key.partition(".")[2])
-        opened = self._authenticator.open(delivery.body, about, sealed=True)
+        context = _context_of("reply", self._cohort, delivery.key.partition(".")[2])
+        opened = self._authenticator.open(delivery.body, context, sealed=True)
         return delivery.body if opened is None else opened.body
 
     def announcement(self, body: Buffer) -> tuple[Buffer, str | None]:
@@ -121,7 +121,7 @@ class CoordinatorEnvelopes:
         if keys is None or not keys.seal:
             return digest, data
         name, data = await sealed(data, digest, self._secret(keys, session_id, silo))
-        self._names.put(session_id, digest, silo, name)
+        self._sealed_digests.put(session_id, digest, silo, name)
         return name, data
 
     async def named(self, item: WorkItem, deadline: Deadline) -> WorkItem:
@@ -135,7 +135,7 @@ class CoordinatorEnvelopes:
             return item
         try:
             async with asyncio.timeout(deadline.left()):
-                names = await self._names.of(item.session_id, item.incoming, item.silo)
+                names = await self._sealed_digests.of(item.session_id, item.incoming, item.silo)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the blobs of stage {item.stage} for silo {item.silo!r} were not sealed in time",
@@ -153,12 +153,12 @@ class CoordinatorEnvelopes:
         if keys is None or not done.sealed:
             return nullcontext()
         secret = self._secret(keys, done.session_id, done.silo)
-        coming = {digest: (name, secret) for digest, name in done.sealed.items()}
-        return opening(store, coming, deadline, forged)
+        expected = {digest: (name, secret) for digest, name in done.sealed.items()}
+        return opening(store, expected, deadline, forged)
 
-    def _to(self, silo: str, body: bytes, about: MessageContext) -> bytes:
+    def _to(self, silo: str, body: bytes, context: MessageContext) -> bytes:
         return self._authenticator.wrap(
-            body, about, self._authenticator.key_of(silo) if self._authenticator.seals else None
+            body, context, self._authenticator.key_of(silo) if self._authenticator.seals else None
         )
 
     def _secret(self, keys: Keys, session_id: str, silo: str | None) -> bytes:
@@ -182,10 +182,10 @@ class SiloEnvelopes:
         self._authenticator = Authenticator(keys)
         self._work = AcceptedMessages()
         self._notices = AcceptedMessages()
-        self._reply_to: OrderedDict[str, str] = OrderedDict()  # fingerprints by coordinator name
+        self._first_signers: OrderedDict[str, str] = OrderedDict()  # fingerprints by coordinator name
 
     @property
-    def guarded(self) -> bool:
+    def is_signed(self) -> bool:
         """True if messages are signed."""
         return self._authenticator.keys is not None
 
@@ -209,18 +209,18 @@ class SiloEnvelopes:
             Forged: one of these conditions does not hold.
             WireError: as ``read`` does.
         """
-        about = _about("work", self._cohort, delivery.correlation_id)
-        opened = self._authenticator.open(delivery.body, about, sealed=True)
+        context = _context_of("work", self._cohort, delivery.correlation_id)
+        opened = self._authenticator.open(delivery.body, context, sealed=True)
         if opened is None:
             return *read(delivery.body), UNSIGNED
         item, more = read(opened.body)
         check_age(opened, item.timeout, self._authenticator.clock())
-        if (item.session_id, item.stage) != (about.session_id, about.stage):
+        if (item.session_id, item.stage) != (context.session_id, context.stage):
             raise Forged("work is signed for another session or stage than it names", hint=_COORDINATOR)
         if item.sealed and not (opened.sealed and _KEY.fullmatch(item.content_key)):
-            raise Forged("sealed blobs come without their key", hint=_COPIES)
+            raise Forged("sealed blobs come without their key", hint=_FIND_REPLAYS)
         by = opened.sender.fingerprint
-        self._check_reply_to(item.coordinator_id, by)
+        self._check_coordinator_id(item.coordinator_id, by)
         accepted = Accepted(by, opened.nonce.hex(), opened.issued, opened.issued + item.timeout + SKEW)
         repeated = self._work.accept(accepted, delivery.message_id, self._authenticator.clock())
         reader = opened.sender if opened.sealed or self._authenticator.seals else None
@@ -243,7 +243,7 @@ class SiloEnvelopes:
         check_age(opened, NOTICE_SECONDS, now)
         until = opened.issued + NOTICE_SECONDS + SKEW
         if self._notices.accept(Accepted(by, opened.nonce.hex(), opened.issued, until), "", now):
-            raise Forged("a notice was received twice", hint=_COPIES)
+            raise Forged("a notice was received twice", hint=_FIND_REPLAYS)
         return opened.body, by
 
     def announcement(self, body: bytes) -> bytes:
@@ -252,8 +252,8 @@ class SiloEnvelopes:
 
     def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
         """Return the signed message for a reply, sealed to the reader of ``signed`` if it has one."""
-        about = MessageContext("reply", self._cohort, self._silo, item.session_id, item.stage)
-        return self._authenticator.wrap(body, about, signed.reader)
+        context = MessageContext("reply", self._cohort, self._silo, item.session_id, item.stage)
+        return self._authenticator.wrap(body, context, signed.reader)
 
     async def outputs(
         self, item: WorkItem, signed: Signed, outputs: Mapping[Digest, Buffer]
@@ -271,10 +271,10 @@ class SiloEnvelopes:
         if not item.sealed or signed.reader is None:
             return nullcontext()
         pair, content = pair_secret(self._own, signed.reader, item.session_id), bytes.fromhex(item.content_key)
-        coming = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
-        return opening(store, coming, deadline, forged)
+        expected = {digest: (name, pair if own else content) for digest, (name, own) in item.sealed.items()}
+        return opening(store, expected, deadline, forged)
 
-    def _check_reply_to(self, reply_to: str, by: str) -> None:
+    def _check_coordinator_id(self, coordinator_id: str, by: str) -> None:
         """Check that the reply goes to the coordinator that signed the work.
 
         A coordinator id contains the fingerprint of the coordinator's key. An id of an earlier version does not; it
@@ -283,8 +283,8 @@ class SiloEnvelopes:
         Raises:
             Forged: the reply would go to another coordinator.
         """
-        owner = coordinator_signer(self._cohort, reply_to) or _put(self._reply_to, reply_to, by)
-        if owner != by:
+        signer = coordinator_signer(self._cohort, coordinator_id) or _put(self._first_signers, coordinator_id, by)
+        if signer != by:
             raise Forged("a work item names another coordinator as the receiver of its reply", hint=_COORDINATOR)
 
     @property
@@ -294,17 +294,17 @@ class SiloEnvelopes:
 
 
 _KEY: Final = re.compile("[0-9a-f]{64}")
-_COPIES: Final = "find out who sends messages again at the broker"
+_FIND_REPLAYS: Final = "find out who sends messages again at the broker"
 _COORDINATOR: Final = "find out what the coordinator that signed it is doing"
 
 
-def _about(direction: str, cohort: str, conversation: str) -> MessageContext:
+def _context_of(direction: str, cohort: str, conversation: str) -> MessageContext:
     """Return the context of ``session.stage.silo``; a malformed text gives a context that no message is signed for."""
     session_id, stage, silo = [*conversation.split("."), "", "", ""][:3]
     return MessageContext(direction, cohort, silo, session_id, int(stage) if stage.isdecimal() else -1)
 
 
-def _put(table: OrderedDict[K, V], key: K, value: V) -> V:
+def _put(table: OrderedDict[Key, V], key: Key, value: V) -> V:
     """Return the table's value for a key, or insert ``value``; a full table drops its oldest entry."""
     if len(table) >= REMEMBERED and key not in table:
         table.popitem(last=False)

@@ -44,11 +44,11 @@ _VERSION: Final = 1
 _SIGNED: Final = 1
 _SEALED: Final = 2
 _HEAD: Final = struct.Struct(">2sBB8s8sQ16s")
-_ONCE: Final = bytes(12)
+_ZERO_NONCE: Final = bytes(12)
 """The nonce of a key that is used once."""
 
 NONCE_BYTES: Final = 16
-NOBODY: Final = bytes(8)  # the reader's id in a message that is not sealed
+NO_READER: Final = bytes(8)  # the reader's id in a message that is not sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class MessageContext:
 
     def as_bytes(self) -> bytes:
         """Return an unambiguous encoding: two contexts never have the same."""
-        words = (self.direction, self.cohort, self.silo, self.session_id, str(self.stage))
-        return b"".join(len(word).to_bytes(4, "big") + word for word in (one.encode() for one in words))
+        fields = (self.direction, self.cohort, self.silo, self.session_id, str(self.stage))
+        return b"".join(len(word).to_bytes(4, "big") + word for word in (one.encode() for one in fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +113,34 @@ def unverified_body(data: Buffer) -> Buffer:
     return memoryview(data)[_HEAD.size : -SIGNATURE_BYTES]
 
 
-def wrap(body: Buffer, about: MessageContext, sender: Identity, *, now: float, seal_to: Public | None = None) -> bytes:
+def wrap(
+    body: Buffer, context: MessageContext, sender: Identity, *, now: float, seal_to: Public | None = None
+) -> bytes:
     """Sign a message, and seal it if it has a reader.
 
     Args:
         body: the message.
-        about: its context.
+        context: its context.
         sender: the sender's keys.
         now: seconds since 1970.
         seal_to: the only reader's public key; None for a message that is signed only.
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
-    form, reader = (_SIGNED, NOBODY) if seal_to is None else (_SEALED, seal_to.id)
+    form, reader = (_SIGNED, NO_READER) if seal_to is None else (_SEALED, seal_to.id)
     head = _HEAD.pack(_MAGIC, _VERSION, form, sender.public.id, reader, round(now * 1000), nonce)
     if seal_to is not None:
-        body = _cipher(sender, seal_to, sender.public.id, nonce).encrypt(_ONCE, body, about.as_bytes() + head)
-    return b"".join([head, body, sender.sign(_signed(about, head, body))])
+        body = _cipher(sender, seal_to, sender.public.id, nonce).encrypt(_ZERO_NONCE, body, context.as_bytes() + head)
+    return b"".join([head, body, sender.sign(_signed(context, head, body))])
 
 
 def open_envelope(
-    data: Buffer, about: MessageContext, reader: Identity, known: Callable[[bytes], Public | None]
+    data: Buffer, context: MessageContext, reader: Identity, known: Callable[[bytes], Public | None]
 ) -> Opened:
     """Verify a signed message and decrypt it if it is sealed.
 
     Args:
         data: the signed message.
-        about: the context that it must have.
+        context: the context that it must have.
         reader: the reader's keys.
         known: the public key for an id, if its owner may write to this reader.
 
@@ -155,7 +157,7 @@ def open_envelope(
     sender = known(sender_id)
     if sender is None:
         raise Forged(f"a message is signed with an unknown key: {sender_id.hex()}", hint=_KEYS)
-    if not sender.signed(bytes(signature), _signed(about, head, body)):
+    if not sender.signed(bytes(signature), _signed(context, head, body)):
         raise Forged(
             "a message was changed, or was signed for another context: its signature is invalid", hint=_BETWEEN
         )
@@ -164,7 +166,7 @@ def open_envelope(
             raise Forged(f"a message is sealed to another key: {reader_id.hex()}", hint=_KEYS)
         try:
             cipher = _cipher(reader, sender, sender.id, nonce)
-            body = memoryview(cipher.decrypt(_ONCE, body, about.as_bytes() + bytes(head)))
+            body = memoryview(cipher.decrypt(_ZERO_NONCE, body, context.as_bytes() + bytes(head)))
         except InvalidTag:
             raise Forged("a sealed message cannot be opened", hint=_KEYS) from None
     return Opened(body, sender, nonce, issued / 1000, form == _SEALED)
@@ -175,8 +177,8 @@ _KEYS: Final = "give this side the other's public key, as `fedbroker admin enrol
 _BETWEEN: Final = "find out who changes messages at the broker, or on the way to it"
 
 
-def _signed(about: MessageContext, head: Buffer, body: Buffer) -> bytes:
-    return b"".join([b"fedbroker signed 1", about.as_bytes(), head, blake3.blake3(body).digest()])
+def _signed(context: MessageContext, head: Buffer, body: Buffer) -> bytes:
+    return b"".join([b"fedbroker signed 1", context.as_bytes(), head, blake3.blake3(body).digest()])
 
 
 def _cipher(mine: Identity, other: Public, sender: bytes, nonce: bytes) -> AESGCM:
@@ -221,18 +223,18 @@ class Authenticator:
         claimed = sender_of(data)
         return None if claimed is None else self._names.get(claimed)
 
-    def wrap(self, body: bytes, about: MessageContext, seal_to: Public | None = None) -> bytes:
+    def wrap(self, body: bytes, context: MessageContext, seal_to: Public | None = None) -> bytes:
         """Sign an outgoing message, and seal it if it has a single reader."""
         if self.keys is None:
             return body
-        return wrap(body, about, self.keys.own, now=self.clock(), seal_to=seal_to)
+        return wrap(body, context, self.keys.own, now=self.clock(), seal_to=seal_to)
 
-    def open(self, data: Buffer, about: MessageContext, *, sealed: bool = False) -> Opened | None:
+    def open(self, data: Buffer, context: MessageContext, *, sealed: bool = False) -> Opened | None:
         """Verify an incoming message; return None without keys: such a message is unsigned, and its bytes are its body.
 
         Args:
             data: the message.
-            about: the context that it must have.
+            context: the context that it must have.
             sealed: it must be sealed, if the keys insist on sealed messages.
 
         Raises:
@@ -244,7 +246,7 @@ class Authenticator:
                     "a message is signed, but this side has no keys", hint="give keys to both sides, or to neither"
                 )
             return None
-        opened = open_envelope(data, about, self.keys.own, lambda key: self._known(key, about.silo))
+        opened = open_envelope(data, context, self.keys.own, lambda key: self._known(key, context.silo))
         if sealed and self.seals and not opened.sealed:
             raise Forged("a message is not sealed", hint="set seal = true at the other side, or false at this one")
         return opened

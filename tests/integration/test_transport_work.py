@@ -178,7 +178,7 @@ async def test_unacknowledged_work_reaches_the_delivery_limit(broker: PrivateBro
         item = work_item("ewr", coordinator.transport.coordinator_id, seconds=30)
         request = asyncio.create_task(coordinator.transport.request(item, {}, Deadline.after(30)))
         await eventually(lambda: len(silo.items) == 1)
-        (holding,) = silo.transport._work_consumer._holdings.values()  # one handler for all deliveries
+        (holding,) = silo.transport._work_consumer._in_flight.values()  # one handler for all deliveries
         for deliveries in range(1, 5):
             await eventually(lambda expected=deliveries: len(holding._deliveries) == expected)
             proxy.cut()

@@ -123,7 +123,7 @@ async def test_renewals_do_not_raise_the_number_of_current_items(broker, cohort,
     own = load_settings(tmp_path, broker.url, cohort, waiting, max_work=2, renew_seconds=0.3)
     async with SiloService(own) as service, work_client(own) as client:
         asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60))) for _ in range(6)]
-        held = service._end._work_consumer._holdings
+        held = service._end._work_consumer._in_flight
         await eventually(lambda: len(held) == 6)  # since the current items were renewed
         assert service.statistics().in_hand == 2
         let_reads_return(tmp_path)
@@ -143,10 +143,10 @@ async def test_renewed_copy_behind_a_long_queue_runs_once(broker, cohort, tmp_pa
         first = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60)))
         await eventually(lambda: read_count(tmp_path) == 1)
         second = asyncio.create_task(client.send(client.item(echo_ops("slow"), session="slow", seconds=60)))
-        await eventually(lambda: len(inbox._holdings) == 2)  # the first item's copy is behind the second item
+        await eventually(lambda: len(inbox._in_flight) == 2)  # the first item's copy is behind the second item
         let_reads_return(tmp_path)
         assert len(await first) == 1
-        await eventually(lambda: len(inbox._owed) == 1)
+        await eventually(lambda: len(inbox._awaiting_copy) == 1)
         assert await look.holds(queue, 1)
         await eventually(lambda: look.holds(queue, 0))  # since the second item was renewed
         await client.transport.end_session("ewr", "slow")

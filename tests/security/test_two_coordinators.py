@@ -200,12 +200,12 @@ async def test_a_rejection_ends_as_documented(broker: PrivateBroker, cohort: str
         silo_transport(broker.url, cohort, keys=keyring.of_silo("ewr")) as silo,
         malicious_coordinator(broker.url, cohort, keyring, "b", seal=seal) as attacker,
     ):
-        until_ = silo.transport._announcer._sent_away
+        until_ = silo.transport._announcer._rejected_until
         await attacker.send_notice("ewr", Rejected("b", "ewr", silo.incarnation, "no", (1e9, 1e9), permanent=True))
         now = asyncio.get_running_loop().time()
         await eventually(lambda: max(until_.values()) > now)
-        assert max(until_.values()) - now <= announcer.LONGEST_RETRY + 5
-        assert announcer.LONGEST_RETRY == 45 * 60
+        assert max(until_.values()) - now <= announcer.MAX_RETRY + 5
+        assert announcer.MAX_RETRY == 45 * 60
 
 
 async def test_a_replayed_notice_is_refused(broker: PrivateBroker, cohort: str, seal: bool) -> None:

@@ -43,7 +43,7 @@ async def test_message_delivered_twice_in_one_read_is_handled_once():
         BlobStore(1 << 20),
         DEFAULT_LIMITS,
         SiloEnvelopes("airports", "ewr", None),
-        most=4,
+        max_items=4,
         renew_seconds=60.0,
     )
     body = encode(work_item("ewr", "k1"))

@@ -41,7 +41,7 @@ class BlobTransfer:
     are sent one after another, so that the reader holds few incomplete ones.
 
     Args:
-        link: the connection.
+        connection: the connection.
         exchange: the exchange to publish chunks to.
         limits: bounds on chunks and blobs.
         compression: which blobs are compressed.
@@ -51,9 +51,9 @@ class BlobTransfer:
     """
 
     def __init__(
-        self, link: ReconnectingConnection, exchange: Exchange, limits: Limits, compression: Compression = "off"
+        self, connection: ReconnectingConnection, exchange: Exchange, limits: Limits, compression: Compression = "off"
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._exchange = exchange
         self._limits = limits
         self._compression = check_compression(compression)
@@ -98,10 +98,9 @@ class BlobTransfer:
             ) from None
 
     async def _send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
-        under_way: set[asyncio.Task[None]] = set()
         compress = self._compression == "on" or (self._compression == "auto" and worth_it(data))
         try:
-            async with self._turn:
+            async with asyncio.TaskGroup() as publishing, self._turn:
                 for chunk, view in cut(digest, data, self._limits.chunk_bytes(memoryview(data).nbytes)):
                     await self._window.acquire()
                     try:
@@ -110,23 +109,17 @@ class BlobTransfer:
                     except BaseException:
                         self._window.release()
                         raise
-                    publishing = asyncio.create_task(self._publish(key, *piece, deadline))
-                    publishing.add_done_callback(lambda _: self._window.release())
-                    under_way.add(publishing)
-                    under_way = _without_done(under_way)
-            while under_way:
-                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                under_way = _without_done(under_way)
-        finally:
-            for task in under_way:
-                task.cancel()
-            if under_way:
-                await asyncio.gather(*under_way, return_exceptions=True)
+                    task = publishing.create_task(self._publish(key, *piece, deadline))
+                    task.add_done_callback(lambda _: self._window.release())
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     async def _publish(self, key: str, chunk: Chunk, data: Buffer, deadline: Deadline) -> None:
         body = encode(chunk, [data], self._limits)
         expiration = min(deadline.left(), LONGEST)
-        await self._link.publish(Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline)
+        await self._connection.publish(
+            Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline
+        )
 
 
 def receiver(
@@ -165,16 +158,3 @@ def receiver(
         await delivery.ack()
 
     return take
-
-
-def _without_done(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Return the tasks that are not done.
-
-    Raises:
-        Exception: the error of a task that failed.
-    """
-    done = {task for task in tasks if task.done()}
-    failures = [error for task in done if (error := task.exception()) is not None]
-    if failures:
-        raise failures[0]
-    return tasks - done

@@ -25,7 +25,7 @@ from fedbroker.trust.keys import Identity, Public, derived
 from fedbroker.wire.blobs import Buffer, digest_of
 from fedbroker.wire.messages import Digest
 
-__all__ = ["Names", "content_key", "open_blob", "opening", "pair_secret", "seal_blob", "sealed"]
+__all__ = ["SealedDigests", "content_key", "open_blob", "opening", "pair_secret", "seal_blob", "sealed"]
 
 REMEMBERED: Final = 16_384
 """Maximum number of blobs whose sealed digests are remembered; the oldest are forgotten."""
@@ -57,11 +57,11 @@ class _Sent(NamedTuple):
     silo: str | None
 
 
-class Names:
+class SealedDigests:
     """Digests of sealed blobs, by the blob's digest and the silo that it was sent to (None: all silos of a session)."""
 
     def __init__(self) -> None:
-        self._names: OrderedDict[_Sent, asyncio.Future[Digest]] = OrderedDict()
+        self._sealed_digests: OrderedDict[_Sent, asyncio.Future[Digest]] = OrderedDict()
 
     def put(self, session_id: str, digest: Digest, silo: str | None, name: Digest) -> None:
         """Record the sealed digest under which a blob is sent."""
@@ -77,22 +77,22 @@ class Names:
         return {digest: await self._of(session_id, digest, silo) for digest in digests}
 
     async def _of(self, session_id: str, digest: Digest, silo: str) -> tuple[Digest, bool]:
-        own, everybody = self._name(_Sent(session_id, digest, silo)), self._name(_Sent(session_id, digest, None))
-        await asyncio.wait((own, everybody), return_when=asyncio.FIRST_COMPLETED)
-        return (own.result(), True) if own.done() else (everybody.result(), False)
+        single, shared = self._name(_Sent(session_id, digest, silo)), self._name(_Sent(session_id, digest, None))
+        await asyncio.wait((single, shared), return_when=asyncio.FIRST_COMPLETED)
+        return (single.result(), True) if single.done() else (shared.result(), False)
 
     def _name(self, sent: _Sent) -> asyncio.Future[Digest]:
-        if sent not in self._names:
-            self._names[sent] = asyncio.get_running_loop().create_future()
-            if len(self._names) > REMEMBERED:
-                self._names.popitem(last=False)
-        return self._names[sent]
+        if sent not in self._sealed_digests:
+            self._sealed_digests[sent] = asyncio.get_running_loop().create_future()
+            if len(self._sealed_digests) > REMEMBERED:
+                self._sealed_digests.popitem(last=False)
+        return self._sealed_digests[sent]
 
 
 @contextmanager
 def opening(
     store: BlobStore,
-    coming: Mapping[Digest, tuple[Digest, bytes]],
+    expected: Mapping[Digest, tuple[Digest, bytes]],
     deadline: Deadline,
     forged: Callable[[str], None],
 ) -> Generator[None]:
@@ -100,13 +100,13 @@ def opening(
 
     Args:
         store: receives the sealed blobs, and keeps the decrypted ones.
-        coming: for each blob, the digest of its sealed bytes, and the secret.
+        expected: for each blob, the digest of its sealed bytes, and the secret.
         deadline: for all blobs.
         forged: called with the reason for each blob that is not authentic; callers that wait for it get ``Missing``.
     """
     tasks = [
         asyncio.create_task(_open(store, digest, name, secret, deadline, forged))
-        for digest, (name, secret) in coming.items()
+        for digest, (name, secret) in expected.items()
     ]
     try:
         yield
@@ -121,8 +121,8 @@ async def _open(
     if digest in store:
         return
     try:
-        came = await store.get(name, deadline, deadline.left())
-        content = await asyncio.to_thread(open_blob, came, digest, secret)
+        arrived = await store.get(name, deadline, deadline.left())
+        content = await asyncio.to_thread(open_blob, arrived, digest, secret)
     except Forged as error:
         forged(error.what)
         store.refuse(digest, error.what)

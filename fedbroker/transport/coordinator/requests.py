@@ -108,24 +108,24 @@ class ReplyRouter:
 
     def __init__(self, on_late: Callable[[Answer], None]) -> None:
         self._on_late = on_late
-        self._waiting: dict[str, ReplySlot] = {}
+        self._slots: dict[str, ReplySlot] = {}
         self.late = 0
 
     def __len__(self) -> int:
         """Return the number of pending requests."""
-        return len(self._waiting)
+        return len(self._slots)
 
     @contextmanager
     def replies_to(self, item: WorkItem, message_id: str) -> Generator[ReplySlot]:
         """Register a pending request within the block, and yield the slot for its replies."""
         key = correlation(item)
         answers = ReplySlot(message_id, item)
-        self._waiting[key] = answers
+        self._slots[key] = answers
         try:
             yield answers
         finally:
-            if self._waiting.get(key) is answers:
-                del self._waiting[key]
+            if self._slots.get(key) is answers:
+                del self._slots[key]
 
     def settle(self, answer: Answer, message_id: str | None = None) -> bool:
         """Hand a reply to the request that waits for it; return False if it is late.
@@ -133,8 +133,8 @@ class ReplyRouter:
         A dead letter counts only if its ``message_id`` is the one of the pending request: an earlier message for the
         same work item may still die.
         """
-        waiting = self._waiting.get(correlation(answer))
-        if waiting is not None and message_id in (None, waiting.message_id) and waiting.put(answer):
+        slot = self._slots.get(correlation(answer))
+        if slot is not None and message_id in (None, slot.message_id) and slot.put(answer):
             return True
         self.late += 1
         self._on_late(answer)
@@ -142,25 +142,25 @@ class ReplyRouter:
 
     def waits_for(self, answer: Answer) -> bool:
         """Return whether a request is pending for the work item of this reply."""
-        return correlation(answer) in self._waiting
+        return correlation(answer) in self._slots
 
     def refuse(self, silo: str, cause: str, hint: str) -> None:
         """Answer all pending requests to one silo with a refusal, in place of the silo."""
-        for waiting in list(self._waiting.values()):
-            item = waiting.item
+        for slot in list(self._slots.values()):
+            item = slot.item
             if item.silo == silo:
-                waiting.put(Failed(item.session_id, item.stage, silo, "", "refused", cause, hint))
+                slot.put(Failed(item.session_id, item.stage, silo, "", "refused", cause, hint))
 
     def close(self, error: Exception) -> None:
         """Let all pending requests fail with an error."""
-        for waiting in self._waiting.values():
-            waiting.close(error)
-        self._waiting.clear()
+        for slot in self._slots.values():
+            slot.close(error)
+        self._slots.clear()
 
 
-def correlation(of: WorkItem | Answer) -> str:
+def correlation(item: WorkItem | Answer) -> str:
     """Return the correlation id that a work item shares with its replies."""
-    return f"{of.session_id}.{of.stage}.{of.silo}"
+    return f"{item.session_id}.{item.stage}.{item.silo}"
 
 
 def dead(correlation_id: str, death: str) -> Dead:
@@ -226,12 +226,12 @@ class PendingRequest:
 
     async def _next(self) -> Answer:
         """Return the next reply; a reply before the broker's confirmation proves that the item arrived."""
-        come: asyncio.Future[Any] = self._answers.next
+        next_reply: asyncio.Future[Any] = self._answers.next
         if not self._publishing.done():
-            await asyncio.wait((self._publishing, come), return_when=asyncio.FIRST_COMPLETED)
-        if not come.done() and not self._publishing.cancelled():
+            await asyncio.wait((self._publishing, next_reply), return_when=asyncio.FIRST_COMPLETED)
+        if not next_reply.done() and not self._publishing.cancelled():
             self._publishing.result()  # raises if publishing failed
-        await asyncio.wait((come,))
+        await asyncio.wait((next_reply,))
         self._publishing.cancel()
         answer = self._answers.take()
         if isinstance(answer, Done):

@@ -67,9 +67,9 @@ _log = get_logger(__name__)
 REPLY_PREFETCH: Final = 64
 GRACE: Final = 0.25
 """Seconds after the deadline in which a reply or dead letter still counts: an item expires just before its deadline."""
-EARLIER: Final = 0.1
+EXPIRY_MARGIN: Final = 0.1
 """Share of its time, up to ``GRACE`` seconds, by which a work item expires at the broker before its deadline."""
-MAIL_TIMEOUT: Final = 5.0
+NOTICE_TIMEOUT: Final = 5.0
 """Seconds to publish a notice, which is sent at best effort."""
 RESULTS_LINGER: Final = 15.0
 """Seconds for which an output is kept after its last use."""
@@ -124,8 +124,10 @@ class CoordinatorTransport:
         signer = "" if keys is None else keys.own.public.fingerprint
         self.coordinator_id = check_name("coordinator", topology.coordinator_id_of(cohort, name, signer))
         self._limits = limits
-        many = dataclasses.replace(limits, max_pending_blobs=16 * limits.max_pending_blobs)  # all silos send at once
-        self.results = BlobStore(limits.max_pending_bytes, limits=many, linger=RESULTS_LINGER)
+        many_limits = dataclasses.replace(
+            limits, max_pending_blobs=16 * limits.max_pending_blobs
+        )  # all silos send at once
+        self.results = BlobStore(limits.max_pending_bytes, limits=many_limits, linger=RESULTS_LINGER)
         self._router = ReplyRouter(on_late)
         self.dead = Counter()
         self._misbehaviour = MisbehaviourCounter(limits.max_strikes)
@@ -205,8 +207,8 @@ class CoordinatorTransport:
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> Answer:
         """Publish a work item and await the first reply; see :meth:`asking` and :meth:`PendingRequest.answer`."""
-        async with self.asking(item, inline, deadline, unread=unread) as asked:
-            return await asked.answer()
+        async with self.asking(item, inline, deadline, unread=unread) as pending:
+            return await pending.answer()
 
     @asynccontextmanager
     async def asking(
@@ -235,14 +237,17 @@ class CoordinatorTransport:
             correlation_id=correlation(item),
             message_id=message_id,
             headers=tracing.carrier(),
-            expiration=min(left - min(GRACE, EARLIER * left), left if unread is None else unread.left()),
+            expiration=min(left - min(GRACE, EXPIRY_MARGIN * left), left if unread is None else unread.left()),
         )
-        end = Deadline.after(left + GRACE)
-        with self._router.replies_to(item, message_id) as answers, ExitStack() as coming:
-            publishing = asyncio.create_task(self._publish(message, end))
+        reply_deadline = Deadline.after(left + GRACE)
+        with self._router.replies_to(item, message_id) as answers, ExitStack() as opened:
+            publishing = asyncio.create_task(self._publish(message, reply_deadline))
             try:
                 yield PendingRequest(
-                    answers, publishing, end, lambda done: coming.enter_context(self._opening(done, end))
+                    answers,
+                    publishing,
+                    reply_deadline,
+                    lambda done: opened.enter_context(self._opening(done, reply_deadline)),
                 )
             finally:
                 publishing.cancel()
@@ -256,14 +261,14 @@ class CoordinatorTransport:
         """Tell a silo to send the outputs that it has announced; best effort, like :meth:`tell`."""
         await self.tell(silo, Fetch(session_id, stage, incarnation))
 
-    async def tell(self, silo: str, word: EndSession | Fetch | Accepted | Rejected) -> None:
+    async def tell(self, silo: str, notice: EndSession | Fetch | Accepted | Rejected) -> None:
         """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged."""
-        body = self._envelopes.mail(silo, encode(word))
+        body = self._envelopes.mail(silo, encode(notice))
         message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), body, persistent=False)
         try:
-            await self._control.publish(message, Deadline.after(MAIL_TIMEOUT))
+            await self._control.publish(message, Deadline.after(NOTICE_TIMEOUT))
         except BrokerError as error:
-            _log.warning("notice_not_sent", kind=type(word).__name__, silo=silo, reason=str(error))
+            _log.warning("notice_not_sent", kind=type(notice).__name__, silo=silo, reason=str(error))
 
     async def _publish(self, item: Outgoing, deadline: Deadline) -> None:
         try:
@@ -272,30 +277,34 @@ class CoordinatorTransport:
             self.dead["unroutable"] += 1
             raise
 
-    async def _set_up_control(self, line: Connection) -> None:
+    async def _set_up_control(self, connection: Connection) -> None:
         archive = topology.archive(self._cohort)
-        await line.declare(topology.EXCHANGES, (archive,))
-        self._callback = await declare_with_failover(line, topology.callback_queue(self.coordinator_id), self._callback)
-        await line.consume(self._callback, self._on_callback, prefetch=REPLY_PREFETCH)
-        await self._discovery.listen(line)
-        await check_leader(line, archive)
+        await connection.declare(topology.EXCHANGES, (archive,))
+        self._callback = await declare_with_failover(
+            connection, topology.callback_queue(self.coordinator_id), self._callback
+        )
+        await connection.consume(self._callback, self._on_callback, prefetch=REPLY_PREFETCH)
+        await self._discovery.listen(connection)
+        await check_leader(connection, archive)
 
-    async def _set_up_bulk(self, line: Connection) -> None:
+    async def _set_up_bulk(self, connection: Connection) -> None:
         again = self._results is not None
-        await line.declare((topology.BLOBS, topology.RESULTS), ())
-        self._results = await declare_with_failover(line, topology.results_queue(self.coordinator_id), self._results)
+        await connection.declare((topology.BLOBS, topology.RESULTS), ())
+        self._results = await declare_with_failover(
+            connection, topology.results_queue(self.coordinator_id), self._results
+        )
         if again:
             self.results.cut()
         take = receiver(self.results, self._limits, refused=self._on_bad_chunk)
-        await line.consume(self._results, take, prefetch=PREFETCH)
+        await connection.consume(self._results, take, prefetch=PREFETCH)
 
-    async def _leave_control(self, line: Connection) -> None:
+    async def _leave_control(self, connection: Connection) -> None:
         if self._callback is not None:
-            await line.delete(self._callback)
+            await connection.delete(self._callback)
 
-    async def _leave_bulk(self, line: Connection) -> None:
+    async def _leave_bulk(self, connection: Connection) -> None:
         if self._results is not None:
-            await line.delete(self._results)
+            await connection.delete(self._results)
 
     def _opening(self, done: Done, deadline: Deadline) -> AbstractContextManager[None]:
         return self._envelopes.opening(
@@ -319,37 +328,37 @@ class CoordinatorTransport:
                     if isinstance(message, Done):
                         for attachment in attachments:
                             self.results.put(attachment)
-                        for alarm in message.forgery_reports:
-                            self._forged(silo, message.session_id, f"at the silo: {alarm}")
+                        for report in message.forgery_reports:
+                            self._forged(silo, message.session_id, f"at the silo: {report}")
                     if not self._router.settle(message):
-                        self._strike(silo)
-                        await self._let_go(message)
+                        self._count_strike(silo)
+                        await self._release_deferred(message)
                 case _:
                     raise WireError(f"a {type(message).__name__} under the routing key {delivery.key!r}")
         except Forged as error:
             self._forged(silo, delivery.key.split(".")[1] if delivery.key.count(".") > 1 else "", error.what)
         except WireError as error:
             _log.warning("message_dropped", at="callback", key=delivery.key, reason=error.what)
-            self._strike(silo)
+            self._count_strike(silo)
         await delivery.ack()
 
     def _on_bad_chunk(self, key: str, why: str) -> None:
         """Count a strike of the silo; if messages are signed, report a forgery, as a third party sent the chunk."""
-        if self._envelopes.guarded:
+        if self._envelopes.is_signed:
             self._forged(_sender(key), "", why)
         else:
-            self._strike(_sender(key))
+            self._count_strike(_sender(key))
 
     def _on_dead(self, returned: Dead, message_id: str) -> None:
         self.dead[returned.reason] += 1
         self._router.settle(returned, message_id)
 
-    async def _let_go(self, late: Done | Failed | Need) -> None:
+    async def _release_deferred(self, late: Done | Failed | Need) -> None:
         """Release the outputs that a silo holds for a late reply, so that it need not keep them until the deadline."""
         if isinstance(late, Done) and late.deferred and not self._router.waits_for(late):
             await self.tell(late.silo, Fetch(late.session_id, late.stage, late.incarnation, wanted=False))
 
-    def _strike(self, silo: str) -> None:
+    def _count_strike(self, silo: str) -> None:
         """Count an invalid or unrequested message; beyond the limit, refuse the silo's pending requests."""
         if not self._misbehaviour.add(silo, time.monotonic()):
             return

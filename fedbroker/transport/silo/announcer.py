@@ -32,14 +32,14 @@ LEAVE_TIMEOUT: Final = 1.0
 """Seconds to publish the message that the silo leaves."""
 
 BACK_OFF: Final = 1.5
-LONGEST_BACK_OFF: Final = 4.0
+MAX_BACK_OFF: Final = 4.0
 """Until a coordinator admits the silo, each interval is 1.5 times the previous one, up to 4 heartbeats."""
 
 REMEMBERED: Final = 1024
 """Coordinators per signer that are remembered as having admitted the silo; beyond that, all are forgotten."""
 
-SHORTEST_RETRY: Final = 0.1
-LONGEST_RETRY: Final = 2700.0
+MIN_RETRY: Final = 0.1
+MAX_RETRY: Final = 2700.0
 """Bounds, in seconds, on the pause after a rejection; 45 minutes is the longest that our coordinator asks for."""
 
 CHANGE: Final = "change what the reason names, as by installing the coordinator's version, and start the silo again"
@@ -77,7 +77,7 @@ class Announcer:
         self._latest = ""
         self._interval = heartbeat
         self._accepted: dict[str, set[str]] = {signer: set() for signer in signers}  # coordinators, by signer
-        self._sent_away: dict[str, float] = dict.fromkeys(signers, -math.inf)  # until when
+        self._rejected_until: dict[str, float] = dict.fromkeys(signers, -math.inf)  # until when
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -101,32 +101,32 @@ class Announcer:
         if death != "expired":
             self._interval = self._heartbeat
         elif not any(self._accepted.values()):
-            self._interval = min(BACK_OFF * self._interval, LONGEST_BACK_OFF * self._heartbeat, LONGEST_HEARTBEAT)
+            self._interval = min(BACK_OFF * self._interval, MAX_BACK_OFF * self._heartbeat, LONGEST_HEARTBEAT)
         self._cue.set()
 
-    def answered(self, word: Accepted | Rejected, by: str = "") -> None:
+    def answered(self, answer: Accepted | Rejected, by: str = "") -> None:
         """Handle a coordinator's answer to our announcement; ``by`` is the fingerprint of its signer."""
-        if word.incarnation != self._announcement().incarnation or by not in self._accepted:
+        if answer.incarnation != self._announcement().incarnation or by not in self._accepted:
             return
         accepted, now = self._accepted[by], asyncio.get_running_loop().time()
-        if isinstance(word, Accepted):
-            if word.coordinator_id not in accepted:
-                _log.info("silo_admitted", coordinator=word.coordinator_id)
+        if isinstance(answer, Accepted):
+            if answer.coordinator_id not in accepted:
+                _log.info("silo_admitted", coordinator=answer.coordinator_id)
             if len(accepted) >= REMEMBERED:
                 accepted.clear()
-            accepted.add(word.coordinator_id)
+            accepted.add(answer.coordinator_id)
             self._interval = self._heartbeat
-            if self._sent_away[by] > -math.inf:  # a coordinator with the same key had rejected us: end the pause
-                self._sent_away[by] = -math.inf
+            if self._rejected_until[by] > -math.inf:  # a coordinator with the same key had rejected us: end the pause
+                self._rejected_until[by] = -math.inf
                 self._cue.set()
             return
-        accepted.discard(word.coordinator_id)
+        accepted.discard(answer.coordinator_id)
         if accepted:
-            _log_rejection(word)  # no pause: other coordinators have admitted us
-        elif self._sent_away[by] <= now:  # during a pause, the announcement was meant for other signers
-            seconds = random.uniform(*map(_bounded, word.retry_after))
-            self._sent_away[by] = now + seconds
-            _log_rejection(word, asking_again_in=round(seconds, 1))
+            _log_rejection(answer)  # no pause: other coordinators have admitted us
+        elif self._rejected_until[by] <= now:  # during a pause, the announcement was meant for other signers
+            seconds = random.uniform(*map(_bounded, answer.retry_after))
+            self._rejected_until[by] = now + seconds
+            _log_rejection(answer, retry_in=round(seconds, 1))
             self._cue.set()
 
     async def stop(self) -> None:
@@ -138,39 +138,39 @@ class Announcer:
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("announcing_failed", reason=str(error))
-        said = self._announcement()
+        announcement = self._announcement()
         try:
-            leave = encode(Leave(said.cohort, said.silo, said.incarnation))
-            await self._control.publish(self._outgoing(said, leave), Deadline.after(LEAVE_TIMEOUT))
+            leave = encode(Leave(announcement.cohort, announcement.silo, announcement.incarnation))
+            await self._control.publish(self._outgoing(announcement, leave), Deadline.after(LEAVE_TIMEOUT))
         except BrokerError as error:
             _log.debug("departure_not_announced", reason=str(error))
 
     async def _keep_announcing(self) -> None:
         while True:
             self._cue.clear()
-            away = min(self._sent_away.values()) - asyncio.get_running_loop().time()
-            if away <= 0:
+            pause_left = min(self._rejected_until.values()) - asyncio.get_running_loop().time()
+            if pause_left <= 0:
                 try:
                     await self._announce(Deadline.after(2 * self._interval + 1.0))
                 except (BrokerError, WireError) as error:
                     _log.debug("announcement_failed", reason=str(error))
-            patience = away if away > 0 else 2 * self._interval  # a restart of the broker may lose the copy
+            pause = pause_left if pause_left > 0 else 2 * self._interval  # a restart of the broker may lose the copy
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(pause):
                     await self._cue.wait()
             except TimeoutError:
                 pass
 
     async def _announce(self, deadline: Deadline) -> None:
         await self._bulk.ready(deadline)
-        said = msgspec.structs.replace(self._announcement(), heartbeat=self._interval)
+        announcement = msgspec.structs.replace(self._announcement(), heartbeat=self._interval)
         self._latest = secrets.token_hex(8)
-        await self._control.publish(self._outgoing(said, encode(said), self._latest), deadline)
+        await self._control.publish(self._outgoing(announcement, encode(announcement), self._latest), deadline)
 
-    def _outgoing(self, said: Announce, body: bytes, message_id: str | None = None) -> Outgoing:
+    def _outgoing(self, announcement: Announce, body: bytes, message_id: str | None = None) -> Outgoing:
         return Outgoing(
             LOBBY,
-            silo_key(said.cohort, said.silo),
+            silo_key(announcement.cohort, announcement.silo),
             self._envelope(body),
             persistent=False,
             message_id=message_id,
@@ -178,13 +178,13 @@ class Announcer:
         )
 
 
-def _log_rejection(word: Rejected, **details: float) -> None:
-    if word.permanent:
-        _log.error("silo_rejected", coordinator=word.coordinator_id, reason=word.reason, hint=CHANGE, **details)
+def _log_rejection(answer: Rejected, **details: float) -> None:
+    if answer.permanent:
+        _log.error("silo_rejected", coordinator=answer.coordinator_id, reason=answer.reason, hint=CHANGE, **details)
     else:
-        _log.warning("silo_rejected", coordinator=word.coordinator_id, reason=word.reason, **details)
+        _log.warning("silo_rejected", coordinator=answer.coordinator_id, reason=answer.reason, **details)
 
 
 def _bounded(seconds: float) -> float:
     """Clamp a retry time to its bounds; the order of the arguments turns NaN into the shortest."""
-    return min(LONGEST_RETRY, max(SHORTEST_RETRY, seconds))
+    return min(MAX_RETRY, max(MIN_RETRY, seconds))

@@ -57,9 +57,9 @@ class NoticeQueue:
         self._enrolled = enrolled
         self._answers = answers
         self._last: Endpoint | None = None  # the broker's node of the last connection
-        self._ours = 0  # number of consumers then, including those left by earlier connections
+        self._consumers_then = 0  # number of consumers then, including those left by earlier connections
 
-    async def take(self, line: Connection) -> None:
+    async def take(self, connection: Connection) -> None:
         """Become the mailbox's consumer, on a new connection.
 
         Raises:
@@ -68,32 +68,32 @@ class NoticeQueue:
             ConnectionLost: the connection ended.
         """
         if self._enrolled:
-            await self._take_alone(line)
+            await self._take_exclusively(connection)
         else:
-            await line.declare(topology.EXCHANGES, (self._queue,))
-            await line.consume(self._queue, self._handler, prefetch=PREFETCH)
+            await connection.declare(topology.EXCHANGES, (self._queue,))
+            await connection.consume(self._queue, self._handler, prefetch=PREFETCH)
 
-    async def _take_alone(self, line: Connection) -> None:
+    async def _take_exclusively(self, connection: Connection) -> None:
         """Consume alone from a replicated queue, which does not enforce it: its consumers are counted before and after.
 
         Consumers that may remain of our own lost connections are tolerated.
         """
-        left = await self._left()
-        (before,) = await line.expect(self._queue)
-        if before > left:
+        remaining = await self._remaining()
+        (before,) = await connection.expect(self._queue)
+        if before > remaining:
             raise Locked(f"queue {self._queue.name!r}")
-        self._last, self._ours = line.endpoint, before + 1
-        await line.consume(self._queue, self._handler, prefetch=PREFETCH, exclusive=True)
-        (after,) = await line.expect(self._queue)
+        self._last, self._consumers_then = connection.endpoint, before + 1
+        await connection.consume(self._queue, self._handler, prefetch=PREFETCH, exclusive=True)
+        (after,) = await connection.expect(self._queue)
         if after > before + 1:
             self._last = None
             raise Locked(f"queue {self._queue.name!r}")
 
-    async def _left(self) -> int:
+    async def _remaining(self) -> int:
         """Return how many of our own consumers may remain: the broker counts those of a down node until it is back."""
         if self._last is None or await self._answers(self._last):
             return 0
-        return self._ours
+        return self._consumers_then
 
 
 PAUSE: Final = 1.0
@@ -117,7 +117,7 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             async with asyncio.timeout(ANSWER):
                 connected = await connect(address, f"fedbroker silo {cohort}.{silo} standby")
             try:
-                while await _taken(connected, topology.mailbox(cohort, silo)):
+                while await _is_taken(connected, topology.mailbox(cohort, silo)):
                     pauses = delays()
                     await asyncio.sleep(PAUSE * random.uniform(0.5, 1.0))
                 return
@@ -128,7 +128,7 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             await asyncio.sleep(next(pauses))
 
 
-async def _taken(connected: Connected, queue: topology.Queue) -> bool:
+async def _is_taken(connected: Connected, queue: topology.Queue) -> bool:
     """Return whether a queue is in use, on a new channel: the broker closes it if the queue is missing or locked."""
     async with asyncio.timeout(ANSWER):
         try:
@@ -166,14 +166,14 @@ class DeferredResults:
         outputs. It raises ``BrokerLost`` if no notice comes by the deadline.
         """
         results = _Deferred(by, reply.session_id, reply.stage, reply.incarnation)
-        heard: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._settle(results, to_be_sent=False)
-        self._waiting[results] = heard
+        requested: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._resolve(results, send=False)
+        self._waiting[results] = requested
 
         async def wait(deadline: Deadline) -> bool:
             try:
                 async with asyncio.timeout(deadline.left()):
-                    return await heard
+                    return await requested
             except TimeoutError:
                 raise BrokerLost(
                     "the coordinator did not request the results", hint="see whether it is still running"
@@ -182,14 +182,14 @@ class DeferredResults:
         try:
             yield wait
         finally:
-            if self._waiting.get(results) is heard:
+            if self._waiting.get(results) is requested:
                 del self._waiting[results]
 
-    def fetch(self, word: Fetch, by: str = "") -> None:
+    def fetch(self, fetch: Fetch, by: str = "") -> None:
         """Handle a coordinator's notice; ``by`` is the fingerprint of its signer."""
-        self._settle(_Deferred(by, word.session_id, word.stage, word.incarnation), to_be_sent=word.wanted)
+        self._resolve(_Deferred(by, fetch.session_id, fetch.stage, fetch.incarnation), send=fetch.wanted)
 
-    def _settle(self, results: _Deferred, *, to_be_sent: bool) -> None:
-        heard = self._waiting.get(results)
-        if heard is not None and not heard.done():
-            heard.set_result(to_be_sent)
+    def _resolve(self, results: _Deferred, *, send: bool) -> None:
+        requested = self._waiting.get(results)
+        if requested is not None and not requested.done():
+            requested.set_result(send)

@@ -146,7 +146,7 @@ class SiloTransport:
             self.blobs,
             limits,
             self._envelopes,
-            most=prefetch,
+            max_items=prefetch,
             renew_seconds=renew_seconds,
         )
         self._notices = NoticeQueue(cohort, silo, self._on_mail, enrolled=enrolled)
@@ -305,37 +305,37 @@ class SiloTransport:
         await self._control.close()
         self.blobs.close()
 
-    async def _set_up_control(self, line: Connection) -> None:
+    async def _set_up_control(self, connection: Connection) -> None:
         """Set up a new connection. The name is taken first: it is the lock on the silo's queues."""
         work = topology.work_queue(self._cohort, self._silo)
         try:
-            await self._notices.take(line)
+            await self._notices.take(connection)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         if self._enrolled:
-            await line.expect(work)
+            await connection.expect(work)
         else:
-            await self._declare(line, work)
+            await self._declare(connection, work)
         if not self._draining:
-            self._consumer = await self._consume_work(line, work)
+            self._consumer = await self._consume_work(connection, work)
         self._announcer.cue()
 
-    async def _declare(self, line: Connection, work: topology.Queue) -> None:
-        self._discovery = await declare_with_failover(line, topology.lobby_queue(self._cohort), self._discovery)
-        await line.declare((), (topology.archive(self._cohort), work))
+    async def _declare(self, connection: Connection, work: topology.Queue) -> None:
+        self._discovery = await declare_with_failover(connection, topology.lobby_queue(self._cohort), self._discovery)
+        await connection.declare((), (topology.archive(self._cohort), work))
 
-    async def _consume_work(self, line: Connection, work: topology.Queue) -> Consumer:
+    async def _consume_work(self, connection: Connection, work: topology.Queue) -> Consumer:
         """Consume the work queue; if it has no leader and we may declare queues, recreate it.
 
         Its messages are lost either way; the coordinators notice by their deadlines.
         """
         try:
             async with asyncio.timeout(LEADERLESS_SECONDS):
-                return await line.consume(work, self._work_consumer.take, prefetch=self._prefetch)
+                return await connection.consume(work, self._work_consumer.take, prefetch=self._prefetch)
         except TimeoutError:
             if self._enrolled:
                 raise ConnectionLost(f"queue {work.name!r} has no leader") from None
-            raise await delete_leaderless(line, work) from None
+            raise await delete_leaderless(connection, work) from None
 
     async def _ready(self, deadline: Deadline) -> None:
         """Wait until the queue of blobs exists: the first work may arrive before it, as when a name is taken over."""
@@ -346,27 +346,27 @@ class SiloTransport:
         except (BrokerLost, TimeoutError) as error:
             _log.debug("blob_queue_unavailable", reason=str(error))
 
-    async def _set_up_bulk(self, line: Connection) -> None:
+    async def _set_up_bulk(self, connection: Connection) -> None:
         queue = topology.blobs_queue(self._cohort, self._silo)
         try:
             if self._enrolled:
-                await line.expect(queue)
-                await line.purge(queue)  # chunks that arrived while it had no consumer are useless
+                await connection.expect(queue)
+                await connection.purge(queue)  # chunks that arrived while it had no consumer are useless
             else:
-                await line.declare((topology.BLOBS, topology.RESULTS), (queue,))
+                await connection.declare((topology.BLOBS, topology.RESULTS), (queue,))
             take = receiver(self.blobs, self._limits, refused=self._on_bad_chunk)
-            await line.consume(queue, take, prefetch=PREFETCH, exclusive=True)
+            await connection.consume(queue, take, prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         self.blobs.cut()  # chunks sent before the queue was set up are lost
 
     def _on_bad_chunk(self, _key: str, why: str) -> None:
-        if self._envelopes.guarded:
+        if self._envelopes.is_signed:
             self._work_consumer.alarms.add("bulk", why)
 
-    async def _delete_blobs_queue(self, line: Connection) -> None:
+    async def _delete_blobs_queue(self, connection: Connection) -> None:
         if not self._enrolled:
-            await line.delete(topology.blobs_queue(self._cohort, self._silo))
+            await connection.delete(topology.blobs_queue(self._cohort, self._silo))
 
     async def _on_mail(self, delivery: Delivery) -> None:
         """Handle an announcement of ours that the broker returned, or a coordinator's notice."""

@@ -30,7 +30,7 @@ __all__ = ["ForgeryReports", "WorkConsumer", "WorkCounters"]
 
 _log = get_logger(__name__)
 
-READERS: Final = 64
+MAX_READERS: Final = 64
 """Maximum number of coordinators whose reports are tracked; the least recent are forgotten."""
 
 
@@ -62,7 +62,7 @@ class ForgeryReports:
     def __init__(self) -> None:
         self._kept: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
         self._count = 0
-        self._told: OrderedDict[str, int] = OrderedDict()  # number of alarms that each reader has received
+        self._reported: OrderedDict[str, int] = OrderedDict()  # number of alarms that each reader has received
 
     def add(self, where: str, why: str) -> None:
         """Log an alarm, and keep it for the next replies."""
@@ -72,34 +72,34 @@ class ForgeryReports:
 
     def take(self, reader: str = "") -> tuple[str, ...]:
         """Return the alarms that a reader has not received yet; ``reader`` is the fingerprint of its key."""
-        new = self._count - self._told.pop(reader, 0)
-        self._told[reader] = self._count
-        if len(self._told) > READERS:
-            self._told.popitem(last=False)
+        new = self._count - self._reported.pop(reader, 0)
+        self._reported[reader] = self._count
+        if len(self._reported) > MAX_READERS:
+            self._reported.popitem(last=False)
         return tuple(self._kept)[-new:] if new else ()
 
 
 RENEWAL: Final = 30.0
 """Seconds for the broker to confirm a copy of a work item."""
-MOST_OWED: Final = 4096
+MAX_AWAITING_COPY: Final = 4096
 """Maximum number of outstanding copies that are remembered; the oldest are forgotten."""
-NOTHING: Final = 0.1
+NEGLIGIBLE: Final = 0.1
 """Seconds: a shorter wait does not change the time that is left for a work item."""
 
 COPY_SECONDS: Final = 10.0
 """Seconds to wait for an outstanding copy when the work is done."""
 
-MOST_DELIVERIES: Final = 3
+MAX_REDELIVERIES: Final = 3
 """Maximum number of redeliveries of a work item; the queue's own limit restarts its count with each copy."""
 
-COUNT: Final = "fedbroker-deliveries"
+DELIVERIES_HEADER: Final = "fedbroker-deliveries"
 """Header of a copy with the number of redeliveries before it."""
 
 
 def deliveries_of(delivery: Delivery) -> int:
     """Return how often a message was redelivered, including its earlier copies."""
     deliveries = 0
-    for name in ("x-delivery-count", COUNT):
+    for name in ("x-delivery-count", DELIVERIES_HEADER):
         count = delivery.headers.get(name)
         if isinstance(count, int):
             deliveries += max(0, count)
@@ -124,15 +124,15 @@ class InFlightDelivery:
         self._deliveries = [delivery]
         self._renew = renew
         self._seconds = seconds
-        self._expected = False
-        self._came = asyncio.Event()
+        self._copy_expected = False
+        self._copy_arrived = asyncio.Event()
         self.awaiting_copy = False
 
     def adopt(self, delivery: Delivery) -> None:
         """Add a delivery of the same message: our copy, or a redelivery after a lost connection."""
         self._deliveries.append(delivery)
-        self._expected = False
-        self._came.set()
+        self._copy_expected = False
+        self._copy_arrived.set()
 
     async def keep(self, working: asyncio.Future[None]) -> None:
         """Keep the work item until the work is done, then acknowledge all deliveries of it.
@@ -142,11 +142,11 @@ class InFlightDelivery:
         try:
             while not working.done():
                 await asyncio.wait([working], timeout=self._seconds)
-                if not working.done() and not self._expected:
+                if not working.done() and not self._copy_expected:
                     await self._renewed()
             if working.cancelled():
                 return
-            if self._expected:
+            if self._copy_expected:
                 await self._returned()
         finally:
             working.cancel()
@@ -155,10 +155,10 @@ class InFlightDelivery:
 
     async def _renewed(self) -> None:
         held, self._deliveries = self._deliveries, []
-        self._expected = True
-        self._came.clear()
+        self._copy_expected = True
+        self._copy_arrived.clear()
         if not await self._renew(held[-1]):
-            self._expected = False
+            self._copy_expected = False
             self._deliveries = [*held, *self._deliveries]
             return
         for delivery in held:
@@ -169,7 +169,7 @@ class InFlightDelivery:
         """Wait for an outstanding copy: otherwise it would count as new work."""
         try:
             async with asyncio.timeout(COPY_SECONDS):
-                await self._came.wait()
+                await self._copy_arrived.wait()
         except TimeoutError:
             self.awaiting_copy = True  # the copy is behind other messages in a long queue
 
@@ -185,7 +185,7 @@ class WorkConsumer:
         blobs: receives the attachments.
         limits: bounds on messages.
         envelopes: verifies work items.
-        most: maximum number of work items handled at a time.
+        max_items: maximum number of work items handled at a time.
         renew_seconds: seconds after which the delivery of a work item in progress is renewed.
 
     Attributes:
@@ -206,7 +206,7 @@ class WorkConsumer:
         limits: Limits,
         envelopes: SiloEnvelopes,
         *,
-        most: int,
+        max_items: int,
         renew_seconds: float,
     ) -> None:
         self._control = control
@@ -220,20 +220,22 @@ class WorkConsumer:
         self.taken = WorkCounters()
         self.alarms = ForgeryReports()
         # The prefetch alone does not bound the handlers: renewing a delivery lets the broker deliver another message.
-        self._room = asyncio.Semaphore(most)
+        self._room = asyncio.Semaphore(max_items)
         self._handlers: set[asyncio.Task[None]] = set()
-        self._holdings: dict[str, InFlightDelivery] = {}  # by message id
-        self._owed: OrderedDict[str, None] = OrderedDict()  # message ids of finished work with an outstanding copy
+        self._in_flight: dict[str, InFlightDelivery] = {}  # by message id
+        self._awaiting_copy: OrderedDict[str, None] = (
+            OrderedDict()
+        )  # message ids of finished work with an outstanding copy
 
     async def take(self, delivery: Delivery) -> None:
         """Start to handle a delivery, or reject it if it is no work item for this silo: the broker dead-letters it."""
         if delivery.redelivered:
             self.taken.redelivered += 1
-        holding = self._holdings.get(delivery.message_id)
-        if holding is not None:
-            holding.adopt(delivery)
+        in_flight = self._in_flight.get(delivery.message_id)
+        if in_flight is not None:
+            in_flight.adopt(delivery)
             return
-        if delivery.message_id in self._owed:
+        if delivery.message_id in self._awaiting_copy:
             await delivery.ack()
             return
         try:
@@ -254,9 +256,9 @@ class WorkConsumer:
             return await self._renewed(held, deadline)
 
         # Registered before the handler's task runs: one read of the socket may contain the same message twice.
-        holding = self._holdings[delivery.message_id] = InFlightDelivery(delivery, renew, self._renew_seconds)
+        in_flight = self._in_flight[delivery.message_id] = InFlightDelivery(delivery, renew, self._renew_seconds)
         # A separate task: the caller's task is cancelled when the connection ends, a handler must go on.
-        handler = asyncio.create_task(self._handle(item, signed, attachments, delivery, holding, deadline))
+        handler = asyncio.create_task(self._handle(item, signed, attachments, delivery, in_flight, deadline))
         self._handlers.add(handler)
         handler.add_done_callback(self._handlers.discard)
 
@@ -266,16 +268,16 @@ class WorkConsumer:
             handler.cancel()
         if self._handlers:
             await asyncio.gather(*self._handlers, return_exceptions=True)
-        self._holdings.clear()  # a handler that was cancelled before its first step has not removed its entry
+        self._in_flight.clear()  # a handler that was cancelled before its first step has not removed its entry
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview], Signed]:
         item, attachments, signed = self._envelopes.work(delivery, self._opened)
         if item.silo != self._silo or not delivery.message_id:
-            raise self._no_work(item)
+            raise self._not_work(item)
         if not delivery.can_be_copied:
             raise WireError("its routing key or ids are too long for a copy of it")
         before = deliveries_of(delivery)
-        if before > MOST_DELIVERIES:
+        if before > MAX_REDELIVERIES:
             raise WireError(f"it was redelivered {before} times without a reply")
         if before:  # blobs in flight with an earlier delivery went to the process that held it
             item = msgspec.structs.replace(item, incoming={})
@@ -284,10 +286,10 @@ class WorkConsumer:
     def _opened(self, body: Buffer) -> tuple[WorkItem, Sequence[memoryview]]:
         item, attachments = decode(body, self._limits)
         if not isinstance(item, WorkItem):
-            raise self._no_work(item)
+            raise self._not_work(item)
         return item, attachments
 
-    def _no_work(self, message: Message) -> WireError:
+    def _not_work(self, message: Message) -> WireError:
         return WireError(f"a {type(message).__name__} that is no work item for {self._silo!r}")
 
     async def _handle(
@@ -296,7 +298,7 @@ class WorkConsumer:
         signed: Signed,
         attachments: Sequence[memoryview],
         delivery: Delivery,
-        holding: InFlightDelivery,
+        in_flight: InFlightDelivery,
         deadline: Deadline,
     ) -> None:
         try:
@@ -304,13 +306,13 @@ class WorkConsumer:
             self._count_blobs(item, sent)
             forged = partial(self.alarms.add, "blob")
             with self._blobs.pinned(sent), self._envelopes.opening(item, signed, self._blobs, deadline, forged):
-                await holding.keep(asyncio.ensure_future(self._work_on(item, signed, deadline, delivery)))
+                await in_flight.keep(asyncio.ensure_future(self._work_on(item, signed, deadline, delivery)))
         finally:
-            del self._holdings[delivery.message_id]
-            if holding.awaiting_copy:
-                self._owed[delivery.message_id] = None
-                if len(self._owed) > MOST_OWED:
-                    self._owed.popitem(last=False)
+            del self._in_flight[delivery.message_id]
+            if in_flight.awaiting_copy:
+                self._awaiting_copy[delivery.message_id] = None
+                if len(self._awaiting_copy) > MAX_AWAITING_COPY:
+                    self._awaiting_copy.popitem(last=False)
 
     def _count_blobs(self, item: WorkItem, sent: Collection[Digest]) -> None:
         for digest in item.blobs:
@@ -326,7 +328,7 @@ class WorkConsumer:
             await self._ready(deadline)
             async with self._room:
                 left = deadline.left()
-                if left < item.timeout - NOTHING:
+                if left < item.timeout - NEGLIGIBLE:
                     item = msgspec.structs.replace(item, timeout=left)
                 with tracing.continued(delivery.headers):
                     await self._on_work(item, signed)
@@ -343,7 +345,7 @@ class WorkConsumer:
             correlation_id=held.correlation_id,
             message_id=held.message_id,
             expiration=deadline.left(),
-            headers={COUNT: deliveries_of(held), **tracing.carried(held.headers)},
+            headers={DELIVERIES_HEADER: deliveries_of(held), **tracing.carried(held.headers)},
         )
         try:
             await self._control.publish(copy, Deadline.after(RENEWAL))
