@@ -76,7 +76,7 @@ def test_each_event_of_the_log_is_on_the_page_with_its_levels_and_keys():
     assert page.keys() == code.keys()
     for name, (levels, keys) in code.items():
         # A key that is added under a condition is not found here.
-        assert (page[name][0], page[name][1] - {"asking_again_in"}) == (levels, keys), name
+        assert (page[name][0], page[name][1] - {"retry_in"}) == (levels, keys), name
 
 
 def test_each_event_of_on_event_is_on_the_page_with_its_level():
