@@ -108,12 +108,12 @@ def watch(cohort: Name, /, *, url: Url, json: Json = False) -> None:
 
 async def _tables(url: str, seconds: float) -> list[tuple[str, SiloTable]]:
     from fedbroker.cli.silo_table import SiloTable
-    from fedbroker.transport.coordinator.discovery import Heard
+    from fedbroker.transport.coordinator.discovery import LobbyMessage
     from fedbroker.transport.observer import CohortObserver
 
     tables: dict[str, SiloTable] = defaultdict(SiloTable)
 
-    def on_message(message: Heard) -> None:
+    def on_message(message: LobbyMessage) -> None:
         tables[message.cohort].update(message, time.monotonic())
 
     observer = CohortObserver(url, None, on_message)
@@ -147,12 +147,12 @@ async def _watch(url: str, cohort: str, json: bool) -> None:
 
 def _observer(url: str, cohort: str, changed: Callable[[], None]) -> tuple[SiloTable, CohortObserver]:
     from fedbroker.cli.silo_table import SiloTable
-    from fedbroker.transport.coordinator.discovery import Heard
+    from fedbroker.transport.coordinator.discovery import LobbyMessage
     from fedbroker.transport.observer import CohortObserver
 
     silos = SiloTable()
 
-    def on_message(message: Heard) -> None:
+    def on_message(message: LobbyMessage) -> None:
         silos.update(message, time.monotonic())
         changed()
 

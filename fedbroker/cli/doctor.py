@@ -55,12 +55,12 @@ async def _silos(url: str, cohort: str) -> list[Finding]:
     from fedbroker.cli.silo_table import SiloTable
     from fedbroker.diagnostics.finding import Finding
     from fedbroker.errors import BrokerError, CohortError
-    from fedbroker.transport.coordinator.discovery import Heard
+    from fedbroker.transport.coordinator.discovery import LobbyMessage
     from fedbroker.transport.observer import CohortObserver
 
     silos = SiloTable()
 
-    def on_message(message: Heard) -> None:
+    def on_message(message: LobbyMessage) -> None:
         silos.update(message, time.monotonic())
 
     observer = CohortObserver(url, cohort, on_message)

@@ -1,1 +1,1 @@
-"""Dead letters: work items that the broker gave back, kept for a week to be read, replayed and requeued."""
+"""Dead letters: work items that the broker dead-lettered, kept for a week to be read, replayed and requeued."""

@@ -282,7 +282,7 @@ class CoordinatorCohort:
 
     async def _answer(self, answer: Accepted | Rejected) -> None:
         await self._open.wait()  # announcements from the lobby arrive before we have finished connecting
-        await self._end.tell(answer.silo, answer)
+        await self._end.send_notice(answer.silo, answer)
 
     def _on_leave(self, message: Leave) -> None:
         if self._roster.left(message):

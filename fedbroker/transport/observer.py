@@ -17,7 +17,7 @@ from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.coordinator.discovery import PATIENCE, Heard, LobbyListener
+from fedbroker.transport.coordinator.discovery import PATIENCE, LobbyListener, LobbyMessage
 from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -37,7 +37,7 @@ class CohortObserver:
     Args:
         url: ``amqp://`` or ``amqps://``.
         cohort: the cohort to observe; None for all cohorts.
-        on_heard: called for each announcement and departure of a silo (on the event loop, must not block).
+        on_message: called for each announcement and departure of a silo (on the event loop, must not block).
         limits: bounds on messages.
 
     Raises:
@@ -45,7 +45,12 @@ class CohortObserver:
     """
 
     def __init__(
-        self, url: str, cohort: str | None, on_heard: Callable[[Heard], None], *, limits: Limits = DEFAULT_LIMITS
+        self,
+        url: str,
+        cohort: str | None,
+        on_message: Callable[[LobbyMessage], None],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._address = parse(url)
         self._cohort = None if cohort is None else check_name("cohort", cohort)
@@ -54,7 +59,7 @@ class CohortObserver:
         self._connection = ReconnectingConnection(
             self._address, f"fedbroker observer {cohort or ''}".strip(), self._set_up
         )
-        self._listener = LobbyListener(self._read, on_heard, limits.max_lobby_entries)
+        self._listener = LobbyListener(self._read, on_message, limits.max_lobby_entries)
 
     async def open(self, deadline: Deadline) -> None:
         """Connect and listen. For a single cohort, also find the silos that wait in its lobby.
@@ -97,14 +102,14 @@ class CohortObserver:
         await connection.declare((topology.LOBBY,), (self._queue,))
         await self._listener.consume(connection, self._queue)
 
-    async def _empty(self, lobby: topology.Queue) -> list[Heard | None] | None:
+    async def _empty(self, lobby: topology.Queue) -> list[LobbyMessage | None] | None:
         """Take all messages out of the lobby and return them; None if it does not exist. It is not declared then."""
         connected = await connect(self._address, "fedbroker observer")
         try:
             browser = QueueBrowser(connected)
             if (count := await browser.count(lobby)) is None:
                 return None
-            found: list[Heard | None] = []
+            found: list[LobbyMessage | None] = []
             for _ in range(count):
                 if (delivery := await browser.take(lobby)) is None:
                     break
@@ -114,7 +119,7 @@ class CohortObserver:
         finally:
             await connected.close()
 
-    def _read(self, delivery: Delivery) -> Heard | None:
+    def _read(self, delivery: Delivery) -> LobbyMessage | None:
         """Return the announcement or departure if its routing key matches the silo that it names."""
         try:
             message = decode(unverified_body(delivery.body), self._limits).message

@@ -258,7 +258,7 @@ class SiloEnvelopes:
     async def outputs(
         self, item: WorkItem, signed: Signed, outputs: Mapping[Digest, Buffer]
     ) -> dict[Digest, tuple[Digest, Buffer]]:
-        """Seal the outputs for the bulk lane; return for each digest the sealed digest and the bytes."""
+        """Seal the outputs for the bulk connection; return for each digest the sealed digest and the bytes."""
         if signed.reader is None:
             return {digest: (digest, data) for digest, data in outputs.items()}
         secret = pair_secret(self._own, signed.reader, item.session_id)

@@ -48,6 +48,7 @@ _ZERO_NONCE: Final = bytes(12)
 """The nonce of a key that is used once."""
 
 NONCE_BYTES: Final = 16
+"""Random bytes of a message: two messages never have the same 128 random bits."""
 NO_READER: Final = bytes(8)  # the reader's id in a message that is not sealed
 
 

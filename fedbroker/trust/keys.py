@@ -26,6 +26,7 @@ __all__ = ["KEY_BYTES", "SIGNATURE_BYTES", "Identity", "Public", "derived"]
 KEY_BYTES: Final = 32  # of Ed25519, X25519 and AES-256 keys
 SIGNATURE_BYTES: Final = 64  # of Ed25519
 ID_BYTES: Final = 8
+"""Bytes of a public key's id: enough to find the key among those that are trusted; the signature decides."""
 
 _SECRET: Final = "fedbroker-secret-1:"
 _PUBLIC: Final = "fedbroker-public-1:"

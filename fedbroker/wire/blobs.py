@@ -117,7 +117,7 @@ class Assembler:
     """Assembles blobs from chunks that arrive in any order, some of them twice.
 
     Only complete blobs that match their digest are returned. The number and total size of incomplete blobs are bounded;
-    a blob that gets no further chunk is given up. Times are seconds on any one monotonic clock.
+    a blob that gets no further chunk is abandoned. Times are seconds on any one monotonic clock.
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:

@@ -35,7 +35,7 @@ class Limits:
         min_chunk: the smallest chunk that a receiver accepts, except for the last one of a blob.
         max_pending_blobs: incomplete blobs that a receiver holds.
         max_pending_bytes: total size of these blobs.
-        pending_seconds: a blob that gets no further chunk for this long is given up.
+        pending_seconds: a blob that gets no further chunk for this long is abandoned.
         max_strikes: invalid or unexpected messages that a silo may send in a minute; with one more it is dropped from
             its sessions, and its messages are ignored for the rest of the minute.
         max_lobby_entries: incarnations of one silo that a coordinator keeps from announcements.

@@ -94,7 +94,7 @@ async def test_announcements_back_off_without_a_coordinator(broker: PrivateBroke
         assert 6 * HEARTBEAT < time.monotonic() - started < 12 * HEARTBEAT
         async with coordinator_transport(broker.url, cohort) as coordinator:
             assert coordinator.announces[-1].heartbeat == HEARTBEAT
-            await coordinator.transport.tell(
+            await coordinator.transport.send_notice(
                 "ewr", Accepted(coordinator.transport.coordinator_id, "ewr", silo.incarnation)
             )
             before, started = len(coordinator.announces), time.monotonic()
@@ -106,10 +106,10 @@ async def test_announcements_back_off_without_a_coordinator(broker: PrivateBroke
 async def test_rejected_silo_announces_itself_after_the_given_delay(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator, silo_transport(broker.url, cohort) as silo:
         await eventually(lambda: coordinator.silos == {"ewr"})
-        await coordinator.transport.tell("ewr", Rejected("k", "ewr", "another", "no room", (60.0, 60.0)))
+        await coordinator.transport.send_notice("ewr", Rejected("k", "ewr", "another", "no room", (60.0, 60.0)))
         before = len(coordinator.announces)
         await eventually(lambda: len(coordinator.announces) > before + 1)  # a message for another silo
-        await coordinator.transport.tell("ewr", Rejected("k", "ewr", silo.incarnation, "no room", (2.0, 2.5)))
+        await coordinator.transport.send_notice("ewr", Rejected("k", "ewr", silo.incarnation, "no room", (2.0, 2.5)))
         told = time.monotonic()
         count = len(coordinator.announces)
         await eventually(lambda: len(coordinator.announces) >= count + 2)
@@ -119,8 +119,8 @@ async def test_rejected_silo_announces_itself_after_the_given_delay(broker: Priv
 async def test_admitted_silo_ignores_another_coordinators_rejection(broker: PrivateBroker, cohort: str) -> None:
     async with coordinator_transport(broker.url, cohort) as coordinator, silo_transport(broker.url, cohort) as silo:
         await eventually(lambda: coordinator.silos == {"ewr"})
-        await coordinator.transport.tell("ewr", Accepted("ours", "ewr", silo.incarnation))
-        await coordinator.transport.tell(
+        await coordinator.transport.send_notice("ewr", Accepted("ours", "ewr", silo.incarnation))
+        await coordinator.transport.send_notice(
             "ewr", Rejected("other", "ewr", silo.incarnation, "too old", (60.0, 60.0), True)
         )
         count = len(coordinator.announces)

@@ -184,7 +184,7 @@ async def test_a_coordinator_cannot_reject_a_silo_for_another(broker: PrivateBro
         async with coordinator_transport(broker.url, cohort, keys=keyring.of_coordinator("a", seal=seal)) as honest:
             await eventually(lambda: "ewr" in honest.silos)
             accepted = Accepted(honest.transport.coordinator_id, "ewr", silo.incarnation)
-            await honest.transport.tell("ewr", accepted)
+            await honest.transport.send_notice("ewr", accepted)
             # In A's name: it revokes no notice of A.
             await attacker.send_notice(
                 "ewr", msgspec.structs.replace(rejected, coordinator_id=honest.transport.coordinator_id)

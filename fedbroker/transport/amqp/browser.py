@@ -19,8 +19,9 @@ __all__ = ["QueueBrowser", "in_time"]
 LOT: Final = 16
 """Messages requeued at a time: a quorum queue reorders more than 32 requeues in flight."""
 PAUSE: Final = 0.002
-LOOKS: Final = 1000
-"""Seconds between two checks that requeued messages are back in the queue, and the maximum number of checks."""
+"""Seconds between two checks that requeued messages are back in the queue: a requeue takes about a millisecond."""
+MAX_CHECKS: Final = 1000
+"""Maximum number of these checks: two seconds in all, because a message may expire while it is awaited."""
 
 
 class QueueBrowser:
@@ -84,7 +85,7 @@ class QueueBrowser:
 
     async def _holds(self, queue: Queue, messages: int) -> None:
         assert self._reading is not None
-        for _ in range(LOOKS):
+        for _ in range(MAX_CHECKS):
             with _lost():
                 state = await self._reading.inspect(queue)
             if state.messages >= messages:

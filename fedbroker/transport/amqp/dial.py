@@ -40,9 +40,10 @@ CLOSE_TIMEOUT: Final = 2.0
 MOST_CAUSES: Final = 8
 """Errors followed along ``__cause__`` and ``__context__``; the chain may be a cycle."""
 
-_UNKNOWN_CA: Final = (18, 19, 20, 21)  # OpenSSL's verify codes: self-signed certificates and unknown issuers
-_EXPIRED: Final = (9, 10)
-_OTHER_NAME: Final = (62, 64)
+# OpenSSL's verify codes (X509_V_ERR_…).
+_UNKNOWN_CA: Final = (18, 19, 20, 21)  # self-signed certificates and unknown issuers
+_EXPIRED: Final = (9, 10)  # not valid yet, and not valid any more
+_OTHER_NAME: Final = (62, 64)  # another host name, another IP address
 _ALERTS: Final = {
     "CERTIFICATE_REQUIRED": "it requires a client certificate, and the URL names none",
     "UNKNOWN_CA": "our client certificate is from a CA that it does not trust",

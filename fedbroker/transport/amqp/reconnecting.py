@@ -22,7 +22,9 @@ __all__ = ["FIRST_DELAY", "ReconnectingConnection", "delays"]
 _log = get_logger(__name__)
 
 FIRST_DELAY: Final = 0.1
+"""Seconds: most losses are a restart of a proxy or a node, and the next host answers at once."""
 LONGEST_DELAY: Final = 10.0
+"""Seconds: a broker that is back is noticed soon, and one that is down is not flooded with attempts."""
 NO_QUEUE: Final = 15.0
 """Seconds for which a message may match no queue: its consumer redeclares a queue that the broker lost."""
 NO_QUEUE_PAUSE: Final = 0.25

@@ -1,4 +1,4 @@
-"""The bulk lane: blobs are sent in chunks on a separate connection, with a bounded window of unconfirmed chunks."""
+"""The bulk connection: blobs are sent in chunks, with a bounded window of unconfirmed chunks."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def receiver(
         try:
             message, attachments = decode(delivery.body, limits)
             if not isinstance(message, Chunk):
-                raise WireError(f"a {type(message).__name__} on the bulk lane")
+                raise WireError(f"a {type(message).__name__} on the bulk connection")
             store.accept(message, await content(message, attachments[0]))
         except WireError as error:
             _log.warning("message_dropped", at="bulk", key=delivery.key, reason=error.what)

@@ -1,4 +1,4 @@
-"""Sealed blobs on the bulk lane: encrypted before they are sent, decrypted into the store when they arrive.
+"""Sealed blobs on the bulk connection: encrypted before they are sent, decrypted into the store when they arrive.
 
 A sealed blob travels under the digest of its sealed bytes. The message that it belongs to maps the blob's digest to it.
 
@@ -135,7 +135,9 @@ async def _open(
 
 
 PIECE: Final = 1 << 20
-TAG: Final = 16  # of AES-GCM
+"""Bytes encrypted at a time: AESGCM copies its input, so this bounds the additional memory."""
+TAG: Final = 16
+"""Bytes of AES-GCM's tag."""
 
 
 def seal_blob(data: Buffer, digest: Digest, secret: bytes) -> bytearray:

@@ -134,7 +134,7 @@ class BlobStore:
         Args:
             digest: the blob's digest.
             deadline: by which it must be complete.
-            patience: seconds without progress of any blob on the lane, after which this one counts as lost.
+            patience: seconds without progress of any blob, after which this one counts as lost.
 
         Raises:
             Missing: no progress for ``patience`` seconds, or the received chunks were refused or damaged.

@@ -17,11 +17,11 @@ from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Announce, Leave
 
-__all__ = ["Heard", "LobbyListener", "SiloDiscovery"]
+__all__ = ["LobbyListener", "LobbyMessage", "SiloDiscovery"]
 
 _log = get_logger(__name__)
 
-Heard: TypeAlias = Announce | Leave
+LobbyMessage: TypeAlias = Announce | Leave
 
 PREFETCH: Final = 64
 """Announcements in flight from the broker; each is small and handled at once."""
@@ -37,25 +37,28 @@ class LobbyListener:
 
     Args:
         read: returns the message in a delivery, or None if it is invalid.
-        on_heard: called for each announcement and departure.
+        on_message: called for each announcement and departure.
         max_incarnations: incarnations of one silo to wait for.
     """
 
     def __init__(
-        self, read: Callable[[Delivery], Heard | None], on_heard: Callable[[Heard], None], max_incarnations: int
+        self,
+        read: Callable[[Delivery], LobbyMessage | None],
+        on_message: Callable[[LobbyMessage], None],
+        max_incarnations: int,
     ) -> None:
         self._read = read
-        self._on_heard = on_heard
+        self._on_message = on_message
         self._max_incarnations = max_incarnations
         self._found: dict[str, set[str]] = {}  # the incarnations of each silo
         self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
-        self._heard = asyncio.Event()
+        self._received = asyncio.Event()
 
     async def consume(self, connection: Connection, queue: Queue) -> None:
         """Consume the listener's queue on a new connection."""
         await connection.consume(queue, self._on_delivery, prefetch=PREFETCH)
 
-    def expect(self, messages: Iterable[Heard | None]) -> None:
+    def expect(self, messages: Iterable[LobbyMessage | None]) -> None:
         """Wait, from now on, for the silos whose messages were in the lobby; None stands for an invalid message."""
         self._found = {}
         for message in messages:
@@ -75,8 +78,8 @@ class LobbyListener:
         try:
             async with asyncio.timeout(min(PATIENCE, seconds)):
                 while self._unconfirmed() or (any_silo and not self._answered):
-                    self._heard.clear()
-                    await self._heard.wait()
+                    self._received.clear()
+                    await self._received.wait()
         except TimeoutError:
             _log.info("silos_in_lobby_not_confirmed", silos=self._unconfirmed())
         self._answered = None
@@ -100,10 +103,10 @@ class LobbyListener:
     async def _on_delivery(self, delivery: Delivery) -> None:
         message = self._read(delivery)
         if message is not None:
-            self._on_heard(message)
+            self._on_message(message)
             if self._answered is not None:
                 self._answered.add((message.silo, message.incarnation))
-                self._heard.set()
+                self._received.set()
         await delivery.ack()
 
 
@@ -138,7 +141,7 @@ class SiloDiscovery:
         self._envelopes = envelopes
         self._on_forged = on_forged
         self._queue: Queue | None = None  # under the name that it had the last time
-        self._listener = LobbyListener(self._read_delivery, self._on_heard, limits.max_lobby_entries)
+        self._listener = LobbyListener(self._read_delivery, self._on_message, limits.max_lobby_entries)
 
     async def listen(self, connection: Connection) -> None:
         """Listen on a connection, then empty the lobby."""
@@ -152,16 +155,16 @@ class SiloDiscovery:
         """Wait until the silos found in the lobby have announced themselves again, for at most a second."""
         await self._listener.confirmed(deadline.left())
 
-    def _on_heard(self, message: Heard) -> None:
+    def _on_message(self, message: LobbyMessage) -> None:
         if isinstance(message, Announce):
             self._on_announce(message)
         else:
             self._on_leave(message)
 
-    def _read_delivery(self, delivery: Delivery) -> Heard | None:
+    def _read_delivery(self, delivery: Delivery) -> LobbyMessage | None:
         return self._read(delivery.body, delivery.key)
 
-    def _read(self, body: bytes, key: str | None = None) -> Heard | None:
+    def _read(self, body: bytes, key: str | None = None) -> LobbyMessage | None:
         """Return a verified announcement or departure of this cohort; None (after a report or log line) for others."""
         try:
             said, signer = self._envelopes.announcement(body)

@@ -65,6 +65,7 @@ __all__ = ["CoordinatorTransport"]
 _log = get_logger(__name__)
 
 REPLY_PREFETCH: Final = 64
+"""Replies in flight from the broker: enough to hide a round trip; more would only move the queue into our memory."""
 GRACE: Final = 0.25
 """Seconds after the deadline in which a reply or dead letter still counts: an item expires just before its deadline."""
 EXPIRY_MARGIN: Final = 0.1
@@ -185,7 +186,7 @@ class CoordinatorTransport:
 
     @property
     def traffic(self) -> dict[str, TrafficCounters]:
-        """Traffic of the connections, by lane: ``control`` and ``bulk``."""
+        """Traffic of the connections, by name: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     async def send_blob(
@@ -254,14 +255,14 @@ class CoordinatorTransport:
                 await asyncio.gather(publishing, return_exceptions=True)
 
     async def end_session(self, silo: str, session_id: str, incarnation: str = "") -> None:
-        """Tell a silo, or one incarnation of it, to forget a session; best effort, like :meth:`tell`."""
-        await self.tell(silo, EndSession(session_id, incarnation))
+        """Tell a silo, or one incarnation of it, to forget a session; best effort, like :meth:`send_notice`."""
+        await self.send_notice(silo, EndSession(session_id, incarnation))
 
     async def fetch(self, silo: str, session_id: str, stage: int, incarnation: str) -> None:
-        """Tell a silo to send the outputs that it has announced; best effort, like :meth:`tell`."""
-        await self.tell(silo, Fetch(session_id, stage, incarnation))
+        """Tell a silo to send the outputs that it has announced; best effort, like :meth:`send_notice`."""
+        await self.send_notice(silo, Fetch(session_id, stage, incarnation))
 
-    async def tell(self, silo: str, notice: EndSession | Fetch | Accepted | Rejected) -> None:
+    async def send_notice(self, silo: str, notice: EndSession | Fetch | Accepted | Rejected) -> None:
         """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged."""
         body = self._envelopes.mail(silo, encode(notice))
         message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), body, persistent=False)
@@ -356,7 +357,7 @@ class CoordinatorTransport:
     async def _release_deferred(self, late: Done | Failed | Need) -> None:
         """Release the outputs that a silo holds for a late reply, so that it need not keep them until the deadline."""
         if isinstance(late, Done) and late.deferred and not self._router.waits_for(late):
-            await self.tell(late.silo, Fetch(late.session_id, late.stage, late.incarnation, wanted=False))
+            await self.send_notice(late.silo, Fetch(late.session_id, late.stage, late.incarnation, wanted=False))
 
     def _count_strike(self, silo: str) -> None:
         """Count an invalid or unrequested message; beyond the limit, refuse the silo's pending requests."""

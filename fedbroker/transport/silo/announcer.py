@@ -32,6 +32,7 @@ LEAVE_TIMEOUT: Final = 1.0
 """Seconds to publish the message that the silo leaves."""
 
 BACK_OFF: Final = 1.5
+"""Factor between two intervals: a lobby that no coordinator reads sees fewer and fewer announcements."""
 MAX_BACK_OFF: Final = 4.0
 """Until a coordinator admits the silo, each interval is 1.5 times the previous one, up to 4 heartbeats."""
 
@@ -39,8 +40,9 @@ REMEMBERED: Final = 1024
 """Coordinators per signer that are remembered as having admitted the silo; beyond that, all are forgotten."""
 
 MIN_RETRY: Final = 0.1
+"""Seconds: a coordinator that rejects us with a pause of zero must not make us flood the lobby."""
 MAX_RETRY: Final = 2700.0
-"""Bounds, in seconds, on the pause after a rejection; 45 minutes is the longest that our coordinator asks for."""
+"""Seconds: 45 minutes is the longest pause after a rejection that our coordinator asks for."""
 
 CHANGE: Final = "change what the reason names, as by installing the coordinator's version, and start the silo again"
 

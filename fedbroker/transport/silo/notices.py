@@ -29,6 +29,7 @@ __all__ = ["DeferredResults", "NoticeQueue", "until_free"]
 _log = get_logger(__name__)
 
 PREFETCH: Final = 64
+"""Notices in flight from the broker; each is small and handled at once."""
 
 
 class NoticeQueue:

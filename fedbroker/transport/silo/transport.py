@@ -55,6 +55,7 @@ __all__ = ["SiloTransport"]
 _log = get_logger(__name__)
 
 WORK_PREFETCH: Final = 16
+"""Default maximum number of work items in progress: a silo rarely serves more sessions at a time."""
 SPREAD: Final = 3.0
 """Seconds over which the silos spread their reconnections after the broker was away."""
 
@@ -179,7 +180,7 @@ class SiloTransport:
 
     @property
     def traffic(self) -> dict[str, TrafficCounters]:
-        """Traffic of the connections, by lane: ``control`` and ``bulk``."""
+        """Traffic of the connections, by name: ``control`` and ``bulk``."""
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     @property
@@ -193,7 +194,7 @@ class SiloTransport:
 
     def alarm(self, where: str, why: str) -> None:
         """Log a rejected message, and report it with the next reply."""
-        self._work_consumer.alarms.add(where, why)
+        self._work_consumer.forgery_reports.add(where, why)
 
     async def reply(
         self,
@@ -206,8 +207,8 @@ class SiloTransport:
         """Reply to a work item, to the coordinator that signed it; return when the broker has confirmed everything.
 
         Waits while the broker is away. Small outputs are attached to the reply. Larger ones are sent at the same time
-        on the bulk lane or, if they exceed the item's ``hold``, after the reply, when the coordinator asks for them. A
-        reply whose queue stays missing is dropped: its coordinator is gone.
+        on the bulk connection or, if they exceed the item's ``defer_above``, after the reply, when the coordinator asks
+        for them. A reply whose queue stays missing is dropped: its coordinator is gone.
 
         Raises:
             BrokerLost: the broker did not confirm it, or the coordinator did not ask for the outputs, by the deadline.
@@ -223,7 +224,7 @@ class SiloTransport:
             names = {digest: name for digest, (name, _) in out.items() if name != digest}
         if isinstance(reply, Done):
             reply = msgspec.structs.replace(
-                reply, sealed=names, forgery_reports=self._work_consumer.alarms.take(signed.by)
+                reply, sealed=names, forgery_reports=self._work_consumer.forgery_reports.take(signed.by)
             )
         if 0 < item.defer_above < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
             with self._deferred.until_fetched(reply, signed.by) as fetched:
@@ -362,7 +363,7 @@ class SiloTransport:
 
     def _on_bad_chunk(self, _key: str, why: str) -> None:
         if self._envelopes.is_signed:
-            self._work_consumer.alarms.add("bulk", why)
+            self._work_consumer.forgery_reports.add("bulk", why)
 
     async def _delete_blobs_queue(self, connection: Connection) -> None:
         if not self._enrolled:
@@ -378,7 +379,7 @@ class SiloTransport:
             body, by = self._envelopes.notice(delivery.body)
             message = decode(body, self._limits).message
         except Forged as error:
-            self._work_consumer.alarms.add("mailbox", error.what)
+            self._work_consumer.forgery_reports.add("mailbox", error.what)
         except WireError as error:
             _log.warning("message_dropped", at="mailbox", reason=error.what)
         else:
@@ -391,7 +392,7 @@ class SiloTransport:
         await delivery.ack()
 
     def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
-        """Split outputs into those attached to the reply and those sent on the bulk lane."""
+        """Split outputs into those attached to the reply and those sent on the bulk connection."""
         inline: list[Buffer] = []
         bulk: dict[Digest, Buffer] = {}
         room = self._limits.inline_total

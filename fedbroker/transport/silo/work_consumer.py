@@ -54,24 +54,24 @@ class WorkCounters:
 
 
 class ForgeryReports:
-    """The latest alarms, and the number of them that each coordinator has received.
+    """The latest reports, and the number of them that each coordinator has received.
 
-    Each coordinator receives all alarms with the silo's replies: one coordinator cannot consume those of another.
+    Each coordinator receives all reports with the silo's replies: one coordinator cannot consume those of another.
     """
 
     def __init__(self) -> None:
         self._kept: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
         self._count = 0
-        self._reported: OrderedDict[str, int] = OrderedDict()  # number of alarms that each reader has received
+        self._reported: OrderedDict[str, int] = OrderedDict()  # number of reports that each reader has received
 
     def add(self, where: str, why: str) -> None:
-        """Log an alarm, and keep it for the next replies."""
+        """Log a rejected message, and keep it for the next replies."""
         _log.error("message_forged", at=where, reason=why)
         self._kept.append(f"{where}: {why}")
         self._count += 1
 
     def take(self, reader: str = "") -> tuple[str, ...]:
-        """Return the alarms that a reader has not received yet; ``reader`` is the fingerprint of its key."""
+        """Return the reports that a reader has not received yet; ``reader`` is the fingerprint of its key."""
         new = self._count - self._reported.pop(reader, 0)
         self._reported[reader] = self._count
         if len(self._reported) > MAX_READERS:
@@ -190,11 +190,11 @@ class WorkConsumer:
 
     Attributes:
         taken: counters of the deliveries so far.
-        alarms: forged messages in a coordinator's name.
+        forgery_reports: forged messages in a coordinator's name.
     """
 
     taken: WorkCounters
-    alarms: ForgeryReports
+    forgery_reports: ForgeryReports
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class WorkConsumer:
         self._envelopes = envelopes
         self._renew_seconds = renew_seconds
         self.taken = WorkCounters()
-        self.alarms = ForgeryReports()
+        self.forgery_reports = ForgeryReports()
         # The prefetch alone does not bound the handlers: renewing a delivery lets the broker deliver another message.
         self._room = asyncio.Semaphore(max_items)
         self._handlers: set[asyncio.Task[None]] = set()
@@ -242,7 +242,7 @@ class WorkConsumer:
             item, attachments, signed = self._read(delivery)
         except Forged as error:
             self.taken.rejected += 1
-            self.alarms.add("work", error.what)
+            self.forgery_reports.add("work", error.what)
             await delivery.reject()
             return
         except WireError as error:
@@ -304,7 +304,7 @@ class WorkConsumer:
         try:
             sent = [*map(self._blobs.put, attachments), *item.incoming]
             self._count_blobs(item, sent)
-            forged = partial(self.alarms.add, "blob")
+            forged = partial(self.forgery_reports.add, "blob")
             with self._blobs.pinned(sent), self._envelopes.opening(item, signed, self._blobs, deadline, forged):
                 await in_flight.keep(asyncio.ensure_future(self._work_on(item, signed, deadline, delivery)))
         finally:
