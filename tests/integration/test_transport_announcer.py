@@ -227,7 +227,7 @@ async def test_excess_announcements_of_a_silo_are_dropped(broker: PrivateBroker,
         await eventually(lambda: look.holds(f"fedbroker.lobby.{cohort}", 6))
         async with coordinator_transport(broker.url, cohort, limits=limits) as coordinator:
             assert coordinator.silos == {"jfk"}
-            assert coordinator.transport._discovery._found == {
+            assert coordinator.transport._discovery._listener._found == {
                 "ewr": {"a", "b"},
                 "jfk": coordinator_incarnations(coordinator),
             }

@@ -152,7 +152,7 @@ async def test_queue_with_other_properties_is_an_error(broker: PrivateBroker, co
         await look.declare(name, durable=True, arguments={"x-message-ttl": 17})
         line = await refusal(broker.url, cohort, TopologyMismatch)
         await look.delete(name)
-    assert f"queue '{name}' exists at the broker with other properties" in line
+    assert f"queue '{name}' exists at the broker with properties that differ" in line
 
 
 async def test_silo_queue_with_other_properties_is_an_error(broker: PrivateBroker, cohort: str) -> None:

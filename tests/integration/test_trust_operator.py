@@ -162,7 +162,7 @@ async def test_replayed_work_runs_once(broker: PrivateBroker, cohort: str, seal:
         assert len(on.ewr.items) == 2
         ((silo, _, why),) = on.coordinator.forged
         assert silo == "ewr"
-        assert "came again" in why
+        assert "received again" in why
 
 
 @sealing

@@ -83,7 +83,7 @@ def test_two_identities_derive_a_common_secret():
 
 def test_key_without_a_common_secret_is_refused():
     useless = Public(EWR.public._raw[:32], bytes(32))
-    with pytest.raises(ConfigError, match="of no use"):
+    with pytest.raises(ConfigError, match="not usable"):
         COORDINATOR.shared_with(useless)
 
 
@@ -143,7 +143,7 @@ def test_sealed_envelope_opens_only_for_its_recipient():
 
 
 def test_unknown_signer_is_refused():
-    with pytest.raises(Forged, match="not known here"):
+    with pytest.raises(Forged, match="an unknown key"):
         open_envelope(closed(b"body"), ABOUT, EWR, {}.get)
 
 
@@ -177,13 +177,13 @@ REPLY = MessageContext("reply", "airports", "ewr", "s1", 0)
 def test_silo_may_sign_only_its_own_messages():
     guard = at_coordinator()
     assert guard.open(at_silo(EWR).wrap(b"mine", REPLY), REPLY).body == b"mine"
-    with pytest.raises(Forged, match="not known here"):
+    with pytest.raises(Forged, match="an unknown key"):
         guard.open(at_silo(JFK).wrap(b"not mine", REPLY), REPLY)
 
 
 def test_silo_accepts_its_coordinators_and_no_other_silo():
     assert at_silo(EWR).open(at_coordinator().wrap(b"work", ABOUT), ABOUT).body == b"work"
-    with pytest.raises(Forged, match="not known here"):
+    with pytest.raises(Forged, match="an unknown key"):
         at_silo(EWR).open(at_silo(JFK).wrap(b"work", ABOUT), ABOUT)
 
 
@@ -280,5 +280,5 @@ def test_other_secret_or_digest_does_not_decrypt():
 
 
 def test_blob_under_a_wrong_digest_is_detected_despite_a_valid_secret():
-    with pytest.raises(Forged, match="another one"):
+    with pytest.raises(Forged, match="other content"):
         open_blob(seal_blob(b"blob", digest_of(b"other"), SECRET), digest_of(b"other"), SECRET)

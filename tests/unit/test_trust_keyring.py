@@ -42,7 +42,7 @@ def test_coordinator_keys_are_read(directory):
         ('secret_file = "secret.key"\nsilo = {}', "unknown key 'silo'"),
         ('secret_file = "secret.key"\nseal = "yes"', "'seal' in keys.toml is 'yes'"),
         ('secret_file = "none.key"\n', "does not exist"),
-        ('secret_file = "secret.key"', "no public key of anybody"),
+        ('secret_file = "secret.key"', "no public key is given"),
         ('secret_file = "secret.key"\n[silos]\newr = "x"', r"'ewr' in \[silos\] of keys.toml: this is not a public"),
         (f'secret_file = "secret.key"\n[silos]\newr = "{OWN.reveal()}"', "this is not a public key"),
         (

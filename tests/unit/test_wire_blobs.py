@@ -111,10 +111,10 @@ def test_incomplete_blobs_are_bounded_in_number_and_bytes() -> None:
     assembler = Assembler(Limits(min_chunk=1, max_pending_blobs=3, max_pending_bytes=1000))
     for name in ("a", "b", "c"):
         assert assembler.add(Chunk(name, 300, 0), b"x", 0.0) is None
-    with pytest.raises(WireError, match="too much is incomplete"):
+    with pytest.raises(WireError, match="too many incomplete blobs"):
         assembler.add(Chunk("d", 10, 0), b"x", 0.0)
     assembler.drop("a")
-    with pytest.raises(WireError, match="too much is incomplete"):
+    with pytest.raises(WireError, match="too many incomplete blobs"):
         assembler.add(Chunk("d", 401, 0), b"x", 0.0)
     assert assembler.add(Chunk("d", 400, 0), b"x", 0.0) is None
     assert (len(assembler), assembler.pending_bytes) == (3, 1000)

@@ -150,9 +150,9 @@ def test_header_of_any_bytes_is_a_wire_error(packed: bytes) -> None:
     ("body", "words"),
     [
         (b"", "0 bytes"),
-        (b"GET / HTTP/1.1\r\nHost: example\r\n", "not one of ours"),
+        (b"GET / HTTP/1.1\r\nHost: example\r\n", "not a fedbroker message"),
         (b"FB\x09\x00" + b"\0" * 40, "version 9"),
-        (b"FB\x02\x01" + b"\0" * 40, "not one of ours"),
+        (b"FB\x02\x01" + b"\0" * 40, "not a fedbroker message"),
         (b"FB\x02\x00\xff\xff\xff\xff" + b"\0" * 40, "header is 4294967295"),
     ],
 )
@@ -234,7 +234,7 @@ def test_each_limit_applies_to_writer_and_reader(
 
 
 def test_number_beyond_msgpack_is_a_wire_error() -> None:
-    with pytest.raises(WireError, match="cannot be written"):
+    with pytest.raises(WireError, match="cannot be encoded"):
         encode(m.Need("s", 2**64, "ewr", "i", ()))
 
 

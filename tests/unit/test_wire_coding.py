@@ -104,7 +104,7 @@ def test_false_size_in_a_header_is_a_wire_error(data: bytes, size: int) -> None:
 @pytest.mark.parametrize(
     ("chunk", "body", "words"),
     [
-        (Chunk("d", 1000, 0, "zstd"), frame(bytes(1000), write_content_size=False), "does not say how many"),
+        (Chunk("d", 1000, 0, "zstd"), frame(bytes(1000), write_content_size=False), "does not state its size"),
         (Chunk("d", 1001, 0, "zstd"), frame(bytes(1001)), "more than 1000 bytes"),
         (Chunk("d", 99, 0, "zstd"), frame(bytes(100)), "100 bytes at 0 does not fit a blob of 99"),
         (Chunk("d", 1000, 901, "zstd"), frame(bytes(100)), "100 bytes at 901 does not fit a blob of 1000"),
