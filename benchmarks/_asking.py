@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aio_pika
@@ -34,21 +34,17 @@ async def session(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -
             start = time.perf_counter()
             one = await cohort.session(members, {member.name: 1 for member in members}, SECONDS)
             programs = {member.name: PROGRAM for member in members}
-            answers: dict[str, Sequence[Buffer]] = {}
+            received = 0
 
-            def take(
-                silo: str,
-                outputs: Sequence[Buffer],
-                merged: Callable[[], None],
-                into: dict[str, Sequence[Buffer]] = answers,
-            ) -> None:
-                into[silo] = outputs
-                merged()
+            def accept(_silo: str, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
+                nonlocal received
+                received += sum(map(len, outputs))
+                return ()
 
-            await one.run_stage(StageWork(level=0, last=True, programs=programs, blobs={}, take=take))
+            await one.run_stage(StageWork(stage=0, last=True, ops=programs, blobs={}, accept=accept))
             seconds = time.perf_counter() - start
             await one.close()
-            say(seconds=seconds, bytes=sum(len(output) for outputs in answers.values() for output in outputs))
+            say(seconds=seconds, bytes=received)
 
 
 async def bare(first: dict[str, Any], words: AsyncIterator[dict[str, Any]]) -> None:

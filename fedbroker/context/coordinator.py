@@ -11,9 +11,9 @@ import tensorflow_federated as tff
 
 import fedbroker
 from fedbroker import tracing
-from fedbroker.context.invocation import Environment, invoke
+from fedbroker.context.invocation import Attempt, invoke
 from fedbroker.context.loop import runtime_starts
-from fedbroker.context.progress import Progress, Watch
+from fedbroker.context.progress import Progress
 from fedbroker.context.retry import attempt
 from fedbroker.context.selection import Wanted, choose, pool_of
 from fedbroker.context.settings import Settings
@@ -80,7 +80,7 @@ class Coordinator:
             watch.planned(plan.name, len(plan.client_stages))
             join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
             result = await attempt(
-                lambda deadline: invoke(plan, rest, self._environment(deadline, join, watch)),
+                lambda deadline: invoke(plan, rest, self, Attempt(deadline, join, watch)),
                 retries=self.settings.options.retries,
                 seconds=self.settings.timeouts.total,
                 on_retry=self._on_retry,
@@ -119,19 +119,6 @@ class Coordinator:
     def _on_retry(self, number: int, error: FedbrokerError) -> None:
         details: EventDetails = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
         tell(self._listener, Event("invocation_retried", details=details))
-
-    def _environment(self, deadline: Deadline, join: Deadline, watch: Watch) -> Environment:
-        """Return the environment of one attempt; until ``join`` it waits for a broker that does not listen yet."""
-        resumes = self.settings.options.journal is not None
-        return Environment(
-            executor=self._executor,
-            gather=lambda wanted: self._gather(wanted, deadline, join, watch),
-            session=lambda members, clients, fingerprint: self._session(members, clients, deadline, fingerprint, watch),
-            resume=(lambda name: self._resume(name, deadline, join, watch)) if resumes else None,
-            stage_timeout=self.settings.timeouts.stage,
-            deadline=deadline,
-            default_num_clients=self.settings.options.default_num_clients,
-        )
 
     async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
         """Return the computation to plan and its argument: those given, unless functions are among the arguments."""
@@ -180,7 +167,8 @@ class Coordinator:
         if runtimes is not None:
             await runtimes.close()
 
-    async def _executor(self, clients: int) -> Executor:
+    async def executor(self, clients: int) -> Executor:
+        """Return an executor of the C++ runtime with that many clients."""
         async with self._lock:
             if self._runtimes is None:
                 runtime_starts()
@@ -197,15 +185,17 @@ class Coordinator:
             confinement=settings.options.runtime_confinement,
         )
 
-    async def _gather(self, wanted: Wanted, deadline: Deadline, join: Deadline, watch: Watch) -> Sequence[Member]:
+    async def gather(self, wanted: Wanted, attempt: Attempt) -> Sequence[Member]:
+        """Wait for the silos that are wanted, and return a membership."""
         settings = self.settings
         pool = pool_of(wanted, settings)
-        cohort = await self._opened(deadline, join)
-        seconds = min(settings.timeouts.join, deadline.left())
-        watch.waits()
+        cohort = await self._opened(attempt)
+        seconds = min(settings.timeouts.join, attempt.deadline.left())
+        attempt.watch.waits()
         return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
 
-    async def _opened(self, deadline: Deadline, join: Deadline) -> CoordinatorCohort:
+    async def _opened(self, attempt: Attempt) -> CoordinatorCohort:
+        """Return the cohort, connected: until ``attempt.join``, wait for a broker that does not listen yet."""
         settings = self.settings
         async with self._opening:
             if self._cohort is None:
@@ -222,23 +212,21 @@ class Coordinator:
                     journal=self._journal,
                 )
                 try:
-                    await cohort.open(Deadline.after(settings.timeouts.join).earlier(deadline), join.left())
+                    await cohort.open(
+                        Deadline.after(settings.timeouts.join).earlier(attempt.deadline), attempt.join.left()
+                    )
                 except BaseException as error:
                     await asyncio.shield(cohort.close())
                     if isinstance(error, BrokerUnreachable) and error.retryable:
-                        raise _waited(error, settings.timeouts.join + time.monotonic() - join.at) from None
+                        raise _waited(error, settings.timeouts.join + time.monotonic() - attempt.join.at) from None
                     raise
                 self._cohort = cohort
             return self._cohort
 
-    async def _session(
-        self,
-        members: Sequence[Member],
-        clients: Mapping[str, int],
-        deadline: Deadline,
-        fingerprint: str,
-        watch: Watch,
+    async def start_session(
+        self, members: Sequence[Member], clients: Mapping[str, int], fingerprint: str, attempt: Attempt
     ) -> Session:
+        """Start a session with a membership and the number of clients of each member."""
         assert self._cohort is not None, "a membership comes from a cohort"
         settings = self.settings
         self._last = await self._cohort.session(
@@ -246,21 +234,21 @@ class Coordinator:
             clients,
             settings.timeouts.stage,
             policy=settings.policy,
-            deadline=deadline,
+            deadline=attempt.deadline,
             fingerprint=fingerprint,
         )
-        watch.runs(self._last)
+        attempt.watch.runs(self._last)
         return self._last
 
-    async def _resume(self, fingerprint: str, deadline: Deadline, join: Deadline, watch: Watch) -> Session | None:
+    async def resume_session(self, fingerprint: str, attempt: Attempt) -> Session | None:
         """Resume the session of the same computation in which an earlier process was killed; None if none was."""
-        cohort = await self._opened(deadline, join)
+        cohort = await self._opened(attempt)
         assert self._journal is not None
         unfinished = self._journal.take(fingerprint)
         if unfinished is None:
             return None
-        self._last = cohort.resume(unfinished, self.settings.timeouts.stage, self.settings.policy, deadline)
-        watch.runs(self._last)
+        self._last = cohort.resume(unfinished, self.settings.timeouts.stage, self.settings.policy, attempt.deadline)
+        attempt.watch.runs(self._last)
         return self._last
 
 

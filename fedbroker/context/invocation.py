@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from fedbroker import tracing
+from fedbroker.context.progress import Watch
 from fedbroker.context.selection import Wanted, wanted
 from fedbroker.context.server_stages import ServerSide
+from fedbroker.context.settings import Settings
 from fedbroker.context.values.arguments import Argument, ClientValues, Given, client_count, read_arguments
 from fedbroker.context.values.binding import bind_type, check_source
 from fedbroker.context.values.conversion import ResultValues, assemble, deal, serialize
@@ -25,13 +27,15 @@ from fedbroker.log import get_logger
 from fedbroker.plan.model import ClientStage, Plan, ServerStage, identity_of
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
+from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.ports import LateJoiner, StageWork
 from fedbroker.session.roster import Member
+from fedbroker.session.stage_state import Policy
 from fedbroker.text import seconds_text
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["Environment", "SessionLike", "invoke"]
+__all__ = ["Attempt", "Host", "SessionLike", "invoke"]
 
 _log = get_logger(__name__)
 
@@ -40,13 +44,18 @@ class SessionLike(Protocol):
     """The interface of a session for an invocation, implemented by :class:`fedbroker.session.session.Session`."""
 
     @property
-    def id(self) -> str:
-        """The session_id."""
+    def session_id(self) -> str:
+        """The session's id."""
         ...
 
     @property
-    def frozen(self) -> Sequence[Member]:
+    def membership(self) -> Sequence[Member]:
         """The membership at its start."""
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        """The treatment of stragglers and the order of merging."""
         ...
 
     @property
@@ -64,36 +73,52 @@ class SessionLike(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
-    """The environment of an invocation.
+class Attempt:
+    """One attempt of an invocation.
 
     Attributes:
-        executor: returns an executor of the coordinator's runtime with that many clients.
-        gather: waits for the silos that are wanted, and returns a membership.
-        session: starts a session with a membership, the number of clients of each member, and a fingerprint.
-        resume: returns the session with that fingerprint in which an earlier process was killed, or None. None itself
-            without a journal.
-        stage_timeout: seconds for each server stage.
         deadline: deadline of the whole invocation.
-        default_num_clients: number of clients if no argument determines it; None for one at each silo.
+        join: deadline for reaching a broker that does not listen yet, the same for all attempts.
+        watch: display of the invocation.
     """
 
-    executor: Callable[[int], Awaitable[Executor]]
-    gather: Callable[[Wanted], Awaitable[Sequence[Member]]]
-    session: Callable[[Sequence[Member], Mapping[str, int], str], Awaitable[SessionLike]]
-    resume: Callable[[str], Awaitable[SessionLike | None]] | None
-    stage_timeout: float
-    deadline: Deadline = field(default_factory=Deadline.never)
-    default_num_clients: int | None = None
+    deadline: Deadline
+    join: Deadline
+    watch: Watch
 
 
-async def invoke(plan: Plan, argument: object, environment: Environment) -> object:
+class Host(Protocol):
+    """The interface of a coordinator for an invocation; :class:`fedbroker.context.coordinator.Coordinator` has it."""
+
+    settings: Settings
+
+    async def executor(self, clients: int) -> Executor:
+        """Return an executor of the coordinator's runtime with that many clients."""
+        ...
+
+    async def gather(self, wanted: Wanted, attempt: Attempt) -> Sequence[Member]:
+        """Wait for the silos that are wanted, and return a membership."""
+        ...
+
+    async def start_session(
+        self, members: Sequence[Member], clients: Mapping[str, int], fingerprint: str, attempt: Attempt
+    ) -> SessionLike:
+        """Start a session with a membership and the number of clients of each member."""
+        ...
+
+    async def resume_session(self, fingerprint: str, attempt: Attempt) -> SessionLike | None:
+        """Return the session with that fingerprint in which an earlier process was killed; None if none was."""
+        ...
+
+
+async def invoke(plan: Plan, argument: object, host: Host, attempt: Attempt) -> object:
     """Run a plan.
 
     Args:
         plan: plan of the computation.
         argument: as TFF passes it to an execution context.
-        environment: its environment; a plan without client stages uses the runtime only.
+        host: the coordinator; a plan without client stages uses its runtime only.
+        attempt: the attempt that this is.
 
     Returns:
         The result in the Python containers that the computation's type names.
@@ -101,28 +126,29 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
     Raises:
         FedbrokerError: see :mod:`fedbroker.errors`; a ``UsageError`` if an argument is not of its type.
     """
+    options = host.settings.options
     arguments = await asyncio.to_thread(read_arguments, plan, argument)
     fingerprint, session = "", None
-    if plan.client_stages and environment.resume is not None:
+    if plan.client_stages and options.journal is not None:
         fingerprint = await asyncio.to_thread(_fingerprint, plan, arguments)
-        session = await environment.resume(fingerprint)
+        session = await host.resume_session(fingerprint, attempt)
     members: Sequence[Member] = ()
     if session is not None:
-        members = session.frozen
+        members = session.membership
     elif plan.client_stages:
-        members = await environment.gather(wanted(arguments.values()))
+        members = await host.gather(wanted(arguments.values()), attempt)
     at_silos = any(isinstance(argument, SiloData) for argument in arguments.values())
     bound = await asyncio.to_thread(_bind, plan, arguments, members) if at_silos else {}
-    dealt = _deal(arguments, bound, members, environment.default_num_clients)
+    dealt = _deal(arguments, bound, members, options.default_num_clients)
     given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
-    server = ServerSide(environment.executor, given)
-    run = _Run(plan, environment, server, StageOps(dealt, arguments, bound))
+    server = ServerSide(host.executor, given)
+    run = _Run(plan, host, attempt, server, StageOps(dealt, arguments, bound))
     try:
         if not plan.client_stages:
             await run.stages(None)
         else:
             clients = {silo: len(held) for silo, held in dealt.items()}
-            await _run_session(run, session or await environment.session(members, clients, fingerprint))
+            await _run_session(run, session or await host.start_session(members, clients, fingerprint, attempt))
         values = await run.result()
     except BaseException:
         await asyncio.shield(server.close())
@@ -133,7 +159,7 @@ async def invoke(plan: Plan, argument: object, environment: Environment) -> obje
 
 async def _run_session(run: _Run, session: SessionLike) -> None:
     if run.plan.exposed:
-        _log.warning("secure sums in plaintext", session=session.id, intrinsics=run.plan.exposed)
+        _log.warning("secure_sums_in_plaintext", session=session.session_id, intrinsics=run.plan.exposed)
     try:
         await run.stages(session)
     except BaseException as error:
@@ -145,18 +171,19 @@ async def _run_session(run: _Run, session: SessionLike) -> None:
 class _Run:
     """The stages of one invocation, in turn."""
 
-    def __init__(self, plan: Plan, environment: Environment, server: ServerSide, programs: StageOps) -> None:
+    def __init__(self, plan: Plan, host: Host, attempt: Attempt, server: ServerSide, ops: StageOps) -> None:
         self.plan = plan
-        self.environment = environment
+        self.host = host
+        self.deadline = attempt.deadline
         self.server = server
-        self.programs = programs
+        self.ops = ops
         self.returned: defaultdict[str, dict[str, Buffer]] = defaultdict(dict)  # slot, silo
         self.participants: Sequence[str] = ()
-        self.reader = SequenceReader(environment.executor)
+        self.reader = SequenceReader(host.executor)
         self.at_server = {slot.name: slot for slot in plan.parameters} | {
             slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
         }
-        clients_own = {name for name, one in programs.arguments.items() if not isinstance(one, Given)}
+        clients_own = {name for name, one in ops.arguments.items() if not isinstance(one, Given)}
         self.sent_down = self.at_server.keys() - clients_own
 
     async def stages(self, session: SessionLike | None) -> None:
@@ -183,10 +210,10 @@ class _Run:
         ]
         if not slots:
             return ResultValues(values)
-        seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
+        seconds = min(self.host.settings.timeouts.stage, self.deadline.left())
         try:
             async with asyncio.timeout(seconds):
-                executor = await self.environment.executor(0)
+                executor = await self.host.executor(0)
                 try:
                     for slot in slots:
                         found = [await read_sequences(one, slot.type, executor) for one in values[slot.name]]
@@ -201,7 +228,7 @@ class _Run:
         return ResultValues(values)
 
     async def _at_server(self, stage: ServerStage) -> None:
-        seconds = min(self.environment.stage_timeout, self.environment.deadline.left())
+        seconds = min(self.host.settings.timeouts.stage, self.deadline.left())
         try:
             async with asyncio.timeout(seconds):
                 with tracing.span("server stage", stage=stage.number):
@@ -217,29 +244,32 @@ class _Run:
         to_come = [one for one in later if isinstance(one, ClientStage)]
         down = await self._sent(stage, session.journal)
         keep = [slot.name for one in to_come for slot in one.inputs]
-        programs = await asyncio.to_thread(self.programs.write, stage, down, keep, last=not to_come)
-        enlist = self._enlist if stage is self.plan.client_stages[0] else None
+        ops = await asyncio.to_thread(self.ops.write, stage, down, keep, last=not to_come)
+        merges = MergeScheduler(session.policy.merge_order)
         if stage.partials:
             merging = later[0]
             assert isinstance(merging, ServerStage), "a stage whose partials are merged follows"
-            self.server.begin(merging, len(programs))
-        take = partial(self._take, stage)
-        check = partial(check_answer, stage)
-        read = partial(self.reader.read, stage) if returns_sequences(stage) else None
+            self.server.begin(merging, merges, len(ops))
         work = StageWork(
-            stage.number, not to_come, programs, self.programs.blobs, take, enlist, check, output_count(stage), read
+            stage=stage.number,
+            last=not to_come,
+            ops=ops,
+            blobs=self.ops.blobs,
+            merges=merges,
+            accept=partial(self._accept, stage),
+            enlist=self._enlist if stage is self.plan.client_stages[0] else None,
+            check=partial(check_answer, stage),
+            outputs=output_count(stage),
+            read=partial(self.reader.read, stage) if returns_sequences(stage) else None,
         )
         self.participants = await session.run_stage(work)
 
-    def _take(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer], merged: Callable[[], None]) -> None:
-        """Merge a silo's partials, and keep the values that it returns."""
+    def _accept(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Keep the values that a silo returns, and return its partials."""
         parts, count = parts_of(stage, outputs), len(stage.partials)
         for slot, output in zip(stage.returned, parts[count:], strict=True):
             self.returned[slot.name][silo] = self.reader.take(slot, silo, output)
-        if count:
-            self.server.give(parts[:count], merged, silo)
-        else:
-            merged()
+        return parts[:count]
 
     async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, Buffer]:
         """Return the server's values that the stage needs: those sent before, if we were killed in this stage."""
@@ -256,7 +286,7 @@ class _Run:
 
         In later stages a silo may need values that it kept from an earlier one.
         """
-        bound, clients = self.programs.bound, len(self.programs.dealt[straggler])
+        bound, clients = self.ops.bound, len(self.ops.dealt[straggler])
         try:
             columns = {
                 name: check_source(one.binding, one.handle, newcomer.name, newcomer.sources)
@@ -265,9 +295,9 @@ class _Run:
             own = _data_clients(bound, [newcomer])[newcomer.name] if bound else clients
         except (DataError, UsageError):
             return None
-        if own != clients and client_count(self.programs.arguments) is not None:
+        if own != clients and client_count(self.ops.arguments) is not None:
             return None
-        return LateJoiner(self.programs.enlist(newcomer.name, straggler, own, columns), own)
+        return LateJoiner(self.ops.enlist(newcomer.name, straggler, own, columns), own)
 
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:

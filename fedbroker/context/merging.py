@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +11,7 @@ from fedbroker.context.values.conversion import members, structure
 from fedbroker.errors import ComputationFailed, FedbrokerError, WireError
 from fedbroker.plan.model import Fold, Slot
 from fedbroker.runtime import Executor, Ref
+from fedbroker.session.merge_scheduler import MergeScheduler, Reply
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
@@ -27,7 +27,7 @@ PAST: Final = 64 << 20
 """Bytes of partials that the runtime may hold after they are merged. A value in the runtime keeps all values that it
 was computed from, disposed of or not, in three more copies. A value that is read out and loaded again keeps none."""
 
-LOOKED_FOR: Final = 10.0
+SEARCH_SECONDS: Final = 10.0
 """Time limit, in seconds, for finding the silo whose partial did not merge, once merging has failed."""
 
 NAMED: Final = 3
@@ -48,17 +48,6 @@ class Misfit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    partials: Sequence[Buffer]
-    merged: Callable[[], None]
-    silo: str
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.partials))
-
-
-@dataclass(frozen=True, slots=True)
 class _Merge:
     """A merge that was requested and may still fail, because the runtime computes lazily."""
 
@@ -68,77 +57,57 @@ class _Merge:
 
 
 class PartialMerger:
-    """Merges the partials of one server stage.
+    """Merges the partials of one server stage, batch after batch, as its scheduler passes them on.
 
     Args:
         fold: computations that merge.
+        replies: the scheduler of the replies.
         executor: returns the executor to merge in.
         value_of: returns a value of an earlier stage in that executor.
     """
 
     def __init__(
-        self, fold: Fold, executor: Callable[[], Awaitable[Executor]], value_of: Callable[[Slot], Awaitable[Ref]]
+        self,
+        fold: Fold,
+        replies: MergeScheduler,
+        executor: Callable[[], Awaitable[Executor]],
+        value_of: Callable[[Slot], Awaitable[Ref]],
     ) -> None:
         self._fold = fold
+        self._replies = replies
         self._ready = executor
         self._value_of = value_of
         self._functions: dict[int, Ref] = {}
         self._merged: Ref | None = None
-        self._waiting: deque[_Given] = deque()
-        self._come = asyncio.Event()
-        self._complete = False
-        self._begun = False
         self._past: list[Ref] = []
+        self._past_bytes = 0
         self._silos: list[str] = []  # in the order in which they are merged
         self._merges: list[_Merge] = []
-        self._untouched: Sequence[_Given] = ()
+        self._unmerged: Sequence[Reply] = ()
         self._each = 0  # partials of one silo
-        self._past_bytes = 0
         self._work = asyncio.create_task(self._run())
 
-    def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str = "") -> None:
-        """Queue one silo's partials, one of each merge, to be merged after those queued before.
+    def take_few(self) -> list[Buffer]:
+        """Take the partials of all silos, silo by silo, if they are few and none of them is merged yet.
 
-        Args:
-            partials: serialized partials, ``U@SERVER`` of the silo's own runtime.
-            merged: called once the runtime has them or, if merging failed, once they are not needed any more.
-            silo: the silo's name.
-        """
-        if self._work.done():  # merging failed: `result` raises the error
-            merged()
-            return
-        self._waiting.append(_Given(partials, merged, silo))
-        self._come.set()
-
-    def untouched(self) -> list[Buffer] | None:
-        """Return all queued partials, silo by silo, if they are few and none of them is merged yet.
-
-        They are then not merged here, and no more may be given. Returns None if merging has begun or failed.
+        They are then not merged here. Returns none if merging has begun or failed.
 
         Raises:
             WireError: a value is no partial.
         """
-        if self._begun or self._enough or not self._waiting:
-            return None
-        given = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        self._complete = True
-        self._come.set()
-        for one in given:
-            one.merged()
-        self._untouched = given
-        return [_member(partial) for one in given for partial in one.partials]
+        self._unmerged = self._replies.take_few(MOST, LARGE)
+        return [_member(partial) for reply in self._unmerged for partial in reply.partials]
 
     async def result(self) -> Ref:
-        """Wait for the struct of all merged partials; no more may be given.
+        """Wait for the struct of all merged partials; no more replies arrive.
 
         Raises:
             ComputationFailed: merging failed; with the runtime's error.
             RuntimeUnavailable: the runtime died.
         """
-        self._complete = True
-        self._come.set()
+        self._replies.complete()
         await self._work
-        assert self._merged is not None, "nothing was given"
+        assert self._merged is not None, "no silo sent partials"
         return self._merged
 
     async def misfit(self) -> Misfit | None:
@@ -148,13 +117,13 @@ class PartialMerger:
             The failure; None if each partial merges, or if the silo cannot be determined.
         """
         try:
-            async with asyncio.timeout(LOOKED_FOR):
-                if self._untouched:
-                    given, self._untouched = self._untouched, ()
-                    self._each = len(given[0].partials)
-                    self._silos = [one.silo for one in given]
-                    rest = await self._value(given[1:])
-                    self._merges = [_Merge(await self._value(given[:1]), rest, self._silos[1:])]
+            async with asyncio.timeout(SEARCH_SECONDS):
+                if self._unmerged:
+                    replies, self._unmerged = self._unmerged, ()
+                    self._each = len(replies[0].partials)
+                    self._silos = [reply.silo for reply in replies]
+                    rest = await self._value(replies[1:])
+                    self._merges = [_Merge(await self._value(replies[:1]), rest, self._silos[1:])]
                 for merge in self._merges:
                     if (silo := await self._first_misfit(merge)) is not None:
                         return Misfit(silo, _named(self._silos[: self._silos.index(silo)]))
@@ -184,56 +153,35 @@ class PartialMerger:
         self._work.cancel()
         await asyncio.gather(self._work, return_exceptions=True)
 
-    @property
-    def _enough(self) -> bool:
-        """True if the queued partials are enough to merge. Fewer wait for more: requests cost more than merging."""
-        return len(self._waiting) >= MOST or sum(one.size for one in self._waiting) >= LARGE
-
     async def _run(self) -> None:
-        while True:
-            while not (self._complete or self._enough):
-                self._come.clear()
-                await self._come.wait()
-            if not self._waiting:
-                return
-            self._begun = True
-            batch = self._batch()
-            try:
-                await self._take(batch)
-            except BaseException:
-                batch += self._waiting
-                raise
-            finally:
-                for one in batch:
-                    one.merged()
+        try:
+            while batch := await self._replies.next_batch(MOST, LARGE):
+                try:
+                    await self._merge_batch(batch)
+                finally:
+                    self._replies.release(batch)
+        except BaseException:  # `result` raises the error, and the other replies are of no use
+            self._replies.discard()
+            raise
 
-    def _batch(self) -> list[_Given]:
-        """Remove the next partials from the queue, bounded in number and size."""
-        batch = [self._waiting.popleft()]
-        size = batch[0].size
-        while self._waiting and len(batch) < MOST and size + self._waiting[0].size <= LARGE:
-            size += self._waiting[0].size
-            batch.append(self._waiting.popleft())
-        return batch
-
-    async def _take(self, batch: Sequence[_Given]) -> None:
+    async def _merge_batch(self, batch: Sequence[Reply]) -> None:
         self._each = len(batch[0].partials)
-        self._silos += [one.silo for one in batch]
+        self._silos += [reply.silo for reply in batch]
         if self._merged is None:
             self._merged, batch = await self._value(batch[:1]), batch[1:]
         if batch:
             await self._merge(self._merged, batch)
 
-    async def _merge(self, so_far: Ref, batch: Sequence[_Given]) -> None:
+    async def _merge(self, so_far: Ref, batch: Sequence[Reply]) -> None:
         executor = await self._ready()
         partials = await self._value(batch)
         inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
         argument = await executor.struct([*inputs, ("", so_far), ("", partials)])
-        self._merges.append(_Merge(so_far, partials, [one.silo for one in batch]))
+        self._merges.append(_Merge(so_far, partials, [reply.silo for reply in batch]))
         result = await executor.call(await self._function(len(batch)), argument)
         self._merged = await executor.select(result, 0)
         self._past += [so_far, partials, argument, result]
-        size = sum(one.size for one in batch)
+        size = sum(reply.size for reply in batch)
         self._past_bytes += size
         if self._past_bytes >= PAST:
             await self._forget_past(self._merged)
@@ -250,10 +198,10 @@ class PartialMerger:
         self._past, self._past_bytes, self._merges = [], 0, []
         self._merged = await executor.value(content)
 
-    async def _value(self, batch: Sequence[_Given]) -> Ref:
+    async def _value(self, batch: Sequence[Reply]) -> Ref:
         """Load the struct of all partials of a batch into the runtime."""
         executor = await self._ready()
-        return await executor.value(*structure(_member(partial) for one in batch for partial in one.partials))
+        return await executor.value(*structure(_member(partial) for reply in batch for partial in reply.partials))
 
     async def _function(self, silos: int) -> Ref:
         if silos not in self._functions:

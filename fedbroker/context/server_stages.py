@@ -12,6 +12,7 @@ from fedbroker.errors import ComputationFailed
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
 from fedbroker.runtime.values import struct
+from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
@@ -38,15 +39,16 @@ class ServerSide:
         self._functions: dict[int, asyncio.Task[Ref]] = {}
         self._merger: PartialMerger | None = None
 
-    def begin(self, stage: ServerStage, silos: int = 0) -> None:
+    def begin(self, stage: ServerStage, replies: MergeScheduler, silos: int = 0) -> None:
         """Prepare to merge a stage's partials and then run it; :meth:`run` raises the errors.
 
         Args:
             stage: the next stage.
+            replies: scheduler of the replies that bring the partials.
             silos: number of silos that are expected to send partials.
         """
         if stage.fold is not None:
-            self._merger = PartialMerger(stage.fold, self._ready, self._load)
+            self._merger = PartialMerger(stage.fold, replies, self._ready, self._load)
             if silos >= MOST or silos * stage.fold.size >= LARGE:
                 silos = 0
         self._function(stage, silos)
@@ -54,13 +56,8 @@ class ServerSide:
             if len(self._bytes[slot.name]) > SMALL:
                 self._load(slot)
 
-    def give(self, partials: Sequence[Buffer], merged: Callable[[], None], silo: str) -> None:
-        """Queue a silo's partials for the current stage; see :meth:`fedbroker.context.merging.PartialMerger.give`."""
-        assert self._merger is not None, "a stage that merges has begun"
-        self._merger.give(partials, merged, silo)
-
     async def run(self, stage: ServerStage) -> None:
-        """Run a stage over the partials given for it; :meth:`value` then returns its outputs.
+        """Run a stage over the partials of its silos; :meth:`value` then returns its outputs.
 
         Raises:
             ComputationFailed: the computation failed; with the runtime's error and the silo whose partial did not
@@ -83,8 +80,8 @@ class ServerSide:
             ) from None
 
     async def _run(self, stage: ServerStage) -> None:
-        partials = self._merger.untouched() if self._merger is not None else None
-        if stage.fold is None or partials is None:
+        partials = self._merger.take_few() if self._merger is not None else []
+        if stage.fold is None or not partials:
             result = await self._merged(stage)
         else:
             silos = len(partials) // len(stage.merges)
@@ -94,11 +91,11 @@ class ServerSide:
         # Compute all outputs now: a failure must be the stage's, not that of the first later use of a value.
         values = elements(await (await self._ready()).compute(result))
         self._bytes |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
-        await self._end()
+        await self._release()
 
     async def close(self) -> None:
         """Release the executor."""
-        await self._end()
+        await self._release()
         loading = list(self._refs.values())
         for task in loading:
             task.cancel()
@@ -129,16 +126,16 @@ class ServerSide:
         given = [(slot.name, await self._load(slot)) for slot in whole.inputs]
         return await executor.struct([*given, ("", await executor.value(*of_silos))])
 
-    async def _end(self) -> None:
+    async def _release(self) -> None:
         """Release the functions and the merger of the current stage."""
         functions = list(self._functions.values())
         self._functions.clear()
         for task in functions:
             task.cancel()
         await asyncio.gather(*functions, return_exceptions=True)
-        folding, self._merger = self._merger, None
-        if folding is not None:
-            await folding.close()
+        merger, self._merger = self._merger, None
+        if merger is not None:
+            await merger.close()
 
     async def _ready(self) -> Executor:
         async with self._lock:

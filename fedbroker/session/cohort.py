@@ -91,12 +91,12 @@ class CoordinatorCohort:
         self._listener = on_event
         self._journal = journal
         self._roster = Roster()
-        self._known = BlobCacheIndex()
+        self._blob_index = BlobCacheIndex()
         self._heard = asyncio.Event()
         self._open = asyncio.Event()
         self._words: set[asyncio.Task[None]] = set()
         self._recent: OrderedDict[str, Recorder] = OrderedDict()
-        self._end = CoordinatorTransport(
+        self._transport = CoordinatorTransport(
             url,
             name,
             key=None if journal is None else journal.key,
@@ -119,14 +119,14 @@ class CoordinatorCohort:
         Raises:
             BrokerError: the broker cannot be reached, refuses us, or has queues with other properties than ours.
         """
-        await self._end.open(deadline, patience)
+        await self._transport.open(deadline, patience)
         self._open.set()
 
     async def close(self) -> None:
         """Disconnect and leave nothing behind at the broker. Bounded in time."""
         for word in self._words:
             word.cancel()
-        await self._end.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         try:
@@ -148,7 +148,7 @@ class CoordinatorCohort:
 
     def statistics(self) -> Statistics:
         """Return the present and missing silos and the counters; may be called from any thread."""
-        end, now = self._end, time.monotonic()
+        end, now = self._transport, time.monotonic()
         present = tuple(member.name for member in self._roster.present(now))
         return Statistics(present, self._roster.missing(now), end.traffic, end.late, end.dead)
 
@@ -236,8 +236,8 @@ class CoordinatorCohort:
         recorder.session_started()
         return Session(
             name,
-            self._end,
-            self._known,
+            self._transport,
+            self._blob_index,
             tuple(members),
             clients,
             stage_timeout,
@@ -272,7 +272,9 @@ class CoordinatorCohort:
         most = self._limits.max_silos
         if len(self._roster) >= most:
             self._roster.forget_longest_gone(now)
-        answer = admit(message, self._end.coordinator_id, version=self._version, members=len(self._roster), most=most)
+        answer = admit(
+            message, self._transport.coordinator_id, version=self._version, members=len(self._roster), most=most
+        )
         word = asyncio.get_running_loop().create_task(self._answer(answer))
         self._words.add(word)
         word.add_done_callback(self._words.discard)
@@ -282,7 +284,7 @@ class CoordinatorCohort:
 
     async def _answer(self, answer: Accepted | Rejected) -> None:
         await self._open.wait()  # announcements from the lobby arrive before we have finished connecting
-        await self._end.send_notice(answer.silo, answer)
+        await self._transport.send_notice(answer.silo, answer)
 
     def _on_leave(self, message: Leave) -> None:
         if self._roster.left(message):

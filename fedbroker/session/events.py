@@ -119,7 +119,7 @@ def _call(listener: Listener | None, event: Event) -> None:
     try:
         listener(event)
     except Exception:
-        _log.exception("on_event failed", event_name=event.name)
+        _log.exception("on_event_failed", event_name=event.name)
 
 
 def _short(value: object) -> object:

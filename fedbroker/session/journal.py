@@ -233,7 +233,7 @@ class Journal:
                 for record in records:
                     one.replay(record)
         except (ValueError, TypeError, StopIteration, OSError, msgpack.UnpackException) as error:
-            _log.warning("journal entry forgotten", path=path.name, reason=str(error))
+            _log.warning("journal_entry_discarded", path=path.name, reason=str(error))
             path.unlink(missing_ok=True)
             return
         self._unfinished.setdefault(fingerprint, []).append(one)
@@ -256,7 +256,7 @@ def _close_to_others(directory: Path) -> None:
         )
     if found.st_mode & 0o077:
         directory.chmod(0o700)
-        _log.warning("journal closed to others", path=str(directory), mode=oct(stat.S_IMODE(found.st_mode)))
+        _log.warning("journal_directory_restricted", path=str(directory), mode=oct(stat.S_IMODE(found.st_mode)))
 
 
 def _ours(path: Path) -> BinaryIO:

@@ -1,164 +1,214 @@
 """Merge scheduling: which reply is merged next and which silo may upload next, so that memory stays bounded.
 
-A plain state machine without a clock or a broker.
+A reply to a client stage passes through up to five phases, from top to bottom of this module:
+
+1. announced: the silo holds large results and waits for its turn to upload them.
+2. uploading: at most :data:`UPLOADS` silos, while less than ``room`` bytes are outstanding.
+3. held: its results have arrived, and wait for their turn in the merge order.
+4. ready: it is merged next; the merger takes ready replies in batches.
+5. released: it is merged and takes no memory any more.
+
+Bytes are outstanding from phase 2 to phase 4. The state needs no clock, no broker and no event loop; coroutines may
+wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
-from fedbroker.session.ports import Take
-from fedbroker.session.stage_state import MergeOrder, StageState
-from fedbroker.wire.codec import Buffer
+from fedbroker.session.stage_state import MergeOrder
+from fedbroker.wire.blobs import Buffer
 
-__all__ = ["ROOM", "MergeScheduler", "ReplyCollector", "unasked"]
-
+__all__ = ["ROOM", "MergeScheduler", "Reply", "Upload", "upload_allowance"]
 
 ROOM: Final = 128 << 20
 """Bytes of outstanding replies from which no further silo is told to upload; running uploads still finish."""
 
-AT_ONCE: Final = 2
+UPLOADS: Final = 2
 """Number of silos that upload large results at the same time: two, so that one upload follows another without a gap."""
 
 
-def unasked(silos: int, least: int) -> int:
+def upload_allowance(silos: int, least: int) -> int:
     """Return the bytes of results that each of so many silos may upload without being told to; 0 for any number.
 
     Together they fit into :data:`ROOM`, or are ``least`` each. Being told costs a round trip. It is saved if the silos
     are few enough to upload at the same time.
     """
-    return 0 if silos <= AT_ONCE else max(least, ROOM // silos)
+    return 0 if silos <= UPLOADS else max(least, ROOM // silos)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Upload:
+    """An announced upload.
+
+    Attributes:
+        slot: the silo's place in membership order.
+        size: bytes of the results.
+        granted: set when the silo may upload.
+    """
+
+    slot: int
+    size: int
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """The partials of one silo; ``size`` is what its outputs take in memory."""
+
+    silo: str
+    partials: Sequence[Buffer]
+    size: int
+
+
+@dataclass(slots=True, eq=False)
 class MergeScheduler:
-    """The merge order and upload turns of one client stage.
+    """The replies of one client stage, from their announcement until they are merged.
 
     Attributes:
         order: requested order of merging.
         room: see :data:`ROOM`.
-        handed: silos whose outputs were passed on to be merged, in that order.
+        passed: silos whose replies became ready, in that order.
     """
 
     order: MergeOrder = "membership"
-    room: int = ROOM
-    handed: list[str] = field(default_factory=list[str])
-    _asking: dict[str, int] = field(default_factory=dict[str, int])  # silo: bytes that it announced
-    _sending: dict[str, int] = field(default_factory=dict[str, int])
-    _held: dict[str, int] = field(default_factory=dict[str, int])  # arrived, but not passed on
-    _merging: dict[str, int] = field(default_factory=dict[str, int])  # passed on, but not merged
+    room: int = field(default_factory=lambda: ROOM)
+    passed: list[str] = field(default_factory=list[str])
+    _announced: dict[str, Upload] = field(default_factory=dict[str, Upload])
+    _uploading: dict[str, int] = field(default_factory=dict[str, int])
+    _held: dict[str, Reply] = field(default_factory=dict[str, Reply])
+    _held_bytes: int = 0
+    _ready: deque[Reply] = field(default_factory=deque[Reply])
+    _ready_bytes: int = 0
+    _unmerged_bytes: int = 0  # ready, or taken and not released
+    _taken: bool = False
+    _complete: bool = False
+    _discarding: bool = False
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def announced(self, silo: str, size: int) -> None:
-        """Record that a silo has large results and waits to be told to upload them. An earlier upload of it is lost."""
-        self._sending.pop(silo, None)
-        self._asking[silo] = size
+    def announce(self, silo: str, slot: int, size: int) -> Upload:
+        """Record that a silo has large results and waits to upload them. An earlier upload of it is lost."""
+        self._uploading.pop(silo, None)
+        upload = self._announced[silo] = Upload(slot, size)
+        self._grant()
+        return upload
 
-    def turns(self, slot: Callable[[str], int]) -> list[str]:
-        """Choose the silos that upload now: the first in the order, while room is left."""
-        chosen: list[str] = []
-        while self._asking and len(self._sending) < AT_ONCE and self._outstanding < self.room:
-            first = next(iter(self._asking)) if self.order == "arrival" else min(self._asking, key=slot)
-            self._sending[first] = self._asking.pop(first)
-            chosen.append(first)
-        return chosen
+    def arrive(self, silo: str, partials: Sequence[Buffer], size: int) -> None:
+        """Record that the outputs of a silo whose reply counts have arrived; :meth:`advance` passes them on."""
+        self._uploading.pop(silo, None)
+        self._held[silo] = Reply(silo, partials, size)
+        self._held_bytes += size
 
-    def here(self, silo: str, size: int) -> None:
-        """Record that all results of a silo have arrived."""
-        self._sending.pop(silo, None)
-        self._held[silo] = size
-
-    def gone(self, silo: str) -> None:
+    def drop(self, silo: str) -> None:
         """Record that a silo sends nothing more."""
-        self._asking.pop(silo, None)
-        self._sending.pop(silo, None)
+        self._announced.pop(silo, None)
+        self._uploading.pop(silo, None)
 
-    def merged(self, silo: str) -> None:
-        """Record that a silo's outputs were merged and take no memory any more."""
-        self._merging.pop(silo, None)
+    def advance(self, settled: Iterable[str]) -> None:
+        """Pass on the replies that are due to be merged, and grant uploads for which room is left.
 
-    def due(self, settled: Sequence[str]) -> list[str]:
-        """Return the silos whose outputs are merged next, in this order, and record them as passed on.
+        Held replies never take ``room`` bytes or more: the oldest are then passed on before their turn.
 
         Args:
             settled: silos whose turn it is in membership order: they and all silos before them have ended.
         """
-        due = [silo for silo in (self._held if self.order == "arrival" else settled) if silo in self._held]
-        for silo in due:
-            self._hand(silo)
-        while sum(self._held.values()) >= self.room:
-            due.append(next(iter(self._held)))
-            self._hand(due[-1])
-        return due
+        for silo in list(self._held) if self.order == "arrival" else settled:
+            if silo in self._held:
+                self._pass_on(silo)
+        while self._held_bytes >= self.room:
+            self._pass_on(next(iter(self._held)))
+        self._grant()
 
-    def merge_order(self, participants: Sequence[str]) -> MergeOrder:
-        """Return the order in which all outputs were merged in the end."""
-        return "membership" if list(participants) == self.handed else "arrival"
-
-    def _hand(self, silo: str) -> None:
-        self._merging[silo] = self._held.pop(silo)
-        self.handed.append(silo)
+    def _pass_on(self, silo: str) -> None:
+        reply = self._held.pop(silo)
+        self._held_bytes -= reply.size
+        self.passed.append(silo)
+        if reply.partials and not self._discarding:
+            self._ready.append(reply)
+            self._ready_bytes += reply.size
+            self._unmerged_bytes += reply.size
+            self._changed.set()
 
     @property
-    def _outstanding(self) -> int:
-        return sum(map(sum, (self._sending.values(), self._held.values(), self._merging.values())))
+    def outstanding(self) -> int:
+        """Bytes of replies that are uploading or in memory."""
+        return sum(self._uploading.values()) + self._held_bytes + self._unmerged_bytes
 
+    def _grant(self) -> None:
+        """Let silos upload, the first in the order first, while room is left."""
+        while self._announced and len(self._uploading) < UPLOADS:
+            if self.outstanding >= self.room:
+                return
+            first = next(iter(self._announced))
+            if self.order == "membership":
+                first = min(self._announced, key=lambda silo: self._announced[silo].slot)
+            upload = self._announced.pop(first)
+            self._uploading[first] = upload.size
+            upload.granted.set()
 
-class ReplyCollector:
-    """The replies of one client stage, between the requests that fetch their outputs and the function that merges them.
+    def is_batch_ready(self, most: int, large: int) -> bool:
+        """Return whether ``most`` replies or ``large`` bytes are ready: merging fewer costs more than it saves."""
+        return len(self._ready) >= most or self._ready_bytes >= large
 
-    Args:
-        state: state of the stage.
-        order: order of merging.
-        take: merges a silo's outputs.
-    """
+    def take_batch(self, most: int, large: int) -> list[Reply] | None:
+        """Take the next replies to merge: up to ``most``, of up to ``large`` bytes or a single larger one.
 
-    def __init__(self, state: StageState, order: MergeOrder, take: Take) -> None:
-        self._state = state
-        self._take = take
-        self._scheduler = MergeScheduler(order, ROOM)
-        self._turns: dict[str, asyncio.Future[None]] = {}
-        self._outputs: dict[str, Sequence[Buffer]] = {}
+        Returns:
+            None while too few are ready and more may come; no reply once all of them were taken.
+        """
+        if not (self._complete or self.is_batch_ready(most, large)):
+            return None
+        batch: list[Reply] = []
+        size = 0
+        while self._ready and len(batch) < most and (not batch or size + self._ready[0].size <= large):
+            batch.append(self._ready.popleft())
+            size += batch[-1].size
+        self._ready_bytes -= size
+        self._taken = True
+        return batch
 
-    async def turn(self, silo: str, size: int) -> None:
-        """Wait until room is left for large results of a silo; :meth:`here` or :meth:`gone` gives the room back."""
-        turn = self._turns[silo] = asyncio.get_running_loop().create_future()
-        self._scheduler.announced(silo, size)
-        self._give_turns()
-        try:
-            await turn
-        finally:
-            del self._turns[silo]
+    async def next_batch(self, most: int, large: int) -> list[Reply]:
+        """Wait until :meth:`take_batch` returns a batch, and return it; no reply once all of them were taken."""
+        while (batch := self.take_batch(most, large)) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return batch
 
-    def here(self, silo: str, outputs: Sequence[Buffer]) -> None:
-        """Accept the outputs of a silo whose reply counts."""
-        self._outputs[silo] = outputs
-        self._scheduler.here(silo, sum(map(len, outputs)))
-        self.look()
+    def take_few(self, most: int, large: int) -> list[Reply]:
+        """Take and release all replies if they are too few for a batch and none was taken before; else take none."""
+        if self._taken or self.is_batch_ready(most, large):
+            return []
+        few = self._clear()
+        if few:
+            self.complete()
+        return few
 
-    def gone(self, silo: str) -> None:
-        """Record that a silo has ended without a reply that counts."""
-        self._scheduler.gone(silo)
-        self.look()
+    def release(self, batch: Iterable[Reply]) -> None:
+        """Record that replies are merged, or useless, and take no memory any more."""
+        self._unmerged_bytes -= sum(reply.size for reply in batch)
+        self._grant()
 
-    def look(self) -> None:
-        """Pass on the outputs that are due to be merged."""
-        for silo in self._scheduler.due(self._state.advance()):
-            self._take(silo, self._outputs.pop(silo), partial(self._merged, silo))
-        self._give_turns()
+    def complete(self) -> None:
+        """Record that no reply arrives any more, so that the rest is taken in batches of any size."""
+        self._complete = True
+        self._changed.set()
 
-    def merge_order(self) -> MergeOrder:
-        """Return the order in which all outputs were merged in the end."""
-        return self._scheduler.merge_order(self._state.participants)
+    def discard(self) -> None:
+        """Release all ready replies, and from now on each that is passed on: merging has failed."""
+        self._discarding = True
+        self._clear()
 
-    def _merged(self, silo: str) -> None:
-        self._scheduler.merged(silo)
-        self._give_turns()
+    def _clear(self) -> list[Reply]:
+        cleared = list(self._ready)
+        self._ready.clear()
+        self._ready_bytes = 0
+        self.release(cleared)
+        return cleared
 
-    def _give_turns(self) -> None:
-        for silo in self._scheduler.turns(self._state.slot_of):
-            if (turn := self._turns.get(silo)) is not None and not turn.done():
-                turn.set_result(None)
+    def merge_order(self, participants: Sequence[str]) -> MergeOrder:
+        """Return the order in which the participants' outputs were merged in the end."""
+        return "membership" if list(participants) == self.passed else "arrival"

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from fedbroker.deadline import Deadline
+from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.roster import Member
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.codec import Buffer
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["Check", "LateJoiner", "PendingRequest", "Read", "Results", "SessionTransport", "StageWork", "Take"]
+__all__ = ["Accept", "Check", "LateJoiner", "PendingRequest", "Read", "Results", "SessionTransport", "StageWork"]
 
-Take: TypeAlias = Callable[[str, Sequence[Buffer], Callable[[], None]], None]
-"""Function that merges a silo's outputs. It gets the silo's name, serialized executor values, and a function to call
-once the values need not be held any more."""
-
+Accept: TypeAlias = Callable[[str, Sequence[Buffer]], Sequence[Buffer]]
+"""Function that accepts the outputs of a participant, given its name: it keeps what the silo returns, and returns the
+partials, which are merged."""
 
 Check: TypeAlias = Callable[[Sequence[Buffer], int], None]
 """Function that checks a silo's outputs, given its number of clients. Raises a ``WireError`` for outputs that no honest
@@ -99,11 +99,11 @@ class LateJoiner:
     """The work of a late joiner that replaces a straggler.
 
     Attributes:
-        program: the operations that it is asked for.
+        ops: the operations that it is asked for.
         clients: number of its clients.
     """
 
-    program: tuple[Op, ...]
+    ops: tuple[Op, ...]
     clients: int
 
 
@@ -114,10 +114,10 @@ class StageWork:
     Attributes:
         stage: the stage's number.
         last: True if no client stage follows.
-        programs: operations for each silo.
+        ops: operations for each silo.
         blobs: content of every digest that the operations name.
-        take: called with each participant's outputs, in the order in which they are merged. If the stage fails, the
-            outputs passed until then are useless.
+        merges: gets each participant's partials. If the stage fails, those that it got are useless.
+        accept: called with the outputs of each participant, once, in the order in which they arrive.
         enlist: returns the work of a late joiner in place of the named straggler, or None if it cannot replace it. None
             if no late joiner can, because silos keep values from an earlier stage.
         check: checks a reply's outputs before they count.
@@ -127,9 +127,10 @@ class StageWork:
 
     stage: int
     last: bool
-    programs: Mapping[str, tuple[Op, ...]]
+    ops: Mapping[str, tuple[Op, ...]]
     blobs: Mapping[Digest, Buffer]
-    take: Take
+    merges: MergeScheduler = field(default_factory=MergeScheduler)
+    accept: Accept = lambda _silo, outputs: outputs
     enlist: Callable[[Member, str], LateJoiner | None] | None = None
     check: Check = lambda _outputs, _clients: None
     outputs: int | None = None

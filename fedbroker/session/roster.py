@@ -190,7 +190,7 @@ class Shipment:
     broadcast: tuple[Digest, ...]
     direct: Mapping[str, tuple[Digest, ...]]
 
-    def on_bulk_lane(self, silo: str, lacking: Iterable[Digest]) -> tuple[Digest, ...]:
+    def sent_separately(self, silo: str, lacking: Iterable[Digest]) -> tuple[Digest, ...]:
         """Return the lacking blobs that a silo has to wait for: all that are not sent with its work item."""
         mine = {*self.broadcast, *self.direct[silo]} - {*self.inline[silo]}
         return tuple(digest for digest in lacking if digest in mine)
@@ -205,7 +205,7 @@ def ship(
     programs: Mapping[str, Sequence[Op]],
     sizes: Mapping[Digest, int],
     members: Sequence[Member],
-    known: BlobCacheIndex,
+    blob_index: BlobCacheIndex,
     limits: Limits,
 ) -> Shipment:
     """Choose the routes of one stage's blobs.
@@ -213,7 +213,7 @@ def ship(
     Small blobs are sent with the work item. A large blob is broadcast if more than one silo lacks it, else sent to that
     silo alone.
     """
-    lacking = {m.name: [d for d in needs(programs[m.name]) if not known.has(m, d)] for m in members}
+    lacking = {m.name: [d for d in needs(programs[m.name]) if not blob_index.has(m, d)] for m in members}
     inline = {silo: _riders(digests, sizes, limits) for silo, digests in lacking.items()}
     wanted_by: dict[Digest, list[str]] = {}
     for silo, digests in lacking.items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
 
 from fedbroker import tracing
 from fedbroker.deadline import Deadline
@@ -23,7 +23,7 @@ from fedbroker.wire.codec import Buffer
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
-__all__ = ["SiloRequest"]
+__all__ = ["SiloRequest", "StageContext"]
 
 ROUNDS_OF_NEED = 3
 """Number of times that a silo may ask for blobs that it lacks; the request then fails."""
@@ -55,48 +55,78 @@ _SLOW: Final = "return fewer elements, raise stage_timeout, or drop the silo (st
 _log = get_logger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True, eq=False)
+class StageContext:
+    """The common part of all requests of one running stage.
+
+    Attributes:
+        session_id: the session's id.
+        transport: transport to the silos.
+        blob_index: the blobs that each silo has.
+        limits: limits on blobs.
+        journal: records outputs; None without a journal.
+        work: the work of the stage.
+        deadline: deadline of the stage.
+        task_group: the tasks of the stage.
+    """
+
+    session_id: str
+    transport: SessionTransport
+    blob_index: BlobCacheIndex
+    limits: Limits
+    journal: SessionJournal | None
+    work: StageWork
+    deadline: Deadline
+    task_group: asyncio.TaskGroup
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work in the background until the stage ends; its error ends the stage."""
+        self._tasks.append(self.task_group.create_task(work))
+
+    def cancel_tasks(self) -> None:
+        """Cancel the tasks that still run."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def send_blobs(self, digests: Sequence[Digest], silo: str | None) -> None:
+        """Send blobs one after another to one silo or, with None, to the cohort."""
+        for digest in digests:
+            blob = self.work.blobs[digest]
+            with tracing.span("transfer", what="blob", bytes=len(blob), silo=silo or "*"):
+                await self.transport.send_blob(
+                    digest, blob, silo=silo, deadline=self.deadline, session_id=self.session_id
+                )
+
+
+@dataclass(slots=True, eq=False)
 class SiloRequest:
     """The request to one silo in one stage.
 
     Attributes:
-        session: the session's id.
-        lane: transport to the silo.
-        known: index of the blobs that each silo has.
-        work: the work of the stage.
-        program: the operations for this silo.
+        stage: the part that is common to all requests of the stage.
         member: the silo.
+        slot: its place in membership order.
+        ops: the operations for this silo.
         clients: number of its clients.
         inline: digests of the blobs sent with the work item.
-        bulk: digests of the blobs sent to it on the bulk lane.
-        deadline: deadline of the stage.
-        unread: deadline for picking up the work item; None for the stage's own deadline.
-        talk: times and sizes for the report.
-        send: starts sending blobs to it on the bulk lane.
-        turn: waits until room is left for so many bytes of its results.
-        hold: bytes of results that it uploads without being told to; 0 for any number.
-        limits: limits on blobs.
-        journal: records its outputs; None without a journal.
+        bulk: digests of the blobs sent to it separately.
+        pickup: deadline for picking up the work item; None for the stage's own deadline.
+        allowance: bytes of results that it uploads without being told to; 0 for any number.
+        timings: times and sizes for the report.
         outputs: serialized executor values, once it has answered.
     """
 
-    session: str
-    lane: SessionTransport
-    known: BlobCacheIndex
-    work: StageWork
-    program: tuple[Op, ...]
+    stage: StageContext
     member: Member
+    slot: int
+    ops: tuple[Op, ...]
     clients: int
     inline: Sequence[Digest]
     bulk: Sequence[Digest]
-    deadline: Deadline
-    unread: Deadline | None
-    talk: RequestTimings
-    send: Callable[[Sequence[Digest]], object]
-    turn: Callable[[int], Awaitable[None]]
-    hold: int
-    limits: Limits
-    journal: SessionJournal | None = None
+    pickup: Deadline | None
+    allowance: int
+    timings: RequestTimings
     outputs: Sequence[Buffer] = ()
 
     async def run(self) -> Outcome:
@@ -105,71 +135,86 @@ class SiloRequest:
         Raises:
             BrokerError: the broker went away and did not come back in time, or refuses us.
         """
-        with tracing.span("silo request", "producer", silo=self.member.name, stage=self.work.stage) as span:
+        with tracing.span("silo request", "producer", silo=self.member.name, stage=self.stage.work.stage) as span:
             outcome = await self._run()
-            span.set(outcome=outcome_name(outcome), asked=self.talk.asked, bytes_out=self.talk.bytes_out)
+            span.set(outcome=outcome_name(outcome), asked=self.timings.asked, bytes_out=self.timings.bytes_out)
             if not isinstance(outcome, Done):
                 span.failed(why(outcome), outcome_name(outcome))
             return outcome
 
     async def _run(self) -> Outcome:
-        inline, fresh = tuple(self.inline), tuple(self.bulk)
-        self.talk.started = time.monotonic()
-        before = self.journal.answer(self.work.stage, self.member.name) if self.journal is not None else None
+        stage, silo = self.stage, self.member.name
+        inline, incoming = tuple(self.inline), tuple(self.bulk)
+        self.timings.started = time.monotonic()
+        before = None if stage.journal is None else stage.journal.answer(stage.work.stage, silo)
         if before is not None:
             self.outputs = before
             return await self._unreadable() or self._remembered(before)
-        self.talk.bytes_out = self._size(fresh)
-        unread, needed, missed = self.unread, 0, 0
+        self.timings.bytes_out = self._size(incoming)
+        pickup, needed, missed = self.pickup, 0, 0
         while needed < ROUNDS_OF_NEED:
             try:
-                outcome = await self._ask(inline, fresh, unread, hold=self.hold if missed == 0 else 0)
+                outcome = await self._ask(inline, incoming, pickup, self.allowance if missed == 0 else 0)
             except Missing as missing:
                 missed += 1
                 if missed == ROUNDS_OF_RESULTS:
                     return self._failed("lost", "its results were lost on the way", "run the computation again")
-                _log.info("results asked for again", session=self.session, silo=self.member.name, reason=str(missing))
-                inline, unread = (), None
+                _log.info("results_requested_again", session=stage.session_id, silo=silo, reason=str(missing))
+                inline, pickup = (), None
                 continue
             if not isinstance(outcome, Need):
                 return outcome
-            needed, unread = needed + 1, None
-            _log.info("blobs sent again", session=self.session, silo=self.member.name, count=len(outcome.digests))
-            self.known.forget(self.member, outcome.digests)
-            inline = tuple(d for d in outcome.digests if len(self.work.blobs[d]) <= self.limits.inline_blob)
+            needed, pickup = needed + 1, None
+            _log.info("blobs_sent_again", session=stage.session_id, silo=silo, count=len(outcome.digests))
+            stage.blob_index.forget(self.member, outcome.digests)
+            inline = tuple(d for d in outcome.digests if len(stage.work.blobs[d]) <= stage.limits.inline_blob)
             large = tuple(d for d in outcome.digests if d not in inline)
             # The work item is sent before the blobs, so that the silo makes room and keeps the first ones.
-            self.send(large)
-            self.talk.bytes_out += self._size(large)
-            fresh = tuple(dict.fromkeys((*fresh, *large)))
+            stage.start_task(stage.send_blobs(large, silo))
+            self.timings.bytes_out += self._size(large)
+            incoming = tuple(dict.fromkeys((*incoming, *large)))
         cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
         return self._failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
 
     async def _ask(
-        self, inline: Sequence[Digest], fresh: Sequence[Digest], unread: Deadline | None, *, hold: int
+        self, inline: Sequence[Digest], incoming: Sequence[Digest], pickup: Deadline | None, allowance: int
     ) -> Outcome | Need:
-        blobs = {digest: self.work.blobs[digest] for digest in inline}
-        item = self._item({digest: len(self.work.blobs[digest]) for digest in fresh}, hold)
-        self.talk.asked += 1
-        self.talk.bytes_out += self._size(inline)
+        stage, silo = self.stage, self.member.name
+        blobs = {digest: stage.work.blobs[digest] for digest in inline}
+        left = stage.deadline.left()
+        item = WorkItem(
+            session_id=stage.session_id,
+            stage=stage.work.stage,
+            silo=silo,
+            coordinator_id=stage.transport.coordinator_id,
+            clients=self.clients,
+            ops=self.ops,
+            incoming={digest: len(stage.work.blobs[digest]) for digest in incoming},
+            timeout=left,
+            lease=left + LEASE_SLACK,
+            ends_session=stage.work.last,
+            defer_above=allowance,
+        )
+        self.timings.asked += 1
+        self.timings.bytes_out += self._size(inline)
         try:
-            async with self.lane.asking(item, blobs, self.deadline, unread=unread) as asked:
-                reply = await asked.answer()
-                self.talk.replied = time.monotonic()
+            async with stage.transport.asking(item, blobs, stage.deadline, unread=pickup) as pending:
+                reply = await pending.answer()
+                self.timings.replied = time.monotonic()
                 if isinstance(reply, Done):
-                    reply = await self._with_results(asked, reply)
+                    reply = await self._with_results(pending, reply)
             if isinstance(reply, Dead):
-                return Lost(self.member.name, reply.reason)
+                return Lost(silo, reply.reason)
             if isinstance(reply, Done):
                 if (wrong := await self._wrong(reply)) is not None:
                     return wrong
-                self.talk.fetched = time.monotonic()
-                if self.journal is not None:
-                    await self.journal.record_answer(self.work.stage, self.member.name, self.outputs)
-                self.known.add(self.member, needs(item.ops))
+                self.timings.fetched = time.monotonic()
+                if stage.journal is not None:
+                    await stage.journal.record_answer(stage.work.stage, silo, self.outputs)
+                stage.blob_index.add(self.member, needs(item.ops))
         except (DeadlineExceeded, TimeoutError):
-            return Lost(self.member.name, "time")
-        if isinstance(reply, Need) and not self.work.blobs.keys() >= set(reply.digests):
+            return Lost(silo, "time")
+        if isinstance(reply, Need) and not stage.work.blobs.keys() >= set(reply.digests):
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
 
@@ -179,24 +224,24 @@ class SiloRequest:
             return self._nonsense("an output is not of the size that was announced")
         try:
             if sum(map(len, self.outputs)) > LARGE:
-                await asyncio.to_thread(self.work.check, self.outputs, self.clients)
+                await asyncio.to_thread(self.stage.work.check, self.outputs, self.clients)
             else:
-                self.work.check(self.outputs, self.clients)
+                self.stage.work.check(self.outputs, self.clients)
         except WireError as error:
             return self._nonsense(error.what, error.hint)
         except Exception as error:  # a gap in our own checks: still the failure of this silo alone
-            _log.exception("answer not understood", session=self.session, silo=self.member.name)
+            _log.exception("reply_check_failed", session=self.stage.session_id, silo=self.member.name)
             return self._nonsense(f"it cannot be read ({type(error).__name__})")
         return await self._unreadable()
 
     async def _unreadable(self) -> Failed | None:
         """Return the failure of a silo whose outputs cannot be read, or not in time; None if they can."""
-        if self.work.read is None:
+        if self.stage.work.read is None:
             return None
-        seconds = READING_SHARE * self.deadline.left()
+        seconds = READING_SHARE * self.stage.deadline.left()
         try:
             async with asyncio.timeout(seconds):
-                await self.work.read(self.member.name, self.outputs)
+                await self.stage.work.read(self.member.name, self.outputs)
         except WireError as error:
             return self._nonsense(error.what, error.hint)
         except ComputationFailed as error:
@@ -207,11 +252,11 @@ class SiloRequest:
 
     def _announced_wrong(self, reply: Done) -> Failed | None:
         """Return the failure of a silo that announces outputs other than the requested ones, which are not awaited."""
-        wanted, found = self.work.outputs, len(reply.outputs)
+        wanted, found = self.stage.work.outputs, len(reply.outputs)
         if wanted is not None and found != wanted:
             return self._nonsense(f"{found} outputs, and not {wanted}")
-        if any(size > self.limits.max_blob for _, size in reply.outputs):
-            return self._nonsense(f"an output of more than {self.limits.max_blob} bytes")
+        if any(size > self.stage.limits.max_blob for _, size in reply.outputs):
+            return self._nonsense(f"an output of more than {self.stage.limits.max_blob} bytes")
         return None
 
     def _nonsense(self, why: str, hint: str = "use the same version at both ends, or see its log") -> Failed:
@@ -220,9 +265,9 @@ class SiloRequest:
 
     def _remembered(self, outputs: Sequence[Buffer]) -> Done:
         """Return the reply of a silo that had answered before we were killed."""
-        self.talk.replied = self.talk.fetched = self.talk.started
+        self.timings.replied = self.timings.fetched = self.timings.started
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
-        return Done(self.session, self.work.stage, self.member.name, self.member.incarnation, sizes, 0.0)
+        return Done(self.stage.session_id, self.stage.work.stage, self.member.name, self.member.incarnation, sizes, 0.0)
 
     async def _with_results(self, asked: PendingRequest, reply: Done) -> Reply:
         """Wait for results that are not in the reply. Another reply to the work item replaces this one.
@@ -232,65 +277,50 @@ class SiloRequest:
         for _ in range(ROUNDS_OF_RESULTS):
             if (wrong := self._announced_wrong(reply)) is not None:
                 return wrong
-            if not reply.deferred and all(digest in self.lane.results for digest, _ in reply.outputs):
-                await self._here(reply)
+            if not reply.deferred and all(digest in self.stage.transport.results for digest, _ in reply.outputs):
+                await self._receive(reply)
                 return reply
-            coming, answering = asyncio.create_task(self._come(reply)), asyncio.create_task(asked.answer())
+            uploading, answering = asyncio.create_task(self._upload(reply)), asyncio.create_task(asked.answer())
             try:
-                await asyncio.wait((coming, answering), return_when=asyncio.FIRST_COMPLETED)
-                if coming.done():
-                    return await coming
+                await asyncio.wait((uploading, answering), return_when=asyncio.FIRST_COMPLETED)
+                if uploading.done():
+                    return await uploading
                 answer = await answering
             finally:
-                coming.cancel()
+                uploading.cancel()
                 answering.cancel()
-                await asyncio.gather(coming, answering, return_exceptions=True)
+                await asyncio.gather(uploading, answering, return_exceptions=True)
             if not isinstance(answer, Done):
                 return answer
             reply = answer
         return self._failed("lost", f"it announced its results {ROUNDS_OF_RESULTS} times", "see its log")
 
-    async def _come(self, reply: Done) -> Done:
+    async def _upload(self, reply: Done) -> Done:
         """Wait for the results. If the silo holds them, tell it to upload them when room is left."""
         if not reply.deferred:
-            await self._here(reply)
+            await self._receive(reply)
             return reply
         digests = [digest for digest, _ in reply.outputs]
-        async with asyncio.timeout(self.deadline.left()):
-            await self.turn(sum(size for _, size in reply.outputs))
-        with self.lane.results.pinned(digests):
-            await self.lane.fetch(reply.silo, reply.session_id, reply.stage, reply.incarnation)
-            await self._here(reply)
+        async with asyncio.timeout(self.stage.deadline.left()):
+            size = sum(size for _, size in reply.outputs)
+            await self.stage.work.merges.announce(self.member.name, self.slot, size).granted.wait()
+        with self.stage.transport.results.pinned(digests):
+            await self.stage.transport.fetch(reply.silo, reply.session_id, reply.stage, reply.incarnation)
+            await self._receive(reply)
         for digest in digests:
-            self.lane.results.spent(digest)
+            self.stage.transport.results.spent(digest)
         return reply
 
-    async def _here(self, reply: Done) -> None:
+    async def _receive(self, reply: Done) -> None:
         """Wait for results that the silo is sending."""
-        results, size = self.lane.results, sum(size for _, size in reply.outputs)
+        results, size = self.stage.transport.results, sum(size for _, size in reply.outputs)
         digests = [digest for digest, _ in reply.outputs]
         with tracing.span("transfer", what="results", bytes=size), results.pinned(digests):
-            self.outputs = [await results.get(digest, self.deadline, RESULT_PATIENCE) for digest in digests]
-
-    def _item(self, fresh: dict[Digest, int], hold: int) -> WorkItem:
-        left = self.deadline.left()
-        return WorkItem(
-            session_id=self.session,
-            stage=self.work.stage,
-            silo=self.member.name,
-            coordinator_id=self.lane.coordinator_id,
-            clients=self.clients,
-            ops=self.program,
-            incoming=fresh,
-            timeout=left,
-            lease=left + LEASE_SLACK,
-            ends_session=self.work.last,
-            defer_above=hold,
-        )
+            self.outputs = [await results.get(digest, self.stage.deadline, RESULT_PATIENCE) for digest in digests]
 
     def _size(self, digests: Sequence[Digest]) -> int:
-        return sum(len(self.work.blobs[digest]) for digest in digests)
+        return sum(len(self.stage.work.blobs[digest]) for digest in digests)
 
     def _failed(self, kind: Literal["lost", "refused"], cause: str, hint: str) -> Failed:
         member = self.member
-        return Failed(self.session, self.work.stage, member.name, member.incarnation, kind, cause, hint)
+        return Failed(self.stage.session_id, self.stage.work.stage, member.name, member.incarnation, kind, cause, hint)

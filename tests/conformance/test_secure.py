@@ -105,6 +105,6 @@ def test_secure_sums_are_refused_by_default(same):
 def test_each_plaintext_session_logs_a_warning(ours_in_plaintext, caplog):
     for _ in range(2):
         ours_in_plaintext.invoke(secure_sum, [1, 2])
-    warned = [record.message for record in caplog.records if "secure sums in plaintext" in record.message]
+    warned = [record.message for record in caplog.records if "secure_sums_in_plaintext" in record.message]
     assert len(warned) == 2
     assert all("federated_secure_sum" in line and "session=" in line for line in warned)

@@ -52,7 +52,7 @@ class Cohort:
 
     def held(self) -> dict[str, int]:
         """Count everything alive on both sides; each count is zero if no invocation is running."""
-        end = self.context._coordinator._cohort._end
+        end = self.context._coordinator._cohort._transport
         return {
             "sessions": sum(len(service._sessions) for service in self.services),
             "values": sum(len(one.refs) for service in self.services for one in service._sessions._alive.values()),

@@ -87,7 +87,7 @@ def scene(broker, cohort, security, **options) -> Iterator[tuple]:
         Between(broker.url, cohort) as between,
     ):
         assert sum_numbers(context) == 111.0
-        key = context._coordinator._cohort._end.coordinator_id
+        key = context._coordinator._cohort._transport.coordinator_id
         between.intercept(f"fedbroker.callback.{key}", "fedbroker.reply", f"{key}.#")
         between.intercept(f"fedbroker.results.{key}", "fedbroker.results", f"{key}.*")
         yield context, between.operator

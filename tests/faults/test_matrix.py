@@ -112,7 +112,7 @@ def test_fault_has_its_expected_result(cell: Cell, bench, model, outcomes):
         wait_for_new(present, incarnation if replaced and cell.fault != "broker restarted" else None)
         assert ask() == (111.0, 111.0)
         assert context.last_session.participants == tuple(VALUES)
-        key = context._coordinator._cohort._end.coordinator_id
+        key = context._coordinator._cohort._transport.coordinator_id
     asyncio.run(nothing_is_left(bench.broker.url, key))
     outcomes.seconds[cell] = seconds
 

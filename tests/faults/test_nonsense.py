@@ -75,12 +75,14 @@ async def test_flooding_silo_is_dropped_and_other_results_are_intact(broker: Pri
         running = asyncio.create_task(session.run_stage(StageWork(0, True, programs, {}, replies)))
         await eventually(lambda: bool(asked))
         async with queue_admin(broker.url) as look:
-            await flood(look, ours._end.coordinator_id, asked[0])
+            await flood(look, ours._transport.coordinator_id, asked[0])
         await eventually(lambda: dict(session.recorder._silos).get("mallory") is not None)
         assert not running.done()
         release.set()
         await running
-        assert {silo: [bytes(out) for out in outputs] for silo, outputs in replies.items()} == {"ewr": [b"good"]}
+        assert {silo: [bytes(out) for out in outputs] for silo, outputs in replies.outputs.items()} == {
+            "ewr": [b"good"]
+        }
         await session.close()
         report = session.recorder.report
         assert dict(report.dropped) == {"mallory": "refused"}
@@ -98,7 +100,7 @@ async def test_invalid_messages_within_the_limit_have_no_effect(broker: PrivateB
             async with queue_admin(broker.url) as look:
                 for _ in range(LIMITS.max_strikes):
                     await look.publish(
-                        "fedbroker.reply", f"{ours._end.coordinator_id}.{item.session_id}.0.mallory", b"garbage"
+                        "fedbroker.reply", f"{ours._transport.coordinator_id}.{item.session_id}.0.mallory", b"garbage"
                     )
             await silo.send(item, [b"fine"], Deadline.after(10))
             arrived.set()

@@ -119,7 +119,7 @@ def test_thousands_of_malformed_messages_have_no_effect(broker, tmp_path):
         assert c.sum_numbers(context) == 45.0
         pids = (silos.silos["ewr"].pid, os.getpid())
         before = [resident(pid) for pid in pids]
-        asyncio.run(flood(broker.url, cohort, context._coordinator._cohort._end.coordinator_id))
+        asyncio.run(flood(broker.url, cohort, context._coordinator._cohort._transport.coordinator_id))
         assert c.sum_numbers(context) == 45.0
         assert pids[0] == silos.silos["ewr"].pid
         assert psutil.pid_exists(pids[0])

@@ -13,6 +13,7 @@ from fedbroker.context.values.codec import read, write
 from fedbroker.context.values.conversion import elements, federate
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
+from fedbroker.session.merge_scheduler import MergeScheduler
 from tests.support.transports import eventually
 from tests.support.worker import child_runtimes
 
@@ -49,17 +50,35 @@ async def executor(own_runtime):
     return await own_runtime.executor(0)
 
 
+class Replies(MergeScheduler):
+    """Replies that arrive in their merge order; keeps the names of the silos whose replies were released."""
+
+    def __init__(self):
+        super().__init__()
+        self.released = []
+
+    def give(self, partials, silo):
+        self.arrive(str(silo), partials, sum(map(len, partials)))
+        self.advance([str(silo)])
+
+    def release(self, batch):
+        batch = list(batch)
+        super().release(batch)
+        self.released += [reply.silo for reply in batch]
+
+
 @pytest.fixture
 async def started(executor):
-    """Return a function that starts a merger; it is closed after the test."""
+    """Start a merger, and return it with the replies that it merges; it is closed at the end."""
     kept = []
 
     def start(fold):
         async def ready():
             return executor
 
-        kept.append(PartialMerger(fold, ready, None))
-        return kept[-1]
+        replies = Replies()
+        kept.append(PartialMerger(fold, replies, ready, None))
+        return kept[-1], replies
 
     yield start
     for one in kept:
@@ -82,20 +101,20 @@ def appended(left, right):
 
 @pytest.mark.parametrize("silos", [1, 2, 3, merging.MOST + 1, 2 * merging.MOST + 3])
 async def test_partials_are_merged_in_the_given_order(executor, started, make_fold, silos):
-    running, merged = started(make_fold(appended)), []
+    running, replies = started(make_fold(appended))
     for silo in range(silos):
-        running.give([partial(silo)], lambda silo=silo: merged.append(silo))
+        replies.give([partial(silo)], silo)
     (whole,) = elements(await executor.compute(await running.result()))
     assert read(whole, VECTOR).tolist() == list(range(silos))
-    assert merged == list(range(silos))
+    assert replies.released == [str(silo) for silo in range(silos)]
 
 
 async def test_large_partials_are_merged_one_by_one(executor, started, make_fold):
     count = merging.LARGE // 4
-    running, merged = started(make_fold(added)), []
+    running, replies = started(make_fold(added))
     for silo in range(4):
-        running.give([partial(*np.full(count, silo + 1))], lambda silo=silo: merged.append(silo))
-        await eventually(lambda silo=silo: merged == list(range(silo + 1)))
+        replies.give([partial(*np.full(count, silo + 1))], silo)
+        await eventually(lambda silo=silo: replies.released == [str(one) for one in range(silo + 1)])
     (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
@@ -106,10 +125,10 @@ async def test_runtime_releases_merged_partials(own_runtime, executor, started, 
     monkeypatch.setattr(merging, "PAST", 8 * 4 * count)
     (process,) = child_runtimes(own_runtime.pid)
     before = process.memory_info().rss
-    running, merged, most = started(make_fold(added)), [], 0
+    (running, replies), most = started(make_fold(added)), 0
     for silo in range(silos):
-        running.give([partial(*np.full(count, silo))], lambda silo=silo: merged.append(silo))
-        await eventually(lambda silo=silo: len(merged) == silo + 1)
+        replies.give([partial(*np.full(count, silo))], silo)
+        await eventually(lambda silo=silo: len(replies.released) == silo + 1)
         most = max(most, process.memory_info().rss)
     (whole,) = elements(await executor.compute(await running.result()))
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
@@ -118,29 +137,29 @@ async def test_runtime_releases_merged_partials(own_runtime, executor, started, 
 
 async def test_failed_merge_is_raised_at_the_end_without_blocking(started, make_fold):
     count = merging.LARGE // 4 + 1
-    running, merged = started(make_fold(added)), []
+    running, replies = started(make_fold(added))
     for silo in range(6):
-        running.give([partial(*range(count + silo))], lambda silo=silo: merged.append(silo))
-    await eventually(lambda: sorted(merged) == list(range(6)))
-    running.give([partial(1)], lambda: merged.append("late"))
-    assert "late" in merged
+        replies.give([partial(*range(count + silo))], silo)
+    await eventually(lambda: sorted(replies.released) == [str(silo) for silo in range(6)])
+    replies.give([partial(1)], "late")
+    assert replies.outstanding == 0
     with pytest.raises(ComputationFailed, match="Incompatible shapes"):
         await running.result()
 
 
 async def test_invalid_partial_is_refused(started, make_fold):
-    running = started(make_fold(added))
-    running.give([b"nonsense"], lambda: None)
+    running, replies = started(make_fold(added))
+    replies.give([b"nonsense"], "ewr")
     with pytest.raises(WireError):
         await running.result()
 
 
 @pytest.mark.parametrize("wrong", [1, merging.MOST + 5])
 async def test_silo_of_an_unmergeable_partial_is_found(executor, started, make_fold, wrong):
-    running = started(make_fold(added))
+    running, replies = started(make_fold(added))
     for silo in range(2 * merging.MOST):
         numbers = range(3 if silo == wrong else 2)
-        running.give([partial(*numbers)], lambda: None, f"silo{silo}")
+        replies.give([partial(*numbers)], f"silo{silo}")
     with pytest.raises(ComputationFailed):
         await executor.compute(await running.result())
     found = await running.misfit()
@@ -150,17 +169,17 @@ async def test_silo_of_an_unmergeable_partial_is_found(executor, started, make_f
 
 
 async def test_silo_of_an_unmergeable_partial_is_found_among_few(started, make_fold):
-    running = started(make_fold(added))
+    running, replies = started(make_fold(added))
     for silo, numbers in (("ewr", (1, 2)), ("jfk", (1, 2)), ("bos", (1, 2, 3))):
-        running.give([partial(*numbers)], lambda: None, silo)
-    assert running.untouched() is not None
+        replies.give([partial(*numbers)], silo)
+    assert running.take_few()
     found = await running.misfit()
     assert found == merging.Misfit("bos", "'ewr', 'jfk'")
 
 
 async def test_no_silo_is_blamed_if_all_partials_merge(started, make_fold):
-    running = started(make_fold(added))
+    running, replies = started(make_fold(added))
     for silo in ("ewr", "jfk"):
-        running.give([partial(1, 2)], lambda: None, silo)
-    assert running.untouched() is not None
+        replies.give([partial(1, 2)], silo)
+    assert running.take_few()
     assert await running.misfit() is None

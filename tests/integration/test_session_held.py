@@ -13,6 +13,7 @@ from fedbroker.errors import DeadlineExceeded
 from fedbroker.session import merge_scheduler, silo_request
 from fedbroker.session import session as session_module
 from fedbroker.session.cohort import CoordinatorCohort
+from fedbroker.session.merge_scheduler import MergeScheduler
 from fedbroker.session.ports import StageWork
 from fedbroker.session.stage_state import Policy
 from fedbroker.transport import Dead
@@ -46,8 +47,8 @@ async def cohort_of(broker, cohort, names=SILOS, **options):
         yield ours, silos, await ours.session(members, dict.fromkeys(names, 1), 30.0, **options)
 
 
-def stage(take, names=SILOS):
-    return StageWork(0, True, dict.fromkeys(names, (Compute(1),)), {}, take)
+def stage(merges, names=SILOS):
+    return StageWork(0, True, dict.fromkeys(names, (Compute(1),)), {}, merges)
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +56,10 @@ def few_send_unasked(monkeypatch):
     """Limit unasked results, as with a thousand silos: three silos share 128 MiB without any limit."""
     monkeypatch.setattr(
         session_module,
-        "unasked",
-        lambda silos, least: merge_scheduler.unasked(silos if silos <= merge_scheduler.AT_ONCE else 1000, least),
+        "upload_allowance",
+        lambda silos, least: merge_scheduler.upload_allowance(
+            silos if silos <= merge_scheduler.UPLOADS else 1000, least
+        ),
     )
 
 
@@ -93,27 +96,26 @@ async def test_stage_merges_in_membership_order_and_keeps_no_result(broker, coho
         took = RecordedOutputs()
         assert await session.run_stage(stage(took)) == SILOS
         assert list(took) == list(SILOS)
-        assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in SILOS}
+        assert {silo: bytes(output) for silo, (output,) in took.outputs.items()} == {
+            silo: result(silo) for silo in SILOS
+        }
         assert session.recorder.report.stages[0].merge_order == "membership"
-        assert ours._end.results.kept_bytes == 0
+        assert ours._transport.results.kept_bytes == 0
         await session.close()
 
 
 async def test_few_results_are_buffered_before_merging(broker, cohort, monkeypatch):
     monkeypatch.setattr(merge_scheduler, "ROOM", MIB)  # one result fills it
     async with cohort_of(broker, cohort, policy=Policy(merge_order="arrival")) as (_, _, session):
-        took, waiting = {}, []
-
-        def take(silo, outputs, merged):
-            took[silo] = outputs
-            waiting.append(merged)
-
-        stage_runner = asyncio.create_task(session.run_stage(stage(take)))
+        merges, took = MergeScheduler("arrival"), []
+        running = asyncio.create_task(session.run_stage(stage(merges)))
         for merged in range(len(SILOS)):
-            await eventually(lambda: bool(waiting))
-            assert len(took) == merged + 1
-            waiting.pop()()
-        assert set(await stage_runner) == set(took) == set(SILOS)
+            await eventually(lambda: merges.is_batch_ready(1, MIB))
+            assert len(merges.passed) == merged + 1
+            (reply,) = merges.take_batch(1, MIB)
+            took.append(reply.silo)
+            merges.release([reply])
+        assert set(await running) == set(took) == set(SILOS)
         await session.close()
 
 
@@ -128,7 +130,7 @@ async def test_equal_results_are_fetched_from_each_silo(broker, cohort):
         took = RecordedOutputs()
         async with asyncio.timeout(10):
             assert await session.run_stage(stage(took)) == SILOS
-        assert {bytes(output) for (output,) in took.values()} == {result("all")}
+        assert {bytes(output) for (output,) in took.outputs.values()} == {result("all")}
         await session.close()
 
 
@@ -139,7 +141,7 @@ async def test_lost_notice_only_delays_the_results(broker, cohort, monkeypatch):
         async def lose(*_):
             pass
 
-        monkeypatch.setattr(ours._end, "fetch", lose)
+        monkeypatch.setattr(ours._transport, "fetch", lose)
         took = RecordedOutputs()
         assert await session.run_stage(stage(took, THREE)) == THREE
         assert took["ewr"] == [result("ewr")]
@@ -152,7 +154,7 @@ async def test_two_silos_send_without_a_request(broker, cohort):
     async with cohort_of(broker, cohort, two) as (_, silos, session):
         took = RecordedOutputs()
         assert await session.run_stage(stage(took, two)) == two
-        assert {silo: bytes(output) for silo, (output,) in took.items()} == {silo: result(silo) for silo in two}
+        assert {silo: bytes(output) for silo, (output,) in took.outputs.items()} == {silo: result(silo) for silo in two}
         assert [item.defer_above for silo in silos.values() for item in silo.items] == [0, 0]
         await session.close()
 
@@ -173,7 +175,7 @@ async def test_silo_that_dies_with_results_is_dropped_when_its_work_returns(brok
 
 async def test_successor_of_a_dead_silo_is_asked_for_the_results(broker, cohort, monkeypatch):
     async with cohort_of(broker, cohort, THREE) as (ours, silos, session), AsyncExitStack() as stack:
-        tell, told = ours._end.fetch, []
+        tell, told = ours._transport.fetch, []
 
         async def fetch(silo, session, stage, incarnation):
             if silo == "ewr":
@@ -185,7 +187,7 @@ async def test_successor_of_a_dead_silo_is_asked_for_the_results(broker, cohort,
             again = await stack.enter_async_context(silo_transport(broker.url, cohort))
             again.answer = lambda item: again.send(item, [result("ewr")], Deadline.after(30))
 
-        monkeypatch.setattr(ours._end, "fetch", fetch)
+        monkeypatch.setattr(ours._transport, "fetch", fetch)
         took = RecordedOutputs()
         async with asyncio.timeout(15):
             assert await session.run_stage(stage(took, THREE)) == THREE

@@ -186,7 +186,7 @@ def test_permissions_of_our_own_directory_are_tightened(tmp_path, caplog):
     journal.close()
     assert stat.S_IMODE((tmp_path / "j").stat().st_mode) == 0o700
     assert modes(tmp_path / "j") == {0o600}
-    assert "journal closed to others" in caplog.text
+    assert "journal_directory_restricted" in caplog.text
 
 
 def test_directory_of_another_user_is_refused(tmp_path):

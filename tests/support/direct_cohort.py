@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedbroker.context.invocation import Environment, invoke
+from fedbroker.context.invocation import Attempt, invoke
+from fedbroker.context.settings import Settings, Timeouts
+from fedbroker.deadline import Deadline
 from fedbroker.plan import make_plan
 from fedbroker.session.roster import Member
+from fedbroker.session.stage_state import Policy
 from fedbroker.wire.messages import Call, Compute, Drop, Select, Struct, Value
 
 
@@ -23,7 +26,9 @@ class DirectSession:
         self.executors = {}
         self.values = {member.name: {} for member in members}
         self.stages = 0
-        self.id = "direct"
+        self.session_id = "direct"
+        self.membership = members
+        self.policy = Policy()
         self.journal = None
 
     async def run_stage(self, work):
@@ -31,12 +36,14 @@ class DirectSession:
         for member in self.members:
             if member.name not in self.executors:
                 self.executors[member.name] = await self.runtime.executor(self.clients[member.name])
-            work.take(member.name, await self._replay(member.name, work), lambda: None)
+            outputs = await self._replay(member.name, work)
+            work.merges.arrive(member.name, work.accept(member.name, outputs), sum(map(len, outputs)))
+            work.merges.advance([member.name])
         return tuple(member.name for member in self.members)
 
     async def _replay(self, silo, work):
         executor, refs, outputs = self.executors[silo], self.values[silo], []
-        for op in work.programs[silo]:
+        for op in work.ops[silo]:
             match op:
                 case Value(ref, blob):
                     refs[ref] = await executor.value(work.blobs[blob])
@@ -65,15 +72,19 @@ class DirectCohort:
     def __init__(self, runtime, silos: int) -> None:
         self.runtime = runtime
         self.members = [Member(f"silo-{index:02}", "1") for index in range(silos)]
+        self.settings = Settings(url="amqp://localhost", cohort="direct", min_silos=1, timeouts=Timeouts(stage=60.0))
         self.sessions = []
 
     async def run(self, comp, argument=None):
-        async def gather(wanted):
-            return wanted.choose(self.members)
+        forever = Deadline.never()
+        return await invoke(make_plan(comp), argument, self, Attempt(forever, forever, None))
 
-        async def session(members, clients, fingerprint):
-            self.sessions.append(DirectSession(self.runtime, members, clients))
-            return self.sessions[-1]
+    async def executor(self, clients):
+        return await self.runtime.executor(clients)
 
-        environment = Environment(self.runtime.executor, gather, session, None, 60.0)
-        return await invoke(make_plan(comp), argument, environment)
+    async def gather(self, wanted, attempt):
+        return wanted.choose(self.members)
+
+    async def start_session(self, members, clients, fingerprint, attempt):
+        self.sessions.append(DirectSession(self.runtime, members, clients))
+        return self.sessions[-1]

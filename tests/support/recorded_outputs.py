@@ -1,14 +1,28 @@
-"""The outputs that a session hands on, recorded."""
+"""The outputs that a session passes on to be merged, recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from fedbroker.session.merge_scheduler import MergeScheduler
 
 
-class RecordedOutputs(dict[str, Sequence[object]]):
-    """Records a session's outputs in their order, and reports each as merged at once."""
+class RecordedOutputs(MergeScheduler):
+    """Records the replies in their merge order, and reports each as merged at once."""
 
-    def __call__(self, silo: str, outputs: Sequence[object], merged: Callable[[], None]) -> None:
-        """See :data:`fedbroker.session.ports.Take`."""
-        self[silo] = outputs
-        merged()
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, Sequence[object]] = {}
+
+    def advance(self, settled: Iterable[str]) -> None:
+        """See :meth:`MergeScheduler.advance`."""
+        super().advance(settled)
+        while batch := self.take_batch(1, 0):
+            self.outputs |= {reply.silo: reply.partials for reply in batch}
+            self.release(batch)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __getitem__(self, silo: str) -> Sequence[object]:
+        return self.outputs[silo]

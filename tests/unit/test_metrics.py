@@ -154,7 +154,7 @@ def test_listeners_receive_events_even_if_another_one_raises(caplog):
     assert listener is not None
     listener(Event("silo_left", silo="ewr"))
     assert [event.name for event in heard] == ["silo_left"]
-    assert "on_event failed" in caplog.text
+    assert "on_event_failed" in caplog.text
     assert both(None, heard.append) == heard.append
     assert both(None, None) is None
 

@@ -79,8 +79,8 @@ async def play(schedule, policy, arrivals, limit):
             programs = dict.fromkeys(EVERYBODY, (Compute(1),))
             enlist = (lambda member, straggler: LateJoiner((Compute(1),), 1)) if stage == 0 else None
             got = RecordedOutputs()
-            participants = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, got, enlist))
-            answers.append(sum(int(bytes(outputs[0])) for outputs in got.values()))
+            participants = await one.run_stage(StageWork(stage, stage == stages - 1, programs, {}, got, enlist=enlist))
+            answers.append(sum(int(bytes(outputs[0])) for outputs in got.outputs.values()))
             report = one.recorder.report.stages[-1]
             assert time.monotonic() - entered <= SECONDS + 0.6
             assert tuple(got) == participants == report.participants == one.participants

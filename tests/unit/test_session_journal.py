@@ -101,8 +101,8 @@ async def test_files_are_written_and_removed_off_the_event_loop(tmp_path, monkey
     for name in ("open", "unlink"):
         monkeypatch.setattr(os, name, watched(getattr(os, name)))
     session = await cohort.session(MEMBERS, CLIENTS, 30.0, fingerprint="print")
-    assert (tmp_path / f"{session.id}.session").exists()
+    assert (tmp_path / f"{session.session_id}.session").exists()
     await session.close(error)
-    assert (tmp_path / f"{session.id}.session").exists() == (error is not None)
+    assert (tmp_path / f"{session.session_id}.session").exists() == (error is not None)
     assert on_loop == []
     journal.close()

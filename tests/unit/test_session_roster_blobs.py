@@ -27,7 +27,7 @@ def test_small_blobs_are_inline_large_ones_broadcast_and_own_ones_direct():
     assert shipment.inline["ewr"] == ("small",)
     assert shipment.broadcast == ("model",)
     assert shipment.direct == {"ewr": ("mine",), "jfk": (), "lga": ()}
-    assert shipment.on_bulk_lane("jfk", ("model", "mine")) == ("model",)
+    assert shipment.sent_separately("jfk", ("model", "mine")) == ("model",)
 
 
 def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
@@ -41,8 +41,8 @@ def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
     )
     assert shipment.inline == {"ewr": ("small",), "jfk": ("other",), "lga": ("other",)}
     assert shipment.broadcast == ("small",)
-    assert shipment.on_bulk_lane("ewr", ("small",)) == ()
-    assert shipment.on_bulk_lane("jfk", ("other", "small")) == ("small",)
+    assert shipment.sent_separately("ewr", ("small",)) == ()
+    assert shipment.sent_separately("jfk", ("other", "small")) == ("small",)
 
 
 def test_cached_blob_is_sent_again_only_after_a_restart():
@@ -69,7 +69,7 @@ def test_each_silo_gets_each_missing_blob_exactly_once(sizes, data):
     for member in MEMBERS:
         lacking = {digest for digest in wanted[member.name] if not known.has(member, digest)}
         inline = set(shipment.inline[member.name])
-        bulk = set(shipment.on_bulk_lane(member.name, lacking))
+        bulk = set(shipment.sent_separately(member.name, lacking))
         assert inline | bulk == lacking
         assert not inline & bulk
         assert sum(sizes[digest] for digest in inline) <= LIMITS.inline_total

@@ -112,8 +112,8 @@ def session(lane, known=None, **options):
 async def run(one, asked):
     """Run a stage; return each participant's outputs in the order of merging."""
     participants = await one.run_stage(asked)
-    assert tuple(asked.take) == participants
-    return dict(asked.take)
+    assert tuple(asked.merges.outputs) == participants
+    return asked.merges.outputs
 
 
 def work(**options):

@@ -81,7 +81,7 @@ class Watch:
         self._session = session
         if self._display is not None and self._invocation is not None:
             members = [member.name for member in session.members]
-            self._display.change(partial(self._invocation.attempt, session.id, members))
+            self._display.change(partial(self._invocation.attempt, session.session_id, members))
 
     async def ended(self, error: BaseException | None = None) -> None:
         """Show the end of the invocation and its error, if any."""
