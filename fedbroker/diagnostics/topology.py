@@ -15,7 +15,7 @@ from fedbroker.diagnostics.channels import Channels, Question
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.errors import BrokerLost, TopologyMismatch
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.exceptions import first_line, unmade
+from fedbroker.transport.amqp.exceptions import first_line, not_enrolled
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Role", "Target", "Topology", "check_topology", "coordinator_role", "silo_role"]
@@ -150,7 +150,7 @@ async def _check_existing(channels: Channels, role: Role, found: Topology) -> No
             declared = await channels.ask(_passively(queue))
         except aiormq.exceptions.ChannelNotFoundEntity:
             found.missing.append(queue.name)
-            found.findings.append(Finding.problem("topology", unmade(f"queue {queue.name!r}")))
+            found.findings.append(Finding.problem("topology", not_enrolled(f"queue {queue.name!r}")))
         else:
             (found.in_use if declared.consumer_count else found.present).append(queue.name)
     if not found.findings:

@@ -83,6 +83,8 @@ class CoordinatorEnvelopes:
 
     def work(self, item: WorkItem, body: bytes) -> bytes:
         """Return the signed message for a work item."""
+        if self._authenticator.keys is None:
+            return body
         return self._to(item.silo, body, MessageContext("work", self._cohort, item.silo, item.session_id, item.stage))
 
     def mail(self, silo: str, body: bytes) -> bytes:
@@ -252,6 +254,8 @@ class SiloEnvelopes:
 
     def reply(self, item: WorkItem, signed: Signed, body: bytes) -> bytes:
         """Return the signed message for a reply, sealed to the reader of ``signed`` if it has one."""
+        if self._authenticator.keys is None:
+            return body
         context = MessageContext("reply", self._cohort, self._silo, item.session_id, item.stage)
         return self._authenticator.wrap(body, context, signed.reader)
 

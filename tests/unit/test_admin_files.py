@@ -13,7 +13,7 @@ from fedbroker.admin.api import admin_login
 from fedbroker.admin.definitions import User
 from fedbroker.admin.files import Folder, PublicUrl, settings, with_broker, write_secret
 from fedbroker.errors import ConfigError, UsageError
-from fedbroker.transport.amqp.url import beside, parse
+from fedbroker.transport.amqp.url import parse, with_absolute_files
 from fedbroker.trust import Identity
 
 
@@ -57,11 +57,11 @@ def test_only_the_broker_of_the_settings_is_changed():
 
 def test_relative_files_are_in_the_directory_of_the_settings(tmp_path):
     url = "amqps://u@a/v?auth=EXTERNAL&certfile=certificate.pem&keyfile=/etc/key.pem"
-    assert beside(url, tmp_path) == (
+    assert with_absolute_files(url, tmp_path) == (
         f"amqps://u@a/v?auth=EXTERNAL&certfile={tmp_path}/certificate.pem&keyfile=/etc/key.pem"
     )
     for same in ("amqp://u:p?q@a/v", "amqps://a/?heartbeat=30", "nonsense"):
-        assert beside(same, tmp_path) == same
+        assert with_absolute_files(same, tmp_path) == same
 
 
 def test_file_is_not_replaced_without_force(tmp_path):

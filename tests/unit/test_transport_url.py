@@ -123,7 +123,7 @@ def test_several_hosts() -> None:
     assert address.shown == "amqps://me@a.example:5671,b.example:5673,[::1]:7,c.example:5671/air"
     assert address.endpoints[2].secret == "amqps://me:secret@[::1]:7/air?heartbeat=10"
     assert address.endpoints[2].shown == "amqps://me@[::1]:7/air"
-    assert "secret" not in repr(address).replace("secret=", "") + str(address) + repr(address.turn())
+    assert "secret" not in repr(address).replace("secret=", "") + str(address) + repr(address.next_order())
 
 
 def test_repeated_host_counts_once() -> None:
@@ -139,14 +139,14 @@ def test_invalid_hosts_among_several_are_refused(hosts: str) -> None:
 
 def test_each_round_starts_at_the_next_host() -> None:
     address = parse("amqp://a,b,c,d/")
-    first = address.turn()
+    first = address.next_order()
     assert set(first) == set(address.endpoints)
     for shift in range(1, 9):
-        assert address.turn() == first[shift % 4 :] + first[: shift % 4]
+        assert address.next_order() == first[shift % 4 :] + first[: shift % 4]
 
 
 def test_many_clients_of_one_url_spread_over_its_hosts() -> None:
-    begun = Counter(str(parse("amqp://a,b,c/").turn()[0]) for _ in range(600))
+    begun = Counter(str(parse("amqp://a,b,c/").next_order()[0]) for _ in range(600))
     assert all(count > 100 for count in begun.values())  # 200 each are expected, plus or minus 12
     assert len(begun) == 3
 

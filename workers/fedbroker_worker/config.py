@@ -15,7 +15,7 @@ from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
 from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.text import printable
-from fedbroker.transport.amqp.url import beside, parse
+from fedbroker.transport.amqp.url import parse, with_absolute_files
 from fedbroker.trust.keyring import silo_keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -287,7 +287,7 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
 
     values = {key: one.value for key, one in given.items()}
     silo = read_table(SiloSettings, {**table, **values}, lenient=given, label=label)
-    silo = replace(silo, broker=beside(silo.broker, path.absolute().parent))
+    silo = replace(silo, broker=with_absolute_files(silo.broker, path.absolute().parent))
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))

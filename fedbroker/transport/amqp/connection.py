@@ -25,7 +25,7 @@ from fedbroker.transport.amqp.exceptions import (
     NotFound,
     RetrySetup,
     first_line,
-    unmade,
+    not_enrolled,
 )
 from fedbroker.transport.amqp.message import Delivery, Outgoing
 from fedbroker.transport.amqp.url import Endpoint
@@ -191,7 +191,7 @@ class Connection:
             except NotFound as error:
                 if HOME_NODE in str(error):
                     raise ConnectionLost(str(error)) from None
-                raise unmade(f"queue {queue.name!r}") from None
+                raise not_enrolled(f"queue {queue.name!r}") from None
             consumers.append(state.consumers)
         return consumers
 

@@ -37,7 +37,7 @@ HOST_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds for closing a connection in an orderly way, before it is cut."""
 
-MOST_CAUSES: Final = 8
+MAX_CAUSES: Final = 8
 """Errors followed along ``__cause__`` and ``__context__``; the chain may be a cycle."""
 
 # OpenSSL's verify codes (X509_V_ERR_…).
@@ -78,7 +78,7 @@ class Connected:
                     await guarded(self.amqp.close())
         finally:
             self._sockets.abort()
-            await _finish(self.amqp)
+            await _mark_closed(self.amqp)
 
 
 async def connect(address: Address, name: str, deadline: Deadline | None = None) -> Connected:
@@ -96,19 +96,19 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
         BrokerRefused: wrong user, password or vhost.
         ConfigError: a certificate or key of ours cannot be read.
     """
-    _quiet()
+    _silence_loggers()
     install_tolerant_decoders()
     failed: dict[Endpoint, BrokerError] = {}
-    turn = address.turn()
-    for tried, endpoint in enumerate(turn, 1):
+    hosts = address.next_order()
+    for tried, endpoint in enumerate(hosts, 1):
         try:
-            async with asyncio.timeout(_time_for_one(len(turn) - tried, deadline)):
+            async with asyncio.timeout(_time_for_host(len(hosts) - tried, deadline)):
                 return await _connect_to(endpoint, address, name)
         except TimeoutError:
             failed[endpoint] = BrokerUnreachable("no answer in time", retryable=True, hint=_HINT_HOSTS)
         except BrokerError as error:
             failed[endpoint] = error
-    raise _none_of(failed)
+    raise _combined_error(failed)
 
 
 async def answers(endpoint: Endpoint) -> bool:
@@ -122,24 +122,24 @@ async def answers(endpoint: Endpoint) -> bool:
     return True
 
 
-def _time_for_one(others: int, deadline: Deadline | None) -> float | None:
+def _time_for_host(others: int, deadline: Deadline | None) -> float | None:
     """Return the seconds for one host while ``others`` remain to be tried; None: as long as the caller waits."""
     if others == 0:
         return None
     return HOST_TIMEOUT if deadline is None else min(HOST_TIMEOUT, deadline.left() / (others + 1))
 
 
-def _none_of(failed: Mapping[Endpoint, BrokerError]) -> BrokerError:
+def _combined_error(failed: Mapping[Endpoint, BrokerError]) -> BrokerError:
     """Return one error for all hosts. A refusal takes precedence: it tells more than the silence of other hosts."""
     if len(failed) == 1:
         return next(iter(failed.values()))
     refusals = [error for error in failed.values() if isinstance(error, BrokerRefused)]
-    said = "; ".join(f"{endpoint}: {error.what}" for endpoint, error in failed.items())
+    reasons = "; ".join(f"{endpoint}: {error.what}" for endpoint, error in failed.items())
     if refusals:
-        return BrokerRefused(f"every host of the broker refused the connection ({said})", hint=refusals[0].hint)
+        return BrokerRefused(f"every host of the broker refused the connection ({reasons})", hint=refusals[0].hint)
     retryable = all(error.retryable for error in failed.values())
     return BrokerUnreachable(
-        f"none of the broker's hosts can be reached ({said})", retryable=retryable, hint=_HINT_HOSTS
+        f"none of the broker's hosts can be reached ({reasons})", retryable=retryable, hint=_HINT_HOSTS
     )
 
 
@@ -151,9 +151,9 @@ async def _connect_to(endpoint: Endpoint, address: Address, name: str) -> Connec
         await amqp.connect()
     except BaseException as error:
         sockets.abort()
-        await _finish(amqp)
+        await _mark_closed(amqp)
         if isinstance(error, Exception):
-            raise _explained(error, endpoint, address) from None
+            raise _typed_error(error, endpoint, address) from None
         raise
     return Connected(amqp, sockets, endpoint)
 
@@ -168,21 +168,21 @@ class _Sockets(aiormq.TransportFactory):
 
     async def create(self, url: URL, **kwargs: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect; called by aiormq."""
-        there = self._endpoint
+        endpoint = self._endpoint
         context = await tls_context(kwargs["ssl_context_provider"]) if self._tls else None
         try:
-            reader, writer = await asyncio.open_connection(there.host, there.port, ssl=context, limit=READ_BUFFER)
+            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context, limit=READ_BUFFER)
         except ssl.SSLError as error:
-            raise no_tls(there.shown, error) from None
+            raise tls_error(endpoint.shown, error) from None
         except socket.gaierror:
             raise BrokerUnreachable(
-                f"the broker's host name {there.host!r} cannot be resolved",
+                f"the broker's host name {endpoint.host!r} cannot be resolved",
                 retryable=True,  # in a container cluster, a host name exists only once its first container runs
                 hint="correct the broker's URL",
             ) from None
         except OSError as error:
             raise BrokerUnreachable(
-                f"no server is listening at {there.shown}: {error.strerror or error}",
+                f"no server is listening at {endpoint.shown}: {error.strerror or error}",
                 retryable=True,
                 hint="start the broker, or correct host and port in its URL",
             ) from None
@@ -216,7 +216,7 @@ async def tls_context(provider: object) -> ssl.SSLContext:
         ) from None
 
 
-def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Exception:
+def _typed_error(error: Exception, endpoint: Endpoint, address: Address) -> Exception:
     """Translate an error of aio-pika into a typed error."""
     if address.tls and (refusal := _of_certificate(endpoint, error)) is not None:
         return refusal
@@ -241,7 +241,7 @@ def _explained(error: Exception, endpoint: Endpoint, address: Address) -> Except
             )
         case _:
             return BrokerUnreachable(
-                f"the server at {endpoint} does not speak AMQP 0-9-1 ({_words(error)})",
+                f"the server at {endpoint} does not speak AMQP 0-9-1 ({_short_text(error)})",
                 retryable=_closed_at_once(error),
                 hint="correct host, port and scheme (amqp or amqps) of the broker's URL",
             )
@@ -263,28 +263,28 @@ def _of_certificate(endpoint: Endpoint, error: BaseException) -> BrokerError | N
     """
     seen: BaseException | None = error
     reset = False
-    for _ in range(MOST_CAUSES):
+    for _ in range(MAX_CAUSES):
         if seen is None:
             break
         if (refusal := refused_certificate(str(endpoint), seen)) is not None:
             return refusal
         reset |= isinstance(seen, ConnectionResetError) or "ConnectionResetError" in str(seen)
         seen = seen.__cause__ or seen.__context__
-    return ended_without_a_word(str(endpoint)) if reset else None
+    return closed_after_handshake(str(endpoint)) if reset else None
 
 
-def _words(error: Exception) -> str:
+def _short_text(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
-async def _finish(amqp: aio_pika.Connection) -> None:
+async def _mark_closed(amqp: aio_pika.Connection) -> None:
     """Mark the aio-pika connection as closed: otherwise it starts a task when it is garbage-collected."""
     with contextlib.suppress(Exception):  # the socket is already aborted: closing may fail in any way
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await guarded(amqp.close())
 
 
-def _quiet() -> None:
+def _silence_loggers() -> None:
     """Silence the libraries' loggers unless their level was set: we log each event ourselves, once."""
     for name in ("aio_pika", "aiormq"):
         logger = logging.getLogger(name)
@@ -294,10 +294,12 @@ def _quiet() -> None:
 
 def untrusted(where: str, error: ssl.SSLCertVerificationError) -> BrokerUnreachable:
     """Return the error for a broker certificate that cannot be verified."""
-    return BrokerUnreachable(f"the certificate of {where} is not trusted: {error.verify_message}", hint=_advice(error))
+    return BrokerUnreachable(
+        f"the certificate of {where} is not trusted: {error.verify_message}", hint=_verification_hint(error)
+    )
 
 
-def _advice(error: ssl.SSLCertVerificationError) -> str:
+def _verification_hint(error: ssl.SSLCertVerificationError) -> str:
     """Return the hint for a verification error."""
     if error.verify_code in _UNKNOWN_CA:
         return "name the CA that issued it with cafile= in the broker's URL"
@@ -310,8 +312,8 @@ def _advice(error: ssl.SSLCertVerificationError) -> str:
 
 def refused_certificate(where: str, error: BaseException) -> BrokerRefused | None:
     """Return the error for a client certificate that the broker refused; None if the error is no such TLS alert."""
-    said = str(getattr(error, "reason", None) or error).upper().replace(" ", "_")
-    why = next((words for alert, words in _ALERTS.items() if f"ALERT_{alert}" in said), None)
+    reasons = str(getattr(error, "reason", None) or error).upper().replace(" ", "_")
+    why = next((words for alert, words in _ALERTS.items() if f"ALERT_{alert}" in reasons), None)
     if why is None:
         return None
     return BrokerRefused(
@@ -320,7 +322,7 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
     )
 
 
-def ended_without_a_word(where: str) -> BrokerRefused:
+def closed_after_handshake(where: str) -> BrokerRefused:
     """Return the error for a broker that closed the connection right after the TLS handshake."""
     return BrokerRefused(
         f"the broker at {where} refuses our client certificate, or requires one: it closed the connection at once",
@@ -328,7 +330,7 @@ def ended_without_a_word(where: str) -> BrokerRefused:
     )
 
 
-def no_tls(where: str, error: ssl.SSLError) -> BrokerRefused | BrokerUnreachable:
+def tls_error(where: str, error: ssl.SSLError) -> BrokerRefused | BrokerUnreachable:
     """Return the error for a failed TLS handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return untrusted(where, error)

@@ -21,9 +21,9 @@ __all__ = [
     "first_line",
     "forbidden",
     "guarded",
+    "not_enrolled",
     "refused",
     "translated",
-    "unmade",
 ]
 
 _T = TypeVar("_T")
@@ -77,7 +77,7 @@ def forbidden(what: str, error: Exception) -> BrokerRefused:
     )
 
 
-def unmade(what: str) -> BrokerRefused:
+def not_enrolled(what: str) -> BrokerRefused:
     """Return the error for a missing queue of an enrolled silo."""
     return BrokerRefused(
         f"{what} does not exist at the broker, although [silo] has enrolled = true",

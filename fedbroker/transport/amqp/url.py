@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from fedbroker.errors import ConfigError
 from fedbroker.text import ESCAPES, has_stray_at
 
-__all__ = ["Address", "Endpoint", "beside", "parse"]
+__all__ = ["Address", "Endpoint", "parse", "with_absolute_files"]
 
 HEARTBEAT: Final = 15
 """Seconds between AMQP heartbeats, unless the URL sets another value."""
@@ -90,7 +90,7 @@ class Address:
         """The first host's port."""
         return self.endpoints[0].port
 
-    def turn(self) -> tuple[Endpoint, ...]:
+    def next_order(self) -> tuple[Endpoint, ...]:
         """Return all hosts, in the order in which to try them this time.
 
         The order is shuffled once, so that clients with the same URL spread over the cluster. Each call starts one
@@ -101,7 +101,7 @@ class Address:
         return order
 
 
-def beside(url: str, directory: Path) -> str:
+def with_absolute_files(url: str, directory: Path) -> str:
     """Return the URL with the relative file paths in its options resolved against a directory."""
     before, mark, query = url.partition("?")
     options = parse_qsl(query, keep_blank_values=True)
@@ -128,7 +128,7 @@ def parse(url: str) -> Address:
     parts = each[0]
     tls = parts.scheme == "amqps"
     query = urlencode(_options(parts, tls))
-    endpoints = tuple(_endpoint(one, query, tls) for one in each)
+    endpoints = tuple(_endpoint(host, query, tls) for host in each)
     endpoints = tuple({str(endpoint): endpoint for endpoint in endpoints}.values())
     return Address(
         endpoints=endpoints,
@@ -139,11 +139,11 @@ def parse(url: str) -> Address:
     )
 
 
-def _split(one: str) -> SplitResult:
+def _split(host: str) -> SplitResult:
     """Split a URL with one host into its parts."""
     parts = None
     with contextlib.suppress(ValueError):  # its text may contain the password: keep it out of our error's context
-        split = urlsplit(one)
+        split = urlsplit(host)
         parts = split if split.port != 0 else None
     if parts is None:
         raise _bad("a host or a port in it is malformed")

@@ -25,7 +25,7 @@ __all__ = [
     "ReplyRouter",
     "ReplySlot",
     "correlation",
-    "dead",
+    "dead_letter_of",
 ]
 
 Reason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable"]
@@ -163,7 +163,7 @@ def correlation(item: WorkItem | Answer) -> str:
     return f"{item.session_id}.{item.stage}.{item.silo}"
 
 
-def dead(correlation_id: str, death: str) -> Dead:
+def dead_letter_of(correlation_id: str, death: str) -> Dead:
     """Return the dead work item for a :func:`correlation` id and the broker's reason, ``death``.
 
     Raises:
@@ -268,7 +268,7 @@ class MisbehaviourCounter:
         count.strikes += 1
         return count.strikes == self.most + 1
 
-    def out(self, silo: str, now: float) -> bool:
+    def exceeds_limit(self, silo: str, now: float) -> bool:
         """Return whether a silo is beyond the limit, so that its messages are ignored."""
         count = self._counts.get(silo)
         return count is not None and count.strikes > self.most and now - count.since <= self.seconds

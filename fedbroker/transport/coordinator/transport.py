@@ -37,7 +37,7 @@ from fedbroker.transport.coordinator.requests import (
     Reason,
     ReplyRouter,
     correlation,
-    dead,
+    dead_letter_of,
 )
 from fedbroker.transport.signed_messages import CoordinatorEnvelopes
 from fedbroker.trust.keyring import Keys
@@ -315,17 +315,19 @@ class CoordinatorTransport:
     async def _on_callback(self, delivery: Delivery) -> None:
         """Handle a reply or a dead-lettered work item of ours, and settle the request that waits for it."""
         silo = _sender(delivery.key)
-        if delivery.death is None and self._misbehaviour.out(silo, time.monotonic()):
+        if delivery.death is None and self._misbehaviour.exceeds_limit(silo, time.monotonic()):
             await delivery.ack()
             return
         try:
             if delivery.death is not None:
-                self._on_dead(dead(delivery.correlation_id, delivery.death), delivery.message_id)
+                self._on_dead(dead_letter_of(delivery.correlation_id, delivery.death), delivery.message_id)
                 await delivery.ack()
                 return
             message, attachments = decode(self._envelopes.reply(delivery), self._limits)
             match message:
-                case Done() | Failed() | Need() if delivery.key == self._reply_key(message):
+                case Done() | Failed() | Need() if delivery.key == topology.reply_key(
+                    self.coordinator_id, message.session_id, message.stage, message.silo
+                ):
                     if isinstance(message, Done):
                         for attachment in attachments:
                             self.results.put(attachment)
@@ -366,9 +368,6 @@ class CoordinatorTransport:
         cause = f"it sent more than {self._limits.max_strikes} invalid or unrequested messages"
         _log.error("silo_muted", silo=silo, reason=cause)
         self._router.refuse(silo, cause, "see its log, and what else uses its user at the broker")
-
-    def _reply_key(self, reply: Done | Failed | Need) -> str:
-        return topology.reply_key(self.coordinator_id, reply.session_id, reply.stage, reply.silo)
 
 
 def _sender(key: str) -> str:
