@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import tensorflow_federated as tff
@@ -19,6 +18,7 @@ from fedbroker.context.selection import Wanted, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerUnreachable, FedbrokerError
+from fedbroker.lru import LruMap
 from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition
 from fedbroker.plan import Plan, make_plan
@@ -50,8 +50,8 @@ class Coordinator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._progress = Progress(settings.cohort, settings.progress)
-        self._plans: OrderedDict[int, tuple[tff.Computation, asyncio.Task[Plan]]] = OrderedDict()
-        self._special: OrderedDict[tff.Computation, tff.Computation] = OrderedDict()
+        self._plans: LruMap[int, tuple[tff.Computation, asyncio.Task[Plan]]] = LruMap(PLANS_KEPT)
+        self._special: LruMap[tff.Computation, tff.Computation] = LruMap(PLANS_KEPT)
         self._lock = asyncio.Lock()
         self._opening = asyncio.Lock()  # a separate lock: computations without silos do not wait for the broker
         self._cohort: CoordinatorCohort | None = None
@@ -125,10 +125,7 @@ class Coordinator:
         if not (isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter)):
             return comp, argument
         special, rest = await asyncio.to_thread(specialize, comp, argument)
-        special = self._special.setdefault(special, special)  # equal computations share a plan
-        self._special.move_to_end(special)
-        while len(self._special) > PLANS_KEPT:
-            self._special.popitem(last=False)
+        special = self._special[special] = self._special.get(special, special)  # equal computations share a plan
         return special, rest
 
     async def plan(self, comp: tff.Computation) -> Plan:
@@ -137,17 +134,14 @@ class Coordinator:
         Computations are told apart by identity, because comparing two serializes both. Concurrent callers wait for the
         same plan, which is finished even if all of them are cancelled.
         """
-        if id(comp) not in self._plans:
+        kept = self._plans.use(id(comp))
+        if kept is None:
             making = asyncio.create_task(
                 asyncio.to_thread(make_plan, comp, secure_sum=self.settings.options.secure_sum)
             )
             making.add_done_callback(lambda plan: self._forget_failed(id(comp), plan))
-            self._plans[id(comp)] = comp, making
-            while len(self._plans) > PLANS_KEPT:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(id(comp))
-        _, plan = self._plans[id(comp)]
-        return await asyncio.shield(plan)
+            kept = self._plans[id(comp)] = comp, making
+        return await asyncio.shield(kept[1])
 
     def _forget_failed(self, key: int, plan: asyncio.Task[Plan]) -> None:
         failed = plan.cancelled() or plan.exception() is not None

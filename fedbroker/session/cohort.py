@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import Self, Unpack
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
+from fedbroker.lru import LruMap
 from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
 from fedbroker.session.journal import Journal, SessionJournal
 from fedbroker.session.report import Recorder, SessionReport, Statistics
@@ -95,7 +95,7 @@ class CoordinatorCohort:
         self._heard = asyncio.Event()
         self._open = asyncio.Event()
         self._words: set[asyncio.Task[None]] = set()
-        self._recent: OrderedDict[str, Recorder] = OrderedDict()
+        self._recent: LruMap[str, Recorder] = LruMap(REMEMBERED)
         self._transport = CoordinatorTransport(
             url,
             name,
@@ -231,8 +231,6 @@ class CoordinatorCohort:
     ) -> Session:
         report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
         recorder = self._recent[name] = Recorder(report, self._listener)
-        if len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
         recorder.session_started()
         return Session(
             name,

@@ -5,11 +5,11 @@ Plain state with the time passed in.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from fedbroker.lru import LruMap
 from fedbroker.text import count_text
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Accepted, Announce, Digest, Leave, Op, Rejected, Source, Value
@@ -147,31 +147,28 @@ REMEMBERED = 4096
 class BlobCacheIndex:
     """The blobs that each silo probably has in its cache: it used them once, and asks for any that it lost."""
 
-    _by_silo: dict[str, tuple[str, OrderedDict[Digest, None]]] = field(
-        default_factory=dict[str, tuple[str, OrderedDict[Digest, None]]]
+    _by_silo: dict[str, tuple[str, LruMap[Digest, None]]] = field(
+        default_factory=dict[str, tuple[str, LruMap[Digest, None]]]
     )
 
     def has(self, member: Member, digest: Digest) -> bool:
         """Return whether this incarnation of the silo should still have the blob."""
-        incarnation, digests = self._by_silo.get(member.name, ("", OrderedDict()))
+        incarnation, digests = self._by_silo.get(member.name, ("", ()))
         return incarnation == member.incarnation and digest in digests
 
     def add(self, member: Member, digests: Iterable[Digest]) -> None:
         """Add blobs that the silo has used. Forgets the blobs of an earlier incarnation."""
-        incarnation, seen = self._by_silo.get(member.name, ("", OrderedDict()))
-        if incarnation != member.incarnation:
-            seen = OrderedDict()
+        incarnation, seen = self._by_silo.get(member.name, ("", None))
+        if seen is None or incarnation != member.incarnation:
+            seen = LruMap[Digest, None](REMEMBERED)
             self._by_silo[member.name] = (member.incarnation, seen)
         for digest in digests:
             seen[digest] = None
-            seen.move_to_end(digest)
-        while len(seen) > REMEMBERED:
-            seen.popitem(last=False)
 
     def forget(self, member: Member, digests: Iterable[Digest]) -> None:
         """Forget blobs that the silo asked for."""
-        incarnation, seen = self._by_silo.get(member.name, ("", OrderedDict()))
-        if incarnation == member.incarnation:
+        incarnation, seen = self._by_silo.get(member.name, ("", None))
+        if seen is not None and incarnation == member.incarnation:
             for digest in digests:
                 seen.pop(digest, None)
 
