@@ -1,4 +1,4 @@
-"""The work consumer's handling of deliveries, without a broker."""
+"""The work consumer's handling of deliveries and its reports of forgeries, without a broker."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import gc
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.signed_messages import SiloEnvelopes
-from fedbroker.transport.silo.work_consumer import WorkConsumer
+from fedbroker.transport.silo.work_consumer import ForgeryReports, WorkConsumer
 from fedbroker.wire.codec import encode
 from fedbroker.wire.limits import DEFAULT_LIMITS
+from fedbroker.wire.messages import MAX_FORGERY_REPORTS
 from tests.support.transports import eventually, work_item
 
 
@@ -56,3 +57,23 @@ async def test_message_delivered_twice_in_one_read_is_handled_once():
     gc.collect()
     assert len(handled) == 1
     assert failed == []
+
+
+def test_each_coordinator_receives_a_report_once():
+    reports = ForgeryReports()
+    reports.add("work", "one")
+    assert reports.take("a") == ("work: one",)
+    assert reports.take("a") == ()
+    reports.add("work", "two")
+    assert reports.take("b") == ("work: one", "work: two")
+    assert reports.take("a") == ("work: two",)
+
+
+def test_most_recent_reports_are_kept():
+    reports = ForgeryReports()
+    for number in range(3 * MAX_FORGERY_REPORTS):
+        reports.add("work", str(number))
+    assert reports.take() == tuple(
+        f"work: {number}" for number in range(2 * MAX_FORGERY_REPORTS, 3 * MAX_FORGERY_REPORTS)
+    )
+    assert reports.take() == ()
