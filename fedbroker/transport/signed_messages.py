@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import msgspec
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Forged
+from fedbroker.lru import LruMap
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.blobs.encryption import SealedDigests, content_key, opening, pair_secret, sealed
 from fedbroker.transport.blobs.store import BlobStore
@@ -30,9 +30,7 @@ from fedbroker.wire.messages import Digest, Done, WorkItem
 
 __all__ = ["UNSIGNED", "CoordinatorEnvelopes", "Signed", "SiloEnvelopes"]
 
-Key = TypeVar("Key")
 T = TypeVar("T")
-V = TypeVar("V")
 
 REMEMBERED: Final = 4096
 """Maximum number of coordinator ids without a fingerprint whose first signer is remembered."""
@@ -184,7 +182,7 @@ class SiloEnvelopes:
         self._authenticator = Authenticator(keys)
         self._work = AcceptedMessages()
         self._notices = AcceptedMessages()
-        self._first_signers: OrderedDict[str, str] = OrderedDict()  # fingerprints by coordinator name
+        self._first_signers: LruMap[str, str] = LruMap(REMEMBERED)  # fingerprints by coordinator name
 
     @property
     def is_signed(self) -> bool:
@@ -287,7 +285,7 @@ class SiloEnvelopes:
         Raises:
             Forged: the reply would go to another coordinator.
         """
-        signer = coordinator_signer(self._cohort, coordinator_id) or _put(self._first_signers, coordinator_id, by)
+        signer = coordinator_signer(self._cohort, coordinator_id) or self._first_signers.setdefault(coordinator_id, by)
         if signer != by:
             raise Forged("a work item names another coordinator as the receiver of its reply", hint=_COORDINATOR)
 
@@ -306,10 +304,3 @@ def _context_of(direction: str, cohort: str, conversation: str) -> MessageContex
     """Return the context of ``session.stage.silo``; a malformed text gives a context that no message is signed for."""
     session_id, stage, silo = [*conversation.split("."), "", "", ""][:3]
     return MessageContext(direction, cohort, silo, session_id, int(stage) if stage.isdecimal() else -1)
-
-
-def _put(table: OrderedDict[Key, V], key: Key, value: V) -> V:
-    """Return the table's value for a key, or insert ``value``; a full table drops its oldest entry."""
-    if len(table) >= REMEMBERED and key not in table:
-        table.popitem(last=False)
-    return table.setdefault(key, value)

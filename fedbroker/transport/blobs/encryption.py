@@ -10,7 +10,6 @@ sealing the same blob with the same secret gives the same bytes. Each piece auth
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, Forged, Missing
+from fedbroker.lru import LruMap
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.trust.keys import Identity, Public, derived
 from fedbroker.wire.blobs import Buffer, digest_of
@@ -61,7 +61,7 @@ class SealedDigests:
     """Digests of sealed blobs, by the blob's digest and the silo that it was sent to (None: all silos of a session)."""
 
     def __init__(self) -> None:
-        self._sealed_digests: OrderedDict[_Sent, asyncio.Future[Digest]] = OrderedDict()
+        self._sealed_digests: LruMap[_Sent, asyncio.Future[Digest]] = LruMap(REMEMBERED)
 
     def put(self, session_id: str, digest: Digest, silo: str | None, name: Digest) -> None:
         """Record the sealed digest under which a blob is sent."""
@@ -84,8 +84,6 @@ class SealedDigests:
     def _name(self, sent: _Sent) -> asyncio.Future[Digest]:
         if sent not in self._sealed_digests:
             self._sealed_digests[sent] = asyncio.get_running_loop().create_future()
-            if len(self._sealed_digests) > REMEMBERED:
-                self._sealed_digests.popitem(last=False)
         return self._sealed_digests[sent]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, Forged, WireError
 from fedbroker.log import get_logger
+from fedbroker.lru import LruMap
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.transport.amqp.message import Delivery, Outgoing
@@ -62,7 +63,7 @@ class ForgeryReports:
     def __init__(self) -> None:
         self._kept: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
         self._count = 0
-        self._reported: OrderedDict[str, int] = OrderedDict()  # number of reports that each reader has received
+        self._reported: LruMap[str, int] = LruMap(MAX_READERS)  # number of reports that each reader has received
 
     def add(self, where: str, why: str) -> None:
         """Log a rejected message, and keep it for the next replies."""
@@ -74,8 +75,6 @@ class ForgeryReports:
         """Return the reports that a reader has not received yet; ``reader`` is the fingerprint of its key."""
         new = self._count - self._reported.pop(reader, 0)
         self._reported[reader] = self._count
-        if len(self._reported) > MAX_READERS:
-            self._reported.popitem(last=False)
         return tuple(self._kept)[-new:] if new else ()
 
 
@@ -223,9 +222,8 @@ class WorkConsumer:
         self._room = asyncio.Semaphore(max_items)
         self._handlers: set[asyncio.Task[None]] = set()
         self._in_flight: dict[str, InFlightDelivery] = {}  # by message id
-        self._awaiting_copy: OrderedDict[str, None] = (
-            OrderedDict()
-        )  # message ids of finished work with an outstanding copy
+        # Message ids of finished work whose copy is still to be delivered.
+        self._awaiting_copy: LruMap[str, None] = LruMap(MAX_AWAITING_COPY)
 
     async def take(self, delivery: Delivery) -> None:
         """Start to handle a delivery, or reject it if it is no work item for this silo: the broker dead-letters it."""
@@ -311,8 +309,6 @@ class WorkConsumer:
             del self._in_flight[delivery.message_id]
             if in_flight.awaiting_copy:
                 self._awaiting_copy[delivery.message_id] = None
-                if len(self._awaiting_copy) > MAX_AWAITING_COPY:
-                    self._awaiting_copy.popitem(last=False)
 
     def _count_blobs(self, item: WorkItem, sent: Collection[Digest]) -> None:
         for digest in item.blobs:
