@@ -53,10 +53,10 @@ def main() -> None:
         there = Statistics(tuple(silos), (), traffic, 0, {})
         metrics = CoordinatorMetrics("c", statistics=lambda there=there: there, restarts=lambda: 0)
         for silo in silos:
-            metrics.hear(Event("silo_joined", silo=silo))
+            metrics.on_event(Event("silo_joined", silo=silo))
         times = max(2, 2000 // number)
         without = seconds(lambda: invocation(silos, None), times)  # noqa: B023  called at once
-        heard = seconds(lambda: invocation(silos, metrics.hear), times)  # noqa: B023
+        heard = seconds(lambda: invocation(silos, metrics.on_event), times)  # noqa: B023
         scrape = seconds(lambda: generate_latest(metrics.registry), 3)  # noqa: B023
         size = len(generate_latest(metrics.registry))
         share = (heard - without) / number

@@ -65,13 +65,13 @@ class _BrokerContext:
     def last_session(self) -> SessionReport | None:
         """Report of the session that was started last: when each silo answered, which were dropped and why, and bytes.
 
-        It grows while the session runs, and with what comes late; None before the first session.
+        It grows while the session runs, and with late replies; None before the first session.
         """
         return self._coordinator.last_session
 
     @property
     def metrics_url(self) -> str | None:
-        """Where the metrics are served; None where they are not."""
+        """The URL at which metrics are served; None if they are not."""
         return self._coordinator.metrics_url
 
     def explain(self, comp: tff.Computation) -> Explanation:
@@ -83,7 +83,7 @@ class _BrokerContext:
         return explain_plan(self._thread.run(self._coordinator.plan(comp)))
 
     def close(self) -> None:
-        """Cancel what runs, disconnect, and end the C++ runtime. Bounded in time; may be called again.
+        """Cancel running computations, disconnect, and end the C++ runtime. Bounded in time; may be called again.
 
         A closed context stays closed: each call raises :class:`fedbroker.errors.ContextClosed`.
         """
@@ -101,7 +101,7 @@ class _BrokerContext:
 class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # type: ignore[misc]  # TFF has no types
     """Runs each computation to its end; works inside a running event loop too (notebooks).
 
-    TFF's own kind of context in name only, since some code asks for that; all that it does is done here.
+    A subclass of TFF's context because some code checks for that; all behaviour is defined here.
 
     Made by :func:`fedbroker.create_sync_execution_context`. ``with context:`` closes it at the end, and where
     :func:`fedbroker.set_sync_execution_context` set it, TFF's default context is again what it was before.
@@ -128,9 +128,9 @@ class SyncBrokerContext(_BrokerContext, tff.framework.SyncExecutionContext):  # 
 
 
 class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  # type: ignore[misc]  # TFF has no types
-    """Returns a coroutine for each computation; many may be under way at once, from any event loop.
+    """Returns a coroutine for each computation; many may run at once, from any event loop.
 
-    TFF's own kind of context in name only, since some code asks for that; all that it does is done here.
+    A subclass of TFF's context because some code checks for that; all behaviour is defined here.
 
     Made by :func:`fedbroker.create_async_execution_context`. ``async with context:`` closes it at the end, and where
     :func:`fedbroker.set_async_execution_context` set it, TFF's default context is again what it was before.
@@ -178,7 +178,7 @@ def replace_default() -> object:
 
 
 class _Ending:
-    """Closes a context, once: when it is told to, when the context was collected, or at the interpreter's end."""
+    """Closes a context, once: when asked to, when the context was collected, or at the interpreter's end."""
 
     def __init__(self, thread: LoopThread, coordinator: Coordinator) -> None:
         self._thread = thread

@@ -27,7 +27,7 @@ from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import CoordinatorCohort
-from fedbroker.session.events import Event, EventDetails, both, tell
+from fedbroker.session.events import Event, EventDetails, both, emit
 from fedbroker.session.journal import Journal
 from fedbroker.session.report import SessionReport, Statistics
 from fedbroker.session.roster import Member
@@ -63,7 +63,7 @@ class Coordinator:
         if settings.options.metrics is not None:
             metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
             self._exposition = Exposition(settings.options.metrics, metrics.registry)
-            self._listener = both(metrics.hear, self._listener)
+            self._listener = both(metrics.on_event, self._listener)
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run a computation, with retries; see :func:`fedbroker.context.invocation.invoke`."""
@@ -118,7 +118,7 @@ class Coordinator:
 
     def _on_retry(self, number: int, error: FedbrokerError) -> None:
         details: EventDetails = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
-        tell(self._listener, Event("invocation_retried", details=details))
+        emit(self._listener, Event("invocation_retried", details=details))
 
     async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
         """Return the computation to plan and its argument: those given, unless functions are among the arguments."""
@@ -131,7 +131,7 @@ class Coordinator:
     async def plan(self, comp: tff.Computation) -> Plan:
         """Return the plan of a computation, made once.
 
-        Computations are told apart by identity, because comparing two serializes both. Concurrent callers wait for the
+        Computations are compared by identity, because comparing two serializes both. Concurrent callers wait for the
         same plan, which is finished even if all of them are cancelled.
         """
         kept = self._plans.use(id(comp))

@@ -113,9 +113,9 @@ class LoopThread:
             raise
 
     def stop(self, farewell: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Cancel what runs, run ``farewell``, and end the thread. Bounded in time; idempotent.
+        """Cancel running coroutines, run ``farewell``, and end the thread. Bounded in time; idempotent.
 
-        Called on the thread itself it begins all that and does not wait.
+        Called on the thread itself it starts all that and does not wait.
         """
         if self.forked:
             return

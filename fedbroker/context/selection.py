@@ -70,23 +70,23 @@ def pool_of(wanted: Wanted, settings: Settings) -> Pool:
     most = settings.max_silos
     if most is not None and wanted.count > most:
         raise UsageError(
-            f"{count_text(wanted.count, 'silo')} were selected where max_silos is {most}",
+            f"{count_text(wanted.count, 'silo')} were selected, but max_silos is {most}",
             hint="select fewer, or raise max_silos",
         )
     rule = settings.options.eligible
 
-    def holds(member: Member) -> bool:
+    def includes(member: Member) -> bool:
         return wanted.eligible(member) and (rule is None or bool(rule(member)))
 
     at_least = wanted.count if wanted.draw is not None or rule is None else settings.min_silos
-    return Pool(holds, at_least, ", ".join(sorted(wanted.sources)))
+    return Pool(includes, at_least, ", ".join(sorted(wanted.sources)))
 
 
-def choose(there: Sequence[Member], wanted: Wanted, settings: Settings) -> list[Member]:
+def choose(present: Sequence[Member], wanted: Wanted, settings: Settings) -> list[Member]:
     """Return the membership, sorted by name.
 
     Args:
-        there: the present silos, sorted by name; enough of them are in the pool.
+        present: the present silos, sorted by name; enough of them are in the pool.
         wanted: requirements of the call's arguments; a draw takes precedence over ``select``.
         settings: ``eligible``, ``select`` and ``max_silos``.
 
@@ -94,7 +94,7 @@ def choose(there: Sequence[Member], wanted: Wanted, settings: Settings) -> list[
         UsageError: ``select`` returned silos that it was not given, or fewer than ``min_silos``.
     """
     rule = settings.options.eligible
-    candidates = list(there) if rule is None else [member for member in there if rule(member)]
+    candidates = list(present) if rule is None else [member for member in present if rule(member)]
     chosen = list(wanted.choose(candidates))
     if wanted.draw is not None:
         return chosen
@@ -119,7 +119,7 @@ def _by_function(candidates: Sequence[Member], settings: Settings) -> list[Membe
     chosen = [member for member in candidates if member.name in selected][: settings.max_silos]
     if len(chosen) < settings.min_silos:
         raise UsageError(
-            f"select returned {count_text(len(chosen), 'silo')} where min_silos is {settings.min_silos}",
+            f"select returned {count_text(len(chosen), 'silo')}, but min_silos is {settings.min_silos}",
             hint="return more of its argument, or lower min_silos",
         )
     return chosen

@@ -26,10 +26,10 @@ from fedbroker.wire.messages import check_name
 __all__ = ["Eligible", "Options", "Select", "Settings", "Timeouts"]
 
 Select: TypeAlias = Literal["all", "random"] | Callable[[Sequence[Member]], Iterable[Member]]
-"""Which of the silos that are there take part; a function gets them by name and returns some of them."""
+"""The choice of the present silos that take part; a function gets them sorted by name and returns some of them."""
 
 Eligible: TypeAlias = Callable[[Member], bool]
-"""A rule on what a silo announced."""
+"""A rule on the announcement of a silo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,19 +66,19 @@ class Options:
     """Settings of a context that most programs leave as they are.
 
     Attributes:
-        select: the silos that take part where more are present: ``"all"`` (with ``max_silos``, the first by name),
+        select: the silos that take part if more are present: ``"all"`` (with ``max_silos``, the first by name),
             ``"random"``, or a function that gets the silos that are present and returns some of them.
-        eligible: a rule on what a silo announced (name, version, capabilities, data sources); others take no part.
+        eligible: a rule on the announcement of a silo (name, version, capabilities, data sources); others take no part.
         retries: the number of further attempts, each with a fresh membership, after a process died or data was lost.
             Errors that would only repeat (data, the computation, time) are raised at once.
-        default_num_clients: the number of clients where no argument tells; None for one at each silo.
+        default_num_clients: the number of clients if no argument determines it; None for one at each silo.
         merge_order: the order in which partial aggregates are merged. ``"membership"`` gives the same bits for the same
             answers, unless more than 128 MiB would have to be held for that; ``"arrival"`` takes the least memory.
             ``last_session`` tells which it was.
         secure_sum: ``"refuse"`` raises a ``PlanError`` for ``federated_secure_*``; ``"plaintext"`` computes the same
             sums in the open, with TFF's range checks: the coordinator then sees each silo's sum.
         journal: a directory for the records of running sessions. If the program is killed and run again, the same
-            computation with the same argument goes on where it was, and no silo computes twice. It holds partial
+            computation with the same argument continues, and no silo computes twice. It holds partial
             aggregates; one program uses it at a time.
         compression: zstd for models and other large values on their way out: ``"auto"`` compresses those of which a
             sample shrinks, ``"on"`` all. A silo has a setting of its own for its results.
@@ -88,7 +88,7 @@ class Options:
             ``context.metrics_url`` tells.
         isolation: of the coordinator's C++ runtime; ``"none"`` for hosts that isolate it by other means.
         runtime_confinement: of the coordinator's C++ runtime, behind the namespaces: ``"required"`` does not start it
-            where a graph in it could read this user's files; ``"off"`` confines nothing.
+            if a graph in it could read this user's files; ``"off"`` confines nothing.
         runtime_memory_bytes: the memory that the coordinator's C++ runtime may allocate; None for three quarters of the
             machine's.
 
@@ -194,7 +194,7 @@ class Settings:
         number, fraction = self.quorum, self.quorum_fraction
         if self.stragglers == "fail" and (number, fraction, self.timeouts.grace) != (None, None, None):
             raise ConfigError(
-                "quorum, quorum_fraction and grace have no meaning where every silo must answer",
+                "quorum, quorum_fraction and grace have no meaning if every silo must answer",
                 hint='add stragglers="drop" or "replace", or leave them out',
             )
         if number is not None and fraction is not None:

@@ -89,7 +89,7 @@ class CoordinatorMetrics:
     def _histogram(self, name: str, help: str, *labels: str) -> Histogram:
         return Histogram(name, help, ("cohort", *labels), registry=self.registry, buckets=SECONDS)
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Count an event; must be called on one thread at a time."""
         cohort, details = self._cohort, event.details
         match event.name:
@@ -173,11 +173,11 @@ class CoordinatorMetrics:
             "fedbroker_silos", "Silos that are there, and those that were and are not.", labels=("cohort", "state")
         )
         silos.add_metric((cohort, "present"), len(statistics.present))
-        silos.add_metric((cohort, "gone"), len(statistics.gone))
+        silos.add_metric((cohort, "gone"), len(statistics.missing))
         up = GaugeMetricFamily(
             "fedbroker_silo_up", "Whether a silo that was ever there is there.", labels=("cohort", "silo")
         )
-        for here, names in ((1, statistics.present), (0, statistics.gone)):
+        for here, names in ((1, statistics.present), (0, statistics.missing)):
             for name in names:
                 if name in self._silos:
                     up.add_metric((cohort, name), here)

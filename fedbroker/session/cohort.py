@@ -13,7 +13,7 @@ from typing import Self, Unpack
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
 from fedbroker.lru import LruMap
-from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
+from fedbroker.session.events import Event, EventDetails, EventName, Listener, emit
 from fedbroker.session.journal import Journal, SessionJournal
 from fedbroker.session.report import Recorder, SessionReport, Statistics
 from fedbroker.session.roster import BlobCacheIndex, Member, Roster, admit
@@ -34,7 +34,7 @@ REMEMBERED = 256
 OPEN_SECONDS = 60.0
 """Time limit, in seconds, for connecting in ``async with``, which cannot be given one."""
 
-EVERYBODY = Policy()
+DEFAULT_POLICY = Policy()
 NEVER = Deadline.never()
 
 
@@ -43,17 +43,17 @@ class Pool:
     """A kind of silo, and the number of them that must be present.
 
     Attributes:
-        holds: returns whether a silo is of this kind.
+        includes: returns whether a silo is of this kind.
         at_least: minimum number of them.
         data: their data sources, for errors.
     """
 
-    holds: Callable[[Member], bool]
+    includes: Callable[[Member], bool]
     at_least: int
     data: str = ""
 
 
-ANYBODY = Pool(lambda _: True, 0)
+ANY_SILO = Pool(lambda _: True, 0)
 
 
 class CoordinatorCohort:
@@ -92,9 +92,9 @@ class CoordinatorCohort:
         self._journal = journal
         self._roster = Roster()
         self._blob_index = BlobCacheIndex()
-        self._heard = asyncio.Event()
+        self._roster_changed = asyncio.Event()
         self._open = asyncio.Event()
-        self._words: set[asyncio.Task[None]] = set()
+        self._notices: set[asyncio.Task[None]] = set()
         self._recent: LruMap[str, Recorder] = LruMap(REMEMBERED)
         self._transport = CoordinatorTransport(
             url,
@@ -124,8 +124,8 @@ class CoordinatorCohort:
 
     async def close(self) -> None:
         """Disconnect and leave nothing behind at the broker. Bounded in time."""
-        for word in self._words:
-            word.cancel()
+        for notice in self._notices:
+            notice.cancel()
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -152,7 +152,7 @@ class CoordinatorCohort:
         present = tuple(member.name for member in self._roster.present(now))
         return Statistics(present, self._roster.missing(now), end.traffic, end.late, end.dead)
 
-    async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANYBODY) -> tuple[Member, ...]:
+    async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANY_SILO) -> tuple[Member, ...]:
         """Wait until enough silos are present.
 
         Returns:
@@ -162,16 +162,16 @@ class CoordinatorCohort:
             CohortTimeout: fewer were present within ``join_timeout`` seconds; names the present and the missing silos.
         """
         deadline = Deadline.after(join_timeout)
-        told = None
+        reported = None
         while len(self.silos) < min_silos or len(self._of(pool)) < pool.at_least:
             names = [member.name for member in self.silos]
-            if names != told:
-                told = names
+            if names != reported:
+                reported = names
                 self._emit("waiting_for_silos", present=names, wanted=max(min_silos, pool.at_least))
-            self._heard.clear()
+            self._roster_changed.clear()
             try:
                 async with asyncio.timeout(deadline.left()):
-                    await self._heard.wait()
+                    await self._roster_changed.wait()
             except TimeoutError:
                 raise self._too_few(min_silos, join_timeout, pool) from None
         return self.silos
@@ -179,11 +179,11 @@ class CoordinatorCohort:
     async def newcomer(self, fits: Callable[[Member], bool]) -> Member:
         """Wait, without a time limit, until a silo that fits is present, and return it."""
         while True:
-            self._heard.clear()
+            self._roster_changed.clear()
             for member in self.silos:
                 if fits(member):
                     return member
-            await self._heard.wait()
+            await self._roster_changed.wait()
 
     async def session(
         self,
@@ -191,7 +191,7 @@ class CoordinatorCohort:
         clients: Mapping[str, int],
         stage_timeout: float,
         *,
-        policy: Policy = EVERYBODY,
+        policy: Policy = DEFAULT_POLICY,
         deadline: Deadline = NEVER,
         fingerprint: str = "",
     ) -> Session:
@@ -248,34 +248,34 @@ class CoordinatorCohort:
         )
 
     def _of(self, pool: Pool) -> list[Member]:
-        return [member for member in self.silos if pool.holds(member)]
+        return [member for member in self.silos if pool.includes(member)]
 
     def _too_few(self, min_silos: int, seconds: float, pool: Pool) -> CohortTimeout:
         missing = self._roster.missing(time.monotonic())
-        there, wanted, data = self.silos, min_silos, ""
-        if len(there) >= min_silos:
-            there, wanted, data = tuple(self._of(pool)), pool.at_least, pool.data
-        return CohortTimeout(self.name, wanted, [member.name for member in there], missing, seconds, data=data)
+        present, wanted, data = self.silos, min_silos, ""
+        if len(present) >= min_silos:
+            present, wanted, data = tuple(self._of(pool)), pool.at_least, pool.data
+        return CohortTimeout(self.name, wanted, [member.name for member in present], missing, seconds, data=data)
 
     def _on_announce(self, message: Announce) -> None:
         if not self._roster.knows(message) and not self._admitted(message):
             return
         if self._roster.announced(message, time.monotonic()):
             self._emit("silo_joined", message.silo, incarnation=message.incarnation, sources=sorted(message.sources))
-        self._heard.set()
+        self._roster_changed.set()
 
     def _admitted(self, message: Announce) -> bool:
         """Answer the first announcement of an incarnation, and return whether it is admitted."""
         now = time.monotonic()
         most = self._limits.max_silos
         if len(self._roster) >= most:
-            self._roster.forget_longest_gone(now)
+            self._roster.forget_longest_missing(now)
         answer = admit(
             message, self._transport.coordinator_id, version=self._version, members=len(self._roster), most=most
         )
-        word = asyncio.get_running_loop().create_task(self._answer(answer))
-        self._words.add(word)
-        word.add_done_callback(self._words.discard)
+        notice = asyncio.get_running_loop().create_task(self._answer(answer))
+        self._notices.add(notice)
+        notice.add_done_callback(self._notices.discard)
         if isinstance(answer, Rejected):
             self._emit("silo_rejected", message.silo, reason=answer.reason)
         return isinstance(answer, Accepted)
@@ -293,7 +293,7 @@ class CoordinatorCohort:
         if recorder is not None:
             recorder.late(answer.silo, answer.stage)
         else:  # the session ended long ago, or belongs to another process
-            tell(self._listener, Event("late_reply", answer.session_id, answer.stage, answer.silo))
+            emit(self._listener, Event("late_reply", answer.session_id, answer.stage, answer.silo))
 
     def _on_forged(self, silo: str, session: str, why: str) -> None:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""
@@ -305,4 +305,4 @@ class CoordinatorCohort:
             self._emit("message_forged", silo, why=why)
 
     def _emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
-        tell(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))
+        emit(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))

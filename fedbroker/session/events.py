@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict
 from fedbroker.log import get_logger
 from fedbroker.session.stage_state import OutcomeName
 
-__all__ = ["Event", "EventDetails", "EventName", "Listener", "both", "tell"]
+__all__ = ["Event", "EventDetails", "EventName", "Listener", "both", "emit"]
 
 _log = get_logger(__name__)
 
@@ -91,11 +91,11 @@ Listener: TypeAlias = Callable[[Event], None]
 """Function that is called for each event, on the event loop: it must not block."""
 
 
-def tell(listener: Listener | None, event: Event) -> None:
+def emit(listener: Listener | None, event: Event) -> None:
     """Log an event and pass it to the listener. An exception of the listener is logged and has no other effect."""
-    where = {"session": event.session, "stage": event.stage, "silo": event.silo}
+    position = {"session": event.session, "stage": event.stage, "silo": event.silo}
     facts: dict[str, Any] = {key: _short(value) for key, value in event.details.items()}
-    facts |= {key: value for key, value in where.items() if value not in ("", None)}
+    facts |= {key: value for key, value in position.items() if value not in ("", None)}
     log = _log.warning if event.name in WARNINGS else _log.info
     log(event.name, **facts)
     _call(listener, event)

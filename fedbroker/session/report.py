@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Unpack
 
 from fedbroker.errors import FedbrokerError
-from fedbroker.session.events import Event, EventDetails, EventName, Listener, tell
+from fedbroker.session.events import Event, EventDetails, EventName, Listener, emit
 from fedbroker.session.stage_state import MergeOrder, Outcome, OutcomeName, outcome_name, why
 from fedbroker.text import bytes_text, count_text, one_line_repr, printable, seconds_text
 from fedbroker.transport.amqp.connection import TrafficCounters
@@ -20,7 +20,7 @@ from fedbroker.wire.messages import Done
 __all__ = ["Recorder", "RequestTimings", "SessionReport", "SiloReport", "StageReport", "Statistics"]
 
 MOST_FORGED: Final = 256
-"""Largest number of forged messages listed in a report: more would tell its reader nothing new."""
+"""Largest number of forged messages listed in a report: a reader learns nothing new from more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,14 +193,14 @@ class Statistics:
 
     Attributes:
         present: names of the present silos.
-        gone: names of the silos that were present once and are not now.
+        missing: names of the silos that were present once and are not now.
         traffic: live counters of the connections to the broker, by lane.
         late: number of replies and dead letters that no request waited for.
         dead: live counters of the work items that the broker gave back, by reason.
     """
 
     present: tuple[str, ...]
-    gone: tuple[str, ...]
+    missing: tuple[str, ...]
     traffic: Mapping[str, TrafficCounters]
     late: int
     dead: Mapping[Reason, int]
@@ -274,7 +274,7 @@ class Recorder:
 
     def emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
         """Emit an event of this session."""
-        tell(self.listener, Event(name, self.report.session, self._stage, silo, details))
+        emit(self.listener, Event(name, self.report.session, self._stage, silo, details))
 
     def session_started(self) -> None:
         """Record the start of the session, with its frozen membership."""
@@ -319,7 +319,7 @@ class Recorder:
     def late(self, silo: str, stage: int) -> None:
         """Record a reply that came after its stage had closed."""
         self.report = replace(self.report, late=self.report.late + 1)
-        tell(self.listener, Event("late_reply", self.report.session, stage, silo))
+        emit(self.listener, Event("late_reply", self.report.session, stage, silo))
 
     def forged(self, silo: str, why: str) -> None:
         """Record a forged message."""

@@ -21,9 +21,9 @@ HEARTBEATS_OF_GRACE = 2
 LEAST_GRACE = 2.0
 """Seconds by which an announcement may be late, if heartbeats are shorter than that."""
 
-NOT_NOW: Final = (30.0, 90.0)
+TEMPORARY: Final = (30.0, 90.0)
 """Range of seconds from which a silo picks its retry delay if the cohort is full: another silo may leave by then."""
-NEVER: Final = (900.0, 2700.0)
+PERMANENT: Final = (900.0, 2700.0)
 """The same if an operator has to change something first, such as the silo's version."""
 
 
@@ -90,8 +90,8 @@ class Roster:
 
     def present(self, now: float) -> tuple[Member, ...]:
         """Return the present silos, sorted by name."""
-        there = [seen.member for seen in self._all() if not seen.left and seen.until >= now]
-        return tuple(sorted(there, key=lambda member: member.name))
+        present = [seen.member for seen in self._all() if not seen.left and seen.until >= now]
+        return tuple(sorted(present, key=lambda member: member.name))
 
     def missing(self, now: float) -> tuple[str, ...]:
         """Return the names of the silos that were present once and are not now."""
@@ -101,36 +101,48 @@ class Roster:
         """Return a copy, made in one step, because metrics are read from another thread."""
         return list(self._seen.values())
 
-    def forget_longest_gone(self, now: float) -> bool:
+    def forget_longest_missing(self, now: float) -> bool:
         """Forget the silo that has been missing for the longest time; return False if all are present."""
-        gone = [(seen.until, name) for name, seen in self._seen.items() if seen.left or seen.until < now]
-        if not gone:
+        missing = [(seen.until, name) for name, seen in self._seen.items() if seen.left or seen.until < now]
+        if not missing:
             return False
-        del self._seen[min(gone)[1]]
+        del self._seen[min(missing)[1]]
         return True
 
 
-def admit(said: Announce, coordinator: str, *, version: str, members: int, most: int) -> Accepted | Rejected:
+def admit(announcement: Announce, coordinator: str, *, version: str, members: int, most: int) -> Accepted | Rejected:
     """Return the answer to an incarnation's first announcement.
 
     Args:
-        said: the silo's announcement.
+        announcement: the silo's announcement.
         coordinator: our own coordinator_id.
         version: our own; a silo of another version is admitted if the first two numbers are the same.
         members: number of silos that are known here already.
         most: largest number of silos.
     """
-    if not _fit(said.version, version):
+    if not _fit(announcement.version, version):
         return _rejected(
-            said, coordinator, f"its version {said.version} does not fit the coordinator's {version}", never=True
+            announcement,
+            coordinator,
+            f"its version {announcement.version} does not fit the coordinator's {version}",
+            permanent=True,
         )
     if members >= most:
-        return _rejected(said, coordinator, f"the coordinator knows {count_text(most, 'silo')} already", never=False)
-    return Accepted(coordinator, said.silo, said.incarnation)
+        return _rejected(
+            announcement, coordinator, f"the coordinator knows {count_text(most, 'silo')} already", permanent=False
+        )
+    return Accepted(coordinator, announcement.silo, announcement.incarnation)
 
 
-def _rejected(said: Announce, coordinator: str, reason: str, *, never: bool) -> Rejected:
-    return Rejected(coordinator, said.silo, said.incarnation, reason, NEVER if never else NOT_NOW, never)
+def _rejected(announcement: Announce, coordinator: str, reason: str, *, permanent: bool) -> Rejected:
+    return Rejected(
+        coordinator,
+        announcement.silo,
+        announcement.incarnation,
+        reason,
+        PERMANENT if permanent else TEMPORARY,
+        permanent,
+    )
 
 
 def _fit(theirs: str, ours: str) -> bool:

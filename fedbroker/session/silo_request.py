@@ -44,7 +44,7 @@ LARGE: Final = 4 << 20
 READING_SHARE: Final = 0.9
 """Share of the stage's remaining time that reading a reply may take: the rest is for reporting that it took longer."""
 
-LONGEST_WORDS: Final = 400
+MAX_ERROR_CHARS: Final = 400
 """Characters kept of the runtime's error on a reply that it could not read: the silo could make it of any length."""
 
 Reply: TypeAlias = Done | Failed | Need | Dead
@@ -221,17 +221,17 @@ class SiloRequest:
     async def _wrong(self, reply: Done) -> Failed | None:
         """Return the failure of a silo whose outputs are not the requested ones; None if they are."""
         if [len(output) for output in self.outputs] != [size for _, size in reply.outputs]:
-            return self._nonsense("an output is not of the size that was announced")
+            return self._invalid("an output is not of the size that was announced")
         try:
             if sum(map(len, self.outputs)) > LARGE:
                 await asyncio.to_thread(self.stage.work.check, self.outputs, self.clients)
             else:
                 self.stage.work.check(self.outputs, self.clients)
         except WireError as error:
-            return self._nonsense(error.what, error.hint)
+            return self._invalid(error.what, error.hint)
         except Exception as error:  # a gap in our own checks: still the failure of this silo alone
             _log.exception("reply_check_failed", session=self.stage.session_id, silo=self.member.name)
-            return self._nonsense(f"it cannot be read ({type(error).__name__})")
+            return self._invalid(f"it cannot be read ({type(error).__name__})")
         return await self._unreadable()
 
     async def _unreadable(self) -> Failed | None:
@@ -243,25 +243,25 @@ class SiloRequest:
             async with asyncio.timeout(seconds):
                 await self.stage.work.read(self.member.name, self.outputs)
         except WireError as error:
-            return self._nonsense(error.what, error.hint)
+            return self._invalid(error.what, error.hint)
         except ComputationFailed as error:
-            return self._nonsense(f"a sequence in it cannot be read: {error.what[:LONGEST_WORDS]}", _SEQUENCE)
+            return self._invalid(f"a sequence in it cannot be read: {error.what[:MAX_ERROR_CHARS]}", _SEQUENCE)
         except TimeoutError:
-            return self._nonsense(f"a sequence in it was not read within {seconds:.3g} s", _SLOW)
+            return self._invalid(f"a sequence in it was not read within {seconds:.3g} s", _SLOW)
         return None
 
-    def _announced_wrong(self, reply: Done) -> Failed | None:
+    def _check_announcement(self, reply: Done) -> Failed | None:
         """Return the failure of a silo that announces outputs other than the requested ones, which are not awaited."""
         wanted, found = self.stage.work.outputs, len(reply.outputs)
         if wanted is not None and found != wanted:
-            return self._nonsense(f"{found} outputs, and not {wanted}")
+            return self._invalid(f"{found} outputs, and not {wanted}")
         if any(size > self.stage.limits.max_blob for _, size in reply.outputs):
-            return self._nonsense(f"an output of more than {self.stage.limits.max_blob} bytes")
+            return self._invalid(f"an output of more than {self.stage.limits.max_blob} bytes")
         return None
 
-    def _nonsense(self, why: str, hint: str = "use the same version at both ends, or see its log") -> Failed:
+    def _invalid(self, why: str, hint: str = "use the same version at both ends, or see its log") -> Failed:
         self.outputs = ()
-        return self._failed("refused", f"its answer makes no sense: {why}", hint)
+        return self._failed("refused", f"its reply is invalid: {why}", hint)
 
     def _remembered(self, outputs: Sequence[Buffer]) -> Done:
         """Return the reply of a silo that had answered before we were killed."""
@@ -275,7 +275,7 @@ class SiloRequest:
         The other reply is the broker's notice that the item is dead, or comes from the incarnation that got it next.
         """
         for _ in range(ROUNDS_OF_RESULTS):
-            if (wrong := self._announced_wrong(reply)) is not None:
+            if (wrong := self._check_announcement(reply)) is not None:
                 return wrong
             if not reply.deferred and all(digest in self.stage.transport.results for digest, _ in reply.outputs):
                 await self._receive(reply)

@@ -34,10 +34,10 @@ def test_state_follows_the_events_of_an_invocation():
         ("silo_dropped", "ewr", {"outcome": "timed out"}),
         ("late_joiner_added", "lga", {}),
     ):
-        one.hear(event, 1.0)
+        one.on_event(event, 1.0)
     assert (one.phase, one.stage, one.awaited, one.bytes_in) == ("clients", 1, ["jfk", "lga"], 2048)
     for event in events(("silo_answered", "jfk", {}), ("silo_answered", "lga", {}), ("stage_finished", "", {})):
-        one.hear(event, 2.0)
+        one.on_event(event, 2.0)
     assert (one.phase, one.awaited) == ("server", [])
     assert one.stage_text(3.5) == "stage 1 of 2: 3 of 4 silos, 2.5 s"
     one.attempt("s2", ["bos"])
@@ -90,7 +90,7 @@ def test_page_shows_the_rendered_lines(capsys):
     renderer.say(f"train: {one.waiting_text()}")
     one.attempt("s1", NAMES)
     for event in events(("stage_started", "", {}), *(("silo_answered", name, {}) for name in NAMES)):
-        one.hear(event, 10.0)
+        one.on_event(event, 10.0)
     renderer.stage_over(one, 10.8)
     renderer.say(f"train: {one.summary(reported(210_000, 600, '', 'jfk'), '', 12.4)}")
     done = invocation().summary(reported(8192, 400, ""), "", 3.4)
@@ -102,7 +102,7 @@ def test_long_wait_is_shown_once(capsys):
     one = invocation(phase="waiting", present=("bos",), wanted=3)
     for now in (1.0, 6.0, 7.0):
         renderer.paint([one], now)
-    assert capsys.readouterr().err == "fedbroker: mean: waiting for silos, 1 of 3 are there: bos\n"
+    assert capsys.readouterr().err == "fedbroker: mean: waiting for silos, 1 of 3 are present: bos\n"
 
 
 class Broken:
@@ -131,8 +131,8 @@ async def test_display_that_cannot_write_stops_silently():
         one = invocation()
         display.begin(one)
         display.change(lambda one=one: one.attempt("s1", ["bos"]))
-        display.hear("airports", Event("stage_started", "s1"))
-        display.hear("airports", Event("stage_finished", "s1"))
+        display.on_event("airports", Event("stage_started", "s1"))
+        display.on_event("airports", Event("stage_finished", "s1"))
         await display.end(one, lambda _: "over")
     assert renderer.calls <= 1
 

@@ -43,7 +43,7 @@ def test_eligible_is_applied_before_select():
     assert names(choose(THERE, Wanted(), rule)) == ["ewr", "jfk"]
     pool = pool_of(Wanted(), settings(min_silos=2, eligible=lambda silo: silo.name > "c"))
     assert pool.at_least == 2
-    assert [pool.holds(member) for member in THERE] == [False, True, True, True]
+    assert [pool.includes(member) for member in THERE] == [False, True, True, True]
 
 
 def test_select_function_chooses():
@@ -56,7 +56,7 @@ def test_select_function_chooses():
 def test_select_function_with_unknown_or_too_few_silos_is_an_error():
     with pytest.raises(UsageError, match="mallory"):
         choose(THERE, Wanted(), settings(select=lambda silos: ["mallory"]))
-    with pytest.raises(UsageError, match="1 silo where min_silos is 2"):
+    with pytest.raises(UsageError, match="1 silo, but min_silos is 2"):
         choose(THERE, Wanted(), settings(min_silos=2, select=lambda silos: silos[:1]))
 
 

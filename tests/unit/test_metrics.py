@@ -30,7 +30,7 @@ def value(of: CoordinatorMetrics, name: str, **labels: str) -> float | None:
 
 
 def recorder(of: CoordinatorMetrics, session: str = "5e55101") -> Recorder:
-    return Recorder(SessionReport(session=session, cohort="airports", members=("ewr", "jfk")), of.hear)
+    return Recorder(SessionReport(session=session, cohort="airports", members=("ewr", "jfk")), of.on_event)
 
 
 def stage(of: Recorder, error: Exception | None = None) -> None:
@@ -94,7 +94,7 @@ def test_gauge_of_awaited_silos_ends_with_its_session():
 def test_counters_exist_before_their_first_event():
     """A rate needs a value before the first event; otherwise that event would be invisible."""
     own = metrics(QUIET)
-    own.hear(Event("silo_joined", silo="ewr"))
+    own.on_event(Event("silo_joined", silo="ewr"))
     for name, labels in (
         ("fedbroker_sessions_total", {"outcome": "failed"}),
         ("fedbroker_stragglers_total", {"reason": "timed out"}),
@@ -109,8 +109,8 @@ def test_counters_exist_before_their_first_event():
 def test_silos_of_any_number_have_a_bounded_number_of_series():
     own = metrics(Statistics(tuple(f"silo-{n}" for n in range(2 * MOST_SILOS)), (), {}, 0, {}))
     for number in range(2 * MOST_SILOS):
-        own.hear(Event("silo_joined", silo=f"silo-{number}"))
-        own.hear(Event("silo_dropped", "s", 0, f"silo-{number}", {"outcome": "late", "why": "", "seconds": 1.0}))
+        own.on_event(Event("silo_joined", silo=f"silo-{number}"))
+        own.on_event(Event("silo_dropped", "s", 0, f"silo-{number}", {"outcome": "late", "why": "", "seconds": 1.0}))
     samples = [one for family in own.registry.collect() for one in family.samples]
     assert len({one.labels["silo"] for one in samples if "silo" in one.labels}) == MOST_SILOS + 1
     assert value(own, "fedbroker_silo_drops_total", silo="(others)") == MOST_SILOS
@@ -130,8 +130,8 @@ def test_no_label_holds_a_session_id():
 def test_external_counters_are_read_at_each_scrape():
     traffic = TrafficCounters(up=True)
     own = metrics(Statistics(("ewr",), ("jfk",), {"bulk": traffic}, 3, {"expired": 2}))
-    own.hear(Event("silo_joined", silo="ewr"))
-    own.hear(Event("silo_joined", silo="jfk"))
+    own.on_event(Event("silo_joined", silo="ewr"))
+    own.on_event(Event("silo_joined", silo="jfk"))
     assert value(own, "fedbroker_broker_bytes_total", lane="bulk", direction="out") == 0
     traffic.messages_out, traffic.bytes_out = 1, 4
     traffic.up = False

@@ -69,6 +69,6 @@ def test_silos_missing_longest_are_removed_first():
     roster = Roster()
     for at, name in enumerate(("ewr", "jfk", "lga")):
         roster.announced(Announce("c", name, "1", 1.0), float(at))
-    assert not roster.forget_longest_gone(1.0)
-    assert roster.forget_longest_gone(4.5)  # ewr and jfk are missing
+    assert not roster.forget_longest_missing(1.0)
+    assert roster.forget_longest_missing(4.5)  # ewr and jfk are missing
     assert (len(roster), roster.missing(4.5)) == (2, ("jfk",))

@@ -166,7 +166,7 @@ async def test_invalid_reply_drops_only_its_silo():
     assert await run(one, work(check=check)) == {"jfk": [b"2"]}
     lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[done("jfk", "b")])
     lane.stored = {"a": b"1", "b": b"2"}
-    with pytest.raises(SiloError, match=r"'ewr'.*makes no sense: a value is not of the type float32"):
+    with pytest.raises(SiloError, match=r"'ewr'.*reply is invalid: a value is not of the type float32"):
         await session(lane).run_stage(work(check=check))
 
 

@@ -38,12 +38,12 @@ class Progress:
     @property
     def listener(self) -> Listener | None:
         """The listener to the context's events; None without progress."""
-        return None if self._wanted is False else self._hear
+        return None if self._wanted is False else self._on_event
 
-    def _hear(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         display = self._display()
         if display is not None:
-            display.hear(self._cohort, event)
+            display.on_event(self._cohort, event)
 
     def _display(self) -> Display | None:
         if self._wanted is False or sys.stderr is None:
@@ -87,9 +87,9 @@ class Watch:
         """Show the end of the invocation and its error, if any."""
         if self._display is None or self._invocation is None:
             return
-        one, word = self._invocation, _word(error)
+        one, text = self._invocation, _short_text(error)
         report = None if self._session is None else self._session.recorder.report
-        await self._display.end(one, lambda now: f"{one.name}: {one.summary(report, word, now)}")
+        await self._display.end(one, lambda now: f"{one.name}: {one.summary(report, text, now)}")
 
 
 def _is_terminal() -> bool:
@@ -99,8 +99,8 @@ def _is_terminal() -> bool:
         return False
 
 
-def _word(error: BaseException | None) -> str:
-    """Return a short word for an error; the error itself says more."""
+def _short_text(error: BaseException | None) -> str:
+    """Return a short text for an error; the error itself says more."""
     if error is None:
         return ""
     if isinstance(error, FedbrokerError):

@@ -195,7 +195,7 @@ class Display:
         """Change an invocation that is shown."""
         self._changes.put(change)
 
-    def hear(self, cohort: str, event: Event) -> None:
+    def on_event(self, cohort: str, event: Event) -> None:
         """Update the invocations from an event of a cohort."""
         self._changes.put(lambda: self._heard(cohort, event))
 
@@ -225,7 +225,7 @@ class Display:
         now = time.monotonic()
         for one in self._shown:
             if event.session and event.session == one.session:
-                one.hear(event, now)
+                one.on_event(event, now)
                 if event.name == "stage_finished" and not self._silent:
                     self._renderer.stage_over(one, now)
             elif event.name == "waiting_for_silos" and one.phase == "waiting" and one.cohort == cohort:
@@ -261,12 +261,12 @@ class Display:
         """Restore the terminal; a forked child has no thread for it, and shows nothing."""
         if os.getpid() != self._process:
             return
-        gone = threading.Event()
+        cleared = threading.Event()
 
         def clear() -> None:
             self._shown = []
             self._renderer.paint((), time.monotonic())
-            gone.set()
+            cleared.set()
 
         self._changes.put(clear)
-        gone.wait(PATIENCE)
+        cleared.wait(PATIENCE)

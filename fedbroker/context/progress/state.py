@@ -60,7 +60,7 @@ class Invocation:
     dropped: dict[str, str] = field(default_factory=dict[str, str])
     bytes_in: int = 0
 
-    def hear(self, event: Event, now: float) -> None:
+    def on_event(self, event: Event, now: float) -> None:
         """Update the state from an event of its session."""
         details = event.details
         match event.name:
@@ -88,8 +88,8 @@ class Invocation:
 
     def waiting_text(self) -> str:
         """Return a line on the silos that it waits for before it starts."""
-        there = names_text(self.present) if self.present else "none"
-        return f"waiting for silos, {len(self.present)} of {self.wanted} are there: {there}"
+        present = names_text(self.present) if self.present else "none"
+        return f"waiting for silos, {len(self.present)} of {self.wanted} are present: {present}"
 
     def stage_text(self, now: float) -> str:
         """Return a line on a finished client stage."""

@@ -153,8 +153,8 @@ class StageOps:
         if last:
             self._held.clear()
             return ops
-        gone = [name for name in self._held if name not in keep]
-        ops.append(Drop((*temporary, *(self._held.pop(name) for name in gone))))
+        unused = [name for name in self._held if name not in keep]
+        ops.append(Drop((*temporary, *(self._held.pop(name) for name in unused))))
         return ops
 
     def _load(

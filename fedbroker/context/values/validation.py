@@ -55,7 +55,7 @@ MOST_DIMENSIONS: Final = 32
 """Largest number of dimensions of a NumPy array."""
 
 _UNKNOWN: Final = "it is laid out in an unknown way"
-_HINT: Final = "use the same version at both ends, or see what answers in the silo's name"
+_HINT: Final = "use the same version at both ends, or see which process replies in the silo's name"
 
 
 def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> None:
@@ -73,7 +73,7 @@ def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) ->
     if not stage.kept:
         _check_frame(outputs[0], len(parts))
     for part, slot in zip(parts, (*stage.partials, *stage.returned), strict=True):
-        assert isinstance(slot.type, tff.FederatedType), "what crosses is placed"
+        assert isinstance(slot.type, tff.FederatedType), "values that cross are placed"
         check_value(part, slot.type, clients)
 
 
@@ -148,16 +148,16 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     if dtype is not type_.dtype.type or not _fits(shape, type_.shape) or not _possible(shape, type_.dtype.itemsize):
         raise ValueError(f"an array of {dtype.__name__} in the shape {shape}")
     if dtype is np.str_:
-        there = len(head.string_list.value)
+        found_count = len(head.string_list.value)
     elif not shape:
         array.from_proto(head)  # raises an error if its only number is invalid
-        there = 1
+        found_count = 1
     else:
-        there, odd = divmod(0 if content is None else len(content), type_.dtype.itemsize)
+        found_count, odd = divmod(0 if content is None else len(content), type_.dtype.itemsize)
         if odd or head.WhichOneof("kind") is not None:
             raise ValueError(_UNKNOWN)
-    if there != math.prod(shape):
-        raise ValueError(f"an array in the shape {shape}, of which {there} are there")
+    if found_count != math.prod(shape):
+        raise ValueError(f"an array in the shape {shape}, which holds {found_count} values")
 
 
 @functools.lru_cache(4096)
