@@ -35,7 +35,7 @@ def main(
     """Run benchmarks, by turns with what they are judged by, and print a table of each.
 
     Args:
-        names: of the benchmarks; all when there is none.
+        names: of the benchmarks; all if none is given.
         quick: fewer and smaller cases, in under three minutes.
         check: exit with 1 if a bar is not met.
         json_file: where to write every figure as JSON; --json=- is standard output, and tables go to standard error.
@@ -44,7 +44,7 @@ def main(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's notes about the processor
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        sys.exit(f"error: no benchmark is called {unknown[0]!r}: there are {', '.join(NAMES)}")
+        sys.exit(f"error: no benchmark is called {unknown[0]!r}: choose from {', '.join(NAMES)}")
     tables = sys.stderr if json_file == STANDARD_OUTPUT else sys.stdout
     machine = _machine.described()
     reports: list[Report] = []

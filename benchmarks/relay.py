@@ -155,7 +155,7 @@ def table(document: dict[str, object]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What the relay into the runtime's namespace costs.")
+    parser = argparse.ArgumentParser(description="Cost of the relay into the runtime's namespace.")
     parser.add_argument("--mib", type=float, default=100.0)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--json", action="store_true")

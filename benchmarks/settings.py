@@ -72,7 +72,7 @@ async def measure(url: str, mib: int, turns: int) -> dict[str, list[dict[str, fl
 
 def main() -> None:
     """Measure and print."""
-    arguments = argparse.ArgumentParser(description="What the bulk lane's settings are worth.")
+    arguments = argparse.ArgumentParser(description="Effect of the settings of bulk connections.")
     arguments.add_argument("--mib", type=int, default=100)
     arguments.add_argument("--turns", type=int, default=5)
     given = arguments.parse_args()

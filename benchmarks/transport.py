@@ -216,7 +216,7 @@ async def measure(url: str, requests: int, sizes: list[int], silos: int, bare: s
 
 def main() -> None:
     """Measure and print."""
-    arguments = argparse.ArgumentParser(description="What the transport costs.")
+    arguments = argparse.ArgumentParser(description="Cost of the transport.")
     arguments.add_argument("--url", help="a broker; a private one is started without it")
     arguments.add_argument("--json", action="store_true", help="print JSON")
     arguments.add_argument("--requests", type=int, default=400)

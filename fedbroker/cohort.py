@@ -77,7 +77,7 @@ class Cohort:
         """Wait until enough silos are present; return them by name.
 
         Raises:
-            CohortTimeout: there were not enough within ``timeout`` seconds; names the present and the missing silos.
+            CohortTimeout: too few silos were present in time; names the present and the missing silos.
         """
         return await self._cohort.gather(min_silos, timeout)
 

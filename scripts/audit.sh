@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Judges the code by bandit, and the locked packages by what is known of them: in an environment of its own
-# (scripts/beside.sh). Where no service tells of vulnerabilities, it says so, and that is no error.
+# Checks the code by bandit and the locked packages by pip-audit, in an environment of their own
+# (scripts/separate-environment.sh). If no vulnerability service can be reached, it prints that, without an error.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-audit=$(scripts/beside.sh audit)
+audit=$(scripts/separate-environment.sh audit)
 
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT

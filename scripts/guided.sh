@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes a target of tests/fuzz by Atheris (guided.sh TARGET [libFuzzer's options]), or each for a minute. Atheris lies
-# beside the locked environment (scripts/beside.sh): it has no wheels for every platform that we run on.
+# Fuzzes a target of tests/fuzz by Atheris (guided.sh TARGET [libFuzzer's options]), or each for a minute. Atheris has
+# no wheels for some of our platforms, so it has its own environment (scripts/separate-environment.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-atheris=$(echo "$(scripts/beside.sh guided)"/lib/python3*/site-packages)
+atheris=$(echo "$(scripts/separate-environment.sh guided)"/lib/python3*/site-packages)
 
 fuzz() { PYTHONPATH=$atheris .venv/bin/python -m tests.fuzz.guided "$@"; }
 

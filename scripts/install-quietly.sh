@@ -1,8 +1,7 @@
 #!/bin/sh
 # Installs a package of Debian's or Ubuntu's for its programs only: install-quietly.sh PACKAGE UNIT...; run as root by
-# scripts/setup.sh. The package would start a service that listens on every interface, now and at each boot. Whoever
-# typed `make demo` did not ask for that: we start processes of our own. A service that was there before is left as it
-# is.
+# scripts/setup.sh. The package would start a service that listens on every interface, now and at each boot. The
+# user of `make demo` did not ask for that: we start our own processes. An existing service is left unchanged.
 set -eu
 
 package=$1
@@ -16,7 +15,7 @@ trap 'exit 130' INT TERM
 
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$'; }
 
-if installed "$package"; then set --; fi # its service is somebody's
+if installed "$package"; then set --; fi # its service may be in use
 units=
 for unit; do # of a package that it needs, only if that comes with it
     case $unit in

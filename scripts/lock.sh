@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements/*.txt anew: complete, hashed closures that install with --no-deps, by uv or by plain pip.
-# Newer versions only with `make lock UPGRADE=1`; else what is locked stays as long as it fits.
+# Rewrites requirements/*.txt: complete, hashed closures that install with --no-deps, by uv or by plain pip.
+# Locked versions are kept while they satisfy the project files; `make lock UPGRADE=1` takes newer ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../requirements"
 

@@ -1,7 +1,7 @@
-"""Writes the list of TensorFlow's ops by which graphs are judged: all that are registered, and why if one is refused.
+"""Writes the list of TensorFlow's ops by which graphs are checked: all registered ops, refused ones with their family.
 
-A family is a pattern of names; what a pattern takes in that does no harm is an exception, one by one. Run it with a new
-version of TensorFlow, and read the difference: whatever fits no family becomes allowed.
+A family is a pattern of names; harmless ops that match a pattern are listed as exceptions. Run it with a new version of
+TensorFlow, and read the difference: an op that fits no family becomes allowed.
 
     python scripts/ops.py
 """
@@ -54,7 +54,7 @@ FAMILIES: Final = {
     "output": (r"Print.*", r"Fact"),
     "processes": (r"Abort",),
     "python": (r".*Py(thon)?(Func|Call).*",),
-    # A graph, a program or a state of one as a value, which nobody could look into beforehand.
+    # A graph, a program or its state as a value, which cannot be checked in advance.
     "code": (
         r"DatasetFromGraph",
         r"(Des|S)erializeIterator",
@@ -64,7 +64,7 @@ FAMILIES: Final = {
     ),
     # TensorFlow shares tensors' memory: what one of these writes, everything sees that was made of the same constant.
     "in_place": (r"Inplace.*", r"_ParallelConcatUpdate"),
-    # What one graph leaves in the process for another.
+    # State that one graph leaves in the process for another.
     "shared": (
         r"(Stage|StageClear|StagePeek|StageSize|Unstage)",
         r"(Ordered)?Map(Stage|Unstage.*|Peek|Size|Clear|IncompleteSize)",

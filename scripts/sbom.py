@@ -1,6 +1,6 @@
 """``sbom.py DIRECTORY``: what a coordinator and a silo are made of, as CycloneDX 1.5, from the locked requirements.
 
-The same locks give the same bytes: there is no time in it, and its number is made of its content. The hashes of a
+The same locks give the same bytes: it holds no time, and its number is derived from its content. The hashes of a
 component are those of its distributions, of which an installation takes one.
 """
 

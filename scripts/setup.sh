@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes ready whatever `make demo`, `make test` and the others need; does nothing, quickly, when it is all there:
-# a private .venv with the locked environment, and RabbitMQ's server; with the argument `tests`, what tests and checks
-# judge config/ by as well: Prometheus with its promtool, and systemd-analyze.
+# Installs the needs of `make demo`, `make test` and the other recipes, and does nothing if they are complete: a private
+# .venv with the locked environment, and RabbitMQ's server. The argument `tests` adds the programs that check config/:
+# Prometheus with its promtool, and systemd-analyze.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD

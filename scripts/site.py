@@ -1,4 +1,4 @@
-"""What makes the pages in docs/ a site: mkdocs' hooks, and an extension for the docstrings that mkdocstrings renders.
+"""mkdocs' hooks that make a site of docs/, and an extension for the docstrings that mkdocstrings renders.
 
 On the site, as on GitHub, a link to a file outside of docs/ leads to it: a copy of it goes into the site. A link to a
 directory becomes its name. Docstrings' roles (``:func:`data` ``) become links, and functions that take the arguments of

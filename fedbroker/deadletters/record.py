@@ -34,7 +34,7 @@ class DeadLetter:
         silo: the silo that it was sent to.
         coordinator: coordinator_id of its sender.
         reason: ``expired`` (the silo did not pick it up in time), ``delivery_limit`` (picked up again and again, never
-            acknowledged), ``rejected`` (the silo could not read it), or the broker's own word.
+            acknowledged), ``rejected`` (the silo could not read it), or the broker's reason as it is.
         died: time of its death; None if the broker does not tell it.
         deliveries: minimum number of its deliveries to the silo.
         size: size of its body, in bytes.

@@ -85,7 +85,7 @@ WAITS = {
     """,
     "in an event loop": """
         async def sleep():
-            print("up", flush=True)  # not before there is a loop, whose making an interrupt must not meet
+            print("up", flush=True)  # only once the loop runs: an interrupt must not meet its creation
             await asyncio.sleep(60)
 
         def wait():

@@ -1,4 +1,4 @@
-"""The order in which answers are merged, and how much of them is held, whatever the order in which they come."""
+"""The order in which replies are merged, and the bound on buffered ones, for any order of arrival."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_nothing_is_held_if_replies_are_merged_by_arrival(arrivals):
 
 @given(orders, sizes, st.randoms())
 def test_every_silo_may_upload_in_the_end_and_outstanding_bytes_are_bounded(arrivals, size, random):
-    """Silos announce large results, upload when they are told to, and are merged in any order of events."""
+    """Let silos announce large results, upload on request, and be merged, in any order of events."""
     scheduler = MergeScheduler(room=100)
     to_come, uploads, merging, present, outstanding = list(arrivals), {}, [], set(), set()
     while to_come or uploads or merging or len(present) < len(SLOTS):

@@ -1,51 +1,119 @@
-"""Docstrings and comments are in plain English: words that hide the actor of a sentence do not come back.
+"""Plain English in docstrings, comments, error texts, hints, help texts and log events: see tests/support/wording.py.
 
-A sentence names its actor (silo, coordinator, broker, caller), so none begins with "What", "Who", "Whose" or "Whether"
-unless it is a question. Pages: ``test_docs_words.py``.
+``test_docs_words.py`` checks the pages with the same list.
 """
 
 from __future__ import annotations
 
-import ast
-import io
-import re
-import tokenize
-from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BANNED = {
-    "a sentence that begins with a question word": re.compile(
-        r"(?:^|[.!?:;]\s+)(?:What|Who|Whom|Whose|Whether)\b(?![^.!?]*\?)[^.]*", re.MULTILINE
-    ),
-    "an actor without a name": re.compile(
-        r"\b(?:nobody|somebody|everybody|anybody|whoever|whatever|wherever|whomever)\b", re.IGNORECASE
-    ),
-    "a literary word": re.compile(r"\b(?:anew|amid|meanwhile|seldom|at the worst|by and by)\b", re.IGNORECASE),
-}
-SOURCES = sorted(path for part in ("fedbroker", "workers/fedbroker_worker") for path in (ROOT / part).rglob("*.py"))
+from fedbroker.session.events import EventName
+from tests.support.pages import ROOT
+from tests.support.wording import (
+    BANNED,
+    EVENT,
+    Prose,
+    comments_of_lines,
+    event_names,
+    found_in,
+    literals,
+    page,
+    prose,
+)
+
+DISTRIBUTIONS = ("fedbroker", "workers/fedbroker_worker")
+CODE = sorted(
+    path
+    for part in (*DISTRIBUTIONS, "benchmarks", "examples", "scripts", "tests")
+    for path in (ROOT / part).rglob("*.py")
+    if not path.name.endswith("_pb2.py")
+)
+COMMENTED = sorted(
+    path
+    for part in ("config", "compose", "scripts", ".ci")
+    for path in (ROOT / part).rglob("*")
+    if path.is_file() and path.suffix in {"", ".sh", ".toml", ".yaml", ".yml", ".conf"}
+) + [ROOT / name for name in ("Makefile", "pyproject.toml", "workers/pyproject.toml", "mkdocs.yml")]
+"""Settings, manifests and scripts."""
 
 
-def docstrings_and_comments(source: str) -> Iterator[str]:
-    """Yield the docstrings, the strings that document attributes, and the comments of a module."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value.value
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.string.lstrip("# ")
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_prose_names_its_actors(path):
-    prose = list(docstrings_and_comments(path.read_text(encoding="utf-8")))
-    found = [(why, one.group()) for text in prose for why, words in BANNED.items() for one in words.finditer(text)]
-    assert not found
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_docstrings_and_comments_are_plain_english(path):
+    assert found_in(prose(path.read_text(encoding="utf-8"))) == []
 
 
-def test_each_kind_of_word_is_found():
-    prose = "What a silo refused. Nobody asked. It starts anew. What is it? The silo that refused it is named."
-    assert [len(words.findall(prose)) for words in BANNED.values()] == [1, 1, 1]
-    assert list(docstrings_and_comments('"""One."""\nX = 1\n"""Two."""\n# Three.\n')) == ["One.", "Two.", "Three."]
+@pytest.mark.parametrize("path", COMMENTED, ids=name)
+def test_comments_of_settings_and_scripts_are_plain_english(path):
+    assert found_in(comments_of_lines(path.read_text(encoding="utf-8"))) == []
+
+
+def test_event_names_of_a_session_are_snake_case():
+    assert [text for text in get_args(EventName) if not EVENT.fullmatch(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("What a silo refused.", "a clause in place of a subject"),
+        ("Fine. Whether it is there.", "a clause in place of a subject"),
+        ("what should be a key is none", "a clause in place of a subject"),
+        ("no key; whose it is", "a clause in place of a subject"),
+        ("Nobody asked.", "an actor without a name"),
+        ("refused, whatever it is", "an actor without a name"),
+        ("Some. There is one.", "a sentence without an actor"),
+        ("there is no file", "a sentence without an actor"),
+        ("Those that were dropped.", "a sentence without an actor"),
+        ("It starts anew.", "a literary word"),
+        ("the coordinator beside it", "a literary word"),
+        ("it is out, by name", "a literary word"),
+        ("our certificate does not do, or is none", "a literary word"),
+    ],
+)
+def test_banned_wording_is_found(text, kind):
+    (found,) = found_in([Prose(3, text, literal=text[0].islower())])
+    assert found.startswith(f"line 3, {kind}: ")
+    assert kind in BANNED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is it? The silo that refused it is named.",
+        "Silos sorted by name.",
+        "Return whether the file exists.",
+        "tls: whether the connection is encrypted",
+        "It does not do anything besides.",
+        "there: the present silos",
+    ],
+)
+def test_plain_wording_passes(text):
+    assert found_in([Prose(1, text, literal=True)]) == []
+
+
+def test_every_kind_of_text_is_read():
+    module = '''"""One."""
+X = 1
+"""Two."""
+# Three.
+raise Error(f"four {X} and", hint="five and six")
+log.info("queue made", name="seven and eight")
+'''
+    assert [part.text for part in prose(module)] == ["One.", "Two.", "Three."]
+    assert sorted(part.text for part in literals(module)) == [
+        "five and six",
+        "four {} and",
+        "queue made",
+        "seven and eight",
+    ]
+    assert [(part.line, part.text) for part in event_names(module)] == [(6, "queue made")]
+    assert not EVENT.fullmatch("queue made")
+    assert EVENT.fullmatch("queue_made")
+    assert [part.text for part in comments_of_lines("# one\nx = 1  # two\ny = '#3'\n")] == ["one", "two"]
+    assert [part.text for part in page("See `nobody` here.\n```sh\nnobody\n```\n")] == ["See `` here.\n\n"]

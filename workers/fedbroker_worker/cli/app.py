@@ -111,8 +111,8 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
 
     Prints a line for each finding (ok, warning or problem, with the error's code
     and what to do) and each source's columns and rows. Nothing is left on the
-    broker, and a silo that runs is not disturbed. The exit code is 0 if there is
-    no problem, else that of the first.
+    broker, and a silo that runs is not disturbed. The exit code is 0
+    without problems, else that of the first one.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def replay(
     out
         Save the outputs in this directory, each in a file that is named by its digest.
     pdb
-        Stop in the debugger before the first operation and where it fails; there is no time limit then.
+        Stop in the debugger before the first operation and where it fails, without a time limit.
     json
         Print JSON.
     """

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# beside.sh NAME: makes an environment beside the locked one, .cache/NAME of requirements/NAME.txt, if it is not there or
-# not of these requirements, and prints where it is.
+# separate-environment.sh NAME: prints the path of the environment .cache/NAME, separate from the locked one. Creates it
+# from requirements/NAME.txt first if it does not exist or has other requirements.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
