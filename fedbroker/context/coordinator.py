@@ -68,30 +68,29 @@ class Coordinator:
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run a computation, with retries; see :func:`fedbroker.context.invocation.invoke`."""
         tracing.start("fedbroker-coordinator")
-        with tracing.span("invocation", cohort=self.settings.cohort) as span:
-            return await self._invoke(comp, argument, span)
-
-    async def _invoke(self, comp: tff.Computation, argument: object, span: tracing.Span) -> object:
         watch = self._progress.watch()
-        try:
-            called, rest = await self._with_functions(comp, argument)
-            plan = await self.plan(called)
-            span.set(computation=plan.name, stages=len(plan.client_stages))
-            watch.planned(plan.name, len(plan.client_stages))
-            join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
-            result = await attempt(
-                lambda deadline: invoke(plan, rest, self, Attempt(deadline, join, watch)),
-                retries=self.settings.options.retries,
-                seconds=self.settings.timeouts.total,
-                on_retry=self._on_retry,
-            )
-        except BaseException as error:
-            await watch.ended(error)
-            if isinstance(error, FedbrokerError):
-                error.computation = name_of(comp) if isinstance(comp, tff.framework.ConcreteComputation) else UNNAMED
-            raise
-        await watch.ended()
-        return result
+        with tracing.span("invocation", cohort=self.settings.cohort) as span:
+            try:
+                called, rest = await self._with_functions(comp, argument)
+                plan = await self.plan(called)
+                span.set(computation=plan.name, stages=len(plan.client_stages))
+                watch.planned(plan.name, len(plan.client_stages))
+                join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
+                result = await attempt(
+                    lambda deadline: invoke(plan, rest, self, Attempt(deadline, join, watch)),
+                    retries=self.settings.options.retries,
+                    seconds=self.settings.timeouts.total,
+                    on_retry=self._on_retry,
+                )
+            except BaseException as error:
+                await watch.ended(error)
+                if isinstance(error, FedbrokerError):
+                    error.computation = (
+                        name_of(comp) if isinstance(comp, tff.framework.ConcreteComputation) else UNNAMED
+                    )
+                raise
+            await watch.ended()
+            return result
 
     @property
     def last_session(self) -> SessionReport | None:

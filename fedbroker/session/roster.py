@@ -90,16 +90,13 @@ class Roster:
 
     def present(self, now: float) -> tuple[Member, ...]:
         """Return the present silos, sorted by name."""
-        present = [seen.member for seen in self._all() if not seen.left and seen.until >= now]
+        # A copy, made in one step, because metrics are read from another thread; so below.
+        present = [seen.member for seen in list(self._seen.values()) if not seen.left and seen.until >= now]
         return tuple(sorted(present, key=lambda member: member.name))
 
     def missing(self, now: float) -> tuple[str, ...]:
         """Return the names of the silos that were present once and are not now."""
-        return tuple(sorted(seen.member.name for seen in self._all() if seen.left or seen.until < now))
-
-    def _all(self) -> list[_Seen]:
-        """Return a copy, made in one step, because metrics are read from another thread."""
-        return list(self._seen.values())
+        return tuple(sorted(seen.member.name for seen in list(self._seen.values()) if seen.left or seen.until < now))
 
     def forget_longest_missing(self, now: float) -> bool:
         """Forget the silo that has been missing for the longest time; return False if all are present."""
