@@ -8,7 +8,6 @@ labels together with its values.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +27,7 @@ from fedbroker.graphs.expressions import (
     select,
 )
 from fedbroker.graphs.reductions import Total
+from fedbroker.lru import LruMap
 from fedbroker.runtime.protos import computation_pb2
 from fedbroker.wire import messages
 from fedbroker_worker.errors import PolicyRefused, WorkRefused
@@ -112,7 +112,7 @@ class Aggregates:
     """Labels the outputs of programs. The results for recent computations are cached."""
 
     def __init__(self) -> None:
-        self._remembered: OrderedDict[tuple[tuple[Digest, int], Value | None], Value] = OrderedDict()
+        self._remembered: LruMap[tuple[tuple[Digest, int], Value | None], Value] = LruMap(MOST_REMEMBERED)
 
     def follow(
         self, program: Sequence[Op], blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Value]
@@ -165,12 +165,9 @@ class Aggregates:
         if not isinstance(function, _Loaded):
             raise NotUnderstood("it calls something that is no function")
         key = (function.key, argument)
-        made = self._remembered.pop(key, None)
+        made = self._remembered.use(key)
         if made is None:
-            made = function.call(argument)
-        self._remembered[key] = made
-        if len(self._remembered) > MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
+            made = self._remembered[key] = function.call(argument)
         return made
 
 

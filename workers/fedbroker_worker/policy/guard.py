@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded
 from fedbroker.graphs import Unreadable, ops_of_computation, ops_of_graph
+from fedbroker.lru import LruMap
 from fedbroker_worker.errors import PolicyRefused
 from fedbroker_worker.policy import rules
 from fedbroker_worker.policy.aggregates import Aggregates, check_labels, check_shapes
@@ -54,9 +54,9 @@ class Guard:
         self._policy = policy
         self._aggregates = Aggregates()
         # Keyed by SHA-256, as in the audit log: auditors can compute it with standard tools.
-        self._allowed: OrderedDict[bytes, None] = OrderedDict()
+        self._allowed: LruMap[bytes, None] = LruMap(MOST_COMPUTATIONS)
         # Keyed by signer and session; kept when a session ends, because its id may be used again.
-        self._sessions: dict[str, OrderedDict[str, _Spent]] = {}
+        self._sessions: dict[str, LruMap[str, _Spent]] = {}
 
     @asynccontextmanager
     async def time_for(self, item: WorkItem) -> AsyncGenerator[Deadline]:
@@ -119,9 +119,6 @@ class Guard:
                     if key not in self._allowed:
                         self._check_ops(part)
                     self._allowed[key] = None
-                    self._allowed.move_to_end(key)
-                    if len(self._allowed) > MOST_COMPUTATIONS:
-                        self._allowed.popitem(last=False)
             except Unreadable as error:
                 raise PolicyRefused(
                     "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
@@ -208,11 +205,10 @@ class Guard:
 
     def _spent(self, item: WorkItem, by: str) -> _Spent:
         """Return the counts of an item's session, to be increased by the caller."""
-        sessions = self._sessions.setdefault(by, OrderedDict())
-        spent = sessions.setdefault(item.session_id, _Spent())
-        sessions.move_to_end(item.session_id)
-        if len(sessions) > MOST_SESSIONS:
-            sessions.popitem(last=False)
+        sessions = self._sessions.setdefault(by, LruMap(MOST_SESSIONS))
+        spent = sessions.use(item.session_id)
+        if spent is None:
+            spent = sessions[item.session_id] = _Spent()
         return spent
 
     def _check_ops(self, part: Part) -> None:

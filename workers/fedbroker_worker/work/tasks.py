@@ -15,6 +15,7 @@ from fedbroker import tracing
 from fedbroker.deadline import Deadline
 from fedbroker.errors import FedbrokerError, WireError
 from fedbroker.log import get_logger
+from fedbroker.lru import LruMap
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.errors import SessionLost, WorkRefused
@@ -91,8 +92,8 @@ class WorkTasks:
         self._busy: dict[asyncio.Task[None], _Key] = {}
         # A cancellation's own message gets lost where the job waits for tasks whose end others look at as well.
         self._cancelled_for: dict[asyncio.Task[None], str] = {}
-        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._recorded: OrderedDict[str, None] = OrderedDict()  # nonces, so that each is recorded once
+        self._ended: LruMap[tuple[str, str], None] = LruMap(ENDED)
+        self._recorded: LruMap[str, None] = LruMap(ENDED)  # nonces, so that each is recorded once
         self._leaving = False
         self._closing = False
 
@@ -147,8 +148,6 @@ class WorkTasks:
             _log.error("work_record_failed", reason=str(error))
             return False
         self._recorded[signed.nonces[0]] = None
-        if len(self._recorded) > ENDED:
-            self._recorded.popitem(last=False)
         return True
 
     def _cancel(self, job: asyncio.Task[None], why: str) -> None:
@@ -172,8 +171,6 @@ class WorkTasks:
             return  # meant for an earlier process with this silo's name
         ended = (by, message.session_id)
         self._ended[ended] = None
-        if len(self._ended) > ENDED:
-            self._ended.popitem(last=False)
         for job, (signer, session_id, _) in list(self._busy.items()):
             if (signer, session_id) == ended:
                 self._cancel(job, GIVEN_UP)
