@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 2, help="side by side")
     asked = parser.parse_args()
     if unknown := set(asked.targets) - set(TARGETS):
-        parser.error(f"there is no target {', '.join(sorted(unknown))}")
+        parser.error(f"no target is called {', '.join(sorted(unknown))}")
     names = asked.targets or list(TARGETS)
     shares = sum(TARGETS[name].share for name in names)
     work = [

@@ -22,7 +22,7 @@ def main() -> None:
     """Fuzz one target."""
     name, *options = sys.argv[1:]
     if name not in TARGETS:
-        sys.exit(f"there is no target {name}: there are {', '.join(TARGETS)}")
+        sys.exit(f"no target is called {name}: choose from {', '.join(TARGETS)}")
     found = FOUND / name
     found.mkdir(parents=True, exist_ok=True)
     where = f"-artifact_prefix={CORPUS / name}/failed-"  # where the tests find it

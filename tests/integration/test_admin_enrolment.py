@@ -244,7 +244,7 @@ async def test_name_of_a_connected_silo_is_in_use(office, cohort, options):
 
 
 async def test_enrolment_mismatch_between_settings_and_broker_is_an_error(office, ewr, cohort):
-    """The silo's settings claim enrolment and the broker has none; or the reverse."""
+    """Use settings that claim an enrolment which the broker lacks, or the reverse."""
     url = office.silo_url(cohort)
     with pytest.raises(BrokerRefused, match="fedbroker admin enroll"):
         await EchoSilo(url, cohort, "jfk", enrolled=True).transport.open(Deadline.after(20))

@@ -94,7 +94,7 @@ async def test_idle_runtime_is_not_a_stall(runtime, impatient):
 
 
 async def test_runtime_that_answers_other_requests_is_not_a_stall(runtime, impatient):
-    """A request may wait for another one in the same runtime; the work item's own timeout still ends it."""
+    """Let a request wait for another one in the same runtime; the work item's own timeout still ends it."""
     executor = await runtime.executor(1)
     async with under_way(runtime, bombs.waits()) as request:
         until = time.monotonic() + 2.0

@@ -117,7 +117,7 @@ async def test_work_survives_the_death_of_any_node(cluster: PrivateCluster, coho
 
 
 async def test_reply_reaches_a_coordinator_whose_queue_is_recreated(cluster: PrivateCluster, cohort: str) -> None:
-    """The silo replies while the coordinator's queue does not exist: its node has just died."""
+    """Reply while the coordinator's queue does not exist, because its node has just died."""
     async with silo_transport(cluster.url, cohort) as silo, coordinator_transport(cluster.url, cohort) as coordinator:
         release = silo.gated()
         request = asyncio.create_task(coordinator.ask("ewr", 1, seconds=60))

@@ -119,7 +119,7 @@ async def client_of_started(own, tmp_path):
 
 
 async def test_renewals_do_not_raise_the_number_of_current_items(broker, cohort, tmp_path, waiting):
-    """A renewed delivery frees its place for the next message in the queue, which has to wait here."""
+    """Renew a delivery, which frees its place for the next message in the queue: that one has to wait here."""
     own = load_settings(tmp_path, broker.url, cohort, waiting, max_work=2, renew_seconds=0.3)
     async with SiloService(own) as service, work_client(own) as client:
         asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60))) for _ in range(6)]

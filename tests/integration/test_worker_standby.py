@@ -122,7 +122,7 @@ async def test_blobs_sent_to_the_first_process_are_requested_again_immediately(p
 
 
 async def test_standby_waits_for_a_lingering_lock_of_the_bulk_connection(broker, cohort, tmp_path):
-    """The two connections of a silo whose machine lost power do not end at the same moment."""
+    """Simulate a silo whose machine lost power: its two connections do not end at the same moment."""
     own = load_settings(tmp_path, broker.url, cohort, standby=True)
     async with queue_admin(broker.url) as killed:
         await killed.declare(f"fedbroker.blobs.{cohort}.ewr", exclusive=True)

@@ -96,7 +96,7 @@ WAITS = {
 
 @pytest.mark.parametrize("waiting", WAITS.values(), ids=WAITS)
 def test_ctrl_c_ends_a_background_command_of_a_script(waiting: str) -> None:
-    """A script's background command starts with SIGINT ignored."""
+    """Start the command with SIGINT ignored, as a script starts a background command."""
     program = f"import asyncio, signal\nfrom fedbroker.console import run\n{dedent(waiting)}\nrun(wait)"
     ignoring = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
     command = [*ignoring, sys.executable, "-c", program]

@@ -88,7 +88,7 @@ def test_only_the_broker_is_published_and_without_tls_on_this_machine_alone():
 
 
 def test_a_silos_network_holds_broker_and_prometheus_only():
-    """The silo's C++ runtime has no namespace in a container and listens on this network."""
+    """Check the network on which the silo's C++ runtime listens: it has no namespace in a container."""
     for one in ("ewr", "jfk", "lga", "coordinator"):
         assert SERVICES[one]["networks"] == [one]
         assert WHOLE["networks"][one] == {"internal": True}

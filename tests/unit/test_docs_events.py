@@ -89,7 +89,7 @@ def test_each_event_of_on_event_is_on_the_page_with_its_level():
 
 
 def test_all_logging_uses_structlog():
-    """The exceptions are the log itself, and the code that silences other libraries."""
+    """Except the log itself, and the code that silences other libraries."""
     users = {
         str(path.relative_to(ROOT))
         for path, call in calls()

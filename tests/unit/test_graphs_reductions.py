@@ -394,7 +394,7 @@ def test_a_struct_keeps_its_layout():
 
 
 def test_passed_on_tensor_keeps_its_zero():
-    """A bound that each client's value is checked against: TFF's secure sums in plaintext."""
+    """Check each client's value against a bound, as TFF's secure sums in plaintext do."""
     bound = trace(lambda: [tf.zeros([3]), tf.constant(9.0)])
     pair = [VECTOR, tf.TensorSpec([], tf.float32)]
 

@@ -76,7 +76,7 @@ def test_no_tensorflow_below_the_plan(package: str) -> None:
 
 
 def test_protocol_is_imported_without_the_tff_package() -> None:
-    """The parent module that replaces TFF's has none of TFF's names."""
+    """Check that the parent module that replaces TFF's has none of TFF's names."""
     program = (
         "import json, sys\n"
         "from fedbroker.runtime import protos\n"

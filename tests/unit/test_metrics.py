@@ -92,7 +92,7 @@ def test_gauge_of_awaited_silos_ends_with_its_session():
 
 
 def test_counters_exist_before_their_first_event():
-    """A rate needs a value before the first event; otherwise that event would be invisible."""
+    """Provide the value before the first event that a rate needs; otherwise that event would be invisible."""
     own = metrics(QUIET)
     own.on_event(Event("silo_joined", silo="ewr"))
     for name, labels in (

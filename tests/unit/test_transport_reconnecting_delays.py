@@ -26,7 +26,7 @@ def comes_back(outage: float, spread: float) -> float:
 
 @pytest.mark.parametrize("outage", [0.1, 5.0, 60.0])
 def test_at_most_half_of_the_silos_reconnect_in_one_second(outage: float) -> None:
-    """A spread of 3 s leads to an expected third; half is ten standard deviations (1.5 %) above that."""
+    """Expect a third for a spread of 3 s; half is ten standard deviations (1.5 %) above that."""
     random.seed(20_240)
     moments = [comes_back(outage, SPREAD) for _ in range(SILOS)]
     first = min(moments)
