@@ -15,14 +15,15 @@ from fedbroker.runtime.protos import Proto, executor_pb2
 from fedbroker.runtime.service import Service
 from fedbroker.runtime.values import Buffer, framed, struct, unframe
 
-__all__ = ["ROOM", "Executor", "Functions", "Kept", "Ref"]
+__all__ = ["ROOM", "Executor", "FunctionCache", "Ref", "SharedExecutor"]
 
 ROOM: Final = 64 << 20
 """Maximal size in bytes of the unused computations that are kept."""
 
 _VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
 _VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
-_GOODBYE_SECONDS: Final = 1.0
+# Disposing takes milliseconds. A runtime that has stopped must not delay the end of a session.
+_DISPOSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class _Function:
     users: int = 0
 
 
-class Functions:
+class FunctionCache:
     """The functions in one executor: their ids in the runtime, and their numbers of users.
 
     Args:
@@ -48,23 +49,23 @@ class Functions:
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
-        self._known: OrderedDict[str, _Function] = OrderedDict()  # least recently used first
+        self._cached: OrderedDict[str, _Function] = OrderedDict()  # least recently used first
         self._bytes = 0
 
     def use(self, name: str) -> str | None:
         """Return the id of a cached function, which stays as long as it is used; None if it is not cached."""
-        function = self._known.get(name)
+        function = self._cached.get(name)
         if function is None:
             return None
         function.users += 1
-        self._known.move_to_end(name)
+        self._cached.move_to_end(name)
         return function.id
 
     def add(self, name: str, identity: str, size: int) -> bool:
         """Add a function with its maker as first user. Return False if another user's is cached already."""
-        if name in self._known:
+        if name in self._cached:
             return False
-        self._known[name] = _Function(identity, size, 1)
+        self._cached[name] = _Function(identity, size, 1)
         self._bytes += size
         return True
 
@@ -75,25 +76,25 @@ class Functions:
             The ids of the functions to dispose of for lack of room, longest unused first.
         """
         for name in names:
-            self._known[name].users -= 1
-        gone: list[str] = []
-        unused = deque(name for name, function in self._known.items() if function.users == 0)
+            self._cached[name].users -= 1
+        evicted: list[str] = []
+        unused = deque(name for name, function in self._cached.items() if function.users == 0)
         while self._bytes > self._room and unused:
-            function = self._known.pop(unused.popleft())
+            function = self._cached.pop(unused.popleft())
             self._bytes -= function.size
-            gone.append(function.id)
-        return gone
+            evicted.append(function.id)
+        return evicted
 
 
 @dataclass(eq=False)
-class Kept:
+class SharedExecutor:
     """An executor inside the runtime, shared by any number of :class:`Executor`.
 
     Attributes:
         service: connection to the runtime.
         identity: the executor's id, as a protobuf message.
         users: how many share it now.
-        stale: no longer to be shared: it is gone, the runtime does not answer, or it holds values with unknown ids.
+        stale: no longer to be shared: it is gone, the runtime does not respond, or it holds values with unknown ids.
         functions: the computations that stay in it.
     """
 
@@ -101,10 +102,10 @@ class Kept:
     identity: Proto
     users: int = 0
     stale: bool = False
-    functions: Functions = field(default_factory=Functions)
+    functions: FunctionCache = field(default_factory=FunctionCache)
 
     @classmethod
-    async def create(cls, service: Service, clients: int) -> Kept:
+    async def create(cls, service: Service, clients: int) -> SharedExecutor:
         """Create an executor whose CLIENTS placement has ``clients`` members.
 
         Raises:
@@ -114,14 +115,14 @@ class Kept:
         cardinality = request.cardinalities.add()
         cardinality.placement.uri = "clients"
         cardinality.cardinality = clients
-        answer = await service.call("GetExecutor", request.SerializeToString())
-        return cls(service, executor_pb2.GetExecutorResponse.FromString(answer).executor)
+        response = await service.call("GetExecutor", request.SerializeToString())
+        return cls(service, executor_pb2.GetExecutorResponse.FromString(response).executor)
 
     async def close(self) -> None:
         """Dispose of the executor. Bounded in time; errors of a runtime that is gone are ignored."""
         request = executor_pb2.DisposeExecutorRequest(executor=self.identity)
         with contextlib.suppress(RuntimeFailure, TimeoutError):
-            async with asyncio.timeout(_GOODBYE_SECONDS):
+            async with asyncio.timeout(_DISPOSE_SECONDS):
                 await self.service.call("DisposeExecutor", request.SerializeToString())
 
 
@@ -131,35 +132,35 @@ class Executor:
     A value is computed when its content is requested.
 
     Args:
-        kept: the executor that holds the values.
+        shared: the executor that holds the values.
         released: called once, on close.
     """
 
-    def __init__(self, kept: Kept, released: Callable[[], None]) -> None:
-        self._kept = kept
-        self._identity = kept.identity
-        self._prefix = executor_pb2.CreateValueRequest(executor=kept.identity).SerializeToString()
+    def __init__(self, shared: SharedExecutor, released: Callable[[], None]) -> None:
+        self._shared = shared
+        self._identity = shared.identity
+        self._prefix = executor_pb2.CreateValueRequest(executor=shared.identity).SerializeToString()
         self._released = released
         self._live: set[str] = set()
         self._functions: dict[str, Ref] = {}  # by name; shared with other users of the executor
         self._closed = False
-        self._after: list[Callable[[], None]] = []
+        self._on_close: list[Callable[[], None]] = []
         self._calls: set[str] = set()  # calls that are not known to have ended
-        self._made_of: dict[str, Sequence[str]] = {}
+        self._parts_of: dict[str, Sequence[str]] = {}
 
     @property
     def unfinished(self) -> bool:
         """True if a call may still be running: no value computed since depends on it."""
         return bool(self._calls)
 
-    def when_closed(self, call: Callable[[], None]) -> None:
+    def on_close(self, call: Callable[[], None]) -> None:
         """Register a function to call once this executor is closed."""
-        self._after.append(call)
+        self._on_close.append(call)
 
     async def value(self, *serialized: Buffer) -> Ref:
         """Create a value from the parts of a serialized ``executor.Value``, which are passed on unchanged."""
         request = b"".join((self._prefix, *framed(_VALUE_IN, serialized)))
-        return self._ref(executor_pb2.CreateValueResponse, await self._ask("CreateValue", request))
+        return self._ref(executor_pb2.CreateValueResponse, await self._send("CreateValue", request))
 
     async def function(self, name: str, serialized: Buffer) -> Ref:
         """Create a computation as a value, which stays in the runtime for its next user.
@@ -170,10 +171,10 @@ class Executor:
         """
         if name in self._functions:
             return self._functions[name]
-        functions = self._kept.functions
-        known = functions.use(name)
-        if known is not None:
-            ref = Ref(known)
+        functions = self._shared.functions
+        cached = functions.use(name)
+        if cached is not None:
+            ref = Ref(cached)
         else:
             ref = await self.value(*with_own_keys(serialized))
             if self._closed or not functions.add(name, ref.id, len(serialized)):
@@ -193,15 +194,15 @@ class Executor:
             element = request.element.add(value_ref=_proto(ref))
             if name:
                 element.name = name
-        made = self._ref(executor_pb2.CreateStructResponse, await self._ask("CreateStruct", request))
-        self._made_of[made.id] = [ref.id for _, ref in elements]
+        made = self._ref(executor_pb2.CreateStructResponse, await self._send("CreateStruct", request))
+        self._parts_of[made.id] = [ref.id for _, ref in elements]
         return made
 
     async def select(self, source: Ref, index: int) -> Ref:
         """Select an element of a struct."""
         request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
-        made = self._ref(executor_pb2.CreateSelectionResponse, await self._ask("CreateSelection", request))
-        self._made_of[made.id] = [source.id]
+        made = self._ref(executor_pb2.CreateSelectionResponse, await self._send("CreateSelection", request))
+        self._parts_of[made.id] = [source.id]
         return made
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
@@ -209,9 +210,9 @@ class Executor:
         request = executor_pb2.CreateCallRequest(executor=self._identity, function_ref=_proto(function))
         if argument is not None:
             request.argument_ref.CopyFrom(_proto(argument))
-        made = self._ref(executor_pb2.CreateCallResponse, await self._ask("CreateCall", request))
+        made = self._ref(executor_pb2.CreateCallResponse, await self._send("CreateCall", request))
         self._calls.add(made.id)
-        self._made_of[made.id] = [function.id] if argument is None else [function.id, argument.id]
+        self._parts_of[made.id] = [function.id] if argument is None else [function.id, argument.id]
         return made
 
     async def compute(self, ref: Ref) -> memoryview:
@@ -222,8 +223,8 @@ class Executor:
             RuntimeUnavailable: the runtime died.
         """
         request = executor_pb2.ComputeRequest(executor=self._identity, value_ref=_proto(ref))
-        content = unframe(await self._ask("Compute", request), _VALUE_OUT)
-        self._settle(ref)
+        content = unframe(await self._send("Compute", request), _VALUE_OUT)
+        self._mark_computed(ref)
         return content
 
     async def dispose(self, refs: Sequence[Ref]) -> None:
@@ -234,50 +235,50 @@ class Executor:
             return
         self._live.difference_update(ref.id for ref in refs)
         request = executor_pb2.DisposeRequest(executor=self._identity, value_ref=[_proto(ref) for ref in refs])
-        await self._ask("Dispose", request)
+        await self._send("Dispose", request)
 
     async def close(self) -> None:
         """Dispose of every value made here. Bounded in time; errors of a runtime that is gone are ignored."""
         if self._closed:
             return
-        spare = self._kept.functions.release(self._functions)
+        unused = self._shared.functions.release(self._functions)
         self._functions.clear()
-        left = [Ref(one) for one in (*self._live, *spare)]
+        left = [Ref(one) for one in (*self._live, *unused)]
         try:
             if left:
-                async with asyncio.timeout(_GOODBYE_SECONDS):
+                async with asyncio.timeout(_DISPOSE_SECONDS):
                     await self.dispose(left)
         except TimeoutError:
-            self._kept.stale = True
+            self._shared.stale = True
         except RuntimeFailure:
             pass
         finally:
             self._closed = True
             self._released()
-            for call in self._after:
+            for call in self._on_close:
                 call()
 
-    async def _ask(self, method: str, request: Proto | bytes) -> bytes:
+    async def _send(self, method: str, request: Proto | bytes) -> bytes:
         if self._closed:
             raise RuntimeUnavailable("the executor was closed")
         try:
             content = request if isinstance(request, bytes) else request.SerializeToString()
-            return await self._kept.service.call(method, content)
+            return await self._shared.service.call(method, content)
         # a request without a response may have made values with unknown ids
         except (RuntimeUnavailable, asyncio.CancelledError):
-            self._kept.stale = True
+            self._shared.stale = True
             raise
 
-    def _settle(self, ref: Ref) -> None:
+    def _mark_computed(self, ref: Ref) -> None:
         """Mark a value, and every value that it was made of, as computed."""
         left = [ref.id]
         while left:
             one = left.pop()
             self._calls.discard(one)
-            left += self._made_of.pop(one, ())
+            left += self._parts_of.pop(one, ())
 
-    def _ref(self, kind: Proto, answer: bytes) -> Ref:
-        ref = Ref(kind.FromString(answer).value_ref.id)
+    def _ref(self, kind: Proto, response: bytes) -> Ref:
+        ref = Ref(kind.FromString(response).value_ref.id)
         self._live.add(ref.id)
         return ref
 

@@ -44,8 +44,10 @@ _LARGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 _STOP_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 0.005
-_WORDS_KEPT: Final = 20
-_WORDS_QUOTED: Final = 3
+# The last log lines tell why the runtime ended; an error quotes three, as many as a failed check of TensorFlow takes.
+_LINES_KEPT: Final = 20
+_LINES_QUOTED: Final = 3
+# A graph can make the runtime log any text, of any length.
 _LONGEST_LINE: Final = 64 << 10
 
 
@@ -60,7 +62,7 @@ def installed_binary() -> Path:
     except ModuleNotFoundError as error:
         raise RuntimeUnavailable(str(error), hint="install the locked requirements") from None
     if not path.is_file():
-        raise RuntimeUnavailable(f"there is no {path}", hint="install tensorflow-federated 0.87.0's manylinux wheel")
+        raise RuntimeUnavailable(f"{path} does not exist", hint="install tensorflow-federated 0.87.0's manylinux wheel")
     return path
 
 
@@ -102,19 +104,19 @@ class RuntimeProcess:
         self._mode = confinement
         self._readable = tuple(map(os.fspath, readable))
         self._without = dict.fromkeys(DEFENCES if confinement == "off" else without, "switched off")
-        self._words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
-        self._said: dict[str, str] = {}
+        self._log_lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
+        self._reports: dict[str, str] = {}
         self._stopped_for = ""
-        self._spoken = asyncio.Event()
-        self._status = _Lines(self._take_status)
-        self._output = _Lines(self._take_words)
+        self._reported = asyncio.Event()
+        self._status = _Lines(self._on_status)
+        self._output = _Lines(self._on_output)
         self._child: subprocess.Popen[bytes] | None = None
         self.target = ""
 
     @property
     def alive(self) -> bool:
         """True if it runs, as far as is known."""
-        return self._child is not None and not self._status.ended.is_set() and supervisor.EXITED not in self._said
+        return self._child is not None and not self._status.ended.is_set() and supervisor.EXITED not in self._reports
 
     @property
     def pid(self) -> int | None:
@@ -124,7 +126,7 @@ class RuntimeProcess:
     @property
     def confinement(self) -> Confinement:
         """Outcome of each defence; nothing is in force before the start."""
-        return Confinement.parse(self._said.get(supervisor.CONFINEMENT, ""))
+        return Confinement.parse(self._reports.get(supervisor.CONFINEMENT, ""))
 
     async def start(self) -> None:
         """Start the runtime. Returns when it serves at ``target``.
@@ -135,8 +137,8 @@ class RuntimeProcess:
         try:
             await self._launch()
             async with asyncio.timeout(self._start_timeout):
-                await self._spoken.wait()
-            if supervisor.READY not in self._said:
+                await self._reported.wait()
+            if supervisor.READY not in self._reports:
                 await _within(_KILL_SECONDS, self._output.ended)
                 raise self._failure()
             if self._mode == "required" and not self.confinement.protects_files:
@@ -150,7 +152,7 @@ class RuntimeProcess:
         except BaseException:
             await self.close()
             raise
-        scheme, _, path = self._said[supervisor.READY].partition(":")
+        scheme, _, path = self._reports[supervisor.READY].partition(":")
         self.target = f"{scheme}:{quote(path)}"
 
     def stop(self, reason: str = "") -> None:
@@ -170,8 +172,8 @@ class RuntimeProcess:
             await _within(_KILL_SECONDS, self._status.ended)
         self._status.close()
         self._output.close()
-        if supervisor.DIRECTORY in self._said:
-            supervisor.remove(self._said[supervisor.DIRECTORY])
+        if supervisor.DIRECTORY in self._reports:
+            supervisor.remove(self._reports[supervisor.DIRECTORY])
         # Its streams have ended, so it is a matter of milliseconds. Not in a thread: none can be started at interpreter
         # exit.
         deadline = Deadline.after(_KILL_SECONDS)
@@ -186,8 +188,10 @@ class RuntimeProcess:
         if self._stopped_for:
             return self._stopped_for
         await _within(_KILL_SECONDS, self._output.ended)
-        how = self._said.get(supervisor.EXITED, "its host process is gone")
-        return f"{how}, its last words: {self._last_words()}" if _speaks(how) and self._words else how
+        exit_text = self._reports.get(supervisor.EXITED, "its host process ended")
+        if self._log_lines and _explained_by_log(exit_text):
+            return f"{exit_text}, last log lines: {self._last_lines()}"
+        return exit_text
 
     async def _launch(self) -> None:
         base = tempfile.gettempdir()
@@ -208,34 +212,35 @@ class RuntimeProcess:
         await self._status.read(_pipe(self._child.stdout))
         await self._output.read(_pipe(self._child.stderr))
 
-    def _take_status(self, line: str | None) -> None:
+    def _on_status(self, line: str | None) -> None:
         word, _, rest = (line or "").partition(" ")
         if line is not None:
-            self._said.setdefault(word, rest)
+            self._reports.setdefault(word, rest)
         if word not in (supervisor.DIRECTORY, supervisor.CONFINEMENT):
-            self._spoken.set()
+            self._reported.set()
 
-    def _take_words(self, line: str | None) -> None:
+    def _on_output(self, line: str | None) -> None:
         if line is None:
             return
         line = printable(line)
-        self._words.append(line)
+        self._log_lines.append(line)
         self._log(line)
 
-    def _last_words(self) -> str:
-        return " | ".join(list(self._words)[-_WORDS_QUOTED:]) or "it said nothing"
+    def _last_lines(self) -> str:
+        return " | ".join(list(self._log_lines)[-_LINES_QUOTED:]) or "it wrote nothing"
 
     def _failure(self) -> RuntimeUnavailable:
-        if supervisor.FORBIDDEN in self._said:
+        if supervisor.FORBIDDEN in self._reports:
             return RuntimeUnavailable(
-                f"the C++ runtime cannot be isolated here: {self._said[supervisor.FORBIDDEN]}",
-                hint='allow user namespaces, or set isolation = "none" where other means keep strangers from this host',
+                f"the C++ runtime cannot be isolated here: {self._reports[supervisor.FORBIDDEN]}",
+                hint='allow user namespaces, or set isolation = "none" if other users cannot reach this host',
             )
-        if supervisor.FAILED in self._said:
-            return RuntimeUnavailable(f"the C++ runtime did not start: {self._said[supervisor.FAILED]}")
-        how = self._said.get(supervisor.EXITED, f"not ready within {seconds_text(self._start_timeout)}")
+        if supervisor.FAILED in self._reports:
+            return RuntimeUnavailable(f"the C++ runtime did not start: {self._reports[supervisor.FAILED]}")
+        exit_text = self._reports.get(supervisor.EXITED, f"not ready within {seconds_text(self._start_timeout)}")
         return RuntimeUnavailable(
-            f"the C++ runtime did not start ({how}): {self._last_words()}", hint=f"run {self._binary} by hand"
+            f"the C++ runtime did not start ({exit_text}): {self._last_lines()}",
+            hint=f"run {self._binary} in a shell to see why",
         )
 
 
@@ -261,15 +266,15 @@ class _Lines(asyncio.Protocol):
             lines.append(self._rest)
             self._rest = b""
         for line in lines:
-            self._give(line)
+            self._pass_on(line)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest:
-            self._give(self._rest)
+            self._pass_on(self._rest)
         self._take(None)
         self.ended.set()
 
-    def _give(self, line: bytes) -> None:
+    def _pass_on(self, line: bytes) -> None:
         try:
             self._take(os.fsdecode(line).rstrip())
         except Exception as error:  # the caller's log function: report the error, and keep reading
@@ -322,6 +327,6 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     return {_ARENAS: str(max(2, os.cpu_count() or 2)), _TUNABLES: _LARGE_PAGES, **passed}
 
 
-def _speaks(how: str) -> bool:
+def _explained_by_log(exit_text: str) -> bool:
     """Return whether its last log lines explain the exit: not if it was killed, by a person or for lack of memory."""
-    return "SIGKILL" not in how and "SIGTERM" not in how
+    return "SIGKILL" not in exit_text and "SIGTERM" not in exit_text

@@ -15,13 +15,13 @@ from typing import Final
 
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.log import get_logger
-from fedbroker.runtime.executor import Executor, Kept
+from fedbroker.runtime.executor import Executor, SharedExecutor
 from fedbroker.runtime.host.confinement import Confinement, Mode
 from fedbroker.runtime.process import Isolation, RuntimeProcess, installed_binary
 from fedbroker.runtime.resources import StallWatch, share_of_memory
 from fedbroker.runtime.service import Service
 
-__all__ = ["Executors", "Isolation", "Runtime"]
+__all__ = ["ExecutorCache", "Isolation", "Runtime"]
 
 # The first attempt may meet a runtime whose death was not reported yet.
 _ATTEMPTS = 2
@@ -75,7 +75,7 @@ class Runtime:
         self._lock = asyncio.Lock()
         self._process: RuntimeProcess | None = None
         self._service: Service | None = None
-        self._executors = Executors()
+        self._executors = ExecutorCache()
         self._closed = False
         self._broken = False
         self._confined = Confinement({}, {})
@@ -135,7 +135,7 @@ class Runtime:
         if self._service is not None and self._process is not None and self._process.alive and not self._broken:
             return self._service
         if self._process is not None:
-            _log.warning("runtime died", restarts=self.restarts + 1)
+            _log.warning("runtime_died", restarts=self.restarts + 1)
             self.restarts += 1
         await self._end()
         binary = self._binary or installed_binary()
@@ -193,11 +193,11 @@ def _log_line(line: str) -> None:
     _log.debug("runtime_output", line=line)
 
 
-class Executors:
+class ExecutorCache:
     """The executors of one runtime."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Kept] = {}  # by number of clients, least recently used first
+        self._shared: dict[int, SharedExecutor] = {}  # by number of clients, least recently used first
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._disposing: set[asyncio.Task[None]] = set()
 
@@ -207,40 +207,40 @@ class Executors:
         Raises:
             RuntimeUnavailable: the runtime is gone.
         """
-        kept = self._kept.get(clients)
-        if kept is None or kept.stale or kept.service is not service:
-            kept = await Kept.create(service, clients)
-            self._kept[clients] = kept
+        shared = self._shared.get(clients)
+        if shared is None or shared.stale or shared.service is not service:
+            shared = await SharedExecutor.create(service, clients)
+            self._shared[clients] = shared
         self._stop_timer(clients)
-        kept.users += 1
-        return Executor(kept, partial(self._released, clients, kept))
+        shared.users += 1
+        return Executor(shared, partial(self._released, clients, shared))
 
     async def forget(self) -> None:
         """Drop all executors, after the runtime has ended."""
-        for clients in list(self._kept):
+        for clients in list(self._shared):
             self._stop_timer(clients)
-        self._kept.clear()
+        self._shared.clear()
         await asyncio.gather(*self._disposing)
 
-    def _released(self, clients: int, kept: Kept) -> None:
-        kept.users -= 1
-        if kept.users > 0:
+    def _released(self, clients: int, shared: SharedExecutor) -> None:
+        shared.users -= 1
+        if shared.users > 0:
             return
-        if self._kept.get(clients) is not kept or kept.stale:
-            self._dispose(kept)
+        if self._shared.get(clients) is not shared or shared.stale:
+            self._dispose(shared)
             return
-        self._kept[clients] = self._kept.pop(clients)
+        self._shared[clients] = self._shared.pop(clients)
         loop = asyncio.get_running_loop()
         self._timers[clients] = loop.call_later(IDLE_SECONDS, self._drop, clients)
         if len(self._timers) > MOST_IDLE:
-            self._drop(next(one for one in self._kept if one in self._timers))
+            self._drop(next(one for one in self._shared if one in self._timers))
 
     def _drop(self, clients: int) -> None:
         self._stop_timer(clients)
-        self._dispose(self._kept.pop(clients))
+        self._dispose(self._shared.pop(clients))
 
-    def _dispose(self, kept: Kept) -> None:
-        task = asyncio.create_task(kept.close())
+    def _dispose(self, shared: SharedExecutor) -> None:
+        task = asyncio.create_task(shared.close())
         self._disposing.add(task)
         task.add_done_callback(self._disposing.discard)
 

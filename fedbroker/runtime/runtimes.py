@@ -116,7 +116,7 @@ class Runtimes:
         lease = await self.lease(clients)
         work = contextlib.ExitStack()
         work.enter_context(lease.at_work())
-        lease.executor.when_closed(work.close)
+        lease.executor.on_close(work.close)
         return lease.executor
 
     async def lease(self, clients: int) -> Lease:
@@ -131,11 +131,11 @@ class Runtimes:
             executor = await hosted.runtime.executor(clients)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
-                self._retire(hosted, "it gave no executor in time")
+                self._retire(hosted, "it returned no executor in time")
             hosted.users -= 1
             self._tidy()
             raise
-        executor.when_closed(partial(self._returned, hosted, executor))
+        executor.on_close(partial(self._returned, hosted, executor))
         return Lease(executor, hosted, self._rests)
 
     async def give_back(self, lease: Lease, *, busy: bool = False) -> None:
@@ -147,13 +147,13 @@ class Runtimes:
         """
         hosted = lease.hosted
         if busy:
-            self._retire(hosted, "a computation in it was given up")
+            self._retire(hosted, "a computation in it was abandoned")
         started = asyncio.get_running_loop().time()
         try:
             await lease.executor.close()
         finally:
             if asyncio.get_running_loop().time() - started > SILENT:
-                self._retire(hosted, "it does not answer")
+                self._retire(hosted, "it does not respond")
             self._tidy()
 
     async def close(self) -> None:
@@ -178,7 +178,7 @@ class Runtimes:
     async def _watch(self, hosted: _Hosted) -> None:
         pid = hosted.runtime.pid
         if pid is not None and await computes(pid):
-            self._retire(hosted, "it computes what nobody waits for")
+            self._retire(hosted, "it still runs an abandoned computation")
             self._tidy()
 
     def _retire(self, hosted: _Hosted, why: str) -> None:
@@ -187,12 +187,12 @@ class Runtimes:
             return
         hosted.retired = True
         self.retired += 1
-        _log.info("runtime retired", reason=why)
+        _log.info("runtime_retired", reason=why)
         if hosted is self._hosted[-1]:
             self._hosted.append(_Hosted(self._make()))
         retired = [one for one in self._hosted if one.retired]
         if len(retired) > MOST_RETIRED:
-            self._end(retired[0], "there are too many")
+            self._end(retired[0], "too many runtimes are retired")
         self._rests(hosted)
 
     def _rests(self, hosted: _Hosted) -> None:
@@ -200,7 +200,7 @@ class Runtimes:
         _stop_timer(hosted)
         if hosted.retired and hosted.at_work == 0 and hosted in self._hosted:
             loop = asyncio.get_running_loop()
-            hosted.timer = loop.call_later(KEPT_SECONDS, self._end, hosted, "nobody works in it")
+            hosted.timer = loop.call_later(KEPT_SECONDS, self._end, hosted, "it is idle")
 
     def _tidy(self) -> None:
         """End the retired runtimes that have no users."""
@@ -213,7 +213,7 @@ class Runtimes:
             return
         _stop_timer(hosted)
         if hosted.users:
-            _log.warning("runtime ended", reason=why, sessions=hosted.users)
+            _log.warning("runtime_ended", reason=why, sessions=hosted.users)
         self._hosted.remove(hosted)
         self._restarts_before += hosted.runtime.restarts
         task = asyncio.create_task(hosted.runtime.close(), name="end a retired runtime")

@@ -24,31 +24,33 @@ _METHODS: Final = (
     "Dispose",
     "DisposeExecutor",
 )
-_LONGEST_WORDS: Final = 4 << 20
+# Bytes of an error message, which may quote whole tensors: as many as gRPC allows for a message by default.
+_LONGEST_MESSAGE: Final = 4 << 20
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # The error message of a failed computation travels as metadata. gRPC would replace a longer one by its own error.
-    ("grpc.max_metadata_size", _LONGEST_WORDS),
-    ("grpc.absolute_max_metadata_size", _LONGEST_WORDS),
+    ("grpc.max_metadata_size", _LONGEST_MESSAGE),
+    ("grpc.absolute_max_metadata_size", _LONGEST_MESSAGE),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
+# A connection fails some milliseconds before the host process reports the end; on a loaded machine it takes longer.
 _EXIT_REPORT_SECONDS: Final = 1.0
 # TFF: only UNAVAILABLE and FAILED_PRECONDITION may succeed on another try; the second means that the executor and all
 # its values are gone.
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
 _CLOSED: Final = "the C++ runtime was closed"
-_ANEW: Final = "it is started anew with the next request"
+_RESTARTED: Final = "it restarts with the next request"
 # gRPC's message for an exception: memory ran out outside of TensorFlow's allocator, and locks may never be released.
 _THROWN: Final = "Unexpected error in RPC handling"
 # Messages of TensorFlow and gRPC when memory runs out: for a tensor, for anything else, for a thread.
 _NO_MEMORY: Final = ("OOM when allocating", _THROWN, "Server Threadpool Exhausted")
-_TOO_LARGE: Final = "compute over less at a time, or raise runtime_memory_bytes"
+_TOO_LARGE: Final = "compute over less data at a time, or raise runtime_memory_bytes"
 # Signs of the same in the last log lines of a runtime that ended by itself.
 _OUT_OF_MEMORY: Final = ("terminate called", "pthread_create() failed", "Could not create grpc_sync_server")
-_STALLED: Final = "the C++ runtime made no progress and was ended, as after a lack of memory"
+_STALLED: Final = "the C++ runtime made no progress and was ended, probably for lack of memory"
 
 
 class Service:
@@ -87,12 +89,12 @@ class Service:
         """
         if self._closed:
             raise RuntimeUnavailable(_CLOSED)
-        too_late = self._watch.stalled
+        stalled_before = self._watch.stalled
         try:
             with self._watch.request():
-                answer: bytes = await self._calls[method](request)
+                response: bytes = await self._calls[method](request)
         except grpc.aio.AioRpcError as error:
-            if self._watch.stalled and not too_late:  # this request, or a concurrent one, is the cause
+            if self._watch.stalled and not stalled_before:  # this request, or a concurrent one, is the cause
                 raise ComputationFailed("ABORTED", _STALLED, hint=_TOO_LARGE) from None
             raise await self._translated(error) from None
         except asyncio.CancelledError:
@@ -101,7 +103,7 @@ class Service:
             if self._closed and not (task is not None and task.cancelling()):
                 raise RuntimeUnavailable(_CLOSED) from None
             raise
-        return answer
+        return response
 
     async def close(self) -> None:
         """Close the connection. Pending requests fail."""
@@ -110,28 +112,28 @@ class Service:
         await self._channel.close()
 
     async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
-        code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_WORDS)
+        code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_MESSAGE)
         gone = code in _GONE
         # The connection may fail, in several ways, before the exit report arrives.
-        how = await self._exit_report(_EXIT_REPORT_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
-        if how is not None:
-            hint = f"{_ANEW}; {_TOO_LARGE}" if _died_of_memory(how) else _ANEW
-            return RuntimeUnavailable(f"the C++ runtime is gone: {how}", retryable=True, hint=hint)
+        exit_text = await self._exit_report(_EXIT_REPORT_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
+        if exit_text is not None:
+            hint = f"{_RESTARTED}; {_TOO_LARGE}" if _died_of_memory(exit_text) else _RESTARTED
+            return RuntimeUnavailable(f"the C++ runtime is gone: {exit_text}", retryable=True, hint=hint)
         if gone:
-            return RuntimeUnavailable(f"the C++ runtime does not answer: {detail}", retryable=True, hint=_ANEW)
+            return RuntimeUnavailable(f"the C++ runtime does not respond: {detail}", retryable=True, hint=_RESTARTED)
         if code is grpc.StatusCode.UNKNOWN and detail == _THROWN:
             self._broken()
-        return ComputationFailed(code.name, detail, hint=_TOO_LARGE if _tells(detail, _NO_MEMORY) else "")
+        return ComputationFailed(code.name, detail, hint=_TOO_LARGE if _contains_any(detail, _NO_MEMORY) else "")
 
 
-def _died_of_memory(how: str) -> bool:
+def _died_of_memory(exit_text: str) -> bool:
     """Return whether a runtime ended for lack of memory, judged by its exit status and last log lines.
 
     gRPC's ``gpr_malloc`` aborts without a message when memory runs out (grpc, src/core/lib/gpr/alloc.cc). Every other
     abort names the check that failed.
     """
-    return _tells(how, _OUT_OF_MEMORY) or ("SIGABRT" in how and "Check failed" not in how)
+    return _contains_any(exit_text, _OUT_OF_MEMORY) or ("SIGABRT" in exit_text and "Check failed" not in exit_text)
 
 
-def _tells(text: str, signs: Sequence[str]) -> bool:
+def _contains_any(text: str, signs: Sequence[str]) -> bool:
     return any(sign in text for sign in signs)

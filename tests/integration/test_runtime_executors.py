@@ -134,7 +134,7 @@ async def test_function_created_concurrently_is_kept_once(own_runtime, asked, tr
 
 async def test_functions_beyond_the_limit_are_disposed_after_use(own_runtime, asked, triple, monkeypatch):
     first, second = await own_runtime.executor(1), await own_runtime.executor(1)
-    monkeypatch.setattr(first._kept.functions, "_room", len(triple))
+    monkeypatch.setattr(first._shared.functions, "_room", len(triple))
     mine = await first.function("mine", triple)
     theirs = await second.function("theirs", triple)
     await first.close()

@@ -108,9 +108,9 @@ async def test_runtime_that_answers_other_requests_is_not_a_stall(runtime, impat
 @pytest.mark.parametrize(
     ("how", "memory"),
     [
-        ("killed by SIGABRT, its last words:   } | } | ", True),  # as gRPC exits without memory
+        ("killed by SIGABRT, last log lines:   } | } | ", True),  # as gRPC exits without memory
         ("killed by SIGABRT", True),
-        ("killed by SIGABRT, its last words: F tensor.cc:1 Check failed: dims() == 1", False),
+        ("killed by SIGABRT, last log lines: F tensor.cc:1 Check failed: dims() == 1", False),
         ("killed by SIGSEGV", False),
         ("killed by SIGTERM", False),
     ],

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fedbroker.runtime.executor import Functions
+from fedbroker.runtime.executor import FunctionCache
 
 ROOM = 100
 SIZES = {"a": 30, "b": 40, "c": 50, "d": 120}
@@ -17,7 +17,7 @@ class Users(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.functions = Functions(ROOM)
+        self.functions = FunctionCache(ROOM)
         self.using: list[dict[str, str]] = []
         self.there: dict[str, str] = {}  # id and name, as the runtime has them
         self.made = 0
@@ -59,7 +59,7 @@ TestUsers.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 def test_least_recently_used_functions_are_disposed_first():
-    functions = Functions(ROOM)
+    functions = FunctionCache(ROOM)
     for name in ("a", "b", "c"):
         assert functions.add(name, name.upper(), SIZES[name])
     assert functions.release(["c"]) == ["C"]

@@ -195,7 +195,7 @@ Marked.__name__ = SECRET
         (SettingsError(SECRET, hint=SECRET), "data; a source has wrong settings"),
         (ConfigError(SECRET), "data; a source has wrong settings"),
         (UnknownSource(SECRET, SECRET, [SECRET]), "data; a source has wrong settings"),
-        (RuntimeUnavailable(f"the C++ runtime is gone: killed by SIGSEGV, its last words: {SECRET}", retryable=True),
+        (RuntimeUnavailable(f"the C++ runtime is gone: killed by SIGSEGV, last log lines: {SECRET}", retryable=True),
          "lost; the C++ runtime died of SIGSEGV; run the computation again"),
         (RuntimeUnavailable(f"gone: killed by SIG{SECRET.upper()}", retryable=True),
          "lost; the C++ runtime died; run the computation again"),

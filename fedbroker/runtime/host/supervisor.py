@@ -59,13 +59,14 @@ _RANDOM_BYTES = 8
 _LONGEST_ADDRESS = 107  # sun_path is 108 bytes with its terminating zero
 # Between two attempts to connect to the runtime's port until it listens.
 _POLL_SECONDS = 0.005
+# For an orderly end of the runtime, which a computation may block. SIGKILL then loses nothing: values are not stored.
 _TERM_SECONDS = 0.7
 _ORDERLY_SECONDS = 1.2  # for the child to end the runtime; more than _TERM_SECONDS
 _READ_BYTES = 64 << 10
 # The runtime's default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
 _MESSAGE_MIB = 2047
 # OOM score: kill the runtime first. Its work can be retried; that of other processes on this machine may not be.
-_TAKEN_FIRST = "1000"
+_OOM_SCORE = "1000"
 
 # The C library gives each thread a stack as large as this limit, and all of it counts as allocated. The runtime's
 # threads use some 20 KiB of the usual 8 MiB, and a failed allocation of a stack may hang the runtime (see ``stall``).
@@ -112,20 +113,20 @@ def main(argv: list[str]) -> NoReturn:
     os.umask(0o077)
     directory, listener = None, None
     try:
-        watched = _watched(int(owner))
+        watched = _owner_handles(int(owner))
         if isolation == "namespace":
             directory = os.path.join(base, _PREFIX + os.urandom(_RANDOM_BYTES).hex())
             os.mkdir(directory, 0o700)
-            _say(DIRECTORY, directory)
+            _report(DIRECTORY, directory)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listener.bind(os.path.join(directory, _SOCKET_NAME))
             listener.listen()
             enter_namespaces()
-        _keep(watched, program, listener)
+        _supervise(watched, program, listener)
     except Forbidden as error:
-        _say(FORBIDDEN, str(error))
+        _report(FORBIDDEN, str(error))
     except OSError as error:
-        _say(FAILED, str(error))
+        _report(FAILED, str(error))
     finally:
         if directory is not None:
             remove(directory)
@@ -145,7 +146,7 @@ def _exit(_signal: int, _frame: object) -> NoReturn:
     sys.exit()
 
 
-def _watched(owner: int) -> list[int]:
+def _owner_handles(owner: int) -> list[int]:
     """Return handles that become readable when the owner ends: standard input, and a pidfd of the owner.
 
     The pidfd is for an owner that has forked: its child holds the other end of our standard input open.
@@ -158,7 +159,7 @@ def _watched(owner: int) -> list[int]:
     return handles
 
 
-def _say(word: str, text: str) -> None:
+def _report(word: str, text: str) -> None:
     with contextlib.suppress(OSError):  # the owner is gone
         os.write(sys.stdout.fileno(), os.fsencode(f"{word} {' '.join(text.splitlines())}\n"))
 
@@ -177,13 +178,13 @@ def remove(directory: str) -> None:
 # --- the supervisor ---
 
 
-def _keep(watched: list[int], program: _Program, listener: socket.socket | None) -> None:
+def _supervise(watched: list[int], program: _Program, listener: socket.socket | None) -> None:
     """Fork the child. When the owner ends, stop the child in order, or else by force."""
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
         ours.close()
-        _guard(theirs, program, listener)
+        _run_child(theirs, program, listener)
     theirs.close()
     if listener is not None:
         listener.close()
@@ -200,7 +201,7 @@ def _keep(watched: list[int], program: _Program, listener: socket.socket | None)
 # --- the child ---
 
 
-def _guard(parent: socket.socket, program: _Program, listener: socket.socket | None) -> NoReturn:
+def _run_child(parent: socket.socket, program: _Program, listener: socket.socket | None) -> NoReturn:
     """Run as the child: keep the runtime until it or the parent ends."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -213,9 +214,9 @@ def _guard(parent: socket.socket, program: _Program, listener: socket.socket | N
             with _free_port() as held:
                 _serve(parent, program, held.getsockname()[1], None)
     except Forbidden as error:
-        _say(FORBIDDEN, str(error))
+        _report(FORBIDDEN, str(error))
     except OSError as error:
-        _say(FAILED, str(error))
+        _report(FAILED, str(error))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -241,7 +242,7 @@ def _serve(parent: socket.socket, program: _Program, port: int, listener: socket
     """Start the runtime, report when it is ready, relay connections and its log; end it when the parent ends."""
     worker = _Worker(program, Needs(program.files, port, None if listener is None else _directory_of(listener)))
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
-    waiting: list[int | socket.socket] = [parent, worker.words]
+    waiting: list[int | socket.socket] = [parent, worker.output]
     ready = False
     try:
         while True:
@@ -249,14 +250,14 @@ def _serve(parent: socket.socket, program: _Program, port: int, listener: socket
             readable, _, _ = select.select(sources, [], [], None if ready else _POLL_SECONDS)
             if parent in readable:
                 return
-            if worker.words in readable and not worker.pass_on():
-                _say(EXITED, worker.reap())
+            if worker.output in readable and not worker.forward():
+                _report(EXITED, worker.reap())
                 return
             if not ready and _accepts(port):
-                _say(READY, target)
+                _report(READY, target)
                 ready = True
             if listener is not None and listener in readable:
-                _admit(listener, port)
+                _accept(listener, port)
     finally:
         worker.end()
 
@@ -271,7 +272,7 @@ def _accepts(port: int) -> bool:
     return False
 
 
-def _admit(listener: socket.socket, port: int) -> None:
+def _accept(listener: socket.socket, port: int) -> None:
     connection, _ = listener.accept()
     try:
         relay(connection, port)
@@ -283,27 +284,27 @@ class _Worker:
     """The C++ runtime's process.
 
     Attributes:
-        words: read end of the pipe that carries its output; ends with the process.
+        output: read end of the pipe that carries its output; ends with the process.
     """
 
     def __init__(self, program: _Program, needs: Needs) -> None:
-        self.words, sink = os.pipe()
-        self._lost = 0
+        self.output, sink = os.pipe()
+        self._lost_bytes = 0
         self._pid: int | None = os.fork()
         if self._pid == 0:
-            _become(program, needs, sink)
+            _execute(program, needs, sink)
         os.close(sink)
 
-    def pass_on(self) -> bool:
+    def forward(self) -> bool:
         """Forward some of its output; drop bytes that the owner does not read in time. Return False at the end."""
-        words = os.read(self.words, _READ_BYTES)
-        if not words:
+        output = os.read(self.output, _READ_BYTES)
+        if not output:
             return False
-        notice = f"[{self._lost} bytes of the log were lost here]\n".encode() if self._lost else b""
+        notice = f"[{self._lost_bytes} bytes of the log were lost here]\n".encode() if self._lost_bytes else b""
         try:
-            self._lost = len(words) - max(0, os.write(sys.stderr.fileno(), notice + words) - len(notice))
+            self._lost_bytes = len(output) - max(0, os.write(sys.stderr.fileno(), notice + output) - len(notice))
         except OSError:
-            self._lost += len(words)
+            self._lost_bytes += len(output)
         return True
 
     def end(self) -> None:
@@ -312,7 +313,7 @@ class _Worker:
             return
         os.kill(self._pid, signal.SIGTERM)
         until = time.monotonic() + _TERM_SECONDS
-        while select.select([self.words], [], [], max(0.0, until - time.monotonic()))[0] and self.pass_on():
+        while select.select([self.output], [], [], max(0.0, until - time.monotonic()))[0] and self.forward():
             pass
         self.reap()
 
@@ -326,14 +327,14 @@ class _Worker:
         return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _become(program: _Program, needs: Needs, sink: int) -> NoReturn:
+def _execute(program: _Program, needs: Needs, sink: int) -> NoReturn:
     binary = program.binary
     try:
         die_with_parent()
         _limit(program.memory)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(sink, 2)
-        _say(CONFINEMENT, confine(needs, program.without).line)
+        _report(CONFINEMENT, confine(needs, program.without).line)
         os.dup2(sink, 1)
         os.execv(binary, [binary, f"--port={needs.port}", f"--grpc_max_message_length_megabytes={_MESSAGE_MIB}"])
     except OSError as error:
@@ -355,7 +356,7 @@ def _limit(memory: int) -> None:
     core = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0
     resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # /proc may be read-only
-        file.write(_TAKEN_FIRST)
+        file.write(_OOM_SCORE)
 
 
 # --- the relay: from a Unix socket outside to a TCP port inside the namespace ---
