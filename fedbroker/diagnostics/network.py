@@ -108,7 +108,8 @@ async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
         why = ", ".join(dict.fromkeys(refused.values()))
         silent = "no answer" in why
         hint = "check for a firewall" if silent else "start the broker"
-        raise _Failed("tcp", f"nothing answers at {endpoint}: {why}", f"{hint}, or correct host and port in the URL")
+        what = f"no server is listening at {endpoint}: {why}"
+        raise _Failed("tcp", what, f"{hint}, or correct host and port in the URL")
     found = [Finding.ok("tcp", f"{endpoint} accepts connections in {1000 * took:.1f} ms")]
     for address, why in refused.items():
         if ip_address(address).is_loopback:

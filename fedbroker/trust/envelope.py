@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -207,7 +207,7 @@ class Authenticator:
     _names: dict[bytes, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        others = {} if self.keys is None else self.keys.others
+        others: Mapping[str, Public] = {} if self.keys is None else self.keys.others
         object.__setattr__(self, "_names", {key.id: name for name, key in others.items()})
 
     @property

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 import msgspec
@@ -24,7 +24,21 @@ from fedbroker.errors import WireError
 from fedbroker.text import printable
 from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
-from fedbroker.wire.messages import Announce, Chunk, Done, Fetch, Message, Rejected, Struct, WorkItem
+from fedbroker.wire.messages import (
+    Accepted,
+    Announce,
+    Chunk,
+    Done,
+    EndSession,
+    Failed,
+    Fetch,
+    Leave,
+    Message,
+    Need,
+    Rejected,
+    Struct,
+    WorkItem,
+)
 
 __all__ = ["VERSION", "Buffer", "Frame", "decode", "encode"]
 
@@ -90,7 +104,7 @@ def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
         raise WireError(f"attachments of {sum(lengths)} bytes announced, {len(rest)} there", hint=_DAMAGED)
     _check_counts(message, len(lengths), limits)
     _check_numbers(message)
-    attachments = []
+    attachments: list[memoryview] = []
     at = 0
     for length in lengths:
         attachments.append(rest[at : at + length])
@@ -112,7 +126,7 @@ def _split(view: memoryview, limits: Limits) -> tuple[memoryview, memoryview]:
     header = view[_HEADER_AT : _HEADER_AT + length]
     if len(header) != length:
         raise WireError("a message is truncated in its header", hint=_DAMAGED)
-    if _checksum(view[: _PREFIX.size], header) != view[_PREFIX.size : _HEADER_AT]:
+    if _checksum(view[: _PREFIX.size], header) != bytes(view[_PREFIX.size : _HEADER_AT]):
         raise WireError("a message's header is damaged", hint=_DAMAGED)
     return header, view[_HEADER_AT + length :]
 
@@ -142,10 +156,11 @@ def _cleaned(value: object) -> object:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
-        return [_cleaned(one) for one in value]
+        return [_cleaned(one) for one in cast("list[object]", value)]
     if isinstance(value, dict):
-        cleaned = {printable(key): _cleaned(one) for key, one in value.items()}
-        if len(cleaned) < len(value):
+        fields = cast("dict[str, object]", value)
+        cleaned = {printable(key): _cleaned(one) for key, one in fields.items()}
+        if len(cleaned) < len(fields):
             raise ValueError("two names differ only in characters that cannot be printed")
         return cleaned
     return value
@@ -195,6 +210,8 @@ def _check_numbers(message: Message) -> None:
             numbers = (message.stage,)
         case Chunk():
             numbers = (message.size, message.offset)
+        case Leave() | Accepted() | Failed() | Need() | EndSession():
+            pass
     if any(not math.isfinite(number) or number < 0 for number in numbers):
         raise WireError("a message contains a time, count or size that is negative or not a number", hint=_SAME_VERSION)
 

@@ -58,7 +58,7 @@ def is_name(value: str) -> bool:
     return _NAME.fullmatch(value) is not None
 
 
-def check_name(kind: str, value: str) -> str:
+def check_name(kind: str, value: object) -> str:
     """Return the name if it is valid.
 
     Args:

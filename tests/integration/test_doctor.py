@@ -147,7 +147,7 @@ async def test_other_kind_of_server_is_reported(cohort):
     async with stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         findings = await examine(f"amqp://me:{SECRET}@127.0.0.1:{port}/", coordinator_role(cohort))
     assert problems(findings) == [("login", "FB2001")]
-    assert "does not speak AMQP as we do" in findings[-1].what
+    assert "does not speak AMQP 0-9-1" in findings[-1].what
 
 
 @asynccontextmanager

@@ -148,8 +148,8 @@ async def test_error_names_all_tried_hosts(cluster: PrivateCluster, cohort: str)
     with pytest.raises(BrokerUnreachable) as caught:
         async with silo_transport(f"{login}@127.0.0.1:1,127.0.0.1:2/", cohort):
             pass
-    assert "127.0.0.1:1: nothing answers" in caught.value.what
-    assert "127.0.0.1:2: nothing answers" in caught.value.what
+    assert "127.0.0.1:1: no server is listening" in caught.value.what
+    assert "127.0.0.1:2: no server is listening" in caught.value.what
     assert login.rpartition(":")[2] not in str(caught.value)
 
 

@@ -241,7 +241,7 @@ def test_each_configuration_error_is_one_line_and_an_exit_code(flights, change, 
 
 def test_missing_vhost_or_broker_is_one_line(flights, broker):
     nobody = broker.url.replace(f":{broker.port}", ":1")
-    assert_refused(flights, nobody, "nothing answers at")
+    assert_refused(flights, nobody, "no server is listening at")
     assert_refused(flights, f"{broker.url}none", "refused vhost 'none'")
 
 

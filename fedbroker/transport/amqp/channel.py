@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar, cast
 
 import aio_pika.abc
 import aiormq.abc
@@ -89,7 +89,7 @@ class Channel:
     @property
     def closing(self) -> asyncio.Future[object]:
         """Done when the channel has closed."""
-        return self._amqp.closing
+        return cast("asyncio.Future[object]", self._amqp.closing)  # pyright: ignore[reportUnknownMemberType] aiormq
 
     async def declare_exchange(self, exchange: Exchange) -> None:
         """Declare an exchange."""

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiormq.abc
 from pamqp import commands, common, decode
@@ -109,9 +109,10 @@ class Delivery:
     @property
     def death(self) -> str | None:
         """The reason of the last dead-lettering by the broker; None if the message was never dead-lettered."""
-        deaths = self.headers.get("x-death")
-        if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
-            return printable(str(deaths[0].get("reason", "")))
+        deaths: object = self.headers.get("x-death")
+        latest = cast("list[object]", deaths)[0] if isinstance(deaths, list) and deaths else None
+        if isinstance(latest, Mapping):
+            return printable(str(cast("Mapping[str, object]", latest).get("reason", "")))
         return None
 
     async def ack(self) -> None:

@@ -67,6 +67,8 @@ class LobbyListener:
                     self._find(announce)
                 case Leave() as leave:
                     self._found.get(leave.silo, set()).discard(leave.incarnation)
+                case None:
+                    pass
 
     async def confirmed(self, seconds: float, *, any_silo: bool = False) -> None:
         """Wait for new announcements of the silos found in the lobby, for at most a second: some may be gone.

@@ -120,7 +120,7 @@ class InFlightDelivery:
     awaiting_copy: bool
 
     def __init__(self, delivery: Delivery, renew: Callable[[Delivery], Awaitable[bool]], seconds: float) -> None:
-        self._deliveries = [delivery]
+        self._deliveries: list[Delivery] = [delivery]
         self._renew = renew
         self._seconds = seconds
         self._copy_expected = False
