@@ -125,7 +125,7 @@ async def test_missing_certificate_is_refused(secured):
 async def test_certificate_of_another_authority_is_refused(secured, tmp_path):
     certificate, key = self_signed(tmp_path, days=10)
     line = await refusal(url(secured, certfile=certificate, keyfile=key), BrokerRefused)
-    assert "refuses our certificate" in line
+    assert "refuses our client certificate" in line
 
 
 async def test_certificate_of_a_revoked_user_is_refused(secured):
