@@ -338,7 +338,7 @@ def _deal(
     sizes = _data_clients(bound, members)
     if count is not None and count != sum(sizes.values()):
         raise UsageError(
-            f"a list of {count} client values was given beside data of {sum(sizes.values())} clients",
+            f"a list of {count} client values was given together with data of {sum(sizes.values())} clients",
             hint="give one value for each client of the data",
         )
     dealt: dict[str, range] = {}

@@ -41,7 +41,7 @@ SecureSum: TypeAlias = Literal["refuse", "plaintext"]
 
 _IN_THE_OPEN: Final = 'or pass secure_sum="plaintext" to the context if that is acceptable'
 _SUM: Final = (
-    "there is no secure aggregation here: the coordinator would see each silo's sum; "
+    "secure aggregation is not supported: the coordinator would see each silo's sum; "
     f"use tff.federated_sum (or an aggregator without secure sums), {_IN_THE_OPEN}"
 )
 

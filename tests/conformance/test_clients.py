@@ -112,7 +112,7 @@ def test_lists_of_different_lengths_are_refused_as_by_tff(ours, kind):
 
 def test_list_with_another_length_than_the_data_is_refused(ours):
     comp = tff.federated_computation(lambda x, y: (x, y), tff.FederatedType(DAYS, tff.CLIENTS), c.AT_CLIENTS)
-    with pytest.raises(UsageError, match="2 client values was given beside data of 9 clients"):
+    with pytest.raises(UsageError, match="2 client values was given together with data of 9 clients"):
         ours.invoke(comp, pack_arguments(comp, (fedbroker.data("wards"), [1.0, 2.0])))
 
 

@@ -120,7 +120,7 @@ def test_clients_are_those_with_rows_of_the_same_key(columns, tmp_path):
         ("return {'x': np.ma.masked_array([1, 2], mask=[0, 1])}", {}, ColumnError, "column 'x' has 1 masked values"),
         ("return {'x': np.array(['nat'], 'datetime64[s]')}", {}, ColumnError, "column 'x' has 1 missing points in"),
         ("return {'x': np.array([1], 'timedelta64[s]')}", {}, ColumnError, "is of the dtype timedelta64[s], which has"),
-        ("return {'x': [1]}", {"clients": "k"}, SettingsError, "'clients' in [data.own]: there is no column 'k'"),
+        ("return {'x': [1]}", {"clients": "k"}, SettingsError, "'clients' in [data.own]: the source has no column 'k'"),
         ("return {'x': [1]}", {"clients": "x"}, SettingsError, "'clients' in [data.own] takes 'x', the only column"),
         ("return {'x': [1], 'k': [[1]]}", {"clients": "k"}, ColumnError, "column 'k' is of vectors, which are no"),
         ("return {'x': [1]}", {"ttl": -1}, SettingsError, "'ttl' in [data.own]: expected float >= 0.0"),

@@ -140,7 +140,7 @@ def test_worksheet_of_a_url_is_read(stays, server):
     source = stays(spreadsheet=url(1))
     server.books[SPREADSHEET_KEY].sheets['it\'s "other"'] = [["x"], [7]]
     assert values(source, "x") == {"x": [7]}
-    assert "there is no such worksheet; correct 'worksheet'" in line(SourceError, stays(spreadsheet=url(2)).describe)
+    assert "the worksheet does not exist; correct 'worksheet'" in line(SourceError, stays(spreadsheet=url(2)).describe)
     assert stays(spreadsheet=url(1), worksheet="Stays").count() == 3
 
 
@@ -241,9 +241,12 @@ def test_missing_options_are_named(server, tmp_path, missing):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"types": {"dayz": "int32"}}, "'types' in [data.stays]: there is no column 'dayz'; did you mean 'days'?"),
-        ({"columns": ["age", "name"]}, "'columns' in [data.stays]: there is no column 'name'"),
-        ({"clients": "wards"}, "'clients' in [data.stays]: there is no column 'wards'; did you mean 'ward'?"),
+        (
+            {"types": {"dayz": "int32"}},
+            "'types' in [data.stays]: the source has no column 'dayz'; did you mean 'days'?",
+        ),
+        ({"columns": ["age", "name"]}, "'columns' in [data.stays]: the source has no column 'name'"),
+        ({"clients": "wards"}, "'clients' in [data.stays]: the source has no column 'wards'; did you mean 'ward'?"),
         ({"clients": "ward", "range": "A1:A5"}, "'clients' in [data.stays] takes 'ward', the only column"),
     ],
 )
@@ -342,7 +345,7 @@ def test_disabled_api_is_an_error(stays, server):
 def test_unknown_spreadsheet_is_an_error(stays, server):
     source = stays()
     server.books.clear()
-    assert "there is no spreadsheet of that key; correct 'spreadsheet' in [data.stays]: its URL, or what is" in line(
+    assert "the spreadsheet does not exist; correct 'spreadsheet' in [data.stays]: its URL, or what is" in line(
         SourceError, source.describe
     )
 

@@ -236,7 +236,10 @@ def test_unknown_column_is_an_error(stays):
         ),
         ({"url": "sqlite+aiosqlite:///stays.db"}, "aiosqlite"),
         ({"batch_rows": 0}, "'batch_rows' in [data.stays]: expected int >= 1; it is a number from 1 to 1000000"),
-        ({"types": {"dayz": "int32"}}, "'types' in [data.stays]: there is no column 'dayz'; did you mean 'days'?"),
+        (
+            {"types": {"dayz": "int32"}},
+            "'types' in [data.stays]: the source has no column 'dayz'; did you mean 'days'?",
+        ),
         ({"qurey": "select 1"}, "unknown key 'qurey' in [data.stays]; did you mean 'query'?"),
     ],
 )

@@ -87,7 +87,7 @@ class _Watched:
         who, taken = self._who, now.taken
         yield gauge("fedbroker_work_in_hand", "Work items that the silo works on.", who, now.in_hand)
         yield gauge("fedbroker_sessions_held", "Sessions that are alive at the silo.", who, now.sessions)
-        yield gauge("fedbroker_blob_cache_bytes", "What the blobs that are kept take.", who, now.cached_bytes)
+        yield gauge("fedbroker_blob_cache_bytes", "Bytes of the cached blobs.", who, now.cached_bytes)
         yield counter(
             "fedbroker_work_redeliveries", "Deliveries that had been delivered before.", who, taken.redelivered
         )

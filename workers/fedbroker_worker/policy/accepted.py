@@ -61,7 +61,7 @@ class AcceptedFile:
             raise SettingsError(
                 f"{self.path}, the record of signed work that was done, cannot be written: {error.strerror}",
                 hint="let the silo's user write there, or name an 'audit_file' in [policy] where it may: the record is"
-                " kept beside it",
+                " kept in the same directory",
             ) from None
 
     def load(self) -> list[Accepted]:

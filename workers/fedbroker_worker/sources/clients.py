@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Clients", "clients_among", "words_of"]
 
-_AGAIN: Final = "start the silo again so that it announces its clients anew"
+_AGAIN: Final = "start the silo again so that it announces its present clients"
 
 
 @dataclass(frozen=True, slots=True)

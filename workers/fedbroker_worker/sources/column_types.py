@@ -92,7 +92,7 @@ def check_names(source: str, key: str, names: Iterable[str], there: Iterable[str
     known = list(there)
     for name in names:
         if name not in known:
-            what = f"{key!r} in [data.{source}]: there is no column {name!r}"
+            what = f"{key!r} in [data.{source}]: the source has no column {name!r}"
             raise SettingsError(what, hint=nearest(name, known))
 
 

@@ -74,7 +74,7 @@ def google_errors(place: Place, credentials: Credentials) -> Generator[None]:
         yield
     except gspread.exceptions.WorksheetNotFound:
         by_title = isinstance(place.worksheet, str)
-        what = f"the spreadsheet has no worksheet {place.worksheet!r}" if by_title else "there is no such worksheet"
+        what = f"the spreadsheet has no worksheet {place.worksheet!r}" if by_title else "the worksheet does not exist"
         raise SourceError(
             place.source, what, hint=f"correct 'worksheet' in [data.{place.source}]", problem=Problem.MISCONFIGURED
         ) from None
@@ -114,7 +114,7 @@ def _refused(place: Place, credentials: Credentials, error: BaseException | None
             hint = "share it with that address; to view is enough"
         case HTTPStatus.NOT_FOUND:
             problem = Problem.MISCONFIGURED
-            what = "there is no spreadsheet of that key"
+            what = "the spreadsheet does not exist"
             hint = f"correct 'spreadsheet' in [data.{place.source}]: its URL, or what is between /d/ and /edit there"
         case HTTPStatus.BAD_REQUEST:
             problem = Problem.MISCONFIGURED
