@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from fedbroker.metrics.exposition import SECONDS, Registry, counter, gauge, lanes
+from fedbroker.metrics.exposition import SECONDS, Registry, connection_metrics, counter, gauge
 from fedbroker.session.events import Event, EventDetails
 from fedbroker.session.report import Statistics
 from fedbroker.session.stage_state import OutcomeName
@@ -44,30 +44,30 @@ class CoordinatorMetrics:
         self._statistics = statistics
         self._restarts = restarts
         self._running: set[str] = set()
-        self._asked: dict[str, int] = {}  # by session: work items without a reply
+        self._unanswered: dict[str, int] = {}  # by session: work items without a reply
         self._silos: set[str] = set()
         self._define()
         self.registry.register(self)
 
     def _define(self) -> None:
-        self._sessions = self._counter("fedbroker_sessions", "Sessions that are over, by outcome.", "outcome")
-        self._errors = self._counter("fedbroker_session_errors", "Sessions that failed, by the error's code.", "code")
-        self._session_seconds = self._histogram("fedbroker_session_seconds", "Sessions, from start to end.")
-        self._retries = self._counter("fedbroker_invocation_retries", "Further attempts of invocations.")
-        self._stages = self._counter("fedbroker_stages", "Client stages that are over, by outcome.", "outcome")
-        self._stage_seconds = self._histogram("fedbroker_stage_seconds", "Client stages, from start to end.")
-        self._phases = self._histogram("fedbroker_phase_seconds", "Where the time of answers went, by phase.", "phase")
+        self._sessions = self._counter("fedbroker_sessions", "Finished sessions, by outcome.", "outcome")
+        self._errors = self._counter("fedbroker_session_errors", "Failed sessions, by the error's code.", "code")
+        self._session_seconds = self._histogram("fedbroker_session_seconds", "Durations of sessions.")
+        self._retries = self._counter("fedbroker_invocation_retries", "Retries of invocations.")
+        self._stages = self._counter("fedbroker_stages", "Finished client stages, by outcome.", "outcome")
+        self._stage_seconds = self._histogram("fedbroker_stage_seconds", "Durations of client stages.")
+        self._phases = self._histogram("fedbroker_phase_seconds", "Durations of the phases of replies.", "phase")
         self._stragglers = self._counter("fedbroker_stragglers", "Silos dropped from a stage, by reason.", "reason")
         self._late_joiners = self._counter("fedbroker_late_joiners", "Silos that took a straggler's place.")
-        self._joins = self._counter("fedbroker_silo_joins", "Silos that joined, or came back.")
-        self._sent_away = self._counter("fedbroker_silos_sent_away", "Silos that were not taken in.")
-        self._answers = self._counter("fedbroker_silo_answers", "Work items that a silo answered.", "silo")
-        self._drops = self._counter("fedbroker_silo_drops", "Work items that a silo was dropped for.", "silo")
+        self._joins = self._counter("fedbroker_silo_joins", "Silos that joined or came back.")
+        self._rejections = self._counter("fedbroker_silos_rejected", "Rejections of silos.")
+        self._replies = self._counter("fedbroker_silo_replies", "Work items that the silo answered.", "silo")
+        self._drops = self._counter("fedbroker_silo_drops", "Work items for which the silo was dropped.", "silo")
         self._seconds = self._counter(
-            "fedbroker_silo_phase_seconds", "Seconds that a silo's answers took, by phase.", "silo", "phase"
+            "fedbroker_silo_phase_seconds", "Seconds of the silo's replies, by phase.", "silo", "phase"
         )
         self._bytes = self._counter(
-            "fedbroker_silo_blob_bytes", "Bytes of blobs to a silo, and of its outputs.", "silo", "direction"
+            "fedbroker_silo_blob_bytes", "Bytes of blobs to the silo and of its outputs.", "silo", "direction"
         )
         for outcome in OUTCOMES:
             self._sessions.labels(self._cohort, outcome)
@@ -80,7 +80,7 @@ class CoordinatorMetrics:
             self._phases.labels(self._cohort, phase)
         for alone in (self._session_seconds, self._retries, self._stage_seconds):
             alone.labels(self._cohort)
-        for alone in (self._late_joiners, self._joins, self._sent_away):
+        for alone in (self._late_joiners, self._joins, self._rejections):
             alone.labels(self._cohort)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
@@ -97,23 +97,23 @@ class CoordinatorMetrics:
                 self._joins.labels(cohort).inc()
                 self._silo(event.silo)
             case "silo_rejected":
-                self._sent_away.labels(cohort).inc()
+                self._rejections.labels(cohort).inc()
             case "session_started":
                 self._running.add(event.session)
             case "stage_started":
-                self._asked[event.session] = details.get("silos", 0)
+                self._unanswered[event.session] = details.get("silos", 0)
             case "late_joiner_added":
                 self._late_joiners.labels(cohort).inc()
                 self._answered(event.session, -1)
             case "silo_answered":
-                self._on_answer(event.silo, details)
+                self._on_reply(event.silo, details)
                 self._answered(event.session)
             case "silo_dropped":
                 self._stragglers.labels(cohort, details.get("outcome", "")).inc()
                 self._drops.labels(cohort, self._silo(event.silo)).inc()
                 self._answered(event.session)
             case "stage_finished" | "stage_failed":
-                self._asked.pop(event.session, None)
+                self._unanswered.pop(event.session, None)
                 self._stages.labels(cohort, "ok" if event.name == "stage_finished" else "failed").inc()
                 self._stage_seconds.labels(cohort).observe(details.get("seconds", 0.0))
             case "session_finished":
@@ -121,9 +121,9 @@ class CoordinatorMetrics:
             case "invocation_retried":
                 self._retries.labels(cohort).inc()
 
-    def _on_answer(self, silo: str, details: EventDetails) -> None:
+    def _on_reply(self, silo: str, details: EventDetails) -> None:
         cohort, silo = self._cohort, self._silo(silo)
-        self._answers.labels(cohort, silo).inc()
+        self._replies.labels(cohort, silo).inc()
         for phase in PHASES:
             seconds = details.get(phase, 0.0)
             self._phases.labels(cohort, phase).observe(seconds)
@@ -133,7 +133,7 @@ class CoordinatorMetrics:
 
     def _on_session(self, session: str, details: EventDetails) -> None:
         self._running.discard(session)
-        self._asked.pop(session, None)
+        self._unanswered.pop(session, None)
         outcome = details.get("outcome", "")
         self._sessions.labels(self._cohort, outcome).inc()
         self._session_seconds.labels(self._cohort).observe(details.get("seconds", 0.0))
@@ -141,8 +141,8 @@ class CoordinatorMetrics:
             self._errors.labels(self._cohort, details.get("code") or "other").inc()
 
     def _answered(self, session: str, items: int = 1) -> None:
-        if session in self._asked:
-            self._asked[session] -= items
+        if session in self._unanswered:
+            self._unanswered[session] -= items
 
     def _silo(self, name: str) -> str:
         """Return a silo's label and create its series: a counter that appears with its first event hides that event."""
@@ -151,38 +151,40 @@ class CoordinatorMetrics:
         if len(self._silos) >= MOST_SILOS:
             return OTHERS
         self._silos.add(name)
-        self._answers.labels(self._cohort, name)
+        self._replies.labels(self._cohort, name)
         self._drops.labels(self._cohort, name)
         return name
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics that are read at each scrape; prometheus-client calls it in a thread of its own."""
-        who = {"cohort": self._cohort}
-        awaited = sum(list(self._asked.values()))
+        labels = {"cohort": self._cohort}
+        unanswered = sum(list(self._unanswered.values()))
         statistics = self._statistics() or Statistics((), (), {}, 0, {})
-        yield gauge("fedbroker_sessions_running", "Sessions under way.", who, len(self._running))
-        yield gauge("fedbroker_work_awaited", "Work items that silos have not answered yet.", who, awaited)
-        yield counter("fedbroker_runtime_restarts", "Times that the C++ runtime had died.", who, self._restarts())
-        yield counter("fedbroker_late_answers", "Answers that nobody waited for.", who, statistics.late)
+        yield gauge("fedbroker_sessions_running", "Running sessions.", labels, len(self._running))
+        yield gauge("fedbroker_work_unanswered", "Work items without a reply.", labels, unanswered)
+        yield counter(
+            "fedbroker_runtime_restarts", "Restarts of the C++ runtime, after it died.", labels, self._restarts()
+        )
+        yield counter("fedbroker_late_replies", "Replies and dead letters that came too late.", labels, statistics.late)
         yield from self._of_cohort(statistics)
-        yield from lanes(statistics.traffic, who)
+        yield from connection_metrics(statistics.traffic, labels)
 
     def _of_cohort(self, statistics: Statistics) -> list[Metric]:
         cohort = self._cohort
         silos = GaugeMetricFamily(
-            "fedbroker_silos", "Silos that are there, and those that were and are not.", labels=("cohort", "state")
+            "fedbroker_silos", "Silos that are present, or were present and are gone.", labels=("cohort", "state")
         )
         silos.add_metric((cohort, "present"), len(statistics.present))
         silos.add_metric((cohort, "gone"), len(statistics.missing))
         up = GaugeMetricFamily(
-            "fedbroker_silo_up", "Whether a silo that was ever there is there.", labels=("cohort", "silo")
+            "fedbroker_silo_up", "1 if the silo is present, 0 if it is gone.", labels=("cohort", "silo")
         )
-        for here, names in ((1, statistics.present), (0, statistics.missing)):
+        for present, names in ((1, statistics.present), (0, statistics.missing)):
             for name in names:
                 if name in self._silos:
-                    up.add_metric((cohort, name), here)
+                    up.add_metric((cohort, name), present)
         dead = CounterMetricFamily(
-            "fedbroker_dead_letters", "Work items that the broker gave back.", labels=("cohort", "reason")
+            "fedbroker_dead_letters", "Work items that the broker returned, by reason.", labels=("cohort", "reason")
         )
         for reason in get_args(Reason):
             dead.add_metric((cohort, reason), statistics.dead.get(reason, 0))

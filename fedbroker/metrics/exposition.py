@@ -18,7 +18,7 @@ from fedbroker.errors import ConfigError
 from fedbroker.log import get_logger
 from fedbroker.transport.amqp.connection import TrafficCounters
 
-__all__ = ["SECONDS", "Exposition", "Registry", "counter", "gauge", "lanes", "parse_address"]
+__all__ = ["SECONDS", "Exposition", "Registry", "connection_metrics", "counter", "gauge", "parse_address"]
 
 _log = get_logger(__name__)
 
@@ -89,7 +89,7 @@ class Exposition:
     def close(self) -> None:
         """Stop the server. May be called again, from any thread."""
         if threading.current_thread() is self._thread:  # a collected context: shutdown() would wait for itself
-            threading.Thread(target=self.close, name="fedbroker metrics end", daemon=True).start()
+            threading.Thread(target=self.close, name="fedbroker metrics close", daemon=True).start()
             return
         if self._thread.is_alive():
             self._server.shutdown()
@@ -119,26 +119,35 @@ def gauge(name: str, help: str, who: Mapping[str, str], value: float) -> Metric:
     return family
 
 
-def lanes(traffic: Mapping[str, TrafficCounters], who: Mapping[str, str]) -> list[Metric]:
+def connection_metrics(traffic: Mapping[str, TrafficCounters], who: Mapping[str, str]) -> list[Metric]:
     """Return the metrics of connections.
 
     Args:
         traffic: the counts of each connection, by its name.
         who: labels that identify the coordinator or silo.
     """
-    lane, way = (*who, "lane"), (*who, "lane", "direction")
-    up = GaugeMetricFamily("fedbroker_broker_up", "1 if the connection to the broker is up, else 0.", labels=lane)
-    again = CounterMetricFamily(
-        "fedbroker_broker_reconnections", "Reconnections to the broker after the connection was lost.", labels=lane
+    per_connection = (*who, "connection")
+    per_direction = (*per_connection, "direction")
+    up = GaugeMetricFamily(
+        "fedbroker_broker_up", "1 if the connection to the broker is up, else 0.", labels=per_connection
     )
-    messages = CounterMetricFamily("fedbroker_broker_messages", "Messages to and from the broker.", labels=way)
-    size = CounterMetricFamily("fedbroker_broker_bytes", "Bytes of message bodies to and from the broker.", labels=way)
-    for name, one in traffic.items():
+    reconnections = CounterMetricFamily(
+        "fedbroker_broker_reconnections",
+        "Reconnections to the broker after the connection was lost.",
+        labels=per_connection,
+    )
+    messages = CounterMetricFamily(
+        "fedbroker_broker_messages", "Messages to and from the broker.", labels=per_direction
+    )
+    size = CounterMetricFamily(
+        "fedbroker_broker_bytes", "Bytes of message bodies to and from the broker.", labels=per_direction
+    )
+    for name, counters in traffic.items():
         values = (*who.values(), name)
-        up.add_metric(values, one.up)
-        again.add_metric(values, one.reconnections)
-        messages.add_metric((*values, "out"), one.messages_out)
-        messages.add_metric((*values, "in"), one.messages_in)
-        size.add_metric((*values, "out"), one.bytes_out)
-        size.add_metric((*values, "in"), one.bytes_in)
-    return [up, again, messages, size]
+        up.add_metric(values, counters.up)
+        reconnections.add_metric(values, counters.reconnections)
+        messages.add_metric((*values, "out"), counters.messages_out)
+        messages.add_metric((*values, "in"), counters.messages_in)
+        size.add_metric((*values, "out"), counters.bytes_out)
+        size.add_metric((*values, "in"), counters.bytes_in)
+    return [up, reconnections, messages, size]

@@ -33,6 +33,6 @@ def test_compression_shrinks_a_sparse_model_if_enabled(silos, compression, least
     ) as context:
         assert context.invoke(there_and_back, pack_arguments(there_and_back, (column,))) == 2 * column.sum()
         sent = sample(
-            context.metrics_url, "fedbroker_broker_bytes_total", cohort=silos.cohort, lane="bulk", direction="out"
+            context.metrics_url, "fedbroker_broker_bytes_total", cohort=silos.cohort, connection="bulk", direction="out"
         )
     assert least <= sent < most

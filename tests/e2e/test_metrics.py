@@ -162,7 +162,7 @@ def test_scraped_metrics_count_the_sessions_and_failures(watched):
     assert value('fedbroker_session_errors_total{code="FB4001"}') == 1
     assert value('fedbroker_silo_drops_total{silo="lga"}') >= 1
     assert value('sum(fedbroker_stragglers_total{reason=~"expired|late|unreachable|timed out"})') >= 1
-    assert value('fedbroker_silo_answers_total{silo="jfk"}') == 3
+    assert value('fedbroker_silo_replies_total{silo="jfk"}') == 3
     wait_until(lambda: value('fedbroker_work_items_total{silo="jfk", outcome="done"}') == 3)
     assert value('fedbroker_work_items_total{silo="jfk", outcome="computation"}') == 1
     assert value('sum(fedbroker_broker_up{job="coordinator"})') == 2

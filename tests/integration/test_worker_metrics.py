@@ -69,8 +69,8 @@ async def test_work_is_counted_by_outcome_time_and_blob_origin(broker, cohort, t
         assert await metrics.value("fedbroker_work_seconds_count", phase="compute") == 3
         assert 0 < await metrics.value("fedbroker_work_seconds_sum", phase="compute") < 30
         assert await metrics.value("fedbroker_blob_cache_bytes") == len(function)
-        assert await metrics.value("fedbroker_broker_up", lane="control") == 1
-        assert await metrics.value("fedbroker_broker_bytes_total", lane="control", direction="in") > 0
+        assert await metrics.value("fedbroker_broker_up", connection="control") == 1
+        assert await metrics.value("fedbroker_broker_bytes_total", connection="control", direction="in") > 0
 
 
 @pytest.mark.parametrize(("compression", "least", "most"), [("off", 4_000_000, 5_000_000), ("auto", 1, 1_000_000)])
@@ -80,7 +80,7 @@ async def test_silo_compresses_results_if_configured(broker, cohort, tmp_path, c
     async with watched(own) as (metrics, client):
         (output,) = await client.outputs(client.item(echo_ops(columns=[("x", "float64")])))
         assert len(output) > 4_000_000
-        assert least <= await metrics.value("fedbroker_broker_bytes_total", lane="bulk", direction="out") < most
+        assert least <= await metrics.value("fedbroker_broker_bytes_total", connection="bulk", direction="out") < most
 
 
 async def test_current_work_is_a_gauge(broker, cohort, tmp_path, waiting):
@@ -88,11 +88,11 @@ async def test_current_work_is_a_gauge(broker, cohort, tmp_path, waiting):
         await client.outputs(client.item([Data(1, "rows", (("x", "float32"),))], session="held", last=False))
         asking = asyncio.create_task(client.send(client.item(echo_ops("waiting"))))
         await eventually(lambda: read_count(tmp_path) == 1)
-        assert await metrics.value("fedbroker_work_in_hand") == 1
+        assert await metrics.value("fedbroker_work_running") == 1
         assert await metrics.value("fedbroker_sessions_held") == 2
         let_reads_return(tmp_path)
         await asking
-        await eventually(lambda: _is(metrics, "fedbroker_work_in_hand", 0))
+        await eventually(lambda: _is(metrics, "fedbroker_work_running", 0))
         assert await metrics.value("fedbroker_sessions_held") == 1
 
 

@@ -56,7 +56,7 @@ def test_a_session_is_counted_with_its_stages_silos_and_times():
     assert value(own, "fedbroker_stage_seconds_count") == 1
     assert value(own, "fedbroker_stragglers_total", reason="expired") == 1
     assert value(own, "fedbroker_silo_drops_total", silo="jfk") == 1
-    assert value(own, "fedbroker_silo_answers_total", silo="ewr") == 1
+    assert value(own, "fedbroker_silo_replies_total", silo="ewr") == 1
     for phase, seconds in (("queue", 1.0), ("transfer", 1.0), ("compute", 1.5)):
         assert value(own, "fedbroker_phase_seconds_sum", phase=phase) == seconds
         assert value(own, "fedbroker_silo_phase_seconds_total", phase=phase, silo="ewr") == seconds
@@ -83,11 +83,11 @@ def test_gauge_of_awaited_silos_ends_with_its_session():
     one = recorder(own)
     one.session_started()
     one.stage_started(0, ["ewr", "jfk"], 10.0)
-    assert value(own, "fedbroker_work_awaited") == 2
+    assert value(own, "fedbroker_work_unanswered") == 2
     one.emit("late_joiner_added", "lga", in_place_of="jfk")
-    assert value(own, "fedbroker_work_awaited") == 3
+    assert value(own, "fedbroker_work_unanswered") == 3
     one.finished(TimeoutError())  # like a cancelled invocation: no stage finished
-    assert value(own, "fedbroker_work_awaited") == 0
+    assert value(own, "fedbroker_work_unanswered") == 0
     assert value(own, "fedbroker_late_joiners_total") == 1
 
 
@@ -132,15 +132,15 @@ def test_external_counters_are_read_at_each_scrape():
     own = metrics(Statistics(("ewr",), ("jfk",), {"bulk": traffic}, 3, {"expired": 2}))
     own.on_event(Event("silo_joined", silo="ewr"))
     own.on_event(Event("silo_joined", silo="jfk"))
-    assert value(own, "fedbroker_broker_bytes_total", lane="bulk", direction="out") == 0
+    assert value(own, "fedbroker_broker_bytes_total", connection="bulk", direction="out") == 0
     traffic.messages_out, traffic.bytes_out = 1, 4
     traffic.up = False
-    assert value(own, "fedbroker_broker_bytes_total", lane="bulk", direction="out") == 4
-    assert value(own, "fedbroker_broker_up", lane="bulk") == 0
+    assert value(own, "fedbroker_broker_bytes_total", connection="bulk", direction="out") == 4
+    assert value(own, "fedbroker_broker_up", connection="bulk") == 0
     assert value(own, "fedbroker_silo_up", silo="ewr") == 1
     assert value(own, "fedbroker_silo_up", silo="jfk") == 0
     assert value(own, "fedbroker_silos", state="gone") == 1
-    assert value(own, "fedbroker_late_answers_total") == 3
+    assert value(own, "fedbroker_late_replies_total") == 3
     assert value(own, "fedbroker_dead_letters_total", reason="expired") == 2
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 
-from fedbroker.metrics.exposition import SECONDS, Registry, counter, gauge, lanes
+from fedbroker.metrics.exposition import SECONDS, Registry, connection_metrics, counter, gauge
 from fedbroker.wire.messages import Done, Failed
 
 if TYPE_CHECKING:
@@ -85,21 +85,25 @@ class _Watched:
         """Yield the current metrics; prometheus-client calls this in its own thread at each scrape."""
         now = self._statistics()
         who, taken = self._who, now.taken
-        yield gauge("fedbroker_work_in_hand", "Work items that the silo works on.", who, now.in_hand)
-        yield gauge("fedbroker_sessions_held", "Sessions that are alive at the silo.", who, now.sessions)
+        yield gauge("fedbroker_work_running", "Running work items.", who, now.in_hand)
+        yield gauge("fedbroker_sessions_held", "Sessions that the silo holds.", who, now.sessions)
         yield gauge("fedbroker_blob_cache_bytes", "Bytes of the cached blobs.", who, now.cached_bytes)
+        yield counter("fedbroker_work_redeliveries", "Repeated deliveries of work items.", who, taken.redelivered)
         yield counter(
-            "fedbroker_work_redeliveries", "Deliveries that had been delivered before.", who, taken.redelivered
+            "fedbroker_work_rejected",
+            "Messages that were not work for this silo, or were delivered too often.",
+            who,
+            taken.rejected,
         )
+        yield counter("fedbroker_runtime_restarts", "Restarts of the C++ runtime, after it died.", who, now.restarts)
         yield counter(
-            "fedbroker_work_rejected", "Messages that were no work, or came back too often.", who, taken.rejected
-        )
-        yield counter("fedbroker_runtime_restarts", "Times that the C++ runtime had died.", who, now.restarts)
-        yield counter(
-            "fedbroker_runtimes_retired", "Times that it was replaced, busy with what was given up.", who, now.retired
+            "fedbroker_runtimes_retired",
+            "Replacements of a runtime that was busy with abandoned work.",
+            who,
+            now.retired,
         )
         blobs = CounterMetricFamily(
-            "fedbroker_blobs", "Blobs that work items named, by where they were found.", labels=(*who, "found")
+            "fedbroker_blobs", "Blobs of work items, by where the silo found them.", labels=(*who, "found")
         )
         for found, value in (
             ("cached", taken.blobs_cached),
@@ -108,4 +112,4 @@ class _Watched:
         ):
             blobs.add_metric((*who.values(), found), value)
         yield blobs
-        yield from lanes(now.traffic, who)
+        yield from connection_metrics(now.traffic, who)
