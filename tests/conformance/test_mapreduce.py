@@ -153,7 +153,7 @@ def test_state_initialization(same, theirs):
 @feature(
     "mapreduce",
     "MapReduceForm",
-    'converted and back, over rounds; always has secure sums, so `secure_sum="plaintext"`',
+    'over rounds; has secure sums, so with `Options(secure_sum="plaintext")`',
 )
 def test_map_reduce_form(same_in_plaintext, theirs):
     form = to_map_reduce(step)
@@ -187,7 +187,7 @@ def test_broadcast_form(same):
     assert_same(same.run_ours(comp, 3.0, [1.0, -1.0]), same.run_theirs(scaled, 3.0, [1.0, -1.0]))
 
 
-@feature("mapreduce", "forms with secure sums", 'of each kind; with `secure_sum="plaintext"`')
+@feature("mapreduce", "forms with secure sums", 'of each kind; with `Options(secure_sum="plaintext")`')
 def test_secure_sums(same_in_plaintext):
     forms = to_map_reduce(secure_step), to_distribute_aggregate(secure_step)
     assert forms[0].securely_aggregates_tensors

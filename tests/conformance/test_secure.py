@@ -37,7 +37,9 @@ def secure_modular_sum(x):
 
 
 @feature(
-    "secure", "federated_secure_sum", 'with `secure_sum="plaintext"`; a larger value than allowed fails, as in TFF'
+    "secure",
+    "federated_secure_sum",
+    'with `Options(secure_sum="plaintext")`; a larger value than allowed fails, as in TFF',
 )
 def test_secure_sum(same_in_plaintext):
     assert same_in_plaintext(secure_sum, [1, 10, 3, 4]) == 18
@@ -56,7 +58,11 @@ def test_secure_sum_of_structs(same_in_plaintext):
     same_in_plaintext(bounded, [value] * 4)
 
 
-@feature("secure", "federated_secure_sum_bitwidth", 'with `secure_sum="plaintext"`; a wider value than allowed fails')
+@feature(
+    "secure",
+    "federated_secure_sum_bitwidth",
+    'with `Options(secure_sum="plaintext")`; a wider value than allowed fails',
+)
 def test_secure_sum_bitwidth(same_in_plaintext):
     assert same_in_plaintext(secure_sum_bitwidth, [15, 0, 1]) == 16
     for run, kind in ((same_in_plaintext.run_ours, SiloError), (same_in_plaintext.run_theirs, grpc.RpcError)):
@@ -64,12 +70,12 @@ def test_secure_sum_bitwidth(same_in_plaintext):
             run(secure_sum_bitwidth, [16])
 
 
-@feature("secure", "secure modular sum", 'with `secure_sum="plaintext"`')
+@feature("secure", "secure modular sum", 'with `Options(secure_sum="plaintext")`')
 def test_secure_modular_sum(same_in_plaintext):
     assert same_in_plaintext(secure_modular_sum, [5, 5, 5]) == 1
 
 
-@feature("secure", "federated_secure_select", 'with `secure_sum="plaintext"`')
+@feature("secure", "federated_secure_select", 'with `Options(secure_sum="plaintext")`')
 def test_secure_select(same_in_plaintext):
     values = tff.TensorType(np.float32, [4])
     pick = tff.tensorflow.computation(lambda v, key: tf.gather(v, key), (values, N))
