@@ -119,7 +119,7 @@ async def test_silo_joins_with_a_certificate_and_uses_the_rotated_one(secured, t
 
 async def test_missing_certificate_is_refused(secured):
     line = await refusal(url(secured, auth="", certfile="", keyfile=""), BrokerRefused)
-    assert "wants a client certificate" in line
+    assert "requires a client certificate" in line
 
 
 async def test_certificate_of_another_authority_is_refused(secured, tmp_path):

@@ -325,7 +325,8 @@ def refused_certificate(where: str, error: BaseException) -> BrokerRefused | Non
 def closed_after_handshake(where: str) -> BrokerRefused:
     """Return the error for a broker that closed the connection right after the TLS handshake."""
     return BrokerRefused(
-        f"the broker at {where} refuses our client certificate, or requires one: it closed the connection at once",
+        f"the broker at {where} refuses our client certificate, or requires a client certificate:"
+        " it closed the connection at once",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
     )
 
