@@ -39,7 +39,7 @@ def secure_modular_sum(x):
 @feature(
     "secure",
     "federated_secure_sum",
-    'with `Options(secure_sum="plaintext")`; a larger value than allowed fails, as in TFF',
+    'with `Options(secure_sum="plaintext")`; too large a value fails, as in TFF',
 )
 def test_secure_sum(same_in_plaintext):
     assert same_in_plaintext(secure_sum, [1, 10, 3, 4]) == 18
