@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 from fedbroker_worker.config import load
 from fedbroker_worker.service import SiloService
-from fedbroker_worker.sources import registry
+from fedbroker_worker.sources import protocol
 
 from examples.sheets.server import SheetsServer
 from fedbroker.broker import PrivateBroker
@@ -83,7 +83,7 @@ KINDS = {"duckdb": [duckdb], "sql": [sqlite, postgresql], "sheets": [sheets], "p
 
 
 def test_every_kind_of_source_is_tried():
-    assert KINDS.keys() == registry._OWN.keys()
+    assert KINDS.keys() == protocol._OWN.keys()
 
 
 @dataclass
