@@ -90,7 +90,8 @@ def _first(error: Exception) -> Exception:
     """Return the first error of ours in a group, since concurrent tasks fail as a group."""
     if not isinstance(error, ExceptionGroup):
         return error
-    leaves = [_first(inner) for inner in error.exceptions]
+    group: ExceptionGroup[Exception] = error
+    leaves = [_first(inner) for inner in group.exceptions]
     return next((leaf for leaf in leaves if isinstance(leaf, FedbrokerError)), leaves[0])
 
 

@@ -80,7 +80,8 @@ class SiloDataSourceIterator(tff.program.FederatedDataSourceIterator):  # type: 
         """
         if k is None:
             return self._handle
-        if not isinstance(k, int) or k < 1:
+        # Not every caller is type-checked.
+        if not isinstance(k, int) or k < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"{k!r} silos cannot be selected", hint="select at least 1, or None for all")
         seed = random.Random(f"{self._seed}/{self._selections}").getrandbits(63)
         self._selections += 1

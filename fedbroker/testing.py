@@ -22,6 +22,7 @@ from fedbroker.broker import PrivateBroker
 from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortError, UsageError
+from fedbroker.narrowing import is_dict
 from fedbroker.trust.keyring import SECRET, keys_table
 from fedbroker.trust.keys import Identity
 
@@ -238,7 +239,7 @@ def _lines(table: Mapping[str, object]) -> str:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, Mapping):
+    if is_dict(value):
         return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
     # JSON's strings, numbers, booleans and lists are valid TOML.
     return json.dumps(value)

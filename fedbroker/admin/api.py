@@ -19,6 +19,7 @@ import requests
 
 from fedbroker.credentials import from_file
 from fedbroker.errors import BrokerRefused, BrokerUnreachable, ConfigError, UsageError
+from fedbroker.narrowing import is_dict, is_list
 from fedbroker.text import ESCAPES, has_stray_at
 
 __all__ = ["Management", "admin_login"]
@@ -149,12 +150,12 @@ class Management:
             BrokerRefused: the broker refuses the request.
         """
         found = self._request("GET", path)
-        return found if isinstance(found, dict) else None
+        return found if is_dict(found) else None
 
     def list(self, *path: str) -> Sequence[Entry]:
         """Return all objects at a path; an empty list if the path does not exist. Raises as :meth:`get` does."""
         found = self._request("GET", path)
-        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, Sequence) else []
+        return [entry for entry in found if is_dict(entry)] if is_list(found) else []
 
     def put(self, value: Mapping[str, Any], *path: str) -> None:
         """Create or replace the object at a path. Raises as :meth:`get` does."""
@@ -217,7 +218,7 @@ def _reason(response: requests.Response) -> str:
     """Return the API's error message on one line."""
     try:
         content = response.json()
-        text = str(content.get("reason") or content.get("error")) if isinstance(content, dict) else response.reason
+        text = str(content.get("reason") or content.get("error")) if is_dict(content) else response.reason
     except ValueError:
         text = response.reason
     return " ".join(str(text).split())[:200]

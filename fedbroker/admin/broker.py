@@ -13,6 +13,7 @@ from fedbroker.admin.api import Management
 from fedbroker.admin.definitions import NOTHING, SILO, Definitions, User, silo_queues
 from fedbroker.admin.files import write_secret
 from fedbroker.errors import BrokerRefused, ConfigError, TopologyMismatch
+from fedbroker.narrowing import is_dict, is_list
 from fedbroker.transport.topology import EXCHANGES, Queue
 
 __all__ = ["ByFile", "Enrolled", "LiveBroker", "Target"]
@@ -204,7 +205,7 @@ class LiveBroker:
 
 def _matches(existing: dict[str, object], queue: Queue) -> bool:
     arguments = existing.get("arguments")
-    declared = dict(arguments) if isinstance(arguments, dict) else {}
+    declared: dict[str, object] = dict(arguments) if is_dict(arguments) else {}
     kind = {"x-queue-type"} - set(queue.arguments)  # RabbitMQ 4 adds it to classic queues
     declared = {name: value for name, value in declared.items() if name not in kind or value != "classic"}
     return bool(existing.get("durable")) and not existing.get("exclusive") and declared == dict(queue.arguments)
@@ -213,4 +214,4 @@ def _matches(existing: dict[str, object], queue: Queue) -> bool:
 def _tags(user: dict[str, object]) -> list[str]:
     """Return a user's tags, which older brokers give as one comma-separated string."""
     tags = user.get("tags")
-    return tags.split(",") if isinstance(tags, str) else list(map(str, tags)) if isinstance(tags, list) else []
+    return tags.split(",") if isinstance(tags, str) else list(map(str, tags)) if is_list(tags) else []

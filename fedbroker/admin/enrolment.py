@@ -6,14 +6,14 @@ Existing users and files are replaced only with ``force``.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fedbroker.admin import definitions
-from fedbroker.admin.broker import LiveBroker, Target
+from fedbroker.admin.broker import Enrolled, LiveBroker, Target
 from fedbroker.admin.certificates import new_authority, signed
 from fedbroker.admin.definitions import Definitions, User
 from fedbroker.admin.files import SETTINGS, Folder, PublicUrl, read_text, settings, with_broker, write_secret
@@ -136,6 +136,7 @@ class Enrolment:
         """
         directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
         certificate = (directory / CERTIFICATE).exists()
+        before: Sequence[Enrolled] = ()
         if isinstance(target, LiveBroker):
             before = target.users_of(cohort, silo)
             certificate = any(one.certificate for one in before)

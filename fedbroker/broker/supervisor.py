@@ -50,8 +50,8 @@ class Supervisor:
         os.set_blocking(self.wake, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "done", True))
+        signal.signal(signal.SIGCHLD, lambda _, __: None)
+        signal.signal(signal.SIGTERM, lambda _, __: setattr(self, "done", True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.done = os.getppid() != parent
         self.poll = select.poll()

@@ -11,6 +11,7 @@ import msgspec
 from fedbroker.cli.common import age_text, console, table
 from fedbroker.deadletters.bundle import WorkBundle
 from fedbroker.deadletters.record import DeadLetter
+from fedbroker.narrowing import is_dict, is_list
 from fedbroker.text import bytes_text, printable, seconds_text
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Op, Select, Struct, Value
 
@@ -90,7 +91,7 @@ def print_letter(letter: DeadLetter, bundle: WorkBundle | None) -> None:
 def listing(program: Sequence[Op]) -> list[str]:
     """Return a work item as text, one line for each op: ``%3 = call %2(%1)``."""
     outputs = 0
-    lines = []
+    lines: list[str] = []
     for op in program:
         lines.append(_op_text(op) + (f"  -> output {outputs}" if isinstance(op, Compute) else ""))
         outputs += isinstance(op, Compute)
@@ -144,11 +145,11 @@ def _facts(letter: DeadLetter, bundle: WorkBundle | None) -> list[tuple[str, str
 
 def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
     """Flatten headers into pairs of path and text; x-death is a list of maps."""
-    if isinstance(value, dict):
+    if is_dict(value):
         return [line for key, one in value.items() for line in _flat(one, f"{path}.{key}".lstrip("."))]
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+    if is_list(value) and any(isinstance(one, dict) for one in value):
         return [line for at, one in enumerate(value) for line in _flat(one, f"{path}[{at}]")]
-    return [(path, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
+    return [(path, ", ".join(map(str, value)) if is_list(value) else str(value))]
 
 
 def _blobs(bundle: WorkBundle) -> list[tuple[str, int | None, bool]]:

@@ -199,7 +199,9 @@ class Settings:
             )
         if number is not None and fraction is not None:
             raise ConfigError("quorum and quorum_fraction are both given", hint="leave one of them out")
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+        # Not every caller is type-checked.
+        whole = isinstance(number, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if number is not None and (isinstance(number, bool) or not whole or number < 1):
             raise ConfigError(
                 f"quorum is {number!r}", hint="use a number of silos from 1 on, or quorum_fraction for a fraction"
             )

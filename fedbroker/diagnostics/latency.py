@@ -74,7 +74,8 @@ class Loop:
         loop = cls(await channels.open(confirms=True), exchange, name)
         channel = await channels.open()
         dying: Any = {"x-message-ttl": 0, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": name}
-        for queue, arguments in ((name, {}), (f"{name}.clock", dying)):
+        none: Any = {}
+        for queue, arguments in ((name, none), (f"{name}.clock", dying)):
             await guarded(channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=arguments))
             await guarded(channel.queue_bind(queue, exchange, queue))
         await guarded(channel.basic_qos(prefetch_count=2 * WINDOW))

@@ -120,6 +120,8 @@ class CoordinatorMetrics:
                 self._on_session(event.session, details)
             case "invocation_retried":
                 self._retries.labels(cohort).inc()
+            case _:
+                pass
 
     def _on_reply(self, silo: str, details: EventDetails) -> None:
         cohort, silo = self._cohort, self._silo(silo)

@@ -31,7 +31,7 @@ STOP_SECONDS: Final = 5.0
 _ADDRESS: Final = re.compile(r"(\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: object) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT``; an IPv6 address is in brackets, port 0 is any free port.
 
     Raises:

@@ -121,6 +121,8 @@ class SessionJournal:
                 self._answers[stage, silo] = outputs
             case ["closed", stage, participants]:
                 self._closed[stage] = participants
+            case _:
+                pass
 
     async def _append(self, record: Sequence[object]) -> None:
         await asyncio.to_thread(self._write, record)

@@ -68,7 +68,8 @@ def check_name(kind: str, value: object) -> str:
     Raises:
         ConfigError: the name is empty, too long, or contains other characters than ``a-z 0-9 _ -``.
     """
-    if isinstance(value, str) and is_name(value):
+    # Not every caller is type-checked.
+    if isinstance(value, str) and is_name(value):  # pyright: ignore[reportUnnecessaryIsInstance]
         return value
     raise ConfigError(
         f"{value!r} is not a name for a {kind}",

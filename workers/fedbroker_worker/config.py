@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
+from fedbroker.narrowing import is_dict
 from fedbroker.runtime.resources import LEAST_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.url import parse, with_absolute_files
@@ -269,8 +270,8 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _table(document: Mapping[str, Any], name: str, path: Path, prefix: str = "") -> dict[str, Any]:
-    table = document.get(name, {})
-    if not isinstance(table, dict):
+    table: object = document.get(name, {})
+    if not is_dict(table):
         raise SettingsError(
             f"{prefix + name!r} in {path.name} is not a table", hint=f"write [{prefix}{name}] above its keys"
         )
@@ -353,7 +354,7 @@ def _put(table: dict[str, Any], keys: Sequence[str], value: str) -> None:
     *outer, last = keys
     for key in outer:
         inner = table.get(key)
-        table[key] = dict(inner) if isinstance(inner, dict) else {}
+        table[key] = dict(inner) if is_dict(inner) else {}
         table = table[key]
     table[last] = value
 

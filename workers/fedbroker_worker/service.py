@@ -27,12 +27,14 @@ from fedbroker_worker.work.tasks import ReplyCache, WorkTasks
 from fedbroker_worker.work.worker import PATIENCE, Answer, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from types import TracebackType
     from typing import Any, Self
 
+    from fedbroker.transport import Signed
     from fedbroker.transport.amqp.connection import TrafficCounters
     from fedbroker.transport.silo.work_consumer import WorkCounters
+    from fedbroker.wire.messages import WorkItem
     from fedbroker_worker.config import Settings
 
 __all__ = ["SiloService", "Statistics"]
@@ -96,7 +98,7 @@ class SiloService:
             silo.cohort,
             silo.name,
             announcement=self._announcement,
-            on_work=lambda item, signed: self._tasks.answer(item, signed),
+            on_work=self._on_work,
             on_end=lambda message, by: self._tasks.end_session(message, by),
             limits=limits,
             compression=silo.compression,
@@ -178,6 +180,9 @@ class SiloService:
             nonces = await in_thread(self._audit.nonces, "audit")
             self._end.restore([AcceptedMessage(by, nonce, -math.inf) for by, nonce in nonces])
         self._end.restore(await in_thread(self._accepted.load, "record"))
+
+    def _on_work(self, item: WorkItem, signed: Signed) -> Awaitable[None]:
+        return self._tasks.answer(item, signed)
 
     @property
     def status(self) -> str:

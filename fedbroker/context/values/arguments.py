@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import tensorflow_federated as tff
 import tree
@@ -95,7 +95,7 @@ def _read(slot: Slot, value: object) -> Argument:
             f"a parameter of type {type_} was given a {type(value).__name__}",
             hint='give a list with one value for each client, or fedbroker.data("…")',
         )
-    return ClientValues(list(value))
+    return ClientValues(list(cast("Sequence[object]", value)))
 
 
 def _at(value: object, path: Sequence[int]) -> object:

@@ -82,7 +82,7 @@ def bind_type(handle: SiloData, expected: tff.Type) -> Binding:
         Leaf(column, _dtype_name(type_), tuple(type_.shape[1:] if stacked else type_.shape))
         for column, type_ in tensors
     )
-    rows = {type_.shape[0] for _, type_ in tensors} - {None} if stacked and not sequence else set()
+    rows: set[int] = {type_.shape[0] for _, type_ in tensors} - {None} if stacked and not sequence else set[int]()
     if len(rows) > 1:
         raise UsageError(f"{expected} asks for columns of different lengths", hint="they come from the same rows")
     return Binding(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 import numpy as np
 import tensorflow as tf
@@ -61,10 +61,10 @@ def write(value: object, type_: tff.Type) -> list[Buffer]:
     """
     if isinstance(value, tff.Computation | computation_pb2.Computation):
         return _by_tff(value, type_)
-    if isinstance(type_, tff.TensorType) and isinstance(value, np.ndarray) and _is_plain(value, type_):
+    if isinstance(type_, tff.TensorType) and _is_plain(value, type_):
         return _write_array(value)
     if isinstance(type_, tff.FederatedType) and (type_.all_equal or isinstance(value, list)):
-        members = [value] if type_.all_equal else cast("list[object]", value)
+        members = cast("list[object]", [value] if type_.all_equal else value)
         return federated((write(one, type_.member) for one in members), type_)
     if isinstance(type_, tff.StructType):
         elements = tff.structure.to_elements(tff.structure.from_container(value))
@@ -114,10 +114,11 @@ def _by_tff(value: object, type_: tff.Type) -> list[Buffer]:
     return [proto.SerializeToString(deterministic=True)]
 
 
-def _is_plain(value: np.ndarray[Any, Any], type_: tff.TensorType) -> bool:
-    """Return whether the array has exactly that dtype and is written by TFF as its memory."""
+def _is_plain(value: object, type_: tff.TensorType) -> TypeGuard[np.ndarray[Any, Any]]:
+    """Return whether the value is an array that has exactly that dtype and is written by TFF as its memory."""
     return (
-        value.dtype.type is type_.dtype.type
+        isinstance(value, np.ndarray)
+        and value.dtype.type is type_.dtype.type
         and value.dtype.isnative
         and type_.dtype.type is not np.str_
         and not array_shape.is_shape_scalar(type_.shape)
@@ -146,7 +147,7 @@ def _read_array(data: memoryview, type_: tff.TensorType) -> object | None:
 
 
 def _read_struct(data: memoryview, type_: tff.StructType) -> tff.structure.Struct:
-    elements = []
+    elements: list[tuple[str | None, object]] = []
     for element, (_, inner) in zip(each(data, ELEMENT), tff.structure.to_elements(type_), strict=False):
         name = b"".join(each(element, ELEMENT_NAME)).decode() or None
         elements.append((name, read(next(each(element, ELEMENT_VALUE), memoryview(b"")), inner)))
@@ -187,9 +188,10 @@ def each(message: Buffer, *path: int) -> Iterator[memoryview]:
     Raises:
         ValueError: the message is malformed.
     """
+    first, *rest = path
     for number, content in fields(message):
-        if number == path[0]:
-            yield from each(content, *path[1:]) if len(path) > 1 else [content]
+        if number == first:
+            yield from each(content, *rest) if rest else [content]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +292,15 @@ def _structure(type_: tff.Type, leaves: Iterator[Any]) -> object:
 
 def apart(value: object) -> object | None:
     """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
+    tensor = cast("Any", value)
     if isinstance(value, tf.RaggedTensor):
-        return collections.OrderedDict(
-            flat_values=value.flat_values.numpy(),
-            nested_row_splits=tuple(splits.numpy() for splits in value.nested_row_splits),
+        return collections.OrderedDict[str, object](
+            flat_values=tensor.flat_values.numpy(),
+            nested_row_splits=tuple(splits.numpy() for splits in tensor.nested_row_splits),
         )
     if isinstance(value, tf.sparse.SparseTensor):
-        return collections.OrderedDict(
-            indices=value.indices.numpy(), values=value.values.numpy(), dense_shape=value.dense_shape.numpy()
+        return collections.OrderedDict[str, object](
+            indices=tensor.indices.numpy(), values=tensor.values.numpy(), dense_shape=tensor.dense_shape.numpy()
         )
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -36,7 +36,11 @@ _SAME_VERSION: Final = "use the same version of fedbroker on both sides"
 
 def has_sequences(type_: tff.Type) -> bool:
     """Return whether values of a type contain sequences."""
-    return bool(type_analysis.contains(type_, lambda inner: isinstance(inner, tff.SequenceType)))
+    return bool(type_analysis.contains(type_, _is_sequence))
+
+
+def _is_sequence(type_: tff.Type) -> bool:
+    return isinstance(type_, tff.SequenceType)
 
 
 async def read_sequences(value: Buffer, type_: tff.Type, executor: Executor) -> Buffer:
@@ -83,7 +87,7 @@ async def _tensors(value: memoryview, element: tff.Type, executor: Executor) -> 
     result = await executor.call(await executor.function(digest_of(computation), computation), sequence)
     tensors = await executor.compute(result)
     await executor.dispose([sequence, result])
-    count = read(next(elements_of(tensors)), tff.TensorType(tf.int64.as_numpy_dtype))
+    count = cast("Any", read(next(elements_of(tensors)), tff.TensorType(tf.int64.as_numpy_dtype)))
     if not isinstance(count, int | tf.int64.as_numpy_dtype) or count > MOST_ELEMENTS:
         raise WireError(
             f"a sequence has more than {MOST_ELEMENTS} elements",

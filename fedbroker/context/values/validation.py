@@ -133,7 +133,7 @@ def _check(value: memoryview, type_: tff.Type) -> None:
 def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     """Check dtype, shape and size of an array, and that its numbers are where TFF's deserializer reads them."""
     usual, size = _usual(type_.dtype.type, type_.shape)
-    if usual and len(message) == len(usual) + size and message[: len(usual)] == usual:
+    if usual and len(message) == len(usual) + size and bytes(message[: len(usual)]) == usual:
         return
     found = dict(fields(message, FIELDS))
     content = found.get(CONTENT)

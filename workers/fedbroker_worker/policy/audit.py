@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from fedbroker.narrowing import is_dict, is_list
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _misplaced(number: int, previous: str) -> AuditDamaged:
 
 
 def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+    return value if is_list(value) else []
 
 
 def _fields(line: bytes) -> Mapping[str, Any] | None:
@@ -242,8 +243,9 @@ def _fields(line: bytes) -> Mapping[str, Any] | None:
         fields = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    sound = isinstance(fields, dict) and isinstance(fields.get(PREVIOUS), str) and line.endswith(b"\n")
-    return fields if sound else None
+    if not is_dict(fields) or not isinstance(fields.get(PREVIOUS), str) or not line.endswith(b"\n"):
+        return None
+    return fields
 
 
 def _write(file: int, content: bytes, size: int) -> None:

@@ -10,7 +10,7 @@ import datetime
 import decimal
 import uuid
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ def vectors_of(source: str, column: Column, lengths: Array, elements: Array) -> 
 
 
 def _without_null(source: str, column: Column, cells: Array) -> Array:
-    nulls = int(np.count_nonzero(cells.mask)) if isinstance(cells, np.ma.MaskedArray) else 0
+    nulls = int(np.count_nonzero(cast("Any", cells).mask)) if isinstance(cells, np.ma.MaskedArray) else 0
     if nulls:
         raise ColumnError(
             source,
@@ -267,7 +267,7 @@ def _plain(source: str, typed: DeclaredType, cell: object, at: int, place: Calla
         case "datetime":
             found = _microseconds(cell)
         case "bool":
-            found = bool(cell) if cell in (0, 1) and isinstance(cell, int | float) else None
+            found = bool(cell) if isinstance(cell, int | float) and cell in (0, 1) else None
         case word if "int" in word:
             found = _whole(cell)
         case _:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
+    from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Data
     from fedbroker_worker.config import SourceSettings
     from fedbroker_worker.sources.protocol import DataSource
@@ -129,7 +130,7 @@ class OpenSource:
 
     def _types(self, op: Data) -> list[ColumnType]:
         """Return the requested columns, which are named or numbered (``#0``)."""
-        types = []
+        types: list[ColumnType] = []
         for name, dtype in op.columns:
             # Coordinators know a column by the printable form of its name.
             found = [column for column in self.announced.columns if printable(column.name) == name]
@@ -149,7 +150,7 @@ class OpenSource:
             what = f"its rows came as those of {len(read)} clients where it announced {self.announced.clients}"
             hint = "see the package that brings this kind of source"
             raise SourceError(self.name, what, hint=hint, problem=Problem.OTHER_CLIENTS)
-        members = []
+        members: list[list[Buffer]] = []
         for number, columns in enumerate(read, 1):
             whose = f"client {number} of {len(read)}" if len(read) > 1 else ""
             members.append(member_value(self.name, types, columns, scalar=scalar, whose=whose))

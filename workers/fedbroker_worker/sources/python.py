@@ -50,7 +50,7 @@ class PythonOptions:
 
     callable: Annotated[str, Meta(description=_FORM)]
     arguments: Annotated[dict[str, Any], Meta(description="a table of arguments")] = field(
-        default_factory=dict, repr=False
+        default_factory=dict[str, Any], repr=False
     )
     clients: Annotated[str | None, Meta(description="a column")] = None
     ttl: Annotated[float, Meta(ge=0, description="a number of seconds")] = 0.0
@@ -272,7 +272,7 @@ def as_array(source: str, column: str, values: object) -> Array:
             problem=Problem.NOT_ROWS,
         )
     if isinstance(array, np.ma.MaskedArray):
-        masked = int(np.count_nonzero(array.mask))
+        masked = int(np.count_nonzero(cast("Any", array).mask))
         if masked:
             raise ColumnError(
                 source,

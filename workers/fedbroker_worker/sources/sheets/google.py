@@ -21,6 +21,7 @@ from gspread.http_client import HTTPClient
 from gspread.urls import SPREADSHEETS_API_V4_BASE_URL
 from gspread.utils import DateTimeOption, ValueRenderOption
 
+from fedbroker.narrowing import is_dict
 from fedbroker_worker.errors import Problem, SettingsError, SourceError
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def service_account(label: str, text: str) -> Credentials:
         info = json.loads(text)
     except ValueError:
         raise SettingsError(f"{label} is not JSON", hint=hint) from None
-    if not isinstance(info, dict) or info.get("type") != "service_account":
+    if not is_dict(info) or info.get("type") != "service_account":
         raise SettingsError(f"{label} is not the key of a service account", hint=hint)
     try:
         return _from_info(info)
@@ -175,7 +176,7 @@ def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
     with google_errors(place, credentials):
         with requests.Session() as session:
             http = _PatientClient(session, credentials, place, call)
-            client = gspread.Client(cast("Any", None), session, cast("Any", lambda *_: http))
+            client = gspread.Client(cast("Any", None), session, cast("Any", lambda _credentials, _session: http))
             book = client.open_by_key(place.key)
             values = _worksheet(book, place.worksheet).get(
                 place.range,

@@ -64,7 +64,7 @@ class SheetsOptions:
     header: Annotated[int, Meta(ge=0, description="the number of the range's row that names the columns")] = 1
     columns: Annotated[list[str] | None, Meta(description="a list of the columns' names")] = None
     types: Annotated[dict[str, str], Meta(description='types by column, such as {day = "date"}')] = field(
-        default_factory=dict
+        default_factory=dict[str, str]
     )
     nulls: Literal["error", "drop", "nan"] = "error"
     clients: Annotated[str | None, Meta(description="a column")] = None

@@ -204,6 +204,8 @@ def _reading_only(engine: Engine) -> Engine:
             return engine.execution_options(postgresql_readonly=True)
         case "sqlite":
             event.listen(engine, "connect", lambda connection, _: connection.execute("pragma query_only = on").close())
+        case _:
+            pass
     return engine
 
 

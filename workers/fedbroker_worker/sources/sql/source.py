@@ -73,7 +73,7 @@ class SqlOptions:
     url_file: Annotated[str | None, Meta(description="a file that holds the database's URL")] = None
     clients: Annotated[str | None, Meta(description="a column of the query, or an SQL query of the keys")] = None
     types: Annotated[dict[str, str], Meta(description='types by column, such as {day = "date"}')] = field(
-        default_factory=dict
+        default_factory=dict[str, str]
     )
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="a number from 1 to 1000000")] = 10_000
 
