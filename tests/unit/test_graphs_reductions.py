@@ -36,7 +36,7 @@ class Aggregate:
     merge: Graph
 
     def recognised(self) -> list[Total | None]:
-        """Return the total of each tensor; None for a tensor that stays its zero, whatever the clients have."""
+        """Return the total of each tensor; None for a tensor that stays its zero for all client values."""
         zero = self.zero.function.call(None)
         found = leaves(recognise(zero, self.accumulate.function, self.merge.function))
         assert all(isinstance(leaf, Input | Known) for leaf in found)

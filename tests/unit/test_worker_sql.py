@@ -106,7 +106,7 @@ def test_empty_result_has_the_configured_types(stays):
     assert values(source, "days") == {"days": []}
     empty = stays("select days from stays where false")
     said = line(ColumnError, empty.describe)
-    assert "column 'days' has no value as there are no rows to tell its type by; say what it is, such as types" in said
+    assert "column 'days' has no value (no rows) to tell its type by; say what it is, such as types" in said
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ class SqlSource:
     def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> DeclaredType:
         typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
         if typed is None:
-            seen = f"in its first {len(rows)} rows" if rows else "as there are no rows"
+            seen = f"in its first {len(rows)} rows" if rows else "(no rows)"
             hint = f'say what it is, such as types.{name} = "float64"'
             raise ColumnError(
                 self._name, name, f"has no value {seen} to tell its type by", hint=hint, problem=Problem.NO_TYPE
