@@ -96,7 +96,7 @@ def test_source_outside_the_policy_is_refused(broker, cohort):
     with cohort_of(broker, cohort, {"sources": ["numbers"]}) as (_, context):
         error = refusal(context, total, fedbroker.data("other"))
         assert error.rule == "sources"
-        assert "source 'other' may not be read here (may be: numbers)" in str(error)
+        assert "source 'other' may not be read at this silo (allowed: numbers)" in str(error)
 
 
 def test_aggregate_of_too_few_clients_is_refused(broker, cohort):

@@ -130,7 +130,7 @@ async def test_values_are_kept_until_the_last_stage(client):
     assert members(first) != [[]]
     kind, line = await client.refused(client.item([Compute(1)], session=session, stage=3))
     assert kind == "lost"
-    assert "session kept is not here" in line
+    assert "session kept is unknown" in line
 
 
 async def test_session_is_lost_after_its_lease(both):
@@ -192,11 +192,11 @@ GARBAGE = b"\xff\xffno protobuf at all"
 
 
 FAILURES = [
-    (echo_ops("nope"), {}, "data", "source 'nope' does not exist at this silo; there are rows, slow"),
-    (echo_ops(columns=[("z", "float32")]), {}, "data", "column 'z' does not exist; there are x, k"),
+    (echo_ops("nope"), {}, "data", "source 'nope' does not exist at this silo; available: rows, slow"),
+    (echo_ops(columns=[("z", "float32")]), {}, "data", "column 'z' does not exist; available: x, k"),
     (echo_ops(columns=[("x", "int32")]), {}, "data", "source 'rows': column 'x' does not convert to int32; ask for"),
-    (echo_ops(columns=[("x", "float8")]), {}, "refused", "column 'x' is asked for as 'float8'"),
-    (echo_ops(), {"clients": 3}, "refused", "source 'rows' stands for 1 client, not for 3"),
+    (echo_ops(columns=[("x", "float8")]), {}, "refused", "column 'x' is requested as 'float8'"),
+    (echo_ops(), {"clients": 3}, "refused", "source 'rows' has 1 client, not 3"),
     (echo_ops("slow"), {"seconds": 0.3}, "timeout", "it was not done within 0.3 s"),
     (echo_ops(), {"seconds": 0.0}, "timeout", "it was not done within 0 s"),
     ([Compute(9)], {}, "refused", "the program uses value 9, which this session does not have"),
@@ -209,8 +209,8 @@ FAILURES = [
         "unexpected ValueError in the silo; detail in the silo's log under id ",
     ),
     ([Data(1, "rows", (("x", "float32"),)), Call(2, 1, 1), Compute(2)], {}, "computation", ""),
-    ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "refused", "cannot be looked into"),
-    (echo_ops(), {"stage": 1}, "lost", "is not here"),
+    ([Value(1, digest_of(GARBAGE)), Compute(1)], {}, "refused", "cannot be parsed"),
+    (echo_ops(), {"stage": 1}, "lost", "is unknown: this silo was restarted"),
 ]
 
 
@@ -272,7 +272,7 @@ async def test_ended_session_stops_its_work(both):
     assert len(service._sessions) == 0
     asking.cancel()
     kind, line = await client.refused(client.item(echo_ops(), session="gone"))
-    assert (kind, "the session was given up" in line) == ("refused", True)
+    assert (kind, "the coordinator ended the session" in line) == ("refused", True)
 
 
 async def test_next_item_succeeds_after_the_runtime_was_killed(both, ours):

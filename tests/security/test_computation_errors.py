@@ -199,7 +199,10 @@ async def test_error_has_no_details_if_too_few_bytes_may_leave(
             for name in ("StringToNumber", "GatherV2"):
                 reply = await reply_to(client, computations[name])
                 assert isinstance(reply, Failed)
-                assert (reply.cause, reply.hint) == ("it failed, and no more bytes may leave in this session", "")
+                assert (reply.cause, reply.hint) == (
+                    "it failed, and the session has used up its bytes (max_bytes_out)",
+                    "",
+                )
 
 
 async def test_error_is_independent_of_the_data_if_no_bytes_may_leave(

@@ -80,8 +80,8 @@ def test_empty_column_has_no_dtype():
     [
         ([1, "a"], "column 'x' holds int64 and str; say what it is"),
         ([True, 1], "column 'x' holds bool and int64"),
-        ([1, [1]], "holds values of the type list, which has no counterpart"),
-        ([datetime.time(1)], "holds values of the type time, which has no counterpart here; cast it"),
+        ([1, [1]], "holds values of the type list, which is not supported"),
+        ([datetime.time(1)], "holds values of the type time, which is not supported; cast it"),
     ],
 )
 def test_unsupported_type_is_a_one_line_error(cells, said):

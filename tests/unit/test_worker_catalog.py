@@ -82,7 +82,7 @@ async def test_each_client_is_a_member(tmp_path):
     op = Data(1, "several", (("n", "int64"),))
     assert numbers(await several.load(op, 3, Limits())) == [[10], [20, 21], []]
     assert numbers(await several.load(op, 0, Limits())) == []
-    with pytest.raises(WorkRefused, match="'several' stands for 3 clients, not for 1"):
+    with pytest.raises(WorkRefused, match="'several' has 3 clients, not 1"):
         await several.load(op, 1, Limits())
     await several.close()
 
@@ -107,7 +107,7 @@ async def test_source_without_clients_is_announced_and_loaded(tmp_path):
     assert nobody.announced == Source((Column("n", "int32"),), rows=0, clients=0)
     op = Data(1, "several", (("n", "int32"),))
     assert arrays(await nobody.load(op, 0, Limits())) == []
-    with pytest.raises(WorkRefused, match="stands for 0 clients, not for 1"):
+    with pytest.raises(WorkRefused, match="has 0 clients, not 1"):
         await nobody.load(op, 1, Limits())
     await nobody.close()
 
@@ -115,14 +115,14 @@ async def test_source_without_clients_is_announced_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("op", "clients", "error", "line"),
     [
-        (Data(1, "nope", ()), 1, SourceError, "there is none of that name (there are: flights, one)"),
-        (Data(1, "flights", (("z", "int32"),)), 1, ColumnError, "column 'z' does not exist; there are x, y, v"),
+        (Data(1, "nope", ()), 1, SourceError, "no source has that name (available: flights, one)"),
+        (Data(1, "flights", (("z", "int32"),)), 1, ColumnError, "column 'z' does not exist; available: x, y, v"),
         (Data(1, "flights", (("#3", "int32"),)), 1, ColumnError, "column '#3' does not exist"),
         (Data(1, "flights", (("#-1", "int32"),)), 1, ColumnError, "column '#-1' does not exist"),
-        (Data(1, "flights", (("y", "int32"),)), 1, ColumnError, "is float64, asked for as int32"),
-        (Data(1, "flights", (("x", "int33"),)), 1, WorkRefused, "is asked for as 'int33'"),
+        (Data(1, "flights", (("y", "int32"),)), 1, ColumnError, "is float64, requested as int32"),
+        (Data(1, "flights", (("x", "int33"),)), 1, WorkRefused, "is requested as 'int33'"),
         (Data(1, "flights", (("x", "int32"),), scalar=True), 1, SourceError, "has 4 rows where the computation takes"),
-        (Data(1, "flights", (("x", "int32"),)), 2, WorkRefused, "stands for 1 client, not for 2"),
+        (Data(1, "flights", (("x", "int32"),)), 2, WorkRefused, "has 1 client, not 2"),
     ],
 )
 async def test_mismatched_columns_are_a_one_line_error(catalog, op, clients, error, line):

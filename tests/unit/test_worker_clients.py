@@ -72,7 +72,7 @@ def test_any_column_name_is_allowed(tmp_path, name):
 def test_key_column_is_visible_if_selected_twice(tmp_path):
     opened = source(tmp_path, "hospital")
     line = refused(ColumnError, opened.read, ["days", "hospital"])
-    assert line.endswith("column 'hospital' does not exist; there are days")
+    assert line.endswith("column 'hospital' does not exist; available: days")
     twice = source(tmp_path, "hospital", f"select *, hospital from ({STAYS})")
     assert [column.name for column in twice.describe().columns] == ["days", "hospital_1"]
     assert lists(twice.read(["hospital_1"]), "hospital_1") == [["a", "a"], ["b", "b"], ["c"]]
@@ -183,10 +183,10 @@ def test_rows_of_an_unlisted_client_are_a_one_line_error(tmp_path):
     ("clients", "error", "line"),
     [
         ("hospitl", SettingsError, "'clients' in [data.stays] is neither a column of the query nor one SELECT (Parser"),
-        ("hospitl", SettingsError, "there are the columns hospital, days"),
-        ("", SettingsError, "is neither a column of the query nor one SELECT; there are the columns hospital, days"),
-        ("select 1; select 2", SettingsError, "is neither a column of the query nor one SELECT; there are the columns"),
-        ("create table x (i int)", SettingsError, "is neither a column of the query nor one SELECT; there are the"),
+        ("hospitl", SettingsError, "the columns are hospital, days"),
+        ("", SettingsError, "is neither a column of the query nor one SELECT; the columns are hospital, days"),
+        ("select 1; select 2", SettingsError, "is neither a column of the query nor one SELECT; the columns are"),
+        ("create table x (i int)", SettingsError, "is neither a column of the query nor one SELECT; the columns are"),
         (
             "select 'a' as hospital, 1 as x",
             SettingsError,

@@ -121,14 +121,14 @@ def test_bfloat16_is_rounded_as_in_tensorflow(values):
 @pytest.mark.parametrize(
     ("values", "dtype", "message"),
     [
-        (np.array([1.5]), "int32", "is float64, asked for as int32; cast it in the source's query"),
-        (np.array([-1]), "uint8", "is int64, asked for as uint8"),
+        (np.array([1.5]), "int32", "is float64, requested as int32; cast it in the source's query"),
+        (np.array([-1]), "uint8", "is int64, requested as uint8"),
         (np.array([1e300]), "float32", "holds a number too large for float32"),
         (np.array([3.4e38], np.float32), "bfloat16", "holds a number too large for bfloat16"),
         (np.array([70000.0], np.float32), "float16", "holds a number too large for float16"),
-        (np.array([1]), "bool", "is int64, asked for as bool"),
-        (np.array(["x"], object), "float32", "is str, asked for as float32"),
-        (np.array([1]), "str", "is int64, asked for as str"),
+        (np.array([1]), "bool", "is int64, requested as bool"),
+        (np.array(["x"], object), "float32", "is str, requested as float32"),
+        (np.array([1]), "str", "is int64, requested as str"),
         (np.array([2**40]), "int32", "holds 1099511627776, which int32 cannot"),
         (np.array([2**63], np.uint64), "int64", "holds 9223372036854775808, which int64 cannot"),
     ],
@@ -160,7 +160,7 @@ def test_special_floats_are_preserved_as_bfloat16():
 
 
 def test_unknown_dtype_is_a_coordinators_error():
-    with pytest.raises(WorkRefused, match="asked for as 'float128'"):
+    with pytest.raises(WorkRefused, match="requested as 'float128'"):
         cast_to("float128", np.array([1]), source="s", column="c")
 
 

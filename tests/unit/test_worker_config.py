@@ -144,7 +144,7 @@ def test_silo_must_be_a_table(write):
 
 
 def test_missing_or_unreadable_file_is_an_error(tmp_path):
-    assert "there is no file" in refused(tmp_path / "none.toml")
+    assert "none.toml does not exist" in refused(tmp_path / "none.toml")
     assert "cannot be read" in refused(tmp_path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     assert "is not UTF-8 text" in refused(tmp_path / "binary.toml")
@@ -339,7 +339,7 @@ def test_a_policy_is_read(write):
         ("max_seconds = 0", "'max_seconds' in [policy] of silo.toml"),
         (
             'sources = ["flight"]',
-            "'sources' in [policy] of silo.toml: there is no [data.flight]; did you mean 'flights'?",
+            "'sources' in [policy] of silo.toml: [data.flight] does not exist; did you mean 'flights'?",
         ),
         (
             "sources = 7",

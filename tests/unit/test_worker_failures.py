@@ -177,9 +177,9 @@ def test_other_names_are_omitted():
 
 
 def test_mismatch_error_has_the_announced_columns():
-    assert told(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE)).endswith("; there are rows, other")
-    assert told(ColumnError("rows", "asked", "?", problem=Problem.UNKNOWN_COLUMN)).endswith("there are x")
-    assert failure_of(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE), ITEM, {}).hint == "there are none"
+    assert told(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE)).endswith("; available: rows, other")
+    assert told(ColumnError("rows", "asked", "?", problem=Problem.UNKNOWN_COLUMN)).endswith("available: x")
+    assert failure_of(SourceError("nope", "?", problem=Problem.UNKNOWN_SOURCE), ITEM, {}).hint == "none is available"
 
 
 class Marked(Exception):
@@ -200,7 +200,7 @@ Marked.__name__ = SECRET
         (RuntimeUnavailable(f"gone: killed by SIG{SECRET.upper()}", retryable=True),
          "lost; the C++ runtime died; run the computation again"),
         (RuntimeUnavailable(f"there is no /{SECRET}", hint=SECRET),
-         "lost; the C++ runtime cannot be had; run the computation again"),
+         "lost; the C++ runtime cannot be started; run the computation again"),
         (ValueError(SECRET), "refused; unexpected ValueError in the silo"),
         (Marked(SECRET), "refused; unexpected error in the silo"),
         (type("ValueError", (Exception,), {})(SECRET), "refused; unexpected error in the silo"),

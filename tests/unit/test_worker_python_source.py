@@ -116,10 +116,15 @@ def test_clients_are_those_with_rows_of_the_same_key(columns, tmp_path):
         ("return {'x': [None]}", {}, ColumnError, "column 'x' has 1 missing values and no other; leave it out"),
         ("return {'x': [1, 'a']}", {}, ColumnError, "column 'x' holds int64 and str"),
         ("return {'x': [[1], [1, 2]]}", {}, ColumnError, "column 'x' is no array"),
-        ("return {'x': [{}]}", {}, ColumnError, "column 'x' holds values of the type dict, which has no counterpart"),
+        ("return {'x': [{}]}", {}, ColumnError, "column 'x' holds values of the type dict, which is not supported"),
         ("return {'x': np.ma.masked_array([1, 2], mask=[0, 1])}", {}, ColumnError, "column 'x' has 1 masked values"),
         ("return {'x': np.array(['nat'], 'datetime64[s]')}", {}, ColumnError, "column 'x' has 1 missing points in"),
-        ("return {'x': np.array([1], 'timedelta64[s]')}", {}, ColumnError, "is of the dtype timedelta64[s], which has"),
+        (
+            "return {'x': np.array([1], 'timedelta64[s]')}",
+            {},
+            ColumnError,
+            "is of the dtype timedelta64[s], which is not supported",
+        ),
         ("return {'x': [1]}", {"clients": "k"}, SettingsError, "'clients' in [data.own]: the source has no column 'k'"),
         ("return {'x': [1]}", {"clients": "x"}, SettingsError, "'clients' in [data.own] takes 'x', the only column"),
         ("return {'x': [1], 'k': [[1]]}", {"clients": "k"}, ColumnError, "column 'k' is of vectors, which are no"),
@@ -157,8 +162,8 @@ def test_column_keeps_its_announced_type(columns, tmp_path):
     (tmp_path / "x").write_text("{'x': [1.5]}")
     assert "column 'x' is float64 now, and was announced as int64; return the" in line(ColumnError, source.read, ["x"])
     (tmp_path / "x").write_text("{}")
-    assert "column 'x' is not there any more, and was announced as int64" in line(ColumnError, source.read, ["x"])
-    assert "column 'z' does not exist; there are y, x" in line(ColumnError, source.read, ["z"])
+    assert "column 'x' no longer exists, and was announced as int64" in line(ColumnError, source.read, ["x"])
+    assert "column 'z' does not exist; available: y, x" in line(ColumnError, source.read, ["z"])
 
 
 @pytest.mark.parametrize(("ttl", "calls"), [(0, 3), (3600, 1)])

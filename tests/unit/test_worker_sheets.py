@@ -125,7 +125,7 @@ def test_columns_without_names_have_their_letters(stays):
 def test_columns_are_selected(stays):
     source = stays(columns=["days", "age"])
     assert [column.name for column in source.describe().columns] == ["days", "age"]
-    assert "column 'ward' does not exist; there are days, age" in line(ColumnError, source.read, ["ward"])
+    assert "column 'ward' does not exist; available: days, age" in line(ColumnError, source.read, ["ward"])
 
 
 def test_url_is_accepted_as_key(stays):
@@ -179,8 +179,12 @@ def test_cells_without_value(stays):
         ),
         ([["x"], [1e12]], {"types": {"x": "date"}}, "column 'x' is date, but holds float64 in cell A2"),
         ([["x"], [True]], {"types": {"x": "float64"}}, "column 'x' is float64, but holds bool in cell A2"),
-        ([["x", "y"], [1], [2]], {}, "column 'y' has no value to tell its type by; say what it is, such as types.y"),
-        ([["x", "y", "x"], [1, 2, 3]], {}, "column 'x' stands twice in the header, as A and C; rename one of them"),
+        (
+            [["x", "y"], [1], [2]],
+            {},
+            "column 'y' has no value from which to infer its type; say what it is, such as types.y",
+        ),
+        ([["x", "y", "x"], [1, 2, 3]], {}, "column 'x' occurs twice in the header, as A and C; rename one of them"),
         ([["", ""], [1, 2]], {}, "row 1 of the sheet names no columns; correct 'header' or 'range'"),
         ([["x"]], {"header": 3}, "row 3 of the sheet names no columns"),
     ],

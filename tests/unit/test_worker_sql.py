@@ -116,7 +116,7 @@ def test_empty_result_has_the_configured_types(stays):
         ("select null as x", {}, "column 'x' has no value in its first 1 rows to tell its type by"),
         ("select 1 as x union all select null", {}, "column 'x' has a NULL in row 2; add `where x is not null` to the"),
         ("select 1 as x union all select 'secret'", {}, "column 'x' holds int64 and str; say what it is: types.x"),
-        ("select 1 as x, 2 as x", {}, "column 'x' stands twice in the query; give one of them another name"),
+        ("select 1 as x, 2 as x", {}, "column 'x' occurs twice in the query; give one of them another name"),
         ("values ('secret')", {"types": {"column1": "int32"}}, "is int32, but holds text in row 1; correct it, or say"),
         ("select 300 as x", {"types": {"x": "int8"}}, "column 'x' holds 300, which int8 cannot"),
         ("select 'x' as x", {"types": {"x": "date"}}, "column 'x' is date, but holds text in row 1"),
@@ -194,7 +194,11 @@ def test_clients_by_a_column_and_by_a_query(stays):
 @pytest.mark.parametrize(
     ("clients", "error", "said"),
     [
-        ("nope", SettingsError, "'clients' in [data.stays] is neither a column of the query nor one SELECT; there are"),
+        (
+            "nope",
+            SettingsError,
+            "'clients' in [data.stays] is neither a column of the query nor one SELECT; the columns are",
+        ),
         ("select ward, 1 from wards", SettingsError, "'clients' in [data.stays] yields 2 columns (ward, 1), not one"),
         (
             "select ward as w from wards",
@@ -218,7 +222,7 @@ def test_row_without_a_key_belongs_to_no_client(stays):
 
 
 def test_unknown_column_is_an_error(stays):
-    assert "column 'x' does not exist; there are ward, days, weight" in line(ColumnError, stays().read, ["x"])
+    assert "column 'x' does not exist; available: ward, days, weight" in line(ColumnError, stays().read, ["x"])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_unknown_column_is_an_error(stays):
     [
         ({"url": None}, "[data.stays] has neither of 'url' and 'url_file'; give one of them"),
         ({"url_file": "url"}, "[data.stays] has both of 'url' and 'url_file'"),
-        ({"url": "sqlite:///none.db"}, "the database's URL in [data.stays]: there is no file"),
+        ({"url": "sqlite:///none.db"}, "none.db does not exist; correct it"),
         ({"url": "me:secret@host/stays"}, "the database's URL in [data.stays] is malformed; write it as SQLAlchemy"),
         ({"url": "postgresql://me:secret@host:secret/x"}, "the database's URL in [data.stays] is malformed"),
         ({"url": "postgres://me:secret@host/x"}, "in [data.stays] begins with 'postgres', which is no dialect that is"),

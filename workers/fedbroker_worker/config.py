@@ -258,13 +258,13 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SettingsError(f"there is no file {path}", hint="name the silo's settings with --config") from None
+        raise SettingsError(f"{path} does not exist", hint="name the silo's settings with --config") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", hint="correct --config") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     except RecursionError:
-        raise SettingsError(f"{path.name} is nested too deeply", hint="keep to the tables that there are") from None
+        raise SettingsError(f"{path.name} is nested too deeply", hint="use only the documented tables") from None
     except ValueError as error:  # TOML's own, and Python's for a number of thousands of digits
         raise SettingsError(f"{path.name} is not TOML: {error}", hint="correct that line") from None
 

@@ -69,13 +69,13 @@ class Problem(Enum):
     RAGGED = "has rows of different lengths", "pad or cut them to one length in the silo's query"
     MIXED = "holds cells of different kinds", "cast it in the silo's query"
     MISFIT = "holds a value that is not of its announced type", "correct it, or its type in the silo's settings"
-    NO_COUNTERPART = "is of a type that has no counterpart", "cast it in the silo's query, or leave it out"
-    NO_TYPE = "has no value to tell its type by", "say its type in the silo's settings"
+    NO_COUNTERPART = "is of an unsupported type", "cast it in the silo's query, or leave it out"
+    NO_TYPE = "has no value from which to infer its type", "set its type in the silo's settings"
     NOT_ROWS = "is not one value for each row"
     NOT_CONVERTIBLE = "does not convert to {dtype}", _CAST
     OUT_OF_RANGE = "holds a number that {dtype} cannot hold", "ask for a wider dtype, or scale it in the silo's query"
     CHANGED = "is not as it was announced", "start the silo again"
-    TWICE = "stands twice in the source", "give one of them another name"
+    TWICE = "occurs twice in the source", "give one of them another name"
     NOT_KEYS = "cannot tell clients apart", "correct 'clients' in the silo's settings"
 
     def __init__(self, sentence: str, advice: str = "") -> None:

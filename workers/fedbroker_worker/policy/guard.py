@@ -121,7 +121,7 @@ class Guard:
                     self._allowed[key] = None
             except Unreadable as error:
                 raise PolicyRefused(
-                    "refuse_ops", f"a computation cannot be looked into: {error}", hint="see that versions agree"
+                    "refuse_ops", f"a computation cannot be parsed: {error}", hint="see that versions agree"
                 ) from None
 
     def check_program(
@@ -166,7 +166,7 @@ class Guard:
             if any(map(holds_client_values, outputs)):
                 rules.refuse_client_values(self._policy)
         except Unreadable:
-            raise PolicyRefused("client_results", "an output cannot be looked into") from None
+            raise PolicyRefused("client_results", "an output cannot be parsed") from None
         spent, size = self._spent(item, by), sum(map(len, outputs))
         # Other items of the session may have failed since check_item: the success of this one then tells no more.
         if spent.failures >= self._policy.max_failures:

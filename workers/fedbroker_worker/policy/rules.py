@@ -126,7 +126,7 @@ def read_policy(
     own = {} if audit_file is None else {"audit_file": audit_file}
     policy = read_table(PolicySettings, {**table, **own}, label=label)
     for name in policy.sources or ():
-        _check(label("sources"), f"there is no [data.{name}]", name, sources)
+        _check(label("sources"), f"[data.{name}] does not exist", name, sources)
     for key in ("refuse_ops", "allow_ops"):
         for op in getattr(policy, key):
             _check(label(key), f"TensorFlow has no op {op!r}", op, known_ops())
@@ -146,7 +146,7 @@ def source_refused(policy: PolicySettings, name: str) -> PolicyRefused:
     """Return the refusal to read a source that is not in ``sources``."""
     allowed = ", ".join(policy.sources or ()) or "none"
     return PolicyRefused(
-        "sources", f"source {name!r} may not be read here (may be: {allowed})", hint="use one of those"
+        "sources", f"source {name!r} may not be read at this silo (allowed: {allowed})", hint="use one of those"
     )
 
 
@@ -170,7 +170,7 @@ def check_ops(policy: PolicySettings, ops: Collection[str]) -> None:
         named = ", ".join(f"{op[:80]} ({why})" for op, why in refused[:LISTED])
         more = f", and {len(refused) - LISTED} more" if len(refused) > LISTED else ""
         raise PolicyRefused(
-            "refuse_ops", f"a computation holds TensorFlow ops that are refused here: {named}{more}", hint=_DO_WITHOUT
+            "refuse_ops", f"a computation holds TensorFlow ops that this silo refuses: {named}{more}", hint=_DO_WITHOUT
         )
 
 
@@ -201,7 +201,7 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
     """Return the refusal of a work item that took longer than ``max_seconds``."""
     return PolicyRefused(
         "max_seconds",
-        f"it was not done within {seconds_text(policy.max_seconds)}, and no work item gets more here",
+        f"it was not done within {seconds_text(policy.max_seconds)}, the limit of this silo",
         hint="ask less of the clients, or have the silo's administrator raise max_seconds",
         by_data=True,
     )
@@ -211,7 +211,7 @@ def too_many_failures(policy: PolicySettings) -> PolicyRefused:
     """Return the refusal of more work of a session of which ``max_failures`` work items have failed."""
     return PolicyRefused(
         "max_failures",
-        f"work of this session has failed {policy.max_failures} times, and nothing more of it is done",
+        f"work of this session has failed {policy.max_failures} times, and no more of its work is done",
         hint="correct the computation, and run it again",
     )
 
@@ -230,6 +230,6 @@ def no_bytes_left(policy: PolicySettings) -> PolicyRefused:
     """Return the refusal of more work of a session that has used up ``max_bytes_out``."""
     return PolicyRefused(
         "max_bytes_out",
-        f"nothing more of this session is done: no more than {policy.max_bytes_out} bytes may leave",
+        f"no more work of this session is done: at most {policy.max_bytes_out} bytes may leave",
         hint=_LESS,
     )

@@ -214,7 +214,7 @@ _PLAIN: Final[dict[str, set[type[Any]]]] = {
 def _word(source: str, name: str, kind: type[object]) -> str:
     word = _WORDS.get(kind) or next((word for known, word in _WORDS.items() if issubclass(kind, known)), None)
     if word is None:
-        what = f"holds values of the type {kind.__name__}, which has no counterpart here"
+        what = f"holds values of the type {kind.__name__}, which is not supported"
         raise ColumnError(
             source, name, what, hint="cast it in the query, or leave it out", problem=Problem.NO_COUNTERPART
         )

@@ -100,7 +100,7 @@ class OpenSource:
             return clients_value(types, [], scalar=op.scalar)
         if clients != self.announced.clients:
             there = f"{self.announced.clients} client{'s' * (self.announced.clients != 1)}"
-            raise WorkRefused(f"source {self.name!r} stands for {there}, not for {clients}")
+            raise WorkRefused(f"source {self.name!r} has {there}, not {clients}")
         async with self._reading:  # one at a time, so that cancelling one read interrupts no other
             reading = self._start("read", partial(self._serialized, types, op.scalar))
             try:
@@ -138,7 +138,7 @@ class OpenSource:
                 found = list(self.announced.columns[int(name[1:]) :][:1])
             if not found:
                 there = ", ".join(column.name for column in self.announced.columns)
-                hint = f"there are {there}"
+                hint = f"available: {there}"
                 raise ColumnError(self.name, name, "does not exist", hint=hint, problem=Problem.UNKNOWN_COLUMN)
             check_dtype(dtype, name)
             types.append(ColumnType(found[0].name, dtype, found[0].shape))
@@ -226,7 +226,7 @@ class Catalog:
         """
         if op.name not in self._open:
             there = ", ".join(self._open) or "none"
-            what = f"there is none of that name (there are: {there})"
+            what = f"no source has that name (available: {there})"
             raise SourceError(op.name, what, hint="see silo.toml", problem=Problem.UNKNOWN_SOURCE)
         return await self._open[op.name].load(op, clients, self._limits)
 

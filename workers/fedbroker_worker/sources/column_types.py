@@ -132,11 +132,11 @@ def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
 
     if TEXT in (dtype, _name(values)):
         if dtype != _name(values):
-            raise refused(f"is {_name(values)}, asked for as {dtype}", "cast it in the source's query")
+            raise refused(f"is {_name(values)}, requested as {dtype}", "cast it in the source's query")
         return _encoded(values)
     target = np.dtype("float32" if dtype == BFLOAT16 else dtype)
     if not np.can_cast(values.dtype, target, "same_kind"):
-        raise refused(f"is {values.dtype}, asked for as {dtype}", "cast it in the source's query")
+        raise refused(f"is {values.dtype}, requested as {dtype}", "cast it in the source's query")
     cast = _integers(values, target, refused) if target.kind in "iu" else _floats(values, target, refused)
     return np.ascontiguousarray(_bfloat16_bits(cast, refused) if dtype == BFLOAT16 else cast).reshape(values.shape)
 
@@ -144,7 +144,7 @@ def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
 def check_dtype(dtype: str, column: str) -> None:
     """Raise WorkRefused unless a computation may request a column in that dtype."""
     if dtype not in DTYPES:
-        raise WorkRefused(f"column {column!r} is asked for as {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
+        raise WorkRefused(f"column {column!r} is requested as {dtype!r}", hint=f"use one of {', '.join(DTYPES)}")
 
 
 def _name(values: Array) -> str:

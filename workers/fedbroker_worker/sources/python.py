@@ -112,7 +112,7 @@ class PythonSource:
                     self._name,
                     name,
                     "does not exist",
-                    hint=f"there are {', '.join(announced)}",
+                    hint=f"available: {', '.join(announced)}",
                     problem=Problem.UNKNOWN_COLUMN,
                 )
         chosen = {name: self._as_announced(announced[name], arrays) for name in columns}
@@ -188,9 +188,7 @@ class PythonSource:
 
     def _keys(self, column: str, arrays: Mapping[str, Array]) -> list[object]:
         if column not in arrays:
-            raise ColumnError(
-                self._name, column, "is not there any more, and was the clients'", problem=Problem.NOT_KEYS
-            )
+            raise ColumnError(self._name, column, "no longer exists, and was the clients'", problem=Problem.NOT_KEYS)
         if arrays[column].ndim > 1:
             raise ColumnError(
                 self._name,
@@ -204,7 +202,7 @@ class PythonSource:
     def _as_announced(self, column: Column, arrays: Mapping[str, Array]) -> Array:
         found = _column(column.name, arrays[column.name]) if column.name in arrays else None
         if found != column:
-            now = "is not there any more" if found is None else f"is {_said(found)} now"
+            now = "no longer exists" if found is None else f"is {_said(found)} now"
             what = f"{now}, and was announced as {_said(column)}"
             raise ColumnError(
                 self._name,
@@ -294,7 +292,7 @@ def as_array(source: str, column: str, values: object) -> Array:
     raise ColumnError(
         source,
         column,
-        f"is of the dtype {array.dtype}, which has no counterpart here",
+        f"is of the dtype {array.dtype}, which is not supported",
         hint=_RETURN,
         problem=Problem.NO_COUNTERPART,
     )

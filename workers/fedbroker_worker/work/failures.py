@@ -42,9 +42,9 @@ LONGEST_CAUSE: Final = 4000
 
 _NOTHING: Final = PublicText("")
 
-_USED_UP: Final = PublicText("it failed, and no more bytes may leave in this session")
+_USED_UP: Final = PublicText("it failed, and the session has used up its bytes (max_bytes_out)")
 
-_WORDS_STAY: Final = "the silo's administrator can read why, or set error_detail"
+_WORDS_STAY: Final = "the silo's log has the full error; its administrator can set error_detail"
 
 _STATUSES: Final = frozenset(
     {
@@ -220,7 +220,7 @@ def _advice(error: SourceError, announced: Mapping[str, Source]) -> PublicText:
             names = [column.name for column in announced[error.source].columns]
         case _:
             return PublicText(error.problem.advice)
-    return PublicText(f"there are {', '.join(names)}" if names else "there are none")
+    return PublicText(f"available: {', '.join(names)}" if names else "none is available")
 
 
 def _of_computation(error: ComputationFailed) -> PublicText:
@@ -239,7 +239,7 @@ def _of_computation(error: ComputationFailed) -> PublicText:
 def _end_of_runtime(error: RuntimeUnavailable) -> PublicText:
     """Say that the runtime died, and of which signal, without its last output."""
     if not error.retryable:
-        return PublicText("the C++ runtime cannot be had")
+        return PublicText("the C++ runtime cannot be started")
     told = _KILLED.search(error.what)
     named = told is not None and told[1] in signal.Signals.__members__
     return PublicText(f"the C++ runtime died of {told[1]}" if told is not None and named else "the C++ runtime died")

@@ -124,12 +124,13 @@ class Sessions:
         if session is None:
             if item.stage > 0:
                 raise SessionLost(
-                    f"session {item.session_id} is not here: this silo was started again, or its lease ran out",
+                    f"session {item.session_id} is unknown: this silo was restarted, or the session's lease expired",
                     hint="run the computation again",
                 )
             if len(self._alive) >= self._most:
                 raise WorkRefused(
-                    f"{self._most} sessions are under way already", hint="try again later, or raise [silo] max_sessions"
+                    f"the limit of {self._most} sessions is reached",
+                    hint="try again later, or raise [silo] max_sessions",
                 )
         elif session.reply_to != item.coordinator_id:
             raise WorkRefused(f"session {item.session_id} belongs to another coordinator")

@@ -200,19 +200,19 @@ class WorkTasks:
 
     async def _answer(self, item: WorkItem, signed: Signed) -> Answer:
         if (signed.by, item.session_id) in self._ended:
-            return Answer(self._failed(item, WorkRefused("the session was given up")))
+            return Answer(self._failed(item, WorkRefused("the coordinator ended the session")))
         remembered = self._reply_cache.get(item.session_id, item.stage, signed.by)
         if remembered is not None:
             return Answer(*remembered)
         if self._leaving and not self._sessions.knows(item.session_id, signed.by):
-            cause = "this silo is leaving its cohort and takes no new session"
+            cause = "this silo is leaving its cohort and accepts no new session"
             return Answer(self._failed(item, SessionLost(cause, hint="run the computation again")))
         job = asyncio.current_task()
         answer = await self._worker.answer(
             item, signed, lambda: STOPPED if job is None else self._cancelled_for.get(job, STOPPED)
         )
         if not await self._record(signed):
-            cause = "the silo's record of the work that it has done cannot be written"
+            cause = "the silo cannot write its record of finished work"
             return Answer(self._failed(item, WorkRefused(cause, hint="see the silo's log")))
         if isinstance(answer.reply, Done):
             self._reply_cache.put(answer.reply, answer.outputs, signed.by)

@@ -161,7 +161,7 @@ class DuckDBSource:
                     self._name,
                     name,
                     "does not exist",
-                    hint=f"there are {', '.join(found)}",
+                    hint=f"available: {', '.join(found)}",
                     problem=Problem.UNKNOWN_COLUMN,
                 )
         return [found[name] for name in dict.fromkeys(names)]
@@ -303,7 +303,7 @@ def _statement(label: str, wanted: str, connection: duckdb.DuckDBPyConnection, c
         statement, why = None, f" ({one_line(error)})"
     if statement is None:
         what = f"{label} is neither a column of the query nor one SELECT{why}"
-        raise SettingsError(what, hint=f"there are the columns {', '.join(columns)}")
+        raise SettingsError(what, hint=f"the columns are {', '.join(columns)}")
     return statement
 
 
@@ -315,7 +315,7 @@ def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, c
         raise SettingsError(what, hint="select the clients' keys only")
     if found[0] not in columns:
         what = f"{label} yields a column {found[0]!r}, which the query lacks"
-        raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(columns)}")
+        raise SettingsError(what, hint=f"call it as the query does, by `as`; the columns are {', '.join(columns)}")
     return found[0]
 
 

@@ -151,7 +151,7 @@ def sql_column(source: str, name: str, type_: str) -> SqlColumn:
         raise ColumnError(
             source,
             name,
-            f"is of the SQL type {type_}, which has no counterpart here",
+            f"is of the SQL type {type_}, which is not supported",
             hint=hint,
             problem=Problem.NO_COUNTERPART,
         )

@@ -65,7 +65,9 @@ class Grid:
         typed = infer(self.source, name, values)
         if typed is None:
             hint = f'say what it is, such as types.{name} = "float64", or leave it out of columns'
-            raise ColumnError(self.source, name, "has no value to tell its type by", hint=hint, problem=Problem.NO_TYPE)
+            raise ColumnError(
+                self.source, name, "has no value from which to infer its type", hint=hint, problem=Problem.NO_TYPE
+            )
         return typed
 
     def array(self, typed: DeclaredType, rows: Sequence[int], *, nan: bool) -> Array:
@@ -170,7 +172,7 @@ def _names(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, int
         if name in places:
             both = f"{_letters(left + places[name])} and {_letters(left + at)}"
             raise ColumnError(
-                source, name, f"stands twice in the header, as {both}", hint="rename one of them", problem=Problem.TWICE
+                source, name, f"occurs twice in the header, as {both}", hint="rename one of them", problem=Problem.TWICE
             )
         places[name] = at
     return names

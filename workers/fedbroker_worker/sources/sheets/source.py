@@ -190,7 +190,11 @@ class SheetsSource:
     def _column(self, name: str, typed: Mapping[str, DeclaredType]) -> DeclaredType:
         if name not in typed:
             raise ColumnError(
-                self._name, name, "does not exist", hint=f"there are {', '.join(typed)}", problem=Problem.UNKNOWN_COLUMN
+                self._name,
+                name,
+                "does not exist",
+                hint=f"available: {', '.join(typed)}",
+                problem=Problem.UNKNOWN_COLUMN,
             )
         return typed[name]
 

@@ -82,7 +82,7 @@ class Database:
             for at, name in enumerate(names):
                 if name in names[:at]:
                     hint = "give one of them another name in the query, by `as`"
-                    raise ColumnError(self.source, name, "stands twice in the query", hint=hint, problem=Problem.TWICE)
+                    raise ColumnError(self.source, name, "occurs twice in the query", hint=hint, problem=Problem.TWICE)
             yield Rows(result, names, size, call)
 
     def count(self, query: str, call: Call) -> int:
@@ -193,7 +193,7 @@ def _parsed(label: str, url: str) -> URL:
 def _there(label: str, path: Path) -> Path:
     # sqlite3 would create an empty database.
     if not path.exists():
-        raise SettingsError(f"{label}: there is no file {path}", hint="correct it")
+        raise SettingsError(f"{label}: {path} does not exist", hint="correct it")
     return path
 
 

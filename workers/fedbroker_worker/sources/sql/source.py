@@ -159,7 +159,7 @@ class SqlSource:
                     self._name,
                     name,
                     "does not exist",
-                    hint=f"there are {', '.join(offered)}",
+                    hint=f"available: {', '.join(offered)}",
                     problem=Problem.UNKNOWN_COLUMN,
                 )
         wanted = [offered[name] for name in dict.fromkeys(columns)]
@@ -193,7 +193,7 @@ class SqlSource:
     def _place(self, name: str, rows: Rows) -> int:
         if name not in rows.names:
             raise ColumnError(
-                self._name, name, "is not there any more", hint="start the silo again", problem=Problem.CHANGED
+                self._name, name, "no longer exists", hint="start the silo again", problem=Problem.CHANGED
             )
         return rows.names.index(name)
 
@@ -276,7 +276,7 @@ def listed_clients(database: Database, wanted: str, query: str, columns: Sequenc
     keys_query = one_select(wanted) if listed else query
     if keys_query is None:
         what = f"{label} is neither a column of the query nor one SELECT"
-        raise SettingsError(what, hint=f"there are the columns {', '.join(columns)}")
+        raise SettingsError(what, hint=f"the columns are {', '.join(columns)}")
     if len(columns) == 1:
         what = f"{label} takes {columns[0]!r}, the only column of the query"
         raise SettingsError(what, hint="select what the clients compute with, too; the same column twice if need be")
@@ -299,7 +299,7 @@ def _only_column(label: str, database: Database, query: str, columns: Sequence[s
         raise SettingsError(what, hint="select the clients' keys only")
     if found[0] not in columns:
         what = f"{label} yields a column {found[0]!r}, which the query lacks"
-        raise SettingsError(what, hint=f"call it as the query does, by `as`; there are {', '.join(columns)}")
+        raise SettingsError(what, hint=f"call it as the query does, by `as`; the columns are {', '.join(columns)}")
     return found[0]
 
 
