@@ -31,6 +31,9 @@ CODE = sorted(
     for path in (ROOT / part).rglob("*.py")
     if not path.name.endswith("_pb2.py")
 )
+PRODUCT = [path for path in CODE if path.relative_to(ROOT).as_posix().startswith(DISTRIBUTIONS)]
+"""The modules whose texts users see."""
+
 COMMENTED = sorted(
     path
     for part in ("config", "compose", "scripts", ".ci")
@@ -49,9 +52,20 @@ def test_docstrings_and_comments_are_plain_english(path):
     assert found_in(prose(path.read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_errors_hints_help_and_log_texts_are_plain_english(path):
+    assert found_in(literals(path.read_text(encoding="utf-8"))) == []
+
+
 @pytest.mark.parametrize("path", COMMENTED, ids=name)
 def test_comments_of_settings_and_scripts_are_plain_english(path):
     assert found_in(comments_of_lines(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_event_names_are_snake_case(path):
+    names = [event.text for event in event_names(path.read_text(encoding="utf-8"))]
+    assert [text for text in names if not EVENT.fullmatch(text)] == []
 
 
 def test_event_names_of_a_session_are_snake_case():
