@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from fedbroker.errors import (
     BrokerError,
@@ -90,7 +90,7 @@ def _first(error: Exception) -> Exception:
     """Return the first error of ours in a group, since concurrent tasks fail as a group."""
     if not isinstance(error, ExceptionGroup):
         return error
-    group: ExceptionGroup[Exception] = error
+    group = cast("ExceptionGroup[Exception]", error)
     leaves = [_first(inner) for inner in group.exceptions]
     return next((leaf for leaf in leaves if isinstance(leaf, FedbrokerError)), leaves[0])
 

@@ -44,6 +44,14 @@ class _BrokerContext:
         self._before = before
         tff.framework.get_context_stack().set_default_context(self)
 
+    def _yield_default(self) -> object:
+        """Close, if this context is TFF's default and no ``with`` block holds it; return the default to go back to."""
+        if self._before is None or self._entered:
+            return self
+        tff.framework.get_context_stack().set_default_context(self._before)
+        self.close()
+        return self._before
+
     def _leave(self) -> None:
         """End a ``with`` block: TFF's default is again what it was before."""
         self._entered = False
@@ -170,11 +178,9 @@ def replace_default() -> object:
         The context to go back to when the one that takes its place is left.
     """
     before = default_context()
-    if isinstance(before, _BrokerContext) and before._before is not None and not before._entered:
-        tff.framework.get_context_stack().set_default_context(before._before)
-        before.close()
-        return before._before
-    return before
+    if not isinstance(before, _BrokerContext):
+        return before
+    return before._yield_default()  # pyright: ignore[reportPrivateUsage] -- no user calls it
 
 
 class _Ending:

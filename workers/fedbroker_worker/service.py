@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fedbroker.transport import Signed
     from fedbroker.transport.amqp.connection import TrafficCounters
     from fedbroker.transport.silo.work_consumer import WorkCounters
-    from fedbroker.wire.messages import WorkItem
+    from fedbroker.wire.messages import EndSession, WorkItem
     from fedbroker_worker.config import Settings
 
 __all__ = ["SiloService", "Statistics"]
@@ -99,7 +99,7 @@ class SiloService:
             silo.name,
             announcement=self._announcement,
             on_work=self._on_work,
-            on_end=lambda message, by: self._tasks.end_session(message, by),
+            on_end=self._on_end,
             limits=limits,
             compression=silo.compression,
             keys=settings.keys,
@@ -180,6 +180,9 @@ class SiloService:
             nonces = await in_thread(self._audit.nonces, "audit")
             self._end.restore([AcceptedMessage(by, nonce, -math.inf) for by, nonce in nonces])
         self._end.restore(await in_thread(self._accepted.load, "record"))
+
+    def _on_end(self, message: EndSession, by: str) -> None:
+        self._tasks.end_session(message, by)
 
     def _on_work(self, item: WorkItem, signed: Signed) -> Awaitable[None]:
         return self._tasks.answer(item, signed)

@@ -116,13 +116,15 @@ def _by_tff(value: object, type_: tff.Type) -> list[Buffer]:
 
 def _is_plain(value: object, type_: tff.TensorType) -> TypeGuard[np.ndarray[Any, Any]]:
     """Return whether the value is an array that has exactly that dtype and is written by TFF as its memory."""
+    if not isinstance(value, np.ndarray):
+        return False
+    dtype: np.dtype[Any] = cast("Any", value).dtype
     return (
-        isinstance(value, np.ndarray)
-        and value.dtype.type is type_.dtype.type
-        and value.dtype.isnative
-        and type_.dtype.type is not np.str_
+        dtype.type is type_.dtype.type
+        and dtype.isnative
+        and dtype.type is not np.str_
         and not array_shape.is_shape_scalar(type_.shape)
-        and array.is_compatible_shape(value, type_.shape)
+        and bool(array.is_compatible_shape(value, type_.shape))
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import aiormq.abc
 
@@ -289,7 +289,7 @@ class Connection:
 
     def _watch(self, part: Channel | aiormq.abc.AbstractConnection) -> None:
         """End the connection when this channel or the underlying connection closes."""
-        closing: asyncio.Future[Any] = part.closing  # pyright: ignore[reportUnknownMemberType] aiormq
+        closing = cast("asyncio.Future[Any]", part.closing)  # pyright: ignore[reportUnknownMemberType] aiormq
         closing.add_done_callback(lambda done: self.fail(first_line(None if done.cancelled() else done.exception())))
 
     async def _ask(self, request: Awaitable[_T], *, may_be_missing: bool = False) -> _T:

@@ -249,3 +249,5 @@ def _check_shape(found: Layout, label: Value) -> None:
                     hint="let each client have a tensor of that shape",
                     by_data=True,
                 )
+        case _:
+            pass

@@ -91,7 +91,7 @@ def _stacked(source: str, column: Column, cells: Array, shape: tuple[int | None,
     length = _same(source, column, map(len, cells))
     masked = np.ma.MaskedArray in set(map(type, cells))
     # np.concatenate would drop the masks
-    joined: Array = np.ma.concatenate(cells) if masked else np.concatenate(cells)  # type: ignore[no-untyped-call]
+    joined = cast("Array", np.ma.concatenate(cells) if masked else np.concatenate(cells))  # type: ignore[no-untyped-call]
     inner = _without_null(source, column, joined)
     if len(shape) > 1:
         inner = _stacked(source, column, inner, shape[1:])
@@ -113,7 +113,7 @@ def _as_dtype(column: Column, cells: Array) -> Array:
 
 def _text_array(cells: Array) -> Array:
     """Return text as ``str`` or ``bytes``: a database may return a BLOB as a bytearray."""
-    flat = [bytes(cell) if isinstance(cell, bytearray | memoryview) else cell for cell in cells.ravel()]
+    flat = [bytes(cast("bytes", cell)) if isinstance(cell, bytearray | memoryview) else cell for cell in cells.ravel()]
     result = np.empty(len(flat), dtype=object)
     result[:] = flat
     return result.reshape(cells.shape)
@@ -313,7 +313,7 @@ def _parsed(parse: Callable[[str], object], text: str) -> object:
 
 def _text(cell: object) -> str | bytes:
     if isinstance(cell, bytes | bytearray | memoryview):
-        return bytes(cell)
+        return bytes(cast("bytes", cell))
     if isinstance(cell, bool):
         return str(cell).lower()
     return str(cell)

@@ -90,7 +90,7 @@ def words_of(keys: Sequence[object]) -> Array:
     """Return keys as text, by which they are compared; masked where a key is None."""
     words = np.empty(len(keys), dtype=object)
     words[:] = ["" if key is None else word_of(key) for key in keys]
-    masked: Array = np.ma.masked_array(words, mask=[key is None for key in keys])  # type: ignore[no-untyped-call]
+    masked = cast("Array", np.ma.masked_array(words, mask=[key is None for key in keys]))  # type: ignore[no-untyped-call]
     return masked if None in keys else words
 
 
@@ -99,5 +99,5 @@ def word_of(key: object) -> str:
     if isinstance(key, bool | np.bool_):
         return str(key).lower()
     if isinstance(key, bytes | bytearray | memoryview):
-        return bytes(key).decode(errors="backslashreplace")
+        return bytes(cast("bytes", key)).decode(errors="backslashreplace")
     return str(key)

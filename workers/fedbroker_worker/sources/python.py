@@ -289,6 +289,8 @@ def as_array(source: str, column: str, values: object) -> Array:
             return _of_moments(source, column, array)
         case _ if array.dtype.name in DTYPES:
             return array
+        case _:
+            pass
     raise ColumnError(
         source,
         column,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import duckdb
 import numpy as np
@@ -378,7 +378,8 @@ def _arrays(connection: duckdb.DuckDBPyConnection, expressions: Sequence[str], t
     if not expressions:
         return iter(())
     selected = f"select {_named(expressions)} from {table}"  # names are ours, or quoted  # nosec B608
-    return iter(connection.execute(selected).fetchnumpy().values())
+    executed = cast("Any", connection.execute(selected))
+    return iter(cast("dict[str, Array]", executed.fetchnumpy()).values())
 
 
 def _named(expressions: Sequence[str]) -> str:

@@ -176,7 +176,7 @@ def fetch(place: Place, credentials: Credentials, call: Call) -> Cells:
     with google_errors(place, credentials):
         with requests.Session() as session:
             http = _PatientClient(session, credentials, place, call)
-            client = gspread.Client(cast("Any", None), session, cast("Any", lambda _credentials, _session: http))
+            client = gspread.Client(cast("Any", None), session, cast("Any", lambda *_: http))  # pyright: ignore[reportUnknownLambdaType]
             book = client.open_by_key(place.key)
             values = _worksheet(book, place.worksheet).get(
                 place.range,
@@ -229,7 +229,7 @@ class _PatientClient(HTTPClient):
         """Send one request; if Google rejects the token, send it again with a new token, once."""
         if not self._credentials.valid:
             self._renew()
-        self.session.headers["Authorization"] = f"Bearer {self._credentials.token}"
+        self.session.headers["Authorization"] = f"Bearer {cast('Any', self._credentials).token}"
         try:
             return super().request(method, url, *args, **kwargs)
         except gspread.exceptions.APIError as error:

@@ -58,7 +58,7 @@ class Grid:
         if len(set(kinds)) > 1:
             rarest = min(sorted(set(kinds), key=lambda kind: kind.__name__), key=kinds.count)
             at = next(at for at, value in enumerate(values) if type(value) is rarest)
-            what = f"holds cells of different kinds: see {self._cell(name, at)}"
+            what = f"holds cells of different kinds: see {self.cell_name(name, at)}"
             raise ColumnError(
                 self.source, name, what, hint=f'correct it, or say types.{name} = "str"', problem=Problem.MIXED
             )
@@ -87,13 +87,13 @@ class Grid:
         elif None in cells:
             empty = [row for row, cell in zip(rows, cells, strict=True) if cell is None]
             more = f" and {len(empty) - 1} more" * (len(empty) > 1)
-            what = f"has no value in cell {self._cell(typed.name, empty[0])}{more}"
+            what = f"has no value in cell {self.cell_name(typed.name, empty[0])}{more}"
             raise ColumnError(
                 self.source, typed.name, what, hint='fill it in, or say nulls = "drop"', problem=Problem.NO_VALUE
             )
         if typed.word in (DATE, DATETIME):
             cells = [_moment(cell, whole=typed.word == DATE) for cell in cells]
-        return array_from(self.source, typed, cells, lambda at: f"in cell {self._cell(typed.name, rows[at])}")
+        return array_from(self.source, typed, cells, lambda at: f"in cell {self.cell_name(typed.name, rows[at])}")
 
     def chosen(self, name: str, rows: Sequence[int]) -> list[object]:
         """Return the cells of a column in these rows.
@@ -121,7 +121,8 @@ class Grid:
         columns = [self._own(name) for name in names]
         return [at for at in range(len(self.lines)) if all(column[at] is not None for column in columns)]
 
-    def _cell(self, name: str, at: int) -> str:
+    def cell_name(self, name: str, at: int) -> str:
+        """Return a cell's name in the sheet, such as B7."""
         return f"{_letters(self.places[name])}{self.lines[at]}"
 
 
@@ -150,7 +151,7 @@ def grid_of(source: str, rows: Sequence[Sequence[object]], corner: tuple[int, in
     for name, cells in columns.items():
         for at, cell in enumerate(cells):
             if isinstance(cell, str) and cell in _FAILED:
-                what = f"has a formula without value in cell {grid._cell(name, at)}: {cell}"
+                what = f"has a formula without value in cell {grid.cell_name(name, at)}: {cell}"
                 raise ColumnError(source, name, what, hint="correct the formula", problem=Problem.NO_VALUE)
     return grid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import numpy as np
 from msgspec import Meta
@@ -237,8 +237,7 @@ def _in_row(before: int) -> Callable[[int], str]:
 
 def _owners(pieces: Sequence[Array]) -> Array:
     # np.concatenate would drop the masks
-    joined: Array = np.ma.concatenate(pieces)  # type: ignore[no-untyped-call]
-    return joined
+    return cast("Array", np.ma.concatenate(pieces))  # type: ignore[no-untyped-call]
 
 
 def _joined(source: str, typed: DeclaredType, pieces: Sequence[Array]) -> Array:
