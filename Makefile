@@ -29,11 +29,16 @@ setup: ## install the private .venv and RabbitMQ's server, if they are missing
 	@scripts/setup.sh $(also)
 
 # The tests and checks of config/ need more packages.
-test check: also := tests
+test check coverage: also := tests
 
 .PHONY: test
 test: setup ## run all tests, three files at a time, then the timing tests; ARGS="-k name" chooses
 	@scripts/test.sh $(ARGS)
+
+.PHONY: coverage
+coverage: setup ## run the tests that need no quiet machine; require the branch coverage that pyproject.toml names
+	@COVERAGE_FILE="$(CURDIR)/.cache/coverage" $(bin)/python -m pytest -n 3 --dist loadfile --alone no --cov \
+	  --cov-report=term $(ARGS)
 
 .PHONY: unit
 unit: setup ## run the tests that need neither broker nor processes
@@ -44,6 +49,7 @@ check: setup ## check lint, format, types, layers, spelling, commits, deployment
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/mypy
+	@scripts/pyright.sh
 	@$(bin)/lint-imports
 	@$(bin)/codespell
 	@$(bin)/python scripts/commits.py
