@@ -106,6 +106,7 @@ class RuntimeProcess:
         self._without = dict.fromkeys(DEFENCES if confinement == "off" else without, "switched off")
         self._log_lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         self._reports: dict[str, str] = {}
+        self._stopped = False
         self._stopped_for = ""
         self._reported = asyncio.Event()
         self._status = _Lines(self._on_status)
@@ -157,6 +158,7 @@ class RuntimeProcess:
 
     def stop(self, reason: str = "") -> None:
         """Ask it to end, without waiting. ``exit_report`` then returns the reason, if one is given."""
+        self._stopped = True  # a start that has no child yet fails
         self._stopped_for = self._stopped_for or reason
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
@@ -194,23 +196,34 @@ class RuntimeProcess:
         return exit_text
 
     async def _launch(self) -> None:
-        base = tempfile.gettempdir()
-        if self._isolation == "namespace" and len(os.fsencode(base)) > supervisor.longest_base():
-            raise RuntimeUnavailable(
-                f"a Unix socket cannot have so long a path as one in {base}", hint="set TMPDIR to a shorter one"
-            )
-        binary, files, without = os.fspath(self._binary), self._readable, self._without
-        try:
-            files += files_of(binary, _environment(os.environ))
-        except OSError as error:
-            unknown = f"the files that {binary} needs are not known: {error.strerror}"
-            without = {"mount": unknown, "landlock": unknown, **without}
+        binary = os.fspath(self._binary)
+        base, files, without = await asyncio.to_thread(self._prepare, binary)
+        if self._stopped:
+            raise RuntimeUnavailable("the C++ runtime was stopped before it started")
+        # Not in a thread of its own: the kernel ends the child together with the thread that started it.
         try:
             self._child = host_process(self._isolation, binary, base, self._memory, files, without)
         except OSError as error:
             raise RuntimeUnavailable(f"the C++ runtime's host process did not start: {error}") from error
         await self._status.read(_pipe(self._child.stdout))
         await self._output.read(_pipe(self._child.stderr))
+
+    def _prepare(self, binary: str) -> tuple[str, tuple[str, ...], Mapping[str, str]]:
+        """Return the directory for temporary files, the files that the runtime may read, and the defences to omit.
+
+        This blocks: the program's loader lists its libraries.
+        """
+        base, files, without = tempfile.gettempdir(), self._readable, self._without
+        if self._isolation == "namespace" and len(os.fsencode(base)) > supervisor.longest_base():
+            raise RuntimeUnavailable(
+                f"a Unix socket cannot have so long a path as one in {base}", hint="set TMPDIR to a shorter one"
+            )
+        try:
+            files += files_of(binary, _environment(os.environ))
+        except OSError as error:
+            unknown = f"the files that {binary} needs are not known: {error.strerror}"
+            without = {"mount": unknown, "landlock": unknown, **without}
+        return base, files, without
 
     def _on_status(self, line: str | None) -> None:
         word, _, rest = (line or "").partition(" ")

@@ -138,7 +138,7 @@ class Runtime:
             _log.warning("runtime_died", restarts=self.restarts + 1)
             self.restarts += 1
         await self._end()
-        binary = self._binary or installed_binary()
+        binary = self._binary if self._binary is not None else await asyncio.to_thread(installed_binary)
         process = RuntimeProcess(
             self._isolation,
             binary,
