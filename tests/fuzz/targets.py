@@ -165,7 +165,7 @@ def program(data: bytes) -> bool:
         return False  # the target `header` covers these
     blobs = {op.blob: op.blob.encode("utf-8", "replace") * (4096 if op.ref % 5 == 0 else 1) for op in _values(ops)}
     plain = _replayed(ops, blobs)
-    shorter = [_replayed(fuse_structs(ops, blobs, last=last), blobs) for last in (True, False)]
+    shorter = [_replayed(fuse_structs(ops, blobs, ends_session=last), blobs) for last in (True, False)]
     if isinstance(plain, str):
         return False
     assert shorter == [plain, plain]

@@ -40,7 +40,7 @@ class Secured:
         """Make the broker present another certificate from now on."""
         shutil.copy(certificate, self.server)
         shutil.copy(key, self.key)
-        self.managed.broker.ctl("eval", "ssl:clear_pem_cache().")
+        self.management_broker.broker.ctl("eval", "ssl:clear_pem_cache().")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def url(secured: Secured, host: str = "127.0.0.1", **options: object) -> str:
 def coordinator(secured: Secured) -> str:
     """Return the coordinator's URL: it logs in with a password, unencrypted, on the loopback."""
     login = secured.office.coordinator_url().removeprefix("amqps://").partition("@")[0]
-    return f"amqp://{login}@127.0.0.1:{secured.managed.broker.port}/fedbroker"
+    return f"amqp://{login}@127.0.0.1:{secured.management_broker.broker.port}/fedbroker"
 
 
 async def test_silo_joins_with_a_certificate_and_uses_the_rotated_one(secured, tmp_path):

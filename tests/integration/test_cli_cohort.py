@@ -16,7 +16,8 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
-from fedbroker.transport.observer import PATIENCE, CohortObserver
+from fedbroker.transport.coordinator.discovery import PATIENCE
+from fedbroker.transport.observer import CohortObserver
 from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport
 from tests.support.worker import SILO, load_settings, running_silo
 
