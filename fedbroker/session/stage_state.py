@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ComputationFailed, ConfigError, FedbrokerError, PolicyRefusal, SiloError, StragglerTimeout
 from fedbroker.text import seconds_text
-from fedbroker.wire.messages import Done, Failed
+from fedbroker.wire.messages import Done, ErrorType, Failed
 
 __all__ = [
     "Close",
     "Fail",
     "Lost",
+    "LostReason",
     "MergeOrder",
     "Outcome",
     "OutcomeName",
@@ -86,6 +87,9 @@ class Policy:
         return min(max(1, wanted), members)
 
 
+LostReason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable", "time"]
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """The outcome of a silo that sent no reply.
@@ -97,7 +101,7 @@ class Lost:
     """
 
     silo: str
-    reason: Literal["expired", "delivery_limit", "rejected", "unroutable", "time"]
+    reason: LostReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +120,6 @@ OutcomeName: TypeAlias = Literal[
 or its runtime died. ``refused``: it refused the work, or its reply was invalid. ``failed``: its data or the computation
 failed. ``unreachable``: it has no queue. ``late``: the stage closed before it answered."""
 
-_LOST: Final[dict[str, OutcomeName]] = {
-    "expired": "expired",
-    "time": "timed out",
-    "delivery_limit": "crashed",
-    "rejected": "refused",
-    "unroutable": "unreachable",
-}
-_FAILED: Final[dict[str, OutcomeName]] = {
-    "data": "failed",
-    "computation": "failed",
-    "lost": "crashed",
-    "refused": "refused",
-    "time": "timed out",
-}
-_WHY: Final = {
-    "expired": "never picked its work up",
-    "time": "picked its work up but did not answer",
-    "delivery_limit": "picked its work up again and again without answering",
-    "rejected": "rejected its work",
-    "unroutable": "has no queue at the broker",
-}
-
 
 def outcome_name(outcome: Outcome) -> OutcomeName:
     """Return the outcome in one word, for reports."""
@@ -145,11 +127,51 @@ def outcome_name(outcome: Outcome) -> OutcomeName:
         case Done():
             return "answered"
         case Failed():
-            return _FAILED[outcome.error_type]
+            return _failed_name(outcome.error_type)
         case Lost():
-            return _LOST[outcome.reason]
+            return _lost_name(outcome.reason)
         case TooLate():
             return "late"
+
+
+def _failed_name(error_type: ErrorType) -> OutcomeName:
+    match error_type:
+        case "data" | "computation":
+            return "failed"
+        case "lost":
+            return "crashed"
+        case "refused":
+            return "refused"
+        case "timeout":
+            return "timed out"
+
+
+def _lost_name(reason: LostReason) -> OutcomeName:
+    match reason:
+        case "expired":
+            return "expired"
+        case "time":
+            return "timed out"
+        case "delivery_limit":
+            return "crashed"
+        case "rejected":
+            return "refused"
+        case "unroutable":
+            return "unreachable"
+
+
+def _why_lost(reason: LostReason) -> str:
+    match reason:
+        case "expired":
+            return "never picked its work up"
+        case "time":
+            return "picked its work up but did not answer"
+        case "delivery_limit":
+            return "picked its work up again and again without answering"
+        case "rejected":
+            return "rejected its work"
+        case "unroutable":
+            return "has no queue at the broker"
 
 
 def why(outcome: Outcome) -> str:
@@ -160,7 +182,7 @@ def why(outcome: Outcome) -> str:
         case Failed():
             return outcome.cause
         case Lost():
-            return f"it {_WHY[outcome.reason]}"
+            return f"it {_why_lost(outcome.reason)}"
         case TooLate():
             return "the stage closed before it answered"
 
@@ -193,13 +215,13 @@ def stage_error(session: str, stage: int, seconds: float, outcomes: Sequence[Out
         one = early[0]
         return SiloError(
             one.silo,
-            f"it {_WHY[one.reason]}",
+            f"it {_why_lost(one.reason)}",
             stage=stage,
             session=session,
             retryable=one.reason == "unroutable",  # another attempt asks the silos that are present by then
             hint="see the silo's log, and start it again if it is down",
         )
-    details = "; ".join(f"silo {one.silo!r} {_WHY[one.reason]}" for one in lost)
+    details = "; ".join(f"silo {one.silo!r} {_why_lost(one.reason)}" for one in lost)
     return StragglerTimeout(
         f"client stage {stage} was not answered by enough silos within {seconds_text(seconds)}: {details}",
         silos=[one.silo for one in lost],

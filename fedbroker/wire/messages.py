@@ -30,6 +30,7 @@ __all__ = [
     "Done",
     "Drop",
     "EndSession",
+    "ErrorType",
     "Failed",
     "Fetch",
     "Leave",
@@ -352,6 +353,9 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     forgery_reports: Annotated[tuple[str, ...], Meta(max_length=MAX_FORGERY_REPORTS)] = ()
 
 
+ErrorType: TypeAlias = Literal["data", "computation", "lost", "refused", "timeout"]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A silo's reply that the work item failed.
 
@@ -367,7 +371,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     stage: int
     silo: Name
     incarnation: Id
-    error_type: Literal["data", "computation", "lost", "refused", "timeout"]
+    error_type: ErrorType
     cause: str
     hint: str = ""
     rule: Rule = ""

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbroker.errors import DeadlineExceeded, SiloError, StragglerTimeout
-from fedbroker.session.stage_state import Close, Fail, Lost, StageState, TooLate, Wait
-from fedbroker.wire.messages import Done, Failed
+from fedbroker.session.stage_state import (
+    Close,
+    Fail,
+    Lost,
+    LostReason,
+    OutcomeName,
+    StageState,
+    TooLate,
+    Wait,
+    outcome_name,
+    why,
+)
+from fedbroker.wire.messages import Done, ErrorType, Failed
 
 SILOS = ("ewr", "jfk", "lga")
 DEADLINE = 10.0
@@ -162,3 +175,16 @@ def test_unreachable_silo_is_a_silo_error(reason):
     one = error(Lost("ewr", reason))
     assert isinstance(one, SiloError)
     assert one.retryable == (reason == "unroutable")
+
+
+@pytest.mark.parametrize("error_type", get_args(ErrorType))
+def test_each_type_of_error_has_an_outcome(error_type):
+    outcome = Failed("s", 0, "a", "1", error_type, "why")
+    assert outcome_name(outcome) in get_args(OutcomeName)
+    assert why(outcome) == "why"
+
+
+@pytest.mark.parametrize("reason", get_args(LostReason))
+def test_each_reason_of_a_lost_reply_has_an_outcome(reason):
+    assert outcome_name(Lost("a", reason)) in get_args(OutcomeName)
+    assert why(Lost("a", reason)).startswith("it ")
