@@ -237,9 +237,9 @@ async def test_errors_count_towards_the_bytes_that_may_leave(
         for _ in range(8):
             reply = await reply_to(client, computations["StringToNumber"], session="s")
             assert isinstance(reply, Failed)
-            if "no more bytes" not in reply.cause:
+            if "used up its bytes" not in reply.cause:
                 left += len(reply.cause) + len(reply.hint)
-        assert "no more bytes" in reply.cause
+        assert "used up its bytes" in reply.cause
         assert 0 < left <= 500
         reply = await reply_to(client, computations["StringToNumber"])  # of another session
         assert SENTENCE.fullmatch(reply.cause)
