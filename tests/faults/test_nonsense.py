@@ -86,7 +86,7 @@ async def test_flooding_silo_is_dropped_and_other_results_are_intact(broker: Pri
         await session.close()
         report = session.recorder.report
         assert dict(report.dropped) == {"mallory": "refused"}
-        assert "more than 20 messages" in report.stages[0].silos[1].why
+        assert "more than 20 invalid or unrequested messages" in report.stages[0].silos[1].why
 
 
 async def test_invalid_messages_within_the_limit_have_no_effect(broker: PrivateBroker, cohort: str):
