@@ -147,8 +147,8 @@ def in_a_pipe(pipe):
     lines = [line for line in said.splitlines() if "fedbroker: " in line]
     patterns = [
         rf"fedbroker: lines: stage 1 of 2: 2 of 2 silos, {TIME}",
-        rf"fedbroker: lines: done in {TIME}, 2 silos, 2 stages, \d+ K?i?B out, \d+ B in",
-        rf"fedbroker: warm: done in {TIME}, 2 silos, 1 stage, \d+ K?i?B out, \d+ B in",
+        rf"fedbroker: lines: done in {TIME}, 2 silos, 2 stages, \d+(\.\d)? K?i?B out, \d+ B in",
+        rf"fedbroker: warm: done in {TIME}, 2 silos, 1 stage, \d+(\.\d)? K?i?B out, \d+ B in",
     ]
     assert len(lines) == len(patterns), said
     for line, pattern in zip(lines, patterns, strict=True):
