@@ -149,9 +149,9 @@ class SiloService:
         """
         try:
             if self._audit is not None:
-                self._audit.check()
+                await in_thread(self._audit.check, "audit")
             if self._accepted is not None:
-                self._accepted.check()
+                await in_thread(self._accepted.check, "record")
             await _side_by_side(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:
