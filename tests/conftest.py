@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from fedbroker.broker import PrivateBroker
+from tests.support.blocking import watching
 
 # No property test has a deadline for one example: a loaded machine would fail it. pytest-timeout bounds each test.
 settings.register_profile("fedbroker", deadline=None)
@@ -25,6 +26,16 @@ def broker() -> Iterator[PrivateBroker]:
         yield node
 
 
+@pytest.fixture(scope="session", autouse=True)
+def never_blocking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``--blocking``, fail a test if our own code blocks an event loop."""
+    if not request.config.getoption("--blocking"):
+        yield
+        return
+    with watching():
+        yield
+
+
 @pytest.fixture
 def cohort() -> str:
     """Return a cohort name that no other test uses, since all tests share one broker."""
@@ -36,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="every cell of the fault matrix, not only the cut")
     parser.addoption("--soak", type=int, default=20, help="how many invocations the soak makes")
     parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
+    parser.addoption("--blocking", action="store_true", help="fail where our own code blocks an event loop")
     parser.addoption("--alone", choices=("no", "only"), help="leave out what measures time, or run nothing else")
 
 
