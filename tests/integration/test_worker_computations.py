@@ -124,7 +124,7 @@ async def test_ended_session_stops_its_computation(both, functions, ours):
     asking = asyncio.create_task(client.send(item, [functions["spins"]]))
     await eventually(lambda: ours()[0].cpu_percent(0.05) > 30)
     await client.transport.end_session(client.silo, "gone")
-    await eventually(lambda: not service.statistics().in_hand)
+    await eventually(lambda: not service.statistics().running)
     asking.cancel()
     await client.check()
     await eventually(lambda: len(ours()) == 1)

@@ -125,7 +125,7 @@ async def test_renewals_do_not_raise_the_number_of_current_items(broker, cohort,
         asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60))) for _ in range(6)]
         held = service._end._work_consumer._in_flight
         await eventually(lambda: len(held) == 6)  # since the current items were renewed
-        assert service.statistics().in_hand == 2
+        assert service.statistics().running == 2
         let_reads_return(tmp_path)
         assert [len(outputs) for outputs in await asyncio.gather(*asking)] == [1] * 6
         assert client.transport.late == 0
@@ -150,7 +150,7 @@ async def test_renewed_copy_behind_a_long_queue_runs_once(broker, cohort, tmp_pa
         assert await look.holds(queue, 1)
         await eventually(lambda: look.holds(queue, 0))  # since the second item was renewed
         await client.transport.end_session("ewr", "slow")
-        await eventually(lambda: not service.statistics().in_hand)
+        await eventually(lambda: not service.statistics().running)
         assert (client.transport.late, read_count(tmp_path)) == (0, 1)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)

@@ -268,7 +268,7 @@ async def test_ended_session_stops_its_work(both):
     asking = asyncio.create_task(client.send(item))
     await eventually(lambda: ("", "gone", 0) in service._tasks._computing)
     await client.transport.end_session(SILO, "gone")
-    await eventually(lambda: not service.statistics().in_hand)
+    await eventually(lambda: not service.statistics().running)
     assert len(service._sessions) == 0
     asking.cancel()
     kind, line = await client.refused(client.item(echo_ops(), session="gone"))

@@ -64,7 +64,7 @@ async def test_work_of_a_raw_client_is_refused(broker: PrivateBroker, cohort: st
             correlation_id="s1.0.ewr",
             message_id="raw",
         )
-        await eventually(lambda: silo.statistics().taken.rejected == 1)
+        await eventually(lambda: silo.statistics().work_counters.rejected == 1)
         answer = await honest.transport.request(
             work_item("ewr", honest.transport.coordinator_id, session="s2"), {}, Deadline.after(10)
         )

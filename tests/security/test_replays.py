@@ -62,7 +62,7 @@ class Scene:
             properties["message_id"] = message_id
         await self.attacker.send(dataclasses.replace(self.copy, properties=properties))
         await self.client.check()  # work behind it in the queue is done
-        await eventually(lambda: self.silo.statistics().in_hand == 0)
+        await eventually(lambda: self.silo.statistics().running == 0)
 
 
 @pytest.fixture

@@ -274,9 +274,9 @@ async def test_text_of_a_coordinator_is_printable_lines_in_a_silos_log(
             await attacker.send_notice("ewr", notice)
         item = client.item([])
         for change in ({"session_id": EVIL}, {"coordinator_id": EVIL}, {"content_key": EVIL}, {"incoming": {EVIL: 1}}):
-            before = silo.statistics().taken.rejected
+            before = silo.statistics().work_counters.rejected
             await attacker.send_work(msgspec.structs.replace(item, **change))
-            await eventually(lambda before=before: silo.statistics().taken.rejected > before)
+            await eventually(lambda before=before: silo.statistics().work_counters.rejected > before)
         await client.check()
     log = capsys.readouterr().err
     assert "forged line" in log

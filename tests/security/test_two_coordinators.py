@@ -114,11 +114,11 @@ async def test_a_coordinator_gets_no_cached_reply_of_another(scene, tmp_path) ->
 async def test_the_reply_to_work_cannot_be_sent_to_another_coordinator(scene) -> None:
     silo, client, attacker = scene
     item = msgspec.structs.replace(attacker.client().item(echo_ops()), coordinator_id=client.transport.coordinator_id)
-    rejected = silo.statistics().taken.rejected
+    rejected = silo.statistics().work_counters.rejected
     late = client.transport.late
     for at in range(3):
         await attacker.send_work(msgspec.structs.replace(item, session_id=f"s{at}"))
-    await eventually(lambda: silo.statistics().taken.rejected == rejected + 3)
+    await eventually(lambda: silo.statistics().work_counters.rejected == rejected + 3)
     await client.check()  # the silo still listens to A
     assert client.transport.late == late
     assert {silo for silo, _, why in client.coordinator.forged if not why.startswith("at the silo")} == set()
@@ -128,7 +128,7 @@ async def test_work_must_match_the_context_of_its_signature(scene, cohort) -> No
     silo, client, attacker = scene
     item = attacker.client().item(echo_ops())
     await attacker.send_work(item, about=MessageContext("work", cohort, "ewr", "another", 7))
-    await eventually(lambda: silo.statistics().taken.rejected == 1)
+    await eventually(lambda: silo.statistics().work_counters.rejected == 1)
     await client.check()
 
 
@@ -136,7 +136,7 @@ async def test_each_coordinator_receives_forgery_reports(scene) -> None:
     silo, client, attacker = scene
     item = msgspec.structs.replace(attacker.client().item(echo_ops()), coordinator_id=client.transport.coordinator_id)
     await attacker.send_work(item)
-    await eventually(lambda: silo.statistics().taken.rejected == 1)
+    await eventually(lambda: silo.statistics().work_counters.rejected == 1)
     await attacker.client().check()  # takes nothing away from A
     await client.check()
     assert [why for _, _, why in client.coordinator.forged] == [

@@ -289,9 +289,9 @@ def test_default_policy_is_strict(write):
     assert policy == PolicySettings()
     assert (policy.sources, policy.min_clients, policy.client_results) == (None, 1, "refuse")
     assert (policy.refuse_ops, policy.allow_ops, policy.max_bytes_out, policy.audit_file) == ((), (), 1 << 30, "")
-    assert policy.in_words == (
-        "any source of at least 1 client; only aggregates leave; errors by position; "
-        "at most 1,073,741,824 bytes a session, 604,800 s a work item, 4 failures a session; no audit log"
+    assert policy.summary == (
+        "any source with at least 1 client; only aggregates leave; errors with position only; "
+        "at most 1,073,741,824 bytes per session, 604,800 s per work item, 4 failures per session; no audit log"
     )
 
 
@@ -324,10 +324,10 @@ def test_a_policy_is_read(write):
     """
     policy = load(write(GOOD + text), {}).policy
     assert (policy.sources, policy.allow_ops) == (("flights",), ("PrintV2", "ReadFile"))
-    assert policy.in_words == (
-        "sources flights of at least 5 clients; client values may leave; errors by position; "
-        "at most 1,000 bytes a session, 90 s a work item, 2 failures a session; "
-        "Assert refused, too; PrintV2, ReadFile allowed; audit log audit.log"
+    assert policy.summary == (
+        "sources flights with at least 5 clients; client values may leave; errors with position only; "
+        "at most 1,000 bytes per session, 90 s per work item, 2 failures per session; "
+        "refused ops: Assert; allowed ops: PrintV2, ReadFile; audit log audit.log"
     )
     environ = {"FEDBROKER_POLICY_AUDIT_FILE": "/var/lib/silo/audit.log"}
     assert load(write(GOOD + text), environ).policy.audit_file == "/var/lib/silo/audit.log"

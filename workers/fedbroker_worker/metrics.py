@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["SiloMetrics"]
 
 OUTCOMES: Final = ("done", "lacking", "data", "computation", "lost", "refused", "timeout")
-"""Label values: ``lacking`` means that blobs had to be requested; the values after it are kinds of failures."""
+"""Label values, exported from the start, so that the first failure shows as an increase from 0.
+
+``lacking`` means that blobs had to be requested; the values after it are kinds of failures.
+"""
 
 
 class SiloMetrics:
@@ -39,14 +42,14 @@ class SiloMetrics:
 
     def __init__(self, cohort: str, silo: str) -> None:
         self.registry = Registry()
-        self._who = {"cohort": cohort, "silo": silo}
-        names = tuple(self._who)
+        self._labels = {"cohort": cohort, "silo": silo}
+        names = tuple(self._labels)
         self._items = Counter(
-            "fedbroker_work_items", "Work items answered, by outcome.", (*names, "outcome"), registry=self.registry
+            "fedbroker_work_items", "Replies to work items, by outcome.", (*names, "outcome"), registry=self.registry
         )
         self._seconds = Histogram(
             "fedbroker_work_seconds",
-            "Work that was done: waiting for blobs, and reading data and computing.",
+            "Seconds of each completed work item: transfer of blobs, and compute.",
             (*names, "phase"),
             registry=self.registry,
             buckets=SECONDS,
@@ -62,54 +65,58 @@ class SiloMetrics:
         Args:
             statistics: returns the counters; called from any thread.
         """
-        self.registry.register(_Watched(self._who, statistics))
+        self.registry.register(_ServiceCollector(self._labels, statistics))
 
     def answered(self, answer: Answer) -> None:
         """Count a reply."""
         reply = answer.reply
         outcome = "done" if isinstance(reply, Done) else reply.error_type if isinstance(reply, Failed) else "lacking"
-        self._items.labels(*self._who.values(), outcome).inc()
+        self._items.labels(*self._labels.values(), outcome).inc()
         if isinstance(reply, Done):
             self._transfer.observe(reply.blob_wait)
             self._compute.observe(max(0.0, reply.duration - reply.blob_wait))
 
 
-class _Watched:
+class _ServiceCollector:
     """A collector that reads the service's counters at each scrape."""
 
-    def __init__(self, who: Mapping[str, str], statistics: Callable[[], Statistics]) -> None:
-        self._who = who
+    def __init__(self, labels: Mapping[str, str], statistics: Callable[[], Statistics]) -> None:
+        self._labels = labels
         self._statistics = statistics
 
     def collect(self) -> Iterable[Metric]:
         """Yield the current metrics; prometheus-client calls this in its own thread at each scrape."""
         now = self._statistics()
-        who, taken = self._who, now.taken
-        yield gauge("fedbroker_work_running", "Running work items.", who, now.in_hand)
-        yield gauge("fedbroker_sessions_held", "Sessions that the silo holds.", who, now.sessions)
-        yield gauge("fedbroker_blob_cache_bytes", "Bytes of the cached blobs.", who, now.cached_bytes)
-        yield counter("fedbroker_work_redeliveries", "Repeated deliveries of work items.", who, taken.redelivered)
+        labels, work = self._labels, now.work_counters
+        yield gauge("fedbroker_work_running", "Work items that are running.", labels, now.running)
+        yield gauge("fedbroker_sessions_held", "Sessions with values at the silo.", labels, now.sessions)
+        yield gauge("fedbroker_blob_cache_bytes", "Size of the blob cache in bytes.", labels, now.cached_bytes)
+        yield counter(
+            "fedbroker_work_redeliveries", "Redeliveries of work items by the broker.", labels, work.redelivered
+        )
         yield counter(
             "fedbroker_work_rejected",
-            "Messages that were not work for this silo, or were delivered too often.",
-            who,
-            taken.rejected,
+            "Dead-lettered messages: not work for this silo, or delivered too often.",
+            labels,
+            work.rejected,
         )
-        yield counter("fedbroker_runtime_restarts", "Restarts of the C++ runtime, after it died.", who, now.restarts)
+        yield counter("fedbroker_runtime_restarts", "Restarts of the C++ runtime after it died.", labels, now.restarts)
         yield counter(
             "fedbroker_runtimes_retired",
-            "Replacements of a runtime that was busy with abandoned work.",
-            who,
+            "C++ runtimes that were replaced while they computed cancelled work.",
+            labels,
             now.retired,
         )
         blobs = CounterMetricFamily(
-            "fedbroker_blobs", "Blobs of work items, by where the silo found them.", labels=(*who, "found")
+            "fedbroker_blobs",
+            "Blobs that work items needed: cached, sent by the coordinator, or lacking.",
+            labels=(*labels, "found"),
         )
         for found, value in (
-            ("cached", taken.blobs_cached),
-            ("sent", taken.blobs_sent),
-            ("lacking", taken.blobs_lacking),
+            ("cached", work.blobs_cached),
+            ("sent", work.blobs_sent),
+            ("lacking", work.blobs_lacking),
         ):
-            blobs.add_metric((*who.values(), found), value)
+            blobs.add_metric((*labels.values(), found), value)
         yield blobs
-        yield from connection_metrics(now.traffic, who)
+        yield from connection_metrics(now.traffic, labels)

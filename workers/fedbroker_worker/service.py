@@ -45,22 +45,22 @@ class Statistics:
     """The current state of a silo, and its counters since it started.
 
     Attributes:
-        in_hand: the number of work items in hand.
+        running: the number of work items that are running or whose reply is being sent.
         sessions: the number of sessions that hold values here.
         restarts: how often the C++ runtime died and was restarted.
         retired: how often the runtime was replaced because a computation in it was cancelled.
         cached_bytes: the size of the cached blobs.
-        traffic: live counters of the connections to the broker, by lane.
-        taken: live counters of the messages from the work queue.
+        traffic: live counters of the connections to the broker, by connection.
+        work_counters: live counters of the messages from the work queue.
     """
 
-    in_hand: int
+    running: int
     sessions: int
     restarts: int
     retired: int
     cached_bytes: int
     traffic: Mapping[str, TrafficCounters]
-    taken: WorkCounters
+    work_counters: WorkCounters
 
 
 _log = get_logger(__name__)
@@ -230,13 +230,13 @@ class SiloService:
         """Return the current state and counters; may be called from any thread."""
         runtimes, end = self._runtimes, self._end
         return Statistics(
-            in_hand=len(self._tasks),
+            running=len(self._tasks),
             sessions=len(self._sessions),
             restarts=runtimes.restarts,
             retired=runtimes.retired,
             cached_bytes=end.blobs.kept_bytes,
             traffic=end.traffic,
-            taken=end.taken,
+            work_counters=end.work_counters,
         )
 
     def _announcement(self) -> Announce:

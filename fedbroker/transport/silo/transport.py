@@ -184,9 +184,9 @@ class SiloTransport:
         return {"control": self._control.traffic, "bulk": self._bulk.traffic}
 
     @property
-    def taken(self) -> WorkCounters:
+    def work_counters(self) -> WorkCounters:
         """Counters of the deliveries from the work queue so far."""
-        return self._work_consumer.taken
+        return self._work_consumer.work_counters
 
     def restore(self, entries: Iterable[AcceptedMessage]) -> None:
         """Restore the record of signed work that an earlier process accepted, so that a replay is rejected."""

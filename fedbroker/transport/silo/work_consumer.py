@@ -188,11 +188,11 @@ class WorkConsumer:
         renew_seconds: seconds after which the delivery of a work item in progress is renewed.
 
     Attributes:
-        taken: counters of the deliveries so far.
+        work_counters: counters of the deliveries so far.
         forgery_reports: forged messages in a coordinator's name.
     """
 
-    taken: WorkCounters
+    work_counters: WorkCounters
     forgery_reports: ForgeryReports
 
     def __init__(
@@ -216,7 +216,7 @@ class WorkConsumer:
         self._limits = limits
         self._envelopes = envelopes
         self._renew_seconds = renew_seconds
-        self.taken = WorkCounters()
+        self.work_counters = WorkCounters()
         self.forgery_reports = ForgeryReports()
         # The prefetch alone does not bound the handlers: renewing a delivery lets the broker deliver another message.
         self._room = asyncio.Semaphore(max_items)
@@ -228,7 +228,7 @@ class WorkConsumer:
     async def take(self, delivery: Delivery) -> None:
         """Start to handle a delivery, or reject it if it is no work item for this silo: the broker dead-letters it."""
         if delivery.redelivered:
-            self.taken.redelivered += 1
+            self.work_counters.redelivered += 1
         in_flight = self._in_flight.get(delivery.message_id)
         if in_flight is not None:
             in_flight.adopt(delivery)
@@ -239,12 +239,12 @@ class WorkConsumer:
         try:
             item, attachments, signed = self._read(delivery)
         except Forged as error:
-            self.taken.rejected += 1
+            self.work_counters.rejected += 1
             self.forgery_reports.add("work", error.what)
             await delivery.reject()
             return
         except WireError as error:
-            self.taken.rejected += 1
+            self.work_counters.rejected += 1
             _log.error("work_rejected", reason=error.what, message_id=delivery.message_id)
             await delivery.reject()
             return
@@ -313,11 +313,11 @@ class WorkConsumer:
     def _count_blobs(self, item: WorkItem, sent: Collection[Digest]) -> None:
         for digest in item.blobs:
             if digest in sent:
-                self.taken.blobs_sent += 1
+                self.work_counters.blobs_sent += 1
             elif digest in self._blobs:
-                self.taken.blobs_cached += 1
+                self.work_counters.blobs_cached += 1
             else:
-                self.taken.blobs_lacking += 1
+                self.work_counters.blobs_lacking += 1
 
     async def _work_on(self, item: WorkItem, signed: Signed, deadline: Deadline, delivery: Delivery) -> None:
         try:

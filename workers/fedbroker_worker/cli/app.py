@@ -19,12 +19,12 @@ from fedbroker_worker import worker_version
 __all__ = ["app", "main"]
 
 _EPILOGUE: Final = (
-    "Exit codes: 0 done, 2 your settings, 3 the broker, 4 cohort, silo or data, 5 anything else. "
+    "Exit codes: 0 success, 2 settings, 3 broker, 4 cohort, silo or data, 5 other errors, 130 interrupted. "
     "FEDBROKER_DEBUG=1 adds tracebacks."
 )
 
 _RUN_EXAMPLES: Final = """Examples:
-  fedbroker-silo run                                     with ./silo.toml
+  fedbroker-silo run                                     reads ./silo.toml
   fedbroker-silo run --config /etc/fedbroker/silo.toml
   FEDBROKER_SILO_BROKER=amqps://me:secret@broker.example/ fedbroker-silo run
   FEDBROKER_DATA__FLIGHTS__FILE=flights.parquet fedbroker-silo run"""
@@ -39,18 +39,18 @@ _AUDIT_EXAMPLES: Final = """Examples:
   fedbroker-silo audit --file audit.log.1 --json | jq '.lines[] | select(.outcome == "refused")'"""
 
 _REPLAY_EXAMPLES: Final = """Examples:
-  fedbroker dead-letters show 53c2 --cohort airports --save item    at the coordinator's
+  fedbroker dead-letters show 53c2 --cohort airports --save item    at the coordinator
   fedbroker-silo replay item --config silo.toml
   fedbroker-silo replay item --blobs blobs --out outputs
   fedbroker-silo replay item --pdb"""
 
 _KEY_EXAMPLES: Final = """Examples:
-  fedbroker-silo key secret.key        makes it, if it is not there; give its output to the coordinator's side
+  fedbroker-silo key secret.key    makes the secret if the file does not exist
   fedbroker-silo key /etc/fedbroker/secret.key"""
 
 app = cyclopts.App(
     name="fedbroker-silo",
-    help="A silo of a fedbroker cohort: computes over its own data, only ever connects out.",
+    help="Run a silo of a fedbroker cohort: it computes over its own data and opens no port.",
     help_epilogue=_EPILOGUE,
     version=worker_version,
     help_format="plaintext",
@@ -81,23 +81,24 @@ def run(
     alive_file: Path | None = None,
     until_eof: Annotated[bool, cyclopts.Parameter(negative="")] = False,
 ) -> None:
-    """Join the cohort and answer its work until SIGTERM or Ctrl-C.
+    """Join the cohort and answer work items until SIGTERM or Ctrl-C.
 
-    The first signal lets the silo finish the work in hand and leave the cohort; the second one ends it at once. A lost
-    broker is reconnected. Relative paths in the settings are relative to their file, in whose directory the silo works.
+    After the first signal, the silo completes its running work and leaves the cohort. A second signal ends it at once.
+    The silo reconnects to a lost broker. Relative paths in the settings are relative to the settings file, whose
+    directory is the silo's working directory.
 
     Parameters
     ----------
     config
-        The silo's settings. FEDBROKER_SILO_KEY in the environment overrides `key` of [silo], or
-        FEDBROKER_SILO_KEY_FILE, with what is in that file; FEDBROKER_DATA__NAME__KEY overrides `key` of [data.NAME].
+        The silo's settings file. Environment variables override its keys: FEDBROKER_SILO_KEY sets `key` of [silo],
+        FEDBROKER_SILO_KEY_FILE names a file with the value, and FEDBROKER_DATA__NAME__KEY sets `key` of [data.NAME].
     ready_file
-        Made once the silo is in its cohort, removed when it leaves.
+        Create this file when the silo has joined its cohort, and remove it when the silo leaves.
     alive_file
-        Touched every 5 seconds while the silo is alive: if it is older than a minute, start the silo again. systemd
-        is told the same (Type=notify, WatchdogSec).
+        Touch this file every 5 seconds while the silo is alive. Restart the silo if the file is older than a minute.
+        systemd gets a watchdog message at the same time (Type=notify, WatchdogSec).
     until_eof
-        Also stop, as after a signal, when standard input ends: with the process that started the silo.
+        Also stop, as after a signal, when standard input ends, as it does when the parent process exits.
     """
     from fedbroker_worker.config import load
     from fedbroker_worker.daemon import run_silo
@@ -107,19 +108,19 @@ def run(
 
 @app.command(help_epilogue=_CHECK_EXAMPLES)
 def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Parameter(negative="")] = False) -> int:
-    """Try everything that the silo needs, without joining the cohort: the broker, the C++ runtime, each data source.
+    """Check the broker, the C++ runtime, the policy and each data source, and say what to do.
 
-    Prints a line for each finding (ok, warning or problem, with the error's code
-    and what to do) and each source's columns and rows. Nothing is left on the
-    broker, and a silo that runs is not disturbed. The exit code is 0
-    without problems, else that of the first one.
+    Prints one line per finding: ok, warning or problem, with the code of an error
+    that docs/errors.md explains. Then prints the columns and rows of each source.
+    Does not join the cohort, leaves nothing on the broker and disturbs no running
+    silo. The exit code is 0, or that of the first problem.
 
     Parameters
     ----------
     config
-        The silo's settings.
+        The silo's settings file.
     json
-        Print the findings as JSON.
+        Print JSON.
     """
     from fedbroker_worker.cli.check import check_silo
     from fedbroker_worker.config import load
@@ -129,16 +130,17 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
 
 @app.command(help_epilogue=_KEY_EXAMPLES)
 def key(file: Path, /) -> None:
-    """Print the public key of this silo's secret; make the secret first, if it is not there.
+    """Make this silo's secret key, and print its public key.
 
-    A holder of the public key can tell this silo's messages from others', and
-    seal messages to it. The secret never leaves the file, which only its owner
-    may read: name it in [security] of the silo's settings.
+    With the public key, a coordinator verifies this silo's signatures and encrypts
+    messages for it: give it to the coordinator's administrator. The secret stays in
+    the file, which only its owner may read. `secret_file` in [security] of the
+    silo's settings names the file.
 
     Parameters
     ----------
     file
-        The file with the secret.
+        The secret's file. An existing secret is kept.
     """
     from fedbroker.trust.keyring import public_key
 
@@ -156,24 +158,24 @@ def replay(
     pdb: Annotated[bool, cyclopts.Parameter(negative="")] = False,
     json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
 ) -> None:
-    """Run a saved work item over this silo's own data and print its outputs' digests and sizes.
+    """Run a dead-lettered work item over this silo's data, and print the digests and sizes of its outputs.
 
-    Everything but the C++ runtime runs in this process, so that a debugger
-    works. No broker is needed, and nothing is sent. The outputs are
-    the bytes that the silo would send.
+    Needs no broker and sends nothing. The outputs are the bytes that the silo
+    would send. The work item runs in this process, except in the C++ runtime, so
+    that a debugger works.
 
     Parameters
     ----------
     file
-        The work item: the body of a dead letter.
+        The work item: the raw body of a dead letter.
     config
-        The silo's settings.
+        The silo's settings file.
     blobs
-        A directory with the blobs that are not in the file, each in a file that is named by its digest.
+        Directory of blobs that the work item does not contain: files named by their digests.
     out
-        Save the outputs in this directory, each in a file that is named by its digest.
+        Save the outputs in this directory, named by their digests.
     pdb
-        Stop in the debugger before the first operation and where it fails, without a time limit.
+        Start the debugger before the first operation and where the work item fails. Sets no time limit.
     json
         Print JSON.
     """
@@ -192,21 +194,21 @@ def audit(
     last: Annotated[int | None, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0))] = None,
     json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
 ) -> None:
-    """Print the audit log and see that nothing in it was edited, removed or moved: who asked what, and what left.
+    """Print the audit log of requests and outputs, and verify that no line was edited, removed or moved.
 
-    The whole log is verified in any case. That its last lines were cut off does not show: compare the hash of
-    the last line with one that you noted elsewhere.
+    Always verifies the whole log. The log cannot show that its last lines were removed: compare the hash of the last
+    line with a hash that you noted elsewhere.
 
     Parameters
     ----------
     config
-        The silo's settings, whose [policy] names the file.
+        The silo's settings file. `audit_file` in its [policy] names the log.
     file
-        The file itself, such as one that was moved away.
+        Read this log instead, such as one that was moved away.
     after
-        The hash of the last line of the file that this one goes on from.
+        The hash of the last line of the previous log, from which this log continues.
     last
-        Print so many lines, the last ones.
+        Print only this number of lines, from the end.
     json
         Print JSON.
     """

@@ -1,4 +1,4 @@
-"""The command ``fedbroker-silo check``: try everything that a silo needs, without joining its cohort."""
+"""The command ``fedbroker-silo check``: check everything that a silo needs, without joining its cohort."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class _Findings:
             *self.broker,
             *self.runtime,
             self.policy,
-            *(_source_finding(name, one) for name, one in self.sources.items()),
+            *(_source_finding(name, found) for name, found in self.sources.items()),
         ]
 
     @property
     def problems(self) -> list[Finding]:
-        return [one for one in self.all if one.level == "problem"]
+        return [finding for finding in self.all if finding.level == "problem"]
 
 
 def check_silo(settings: Settings, *, as_json: bool) -> int:
@@ -86,7 +86,7 @@ async def _try(settings: Settings) -> _Findings:
     names = list(settings.data)
     silo = settings.silo
     sources = (_caught(_source(name, settings.data[name], settings)) for name in names)
-    broker, runtime, found = await asyncio.gather(
+    broker, runtime, described = await asyncio.gather(
         examine(
             silo.broker,
             silo_role(silo.cohort, silo.name, enrolled=silo.enrolled),
@@ -95,7 +95,7 @@ async def _try(settings: Settings) -> _Findings:
         _runtime(settings),
         asyncio.gather(*sources),
     )
-    return _Findings(broker, runtime, _policy(settings), dict(zip(names, found, strict=True)))
+    return _Findings(broker, runtime, _policy(settings), dict(zip(names, described, strict=True)))
 
 
 def _policy(settings: Settings) -> Finding:
@@ -108,7 +108,7 @@ def _policy(settings: Settings) -> Finding:
             accepted.check()
     except FedbrokerError as error:
         return Finding.problem("policy", error)
-    return Finding.ok("policy", policy.in_words)
+    return Finding.ok("policy", policy.summary)
 
 
 async def _runtime(settings: Settings) -> list[Finding]:
@@ -124,7 +124,7 @@ async def _runtime(settings: Settings) -> list[Finding]:
             confinement = runtime.confinement
     except TimeoutError:
         slow = RuntimeUnavailable(
-            f"the C++ runtime gave no result in {RUNTIME_SECONDS:g} s", hint="see the machine's load"
+            f"the C++ runtime returned no result within {RUNTIME_SECONDS:g} s", hint="check the machine's load"
         )
         return [Finding.problem("runtime", slow)]
     except FedbrokerError as error:
@@ -132,8 +132,8 @@ async def _runtime(settings: Settings) -> list[Finding]:
     finally:
         await runtime.close()
     seconds = time.monotonic() - started
-    said = f"started with isolation {silo.isolation!r} and computed something, in {seconds:.1f} s"
-    return [Finding.ok("runtime", said), _confinement(confinement)]
+    text = f"started with isolation {silo.isolation!r} and ran a computation in {seconds:.1f} s"
+    return [Finding.ok("runtime", text), _confinement(confinement)]
 
 
 def _confinement(found: Confinement) -> Finding:
@@ -156,8 +156,8 @@ def _identity() -> bytes:
     return bytes(executor_pb2.Value(computation=function).SerializeToString())
 
 
-async def _source(name: str, own: SourceSettings, settings: Settings) -> Source:
-    source = await OpenSource.open(name, own, settings.directory)
+async def _source(name: str, source_settings: SourceSettings, settings: Settings) -> Source:
+    source = await OpenSource.open(name, source_settings, settings.directory)
     try:
         await source.count()
         return source.announced
@@ -165,9 +165,9 @@ async def _source(name: str, own: SourceSettings, settings: Settings) -> Source:
         await source.close()
 
 
-async def _caught(trial: Coroutine[Any, Any, Source]) -> Source | FedbrokerError:
+async def _caught(opening: Coroutine[Any, Any, Source]) -> Source | FedbrokerError:
     try:
-        return await trial
+        return await opening
     except FedbrokerError as error:
         return error
 
@@ -184,10 +184,10 @@ def _as_json(settings: Settings, findings: _Findings) -> dict[str, object]:
     return {
         "silo": silo.name,
         "cohort": silo.cohort,
-        "broker": {"url": silo.shown_broker, "error": _said(findings.broker)},
-        "runtime": {"isolation": silo.isolation, "error": _said(findings.runtime)},
+        "broker": {"url": silo.shown_broker, "error": _first_problem(findings.broker)},
+        "runtime": {"isolation": silo.isolation, "error": _first_problem(findings.runtime)},
         "sources": {name: _source_as_json(found) for name, found in findings.sources.items()},
-        "findings": [one.as_json() for one in findings.all],
+        "findings": [finding.as_json() for finding in findings.all],
     }
 
 
@@ -198,9 +198,9 @@ def _source_as_json(found: Source | FedbrokerError) -> dict[str, object]:
     return {"rows": found.rows, "clients": found.clients, "columns": columns, "error": None}
 
 
-def _said(findings: Sequence[Finding]) -> str | None:
+def _first_problem(findings: Sequence[Finding]) -> str | None:
     """Return the line of the first problem."""
-    return next((one.line for one in findings if one.level == "problem"), None)
+    return next((finding.line for finding in findings if finding.level == "problem"), None)
 
 
 def _print(settings: Settings, findings: _Findings) -> None:

@@ -88,21 +88,21 @@ class PolicySettings:
         return (self.error_detail or ("full" if self.client_results == "allow" else "position")) == "full"
 
     @property
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """The policy in one line, for people."""
         sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
-        clients = f"of at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
+        clients = f"with at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
         aggregates = "aggregates" if self.aggregates == "any" else "sums, counts, minima and maxima"
         results = f"only {aggregates} leave"
         if self.client_results == "allow":
             results = "client values may leave" + (f", and {aggregates}" if self.aggregates == "recognised" else "")
-        errors = "errors in full" if self.errors_in_full else "errors by position"
-        ops = [f"{', '.join(self.refuse_ops)} refused, too"] if self.refuse_ops else []
-        ops += [f"{', '.join(self.allow_ops)} allowed"] if self.allow_ops else []
+        errors = "errors with full text" if self.errors_in_full else "errors with position only"
+        ops = [f"refused ops: {', '.join(self.refuse_ops)}"] if self.refuse_ops else []
+        ops += [f"allowed ops: {', '.join(self.allow_ops)}"] if self.allow_ops else []
         log = f"audit log {self.audit_file}" if self.audit_file else "no audit log"
-        most = f"at most {self.max_bytes_out:,} bytes a session, {seconds_text(self.max_seconds)} a work item, "
-        most += f"{self.max_failures} failures a session"
-        return "; ".join([f"{sources} {clients}", results, errors, most, *ops, log])
+        limits = f"at most {self.max_bytes_out:,} bytes per session, {seconds_text(self.max_seconds)} per work item, "
+        limits += f"{self.max_failures} failures per session"
+        return "; ".join([f"{sources} {clients}", results, errors, limits, *ops, log])
 
 
 def read_policy(
