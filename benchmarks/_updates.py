@@ -46,7 +46,7 @@ class Updating:
             name,
             announcement=lambda: Announce(cohort, name, "1", HEARTBEAT),
             on_work=self._answer,
-            on_end=lambda *_: None,
+            on_session_end=lambda *_: None,
             heartbeat=HEARTBEAT,
         )
 

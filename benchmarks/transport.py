@@ -52,7 +52,7 @@ def silo_process(url: str, name: str, ready: Event, stop: Event) -> None:
             name,
             announcement=lambda: Announce(COHORT, name, "i", 5.0),
             on_work=answer,
-            on_end=lambda *_: None,
+            on_session_end=lambda *_: None,
         )
         await end.open(Deadline.after(20))
         ready.set()

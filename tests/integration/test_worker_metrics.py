@@ -47,7 +47,7 @@ class Metrics:
 async def watched(own):
     """Run a silo, its metrics, and a coordinator that has discovered it."""
     metrics = SiloMetrics(own.silo.cohort, own.silo.name)
-    service = SiloService(own, on_answer=metrics.answered)
+    service = SiloService(own, on_reply=metrics.count_reply)
     metrics.watch(service.statistics)
     with Exposition("127.0.0.1:0", metrics.registry) as exposition:
         async with service, work_client(own) as client:

@@ -123,7 +123,7 @@ async def test_renewals_do_not_raise_the_number_of_current_items(broker, cohort,
     own = load_settings(tmp_path, broker.url, cohort, waiting, max_work=2, renew_seconds=0.3)
     async with SiloService(own) as service, work_client(own) as client:
         asking = [asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60))) for _ in range(6)]
-        held = service._end._work_consumer._in_flight
+        held = service._transport._work_consumer._in_flight
         await eventually(lambda: len(held) == 6)  # since the current items were renewed
         assert service.statistics().running == 2
         let_reads_return(tmp_path)
@@ -139,7 +139,7 @@ async def test_renewed_copy_behind_a_long_queue_runs_once(broker, cohort, tmp_pa
     monkeypatch.setattr(work_consumer, "COPY_SECONDS", 0.0)
     own = load_settings(tmp_path, broker.url, cohort, {**waiting, "slow": SLOW}, max_work=1, renew_seconds=2.0)
     async with SiloService(own) as service, work_client(own) as client, queue_admin(broker.url) as look:
-        inbox, queue = service._end._work_consumer, f"fedbroker.work.{cohort}.ewr"
+        inbox, queue = service._transport._work_consumer, f"fedbroker.work.{cohort}.ewr"
         first = asyncio.create_task(client.outputs(client.item(echo_ops("waiting"), seconds=60)))
         await eventually(lambda: read_count(tmp_path) == 1)
         second = asyncio.create_task(client.send(client.item(echo_ops("slow"), session="slow", seconds=60)))

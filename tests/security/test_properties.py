@@ -71,13 +71,13 @@ async def test_a_silo_keeps_its_connection_for_any_message_properties(scene, coh
     silo, client, attacker = scene
     key = topology.work_key(cohort, "ewr", client.transport.coordinator_id).encode()
     here = topology.silo_key(cohort, "ewr").encode()
-    rejected = silo._end.work_counters.rejected
+    rejected = silo._transport.work_counters.rejected
     await attacker.publish(topology.WORK.name, key, b"nonsense", named(PROPERTIES[how]))
     await attacker.publish(topology.MAIL.name, here, b"nonsense", named(PROPERTIES[how]))
     await attacker.publish(topology.BLOBS.name, here, b"nonsense", named(PROPERTIES[how]))
-    await eventually(lambda: silo._end.work_counters.rejected > rejected)
+    await eventually(lambda: silo._transport.work_counters.rejected > rejected)
     await client.check()
-    assert lost(silo._end, client.transport) == 0  # the coordinator got the dead letter
+    assert lost(silo._transport, client.transport) == 0  # the coordinator got the dead letter
 
 
 @pytest.mark.parametrize("how", PROPERTIES)
@@ -103,13 +103,13 @@ async def test_a_coordinator_keeps_its_connection_for_any_message_properties(bro
 
 async def test_no_routing_key_ends_a_silo_or_a_coordinator(scene, cohort) -> None:
     silo, client, attacker = scene
-    rejected = silo._end.work_counters.rejected
+    rejected = silo._transport.work_counters.rejected
     await attacker.publish(topology.WORK.name, f"{cohort}.ewr.".encode() + NONE, b"nonsense", {})
     await attacker.publish(topology.REPLY.name, f"{client.transport.coordinator_id}.".encode() + NONE, b"nonsense", {})
     await attacker.publish(topology.LOBBY.name, f"{cohort}.".encode() + NONE, b"nonsense", {})
-    await eventually(lambda: silo._end.work_counters.rejected > rejected)
+    await eventually(lambda: silo._transport.work_counters.rejected > rejected)
     await client.check()
-    assert lost(silo._end, client.transport) == 0
+    assert lost(silo._transport, client.transport) == 0
 
 
 def test_headers_that_pamqp_reads_are_unchanged() -> None:

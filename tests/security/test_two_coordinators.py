@@ -60,7 +60,7 @@ async def scene(broker: PrivateBroker, cohort: str, tmp_path, monkeypatch, seal:
 async def has_read_its_notices(silo, attacker) -> None:
     """Wait until the silo has read all notices so far: a mailbox is read in order."""
     await attacker.send_notice("ewr", EndSession("seen"))
-    await eventually(lambda: "seen" in [session for _, session in silo._tasks._ended])
+    await eventually(lambda: "seen" in [session for _, session in silo._tasks._ended_sessions])
 
 
 async def test_a_coordinator_cannot_end_anothers_session(scene, tmp_path) -> None:

@@ -76,7 +76,7 @@ class EchoSilo:
             name,
             announcement=self._announcement,
             on_work=self._on_work,
-            on_end=lambda message, _: self.ended.append(message),
+            on_session_end=lambda message, _: self.ended.append(message),
             heartbeat=heartbeat,
             limits=limits,
             compression=compression,

@@ -114,7 +114,7 @@ def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
     from fedbroker_worker.metrics import SiloMetrics
 
     metrics = SiloMetrics(silo.cohort, silo.name)
-    service = SiloService(settings, on_answer=metrics.answered)
+    service = SiloService(settings, on_reply=metrics.count_reply)
     metrics.watch(service.statistics)
     return service, Exposition(silo.metrics, metrics.registry)
 

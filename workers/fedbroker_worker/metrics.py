@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from fedbroker_worker.service import Statistics
-    from fedbroker_worker.work.worker import Answer
+    from fedbroker_worker.work.worker import WorkReply
 
 __all__ = ["SiloMetrics"]
 
@@ -67,9 +67,9 @@ class SiloMetrics:
         """
         self.registry.register(_ServiceCollector(self._labels, statistics))
 
-    def answered(self, answer: Answer) -> None:
+    def count_reply(self, work_reply: WorkReply) -> None:
         """Count a reply."""
-        reply = answer.reply
+        reply = work_reply.message
         outcome = "done" if isinstance(reply, Done) else reply.error_type if isinstance(reply, Failed) else "lacking"
         self._items.labels(*self._labels.values(), outcome).inc()
         if isinstance(reply, Done):

@@ -1,4 +1,4 @@
-"""A running silo: it joins its cohort, answers work until it is told to stop, and leaves."""
+"""A running silo: it joins its cohort, answers work items until it is stopped, and leaves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedbroker_worker.sources.catalog import Catalog
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.sessions import Sessions
 from fedbroker_worker.work.tasks import ReplyCache, WorkTasks
-from fedbroker_worker.work.worker import PATIENCE, Answer, Worker
+from fedbroker_worker.work.worker import PATIENCE, Worker, WorkReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -66,10 +66,13 @@ class Statistics:
 _log = get_logger(__name__)
 
 OPEN_SECONDS: Final = 30.0
-"""Time limit for connecting to the broker and joining the cohort."""
+"""Time limit in seconds for connecting to the broker and joining the cohort.
+
+Ample for TLS over a slow line; beyond it, a service manager restarts the silo sooner than it would connect.
+"""
 
 CAPABILITIES: Final = ("replay/1",)
-"""The silo's announced capabilities: programs of executor requests, first version."""
+"""The silo's announced capabilities: work items as lists of operations, first version."""
 
 
 class SiloService:
@@ -77,12 +80,12 @@ class SiloService:
 
     Args:
         settings: the silo's settings.
-        patience: seconds without progress on the bulk lane after which a blob counts as lost.
-        on_answer: called with each reply before it is sent; must not block.
+        patience: seconds without progress of a blob's transfer after which the blob counts as lost.
+        on_reply: called with each reply before it is sent; must not block.
     """
 
     def __init__(
-        self, settings: Settings, *, patience: float = PATIENCE, on_answer: Callable[[Answer], None] | None = None
+        self, settings: Settings, *, patience: float = PATIENCE, on_reply: Callable[[WorkReply], None] | None = None
     ) -> None:
         silo, limits = settings.silo, settings.limits
         self._settings = silo
@@ -93,13 +96,13 @@ class SiloService:
         self._runtimes = Runtimes(
             lambda: Runtime(isolation=silo.isolation, memory=memory, confinement=silo.runtime_confinement)
         )
-        self._end = SiloTransport(
+        self._transport = SiloTransport(
             silo.broker,
             silo.cohort,
             silo.name,
             announcement=self._announcement,
             on_work=self._on_work,
-            on_end=self._on_end,
+            on_session_end=self._on_session_end,
             limits=limits,
             compression=silo.compression,
             keys=settings.keys,
@@ -117,7 +120,7 @@ class SiloService:
         worker = Worker(
             silo.name,
             self._incarnation,
-            self._end.blobs,
+            self._transport.blobs,
             self._catalog,
             self._sessions,
             Guard(settings.policy),
@@ -129,11 +132,11 @@ class SiloService:
         self._tasks = WorkTasks(
             silo.name,
             self._incarnation,
-            self._end,
+            self._transport,
             worker,
             self._sessions,
             self._reply_cache,
-            on_answer,
+            on_reply,
             self._accepted,
         )
 
@@ -152,7 +155,7 @@ class SiloService:
                 await in_thread(self._audit.check, "audit")
             if self._accepted is not None:
                 await in_thread(self._accepted.check, "record")
-            await _side_by_side(self._catalog.open(), self._runtimes.start())
+            await _concurrently(self._catalog.open(), self._runtimes.start())
             await self._join()
         except BaseException:
             await self.close()
@@ -167,7 +170,7 @@ class SiloService:
                 await until_free(silo.broker, silo.cohort, silo.name)
             await self._restore()
             try:
-                return await self._end.open(Deadline.after(OPEN_SECONDS))
+                return await self._transport.open(Deadline.after(OPEN_SECONDS))
             except NameTaken:
                 if not silo.standby:
                     raise  # with standby, another waiting process was faster
@@ -178,10 +181,10 @@ class SiloService:
             return
         if self._audit is not None:  # synced to disk, so that it may list work that the record lost in a power cut
             nonces = await in_thread(self._audit.nonces, "audit")
-            self._end.restore([AcceptedMessage(by, nonce, -math.inf) for by, nonce in nonces])
-        self._end.restore(await in_thread(self._accepted.load, "record"))
+            self._transport.restore([AcceptedMessage(by, nonce, -math.inf) for by, nonce in nonces])
+        self._transport.restore(await in_thread(self._accepted.load, "record"))
 
-    def _on_end(self, message: EndSession, by: str) -> None:
+    def _on_session_end(self, message: EndSession, by: str) -> None:
         self._tasks.end_session(message, by)
 
     def _on_work(self, item: WorkItem, signed: Signed) -> Awaitable[None]:
@@ -189,33 +192,33 @@ class SiloService:
 
     @property
     def status(self) -> str:
-        """The silo's cohort and the work in hand, for people."""
+        """The silo's cohort and the numbers of its work items and sessions, for people."""
         items, sessions = len(self._tasks), len(self._sessions)
         return f"cohort {self._settings.cohort}: {items} work items, {sessions} sessions in hand"
 
     async def drain(self) -> None:
-        """Leave the cohort: take no new session, and finish the present ones within ``drain_seconds``."""
+        """Leave the cohort: refuse new sessions, and finish the others within ``drain_seconds``."""
         self._tasks.leave()
-        await self._end.leave()
+        await self._transport.leave()
         deadline = Deadline.after(self._settings.drain_seconds)
         if self._tasks or len(self._sessions):
             _log.info("drain_started", items=len(self._tasks), sessions=len(self._sessions))
         while (self._tasks or len(self._sessions)) and not deadline.passed():
             if self._tasks:
-                await self._tasks.one_done(deadline)
+                await self._tasks.wait_until_one_is_done(deadline)
             else:
                 await self._sessions.changed(deadline)
         if self._tasks:
             _log.warning("work_abandoned", items=len(self._tasks), drain_seconds=self._settings.drain_seconds)
-        await self._end.drain()
+        await self._transport.drain()
 
     async def close(self) -> None:
-        """Leave at once: work in hand returns to the broker. Bounded in time; may be called twice."""
+        """Leave at once: the broker requeues running work items. Bounded in time; may be called twice."""
         await self._tasks.close()
-        await self._end.close()
+        await self._transport.close()
         await self._sessions.close()
         self._reply_cache.clear()
-        await _side_by_side(self._runtimes.close(), self._catalog.close())
+        await _concurrently(self._runtimes.close(), self._catalog.close())
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -228,15 +231,15 @@ class SiloService:
 
     def statistics(self) -> Statistics:
         """Return the current state and counters; may be called from any thread."""
-        runtimes, end = self._runtimes, self._end
+        runtimes, transport = self._runtimes, self._transport
         return Statistics(
             running=len(self._tasks),
             sessions=len(self._sessions),
             restarts=runtimes.restarts,
             retired=runtimes.retired,
-            cached_bytes=end.blobs.kept_bytes,
-            traffic=end.traffic,
-            work_counters=end.work_counters,
+            cached_bytes=transport.blobs.kept_bytes,
+            traffic=transport.traffic,
+            work_counters=transport.work_counters,
         )
 
     def _announcement(self) -> Announce:
@@ -252,9 +255,9 @@ class SiloService:
         )
 
 
-async def _side_by_side(*steps: Coroutine[Any, Any, None]) -> None:
-    """Run steps concurrently; the first failure cancels the others and is raised."""
-    tasks = [asyncio.create_task(step) for step in steps]
+async def _concurrently(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines concurrently; the first failure cancels the others and is raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -71,8 +71,8 @@ class SiloTransport:
         on_work: handles one work item, in a separate task; receives the item and its signature, and has replied when it
             returns. May be called again with an item that it is working on or has answered: the broker redelivers
             unacknowledged messages.
-        on_end: called when a coordinator ends a session, with the fingerprint of the notice's signer (on the event
-            loop, must not block).
+        on_session_end: called when a coordinator ends a session, with the fingerprint of the notice's signer (on the
+            event loop, must not block).
         limits: bounds on messages and blobs.
         compression: which blobs are sent compressed; compressed blobs are always accepted.
         keys: this silo's key and its coordinators' keys; None: messages are not signed.
@@ -101,7 +101,7 @@ class SiloTransport:
         *,
         announcement: Callable[[], Announce],
         on_work: Callable[[WorkItem, Signed], Awaitable[None]],
-        on_end: Callable[[EndSession, str], None],
+        on_session_end: Callable[[EndSession, str], None],
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
         keys: Keys | None = None,
@@ -118,7 +118,7 @@ class SiloTransport:
         address = parse(url)
         self._cohort = check_name("cohort", cohort)
         self._silo = check_name("silo", silo)
-        self._on_end = on_end
+        self._on_session_end = on_session_end
         self._limits = limits
         self.blobs = BlobStore(store_bytes, limits=limits, linger=store_seconds)
         self._prefetch = prefetch
@@ -384,7 +384,7 @@ class SiloTransport:
             _log.warning("message_dropped", at="mailbox", reason=error.what)
         else:
             if isinstance(message, EndSession):
-                self._on_end(message, by)
+                self._on_session_end(message, by)
             elif isinstance(message, Fetch):
                 self._deferred.fetch(message, by)
             elif isinstance(message, Accepted | Rejected):

@@ -26,9 +26,12 @@ __all__ = ["SessionValues", "Sessions", "SiloSession"]
 _log = get_logger(__name__)
 
 LONGEST_LEASE: Final = 86_400.0
-"""The most seconds for which a session's values are kept without work, even if its coordinator asks for more."""
+"""The most seconds for which a session's values are kept without work, even if its coordinator asks for more: a day.
 
-TIDY_AFTER: Final = 0.02
+A coordinator that died must not hold memory here for ever.
+"""
+
+DISPOSE_AFTER: Final = 0.02
 """Seconds after a session's end until its executor is disposed of, so that the disposal does not delay a reply."""
 
 
@@ -44,7 +47,7 @@ class SiloSession:
         lease: the lease of an executor of the runtime; taken when the first program runs.
         refs: values by the coordinator's ids.
         labels: the policy's labels of these values, by the same ids.
-        over: True after the session was ended; no more work may run in it.
+        ended: True after the session was ended; no more work may run in it.
     """
 
     by: str
@@ -54,7 +57,7 @@ class SiloSession:
     lease: Lease | None = None
     refs: dict[int, Ref] = field(default_factory=dict[int, Ref])
     labels: dict[int, Label] = field(default_factory=dict[int, Label])
-    over: bool = False
+    ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     timer: asyncio.TimerHandle | None = None
 
@@ -80,13 +83,13 @@ class Sessions:
 
     Args:
         runtimes: the source of executors.
-        most: the most sessions at a time: each holds an executor and values, and a coordinator that died ends none of
-            its sessions.
+        max_sessions: the most sessions at a time: each holds an executor and values, and a coordinator that died ends
+            none of its sessions.
     """
 
-    def __init__(self, runtimes: Runtimes, most: int) -> None:
+    def __init__(self, runtimes: Runtimes, max_sessions: int) -> None:
         self._runtimes = runtimes
-        self._most = most
+        self._max_sessions = max_sessions
         self._alive: dict[tuple[str, str], SiloSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -95,9 +98,9 @@ class Sessions:
         """Return the number of sessions that are alive."""
         return len(self._alive)
 
-    def knows(self, session: str, by: str = "") -> bool:
-        """Return whether that session of a signer is alive here."""
-        return (by, session) in self._alive
+    def is_alive(self, session_id: str, by: str = "") -> bool:
+        """Return whether a signer's session is alive here."""
+        return (by, session_id) in self._alive
 
     async def changed(self, deadline: Deadline) -> None:
         """Wait until a session has ended, or until the deadline."""
@@ -127,9 +130,9 @@ class Sessions:
                     f"session {item.session_id} is unknown: this silo was restarted, or the session's lease expired",
                     hint="run the computation again",
                 )
-            if len(self._alive) >= self._most:
+            if len(self._alive) >= self._max_sessions:
                 raise WorkRefused(
-                    f"the limit of {self._most} sessions is reached",
+                    f"the limit of {self._max_sessions} sessions is reached",
                     hint="try again later, or raise [silo] max_sessions",
                 )
         elif session.reply_to != item.coordinator_id:
@@ -154,7 +157,7 @@ class Sessions:
         new = SiloSession(by, item.session_id, item.coordinator_id, item.clients)
         session = self._alive.setdefault((by, item.session_id), new)
         async with session.lock:
-            if session.over:
+            if session.ended:
                 raise SessionLost(f"session {item.session_id} was ended", hint="run the computation again")
             if session.timer is not None:
                 session.timer.cancel()
@@ -164,10 +167,10 @@ class Sessions:
                 with session.lease.at_work():
                     yield SessionValues(session.lease.executor, session.refs, session.labels)
             except BaseException as error:
-                given_up = isinstance(error, asyncio.CancelledError)
-                self._end(session, busy=given_up and any(isinstance(op, Call) for op in item.ops))
+                cancelled = isinstance(error, asyncio.CancelledError)
+                self._end(session, computing=cancelled and any(isinstance(op, Call) for op in item.ops))
                 raise
-            if item.ends_session or session.over:
+            if item.ends_session or session.ended:
                 self._end(session)
             else:
                 self._keep(session, item.lease)
@@ -176,7 +179,7 @@ class Sessions:
         """End a signer's session, if it is here, once no work item is in it; the caller cancels its work items."""
         alive = self._alive.get((by, session))
         if alive is not None and alive.lock.locked():
-            alive.over = True
+            alive.ended = True
         elif alive is not None:
             self._end(alive)
 
@@ -194,8 +197,8 @@ class Sessions:
         _log.warning("session_expired", session=session.id)
         self._end(session)
 
-    def _end(self, session: SiloSession, *, busy: bool = False) -> None:
-        session.over = True
+    def _end(self, session: SiloSession, *, computing: bool = False) -> None:
+        session.ended = True
         if session.timer is not None:
             session.timer.cancel()
         session.refs.clear()
@@ -205,12 +208,12 @@ class Sessions:
             self._changed.set()
         lease, session.lease = session.lease, None
         if lease is not None:
-            task = asyncio.create_task(self._give_back(lease, busy=busy), name=f"dispose {session.id}")
+            task = asyncio.create_task(self._give_back(lease, computing=computing), name=f"dispose {session.id}")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def _give_back(self, lease: Lease, *, busy: bool) -> None:
+    async def _give_back(self, lease: Lease, *, computing: bool) -> None:
         """Return a lease after a short delay, so that the runtime's disposal does not delay a reply."""
-        if not busy:
-            await asyncio.sleep(TIDY_AFTER)
-        await self._runtimes.give_back(lease, busy=busy)
+        if not computing:
+            await asyncio.sleep(DISPOSE_AFTER)
+        await self._runtimes.give_back(lease, busy=computing)

@@ -1,4 +1,4 @@
-"""The work that a silo has in hand: each item is answered once, and cancelled work stops."""
+"""The running work items of a silo: each is answered once, and cancelled work stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedbroker_worker.policy.recording import GIVEN_UP
 from fedbroker_worker.policy.rules import LONGEST_STAGE
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.failures import failed_reply
-from fedbroker_worker.work.worker import Answer
+from fedbroker_worker.work.worker import WorkReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,12 +42,12 @@ _log = get_logger(__name__)
 STOPPED: Final = "the silo stopped; the broker gives the work to the next process"
 
 REPLY_GRACE: Final = 30.0
-"""Seconds beyond the stage's own time for which a reply is retried while the broker is unreachable."""
+"""Seconds beyond the stage's time for which a reply is retried while the broker is unreachable."""
 
-ENDED: Final = 1024
-"""The most cancelled sessions that are remembered: their work may arrive after the notice of their end.
+MOST_ENDED: Final = 1024
+"""The most cancelled sessions to remember, because their work may arrive after the notice of their end.
 
-Also the most nonces that are remembered as recorded.
+Also the most nonces to remember as recorded. Far more than a silo has at a time, in well under a megabyte.
 """
 
 
@@ -56,16 +56,16 @@ _Key: TypeAlias = tuple[str, str, int]
 
 
 class WorkTasks:
-    """The work items in hand, one task for each.
+    """The running work items, one task for each.
 
     Args:
         silo: the silo's name.
         incarnation: the id of this process.
-        end: sends the replies.
+        transport: sends the replies.
         worker: computes the replies.
         sessions: the sessions for which the silo keeps values.
-        remembered: recent replies, for redelivered work.
-        on_answer: called with each reply before it is sent; must not block.
+        reply_cache: recent replies, for redelivered work.
+        on_reply: called with each reply before it is sent; must not block.
         accepted: the record of signed work, written before the reply leaves; None for no record.
     """
 
@@ -73,69 +73,69 @@ class WorkTasks:
         self,
         silo: str,
         incarnation: str,
-        end: SiloTransport,
+        transport: SiloTransport,
         worker: Worker,
         sessions: Sessions,
-        remembered: ReplyCache,
-        on_answer: Callable[[Answer], None] | None = None,
+        reply_cache: ReplyCache,
+        on_reply: Callable[[WorkReply], None] | None = None,
         accepted: AcceptedFile | None = None,
     ) -> None:
         self._silo = silo
         self._incarnation = incarnation
-        self._end = end
+        self._transport = transport
         self._worker = worker
         self._sessions = sessions
-        self._reply_cache = remembered
-        self._on_answer = on_answer
+        self._reply_cache = reply_cache
+        self._on_reply = on_reply
         self._accepted = accepted
         self._computing: dict[_Key, asyncio.Task[None]] = {}
-        self._busy: dict[asyncio.Task[None], _Key] = {}
-        # A cancellation's own message gets lost where the job waits for tasks whose end others look at as well.
-        self._cancelled_for: dict[asyncio.Task[None], str] = {}
-        self._ended: LruMap[tuple[str, str], None] = LruMap(ENDED)
-        self._recorded: LruMap[str, None] = LruMap(ENDED)  # nonces, so that each is recorded once
+        self._running: dict[asyncio.Task[None], _Key] = {}
+        # Kept here, because the message of `cancel()` is lost where the task awaits tasks that others await, too.
+        self._cancel_reasons: dict[asyncio.Task[None], str] = {}
+        self._ended_sessions: LruMap[tuple[str, str], None] = LruMap(MOST_ENDED)
+        self._recorded: LruMap[str, None] = LruMap(MOST_ENDED)  # nonces, so that each is recorded once
         self._leaving = False
         self._closing = False
 
     def __len__(self) -> int:
         """Return the number of work items, including those whose reply is being sent."""
-        return len(self._busy)
+        return len(self._running)
 
     def leave(self) -> None:
         """Refuse work of new sessions from now on."""
         self._leaving = True
 
-    async def one_done(self, deadline: Deadline) -> None:
+    async def wait_until_one_is_done(self, deadline: Deadline) -> None:
         """Wait until a work item is done, or until the deadline."""
-        await asyncio.wait(self._busy, timeout=deadline.left(), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(self._running, timeout=deadline.left(), return_when=asyncio.FIRST_COMPLETED)
 
     async def close(self) -> None:
-        """Cancel all work in hand; the broker gives it to the next process with this silo's name."""
+        """Cancel all running work; the broker delivers it to the next process with this silo's name."""
         self._closing = True
-        jobs = list(self._busy)
-        for job in jobs:
-            self._cancel(job, STOPPED)
-        await asyncio.gather(*jobs, return_exceptions=True)
+        tasks = list(self._running)
+        for task in tasks:
+            self._cancel(task, STOPPED)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def answer(self, item: WorkItem, signed: Signed = UNSIGNED) -> None:
-        """Answer a work item; if the item comes again while it is being computed, wait for the same reply.
+        """Answer a work item; if it is redelivered while it is being computed, wait for the same reply.
 
-        Signed work is done once. If the same message comes again, it gets the cached reply. Once that reply is dropped
-        from the cache, it gets none: the broker has accepted the reply, or the work's time is over.
+        Signed work is done once. A redelivered message gets the cached reply, or none if the cache has dropped that
+        reply: by then the broker has accepted it, or the work's time is over.
         """
         key = (signed.by, item.session_id, item.stage)
-        job = self._computing.get(key)
-        if job is None:
+        task = self._computing.get(key)
+        if task is None:
             if signed.repeated and self._reply_cache.get(item.session_id, item.stage, signed.by) is None:
                 _log.warning("work_ignored", session=item.session_id, stage=item.stage, reason="it was done before")
                 return
-            job = asyncio.create_task(self._serve(item, signed, key), name=f"work {item.session_id}.{item.stage}")
-            self._computing[key] = job
-            self._busy[job] = key
-            job.add_done_callback(self._ended_job)
-        await asyncio.wait([job])  # not awaited itself: if the delivery is cancelled, the job goes on
-        if job.cancelled() and self._closing:
-            raise asyncio.CancelledError  # not done: the broker gives it to the next process
+            task = asyncio.create_task(self._serve(item, signed, key), name=f"work {item.session_id}.{item.stage}")
+            self._computing[key] = task
+            self._running[task] = key
+            task.add_done_callback(self._forget)
+        await asyncio.wait([task])  # not awaited itself: if the delivery is cancelled, the task goes on
+        if task.cancelled() and self._closing:
+            raise asyncio.CancelledError  # not done: the broker delivers it to the next process
         await self._record(signed)
 
     async def _record(self, signed: Signed) -> bool:
@@ -150,18 +150,18 @@ class WorkTasks:
         self._recorded[signed.nonces[0]] = None
         return True
 
-    def _cancel(self, job: asyncio.Task[None], why: str) -> None:
-        self._cancelled_for[job] = why
-        job.cancel()
+    def _cancel(self, task: asyncio.Task[None], reason: str) -> None:
+        self._cancel_reasons[task] = reason
+        task.cancel()
 
-    def _ended_job(self, job: asyncio.Task[None]) -> None:
-        key = self._busy.pop(job)
-        self._cancelled_for.pop(job, None)
-        if self._computing.get(key) is job:
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        key = self._running.pop(task)
+        self._cancel_reasons.pop(task, None)
+        if self._computing.get(key) is task:
             del self._computing[key]
 
     def end_session(self, message: EndSession, by: str = "") -> None:
-        """End a session that its coordinator cancels: its work in hand stops, without a reply.
+        """End a session that its coordinator cancels: its running work stops without a reply.
 
         Args:
             message: the notice.
@@ -170,10 +170,10 @@ class WorkTasks:
         if message.incarnation not in ("", self._incarnation):
             return  # meant for an earlier process with this silo's name
         ended = (by, message.session_id)
-        self._ended[ended] = None
-        for job, (signer, session_id, _) in list(self._busy.items()):
+        self._ended_sessions[ended] = None
+        for task, (signer, session_id, _) in list(self._running.items()):
             if (signer, session_id) == ended:
-                self._cancel(job, GIVEN_UP)
+                self._cancel(task, GIVEN_UP)
         self._sessions.end(message.session_id, by)
         self._reply_cache.forget(message.session_id, by)
         _log.info("session_ended", session=message.session_id)
@@ -186,46 +186,46 @@ class WorkTasks:
             tracing.only_codes(),
             tracing.span("work", "consumer", silo=item.silo, session=item.session_id, stage=item.stage) as span,
         ):
-            answer = await self._answer(item, signed)
-            # The coordinator may get the reply, and ask again, before the broker confirms to us that it has the reply:
-            # another job must answer that.
+            reply = await self._answer(item, signed)
+            # The coordinator may get the reply, and request the work again, before the broker confirms the reply here:
+            # another task must answer that request.
             del self._computing[key]
-            if self._on_answer is not None:
-                self._on_answer(answer)
-            _log_answer(answer, time.monotonic() - started)
-            if isinstance(answer.reply, Failed):
-                span.failed(answer.reply.cause, answer.reply.error_type)
-            with tracing.span("transfer", what="answer", bytes=sum(map(len, answer.outputs.values()))):
-                await self._reply(item, answer, signed)
+            if self._on_reply is not None:
+                self._on_reply(reply)
+            _log_reply(reply, time.monotonic() - started)
+            if isinstance(reply.message, Failed):
+                span.failed(reply.message.cause, reply.message.error_type)
+            with tracing.span("transfer", what="answer", bytes=sum(map(len, reply.outputs.values()))):
+                await self._reply(item, reply, signed)
 
-    async def _answer(self, item: WorkItem, signed: Signed) -> Answer:
-        if (signed.by, item.session_id) in self._ended:
-            return Answer(self._failed(item, WorkRefused("the coordinator ended the session")))
-        remembered = self._reply_cache.get(item.session_id, item.stage, signed.by)
-        if remembered is not None:
-            return Answer(*remembered)
-        if self._leaving and not self._sessions.knows(item.session_id, signed.by):
+    async def _answer(self, item: WorkItem, signed: Signed) -> WorkReply:
+        if (signed.by, item.session_id) in self._ended_sessions:
+            return WorkReply(self._failed(item, WorkRefused("the coordinator ended the session")))
+        cached = self._reply_cache.get(item.session_id, item.stage, signed.by)
+        if cached is not None:
+            return WorkReply(*cached)
+        if self._leaving and not self._sessions.is_alive(item.session_id, signed.by):
             cause = "this silo is leaving its cohort and accepts no new session"
-            return Answer(self._failed(item, SessionLost(cause, hint="run the computation again")))
-        job = asyncio.current_task()
-        answer = await self._worker.answer(
-            item, signed, lambda: STOPPED if job is None else self._cancelled_for.get(job, STOPPED)
+            return WorkReply(self._failed(item, SessionLost(cause, hint="run the computation again")))
+        task = asyncio.current_task()
+        reply = await self._worker.answer(
+            item, signed, lambda: STOPPED if task is None else self._cancel_reasons.get(task, STOPPED)
         )
         if not await self._record(signed):
             cause = "the silo cannot write its record of finished work"
-            return Answer(self._failed(item, WorkRefused(cause, hint="see the silo's log")))
-        if isinstance(answer.reply, Done):
-            self._reply_cache.put(answer.reply, answer.outputs, signed.by)
-        return answer
+            return WorkReply(self._failed(item, WorkRefused(cause, hint="see the silo's log")))
+        if isinstance(reply.message, Done):
+            self._reply_cache.put(reply.message, reply.outputs, signed.by)
+        return reply
 
-    async def _reply(self, item: WorkItem, answer: Answer, signed: Signed) -> None:
+    async def _reply(self, item: WorkItem, reply: WorkReply, signed: Signed) -> None:
         """Send the reply; if it exceeds the limits, send a failure that says so."""
         deadline = Deadline.after(min(item.timeout, LONGEST_STAGE) + REPLY_GRACE)
         try:
             try:
-                await self._end.reply(item, answer.reply, answer.outputs, deadline, signed)
+                await self._transport.reply(item, reply.message, reply.outputs, deadline, signed)
             except WireError as error:
-                await self._end.reply(item, self._failed(item, error), {}, deadline, signed)
+                await self._transport.reply(item, self._failed(item, error), {}, deadline, signed)
         except FedbrokerError as error:
             _log.error("reply_failed", reason=str(error))
 
@@ -233,8 +233,8 @@ class WorkTasks:
         return failed_reply(item, self._silo, self._incarnation, error)
 
 
-def _log_answer(answer: Answer, seconds: float) -> None:
-    reply = answer.reply
+def _log_reply(work_reply: WorkReply, seconds: float) -> None:
+    reply = work_reply.message
     if isinstance(reply, Done):
         size = sum(size for _, size in reply.outputs)
         _log.info("work_finished", outputs=len(reply.outputs), bytes=size, seconds=round(seconds, 3))
@@ -245,7 +245,7 @@ def _log_answer(answer: Answer, seconds: float) -> None:
 
 
 LINGER: Final = 300.0
-"""Seconds for which a reply is kept: the broker redelivers as soon as the connection is back."""
+"""Seconds for which a reply is kept: redeliveries come as soon as the connection to the broker is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,22 +286,22 @@ class ReplyCache:
         self._kept[by, done.session_id] = _CachedReply(done.stage, done, outputs, size, timer)
         self._bytes += size
         while self._bytes > self._capacity:
-            oldest_by, oldest = next(iter(self._kept))
-            self.forget(oldest, oldest_by)
+            oldest_by, oldest_session = next(iter(self._kept))
+            self.forget(oldest_session, oldest_by)
 
-    def get(self, session: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
+    def get(self, session_id: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
         """Return the reply to that stage's work and its outputs; None if it is not kept."""
-        kept = self._kept.get((by, session))
+        kept = self._kept.get((by, session_id))
         return (kept.done, kept.outputs) if kept is not None and kept.stage == stage else None
 
-    def forget(self, session: str, by: str = "") -> None:
+    def forget(self, session_id: str, by: str = "") -> None:
         """Drop a session's reply, if any."""
-        kept = self._kept.pop((by, session), None)
+        kept = self._kept.pop((by, session_id), None)
         if kept is not None:
             kept.timer.cancel()
             self._bytes -= kept.size
 
     def clear(self) -> None:
         """Drop all replies."""
-        for by, session in list(self._kept):
-            self.forget(session, by)
+        for by, session_id in list(self._kept):
+            self.forget(session_id, by)

@@ -1,4 +1,4 @@
-"""From a work item to its reply: blobs, data and the session's values are joined; every failure is a reply, too."""
+"""Answer a work item: join its blobs, the data and the session's values. Every failure is a reply, too."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from fedbroker_worker.sources.catalog import Catalog
     from fedbroker_worker.work.sessions import Sessions
 
-__all__ = ["Answer", "Worker"]
+__all__ = ["WorkReply", "Worker"]
 
 _log = get_logger(__name__)
 
 PATIENCE: Final = 10.0
-"""Seconds without progress on the bulk lane after which a blob that was announced is asked for again."""
+"""Seconds without progress of a blob's transfer after which an announced blob is requested again."""
 
 ATTEMPTS: Final = 3
 """The most attempts of a work item when the runtime dies: the item itself may be the cause."""
@@ -47,15 +47,15 @@ LARGE: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WorkReply:
     """A reply to a work item, with its blobs.
 
     Attributes:
-        reply: the message.
+        message: the silo's message to the coordinator.
         outputs: the blobs that ``Done`` names.
     """
 
-    reply: Done | Failed | Need
+    message: Done | Failed | Need
     outputs: Mapping[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
 
 
@@ -78,7 +78,7 @@ class Worker:
         sessions: the values that are kept between stages.
         guard: the policy for programs and outputs.
         limits: bounds on blobs.
-        patience: seconds without progress on the bulk lane after which a blob counts as lost.
+        patience: seconds without progress of a blob's transfer after which the blob counts as lost.
         audit: the log of work before data are read and of each reply before it leaves; None for no log.
     """
 
@@ -107,7 +107,7 @@ class Worker:
 
     async def answer(
         self, item: WorkItem, signed: Signed = UNSIGNED, why_cancelled: Callable[[], str] = lambda: ""
-    ) -> Answer:
+    ) -> WorkReply:
         """Run a work item within its time, and log it. Raises only ``CancelledError``.
 
         Args:
@@ -119,16 +119,16 @@ class Worker:
             return await self._answer(item, signed.by)
         record = Recording(self._audit, item, signed)
         try:
-            answer = await self._answer(item, signed.by, record)
-            await record.end(answer.reply)
-            return answer
+            reply = await self._answer(item, signed.by, record)
+            await record.end(reply.message)
+            return reply
         except AuditNotWritten as error:
             return self._failed(item, error, signed.by)
         except asyncio.CancelledError:
             await record.cancelled(why_cancelled())
             raise
 
-    async def _answer(self, item: WorkItem, by: str, record: Recording | None = None) -> Answer:
+    async def _answer(self, item: WorkItem, by: str, record: Recording | None = None) -> WorkReply:
         started = time.monotonic()
         try:
             async with self._guard.time_for(item) as deadline:
@@ -141,13 +141,13 @@ class Worker:
                     by_data=True,
                 )
         except _Lacking as lacking:
-            return Answer(Need(item.session_id, item.stage, self._silo, self._incarnation, lacking.digests))
+            return WorkReply(Need(item.session_id, item.stage, self._silo, self._incarnation, lacking.digests))
         except Exception as error:
             return self._failed(item, error, by)
         sizes = tuple([(digest, len(output)) for digest, output in named])
         seconds = time.monotonic() - started
-        reply = Done(item.session_id, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
-        return Answer(reply, dict(named))
+        done = Done(item.session_id, item.stage, self._silo, self._incarnation, sizes, seconds, waited)
+        return WorkReply(done, dict(named))
 
     async def _outputs(
         self, item: WorkItem, by: str, deadline: Deadline, record: Recording | None
@@ -233,6 +233,6 @@ class Worker:
             raise _Lacking([digest for digest in digests if digest not in blobs])
         return blobs
 
-    def _failed(self, item: WorkItem, error: Exception, by: str) -> Answer:
-        told = self._catalog.announced
-        return Answer(failed_reply(item, self._silo, self._incarnation, error, told, self._guard, by))
+    def _failed(self, item: WorkItem, error: Exception, by: str) -> WorkReply:
+        announced = self._catalog.announced
+        return WorkReply(failed_reply(item, self._silo, self._incarnation, error, announced, self._guard, by))
