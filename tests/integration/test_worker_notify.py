@@ -180,11 +180,11 @@ def test_watchdog_interval_is_that_of_systemd(environ, period):
 
 
 def test_missing_notify_socket_is_no_error(tmp_path):
-    Manager({}).tell("READY=1")
-    Manager({"NOTIFY_SOCKET": str(tmp_path / "none")}).tell("READY=1")
+    Manager({}).notify("READY=1")
+    Manager({"NOTIFY_SOCKET": str(tmp_path / "none")}).notify("READY=1")
 
 
 def test_message_has_one_line_for_each_field(tmp_path):
     with notify_socket(tmp_path / "notify") as socket:
-        Manager({"NOTIFY_SOCKET": socket.path}).tell("STATUS=one\nREADY=1", "WATCHDOG=1")
+        Manager({"NOTIFY_SOCKET": socket.path}).notify("STATUS=one\nREADY=1", "WATCHDOG=1")
         assert socket.hear(1.0) == {"STATUS": "one READY=1", "WATCHDOG": "1"}

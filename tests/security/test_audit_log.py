@@ -78,7 +78,7 @@ async def test_work_of_a_session_ended_while_computing_is_logged(scene, tmp_path
     await attacker.send_notice("ewr", EndSession(item.session_id))
     await eventually(lambda: outcomes(tmp_path) == ["begun", "cancelled"])
     ended = audit(tmp_path)[1]
-    assert (ended["why"], ended["bytes_out"]) == ("its coordinator gave the session up", 0)
+    assert (ended["why"], ended["bytes_out"]) == ("its coordinator cancelled the session", 0)
     assert ended["sources"] == [{"name": "gated", "columns": ["x"]}]
 
 

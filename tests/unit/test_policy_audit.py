@@ -14,7 +14,7 @@ from fedbroker_worker.cli.audit import print_audit, rows
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 from fedbroker_worker.policy import audit
 from fedbroker_worker.policy.audit import AuditLog, read_audit
-from fedbroker_worker.policy.recording import beginning, ending
+from fedbroker_worker.policy.recording import first_line, last_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def problem_of(lines, after=""):
 
 def test_line_records_coordinator_ops_data_and_outputs():
     done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
-    line = ending(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
+    line = last_line(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "silo": "ewr",
@@ -75,7 +75,7 @@ def test_line_records_coordinator_ops_data_and_outputs():
 
 @pytest.mark.parametrize(("rule", "outcome"), [("min_clients", "refused"), ("", "failed")])
 def test_line_records_the_reason_of_a_refusal(rule, outcome):
-    line = ending(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [], Signed())
+    line = last_line(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", rule), [], Signed())
     assert (line["outcome"], line["rule"], line["why"]) == (outcome, rule, "no")
     assert (line["outputs"], line["bytes_out"]) == ([], 0)
 
@@ -88,7 +88,7 @@ def test_written_lines_are_read_back_and_valid(tmp_path):
 
 
 def test_restarted_silo_reads_the_completed_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(audit, "REMEMBERED", 460)
+    monkeypatch.setattr(audit, "SEARCHED", 460)
     path = tmp_path / "audit.log"
     log = AuditLog(path)
     for number in range(8):
@@ -177,9 +177,9 @@ def test_torn_last_line_is_distinguished_from_a_change_and_repaired(tmp_path):
 
 def test_unfinished_work_is_listed(tmp_path, capsys):
     log = AuditLog(tmp_path / "audit.log")
-    first = log.append(beginning(ITEM, Signed()))
-    log.append(beginning(ITEM, Signed()))
-    log.append(ending(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed(), first))
+    first = log.append(first_line(ITEM, Signed()))
+    log.append(first_line(ITEM, Signed()))
+    log.append(last_line(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed(), first))
     found = read_audit(lines_of(log.path))
     assert found.problem is None
     assert found.unfinished == [found.lines[1]]
@@ -220,8 +220,8 @@ def test_unwritable_path_is_an_error_at_the_start(tmp_path):
 
 def test_log_is_printed(tmp_path, capsys):
     log = AuditLog(tmp_path / "audit.log")
-    log.append(ending(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed()))
-    log.append(ending(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed()))
+    log.append(last_line(ITEM, Done("s1", 2, "ewr", "i", (("d7", 40),), 0.1), ["sha"], Signed()))
+    log.append(last_line(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed()))
     print_audit(log.path)
     printed = capsys.readouterr().out
     assert "2 lines, none missing or changed; the last one's hash is" in printed

@@ -215,11 +215,11 @@ async def test_source_that_exits_fails_immediately():
     one = OpenSource("theirs", ending, ending.describe())
     async with asyncio.timeout(10):
         with pytest.raises(
-            SourceError, match="source 'theirs': Ended: it ended with SystemExit: no more; see the"
+            SourceError, match="source 'theirs': CallAborted: aborted by SystemExit: no more; see the"
         ) as no:
             await one.load(Data(1, "theirs", (("x", "int32"),)), 1, Limits())
         assert no.value.problem is Problem.UNREADABLE
-        with pytest.raises(SourceError, match="it ended with SystemExit: 3"):
+        with pytest.raises(SourceError, match="aborted by SystemExit: 3"):
             await one.count()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from fedbroker_worker.threads import Ended, in_thread, still_running
+from fedbroker_worker.threads import CallAborted, in_thread, still_running
 from fedbroker_worker.work.tasks import ReplyCache
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +76,7 @@ async def test_blocking_call_that_ends_by_any_exception_is_answered(kind):
         raise kind("for good")
 
     async with asyncio.timeout(10):
-        with pytest.raises(Ended, match=f"^it ended with {kind.__name__}: for good$"):
+        with pytest.raises(CallAborted, match=f"^aborted by {kind.__name__}: for good$"):
             await in_thread(end, "call")
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from fedbroker_worker.policy.recording import GIVEN_UP
+from fedbroker_worker.policy.recording import SESSION_CANCELLED
 from fedbroker_worker.work.sessions import Sessions
 from fedbroker_worker.work.tasks import STOPPED, ReplyCache, WorkTasks
 
@@ -32,7 +32,7 @@ class Computing:
             raise
 
 
-@pytest.mark.parametrize("why", [GIVEN_UP, STOPPED])
+@pytest.mark.parametrize("why", [SESSION_CANCELLED, STOPPED])
 async def test_cancelled_work_has_its_reason(why):
     worker = Computing()
     unused = cast("Any", None)
@@ -41,7 +41,7 @@ async def test_cancelled_work_has_its_reason(why):
     item = work_item("ewr", "k")
     answering = asyncio.create_task(tasks.answer(item))
     await eventually(lambda: worker.started)
-    if why == GIVEN_UP:
+    if why == SESSION_CANCELLED:
         tasks.end_session(EndSession(item.session_id))
         await answering
     else:

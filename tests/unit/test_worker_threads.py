@@ -17,7 +17,7 @@ def calls():
 
 
 def test_call_returns_its_result_or_raises(calls):
-    assert calls.run(lambda call: call.ended) is False
+    assert calls.run(lambda call: call.cancelled) is False
     with pytest.raises(ZeroDivisionError):
         calls.run(lambda _: 1 // 0)
 
@@ -27,7 +27,7 @@ def test_only_reads_are_interrupted_and_closing_ends_all(calls, reading):
     under_way, release, errors = threading.Event(), threading.Event(), []
 
     def function(call):
-        call.on_end(release.set)
+        call.on_cancel(release.set)
         under_way.set()
         release.wait(10)
 
@@ -73,15 +73,15 @@ def test_call_that_does_not_stop_is_abandoned(calls):
 
 def test_cancel_of_an_ended_call_returns_immediately():
     call, cancelled = Call(), []
-    call.on_end(lambda: cancelled.append(1))
+    call.on_cancel(lambda: cancelled.append(1))
 
     def forgotten():
         cancelled.append(2)
 
-    call.on_end(forgotten)
-    call.off_end(forgotten)
+    call.on_cancel(forgotten)
+    call.off_cancel(forgotten)
     assert not call.pause(0)
-    call.end()
-    call.on_end(lambda: cancelled.append(3))
+    call.cancel()
+    call.on_cancel(lambda: cancelled.append(3))
     assert cancelled == [1, 3]
     assert call.pause(10)

@@ -324,8 +324,8 @@ def _sources(tables: Mapping[str, Any], path: Path, environ: Mapping[str, str]) 
     options: dict[str, dict[str, Any]] = {name: dict(_table(tables, name, path, "data.")) for name in tables}
     for variable, value in environ.items():
         if variable.startswith(_DATA_PREFIX):
-            source, *keys = _words(variable)
-            match = next((name for name in options if _as_word(name) == source), source)
+            source, *keys = _key_path(variable)
+            match = next((name for name in options if _in_variable(name) == source), source)
             _put(options.setdefault(match, {}), keys, value)
     for name in options:
         if name != printable(name, LONGEST_SOURCE):
@@ -336,16 +336,16 @@ def _sources(tables: Mapping[str, Any], path: Path, environ: Mapping[str, str]) 
     return {name: _source(name, table, path) for name, table in options.items()}
 
 
-def _words(variable: str) -> list[str]:
-    words = variable.removeprefix(_DATA_PREFIX).lower().split("__")
-    if len(words) < 2 or not all(words):
+def _key_path(variable: str) -> list[str]:
+    parts = variable.removeprefix(_DATA_PREFIX).lower().split("__")
+    if len(parts) < 2 or not all(parts):
         raise SettingsError(
             f"{variable} in the environment names no key of a data source", hint=f"write {_DATA_PREFIX}NAME__KEY"
         )
-    return words
+    return parts
 
 
-def _as_word(name: str) -> str:
+def _in_variable(name: str) -> str:
     """Return a source's name as it appears in the environment, where names have no dashes, dots or small letters."""
     return re.sub(r"[^a-z0-9_]", "_", name.lower())
 
@@ -362,6 +362,6 @@ def _put(table: dict[str, Any], keys: Sequence[str], value: str) -> None:
 def _source(name: str, table: Mapping[str, Any], path: Path) -> SourceSettings:
     kind = table.get("source")
     if not isinstance(kind, str) or not kind:
-        said = "is missing" if "source" not in table else "is not a name"
-        raise SettingsError(f"'source' in [data.{name}] of {path.name} {said}", hint='add it: source = "duckdb"')
+        problem = "is missing" if "source" not in table else "is not a name"
+        raise SettingsError(f"'source' in [data.{name}] of {path.name} {problem}", hint='add it: source = "duckdb"')
     return SourceSettings(kind, {key: value for key, value in table.items() if key != "source"})

@@ -93,7 +93,7 @@ async def _run(settings: Settings, ready_file: Path | None, alive_file: Path | N
                 seconds=seconds,
             )
             pulse.ready()
-            with _sign(ready_file):
+            with _ready_sign(ready_file):
                 await stop.wait()
                 _log.info("stop_requested")
                 pulse.stopping()
@@ -120,7 +120,7 @@ def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
 
 
 @contextlib.contextmanager
-def _sign(ready_file: Path | None) -> Generator[None]:
+def _ready_sign(ready_file: Path | None) -> Generator[None]:
     """Create the file for the duration of the block; it holds the process's id."""
     if ready_file is not None:
         ready_file.write_text(f"{os.getpid()}\n")
@@ -201,11 +201,11 @@ class Manager:
         """Seconds between two signs of life."""
         return PERIOD if self._watch is None else min(PERIOD, self._watch / PER_WATCH)
 
-    def tell(self, *words: str) -> None:
+    def notify(self, *messages: str) -> None:
         """Send a message; never block and never fail: a message that cannot be sent is lost."""
         if not self._address:
             return
-        lines = (" ".join(word.splitlines()) for word in words)
+        lines = (" ".join(message.splitlines()) for message in messages)
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.sendto("\n".join(lines).encode(errors="replace"), self._address)
@@ -241,19 +241,19 @@ class Pulse:
         self._task.cancel()
         await asyncio.wait([self._task])
         if isinstance(error, Exception):
-            self._manager.tell(f"STATUS=failed: {one_line(error)}")
+            self._manager.notify(f"STATUS=failed: {one_line(error)}")
         if self._alive_file is not None:
             self._alive_file.unlink(missing_ok=True)
 
     def ready(self) -> None:
         """Report that the silo is in its cohort."""
         self._stage = "in"
-        self._manager.tell("READY=1", self._words())
+        self._manager.notify("READY=1", self._status_line())
 
     def stopping(self) -> None:
         """Report that the silo is about to leave."""
         self._stage = "leaving"
-        self._manager.tell("STOPPING=1", self._words())
+        self._manager.notify("STOPPING=1", self._status_line())
 
     async def _keep_beating(self) -> None:
         while True:
@@ -263,12 +263,12 @@ class Pulse:
     def _beat(self) -> None:
         # Standing by, or finishing hours of work, may take longer than systemd waits for a start or a stop.
         more = () if self._stage == "in" else (f"EXTEND_TIMEOUT_USEC={PATIENCE * 1_000_000}",)
-        self._manager.tell("WATCHDOG=1", self._words(), *more)
+        self._manager.notify("WATCHDOG=1", self._status_line(), *more)
         if self._alive_file is not None:
             with contextlib.suppress(OSError):  # a file that stays old is the sign that the probe looks for
                 self._alive_file.touch()
 
-    def _words(self) -> str:
+    def _status_line(self) -> str:
         return f"STATUS={self._stage} {self._status()}"
 
 
@@ -276,5 +276,5 @@ def _seconds(environ: Mapping[str, str]) -> float | None:
     """Return systemd's ``WatchdogSec`` in seconds; None if it is not meant for this process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    wish = environ.get("WATCHDOG_USEC", "")
-    return int(wish) / 1_000_000 if wish.isascii() and wish.isdigit() and int(wish) > 0 else None
+    interval = environ.get("WATCHDOG_USEC", "")
+    return int(interval) / 1_000_000 if interval.isascii() and interval.isdigit() and int(interval) > 0 else None

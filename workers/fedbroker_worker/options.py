@@ -58,9 +58,9 @@ def read_table(
 
 def nearest(key: str, valid: Iterable[str]) -> str:
     """Return the hint for a misspelt key: the most similar valid key, or all valid keys."""
-    known = list(valid)
-    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=_CUTOFF)
-    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(known))}"
+    choices = list(valid)
+    close = difflib.get_close_matches(key.lower(), choices, n=1, cutoff=_CUTOFF)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(choices))}"
 
 
 def _annotations(model: type[object]) -> dict[str, object]:
@@ -71,14 +71,16 @@ def _value(annotation: object, value: object, name: str, *, strict: bool) -> obj
     try:
         return msgspec.convert(value, typing.cast("Any", annotation), strict=strict)
     except msgspec.ValidationError as error:
-        what = str(error).split(" - at `", 1)[0].replace("`", "")
-        raise SettingsError(f"{name}: {what[0].lower()}{what[1:]}", hint=f"it is {_description(annotation)}") from None
+        problem = str(error).split(" - at `", 1)[0].replace("`", "")
+        raise SettingsError(
+            f"{name}: {problem[0].lower()}{problem[1:]}", hint=f"it is {_description(annotation)}"
+        ) from None
 
 
 def _description(annotation: object) -> str:
     """Return the description of a key from its annotation; for an optional key, that of its other types."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        others = [one for one in typing.get_args(annotation) if one is not types.NoneType]
+        others = [type_ for type_ in typing.get_args(annotation) if type_ is not types.NoneType]
         return " or ".join(map(_description, others))
     metadata = getattr(annotation, "__metadata__", ())
     for meta in metadata:

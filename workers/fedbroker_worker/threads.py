@@ -1,4 +1,4 @@
-"""Blocking calls in threads: they never keep the process from ending, and a source's calls can be cancelled."""
+"""Blocking calls in daemon threads, which do not delay the exit of the process; a source's calls can be cancelled."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fedbroker_worker.errors import Problem, SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Call", "CancellableCalls", "Ended", "in_thread", "still_running"]
+__all__ = ["Call", "CallAborted", "CancellableCalls", "in_thread", "still_running"]
 
 T = TypeVar("T")
 
 _PREFIX: Final = "blocking: "
 
 
-class Ended(Exception):
-    """A call ended with an exception that would have another meaning in the awaiting task.
+class CallAborted(Exception):
+    """A call raised an exception that would have another meaning in the awaiting task.
 
     ``SystemExit`` and ``KeyboardInterrupt`` would end the event loop, ``CancelledError`` would look as if the awaiting
     task were cancelled, and asyncio does not accept ``StopIteration``, so that the caller would wait for ever.
@@ -38,7 +38,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         name: the thread's name.
 
     Raises:
-        Ended: ``function`` raises ``StopIteration`` or an exception that is not an ``Exception``.
+        CallAborted: ``function`` raises ``StopIteration`` or an exception that is not an ``Exception``.
         Exception: any other exception of ``function``.
     """
     loop = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         try:
             values.append(function())
         except BaseException as error:  # of any kind: the awaiting task gets it
-            errors.append(_bearable(error))
+            errors.append(_as_exception(error))
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now, and no task waits
             loop.call_soon_threadsafe(settle)
 
@@ -68,13 +68,13 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
     return await result
 
 
-def _bearable(error: BaseException) -> Exception:
-    """Return the exception itself if a future can carry it, else an :class:`Ended` in its place."""
+def _as_exception(error: BaseException) -> Exception:
+    """Return the exception itself if a future can carry it, else a :class:`CallAborted` in its place."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    ended = Ended(f"it ended with {type(error).__name__}: {error}".removesuffix(": "))
-    ended.__cause__ = error
-    return ended
+    aborted = CallAborted(f"aborted by {type(error).__name__}: {error}".removesuffix(": "))
+    aborted.__cause__ = error
+    return aborted
 
 
 def still_running() -> bool:
@@ -87,39 +87,39 @@ class Call:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._cancels: list[Callable[[], None]] = []
+        self._cancelled = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []
 
     @property
-    def ended(self) -> bool:
-        """True after the call was ended: its result will be discarded."""
-        return self._ended.is_set()
+    def cancelled(self) -> bool:
+        """True after the call was cancelled: its result will be discarded."""
+        return self._cancelled.is_set()
 
     def pause(self, seconds: float) -> bool:
-        """Wait for the given time, or until the call is ended; return whether it is ended."""
-        return self._ended.wait(seconds)
+        """Wait for the given time, or until the call is cancelled; return whether it is cancelled."""
+        return self._cancelled.wait(seconds)
 
-    def on_end(self, cancel: Callable[[], None]) -> None:
-        """Register ``cancel``, which another thread calls when the call is ended; call it now if it already is."""
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Register a function that another thread calls on cancellation; call it now if that has happened."""
         with self._lock:
-            if not self.ended:
-                self._cancels.append(cancel)
+            if not self.cancelled:
+                self._callbacks.append(callback)
                 return
-        cancel()
+        callback()
 
-    def off_end(self, cancel: Callable[[], None]) -> None:
-        """Remove ``cancel``, because its resource is gone. Waits while ``cancel`` runs."""
+    def off_cancel(self, callback: Callable[[], None]) -> None:
+        """Remove a registered function, because its resource is gone. Waits while the function runs."""
         with self._lock:
-            if cancel in self._cancels:
-                self._cancels.remove(cancel)
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
-    def end(self) -> None:
-        """End the call: mark it as ended and call the registered functions."""
+    def cancel(self) -> None:
+        """Cancel the call: mark it as cancelled and call the registered functions."""
         with self._lock:
-            self._ended.set()
-            for cancel in self._cancels:
-                cancel()
-            self._cancels.clear()
+            self._cancelled.set()
+            for callback in self._callbacks:
+                callback()
+            self._callbacks.clear()
 
 
 class _Result(Generic[T]):
@@ -129,7 +129,7 @@ class _Result(Generic[T]):
         self.done = threading.Event()
         self.values: list[T] = []
         self.error: BaseException | None = None
-        call.on_end(self.done.set)
+        call.on_cancel(self.done.set)
 
 
 class CancellableCalls:
@@ -148,15 +148,15 @@ class CancellableCalls:
     def run(self, function: Callable[[Call], T], *, reading: bool = False) -> T:
         """Run a function and return its result.
 
-        The function runs in its own daemon thread, so that it can be abandoned: a call that is ended raises at once,
+        The function runs in its own daemon thread, so that it can be abandoned: a cancelled call raises at once,
         even if the function does not return.
 
         Args:
-            function: checks its :class:`Call` from time to time, or registers how to cancel it.
-            reading: True if :meth:`interrupt` ends the call.
+            function: checks its :class:`Call` from time to time, or registers a function that cancels it.
+            reading: True if :meth:`interrupt` cancels the call.
 
         Raises:
-            SourceError: the call was ended, or the source is closed.
+            SourceError: the call was cancelled, or the source is closed.
             Exception: any exception of the function.
         """
         call = Call()
@@ -179,7 +179,7 @@ class CancellableCalls:
         finally:
             with self._lock:
                 self._running.pop(call, None)
-        if call.ended:
+        if call.cancelled:
             raise SourceError(
                 self._source,
                 "reading was interrupted" if reading else "it is closed",
@@ -190,17 +190,17 @@ class CancellableCalls:
         return result.values[0]
 
     def interrupt(self) -> None:
-        """End the running reads."""
-        self._end(reads_only=True)
+        """Cancel the running reads."""
+        self._cancel(reads_only=True)
 
     def close(self) -> None:
-        """End every running call, and refuse new ones."""
+        """Cancel every running call, and refuse new ones."""
         with self._lock:
             self._closed = True
-        self._end(reads_only=False)
+        self._cancel(reads_only=False)
 
-    def _end(self, *, reads_only: bool) -> None:
+    def _cancel(self, *, reads_only: bool) -> None:
         with self._lock:
             calls = [call for call, reading in self._running.items() if reading or not reads_only]
         for call in calls:
-            call.end()
+            call.cancel()

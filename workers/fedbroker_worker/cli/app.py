@@ -66,11 +66,11 @@ def main() -> NoReturn:
     """
     try:
         console.run(lambda: app(exit_on_error=False, print_error=False, result_action="return_value"))
-    except SystemExit as end:
+    except SystemExit as exit_:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(end.code if isinstance(end.code, int) else 0)
+        os._exit(exit_.code if isinstance(exit_.code, int) else 0)
 
 
 @app.command(help_epilogue=_RUN_EXAMPLES)
@@ -179,10 +179,10 @@ def replay(
     json
         Print JSON.
     """
-    from fedbroker_worker.cli.replay import rerun
+    from fedbroker_worker.cli.replay import replay_file
     from fedbroker_worker.config import load
 
-    rerun(load(config), file, blobs=blobs, out=out, as_json=json, debug=pdb)
+    replay_file(load(config), file, blobs=blobs, out=out, as_json=json, debug=pdb)
 
 
 @app.command(help_epilogue=_AUDIT_EXAMPLES)

@@ -108,6 +108,6 @@ def _sources(line: Mapping[str, Any]) -> str:
     """Return the sources and their columns; any other content unchanged, because the log may have been edited."""
     sources = line.get("sources", ())
     try:
-        return ", ".join(f"{one['name']}({', '.join(one['columns'])})" for one in sources)
+        return ", ".join(f"{source['name']}({', '.join(source['columns'])})" for source in sources)
     except (TypeError, KeyError):
         return str(sources)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.blobs import Buffer
     from fedbroker_worker.config import Settings
 
-__all__ = ["rerun"]
+__all__ = ["replay_file"]
 
 SECONDS: Final = 3600.0
 """Time limit of a run without the debugger."""
@@ -47,7 +47,7 @@ class _Outputs:
     blobs: Sequence[Buffer]
 
 
-def rerun(
+def replay_file(
     settings: Settings,
     file: Path,
     *,
@@ -79,14 +79,14 @@ def rerun(
         DeadlineExceeded: the run took more than an hour.
     """
     configure(settings.silo.log_format, "error")
-    parcel = WorkBundle.opened(_body(file))
+    bundle = WorkBundle.opened(_body(file))
     if blobs is not None:
-        parcel = parcel.with_files(blobs)
-    _check(parcel, settings)
+        bundle = bundle.with_files(blobs)
+    _check(bundle, settings)
     out = out.absolute() if out is not None else None
     os.chdir(settings.directory)
     try:
-        outputs = asyncio.run(_run(settings, parcel, None if debug else SECONDS))
+        outputs = asyncio.run(_run(settings, bundle, None if debug else SECONDS))
     except Exception as error:
         if debug:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -97,13 +97,13 @@ def rerun(
     _print(outputs, as_json=as_json)
 
 
-async def _run(settings: Settings, parcel: WorkBundle, seconds: float | None) -> _Outputs:
+async def _run(settings: Settings, bundle: WorkBundle, seconds: float | None) -> _Outputs:
     """Run the same steps as for work from the broker, with a separate runtime and sources."""
-    item = parcel.item
+    item = bundle.item
     named = {op.name for op in item.ops if isinstance(op, Data)}
     # Sources that the program does not name may be missing on a machine that is used to debug.
-    own = {name: one for name, one in settings.data.items() if name in named}
-    catalog = Catalog(own, settings.directory)
+    sources = {name: source for name, source in settings.data.items() if name in named}
+    catalog = Catalog(sources, settings.directory)
     silo = settings.silo
     runtime = Runtime(isolation=silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement)
     refs: dict[int, Ref] = {}
@@ -114,7 +114,7 @@ async def _run(settings: Settings, parcel: WorkBundle, seconds: float | None) ->
             executor = await runtime.executor(item.clients)
             if seconds is None:
                 pdb.set_trace()
-            outputs = await replay(item.ops, executor, refs, parcel.blobs, lambda op: catalog.load(op, item.clients))
+            outputs = await replay(item.ops, executor, refs, bundle.blobs, lambda op: catalog.load(op, item.clients))
             return _Outputs(settings.silo.name, time.monotonic() - started, outputs)
     except TimeoutError:
         raise DeadlineExceeded(f"the work item was not done within {SECONDS:g} s", hint="--pdb sets no limit") from None
@@ -132,28 +132,28 @@ def _body(file: Path) -> bytes:
         ) from None
 
 
-def _check(parcel: WorkBundle, settings: Settings) -> None:
+def _check(bundle: WorkBundle, settings: Settings) -> None:
     """Check that the work item can run here, before the runtime and the sources start."""
-    item = parcel.item
+    item = bundle.item
     if item.silo != settings.silo.name:
         raise SettingsError(
             f"the work item is for silo {item.silo!r}, the settings are those of {settings.silo.name!r}",
             hint=f"use its settings, or set FEDBROKER_SILO_NAME={item.silo} to run it over these data all the same",
         )
-    if parcel.kept:
-        kept = ", ".join(f"%{ref}" for ref in parcel.kept)
+    if bundle.kept:
+        kept = ", ".join(f"%{ref}" for ref in bundle.kept)
         raise SessionLost(
             f"the work item continues session {item.session_id} with values of an earlier stage ({kept})",
             hint="it cannot be run alone: run the computation again",
         )
-    if parcel.lacking:
+    if bundle.lacking:
         raise WorkRefused(
-            f"blobs that the work item needs are not in the file: {', '.join(parcel.lacking)}",
+            f"blobs that the work item needs are not in the file: {', '.join(bundle.lacking)}",
             hint="put each into a file of that name, and name the directory with --blobs",
         )
     guard = Guard(settings.policy)
     guard.check_item(item)
-    guard.check_blobs(parcel.blobs.values(), [])
+    guard.check_blobs(bundle.blobs.values(), [])
 
 
 def _print(outputs: _Outputs, *, as_json: bool) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Aggregates", "check_labels", "check_shapes"]
 
-MOST_REMEMBERED: Final = 1024
+MOST_CACHED: Final = 1024
 """The most calls whose results are cached: each round of a training brings the same computations again."""
 
 RULE: Final = "aggregates"
@@ -112,7 +112,7 @@ class Aggregates:
     """Labels the outputs of programs. The results for recent computations are cached."""
 
     def __init__(self) -> None:
-        self._remembered: LruMap[tuple[tuple[Digest, int], Value | None], Value] = LruMap(MOST_REMEMBERED)
+        self._cache: LruMap[tuple[tuple[Digest, int], Value | None], Value] = LruMap(MOST_CACHED)
 
     def follow(
         self, program: Sequence[Op], blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Value]
@@ -165,26 +165,26 @@ class Aggregates:
         if not isinstance(function, _Loaded):
             raise NotUnderstood("it calls something that is no function")
         key = (function.key, argument)
-        made = self._remembered.use(key)
-        if made is None:
-            made = self._remembered[key] = function.call(argument)
-        return made
+        result = self._cache.use(key)
+        if result is None:
+            result = self._cache[key] = function.call(argument)
+        return result
 
 
 def _label(digest: Digest, whole: Layout) -> Value:
     """Return the label of a serialized value that the coordinator sent."""
     counter = itertools.count()
 
-    def label(one: Layout) -> Value:
-        match one.kind:
+    def label(part: Layout) -> Value:
+        match part.kind:
             case "struct":
-                return Struct.of([label(element) for element in one.elements])
+                return Struct.of([label(element) for element in part.elements])
             case "computation":
-                return _Loaded((digest, next(counter)), one.content)
+                return _Loaded((digest, next(counter)), part.content)
             case "server":
                 return Server(GIVEN)
             case "clients":
-                return Clients(data=False, dealt=one.dealt)
+                return Clients(data=False, dealt=part.dealt)
             case _:
                 return GIVEN
 
@@ -203,10 +203,10 @@ def check_labels(policy: PolicySettings, outputs: Iterable[Value]) -> None:
             continue
         for member in leaves(leaf.member) if isinstance(leaf, Server) else [leaf]:
             if not may_leave(member):
-                raise PolicyRefused(RULE, _WHAT, hint=f"{_which(member)}; {_HINT}")
+                raise PolicyRefused(RULE, _WHAT, hint=f"{_described(member)}; {_HINT}")
 
 
-def _which(member: Value) -> str:
+def _described(member: Value) -> str:
     match member:
         case Refused(number, type_, why, of):
             return f"aggregate {number} of {of}, of type {type_}: {why}"
@@ -235,8 +235,8 @@ def _check_shape(found: Layout, label: Value) -> None:
         case Struct(elements):
             if found.kind != "struct" or len(found.elements) != len(elements):
                 raise Unreadable("it is no struct of as many elements")
-            for one, element in zip(found.elements, elements, strict=True):
-                _check_shape(one, element)
+            for found_element, element in zip(found.elements, elements, strict=True):
+                _check_shape(found_element, element)
         case Server(member):
             if found.kind != "server":
                 raise Unreadable("it is no value at the server")

@@ -30,7 +30,7 @@ __all__ = ["BEGUN", "INTERRUPTED", "NONCES", "Audit", "AuditLog", "now", "read_a
 WINDOW: Final = 1 << 16
 """Bytes that are read from a file's end at first, to find its last line; doubled until it is found."""
 
-REMEMBERED: Final = 4 << 20
+SEARCHED: Final = 4 << 20
 """Bytes at a file's end that are searched for finished work, which is not done again."""
 
 LONGEST_TORN: Final = 4096
@@ -96,14 +96,14 @@ class AuditLog:
             OSError: the file cannot be read.
         """
         with self.path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - REMEMBERED))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - SEARCHED))
             lines = [_fields(line) for line in file]
         return [
-            (str(line.get("signed_by", "")), one)
+            (str(line.get("signed_by", "")), nonce)
             for line in lines
             if line is not None and line.get("outcome") not in (BEGUN, INTERRUPTED)
-            for one in _list(line.get(NONCES))
-            if isinstance(one, str) and _NONCE.fullmatch(one)
+            for nonce in _list(line.get(NONCES))
+            if isinstance(nonce, str) and _NONCE.fullmatch(nonce)
         ]
 
     def append(self, fields: Mapping[str, object], on_written: Callable[[str], None] = lambda _: None) -> str:
@@ -124,7 +124,7 @@ class AuditLog:
         file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file releases the lock
-            self._mend(file)
+            self._repair(file)
             start, line = self._append(file, fields)
             fcntl.flock(file, fcntl.LOCK_UN)  # lines of other writers join the same sync
             digest = _hash(line)
@@ -140,7 +140,7 @@ class AuditLog:
         finally:
             os.close(file)
 
-    def _mend(self, file: int) -> None:
+    def _repair(self, file: int) -> None:
         """Replace a line that a power cut or a kill has torn by a line that reports it."""
         size = os.fstat(file).st_size
         if not size or os.pread(file, 1, size - 1) == b"\n":
@@ -195,12 +195,12 @@ def read_audit(raw: Iterable[bytes], after: str = "") -> Audit:
     begun: dict[str, Mapping[str, Any]] = {}
     problem: AuditDamaged | None = None
     last = after
-    for number, one in enumerate(raw, 1):
-        line = one.removesuffix(b"\n")
+    for number, raw_line in enumerate(raw, 1):
+        line = raw_line.removesuffix(b"\n")
         previous, last = last, _hash(line)
-        fields = _fields(one)
+        fields = _fields(raw_line)
         if fields is None:
-            problem = problem or _damaged(number, one)
+            problem = problem or _damaged(number, raw_line)
             continue
         if fields[PREVIOUS] != previous:
             problem = problem or _misplaced(number, fields[PREVIOUS])

@@ -44,7 +44,7 @@ class _Spent:
 
 
 class Guard:
-    """The judge of each work item before it runs, and of its outputs before they leave.
+    """The checks of each work item before it runs, and of its outputs before they leave.
 
     Args:
         policy: the silo's policy.
@@ -100,12 +100,12 @@ class Guard:
         if spent.bytes >= policy.max_bytes_out:
             raise rules.no_bytes_left(policy)
 
-    def check_blobs(self, blobs: Collection[Buffer], looked_into: list[str]) -> None:
+    def check_blobs(self, blobs: Collection[Buffer], examined: list[str]) -> None:
         """Check an item's blobs before the runtime gets any of them.
 
         Args:
             blobs: all of the item's blobs.
-            looked_into: the SHA-256 of each computation and each sequence in them is appended to it.
+            examined: the SHA-256 of each computation and each sequence in them is appended to it.
 
         Raises:
             PolicyRefused: a computation or sequence holds refused ops, or cannot be read.
@@ -114,7 +114,7 @@ class Guard:
             try:
                 for part in parts(blob):
                     digest = hashlib.sha256(part[1])
-                    looked_into.append(digest.hexdigest())
+                    examined.append(digest.hexdigest())
                     key = part[0].encode() + digest.digest()
                     if key not in self._allowed:
                         self._check_ops(part)

@@ -126,7 +126,7 @@ def _aggregate(argument: Value, number: int) -> Value:
 
 def _map(argument: Value) -> Value:
     function, values = select(argument, 0), select(argument, 1)
-    _see_closed(function)
+    _check_closed(function)
     if not isinstance(values, Clients):
         raise NotUnderstood("it maps something else than clients' values")
     return values
@@ -138,7 +138,7 @@ def _apply(argument: Value) -> Value:
         raise NotUnderstood("it applies a function to something else than a value at the server")
     if isinstance(value.member, Refused):
         return value
-    _see_closed(function)
+    _check_closed(function)
     return Server(function.call(value.member))
 
 
@@ -149,14 +149,14 @@ def _broadcast(argument: Value) -> Value:
 
 
 def _eval_at_clients(argument: Value) -> Value:
-    _see_closed(argument)
+    _check_closed(argument)
     return Clients(data=False, dealt=False)
 
 
 def _eval_at_server(argument: Value) -> Value:
     if not isinstance(argument, Function):
         raise NotUnderstood("it evaluates something else than a function")
-    _see_closed(argument)
+    _check_closed(argument)
     return Server(argument.call(None))
 
 
@@ -189,7 +189,7 @@ def _zip_at_server(argument: Value) -> Value:
 
 def _select(argument: Value) -> Value:
     keys, _, value, function = (select(argument, index) for index in range(4))
-    _see_closed(function)
+    _check_closed(function)
     if not isinstance(keys, Clients) or not isinstance(value, Server):
         raise NotUnderstood("it selects by something else than clients' keys")
     return Clients(keys.data or not _is_given(value.member), keys.dealt)
@@ -241,23 +241,23 @@ def _is_given_tensor(tensor: Value) -> bool:
             return False
 
 
-def _see_closed(function: Value) -> None:
+def _check_closed(function: Value) -> None:
     """Check that a function refers to no value of a client or an aggregate.
 
     Raises:
         NotUnderstood: it may refer to one.
     """
-    waiting, seen = [function], 0
-    while waiting:
-        one = waiting.pop()
+    pending, seen = [function], 0
+    while pending:
+        value = pending.pop()
         seen += 1
         if seen > MOST_CAPTURED:
             raise NotUnderstood("a function in it refers to too much")
-        if isinstance(one, calculus.Closure):
-            waiting += one.captured()
-        elif isinstance(one, Struct):
-            waiting += leaves(one)
-        elif not isinstance(one, Function) and not _is_given(one):
+        if isinstance(value, calculus.Closure):
+            pending += value.captured()
+        elif isinstance(value, Struct):
+            pending += leaves(value)
+        elif not isinstance(value, Function) and not _is_given(value):
             raise NotUnderstood("a function in it refers to a value outside of it")
 
 

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import Need, WorkItem
     from fedbroker_worker.policy.audit import AuditLog
 
-__all__ = ["GIVEN_UP", "AuditNotWritten", "Recording", "beginning", "ending"]
+__all__ = ["SESSION_CANCELLED", "AuditNotWritten", "Recording", "first_line", "last_line"]
 
 _log = get_logger(__name__)
 
-GIVEN_UP: Final = "its coordinator gave the session up"
+SESSION_CANCELLED: Final = "its coordinator cancelled the session"
 """The reason of a cancellation after which no other process does the work either."""
 
-GIVE_UP_SECONDS: Final = 5.0
+LAST_LINE_SECONDS: Final = 5.0
 """Time limit for the last line of cancelled work: a disk that hangs does not keep a silo from stopping."""
 
 
@@ -45,7 +45,7 @@ class AuditNotWritten(WorkRefused):
         super().__init__("the silo's audit log cannot be written" + (full and f": {full}"), hint="see the silo's log")
 
 
-def beginning(item: WorkItem, signed: Signed) -> dict[str, object]:
+def first_line(item: WorkItem, signed: Signed) -> dict[str, object]:
     """Return the line that is written before data are read: the request and its sender.
 
     Args:
@@ -68,7 +68,7 @@ def beginning(item: WorkItem, signed: Signed) -> dict[str, object]:
     }
 
 
-def ending(
+def last_line(
     item: WorkItem, reply: Done | Failed | Need | str, computations: Sequence[str], signed: Signed, begun: str = ""
 ) -> dict[str, object]:
     """Return the line that is written when work is over: the request, its sender and the outputs.
@@ -88,11 +88,11 @@ def ending(
         case Failed():
             outcome, rule, why = "refused" if reply.rule else "failed", reply.rule, reply.cause
         case str():
-            outcome, why = "cancelled" if reply == GIVEN_UP else INTERRUPTED, reply
+            outcome, why = "cancelled" if reply == SESSION_CANCELLED else INTERRUPTED, reply
         case _:
-            outcome, why = "lacking", "blobs did not come"
+            outcome, why = "lacking", "blobs did not arrive"
     return {
-        **beginning(item, signed),
+        **first_line(item, signed),
         "computations": list(computations),
         "outcome": outcome,
         "rule": rule,
@@ -121,9 +121,9 @@ class Recording:
         self._item = item
         self._signed = signed
         self._written = asyncio.Event()
-        self._first = ""
-        self._beginning: asyncio.Future[str] | None = None
-        self._ending: asyncio.Future[str] | None = None
+        self._first_hash = ""
+        self._first_write: asyncio.Future[str] | None = None
+        self._last_write: asyncio.Future[str] | None = None
 
     def begin(self) -> None:
         """Start to write the first line."""
@@ -132,16 +132,16 @@ class Recording:
         loop = asyncio.get_running_loop()
 
         def note(digest: str) -> None:
-            self._first = digest
+            self._first_hash = digest
             self._written.set()
 
         def on_written(digest: str) -> None:
             with suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(note, digest)
 
-        append = partial(self._log.append, beginning(self._item, self._signed), on_written)
-        self._beginning = asyncio.ensure_future(in_thread(append, "audit"))
-        self._beginning.add_done_callback(_looked_at)
+        append = partial(self._log.append, first_line(self._item, self._signed), on_written)
+        self._first_write = asyncio.ensure_future(in_thread(append, "audit"))
+        self._first_write.add_done_callback(_retrieve_exception)
 
     async def written(self) -> None:
         """Wait until the first line is in the file; data may be read only then.
@@ -149,8 +149,8 @@ class Recording:
         Raises:
             AuditNotWritten: the line cannot be written.
         """
-        if self._beginning is not None and not await self._in_file(self._beginning):
-            await self._on_disk(self._beginning)
+        if self._first_write is not None and not await self._in_file(self._first_write):
+            await self._on_disk(self._first_write)
 
     async def end(self, reply: Done | Failed | Need) -> None:
         """Write the last line. Both lines are on the disk when this returns, so that the reply may leave.
@@ -161,36 +161,36 @@ class Recording:
             AuditNotWritten: a line cannot be written. The other line may be in the file: the log may say more than
                 left, never less.
         """
-        if self._log is None or (self._beginning is None and not isinstance(reply, Done | Failed)):
+        if self._log is None or (self._first_write is None and not isinstance(reply, Done | Failed)):
             return
-        self._ending = asyncio.ensure_future(self._end(reply))
-        await self._on_disk(self._ending)
-        if self._beginning is not None:
-            await self._on_disk(self._beginning)
+        self._last_write = asyncio.ensure_future(self._write_last(reply))
+        await self._on_disk(self._last_write)
+        if self._first_write is not None:
+            await self._on_disk(self._first_write)
 
     async def cancelled(self, why: str) -> None:
-        """Write the last line of cancelled work, within ``GIVE_UP_SECONDS``; never raise."""
+        """Write the last line of cancelled work, within ``LAST_LINE_SECONDS``; never raise."""
         if self._log is None:
             return
-        if self._ending is None:
-            self._ending = asyncio.ensure_future(self._end(why))
-        await asyncio.wait([self._ending], timeout=GIVE_UP_SECONDS)
-        if not self._ending.done():
-            _log.error("audit_write_failed", reason=f"not within {GIVE_UP_SECONDS:g} s")
-        elif isinstance(error := self._ending.exception(), OSError):
+        if self._last_write is None:
+            self._last_write = asyncio.ensure_future(self._write_last(why))
+        await asyncio.wait([self._last_write], timeout=LAST_LINE_SECONDS)
+        if not self._last_write.done():
+            _log.error("audit_write_failed", reason=f"not within {LAST_LINE_SECONDS:g} s")
+        elif isinstance(error := self._last_write.exception(), OSError):
             self._not_written(error)
 
-    async def _end(self, reply: Done | Failed | Need | str) -> str:
+    async def _write_last(self, reply: Done | Failed | Need | str) -> str:
         assert self._log is not None
-        if self._beginning is not None:
-            await self._in_file(self._beginning)  # the last line quotes the first one's hash
-        line = ending(self._item, reply, self.computations, self._signed, self._first)
+        if self._first_write is not None:
+            await self._in_file(self._first_write)  # the last line quotes the first one's hash
+        line = last_line(self._item, reply, self.computations, self._signed, self._first_hash)
         return await in_thread(partial(self._log.append, line), "audit")
 
-    async def _in_file(self, beginning: asyncio.Future[str]) -> bool:
+    async def _in_file(self, first_write: asyncio.Future[str]) -> bool:
         """Wait until the first line is in the file, not for the sync to disk; return whether it is in the file."""
         waiting = asyncio.ensure_future(self._written.wait())
-        either: list[asyncio.Future[Any]] = [waiting, beginning]
+        either: list[asyncio.Future[Any]] = [waiting, first_write]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -208,7 +208,7 @@ class Recording:
         return AuditNotWritten(error)
 
 
-def _looked_at(line: asyncio.Future[str]) -> None:
+def _retrieve_exception(line: asyncio.Future[str]) -> None:
     """Retrieve the exception of a write, so that asyncio does not log it as never retrieved."""
     if not line.cancelled():
         line.exception()

@@ -136,9 +136,9 @@ def read_policy(
     return policy
 
 
-def _check(label: str, what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        hint = nearest(name, known)
+def _check(label: str, what: str, name: str, valid: Collection[str]) -> None:
+    if name not in valid:
+        hint = nearest(name, valid)
         raise SettingsError(f"{label}: {what}", hint=hint if len(hint) < 200 else "see TensorFlow's list of raw ops")
 
 

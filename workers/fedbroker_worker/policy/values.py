@@ -137,21 +137,21 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
         value: serialized.
         into: yield the members of federated values instead of these values.
     """
-    waiting = [(memoryview(value).cast("B"), 0)]
+    pending = [(memoryview(value).cast("B"), 0)]
     seen = 0
-    while waiting:
-        one, depth = waiting.pop()
+    while pending:
+        current, depth = pending.pop()
         seen += 1
-        if depth > DEEPEST or seen + len(waiting) > MOST:
+        if depth > DEEPEST or seen + len(pending) > MOST:
             raise Unreadable("a value in it is nested too deeply, or too wide")
-        found = _fields(one)
+        found = _fields(current)
         if len(found) != 1:
             raise Unreadable("a value in it is laid out in an unknown way")
         number, content = found[0]
         if number == STRUCT:
-            waiting += [(_element(element), depth + 1) for element in _all(content, ELEMENT)]
+            pending += [(_element(element), depth + 1) for element in _all(content, ELEMENT)]
         elif number == FEDERATED and into:
-            waiting += [(member, depth + 1) for member in _all(content, MEMBER, besides=FEDERATED_TYPE)]
+            pending += [(member, depth + 1) for member in _all(content, MEMBER, besides=FEDERATED_TYPE)]
         elif number in _NAMES:
             yield _NAMES[number], content
         else:

@@ -44,7 +44,7 @@ _NOTHING: Final = PublicText("")
 
 _USED_UP: Final = PublicText("it failed, and the session has used up its bytes (max_bytes_out)")
 
-_WORDS_STAY: Final = "the silo's log has the full error; its administrator can set error_detail"
+_FULL_ERROR_IN_LOG: Final = "the silo's log has the full error; its administrator can set error_detail"
 
 _STATUSES: Final = frozenset(
     {
@@ -55,7 +55,7 @@ _STATUSES: Final = frozenset(
 )
 """All status codes of gRPC; any other text from the runtime stays in the silo."""
 
-_TELLS_OF_DATA: Final = frozenset({"data", "computation"})
+_COUNTED_KINDS: Final = frozenset({"data", "computation"})
 """Kinds of failures whose text counts as output of the session; the text of other kinds says nothing about the data."""
 
 _KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
@@ -63,12 +63,12 @@ _KILLED: Final = re.compile(r"\bkilled by (SIG[A-Z0-9]+)\b")
 _log = get_logger(__name__)
 
 
-def new_id() -> str:
+def new_incident() -> str:
     """Return a random id, which reveals nothing about its incident."""
     return secrets.token_hex(4)
 
 
-def see(incident: str) -> str:
+def log_reference(incident: str) -> str:
     """Return the clause by which a reply refers to the silo's log."""
     return f"detail in the silo's log under id {incident}"
 
@@ -83,7 +83,7 @@ def log_detail(detail: str, *, traceback: bool = False) -> str:
     Returns:
         The id under which it was logged.
     """
-    incident, line = new_id(), " ".join(detail.split())
+    incident, line = new_incident(), " ".join(detail.split())
     if traceback:
         _log.exception("failure_detail", id=incident, detail=line)
     else:
@@ -138,10 +138,10 @@ def failed_reply(
     hint: str = failure.hint
     if failure.detail:
         incident = log_detail(failure.detail, traceback=failure.unexpected)
-        hint = "; ".join(filter(None, (hint, see(incident))))
+        hint = "; ".join(filter(None, (hint, log_reference(incident))))
     cause = " ".join(failure.cause.split())[:LONGEST_CAUSE]
     if guard is not None and failure.by_data:
-        size = len(cause.encode()) + len(hint.encode()) if failure.kind in _TELLS_OF_DATA else 0
+        size = len(cause.encode()) + len(hint.encode()) if failure.kind in _COUNTED_KINDS else 0
         try:
             if not guard.count_failure(item, size, by):
                 cause, hint = _USED_UP, ""
@@ -178,11 +178,11 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
         case SessionLost():
             return Failure("lost", PublicText(error.what), PublicText(error.hint), by_data=False)
         case RuntimeUnavailable():
-            return Failure("lost", _end_of_runtime(error), PublicText("run the computation again"), detail=str(error))
+            return Failure("lost", _runtime_death(error), PublicText("run the computation again"), detail=str(error))
         case ComputationFailed() if in_full:
             return Failure("computation", PublicText(f"{error.status}: {error.detail}"), PublicText(error.hint))
         case ComputationFailed():
-            hint = "; ".join(filter(None, (error.hint, _WORDS_STAY)))
+            hint = "; ".join(filter(None, (error.hint, _FULL_ERROR_IN_LOG)))
             return Failure("computation", _of_computation(error), PublicText(hint), detail=str(error))
         case _:
             detail = f"unexpected {type(error).__name__}: {error}"
@@ -191,21 +191,21 @@ def failure_of(error: Exception, item: WorkItem, announced: Mapping[str, Source]
 
 def _unexpected(error: Exception) -> PublicText:
     """Name the class of an exception only if it is one of Python's own: other names may come from a source's code."""
-    known = type(error) is getattr(builtins, type(error).__name__, None)
-    return PublicText(f"unexpected {type(error).__name__ if known else 'error'} in the silo")
+    is_builtin = type(error) is getattr(builtins, type(error).__name__, None)
+    return PublicText(f"unexpected {type(error).__name__ if is_builtin else 'error'} in the silo")
 
 
 def _of_source(error: SourceError, item: WorkItem, announced: Mapping[str, Source]) -> Failure:
     """Name the source and the column only if the coordinator has requested them or knows them from an announcement."""
-    asked = [op for op in item.ops if isinstance(op, Data)]
+    requested = [op for op in item.ops if isinstance(op, Data)]
     source = "a source"
-    if error.source in announced or any(op.name == error.source for op in asked):
+    if error.source in announced or any(op.name == error.source for op in requested):
         source = f"source {error.source!r}"
     subject = source
     if isinstance(error, ColumnError):
-        known = {name for op in asked if op.name == error.source for name, _ in op.columns}
-        known |= {column.name for column in announced[error.source].columns} if error.source in announced else set()
-        subject = f"{source}: " + (f"column {error.column!r}" if error.column in known else "a column")
+        columns = {name for op in requested if op.name == error.source for name, _ in op.columns}
+        columns |= {column.name for column in announced[error.source].columns} if error.source in announced else set()
+        subject = f"{source}: " + (f"column {error.column!r}" if error.column in columns else "a column")
     dtype = error.dtype if error.dtype in DTYPES else "that dtype"
     sentence = error.problem.sentence.format(dtype=dtype, limit=error.limit)
     return Failure("data", PublicText(f"{subject} {sentence}"), _advice(error, announced), detail=str(error))
@@ -236,13 +236,15 @@ def _of_computation(error: ComputationFailed) -> PublicText:
     )
 
 
-def _end_of_runtime(error: RuntimeUnavailable) -> PublicText:
+def _runtime_death(error: RuntimeUnavailable) -> PublicText:
     """Say that the runtime died, and of which signal, without its last output."""
     if not error.retryable:
         return PublicText("the C++ runtime cannot be started")
-    told = _KILLED.search(error.what)
-    named = told is not None and told[1] in signal.Signals.__members__
-    return PublicText(f"the C++ runtime died of {told[1]}" if told is not None and named else "the C++ runtime died")
+    killed = _KILLED.search(error.what)
+    named = killed is not None and killed[1] in signal.Signals.__members__
+    return PublicText(
+        f"the C++ runtime died of {killed[1]}" if killed is not None and named else "the C++ runtime died"
+    )
 
 
 class OpFailed(ComputationFailed):

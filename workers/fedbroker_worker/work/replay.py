@@ -165,8 +165,8 @@ async def _in_order(
             case Compute(source):
                 outputs.append(await executor.compute(refs[source]))
                 continue
-            case Drop(gone):
-                await executor.dispose([refs.pop(one) for one in dict.fromkeys(gone)])
+            case Drop(dropped_refs):
+                await executor.dispose([refs.pop(dropped) for dropped in dict.fromkeys(dropped_refs)])
                 continue
         replaced = refs.get(ref)
         refs[ref] = made

@@ -19,7 +19,7 @@ from fedbroker.lru import LruMap
 from fedbroker.transport.signed_messages import UNSIGNED
 from fedbroker.wire.messages import Done, Failed, Need
 from fedbroker_worker.errors import SessionLost, WorkRefused
-from fedbroker_worker.policy.recording import GIVEN_UP
+from fedbroker_worker.policy.recording import SESSION_CANCELLED
 from fedbroker_worker.policy.rules import LONGEST_STAGE
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.failures import failed_reply
@@ -173,7 +173,7 @@ class WorkTasks:
         self._ended_sessions[ended] = None
         for task, (signer, session_id, _) in list(self._running.items()):
             if (signer, session_id) == ended:
-                self._cancel(task, GIVEN_UP)
+                self._cancel(task, SESSION_CANCELLED)
         self._sessions.end(message.session_id, by)
         self._reply_cache.forget(message.session_id, by)
         _log.info("session_ended", session=message.session_id)

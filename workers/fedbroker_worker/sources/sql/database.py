@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Database", "Rows", "database_at"]
 
 _PROGRESS: Final = 100_000
-"""SQLite's virtual machine instructions between two checks whether the call is ended."""
+"""Instructions of SQLite's virtual machine between two checks for cancellation: a few milliseconds."""
 
 _OPTIONS: Final = {"stream_results": True, "no_parameters": True}
 _KEYS: Final = 10_000
-"""The number of clients' keys in a batch of rows."""
+"""The number of clients' keys in a batch of rows, the same as the default of ``batch_rows``."""
 
 _FORM: Final = f"write it as SQLAlchemy does: postgresql://user:password@host/database; {ESCAPES}"
 
@@ -39,7 +39,7 @@ class Rows:
         result: SQLAlchemy's result.
         names: the names of the columns.
         size: the number of rows in a batch.
-        call: the running call, which may be ended.
+        call: the running call, which may be cancelled.
     """
 
     def __init__(self, result: Result, names: Sequence[str], size: int, call: Call) -> None:
@@ -49,8 +49,8 @@ class Rows:
         self._call = call
 
     def next(self) -> Sequence[Sequence[object]]:
-        """Return the next batch: a full one, or fewer rows or none at the end and after the call was ended."""
-        rows: Sequence[Sequence[object]] = () if self._call.ended else self._result.fetchmany(self._size)
+        """Return the next batch: a full one, or fewer rows or none at the end and after the call was cancelled."""
+        rows: Sequence[Sequence[object]] = () if self._call.cancelled else self._result.fetchmany(self._size)
         return rows
 
 
@@ -111,29 +111,32 @@ class Database:
 
     @contextmanager
     def _connected(self, call: Call) -> Generator[Connection]:
-        """Connect for one call, whose end cancels the connection; convert SQLAlchemy's errors. Never commit."""
+        """Connect for one call, whose cancellation cancels the query; convert SQLAlchemy's errors. Never commit."""
         cancel = None
         try:
             with contextlib.closing(self.engine.connect()) as connection:
-                cancel = _cancelled(connection.connection.driver_connection, call)
-                call.on_end(cancel)
-                if call.ended:
+                cancel = _canceller(connection.connection.driver_connection, call)
+                call.on_cancel(cancel)
+                if call.cancelled:
                     raise SourceError(self.source, "reading was interrupted", problem=Problem.INTERRUPTED)
                 yield connection.execution_options(**_OPTIONS)
         except exc.SQLAlchemyError as error:
             raise SourceError(
-                self.source, self._words(error), hint="correct its query or its url", problem=Problem.UNREADABLE
+                self.source,
+                self._driver_message(error),
+                hint="correct its query or its url",
+                problem=Problem.UNREADABLE,
             ) from None
         finally:
             if cancel is not None:
-                call.off_end(cancel)
+                call.off_cancel(cancel)
 
-    def _words(self, error: exc.SQLAlchemyError) -> str:
+    def _driver_message(self, error: exc.SQLAlchemyError) -> str:
         """Return the first line of the driver's message, without the query, its values and the password."""
-        said = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
+        message = str(getattr(error, "orig", None) or error).strip().split("\n", 1)[0]
         for secret in self.secrets:
-            said = said.replace(secret, "***")
-        return without_secrets(" ".join(said.split()))
+            message = message.replace(secret, "***")
+        return without_secrets(" ".join(message.split()))
 
 
 def database_at(source: str, url: str, directory: Path) -> Database:
@@ -152,7 +155,7 @@ def database_at(source: str, url: str, directory: Path) -> Database:
     try:
         is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
         if is_file and not str(parsed.database).startswith("file:"):
-            parsed = parsed.set(database=str(_there(label, directory / str(parsed.database))))
+            parsed = parsed.set(database=str(_existing(label, directory / str(parsed.database))))
         engine: Engine = create_engine(parsed, poolclass=NullPool)
     except exc.NoSuchModuleError:
         what = f"{label} begins with {url.split(':', 1)[0]!r}, which is no dialect that is installed"
@@ -190,7 +193,7 @@ def _parsed(label: str, url: str) -> URL:
     return parsed
 
 
-def _there(label: str, path: Path) -> Path:
+def _existing(label: str, path: Path) -> Path:
     # sqlite3 would create an empty database.
     if not path.exists():
         raise SettingsError(f"{label}: {path} does not exist", hint="correct it")
@@ -209,10 +212,10 @@ def _reading_only(engine: Engine) -> Engine:
     return engine
 
 
-def _cancelled(connection: object, call: Call) -> Callable[[], None]:
+def _canceller(connection: object, call: Call) -> Callable[[], None]:
     """Return a function that cancels the connection's query; if the driver cannot, the call's thread is abandoned."""
     if callable(watch := getattr(connection, "set_progress_handler", None)):  # sqlite3's
-        watch(lambda: call.ended, _PROGRESS)
+        watch(lambda: call.cancelled, _PROGRESS)
         return lambda: None
 
     def cancel() -> None:
