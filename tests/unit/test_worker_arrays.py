@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fedbroker_worker.errors import ColumnError
 from fedbroker_worker.sources.arrays import array_from, infer
-from fedbroker_worker.sources.clients import clients_among, words_of
+from fedbroker_worker.sources.clients import clients_among, keys_as_text
 from fedbroker_worker.sources.column_types import DeclaredType, given_types
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,4 +123,4 @@ def test_clients_are_in_the_order_of_comparable_keys():
     assert clients_among("k", ["b", "a"]).keys == ("a", "b")
     assert clients_among("k", [True, False]).keys == ("false", "true")
     assert clients_among("k", [10, "9", b"\xff"]).keys == ("10", "9", "\\xff")
-    assert words_of([1, None]).mask.tolist() == [False, True]
+    assert keys_as_text([1, None]).mask.tolist() == [False, True]

@@ -123,7 +123,7 @@ _DAY_ONE: Final = datetime.date(1970, 1, 1)
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 
-_WORDS: Final[dict[type[Any], str]] = {
+_CELL_TYPES: Final[dict[type[Any], str]] = {
     bool: "bool",
     int: "int64",
     float: "float64",
@@ -155,16 +155,16 @@ def infer(source: str, name: str, cells: Iterable[object]) -> DeclaredType | Non
     if kinds and kinds <= {list, tuple}:
         nested = (cell for cell in cells if cell is not None)
         inner = infer(source, name, list(chain.from_iterable(nested)))  # type: ignore[arg-type]
-        return None if inner is None else DeclaredType(name, inner.word, (None, *inner.shape))
-    words = {_word(source, name, kind) for kind in kinds}
-    if not words:
+        return None if inner is None else DeclaredType(name, inner.type_name, (None, *inner.shape))
+    type_names = {_type_name(source, name, kind) for kind in kinds}
+    if not type_names:
         return None
-    if len(words) > 1:
-        if words != _NUMBERS:
-            what = f"holds {' and '.join(sorted(words))}"
+    if len(type_names) > 1:
+        if type_names != _NUMBERS:
+            what = f"holds {' and '.join(sorted(type_names))}"
             raise ColumnError(source, name, what, hint=f'say what it is: types.{name} = "str"', problem=Problem.MIXED)
         return DeclaredType(name, "float64")
-    return DeclaredType(name, words.pop())
+    return DeclaredType(name, type_names.pop())
 
 
 def array_from(source: str, typed: DeclaredType, cells: Sequence[object], place: Callable[[int], str]) -> Array:
@@ -196,7 +196,7 @@ def array_from(source: str, typed: DeclaredType, cells: Sequence[object], place:
         return _vectors(source, typed, cells, place)
     if typed.text:
         return _objects([cell if isinstance(cell, str) else _text(cell) for cell in cells])
-    if kinds <= _PLAIN.get(typed.word, set()):
+    if kinds <= _PLAIN.get(typed.type_name, set()):
         plain: list[Any] = list(cells)
     else:
         plain = [_plain(source, typed, cell, at, place) for at, cell in enumerate(cells)]
@@ -211,14 +211,16 @@ _PLAIN: Final[dict[str, set[type[Any]]]] = {
 """Types of cells that numpy itself converts to a dtype without changing a value: they need no check one by one."""
 
 
-def _word(source: str, name: str, kind: type[object]) -> str:
-    word = _WORDS.get(kind) or next((word for known, word in _WORDS.items() if issubclass(kind, known)), None)
-    if word is None:
+def _type_name(source: str, name: str, kind: type[object]) -> str:
+    type_name = _CELL_TYPES.get(kind) or next(
+        (type_name for base, type_name in _CELL_TYPES.items() if issubclass(kind, base)), None
+    )
+    if type_name is None:
         what = f"holds values of the type {kind.__name__}, which is not supported"
         raise ColumnError(
             source, name, what, hint="cast it in the query, or leave it out", problem=Problem.NO_COUNTERPART
         )
-    return word
+    return type_name
 
 
 def _numbers(source: str, typed: DeclaredType, plain: list[Any]) -> Array:
@@ -261,14 +263,14 @@ def _vectors(source: str, typed: DeclaredType, cells: Sequence[object], place: C
 def _plain(source: str, typed: DeclaredType, cell: object, at: int, place: Callable[[int], str]) -> object:
     """Return a cell as a number or truth value of the column's type."""
     found: object = None
-    match typed.word:
+    match typed.type_name:
         case "date":
             found = _days(cell)
         case "datetime":
             found = _microseconds(cell)
         case "bool":
             found = bool(cell) if isinstance(cell, int | float) and cell in (0, 1) else None
-        case word if "int" in word:
+        case type_name if "int" in type_name:
             found = _whole(cell)
         case _:
             found = float(cell) if isinstance(cell, int | float | decimal.Decimal) and type(cell) is not bool else None
@@ -328,8 +330,8 @@ def _objects(cells: Sequence[object]) -> Array:
 def _misfit(source: str, typed: DeclaredType, cell: object, at: int, place: Callable[[int], str]) -> ColumnError:
     """Return the error for a cell of the wrong type; it names the cell's type, not its value."""
     kind = type(cell)
-    word = "text" if issubclass(kind, str | bytes) else _WORDS.get(kind, kind.__name__)
-    wider = word == DATETIME or (word == "float64" and "int" in typed.word)
-    fit = word if wider else "str"
-    what = f"is {typed}, but holds {word} {place(at)}"
+    type_name = "text" if issubclass(kind, str | bytes) else _CELL_TYPES.get(kind, kind.__name__)
+    wider = type_name == DATETIME or (type_name == "float64" and "int" in typed.type_name)
+    fit = type_name if wider else "str"
+    what = f"is {typed}, but holds {type_name} {place(at)}"
     return ColumnError(source, typed.name, what, hint=f'{_FIT.format(typed.name)}"{fit}"', problem=Problem.MISFIT)

@@ -35,9 +35,12 @@ T = TypeVar("T")
 
 _log = get_logger(__name__)
 
-END_EVERY: Final = 0.05
-END_SECONDS: Final = 3.0
-"""How often (``END_EVERY``) and for how long (``END_SECONDS``) a source is asked to end abandoned calls, in seconds."""
+CANCEL_EVERY: Final = 0.05
+CANCEL_SECONDS: Final = 3.0
+"""How often and for how long a source is asked to cancel abandoned calls, in seconds.
+
+The silo's exit waits for it, so that it is short. A call that runs on is abandoned with its thread.
+"""
 
 UNKNOWN: Final = Source(columns=())
 
@@ -99,8 +102,8 @@ class OpenSource:
         if clients == 0:
             return clients_value(types, [], scalar=op.scalar)
         if clients != self.announced.clients:
-            there = f"{self.announced.clients} client{'s' * (self.announced.clients != 1)}"
-            raise WorkRefused(f"source {self.name!r} has {there}, not {clients}")
+            announced = f"{self.announced.clients} client{'s' * (self.announced.clients != 1)}"
+            raise WorkRefused(f"source {self.name!r} has {announced}, not {clients}")
         async with self._reading:  # one at a time, so that cancelling one read interrupts no other
             reading = self._start("read", partial(self._serialized, types, op.scalar))
             try:
@@ -124,7 +127,7 @@ class OpenSource:
         try:
             self.source.close()
         except Exception as error:
-            _log.warning("source_close_failed", source=self.name, reason=_words(error))
+            _log.warning("source_close_failed", source=self.name, reason=_one_line(error))
         else:
             await self._finish(self._calls, self.source.close)
 
@@ -137,8 +140,8 @@ class OpenSource:
             if not found and name.startswith("#") and name[1:].isdecimal():
                 found = list(self.announced.columns[int(name[1:]) :][:1])
             if not found:
-                there = ", ".join(column.name for column in self.announced.columns)
-                hint = f"available: {there}"
+                available = ", ".join(column.name for column in self.announced.columns)
+                hint = f"available: {available}"
                 raise ColumnError(self.name, name, "does not exist", hint=hint, problem=Problem.UNKNOWN_COLUMN)
             check_dtype(dtype, name)
             types.append(ColumnType(found[0].name, dtype, found[0].shape))
@@ -152,29 +155,29 @@ class OpenSource:
             raise SourceError(self.name, what, hint=hint, problem=Problem.OTHER_CLIENTS)
         members: list[list[Buffer]] = []
         for number, columns in enumerate(read, 1):
-            whose = f"client {number} of {len(read)}" if len(read) > 1 else ""
-            members.append(member_value(self.name, types, columns, scalar=scalar, whose=whose))
+            client = f"client {number} of {len(read)}" if len(read) > 1 else ""
+            members.append(member_value(self.name, types, columns, scalar=scalar, client=client))
         return clients_value(types, members, scalar=scalar)
 
     def _start(self, what: str, function: Callable[[], T]) -> asyncio.Future[T]:
         """Call the source in a thread; callers shield the future, so that it stays in ``_calls`` until it ends."""
         call = asyncio.ensure_future(_guarded(self.name, what, function))
         self._calls.add(call)
-        call.add_done_callback(self._ended)
+        call.add_done_callback(self._forget)
         return call
 
-    def _ended(self, call: asyncio.Future[Any]) -> None:
+    def _forget(self, call: asyncio.Future[Any]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
             call.exception()  # retrieved, so that asyncio does not log it as never retrieved
 
-    async def _finish(self, calls: Collection[asyncio.Future[Any]], end: Callable[[], None]) -> None:
-        """End abandoned calls; ask repeatedly, because the first request may come before a call has begun."""
+    async def _finish(self, calls: Collection[asyncio.Future[Any]], cancel: Callable[[], None]) -> None:
+        """Cancel abandoned calls; ask repeatedly, because the first request may come before a call has begun."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + END_SECONDS
+        until = loop.time() + CANCEL_SECONDS
         while (pending := [call for call in calls if not call.done()]) and loop.time() < until:
-            end()
-            await asyncio.wait(pending, timeout=END_EVERY)
+            cancel()
+            await asyncio.wait(pending, timeout=CANCEL_EVERY)
         if pending:
             _log.warning("source_stop_failed", source=self.name)
 
@@ -204,19 +207,19 @@ class Catalog:
             ConfigError: a source's settings are wrong.
             SourceError: a source cannot be opened. If several fail, the first of them in the settings raises.
         """
-        opening = [OpenSource.open(name, one, self._directory) for name, one in self._settings.items()]
+        opening = [OpenSource.open(name, source, self._directory) for name, source in self._settings.items()]
         results = await asyncio.gather(*opening, return_exceptions=True)
-        self._open = {one.name: one for one in results if isinstance(one, OpenSource)}
+        self._open = {source.name: source for source in results if isinstance(source, OpenSource)}
         for result in results:
             if isinstance(result, BaseException):
                 await self.close()
                 raise result
-        self._counting = [asyncio.create_task(self._count(one)) for one in self._open.values()]
+        self._counting = [asyncio.create_task(self._count(source)) for source in self._open.values()]
 
     @property
     def announced(self) -> dict[str, Source]:
         """The current description of each source, by name."""
-        return {name: one.announced for name, one in self._open.items()}
+        return {name: source.announced for name, source in self._open.items()}
 
     async def load(self, op: Data, clients: int) -> bytes:
         """See :meth:`OpenSource.load`.
@@ -225,8 +228,8 @@ class Catalog:
             SourceError: the silo has no source of that name.
         """
         if op.name not in self._open:
-            there = ", ".join(self._open) or "none"
-            what = f"no source has that name (available: {there})"
+            available = ", ".join(self._open) or "none"
+            what = f"no source has that name (available: {available})"
             raise SourceError(op.name, what, hint="see silo.toml", problem=Problem.UNKNOWN_SOURCE)
         return await self._open[op.name].load(op, clients, self._limits)
 
@@ -236,14 +239,14 @@ class Catalog:
             task.cancel()
         await asyncio.gather(*self._counting, return_exceptions=True)
         opened, self._open = self._open, {}
-        await asyncio.gather(*(one.close() for one in opened.values()))
+        await asyncio.gather(*(source.close() for source in opened.values()))
 
-    async def _count(self, one: OpenSource) -> None:
+    async def _count(self, source: OpenSource) -> None:
         try:
-            rows = await one.count()
-            _log.debug("rows_counted", source=one.name, rows=rows)
+            rows = await source.count()
+            _log.debug("rows_counted", source=source.name, rows=rows)
         except FedbrokerError as error:
-            _log.warning("row_count_failed", source=one.name, reason=str(error))
+            _log.warning("row_count_failed", source=source.name, reason=str(error))
 
 
 async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:
@@ -254,8 +257,8 @@ async def _guarded(name: str, what: str, function: Callable[[], T]) -> T:
         raise
     except Exception as error:
         hint = "see the package that brings this kind of source"
-        raise SourceError(name, _words(error), hint=hint, problem=Problem.UNREADABLE) from error
+        raise SourceError(name, _one_line(error), hint=hint, problem=Problem.UNREADABLE) from error
 
 
-def _words(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from fedbroker_worker.sources.protocol import Columns
 
 
-__all__ = ["Clients", "clients_among", "words_of"]
+__all__ = ["Clients", "clients_among", "keys_as_text"]
 
-_AGAIN: Final = "start the silo again so that it announces its present clients"
+_RESTART: Final = "start the silo again so that it announces its present clients"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class Clients:
         """Return the number of each row's client."""
         numbers = {key: at for at, key in enumerate(self.keys)}
         owners = np.fromiter((numbers.get(key, -1) for key in keys), np.int64, len(keys))
-        strangers = int(np.count_nonzero(owners < 0))
-        if strangers:
+        unknown = int(np.count_nonzero(owners < 0))
+        if unknown:
             # The error does not quote the keys, because they may name people.
-            what = f"{strangers} of {len(keys)} rows are of no client that it announced"
-            hint = f"add their {self.column} to the query of 'clients', or, if the data have changed, {_AGAIN}"
-            raise SourceError(source, what, hint=hint if self.listed else _AGAIN, problem=Problem.OTHER_CLIENTS)
+            what = f"{unknown} of {len(keys)} rows are of no client that it announced"
+            hint = f"add their {self.column} to the query of 'clients', or, if the data have changed, {_RESTART}"
+            raise SourceError(source, what, hint=hint if self.listed else _RESTART, problem=Problem.OTHER_CLIENTS)
         return owners
 
 
@@ -78,23 +78,23 @@ def clients_among(column: str, keys: Iterable[object], *, listed: bool = False) 
         keys: the keys, without None; may repeat.
         listed: True if a separate query yields the keys.
     """
-    words = {word_of(key): key for key in keys}
+    keys_by_text = {key_as_text(key): key for key in keys}
     try:
-        ordered = sorted(words, key=lambda word: cast("Any", (words[word], word)))
+        ordered = sorted(keys_by_text, key=lambda text: cast("Any", (keys_by_text[text], text)))
     except TypeError:
-        ordered = sorted(words)
+        ordered = sorted(keys_by_text)
     return Clients(column, tuple(ordered), listed)
 
 
-def words_of(keys: Sequence[object]) -> Array:
+def keys_as_text(keys: Sequence[object]) -> Array:
     """Return keys as text, by which they are compared; masked where a key is None."""
-    words = np.empty(len(keys), dtype=object)
-    words[:] = ["" if key is None else word_of(key) for key in keys]
-    masked = cast("Array", np.ma.masked_array(words, mask=[key is None for key in keys]))  # type: ignore[no-untyped-call]
-    return masked if None in keys else words
+    texts = np.empty(len(keys), dtype=object)
+    texts[:] = ["" if key is None else key_as_text(key) for key in keys]
+    masked = cast("Array", np.ma.masked_array(texts, mask=[key is None for key in keys]))  # type: ignore[no-untyped-call]
+    return masked if None in keys else texts
 
 
-def word_of(key: object) -> str:
+def key_as_text(key: object) -> str:
     """Return a key as text: ``true`` and ``false`` as in SQL, and bytes that are not UTF-8 with backslash escapes."""
     if isinstance(key, bool | np.bool_):
         return str(key).lower()

@@ -40,9 +40,9 @@ DATETIME: Final = "datetime"
 _POINTS: Final = {DATE: "int32", DATETIME: "int64"}
 """Types of points in time, and the dtypes of their numbers: days, or microseconds, since 1970."""
 
-_WORDS: Final = (*(dtype for dtype in DTYPES if dtype != BFLOAT16 and "complex" not in dtype), *_POINTS)
+_TYPE_NAMES: Final = (*(dtype for dtype in DTYPES if dtype != BFLOAT16 and "complex" not in dtype), *_POINTS)
 
-_TYPE: Final = re.compile(r"(?P<word>[a-z0-9]+)(?P<dimensions>(\[\d*\])*)")
+_TYPE: Final = re.compile(r"(?P<type_name>[a-z0-9]+)(?P<dimensions>(\[\d*\])*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +51,31 @@ class DeclaredType:
 
     Attributes:
         name: the column's name.
-        word: a numpy dtype, ``str``, ``date`` or ``datetime``.
+        type_name: a numpy dtype, ``str``, ``date`` or ``datetime``.
         shape: the shape of one row; None stands for a length that varies.
     """
 
     name: str
-    word: str
+    type_name: str
     shape: tuple[int | None, ...] = ()
 
     @property
     def announced(self) -> Column:
         """The column as it is announced to coordinators."""
-        return Column(self.name, _POINTS.get(self.word, self.word), self.shape)
+        return Column(self.name, _POINTS.get(self.type_name, self.type_name), self.shape)
 
     @property
     def text(self) -> bool:
         """True if the cells are text."""
-        return self.word == TEXT
+        return self.type_name == TEXT
 
     @property
     def inner(self) -> DeclaredType:
         """The type of a cell's elements: the same type without its first dimension."""
-        return DeclaredType(self.name, self.word, self.shape[1:])
+        return DeclaredType(self.name, self.type_name, self.shape[1:])
 
     def __str__(self) -> str:
-        return self.word + "".join(f"[{'' if size is None else size}]" for size in self.shape)
+        return self.type_name + "".join(f"[{'' if size is None else size}]" for size in self.shape)
 
 
 def given_types(source: str, types: Mapping[str, str]) -> dict[str, DeclaredType]:
@@ -84,25 +84,25 @@ def given_types(source: str, types: Mapping[str, str]) -> dict[str, DeclaredType
     Raises:
         SettingsError: a value is not a type.
     """
-    return {name: _typed(source, name, text) for name, text in types.items()}
+    return {name: _declared(source, name, text) for name, text in types.items()}
 
 
-def check_names(source: str, key: str, names: Iterable[str], there: Iterable[str]) -> None:
+def check_names(source: str, key: str, names: Iterable[str], existing: Iterable[str]) -> None:
     """Raise SettingsError unless each of these names, the value of ``key``, is a column."""
-    known = list(there)
+    columns = list(existing)
     for name in names:
-        if name not in known:
+        if name not in columns:
             what = f"{key!r} in [data.{source}]: the source has no column {name!r}"
-            raise SettingsError(what, hint=nearest(name, known))
+            raise SettingsError(what, hint=nearest(name, columns))
 
 
-def _typed(source: str, name: str, text: str) -> DeclaredType:
+def _declared(source: str, name: str, text: str) -> DeclaredType:
     match = _TYPE.fullmatch(text)
-    if match is None or match["word"] not in _WORDS:
+    if match is None or match["type_name"] not in _TYPE_NAMES:
         what = f"'types.{name}' in [data.{source}]: {text!r} is no type"
-        raise SettingsError(what, hint=nearest(text.split("[", 1)[0], _WORDS))
+        raise SettingsError(what, hint=nearest(text.split("[", 1)[0], _TYPE_NAMES))
     sizes = re.findall(r"\[(\d*)\]", match["dimensions"])
-    return DeclaredType(name, match["word"], tuple(int(size) if size else None for size in sizes))
+    return DeclaredType(name, match["type_name"], tuple(int(size) if size else None for size in sizes))
 
 
 def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:

@@ -58,7 +58,9 @@ class ColumnType:
     shape: tuple[int | None, ...]
 
 
-def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, scalar: bool, whose: str = "") -> Parts:
+def member_value(
+    source: str, types: Sequence[ColumnType], columns: Columns, *, scalar: bool, client: str = ""
+) -> Parts:
     """Return one client's struct of arrays, as the pieces of a serialized value.
 
     Args:
@@ -66,7 +68,7 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
         types: one for each element of the struct.
         columns: the arrays by name, from one read.
         scalar: each column has one row, and is passed without its first dimension.
-        whose: the client, such as ``client 2 of 3``, for errors; empty if the source has only one.
+        client: the client, such as ``client 2 of 3``, for errors; empty if the source has only one.
 
     Raises:
         ColumnError: a column does not convert.
@@ -77,7 +79,7 @@ def member_value(source: str, types: Sequence[ColumnType], columns: Columns, *, 
         values = cast_to(type_.dtype, columns[type_.name], source=source, column=type_.name)
         if scalar:
             if len(values) != 1:
-                what = f"{whose} has {len(values)} rows where the computation takes one".lstrip()
+                what = f"{client} has {len(values)} rows where the computation takes one".lstrip()
                 hint = "aggregate in the query, or declare columns in the computation"
                 raise SourceError(source, what, hint=hint, problem=Problem.NOT_ONE_ROW)
             values = values[0:1].reshape(values.shape[1:])

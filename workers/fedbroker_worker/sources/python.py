@@ -16,7 +16,7 @@ from fedbroker.wire.messages import Column, Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import array_from, infer
-from fedbroker_worker.sources.clients import clients_among, words_of
+from fedbroker_worker.sources.clients import clients_among, keys_as_text
 from fedbroker_worker.sources.column_types import DTYPES, check_names
 from fedbroker_worker.threads import CancellableCalls
 
@@ -79,7 +79,7 @@ class PythonSource:
         text = [key for key, value in options.items() if isinstance(value, str)]
         self._options = read_table(PythonOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
         self._name = name
-        self._function = self._found(directory.absolute())
+        self._function = self._import_function(directory.absolute())
         self._calls = CancellableCalls(name)
         self._lock = threading.Lock()
         self._cached: tuple[float, dict[str, Array]] | None = None
@@ -89,7 +89,7 @@ class PythonSource:
     def describe(self) -> Source:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         arrays = self._calls.run(lambda _: self._arrays())
-        announced, clients = self._look(arrays)
+        announced, clients = self._inspect(arrays)
         with self._lock:
             self._announced, self._clients = announced, clients
         number = 1 if clients is None else len(clients.keys)
@@ -104,7 +104,7 @@ class PythonSource:
         arrays = self._calls.run(lambda _: self._arrays(), reading=True)
         with self._lock:
             if self._announced is None:
-                self._announced, self._clients = self._look(arrays)
+                self._announced, self._clients = self._inspect(arrays)
             announced, clients = self._announced, self._clients
         for name in columns:
             if name not in announced:
@@ -118,7 +118,7 @@ class PythonSource:
         chosen = {name: self._as_announced(announced[name], arrays) for name in columns}
         if clients is None:
             return [chosen]
-        return clients.deal(self._name, chosen, words_of(self._keys(clients.column, arrays)))
+        return clients.deal(self._name, chosen, keys_as_text(self._keys(clients.column, arrays)))
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -135,13 +135,13 @@ class PythonSource:
             cached = self._cached
         if cached is not None and now < cached[0] + self._options.ttl:
             return cached[1]
-        arrays = self._checked(self._called())
+        arrays = self._checked(self._call())
         if self._options.ttl:
             with self._lock:
                 self._cached = now, arrays
         return arrays
 
-    def _called(self) -> Mapping[str, object]:
+    def _call(self) -> Mapping[str, object]:
         try:
             returned = self._function(**self._options.arguments)
         except BaseException as error:  # sys.exit(), too: it ends the read, not the silo
@@ -158,10 +158,10 @@ class PythonSource:
         arrays = {name: as_array(self._name, name, values) for name, values in returned.items()}
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            counts = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise SourceError(
                 self._name,
-                f"its columns are of different lengths: {told}",
+                f"its columns are of different lengths: {counts}",
                 hint="return one row for each",
                 problem=Problem.UNEQUAL_LENGTHS,
             )
@@ -174,17 +174,17 @@ class PythonSource:
             )
         return arrays
 
-    def _look(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Column], Clients | None]:
+    def _inspect(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Column], Clients | None]:
         """Return the columns by name, and the clients."""
-        apart = self._options.clients
-        columns = {name: _column(name, array) for name, array in arrays.items() if name != apart}
-        if apart is None:
+        client_column = self._options.clients
+        columns = {name: _column(name, array) for name, array in arrays.items() if name != client_column}
+        if client_column is None:
             return columns, None
-        check_names(self._name, "clients", [apart], arrays)
+        check_names(self._name, "clients", [client_column], arrays)
         if not columns:
-            what = f"'clients' in [data.{self._name}] takes {apart!r}, the only column"
+            what = f"'clients' in [data.{self._name}] takes {client_column!r}, the only column"
             raise SettingsError(what, hint="return what the clients compute with, too")
-        return columns, clients_among(apart, self._keys(apart, arrays))
+        return columns, clients_among(client_column, self._keys(client_column, arrays))
 
     def _keys(self, column: str, arrays: Mapping[str, Array]) -> list[object]:
         if column not in arrays:
@@ -202,8 +202,8 @@ class PythonSource:
     def _as_announced(self, column: Column, arrays: Mapping[str, Array]) -> Array:
         found = _column(column.name, arrays[column.name]) if column.name in arrays else None
         if found != column:
-            now = "no longer exists" if found is None else f"is {_said(found)} now"
-            what = f"{now}, and was announced as {_said(column)}"
+            now = "no longer exists" if found is None else f"is {_type_text(found)} now"
+            what = f"{now}, and was announced as {_type_text(column)}"
             raise ColumnError(
                 self._name,
                 column.name,
@@ -213,7 +213,7 @@ class PythonSource:
             )
         return arrays[column.name]
 
-    def _found(self, directory: Path) -> Callable[..., Any]:
+    def _import_function(self, directory: Path) -> Callable[..., Any]:
         where = f"'callable' in [data.{self._name}]"
         module, separator, attribute = self._options.callable.partition(":")
         if not (separator and module and attribute):
@@ -224,9 +224,9 @@ class PythonSource:
         try:
             found = importlib.import_module(module)
         except BaseException as error:  # a module may call sys.exit()
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             hint = f"it is looked for among what is installed, and in {directory}"
-            raise SettingsError(f"{where}: {module!r} cannot be imported: {said}", hint=hint) from error
+            raise SettingsError(f"{where}: {module!r} cannot be imported: {reason}", hint=hint) from error
         function = getattr(found, attribute, None)
         if not callable(function):
             raise SettingsError(f"{where}: {module!r} has no function {attribute!r}", hint=f"write {_FORM}")
@@ -241,7 +241,7 @@ def _length(arrays: Mapping[str, Array]) -> int:
     return len(next(iter(arrays.values())))
 
 
-def _said(column: Column) -> str:
+def _type_text(column: Column) -> str:
     return column.dtype + "".join(f"[{size}]" for size in column.shape)
 
 
@@ -260,7 +260,7 @@ def as_array(source: str, column: str, values: object) -> Array:
     Raises:
         ColumnError: the values are no column, or a value is missing.
     """
-    array = _made(source, column, values)
+    array = _converted(source, column, values)
     if array.ndim == 0:
         raise ColumnError(
             source,
@@ -286,7 +286,7 @@ def as_array(source: str, column: str, values: object) -> Array:
         case "U" | "S":
             return array.astype(object)
         case "M":
-            return _of_moments(source, column, array)
+            return _of_datetimes(source, column, array)
         case _ if array.dtype.name in DTYPES:
             return array
         case _:
@@ -300,13 +300,13 @@ def as_array(source: str, column: str, values: object) -> Array:
     )
 
 
-def _made(source: str, column: str, values: object) -> np.ndarray[Any, Any]:
+def _converted(source: str, column: str, values: object) -> np.ndarray[Any, Any]:
     try:
         array = np.asanyarray(values)
     except Exception as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ColumnError(
-            source, column, f"is no array: {said}", hint=_RETURN, problem=Problem.NO_COUNTERPART
+            source, column, f"is no array: {reason}", hint=_RETURN, problem=Problem.NO_COUNTERPART
         ) from None
     # numpy would convert a number among text to text.
     mixed = array.dtype.kind in "US" and isinstance(values, list | tuple) and array.ndim == 1
@@ -329,7 +329,7 @@ def _of_objects(source: str, column: str, array: Array) -> Array:
     return array_from(source, typed, array.tolist(), lambda at: f"in row {at + 1}")
 
 
-def _of_moments(source: str, column: str, array: Array) -> Array:
+def _of_datetimes(source: str, column: str, array: Array) -> Array:
     missing = int(np.count_nonzero(np.isnat(array)))
     if missing:
         raise ColumnError(

@@ -87,11 +87,11 @@ class DuckDBSource:
         self._options = read_table(DuckDBOptions, options, label=lambda key: f"{key!r} in [data.{name}]", lenient=text)
         self._name = name
         self._directory = directory.absolute()
-        self._query = self._wanted()
+        self._query = self._source_query()
         self._clients: Clients | None = None
         self._lock = threading.Lock()
         self._memory: duckdb.DuckDBPyConnection | None = None
-        self._forgotten: list[duckdb.DuckDBPyConnection] = []  # closed once no call uses them
+        self._dropped: list[duckdb.DuckDBPyConnection] = []  # closed once no call uses them
         self._running: dict[duckdb.DuckDBPyConnection, bool] = {}  # value: True for a read
         self._closed = False
 
@@ -119,8 +119,8 @@ class DuckDBSource:
             described = self._described(connection)
             clients = self._clients = self._clients or self._find_clients(connection, described)
             wanted = self._chosen(columns, self._columns(described, clients))
-            key = None if clients is None else key_of(clients)
-            rows, keys = fetched(self._name, connection, self._query, wanted, key)
+            key = None if clients is None else key_expression(clients)
+            rows, keys = fetch_rows(self._name, connection, self._query, wanted, key)
         return [rows] if clients is None or keys is None else clients.deal(self._name, rows, keys)
 
     def interrupt(self) -> None:
@@ -136,7 +136,7 @@ class DuckDBSource:
             self._closed = True
             for connection in self._running:
                 connection.interrupt()
-            self._forget()
+            self._drop_memory()
 
     def _described(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         """Return the SQL type of each column of the query, by name."""
@@ -149,8 +149,8 @@ class DuckDBSource:
         return None if wanted is None else find_clients(self._name, wanted, connection, self._query, list(described))
 
     def _columns(self, described: Mapping[str, str], clients: Clients | None) -> list[SqlColumn]:
-        apart = None if clients is None else clients.column
-        return [sql_column(self._name, name, type_) for name, type_ in described.items() if name != apart]
+        client_column = None if clients is None else clients.column
+        return [sql_column(self._name, name, type_) for name, type_ in described.items() if name != client_column]
 
     def _chosen(self, names: Sequence[str], columns: Sequence[SqlColumn]) -> list[SqlColumn]:
         """Return the columns of these names, each once."""
@@ -166,11 +166,11 @@ class DuckDBSource:
                 )
         return [found[name] for name in dict.fromkeys(names)]
 
-    def _wanted(self) -> str:
+    def _source_query(self) -> str:
         query, file = self._options.query, self._options.file
         if (query is None) == (file is None):
-            said = "neither" if query is None else "both"
-            raise SettingsError(f"[data.{self._name}] has {said} of 'query' and 'file'", hint="give one of them")
+            which = "neither" if query is None else "both"
+            raise SettingsError(f"[data.{self._name}] has {which} of 'query' and 'file'", hint="give one of them")
         return self._of_file(file) if file is not None else self._one_statement(query or "")
 
     def _of_file(self, file: str) -> str:
@@ -210,7 +210,7 @@ class DuckDBSource:
         except duckdb.Error as error:
             if isinstance(error, duckdb.FatalException | duckdb.InternalException):
                 with self._lock:
-                    self._forget()
+                    self._drop_memory()
             hint = f"correct its query; files are looked for in {self._directory}"
             raise SourceError(self._name, one_line(error), hint=hint, problem=Problem.UNREADABLE) from None
         finally:
@@ -218,7 +218,7 @@ class DuckDBSource:
                 with self._lock:
                     self._running.pop(connection, None)
                     connection.close()
-                    self._tidy()
+                    self._close_dropped()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Connect to the database in memory, which stays open because opening it takes 40 ms; or to the database file.
@@ -234,17 +234,17 @@ class DuckDBSource:
                 self._memory = self._open(":memory:", read_only=False)
             return self._memory.cursor()
 
-    def _forget(self) -> None:
+    def _drop_memory(self) -> None:
         """Drop the database in memory, so that the next call opens a new one."""
         if self._memory is not None:
-            self._forgotten.append(self._memory)
+            self._dropped.append(self._memory)
         self._memory = None
-        self._tidy()
+        self._close_dropped()
 
-    def _tidy(self) -> None:
+    def _close_dropped(self) -> None:
         """Close dropped databases once no call is running, because closing one ends all connections to it."""
-        while self._forgotten and not self._running:
-            self._forgotten.pop().close()
+        while self._dropped and not self._running:
+            self._dropped.pop().close()
 
     def _open(self, database: str, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         options = self._options
@@ -262,7 +262,7 @@ class DuckDBSource:
         return duckdb.connect(database, read_only=read_only, config=config)
 
 
-def key_of(clients: Clients) -> str:
+def key_expression(clients: Clients) -> str:
     """Return the SQL expression of each row's key in the source's query."""
     return f"{quoted(clients.column)}::VARCHAR"
 
@@ -332,7 +332,7 @@ def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnec
     return tuple(words)
 
 
-def fetched(
+def fetch_rows(
     source: str, connection: duckdb.DuckDBPyConnection, query: str, columns: Sequence[SqlColumn], key: str | None
 ) -> tuple[dict[str, Array], Array | None]:
     """Read all rows of a query, from one state of the data.

@@ -138,16 +138,16 @@ def sql_column(source: str, name: str, type_: str) -> SqlColumn:
     while match := _DIMENSION.search(base):
         # FLOAT[2][3] is an array of three FLOAT[2]: the outermost dimension stands last.
         base, shape = base[: match.start()], (*shape, int(match[1]) if match[1] else None)
-    word = base.split("(", 1)[0].strip('"')
+    sql_type = base.split("(", 1)[0].strip('"')
     expression = quoted(name)
-    if word in _COMPUTED and not shape:
-        template, dtype = _COMPUTED[word]
+    if sql_type in _COMPUTED and not shape:
+        template, dtype = _COMPUTED[sql_type]
         return SqlColumn(Column(name, dtype), template.format(expression))
-    if word in _CAST:
-        word = _CAST[word]
-        expression = f"{expression}::{word}{type_.removeprefix(base)}"
-    if word not in _PLAIN:
-        hint = _HINTS.get(word, "cast it in the query, or leave it out").format(expression)
+    if sql_type in _CAST:
+        sql_type = _CAST[sql_type]
+        expression = f"{expression}::{sql_type}{type_.removeprefix(base)}"
+    if sql_type not in _PLAIN:
+        hint = _HINTS.get(sql_type, "cast it in the query, or leave it out").format(expression)
         raise ColumnError(
             source,
             name,
@@ -155,7 +155,7 @@ def sql_column(source: str, name: str, type_: str) -> SqlColumn:
             hint=hint,
             problem=Problem.NO_COUNTERPART,
         )
-    return SqlColumn(Column(name, _PLAIN[word], shape), expression)
+    return SqlColumn(Column(name, _PLAIN[sql_type], shape), expression)
 
 
 def from_file(path: Path) -> str | None:

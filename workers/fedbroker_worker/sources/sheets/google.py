@@ -84,8 +84,8 @@ def google_errors(place: Place, credentials: Credentials) -> Generator[None]:
     except (PermissionError, gspread.exceptions.SpreadsheetNotFound) as error:
         raise _refused(place, credentials, error.__cause__) from None
     except RefreshError as error:
-        said = " ".join(str(error.args[0] if error.args else error).split())
-        what = f"Google gives {credentials.service_account_email} no token: {said}"
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        what = f"Google gives {credentials.service_account_email} no token: {message}"
         hint = (
             "see that the service account is not disabled and this machine's clock is right, or make a new key for it"
         )
@@ -104,7 +104,7 @@ def _refused(place: Place, credentials: Credentials, error: BaseException | None
     if not isinstance(error, gspread.exceptions.APIError):
         return SourceError(place.source, f"Google Sheets failed ({type(error).__name__})", problem=Problem.UNREADABLE)
     status = error.response.status_code
-    said = " ".join(str(error.error.get("message", "")).split()).replace(place.key, "…")
+    message = " ".join(str(error.error.get("message", "")).split()).replace(place.key, "…")
     problem = Problem.UNAUTHORISED
     match status:
         case HTTPStatus.FORBIDDEN if "SERVICE_DISABLED" in str(error.error.get("details", "")):
@@ -119,18 +119,18 @@ def _refused(place: Place, credentials: Credentials, error: BaseException | None
             hint = f"correct 'spreadsheet' in [data.{place.source}]: its URL, or what is between /d/ and /edit there"
         case HTTPStatus.BAD_REQUEST:
             problem = Problem.MISCONFIGURED
-            what = f"Google refuses the range {place.range!r}: {said}"
+            what = f"Google refuses the range {place.range!r}: {message}"
             hint = f"correct 'range' in [data.{place.source}]"
         case HTTPStatus.TOO_MANY_REQUESTS:
             problem = Problem.BUSY
             what = "Google's quota of requests is used up"
             hint = "raise 'ttl', or the project's quota of read requests"
         case HTTPStatus.UNAUTHORIZED:
-            what = f"Google refuses what {credentials.service_account_email} shows: {said}"
+            what = f"Google refuses what {credentials.service_account_email} shows: {message}"
             hint = "make a new key for the service account"
         case _:
             problem = Problem.UNREACHABLE
-            what = f"Google Sheets answered {status}: {said}"
+            what = f"Google Sheets answered {status}: {message}"
             hint = "try again later"
     return SourceError(place.source, what, hint=hint, problem=problem)
 
@@ -207,7 +207,7 @@ class _PatientClient(HTTPClient):
         super().__init__(cast("Any", None), session)
         self.set_timeout(_TIMEOUT)
         self._credentials = credentials
-        self._renewed = False
+        self._refreshed = False
         self._place = place
         self._call = call
         self._until = time.monotonic() + place.patience
@@ -217,7 +217,7 @@ class _PatientClient(HTTPClient):
         url = base + endpoint.removeprefix(SPREADSHEETS_API_V4_BASE_URL)
         for tried in range(1, _TRIES + 1):
             try:
-                return self._ask(method, url, *args, **kwargs)
+                return self._send(method, url, *args, **kwargs)
             except (gspread.exceptions.APIError, requests.RequestException, TransportError) as error:
                 pause = _pause(error, tried)
                 late = pause is None or tried == _TRIES or time.monotonic() + pause > self._until
@@ -225,35 +225,35 @@ class _PatientClient(HTTPClient):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _ask(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
+    def _send(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
         """Send one request; if Google rejects the token, send it again with a new token, once."""
         if not self._credentials.valid:
-            self._renew()
+            self._refresh_token()
         self.session.headers["Authorization"] = f"Bearer {cast('Any', self._credentials).token}"
         try:
             return super().request(method, url, *args, **kwargs)
         except gspread.exceptions.APIError as error:
-            if error.response.status_code != HTTPStatus.UNAUTHORIZED or self._renewed:
+            if error.response.status_code != HTTPStatus.UNAUTHORIZED or self._refreshed:
                 raise
-            self._renew()
-            return self._ask(method, url, *args, **kwargs)
+            self._refresh_token()
+            return self._send(method, url, *args, **kwargs)
 
-    def _renew(self) -> None:
-        self._renewed = True
+    def _refresh_token(self) -> None:
+        self._refreshed = True
         self._credentials.refresh(partial(Request(self.session), timeout=_TIMEOUT))  # type: ignore[no-untyped-call]
 
 
 def _pause(error: Exception, tried: int) -> float | None:
     """Return the seconds to wait before the next try; None if another try would not help."""
     # Random, because the silos of one cohort send their requests at the same moment.
-    own = random.uniform(0.5, 1) * _FIRST_PAUSE * float(1 << tried - 1)
+    pause = random.uniform(0.5, 1) * _FIRST_PAUSE * float(1 << tried - 1)
     if not isinstance(error, gspread.exceptions.APIError):
-        return own
+        return pause
     status = error.response.status_code
     if status not in _BUSY and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return None
-    told = str(error.response.headers.get("Retry-After", ""))
-    return max(float(told), _LEAST_PAUSE) if told.isdecimal() else own
+    retry_after = str(error.response.headers.get("Retry-After", ""))
+    return max(float(retry_after), _LEAST_PAUSE) if retry_after.isdecimal() else pause
 
 
 def _corner(range_: str) -> tuple[int, int]:

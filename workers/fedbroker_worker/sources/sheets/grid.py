@@ -82,7 +82,7 @@ class Grid:
             ColumnError: a cell has no value, or a value of another kind.
         """
         cells = self.chosen(typed.name, rows)
-        if nan and "float" in typed.word:
+        if nan and "float" in typed.type_name:
             cells = [float("nan") if cell is None else cell for cell in cells]
         elif None in cells:
             empty = [row for row, cell in zip(rows, cells, strict=True) if cell is None]
@@ -91,8 +91,8 @@ class Grid:
             raise ColumnError(
                 self.source, typed.name, what, hint='fill it in, or say nulls = "drop"', problem=Problem.NO_VALUE
             )
-        if typed.word in (DATE, DATETIME):
-            cells = [_moment(cell, whole=typed.word == DATE) for cell in cells]
+        if typed.type_name in (DATE, DATETIME):
+            cells = [_moment(cell, whole=typed.type_name == DATE) for cell in cells]
         return array_from(self.source, typed, cells, lambda at: f"in cell {self.cell_name(typed.name, rows[at])}")
 
     def chosen(self, name: str, rows: Sequence[int]) -> list[object]:

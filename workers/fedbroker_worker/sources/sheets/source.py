@@ -16,7 +16,7 @@ from fedbroker.credentials import read_secret
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
-from fedbroker_worker.sources.clients import Clients, clients_among, words_of
+from fedbroker_worker.sources.clients import Clients, clients_among, keys_as_text
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
 from fedbroker_worker.sources.sheets.google import GOOGLE, Place, fetch, service_account
 from fedbroker_worker.sources.sheets.grid import Grid, grid_of
@@ -113,7 +113,7 @@ class SheetsSource:
     def describe(self) -> Source:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         grid = self._calls.run(self._grid)
-        typed, clients = self._look(grid)
+        typed, clients = self._inspect(grid)
         with self._lock:
             self._typed, self._clients = typed, clients
         number = 1 if clients is None else len(clients.keys)
@@ -141,7 +141,7 @@ class SheetsSource:
     def _read(self, columns: Sequence[str], grid: Grid) -> Sequence[Columns]:
         with self._lock:
             if self._typed is None:
-                self._typed, self._clients = self._look(grid)
+                self._typed, self._clients = self._inspect(grid)
             typed, clients = self._typed, self._clients
         rows = self._rows(grid, typed)
         wanted = {name: self._column(name, typed) for name in columns}
@@ -149,10 +149,10 @@ class SheetsSource:
         arrays = {name: grid.array(one, rows, nan=nan) for name, one in wanted.items()}
         if clients is None:
             return [arrays]
-        owners = words_of(self._keys(grid, clients.column, rows))
+        owners = keys_as_text(self._keys(grid, clients.column, rows))
         return clients.deal(self._name, arrays, owners)
 
-    def _look(self, grid: Grid) -> tuple[dict[str, DeclaredType], Clients | None]:
+    def _inspect(self, grid: Grid) -> tuple[dict[str, DeclaredType], Clients | None]:
         """Return the columns' types, and the clients."""
         typed = {name: self._given.get(name) or grid.infer(name) for name in self._offered(grid)}
         column = self._options.clients
@@ -206,7 +206,7 @@ class SheetsSource:
         if cached is not None and now < cached[0] + self._options.ttl:
             return cached[1]
         try:
-            found = fetch(self._place, self._account(), call)
+            found = fetch(self._place, self._service_account(), call)
         except SourceError:
             with self._lock:
                 self._credentials = None  # the file may hold a new key by the next read
@@ -216,7 +216,7 @@ class SheetsSource:
             self._cached = now, grid
         return grid
 
-    def _account(self) -> Credentials:
+    def _service_account(self) -> Credentials:
         with self._lock:
             if self._credentials is None:
                 label = f"'service_account' in [data.{self._name}]"
@@ -225,8 +225,8 @@ class SheetsSource:
             return self._credentials
 
     def _worksheet(self) -> str | int | None:
-        told = _GID.search(self._options.spreadsheet)
-        return self._options.worksheet or (int(told[1]) if told else None)
+        match = _GID.search(self._options.spreadsheet)
+        return self._options.worksheet or (int(match[1]) if match else None)
 
     def _key(self) -> str:
         given = self._options.spreadsheet.strip()

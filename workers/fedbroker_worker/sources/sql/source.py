@@ -15,7 +15,7 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import array_from, infer
-from fedbroker_worker.sources.clients import clients_among, words_of
+from fedbroker_worker.sources.clients import clients_among, keys_as_text
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
 from fedbroker_worker.sources.sql.database import Database, database_at
 from fedbroker_worker.threads import CancellableCalls
@@ -138,7 +138,11 @@ class SqlSource:
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             first = rows.next()
             check_names(self._name, "types", self._options.types, rows.names)
-            typed = {name: self._type(name, at, first) for at, name in enumerate(rows.names) if not self._apart(name)}
+            typed = {
+                name: self._type(name, at, first)
+                for at, name in enumerate(rows.names)
+                if not self._is_client_column(name)
+            }
             number = len(first) if len(first) < self._options.batch_rows else None
             names = list(rows.names)
         wanted = self._options.clients
@@ -185,7 +189,7 @@ class SqlSource:
                     raise ColumnError(self._name, one.name, what, hint=hint, problem=Problem.NO_VALUE)
                 pieces[one.name].append(array_from(self._name, one, cells, _in_row(before)))
             if clients is not None:
-                owners.append(words_of([row[self._place(clients.column, rows)] for row in batch]))
+                owners.append(keys_as_text([row[self._place(clients.column, rows)] for row in batch]))
             before += len(batch)
             if len(batch) < self._options.batch_rows:
                 return pieces, owners
@@ -197,12 +201,12 @@ class SqlSource:
             )
         return rows.names.index(name)
 
-    def _apart(self, name: str) -> bool:
+    def _is_client_column(self, name: str) -> bool:
         return name == self._options.clients
 
     def _offered(self, typed: Mapping[str, DeclaredType], clients: Clients | None) -> dict[str, DeclaredType]:
-        apart = None if clients is None else clients.column
-        return {name: one for name, one in typed.items() if name != apart}
+        client_column = None if clients is None else clients.column
+        return {name: one for name, one in typed.items() if name != client_column}
 
     def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> DeclaredType:
         typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
@@ -224,8 +228,8 @@ class SqlSource:
     def _url(self, directory: Path) -> str:
         url, file = self._options.url, self._options.url_file
         if (url is None) == (file is None):
-            said = "neither" if url is None else "both"
-            raise SettingsError(f"[data.{self._name}] has {said} of 'url' and 'url_file'", hint="give one of them")
+            which = "neither" if url is None else "both"
+            raise SettingsError(f"[data.{self._name}] has {which} of 'url' and 'url_file'", hint="give one of them")
         if file is None:
             return url or ""
         return read_secret(f"'url_file' in [data.{self._name}]", file, directory, error=SettingsError)
@@ -308,12 +312,12 @@ def one_select(text: str) -> str | None:
     None if the text is not one statement that begins like a SELECT. This check catches mistakes; only a database that
     is told to read only prevents writes.
     """
-    told = [match for match in _TOKEN.finditer(text) if match["word"] or match["mark"]]
-    opening = next((match for match in told if match["mark"] != "("), None)
-    if opening is None or (opening["word"] or "").lower() not in _FIRST:
+    tokens = [match for match in _TOKEN.finditer(text) if match["word"] or match["mark"]]
+    first = next((match for match in tokens if match["mark"] != "("), None)
+    if first is None or (first["word"] or "").lower() not in _FIRST:
         return None
-    ends = [match.start() for match in told if match["mark"] == ";"]
-    if not ends:
+    semicolons = [match.start() for match in tokens if match["mark"] == ";"]
+    if not semicolons:
         return text.strip()
-    behind = [match for match in told if match.start() > ends[0] and match["mark"] != ";"]
-    return None if behind else text[: ends[0]].strip()
+    rest = [match for match in tokens if match.start() > semicolons[0] and match["mark"] != ";"]
+    return None if rest else text[: semicolons[0]].strip()
