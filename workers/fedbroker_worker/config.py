@@ -35,15 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["SecuritySettings", "Settings", "SiloSettings", "SourceSettings", "load"]
 
 MIB: Final = 1024 * 1024
+
 LONGEST_SOURCE: Final = 200
-"""The most characters of a data source's name: it is printed in error lines."""
+"""The most characters of a data source's name, which must leave room in an error line and a table."""
 
 _RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")
 _AUDIT_FILE: Final = "FEDBROKER_POLICY_AUDIT_FILE"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
-
-
 _PREFIX: Final = "FEDBROKER_SILO_"
 _FILE: Final = "_file"
 # Kubernetes sets these in every pod of a namespace that has a service called fedbroker-silo: they are not settings.

@@ -34,7 +34,7 @@ __all__ = ["Manager", "Pulse", "run_silo"]
 _log = get_logger(__name__)
 
 FLUSH_SECONDS: Final = 3.0
-"""Time limit for sending the last traces, so that an unreachable collector does not delay the silo's end."""
+"""Time limit for sending the last traces, so that an unreachable collector does not delay the silo's exit."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -132,7 +132,7 @@ def _ready_sign(ready_file: Path | None) -> Generator[None]:
 
 
 async def _opened(service: SiloService, stop: asyncio.Event) -> bool:
-    """Open the service; return False if it was told to stop before it was open."""
+    """Open the service; return False if it was stopped before it was open."""
     opening = asyncio.create_task(service.open())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -175,13 +175,19 @@ def _wait_for_eof(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 PERIOD: Final = 5.0
-"""Seconds between two signs of life; shorter if systemd's ``WatchdogSec`` asks for it."""
+"""Seconds between two signs of life; shorter if systemd's ``WatchdogSec`` requires it.
+
+A probe that waits for a minute may miss several before it restarts the silo.
+"""
 
 PER_WATCH: Final = 3
-"""Signs in each of systemd's ``WatchdogSec``: two of them may be late."""
+"""Signs of life in each of systemd's ``WatchdogSec``, so that two late ones do not end the silo."""
 
 PATIENCE: Final = 60
-"""Seconds that systemd is asked to wait beyond each sign, while the silo starts or stops."""
+"""Seconds that systemd is asked to wait beyond each sign of life, while the silo starts or stops.
+
+Many times ``PERIOD``, so that a late sign does not end the wait.
+"""
 
 
 class Manager:

@@ -20,7 +20,10 @@ __all__ = ["nearest", "read_table"]
 T = TypeVar("T")
 
 _CUTOFF: Final = 0.5
-"""The least similarity, by difflib, of a valid key that is suggested for a misspelt one."""
+"""The least similarity, by difflib, of a valid key that is suggested for a misspelt one.
+
+Lower than difflib's default of 0.6, because the keys to choose from are few.
+"""
 
 
 def read_table(

@@ -68,7 +68,7 @@ _log = get_logger(__name__)
 OPEN_SECONDS: Final = 30.0
 """Time limit in seconds for connecting to the broker and joining the cohort.
 
-Ample for TLS over a slow line; beyond it, a service manager restarts the silo sooner than it would connect.
+Ample for TLS over a slow line. After it, the silo exits with the reason, and a service manager starts it again.
 """
 
 CAPABILITIES: Final = ("replay/1",)

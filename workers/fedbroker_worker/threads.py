@@ -17,6 +17,7 @@ __all__ = ["Call", "CallAborted", "CancellableCalls", "in_thread", "still_runnin
 T = TypeVar("T")
 
 _PREFIX: Final = "blocking: "
+"""The beginning of the threads' names, by which :func:`still_running` finds them."""
 
 
 class CallAborted(Exception):

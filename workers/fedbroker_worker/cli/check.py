@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["check_silo"]
 
 RUNTIME_SECONDS: Final = 30.0
-"""Time limit for starting the C++ runtime and running one small computation on it."""
+"""Time limit for starting the C++ runtime and running one small computation on it: usually a second or two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["replay_file"]
 
 SECONDS: Final = 3600.0
-"""Time limit of a run without the debugger."""
+"""Time limit of a run without the debugger, so that a script does not wait for ever. The item's own time has passed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["AcceptedFile", "accepted_file"]
 
 COMPACTED_AT: Final = 4 << 20
-"""Size in bytes at which the file is rewritten; a line takes about 90, and 16,384 are kept for each signer."""
+"""Size in bytes at which the file is rewritten without expired lines.
+
+More than twice the bytes of one signer: a line takes about 90, and 16,384 are kept for each signer.
+"""
 
 NO_NONCE: Final = "-"
+"""The nonce of a line that keeps only a time: fields are separated by spaces, so that none may be empty."""
 
 
 def accepted_file(settings: Settings) -> AcceptedFile | None:

@@ -46,9 +46,13 @@ if TYPE_CHECKING:
 __all__ = ["Aggregates", "check_labels", "check_shapes"]
 
 MOST_CACHED: Final = 1024
-"""The most calls whose results are cached: each round of a training brings the same computations again."""
+"""The most calls whose results are cached: each round of a training sends the same computations.
+
+Far more than the computations of the programs that run at a time.
+"""
 
 RULE: Final = "aggregates"
+"""The key of ``[policy]`` that the refusals here name."""
 
 _WHAT: Final = "only sums, counts, minima and maxima over clients may leave, and the result holds something else"
 

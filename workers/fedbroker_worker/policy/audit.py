@@ -28,19 +28,28 @@ if TYPE_CHECKING:
 __all__ = ["BEGUN", "INTERRUPTED", "NONCES", "Audit", "AuditLog", "now", "read_audit", "why_full"]
 
 WINDOW: Final = 1 << 16
-"""Bytes that are read from a file's end at first, to find its last line; doubled until it is found."""
+"""Bytes that are read from a file's end at first, to find its last line; doubled until it is found.
+
+Most lines are shorter, so that one read suffices.
+"""
 
 SEARCHED: Final = 4 << 20
-"""Bytes at a file's end that are searched for finished work, which is not done again."""
+"""Bytes at a file's end that are searched for finished work, which is not done again.
+
+The record of signed work loses only its last lines in a power cut; this reaches back a few thousand lines.
+"""
 
 LONGEST_TORN: Final = 4096
-"""Bytes of a torn line that are kept."""
+"""Bytes of a torn line that are kept: enough to recognise the work item, too few to fill the log."""
 
 PREVIOUS: Final = "previous"
+"""The key of the hash of the line before."""
 BEGUN: Final = "begun"
 """The outcome of a first line, and the key under which a last line quotes the first one's hash."""
 INTERRUPTED: Final = "interrupted"
+"""The outcome of work that the silo's exit cancelled: the broker delivers it to the next process."""
 NONCES: Final = "nonces"
+"""The key of the nonces of the work item's messages, by which a copy is recognised."""
 
 _FULL: Final = {
     errno.ENOSPC: "its disk is full",

@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 MOST_COMPUTATIONS: Final = 4096
-"""The most computations that are remembered as allowed; the least recently used are parsed again."""
+"""The most computations that are remembered as allowed; the least recently used are parsed again.
+
+Their digests take less than a megabyte.
+"""
 
 MOST_SESSIONS: Final = 65536
-"""The most sessions that are counted for one signer; a limit for each signer, so that no signer evicts another's."""
+"""The most sessions that are counted for one signer; a limit for each signer, so that no signer evicts another's.
+
+An evicted session counts from 0 again. To use that, a signer needs this many other sessions.
+"""
 
 
 @dataclass(slots=True)

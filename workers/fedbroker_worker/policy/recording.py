@@ -31,10 +31,10 @@ __all__ = ["SESSION_CANCELLED", "AuditNotWritten", "Recording", "first_line", "l
 _log = get_logger(__name__)
 
 SESSION_CANCELLED: Final = "its coordinator cancelled the session"
-"""The reason of a cancellation after which no other process does the work either."""
+"""The reason of a cancellation after which no other process of the silo does the work."""
 
 LAST_LINE_SECONDS: Final = 5.0
-"""Time limit for the last line of cancelled work: a disk that hangs does not keep a silo from stopping."""
+"""Time limit for the last line of cancelled work, so that a disk that hangs does not keep a silo from stopping."""
 
 
 class AuditNotWritten(WorkRefused):

@@ -34,11 +34,12 @@ __all__ = [
 ]
 
 GIB: Final = 1 << 30
+
 LONGEST_STAGE: Final = 7 * 86_400.0
 """The most seconds for one work item, and the default: without ``max_seconds``, its coordinator sets the limit."""
 
 LISTED: Final = 5
-"""The most ops that a refusal names; it counts the others."""
+"""The most ops that a refusal names, so that it stays one readable line; it counts the others."""
 
 _DO_WITHOUT: Final = "do without them, or have the silo's administrator name them in allow_ops"
 _LESS: Final = "return less from the clients, or have the silo's administrator raise max_bytes_out"

@@ -28,15 +28,16 @@ from fedbroker.runtime.values import (
 __all__ = ["Layout", "Part", "holds_client_values", "layout", "parts", "shape_of"]
 
 MOST: Final = 1_000_000
-"""The most message fields that are examined in one value: it bounds the time that a hostile value can take."""
+"""The most message fields that are examined in one value, which bounds the time that a hostile value can take."""
 
 DEEPEST: Final = 100
 """The deepest nesting of values; protobuf's own parser has the same limit."""
 
 SERVER: Final = "server"
-"""TFF's name for the placement of an aggregate; the only other placement is ``CLIENTS``."""
+"""TFF's name for the placement of an aggregate."""
 
 CLIENTS: Final = "clients"
+"""TFF's name for the placement of values of single clients."""
 
 ARRAY_SHAPE: Final = number_of(array_pb2.Array, "shape")
 

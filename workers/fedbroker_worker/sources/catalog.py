@@ -43,6 +43,7 @@ The silo's exit waits for it, so that it is short. A call that runs on is abando
 """
 
 UNKNOWN: Final = Source(columns=())
+"""The description of a source until it has been read."""
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ _FEDERATED_TYPE: Final = 1
 _FEDERATED_VALUE: Final = 2
 _ARRAY_CONTENT: Final = 18
 
+# TFF's names of dtypes; the others are `DT_` and the upper-case name of numpy.
 _KINDS: Final = {
     "float16": "DT_HALF",
     "float32": "DT_FLOAT",

@@ -94,6 +94,7 @@ class SourceFactory(Protocol):
 
 
 GROUP: Final = "fedbroker.data_sources"
+"""The group of entry points by which packages offer kinds of sources."""
 
 # Listed here, because reading the metadata of every installed distribution takes longer than all other steps.
 _OWN: Final = {

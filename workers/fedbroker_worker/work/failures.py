@@ -38,7 +38,7 @@ PublicText = NewType("PublicText", str)
 """Text that may leave the silo."""
 
 LONGEST_CAUSE: Final = 4000
-"""The most characters of a cause in a reply: a message of the C++ runtime may have any length."""
+"""The most characters of a cause in a reply, because a message of the C++ runtime may have any length."""
 
 _NOTHING: Final = PublicText("")
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["FusedStruct", "Step", "fuse_structs", "replay"]
 
 SMALL: Final = 64 << 10
-"""Total bytes of the elements up to which they are fused; larger ones are made one by one, concurrently."""
+"""Total bytes of the elements up to which they are fused.
+
+For small values, the requests take the time, and fusing saves most of them. Larger values are made one by one,
+concurrently, because their transfer takes the time.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,10 @@ A coordinator that died must not hold memory here for ever.
 """
 
 DISPOSE_AFTER: Final = 0.02
-"""Seconds after a session's end until its executor is disposed of, so that the disposal does not delay a reply."""
+"""Seconds after a session's end until its executor is disposed of.
+
+The runtime would otherwise be busy with the disposal while the session's last reply is sent.
+"""
 
 
 @dataclass(slots=True, eq=False)

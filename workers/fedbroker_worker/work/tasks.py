@@ -40,6 +40,7 @@ __all__ = ["ReplyCache", "WorkTasks"]
 _log = get_logger(__name__)
 
 STOPPED: Final = "the silo stopped; the broker gives the work to the next process"
+"""The reason of a cancellation after which the broker delivers the work again."""
 
 REPLY_GRACE: Final = 30.0
 """Seconds beyond the stage's time for which a reply is retried while the broker is unreachable."""
@@ -47,7 +48,7 @@ REPLY_GRACE: Final = 30.0
 MOST_ENDED: Final = 1024
 """The most cancelled sessions to remember, because their work may arrive after the notice of their end.
 
-Also the most nonces to remember as recorded. Far more than a silo has at a time, in well under a megabyte.
+Also the most nonces to remember as recorded. Far more than a silo has at a time; they take less than a megabyte.
 """
 
 
@@ -245,7 +246,10 @@ def _log_reply(work_reply: WorkReply, seconds: float) -> None:
 
 
 LINGER: Final = 300.0
-"""Seconds for which a reply is kept: redeliveries come as soon as the connection to the broker is back."""
+"""Seconds for which a reply is kept for redelivered work.
+
+The broker redelivers as soon as the connection is back, usually within seconds.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,16 @@ __all__ = ["WorkReply", "Worker"]
 _log = get_logger(__name__)
 
 PATIENCE: Final = 10.0
-"""Seconds without progress of a blob's transfer after which an announced blob is requested again."""
+"""Seconds without progress of a blob's transfer after which an announced blob is requested again.
+
+A healthy connection delivers the next chunk far sooner.
+"""
 
 ATTEMPTS: Final = 3
-"""The most attempts of a work item when the runtime dies: the item itself may be the cause."""
+"""The most attempts of a work item when the runtime dies.
+
+The item itself may be the cause, as when it needs too much memory: more attempts would repeat that.
+"""
 
 LARGE: Final = 4 << 20
 """Bytes of blobs from which they are checked in a thread, because the check would block the event loop."""

@@ -60,7 +60,7 @@ _HINTS: Final = {
 }
 
 SHORT: Final = 32
-"""The longest vector whose elements are selected as separate columns."""
+"""The longest vector whose elements are selected as separate columns; more would make the query long."""
 
 _DIMENSION: Final = re.compile(r"\[(\d*)\]$")
 
@@ -80,6 +80,7 @@ READERS: Final = {
 """DuckDB's function that reads files, by their ending."""
 
 _COMPRESSED: Final = (".gz", ".zst")
+"""Endings of compressed files; DuckDB decompresses them itself, and the ending before it names the format."""
 
 
 @dataclass(frozen=True, slots=True)

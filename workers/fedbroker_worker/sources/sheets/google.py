@@ -36,9 +36,10 @@ GOOGLE: Final = "https://sheets.googleapis.com"
 
 _SCOPE: Final = "https://www.googleapis.com/auth/spreadsheets.readonly"
 _TIMEOUT: Final = 30.0
-"""Seconds that one request may take."""
+"""Seconds without any answer after which a request counts as failed."""
 
-# The pause doubles with each try. Google may name a pause itself, even of 0 seconds.
+# The pause doubles with each try, from about a second to about a minute, because quotas are per minute. Google may
+# name a pause itself, even of 0 seconds.
 _TRIES: Final = 8
 _FIRST_PAUSE: Final = 1.0
 _LEAST_PAUSE: Final = 0.05

@@ -25,6 +25,7 @@ __all__ = ["Database", "Rows", "database_at"]
 _PROGRESS: Final = 100_000
 """Instructions of SQLite's virtual machine between two checks for cancellation: a few milliseconds."""
 
+# Rows are fetched in batches, not all at once; and without parameters, a % in the query needs no escape.
 _OPTIONS: Final = {"stream_results": True, "no_parameters": True}
 _KEYS: Final = 10_000
 """The number of clients' keys in a batch of rows, the same as the default of ``batch_rows``."""

@@ -52,6 +52,7 @@ _TOKEN: Final = re.compile(
 )
 
 _FIRST: Final = ("select", "with", "values", "table")
+"""Words with which a statement that yields rows may begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
