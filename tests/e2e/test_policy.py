@@ -104,7 +104,7 @@ def test_aggregate_of_too_few_clients_is_refused(broker, cohort):
         with pytest.raises(PolicyRefusal) as caught:
             run(context, total, fedbroker.data("numbers"))
         assert caught.value.rule == "min_clients"
-        assert "over 1 client, and the least is 2" in str(caught.value)
+        assert "over 1 client, and the minimum is 2" in str(caught.value)
         assert run(context, total, fedbroker.data("pairs")) == 45.0
 
 

@@ -140,11 +140,11 @@ def test_mismatched_result_is_a_one_line_error(columns, body, options, error, sa
     ("callable_", "said"),
     [
         ("nowhere", "'callable' in [data.own]: 'nowhere' names no function; write \"module:function\""),
-        ("nowhere:read", "'nowhere' cannot be imported: ModuleNotFoundError: No module named 'nowhere'; it is looked"),
+        ("nowhere:read", "'nowhere' cannot be imported: ModuleNotFoundError: No module named 'nowhere'; it is"),
         ("json:read", "'callable' in [data.own]: 'json' has no function 'read'"),
         ("json:__name__", "'callable' in [data.own]: 'json' has no function '__name__'"),
         ("broken:read", "'broken' cannot be imported: SyntaxError:"),
-        ("ending:read", "'ending' cannot be imported: SystemExit: 3; it is looked for"),
+        ("ending:read", "'ending' cannot be imported: SystemExit: 3; it is imported from"),
     ],
 )
 def test_missing_function_is_an_error(tmp_path, callable_, said, monkeypatch):

@@ -332,7 +332,7 @@ def test_unshared_spreadsheet_is_an_error(stays, server):
     said = line(SourceError, source.describe)
     assert said == (
         "[FB4203] source 'stays': the spreadsheet is not shared with silo@example.iam.gserviceaccount.com; "
-        "share it with that address; to view is enough"
+        "share it with that address, to view"
     )
 
 
@@ -475,7 +475,7 @@ def test_service_account_can_be_a_systemd_credential(stays, server, tmp_path, mo
 
 def test_unreachable_server_is_an_error(stays, server, tmp_path):
     source = stays(endpoint="http://127.0.0.1:1")
-    assert "http://127.0.0.1:1 cannot be reached (ConnectionError); see what blocks the way" in line(
+    assert "http://127.0.0.1:1 cannot be reached (ConnectionError); check firewalls and proxies" in line(
         SourceError, source.describe
     )
     account = json.loads((tmp_path / "account.json").read_text())

@@ -233,7 +233,7 @@ def test_unknown_column_is_an_error(stays):
         ({"url": "sqlite:///none.db"}, "none.db does not exist; correct it"),
         ({"url": "me:secret@host/stays"}, "the database's URL in [data.stays] is malformed; write it as SQLAlchemy"),
         ({"url": "postgresql://me:secret@host:secret/x"}, "the database's URL in [data.stays] is malformed"),
-        ({"url": "postgres://me:secret@host/x"}, "in [data.stays] begins with 'postgres', which is no dialect that is"),
+        ({"url": "postgres://me:secret@host/x"}, "in [data.stays] begins with 'postgres', which is not an installed"),
         (
             {"url": "mysql+pymysql://me:secret@host/x"},
             "in [data.stays] needs the driver pymysql, which is not installed",

@@ -38,7 +38,7 @@ _CAST = "ask for another dtype, or cast it in the silo's query"
 
 
 class Problem(Enum):
-    """A problem of a source or a column, in the words for coordinators.
+    """A problem of a source or a column, as coordinators see it.
 
     Attributes:
         sentence: follows the name of the source or the column; ``{dtype}`` and ``{limit}`` are its only variables.

@@ -50,7 +50,7 @@ _KEY_EXAMPLES: Final = """Examples:
 
 app = cyclopts.App(
     name="fedbroker-silo",
-    help="Run a silo of a fedbroker cohort: it computes over its own data and opens no port.",
+    help="Run a silo of a fedbroker cohort. It computes over its own data and needs no open port.",
     help_epilogue=_EPILOGUE,
     version=worker_version,
     help_format="plaintext",

@@ -128,7 +128,8 @@ def _body(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{file} cannot be read: {error.strerror}", hint="name what `fedbroker dead-letters show --save` wrote"
+            f"{file} cannot be read: {error.strerror}",
+            hint="name the file that `fedbroker dead-letters show --save` wrote",
         ) from None
 
 
@@ -138,7 +139,7 @@ def _check(bundle: WorkBundle, settings: Settings) -> None:
     if item.silo != settings.silo.name:
         raise SettingsError(
             f"the work item is for silo {item.silo!r}, the settings are those of {settings.silo.name!r}",
-            hint=f"use its settings, or set FEDBROKER_SILO_NAME={item.silo} to run it over these data all the same",
+            hint=f"use its settings, or set FEDBROKER_SILO_NAME={item.silo} to run it over these data",
         )
     if bundle.kept:
         kept = ", ".join(f"%{ref}" for ref in bundle.kept)

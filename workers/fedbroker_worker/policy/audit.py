@@ -230,7 +230,7 @@ def _damaged(number: int, line: bytes) -> AuditDamaged:
         return AuditDamaged(number, "is damaged", hint="compare it with a copy from elsewhere")
     hint = (
         "the silo or its machine stopped while it was written, or the end of the file was cut off: nothing leaves"
-        " before its line is whole, and the silo's next line mends it"
+        " before its line is complete, and the silo's next line repairs the log"
     )
     return AuditDamaged(number, "is cut short", hint=hint)
 

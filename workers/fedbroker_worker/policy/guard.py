@@ -127,7 +127,9 @@ class Guard:
                     self._allowed[key] = None
             except Unreadable as error:
                 raise PolicyRefused(
-                    "refuse_ops", f"a computation cannot be parsed: {error}", hint="see that versions agree"
+                    "refuse_ops",
+                    f"a computation cannot be parsed: {error}",
+                    hint="install the same version at the coordinator and the silo",
                 ) from None
 
     def check_program(

@@ -133,7 +133,9 @@ def read_policy(
             _check(label(key), f"TensorFlow has no op {op!r}", op, known_ops())
     both = sorted({*policy.refuse_ops} & {*policy.allow_ops})
     if both:
-        raise SettingsError(f"{label('allow_ops')}: {both[0]!r} is in 'refuse_ops', too", hint="take it out of one")
+        raise SettingsError(
+            f"{label('allow_ops')}: {both[0]!r} is in 'refuse_ops', too", hint="remove it from one of the two"
+        )
     return policy
 
 
@@ -155,7 +157,7 @@ def too_few_clients(policy: PolicySettings, clients: int) -> PolicyRefused:
     """Return the refusal of an aggregate over fewer than ``min_clients`` clients."""
     return PolicyRefused(
         "min_clients",
-        f"an aggregate would be over {clients} client{'s' * (clients != 1)}, and the least is {policy.min_clients}",
+        f"an aggregate would be over {clients} client{'s' * (clients != 1)}, and the minimum is {policy.min_clients}",
         hint="leave this silo out, or have its administrator lower min_clients",
     )
 
@@ -203,7 +205,7 @@ def out_of_time(policy: PolicySettings) -> PolicyRefused:
     return PolicyRefused(
         "max_seconds",
         f"it was not done within {seconds_text(policy.max_seconds)}, the limit of this silo",
-        hint="ask less of the clients, or have the silo's administrator raise max_seconds",
+        hint="reduce the clients' work, or have the silo's administrator raise max_seconds",
         by_data=True,
     )
 
@@ -212,7 +214,7 @@ def too_many_failures(policy: PolicySettings) -> PolicyRefused:
     """Return the refusal of more work of a session of which ``max_failures`` work items have failed."""
     return PolicyRefused(
         "max_failures",
-        f"work of this session has failed {policy.max_failures} times, and no more of its work is done",
+        f"work of this session has failed {policy.max_failures} times, and the silo refuses its further work",
         hint="correct the computation, and run it again",
     )
 
@@ -231,6 +233,6 @@ def no_bytes_left(policy: PolicySettings) -> PolicyRefused:
     """Return the refusal of more work of a session that has used up ``max_bytes_out``."""
     return PolicyRefused(
         "max_bytes_out",
-        f"no more work of this session is done: at most {policy.max_bytes_out} bytes may leave",
+        f"the session has used up its {policy.max_bytes_out} bytes, and the silo refuses its further work",
         hint=_LESS,
     )

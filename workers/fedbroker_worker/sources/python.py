@@ -225,7 +225,7 @@ class PythonSource:
             found = importlib.import_module(module)
         except BaseException as error:  # a module may call sys.exit()
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            hint = f"it is looked for among what is installed, and in {directory}"
+            hint = f"it is imported from the installed packages or from {directory}"
             raise SettingsError(f"{where}: {module!r} cannot be imported: {reason}", hint=hint) from error
         function = getattr(found, attribute, None)
         if not callable(function):

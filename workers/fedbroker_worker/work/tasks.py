@@ -128,7 +128,7 @@ class WorkTasks:
         task = self._computing.get(key)
         if task is None:
             if signed.repeated and self._reply_cache.get(item.session_id, item.stage, signed.by) is None:
-                _log.warning("work_ignored", session=item.session_id, stage=item.stage, reason="it was done before")
+                _log.warning("work_ignored", session=item.session_id, stage=item.stage, reason="already done")
                 return
             task = asyncio.create_task(self._serve(item, signed, key), name=f"work {item.session_id}.{item.stage}")
             self._computing[key] = task

@@ -87,17 +87,13 @@ def google_errors(place: Place, credentials: Credentials) -> Generator[None]:
     except RefreshError as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
         what = f"Google gives {credentials.service_account_email} no token: {message}"
-        hint = (
-            "see that the service account is not disabled and this machine's clock is right, or make a new key for it"
-        )
+        hint = "check that the service account is enabled and this machine's clock is right, or make a new key for it"
         raise SourceError(place.source, what, hint=hint, problem=Problem.UNAUTHORISED) from None
     except (requests.RequestException, GoogleAuthError) as error:
         # Their message is left out, because it holds the spreadsheet's key.
         where = "the address that gives tokens" if isinstance(error, GoogleAuthError) else place.endpoint
         what = f"{where} cannot be reached ({type(error).__name__})"
-        raise SourceError(
-            place.source, what, hint="see what blocks the way (a firewall, a proxy?)", problem=Problem.UNREACHABLE
-        ) from None
+        raise SourceError(place.source, what, hint="check firewalls and proxies", problem=Problem.UNREACHABLE) from None
 
 
 def _refused(place: Place, credentials: Credentials, error: BaseException | None) -> SourceError:
@@ -113,7 +109,7 @@ def _refused(place: Place, credentials: Credentials, error: BaseException | None
             hint = "enable it there, in Google's console, and wait some minutes"
         case HTTPStatus.FORBIDDEN:
             what = f"the spreadsheet is not shared with {credentials.service_account_email}"
-            hint = "share it with that address; to view is enough"
+            hint = "share it with that address, to view"
         case HTTPStatus.NOT_FOUND:
             problem = Problem.MISCONFIGURED
             what = "the spreadsheet does not exist"
@@ -127,7 +123,7 @@ def _refused(place: Place, credentials: Credentials, error: BaseException | None
             what = "Google's quota of requests is used up"
             hint = "raise 'ttl', or the project's quota of read requests"
         case HTTPStatus.UNAUTHORIZED:
-            what = f"Google refuses what {credentials.service_account_email} shows: {message}"
+            what = f"Google rejects the credentials of {credentials.service_account_email}: {message}"
             hint = "make a new key for the service account"
         case _:
             problem = Problem.UNREACHABLE

@@ -159,7 +159,7 @@ def database_at(source: str, url: str, directory: Path) -> Database:
             parsed = parsed.set(database=str(_existing(label, directory / str(parsed.database))))
         engine: Engine = create_engine(parsed, poolclass=NullPool)
     except exc.NoSuchModuleError:
-        what = f"{label} begins with {url.split(':', 1)[0]!r}, which is no dialect that is installed"
+        what = f"{label} begins with {url.split(':', 1)[0]!r}, which is not an installed dialect"
         raise SettingsError(
             what, hint="write postgresql, mysql, sqlite, …, or install the package that brings it"
         ) from None
