@@ -84,7 +84,7 @@ def test_systemd_is_notified_of_joining_work_and_leaving(tmp_path, broker, cohor
         assert all(one["WATCHDOG"] == "1" and one["STATUS"].startswith("joining") for one in joining)
         assert all(int(one["EXTEND_TIMEOUT_USEC"]) > WATCH_USEC for one in joining)
         assert ready["READY"] == "1"
-        assert ready["STATUS"] == f"in cohort {cohort}: 0 work items, 0 sessions in hand"
+        assert ready["STATUS"] == f"in cohort {cohort}: 0 work items, 0 sessions"
         assert "EXTEND_TIMEOUT_USEC" not in manager.until("WATCHDOG")[-1]
         process.terminate()
         assert manager.until("STOPPING")[-1]["STATUS"].startswith("leaving")
@@ -112,7 +112,7 @@ async def test_status_counts_the_current_work(tmp_path, broker, cohort):
             await eventually(lambda: read_count(tmp_path) == 1)
             manager.drain()
             beat = await asyncio.to_thread(manager.until, "WATCHDOG")
-            assert beat[-1]["STATUS"] == f"in cohort {cohort}: 1 work items, 1 sessions in hand"
+            assert beat[-1]["STATUS"] == f"in cohort {cohort}: 1 work item, 1 session"
             let_reads_return(tmp_path)
             await asking
 

@@ -199,8 +199,8 @@ FAILURES = [
     (echo_ops(), {"clients": 3}, "refused", "source 'rows' has 1 client, not 3"),
     (echo_ops("slow"), {"seconds": 0.3}, "timeout", "it was not done within 0.3 s"),
     (echo_ops(), {"seconds": 0.0}, "timeout", "it was not done within 0 s"),
-    ([Compute(9)], {}, "refused", "the program uses value 9, which this session does not have"),
-    ([Drop((9,))], {}, "refused", "the program uses value 9"),
+    ([Compute(9)], {}, "refused", "the work item uses value 9, which this session does not have"),
+    ([Drop((9,))], {}, "refused", "the work item uses value 9"),
     ([Data(1, "rows", (("x", "float32"),)), Select(2, 1, 7), Compute(2)], {}, "computation", ""),
     (
         [Data(1, "rows", (("x", "float32"),)), Select(2, 1, 2**40)],

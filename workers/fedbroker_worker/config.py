@@ -149,10 +149,10 @@ class SiloSettings:
         blob_cache_seconds: how long an unused blob is kept.
         max_work: the most work items at a time; further ones wait at the broker.
         max_sessions: the most sessions that may hold values here at a time; work of further sessions is refused.
-        standby: wait until the silo of this name that runs elsewhere has gone, then take its place.
+        standby: wait until the silo of this name that runs elsewhere has left, then take its place.
         renew_seconds: seconds after which an unfinished work item is returned to the broker and received again; less
             than the broker's ``consumer_timeout``.
-        drain_seconds: how long a stopping silo may continue the work in hand.
+        drain_seconds: how long a stopping silo may take to complete its running work.
         compression: which results are sent compressed: none, only those of which a sample shrinks, or all.
         metrics: ``HOST:PORT`` where metrics are served over HTTP, without a password; empty for none.
         log_format: ``auto`` is text for people on a terminal, JSON elsewhere.
@@ -278,15 +278,15 @@ def _table(document: Mapping[str, Any], name: str, path: Path, prefix: str = "")
 
 
 def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> SiloSettings:
-    given = overrides(environ, {one.name for one in fields(SiloSettings)})
+    overridden = overrides(environ, {field_.name for field_ in fields(SiloSettings)})
 
     def label(key: str) -> str:
-        if key in given:
-            return f"{given[key].variable} in the environment"
+        if key in overridden:
+            return f"{overridden[key].variable} in the environment"
         return f"{key!r} in [silo] of {path.name}"
 
-    values = {key: one.value for key, one in given.items()}
-    silo = read_table(SiloSettings, {**table, **values}, lenient=given, label=label)
+    values = {key: override.value for key, override in overridden.items()}
+    silo = read_table(SiloSettings, {**table, **values}, lenient=overridden, label=label)
     silo = replace(silo, broker=with_absolute_files(silo.broker, path.absolute().parent))
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))

@@ -13,6 +13,7 @@ from fedbroker.errors import NameTaken
 from fedbroker.log import get_logger
 from fedbroker.runtime import Runtime
 from fedbroker.runtime.runtimes import Runtimes
+from fedbroker.text import count_text
 from fedbroker.transport import SiloTransport, until_free
 from fedbroker.trust.replays import Accepted as AcceptedMessage
 from fedbroker.wire.messages import Announce
@@ -193,8 +194,8 @@ class SiloService:
     @property
     def status(self) -> str:
         """The silo's cohort and the numbers of its work items and sessions, for people."""
-        items, sessions = len(self._tasks), len(self._sessions)
-        return f"cohort {self._settings.cohort}: {items} work items, {sessions} sessions in hand"
+        items, sessions = count_text(len(self._tasks), "work item"), count_text(len(self._sessions), "session")
+        return f"cohort {self._settings.cohort}: {items}, {sessions}"
 
     async def drain(self) -> None:
         """Leave the cohort: refuse new sessions, and finish the others within ``drain_seconds``."""

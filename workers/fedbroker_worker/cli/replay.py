@@ -66,7 +66,7 @@ def replay_file(
         blobs: a directory with the blobs that are not in the file, each in a file that is named by its digest.
         out: a directory for the outputs.
         as_json: print JSON.
-        debug: stop in the debugger before the program runs and where it fails, and set no time limit.
+        debug: stop in the debugger before the first operation and where the work item fails, and set no time limit.
 
     Raises:
         ConfigError: a file cannot be read or written, or the settings are another silo's.
@@ -101,7 +101,7 @@ async def _run(settings: Settings, bundle: WorkBundle, seconds: float | None) ->
     """Run the same steps as for work from the broker, with a separate runtime and sources."""
     item = bundle.item
     named = {op.name for op in item.ops if isinstance(op, Data)}
-    # Sources that the program does not name may be missing on a machine that is used to debug.
+    # Sources that the work item does not name may be missing on a machine that is used to debug.
     sources = {name: source for name, source in settings.data.items() if name in named}
     catalog = Catalog(sources, settings.directory)
     silo = settings.silo

@@ -1,6 +1,6 @@
 """The kinds of values that leave with a work item: recognised aggregates, the coordinator's own values, or others.
 
-They are known before the work item runs: its program is followed op by op. Each value has a label
+They are known before the work item runs: its operations are followed one by one. Each value has a label
 (:mod:`fedbroker.graphs.expressions`, with the kinds of :mod:`fedbroker_worker.policy.intrinsics`). A session keeps the
 labels together with its values.
 """
@@ -113,18 +113,18 @@ def _counted(value: Value, count: int) -> Value:
 
 
 class Aggregates:
-    """Labels the outputs of programs. The results for recent computations are cached."""
+    """The labels of work items' outputs. The results for recent computations are cached."""
 
     def __init__(self) -> None:
         self._cache: LruMap[tuple[tuple[Digest, int], Value | None], Value] = LruMap(MOST_CACHED)
 
     def follow(
-        self, program: Sequence[Op], blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Value]
+        self, ops: Sequence[Op], blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Value]
     ) -> list[Value]:
-        """Follow a program before it runs.
+        """Follow a work item's operations before they run.
 
         Args:
-            program: a work item's program.
+            ops: the operations.
             blobs: the content of every digest that it names.
             labels: the labels of the session's values, by the coordinator's ids; changed in place.
 
@@ -138,12 +138,12 @@ class Aggregates:
 
         def held(ref: int) -> Value:
             if ref not in labels:
-                raise WorkRefused(f"the program uses value {ref}, which this session does not have")
+                raise WorkRefused(f"the work item uses value {ref}, which this session does not have")
             return labels[ref]
 
         outputs: list[Value] = []
         try:
-            for op in program:
+            for op in ops:
                 match op:
                     case messages.Value(ref, blob):
                         labels[ref] = _label(blob, layout(blobs[blob]))

@@ -132,10 +132,10 @@ class Guard:
                     hint="install the same version at the coordinator and the silo",
                 ) from None
 
-    def check_program(
+    def check_operations(
         self, item: WorkItem, blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Label]
     ) -> list[Label]:
-        """Check an item's program before it runs.
+        """Check an item's operations before they run.
 
         Args:
             item: the item.
@@ -163,7 +163,7 @@ class Guard:
             item: the item.
             outputs: its outputs.
             by: the fingerprint of the item's signer.
-            labels: the labels that :meth:`check_program` returned.
+            labels: the labels that :meth:`check_operations` returned.
 
         Raises:
             PolicyRefused: the outputs may not leave.

@@ -1,7 +1,7 @@
 """Turn a failure into a reply: its text is public by its type, the rest stays in the silo's log. Only this module does.
 
 :data:`PublicText` is made only here: from the closed list of :class:`~fedbroker_worker.errors.Problem`,
-from words that this program itself wrote about the coordinator's own work item or the silo's policy, and constants.
+from text that the silo itself wrote about the coordinator's own work item or the silo's policy, and constants.
 An exception of any other kind is an unexpected error, of which only the id leaves.
 """
 

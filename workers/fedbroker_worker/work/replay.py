@@ -156,7 +156,7 @@ async def _in_order(
     for op in steps:
         for used in op.uses:
             if used not in refs:
-                raise WorkRefused(f"the program uses value {used}, which this session does not have")
+                raise WorkRefused(f"the work item uses value {used}, which this session does not have")
         match op:
             case Value(ref) | Data(ref) | FusedStruct(ref):
                 made = await next(early)

@@ -47,7 +47,7 @@ class SiloSession:
         id: the id of the session.
         reply_to: its coordinator.
         clients: the number of the silo's clients in it.
-        lease: the lease of an executor of the runtime; taken when the first program runs.
+        lease: the lease of an executor of the runtime; taken when the first work item runs.
         refs: values by the coordinator's ids.
         labels: the policy's labels of these values, by the same ids.
         ended: True after the session was ended; no more work may run in it.

@@ -82,7 +82,7 @@ class Worker:
         blobs: the transport's store of blobs.
         catalog: the silo's data sources.
         sessions: the values that are kept between stages.
-        guard: the policy for programs and outputs.
+        guard: the policy for work items and outputs.
         limits: bounds on blobs.
         patience: seconds without progress of a blob's transfer after which the blob counts as lost.
         audit: the log of work before data are read and of each reply before it leaves; None for no log.
@@ -205,8 +205,8 @@ class Worker:
             try:
                 with tracing.span("compute", operations=len(item.ops), attempt=attempt + 1):
                     async with self._sessions.entered(item, by) as session:
-                        check = partial(self._guard.check_program, item, blobs, session.labels)
-                        labels = await in_thread(check, "check program") if large else check()
+                        check = partial(self._guard.check_operations, item, blobs, session.labels)
+                        labels = await in_thread(check, "check operations") if large else check()
                         steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, held=session.refs)
                         outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
                         self._guard.check_outputs(item, outputs, by, labels)

@@ -117,7 +117,9 @@ class SheetsSource:
         with self._lock:
             self._typed, self._clients = typed, clients
         number = 1 if clients is None else len(clients.keys)
-        return Source(tuple(one.announced for one in typed.values()), rows=len(self._rows(grid, typed)), clients=number)
+        return Source(
+            tuple(column.announced for column in typed.values()), rows=len(self._rows(grid, typed)), clients=number
+        )
 
     def count(self) -> int:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -146,7 +148,7 @@ class SheetsSource:
         rows = self._rows(grid, typed)
         wanted = {name: self._column(name, typed) for name in columns}
         nan = self._options.nulls == "nan"
-        arrays = {name: grid.array(one, rows, nan=nan) for name, one in wanted.items()}
+        arrays = {name: grid.array(column, rows, nan=nan) for name, column in wanted.items()}
         if clients is None:
             return [arrays]
         owners = keys_as_text(self._keys(grid, clients.column, rows))

@@ -115,7 +115,7 @@ class SqlSource:
         typed, clients, rows = self._calls.run(self._described)
         with self._lock:
             self._typed, self._clients = typed, clients
-        columns = tuple(one.announced for one in self._offered(typed, clients).values())
+        columns = tuple(column.announced for column in self._offered(typed, clients).values())
         return Source(columns, rows=rows, clients=1 if clients is None else len(clients.keys))
 
     def count(self) -> int:
@@ -170,25 +170,25 @@ class SqlSource:
         wanted = [offered[name] for name in dict.fromkeys(columns)]
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             pieces, owners = self._batches(rows, wanted, clients)
-        arrays = {one.name: _joined(self._name, one, pieces[one.name]) for one in wanted}
+        arrays = {column.name: _joined(self._name, column, pieces[column.name]) for column in wanted}
         return [arrays] if clients is None else clients.deal(self._name, arrays, _owners(owners))
 
     def _batches(
         self, rows: Rows, wanted: Sequence[DeclaredType], clients: Clients | None
     ) -> tuple[dict[str, list[Array]], list[Array]]:
         """Return the arrays of each batch by column, and the client's key of each row."""
-        pieces: dict[str, list[Array]] = {one.name: [] for one in wanted}
+        pieces: dict[str, list[Array]] = {column.name: [] for column in wanted}
         owners: list[Array] = []
         before = 0
         while True:
             batch = rows.next()
-            for one in wanted:
-                cells = [row[self._place(one.name, rows)] for row in batch]
+            for column in wanted:
+                cells = [row[self._place(column.name, rows)] for row in batch]
                 if None in cells:
                     what = f"has a NULL {_in_row(before)(cells.index(None))}"
-                    hint = f"add `where {one.name} is not null` to the query, or coalesce()"
-                    raise ColumnError(self._name, one.name, what, hint=hint, problem=Problem.NO_VALUE)
-                pieces[one.name].append(array_from(self._name, one, cells, _in_row(before)))
+                    hint = f"add `where {column.name} is not null` to the query, or coalesce()"
+                    raise ColumnError(self._name, column.name, what, hint=hint, problem=Problem.NO_VALUE)
+                pieces[column.name].append(array_from(self._name, column, cells, _in_row(before)))
             if clients is not None:
                 owners.append(keys_as_text([row[self._place(clients.column, rows)] for row in batch]))
             before += len(batch)
@@ -207,7 +207,7 @@ class SqlSource:
 
     def _offered(self, typed: Mapping[str, DeclaredType], clients: Clients | None) -> dict[str, DeclaredType]:
         client_column = None if clients is None else clients.column
-        return {name: one for name, one in typed.items() if name != client_column}
+        return {name: column for name, column in typed.items() if name != client_column}
 
     def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> DeclaredType:
         typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
