@@ -78,7 +78,7 @@ def test_empty_column_has_no_dtype():
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ([1, "a"], "column 'x' holds int64 and str; say what it is"),
+        ([1, "a"], "column 'x' holds int64 and str; set its type"),
         ([True, 1], "column 'x' holds bool and int64"),
         ([1, [1]], "holds values of the type list, which is not supported"),
         ([datetime.time(1)], "holds values of the type time, which is not supported; cast it"),
@@ -101,7 +101,7 @@ def test_unsupported_type_is_a_one_line_error(cells, said):
         ("int64", [1, float("nan")], "is int64, but holds float64 in row 2"),
         ("bool", [2], "is bool, but holds int64 in row 1"),
         ("float64", [True], "is float64, but holds bool in row 1"),
-        ("date", [datetime.datetime(2013, 1, 1)], "is date, but holds datetime in row 1; correct it, or say what the"),
+        ("date", [datetime.datetime(2013, 1, 1)], "is date, but holds datetime in row 1; correct it, or set its"),
         ("datetime", ["yesterday"], "is datetime, but holds text in row 1"),
     ],
 )

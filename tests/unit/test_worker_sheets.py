@@ -149,7 +149,7 @@ def test_cells_without_value(stays):
     source = stays(rows)
     assert source.describe().rows == 4
     said = line(ColumnError, source.read, ["x"])
-    assert "column 'x' has no value in cell A3; fill it in, or say nulls = \"drop\"" in said
+    assert "column 'x' has no value in cell A3; fill it in, or set nulls = \"drop\"" in said
     dropping = stays(rows, nulls="drop")
     assert dropping.describe().rows == 2
     assert values(dropping, "x") == {"x": [1, 4]}  # the same rows for any choice of columns
@@ -162,7 +162,7 @@ def test_cells_without_value(stays):
 @pytest.mark.parametrize(
     ("rows", "options", "said"),
     [
-        ([["x"], [1], ["n/a"], [2]], {}, "column 'x' holds cells of different kinds: see A3; correct it, or say"),
+        ([["x"], [1], ["n/a"], [2]], {}, "column 'x' holds cells of different kinds: see A3; correct it, or set"),
         ([["x"], [1], ["#DIV/0!"]], {}, "column 'x' has a formula without value in cell A3: #DIV/0!; correct the"),
         (
             [["x"], [1], ["secret"]],
@@ -175,14 +175,14 @@ def test_cells_without_value(stays):
         (
             [["x"], [41275.5]],
             {"types": {"x": "date"}},
-            "is date, but holds datetime in cell A2; correct it, or say what",
+            "is date, but holds datetime in cell A2; correct it, or set",
         ),
         ([["x"], [1e12]], {"types": {"x": "date"}}, "column 'x' is date, but holds float64 in cell A2"),
         ([["x"], [True]], {"types": {"x": "float64"}}, "column 'x' is float64, but holds bool in cell A2"),
         (
             [["x", "y"], [1], [2]],
             {},
-            "column 'y' has no value from which to infer its type; say what it is, such as types.y",
+            "column 'y' has no value from which to infer its type; set its type, such as types.y",
         ),
         ([["x", "y", "x"], [1, 2, 3]], {}, "column 'x' occurs twice in the header, as A and C; rename one of them"),
         ([["", ""], [1, 2]], {}, "row 1 of the sheet names no columns; correct 'header' or 'range'"),
@@ -284,7 +284,7 @@ def test_clients_are_in_the_order_of_their_keys(stays):
 def test_row_without_a_key_belongs_to_no_client(stays):
     rows = [["k", "x"], ["a", 1], ["", 2]]
     said = line(ColumnError, stays(rows, clients="k").describe)
-    assert "column 'k' has cells without value, which are no client's key; fill them in, or say nulls" in said
+    assert "column 'k' has cells without value, which are no client's key; fill them in, or set nulls" in said
     assert stays(rows, clients="k", nulls="drop").describe() == Source((Column("x", "float64"),), rows=1)
 
 

@@ -106,18 +106,18 @@ def test_empty_result_has_the_configured_types(stays):
     assert values(source, "days") == {"days": []}
     empty = stays("select days from stays where false")
     said = line(ColumnError, empty.describe)
-    assert "column 'days' has no value (no rows) to tell its type by; say what it is, such as types" in said
+    assert "column 'days' has no value (no rows) from which to infer its type; set its type, such as types" in said
 
 
 @pytest.mark.parametrize(
     ("query", "options", "said"),
     [
         ("select nope from stays", {}, "no such column: nope; correct its query or its url"),
-        ("select null as x", {}, "column 'x' has no value in its first 1 rows to tell its type by"),
+        ("select null as x", {}, "column 'x' has no value in its first 1 rows from which to infer its type"),
         ("select 1 as x union all select null", {}, "column 'x' has a NULL in row 2; add `where x is not null` to the"),
-        ("select 1 as x union all select 'secret'", {}, "column 'x' holds int64 and str; say what it is: types.x"),
+        ("select 1 as x union all select 'secret'", {}, "column 'x' holds int64 and str; set its type: types.x"),
         ("select 1 as x, 2 as x", {}, "column 'x' occurs twice in the query; give one of them another name"),
-        ("values ('secret')", {"types": {"column1": "int32"}}, "is int32, but holds text in row 1; correct it, or say"),
+        ("values ('secret')", {"types": {"column1": "int32"}}, "is int32, but holds text in row 1; correct it, or set"),
         ("select 300 as x", {"types": {"x": "int8"}}, "column 'x' holds 300, which int8 cannot"),
         ("select 'x' as x", {"types": {"x": "date"}}, "column 'x' is date, but holds text in row 1"),
     ],
@@ -139,7 +139,7 @@ def test_type_that_appears_after_the_first_rows_is_an_error(stays):
     later = stays(f"{ENDLESS} select case when i = 5 then 2.5 else i end as x from t limit 6", batch_rows=4)
     assert later.describe().columns == (Column("x", "int64"),)
     said = line(ColumnError, later.read, ["x"])
-    assert "column 'x' is int64, but holds float64 in row 5; correct it, or say what the column is: types.x" in said
+    assert "column 'x' is int64, but holds float64 in row 5; correct it, or set its type: types.x" in said
     assert said.endswith('= "float64"')
 
 

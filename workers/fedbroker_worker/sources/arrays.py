@@ -140,7 +140,7 @@ _CELL_TYPES: Final[dict[type[Any], str]] = {
 
 _NUMBERS: Final = {"int64", "float64"}
 
-_FIT: Final = "correct it, or say what the column is: types.{} = "
+_FIT: Final = "correct it, or set its type: types.{} = "
 
 _PAD: Final = "pad or cut them to one length"
 
@@ -162,7 +162,7 @@ def infer(source: str, name: str, cells: Iterable[object]) -> DeclaredType | Non
     if len(type_names) > 1:
         if type_names != _NUMBERS:
             what = f"holds {' and '.join(sorted(type_names))}"
-            raise ColumnError(source, name, what, hint=f'say what it is: types.{name} = "str"', problem=Problem.MIXED)
+            raise ColumnError(source, name, what, hint=f'set its type: types.{name} = "str"', problem=Problem.MIXED)
         return DeclaredType(name, "float64")
     return DeclaredType(name, type_names.pop())
 

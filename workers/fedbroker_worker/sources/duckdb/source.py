@@ -322,14 +322,14 @@ def _only_column(label: str, keys: str, connection: duckdb.DuckDBPyConnection, c
 def _keys(source: str, column: str, keys: str, connection: duckdb.DuckDBPyConnection, listed: bool) -> tuple[str, ...]:
     # Equal values may differ as text (-0.0 and 0.0), and different values may have the same text.
     each = f"select {quoted(column)} as key from ({keys}\n)"  # the administrator's own query  # nosec B608
-    texts = f"select distinct key, key::VARCHAR as word from ({each})"  # as above  # nosec B608
-    rows = connection.execute(f"select word from ({texts}) order by key, word").fetchall()  # as above  # nosec B608
-    words = dict.fromkeys(row[0] for row in rows)
-    if None in words:
+    texts = f"select distinct key, key::VARCHAR as key_text from ({each})"  # as above  # nosec B608
+    rows = connection.execute(f"select key_text from ({texts}) order by key, key_text").fetchall()  # as above  # nosec B608
+    keys_as_text = dict.fromkeys(row[0] for row in rows)
+    if None in keys_as_text:
         where = "the query of 'clients'" if listed else "the query"
         hint = f"add `where {column} is not null` to {where}, or coalesce()"
         raise ColumnError(source, column, "has NULLs, which are no client's key", hint=hint, problem=Problem.NOT_KEYS)
-    return tuple(words)
+    return tuple(keys_as_text)
 
 
 def fetch_rows(

@@ -60,11 +60,11 @@ class Grid:
             at = next(at for at, value in enumerate(values) if type(value) is rarest)
             what = f"holds cells of different kinds: see {self.cell_name(name, at)}"
             raise ColumnError(
-                self.source, name, what, hint=f'correct it, or say types.{name} = "str"', problem=Problem.MIXED
+                self.source, name, what, hint=f'correct it, or set types.{name} = "str"', problem=Problem.MIXED
             )
         typed = infer(self.source, name, values)
         if typed is None:
-            hint = f'say what it is, such as types.{name} = "float64", or leave it out of columns'
+            hint = f'set its type, such as types.{name} = "float64", or leave it out of columns'
             raise ColumnError(
                 self.source, name, "has no value from which to infer its type", hint=hint, problem=Problem.NO_TYPE
             )
@@ -89,7 +89,7 @@ class Grid:
             more = f" and {len(empty) - 1} more" * (len(empty) > 1)
             what = f"has no value in cell {self.cell_name(typed.name, empty[0])}{more}"
             raise ColumnError(
-                self.source, typed.name, what, hint='fill it in, or say nulls = "drop"', problem=Problem.NO_VALUE
+                self.source, typed.name, what, hint='fill it in, or set nulls = "drop"', problem=Problem.NO_VALUE
             )
         if typed.type_name in (DATE, DATETIME):
             cells = [_moment(cell, whole=typed.type_name == DATE) for cell in cells]

@@ -170,7 +170,7 @@ class SheetsSource:
         if None in keys:
             what = "has cells without value, which are no client's key"
             raise ColumnError(
-                self._name, column, what, hint='fill them in, or say nulls = "drop"', problem=Problem.NOT_KEYS
+                self._name, column, what, hint='fill them in, or set nulls = "drop"', problem=Problem.NOT_KEYS
             )
         return keys
 

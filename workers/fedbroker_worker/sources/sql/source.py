@@ -213,9 +213,13 @@ class SqlSource:
         typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
         if typed is None:
             seen = f"in its first {len(rows)} rows" if rows else "(no rows)"
-            hint = f'say what it is, such as types.{name} = "float64"'
+            hint = f'set its type, such as types.{name} = "float64"'
             raise ColumnError(
-                self._name, name, f"has no value {seen} to tell its type by", hint=hint, problem=Problem.NO_TYPE
+                self._name,
+                name,
+                f"has no value {seen} from which to infer its type",
+                hint=hint,
+                problem=Problem.NO_TYPE,
             )
         return typed
 
