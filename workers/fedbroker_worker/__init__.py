@@ -1,4 +1,4 @@
-"""A silo: receives work items from its queue, computes over its own data and replies; it only ever connects out."""
+"""A silo: receives work items from its queue, computes over its own data and replies. It needs no open port."""
 
 from __future__ import annotations
 
