@@ -12,13 +12,13 @@ import re
 import secrets
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NewType, TypeAlias
+from typing import TYPE_CHECKING, Final, NewType
 
 from fedbroker.errors import ComputationFailed, ConfigError, DeadlineExceeded, RuntimeUnavailable, WireError
 from fedbroker.graphs import Position, Unreadable, known_ops, position_in
 from fedbroker.log import get_logger
 from fedbroker.text import seconds_text
-from fedbroker.wire.messages import Data, Failed, Value
+from fedbroker.wire.messages import Data, ErrorType, Failed, Value
 from fedbroker_worker.errors import ColumnError, PolicyRefused, Problem, SessionLost, SourceError, WorkRefused
 from fedbroker_worker.policy.values import parts
 from fedbroker_worker.sources.column_types import DTYPES
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import Digest, Source, WorkItem
     from fedbroker_worker.policy.guard import Guard
 
-__all__ = ["Failure", "Kind", "OpFailed", "PublicText", "failed_reply", "failure_of", "located"]
-
-Kind: TypeAlias = Literal["data", "computation", "lost", "refused", "timeout"]
+__all__ = ["Failure", "OpFailed", "PublicText", "failed_reply", "failure_of", "located"]
 
 PublicText = NewType("PublicText", str)
 """Text that may leave the silo."""
@@ -105,7 +103,7 @@ class Failure:
         by_data: True if the failure may depend on data: the fact and the time of it then tell something about them.
     """
 
-    kind: Kind
+    kind: ErrorType
     cause: PublicText
     hint: PublicText = _NOTHING
     rule: str = ""
