@@ -120,8 +120,10 @@ async def _request(transport: CoordinatorTransport, bundle: WorkBundle, silo: st
             digest, bundle.blobs[digest], silo=silo, deadline=deadline, session_id=item.session_id
         )
     inline = {digest: bundle.blobs[digest] for digest in riding}
-    async with transport.asking(item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline)) as asked:
-        reply = await asked.answer()
+    async with transport.start_request(
+        item, inline, deadline, unread=Deadline.after(UNREAD).earlier(deadline)
+    ) as asked:
+        reply = await asked.next_response()
         outputs = reply.outputs if isinstance(reply, Done) else ()
         contents = tuple([(digest, await transport.results.get(digest, deadline)) for digest, _ in outputs])
     match reply:

@@ -20,7 +20,7 @@ from fedbroker.context.values.conversion import ResultValues, assemble, deal, se
 from fedbroker.context.values.data import SiloData
 from fedbroker.context.values.ops import BoundData, StageOps, output_count, parts_of
 from fedbroker.context.values.sequences import SequenceReader, has_sequences, read_sequences, returns_sequences
-from fedbroker.context.values.validation import check_answer
+from fedbroker.context.values.validation import check_reply
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
@@ -258,7 +258,7 @@ class _Run:
             merges=merges,
             accept=partial(self._accept, stage),
             enlist=self._enlist if stage is self.plan.client_stages[0] else None,
-            check=partial(check_answer, stage),
+            check=partial(check_reply, stage),
             outputs=output_count(stage),
             read=partial(self.reader.read, stage) if returns_sequences(stage) else None,
         )

@@ -19,7 +19,7 @@ from fedbroker.session.report import Recorder, SessionReport, Statistics
 from fedbroker.session.roster import BlobCacheIndex, Member, Roster, admit
 from fedbroker.session.session import Session
 from fedbroker.session.stage_state import Policy
-from fedbroker.transport.coordinator.requests import Answer
+from fedbroker.transport.coordinator.requests import Response
 from fedbroker.transport.coordinator.transport import CoordinatorTransport
 from fedbroker.trust.keyring import Keys
 from fedbroker.wire.coding import Compression
@@ -288,12 +288,12 @@ class CoordinatorCohort:
         if self._roster.left(message):
             self._emit("silo_left", message.silo)
 
-    def _on_late(self, answer: Answer) -> None:
-        recorder = self._recent.get(answer.session_id)
+    def _on_late(self, response: Response) -> None:
+        recorder = self._recent.get(response.session_id)
         if recorder is not None:
-            recorder.late(answer.silo, answer.stage)
+            recorder.late(response.silo, response.stage)
         else:  # the session ended long ago, or belongs to another process
-            emit(self._listener, Event("late_reply", answer.session_id, answer.stage, answer.silo))
+            emit(self._listener, Event("late_reply", response.session_id, response.stage, response.silo))
 
     def _on_forged(self, silo: str, session: str, why: str) -> None:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""

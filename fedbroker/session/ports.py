@@ -52,7 +52,7 @@ class Results(Protocol):
 class PendingRequest(Protocol):
     """A work item that was sent."""
 
-    async def answer(self) -> Done | Failed | Need | Dead:
+    async def next_response(self) -> Done | Failed | Need | Dead:
         """Wait for the silo's next reply, or for the broker to return the item unprocessed."""
         ...
 
@@ -79,7 +79,7 @@ class SessionTransport(Protocol):
         """Send a blob to one silo or, with None, once to the whole cohort, for the silos of that session."""
         ...
 
-    def asking(
+    def start_request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> AbstractAsyncContextManager[PendingRequest]:
         """Publish a work item; its replies are received within the block."""

@@ -198,8 +198,8 @@ class SiloRequest:
         self.timings.asked += 1
         self.timings.bytes_out += self._size(inline)
         try:
-            async with stage.transport.asking(item, blobs, stage.deadline, unread=pickup) as pending:
-                reply = await pending.answer()
+            async with stage.transport.start_request(item, blobs, stage.deadline, unread=pickup) as pending:
+                reply = await pending.next_response()
                 self.timings.replied = time.monotonic()
                 if isinstance(reply, Done):
                     reply = await self._with_results(pending, reply)
@@ -280,7 +280,7 @@ class SiloRequest:
             if not reply.deferred and all(digest in self.stage.transport.results for digest, _ in reply.outputs):
                 await self._receive(reply)
                 return reply
-            uploading, answering = asyncio.create_task(self._upload(reply)), asyncio.create_task(asked.answer())
+            uploading, answering = asyncio.create_task(self._upload(reply)), asyncio.create_task(asked.next_response())
             try:
                 await asyncio.wait((uploading, answering), return_when=asyncio.FIRST_COMPLETED)
                 if uploading.done():

@@ -165,12 +165,12 @@ async def test_silo_that_dies_with_results_is_dropped_when_its_work_returns(brok
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
         item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
         async with (
-            ours.transport.asking(item, {}, Deadline.after(30), unread=Deadline.after(1)) as asked,
+            ours.transport.start_request(item, {}, Deadline.after(30), unread=Deadline.after(1)) as asked,
             asyncio.timeout(10),
         ):
-            assert (await asked.answer()).deferred
+            assert (await asked.next_response()).deferred
             await alive.aclose()
-            assert await asked.answer() == Dead("ewr", item.session_id, item.stage, "expired")
+            assert await asked.next_response() == Dead("ewr", item.session_id, item.stage, "expired")
 
 
 async def test_successor_of_a_dead_silo_is_asked_for_the_results(broker, cohort, monkeypatch):
@@ -219,10 +219,10 @@ async def test_results_announced_twice_are_sent_once(broker, cohort):
     async with coordinator_transport(broker.url, cohort) as ours, silo_transport(broker.url, cohort) as silo:
         silo.answer = lambda item: silo.send(item, [result("ewr")], Deadline.after(30))
         item = msgspec.structs.replace(work_item("ewr", ours.transport.coordinator_id), defer_above=MIB)
-        async with ours.transport.asking(item, {}, Deadline.after(20)) as asked:
-            first = await asked.answer()
+        async with ours.transport.start_request(item, {}, Deadline.after(20)) as asked:
+            first = await asked.next_response()
             again = asyncio.create_task(silo.answer(item))
-            assert await asked.answer() == first
+            assert await asked.next_response() == first
             before = silo.transport.traffic["bulk"].bytes_out
             await ours.transport.fetch("ewr", item.session_id, item.stage, silo.incarnation)
             await again

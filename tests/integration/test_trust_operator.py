@@ -60,8 +60,8 @@ class Scene:
         item = work_item(
             silo, end.coordinator_id, stage=stage, blobs={digest: len(blob)} if blob else None, seconds=seconds
         )
-        async with end.asking(item, {}, deadline) as asked:
-            answer = await asked.answer()
+        async with end.start_request(item, {}, deadline) as asked:
+            answer = await asked.next_response()
             if isinstance(answer, Done):
                 for name, _ in answer.outputs:
                     await end.results.get(name, deadline)
@@ -271,8 +271,8 @@ async def test_sealed_broadcast_is_published_once(broker: PrivateBroker, cohort:
         await eventually(lambda: look.holds("copies", 1))
         for silo in ("ewr", "jfk"):
             item = work_item(silo, on.coordinator.transport.coordinator_id, blobs={digest: len(data)})
-            async with on.coordinator.transport.asking(item, {}, Deadline.after(9)) as asked:
-                assert isinstance(await asked.answer(), Done)
+            async with on.coordinator.transport.start_request(item, {}, Deadline.after(9)) as asked:
+                assert isinstance(await asked.next_response(), Done)
         assert await look.depth("copies") == 1
         await look.delete("copies")
 

@@ -157,8 +157,8 @@ async def test_a_coordinator_cannot_withhold_anothers_deferred_results(
         await eventually(lambda: "ewr" in honest.silos)
         silo.answer = lambda item: silo.send(item, [large], Deadline.after(20))
         item = msgspec.structs.replace(work_item("ewr", honest.transport.coordinator_id), defer_above=1000)
-        async with honest.transport.asking(item, {}, Deadline.after(20)) as asked:
-            done = await asked.answer()
+        async with honest.transport.start_request(item, {}, Deadline.after(20)) as asked:
+            done = await asked.next_response()
             assert isinstance(done, Done)
             assert done.deferred
             await attacker.send_notice("ewr", Fetch("s1", 0, silo.incarnation, wanted=False))

@@ -14,7 +14,7 @@ from tensorflow_federated.proto.v0 import array_pb2, data_type_pb2, executor_pb2
 from tensorflow_federated.python.core.impl.types import type_serialization
 
 from fedbroker.context.values.conversion import federate, serialize, structure
-from fedbroker.context.values.validation import check_answer, check_value
+from fedbroker.context.values.validation import check_reply, check_value
 from fedbroker.errors import WireError
 from fedbroker.runtime.values import framed
 from tests.support.random_values import random_federated_values
@@ -159,10 +159,10 @@ def test_reply_must_have_the_outputs_of_its_stage():
     slots = [SimpleNamespace(type=SUM), SimpleNamespace(type=tff.FederatedType(NUMBER, tff.CLIENTS))]
     stage = SimpleNamespace(kept=(), partials=slots[:1], returned=slots[1:])
     partial, returned = at_server(one()), serialize([1.0, 2.0], slots[1].type)
-    check_answer(stage, [b"".join(structure([partial, returned]))], 2)
+    check_reply(stage, [b"".join(structure([partial, returned]))], 2)
     for outputs in ([], [partial], [b"".join(structure([partial]))], [b"".join(structure([returned, partial]))]):
         with pytest.raises(WireError):
-            check_answer(stage, outputs, 2)
+            check_reply(stage, outputs, 2)
 
 
 def test_errors_are_one_line():

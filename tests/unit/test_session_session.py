@@ -31,7 +31,7 @@ class ScriptedAnswers:
     def __init__(self, script):
         self.script = script
 
-    async def answer(self):
+    async def next_response(self):
         answer = self.script.pop(0) if self.script else None
         if isinstance(answer, BaseException):
             raise answer
@@ -82,7 +82,7 @@ class ScriptedLane:
         self.blobs.append((digest, silo))
 
     @contextlib.asynccontextmanager
-    async def asking(self, item, inline, deadline, *, unread=None):
+    async def start_request(self, item, inline, deadline, *, unread=None):
         self.items[item.silo].append(item)
         self.inline[item.silo].append(set(inline))
         if len(self.items[item.silo]) in self.comes_with:

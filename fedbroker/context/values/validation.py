@@ -41,7 +41,7 @@ from fedbroker.runtime.values import (
     prefix,
 )
 
-__all__ = ["check_answer", "check_value"]
+__all__ = ["check_reply", "check_value"]
 
 SHAPE: Final = number_of(array_pb2.Array, "shape")
 FIELDS: Final = 3
@@ -58,7 +58,7 @@ _UNKNOWN: Final = "it is laid out in an unknown way"
 _HINT: Final = "use the same version at both ends, or see which process replies in the silo's name"
 
 
-def check_answer(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> None:
+def check_reply(stage: ClientStage, outputs: Sequence[Buffer], clients: int) -> None:
     """Check that a silo's outputs are the stage's partials and returned values, of their types.
 
     Args:

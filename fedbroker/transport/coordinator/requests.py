@@ -17,13 +17,13 @@ from fedbroker.transport.amqp.exceptions import Unroutable
 from fedbroker.wire.messages import Done, Failed, Need, WorkItem
 
 __all__ = [
-    "Answer",
     "Dead",
     "MisbehaviourCounter",
     "PendingRequest",
     "Reason",
     "ReplyRouter",
     "ReplySlot",
+    "Response",
     "correlation",
     "dead_letter_of",
 ]
@@ -49,7 +49,7 @@ class Dead:
     reason: Reason
 
 
-Answer: TypeAlias = Done | Failed | Need | Dead
+Response: TypeAlias = Done | Failed | Need | Dead
 
 
 class ReplySlot:
@@ -63,28 +63,28 @@ class ReplySlot:
     def __init__(self, message_id: str, item: WorkItem) -> None:
         self.message_id = message_id
         self.item = item
-        self._next: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._next: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     @property
-    def next(self) -> asyncio.Future[Answer]:
+    def next(self) -> asyncio.Future[Response]:
         """Done when a reply can be taken; must not be cancelled."""
         return self._next
 
-    def take(self) -> Answer:
+    def take(self) -> Response:
         """Return the reply that has arrived; :attr:`next` then stands for the reply after it.
 
         Raises:
             BrokerError: the slot is closed, and no reply will come.
         """
-        answer = self._next.result()
+        response = self._next.result()
         self._next = asyncio.get_running_loop().create_future()
-        return answer
+        return response
 
-    def put(self, answer: Answer) -> bool:
+    def put(self, response: Response) -> bool:
         """Hand over a reply; return False if the previous one was not taken yet."""
         if self._next.done():
             return False
-        self._next.set_result(answer)
+        self._next.set_result(response)
         return True
 
     def close(self, error: Exception) -> None:
@@ -106,7 +106,7 @@ class ReplyRouter:
 
     late: int
 
-    def __init__(self, on_late: Callable[[Answer], None]) -> None:
+    def __init__(self, on_late: Callable[[Response], None]) -> None:
         self._on_late = on_late
         self._slots: dict[str, ReplySlot] = {}
         self.late = 0
@@ -119,30 +119,30 @@ class ReplyRouter:
     def replies_to(self, item: WorkItem, message_id: str) -> Generator[ReplySlot]:
         """Register a pending request within the block, and yield the slot for its replies."""
         key = correlation(item)
-        answers = ReplySlot(message_id, item)
-        self._slots[key] = answers
+        slot = ReplySlot(message_id, item)
+        self._slots[key] = slot
         try:
-            yield answers
+            yield slot
         finally:
-            if self._slots.get(key) is answers:
+            if self._slots.get(key) is slot:
                 del self._slots[key]
 
-    def settle(self, answer: Answer, message_id: str | None = None) -> bool:
+    def settle(self, response: Response, message_id: str | None = None) -> bool:
         """Hand a reply to the request that waits for it; return False if it is late.
 
         A dead letter counts only if its ``message_id`` is the one of the pending request: an earlier message for the
         same work item may still die.
         """
-        slot = self._slots.get(correlation(answer))
-        if slot is not None and message_id in (None, slot.message_id) and slot.put(answer):
+        slot = self._slots.get(correlation(response))
+        if slot is not None and message_id in (None, slot.message_id) and slot.put(response):
             return True
         self.late += 1
-        self._on_late(answer)
+        self._on_late(response)
         return False
 
-    def waits_for(self, answer: Answer) -> bool:
+    def waits_for(self, response: Response) -> bool:
         """Return whether a request is pending for the work item of this reply."""
-        return correlation(answer) in self._slots
+        return correlation(response) in self._slots
 
     def refuse(self, silo: str, cause: str, hint: str) -> None:
         """Answer all pending requests to one silo with a refusal, in place of the silo."""
@@ -158,7 +158,7 @@ class ReplyRouter:
         self._slots.clear()
 
 
-def correlation(item: WorkItem | Answer) -> str:
+def correlation(item: WorkItem | Response) -> str:
     """Return the correlation id that a work item shares with its replies."""
     return f"{item.session_id}.{item.stage}.{item.silo}"
 
@@ -179,10 +179,10 @@ def dead_letter_of(correlation_id: str, death: str) -> Dead:
 class PendingRequest:
     """Receives the replies to one work item.
 
-    Created by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.asking`.
+    Created by :meth:`fedbroker.transport.coordinator.transport.CoordinatorTransport.start_request`.
 
     Args:
-        answers: the slot that receives the replies.
+        slot: the slot that receives the replies.
         publishing: the task that publishes the item; cancelled when a reply shows that the item has arrived.
         deadline: for all replies.
         opening: called with each ``done`` reply, to decrypt its sealed outputs.
@@ -190,17 +190,17 @@ class PendingRequest:
 
     def __init__(
         self,
-        answers: ReplySlot,
+        slot: ReplySlot,
         publishing: asyncio.Task[None],
         deadline: Deadline,
         opening: Callable[[Done], object] = lambda _: None,
     ) -> None:
-        self._answers = answers
+        self._slot = slot
         self._publishing = publishing
         self._deadline = deadline
         self._opening = opening
 
-    async def answer(self) -> Answer:
+    async def next_response(self) -> Response:
         """Return the next reply; may be cancelled, and called again.
 
         Raises:
@@ -208,7 +208,7 @@ class PendingRequest:
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: the item exceeds the limits.
         """
-        item = self._answers.item
+        item = self._slot.item
         try:
             async with asyncio.timeout(self._deadline.left()):
                 return await self._next()
@@ -224,19 +224,19 @@ class PendingRequest:
                 hint="see the silo's log, or allow more time",
             ) from None
 
-    async def _next(self) -> Answer:
+    async def _next(self) -> Response:
         """Return the next reply; a reply before the broker's confirmation proves that the item arrived."""
-        next_reply: asyncio.Future[Any] = self._answers.next
+        next_reply: asyncio.Future[Any] = self._slot.next
         if not self._publishing.done():
             await asyncio.wait((self._publishing, next_reply), return_when=asyncio.FIRST_COMPLETED)
         if not next_reply.done() and not self._publishing.cancelled():
             self._publishing.result()  # raises if publishing failed
         await asyncio.wait((next_reply,))
         self._publishing.cancel()
-        answer = self._answers.take()
-        if isinstance(answer, Done):
-            self._opening(answer)
-        return answer
+        response = self._slot.take()
+        if isinstance(response, Done):
+            self._opening(response)
+        return response
 
 
 @dataclass(slots=True)

@@ -30,12 +30,12 @@ from fedbroker.transport.blobs.bulk import PREFETCH, BlobTransfer, receiver
 from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.coordinator.discovery import SiloDiscovery
 from fedbroker.transport.coordinator.requests import (
-    Answer,
     Dead,
     MisbehaviourCounter,
     PendingRequest,
     Reason,
     ReplyRouter,
+    Response,
     correlation,
     dead_letter_of,
 )
@@ -116,7 +116,7 @@ class CoordinatorTransport:
         keys: Keys | None = None,
         on_announce: Callable[[Announce], None],
         on_leave: Callable[[Leave], None],
-        on_late: Callable[[Answer], None] = lambda _: None,
+        on_late: Callable[[Response], None] = lambda _: None,
         on_forged: Callable[[str, str, str], None] = lambda _silo, _session, _why: None,
     ) -> None:
         address = parse(url)
@@ -206,13 +206,13 @@ class CoordinatorTransport:
 
     async def request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
-    ) -> Answer:
-        """Publish a work item and await the first reply; see :meth:`asking` and :meth:`PendingRequest.answer`."""
-        async with self.asking(item, inline, deadline, unread=unread) as pending:
-            return await pending.answer()
+    ) -> Response:
+        """Publish a work item and return the first response; see :meth:`start_request`."""
+        async with self.start_request(item, inline, deadline, unread=unread) as pending:
+            return await pending.next_response()
 
     @asynccontextmanager
-    async def asking(
+    async def start_request(
         self, item: WorkItem, inline: Mapping[Digest, Buffer], deadline: Deadline, *, unread: Deadline | None = None
     ) -> AsyncGenerator[PendingRequest]:
         """Publish a work item, and receive the silo's replies and the broker's dead letters within the block.
@@ -241,11 +241,11 @@ class CoordinatorTransport:
             expiration=min(left - min(GRACE, EXPIRY_MARGIN * left), left if unread is None else unread.left()),
         )
         reply_deadline = Deadline.after(left + GRACE)
-        with self._router.replies_to(item, message_id) as answers, ExitStack() as opened:
+        with self._router.replies_to(item, message_id) as slot, ExitStack() as opened:
             publishing = asyncio.create_task(self._publish(message, reply_deadline))
             try:
                 yield PendingRequest(
-                    answers,
+                    slot,
                     publishing,
                     reply_deadline,
                     lambda done: opened.enter_context(self._opening(done, reply_deadline)),
