@@ -171,9 +171,12 @@ def test_the_silos_image_knows_its_own_command_line():
     _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     assert {"config", "ready_file", "alive_file"} <= bound.arguments.keys()
     health = SERVICES["ewr"]["healthcheck"]["test"]
+    (user,) = re.findall(r"^USER (\d+):\1$", text, re.MULTILINE)
+    mounts = {path: options.split(",") for path, _, options in (one.partition(":") for one in SERVICES["ewr"]["tmpfs"])}
     for name in ("ready_file", "alive_file"):
         assert str(bound.arguments[name]) in health
-        assert str(bound.arguments[name].parent) in SERVICES["ewr"]["tmpfs"]
+        options = mounts[str(bound.arguments[name].parent)]  # a tmpfs belongs to root by default
+        assert {f"uid={user}", f"gid={user}", "mode=0700"} == set(options)
 
 
 def test_prometheus_targets_exist():
