@@ -101,7 +101,7 @@ class SessionJournal:
         """Delete the records: the session has ended and will not be resumed."""
         with self._writing:
             self._over = True
-            self._path.unlink(missing_ok=True)
+            _remove(self._path)
 
     def leave(self) -> None:
         """Give the unfinished session back to the journal, for the next invocation to resume."""
@@ -236,9 +236,24 @@ class Journal:
                     one.replay(record)
         except (ValueError, TypeError, StopIteration, OSError, msgpack.UnpackException) as error:
             _log.warning("journal_entry_discarded", path=path.name, reason=str(error))
-            path.unlink(missing_ok=True)
+            _remove(path)
             return
         self._unfinished.setdefault(fingerprint, []).append(one)
+
+
+def _remove(path: Path) -> None:
+    """Delete a session's file; empty it where its directory refuses, since an empty file is discarded.
+
+    Raises:
+        JournalError: neither is possible.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        try:
+            os.truncate(path, 0)
+        except OSError:
+            raise _refused(path.parent, error) from None
 
 
 def _member(name: str, incarnation: str, sources: object) -> Member:

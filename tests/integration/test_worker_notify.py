@@ -188,3 +188,17 @@ def test_message_has_one_line_for_each_field(tmp_path):
     with notify_socket(tmp_path / "notify") as socket:
         Manager({"NOTIFY_SOCKET": socket.path}).notify("STATUS=one\nREADY=1", "WATCHDOG=1")
         assert socket.hear(1.0) == {"STATUS": "one READY=1", "WATCHDOG": "1"}
+
+
+@pytest.mark.parametrize("option", ["--alive-file", "--ready-file"])
+def test_file_that_cannot_be_written_is_one_line(tmp_path, broker, cohort, option):
+    path = write_settings(tmp_path, broker.url, cohort)
+    (tmp_path / "sign").mkdir()
+    file = tmp_path / "sign" / "missing" / "file"
+    command = [sys.executable, "-m", "fedbroker_worker", "run", "--config", str(path), option, str(file)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+    environ |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'workers'}"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: [FB4201] {option} {file} cannot be written: No such file")
+    assert "Traceback" not in done.stderr

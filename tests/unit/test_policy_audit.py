@@ -13,6 +13,7 @@ import pytest
 from fedbroker_worker.cli.audit import print_audit, rows
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 from fedbroker_worker.policy import audit
+from fedbroker_worker.policy.accepted import AcceptedFile
 from fedbroker_worker.policy.audit import AuditLog, read_audit
 from fedbroker_worker.policy.recording import first_line, last_line
 from hypothesis import given
@@ -96,6 +97,17 @@ def test_restarted_silo_reads_the_completed_work(tmp_path, monkeypatch):
     with path.open("ab") as file:
         file.write(b'{"nonces": ["gone"], "previous": ""}\n{"nonces": ["' + b"0" * 32)  # edited; torn
     assert AuditLog(path).nonces() == [("", f"{number:032x}") for number in (6, 7)]
+
+
+def test_log_that_cannot_be_read_is_an_error_of_the_settings(tmp_path):
+    with pytest.raises(SettingsError, match=r"audit log .* cannot be read: No such file"):
+        AuditLog(tmp_path / "missing" / "audit.log").nonces()
+
+
+@pytest.mark.parametrize("call", [AcceptedFile.check, AcceptedFile.load])
+def test_record_that_cannot_be_written_is_an_error_of_the_settings(tmp_path, call):
+    with pytest.raises(SettingsError, match=r"record of signed work .* cannot be written: No such file"):
+        call(AcceptedFile(tmp_path / "missing" / "one.accepted"))
 
 
 def test_log_is_readable_only_by_its_owner(tmp_path):

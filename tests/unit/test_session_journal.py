@@ -106,3 +106,24 @@ async def test_files_are_written_and_removed_off_the_event_loop(tmp_path, monkey
     assert (tmp_path / f"{session.session_id}.session").exists() == (error is not None)
     assert on_loop == []
     journal.close()
+
+
+def refuse_unlink(path, missing_ok=False):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+async def test_ended_session_is_not_resumed_where_its_file_cannot_be_removed(again, written, monkeypatch):
+    monkeypatch.setattr(type(written), "unlink", refuse_unlink)
+    again.take("print").forget()
+    monkeypatch.undo()
+    again.close()
+    following = Journal(written.parent)
+    assert following.take("print") is None
+    following.close()
+
+
+async def test_file_that_can_be_neither_removed_nor_emptied_is_a_journal_error(again, written, monkeypatch):
+    monkeypatch.setattr(type(written), "unlink", refuse_unlink)
+    monkeypatch.setattr(os, "truncate", refuse_unlink)
+    with pytest.raises(JournalError, match="Permission denied"):
+        again.take("print").forget()

@@ -17,6 +17,7 @@ import structlog
 from fedbroker import tracing
 from fedbroker.console import one_line
 from fedbroker.log import configure, get_logger
+from fedbroker_worker.errors import SettingsError
 from fedbroker_worker.service import SiloService
 from fedbroker_worker.threads import still_running
 
@@ -121,14 +122,37 @@ def _service(settings: Settings) -> tuple[SiloService, Exposition | None]:
 
 @contextlib.contextmanager
 def _ready_sign(ready_file: Path | None) -> Generator[None]:
-    """Create the file for the duration of the block; it holds the process's id."""
+    """Create the file for the duration of the block; it holds the process's id.
+
+    Raises:
+        SettingsError: it cannot be created.
+    """
     if ready_file is not None:
-        ready_file.write_text(f"{os.getpid()}\n")
+        with _written("--ready-file", ready_file):
+            ready_file.write_text(f"{os.getpid()}\n")
     try:
         yield
     finally:
         if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+            _remove(ready_file)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # must not hide why the silo ends
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _written(option: str, path: Path) -> Generator[None]:
+    """Report a sign of life that cannot be written as an error of the command line."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"{option} {path} cannot be written: {error.strerror}",
+            hint=f"let user {os.geteuid()} write to {path.parent}, or name another file; a tmpfs of a container needs"
+            " the user as its option uid",
+        ) from None
 
 
 async def _opened(service: SiloService, stop: asyncio.Event) -> bool:
@@ -235,7 +259,8 @@ class Pulse:
 
     async def __aenter__(self) -> Self:
         if self._alive_file is not None:
-            self._alive_file.touch()  # a wrong path raises now, not with a later sign
+            with _written("--alive-file", self._alive_file):
+                self._alive_file.touch()  # a wrong path raises now, not with a later sign
         self._beat()
         self._task = asyncio.create_task(self._keep_beating(), name="pulse")
         return self
@@ -249,7 +274,7 @@ class Pulse:
         if isinstance(error, Exception):
             self._manager.notify(f"STATUS=failed: {one_line(error)}")
         if self._alive_file is not None:
-            self._alive_file.unlink(missing_ok=True)
+            _remove(self._alive_file)
 
     def ready(self) -> None:
         """Report that the silo is in its cohort."""

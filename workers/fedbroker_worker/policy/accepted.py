@@ -62,23 +62,29 @@ class AcceptedFile:
         try:
             os.close(self._locked())
         except OSError as error:
-            raise SettingsError(
-                f"{self.path}, the record of signed work that was done, cannot be written: {error.strerror}",
-                hint="let the silo's user write there, or name an 'audit_file' in [policy] where it may: the record is"
-                " kept in the same directory",
-            ) from None
+            raise self._not_written(error) from None
 
     def load(self) -> list[Accepted]:
         """Return the entries that have not expired, and drop the others from the file.
 
         Raises:
-            OSError: the file cannot be read or written.
+            SettingsError: the file cannot be read or written.
         """
-        file = self._locked()
         try:
-            return self._compacted(file)
-        finally:
-            os.close(file)
+            file = self._locked()
+            try:
+                return self._compacted(file)
+            finally:
+                os.close(file)
+        except OSError as error:  # the file itself may be writable, and its directory not
+            raise self._not_written(error) from None
+
+    def _not_written(self, error: OSError) -> SettingsError:
+        return SettingsError(
+            f"{self.path}, the record of signed work that was done, cannot be written: {error.strerror}",
+            hint="let the silo's user write there, or name an 'audit_file' in [policy] where it may: the record is"
+            " kept in the same directory",
+        )
 
     def append(self, entry: Accepted) -> None:
         """Add a message. It is in the file when this returns, but not yet synced to disk.

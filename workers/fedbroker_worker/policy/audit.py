@@ -102,11 +102,16 @@ class AuditLog:
         Interrupted work is not over: the broker gives it to the next process.
 
         Raises:
-            OSError: the file cannot be read.
+            SettingsError: the file cannot be read.
         """
-        with self.path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - SEARCHED))
-            lines = [_fields(line) for line in file]
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - SEARCHED))
+                lines = [_fields(line) for line in file]
+        except OSError as error:
+            raise SettingsError(
+                f"the audit log {self.path} cannot be read: {error.strerror}", hint="let the silo's user read it"
+            ) from None
         return [
             (str(line.get("signed_by", "")), nonce)
             for line in lines
