@@ -7,7 +7,7 @@ were passed in as values, never on sequences that TensorFlow computes. As Tensor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.backends.mapreduce import compiler as mapreduce_compiler
@@ -16,7 +16,18 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from tensorflow_federated.python.core.impl.compiler import intrinsic_defs, transformation_utils, transformations
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
-from fedbroker.plan.blocks import Block, Untyped, as_computation, as_tensorflow, element, proto_of, tf, untyped
+from fedbroker.plan.blocks import (
+    Block,
+    Untyped,
+    as_computation,
+    as_tensorflow,
+    element,
+    element_types,
+    parameter_of,
+    proto_of,
+    tf,
+    untyped,
+)
 
 __all__ = ["SEQUENCE_INTRINSICS", "sequences_as_tensorflow"]
 
@@ -33,9 +44,19 @@ _utils: Final = untyped(transformation_utils)
 def sequences_as_tensorflow(comp: tff.framework.ConcreteComputation) -> tff.framework.ConcreteComputation:
     """Replace each sequence intrinsic of ``comp`` by TensorFlow, unless its function is no TensorFlow."""
     block, _ = _tree.replace_intrinsics_with_bodies(comp.to_building_block())
+    block, _ = _utils.transform_postorder(block, _called_in_a_lambda)
     block = _mapreduce.compile_local_subcomputations_to_tensorflow(transformations.to_call_dominant(block))
     block, _ = _utils.transform_postorder(block, _replaced)
     return as_computation(block)
+
+
+def _called_in_a_lambda(block: Block) -> tuple[Block, bool]:
+    # TFF maps the bare intrinsic over a federated sequence; only calls can be replaced. It never does so with the other
+    # two, whose arguments hold a function.
+    if not (isinstance(block, bb.Intrinsic) and block.uri == SUM):
+        return block, False
+    sequence = bb.Reference("sequence", parameter_of(block))
+    return bb.Lambda(sequence.name, sequence.type_signature, bb.Call(block, sequence)), True
 
 
 def _replaced(block: Block) -> tuple[Block, bool]:
@@ -51,8 +72,12 @@ def _map(call: bb.Call) -> tuple[Block, bool]:
         return call, False
 
     def mapped(dataset: Untyped) -> object:
+        unpacked = isinstance(dataset.element_spec, tuple)  # TensorFlow passes the elements of a tuple one by one
+
         def inlined(*value: Untyped) -> object:
-            return _inlined(function, value)
+            result = _inlined(function, value if unpacked else value[0])
+            to_container = untyped(tff.structure).to_odict_or_tuple
+            return to_container(result) if isinstance(result, tff.structure.Struct) else result
 
         return dataset.map(inlined)
 
@@ -63,12 +88,17 @@ def _reduce(call: bb.Call) -> tuple[Block, bool]:
     sequence, zero, function = _elements(call, 3)
     if not _is_pure(function):
         return call, False
+    state_type = untyped(parameter_of(function))[0]
 
-    def reduce(dataset: Untyped, start: object) -> object:
-        def inlined(*state_and_value: Untyped) -> object:
-            return _inlined(function, state_and_value)
+    def reduce(dataset: Untyped, start: Untyped) -> object:
+        def inlined(state: Untyped, value: Untyped) -> object:
+            arguments = tff.structure.Struct[Any].unnamed(_struct(state, state_type), value)
+            return _tuples(_inlined(function, arguments))
 
-        return dataset.reduce(start, inlined)
+        state = _tuples(start)
+        if not tf.nest.flatten(state):  # TensorFlow cannot carry a state without a tensor, and no step can change it
+            return start
+        return _struct(dataset.reduce(state, inlined), call.type_signature)
 
     return _called(reduce, bb.Struct([sequence, zero])), True
 
@@ -99,14 +129,27 @@ def _is_pure(function: Block) -> bool:
     return isinstance(function, bb.CompiledComputation) and not proto_of(function).tensorflow.initialize_op
 
 
-def _inlined(function: Block, arguments: tuple[Untyped, ...]) -> object:
+def _inlined(function: Block, argument: Untyped) -> Untyped:
     """Import the function's graph into the graph under construction: a dataset's graph cannot contain TFF's calls."""
-    argument = arguments[0] if len(arguments) == 1 else arguments
     _, result = untyped(tensorflow_utils).deserialize_and_call_tf_computation(
         proto_of(function), argument, tf.compat.v1.get_default_graph(), "", tf.constant("")
     )
-    to_container = untyped(tff.structure).to_odict_or_tuple
-    return to_container(result) if isinstance(result, tff.structure.Struct) else result
+    return result
+
+
+def _tuples(value: Untyped) -> object:
+    """Return TFF's structs as tuples: TensorFlow knows no structs, and would sort the keys of dicts."""
+    if isinstance(value, tff.structure.Struct):
+        return tuple(_tuples(part) for part in untyped(value))
+    return value
+
+
+def _struct(value: Untyped, type_: tff.Type) -> object:
+    """Return tuples as TFF's structs, with the names of ``type_``."""
+    if not isinstance(type_, tff.StructType):
+        return value
+    parts = zip(element_types(type_), value, strict=True)
+    return tff.structure.Struct[Any]([(name, _struct(part, part_type)) for (name, part_type), part in parts])
 
 
 def _called(function: Callable[..., object], argument: Block) -> bb.Call:
