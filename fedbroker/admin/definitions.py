@@ -152,7 +152,7 @@ def silo_rights(cohort: str, silo: str) -> Rights:
     """
     own = re.escape(topology.silo_key(cohort, silo))
     name = re.escape(silo)
-    coordinator = f"{topology.coordinator_mark(cohort)}-{_WORD}"
+    coordinator = f"{topology.coordinator_prefix(cohort)}-{_WORD}"
     writes = (topology.LOBBY, topology.REPLY, topology.RESULTS, topology.WORK)
     return Rights(
         configure=NOTHING,

@@ -17,7 +17,7 @@ from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.message import Delivery
 from fedbroker.transport.amqp.reconnecting import ReconnectingConnection
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.coordinator.discovery import PATIENCE, LobbyListener, LobbyMessage
+from fedbroker.transport.coordinator.discovery import CONFIRM_TIMEOUT, LobbyListener, LobbyMessage
 from fedbroker.trust.envelope import unverified_body
 from fedbroker.wire.codec import decode
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -27,7 +27,7 @@ __all__ = ["CohortObserver"]
 
 _log = get_logger(__name__)
 
-OTHER_READERS: Final = 0.25
+MIN_LISTENING: Final = 0.25
 """Minimum seconds of listening: another reader may just have taken an announcement out of the lobby."""
 
 
@@ -76,11 +76,11 @@ class CohortObserver:
             if self._cohort is not None:
                 with in_time():
                     async with asyncio.timeout(deadline.left()):
-                        found = await self._empty(topology.lobby_queue(self._cohort))
+                        found = await self._take_all(topology.lobby_queue(self._cohort))
                 if found is not None:
                     self._listener.expect(found)
                     await asyncio.gather(
-                        self._listener.confirmed(PATIENCE, any_silo=True), asyncio.sleep(OTHER_READERS)
+                        self._listener.confirmed(CONFIRM_TIMEOUT, any_silo=True), asyncio.sleep(MIN_LISTENING)
                     )
         except BaseException:
             await self.close()
@@ -102,7 +102,7 @@ class CohortObserver:
         await connection.declare((topology.LOBBY,), (self._queue,))
         await self._listener.consume(connection, self._queue)
 
-    async def _empty(self, lobby: topology.Queue) -> list[LobbyMessage | None] | None:
+    async def _take_all(self, lobby: topology.Queue) -> list[LobbyMessage | None] | None:
         """Take all messages out of the lobby and return them; None if it does not exist. It is not declared then."""
         connected = await connect(self._address, "fedbroker observer")
         try:

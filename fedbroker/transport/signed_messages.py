@@ -85,7 +85,7 @@ class CoordinatorEnvelopes:
             return body
         return self._to(item.silo, body, MessageContext("work", self._cohort, item.silo, item.session_id, item.stage))
 
-    def mail(self, silo: str, body: bytes) -> bytes:
+    def notice(self, silo: str, body: bytes) -> bytes:
         """Return the signed message for a notice to a silo."""
         return self._to(silo, body, MessageContext("mail", self._cohort, silo))
 
@@ -124,7 +124,7 @@ class CoordinatorEnvelopes:
         self._sealed_digests.put(session_id, digest, silo, name)
         return name, data
 
-    async def named(self, item: WorkItem, deadline: Deadline) -> WorkItem:
+    async def with_sealed_digests(self, item: WorkItem, deadline: Deadline) -> WorkItem:
         """Return a work item completed with the digests of its sealed blobs; wait until they are sealed.
 
         Raises:

@@ -25,7 +25,7 @@ __all__ = [
     "blobs_queue",
     "callback_queue",
     "coordinator_id_of",
-    "coordinator_mark",
+    "coordinator_prefix",
     "coordinator_signer",
     "lobby_queue",
     "mailbox",
@@ -47,7 +47,7 @@ DAYS: Final = 24 * HOURS
 LONGEST_HEARTBEAT: Final = 60.0
 """Maximum seconds that an announcement stays in the lobby; a silo's heartbeat is at most this."""
 
-MOST_WAITING: Final = 20_000
+MAX_IN_LOBBY: Final = 20_000
 """Maximum announcements in a cohort's lobby: twice the number of silos that a coordinator admits."""
 
 
@@ -121,7 +121,7 @@ def lobby_queue(cohort: str) -> Queue:
     """
     arguments: dict[str, str | int] = {
         "x-message-ttl": int(LONGEST_HEARTBEAT * SECONDS),
-        "x-max-length": MOST_WAITING,
+        "x-max-length": MAX_IN_LOBBY,
         "x-dead-letter-exchange": MAIL.name,
     }
     return Queue(f"fedbroker.lobby.{cohort}", (Binding(LOBBY, f"{cohort}.*"),), arguments)
@@ -154,7 +154,7 @@ def results_queue(coordinator_id: str) -> Queue:
 def roster_queue(coordinator_id: str, cohort: str) -> Queue:
     """Return the queue of announcements to one coordinator."""
     bindings = (Binding(LOBBY, f"{cohort}.*"),)
-    arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MOST_WAITING}
+    arguments: dict[str, str | int] = {"x-message-ttl": 30 * SECONDS, "x-max-length": MAX_IN_LOBBY}
     return Queue(f"fedbroker.roster.{coordinator_id}", bindings, arguments, exclusive=True)
 
 
@@ -163,7 +163,7 @@ def reading_lock(cohort: str) -> Queue:
     return Queue(f"fedbroker.reading.{cohort}", (), {}, exclusive=True)
 
 
-def coordinator_mark(cohort: str) -> str:
+def coordinator_prefix(cohort: str) -> str:
     """Return the prefix of the coordinator ids of a cohort: 8 hexadecimal digits.
 
     A topic permission on this prefix lets a silo reply to the coordinators of its own cohort only.
@@ -180,14 +180,14 @@ def coordinator_id_of(cohort: str, name: str, signer: str = "") -> str:
         signer: fingerprint of the coordinator's key, if it has one: a silo replies only to an id that contains the
             fingerprint of the key that signed the work.
     """
-    return "-".join(filter(None, (coordinator_mark(cohort), signer, name)))
+    return "-".join(filter(None, (coordinator_prefix(cohort), signer, name)))
 
 
 def coordinator_signer(cohort: str, coordinator_id: str) -> str:
     """Return the fingerprint in a coordinator id; empty if the id contains none."""
-    mark, _, rest = coordinator_id.partition("-")
+    prefix, _, rest = coordinator_id.partition("-")
     signer, dash, _ = rest.partition("-")
-    return signer if mark == coordinator_mark(cohort) and dash and _FINGERPRINT.fullmatch(signer) else ""
+    return signer if prefix == coordinator_prefix(cohort) and dash and _FINGERPRINT.fullmatch(signer) else ""
 
 
 _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")

@@ -19,7 +19,7 @@ from fedbroker.errors import BrokerRefused, NameTaken, TopologyMismatch
 from fedbroker.transport import until_free
 from fedbroker.transport.amqp.dial import connect
 from fedbroker.transport.amqp.url import parse
-from fedbroker.transport.topology import coordinator_mark
+from fedbroker.transport.topology import coordinator_prefix
 from fedbroker.trust import Identity, Public
 from tests.support.computations import total
 from tests.support.local_tff import pack_arguments
@@ -219,7 +219,7 @@ def test_definitions_file_equals_the_api(office, managed_broker, tmp_path, cohor
     def state(vhost: str, name: str) -> list[str]:
         asked = ("list_permissions", "list_topic_permissions", "list_bindings", "list_queues name arguments policy")
         lines = (line for words in asked for line in broker.ctl("-p", vhost, *words.split()).splitlines())
-        plain = (line.replace("\\", "").replace(coordinator_mark(name), "MARK") for line in lines)
+        plain = (line.replace("\\", "").replace(coordinator_prefix(name), "MARK") for line in lines)
         return sorted(line.replace(name, "COHORT") for line in plain if f"{name}." in f"{line}.")
 
     mine, theirs = state(cohort, cohort), state("fedbroker", f"{cohort}-2")

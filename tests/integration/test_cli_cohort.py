@@ -16,7 +16,7 @@ import pytest
 
 from fedbroker.deadline import Deadline
 from fedbroker.transport import topology
-from fedbroker.transport.coordinator.discovery import PATIENCE
+from fedbroker.transport.coordinator.discovery import CONFIRM_TIMEOUT
 from fedbroker.transport.observer import CohortObserver
 from tests.support.transports import coordinator_transport, eventually, queue_admin, silo_transport
 from tests.support.worker import SILO, load_settings, running_silo
@@ -112,7 +112,7 @@ async def test_observer_waits_for_an_announcement_that_another_reader_holds(brok
         lobby = await (await connection.channel()).get_queue(topology.lobby_queue(cohort).name)
         taken = await lobby.get(timeout=10)
         opening = asyncio.create_task(observer.open(Deadline.after(10)))
-        await asyncio.wait({opening}, timeout=PATIENCE / 2)
+        await asyncio.wait({opening}, timeout=CONFIRM_TIMEOUT / 2)
         await taken.reject()
         await opening
         await observer.close()

@@ -240,7 +240,7 @@ def coordinator_incarnations(coordinator: RecordingCoordinator) -> set[str]:
 async def test_full_lobby_drops_the_oldest_announcement(
     broker: PrivateBroker, cohort: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topology, "MOST_WAITING", 3)
+    monkeypatch.setattr(topology, "MAX_IN_LOBBY", 3)
     async with (
         coordinator_transport(broker.url, cohort) as coordinator,
         queue_admin(broker.url) as look,

@@ -136,7 +136,7 @@ async def test_renewals_do_not_raise_the_number_of_current_items(broker, cohort,
 
 
 async def test_renewed_copy_behind_a_long_queue_runs_once(broker, cohort, tmp_path, waiting, monkeypatch):
-    monkeypatch.setattr(work_consumer, "COPY_SECONDS", 0.0)
+    monkeypatch.setattr(work_consumer, "COPY_WAIT", 0.0)
     own = load_settings(tmp_path, broker.url, cohort, {**waiting, "slow": SLOW}, max_work=1, renew_seconds=2.0)
     async with SiloService(own) as service, work_client(own) as client, queue_admin(broker.url) as look:
         inbox, queue = service._transport._work_consumer, f"fedbroker.work.{cohort}.ewr"

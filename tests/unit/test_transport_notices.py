@@ -17,7 +17,7 @@ class Broker:
         self.consumers: list[Connection] = []
         self.down: set[int] = set()
 
-    async def answers(self, node):
+    async def is_reachable(self, node):
         return node not in self.down
 
     def lose(self, node):
@@ -58,14 +58,14 @@ def broker():
 
 @pytest.fixture
 def mailbox(broker):
-    return lambda: NoticeQueue("airports", "ewr", handler, enrolled=True, answers=broker.answers)
+    return lambda: NoticeQueue("airports", "ewr", handler, enrolled=True, is_reachable=broker.is_reachable)
 
 
 async def taken(one, broker, node=0):
     """Return the connection that holds the lock, or None if another silo holds it."""
     line = Connection(broker, node)
     try:
-        await one.take(line)
+        await one.consume(line)
     except Locked:
         line.end()  # as a connection does
         return None
@@ -95,7 +95,7 @@ async def test_concurrent_requests_have_at_most_one_holder(broker, mailbox):
     async def take(one):
         line = Meeting(broker)
         try:
-            await one.take(line)
+            await one.consume(line)
         except Locked:
             line.end()
             return False

@@ -16,7 +16,7 @@ from fedbroker.transport.topology import Queue
 
 __all__ = ["QueueBrowser", "in_time"]
 
-LOT: Final = 16
+BATCH: Final = 16
 """Messages requeued at a time: a quorum queue reorders more than 32 requeues in flight."""
 PAUSE: Final = 0.002
 """Seconds between two checks that requeued messages are back in the queue: a requeue takes about a millisecond."""
@@ -35,11 +35,11 @@ class QueueBrowser:
         self._connected = connected
         self._channels: list[Channel] = []
         self._reading: Channel | None = None
-        self._held: dict[int, None] = {}  # tags, not bodies: a queue may hold many messages
+        self._unsettled: dict[int, None] = {}  # tags, not bodies: a queue may hold many messages
 
     async def count(self, queue: Queue) -> int | None:
         """Return the number of ready messages in a queue, or None if the queue does not exist."""
-        with _lost():
+        with _connection_lost():
             channel = await self._channel()  # used once: the broker closes it if the queue does not exist
             try:
                 state = await channel.inspect(queue)
@@ -50,43 +50,43 @@ class QueueBrowser:
 
     async def take(self, queue: Queue) -> Delivery | None:
         """Take the first message of an existing queue; return None if the queue is empty."""
-        with _lost():
+        with _connection_lost():
             if self._reading is None:
                 self._reading = await self._channel()
             delivery = await self._reading.get(queue)
         if delivery is not None:
-            self._held[delivery.tag] = None
+            self._unsettled[delivery.tag] = None
         return delivery
 
-    async def remove(self, taken: Delivery) -> None:
+    async def remove(self, delivery: Delivery) -> None:
         """Acknowledge a message that was taken, so that the broker deletes it."""
-        await taken.ack()
-        del self._held[taken.tag]
+        await delivery.ack()
+        del self._unsettled[delivery.tag]
 
     async def put_back(self, queue: Queue) -> None:
         """Requeue all messages that were taken and not removed, and wait until the queue holds them again.
 
-        Messages are requeued in lots, and each lot is awaited by polling the message count: a quorum queue changes the
-        order of more than 32 requeues in flight, and the broker does not confirm a requeue. The wait for a lot is
+        Messages are requeued in batches, and the message count is polled after each batch: a quorum queue changes the
+        order of more than 32 requeues in flight, and the broker does not confirm a requeue. The wait for a batch is
         limited to a few seconds, because messages may expire while they are awaited.
         """
         if self._reading is None:
             return
-        there = await self.count(queue) or 0
-        tags = list(self._held)
-        self._held.clear()
-        for at in range(0, len(tags), LOT):
-            lot = tags[at : at + LOT]
-            for tag in lot:
-                with _lost():
+        expected = await self.count(queue) or 0
+        tags = list(self._unsettled)
+        self._unsettled.clear()
+        for start in range(0, len(tags), BATCH):
+            batch = tags[start : start + BATCH]
+            for tag in batch:
+                with _connection_lost():
                     await self._reading.requeue(tag)
-            there += len(lot)
-            await self._holds(queue, there)
+            expected += len(batch)
+            await self._wait_for_count(queue, expected)
 
-    async def _holds(self, queue: Queue, messages: int) -> None:
+    async def _wait_for_count(self, queue: Queue, messages: int) -> None:
         assert self._reading is not None
         for _ in range(MAX_CHECKS):
-            with _lost():
+            with _connection_lost():
                 state = await self._reading.inspect(queue)
             if state.messages >= messages:
                 return
@@ -94,7 +94,7 @@ class QueueBrowser:
 
     async def purge(self, queue: Queue) -> int:
         """Delete a queue's messages and return their number."""
-        with _lost():
+        with _connection_lost():
             channel = await self._channel()
             purged = await channel.purge(queue)
             await channel.close()
@@ -118,7 +118,7 @@ def in_time() -> Generator[None]:
 
 
 @contextmanager
-def _lost() -> Generator[None]:
+def _connection_lost() -> Generator[None]:
     """Turn the loss of the connection within the block into ``BrokerLost``."""
     try:
         yield

@@ -47,7 +47,7 @@ _log = get_logger(__name__)
 _T = TypeVar("_T")
 
 
-SILENT: Final = 3.0
+DECLARE_TIMEOUT: Final = 3.0
 """Seconds without an answer to a declaration after which the queue's node counts as down."""
 
 HOME_NODE: Final = "home node"
@@ -117,10 +117,10 @@ class Connection:
         """True until the connection ends."""
         return not self.down.done()
 
-    def fail(self, why: str) -> None:
+    def fail(self, reason: str) -> None:
         """Mark the connection as ended, with the reason. Later calls have no effect."""
         if not self.down.done():
-            self.down.set_result(why)
+            self.down.set_result(reason)
 
     async def close(self) -> None:
         """Close the connection in an orderly way. Takes a bounded time and never raises."""
@@ -152,7 +152,7 @@ class Connection:
             TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``declare`` does.
         """
         try:
-            async with asyncio.timeout(SILENT):
+            async with asyncio.timeout(DECLARE_TIMEOUT):
                 await self._declare_queue(await self._channel(watched=False), queue, may_be_missing=True)
         except (NotFound, TimeoutError):
             return False
@@ -309,7 +309,7 @@ class Connection:
 LEADERLESS_SECONDS: Final = 10.0
 """Seconds after which a quorum queue without a leader is deleted; an election takes less."""
 
-MOST_NAMES: Final = 5
+MAX_NAMES: Final = 5
 """Names that one queue may have: it takes the next name each time that the node that holds it is down."""
 
 
@@ -330,19 +330,19 @@ async def declare_with_failover(connection: Connection, queue: Queue, last: Queu
         TopologyMismatch, BrokerRefused, Locked, ConnectionLost: as ``Connection.declare`` does.
     """
     names = failover_names(queue)
-    for named in [last, *(name for name in names if name != last)] if last is not None else names:
-        if await connection.declare_here(named):
-            return named
-        _log.warning("queue_recreated", queue=named.name)
-    why = f"the nodes that hold {queue.name!r} are down"
-    connection.fail(why)
-    raise ConnectionLost(why)
+    for candidate in [last, *(name for name in names if name != last)] if last is not None else names:
+        if await connection.declare_here(candidate):
+            return candidate
+        _log.warning("queue_recreated", queue=candidate.name)
+    reason = f"the nodes that hold {queue.name!r} are down"
+    connection.fail(reason)
+    raise ConnectionLost(reason)
 
 
 def failover_names(queue: Queue) -> list[Queue]:
     """Return the queue under each of its possible names; all but the first expire after a day without use."""
     arguments = {"x-expires": DAYS, **queue.arguments}
-    others = (f"{queue.name}.{number}" for number in range(2, MOST_NAMES + 1))
+    others = (f"{queue.name}.{number}" for number in range(2, MAX_NAMES + 1))
     return [queue, *(replace(queue, name=name, arguments=arguments) for name in others)]
 
 

@@ -21,14 +21,14 @@ from fedbroker.transport.amqp.exceptions import guarded
 from fedbroker.transport.amqp.message import install_tolerant_decoders
 from fedbroker.transport.amqp.url import Address, Endpoint
 
-__all__ = ["Connected", "answers", "connect", "tls_context", "untrusted"]
+__all__ = ["Connected", "accepts_connections", "connect", "tls_context", "untrusted"]
 
 _HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
 
 READ_BUFFER: Final = 1024 * 1024
 """Bytes of the socket's read buffer: asyncio's default of 64 KiB pauses reading after every frame of a blob."""
 
-UNACKNOWLEDGED: Final = 20_000
+USER_TIMEOUT: Final = 20_000
 """Milliseconds after which the kernel closes a connection whose peer acknowledges no data (a cut cable)."""
 
 HOST_TIMEOUT: Final = 5.0
@@ -111,7 +111,7 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
     raise _combined_error(failed)
 
 
-async def answers(endpoint: Endpoint) -> bool:
+async def accepts_connections(endpoint: Endpoint) -> bool:
     """Return whether the endpoint accepts TCP connections."""
     try:
         async with asyncio.timeout(HOST_TIMEOUT):
@@ -189,7 +189,7 @@ class _Sockets(aiormq.TransportFactory):
         transport = writer.transport
         raw: socket.socket | None = transport.get_extra_info("socket")
         if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
         self._writer = writer
         return reader, writer
 
@@ -313,11 +313,11 @@ def _verification_hint(error: ssl.SSLCertVerificationError) -> str:
 def refused_certificate(where: str, error: BaseException) -> BrokerRefused | None:
     """Return the error for a client certificate that the broker refused; None if the error is no such TLS alert."""
     reasons = str(getattr(error, "reason", None) or error).upper().replace(" ", "_")
-    why = next((words for alert, words in _ALERTS.items() if f"ALERT_{alert}" in reasons), None)
-    if why is None:
+    reason = next((text for alert, text in _ALERTS.items() if f"ALERT_{alert}" in reasons), None)
+    if reason is None:
         return None
     return BrokerRefused(
-        f"the broker at {where} refuses our client certificate: {why}",
+        f"the broker at {where} refuses our client certificate: {reason}",
         hint="correct certfile and keyfile in the broker's URL, or have the operator issue another certificate",
     )
 

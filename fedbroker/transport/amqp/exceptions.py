@@ -39,8 +39,8 @@ class ConnectionLost(Exception):
         refusal: the error for the user if another attempt ends the same way; None if only another attempt can tell.
     """
 
-    def __init__(self, why: str, refusal: BrokerError | None = None) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, refusal: BrokerError | None = None) -> None:
+        super().__init__(reason)
         self.refusal = refusal
 
 

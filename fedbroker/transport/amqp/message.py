@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 ACK_TIMEOUT: Final = 15.0
 """Seconds for writing an acknowledgement to the socket."""
 
-LONGEST_WORDS: Final = 255
+MAX_SHORT_STRING: Final = 255
 """Maximum bytes of a routing key or a string property: AMQP encodes them as short strings."""
 
 
@@ -104,7 +104,7 @@ class Delivery:
     def can_be_copied(self) -> bool:
         """True if the routing key and ids fit into AMQP's limits; escaping may have made them longer."""
         lengths = len(self.key.encode()), len(self.correlation_id.encode()), len(self.message_id.encode())
-        return max(lengths) <= LONGEST_WORDS
+        return max(lengths) <= MAX_SHORT_STRING
 
     @property
     def death(self) -> str | None:
@@ -146,10 +146,10 @@ def install_tolerant_decoders() -> None:
     aiormq has no hook for this, so the decoders are replaced in pamqp's table. The decoded values are the same for all
     input that pamqp decodes without an error.
     """
-    decode.METHODS.update(shortstr=_words, table=_table, timestamp=_time)
+    decode.METHODS.update(shortstr=_short_string, table=_table, timestamp=_timestamp)
 
 
-def _words(value: bytes) -> tuple[int, str]:
+def _short_string(value: bytes) -> tuple[int, str]:
     r"""Decode a short string; invalid UTF-8 becomes escapes like ``\xff``, which no name of ours contains."""
     try:
         return decode.short_str(value)
@@ -171,7 +171,7 @@ def _table(value: bytes) -> tuple[int, common.FieldTable]:
         return end, {}
 
 
-def _time(value: bytes) -> tuple[int, datetime]:
+def _timestamp(value: bytes) -> tuple[int, datetime]:
     """Decode a timestamp; a value that Python cannot represent becomes 1970."""
     try:
         return decode.timestamp(value)

@@ -23,20 +23,20 @@ _log = get_logger(__name__)
 
 FIRST_DELAY: Final = 0.1
 """Seconds: most losses are a restart of a proxy or a node, and the next host answers at once."""
-LONGEST_DELAY: Final = 10.0
+MAX_DELAY: Final = 10.0
 """Seconds: a broker that is back is noticed soon, and one that is down is not flooded with attempts."""
-NO_QUEUE: Final = 15.0
+ROUTE_TIMEOUT: Final = 15.0
 """Seconds for which a message may match no queue: its consumer redeclares a queue that the broker lost."""
-NO_QUEUE_PAUSE: Final = 0.25
+ROUTE_PAUSE: Final = 0.25
 """Seconds between two attempts to publish while the queue is missing or does not accept messages."""
-SILENT: Final = 5.0
+REPLY_CONFIRM_TIMEOUT: Final = 5.0
 """Seconds without a confirmation after which a reply is published again."""
-SLOWEST: Final = 100_000
+MIN_RATE: Final = 100_000
 """Bytes per second: a slower connection publishes a large reply more than once, before it can be confirmed."""
-UNCONFIRMED: Final = 30.0
+TRANSIENT_CONFIRM_TIMEOUT: Final = 30.0
 """Seconds without a confirmation after which a transient message is abandoned."""
 
-STABLE: Final = 5.0
+STABLE_AFTER: Final = 5.0
 """Seconds after which a connection counts as stable: the delays start again from the first one at its next loss."""
 DIAL_TIMEOUT: Final = 30.0
 """Seconds for one attempt to connect and set up."""
@@ -44,11 +44,11 @@ FAREWELL_TIMEOUT: Final = 2.0
 """Seconds for the farewell of ``ReconnectingConnection.close``."""
 RETURN_TIMEOUT: Final = 0.5
 """Seconds that a farewell waits for the return of a connection that has just been lost."""
-SETTLING: Final = 5.0
+SETUP_RETRY_TIMEOUT: Final = 5.0
 """Seconds of retries while the broker drops us during the setup, as when a cluster has just lost a node."""
-LONGEST_WAIT: Final = 2.0
+MAX_START_DELAY: Final = 2.0
 """Maximum seconds between two attempts while we wait for a broker to start listening."""
-LINGER: Final = 2.0
+NAME_LINGER: Final = 2.0
 """Seconds during which a killed process may still hold its name."""
 
 
@@ -61,7 +61,7 @@ def delays(spread: float = FIRST_DELAY) -> Iterator[float]:
     yield random.uniform(0.0, spread)
     longest = spread
     while True:
-        longest = max(spread, min(2 * longest, LONGEST_DELAY))
+        longest = max(spread, min(2 * longest, MAX_DELAY))
         yield longest * random.uniform(0.5, 1.0)
 
 
@@ -93,7 +93,7 @@ class ReconnectingConnection:
         self._connection: Connection | None = None
         self._changed = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
-        self._why = "it is not open"
+        self._reason = "it is not open"
         self._closed = False
 
     async def open(self, deadline: Deadline, patience: float = 0.0) -> None:
@@ -111,17 +111,18 @@ class ReconnectingConnection:
             NameTaken: the setup raised it, repeatedly for 2 s.
         """
         self._closed = False
-        linger, settling = Deadline.after(LINGER).earlier(deadline), Deadline.after(SETTLING).earlier(deadline)
+        name_deadline = Deadline.after(NAME_LINGER).earlier(deadline)
+        setup_deadline = Deadline.after(SETUP_RETRY_TIMEOUT).earlier(deadline)
         reason: BrokerUnreachable | None = None
         waiting, pauses = Deadline.after(patience).earlier(deadline), delays()
         while True:
             try:
                 connection = await self._dial(deadline)
                 break
-            except RetrySetup as again:
-                _log.warning("broker_setup_repeated", connection=self._name, reason=str(again))
+            except RetrySetup as retry:
+                _log.warning("broker_setup_repeated", connection=self._name, reason=str(retry))
             except (NameTaken, BrokerLost) as error:
-                if (linger if isinstance(error, NameTaken) else settling).left() < FIRST_DELAY:
+                if (name_deadline if isinstance(error, NameTaken) else setup_deadline).left() < FIRST_DELAY:
                     raise
                 await asyncio.sleep(FIRST_DELAY)
             except BrokerUnreachable as error:
@@ -129,8 +130,8 @@ class ReconnectingConnection:
                     # The last attempt was cut short by the deadline: the error of the one before it tells more.
                     raise (reason if reason is not None and deadline.passed() else error) from None
                 reason = error
-                self._note(error)
-                await asyncio.sleep(min(next(pauses), LONGEST_WAIT, waiting.left()))
+                self._log_failure(error)
+                await asyncio.sleep(min(next(pauses), MAX_START_DELAY, waiting.left()))
         self._connection = connection
         self.traffic.up = True
         self._changed.set()
@@ -147,7 +148,7 @@ class ReconnectingConnection:
             with contextlib.suppress(BrokerLost):
                 await self.ready(Deadline.after(RETURN_TIMEOUT))
         self._closed = True
-        self._why = "it was closed"
+        self._reason = "it was closed"
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
@@ -197,7 +198,7 @@ class ReconnectingConnection:
         """
         pauses = delays()
         while True:
-            attempt = deadline if message.persistent else Deadline.after(UNCONFIRMED).earlier(deadline)
+            attempt = deadline if message.persistent else Deadline.after(TRANSIENT_CONFIRM_TIMEOUT).earlier(deadline)
             try:
                 return await self._publish(message, attempt)
             except Nacked:
@@ -223,26 +224,26 @@ class ReconnectingConnection:
                     f"the broker at {self._address} did not confirm a message in time",
                     hint="see whether it is short of memory or disk (`rabbitmqctl status`, alarms)",
                 ) from None
-            except ConnectionLost as down:
-                if down.refusal is not None and refused:
-                    raise down.refusal from None
-                refused = down.refusal is not None
+            except ConnectionLost as lost:
+                if lost.refusal is not None and refused:
+                    raise lost.refusal from None
+                refused = lost.refusal is not None
 
     async def publish_routed(self, message: Outgoing, deadline: Deadline) -> None:
         """Publish a mandatory message; wait for a missing queue, which may come back after the loss of its node.
 
         Raises:
             BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable: it matched no queue for ``NO_QUEUE`` seconds.
+            Unroutable: it matched no queue for ``ROUTE_TIMEOUT`` seconds.
         """
-        patience = Deadline.after(NO_QUEUE).earlier(deadline)
+        patience = Deadline.after(ROUTE_TIMEOUT).earlier(deadline)
         while True:
             try:
                 return await self.publish(message, deadline)
             except Unroutable:
-                if patience.left() < NO_QUEUE_PAUSE:
+                if patience.left() < ROUTE_PAUSE:
                     raise
-                await asyncio.sleep(NO_QUEUE_PAUSE)
+                await asyncio.sleep(ROUTE_PAUSE)
 
     async def publish_reply(self, message: Outgoing, deadline: Deadline) -> None:
         """Publish a reply like ``publish_routed``; its queue may also have been replaced, as its node is down.
@@ -252,9 +253,9 @@ class ReconnectingConnection:
 
         Raises:
             BrokerLost, BrokerRefused: as ``publish`` does.
-            Unroutable, Nacked: the broker did not accept it for ``NO_QUEUE`` seconds.
+            Unroutable, Nacked: the broker did not accept it for ``ROUTE_TIMEOUT`` seconds.
         """
-        seconds = SILENT + len(message.body) / SLOWEST
+        seconds = REPLY_CONFIRM_TIMEOUT + len(message.body) / MIN_RATE
         patience: Deadline | None = None
         while True:
             try:
@@ -263,10 +264,10 @@ class ReconnectingConnection:
                 if deadline.passed() or not self._is_open:
                     raise
             except (Unroutable, Nacked):
-                patience = patience or Deadline.after(NO_QUEUE).earlier(deadline)
-                if patience.left() < NO_QUEUE_PAUSE:
+                patience = patience or Deadline.after(ROUTE_TIMEOUT).earlier(deadline)
+                if patience.left() < ROUTE_PAUSE:
                     raise
-                await asyncio.sleep(NO_QUEUE_PAUSE)
+                await asyncio.sleep(ROUTE_PAUSE)
 
     @property
     def _is_open(self) -> bool:
@@ -279,15 +280,15 @@ class ReconnectingConnection:
 
     def _lost(self) -> BrokerLost:
         return BrokerLost(
-            f"no connection with the broker at {self._address}: {self._why}",
+            f"no connection with the broker at {self._address}: {self._reason}",
             hint="start the broker again, or repair the network; reconnection is automatic",
         )
 
-    def _note(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         """Log the reason of a failed attempt, once for each new reason."""
-        if str(error) != self._why:
-            self._why = str(error)
-            _log.warning("broker_not_connected", connection=self._name, reason=self._why)
+        if str(error) != self._reason:
+            self._reason = str(error)
+            _log.warning("broker_not_connected", connection=self._name, reason=self._reason)
 
     async def _dial(self, deadline: Deadline) -> Connection:
         """Return a new connection that is set up, or raise a typed error."""
@@ -321,12 +322,12 @@ class ReconnectingConnection:
         while True:
             since = asyncio.get_running_loop().time()
             await asyncio.wait([connection.down])  # not ``await``: cancelling us would cancel it
-            self._why = connection.down.result()
+            self._reason = connection.down.result()
             self._changed.clear()
             self.traffic.up = False
-            _log.warning("broker_connection_lost", connection=self._name, reason=self._why)
+            _log.warning("broker_connection_lost", connection=self._name, reason=self._reason)
             await connection.close()
-            if asyncio.get_running_loop().time() - since > STABLE:
+            if asyncio.get_running_loop().time() - since > STABLE_AFTER:
                 pauses = delays(self._spread)
             self._connection = connection = await self._redial(pauses)
             self.traffic.up = True
@@ -340,4 +341,4 @@ class ReconnectingConnection:
             try:
                 return await self._dial(Deadline.after(DIAL_TIMEOUT))
             except Exception as error:  # of any kind: no caller waits for it, and the next attempt may succeed
-                self._note(error)
+                self._log_failure(error)

@@ -30,7 +30,7 @@ PREFETCH: Final = 2 * WINDOW
 """Maximum number of chunks delivered by the broker and not acknowledged yet."""
 GRACE: Final = 0.1
 """Seconds beyond the deadline: an error raised by a chunk at the deadline tells more than our own timeout."""
-LONGEST: Final = 600.0
+MAX_EXPIRATION: Final = 600.0
 """Maximum seconds that a chunk stays at the broker before it expires."""
 
 
@@ -57,7 +57,7 @@ class BlobTransfer:
         self._exchange = exchange
         self._limits = limits
         self._compression = check_compression(compression)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._window = asyncio.Semaphore(WINDOW)
 
     def check(self, data: Buffer) -> int:
@@ -100,23 +100,23 @@ class BlobTransfer:
     async def _send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
         compress = self._compression == "on" or (self._compression == "auto" and worth_it(data))
         try:
-            async with asyncio.TaskGroup() as publishing, self._turn:
+            async with asyncio.TaskGroup() as publishing, self._lock:
                 for chunk, view in cut(digest, data, self._limits.chunk_bytes(memoryview(data).nbytes)):
                     await self._window.acquire()
                     try:
                         # One chunk at a time: the next one is compressed while the previous ones are being sent.
-                        piece = await asyncio.to_thread(coded, chunk, view) if compress else (chunk, view)
+                        coded_chunk = await asyncio.to_thread(coded, chunk, view) if compress else (chunk, view)
                     except BaseException:
                         self._window.release()
                         raise
-                    task = publishing.create_task(self._publish(key, *piece, deadline))
+                    task = publishing.create_task(self._publish(key, *coded_chunk, deadline))
                     task.add_done_callback(lambda _: self._window.release())
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
     async def _publish(self, key: str, chunk: Chunk, data: Buffer, deadline: Deadline) -> None:
         body = encode(chunk, [data], self._limits)
-        expiration = min(deadline.left(), LONGEST)
+        expiration = min(deadline.left(), MAX_EXPIRATION)
         await self._connection.publish(
             Outgoing(self._exchange, key, body, persistent=False, expiration=expiration), deadline
         )
@@ -134,19 +134,19 @@ def receiver(
         limits: bounds on chunks and blobs.
         refused: called with the routing key of each refused chunk, and the reason.
     """
-    turn = asyncio.Lock()
+    lock = asyncio.Lock()
 
     async def content(chunk: Chunk, data: memoryview) -> Buffer:
         if not chunk.coding:
             return data
         try:
-            async with turn:
+            async with lock:
                 return await asyncio.to_thread(decoded, chunk, data, limits)
         except WireError as error:
             store.refuse(chunk.digest, error.what)
             raise
 
-    async def take(delivery: Delivery) -> None:
+    async def on_delivery(delivery: Delivery) -> None:
         try:
             message, attachments = decode(delivery.body, limits)
             if not isinstance(message, Chunk):
@@ -157,4 +157,4 @@ def receiver(
             refused(delivery.key, error.what)
         await delivery.ack()
 
-    return take
+    return on_delivery

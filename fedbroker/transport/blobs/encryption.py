@@ -36,9 +36,9 @@ def content_key(coordinator: Identity, session_id: str) -> bytes:
     return coordinator.own(b"content " + session_id.encode())
 
 
-def pair_secret(mine: Identity, other: Public, session_id: str) -> bytes:
+def pair_secret(own: Identity, peer: Public, session_id: str) -> bytes:
     """Return the key for blobs between a coordinator and one silo in a session, in both directions."""
-    return mine.secret_with(other, b"session " + session_id.encode())
+    return own.secret_with(peer, b"session " + session_id.encode())
 
 
 async def sealed(blob: Buffer, digest: Digest, secret: bytes) -> tuple[Digest, bytearray]:
@@ -51,7 +51,7 @@ async def sealed(blob: Buffer, digest: Digest, secret: bytes) -> tuple[Digest, b
     return await asyncio.to_thread(work)
 
 
-class _Sent(NamedTuple):
+class _Recipient(NamedTuple):
     session_id: str
     digest: Digest
     silo: str | None
@@ -61,11 +61,11 @@ class SealedDigests:
     """Digests of sealed blobs, by the blob's digest and the silo that it was sent to (None: all silos of a session)."""
 
     def __init__(self) -> None:
-        self._sealed_digests: LruMap[_Sent, asyncio.Future[Digest]] = LruMap(REMEMBERED)
+        self._sealed_digests: LruMap[_Recipient, asyncio.Future[Digest]] = LruMap(REMEMBERED)
 
     def put(self, session_id: str, digest: Digest, silo: str | None, name: Digest) -> None:
         """Record the sealed digest under which a blob is sent."""
-        known = self._name(_Sent(session_id, digest, silo))
+        known = self._sealed_digest(_Recipient(session_id, digest, silo))
         if not known.done():
             known.set_result(name)
 
@@ -77,14 +77,17 @@ class SealedDigests:
         return {digest: await self._of(session_id, digest, silo) for digest in digests}
 
     async def _of(self, session_id: str, digest: Digest, silo: str) -> tuple[Digest, bool]:
-        single, shared = self._name(_Sent(session_id, digest, silo)), self._name(_Sent(session_id, digest, None))
+        single, shared = (
+            self._sealed_digest(_Recipient(session_id, digest, silo)),
+            self._sealed_digest(_Recipient(session_id, digest, None)),
+        )
         await asyncio.wait((single, shared), return_when=asyncio.FIRST_COMPLETED)
         return (single.result(), True) if single.done() else (shared.result(), False)
 
-    def _name(self, sent: _Sent) -> asyncio.Future[Digest]:
-        if sent not in self._sealed_digests:
-            self._sealed_digests[sent] = asyncio.get_running_loop().create_future()
-        return self._sealed_digests[sent]
+    def _sealed_digest(self, recipient: _Recipient) -> asyncio.Future[Digest]:
+        if recipient not in self._sealed_digests:
+            self._sealed_digests[recipient] = asyncio.get_running_loop().create_future()
+        return self._sealed_digests[recipient]
 
 
 @contextmanager
@@ -150,11 +153,11 @@ def seal_blob(data: Buffer, digest: Digest, secret: bytes) -> bytearray:
     cipher = AESGCM(derived(secret, b"blob " + digest.encode()))
     pieces = max(1, -(-len(view) // PIECE))
     sealed = bytearray(len(view) + pieces * TAG)
-    at = 0
+    offset = 0
     for number in range(pieces):
         piece = cipher.encrypt(_nonce(number), view[number * PIECE : (number + 1) * PIECE], _size(len(view)))
-        sealed[at : at + len(piece)] = piece
-        at += len(piece)
+        sealed[offset : offset + len(piece)] = piece
+        offset += len(piece)
     return sealed
 
 
@@ -168,7 +171,7 @@ def open_blob(sealed: Buffer, digest: Digest, secret: bytes) -> memoryview:
     pieces = max(1, -(-len(view) // (PIECE + TAG)))
     size = len(view) - pieces * TAG
     if size < 0:
-        raise Forged(f"a sealed blob is truncated: {len(view)} bytes", hint=_AGAIN)
+        raise Forged(f"a sealed blob is truncated: {len(view)} bytes", hint=_HINT)
     cipher = AESGCM(derived(secret, b"blob " + digest.encode()))
     data = bytearray(size)
     try:
@@ -177,13 +180,13 @@ def open_blob(sealed: Buffer, digest: Digest, secret: bytes) -> memoryview:
             piece = cipher.decrypt(_nonce(number), view[start : start + PIECE + TAG], _size(size))
             data[number * PIECE : number * PIECE + len(piece)] = piece
     except InvalidTag:
-        raise Forged("a sealed blob cannot be opened", hint=_AGAIN) from None
+        raise Forged("a sealed blob cannot be opened", hint=_HINT) from None
     if digest_of(data) != digest:  # another holder of the secret may have sealed other data
-        raise Forged("a sealed blob has other content than announced", hint=_AGAIN)
+        raise Forged("a sealed blob has other content than announced", hint=_HINT)
     return memoryview(data).toreadonly()
 
 
-_AGAIN: Final = "run it again, and find out who changes messages at the broker"
+_HINT: Final = "run it again, and find out who changes messages at the broker"
 
 
 def _nonce(number: int) -> bytes:

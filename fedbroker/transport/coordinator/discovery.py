@@ -25,7 +25,7 @@ LobbyMessage: TypeAlias = Announce | Leave
 
 PREFETCH: Final = 64
 """Announcements in flight from the broker; each is small and handled at once."""
-PATIENCE: Final = 1.0
+CONFIRM_TIMEOUT: Final = 1.0
 """Seconds for a silo whose announcement was found in the lobby to announce itself again."""
 
 
@@ -51,7 +51,7 @@ class LobbyListener:
         self._on_message = on_message
         self._max_incarnations = max_incarnations
         self._found: dict[str, set[str]] = {}  # the incarnations of each silo
-        self._answered: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
+        self._announced: set[tuple[str, str]] | None = set()  # silos and incarnations, until the first are confirmed
         self._received = asyncio.Event()
 
     async def consume(self, connection: Connection, queue: Queue) -> None:
@@ -78,13 +78,13 @@ class LobbyListener:
             any_silo: wait for an announcement of any silo, too, since another listener may have emptied the lobby.
         """
         try:
-            async with asyncio.timeout(min(PATIENCE, seconds)):
-                while self._unconfirmed() or (any_silo and not self._answered):
+            async with asyncio.timeout(min(CONFIRM_TIMEOUT, seconds)):
+                while self._unconfirmed() or (any_silo and not self._announced):
                     self._received.clear()
                     await self._received.wait()
         except TimeoutError:
             _log.info("silos_in_lobby_not_confirmed", silos=self._unconfirmed())
-        self._answered = None
+        self._announced = None
 
     def _find(self, announce: Announce) -> None:
         incarnations = self._found.setdefault(announce.silo, set())
@@ -95,7 +95,7 @@ class LobbyListener:
 
     def _unconfirmed(self) -> list[str]:
         """Return the silos with an incarnation that was found in the lobby and has not announced itself again."""
-        answered = self._answered or set()
+        answered = self._announced or set()
         return sorted(
             silo
             for silo, incarnations in self._found.items()
@@ -106,8 +106,8 @@ class LobbyListener:
         message = self._read(delivery)
         if message is not None:
             self._on_message(message)
-            if self._answered is not None:
-                self._answered.add((message.silo, message.incarnation))
+            if self._announced is not None:
+                self._announced.add((message.silo, message.incarnation))
                 self._received.set()
         await delivery.ack()
 
@@ -169,8 +169,8 @@ class SiloDiscovery:
     def _read(self, body: bytes, key: str | None = None) -> LobbyMessage | None:
         """Return a verified announcement or departure of this cohort; None (after a report or log line) for others."""
         try:
-            said, signer = self._envelopes.announcement(body)
-            message = decode(said, self._limits).message
+            unsigned, signer = self._envelopes.announcement(body)
+            message = decode(unsigned, self._limits).message
             if not isinstance(message, Announce | Leave) or message.cohort != self._cohort:
                 raise WireError(f"a {type(message).__name__} that does not belong in the lobby of {self._cohort!r}")
             if signer not in (None, message.silo):

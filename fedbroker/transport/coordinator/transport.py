@@ -226,7 +226,7 @@ class CoordinatorTransport:
             WireError: the item exceeds the limits.
             DeadlineExceeded: its blobs were not sealed in time.
         """
-        item = await self._envelopes.named(item, deadline)
+        item = await self._envelopes.with_sealed_digests(item, deadline)
         body = self._envelopes.work(item, encode(item, list(inline.values()), self._limits))
         left = deadline.left()
         message_id = secrets.token_hex(12)
@@ -264,7 +264,7 @@ class CoordinatorTransport:
 
     async def send_notice(self, silo: str, notice: EndSession | Fetch | Accepted | Rejected) -> None:
         """Send a notice to a silo's mailbox; best effort within a bounded time: errors of the broker are logged."""
-        body = self._envelopes.mail(silo, encode(notice))
+        body = self._envelopes.notice(silo, encode(notice))
         message = Outgoing(topology.MAIL, topology.silo_key(self._cohort, silo), body, persistent=False)
         try:
             await self._control.publish(message, Deadline.after(NOTICE_TIMEOUT))
@@ -289,15 +289,15 @@ class CoordinatorTransport:
         await check_leader(connection, archive)
 
     async def _set_up_bulk(self, connection: Connection) -> None:
-        again = self._results is not None
+        reconnected = self._results is not None
         await connection.declare((topology.BLOBS, topology.RESULTS), ())
         self._results = await declare_with_failover(
             connection, topology.results_queue(self.coordinator_id), self._results
         )
-        if again:
+        if reconnected:
             self.results.cut()
-        take = receiver(self.results, self._limits, refused=self._on_bad_chunk)
-        await connection.consume(self._results, take, prefetch=PREFETCH)
+        on_chunk = receiver(self.results, self._limits, refused=self._on_bad_chunk)
+        await connection.consume(self._results, on_chunk, prefetch=PREFETCH)
 
     async def _leave_control(self, connection: Connection) -> None:
         if self._callback is not None:
@@ -352,9 +352,9 @@ class CoordinatorTransport:
         else:
             self._count_strike(_sender(key))
 
-    def _on_dead(self, returned: Dead, message_id: str) -> None:
-        self.dead[returned.reason] += 1
-        self._router.settle(returned, message_id)
+    def _on_dead(self, dead: Dead, message_id: str) -> None:
+        self.dead[dead.reason] += 1
+        self._router.settle(dead, message_id)
 
     async def _release_deferred(self, late: Done | Failed | Need) -> None:
         """Release the outputs that a silo holds for a late reply, so that it need not keep them until the deadline."""

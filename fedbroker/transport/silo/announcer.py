@@ -90,7 +90,7 @@ class Announcer:
         """Announce again."""
         self._cue.set()
 
-    def returned(self, message_id: str, death: str) -> None:
+    def on_returned(self, message_id: str, death: str) -> None:
         """Take a copy that the broker returned as a cue, if it is of the latest announcement.
 
         Copies of earlier announcements are ignored: otherwise each copy would lead to two new ones. If the copy expired
@@ -106,29 +106,29 @@ class Announcer:
             self._interval = min(BACK_OFF * self._interval, MAX_BACK_OFF * self._heartbeat, LONGEST_HEARTBEAT)
         self._cue.set()
 
-    def answered(self, answer: Accepted | Rejected, by: str = "") -> None:
+    def on_decision(self, decision: Accepted | Rejected, by: str = "") -> None:
         """Handle a coordinator's answer to our announcement; ``by`` is the fingerprint of its signer."""
-        if answer.incarnation != self._announcement().incarnation or by not in self._accepted:
+        if decision.incarnation != self._announcement().incarnation or by not in self._accepted:
             return
         accepted, now = self._accepted[by], asyncio.get_running_loop().time()
-        if isinstance(answer, Accepted):
-            if answer.coordinator_id not in accepted:
-                _log.info("silo_admitted", coordinator=answer.coordinator_id)
+        if isinstance(decision, Accepted):
+            if decision.coordinator_id not in accepted:
+                _log.info("silo_admitted", coordinator=decision.coordinator_id)
             if len(accepted) >= REMEMBERED:
                 accepted.clear()
-            accepted.add(answer.coordinator_id)
+            accepted.add(decision.coordinator_id)
             self._interval = self._heartbeat
             if self._rejected_until[by] > -math.inf:  # a coordinator with the same key had rejected us: end the pause
                 self._rejected_until[by] = -math.inf
                 self._cue.set()
             return
-        accepted.discard(answer.coordinator_id)
+        accepted.discard(decision.coordinator_id)
         if accepted:
-            _log_rejection(answer)  # no pause: other coordinators have admitted us
+            _log_rejection(decision)  # no pause: other coordinators have admitted us
         elif self._rejected_until[by] <= now:  # during a pause, the announcement was meant for other signers
-            seconds = random.uniform(*map(_bounded, answer.retry_after))
+            seconds = random.uniform(*map(_bounded, decision.retry_after))
             self._rejected_until[by] = now + seconds
-            _log_rejection(answer, retry_in=round(seconds, 1))
+            _log_rejection(decision, retry_in=round(seconds, 1))
             self._cue.set()
 
     async def stop(self) -> None:
@@ -180,11 +180,11 @@ class Announcer:
         )
 
 
-def _log_rejection(answer: Rejected, **details: float) -> None:
-    if answer.permanent:
-        _log.error("silo_rejected", coordinator=answer.coordinator_id, reason=answer.reason, hint=CHANGE, **details)
+def _log_rejection(decision: Rejected, **details: float) -> None:
+    if decision.permanent:
+        _log.error("silo_rejected", coordinator=decision.coordinator_id, reason=decision.reason, hint=CHANGE, **details)
     else:
-        _log.warning("silo_rejected", coordinator=answer.coordinator_id, reason=answer.reason, **details)
+        _log.warning("silo_rejected", coordinator=decision.coordinator_id, reason=decision.reason, **details)
 
 
 def _bounded(seconds: float) -> float:

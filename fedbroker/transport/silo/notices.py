@@ -18,7 +18,7 @@ from fedbroker.log import get_logger
 from fedbroker.transport import topology
 from fedbroker.transport.amqp.channel import Channel
 from fedbroker.transport.amqp.connection import Connection, Handler
-from fedbroker.transport.amqp.dial import Connected, answers, connect
+from fedbroker.transport.amqp.dial import Connected, accepts_connections, connect
 from fedbroker.transport.amqp.exceptions import ConnectionLost, Locked, NotFound
 from fedbroker.transport.amqp.reconnecting import delays
 from fedbroker.transport.amqp.url import Endpoint, parse
@@ -41,7 +41,7 @@ class NoticeQueue:
         handler: handles a notice.
         enrolled: True if the queue was created at enrolment and the silo may not declare it; else the queue is
             exclusive to the silo's connection.
-        answers: returns whether a node of the broker can be reached.
+        is_reachable: returns whether a node of the broker can be reached.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class NoticeQueue:
         handler: Handler,
         *,
         enrolled: bool,
-        answers: Callable[[Endpoint], Awaitable[bool]] = answers,
+        is_reachable: Callable[[Endpoint], Awaitable[bool]] = accepts_connections,
     ) -> None:
         self._queue = topology.mailbox(cohort, silo)
         self._handler = handler
         self._enrolled = enrolled
-        self._answers = answers
-        self._last: Endpoint | None = None  # the broker's node of the last connection
-        self._consumers_then = 0  # number of consumers then, including those left by earlier connections
+        self._is_reachable = is_reachable
+        self._last_node: Endpoint | None = None  # the broker's node of the last connection
+        self._last_consumers = 0  # number of consumers then, including those left by earlier connections
 
-    async def take(self, connection: Connection) -> None:
+    async def consume(self, connection: Connection) -> None:
         """Become the mailbox's consumer, on a new connection.
 
         Raises:
@@ -69,12 +69,12 @@ class NoticeQueue:
             ConnectionLost: the connection ended.
         """
         if self._enrolled:
-            await self._take_exclusively(connection)
+            await self._consume_exclusively(connection)
         else:
             await connection.declare(topology.EXCHANGES, (self._queue,))
             await connection.consume(self._queue, self._handler, prefetch=PREFETCH)
 
-    async def _take_exclusively(self, connection: Connection) -> None:
+    async def _consume_exclusively(self, connection: Connection) -> None:
         """Consume alone from a replicated queue, which does not enforce it: its consumers are counted before and after.
 
         Consumers that may remain of our own lost connections are tolerated.
@@ -83,23 +83,23 @@ class NoticeQueue:
         (before,) = await connection.expect(self._queue)
         if before > remaining:
             raise Locked(f"queue {self._queue.name!r}")
-        self._last, self._consumers_then = connection.endpoint, before + 1
+        self._last_node, self._last_consumers = connection.endpoint, before + 1
         await connection.consume(self._queue, self._handler, prefetch=PREFETCH, exclusive=True)
         (after,) = await connection.expect(self._queue)
         if after > before + 1:
-            self._last = None
+            self._last_node = None
             raise Locked(f"queue {self._queue.name!r}")
 
     async def _remaining(self) -> int:
         """Return how many of our own consumers may remain: the broker counts those of a down node until it is back."""
-        if self._last is None or await self._answers(self._last):
+        if self._last_node is None or await self._is_reachable(self._last_node):
             return 0
-        return self._consumers_then
+        return self._last_consumers
 
 
-PAUSE: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks, each of which costs the broker one passive declaration."""
-ANSWER: Final = 10.0
+REPLY_TIMEOUT: Final = 10.0
 """Seconds for the broker to answer."""
 
 
@@ -115,12 +115,12 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
     pauses = delays()
     while True:
         try:
-            async with asyncio.timeout(ANSWER):
+            async with asyncio.timeout(REPLY_TIMEOUT):
                 connected = await connect(address, f"fedbroker silo {cohort}.{silo} standby")
             try:
-                while await _is_taken(connected, topology.mailbox(cohort, silo)):
+                while await _is_in_use(connected, topology.mailbox(cohort, silo)):
                     pauses = delays()
-                    await asyncio.sleep(PAUSE * random.uniform(0.5, 1.0))
+                    await asyncio.sleep(CHECK_INTERVAL * random.uniform(0.5, 1.0))
                 return
             finally:
                 await connected.close()
@@ -129,9 +129,9 @@ async def until_free(url: str, cohort: str, silo: str) -> None:
             await asyncio.sleep(next(pauses))
 
 
-async def _is_taken(connected: Connected, queue: topology.Queue) -> bool:
+async def _is_in_use(connected: Connected, queue: topology.Queue) -> bool:
     """Return whether a queue is in use, on a new channel: the broker closes it if the queue is missing or locked."""
-    async with asyncio.timeout(ANSWER):
+    async with asyncio.timeout(REPLY_TIMEOUT):
         try:
             channel = await Channel.open(connected)
             state = await channel.inspect(queue)

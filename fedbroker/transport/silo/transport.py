@@ -150,7 +150,7 @@ class SiloTransport:
             max_items=prefetch,
             renew_seconds=renew_seconds,
         )
-        self._notices = NoticeQueue(cohort, silo, self._on_mail, enrolled=enrolled)
+        self._notices = NoticeQueue(cohort, silo, self._on_notice, enrolled=enrolled)
         self._consumer: Consumer | None = None
         self._discovery: topology.Queue | None = None  # under the name that it had the last time
         self._opened = asyncio.Event()
@@ -192,10 +192,6 @@ class SiloTransport:
         """Restore the record of signed work that an earlier process accepted, so that a replay is rejected."""
         self._envelopes.restore(entries)
 
-    def alarm(self, where: str, why: str) -> None:
-        """Log a rejected message, and report it with the next reply."""
-        self._work_consumer.forgery_reports.add(where, why)
-
     async def reply(
         self,
         item: WorkItem,
@@ -215,28 +211,28 @@ class SiloTransport:
             BrokerRefused: no permission, or the broker's limits are below ours.
             WireError: the reply or an output exceeds the limits.
         """
-        inline, large = self._sorted(outputs)
+        inline, large = self._split_outputs(outputs)
         bulk: dict[Digest, Buffer] = {}
         names: dict[Digest, Digest] = {}
         if large:
-            out = await self._envelopes.outputs(item, signed, large)
-            bulk = dict(out.values())
-            names = {digest: name for digest, (name, _) in out.items() if name != digest}
+            sealed = await self._envelopes.outputs(item, signed, large)
+            bulk = dict(sealed.values())
+            names = {digest: name for digest, (name, _) in sealed.items() if name != digest}
         if isinstance(reply, Done):
             reply = msgspec.structs.replace(
                 reply, sealed=names, forgery_reports=self._work_consumer.forgery_reports.take(signed.by)
             )
         if 0 < item.defer_above < sum(len(data) for data in bulk.values()) and isinstance(reply, Done):
             with self._deferred.until_fetched(reply, signed.by) as fetched:
-                held = msgspec.structs.replace(reply, deferred=True)
-                if await self._answer(item, signed, held, inline, deadline) and await fetched(deadline):
-                    await self._send(item, bulk, deadline)
+                announced = msgspec.structs.replace(reply, deferred=True)
+                if await self._publish_reply(item, signed, announced, inline, deadline) and await fetched(deadline):
+                    await self._send_outputs(item, bulk, deadline)
         elif bulk:
-            await self._send_beside(item, signed, reply, inline, bulk, deadline)
+            await self._send_with_reply(item, signed, reply, inline, bulk, deadline)
         else:
-            await self._answer(item, signed, reply, inline, deadline)
+            await self._publish_reply(item, signed, reply, inline, deadline)
 
-    async def _send_beside(
+    async def _send_with_reply(
         self,
         item: WorkItem,
         signed: Signed,
@@ -248,24 +244,24 @@ class SiloTransport:
         """Send outputs and the reply at the same time, which saves a round trip."""
         for data in outputs.values():
             self._transfer.check(data)  # an output that is too large must raise before the reply is published
-        sending = asyncio.create_task(self._send(item, outputs, deadline))
+        sending = asyncio.create_task(self._send_outputs(item, outputs, deadline))
         try:
-            if await self._answer(item, signed, reply, inline, deadline):
+            if await self._publish_reply(item, signed, reply, inline, deadline):
                 await sending
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def _send(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
+    async def _send_outputs(self, item: WorkItem, outputs: Mapping[Digest, Buffer], deadline: Deadline) -> None:
         for digest, data in outputs.items():
             await self._transfer.send(topology.results_key(item.coordinator_id, self._silo), digest, data, deadline)
 
-    async def _answer(
+    async def _publish_reply(
         self, item: WorkItem, signed: Signed, reply: Done | Failed | Need, inline: list[Buffer], deadline: Deadline
     ) -> bool:
         """Publish a reply; return False if its queue is missing, because the coordinator is gone."""
         body = self._envelopes.reply(item, signed, encode(reply, inline, self._limits))
-        answer = Outgoing(
+        message = Outgoing(
             topology.REPLY,
             topology.reply_key(item.coordinator_id, item.session_id, item.stage, self._silo),
             body,
@@ -273,7 +269,7 @@ class SiloTransport:
             correlation_id=f"{item.session_id}.{item.stage}.{self._silo}",
         )
         try:
-            await self._control.publish_reply(answer, deadline)
+            await self._control.publish_reply(message, deadline)
         except (Nacked, Unroutable):
             _log.info("reply_unwanted", session=item.session_id, stage=item.stage)
             return False
@@ -310,7 +306,7 @@ class SiloTransport:
         """Set up a new connection. The name is taken first: it is the lock on the silo's queues."""
         work = topology.work_queue(self._cohort, self._silo)
         try:
-            await self._notices.take(connection)
+            await self._notices.consume(connection)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         if self._enrolled:
@@ -355,24 +351,24 @@ class SiloTransport:
                 await connection.purge(queue)  # chunks that arrived while it had no consumer are useless
             else:
                 await connection.declare((topology.BLOBS, topology.RESULTS), (queue,))
-            take = receiver(self.blobs, self._limits, refused=self._on_bad_chunk)
-            await connection.consume(queue, take, prefetch=PREFETCH, exclusive=True)
+            on_chunk = receiver(self.blobs, self._limits, refused=self._on_bad_chunk)
+            await connection.consume(queue, on_chunk, prefetch=PREFETCH, exclusive=True)
         except Locked:
             raise NameTaken(self._cohort, self._silo) from None
         self.blobs.cut()  # chunks sent before the queue was set up are lost
 
-    def _on_bad_chunk(self, _key: str, why: str) -> None:
+    def _on_bad_chunk(self, _key: str, reason: str) -> None:
         if self._envelopes.is_signed:
-            self._work_consumer.forgery_reports.add("bulk", why)
+            self._work_consumer.forgery_reports.add("bulk", reason)
 
     async def _delete_blobs_queue(self, connection: Connection) -> None:
         if not self._enrolled:
             await connection.delete(topology.blobs_queue(self._cohort, self._silo))
 
-    async def _on_mail(self, delivery: Delivery) -> None:
+    async def _on_notice(self, delivery: Delivery) -> None:
         """Handle an announcement of ours that the broker returned, or a coordinator's notice."""
         if delivery.death is not None:
-            self._announcer.returned(delivery.message_id, delivery.death)
+            self._announcer.on_returned(delivery.message_id, delivery.death)
             await delivery.ack()
             return
         try:
@@ -388,10 +384,10 @@ class SiloTransport:
             elif isinstance(message, Fetch):
                 self._deferred.fetch(message, by)
             elif isinstance(message, Accepted | Rejected):
-                self._announcer.answered(message, by)
+                self._announcer.on_decision(message, by)
         await delivery.ack()
 
-    def _sorted(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
+    def _split_outputs(self, outputs: Mapping[Digest, Buffer]) -> tuple[list[Buffer], dict[Digest, Buffer]]:
         """Split outputs into those attached to the reply and those sent on the bulk connection."""
         inline: list[Buffer] = []
         bulk: dict[Digest, Buffer] = {}

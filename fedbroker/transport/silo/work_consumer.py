@@ -61,31 +61,31 @@ class ForgeryReports:
     """
 
     def __init__(self) -> None:
-        self._kept: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
+        self._latest: deque[str] = deque(maxlen=MAX_FORGERY_REPORTS)
         self._count = 0
         self._reported: LruMap[str, int] = LruMap(MAX_READERS)  # number of reports that each reader has received
 
-    def add(self, where: str, why: str) -> None:
+    def add(self, where: str, reason: str) -> None:
         """Log a rejected message, and keep it for the next replies."""
-        _log.error("message_forged", at=where, reason=why)
-        self._kept.append(f"{where}: {why}")
+        _log.error("message_forged", at=where, reason=reason)
+        self._latest.append(f"{where}: {reason}")
         self._count += 1
 
     def take(self, reader: str = "") -> tuple[str, ...]:
         """Return the reports that a reader has not received yet; ``reader`` is the fingerprint of its key."""
         new = self._count - self._reported.pop(reader, 0)
         self._reported[reader] = self._count
-        return tuple(self._kept)[-new:] if new else ()
+        return tuple(self._latest)[-new:] if new else ()
 
 
-RENEWAL: Final = 30.0
+COPY_TIMEOUT: Final = 30.0
 """Seconds for the broker to confirm a copy of a work item."""
 MAX_AWAITING_COPY: Final = 4096
 """Maximum number of outstanding copies that are remembered; the oldest are forgotten."""
 NEGLIGIBLE: Final = 0.1
 """Seconds: a shorter wait does not change the time that is left for a work item."""
 
-COPY_SECONDS: Final = 10.0
+COPY_WAIT: Final = 10.0
 """Seconds to wait for an outstanding copy when the work is done."""
 
 MAX_REDELIVERIES: Final = 3
@@ -127,7 +127,7 @@ class InFlightDelivery:
         self._copy_arrived = asyncio.Event()
         self.awaiting_copy = False
 
-    def adopt(self, delivery: Delivery) -> None:
+    def add(self, delivery: Delivery) -> None:
         """Add a delivery of the same message: our copy, or a redelivery after a lost connection."""
         self._deliveries.append(delivery)
         self._copy_expected = False
@@ -142,32 +142,32 @@ class InFlightDelivery:
             while not working.done():
                 await asyncio.wait([working], timeout=self._seconds)
                 if not working.done() and not self._copy_expected:
-                    await self._renewed()
+                    await self._exchange_for_copy()
             if working.cancelled():
                 return
             if self._copy_expected:
-                await self._returned()
+                await self._wait_for_copy()
         finally:
             working.cancel()
         for delivery in self._deliveries:
             await delivery.ack()
 
-    async def _renewed(self) -> None:
-        held, self._deliveries = self._deliveries, []
+    async def _exchange_for_copy(self) -> None:
+        earlier, self._deliveries = self._deliveries, []
         self._copy_expected = True
         self._copy_arrived.clear()
-        if not await self._renew(held[-1]):
+        if not await self._renew(earlier[-1]):
             self._copy_expected = False
-            self._deliveries = [*held, *self._deliveries]
+            self._deliveries = [*earlier, *self._deliveries]
             return
-        for delivery in held:
+        for delivery in earlier:
             await delivery.ack()
-        _log.debug("delivery_renewed", message_id=held[-1].message_id)
+        _log.debug("delivery_renewed", message_id=earlier[-1].message_id)
 
-    async def _returned(self) -> None:
+    async def _wait_for_copy(self) -> None:
         """Wait for an outstanding copy: otherwise it would count as new work."""
         try:
-            async with asyncio.timeout(COPY_SECONDS):
+            async with asyncio.timeout(COPY_WAIT):
                 await self._copy_arrived.wait()
         except TimeoutError:
             self.awaiting_copy = True  # the copy is behind other messages in a long queue
@@ -231,7 +231,7 @@ class WorkConsumer:
             self.work_counters.redelivered += 1
         in_flight = self._in_flight.get(delivery.message_id)
         if in_flight is not None:
-            in_flight.adopt(delivery)
+            in_flight.add(delivery)
             return
         if delivery.message_id in self._awaiting_copy:
             await delivery.ack()
@@ -250,8 +250,8 @@ class WorkConsumer:
             return
         deadline = Deadline.after(item.timeout)
 
-        async def renew(held: Delivery) -> bool:
-            return await self._renewed(held, deadline)
+        async def renew(latest: Delivery) -> bool:
+            return await self._publish_copy(latest, deadline)
 
         # Registered before the handler's task runs: one read of the socket may contain the same message twice.
         in_flight = self._in_flight[delivery.message_id] = InFlightDelivery(delivery, renew, self._renew_seconds)
@@ -269,7 +269,7 @@ class WorkConsumer:
         self._in_flight.clear()  # a handler that was cancelled before its first step has not removed its entry
 
     def _read(self, delivery: Delivery) -> tuple[WorkItem, Sequence[memoryview], Signed]:
-        item, attachments, signed = self._envelopes.work(delivery, self._opened)
+        item, attachments, signed = self._envelopes.work(delivery, self._decoded)
         if item.silo != self._silo or not delivery.message_id:
             raise self._not_work(item)
         if not delivery.can_be_copied:
@@ -281,7 +281,7 @@ class WorkConsumer:
             item = msgspec.structs.replace(item, incoming={})
         return item, attachments, signed
 
-    def _opened(self, body: Buffer) -> tuple[WorkItem, Sequence[memoryview]]:
+    def _decoded(self, body: Buffer) -> tuple[WorkItem, Sequence[memoryview]]:
         item, attachments = decode(body, self._limits)
         if not isinstance(item, WorkItem):
             raise self._not_work(item)
@@ -331,21 +331,21 @@ class WorkConsumer:
         except Exception:
             _log.exception("work_handler_failed", session=item.session_id, stage=item.stage)
 
-    async def _renewed(self, held: Delivery, deadline: Deadline) -> bool:
+    async def _publish_copy(self, delivery: Delivery, deadline: Deadline) -> bool:
         """Publish a copy of a work item in progress to the silo's own queue; return whether the broker has it."""
         copy = Outgoing(
             topology.WORK,
-            held.key,
-            held.body,
+            delivery.key,
+            delivery.body,
             mandatory=True,
-            correlation_id=held.correlation_id,
-            message_id=held.message_id,
+            correlation_id=delivery.correlation_id,
+            message_id=delivery.message_id,
             expiration=deadline.left(),
-            headers={DELIVERIES_HEADER: deliveries_of(held), **tracing.carried(held.headers)},
+            headers={DELIVERIES_HEADER: deliveries_of(delivery), **tracing.carried(delivery.headers)},
         )
         try:
-            await self._control.publish(copy, Deadline.after(RENEWAL))
+            await self._control.publish(copy, Deadline.after(COPY_TIMEOUT))
         except (BrokerError, Unroutable) as error:
-            _log.warning("delivery_not_renewed", message_id=held.message_id, reason=str(error))
+            _log.warning("delivery_not_renewed", message_id=delivery.message_id, reason=str(error))
             return False
         return True
