@@ -138,14 +138,14 @@ def test_federated_value_has_one_type(types):
 
 def test_nesting_is_limited_as_in_protobuf():
     value = ONE
-    for _ in range(values.DEEPEST + 1):
+    for _ in range(values.MAX_DEPTH + 1):
         value = joined(framed(STRUCT, framed(ELEMENT, framed(ELEMENT_VALUE, [value]))))
     with pytest.raises(Unreadable, match="too deeply"):
         list(parts(value))
 
 
 def test_width_of_values_is_limited(monkeypatch):
-    monkeypatch.setattr(values, "MOST", 10)
+    monkeypatch.setattr(values, "MAX_FIELDS", 10)
     with pytest.raises(Unreadable, match="too wide"):
         list(parts(struct(*[number()] * 11).SerializeToString()))
     two = struct(struct(*[number()] * 6), struct(*[number()] * 6))

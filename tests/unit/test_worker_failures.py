@@ -147,7 +147,7 @@ def test_failures_that_depend_on_data_are_counted(error, counts):
 
 
 def test_failure_counts_of_coordinators_are_separate(monkeypatch):
-    monkeypatch.setattr(guarding, "MOST_SESSIONS", 2)
+    monkeypatch.setattr(guarding, "MAX_SESSIONS", 2)
     guard = Guard(PolicySettings(max_failures=1))
     failed_reply(ITEM, "ewr", "i", TimeoutError(), guard=guard, by="one")
     for number in range(5):

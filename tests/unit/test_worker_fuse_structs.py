@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 
-BLOBS = {"a": b"1", "b": b"22", "large": bytes(replay.SMALL + 1)}
+BLOBS = {"a": b"1", "b": b"22", "large": bytes(replay.MAX_FUSED + 1)}
 REFS = st.integers(1, 6)
 
 
@@ -61,7 +61,7 @@ def test_fused_ops_compute_the_same(program, last):
     before = ran(program, held)
     if before is None:
         return  # an error in both cases
-    after = ran(fuse_structs(program, BLOBS, ends_session=last, held=held), held)
+    after = ran(fuse_structs(program, BLOBS, ends_session=last, session_refs=held), held)
     assert after is not None
     assert after[0] == before[0]
     if not last:
@@ -78,9 +78,9 @@ def test_values_of_a_struct_are_fused():
 @pytest.mark.parametrize("before", [[], [Drop((5,))], [Drop((5,)), Value(5, "b"), Drop((5,))]])
 def test_value_with_a_used_id_replaces_it(before):
     program = [*before, Value(5, "a"), Struct(3, (("x", 5),)), Drop((5,))]
-    assert fuse_structs(program, BLOBS, ends_session=False, held={5}) == program
+    assert fuse_structs(program, BLOBS, ends_session=False, session_refs={5}) == program
     again = [Drop((5,)), Value(5, "a"), Struct(3, (("x", 5),))]
-    assert fuse_structs(again, BLOBS, ends_session=False, held={5}) == again
+    assert fuse_structs(again, BLOBS, ends_session=False, session_refs={5}) == again
 
 
 def test_reused_kept_or_large_values_are_not_fused():

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Aggregates", "check_labels", "check_shapes"]
 
-MOST_CACHED: Final = 1024
+MAX_CACHED: Final = 1024
 """The most calls whose results are cached: each round of a training sends the same computations.
 
 Far more than the computations of the programs that run at a time.
@@ -54,7 +54,7 @@ Far more than the computations of the programs that run at a time.
 RULE: Final = "aggregates"
 """The key of ``[policy]`` that the refusals here name."""
 
-_WHAT: Final = "only sums, counts, minima and maxima over clients may leave, and the result holds something else"
+_REFUSAL: Final = "only sums, counts, minima and maxima over clients may leave, and the result holds something else"
 
 _HINT: Final = (
     "aggregate by sums, means, counts, minima or maxima of tensors of fixed shapes, or have the silo's administrator"
@@ -116,7 +116,7 @@ class Aggregates:
     """The labels of work items' outputs. The results for recent computations are cached."""
 
     def __init__(self) -> None:
-        self._cache: LruMap[tuple[tuple[Digest, int], Value | None], Value] = LruMap(MOST_CACHED)
+        self._cache: LruMap[tuple[tuple[Digest, int], Value | None], Value] = LruMap(MAX_CACHED)
 
     def follow(
         self, ops: Sequence[Op], blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Value]
@@ -136,7 +136,7 @@ class Aggregates:
             WorkRefused: it names a value that the session does not have.
         """
 
-        def held(ref: int) -> Value:
+        def label_of(ref: int) -> Value:
             if ref not in labels:
                 raise WorkRefused(f"the work item uses value {ref}, which this session does not have")
             return labels[ref]
@@ -150,13 +150,13 @@ class Aggregates:
                     case messages.Data(ref):
                         labels[ref] = Clients(data=True, dealt=False)
                     case messages.Struct(ref, elements):
-                        labels[ref] = Struct.of([held(element) for _, element in elements])
+                        labels[ref] = Struct.of([label_of(element) for _, element in elements])
                     case messages.Select(ref, source, index):
-                        labels[ref] = select(held(source), index)
+                        labels[ref] = select(label_of(source), index)
                     case messages.Call(ref, function, argument):
-                        labels[ref] = self._call(held(function), None if argument is None else held(argument))
+                        labels[ref] = self._call(label_of(function), None if argument is None else label_of(argument))
                     case messages.Compute(ref):
-                        outputs.append(held(ref))
+                        outputs.append(label_of(ref))
                     case messages.Drop(refs):
                         for ref in refs:
                             labels.pop(ref, None)
@@ -175,7 +175,7 @@ class Aggregates:
         return result
 
 
-def _label(digest: Digest, whole: Layout) -> Value:
+def _label(digest: Digest, value: Layout) -> Value:
     """Return the label of a serialized value that the coordinator sent."""
     counter = itertools.count()
 
@@ -192,7 +192,7 @@ def _label(digest: Digest, whole: Layout) -> Value:
             case _:
                 return GIVEN
 
-    return label(whole)
+    return label(value)
 
 
 def check_labels(policy: PolicySettings, outputs: Iterable[Value]) -> None:
@@ -207,7 +207,7 @@ def check_labels(policy: PolicySettings, outputs: Iterable[Value]) -> None:
             continue
         for member in leaves(leaf.member) if isinstance(leaf, Server) else [leaf]:
             if not may_leave(member):
-                raise PolicyRefused(RULE, _WHAT, hint=f"{_described(member)}; {_HINT}")
+                raise PolicyRefused(RULE, _REFUSAL, hint=f"{_described(member)}; {_HINT}")
 
 
 def _described(member: Value) -> str:

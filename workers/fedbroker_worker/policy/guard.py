@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard"]
 
-MOST_COMPUTATIONS: Final = 4096
+MAX_COMPUTATIONS: Final = 4096
 """The most computations that are remembered as allowed; the least recently used are parsed again.
 
 Their digests take less than a megabyte.
 """
 
-MOST_SESSIONS: Final = 65536
+MAX_SESSIONS: Final = 65536
 """The most sessions that are counted for one signer; a limit for each signer, so that no signer evicts another's.
 
 An evicted session counts from 0 again. To use that, a signer needs this many other sessions.
@@ -60,7 +60,7 @@ class Guard:
         self._policy = policy
         self._aggregates = Aggregates()
         # Keyed by SHA-256, as in the audit log: auditors can compute it with standard tools.
-        self._allowed: LruMap[bytes, None] = LruMap(MOST_COMPUTATIONS)
+        self._allowed: LruMap[bytes, None] = LruMap(MAX_COMPUTATIONS)
         # Keyed by signer and session; kept when a session ends, because its id may be used again.
         self._sessions: dict[str, LruMap[str, _Spent]] = {}
 
@@ -213,7 +213,7 @@ class Guard:
 
     def _spent(self, item: WorkItem, by: str) -> _Spent:
         """Return the counts of an item's session, to be increased by the caller."""
-        sessions = self._sessions.setdefault(by, LruMap(MOST_SESSIONS))
+        sessions = self._sessions.setdefault(by, LruMap(MAX_SESSIONS))
         spent = sessions.use(item.session_id)
         if spent is None:
             spent = sessions[item.session_id] = _Spent()

@@ -27,10 +27,10 @@ from fedbroker.runtime.values import (
 
 __all__ = ["Layout", "Part", "holds_client_values", "layout", "parts", "shape_of"]
 
-MOST: Final = 1_000_000
+MAX_FIELDS: Final = 1_000_000
 """The most message fields that are examined in one value, which bounds the time that a hostile value can take."""
 
-DEEPEST: Final = 100
+MAX_DEPTH: Final = 100
 """The deepest nesting of values; protobuf's own parser has the same limit."""
 
 SERVER: Final = "server"
@@ -98,7 +98,7 @@ def layout(value: Buffer) -> Layout:
 def _layout(value: memoryview, seen: list[int], depth: int) -> Layout:
     seen[0] += 1
     found = _fields(value)
-    if depth > DEEPEST or seen[0] > MOST or len(found) != 1:
+    if depth > MAX_DEPTH or seen[0] > MAX_FIELDS or len(found) != 1:
         raise Unreadable("a value in it is nested too deeply, too wide, or laid out in an unknown way")
     number, content = found[0]
     if number == STRUCT:
@@ -106,7 +106,7 @@ def _layout(value: memoryview, seen: list[int], depth: int) -> Layout:
         return Layout("struct", content, tuple(elements))
     if number != FEDERATED:
         return Layout(_NAMES.get(number, ""), content)
-    members = _all(content, MEMBER, besides=FEDERATED_TYPE)
+    members = _all(content, MEMBER, ignored=FEDERATED_TYPE)
     placement = _placement(content)
     if placement == CLIENTS:
         return Layout(CLIENTS, content, dealt=any(member != members[0] for member in members))
@@ -143,7 +143,7 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
     while pending:
         current, depth = pending.pop()
         seen += 1
-        if depth > DEEPEST or seen + len(pending) > MOST:
+        if depth > MAX_DEPTH or seen + len(pending) > MAX_FIELDS:
             raise Unreadable("a value in it is nested too deeply, or too wide")
         found = _fields(current)
         if len(found) != 1:
@@ -152,7 +152,7 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
         if number == STRUCT:
             pending += [(_element(element), depth + 1) for element in _all(content, ELEMENT)]
         elif number == FEDERATED and into:
-            pending += [(member, depth + 1) for member in _all(content, MEMBER, besides=FEDERATED_TYPE)]
+            pending += [(member, depth + 1) for member in _all(content, MEMBER, ignored=FEDERATED_TYPE)]
         elif number in _NAMES:
             yield _NAMES[number], content
         else:
@@ -160,22 +160,22 @@ def _leaves(value: Buffer, *, into: bool = True) -> Iterator[tuple[str, memoryvi
 
 
 def _element(element: memoryview) -> memoryview:
-    found = list(_all(element, ELEMENT_VALUE, besides=ELEMENT_NAME))
+    found = list(_all(element, ELEMENT_VALUE, ignored=ELEMENT_NAME))
     if len(found) != 1:
         raise Unreadable("a struct in it is laid out in an unknown way")
     return found[0]
 
 
-def _all(message: memoryview, wanted: int, *, besides: int | None = None) -> list[memoryview]:
-    """Return the contents of a field; raise Unreadable for any other field except ``besides``."""
+def _all(message: memoryview, field: int, *, ignored: int | None = None) -> list[memoryview]:
+    """Return the contents of a field; raise Unreadable for any other field except ``ignored``."""
     found = _fields(message)
-    if any(number not in (wanted, besides) for number, _ in found):
+    if any(number not in (field, ignored) for number, _ in found):
         raise Unreadable("a value in it is laid out in an unknown way")
-    return [content for number, content in found if number == wanted]
+    return [content for number, content in found if number == field]
 
 
 def _graph(sequence: memoryview) -> memoryview:
-    found = _all(sequence, SEQUENCE_GRAPH, besides=SEQUENCE_TYPE)
+    found = _all(sequence, SEQUENCE_GRAPH, ignored=SEQUENCE_TYPE)
     if len(found) != 1:
         raise Unreadable("a sequence in it is laid out in an unknown way")
     return found[0]
@@ -190,6 +190,6 @@ def _placement(federated: memoryview) -> str:
 
 def _fields(message: memoryview) -> list[tuple[int, memoryview]]:
     try:
-        return list(fields(message, MOST))
+        return list(fields(message, MAX_FIELDS))
     except ValueError:
         raise Unreadable("a value in it is malformed, or too wide") from None

@@ -35,7 +35,7 @@ __all__ = ["Failure", "OpFailed", "PublicText", "failed_reply", "failure_of", "l
 PublicText = NewType("PublicText", str)
 """Text that may leave the silo."""
 
-LONGEST_CAUSE: Final = 4000
+MAX_CAUSE: Final = 4000
 """The most characters of a cause in a reply, because a message of the C++ runtime may have any length."""
 
 _NOTHING: Final = PublicText("")
@@ -137,7 +137,7 @@ def failed_reply(
     if failure.detail:
         incident = log_detail(failure.detail, traceback=failure.unexpected)
         hint = "; ".join(filter(None, (hint, log_reference(incident))))
-    cause = " ".join(failure.cause.split())[:LONGEST_CAUSE]
+    cause = " ".join(failure.cause.split())[:MAX_CAUSE]
     if guard is not None and failure.by_data:
         size = len(cause.encode()) + len(hint.encode()) if failure.kind in _COUNTED_KINDS else 0
         try:

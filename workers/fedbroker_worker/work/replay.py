@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FusedStruct", "Step", "fuse_structs", "replay"]
 
-SMALL: Final = 64 << 10
+MAX_FUSED: Final = 64 << 10
 """Total bytes of the elements up to which they are fused.
 
 For small values, the requests take the time, and fusing saves most of them. Larger values are made one by one,
@@ -41,7 +41,7 @@ Step: TypeAlias = "Op | FusedStruct"
 
 
 def fuse_structs(
-    ops: Sequence[Op], blobs: Mapping[Digest, Buffer], *, ends_session: bool, held: Collection[int] = ()
+    ops: Sequence[Op], blobs: Mapping[Digest, Buffer], *, ends_session: bool, session_refs: Collection[int] = ()
 ) -> list[Step]:
     """Fuse small values into the one struct that uses them: one request to the runtime instead of one for each value.
 
@@ -49,7 +49,7 @@ def fuse_structs(
         ops: the operations of a work item.
         blobs: the content of every digest that they name.
         ends_session: True if none of their values is needed afterwards.
-        held: ids of the values that the session holds before. These ids are never fused: an operation may mean the
+        session_refs: ids of the values that the session holds before. They are never fused: an operation may mean the
             session's value.
 
     Returns:
@@ -65,20 +65,20 @@ def fuse_structs(
         if not isinstance(op, Compute):
             created[op.ref] += 1
     fusible = {ref for ref in created if uses[ref] == created[ref] == 1 and (ends_session or ref in dropped)}
-    fusible.difference_update(held)
+    fusible.difference_update(session_refs)
 
-    made: dict[int, Digest] = {}  # by the operations so far
+    values: dict[int, Digest] = {}  # by the operations so far
     steps: list[Step] = []
     fused: set[int] = set()
     for op in ops:
-        if isinstance(op, Struct) and op.elements and fusible.issuperset(op.uses) and made.keys() >= {*op.uses}:
-            elements = tuple([(name, made[ref]) for name, ref in op.elements])
-            if sum([len(blobs[digest]) for _, digest in elements]) <= SMALL:
+        if isinstance(op, Struct) and op.elements and fusible.issuperset(op.uses) and values.keys() >= {*op.uses}:
+            elements = tuple([(name, values[ref]) for name, ref in op.elements])
+            if sum([len(blobs[digest]) for _, digest in elements]) <= MAX_FUSED:
                 fused.update(op.uses)
                 steps.append(FusedStruct(op.ref, elements))
                 continue
         if isinstance(op, Value):
-            made[op.ref] = op.blob
+            values[op.ref] = op.blob
         elif isinstance(op, Drop):
             fusible.difference_update(op.refs)
         steps.append(op)
@@ -87,17 +87,17 @@ def fuse_structs(
 
 def _without(steps: Sequence[Step], fused: Set[int]) -> list[Step]:
     """Return the steps without the values that were fused into structs."""
-    left: list[Step] = []
+    remaining: list[Step] = []
     for step in steps:
         if isinstance(step, Value) and step.ref in fused:
             continue
         if isinstance(step, Drop) and not fused.isdisjoint(step.refs):
             refs = tuple([ref for ref in step.refs if ref not in fused])
             if refs:
-                left.append(Drop(refs))
+                remaining.append(Drop(refs))
             continue
-        left.append(step)
-    return left
+        remaining.append(step)
+    return remaining
 
 
 async def replay(
@@ -159,13 +159,13 @@ async def _in_order(
                 raise WorkRefused(f"the work item uses value {used}, which this session does not have")
         match op:
             case Value(ref) | Data(ref) | FusedStruct(ref):
-                made = await next(early)
+                created = await next(early)
             case Struct(ref, elements):
-                made = await executor.struct([(name, refs[element]) for name, element in elements])
+                created = await executor.struct([(name, refs[element]) for name, element in elements])
             case Select(ref, source, index):
-                made = await executor.select(refs[source], index)
+                created = await executor.select(refs[source], index)
             case Call(ref, function, argument):
-                made = await executor.call(refs[function], None if argument is None else refs[argument])
+                created = await executor.call(refs[function], None if argument is None else refs[argument])
             case Compute(source):
                 outputs.append(await executor.compute(refs[source]))
                 continue
@@ -173,7 +173,7 @@ async def _in_order(
                 await executor.dispose([refs.pop(dropped) for dropped in dict.fromkeys(dropped_refs)])
                 continue
         replaced = refs.get(ref)
-        refs[ref] = made
+        refs[ref] = created
         if replaced is not None:
             await executor.dispose([replaced])
     return outputs

@@ -25,7 +25,7 @@ __all__ = ["SessionValues", "Sessions", "SiloSession"]
 
 _log = get_logger(__name__)
 
-LONGEST_LEASE: Final = 86_400.0
+MAX_LEASE: Final = 86_400.0
 """The most seconds for which a session's values are kept without work, even if its coordinator asks for more: a day.
 
 A coordinator that died must not hold memory here for ever.
@@ -193,7 +193,7 @@ class Sessions:
         await asyncio.gather(*self._closing)
 
     def _keep(self, session: SiloSession, seconds: float) -> None:
-        seconds = min(seconds, LONGEST_LEASE)
+        seconds = min(seconds, MAX_LEASE)
         session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
 
     def _expire(self, session: SiloSession) -> None:

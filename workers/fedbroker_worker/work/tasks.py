@@ -45,7 +45,7 @@ STOPPED: Final = "the silo stopped; the broker gives the work to the next proces
 REPLY_GRACE: Final = 30.0
 """Seconds beyond the stage's time for which a reply is retried while the broker is unreachable."""
 
-MOST_ENDED: Final = 1024
+MAX_ENDED: Final = 1024
 """The most cancelled sessions to remember, because their work may arrive after the notice of their end.
 
 Also the most nonces to remember as recorded. Far more than a silo has at a time; they take less than a megabyte.
@@ -93,8 +93,8 @@ class WorkTasks:
         self._running: dict[asyncio.Task[None], _Key] = {}
         # Kept here, because the message of `cancel()` is lost where the task awaits tasks that others await, too.
         self._cancel_reasons: dict[asyncio.Task[None], str] = {}
-        self._ended_sessions: LruMap[tuple[str, str], None] = LruMap(MOST_ENDED)
-        self._recorded: LruMap[str, None] = LruMap(MOST_ENDED)  # nonces, so that each is recorded once
+        self._ended_sessions: LruMap[tuple[str, str], None] = LruMap(MAX_ENDED)
+        self._recorded: LruMap[str, None] = LruMap(MAX_ENDED)  # nonces, so that each is recorded once
         self._leaving = False
         self._closing = False
 
@@ -246,7 +246,7 @@ def _log_reply(work_reply: WorkReply, seconds: float) -> None:
 
 
 LINGER: Final = 300.0
-"""Seconds for which a reply is kept for redelivered work.
+"""Seconds for which a reply is cached for redelivered work.
 
 The broker redelivers as soon as the connection is back, usually within seconds.
 """
@@ -262,7 +262,7 @@ class _CachedReply:
 
 
 class ReplyCache:
-    """Each session's latest reply, kept for some time: work for a later stage proves that the earlier reply arrived.
+    """Each session's latest reply, cached for some time: work for a later stage proves that the earlier reply arrived.
 
     A session is identified by the fingerprint of its signer, ``by``, and its id: another signer never gets its reply.
 
@@ -274,12 +274,12 @@ class ReplyCache:
     def __init__(self, capacity: int, *, linger: float = LINGER) -> None:
         self._capacity = capacity
         self._linger = linger
-        self._kept: OrderedDict[tuple[str, str], _CachedReply] = OrderedDict()
+        self._replies: OrderedDict[tuple[str, str], _CachedReply] = OrderedDict()
         self._bytes = 0
 
     @property
     def kept_bytes(self) -> int:
-        """The size of all kept outputs in bytes."""
+        """The size of all cached outputs in bytes."""
         return self._bytes
 
     def put(self, done: Done, outputs: Mapping[Digest, Buffer], by: str = "") -> None:
@@ -287,25 +287,25 @@ class ReplyCache:
         self.forget(done.session_id, by)
         size = sum(memoryview(output).nbytes for output in outputs.values())
         timer = asyncio.get_running_loop().call_later(self._linger, self.forget, done.session_id, by)
-        self._kept[by, done.session_id] = _CachedReply(done.stage, done, outputs, size, timer)
+        self._replies[by, done.session_id] = _CachedReply(done.stage, done, outputs, size, timer)
         self._bytes += size
         while self._bytes > self._capacity:
-            oldest_by, oldest_session = next(iter(self._kept))
+            oldest_by, oldest_session = next(iter(self._replies))
             self.forget(oldest_session, oldest_by)
 
     def get(self, session_id: str, stage: int, by: str = "") -> tuple[Done, Mapping[Digest, Buffer]] | None:
-        """Return the reply to that stage's work and its outputs; None if it is not kept."""
-        kept = self._kept.get((by, session_id))
-        return (kept.done, kept.outputs) if kept is not None and kept.stage == stage else None
+        """Return the reply to that stage's work and its outputs; None if it is not cached."""
+        cached = self._replies.get((by, session_id))
+        return (cached.done, cached.outputs) if cached is not None and cached.stage == stage else None
 
     def forget(self, session_id: str, by: str = "") -> None:
         """Drop a session's reply, if any."""
-        kept = self._kept.pop((by, session_id), None)
-        if kept is not None:
-            kept.timer.cancel()
-            self._bytes -= kept.size
+        cached = self._replies.pop((by, session_id), None)
+        if cached is not None:
+            cached.timer.cancel()
+            self._bytes -= cached.size
 
     def clear(self) -> None:
         """Drop all replies."""
-        for by, session_id in list(self._kept):
+        for by, session_id in list(self._replies):
             self.forget(session_id, by)

@@ -159,14 +159,14 @@ class Worker:
         self, item: WorkItem, by: str, deadline: Deadline, record: Recording | None
     ) -> tuple[list[Buffer], float]:
         """Run the checks and the operations; return the outputs, and the seconds spent waiting for blobs."""
-        kept = self._sessions.check(item, by)
+        is_known = self._sessions.check(item, by)
         self._guard.check_item(item, by)
         digests, reads = item.blobs, item.reads
         # Before any data are read: every blob is here or announced.
         lacking = [digest for digest in digests if digest not in self._blobs and digest not in item.incoming]
         if lacking:
             raise _Lacking(lacking)
-        if record is not None and (kept or reads):
+        if record is not None and (is_known or reads):
             record.begin()
         # Data are read while blobs are still arriving.
         loads = {op: asyncio.create_task(self._load(op, item.clients, record)) for op in reads}
@@ -179,7 +179,7 @@ class Worker:
             large = sum(map(len, blobs.values())) > LARGE
             check = partial(self._guard.check_blobs, blobs.values(), [] if record is None else record.computations)
             await in_thread(check, "check blobs") if large else check()
-            return await self._replayed(item, by, blobs, loads, 1 if kept else ATTEMPTS, large=large), waited
+            return await self._replayed(item, by, blobs, loads, 1 if is_known else ATTEMPTS, large=large), waited
         finally:
             for load in loads.values():
                 load.cancel()
@@ -207,7 +207,7 @@ class Worker:
                     async with self._sessions.entered(item, by) as session:
                         check = partial(self._guard.check_operations, item, blobs, session.labels)
                         labels = await in_thread(check, "check operations") if large else check()
-                        steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, held=session.refs)
+                        steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
                         outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
                         self._guard.check_outputs(item, outputs, by, labels)
                         return outputs
@@ -226,11 +226,11 @@ class Worker:
             _Lacking: some blobs were announced, but did not arrive.
         """
         with self._blobs.pinned(digests):
-            got = await asyncio.gather(
+            results = await asyncio.gather(
                 *[self._blobs.get(digest, deadline, self._patience) for digest in digests], return_exceptions=True
             )
         blobs: dict[Digest, memoryview] = {}
-        for digest, result in zip(digests, got, strict=True):
+        for digest, result in zip(digests, results, strict=True):
             if isinstance(result, memoryview):
                 blobs[digest] = result
             elif not isinstance(result, Missing):
