@@ -40,6 +40,9 @@ _ARENAS: Final = "MALLOC_ARENA_MAX"
 # which take as long as all the rest. Keeping freed memory would save as much again, for a third more memory.
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _LARGE_PAGES: Final = "glibc.malloc.hugetlb=1"
+# oneDNN, which TensorFlow uses on processors with AVX-512 VNNI by default, waits or aborts where TensorFlow's own
+# allocator reports that memory ran out, and its results differ in the last bits from those of other processors.
+_ONEDNN: Final = "TF_ENABLE_ONEDNN_OPTS"
 # Longer than the host takes for an orderly end (``_ORDERLY_SECONDS``); close() adds at most twice ``_KILL_SECONDS``.
 _STOP_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 0.5
@@ -337,7 +340,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     passed = {
         name: value for name, value in ours.items() if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
     }
-    return {_ARENAS: str(max(2, os.cpu_count() or 2)), _TUNABLES: _LARGE_PAGES, **passed}
+    return {_ARENAS: str(max(2, os.cpu_count() or 2)), _TUNABLES: _LARGE_PAGES, _ONEDNN: "0", **passed}
 
 
 def _explained_by_log(exit_text: str) -> bool:

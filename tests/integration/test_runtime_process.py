@@ -450,6 +450,17 @@ async def test_secrets_are_removed_from_the_runtimes_environment(base, monkeypat
     await runtime.close()
 
 
+@pytest.mark.parametrize(("chosen", "used"), [(None, "0"), ("0", "0"), ("1", "1")])
+async def test_onednn_is_off_unless_the_environment_says_otherwise(base, monkeypatch, chosen, used):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", chosen)
+    runtime = Runtime()
+    await runtime.start()
+    assert {one.environ()["TF_ENABLE_ONEDNN_OPTS"] for one in family(runtime.pid)} == {used}
+    await runtime.close()
+
+
 async def test_proxy_settings_are_ignored(base, monkeypatch):
     for name in ("http_proxy", "grpc_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -23,12 +23,6 @@ QUIET = 0.5
 
 
 @pytest.fixture
-def onednn(request, monkeypatch):
-    """Switch TensorFlow's oneDNN kernels on or off. By default it uses them on some processors only."""
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", request.param)
-
-
-@pytest.fixture
 def ours():
     """Return the C++ runtimes of the silo in this process."""
     return new_runtimes()
@@ -63,17 +57,13 @@ def test_runtime_has_a_memory_limit_and_is_killed_first(client, ours):
     assert int(Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()) < 1000
 
 
-beyond_memory = pytest.mark.parametrize(
+@pytest.mark.alone
+@pytest.mark.parametrize(
     "bomb",
     [bombs.allocates(bombs.TIB), bombs.doubles(), bombs.hoards()],
     ids=["asks for a TiB", "doubles", "hoards"],
 )
-
-
-@pytest.mark.alone
-@pytest.mark.parametrize("onednn", ["0"], indirect=True)
-@beyond_memory
-async def test_graph_beyond_the_memory_limit_fails_alone(onednn, client, ours, bomb):
+async def test_graph_beyond_the_memory_limit_fails_alone(client, ours, bomb):
     before = ours()
     # Half a GiB is written before it fails, which takes long on a loaded machine.
     kind, line = await client.refused(client.item(called(bomb), seconds=90.0), [bomb])
@@ -82,17 +72,6 @@ async def test_graph_beyond_the_memory_limit_fails_alone(onednn, client, ours, b
     assert "raise runtime_memory_bytes" in line
     assert ours() == before  # the runtime survives, and other sessions with it
     assert before[0].memory_info().rss < MEMORY
-
-
-@pytest.mark.alone
-@pytest.mark.parametrize("onednn", ["1"], indirect=True)
-@beyond_memory
-async def test_graph_beyond_the_memory_limit_ends_at_most_its_runtime(onednn, client, bomb):
-    """Use oneDNN's allocator, which waits for memory that others free, or aborts."""
-    kind, line = await client.refused(client.item(called(bomb), seconds=90.0), [bomb])
-    assert kind in ("computation", "lost")
-    assert "OOM" in line or "lack of memory" in line or "died of SIGABRT" in line
-    await client.check()
 
 
 async def test_graph_within_the_memory_limit_succeeds(client):
