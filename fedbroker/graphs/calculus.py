@@ -17,9 +17,9 @@ from fedbroker.runtime.protos import leaves
 
 __all__ = ["Closure", "Evaluator", "Intrinsics"]
 
-MOST_STEPS: Final = 300_000
+MAX_STEPS: Final = 300_000
 """A bound on the time that one evaluation takes: a computation is input from others."""
-DEEPEST: Final = 100
+MAX_DEPTH: Final = 100
 """Nested evaluations. Protobuf itself allows a hundred nested messages."""
 
 Intrinsics: TypeAlias = Callable[[str], Function]
@@ -47,7 +47,7 @@ class Evaluator:
             NotUnderstood: its value cannot be determined.
         """
         self._steps += 1
-        if self._steps > MOST_STEPS or self._depth > DEEPEST:
+        if self._steps > MAX_STEPS or self._depth > MAX_DEPTH:
             raise NotUnderstood("it is too large, or nested too deeply")
         self._depth += 1
         try:
@@ -55,39 +55,41 @@ class Evaluator:
         finally:
             self._depth -= 1
 
-    def _evaluate(self, one: Message, scope: Scope) -> Value:
-        match one.WhichOneof("computation"):
+    def _evaluate(self, computation: Message, scope: Scope) -> Value:
+        match computation.WhichOneof("computation"):
             case "tensorflow":
-                return TensorFlow(one.tensorflow, one.type.function)
+                return TensorFlow(computation.tensorflow, computation.type.function)
             case "intrinsic":
-                return self.intrinsics(one.intrinsic.uri)
+                return self.intrinsics(computation.intrinsic.uri)
             case "lambda":
-                return Closure(self, getattr(one, "lambda"), one.type.function, scope)
+                return Closure(self, getattr(computation, "lambda"), computation.type.function, scope)
             case "block":
                 inner = dict(scope)
-                for local in one.block.local:
+                for local in computation.block.local:
                     value = self.evaluate(local.value, inner)
                     if local.name in inner:  # earlier closures keep the earlier value of the name
                         self._steps += len(inner)
                         inner = dict(inner)
                     inner[local.name] = value
-                return self.evaluate(one.block.result, inner)
+                return self.evaluate(computation.block.result, inner)
             case "reference":
-                if one.reference.name not in scope:
-                    raise NotUnderstood("it refers to a value that is not there")
-                return scope[one.reference.name]
+                if computation.reference.name not in scope:
+                    raise NotUnderstood("it refers to a value that does not exist")
+                return scope[computation.reference.name]
             case "call":
-                function = self.evaluate(one.call.function, scope)
-                argument = self.evaluate(one.call.argument, scope) if one.call.HasField("argument") else None
+                function = self.evaluate(computation.call.function, scope)
+                argument = (
+                    self.evaluate(computation.call.argument, scope) if computation.call.HasField("argument") else None
+                )
                 if not isinstance(function, Function):
                     raise NotUnderstood("it calls something that is no function")
                 return function.call(argument)
             case "struct":
-                return Struct.of([self.evaluate(element.value, scope) for element in one.struct.element])
+                return Struct.of([self.evaluate(element.value, scope) for element in computation.struct.element])
             case "selection":
-                return select(self.evaluate(one.selection.source, scope), one.selection.index)
+                return select(self.evaluate(computation.selection.source, scope), computation.selection.index)
             case "literal":
-                constant = read_array(one.literal.value)
+                constant = read_array(computation.literal.value)
                 return Computed("a literal", NO_NAMES, pure=True) if constant is None else Known(constant)
             case kind:
                 raise NotUnderstood(f"it holds {kind or 'a computation of an unknown kind'}")
@@ -120,11 +122,11 @@ class Closure(Function):
 
     def captured(self) -> Iterator[Value]:
         """Yield the values of the surrounding scope that it may refer to."""
-        for name in _references(self.proto.result):
+        for name in _referenced_names(self.proto.result):
             if name != self.proto.parameter_name and name in self.scope:
                 yield self.scope[name]
 
 
-def _references(computation: Message) -> set[str]:
+def _referenced_names(computation: Message) -> set[str]:
     """Return every name that a computation refers to, bound or not."""
     return {leaf.reference.name for leaf in leaves(computation) if leaf.WhichOneof("computation") == "reference"}

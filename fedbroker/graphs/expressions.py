@@ -28,7 +28,7 @@ __all__ = [
 
 Reduction = Literal["sum", "min", "max"]
 
-MOST_ELEMENTS: Final = 100_000
+MAX_ELEMENTS: Final = 100_000
 """A bound on the time to walk a struct, which may contain the same struct many times."""
 NO_NAMES: Final[frozenset[Hashable]] = frozenset()
 
@@ -49,11 +49,11 @@ class Input(Value):
 
     Attributes:
         name: identifies it.
-        whole: it may be a struct, whose elements are not distinguished: each stands for the whole.
+        opaque: it may be a struct, whose elements are not distinguished: each has the same name.
     """
 
     name: Hashable
-    whole: bool = False
+    opaque: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +118,11 @@ class Struct(Value):
         Raises:
             NotUnderstood: it is too large.
         """
-        every = tuple(elements)
-        size = 1 + sum(one.size if isinstance(one, Struct) else 1 for one in every)
-        if size > MOST_ELEMENTS:
+        members = tuple(elements)
+        size = 1 + sum(element.size if isinstance(element, Struct) else 1 for element in members)
+        if size > MAX_ELEMENTS:
             raise NotUnderstood("a struct in it is too large")
-        return cls(every, size)
+        return cls(members, size)
 
 
 class Function(Value, ABC):
@@ -147,9 +147,9 @@ def select(source: Value, index: int) -> Value:
     """
     if isinstance(source, Struct) and 0 <= index < len(source.elements):
         return source.elements[index]
-    if isinstance(source, Input) and source.whole:
+    if isinstance(source, Input) and source.opaque:
         return source
-    raise NotUnderstood("it selects an element that is not there")
+    raise NotUnderstood("it selects an element that does not exist")
 
 
 def leaves(value: Value) -> list[Value]:

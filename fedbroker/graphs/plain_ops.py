@@ -13,15 +13,15 @@ from fedbroker.graphs.expressions import NO_NAMES, Combined, Computed, Input, Kn
 from fedbroker.graphs.graphdef import Message
 from fedbroker.graphs.tensors import BFLOAT16, DTYPES, Constant, read_constant, uniform
 
-__all__ = ["PURE", "after", "is_pure", "made"]
+__all__ = ["PURE", "after_controls", "evaluate_op", "is_pure"]
 
-MOST_TERMS: Final = 100
+MAX_TERMS: Final = 100
 """A bound on the terms of nested additions, which can double with each op."""
 
-MOST_ELEMENTS: Final = 1 << 40
+MAX_ELEMENTS: Final = 1 << 40
 """Elements of an inferred shape: shapes are compared, tensors of them are never allocated."""
 
-_COMBINING: Final[Mapping[str, Reduction]] = {
+_REDUCTIONS: Final[Mapping[str, Reduction]] = {
     "Add": "sum",
     "AddN": "sum",
     "AddV2": "sum",
@@ -29,7 +29,7 @@ _COMBINING: Final[Mapping[str, Reduction]] = {
     "Minimum": "min",
 }
 
-_SAME: Final = frozenset({"EnsureShape", "Identity", "PreventGradient", "Snapshot", "StopGradient"})
+_IDENTITIES: Final = frozenset({"EnsureShape", "Identity", "PreventGradient", "Snapshot", "StopGradient"})
 """Ops that return their first input."""
 
 PURE: Final = frozenset(
@@ -46,26 +46,26 @@ PURE: Final = frozenset(
 """Ops that are functions of their inputs, without a state and without an effect except failing."""
 
 
-def made(op: str, attrs: Mapping[bytes, Message], values: list[Value]) -> Value | None:
+def evaluate_op(op: str, attrs: Mapping[bytes, Message], values: list[Value]) -> Value | None:
     """Return the output of a pure op, if more is known of it than the inputs that it depends on."""
-    if op in _SAME and values:
+    if op in _IDENTITIES and values:
         return values[0]
-    if op in _COMBINING and len(values) > 1 and b"T" in attrs:
+    if op in _REDUCTIONS and len(values) > 1 and b"T" in attrs:
         dtype = int(attrs[b"T"].type)
         if dtype not in DTYPES:
             return Computed(f"{op} of something else than numbers", NO_NAMES.union(*map(inputs_of, values)), pure=True)
-        return _combined(_COMBINING[op], dtype, values)
+        return _combine(_REDUCTIONS[op], dtype, values)
     if op == "Const" and b"value" in attrs and not values:
         constant = read_constant(attrs[b"value"].tensor)
         return None if constant is None else Known(constant)
-    making = _MAKING.get(op)
-    if making is None or not values or not all(isinstance(value, Known) for value in values):
+    rule = _CONSTANT_RULES.get(op)
+    if rule is None or not values or not all(isinstance(value, Known) for value in values):
         return None
-    made = making(attrs, *(value.constant for value in values if isinstance(value, Known)))
-    return None if made is None else Known(made)
+    result = rule(attrs, *(value.constant for value in values if isinstance(value, Known)))
+    return None if result is None else Known(result)
 
 
-def after(value: Value, controls: list[Value]) -> Value:
+def after_controls(value: Value, controls: list[Value]) -> Value:
     """Return the value, computed only if the control inputs have not failed: that depends on their inputs."""
     inputs = NO_NAMES.union(*map(inputs_of, controls))
     if not inputs:
@@ -75,7 +75,7 @@ def after(value: Value, controls: list[Value]) -> Value:
     return Computed("a check of other values", inputs_of(value) | inputs, pure=True)
 
 
-def _combined(reduction: Reduction, dtype: int, values: list[Value]) -> Value:
+def _combine(reduction: Reduction, dtype: int, values: list[Value]) -> Value:
     """Combine tensors regardless of how they are nested: TensorFlow's optimizer changes the nesting."""
     terms: list[Input | Known | Computed] = []
     checked = NO_NAMES
@@ -89,7 +89,7 @@ def _combined(reduction: Reduction, dtype: int, values: list[Value]) -> Value:
             assert isinstance(value, Input | Known | Computed)
             terms.append(value)
     inputs = NO_NAMES.union(*map(inputs_of, values))
-    if len(terms) > MOST_TERMS:
+    if len(terms) > MAX_TERMS:
         return Computed("too many additions", inputs, pure=True)
     return Combined(reduction, dtype, tuple(terms), inputs, checked)
 
@@ -104,10 +104,10 @@ def _shape_of(constant: Constant) -> tuple[int, ...] | None:
     values = constant.values
     if values is None or len(constant.shape) != 1 or constant.shape[0] != len(values) or min(values, default=0) < 0:
         return None
-    return values if math.prod(values) <= MOST_ELEMENTS else None
+    return values if math.prod(values) <= MAX_ELEMENTS else None
 
 
-def _filled(_: Mapping[bytes, Message], dims: Constant, value: Constant) -> Constant | None:
+def _fill(_: Mapping[bytes, Message], dims: Constant, value: Constant) -> Constant | None:
     shape = _shape_of(dims)
     return None if shape is None or value.shape != () else uniform(value.dtype, shape, value.fill)
 
@@ -117,38 +117,43 @@ def _broadcast(_: Mapping[bytes, Message], value: Constant, dims: Constant) -> C
     return None if shape is None else uniform(value.dtype, shape, value.fill)
 
 
-def _reshaped(_: Mapping[bytes, Message], value: Constant, dims: Constant) -> Constant | None:
+def _reshape(_: Mapping[bytes, Message], value: Constant, dims: Constant) -> Constant | None:
     shape = _shape_of(dims)
     return (
         None if shape is None or math.prod(shape) != math.prod(value.shape) else uniform(value.dtype, shape, value.fill)
     )
 
 
-def _zeros(_: Mapping[bytes, Message], value: Constant) -> Constant:
+def _zeros_like(_: Mapping[bytes, Message], value: Constant) -> Constant:
     return uniform(value.dtype, value.shape, bytes(DTYPES[value.dtype].itemsize))
 
 
 def _cast(attrs: Mapping[bytes, Message], value: Constant) -> Constant | None:
     if b"DstT" not in attrs or attrs[b"DstT"].type not in DTYPES:
         return None
-    to = int(attrs[b"DstT"].type)
+    target = int(attrs[b"DstT"].type)
     if value.zero:
-        return uniform(to, value.shape, bytes(DTYPES[to].itemsize))
-    if value.fill is None or BFLOAT16 in (to, value.dtype) or DTYPES[to].kind == "c" or DTYPES[value.dtype].kind == "c":
+        return uniform(target, value.shape, bytes(DTYPES[target].itemsize))
+    if (
+        value.fill is None
+        or BFLOAT16 in (target, value.dtype)
+        or DTYPES[target].kind == "c"
+        or DTYPES[value.dtype].kind == "c"
+    ):
         return None
     number = np.frombuffer(value.fill, DTYPES[value.dtype])
     # NumPy and TensorFlow agree on the result only if both types can represent the number.
     with np.errstate(all="ignore"):
-        made = number.astype(DTYPES[to])
-        same = bool((made.astype(DTYPES[value.dtype]) == number).all())
-    return uniform(to, value.shape, made.tobytes()) if same else None
+        converted = number.astype(DTYPES[target])
+        exact = bool((converted.astype(DTYPES[value.dtype]) == number).all())
+    return uniform(target, value.shape, converted.tobytes()) if exact else None
 
 
-_MAKING: Final[Mapping[str, Callable[..., Constant | None]]] = {
+_CONSTANT_RULES: Final[Mapping[str, Callable[..., Constant | None]]] = {
     "BroadcastTo": _broadcast,
     "Cast": _cast,
-    "Fill": _filled,
-    "Reshape": _reshaped,
-    "ZerosLike": _zeros,
+    "Fill": _fill,
+    "Reshape": _reshape,
+    "ZerosLike": _zeros_like,
 }
 """Ops of constants that return constants."""

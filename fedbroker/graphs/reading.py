@@ -25,15 +25,16 @@ from fedbroker.runtime.values import Buffer
 
 __all__ = ["Position", "Unreadable", "graphs_of_computation", "ops_of_computation", "ops_of_graph", "position_in"]
 
-MOST_BYTES: Final = 128 << 20
+MAX_BYTES: Final = 128 << 20
+"""Bytes of a computation or a graph: parsing one takes a multiple of its size in memory."""
 
 _CACHES: Final = frozenset({b"CacheDataset", b"CacheDatasetV2"})
 
 _NAME: Final = r"([A-Za-z0-9._][A-Za-z0-9._\\/>-]{0,999})"
 _NODE: Final = re.compile(rf"(?:\{{\{{function_node {_NAME}\}}\}} ?)?\{{\{{node {_NAME}\}}\}}")
 # Bounds on the search: the message may contain data of any size, and names that a graph made of it.
-_MOST_NAMES: Final = 16
-_MOST_WORDS: Final = 1 << 16
+_MAX_NAMES: Final = 16
+_MAX_CHARACTERS: Final = 1 << 16
 
 
 def ops_of_computation(serialized: Buffer) -> frozenset[str]:
@@ -45,10 +46,10 @@ def ops_of_computation(serialized: Buffer) -> frozenset[str]:
         Unreadable: it is malformed, too large, or contains something else than TensorFlow.
     """
     computation = _computation(serialized)
-    found: set[str] = set()
+    ops: set[str] = set()
     for tensorflow in _tensorflow(computation):
-        found |= ops_of_graph(_graph_of(tensorflow), _exposed(tensorflow))
-    return frozenset(found)
+        ops |= ops_of_graph(_graph_of(tensorflow), _exposed(tensorflow))
+    return frozenset(ops)
 
 
 def graphs_of_computation(serialized: Buffer) -> Iterator[Resolved]:
@@ -58,7 +59,7 @@ def graphs_of_computation(serialized: Buffer) -> Iterator[Resolved]:
         Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
     """
     for tensorflow in _tensorflow(_computation(serialized)):
-        yield resolve(_bounded(_graph_of(tensorflow)))
+        yield resolve(_checked_size(_graph_of(tensorflow)))
 
 
 def ops_of_graph(serialized: Buffer, exposed: Collection[bytes] = ()) -> frozenset[str]:
@@ -73,38 +74,40 @@ def ops_of_graph(serialized: Buffer, exposed: Collection[bytes] = ()) -> frozens
     Raises:
         Unreadable: it is malformed or too large, or a reference in it has no meaning or could have two.
     """
-    graph = resolve(_bounded(serialized))
-    found = _called(graph)
+    graph = resolve(_checked_size(serialized))
+    ops = _called_functions(graph)
     for body in graph.bodies:
-        found |= _ops(body, exposed if body is graph.graph else ())
-    return frozenset(_text(op) for op in found if op not in graph.functions)
+        ops |= _ops(body, exposed if body is graph.graph else ())
+    return frozenset(_text(op) for op in ops if op not in graph.functions)
 
 
 def _ops(body: Body, exposed: Collection[bytes]) -> set[bytes]:
-    found = {node.op for node in body.nodes.values()}
-    if not _CACHES.isdisjoint(found):
-        on_file = {node.op for node in body.nodes.values() if node.op in _CACHES} - _caches_in_memory(body, exposed)
-        found = found - _CACHES | on_file
-    return found
+    ops = {node.op for node in body.nodes.values()}
+    if not _CACHES.isdisjoint(ops):
+        file_caches = {node.op for node in body.nodes.values() if node.op in _CACHES} - _memory_caches(body, exposed)
+        ops = ops - _CACHES | file_caches
+    return ops
 
 
-def _caches_in_memory(body: Body, exposed: Collection[bytes]) -> set[bytes]:
+def _memory_caches(body: Body, exposed: Collection[bytes]) -> set[bytes]:
     """Return the cache ops that no node uses with a file.
 
     A cache is in memory if its file name is an empty constant that no other node uses: TensorFlow has ops that
     overwrite a tensor in place.
     """
     caches = {name for name, node in body.nodes.items() if node.op in _CACHES}
-    names = {name: body.inputs[name][1].name for name in caches if len(body.inputs[name]) > 1}
+    file_names = {name: body.inputs[name][1].name for name in caches if len(body.inputs[name]) > 1}
     shared = {source.name for source in body.results.values()}.union(exposed)
     for name, sources in body.inputs.items():
-        shared.update(source.name for at, source in enumerate(sources) if name not in names or at != 1)
-    named = {name for name in set(names.values()) - shared if name in body.nodes and _is_empty_text(body.nodes[name])}
-    on_file = {body.nodes[name].op for name in caches if names.get(name) not in named}
-    return set(_CACHES) - on_file
+        shared.update(source.name for index, source in enumerate(sources) if name not in file_names or index != 1)
+    in_memory = {
+        name for name in set(file_names.values()) - shared if name in body.nodes and _is_empty_string(body.nodes[name])
+    }
+    file_caches = {body.nodes[name].op for name in caches if file_names.get(name) not in in_memory}
+    return set(_CACHES) - file_caches
 
 
-def _is_empty_text(node: Message) -> bool:
+def _is_empty_string(node: Message) -> bool:
     value = attributes(node).get(b"value")
     if node.op != b"Const" or value is None or value.WhichOneof("value") != "tensor":
         return False
@@ -113,33 +116,33 @@ def _is_empty_text(node: Message) -> bool:
     return tensor.dtype == STRING and scalar and list(tensor.string_val) == [b""] and not tensor.tensor_content
 
 
-def _called(graph: Resolved) -> set[bytes]:
+def _called_functions(graph: Resolved) -> set[bytes]:
     """Return the names of all functions that are called through attributes, or are gradients."""
     library = graph.message.library
-    found = {gradient.gradient_func for gradient in (*library.gradient, *library.registered_gradients)}
+    names = {gradient.gradient_func for gradient in (*library.gradient, *library.registered_gradients)}
     for body in graph.bodies:
         for node in body.nodes.values():
-            found.update(functions_in(node))
+            names.update(functions_in(node))
     for function in library.function:
-        found.update(functions_in(function))
-        for one in function.arg_attr:
-            found.update(functions_in(one.value))
-    return found - {b""}
+        names.update(functions_in(function))
+        for entry in function.arg_attr:
+            names.update(functions_in(entry.value))
+    return names - {b""}
 
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _bounded(serialized: Buffer) -> bytes:
-    if len(serialized) > MOST_BYTES:
-        raise Unreadable(f"it takes more than {MOST_BYTES} bytes")
+def _checked_size(serialized: Buffer) -> bytes:
+    if len(serialized) > MAX_BYTES:
+        raise Unreadable(f"it takes more than {MAX_BYTES} bytes")
     return bytes(serialized)
 
 
 def _computation(serialized: Buffer) -> Message:
     try:
-        return computation_pb2.Computation.FromString(_bounded(serialized))
+        return computation_pb2.Computation.FromString(_checked_size(serialized))
     except DecodeError:
         raise Unreadable("it is malformed, or nested too deeply") from None
 
@@ -153,10 +156,10 @@ def _graph_of(tensorflow: Message) -> bytes:
 
 def _tensorflow(computation: Message) -> Iterator[Message]:
     """Yield every TensorFlow computation in a computation."""
-    for one in leaves(computation):
-        match one.WhichOneof("computation"):
+    for leaf in leaves(computation):
+        match leaf.WhichOneof("computation"):
             case "tensorflow":
-                yield one.tensorflow
+                yield leaf.tensorflow
             case "intrinsic" | "reference" | "placement" | "literal":
                 pass
             case kind:
@@ -174,29 +177,29 @@ def _exposed(tensorflow: Message) -> frozenset[bytes]:
     """
     parameters, results = list(_leaves(tensorflow.parameter)), list(_leaves(tensorflow.result))
     sequences = [leaf.sequence for leaf in (*parameters, *results) if leaf.WhichOneof("binding") == "sequence"]
-    if any(one.WhichOneof("binding") != "variant_tensor_name" for one in sequences):
+    if any(sequence.WhichOneof("binding") != "variant_tensor_name" for sequence in sequences):
         raise Unreadable("a sequence in it comes as the bytes of a graph")
-    fed = [node_of(_name(leaf)) for leaf in parameters]
+    fed = [node_of(_tensor_name(leaf)) for leaf in parameters]
     if len(set(fed)) < len(fed):
         raise Unreadable("two of its parameters are one tensor")
     token = tensorflow.session_token_tensor_name
-    return frozenset([*fed, *(node_of(_name(leaf)) for leaf in results), *([node_of(token)] if token else ())])
+    return frozenset([*fed, *(node_of(_tensor_name(leaf)) for leaf in results), *([node_of(token)] if token else ())])
 
 
 def _leaves(binding: Message) -> Iterator[Message]:
-    waiting = [binding]
-    while waiting:
-        one = waiting.pop()
-        match one.WhichOneof("binding"):
+    pending = [binding]
+    while pending:
+        inner = pending.pop()
+        match inner.WhichOneof("binding"):
             case "struct":
-                waiting += one.struct.element
+                pending += inner.struct.element
             case "tensor" | "sequence":
-                yield one
+                yield inner
             case _:
                 pass
 
 
-def _name(leaf: Message) -> str:
+def _tensor_name(leaf: Message) -> str:
     tensor = leaf.WhichOneof("binding") == "tensor"
     return str(leaf.tensor.tensor_name if tensor else leaf.sequence.variant_tensor_name)
 
@@ -221,50 +224,50 @@ class Position:
     node: int
 
 
-def position_in(serialized: Buffer, words: str) -> Position | None:
+def position_in(serialized: Buffer, message: str) -> Position | None:
     """Find the node of a computation that the runtime's error message names; None if it names none.
 
     Args:
         serialized: a ``Computation``.
-        words: the runtime's error message; it may contain data.
+        message: the runtime's error message; it may contain data.
 
     Raises:
         Unreadable: the computation is malformed or too large.
     """
-    said = [((found[1] or "").encode(), found[2].encode()) for found in _NODE.finditer(words[-_MOST_WORDS:])]
-    named = list(dict.fromkeys(reversed(said)))[:_MOST_NAMES]  # the last ones are TensorFlow's own
-    if not named:
+    mentioned = [((match[1] or "").encode(), match[2].encode()) for match in _NODE.finditer(message[-_MAX_CHARACTERS:])]
+    candidates = list(dict.fromkeys(reversed(mentioned)))[:_MAX_NAMES]  # the last ones are TensorFlow's own
+    if not candidates:
         return None
     for number, graph in enumerate(graphs_of_computation(serialized)):
-        there = _positions(graph, number)
-        for function, name in named:
+        positions = _positions(graph, number)
+        for function, name in candidates:
             # The name of a node of an inlined function is prefixed with the caller's name.
-            for inner in _endings(name):
-                if (found := there.get((function, inner)) or there.get((None, inner))) is not None:
-                    return found
+            for suffix in _suffixes(name):
+                if (position := positions.get((function, suffix)) or positions.get((None, suffix))) is not None:
+                    return position
     return None
 
 
 def _positions(graph: Resolved, number: int) -> dict[tuple[bytes | None, bytes], Position]:
     """Return the nodes of known ops by function and name; for None, the first node whose name is or ends in that."""
-    found: dict[tuple[bytes | None, bytes], Position] = {}
+    positions: dict[tuple[bytes | None, bytes], Position] = {}
     known = known_ops()
-    for at, body in enumerate(graph.bodies):
+    for body_number, body in enumerate(graph.bodies):
         for node, (name, message) in enumerate(body.nodes.items()):
             op = message.op.decode("utf-8", "replace")
             if op in known:
-                position = Position(op, number, at - 1 if at else None, node)
-                found[body.name, name] = position
-                found.setdefault((None, name), position)
+                position = Position(op, number, body_number - 1 if body_number else None, node)
+                positions[body.name, name] = position
+                positions.setdefault((None, name), position)
     # A graph may have its functions inlined, while TensorFlow still names the node as in the function.
-    for (function, name), position in list(found.items()):
+    for (function, name), position in list(positions.items()):
         if function is not None:
-            for ending in _endings(name):
-                found.setdefault((None, ending), position)
-    return found
+            for suffix in _suffixes(name):
+                positions.setdefault((None, suffix), position)
+    return positions
 
 
-def _endings(name: bytes) -> Iterator[bytes]:
+def _suffixes(name: bytes) -> Iterator[bytes]:
     while name:
         yield name
         name = name.partition(b"/")[2]

@@ -1,6 +1,6 @@
 """Recognise aggregates that are sums, minima or maxima over clients, from their functions, never from a name.
 
-An aggregate over clients has a zero, from which each silo starts, ``accumulate(so_far, value)``, ``merge(one, other)``
+An aggregate over clients has a zero, from which each silo starts, ``accumulate(total, value)``, ``merge(left, right)``
 and ``report(total)``. It is recognised if each tensor of the zero is the neutral constant, ``accumulate`` adds
 something to that tensor that does not depend on the total so far, ``merge`` adds the two, and ``report`` returns them.
 A tensor that ``accumulate`` returns unchanged keeps its value in the zero.
@@ -66,7 +66,7 @@ class Total:
         return dtype_name(self.dtype) + (f"[{','.join(map(str, self.shape))}]" if self.shape else "")
 
 
-_DOES: Final = {"sum": "adds", "min": "takes the smaller of", "max": "takes the larger of"}
+_VERBS: Final = {"sum": "adds", "min": "takes the smaller of", "max": "takes the larger of"}
 
 
 def recognise(zero: Value, accumulate: Function, merge: Function, report: Function | None = None) -> Value:
@@ -84,70 +84,70 @@ def recognise(zero: Value, accumulate: Function, merge: Function, report: Functi
     Raises:
         NotRecognised: it is another aggregate, or it cannot be read.
     """
-    starts = leaves(zero)
-    so_far = _named(zero, "so far")
-    grown = leaves(_called("accumulate", accumulate, Struct.of([so_far, Input("client", whole=True)]), zero))
-    kept = frozenset(at for at, leaf in enumerate(grown) if leaf == Input(("so far", at)))
-    found = [
-        start if at in kept else Input(_total(at, leaf, start, kept, len(starts)))
-        for at, (leaf, start) in enumerate(zip(grown, starts, strict=True))
+    zeros = leaves(zero)
+    accumulator = _inputs_like(zero, "so far")
+    accumulated = leaves(_call("accumulate", accumulate, Struct.of([accumulator, Input("client", opaque=True)]), zero))
+    unchanged = frozenset(index for index, leaf in enumerate(accumulated) if leaf == Input(("so far", index)))
+    tensors = [
+        zero_tensor if index in unchanged else Input(_total(index, leaf, zero_tensor, unchanged, len(zeros)))
+        for index, (leaf, zero_tensor) in enumerate(zip(accumulated, zeros, strict=True))
     ]
-    merged = recognise_merge(zero, merge, kept)
-    for one, reduction in zip(found, merged, strict=True):
-        if isinstance(one, Input) and isinstance(one.name, Total) and one.name.reduction != reduction:
+    merged = recognise_merge(zero, merge, unchanged)
+    for tensor, reduction in zip(tensors, merged, strict=True):
+        if isinstance(tensor, Input) and isinstance(tensor.name, Total) and tensor.name.reduction != reduction:
             raise NotRecognised("its merge does something else than its accumulate")
-    whole = _renamed(zero, iter(found))
-    return whole if report is None else _reported(report, whole)
+    total = _filled_like(zero, iter(tensors))
+    return total if report is None else _reported(report, total)
 
 
-def _reported(report: Function, whole: Value) -> Value:
+def _reported(report: Function, total: Value) -> Value:
     try:
-        reported = report.call(whole)
+        reported = report.call(total)
         for leaf in leaves(reported):
             if not isinstance(leaf, Input) and any(isinstance(name, Total) for name in inputs_of(leaf)):
-                raise NotRecognised(f"its report computes something{_with(leaf)} instead of returning the totals")
+                raise NotRecognised(f"its report computes something{_op_text(leaf)} instead of returning the totals")
     except NotUnderstood as error:
         raise NotRecognised(f"its report cannot be read: {error}") from None
     return reported
 
 
-def recognise_merge(like: Value, merge: Function, kept: Collection[int] = ()) -> list[Reduction | None]:
+def recognise_merge(like: Value, merge: Function, unchanged: Collection[int] = ()) -> list[Reduction | None]:
     """Recognise a function that merges two values, tensor by tensor.
 
     Args:
         like: a value with the structs that it merges.
         merge: a function of two such values.
-        kept: numbers of tensors that may be merged in any way: they are equal in both values.
+        unchanged: numbers of tensors that may be merged in any way: they are equal in both values.
 
     Returns:
-        How each tensor is merged, in order; None for a tensor of ``kept`` that is merged in another way.
+        How each tensor is merged, in order; None for a tensor of ``unchanged`` that is merged in another way.
 
     Raises:
         NotRecognised: a tensor is merged in another way.
     """
-    one, other = _named(like, "one"), _named(like, "other")
-    merged = leaves(_called("merge", merge, Struct.of([one, other]), like))
-    found: list[Reduction | None] = []
-    for at, leaf in enumerate(merged):
-        pair = {Input(("one", at)), Input(("other", at))}
+    left, right = _inputs_like(like, "left"), _inputs_like(like, "right")
+    merged = leaves(_call("merge", merge, Struct.of([left, right]), like))
+    reductions: list[Reduction | None] = []
+    for index, leaf in enumerate(merged):
+        pair = {Input(("left", index)), Input(("right", index))}
         if isinstance(leaf, Combined) and len(leaf.terms) == 2 and set(leaf.terms) == pair and not leaf.checked:
-            found.append(leaf.reduction)
-        elif at in kept:
-            found.append(None)
+            reductions.append(leaf.reduction)
+        elif index in unchanged:
+            reductions.append(None)
         else:
-            raise NotRecognised(f"its merge {_does(leaf)}{_where(at, len(merged))}")
-    return found
+            raise NotRecognised(f"its merge {_described(leaf)}{_tensor_text(index, len(merged))}")
+    return reductions
 
 
-def _called(name: str, function: Function, argument: Value, like: Value) -> Value:
+def _call(name: str, function: Function, argument: Value, like: Value) -> Value:
     """Return a function's result, which must have the structs of ``like``."""
     try:
-        made = function.call(argument)
+        result = function.call(argument)
     except NotUnderstood as error:
         raise NotRecognised(f"its {name} cannot be read: {error}") from None
-    if _layout(made) != _layout(like):
+    if _layout(result) != _layout(like):
         raise NotRecognised(f"its {name} returns another structure than its zero has")
-    return made
+    return result
 
 
 def _layout(value: Value) -> list[int]:
@@ -157,42 +157,42 @@ def _layout(value: Value) -> list[int]:
     return [len(value.elements), *(number for element in value.elements for number in _layout(element))]
 
 
-def _named(like: Value, name: str) -> Value:
+def _inputs_like(like: Value, name: str) -> Value:
     """Return the structs of ``like`` with inputs in place of the tensors, named by their number."""
-    return _renamed(like, (Input((name, at)) for at in range(len(leaves(like)))))
+    return _filled_like(like, (Input((name, index)) for index in range(len(leaves(like)))))
 
 
-def _renamed(like: Value, tensors: Iterator[Value]) -> Value:
+def _filled_like(like: Value, tensors: Iterator[Value]) -> Value:
     """Return the structs of ``like`` with these tensors."""
     if isinstance(like, Struct):
-        return Struct.of([_renamed(element, tensors) for element in like.elements])
+        return Struct.of([_filled_like(element, tensors) for element in like.elements])
     return next(tensors)
 
 
-def _total(at: int, leaf: Value, start: Value, kept: Collection[int], count: int) -> Total:
+def _total(index: int, leaf: Value, zero_tensor: Value, unchanged: Collection[int], count: int) -> Total:
     """Return the total that a tensor of ``accumulate``'s result is.
 
     Raises:
         NotRecognised: it is not a total.
     """
-    where = _where(at, count)
-    so_far = Input(("so far", at))
-    if not isinstance(leaf, Combined) or so_far not in leaf.terms:
-        raise NotRecognised(f"its accumulate {_does(leaf)}{where}")
+    where = _tensor_text(index, count)
+    accumulator = Input(("so far", index))
+    if not isinstance(leaf, Combined) or accumulator not in leaf.terms:
+        raise NotRecognised(f"its accumulate {_described(leaf)}{where}")
     added = list(leaf.terms)
-    added.remove(so_far)
-    constants = {("so far", one) for one in kept}
+    added.remove(accumulator)
+    constants = {("so far", number) for number in unchanged}
     if not frozenset().union(*map(inputs_of, added)) <= {"client", *constants}:
-        raise NotRecognised(f"its accumulate {_DOES[leaf.reduction]} what it has so far twice{where}")
+        raise NotRecognised(f"its accumulate {_VERBS[leaf.reduction]} its total so far twice{where}")
     if not leaf.checked <= {"client", *constants}:
-        raise NotRecognised(f"its accumulate looks at what it has so far{where}")
-    if not isinstance(start, Known):
-        raise NotRecognised(f"its zero is no constant number{_with(start)}{where}")
-    zero = start.constant
+        raise NotRecognised(f"its accumulate may fail, depending on its total so far{where}")
+    if not isinstance(zero_tensor, Known):
+        raise NotRecognised(f"its zero is not a constant number{_op_text(zero_tensor)}{where}")
+    zero = zero_tensor.constant
     if leaf.dtype != zero.dtype:
         raise NotRecognised(f"its accumulate is of another type than its zero{where}")
-    if not _changes_nothing(zero, leaf.reduction):
-        raise NotRecognised(f"its zero is not what leaves a {leaf.reduction} as it is{where}")
+    if not _is_neutral(zero, leaf.reduction):
+        raise NotRecognised(f"its zero is not the neutral element of a {leaf.reduction}{where}")
     if leaf.reduction == "sum" and not _is_exact(zero.dtype) and sum(map(_adds, added)) > 1:
         raise NotRecognised(f"its accumulate adds more than one floating-point number{where}")
     return Total(leaf.reduction, zero.dtype, zero.shape)
@@ -207,7 +207,7 @@ def _adds(term: Value) -> bool:
     return not (isinstance(term, Known) and term.constant.zero)
 
 
-def _changes_nothing(zero: Constant, reduction: Reduction) -> bool:
+def _is_neutral(zero: Constant, reduction: Reduction) -> bool:
     if reduction == "sum":
         return zero.zero
     dtype = DTYPES[zero.dtype]
@@ -224,7 +224,7 @@ def _changes_nothing(zero: Constant, reduction: Reduction) -> bool:
     return int(number) == (bounds.max if reduction == "min" else bounds.min)
 
 
-def _does(leaf: Value) -> str:
+def _described(leaf: Value) -> str:
     """Describe, for people, how a tensor is computed instead of by adding."""
     match leaf:
         case Computed("ConcatV2" | "Concat" | "Pack" | "StringJoin" as op):
@@ -232,16 +232,16 @@ def _does(leaf: Value) -> str:
         case Computed(op):
             return f"computes with {op} instead of adding"
         case Combined(reduction=reduction):
-            return f"{_DOES[reduction]} other values than it should"
+            return f"{_VERBS[reduction]} other values than it should"
         case Input():
             return "keeps or replaces values instead of adding them"
         case _:
             return "returns a constant instead of adding"
 
 
-def _with(leaf: Value) -> str:
+def _op_text(leaf: Value) -> str:
     return f" ({leaf.op})" if isinstance(leaf, Computed) else ""
 
 
-def _where(at: int, count: int) -> str:
-    return f" in its tensor {at + 1} of {count}" if count > 1 else ""
+def _tensor_text(index: int, count: int) -> str:
+    return f" in its tensor {index + 1} of {count}" if count > 1 else ""

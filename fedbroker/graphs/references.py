@@ -3,9 +3,10 @@
 In a graph an input is ``node``, ``node:2`` or ``^node``. In a function's body it is ``argument``, ``argument:0``,
 ``node:output:2`` or ``^name``. TensorFlow resolves each in a table of its own (``graph_constructor.cc``, and
 ``InstantiateFunction`` in ``function.cc``). A graph is refused if that table could hold something else than a reader
-expects: two things of one name, a name that looks like a reference, a function named like an op. Functions of lists are
-refused, too: one name stands for many tensors there, and TensorFlow's Python makes none. So are functions whose
-attributes have defaults: a node that calls one gets attributes, and so other functions or ops, that it does not show.
+expects: two things of the same name, a name that looks like a reference, a function named like an op. Functions of
+lists are refused, too: one name stands for many tensors there, and TensorFlow's Python makes none. So are functions
+whose attributes have defaults: a node that calls one gets attributes, and so other functions or ops, that it does not
+show.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Final
 
 from fedbroker.graphs.graphdef import Message, Unreadable, known_ops, parse
 
-__all__ = ["MOST_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve", "tensor_of"]
+__all__ = ["MAX_NODES", "Body", "Resolved", "Source", "attributes", "functions_in", "node_of", "resolve", "tensor_of"]
 
-MOST_NODES: Final = 1_000_000
+MAX_NODES: Final = 1_000_000
 """Nodes of a graph and its functions: a bound on the time and memory that reading takes."""
 
 _NAME: Final = rb"[A-Za-z0-9._\\/>-]+"
@@ -98,12 +99,12 @@ def resolve(serialized: bytes) -> Resolved:
     """
     graph = parse(serialized)
     library = graph.library.function
-    if len(graph.node) + sum(len(function.node_def) for function in library) > MOST_NODES:
-        raise Unreadable(f"a graph in it has more than {MOST_NODES} nodes")
-    names = _distinct((function.signature.name for function in library), "functions")
+    if len(graph.node) + sum(len(function.node_def) for function in library) > MAX_NODES:
+        raise Unreadable(f"a graph in it has more than {MAX_NODES} nodes")
+    names = _unique((function.signature.name for function in library), "functions")
     if not _op_names().isdisjoint(names) or b"" in names:
         raise Unreadable("a function in it has the name of an op, or none")
-    _distinct((gradient.function_name for gradient in graph.library.gradient), "gradients")
+    _unique((gradient.function_name for gradient in graph.library.gradient), "gradients")
     functions = {function.signature.name: _function(function) for function in library}
     return Resolved(_Scope(graph.node).body(b"", {}), functions, graph)
 
@@ -132,10 +133,10 @@ def attributes(owner: Message) -> dict[bytes, Message]:
     Raises:
         Unreadable: an attribute occurs twice.
     """
-    found = {entry.key: entry.value for entry in owner.attr}
-    if len(found) != len(owner.attr):
-        raise Unreadable("an attribute in it is there twice")
-    return found
+    by_name = {entry.key: entry.value for entry in owner.attr}
+    if len(by_name) != len(owner.attr):
+        raise Unreadable("an attribute in it occurs twice")
+    return by_name
 
 
 def functions_in(owner: Message) -> Iterator[bytes]:
@@ -144,33 +145,33 @@ def functions_in(owner: Message) -> Iterator[bytes]:
     Raises:
         Unreadable: an attribute occurs twice.
     """
-    waiting = [owner]
-    while waiting:
-        for value in attributes(waiting.pop()).values():
+    pending = [owner]
+    while pending:
+        for value in attributes(pending.pop()).values():
             kind = value.WhichOneof("value")
             called = [value.func] if kind == "func" else value.list.func if kind == "list" else ()
-            yield from (one.name for one in called)
-            waiting += called
+            yield from (function.name for function in called)
+            pending += called
 
 
 def _function(function: Message) -> Body:
     signature = function.signature
-    arguments = _named((one.name for one in signature.input_arg), "arguments of a function")
-    outputs = _named((one.name for one in signature.output_arg), "results of a function")
-    if any(one.number_attr or one.type_list_attr for one in (*signature.input_arg, *signature.output_arg)):
+    arguments = _checked_names((item.name for item in signature.input_arg), "arguments of a function")
+    outputs = _checked_names((item.name for item in signature.output_arg), "results of a function")
+    if any(item.number_attr or item.type_list_attr for item in (*signature.input_arg, *signature.output_arg)):
         raise Unreadable("a function in it takes or returns a list")
-    if any(one.HasField("default_value") for one in signature.attr):
+    if any(item.HasField("default_value") for item in signature.attr):
         raise Unreadable("a function in it has an attribute with a default")
     scope = _Scope(function.node_def, arguments, in_function=True)
-    returned = {one.key: one.value for one in function.ret}
-    if len(returned) != len(function.ret) or returned.keys() != set(outputs):
+    sources = {item.key: item.value for item in function.ret}
+    if len(sources) != len(function.ret) or sources.keys() != set(outputs):
         raise Unreadable("a function in it does not return what its signature names")
-    _distinct((one.key for one in function.control_ret), "control results of a function")
-    if any(one.value not in scope.nodes for one in function.control_ret):
-        raise Unreadable("a function in it waits for a node that is not there")
+    _unique((item.key for item in function.control_ret), "control results of a function")
+    if any(item.value not in scope.nodes for item in function.control_ret):
+        raise Unreadable("a function in it waits for a node that does not exist")
     if not scope.names.isdisjoint(outputs):
         raise Unreadable("a result of a function in it has the name of a node or an argument")
-    return scope.body(signature.name, {name: scope.source(returned[name]) for name in outputs})
+    return scope.body(signature.name, {name: scope.source(sources[name]) for name in outputs})
 
 
 class _Scope:
@@ -184,62 +185,62 @@ class _Scope:
 
     def __init__(self, nodes: Iterable[Message], arguments: Sequence[bytes] = (), *, in_function: bool = False) -> None:
         nodes = list(nodes)
-        self.nodes = dict(zip(_named((node.name for node in nodes), "nodes"), nodes, strict=True))
+        self.nodes = dict(zip(_checked_names((node.name for node in nodes), "nodes"), nodes, strict=True))
         self.arguments = arguments
         self._known = frozenset(arguments)
         self._in_function = in_function
         self.names = self._known.union(self.nodes)
         if len(self.names) < len(self._known) + len(self.nodes):
-            raise Unreadable("a node and an argument of a function in it have one name")
+            raise Unreadable("a node and an argument of a function in it have the same name")
 
     def source(self, reference: bytes) -> Source:
         """Return the tensor that a reference stands for."""
         if not self._in_function:
-            found = _indexed(reference)
+            tensor = _indexed(reference)
         elif match := _OF_NODE.fullmatch(reference):
-            found = Source(match[1], int(match[3]), match[2])
+            tensor = Source(match[1], int(match[3]), match[2])
         else:
-            found = _indexed(reference)
-            if found.name not in self._known or found.index:
+            tensor = _indexed(reference)
+            if tensor.name not in self._known or tensor.index:
                 raise Unreadable("a reference in a function in it is to no single tensor")
-            return Source(found.name, is_argument=True)
-        if found.name not in self.nodes:
-            raise Unreadable("a reference in it is to a node that is not there")
-        return found
+            return Source(tensor.name, is_argument=True)
+        if tensor.name not in self.nodes:
+            raise Unreadable("a reference in it is to a node that does not exist")
+        return tensor
 
     def body(self, name: bytes, results: Mapping[bytes, Source]) -> Body:
         inputs: dict[bytes, Sequence[Source]] = {}
         controls: dict[bytes, Sequence[bytes]] = {}
         for node in self.nodes.values():
-            waits = [one[1:] for one in node.input if one.startswith(b"^")]
-            tensors = node.input[: len(node.input) - len(waits)]
-            if any(one not in self.names for one in waits):
-                raise Unreadable("a node in it waits for a node that is not there")
+            control_names = [reference[1:] for reference in node.input if reference.startswith(b"^")]
+            tensors = node.input[: len(node.input) - len(control_names)]
+            if any(reference not in self.names for reference in control_names):
+                raise Unreadable("a node in it waits for a node that does not exist")
             # Control inputs come last: a `^name` before a tensor does not resolve.
-            inputs[node.name], controls[node.name] = [self.source(one) for one in tensors], waits
+            inputs[node.name], controls[node.name] = [self.source(reference) for reference in tensors], control_names
         return Body(name, self.arguments, results, self.nodes, inputs, controls)
 
 
 def _indexed(reference: bytes) -> Source:
     match = _INDEXED.fullmatch(reference)
     if match is None:
-        raise Unreadable("a reference in it is none that a graph may have")
+        raise Unreadable("a reference in it is malformed")
     return Source(match[1], int(match[2] or 0))
 
 
-def _named(names: Iterable[bytes], what: str) -> list[bytes]:
+def _checked_names(names: Iterable[bytes], kind: str) -> list[bytes]:
     """Check that each name is one that TensorFlow allows for a node."""
-    found = _distinct(names, what)
-    if not all(map(_IS_NAME.fullmatch, found)):
-        raise Unreadable(f"one of the {what} in it has a name that it must not have")
-    return found
+    checked = _unique(names, kind)
+    if not all(map(_IS_NAME.fullmatch, checked)):
+        raise Unreadable(f"one of the {kind} in it has an invalid name")
+    return checked
 
 
-def _distinct(names: Iterable[bytes], what: str) -> list[bytes]:
-    found = list(names)
-    if len(set(found)) != len(found):
-        raise Unreadable(f"two of the {what} in it have one name")
-    return found
+def _unique(names: Iterable[bytes], kind: str) -> list[bytes]:
+    listed = list(names)
+    if len(set(listed)) != len(listed):
+        raise Unreadable(f"two of the {kind} in it have the same name")
+    return listed
 
 
 @functools.cache

@@ -34,7 +34,7 @@ DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
 }
 """TensorFlow's numeric types, by their numbers in its ``types.proto``, which are those of TFF's ``DataType``, too."""
 
-_TYPED: Final[Mapping[int, str]] = {
+_TENSOR_FIELDS: Final[Mapping[int, str]] = {
     1: "float_val",
     2: "double_val",
     3: "int_val",
@@ -52,15 +52,15 @@ _TYPED: Final[Mapping[int, str]] = {
 }
 """The field of ``TensorProto`` that holds the numbers of a type."""
 
-MOST_DIMENSIONS: Final = 254
+MAX_DIMENSIONS: Final = 254
 """TensorFlow's own limit."""
-SMALL: Final = 16
+MAX_LISTED: Final = 16
 """A constant of at most this many elements keeps each of them: it may be a shape."""
 
-LONGEST_TYPE: Final = 120
+MAX_TYPE_LENGTH: Final = 120
 """Characters of a type in a message: it is part of a one-line error."""
 
-_OTHER_DTYPES: Final = {7: "string", 10: "bool"}
+_OTHER_DTYPES: Final = {7: "string", 10: "bool"}  # DT_STRING, DT_BOOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +102,21 @@ def read_constant(tensor: Message) -> Constant | None:
     if (
         dtype is None
         or tensor.tensor_shape.unknown_rank
-        or len(dimensions) > MOST_DIMENSIONS
+        or len(dimensions) > MAX_DIMENSIONS
         or min(dimensions, default=0) < 0
     ):
         return None
     elements = math.prod(dimensions)
-    numbers = _numbers(tensor, dtype, elements)
+    numbers = _tensor_numbers(tensor, dtype, elements)
     if numbers is None:
         return None
     shape = tuple(dimensions)
     fill = _fill(numbers, dtype)
-    small = elements <= SMALL and dtype.kind in "iu"
+    small = elements <= MAX_LISTED and dtype.kind in "iu"
     return Constant(int(tensor.dtype), shape, fill, _values(numbers, elements) if small else None)
 
 
-_LISTS: Final[Mapping[int, str]] = {
+_ARRAY_FIELDS: Final[Mapping[int, str]] = {
     number: f"{'bfloat16' if number == BFLOAT16 else dtype}_list" for number, dtype in DTYPES.items()
 }
 
@@ -125,41 +125,43 @@ def read_array(array: Message) -> Constant | None:
     """Return the content of TFF's ``Array``; None if it is malformed or no numeric tensor."""
     dtype = DTYPES.get(array.dtype)
     shape = tuple(array.shape.dim)
-    if dtype is None or array.shape.unknown_rank or len(shape) > MOST_DIMENSIONS or min(shape, default=0) < 0:
+    if dtype is None or array.shape.unknown_rank or len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0:
         return None
-    numbers = _listed(array, dtype)
+    numbers = _array_numbers(array, dtype)
     elements = math.prod(shape)
     if numbers is None or len(numbers) != elements:
         return None
-    small = elements <= SMALL and dtype.kind in "iu"
+    small = elements <= MAX_LISTED and dtype.kind in "iu"
     return Constant(int(array.dtype), shape, _fill(numbers, dtype), _values(numbers, elements) if small else None)
 
 
-def _listed(array: Message, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]] | None:
+def _array_numbers(array: Message, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]] | None:
     """Return the numbers of an array."""
     if array.content:
         return np.frombuffer(array.content, dtype) if len(array.content) % dtype.itemsize == 0 else None
-    return _as_dtype(getattr(array, _LISTS[array.dtype]).value, dtype, bits=array.dtype in (BFLOAT16, HALF))
+    return _as_dtype(getattr(array, _ARRAY_FIELDS[array.dtype]).value, dtype, bits=array.dtype in (BFLOAT16, HALF))
 
 
-def _as_dtype(written: Sequence[Any], dtype: np.dtype[Any], *, bits: bool) -> np.ndarray[Any, np.dtype[Any]] | None:
+def _as_dtype(numbers: Sequence[Any], dtype: np.dtype[Any], *, bits: bool) -> np.ndarray[Any, np.dtype[Any]] | None:
     """Convert numbers from protobuf (complex numbers in pairs, halves as bits); None if they do not fit the type."""
     if dtype.kind == "c":
-        pairs = np.array(written, np.float32 if dtype.itemsize == 8 else np.float64)
+        pairs = np.array(numbers, np.float32 if dtype.itemsize == 8 else np.float64)
         return pairs.view(dtype) if len(pairs) % 2 == 0 else None
     if bits:
-        return np.array([number & 0xFFFF for number in written], np.uint16).view(dtype)
+        return np.array([number & 0xFFFF for number in numbers], np.uint16).view(dtype)
     info = None if dtype.kind == "f" else np.iinfo(dtype)
-    fits = info is None or all(info.min <= number <= info.max for number in written)
-    return np.array(written, dtype) if fits else None
+    fits = info is None or all(info.min <= number <= info.max for number in numbers)
+    return np.array(numbers, dtype) if fits else None
 
 
-def _numbers(tensor: Message, dtype: np.dtype[Any], elements: int) -> np.ndarray[Any, np.dtype[Any]] | None:
+def _tensor_numbers(tensor: Message, dtype: np.dtype[Any], elements: int) -> np.ndarray[Any, np.dtype[Any]] | None:
     """Return the encoded numbers: all elements, or the first ones, of which the last is repeated to the end."""
     if tensor.tensor_content:
-        whole = len(tensor.tensor_content) == elements * dtype.itemsize
-        return np.frombuffer(tensor.tensor_content, dtype) if whole else None
-    numbers = _as_dtype(getattr(tensor, _TYPED[tensor.dtype]), dtype, bits=_TYPED[tensor.dtype] == "half_val")
+        complete = len(tensor.tensor_content) == elements * dtype.itemsize
+        return np.frombuffer(tensor.tensor_content, dtype) if complete else None
+    numbers = _as_dtype(
+        getattr(tensor, _TENSOR_FIELDS[tensor.dtype]), dtype, bits=_TENSOR_FIELDS[tensor.dtype] == "half_val"
+    )
     if numbers is None or len(numbers) > elements:
         return None
     return numbers if len(numbers) else np.zeros(1, dtype)
@@ -173,14 +175,14 @@ def _fill(numbers: np.ndarray[Any, np.dtype[Any]], dtype: np.dtype[Any]) -> byte
 
 
 def _values(numbers: np.ndarray[Any, np.dtype[Any]], elements: int) -> tuple[int, ...]:
-    listed = [int(number) for number in numbers[:elements]]
-    return tuple(listed + listed[-1:] * (elements - len(listed)))
+    values = [int(number) for number in numbers[:elements]]
+    return tuple(values + values[-1:] * (elements - len(values)))
 
 
 def type_text(type_: Message) -> str:
     """Return a type as TFF writes it, in one short printable line; for messages to people, not for decisions."""
     text = _type_text(type_, 0)
-    return text if len(text) <= LONGEST_TYPE else f"{text[: LONGEST_TYPE - 1]}…"
+    return text if len(text) <= MAX_TYPE_LENGTH else f"{text[: MAX_TYPE_LENGTH - 1]}…"
 
 
 def _type_text(type_: Message, depth: int) -> str:
@@ -191,8 +193,9 @@ def _type_text(type_: Message, depth: int) -> str:
             dims = ",".join("?" if dim < 0 else str(dim) for dim in type_.tensor.dims[:10])
             return f"{name}(unknown rank)" if type_.tensor.unknown_rank else name + (f"[{dims}]" if dims else "")
         case "struct":
-            elements = type_.struct.element[:LONGEST_TYPE]
-            return f"<{','.join(_element_name(one.name) + _type_text(one.value, depth + 1) for one in elements)}>"
+            elements = type_.struct.element[:MAX_TYPE_LENGTH]
+            texts = [_element_name(element.name) + _type_text(element.value, depth + 1) for element in elements]
+            return f"<{','.join(texts)}>"
         case "sequence":
             return f"{_type_text(type_.sequence.element, depth + 1)}*"
         case _:

@@ -270,9 +270,9 @@ NONE = {
         trace(lambda a, b: [a[0] + b[0]], [tf.TensorSpec([3], tf.int64)], [tf.TensorSpec([3], tf.int64)]),
         "adds other values than it should",
     ),
-    "starts_at_one": (trace(lambda: [tf.ones([3])]), PLUS, PLUS, "zero is not what leaves a sum"),
+    "starts_at_one": (trace(lambda: [tf.ones([3])]), PLUS, PLUS, "zero is not the neutral element of a sum"),
     "starts_with_unequal_numbers": (trace(lambda: [tf.constant([0.0, 0.0, 1.0])]), PLUS, PLUS, "zero is not"),
-    "draws_its_zero": (trace(lambda: [tf.random.uniform([3])]), PLUS, PLUS, "zero is no constant"),
+    "draws_its_zero": (trace(lambda: [tf.random.uniform([3])]), PLUS, PLUS, "zero is not a constant"),
     "draws": (
         ZERO,
         trace(lambda a, x: [a[0] + tf.where(tf.random.uniform([]) < 0.5, x[0], a[0])], [VECTOR], [VECTOR]),
@@ -294,7 +294,7 @@ NONE = {
         ZERO,
         trace(lambda a, x: [checked(a[0] < 9.0, a[0] + x[0])], [VECTOR], [VECTOR]),
         PLUS,
-        "looks at what it has so far",
+        "may fail, depending on its total so far",
     ),
     "passes_on_after_a_look": (
         ZERO,
@@ -434,5 +434,5 @@ def test_function_that_the_optimizer_may_replace_is_refused():
     graph.CopyFrom(plus.graph)
     for function in graph.library.function:
         function.attr["api_implements"].s = b"sum"
-    with pytest.raises(NotRecognised, match="put another function in the place"):
+    with pytest.raises(NotRecognised, match="may replace a function"):
         Aggregate(ZERO, replace(plus, graph=graph), PLUS).recognised()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GIVEN", "Clients", "Refused", "Server", "intrinsic", "may_leave"]
 
-GIVEN: Final = Input("given", whole=True)
+GIVEN: Final = Input("given", opaque=True)
 """A value that the coordinator sent, without any data of the silo."""
 
 DEALT: Final = "it adds up the silo's values with others that the coordinator chose for single clients"
