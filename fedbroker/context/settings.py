@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, get_args
 from fedbroker.errors import ConfigError
 from fedbroker.plan.compiler import SecureSum
 from fedbroker.runtime.host.confinement import Mode
-from fedbroker.runtime.resources import LEAST_MEMORY
+from fedbroker.runtime.resources import MIN_MEMORY
 from fedbroker.session.events import Listener
 from fedbroker.session.roster import Member
 from fedbroker.session.stage_state import MergeOrder, Policy, Stragglers
@@ -134,10 +134,10 @@ class Options:
                 f"default_num_clients is {self.default_num_clients}",
                 hint="it must not be negative; leave it out for one client at each silo",
             )
-        if self.runtime_memory_bytes is not None and self.runtime_memory_bytes < LEAST_MEMORY:
+        if self.runtime_memory_bytes is not None and self.runtime_memory_bytes < MIN_MEMORY:
             raise ConfigError(
                 f"runtime_memory_bytes is {self.runtime_memory_bytes}",
-                hint=f"it must be at least {LEAST_MEMORY}, of which the C++ runtime's threads take a part; "
+                hint=f"it must be at least {MIN_MEMORY}, of which the C++ runtime's threads take a part; "
                 "None for three quarters of the memory",
             )
 

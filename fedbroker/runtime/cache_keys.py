@@ -14,8 +14,9 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from fedbroker.runtime.protos import computation_pb2, executor_pb2, leaves
+from fedbroker.runtime.protos import computation_pb2, leaves
 from fedbroker.runtime.values import (
+    COMPUTATION,
     ELEMENT,
     ELEMENT_VALUE,
     FEDERATED,
@@ -24,25 +25,22 @@ from fedbroker.runtime.values import (
     Buffer,
     fields,
     framed,
-    number_of,
 )
 
-__all__ = ["with_own_keys"]
-
-COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
+__all__ = ["with_content_keys"]
 
 # ``TensorFlow.cache_key.id`` is a 64-bit integer.
 KEY_BYTES: Final = 8
-DEEPEST: Final = 100
+MAX_DEPTH: Final = 100
 """Maximal nesting depth of values; the same limit as protobuf's own parser."""
 
-_SECRET: Final = secrets.token_bytes(32)
+_SECRET: Final = secrets.token_bytes(32)  # of this process alone, so that no sender can compute a key
 
-_INTO: Final = {STRUCT: ELEMENT, ELEMENT: ELEMENT_VALUE, FEDERATED: MEMBER}
+_NESTED_VALUES: Final = {STRUCT: ELEMENT, ELEMENT: ELEMENT_VALUE, FEDERATED: MEMBER}
 """For each field number: the field of its message that holds further values."""
 
 
-def with_own_keys(value: Buffer) -> list[Buffer]:
+def with_content_keys(value: Buffer) -> list[Buffer]:
     """Return the parts of a serialized ``executor.Value`` in which each graph has the key of its content.
 
     A value that cannot be parsed is returned unchanged: the runtime rejects it.
@@ -55,10 +53,10 @@ def with_own_keys(value: Buffer) -> list[Buffer]:
 
 def _rewritten(value: memoryview, depth: int) -> list[Buffer] | None:
     """Return the rewritten parts of a value, or None if it holds no computation."""
-    found = list(fields(value))
-    if depth > DEEPEST or len(found) != 1:
+    content_fields = list(fields(value))
+    if depth > MAX_DEPTH or len(content_fields) != 1:
         return None
-    number, content = found[0]
+    number, content = content_fields[0]
     if number == COMPUTATION:
         return framed(COMPUTATION, [_keyed(content)])
     if number not in (STRUCT, FEDERATED):
@@ -71,22 +69,24 @@ def _inside(number: int, content: memoryview, depth: int) -> list[Buffer] | None
     """Return the rewritten parts of a struct, its element or a federated value; None if no computation is in it."""
     parts: list[Buffer] = []
     changed = False
-    for inner, one in fields(content):
-        new = None
-        if inner == _INTO[number]:
-            new = _inside(inner, one, depth) if number == STRUCT else _rewritten(one, depth + 1)
-        changed = changed or new is not None
-        parts += framed(inner, [one] if new is None else new)
+    for field, inner_content in fields(content):
+        rewritten = None
+        if field == _NESTED_VALUES[number]:
+            rewritten = (
+                _inside(field, inner_content, depth) if number == STRUCT else _rewritten(inner_content, depth + 1)
+            )
+        changed = changed or rewritten is not None
+        parts += framed(field, [inner_content] if rewritten is None else rewritten)
     return parts if changed else None
 
 
 def _keyed(content: memoryview) -> bytes:
     computation = computation_pb2.Computation.FromString(bytes(content))
-    for one in leaves(computation):
-        if one.WhichOneof("computation") == "tensorflow" and one.tensorflow.cache_key.id:
-            one.tensorflow.cache_key.id = 0
-            whole = one.SerializeToString(deterministic=True)
-            one.tensorflow.cache_key.id = _key_of(whole)
+    for leaf in leaves(computation):
+        if leaf.WhichOneof("computation") == "tensorflow" and leaf.tensorflow.cache_key.id:
+            leaf.tensorflow.cache_key.id = 0
+            serialized = leaf.SerializeToString(deterministic=True)
+            leaf.tensorflow.cache_key.id = _key_of(serialized)
     return bytes(computation.SerializeToString(deterministic=True))
 
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedbroker.errors import RuntimeFailure, RuntimeUnavailable
-from fedbroker.runtime.cache_keys import with_own_keys
+from fedbroker.runtime.cache_keys import with_content_keys
 from fedbroker.runtime.protos import Proto, executor_pb2
 from fedbroker.runtime.service import Service
-from fedbroker.runtime.values import Buffer, framed, struct, unframe
+from fedbroker.runtime.values import Buffer, framed, number_of, struct, unframe
 
-__all__ = ["ROOM", "Executor", "FunctionCache", "Ref", "SharedExecutor"]
+__all__ = ["CACHE_BYTES", "Executor", "FunctionCache", "Ref", "SharedExecutor"]
 
-ROOM: Final = 64 << 20
-"""Maximal size in bytes of the unused computations that are kept."""
+CACHE_BYTES: Final = 64 << 20
+"""Maximal size in bytes of the unused computations that an executor keeps: several models' training graphs."""
 
-_VALUE_IN: Final = executor_pb2.CreateValueRequest.DESCRIPTOR.fields_by_name["value"].number
-_VALUE_OUT: Final = executor_pb2.ComputeResponse.DESCRIPTOR.fields_by_name["value"].number
+_VALUE_IN: Final = number_of(executor_pb2.CreateValueRequest, "value")
+_VALUE_OUT: Final = number_of(executor_pb2.ComputeResponse, "value")
 # Disposing takes milliseconds. A runtime that has stopped must not delay the end of a session.
 _DISPOSE_SECONDS: Final = 1.0
 
@@ -44,11 +44,11 @@ class FunctionCache:
     """The functions in one executor: their ids in the runtime, and their numbers of users.
 
     Args:
-        room: maximal size in bytes of the unused functions that are kept.
+        max_bytes: functions without users are disposed of, longest unused first, as long as all take more bytes.
     """
 
-    def __init__(self, room: int = ROOM) -> None:
-        self._room = room
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._cached: OrderedDict[str, _Function] = OrderedDict()  # least recently used first
         self._bytes = 0
 
@@ -79,7 +79,7 @@ class FunctionCache:
             self._cached[name].users -= 1
         evicted: list[str] = []
         unused = deque(name for name, function in self._cached.items() if function.users == 0)
-        while self._bytes > self._room and unused:
+        while self._bytes > self._max_bytes and unused:
             function = self._cached.pop(unused.popleft())
             self._bytes -= function.size
             evicted.append(function.id)
@@ -176,7 +176,7 @@ class Executor:
         if cached is not None:
             ref = Ref(cached)
         else:
-            ref = await self.value(*with_own_keys(serialized))
+            ref = await self.value(*with_content_keys(serialized))
             if self._closed or not functions.add(name, ref.id, len(serialized)):
                 return ref  # closed, or another user was faster: dispose of it with the other values
             self._live.discard(ref.id)
@@ -185,7 +185,7 @@ class Executor:
 
     async def struct_of(self, elements: Sequence[tuple[str, Buffer]]) -> Ref:
         """Create a struct of serialized values in one request. An empty name means no name."""
-        return await self.value(*struct((name, with_own_keys(value)) for name, value in elements))
+        return await self.value(*struct((name, with_content_keys(value)) for name, value in elements))
 
     async def struct(self, elements: Sequence[tuple[str, Ref]]) -> Ref:
         """Create a struct of values. An empty name means no name."""
@@ -194,26 +194,26 @@ class Executor:
             element = request.element.add(value_ref=_proto(ref))
             if name:
                 element.name = name
-        made = self._ref(executor_pb2.CreateStructResponse, await self._send("CreateStruct", request))
-        self._parts_of[made.id] = [ref.id for _, ref in elements]
-        return made
+        result = self._ref(executor_pb2.CreateStructResponse, await self._send("CreateStruct", request))
+        self._parts_of[result.id] = [ref.id for _, ref in elements]
+        return result
 
     async def select(self, source: Ref, index: int) -> Ref:
         """Select an element of a struct."""
         request = executor_pb2.CreateSelectionRequest(executor=self._identity, source_ref=_proto(source), index=index)
-        made = self._ref(executor_pb2.CreateSelectionResponse, await self._send("CreateSelection", request))
-        self._parts_of[made.id] = [source.id]
-        return made
+        result = self._ref(executor_pb2.CreateSelectionResponse, await self._send("CreateSelection", request))
+        self._parts_of[result.id] = [source.id]
+        return result
 
     async def call(self, function: Ref, argument: Ref | None) -> Ref:
         """Return the result of a call, which may still be running."""
         request = executor_pb2.CreateCallRequest(executor=self._identity, function_ref=_proto(function))
         if argument is not None:
             request.argument_ref.CopyFrom(_proto(argument))
-        made = self._ref(executor_pb2.CreateCallResponse, await self._send("CreateCall", request))
-        self._calls.add(made.id)
-        self._parts_of[made.id] = [function.id] if argument is None else [function.id, argument.id]
-        return made
+        result = self._ref(executor_pb2.CreateCallResponse, await self._send("CreateCall", request))
+        self._calls.add(result.id)
+        self._parts_of[result.id] = [function.id] if argument is None else [function.id, argument.id]
+        return result
 
     async def compute(self, ref: Ref) -> memoryview:
         """Return a value's content, a read-only serialized ``executor.Value``. Waits without a time limit.
@@ -243,11 +243,11 @@ class Executor:
             return
         unused = self._shared.functions.release(self._functions)
         self._functions.clear()
-        left = [Ref(one) for one in (*self._live, *unused)]
+        remaining = [Ref(value_id) for value_id in (*self._live, *unused)]
         try:
-            if left:
+            if remaining:
                 async with asyncio.timeout(_DISPOSE_SECONDS):
-                    await self.dispose(left)
+                    await self.dispose(remaining)
         except TimeoutError:
             self._shared.stale = True
         except RuntimeFailure:
@@ -271,11 +271,11 @@ class Executor:
 
     def _mark_computed(self, ref: Ref) -> None:
         """Mark a value, and every value that it was made of, as computed."""
-        left = [ref.id]
-        while left:
-            one = left.pop()
-            self._calls.discard(one)
-            left += self._parts_of.pop(one, ())
+        pending = [ref.id]
+        while pending:
+            value_id = pending.pop()
+            self._calls.discard(value_id)
+            pending += self._parts_of.pop(value_id, ())
 
     def _ref(self, kind: Proto, response: bytes) -> Ref:
         ref = Ref(kind.FromString(response).value_ref.id)

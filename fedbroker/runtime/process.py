@@ -45,13 +45,15 @@ _LARGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 _ONEDNN: Final = "TF_ENABLE_ONEDNN_OPTS"
 # Longer than the host takes for an orderly end (``_ORDERLY_SECONDS``); close() adds at most twice ``_KILL_SECONDS``.
 _STOP_SECONDS: Final = 2.0
+# For the pipes of a process that has ended or was killed to close: a matter of milliseconds on an idle machine.
 _KILL_SECONDS: Final = 0.5
+# Between two checks whether the host process was reaped.
 _POLL_SECONDS: Final = 0.005
 # The last log lines tell why the runtime ended; an error quotes three, as many as a failed check of TensorFlow takes.
-_LINES_KEPT: Final = 20
-_LINES_QUOTED: Final = 3
+_MAX_LINES: Final = 20
+_QUOTED_LINES: Final = 3
 # A graph can make the runtime log any text, of any length.
-_LONGEST_LINE: Final = 64 << 10
+_MAX_LINE_BYTES: Final = 64 << 10
 
 
 def installed_binary() -> Path:
@@ -107,13 +109,13 @@ class RuntimeProcess:
         self._mode = confinement
         self._readable = tuple(map(os.fspath, readable))
         self._without = dict.fromkeys(DEFENCES if confinement == "off" else without, "switched off")
-        self._log_lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
+        self._log_lines: collections.deque[str] = collections.deque(maxlen=_MAX_LINES)
         self._reports: dict[str, str] = {}
         self._stopped = False
-        self._stopped_for = ""
+        self._stop_reason = ""
         self._reported = asyncio.Event()
-        self._status = _Lines(self._on_status)
-        self._output = _Lines(self._on_output)
+        self._status = _LineProtocol(self._on_status)
+        self._output = _LineProtocol(self._on_output)
         self._child: subprocess.Popen[bytes] | None = None
         self.target = ""
 
@@ -143,7 +145,7 @@ class RuntimeProcess:
             async with asyncio.timeout(self._start_timeout):
                 await self._reported.wait()
             if supervisor.READY not in self._reports:
-                await _within(_KILL_SECONDS, self._output.ended)
+                await _wait(_KILL_SECONDS, self._output.ended)
                 raise self._failure()
             if self._mode == "required" and not self.confinement.protects_files:
                 raise RuntimeUnavailable(
@@ -162,7 +164,7 @@ class RuntimeProcess:
     def stop(self, reason: str = "") -> None:
         """Ask it to end, without waiting. ``exit_report`` then returns the reason, if one is given."""
         self._stopped = True  # a start that has no child yet fails
-        self._stopped_for = self._stopped_for or reason
+        self._stop_reason = self._stop_reason or reason
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.close()
 
@@ -172,9 +174,9 @@ class RuntimeProcess:
         if child is None:
             return
         self.stop()
-        if not await _within(_STOP_SECONDS, self._status.ended):
+        if not await _wait(_STOP_SECONDS, self._status.ended):
             child.kill()  # the kernel ends its descendants
-            await _within(_KILL_SECONDS, self._status.ended)
+            await _wait(_KILL_SECONDS, self._status.ended)
         self._status.close()
         self._output.close()
         if supervisor.DIRECTORY in self._reports:
@@ -185,14 +187,14 @@ class RuntimeProcess:
         while child.poll() is None and not deadline.passed():  # noqa: ASYNC110 -- no event signals the exit
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def exit_report(self, patience: float) -> str | None:
-        """Return how it ended, for a log line; None if it is not known to have ended after ``patience`` seconds."""
-        await _within(patience, self._status.ended)
+    async def exit_report(self, seconds: float) -> str | None:
+        """Return how it ended, for a log line; None if it is not known to have ended after so many seconds."""
+        await _wait(seconds, self._status.ended)
         if self.alive:
             return None
-        if self._stopped_for:
-            return self._stopped_for
-        await _within(_KILL_SECONDS, self._output.ended)
+        if self._stop_reason:
+            return self._stop_reason
+        await _wait(_KILL_SECONDS, self._output.ended)
         exit_text = self._reports.get(supervisor.EXITED, "its host process ended")
         if self._log_lines and _explained_by_log(exit_text):
             return f"{exit_text}, last log lines: {self._last_lines()}"
@@ -229,10 +231,10 @@ class RuntimeProcess:
         return base, files, without
 
     def _on_status(self, line: str | None) -> None:
-        word, _, rest = (line or "").partition(" ")
+        event, _, detail = (line or "").partition(" ")
         if line is not None:
-            self._reports.setdefault(word, rest)
-        if word not in (supervisor.DIRECTORY, supervisor.CONFINEMENT):
+            self._reports.setdefault(event, detail)
+        if event not in (supervisor.DIRECTORY, supervisor.CONFINEMENT):
             self._reported.set()
 
     def _on_output(self, line: str | None) -> None:
@@ -243,7 +245,7 @@ class RuntimeProcess:
         self._log(line)
 
     def _last_lines(self) -> str:
-        return " | ".join(list(self._log_lines)[-_LINES_QUOTED:]) or "it wrote nothing"
+        return " | ".join(list(self._log_lines)[-_QUOTED_LINES:]) or "it wrote nothing"
 
     def _failure(self) -> RuntimeUnavailable:
         if supervisor.FORBIDDEN in self._reports:
@@ -260,12 +262,12 @@ class RuntimeProcess:
         )
 
 
-class _Lines(asyncio.Protocol):
+class _LineProtocol(asyncio.Protocol):
     """Protocol that passes on the lines of a pipe, and None at its end."""
 
-    def __init__(self, take: Callable[[str | None], None]) -> None:
-        self._take = take
-        self._rest = b""
+    def __init__(self, on_line: Callable[[str | None], None]) -> None:
+        self._on_line = on_line
+        self._buffer = b""
         self._transport: asyncio.ReadTransport | None = None
         self.ended = asyncio.Event()
 
@@ -277,22 +279,22 @@ class _Lines(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST_LINE:
-            lines.append(self._rest)
-            self._rest = b""
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if len(self._buffer) > _MAX_LINE_BYTES:
+            lines.append(self._buffer)
+            self._buffer = b""
         for line in lines:
             self._pass_on(line)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._rest:
-            self._pass_on(self._rest)
-        self._take(None)
+        if self._buffer:
+            self._pass_on(self._buffer)
+        self._on_line(None)
         self.ended.set()
 
     def _pass_on(self, line: bytes) -> None:
         try:
-            self._take(os.fsdecode(line).rstrip())
+            self._on_line(os.fsdecode(line).rstrip())
         except Exception as error:  # the caller's log function: report the error, and keep reading
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "the log function of the C++ runtime failed", "exception": error}
@@ -309,7 +311,7 @@ def host_process(
 ) -> subprocess.Popen[bytes]:
     """Start the host process in a session of its own, so that no signal to our process group reaches it."""
     package = str(Path(supervisor.__file__).parents[2])
-    reasons = "\n".join(f"{name}={' '.join(why.split())}" for name, why in without.items())
+    reasons = "\n".join(f"{name}={' '.join(reason.split())}" for name, reason in without.items())
     arguments = (isolation, os.path.abspath(binary), base, str(os.getpid()), str(memory), "\n".join(files), reasons)
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, package, *arguments],
@@ -327,7 +329,7 @@ def _pipe(end: IO[bytes] | None) -> IO[bytes]:
     return end
 
 
-async def _within(seconds: float, event: asyncio.Event) -> bool:
+async def _wait(seconds: float, event: asyncio.Event) -> bool:
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -336,9 +338,9 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     passed = {
-        name: value for name, value in ours.items() if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+        name: value for name, value in environ.items() if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
     }
     return {_ARENAS: str(max(2, os.cpu_count() or 2)), _TUNABLES: _LARGE_PAGES, _ONEDNN: "0", **passed}
 

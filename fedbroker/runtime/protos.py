@@ -71,22 +71,22 @@ def leaves(computation: Proto) -> Iterator[Proto]:
 
     A leaf is a TensorFlow computation, an intrinsic, a reference, a placement, a literal, or of an unknown kind.
     """
-    waiting = [computation]
-    while waiting:
-        one = waiting.pop()
-        match one.WhichOneof("computation"):
+    pending = [computation]
+    while pending:
+        inner = pending.pop()
+        match inner.WhichOneof("computation"):
             case "lambda":
-                waiting.append(getattr(one, "lambda").result)
+                pending.append(getattr(inner, "lambda").result)
             case "block":
-                waiting += [local.value for local in one.block.local]
-                waiting.append(one.block.result)
+                pending += [local.value for local in inner.block.local]
+                pending.append(inner.block.result)
             case "call":
-                waiting.append(one.call.function)
-                if one.call.HasField("argument"):
-                    waiting.append(one.call.argument)
+                pending.append(inner.call.function)
+                if inner.call.HasField("argument"):
+                    pending.append(inner.call.argument)
             case "struct":
-                waiting += [element.value for element in one.struct.element]
+                pending += [element.value for element in inner.struct.element]
             case "selection":
-                waiting.append(one.selection.source)
+                pending.append(inner.selection.source)
             case _:
-                yield one
+                yield inner

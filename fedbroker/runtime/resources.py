@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
-    "LEAST_MEMORY",
+    "MIN_MEMORY",
     "SHARE",
     "StallWatch",
     "computes",
@@ -30,29 +30,30 @@ __all__ = [
 SHARE: Final = 0.75
 """The share of the available memory that a runtime may allocate by default."""
 
-LEAST_MEMORY: Final = 256 << 20
+MIN_MEMORY: Final = 256 << 20
 """Bytes. After its first computation a runtime takes 45 MiB on two processors, and 2 MiB for each further one."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-_OURS: Final = Path("/proc/self/cgroup")
+_OWN_GROUPS: Final = Path("/proc/self/cgroup")
 
 WINDOW_SECONDS: Final = 0.25
 """Time between two samples of a runtime's processor time."""
 
-WINDOWS: Final = 4
-BUSY: Final = 0.1
+WINDOW_COUNT: Final = 4
+"""Number of these intervals, one second in all, that a runtime must compute through to count as busy."""
+BUSY_SHARE: Final = 0.1
 """The share of one processor above which a runtime counts as computing, even on a loaded machine: at rest it uses
 almost none.
 """
 
 _UTIME, _STIME = 11, 12  # indexes behind the command's name in /proc/PID/stat
 
-SAMPLES: Final = 12
+STALL_SAMPLES: Final = 12
 """Consecutive samples, three seconds, that must find the runtime asleep. Counted rather than timed, so that a pause of
 our own event loop does not count as one of the runtime's.
 """
 
-REST_SECONDS: Final = 0.02
+PROGRESS_SECONDS: Final = 0.02
 """Processor time within the samples that counts as no progress: gRPC's threads wake up now and then."""
 
 _SLEEPING: Final = "S"  # neither running, starved of a processor ("R"), waiting for a disk ("D") nor stopped ("T")
@@ -64,21 +65,21 @@ def share_of_memory() -> int:
     return int(memory_bytes() * SHARE)
 
 
-def memory_bytes(groups: Path = _CGROUPS, ours: Path = _OURS) -> int:
+def memory_bytes(groups: Path = _CGROUPS, own_groups: Path = _OWN_GROUPS) -> int:
     """Return the machine's memory, or the limit of this process's control groups if that is lower, in bytes.
 
     Args:
         groups: where control groups are mounted.
-        ours: the file that names this process's own.
+        own_groups: the file that names this process's own.
     """
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *_limits(groups, ours)])
+    return min([machine, *_limits(groups, own_groups)])
 
 
-def _limits(groups: Path, ours: Path) -> Iterator[int]:
+def _limits(groups: Path, own_groups: Path) -> Iterator[int]:
     """Yield the limits of our control groups and of their ancestors; skip groups without a limit."""
     try:
-        lines = ours.read_text().splitlines()
+        lines = own_groups.read_text().splitlines()
     except OSError:
         return
     for line in lines:
@@ -92,14 +93,14 @@ def _limits(groups: Path, ours: Path) -> Iterator[int]:
         group = base / path.lstrip("/")
         for directory in (group, *group.parents):
             # In a container the path may be the host's and not exist: the container's own group is the mount.
-            text = _text(directory / name)
+            text = _read(directory / name)
             if text.isdigit() and int(text) > 0:
                 yield int(text)
             if directory == base:
                 break
 
 
-def _text(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError:
@@ -111,11 +112,11 @@ async def computes(host: int) -> bool:
 
     Also True where that cannot be determined, as the safe assumption.
     """
-    for _ in range(WINDOWS):
+    for _ in range(WINDOW_COUNT):
         before = processor_seconds(host)
         await asyncio.sleep(WINDOW_SECONDS)
         after = processor_seconds(host)
-        if before is not None and after is not None and after - before < BUSY * WINDOW_SECONDS:
+        if before is not None and after is not None and after - before < BUSY_SHARE * WINDOW_SECONDS:
             return False
     return True
 
@@ -135,18 +136,18 @@ def processes_below(process: int) -> Iterator[int]:
 def processor_seconds(process: int) -> float | None:
     """Return the processor time of a process and its descendants; None if it is gone or cannot be read."""
     try:
-        return sum(_seconds(one) for one in processes_below(process))
+        return sum(_seconds(descendant) for descendant in processes_below(process))
     except OSError:
         return None
 
 
 def _seconds(process: int) -> float:
-    numbers = (_PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()
-    return (int(numbers[_UTIME]) + int(numbers[_STIME])) / os.sysconf("SC_CLK_TCK")
+    fields = (_PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
-class _Rest:
+class _IdleSpan:
     """A span of samples without progress, and the state at its start."""
 
     seconds: float
@@ -171,7 +172,7 @@ class StallWatch:
         self._on_stall = on_stall
         self._pending = 0
         self._answered = 0
-        self._rest: _Rest | None = None
+        self._idle: _IdleSpan | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -201,7 +202,7 @@ class StallWatch:
     def _sample(self) -> None:
         self._timer = None
         if not self._pending:
-            self._rest = None
+            self._idle = None
         elif self._has_stalled():
             self.stalled = self._closed = True
             self._on_stall()
@@ -210,14 +211,14 @@ class StallWatch:
 
     def _has_stalled(self) -> bool:
         seconds = processor_seconds(self._host)
-        rest = self._rest
+        idle = self._idle
         if not seconds or not _asleep(self._host):  # None, and 0 where the kernel does not account for it
-            self._rest = None
-        elif rest is None or rest.answered != self._answered or seconds - rest.seconds > REST_SECONDS:
-            self._rest = _Rest(seconds, self._answered)
+            self._idle = None
+        elif idle is None or idle.answered != self._answered or seconds - idle.seconds > PROGRESS_SECONDS:
+            self._idle = _IdleSpan(seconds, self._answered)
         else:
-            rest.samples += 1
-            return rest.samples >= SAMPLES
+            idle.samples += 1
+            return idle.samples >= STALL_SAMPLES
         return False
 
 

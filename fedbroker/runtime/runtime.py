@@ -31,7 +31,8 @@ _THREW = "it was ended, since it threw an exception"
 IDLE_SECONDS: Final = 60.0
 """How long an unused executor is kept: its memory grows with each new computation."""
 
-MOST_IDLE: Final = 4
+MAX_IDLE: Final = 4
+"""Unused executors that are kept: one for each number of clients, of which a program has few."""
 
 _log = get_logger(__name__)
 
@@ -232,8 +233,8 @@ class ExecutorCache:
         self._shared[clients] = self._shared.pop(clients)
         loop = asyncio.get_running_loop()
         self._timers[clients] = loop.call_later(IDLE_SECONDS, self._drop, clients)
-        if len(self._timers) > MOST_IDLE:
-            self._drop(next(one for one in self._shared if one in self._timers))
+        if len(self._timers) > MAX_IDLE:
+            self._drop(next(number for number in self._shared if number in self._timers))
 
     def _drop(self, clients: int) -> None:
         self._stop_timer(clients)

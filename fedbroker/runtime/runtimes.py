@@ -21,15 +21,15 @@ __all__ = ["Lease", "Runtimes"]
 
 _log = get_logger(__name__)
 
-SILENT: Final = 0.9
+SILENT_SECONDS: Final = 0.9
 """Seconds. Disposing of an executor takes milliseconds: a runtime that needs longer than this has stopped. Below the
 time limit of ``Executor.close``, so that a close that timed out counts.
 """
 
-MOST_RETIRED: Final = 4
+MAX_RETIRED: Final = 4
 """Retired runtimes that are kept for their sessions; beyond that the oldest ends, and its sessions are lost."""
 
-KEPT_SECONDS: Final = 60.0
+IDLE_SECONDS: Final = 60.0
 """How long an idle retired runtime that holds values is kept."""
 
 
@@ -152,7 +152,7 @@ class Runtimes:
         try:
             await lease.executor.close()
         finally:
-            if asyncio.get_running_loop().time() - started > SILENT:
+            if asyncio.get_running_loop().time() - started > SILENT_SECONDS:
                 self._retire(hosted, "it does not respond")
             self._tidy()
 
@@ -190,8 +190,8 @@ class Runtimes:
         _log.info("runtime_retired", reason=why)
         if hosted is self._hosted[-1]:
             self._hosted.append(_Hosted(self._make()))
-        retired = [one for one in self._hosted if one.retired]
-        if len(retired) > MOST_RETIRED:
+        retired = [other for other in self._hosted if other.retired]
+        if len(retired) > MAX_RETIRED:
             self._end(retired[0], "too many runtimes are retired")
         self._rests(hosted)
 
@@ -200,7 +200,7 @@ class Runtimes:
         _stop_timer(hosted)
         if hosted.retired and hosted.at_work == 0 and hosted in self._hosted:
             loop = asyncio.get_running_loop()
-            hosted.timer = loop.call_later(KEPT_SECONDS, self._end, hosted, "it is idle")
+            hosted.timer = loop.call_later(IDLE_SECONDS, self._end, hosted, "it is idle")
 
     def _tidy(self) -> None:
         """End the retired runtimes that have no users."""

@@ -10,9 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from fedbroker.runtime.protos import Proto, executor_pb2
+from fedbroker.runtime.protos import Proto, array_pb2, executor_pb2
 
 __all__ = [
+    "ARRAY",
+    "ARRAY_CONTENT",
+    "ARRAY_SHAPE",
+    "COMPUTATION",
     "ELEMENT",
     "ELEMENT_NAME",
     "ELEMENT_VALUE",
@@ -44,6 +48,10 @@ def number_of(message: Proto, field: str) -> int:
     return int(message.DESCRIPTOR.fields_by_name[field].number)
 
 
+ARRAY: Final = number_of(executor_pb2.Value, "array")
+ARRAY_SHAPE: Final = number_of(array_pb2.Array, "shape")
+ARRAY_CONTENT: Final = number_of(array_pb2.Array, "content")
+COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
 STRUCT: Final = number_of(executor_pb2.Value, "struct")
 ELEMENT: Final = number_of(executor_pb2.Value.Struct, "element")
 ELEMENT_NAME: Final = number_of(executor_pb2.Value.Struct.Element, "name")
@@ -86,48 +94,48 @@ def unframe(message: Buffer, field: int) -> memoryview:
     Raises:
         ValueError: the message has another field, or several.
     """
-    found = list(fields(message))
-    if not found:
+    content_fields = list(fields(message))
+    if not content_fields:
         return memoryview(b"")
-    if len(found) > 1 or found[0][0] != field:
+    if len(content_fields) > 1 or content_fields[0][0] != field:
         raise ValueError("a message of the C++ runtime has an unknown layout")
-    return found[0][1]
+    return content_fields[0][1]
 
 
-def fields(message: Buffer, most: float = math.inf) -> Iterator[tuple[int, memoryview]]:
+def fields(message: Buffer, max_fields: float = math.inf) -> Iterator[tuple[int, memoryview]]:
     """Yield number and content of each length-delimited field of a message, as views rather than copies.
 
     Args:
         message: its bytes.
-        most: maximal number of fields, including the ones of other kinds.
+        max_fields: maximal number of fields, including the ones of other kinds.
 
     Raises:
         ValueError: the message is not well-formed, or has more fields.
     """
     view = memoryview(message).cast("B")
-    at = seen = 0
-    while at < len(view):
-        seen += 1
-        if seen > most:
-            raise ValueError(f"a message has more than {most} fields")
-        tag, at = _read_varint(view, at)
+    position = count = 0
+    while position < len(view):
+        count += 1
+        if count > max_fields:
+            raise ValueError(f"a message has more than {max_fields} fields")
+        tag, position = _read_varint(view, position)
         match tag & 7:
             case 2:
-                length, at = _read_varint(view, at)
-                end = at + length
+                length, position = _read_varint(view, position)
+                end = position + length
                 if end > len(view):
                     raise ValueError("a message of the C++ runtime is cut short")
-                yield tag >> 3, view[at:end]
+                yield tag >> 3, view[position:end]
             case 0:
-                _, end = _read_varint(view, at)
+                _, end = _read_varint(view, position)
             case 1:
-                end = at + 8
+                end = position + 8
             case 5:
-                end = at + 4
+                end = position + 4
             case kind:
                 raise ValueError(f"a message of the C++ runtime has a field of kind {kind}")
-        at = end
-    if at > len(view):
+        position = end
+    if position > len(view):
         raise ValueError("a message of the C++ runtime is cut short")
 
 
@@ -141,10 +149,10 @@ def _varint(number: int) -> bytes:
 
 
 def _read_varint(data: memoryview, start: int) -> tuple[int, int]:
-    number = shift = 0
+    value = shift = 0
     for index in range(start, min(start + 10, len(data))):
-        number |= (data[index] & 0x7F) << shift
+        value |= (data[index] & 0x7F) << shift
         if not data[index] & 0x80:
-            return number, index + 1
+            return value, index + 1
         shift += 7
     raise ValueError("a message of the C++ runtime ends in the middle of a number")

@@ -134,7 +134,7 @@ async def test_function_created_concurrently_is_kept_once(own_runtime, asked, tr
 
 async def test_functions_beyond_the_limit_are_disposed_after_use(own_runtime, asked, triple, monkeypatch):
     first, second = await own_runtime.executor(1), await own_runtime.executor(1)
-    monkeypatch.setattr(first._shared.functions, "_room", len(triple))
+    monkeypatch.setattr(first._shared.functions, "_max_bytes", len(triple))
     mine = await first.function("mine", triple)
     theirs = await second.function("theirs", triple)
     await first.close()
@@ -157,7 +157,7 @@ async def test_unused_executor_is_closed_after_a_while(own_runtime, asked, monke
 
 
 async def test_only_the_most_recently_used_executors_are_kept(own_runtime, asked):
-    for clients in range(1, runtime_module.MOST_IDLE + 2):
+    for clients in range(1, runtime_module.MAX_IDLE + 2):
         await use(own_runtime, clients)
     await eventually(lambda: asked.count("DisposeExecutor") == 1)
     before = asked.count("GetExecutor")

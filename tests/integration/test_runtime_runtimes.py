@@ -6,7 +6,7 @@ import pytest
 
 from fedbroker.errors import RuntimeUnavailable
 from fedbroker.runtime import Runtime, runtimes
-from fedbroker.runtime.runtimes import MOST_RETIRED, Runtimes
+from fedbroker.runtime.runtimes import MAX_RETIRED, Runtimes
 from tests.support.transports import eventually
 
 
@@ -34,7 +34,7 @@ async def ended(lease):
 
 
 async def test_only_a_few_busy_runtimes_are_kept(several):
-    leases = [await retired(several) for _ in range(MOST_RETIRED)]
+    leases = [await retired(several) for _ in range(MAX_RETIRED)]
     for lease in leases:
         await lease.executor.struct([])
     leases.append(await retired(several))
@@ -44,7 +44,7 @@ async def test_only_a_few_busy_runtimes_are_kept(several):
 
 
 async def test_idle_replaced_runtime_is_ended_after_a_while(several, monkeypatch):
-    monkeypatch.setattr(runtimes, "KEPT_SECONDS", 0.1)
+    monkeypatch.setattr(runtimes, "IDLE_SECONDS", 0.1)
     kept, worked_in = await several.lease(1), await several.lease(1)
     given_up = await several.lease(1)
     with worked_in.at_work():

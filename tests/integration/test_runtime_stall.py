@@ -16,7 +16,7 @@ from fedbroker.runtime.service import Service
 from tests.support import bombs
 
 MIB = 1 << 20
-AT_ONCE = 2 * resources.SAMPLES * resources.WINDOW_SECONDS
+AT_ONCE = 2 * resources.STALL_SAMPLES * resources.WINDOW_SECONDS
 """Seconds to notice a stall on a machine that is busy with other tests."""
 
 
@@ -31,7 +31,7 @@ async def runtime():
 @pytest.fixture
 def impatient(monkeypatch):
     """Count a runtime as stalled after half a second without progress."""
-    monkeypatch.setattr(resources, "WINDOW_SECONDS", 0.5 / resources.SAMPLES)
+    monkeypatch.setattr(resources, "WINDOW_SECONDS", 0.5 / resources.STALL_SAMPLES)
 
 
 async def computed(runtime, function):

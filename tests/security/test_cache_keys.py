@@ -15,7 +15,7 @@ import tensorflow_federated as tff
 from fedbroker_worker.service import SiloService
 from tensorflow_federated.proto.v0 import data_type_pb2
 
-from fedbroker.runtime.cache_keys import with_own_keys
+from fedbroker.runtime.cache_keys import with_content_keys
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.messages import Call, Compute, Struct, Value
@@ -109,7 +109,9 @@ async def test_a_coordinator_cannot_replace_the_graph_of_another(broker, cohort,
 
 
 def keys_in(value) -> list[int]:
-    return [graph.cache_key.id for graph in graphs_of(executor_pb2.Value.FromString(b"".join(with_own_keys(value))))]
+    return [
+        graph.cache_key.id for graph in graphs_of(executor_pb2.Value.FromString(b"".join(with_content_keys(value))))
+    ]
 
 
 def test_the_key_of_a_graph_is_independent_of_its_position():
@@ -120,7 +122,7 @@ def test_the_key_of_a_graph_is_independent_of_its_position():
     nested.struct.element.add().value.federated.value.add().ParseFromString(other)
     nested.struct.element.add().value.ParseFromString(number(1.0))
     assert keys_in(nested.SerializeToString()) == keys_in(one) + keys_in(other)
-    whole = executor_pb2.Value.FromString(b"".join(with_own_keys(nested.SerializeToString())))
+    whole = executor_pb2.Value.FromString(b"".join(with_content_keys(nested.SerializeToString())))
     for found in (whole, nested):
         for graph in graphs_of(found):
             graph.ClearField("cache_key")
@@ -133,4 +135,4 @@ def test_an_uncached_graph_stays_uncached():
 
 @pytest.mark.parametrize("value", [b"", b"\xff", number(1.0), b"\x0a\x05ab", b"\x12\x00"])
 def test_unreadable_values_and_values_without_graphs_are_unchanged(value):
-    assert b"".join(with_own_keys(value)) == value
+    assert b"".join(with_content_keys(value)) == value

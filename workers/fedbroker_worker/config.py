@@ -14,7 +14,7 @@ from msgspec import Meta
 from fedbroker.credentials import from_file, read_secret
 from fedbroker.errors import ConfigError
 from fedbroker.narrowing import is_dict
-from fedbroker.runtime.resources import LEAST_MEMORY
+from fedbroker.runtime.resources import MIN_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.url import parse, with_absolute_files
 from fedbroker.trust.keyring import silo_keys
@@ -39,7 +39,7 @@ MIB: Final = 1024 * 1024
 LONGEST_SOURCE: Final = 200
 """The most characters of a data source's name, which must leave room in an error line and a table."""
 
-_RUNTIME_MEMORY: Final = f"a number of bytes, at least {LEAST_MEMORY}, or 0 for three quarters of the memory"
+_RUNTIME_MEMORY: Final = f"a number of bytes, at least {MIN_MEMORY}, or 0 for three quarters of the memory"
 _TABLES: Final = ("silo", "data", "policy", "limits", "security")
 _AUDIT_FILE: Final = "FEDBROKER_POLICY_AUDIT_FILE"
 _DATA_PREFIX: Final = "FEDBROKER_DATA__"
@@ -291,7 +291,7 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
-    if 0 < silo.runtime_memory_bytes < LEAST_MEMORY:
+    if 0 < silo.runtime_memory_bytes < MIN_MEMORY:
         raise SettingsError(
             f"{label('runtime_memory_bytes')}: too few for the C++ runtime and its threads",
             hint=f"it is {_RUNTIME_MEMORY}",

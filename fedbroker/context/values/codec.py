@@ -29,6 +29,9 @@ from tensorflow_federated.python.core.impl.types import (
 )
 
 from fedbroker.runtime.values import (
+    ARRAY,
+    ARRAY_CONTENT,
+    COMPUTATION,
     ELEMENT,
     ELEMENT_NAME,
     ELEMENT_VALUE,
@@ -39,15 +42,11 @@ from fedbroker.runtime.values import (
     Buffer,
     fields,
     framed,
-    number_of,
     struct,
 )
 
 __all__ = ["ELEMENTS", "MEMBERS", "apart", "columns", "each", "elements_of", "federated", "read", "together", "write"]
 
-ARRAY: Final = number_of(executor_pb2.Value, "array")
-COMPUTATION: Final = number_of(executor_pb2.Value, "computation")
-CONTENT: Final = number_of(array_pb2.Array, "content")
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
 """Paths for :func:`each` to the members of a serialized value, and to the values of its elements."""
@@ -131,18 +130,19 @@ def _is_plain(value: object, type_: tff.TensorType) -> TypeGuard[np.ndarray[Any,
 def _write_array(value: np.ndarray[Any, Any]) -> list[Buffer]:
     head = array_pb2.Array(dtype=dtype_utils.to_proto(value.dtype.type), shape=array_shape.to_proto(value.shape))
     memory = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-    return framed(ARRAY, [head.SerializeToString(deterministic=True), *framed(CONTENT, [memory])])
+    return framed(ARRAY, [head.SerializeToString(deterministic=True), *framed(ARRAY_CONTENT, [memory])])
 
 
 def _read_array(data: memoryview, type_: tff.TensorType) -> object | None:
     if type_.dtype.type is np.str_ or array_shape.is_shape_scalar(type_.shape):
         return None
-    contents = list(each(data, CONTENT))
+    contents = list(each(data, ARRAY_CONTENT))
     if len(contents) != 1:
         return None
     (content,) = contents
     # The content comes last: fields are in the order of their numbers, and its number is the largest.
-    head = array_pb2.Array.FromString(bytes(data[: len(data) - len(framed(CONTENT, [content])[0]) - len(content)]))
+    framing = framed(ARRAY_CONTENT, [content])[0]
+    head = array_pb2.Array.FromString(bytes(data[: len(data) - len(framing) - len(content)]))
     shape = array_shape.from_proto(head.shape)
     found = np.frombuffer(content, dtype_utils.from_proto(head.dtype))
     return None if array_shape.is_shape_scalar(shape) else found.reshape(shape)

@@ -19,12 +19,15 @@ from tensorflow_federated.proto.v0 import array_pb2, computation_pb2
 from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.types import array_shape, dtype_utils
 
-from fedbroker.context.values.codec import ARRAY, CONTENT, each
+from fedbroker.context.values.codec import each
 from fedbroker.context.values.ops import parts_of
 from fedbroker.errors import WireError
 from fedbroker.graphs import ops_of_graph, why_refused
 from fedbroker.plan.model import ClientStage
 from fedbroker.runtime.values import (
+    ARRAY,
+    ARRAY_CONTENT,
+    ARRAY_SHAPE,
     ELEMENT,
     ELEMENT_NAME,
     ELEMENT_VALUE,
@@ -43,7 +46,6 @@ from fedbroker.runtime.values import (
 
 __all__ = ["check_reply", "check_value"]
 
-SHAPE: Final = number_of(array_pb2.Array, "shape")
 FIELDS: Final = 3
 """Number of fields of an array (dtype, shape, numbers) and of a federated type (placement, all-equal, member type)."""
 PLACEMENT: Final = number_of(computation_pb2.FederatedType, "placement")
@@ -136,12 +138,14 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     if usual and len(message) == len(usual) + size and bytes(message[: len(usual)]) == usual:
         return
     found = dict(fields(message, FIELDS))
-    content = found.get(CONTENT)
-    if len(found.get(SHAPE, b"")) > LONGEST_SHAPE:
+    content = found.get(ARRAY_CONTENT)
+    if len(found.get(ARRAY_SHAPE, b"")) > LONGEST_SHAPE:
         raise ValueError("an array of too many dimensions")
     # The content comes last: fields are in the order of their numbers, and its number is the largest.
-    rest = message if content is None else message[: len(message) - len(prefix(CONTENT, len(content))) - len(content)]
-    if any(one == CONTENT for one, _ in fields(rest, FIELDS)):
+    rest = message
+    if content is not None:
+        rest = message[: len(message) - len(prefix(ARRAY_CONTENT, len(content))) - len(content)]
+    if any(one == ARRAY_CONTENT for one, _ in fields(rest, FIELDS)):
         raise ValueError(_UNKNOWN)
     head = array_pb2.Array.FromString(bytes(rest))
     dtype, shape = dtype_utils.from_proto(head.dtype), array_shape.from_proto(head.shape)
@@ -167,7 +171,7 @@ def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape) -> tuple[byte
         return b"", 0
     size = math.prod(shape) * np.dtype(dtype).itemsize
     head = array_pb2.Array(dtype=dtype_utils.to_proto(dtype), shape=array_shape.to_proto(shape))
-    return b"".join([head.SerializeToString(deterministic=True), prefix(CONTENT, size)]), size
+    return b"".join([head.SerializeToString(deterministic=True), prefix(ARRAY_CONTENT, size)]), size
 
 
 def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> TypeGuard[Sequence[int]]:

@@ -25,11 +25,10 @@ Mode: TypeAlias = Literal["best-effort", "required", "off"]
 no defences.
 """
 
-ISOLATION = ("network", "pid")
-"""Namespaces controlled by the setting ``isolation``; made by the processes above this one."""
-
 DEFENCES = ("mount", "ipc", "limits", "capabilities", "landlock", "seccomp")
-"""Defences set up here, in this order: namespaces need the capabilities that are then dropped."""
+"""Defences set up here, in this order: namespaces need the capabilities that are then dropped. The processes above this
+one make the network and PID namespaces, which the setting ``isolation`` controls.
+"""
 
 _PROTECT_FILES = frozenset({"mount", "landlock"})
 """Either of these keeps a graph from the files of the silo's user."""
@@ -46,12 +45,13 @@ DATA = (
 )
 """Files that worker_binary, glibc and gRPC read, apart from programs and libraries; most are optional for them."""
 
+# Of linux/sched.h, linux/prctl.h, linux/capability.h and elf.h.
 _CLONE_NEWIPC = 0x08000000
 _PR_CAPBSET_DROP = 24
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
-_LAST_CAPABILITY = 63
+_LAST_CAPABILITY = 63  # of the 64 bits that version 3 has; today's kernels have 41
 # The runtime needs a socket for each request and few files.
 _OPEN_FILES = 4096
 _PT_INTERP: Final = 3
@@ -79,9 +79,9 @@ class Confinement(NamedTuple):
     def missing(self) -> str:
         """Inactive defences with their reasons, for people; empty if all are active."""
         reasons: dict[str, list[str]] = {}
-        for name, why in self.refused.items():
-            reasons.setdefault(why, []).append(name)
-        return "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+        for name, reason in self.refused.items():
+            reasons.setdefault(reason, []).append(name)
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
     @property
     def line(self) -> str:
@@ -267,5 +267,5 @@ def _libraries(loader: str, path: str, environment: Mapping[str, str]) -> list[s
     except subprocess.SubprocessError as error:
         raise OSError(0, f"{loader} --list {path}: {error}") from error
     # "libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007f…)", or a path alone
-    found = (line.rpartition(" (0x")[0].rpartition("=> ")[2].strip() for line in os.fsdecode(done.stdout).splitlines())
-    return [path for path in found if path.startswith("/")]
+    paths = (line.rpartition(" (0x")[0].rpartition("=> ")[2].strip() for line in os.fsdecode(done.stdout).splitlines())
+    return [path for path in paths if path.startswith("/")]

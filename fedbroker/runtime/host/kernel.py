@@ -35,7 +35,9 @@ def call(name: str, *arguments: object) -> int:
         OSError: the call failed; the message names the function.
     """
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    result = int(function(*(ctypes.c_long(one) if isinstance(one, int) else one for one in arguments)))
+    result = int(
+        function(*(ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments))
+    )
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
@@ -44,6 +46,7 @@ def call(name: str, *arguments: object) -> int:
 
 # --- user, network and PID namespaces ---
 
+# Of linux/sched.h, linux/prctl.h, linux/sockios.h and linux/if.h.
 _NEWUSER = 0x10000000
 _NEWPID = 0x20000000
 _NEWNET = 0x40000000
@@ -107,6 +110,7 @@ def die_with_parent() -> None:
 #
 # The kernel's rules are in mount_namespaces(7), mount(2) and pivot_root(2).
 
+# Of linux/sched.h and linux/mount.h.
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY = 0x1
 _MS_NOSUID = 0x2
@@ -121,7 +125,7 @@ _SYS_PIVOT_ROOT = 155  # x86-64, the only machine that TFF's binary is for; glib
 _ROOT_SIZE = b"size=256k,mode=0755"  # directories and empty files only, as targets of bind mounts
 
 
-def enter_private_root(paths: Iterable[str], at: str) -> None:
+def enter_private_root(paths: Iterable[str], target: str) -> None:
     """Make a root that holds these files and directories, each at its own path and read-only, and enter it.
 
     Nothing in it can be written, not even temporarily: the sessions of a runtime share it, so one session could read
@@ -129,7 +133,7 @@ def enter_private_root(paths: Iterable[str], at: str) -> None:
 
     Args:
         paths: absolute paths; missing ones are skipped.
-        at: an existing directory, onto which the root is mounted while it is made.
+        target: an existing directory, onto which the root is mounted while it is made.
 
     Raises:
         OSError: the kernel refuses a step. The mounts made so far are in our own namespace and change nothing outside.
@@ -137,12 +141,12 @@ def enter_private_root(paths: Iterable[str], at: str) -> None:
     call("unshare", _CLONE_NEWNS)
     # Our mounts must not propagate to the host's namespace, and pivot_root needs a root that is not shared.
     call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
-    call("mount", b"tmpfs", os.fsencode(at), b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, _ROOT_SIZE)
+    call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, _ROOT_SIZE)
     for path in sorted(set(paths)):  # a directory before its contents
         if os.path.exists(path):
-            _bind(path, at + path)
-    _remount(at, _MS_NODEV | _MS_NOEXEC)
-    os.chdir(at)
+            _bind(path, target + path)
+    _remount(target, _MS_NODEV | _MS_NOEXEC)
+    os.chdir(target)
     # Same directory twice: the old root is then mounted over the new one, and can be detached from there.
     call("syscall", _SYS_PIVOT_ROOT, b".", b".")
     call("umount2", b".", _MNT_DETACH)
@@ -159,8 +163,8 @@ def _bind(source: str, target: str) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
     call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
     # A bind mount keeps its source's flags, and an unprivileged namespace may not clear these.
-    kept = os.statvfs(target).f_flag & (_MS_NODEV | _MS_NOEXEC)
-    _remount(target, kept if source.startswith("/dev/") else kept | _MS_NODEV)
+    flags = os.statvfs(target).f_flag & (_MS_NODEV | _MS_NOEXEC)
+    _remount(target, flags if source.startswith("/dev/") else flags | _MS_NODEV)
 
 
 def _remount(target: str, flags: int) -> None:
@@ -172,6 +176,7 @@ def _remount(target: str, flags: int) -> None:
 # Restricts a process, permanently, to a list of files; needs no privileges or namespaces. See landlock(7), which also
 # lists the restrictions of each ABI version. Landlock hides neither the existence of a path nor the result of stat(2).
 
+# System calls of x86-64, and constants of linux/landlock.h.
 _CREATE_RULESET = 444
 _ADD_RULE = 445
 _RESTRICT_SELF = 446
@@ -219,8 +224,8 @@ def restrict_files(programs: Iterable[str], data: Iterable[str], port: int) -> i
                 _allow_path(rules, path, rights)
         if network:
             # gRPC binds a socket to port 0 to find out if IPv6 is available.
-            for number in (port, 0):
-                call("syscall", _ADD_RULE, rules, _NET_PORT, struct.pack("QQ", _BIND_TCP, number), 0)
+            for allowed_port in (port, 0):
+                call("syscall", _ADD_RULE, rules, _NET_PORT, struct.pack("QQ", _BIND_TCP, allowed_port), 0)
         call("syscall", _RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)

@@ -16,6 +16,7 @@ from fedbroker.runtime.host.kernel import call
 
 __all__ = ["install", "program"]
 
+# Of linux/seccomp.h and linux/filter.h.
 _SYS_SECCOMP = 317
 _SET_MODE_FILTER = 1
 # Before Linux 5.16 a filter also slows threads down against Spectre v4, which matters only for foreign machine code.

@@ -55,14 +55,14 @@ EXITED = "exited"
 _INNER_PORT = 8000  # any port is free, as the namespace is empty
 _SOCKET_NAME = "runtime.sock"
 _PREFIX = "fedbroker-"
-_RANDOM_BYTES = 8
-_LONGEST_ADDRESS = 107  # sun_path is 108 bytes with its terminating zero
+_RANDOM_BYTES = 8  # the directory's name cannot be guessed, so no other user can create it first
+_MAX_ADDRESS_BYTES = 107  # sun_path is 108 bytes with its terminating zero
 # Between two attempts to connect to the runtime's port until it listens.
 _POLL_SECONDS = 0.005
 # For an orderly end of the runtime, which a computation may block. SIGKILL then loses nothing: values are not stored.
 _TERM_SECONDS = 0.7
 _ORDERLY_SECONDS = 1.2  # for the child to end the runtime; more than _TERM_SECONDS
-_READ_BYTES = 64 << 10
+_READ_BYTES = 64 << 10  # of the log at a time: as many as a pipe holds by default
 # The runtime's default of 10000 MiB overflows to 1808; protocol buffers end at 2048.
 _MESSAGE_MIB = 2047
 # OOM score: kill the runtime first. Its work can be retried; that of other processes on this machine may not be.
@@ -71,9 +71,11 @@ _OOM_SCORE = "1000"
 # The C library gives each thread a stack as large as this limit, and all of it counts as allocated. The runtime's
 # threads use some 20 KiB of the usual 8 MiB, and a failed allocation of a stack may hang the runtime (see ``stall``).
 _STACK_BYTES = 1 << 20
+# Copied at a time from the owner to the runtime.
 _COPY_BYTES = 256 << 10
 # The largest pipe that Linux allows an ordinary user by default (fs.pipe-max-size).
 _PIPE_BYTES = 1 << 20
+# Of a relay thread, which calls a few functions only; the default of 8 MiB counts as allocated.
 _RELAY_STACK_BYTES = 256 << 10
 
 _Pump: TypeAlias = Callable[[socket.socket, socket.socket], None]
@@ -97,7 +99,7 @@ class _Program(NamedTuple):
 
 def longest_base() -> int:
     """Return the maximal length, in bytes, of the path in which the private directory is made."""
-    return _LONGEST_ADDRESS - len(f"/{_PREFIX}{'00' * _RANDOM_BYTES}/{_SOCKET_NAME}")
+    return _MAX_ADDRESS_BYTES - len(f"/{_PREFIX}{'00' * _RANDOM_BYTES}/{_SOCKET_NAME}")
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -109,11 +111,11 @@ def main(argv: list[str]) -> NoReturn:
     isolation, binary, base, owner, memory, files, without = argv
     reasons = dict(line.split("=", 1) for line in without.split("\n") if line)
     program = _Program(binary, int(memory), [path for path in files.split("\n") if path], reasons)
-    _plain_signals()
+    _reset_signals()
     os.umask(0o077)
     directory, listener = None, None
     try:
-        watched = _owner_handles(int(owner))
+        owner_handles = _owner_handles(int(owner))
         if isolation == "namespace":
             directory = os.path.join(base, _PREFIX + os.urandom(_RANDOM_BYTES).hex())
             os.mkdir(directory, 0o700)
@@ -122,7 +124,7 @@ def main(argv: list[str]) -> NoReturn:
             listener.bind(os.path.join(directory, _SOCKET_NAME))
             listener.listen()
             enter_namespaces()
-        _supervise(watched, program, listener)
+        _supervise(owner_handles, program, listener)
     except Forbidden as error:
         _report(FORBIDDEN, str(error))
     except OSError as error:
@@ -133,7 +135,7 @@ def main(argv: list[str]) -> NoReturn:
     os._exit(0)
 
 
-def _plain_signals() -> None:
+def _reset_signals() -> None:
     """Reset signal handling that the owner may have changed. Only SIGTERM ends this process, with a clean-up."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -178,21 +180,21 @@ def remove(directory: str) -> None:
 # --- the supervisor ---
 
 
-def _supervise(watched: list[int], program: _Program, listener: socket.socket | None) -> None:
+def _supervise(owner_handles: list[int], program: _Program, listener: socket.socket | None) -> None:
     """Fork the child. When the owner ends, stop the child in order, or else by force."""
-    ours, theirs = socket.socketpair()
+    own_end, child_end = socket.socketpair()
     child = os.fork()
     if child == 0:
-        ours.close()
-        _run_child(theirs, program, listener)
-    theirs.close()
+        own_end.close()
+        _run_child(child_end, program, listener)
+    child_end.close()
     if listener is not None:
         listener.close()
     try:
-        ends: list[int | socket.socket] = [*watched, ours]
+        ends: list[int | socket.socket] = [*owner_handles, own_end]
         select.select(ends, [], [])
-        ours.shutdown(socket.SHUT_WR)
-        select.select([ours], [], [], _ORDERLY_SECONDS)
+        own_end.shutdown(socket.SHUT_WR)
+        select.select([own_end], [], [], _ORDERLY_SECONDS)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -211,8 +213,8 @@ def _run_child(parent: socket.socket, program: _Program, listener: socket.socket
             raise_loopback()
             _serve(parent, program, _INNER_PORT, listener)
         else:
-            with _free_port() as held:
-                _serve(parent, program, held.getsockname()[1], None)
+            with _free_port() as reservation:
+                _serve(parent, program, reservation.getsockname()[1], None)
     except Forbidden as error:
         _report(FORBIDDEN, str(error))
     except OSError as error:
@@ -231,10 +233,10 @@ def _free_port() -> socket.socket:
     """
     for family in (socket.AF_INET6, socket.AF_INET):
         with contextlib.suppress(OSError):  # IPv6 may be switched off
-            held = socket.socket(family, socket.SOCK_STREAM)
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            held.bind(("", 0))
-            return held
+            reservation = socket.socket(family, socket.SOCK_STREAM)
+            reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reservation.bind(("", 0))
+            return reservation
     raise OSError("no free port")
 
 
@@ -242,11 +244,11 @@ def _serve(parent: socket.socket, program: _Program, port: int, listener: socket
     """Start the runtime, report when it is ready, relay connections and its log; end it when the parent ends."""
     worker = _Worker(program, Needs(program.files, port, None if listener is None else _directory_of(listener)))
     target = f"127.0.0.1:{port}" if listener is None else f"unix:{listener.getsockname()}"
-    waiting: list[int | socket.socket] = [parent, worker.output]
+    always_read: list[int | socket.socket] = [parent, worker.output]
     ready = False
     try:
         while True:
-            sources = waiting if listener is None or not ready else [*waiting, listener]
+            sources = always_read if listener is None or not ready else [*always_read, listener]
             readable, _, _ = select.select(sources, [], [], None if ready else _POLL_SECONDS)
             if parent in readable:
                 return
@@ -312,8 +314,8 @@ class _Worker:
         if self._pid is None:
             return
         os.kill(self._pid, signal.SIGTERM)
-        until = time.monotonic() + _TERM_SECONDS
-        while select.select([self.output], [], [], max(0.0, until - time.monotonic()))[0] and self.forward():
+        deadline = time.monotonic() + _TERM_SECONDS
+        while select.select([self.output], [], [], max(0.0, deadline - time.monotonic()))[0] and self.forward():
             pass
         self.reap()
 
@@ -407,9 +409,9 @@ def _splice(source: socket.socket, sink: socket.socket) -> None:
     try:
         with contextlib.suppress(OSError):  # the pipe stays small if the user has reached the limit for pipes
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        while held := os.splice(source.fileno(), writer, _PIPE_BYTES):
-            while held:
-                held -= os.splice(reader, sink.fileno(), held)
+        while pending := os.splice(source.fileno(), writer, _PIPE_BYTES):
+            while pending:
+                pending -= os.splice(reader, sink.fileno(), pending)
     finally:
         os.close(reader)
         os.close(writer)

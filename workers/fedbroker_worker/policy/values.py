@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from fedbroker.graphs import Unreadable
 from fedbroker.runtime.protos import array_pb2, computation_pb2, executor_pb2
 from fedbroker.runtime.values import (
+    ARRAY_SHAPE,
     ELEMENT,
     ELEMENT_NAME,
     ELEMENT_VALUE,
@@ -22,7 +23,6 @@ from fedbroker.runtime.values import (
     STRUCT,
     Buffer,
     fields,
-    number_of,
 )
 
 __all__ = ["Layout", "Part", "holds_client_values", "layout", "parts", "shape_of"]
@@ -38,8 +38,6 @@ SERVER: Final = "server"
 
 CLIENTS: Final = "clients"
 """TFF's name for the placement of values of single clients."""
-
-ARRAY_SHAPE: Final = number_of(array_pb2.Array, "shape")
 
 _NAMES: Final = {field.number: name for name, field in executor_pb2.Value.DESCRIPTOR.fields_by_name.items()}
 

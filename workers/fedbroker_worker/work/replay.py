@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
-from fedbroker.runtime.cache_keys import with_own_keys
+from fedbroker.runtime.cache_keys import with_content_keys
 from fedbroker.wire.messages import Call, Compute, Data, Drop, Select, Struct, Value
 from fedbroker_worker.errors import WorkRefused
 
@@ -133,7 +133,7 @@ async def replay(
             case Value(ref, blob) if ref in called:
                 return await executor.function(blob, blobs[blob])
             case Value(_, blob):
-                return await executor.value(*with_own_keys(blobs[blob]))
+                return await executor.value(*with_content_keys(blobs[blob]))
             case FusedStruct(_, elements):
                 return await executor.struct_of([(name, blobs[digest]) for name, digest in elements])
             case Data():
