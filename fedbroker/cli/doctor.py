@@ -1,9 +1,10 @@
-"""``fedbroker doctor``: diagnosis of a broker and a cohort, from this machine."""
+"""``fedbroker doctor``: diagnosis of this machine, a broker and a cohort."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import cyclopts
@@ -26,7 +27,7 @@ Cohort = Annotated[str | None, cyclopts.Parameter(help="Also check the queues an
 
 
 def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
-    """Print the findings on the broker and, if given, the cohort; return the exit code."""
+    """Print the findings on this machine, the broker and, if given, the cohort; return the exit code."""
     from fedbroker.diagnostics.finding import exit_code_of, print_findings
 
     configure("auto", "error")
@@ -44,10 +45,21 @@ async def _examine(url: str, cohort: str | None) -> list[Finding]:
 
     if cohort is not None:
         check_name("cohort", cohort)
-    findings = await examine(url, coordinator_role(cohort))
+    runtime, findings = await asyncio.gather(_runtime(), examine(url, coordinator_role(cohort)))
     if cohort is not None and not any(finding.level == "problem" for finding in findings):
         findings += await _silos(url, cohort)
-    return findings
+    return [*runtime, *findings]
+
+
+async def _runtime() -> list[Finding]:
+    """Return findings about the C++ runtime with the default settings; a program may choose others in its ``Options``.
+
+    So a runtime that does not start is a warning.
+    """
+    from fedbroker.diagnostics.runtime import check_runtime
+
+    found = await check_runtime()
+    return [replace(one, level="warning", exit_code=0) if one.level == "problem" else one for one in found]
 
 
 async def _silos(url: str, cohort: str) -> list[Finding]:

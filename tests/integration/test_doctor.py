@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 SECRET = "open-sesame"
 MIB = 1024 * 1024
 
+RUNTIME = ["runtime", "confinement"]
 STEPS = [
     "url",
     "dns",
@@ -84,7 +86,7 @@ async def test_healthy_broker_has_no_problems(broker, cohort):
         code, out, err = await doctor(broker.url, "--cohort", cohort, "--json")
         found = json.loads(out)
         assert (code, err) == (0, "")
-        assert [one["subject"] for one in found] == [*STEPS, "silos", "versions"]
+        assert [one["subject"] for one in found] == [*RUNTIME, *STEPS, "silos", "versions"]
         assert {one["level"] for one in found} == {"ok"}
         by_subject = {one["subject"]: one["what"] for one in found}
         assert "9 exchanges and queues exist" in by_subject["topology"]
@@ -108,7 +110,7 @@ async def test_check_of_an_unknown_cohort_creates_nothing(broker, cohort):
     code, out, _ = await doctor(broker.url, "--cohort", cohort)
     assert code == 0
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * len(STEPS) + ["warning"]
+    assert [line.split()[0] for line in lines] == ["ok"] * len([*RUNTIME, *STEPS]) + ["warning"]
     assert f"[FB3000] cohort '{cohort}' has no silo; start silos" in lines[-1]
     await examine(broker.url, silo_role(cohort, "ewr"))
     async with queue_admin(broker.url) as look:
@@ -128,12 +130,28 @@ async def test_silo_of_another_version_series_is_reported(broker, cohort, monkey
     assert module._version(Announce(cohort, "ewr", "1", 5.0, version="0.1.9")).level == "ok"
 
 
+async def test_runtime_of_this_machine_is_reported(broker):
+    _, out, _ = await doctor(broker.url)
+    started, confined = out.splitlines()[:2]
+    assert re.match(r"ok +runtime +started with isolation 'namespace' and ran a computation in [\d.]+ s", started)
+    assert re.match(r"ok +confinement +network, pid, mount, .*landlock, seccomp", confined) or "missing: " in confined
+
+
+async def test_runtime_that_does_not_start_is_a_warning(broker, monkeypatch):
+    from fedbroker.cli import doctor as module
+
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    (finding,) = await module._runtime()
+    assert (finding.level, finding.subject, finding.exit_code) == ("warning", "runtime", 0)
+    assert "the C++ runtime's host process did not start" in finding.what
+
+
 async def test_unreachable_broker_is_reported(broker, cohort):
     url = broker.url.replace(f":{broker.port}", ":1")
     code, out, err = await doctor(url)
     assert (code, err) == (3, "")
-    assert out.splitlines()[-1].startswith(
-        "problem  tcp  [FB2001] no server is listening at 127.0.0.1:1: Connection refused"
+    assert " ".join(out.splitlines()[-1].split()).startswith(
+        "problem tcp [FB2001] no server is listening at 127.0.0.1:1: Connection refused"
     )
 
 
@@ -325,7 +343,7 @@ async def test_commands_of_the_errors_page_run(broker, cohort, tmp_path):
     export, look, check = block.splitlines()
     assert export.startswith("export FEDBROKER_URL=amqps://")
     write_settings(tmp_path, broker.url, cohort)
-    for line, subjects in ((look, [*STEPS, "silos"]), (check, [*STEPS, "runtime", "confinement", "policy", "source"])):
+    for line, subjects in ((look, [*RUNTIME, *STEPS, "silos"]), (check, [*STEPS, *RUNTIME, "policy", "source"])):
         command, *arguments = line.replace("airports", cohort).split()
         module = {"fedbroker": "fedbroker.cli", "fedbroker-silo": "fedbroker_worker"}[command]
         code, out, err = await command_line(broker.url, tmp_path, module, *arguments)

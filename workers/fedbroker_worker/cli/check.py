@@ -6,17 +6,15 @@ import asyncio
 import json
 import os
 import sys
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fedbroker.console import one_line
 from fedbroker.diagnostics import examine, silo_role
 from fedbroker.diagnostics.finding import Finding, exit_code_of, print_findings
-from fedbroker.errors import FedbrokerError, RuntimeUnavailable
+from fedbroker.diagnostics.runtime import check_runtime
+from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure
-from fedbroker.runtime import Runtime
-from fedbroker.runtime.protos import computation_pb2, executor_pb2
 from fedbroker.text import count_text
 from fedbroker.wire.messages import Source
 from fedbroker_worker.policy.accepted import accepted_file
@@ -29,14 +27,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fedbroker.runtime.host.confinement import Confinement
     from fedbroker.wire.messages import Column
     from fedbroker_worker.config import Settings, SourceSettings
 
 __all__ = ["check_silo"]
-
-RUNTIME_SECONDS: Final = 30.0
-"""Time limit for starting the C++ runtime and running one small computation on it: usually a second or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ async def _try(settings: Settings) -> _Findings:
             silo_role(silo.cohort, silo.name, enrolled=silo.enrolled),
             renew_seconds=silo.renew_seconds,
         ),
-        _runtime(settings),
+        check_runtime(silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement),
         asyncio.gather(*sources),
     )
     return _Findings(broker, runtime, _policy(settings), dict(zip(names, described, strict=True)))
@@ -109,51 +103,6 @@ def _policy(settings: Settings) -> Finding:
     except FedbrokerError as error:
         return Finding.problem("policy", error)
     return Finding.ok("policy", policy.summary)
-
-
-async def _runtime(settings: Settings) -> list[Finding]:
-    """Start the C++ runtime, run one identity computation, and report its confinement."""
-    started = time.monotonic()
-    silo = settings.silo
-    runtime = Runtime(isolation=silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement)
-    try:
-        async with asyncio.timeout(RUNTIME_SECONDS):
-            executor = await runtime.executor(1)
-            function, argument = await executor.value(_identity()), await executor.struct([])
-            await executor.compute(await executor.call(function, argument))
-            confinement = runtime.confinement
-    except TimeoutError:
-        slow = RuntimeUnavailable(
-            f"the C++ runtime returned no result within {RUNTIME_SECONDS:g} s", hint="check the machine's load"
-        )
-        return [Finding.problem("runtime", slow)]
-    except FedbrokerError as error:
-        return [Finding.problem("runtime", error)]
-    finally:
-        await runtime.close()
-    seconds = time.monotonic() - started
-    text = f"started with isolation {silo.isolation!r} and ran a computation in {seconds:.1f} s"
-    return [Finding.ok("runtime", text), _confinement(confinement)]
-
-
-def _confinement(found: Confinement) -> Finding:
-    """Report the defences that remain if a graph gets past the policy's list of ops."""
-    if not found.protects_files:
-        exposed = RuntimeUnavailable(
-            f"a graph that gets past the policy could read this user's files; missing: {found.missing}",
-            hint='see docs/silo.md, "How the C++ runtime is confined"',
-        )
-        return Finding.warning("confinement", exposed)
-    missing = f"; missing: {found.missing}" if found.refused else ""
-    return Finding.ok("confinement", f"{', '.join(found.in_force)}{missing}")
-
-
-def _identity() -> bytes:
-    """Return the identity computation as a serialized value."""
-    function = computation_pb2.Computation()
-    body = getattr(function, "lambda")
-    body.parameter_name = body.result.reference.name = "x"
-    return bytes(executor_pb2.Value(computation=function).SerializeToString())
 
 
 async def _source(name: str, source_settings: SourceSettings, settings: Settings) -> Source:
