@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["broker_url", "from_file", "read_secret", "write_private"]
+__all__ = ["broker_url", "create_private", "from_file", "read_secret", "write_private"]
 
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
-_LONGEST: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 """Maximal bytes of a secret's file: a larger file is not a secret, and reading it would only fill the memory."""
 
 
@@ -44,39 +44,42 @@ def read_secret(
     hint = f"correct {label}, or the file that it names"
     try:
         with path.open("rb") as file:
-            read = file.read(_LONGEST + 1)
-        text = read.decode().strip()
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode().strip()
     except FileNotFoundError:
         credentials = environ.get(_CREDENTIALS)
         neither = f", nor a credential {name} in {credentials}" if credentials and not Path(name).is_absolute() else ""
         raise error(f"{label}: file {path} does not exist{neither}", hint=hint) from None
-    except OSError as reason:
-        what = f"{label}: {path} cannot be read: {reason.strerror}"
+    except OSError as failure:
+        what = f"{label}: {path} cannot be read: {failure.strerror}"
         raise error(what, hint="give read permission to this process's user only") from None
     except UnicodeDecodeError:
         raise error(f"{label}: {path} is not UTF-8 text", hint=hint) from None
-    if len(read) > _LONGEST:
+    if len(content) > _MAX_BYTES:
         raise error(f"{label}: {path} is larger than 1 MiB", hint=hint)
     if not text:
         raise error(f"{label}: {path} is empty", hint=hint)
     return text
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write a file that only its owner may read, atomically and with these permissions from the start.
 
     Missing directories are created, accessible to their owner only.
+
+    Args:
+        path: of the file; an existing one is replaced.
+        text: its content.
+        mode: its permissions.
 
     Raises:
         ConfigError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with _private_umask():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+        _make_private_directory(path.parent)
+        with create_private(temporary, mode) as file:
+            file.write(text)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -84,14 +87,21 @@ def write_private(path: Path, text: str) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="name another directory") from None
 
 
-@contextlib.contextmanager
-def _private_umask() -> Generator[None]:
-    """Create directories within the block for their owner only."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
+def create_private(path: Path, mode: int = 0o600) -> TextIO:
+    """Create a file that only its owner may read, and open it for writing.
+
+    Raises:
+        FileExistsError: the file exists.
+        OSError: it cannot be created.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8")
+
+
+def _make_private_directory(path: Path) -> None:
+    """Create a directory and its missing parents. ``mkdir(parents=True)`` would give the parents no mode."""
+    if not path.exists():
+        _make_private_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _path(name: str, directory: Path, environ: Mapping[str, str]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import secrets
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedbroker.broker.server import find_erlang, find_server, link_server
+from fedbroker.credentials import write_private
 from fedbroker.errors import ConfigError
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "free_ports",
     "is_free",
     "speaks_amqp",
-    "write_private",
 ]
 
 NODE = "fedbroker@localhost"
@@ -250,13 +249,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Write a file that only its owner may read, from its creation on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _error_lines(supervisor: str, output: str, log: str) -> str:

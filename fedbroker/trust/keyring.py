@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fedbroker.credentials import read_secret
+from fedbroker.credentials import create_private, read_secret
 from fedbroker.errors import ConfigError
 from fedbroker.trust.keys import Identity, Public
 
@@ -108,16 +108,16 @@ def public_key(path: Path) -> Public:
         ConfigError: the file can neither be read nor created, or contains no secret.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        file = create_private(path)
     except FileExistsError:
         return _labelled(str(path), lambda: Identity.parse(read_secret(str(path), str(path.absolute()), Path()))).public
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror}", hint="name another file") from None
     identity = Identity.generate()
-    with open(descriptor, "w", encoding="utf-8") as file:
+    with file:
         file.write(identity.reveal() + "\n")
         file.flush()
-        os.fsync(descriptor)
+        os.fsync(file.fileno())  # the public key is given away next: the secret must survive a power cut
     return identity.public
 
 

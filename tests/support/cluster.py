@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from fedbroker.broker.node import PrivateBroker
-from fedbroker.broker.setup import ClusterIdentity, Credentials, epmd_command, free_ports, write_private
+from fedbroker.broker.setup import ClusterIdentity, Credentials, epmd_command, free_ports
 from fedbroker.broker.supervisor_process import SupervisorProcess
+from fedbroker.credentials import write_private
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerStartError, UsageError
 from tests.support.wait import wait_until
