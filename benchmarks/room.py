@@ -11,10 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from fedbroker.wire.blobs import Buffer, room
+from fedbroker.wire.blobs import Buffer, allocate
 from fedbroker.wire.limits import DEFAULT_LIMITS
 
-KINDS: dict[str, Callable[[int], Buffer]] = {"bytearray": bytearray, "room": room}
+KINDS: dict[str, Callable[[int], Buffer]] = {"bytearray": bytearray, "allocate": allocate}
 
 
 def seconds(kind: Callable[[int], Buffer], pieces: Sequence[bytes]) -> float:

@@ -28,9 +28,9 @@ Entry: TypeAlias = dict[str, Any]
 """An object as the API represents it."""
 Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
 
-CONNECT: Final = 10.0
+CONNECT_SECONDS: Final = 10.0
 """Seconds that a connection may take: long enough for a slow DNS server, short enough to wait for at a terminal."""
-RESPONSE: Final = 60.0
+RESPONSE_SECONDS: Final = 60.0
 """Seconds that a response may take: importing definitions makes quorum queues one after another."""
 _HINT_ADDRESS: Final = "enable the plugin rabbitmq_management, or correct host and port of the management API's URL"
 
@@ -149,13 +149,13 @@ class Management:
             BrokerUnreachable: no HTTP server answers in time, or its certificate is not trusted.
             BrokerRefused: the broker refuses the request.
         """
-        found = self._request("GET", path)
-        return found if is_dict(found) else None
+        value = self._request("GET", path)
+        return value if is_dict(value) else None
 
     def list(self, *path: str) -> Sequence[Entry]:
         """Return all objects at a path; an empty list if the path does not exist. Raises as :meth:`get` does."""
-        found = self._request("GET", path)
-        return [entry for entry in found if is_dict(entry)] if is_list(found) else []
+        value = self._request("GET", path)
+        return [entry for entry in value if is_dict(entry)] if is_list(value) else []
 
     def put(self, value: Mapping[str, Any], *path: str) -> None:
         """Create or replace the object at a path. Raises as :meth:`get` does."""
@@ -177,7 +177,7 @@ class Management:
                 f"{self.login.base}/api/{where}",
                 data=None if value is None else json.dumps(value),
                 headers={"Content-Type": "application/json"},
-                timeout=(CONNECT, RESPONSE),
+                timeout=(CONNECT_SECONDS, RESPONSE_SECONDS),
                 allow_redirects=False,
             )
         except requests.exceptions.SSLError:

@@ -18,9 +18,9 @@ from fedbroker.transport.topology import EXCHANGES, Queue
 
 __all__ = ["ByFile", "Enrolled", "LiveBroker", "Target"]
 
-OURS: Final = r"^fedbroker\."
+OWN_NAMES: Final = r"^fedbroker\."
 """Matches the names of fedbroker's queues and exchanges."""
-PAUSES: Final = (0.1, 0.3, 1.0)
+RETRY_PAUSES: Final = (0.1, 0.3, 1.0)
 """Seconds before each retry of a request to the API: the broker needs some to notice that a connection has ended."""
 
 
@@ -128,13 +128,13 @@ class LiveBroker:
             TopologyMismatch: a silo that was not enrolled made a queue, or the silo was enrolled with another
                 ``replicated``.
         """
-        wanted = silo_queues(user.cohort, user.silo, replicated=replicated)
-        others = silo_queues(user.cohort, user.silo, replicated=not replicated)
-        for queue, other in zip(wanted, others, strict=True):
+        expected = silo_queues(user.cohort, user.silo, replicated=replicated)
+        alternatives = silo_queues(user.cohort, user.silo, replicated=not replicated)
+        for queue, alternative in zip(expected, alternatives, strict=True):
             existing = self._api.get("queues", self._vhost, queue.name)
             if existing is None or _matches(existing, queue):
                 continue
-            if _matches(existing, other):
+            if _matches(existing, alternative):
                 raise TopologyMismatch(
                     f"queue {queue.name!r} exists already, {'not ' if replicated else ''}replicated",
                     hint="revoke the silo first (`fedbroker admin revoke`): this deletes its queues and their messages",
@@ -150,22 +150,22 @@ class LiveBroker:
 
     def permit_deleting(self) -> None:
         """Permit the administrator to delete our queues: the API checks its permissions in the virtual host, too."""
-        rights = {"configure": OURS, "write": NOTHING, "read": NOTHING}
+        rights = {"configure": OWN_NAMES, "write": NOTHING, "read": NOTHING}
         if self._api.get("permissions", self._vhost, self._api.login.user) is None:
             self._api.put(rights, "permissions", self._vhost, self._api.login.user)
 
     def silos(self, cohort: str | None = None) -> list[Enrolled]:
         """Return the enrolled silos, sorted by name."""
         permitted = {entry["user"] for entry in self._api.list("vhosts", self._vhost, "permissions")}
-        found: list[Enrolled] = []
+        enrolled: list[Enrolled] = []
         for entry in self._api.list("users"):
             user = User.parse(entry["name"])
             if user is None or SILO not in _tags(entry) or entry["name"] not in permitted:
                 continue
             if cohort is None or user.cohort == cohort:
                 connections = self._api.list("connections", "username", entry["name"])
-                found.append(Enrolled(user, not entry.get("password_hash"), len(connections)))
-        return sorted(found, key=lambda silo: str(silo.user))
+                enrolled.append(Enrolled(user, not entry.get("password_hash"), len(connections)))
+        return sorted(enrolled, key=lambda silo: str(silo.user))
 
     def users_of(self, cohort: str, silo: str) -> list[Enrolled]:
         """Return the users of one silo: one, or several after an interrupted rotation.
@@ -173,17 +173,17 @@ class LiveBroker:
         Raises:
             ConfigError: the silo is not enrolled.
         """
-        found = [enrolled for enrolled in self.silos(cohort) if enrolled.user.silo == silo]
-        if not found:
+        users = [enrolled for enrolled in self.silos(cohort) if enrolled.user.silo == silo]
+        if not users:
             raise ConfigError(
                 f"silo {silo!r} of cohort {cohort!r} is not enrolled in vhost {self._vhost!r}",
                 hint="see `fedbroker admin list`, or enroll it (`fedbroker admin enroll`)",
             )
-        return found
+        return users
 
     def disconnect(self, name: str) -> None:
         """Close a user's connections. Retry, since the API fails if a connection ends by itself at the same time."""
-        for pause in PAUSES:
+        for pause in RETRY_PAUSES:
             try:
                 self._api.delete("connections", "username", name)
                 return

@@ -18,13 +18,13 @@ from fedbroker.errors import ConfigError
 
 __all__ = ["Certificate", "new_authority", "signed"]
 
-AUTHORITY: Final = timedelta(days=3650)
+AUTHORITY_LIFETIME: Final = timedelta(days=3650)
 """Lifetime of the authority: each silo's certificate is renewed many times under it."""
-CLIENT: Final = timedelta(days=365)
+CERTIFICATE_LIFETIME: Final = timedelta(days=365)
 """Lifetime of a silo's certificate, renewed with `fedbroker admin rotate`; a revoked silo loses its user at once."""
 CLOCK_TOLERANCE: Final = timedelta(minutes=10)
 """Age of a certificate when it is issued, so that a broker whose clock is behind accepts it."""
-LONGEST_NAME: Final = 64
+MAX_NAME: Final = 64
 """Maximal number of characters of a common name (RFC 5280)."""
 
 
@@ -43,13 +43,13 @@ def new_authority(directory: Path, *, force: bool) -> None:
         ConfigError: they exist already, or cannot be written.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _named("fedbroker silos")
-    made = _builder(name, name, key, AUTHORITY)
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    made = made.add_extension(_usage(signs_certificates=True), critical=True)
-    made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    name = _name("fedbroker silos")
+    certificate = _builder(name, name, key, AUTHORITY_LIFETIME)
+    certificate = certificate.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    certificate = certificate.add_extension(_usage(signs_certificates=True), critical=True)
+    certificate = certificate.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     write_secret(directory / "ca.key", _pem_of_key(key), force=force)
-    write_secret(directory / "ca.pem", _pem(made.sign(key, hashes.SHA256())), force=force)
+    write_secret(directory / "ca.pem", _pem(certificate.sign(key, hashes.SHA256())), force=force)
 
 
 def signed(directory: Path, user: str) -> Certificate:
@@ -58,23 +58,23 @@ def signed(directory: Path, user: str) -> Certificate:
     Raises:
         ConfigError: the directory has no authority, or the name is too long for a certificate.
     """
-    if len(user) > LONGEST_NAME:
+    if len(user) > MAX_NAME:
         raise ConfigError(
-            f"{user!r} has more than {LONGEST_NAME} characters, too many for a certificate's name",
+            f"{user!r} has more than {MAX_NAME} characters, too many for a certificate's name",
             hint="use shorter names for cohort and silo, or a password",
         )
     if not (directory / "ca.key").exists():
         raise ConfigError(f"{directory} has no authority", hint="run `fedbroker admin init --certificates`")
     authority, authority_key = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
-    made = _builder(_named(user), authority.subject, key, CLIENT)
-    made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    made = made.add_extension(_usage(signs_certificates=False), critical=True)
-    made = made.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-    made = made.add_extension(
+    builder = _builder(_name(user), authority.subject, key, CERTIFICATE_LIFETIME)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
     )
-    return Certificate(_pem(made.sign(authority_key, hashes.SHA256())), _pem_of_key(key))
+    return Certificate(_pem(builder.sign(authority_key, hashes.SHA256())), _pem_of_key(key))
 
 
 def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -103,7 +103,7 @@ def _builder(
     )
 
 
-def _named(name: str) -> x509.Name:
+def _name(name: str) -> x509.Name:
     parts: Sequence[x509.NameAttribute[str]] = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
     return x509.Name(parts)
 

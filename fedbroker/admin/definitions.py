@@ -170,8 +170,8 @@ def silo_rights(cohort: str, silo: str) -> Rights:
 def coordinator_rights() -> Rights:
     """Return the permissions of coordinators, for every cohort of a virtual host but not for silos' own queues."""
     exchanges = "|".join(re.escape(exchange.name) for exchange in topology.EXCHANGES)
-    ours = rf"^({exchanges})$|^fedbroker\.({'|'.join(_OWN_QUEUES)})\."
-    return Rights(configure=ours, write=ours, read=ours)
+    own_names = rf"^({exchanges})$|^fedbroker\.({'|'.join(_OWN_QUEUES)})\."
+    return Rights(configure=own_names, write=own_names, read=own_names)
 
 
 def _exactly(names: Iterable[str]) -> str:
@@ -248,15 +248,17 @@ def hashed(password: str) -> str:
 
 def _user(name: str, password: str | None, tag: str) -> dict[str, Any]:
     """Return a user's definition. Without a password its hash is empty, which allows no login by password."""
-    known = "" if password is None else hashed(password)
-    return {"name": name, "password_hash": known, "hashing_algorithm": HASHING, "tags": tag}
+    password_hash = "" if password is None else hashed(password)
+    return {"name": name, "password_hash": password_hash, "hashing_algorithm": HASHING, "tags": tag}
 
 
 def _granted(vhost: str, user: str, rights: Rights) -> Definitions:
-    mine: Mapping[str, str] = {"user": user, "vhost": vhost}
-    given = {"configure": rights.configure, "write": rights.write, "read": rights.read}
-    topics = [{**mine, "exchange": one.exchange.name, "write": one.write, "read": one.read} for one in rights.topics]
-    return {"permissions": [{**mine, **given}], "topic_permissions": topics}
+    scope: Mapping[str, str] = {"user": user, "vhost": vhost}
+    rights_by_kind = {"configure": rights.configure, "write": rights.write, "read": rights.read}
+    topics = [
+        {**scope, "exchange": topic.exchange.name, "write": topic.write, "read": topic.read} for topic in rights.topics
+    ]
+    return {"permissions": [{**scope, **rights_by_kind}], "topic_permissions": topics}
 
 
 def _queue(vhost: str, queue: Queue) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class Enrolment:
         password = _password()
         target.load(definitions.for_coordinator(self._vhost, coordinator, password))
         self._folder.remember(vhost=self._vhost, broker=str(self._broker))
-        vouched = {name: str((directory / file).absolute()) for name, file in self._vouched(directory).items()}
-        url = self._broker.for_user(coordinator, password, self._vhost, **vouched)
+        options = {name: str((directory / file).absolute()) for name, file in self._vouched(directory).items()}
+        url = self._broker.for_user(coordinator, password, self._vhost, **options)
         write_secret(directory / URL, f"{url}\n", force=self._force)
         identity = self._folder.identity(directory, force=self._force)
         if certificates and not (self._folder.authority / "ca.pem").exists():
@@ -111,12 +111,12 @@ class Enrolment:
         directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
         self._check_free(*(directory / name for name in (SETTINGS, SECRET, CERTIFICATE, KEY)))
         user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
-        before = self._before(target, user)
+        existing = self._before(target, user)
         target.check_queues(user, replicated=replicated)
-        whole = partial(definitions.for_silo, self._vhost, user, replicated=replicated)
-        broker = self._login(target, user, directory, certificate, whole)
+        define = partial(definitions.for_silo, self._vhost, user, replicated=replicated)
+        broker = self._login(target, user, directory, certificate, define)
         if isinstance(target, LiveBroker):
-            target.drop_users(one for one in before if one != user)
+            target.drop_users(old_user for old_user in existing if old_user != user)
             target.disconnect(str(user))
         if public is None:
             public = self._folder.identity(directory, force=self._force).public
@@ -136,22 +136,22 @@ class Enrolment:
         """
         directory = self._folder.silo(check_name("cohort", cohort), check_name("silo", silo))
         certificate = (directory / CERTIFICATE).exists()
-        before: Sequence[Enrolled] = ()
+        existing: Sequence[Enrolled] = ()
         if isinstance(target, LiveBroker):
-            before = target.users_of(cohort, silo)
-            certificate = any(one.certificate for one in before)
+            existing = target.users_of(cohort, silo)
+            certificate = any(enrolled.certificate for enrolled in existing)
         elif certificate:
             raise ConfigError(
                 "a definitions file cannot delete the user of the old certificate",
                 hint="omit --definitions: the management API can",
             )
         user = User.of_certificate(cohort, silo) if certificate else User(cohort, silo)
-        login = (
+        define = (
             partial(definitions.for_user, self._vhost, user) if certificate else partial(definitions.for_login, user)
         )
-        broker = self._login(target, user, directory, certificate, login)
+        broker = self._login(target, user, directory, certificate, define)
         if isinstance(target, LiveBroker):
-            target.drop_users(one.user for one in before if one.user != user)
+            target.drop_users(enrolled.user for enrolled in existing if enrolled.user != user)
             target.disconnect(str(user))
         file = directory / SETTINGS
         if file.exists():
@@ -171,11 +171,11 @@ class Enrolment:
             ConfigError: it is not enrolled.
             BrokerError: the broker does not answer, or refuses.
         """
-        gone = [one.user for one in target.users_of(cohort, silo)]
-        target.drop_users(gone)
+        users = [enrolled.user for enrolled in target.users_of(cohort, silo)]
+        target.drop_users(users)
         target.drop_queues(cohort, silo)
         self._folder.collect(cohort, silo, None)
-        return [str(user) for user in gone]
+        return [str(user) for user in users]
 
     def _before(self, target: Target, user: User) -> list[User]:
         """Return the silo's existing users, which only ``force`` replaces."""
@@ -183,11 +183,11 @@ class Enrolment:
             return []
         target.check_ready()
         target.check_here(user)
-        before = [one.user for one in target.silos(user.cohort) if one.user.silo == user.silo]
+        existing = [enrolled.user for enrolled in target.silos(user.cohort) if enrolled.user.silo == user.silo]
         if not self._force:
-            for name in before or [user]:
+            for name in existing or [user]:
                 target.check_new(str(name))
-        return before
+        return existing
 
     def _login(
         self,
@@ -195,19 +195,19 @@ class Enrolment:
         user: User,
         directory: Path,
         certificate: bool,
-        defined: Callable[[str | None], Definitions],
+        define: Callable[[str | None], Definitions],
     ) -> str:
         """Define the user at the broker and write its login files. Return the broker's URL for it, a secret."""
-        vouched = self._vouched(directory)
+        authority_options = self._vouched(directory)
         password = None if certificate else _password()
-        made = signed(self._folder.authority, str(user)) if certificate else None
-        target.load(defined(password))
-        if made is None:
-            return self._broker.for_user(str(user), password, self._vhost, **vouched)
-        write_secret(directory / KEY, made.key, force=True)
-        write_secret(directory / CERTIFICATE, made.certificate, force=True)
-        shown = {"auth": "EXTERNAL", "certfile": CERTIFICATE, "keyfile": KEY}
-        return self._broker.for_user(str(user), None, self._vhost, **vouched, **shown)
+        certificate_files = signed(self._folder.authority, str(user)) if certificate else None
+        target.load(define(password))
+        if certificate_files is None:
+            return self._broker.for_user(str(user), password, self._vhost, **authority_options)
+        write_secret(directory / KEY, certificate_files.key, force=True)
+        write_secret(directory / CERTIFICATE, certificate_files.certificate, force=True)
+        login_options = {"auth": "EXTERNAL", "certfile": CERTIFICATE, "keyfile": KEY}
+        return self._broker.for_user(str(user), None, self._vhost, **authority_options, **login_options)
 
     def _vouched(self, directory: Path) -> dict[str, str]:
         """Return the URL option that names the broker's authority, and copy its certificate into the directory."""

@@ -170,8 +170,8 @@ class PublicUrl:
     def for_user(self, user: str, password: str | None, vhost: str, **options: str) -> str:
         """Return the URL with a login, for a virtual host; a secret if it holds a password."""
         login = quote(user, safe="") if password is None else f"{quote(user, safe='')}:{quote(password, safe='')}"
-        every = {**self.options, **options}
-        query = f"?{urlencode(every, safe='/')}" if every else ""
+        all_options = {**self.options, **options}
+        query = f"?{urlencode(all_options, safe='/')}" if all_options else ""
         path = "" if vhost == "/" else quote(vhost, safe="")
         return f"{self.scheme}://{login}@{self.hosts}/{path}{query}"
 
@@ -193,10 +193,10 @@ def with_broker(text: str, broker: str) -> str:
     Raises:
         ConfigError: it has no line ``broker = …``.
     """
-    changed, found = _BROKER.subn(lambda _: _toml_line("broker", broker).rstrip(), text, count=1)
+    replaced, found = _BROKER.subn(lambda _: _toml_line("broker", broker).rstrip(), text, count=1)
     if not found:
         raise ConfigError("silo.toml has no line `broker = …`", hint="give --force to make a new file")
-    return changed
+    return replaced
 
 
 def _security(coordinators: Iterable[Public]) -> str:

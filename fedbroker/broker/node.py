@@ -270,11 +270,11 @@ class PrivateBroker:
     def _choose_ports(self) -> Ports:
         """Choose free ports, the earlier AMQP port if possible: clients reconnect to it."""
         amqp, distribution, epmd = free_ports(3)
-        before = self._ports.amqp if self._ports is not None else None
+        earlier = self._ports.amqp if self._ports is not None else None
         if self._given_port is not None and not is_free(self._given_port):
             raise BrokerStartError(f"port {self._given_port} is in use", hint="give another port, or none")
-        if before is not None and is_free(before):
-            amqp = before
+        if earlier is not None and is_free(earlier):
+            amqp = earlier
         return Ports(self._given_port or amqp, distribution, self._cluster.epmd if self._cluster else epmd)
 
     def _boot(self, files: NodeFiles, ports: Ports, deadline: Deadline) -> bool:

@@ -18,13 +18,13 @@ __all__ = ["find_erlang", "find_server", "link_server"]
 
 HOME_VARIABLE = "FEDBROKER_RABBITMQ_HOME"
 _HINT = f"`apt-get install rabbitmq-server`, or set {HOME_VARIABLE} to the directory that holds its sbin/ and plugins/"
-_PLACES = (
+_LOCATIONS = (
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*",  # Debian, Ubuntu, RPM
     "/usr/local/lib/rabbitmq/lib/rabbitmq_server-*",
     "/opt/rabbitmq",  # the official container image
     "/opt/rabbitmq_server-*",  # the generic archive
 )
-_CORE = (
+_CORE_PLUGINS = (
     "rabbit",
     "rabbit_common",
     "rabbitmq_prelaunch",
@@ -70,7 +70,7 @@ def find_server() -> Path:
 
 
 def _candidates() -> Iterator[Path]:
-    for pattern in _PLACES:
+    for pattern in _LOCATIONS:
         yield from Path("/").glob(pattern[1:])
     if script := shutil.which("rabbitmq-server"):
         yield Path(script).resolve().parent.parent
@@ -112,27 +112,27 @@ def link_server(server: Path, home: Path, plugins: Sequence[str]) -> None:
     for name in plugins:
         if name not in installed:
             raise ConfigError(f"this RabbitMQ server has no plugin {name!r}", hint=f"see {server / 'plugins'}")
-    for path in _closure([*_CORE, *plugins], installed):
+    for path in _closure([*_CORE_PLUGINS, *plugins], installed):
         (home / "plugins" / path.name).symlink_to(path)
 
 
 def _closure(names: Iterable[str], installed: Mapping[str, Path]) -> list[Path]:
-    todo, seen = list(names), dict[str, Path]()
-    while todo:
-        name = todo.pop()
+    pending, seen = list(names), dict[str, Path]()
+    while pending:
+        name = pending.pop()
         if name in installed and name not in seen:
             seen[name] = installed[name]
-            todo += _needs(name, installed[name])
+            pending += _dependencies(name, installed[name])
     return list(seen.values())
 
 
-def _needs(name: str, path: Path) -> list[str]:
+def _dependencies(name: str, path: Path) -> list[str]:
     """Return the applications in an application's ``.app`` file: in a directory, or in an archive (``.ez``)."""
     if path.is_dir():
         text = next(path.glob("ebin/*.app")).read_text() if any(path.glob("ebin/*.app")) else ""
     else:
         with zipfile.ZipFile(path) as archive:
-            inside = [entry for entry in archive.namelist() if entry.endswith(f"ebin/{name}.app")]
-            text = archive.read(inside[0]).decode() if inside else ""
+            entries = [entry for entry in archive.namelist() if entry.endswith(f"ebin/{name}.app")]
+            text = archive.read(entries[0]).decode() if entries else ""
     lists = re.findall(r"\{\s*(?:included_)?applications\s*,\s*\[(.*?)\]", text, flags=re.DOTALL)
     return [word for part in lists for word in re.findall(r"\w+", part)]

@@ -29,13 +29,13 @@ __all__ = [
 NODE = "fedbroker@localhost"
 
 _ERROR = re.compile(r"^.*?\[error\] <[\d.]+>(.*)$", flags=re.MULTILINE)
-_STAMP = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
+_TIMESTAMP = re.compile(r"^\S+ \S+ \[\w+\] <[\d.]+>")
 _CRASH_REPORT = re.compile(r"^\s*(supervisor|crasher):")
-_NOTHING = re.compile(r"^\W*$|^BOOT FAILED$")
-_LINES = 6  # of an error: later ones repeat it as a crash report
+_EMPTY = re.compile(r"^\W*$|^BOOT FAILED$")
+_MAX_LINES = 6  # of an error: later ones repeat it as a crash report
 
-_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST = 10_240  # below it are the ports of well-known services
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_MIN_PORT = 10_240  # below it are the ports of well-known services
 _HEADER = b"AMQP\x00\x00\x09\x01"  # the protocol header of AMQP 0-9-1
 
 
@@ -56,19 +56,19 @@ def free_ports(count: int) -> tuple[int, ...]:
     Within that range, a client that keeps connecting to a stopped broker can be given the broker's own port, connect to
     itself, and keep the broker from ever listening again.
     """
-    candidates = range(_LOWEST, max(_outgoing_from(), _LOWEST + 10_000))
-    found: list[int] = []
+    candidates = range(_MIN_PORT, max(_first_outgoing_port(), _MIN_PORT + 10_000))
+    ports: list[int] = []
     for port in random.sample(candidates, k=len(candidates)):
         if is_free(port):
-            found.append(port)
-        if len(found) == count:
+            ports.append(port)
+        if len(ports) == count:
             break
-    return tuple(found)
+    return tuple(ports)
 
 
-def _outgoing_from() -> int:
+def _first_outgoing_port() -> int:
     try:
-        return int(_RANGE.read_text().split()[0])
+        return int(_PORT_RANGE.read_text().split()[0])
     except (OSError, ValueError):
         return 32_768
 
@@ -211,12 +211,12 @@ class NodeFiles:
     def environment(self, ports: Ports) -> dict[str, str]:
         """Return a clean environment for the node and for its command-line tools."""
         erl, _ = find_erlang()
-        place = self.directory
+        directory = self.directory
         return {
             "PATH": f"{erl.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": str(place),
+            "HOME": str(directory),
             "LANG": "C.UTF-8",
-            "TMPDIR": str(place),
+            "TMPDIR": str(directory),
             "ERL_EPMD_PORT": str(ports.epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP_SECONDS": "0",
@@ -226,14 +226,14 @@ class NodeFiles:
             "RABBITMQ_DIST_PORT": str(ports.distribution),
             "RABBITMQ_SCRIPTS_DIR": str(self.home / "sbin"),
             "RABBITMQ_PLUGINS_DIR": str(self.home / "plugins"),
-            "RABBITMQ_MNESIA_BASE": str(place / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(place / "log"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(place / "plugins"),
-            "RABBITMQ_CONFIG_FILE": str(place / "rabbitmq.conf"),
-            "RABBITMQ_CONF_ENV_FILE": str(place / "env.conf"),
-            "RABBITMQ_PID_FILE": str(place / "pid"),
-            "RABBITMQ_GENERATED_CONFIG_DIR": str(place / "conf"),
-            "RABBITMQ_FEATURE_FLAGS_FILE": str(place / "feature_flags"),
+            "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "env.conf"),
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(directory / "conf"),
+            "RABBITMQ_FEATURE_FLAGS_FILE": str(directory / "feature_flags"),
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
         }
@@ -255,7 +255,7 @@ def _error_lines(supervisor: str, output: str, log: str) -> str:
     """Return the relevant lines from the output of supervisor, VM and RabbitMQ, joined to one line."""
     for text in (supervisor, output, log):
         if errors := _errors(text):
-            return " | ".join(errors[:_LINES])
+            return " | ".join(errors[:_MAX_LINES])
     for text in (supervisor, output, log):
         if lines := _meaningful(text.splitlines()):
             return " | ".join(lines[-3:])
@@ -272,5 +272,5 @@ def _errors(text: str) -> list[str]:
 
 
 def _meaningful(lines: list[str]) -> list[str]:
-    bare = [_STAMP.sub("", line).strip(" -") for line in lines]
-    return [line for line in bare if not _NOTHING.match(line)]
+    bare = [_TIMESTAMP.sub("", line).strip(" -") for line in lines]
+    return [line for line in bare if not _EMPTY.match(line)]

@@ -77,19 +77,19 @@ class Supervisor:
                     self.done = True
             self.reap()
 
-    def obey(self, words: str) -> None:
+    def obey(self, text: str) -> None:
         """Obey the order on each line; an empty text means that the input was closed."""
-        self.done |= not words
-        for word in words.split():
-            if word == "start":
+        self.done |= not text
+        for order in text.split():
+            if order == "start":
                 self.start()
-            elif word == "kill":
+            elif order == "kill":
                 self.end(orderly=0.0)
                 _report("down killed")
-            elif word == "halt":
+            elif order == "halt":
                 self.end(orderly=_ORDERLY)
                 _report("down halted")
-            elif word == "stop":
+            elif order == "stop":
                 self.done, self.orderly = True, _ORDERLY
 
     def start(self) -> None:
@@ -118,12 +118,12 @@ class Supervisor:
 
     def adopted(self) -> bool:
         """Reap inherited processes; return whether children remain other than the VM and the port mapper."""
-        ours = {child.pid for child in (self.server, self.epmd) if child is not None and child.returncode is None}
-        left = False
-        for pid in _children() - ours:
+        own = {child.pid for child in (self.server, self.epmd) if child is not None and child.returncode is None}
+        remaining = False
+        for pid in _children() - own:
             with contextlib.suppress(ChildProcessError):
-                left |= os.waitpid(pid, os.WNOHANG)[0] == 0
-        return left
+                remaining |= os.waitpid(pid, os.WNOHANG)[0] == 0
+        return remaining
 
     def end(self, *, orderly: float) -> None:
         """End the VM, gracefully if ``orderly`` gives it time, then the port mapper and the helpers that they left."""

@@ -16,9 +16,9 @@ from fedbroker.errors import BrokerStartError
 __all__ = ["SupervisorProcess"]
 
 _PROGRAM = Path(__file__).with_name("supervisor.py")
-_END = {True: "remove", False: "keep"}
+_AT_END = {True: "remove", False: "keep"}
 # Seconds; more than the supervisor itself gives the VM and its helpers: _ORDERLY there, and a second.
-_LONGEST_END = 20.0
+_END_SECONDS = 20.0
 
 
 class SupervisorProcess:
@@ -42,7 +42,7 @@ class SupervisorProcess:
         try:
             with (directory / "supervisor.txt").open("wb") as errors:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(_PROGRAM), str(directory), str(os.getpid()), _END[remove]],
+                    [sys.executable, "-I", "-S", str(_PROGRAM), str(directory), str(os.getpid()), _AT_END[remove]],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
@@ -59,11 +59,11 @@ class SupervisorProcess:
         """Return whether the supervisor itself runs."""
         return self._process.poll() is None
 
-    def order(self, word: str) -> None:
+    def order(self, command: str) -> None:
         """Send an order: ``start``, ``kill`` or ``halt`` (gracefully) the VM, or ``stop`` both and itself."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.write(f"{command}\n".encode())
 
     def read_reports(self, seconds: float | None) -> bool:
         """Read reports, waiting up to ``seconds`` for the first (for ever if None); return whether one arrived."""
@@ -79,10 +79,10 @@ class SupervisorProcess:
             self.up = False
         return bool(lines)
 
-    def end_vm(self, word: str) -> None:
+    def end_vm(self, command: str) -> None:
         """Order ``kill`` or ``halt``, and wait until the VM has ended; bounded in time."""
-        self.order(word)
-        deadline = Deadline.after(_LONGEST_END)
+        self.order(command)
+        deadline = Deadline.after(_END_SECONDS)
         while self.up and not deadline.passed():
             self.read_reports(deadline.left())
 
@@ -95,7 +95,7 @@ class SupervisorProcess:
         assert process.stdout is not None
         process.stdin.close()
         try:
-            process.wait(_LONGEST_END)
+            process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()  # the kernel kills its children, too
             process.wait()

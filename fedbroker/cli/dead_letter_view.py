@@ -46,7 +46,7 @@ def work_as_json(bundle: WorkBundle) -> dict[str, object]:
         "seconds": item.timeout,
         "lease": item.lease,
         "last": item.ends_session,
-        "kept": list(bundle.kept),
+        "kept": list(bundle.earlier_refs),
         "ops": [msgspec.to_builtins(op) for op in item.ops],
         "listing": listing(item.ops),
         "blobs": [{"digest": name, "size": size, "inside": inside} for name, size, inside in _blobs(bundle)],
@@ -79,7 +79,7 @@ def print_letter(letter: DeadLetter, bundle: WorkBundle | None) -> None:
     out.print("\noperations")
     for line in listing(bundle.item.ops):
         out.print(f"  {printable(line)}", soft_wrap=True)
-    if bundle.named:
+    if bundle.digests:
         blobs = table("blob", "size", "where", right=("size",))
         for digest, size, inside in _blobs(bundle):
             where = "in the letter" if inside else "sent separately" if size else "in the silo's cache at that time"
@@ -138,8 +138,8 @@ def _facts(letter: DeadLetter, bundle: WorkBundle | None) -> list[tuple[str, str
         stage = f"{item.stage}{', the last one of this silo' if item.ends_session else ''}"
         facts += [("session", item.session_id), ("stage", stage), ("clients", str(item.clients))]
         facts += [("time", f"{seconds_text(item.timeout)}, lease {seconds_text(item.lease)}")]
-        if bundle.kept:
-            facts.append(("uses", ", ".join(f"%{ref}" for ref in bundle.kept) + " of an earlier stage"))
+        if bundle.earlier_refs:
+            facts.append(("uses", ", ".join(f"%{ref}" for ref in bundle.earlier_refs) + " of an earlier stage"))
     return facts + [(f"header {name}", text) for name, text in _flat(letter.headers)]
 
 
@@ -155,7 +155,7 @@ def _flat(value: object, path: str = "") -> list[tuple[str, str]]:
 def _blobs(bundle: WorkBundle) -> list[tuple[str, int | None, bool]]:
     """Return digest, size if known, and whether the letter contains it, for each blob."""
     blobs: list[tuple[str, int | None, bool]] = []
-    for digest in bundle.named:
+    for digest in bundle.digests:
         inside = bundle.blobs.get(digest)
         known = bundle.item.incoming.get(digest)
         blobs.append((digest, memoryview(inside).nbytes if inside is not None else known, inside is not None))

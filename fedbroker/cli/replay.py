@@ -60,8 +60,8 @@ async def replay_work(
         DeadlineExceeded: it did not reply in time.
         BrokerError: the broker cannot be used.
     """
-    if bundle.kept:
-        kept = ", ".join(f"%{ref}" for ref in bundle.kept)
+    if bundle.earlier_refs:
+        kept = ", ".join(f"%{ref}" for ref in bundle.earlier_refs)
         raise CohortError(
             f"the work item continues session {bundle.item.session_id} with values of an earlier stage ({kept}), "
             "so it cannot be replayed alone",
@@ -150,6 +150,6 @@ async def _request(transport: CoordinatorTransport, bundle: WorkBundle, silo: st
 
 def _split_blobs(bundle: WorkBundle) -> tuple[list[Digest], list[Digest]]:
     """Return the blobs to send inside the item, as in the letter, and the blobs to send before it on the bulk lane."""
-    here = [digest for digest in bundle.named if digest in bundle.blobs]
+    here = [digest for digest in bundle.digests if digest in bundle.blobs]
     riding = [digest for digest in here if digest not in bundle.loaded]
     return riding, [digest for digest in here if digest in bundle.loaded]

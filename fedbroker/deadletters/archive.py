@@ -22,7 +22,7 @@ from fedbroker.wire.messages import check_name
 
 __all__ = ["Archive", "open_archive"]
 
-TURN: Final = 0.1
+RETRY_SECONDS: Final = 0.1
 """Seconds between attempts to get the lock for reading."""
 
 
@@ -49,8 +49,8 @@ class Archive:
         Raises:
             BrokerError: the connection was lost, or the broker refused access.
         """
-        async with self._held() as all_:
-            letters = [DeadLetter.of(one, self._limits) async for one in all_]
+        async with self._held() as deliveries:
+            letters = [DeadLetter.of(delivery, self._limits) async for delivery in deliveries]
         # The queue keeps the order, unless a reader was killed while it held letters.
         return sorted(letters, key=lambda letter: letter.died.timestamp() if letter.died is not None else 0.0)
 
@@ -61,9 +61,9 @@ class Archive:
             CohortError: no letter matches, or several do.
             BrokerError: the connection was lost, or the broker refused access.
         """
-        async with self._held() as all_:
-            letter, taken = await self._chosen(prefix, all_)
-            return letter, taken.body
+        async with self._held() as deliveries:
+            letter, delivery = await self._chosen(prefix, deliveries)
+            return letter, delivery.body
 
     async def requeue(self, prefix: str, expires: float) -> tuple[DeadLetter, bool]:
         """Put a letter back in its silo's work queue, and remove it from the archive once the broker has confirmed.
@@ -81,14 +81,14 @@ class Archive:
             CohortError: no letter matches, or several do; or the silo has no queue.
             BrokerError: the connection was lost, or the broker refused access or the message.
         """
-        async with self._held() as all_:
-            letter, taken = await self._chosen(prefix, all_)
-            waits = await self._waits(letter.coordinator)
-            await self._publish(letter, taken, expires)
-            await self._reader.remove(taken)
-            return letter, waits
+        async with self._held() as deliveries:
+            letter, delivery = await self._chosen(prefix, deliveries)
+            awaited = await self._has_coordinator(letter.coordinator)
+            await self._publish(letter, delivery, expires)
+            await self._reader.remove(delivery)
+            return letter, awaited
 
-    async def _waits(self, coordinator: str) -> bool:
+    async def _has_coordinator(self, coordinator: str) -> bool:
         """Return whether a coordinator has a callback queue, under any of its possible names."""
         for queue in failover_names(topology.callback_queue(coordinator)):
             if await self._reader.count(queue) is not None:
@@ -115,9 +115,9 @@ class Archive:
     async def _held(self) -> AsyncGenerator[AsyncIterator[Delivery]]:
         """Yield the letters that are in the archive now. Those not settled within the block are put back after it."""
         async with self._bounded():
-            there = await self._reader.count(self._queue)
+            count = await self._reader.count(self._queue)
             try:
-                yield self._taken(there or 0)
+                yield self._take(count or 0)
             except asyncio.CancelledError:
                 raise  # no time left: the connection is closed next, which puts them back, too, in any order
             except BaseException:
@@ -125,22 +125,22 @@ class Archive:
                 raise
             await self._reader.put_back(self._queue)
 
-    async def _taken(self, most: int) -> AsyncIterator[Delivery]:
+    async def _take(self, most: int) -> AsyncIterator[Delivery]:
         for _ in range(most):
-            if (taken := await self._reader.take(self._queue)) is None:
+            if (delivery := await self._reader.take(self._queue)) is None:
                 return
-            yield taken
+            yield delivery
 
-    async def _chosen(self, prefix: str, all_: AsyncIterator[Delivery]) -> tuple[DeadLetter, Delivery]:
+    async def _chosen(self, prefix: str, deliveries: AsyncIterator[Delivery]) -> tuple[DeadLetter, Delivery]:
         """Return the letter whose id begins with ``prefix``; of two with the same id, the later one."""
         ids: list[str] = []
-        meant: dict[str, tuple[DeadLetter, Delivery]] = {}
-        async for taken in all_:
-            letter = DeadLetter.of(taken, self._limits)
+        matching: dict[str, tuple[DeadLetter, Delivery]] = {}
+        async for delivery in deliveries:
+            letter = DeadLetter.of(delivery, self._limits)
             ids.append(letter.id)
             if letter.id.startswith(prefix):  # only those are kept in memory
-                meant[letter.id] = letter, taken
-        return meant[choose(self._cohort, prefix, ids)]
+                matching[letter.id] = letter, delivery
+        return matching[choose(self._cohort, prefix, ids)]
 
     async def _publish(self, letter: DeadLetter, delivery: Delivery, expires: float) -> None:
         """Publish a letter as it was sent first, without the headers on its death."""
@@ -165,9 +165,9 @@ class Archive:
                 f"the broker did not accept the work item for {letter.silo!r}; the letter was kept",
                 hint="see whether the silo's queue is full, and try again",
             ) from None
-        except ConnectionLost as down:
-            raise down.refusal or BrokerLost(
-                f"the connection with the broker was lost ({down})", hint="try again"
+        except ConnectionLost as lost:
+            raise lost.refusal or BrokerLost(
+                f"the connection with the broker was lost ({lost})", hint="try again"
             ) from None
 
 
@@ -183,14 +183,14 @@ async def open_archive(
         Locked: other readers held the archive until the deadline.
     """
     address = parse(url)
-    connected, connection = await _our_turn(address, check_name("cohort", cohort), deadline)
+    connected, connection = await _locked_connection(address, check_name("cohort", cohort), deadline)
     try:
         yield Archive(cohort, connection, QueueBrowser(connected), deadline, limits)
     finally:
         await connection.close()
 
 
-async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Connection]:
+async def _locked_connection(address: Address, cohort: str, deadline: Deadline) -> tuple[Connected, Connection]:
     """Wait for the lock, and return the connection that holds it. The lock is an exclusive queue."""
     lock = topology.reading_lock(cohort)
     while True:
@@ -212,6 +212,6 @@ async def _our_turn(address: Address, cohort: str, deadline: Deadline) -> tuple[
             await connected.close()
             if isinstance(error, ConnectionLost):
                 raise BrokerLost(f"the connection with the broker was lost ({error})", hint="try again") from None
-            if not isinstance(error, Locked) or deadline.left() < TURN:
+            if not isinstance(error, Locked) or deadline.left() < RETRY_SECONDS:
                 raise
-        await asyncio.sleep(TURN)
+        await asyncio.sleep(RETRY_SECONDS)

@@ -40,28 +40,28 @@ class WorkBundle:
         message, attachments = decode(unverified_body(body), limits)
         if not isinstance(message, WorkItem):
             raise WireError(f"a {type(message).__name__} instead of a work item", hint="choose another one")
-        return cls(message, {digest_of(one): one for one in attachments})
+        return cls(message, {digest_of(attachment): attachment for attachment in attachments})
 
     @property
-    def named(self) -> tuple[Digest, ...]:
+    def digests(self) -> tuple[Digest, ...]:
         """The digests of the blobs that the operations need, each once."""
         return self.item.blobs
 
     @property
-    def lacking(self) -> tuple[Digest, ...]:
+    def missing(self) -> tuple[Digest, ...]:
         """The digests of needed blobs that are not present."""
-        return tuple(digest for digest in self.named if digest not in self.blobs)
+        return tuple(digest for digest in self.digests if digest not in self.blobs)
 
     @property
-    def kept(self) -> tuple[int, ...]:
+    def earlier_refs(self) -> tuple[int, ...]:
         """The values that the operations take from an earlier stage of the session, each once."""
-        made: set[int] = set()
-        kept: dict[int, None] = {}
+        created: set[int] = set()
+        earlier: dict[int, None] = {}
         for op in self.item.ops:
-            kept |= dict.fromkeys(ref for ref in op.uses if ref not in made)
+            earlier |= dict.fromkeys(ref for ref in op.uses if ref not in created)
             if isinstance(op, Value | Data | Struct | Select | Call):
-                made.add(op.ref)
-        return tuple(kept)
+                created.add(op.ref)
+        return tuple(earlier)
 
     def with_files(self, directory: Path) -> WorkBundle:
         """Return the bundle with missing blobs read from files named by their digests, as far as these exist.
@@ -71,8 +71,8 @@ class WorkBundle:
         """
         if not directory.is_dir():
             raise ConfigError(f"the directory {directory} does not exist", hint="correct --blobs")
-        found = {digest: _read(directory / digest) for digest in self.lacking if (directory / digest).exists()}
-        return WorkBundle(self.item, {**self.blobs, **found}, frozenset(found))
+        loaded = {digest: _read(directory / digest) for digest in self.missing if (directory / digest).exists()}
+        return WorkBundle(self.item, {**self.blobs, **loaded}, frozenset(loaded))
 
 
 def save_blobs(directory: Path, blobs: Iterable[Buffer]) -> None:

@@ -15,13 +15,13 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["DeadLetter", "choose"]
 
-DELIVERED: Final = {"rejected": 1, "delivery_limit": 4}
+MIN_DELIVERIES: Final = {"rejected": 1, "delivery_limit": 4}
 """Minimum number of deliveries by reason. The exact number is unknown: the broker forgets the count when a letter dies.
 
 The limit of three redeliveries, set in topology, is exceeded after the fourth delivery.
 """
 
-LOOKS: Final = "x-delivery-count"
+BROWSE_COUNT: Final = "x-delivery-count"
 """Header that is left out: it counts how often the letter was read in the archive, not its deliveries to the silo."""
 
 
@@ -61,7 +61,7 @@ class DeadLetter:
     @classmethod
     def of(cls, delivery: Delivery, limits: Limits = DEFAULT_LIMITS) -> DeadLetter:
         """Return the record of a message in the archive. A message with an unreadable body has a record, too."""
-        words = [*delivery.key.split("."), "", "", ""]
+        key_parts = [*delivery.key.split("."), "", "", ""]
         item, flaw = None, ""
         try:
             item = WorkBundle.opened(delivery.body, limits).item
@@ -70,17 +70,17 @@ class DeadLetter:
         reason = delivery.death or "unknown"
         return cls(
             id=delivery.message_id or digest_of(delivery.body),
-            silo=words[1],
-            coordinator=words[2],
+            silo=key_parts[1],
+            coordinator=key_parts[2],
             reason=reason,
             died=_died(delivery.headers),
-            deliveries=DELIVERED.get(reason, 0),
+            deliveries=MIN_DELIVERIES.get(reason, 0),
             size=len(delivery.body),
             session_id=item.session_id if item is not None else None,
             stage=item.stage if item is not None else None,
             flaw=flaw,
             key=delivery.key,
-            headers={name: value for name, value in delivery.headers.items() if name != LOOKS},
+            headers={name: value for name, value in delivery.headers.items() if name != BROWSE_COUNT},
         )
 
 
@@ -90,15 +90,16 @@ def choose(cohort: str, prefix: str, ids: Sequence[str]) -> str:
     Raises:
         CohortError: no id does, or several do.
     """
-    meant = list(dict.fromkeys(one for one in ids if one.startswith(prefix)))
-    if prefix in meant or len(meant) == 1:
-        return prefix if prefix in meant else meant[0]
-    if not prefix or not meant:
+    matching = list(dict.fromkeys(letter_id for letter_id in ids if letter_id.startswith(prefix)))
+    if prefix in matching or len(matching) == 1:
+        return prefix if prefix in matching else matching[0]
+    if not prefix or not matching:
         raise CohortError(
             f"cohort {cohort!r} has no dead letter {prefix!r}", hint="`fedbroker dead-letters list` shows them"
         )
     raise CohortError(
-        f"{len(meant)} dead letters of cohort {cohort!r} begin with {prefix!r}", hint="give more characters of the id"
+        f"{len(matching)} dead letters of cohort {cohort!r} begin with {prefix!r}",
+        hint="give more characters of the id",
     )
 
 

@@ -25,16 +25,16 @@ from fedbroker.transport.topology import BLOBS
 
 __all__ = ["examine"]
 
-LOGIN: Final = 15.0
+LOGIN_SECONDS: Final = 15.0
 """Seconds that the login may take: a busy broker answers within a few, any other server not at all."""
-NAME: Final = "fedbroker doctor"
+CONNECTION_NAME: Final = "fedbroker doctor"
 """Name of the connection, as the broker's management pages show it."""
 MIB: Final = 1024 * 1024
-SLOW_NETWORK: Final = 1 * MIB
+MIN_SPEED: Final = 1 * MIB
 """Bytes per second below which a warning says that models take long."""
 PROBE_SECONDS: Final = 20.0
 """Seconds that the probe of the message limit may take: its size is limited by the measured throughput."""
-CLOCKS_APART: Final = 5.0
+MAX_CLOCK_DIFFERENCE: Final = 5.0
 """Seconds of clock difference from which a warning is given. A small one is harmless: fedbroker itself compares no
 clocks of two machines."""
 DEFAULT_CONSUMER_TIMEOUT: Final = 1800.0
@@ -58,10 +58,10 @@ async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list
         address = parse(url)
     except ConfigError as error:
         return [Finding.problem("url", error)]
-    found = [_url(address)]
+    findings = [_url(address)]
     several = len(address.endpoints) > 1
     servers: list[Server] = []
-    rest: list[Finding] = []
+    cluster_findings: list[Finding] = []
     for endpoint in address.endpoints:
         host, connected = await _host(endpoint, address)
         if connected is not None:
@@ -69,14 +69,14 @@ async def examine(url: str, role: Role, *, renew_seconds: float = 600.0) -> list
             try:
                 host += servers[-1].findings()
                 host.append(await alarm(connected, Channels(connected), role.unheard))
-                if not rest and host[-1].level == "ok":
-                    rest = await _inside(connected, servers[-1], address, role, renew_seconds)
+                if not cluster_findings and host[-1].level == "ok":
+                    cluster_findings = await _cluster_findings(connected, servers[-1], address, role, renew_seconds)
             except BrokerError as error:
                 host.append(Finding.problem("broker", error))
             finally:
                 await connected.close()
-        found += [finding.at(str(endpoint)) for finding in host] if several else host
-    return [*found, *_clusters(servers), *rest]
+        findings += [finding.at(str(endpoint)) for finding in host] if several else host
+    return [*findings, *_clusters(servers), *cluster_findings]
 
 
 def _url(address: Address) -> Finding:
@@ -91,44 +91,44 @@ def _url(address: Address) -> Finding:
 
 async def _host(endpoint: Endpoint, address: Address) -> tuple[list[Finding], Connected | None]:
     """Return the findings on the way to one host and, if the login succeeded, the connection."""
-    found, reached = await reach(endpoint, tls=address.tls)
+    findings, reached = await reach(endpoint, tls=address.tls)
     if not reached:
-        return found, None
-    alone = replace(address, endpoints=(endpoint,))
+        return findings, None
+    single = replace(address, endpoints=(endpoint,))
     try:
-        async with asyncio.timeout(LOGIN):
-            connected = await connect(alone, NAME)
+        async with asyncio.timeout(LOGIN_SECONDS):
+            connected = await connect(single, CONNECTION_NAME)
     except TimeoutError:
         silent = BrokerUnreachable(
             f"the server at {endpoint} does not answer as a broker", hint="correct host and port in the URL"
         )
-        return [*found, Finding.problem("login", silent)], None
+        return [*findings, Finding.problem("login", silent)], None
     except (BrokerError, ConfigError) as error:
-        return [*found, Finding.problem("login", error)], None
-    return [*found, Finding.ok("login", f"user {address.user!r} may use vhost {address.vhost!r}")], connected
+        return [*findings, Finding.problem("login", error)], None
+    return [*findings, Finding.ok("login", f"user {address.user!r} may use vhost {address.vhost!r}")], connected
 
 
-async def _inside(
+async def _cluster_findings(
     connected: Connected, server: Server, address: Address, role: Role, renew_seconds: float
 ) -> list[Finding]:
     """Return the findings that are the same at every host of a cluster."""
     channels = Channels(connected)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     subject = "permissions"
     try:
-        found += await check_permissions(channels, role, user=address.user, vhost=address.vhost)
+        findings += await check_permissions(channels, role, user=address.user, vhost=address.vhost)
         subject = "topology"
-        found += (await check_topology(channels, role)).findings
+        findings += (await check_topology(channels, role)).findings
         subject = "round trip"
-        pace, ahead = await _measured(channels, role)
-        found += _pace(pace)
+        pace, clock_lead = await _measured(channels, role)
+        findings += _pace(pace)
         subject = "message limit"
-        most = PROBE_SECONDS * pace.bytes_per_second if pace is not None else math.inf
-        found.append(await message_limit(channels, role.unheard, most=most))
-        found += [_time_out(server, renew_seconds), _clock(ahead)]
+        max_bytes = PROBE_SECONDS * pace.bytes_per_second if pace is not None else math.inf
+        findings.append(await message_limit(channels, role.unheard, max_bytes=max_bytes))
+        findings += [_time_out(server, renew_seconds), _clock(clock_lead)]
     except BrokerError as error:
-        found.append(Finding.problem(subject, error))
-    return found
+        findings.append(Finding.problem(subject, error))
+    return findings
 
 
 async def _measured(channels: Channels, role: Role) -> tuple[Pace | None, tuple[float, float] | None]:
@@ -136,8 +136,8 @@ async def _measured(channels: Channels, role: Role) -> tuple[Pace | None, tuple[
     for exchange in EXCHANGES:
         try:
             loop = await Loop.open(channels, role.private, exchange)
-            ahead = await loop.clock()
-            return await loop.pace(), ahead
+            clock_lead = await loop.clock()
+            return await loop.pace(), clock_lead
         except aiormq.exceptions.ChannelClosed:  # no permission, or no such exchange
             continue
     try:
@@ -158,7 +158,7 @@ def _pace(pace: Pace | None) -> list[Finding]:
     if not pace.bytes_per_second:
         return [trip]
     speed = f"{pace.bytes_per_second / MIB:.1f} MiB/s {where}"
-    if pace.bytes_per_second >= SLOW_NETWORK:
+    if pace.bytes_per_second >= MIN_SPEED:
         return [trip, Finding.ok("throughput", speed)]
     slow = DeadlineExceeded(
         f"{speed}: 100 MiB take {100 * MIB / pace.bytes_per_second:.0f} s", hint="allow for that in Timeouts(stage=)"
@@ -178,15 +178,15 @@ def _time_out(server: Server, renew_seconds: float) -> Finding:
     return Finding.warning("consumer timeout", late)
 
 
-def _clock(ahead: tuple[float, float] | None) -> Finding:
-    if ahead is None:
+def _clock(lead: tuple[float, float] | None) -> Finding:
+    if lead is None:
         return Finding.ok("clock", "not measured: this user may not receive its own messages")
-    seconds, error = ahead
+    seconds, error = lead
     if abs(seconds) <= error:
         return Finding.ok("clock", f"the broker's clock agrees with ours within {error:.1f} s")
     direction = "ahead of" if seconds > 0 else "behind"
     difference = f"the broker's clock is {abs(seconds):.1f} s {direction} ours (±{error:.1f} s)"
-    if abs(seconds) < CLOCKS_APART:
+    if abs(seconds) < MAX_CLOCK_DIFFERENCE:
         return Finding.ok("clock", difference)
     return Finding.warning(
         "clock",

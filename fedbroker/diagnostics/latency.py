@@ -24,18 +24,18 @@ __all__ = ["ROUNDS", "Loop", "Pace", "confirmed"]
 MIB: Final = 1024 * 1024
 ROUNDS: Final = 21
 """Number of empty messages to measure; their median is not changed by a few slow ones."""
-PIECE: Final = 1 * MIB
+CHUNK_BYTES: Final = 1 * MIB
 """Bytes of a message that measures throughput."""
-PIECES: Final = 8
+CHUNKS: Final = 8
 """Number of those messages."""
 WINDOW: Final = 8
 """Number of messages in flight, as on the bulk lane."""
 SECONDS: Final = 30.0
 """Time limit for a whole measurement, in seconds."""
-SLOW: Final = 1.0
+SLOW_SECONDS: Final = 1.0
 """Seconds for the first piece after which no more are sent: they would take long, and one is enough to measure."""
 
-_TRANSIENT: Final = commands.Basic.Properties(delivery_mode=1)
+_NOT_PERSISTENT: Final = commands.Basic.Properties(delivery_mode=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Loop:
         self._publisher = publisher
         self._exchange = exchange
         self._key = key
-        self._came: asyncio.Queue[aiormq.abc.DeliveredMessage] = asyncio.Queue()
+        self._deliveries: asyncio.Queue[aiormq.abc.DeliveredMessage] = asyncio.Queue()
 
     @classmethod
     async def open(cls, channels: Channels, name: str, exchange: str) -> Loop:
@@ -81,7 +81,7 @@ class Loop:
         await guarded(channel.basic_qos(prefetch_count=2 * WINDOW))
 
         async def on_message(message: aiormq.abc.DeliveredMessage) -> None:
-            loop._came.put_nowait(message)
+            loop._deliveries.put_nowait(message)
             await message.channel.basic_ack(message.delivery_tag or 0)
 
         await guarded(channel.basic_consume(name, on_message))
@@ -100,13 +100,13 @@ class Loop:
 
         A message dies on arrival in the second queue. The broker writes the time of its death on it, in whole seconds.
         """
-        asked = time.time()
+        sent = time.time()
         await self._published(f"{self._key}.clock", b"")
         message = await self._next()
-        answered = time.time()
+        received = time.time()
         deaths: Any = (message.header.properties.headers or {}).get("x-death")
         died: datetime = deaths[0]["time"]
-        return died.timestamp() + 0.5 - (asked + answered) / 2, 0.5 + (answered - asked) / 2
+        return died.timestamp() + 0.5 - (sent + received) / 2, 0.5 + (received - sent) / 2
 
     async def _there_and_back(self, body: bytes) -> None:
         await self._published(self._key, body)
@@ -114,12 +114,12 @@ class Loop:
 
     async def _published(self, key: str, body: bytes) -> None:
         publishing = self._publisher.basic_publish(
-            body, exchange=self._exchange, routing_key=key, properties=_TRANSIENT, mandatory=True
+            body, exchange=self._exchange, routing_key=key, properties=_NOT_PERSISTENT, mandatory=True
         )
         await guarded(publishing)
 
     async def _next(self) -> aiormq.abc.DeliveredMessage:
-        return await self._came.get()
+        return await self._deliveries.get()
 
 
 async def confirmed(channels: Channels, target: Target) -> Pace:
@@ -133,7 +133,7 @@ async def confirmed(channels: Channels, target: Target) -> Pace:
 
     async def send(body: bytes) -> None:
         publishing = channel.basic_publish(
-            body, exchange=target.exchange.name, routing_key=target.key, properties=_TRANSIENT
+            body, exchange=target.exchange.name, routing_key=target.key, properties=_NOT_PERSISTENT
         )
         await guarded(publishing)
 
@@ -147,30 +147,30 @@ async def _pace(send: Callable[[bytes], Awaitable[None]], *, delivered: bool) ->
             return Pace(median(trips), await _speed(send), delivered)
     except TimeoutError:
         raise BrokerLost(
-            f"the broker did not accept {PIECES} MiB within {SECONDS:g} s",
+            f"the broker did not accept {CHUNKS} MiB within {SECONDS:g} s",
             hint="check the network and the broker's load",
         ) from None
 
 
 async def _speed(send: Callable[[bytes], Awaitable[None]]) -> float:
-    piece = bytes(PIECE)
+    chunk = bytes(CHUNK_BYTES)
     try:
-        seconds = await _timed(send(piece))
+        seconds = await _timed(send(chunk))
     except aiormq.exceptions.ChannelPreconditionFailed:
         return 0.0
-    if seconds > SLOW:
-        return PIECE / seconds
-    return PIECES * PIECE / await _timed(_several(send, piece))
+    if seconds > SLOW_SECONDS:
+        return CHUNK_BYTES / seconds
+    return CHUNKS * CHUNK_BYTES / await _timed(_send_concurrently(send, chunk))
 
 
-async def _several(send: Callable[[bytes], Awaitable[None]], piece: bytes) -> None:
-    turn = asyncio.Semaphore(WINDOW)
+async def _send_concurrently(send: Callable[[bytes], Awaitable[None]], chunk: bytes) -> None:
+    limit = asyncio.Semaphore(WINDOW)
 
-    async def one() -> None:
-        async with turn:
-            await send(piece)
+    async def send_one() -> None:
+        async with limit:
+            await send(chunk)
 
-    await asyncio.gather(*(one() for _ in range(PIECES)))
+    await asyncio.gather(*(send_one() for _ in range(CHUNKS)))
 
 
 async def _timed(work: Awaitable[None]) -> float:

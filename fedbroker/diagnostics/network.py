@@ -24,7 +24,7 @@ __all__ = ["is_loopback", "reach"]
 
 SECONDS: Final = 5.0
 """Seconds that each step may take; a lost SYN is repeated after 1 and after 3 s."""
-SOON: Final = timedelta(days=30)
+RENEWAL_TIME: Final = timedelta(days=30)
 """Time before a certificate expires from which a warning is given, so that it can be renewed."""
 
 _TLS_PORT: Final = "check that the port is the broker's TLS port, usually 5671"
@@ -36,20 +36,20 @@ async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
     Returns:
         The findings, and whether the host can be reached.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
         addresses = await _resolved(endpoint)
         literal = addresses == [endpoint.host]
         resolved = "is an address, which needs no DNS" if literal else f"resolves to {', '.join(addresses)}"
-        found.append(Finding.ok("dns", f"{endpoint.host} {resolved}"))
-        found += await _tcp(endpoint, addresses)
+        findings.append(Finding.ok("dns", f"{endpoint.host} {resolved}"))
+        findings += await _tcp(endpoint, addresses)
         if tls:
-            found += await _tls(endpoint)
+            findings += await _tls(endpoint)
     except ConfigError as error:
-        return [*found, Finding.problem("tls", error)], False
+        return [*findings, Finding.problem("tls", error)], False
     except _Failed as failed:
-        return [*found, Finding.problem(failed.subject, failed.error)], False
-    return found, True
+        return [*findings, Finding.problem(failed.subject, failed.error)], False
+    return findings, True
 
 
 def is_loopback(host: str) -> bool:
@@ -92,33 +92,33 @@ async def _resolved(endpoint: Endpoint) -> list[str]:
 async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
     """Connect to each address: an address that does not answer makes connections slow, or fail now and then."""
     refused: dict[str, str] = {}
-    took = 0.0
+    seconds = 0.0
     for address in addresses:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(SECONDS):
                 _, writer = await asyncio.open_connection(address, endpoint.port)
-            took = time.perf_counter() - started
+            seconds = time.perf_counter() - started
             writer.close()
         except TimeoutError:
             refused[address] = f"no answer within {SECONDS:g} s"
         except OSError as error:
             refused[address] = os.strerror(error.errno) if error.errno else str(error)
     if len(refused) == len(addresses):
-        why = ", ".join(dict.fromkeys(refused.values()))
-        silent = "no answer" in why
+        reason = ", ".join(dict.fromkeys(refused.values()))
+        silent = "no answer" in reason
         hint = "check for a firewall" if silent else "start the broker"
-        what = f"no server is listening at {endpoint}: {why}"
+        what = f"no server is listening at {endpoint}: {reason}"
         raise _Failed("tcp", what, f"{hint}, or correct host and port in the URL")
-    found = [Finding.ok("tcp", f"{endpoint} accepts connections in {1000 * took:.1f} ms")]
-    for address, why in refused.items():
+    findings = [Finding.ok("tcp", f"{endpoint} accepts connections in {1000 * seconds:.1f} ms")]
+    for address, reason in refused.items():
         if ip_address(address).is_loopback:
             continue  # "localhost" has two addresses, and few servers listen on both
         silent_address = BrokerUnreachable(
-            f"address {address} of {endpoint.host} does not answer: {why}", hint="correct the host's DNS records"
+            f"address {address} of {endpoint.host} does not answer: {reason}", hint="correct the host's DNS records"
         )
-        found.append(Finding.warning("tcp", silent_address))
-    return found
+        findings.append(Finding.warning("tcp", silent_address))
+    return findings
 
 
 async def _tls(endpoint: Endpoint) -> list[Finding]:
@@ -132,11 +132,11 @@ async def _tls(endpoint: Endpoint) -> list[Finding]:
     except TimeoutError:
         raise _Failed("tls", f"{endpoint} did not finish the handshake within {SECONDS:g} s", _TLS_PORT) from None
     except OSError as error:
-        why = getattr(error, "reason", None) or str(error)
-        raise _Failed("tls", f"TLS with {endpoint} failed: {why}", _TLS_PORT) from None
-    made: Any = writer.get_extra_info("ssl_object")
-    certificate: Mapping[str, Any] = made.getpeercert() or {}
-    version = made.version()
+        reason = getattr(error, "reason", None) or str(error)
+        raise _Failed("tls", f"TLS with {endpoint} failed: {reason}", _TLS_PORT) from None
+    tls_object: Any = writer.get_extra_info("ssl_object")
+    certificate: Mapping[str, Any] = tls_object.getpeercert() or {}
+    version = tls_object.version()
     writer.transport.abort()
     if context.verify_mode is ssl.CERT_NONE:
         unchecked = ConfigError(
@@ -156,9 +156,11 @@ async def _context(endpoint: Endpoint) -> ssl.SSLContext:
 
 def _expiry(certificate: Mapping[str, Any], version: str) -> Finding:
     until = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
-    left = until - datetime.now(UTC)
-    text = f"{version}, certificate issued by {_issuer(certificate)}, valid until {until:%Y-%m-%d} ({left.days} days)"
-    if left < SOON:
+    remaining = until - datetime.now(UTC)
+    text = (
+        f"{version}, certificate issued by {_issuer(certificate)}, valid until {until:%Y-%m-%d} ({remaining.days} days)"
+    )
+    if remaining < RENEWAL_TIME:
         return Finding.warning("tls", BrokerUnreachable(text, hint="ask the broker's operator to renew it"))
     return Finding.ok("tls", text)
 

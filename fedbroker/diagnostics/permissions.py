@@ -30,10 +30,10 @@ __all__ = ["check_permissions"]
 Kind: TypeAlias = Literal["configure", "write", "read"]
 
 KINDS: Final[tuple[Kind, ...]] = ("configure", "write", "read")
-AT_A_TIME: Final = 8
+CONCURRENT_TRIALS: Final = 8
 """Number of trials at once: each takes a channel of the connection."""
 
-_DEAD: Final = {exchange.name: exchange for exchange in EXCHANGES}
+_EXCHANGES_BY_NAME: Final = {exchange.name: exchange for exchange in EXCHANGES}
 _OR_READ: Final = "or read permission on"
 _FLAW: Final = 1
 """The flaw: a number where the name of an exchange is required."""
@@ -63,7 +63,7 @@ async def check_permissions(channels: Channels, role: Role, *, user: str, vhost:
     Raises:
         BrokerLost: the connection was lost.
     """
-    limit = asyncio.Semaphore(AT_A_TIME)
+    limit = asyncio.Semaphore(CONCURRENT_TRIALS)
 
     async def tried(trial: _Trial) -> tuple[_Trial, str | None]:
         async with limit:
@@ -81,10 +81,10 @@ async def check_permissions(channels: Channels, role: Role, *, user: str, vhost:
     return [_finding(kind, list(missing[kind]), user, vhost) for kind in KINDS if kind in missing]
 
 
-def _finding(kind: Kind, what: list[str], user: str, vhost: str) -> Finding:
-    first, rest = what[:4], len(what) - 4
-    more = f" and {rest} more" if rest > 0 else ""
-    topics = any(name.startswith("topic ") for name in what)
+def _finding(kind: Kind, names: list[str], user: str, vhost: str) -> Finding:
+    first, others = names[:4], len(names) - 4
+    more = f" and {others} more" if others > 0 else ""
+    topics = any(name.startswith("topic ") for name in names)
     command = f"rabbitmqctl {'set_topic_permissions' if topics else 'set_permissions'} -p {vhost} {user} …"
     error = BrokerRefused(
         f"user {user!r} has no {kind} permission on {', '.join(first)}{more}",
@@ -108,16 +108,18 @@ def _trials(role: Role) -> Iterator[_Trial]:
     for exchange in role.exchanges:
         yield _Trial("configure", f"exchange {exchange.name!r}", _declaring_exchange(exchange))
     for queue in role.queues:
-        what = f"queue {queue.name!r}"
+        name = f"queue {queue.name!r}"
         if not role.declares:
-            yield _Trial("read", what, _reading(queue))
+            yield _Trial("read", name, _reading(queue))
             continue
-        yield _Trial("configure", what, _declaring(queue))
+        yield _Trial("configure", name, _declaring(queue))
         for binding in queue.bindings:
-            yield _Trial("write", f"{what} {_OR_READ} exchange {binding.exchange.name!r}", _binding(queue, binding))
-        yield _Trial("read", what, _reading(queue))
+            yield _Trial("write", f"{name} {_OR_READ} exchange {binding.exchange.name!r}", _binding(queue, binding))
+        yield _Trial("read", name, _reading(queue))
         if (dead := queue.arguments.get("x-dead-letter-exchange")) is not None:
-            yield _Trial("write", f"exchange {dead!r}", _publishing(Target(_DEAD[str(dead)], queue.bindings[0].key)))
+            yield _Trial(
+                "write", f"exchange {dead!r}", _publishing(Target(_EXCHANGES_BY_NAME[str(dead)], queue.bindings[0].key))
+            )
     for target in role.targets:
         yield _Trial("write", f"exchange {target.exchange.name!r}", _publishing(target))
 
@@ -160,10 +162,10 @@ def _publishing(target: Target) -> Question[object]:
 
 def _missing_permission(trial: _Trial, refusal: str) -> tuple[Kind, str]:
     """Return the missing permission. A binding needs one on the queue and one on the exchange; the refusal names it."""
-    queue, either, exchange = trial.what.partition(_OR_READ)
+    queue, alternative, exchange = trial.what.partition(_OR_READ)
     if (topic := _topic(refusal)) is not None:
-        return "read" if either else trial.kind, topic
-    if not either:
+        return "read" if alternative else trial.kind, topic
+    if not alternative:
         return trial.kind, trial.what
     return ("read", exchange.strip()) if "to exchange" in refusal else ("write", queue.strip())
 

@@ -40,7 +40,7 @@ async def check_runtime(
             executor = await runtime.executor(1)
             function, argument = await executor.value(_identity()), await executor.struct([])
             await executor.compute(await executor.call(function, argument))
-            found = runtime.confinement
+            in_force = runtime.confinement
     except TimeoutError:
         slow = RuntimeUnavailable(
             f"the C++ runtime returned no result within {SECONDS:g} s", hint="check the machine's load"
@@ -51,19 +51,19 @@ async def check_runtime(
     finally:
         await runtime.close()
     text = f"started with isolation {isolation!r} and ran a computation in {time.monotonic() - started:.1f} s"
-    return [Finding.ok("runtime", text), _confinement(found)]
+    return [Finding.ok("runtime", text), _confinement(in_force)]
 
 
-def _confinement(found: Confinement) -> Finding:
+def _confinement(confinement: Confinement) -> Finding:
     """Report the defences that remain if a graph gets past a silo's list of ops."""
-    if not found.protects_files:
+    if not confinement.protects_files:
         exposed = RuntimeUnavailable(
-            f"a graph that gets past a silo's policy could read this user's files; missing: {found.missing}",
+            f"a graph that gets past a silo's policy could read this user's files; missing: {confinement.missing}",
             hint='see docs/silo.md, "How the C++ runtime is confined"',
         )
         return Finding.warning("confinement", exposed)
-    missing = f"; missing: {found.missing}" if found.refused else ""
-    return Finding.ok("confinement", f"{', '.join(found.in_force)}{missing}")
+    missing = f"; missing: {confinement.missing}" if confinement.refused else ""
+    return Finding.ok("confinement", f"{', '.join(confinement.in_force)}{missing}")
 
 
 def _identity() -> bytes:

@@ -22,18 +22,18 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 __all__ = ["Server", "alarm", "message_limit", "server_of"]
 
 MIB: Final = 1024 * 1024
-OLDEST: Final = (3, 10)
+MIN_VERSION: Final = (3, 10)
 """Oldest version of RabbitMQ that fedbroker is tested with."""
-GOOD_FRAME: Final = 1 * MIB
+MIN_FRAME: Final = 1 * MIB
 """Bytes of a frame below which large models travel more slowly."""
-ALARM: Final = 3.0
+ALARM_SECONDS: Final = 3.0
 """Seconds to wait for an answer after publishing: a broker with an alarm stops reading, and does not answer."""
-LARGEST_PROBE: Final = 60.0
+PROBE_SECONDS: Final = 60.0
 """Time limit for sending the largest message, in seconds."""
-HEADERS: Final = 4096
+HEADER_BYTES: Final = 4096
 """Bytes of a chunk's message in addition to the chunk."""
 
-_WORDS: Final = re.compile(r"configured max size (\d+)")
+_REFUSAL: Final = re.compile(r"configured max size (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Server:
         if self.product != "RabbitMQ":
             error = BrokerError(f"{text}: fedbroker supports RabbitMQ only", hint="use RabbitMQ 3.10 or later")
             return [Finding.warning("broker", error)]
-        if self.numbers and self.numbers < OLDEST:
+        if self.numbers and self.numbers < MIN_VERSION:
             error = BrokerError(f"{text}: fedbroker is tested with 3.10 and later", hint="update the broker")
             return [Finding.warning("broker", error)]
-        if 0 < self.frame_max < GOOD_FRAME:
+        if 0 < self.frame_max < MIN_FRAME:
             text += f"; frames of {self.frame_max // 1024} KiB (frame_max = 2097152 makes large models faster)"
         return [Finding.ok("broker", text)]
 
@@ -100,14 +100,14 @@ async def alarm(connected: Connected, channels: Channels, target: Target) -> Fin
         publisher.basic_publish(b"", exchange=target.exchange.name, routing_key=target.key, properties=flawed)
     )
     try:
-        async with asyncio.timeout(ALARM):
+        async with asyncio.timeout(ALARM_SECONDS):
             await channels.open()
     except (TimeoutError, BrokerLost):
-        return Finding.problem("alarm", await _why_silent(connected))
+        return Finding.problem("alarm", await _silence_reason(connected))
     return Finding.ok("alarm", "none: the broker accepts messages")
 
 
-async def _why_silent(connected: Connected) -> BrokerLost:
+async def _silence_reason(connected: Connected) -> BrokerLost:
     transport = connected.amqp.transport
     try:
         async with asyncio.timeout(0.1):
@@ -119,10 +119,12 @@ async def _why_silent(connected: Connected) -> BrokerLost:
             hint="see `rabbitmqctl status` for the alarm; free memory or disk space, or change "
             "vm_memory_high_watermark or disk_free_limit",
         )
-    return BrokerLost(f"the broker did not answer within {ALARM:g} s", hint="check its log and its load")
+    return BrokerLost(f"the broker did not answer within {ALARM_SECONDS:g} s", hint="check its log and its load")
 
 
-async def message_limit(channels: Channels, target: Target, *, most: float, limits: Limits = DEFAULT_LIMITS) -> Finding:
+async def message_limit(
+    channels: Channels, target: Target, *, max_bytes: float, limits: Limits = DEFAULT_LIMITS
+) -> Finding:
     """Check whether the broker accepts messages as large as ours.
 
     It checks a message's size first. So a message that cannot be delivered is enough, and nothing is stored.
@@ -130,11 +132,11 @@ async def message_limit(channels: Channels, target: Target, *, most: float, limi
     Args:
         channels: channels of a connection that may be slow.
         target: a target to which the user may publish.
-        most: largest number of bytes to send.
+        max_bytes: largest number of bytes to send.
         limits: our limits on messages.
     """
-    chunk = limits.large_chunk + HEADERS
-    size = int(max(chunk, min(limits.max_message, most)))
+    chunk = limits.large_chunk + HEADER_BYTES
+    size = int(max(chunk, min(limits.max_message, max_bytes)))
     limit = await _limit(channels, target, size)
     if limit is None:
         largest = (
@@ -156,21 +158,21 @@ async def _limit(channels: Channels, target: Target, size: int) -> int | None:
     channel = await channels.open(confirms=True)
     flawed = commands.Basic.Properties(expiration="never")
     try:
-        async with asyncio.timeout(LARGEST_PROBE):
+        async with asyncio.timeout(PROBE_SECONDS):
             await guarded(
                 channel.basic_publish(
                     bytes(size), exchange=target.exchange.name, routing_key=target.key, properties=flawed
                 )
             )
     except aiormq.exceptions.ChannelPreconditionFailed as error:
-        found = _WORDS.search(str(error))
-        if found is not None:
-            return int(found[1])
+        match = _REFUSAL.search(str(error))
+        if match is not None:
+            return int(match[1])
         return size - 1 if "size" in first_line(error) else None
     except aiormq.exceptions.ChannelClosed:
         return None  # no permission, or no such exchange: these are checked after the size
     except TimeoutError:
         raise BrokerLost(
-            f"the broker did not accept a message of {size} bytes within {LARGEST_PROBE:g} s", hint="check the network"
+            f"the broker did not accept a message of {size} bytes within {PROBE_SECONDS:g} s", hint="check the network"
         ) from None
     return None

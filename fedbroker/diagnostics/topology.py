@@ -20,7 +20,7 @@ from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Role", "Target", "Topology", "check_topology", "coordinator_role", "silo_role"]
 
-_HOME_DOWN: Final = "home node"
+_NODE_DOWN: Final = "home node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,11 @@ async def check_topology(channels: Channels, role: Role) -> Topology:
         await _check_existing(channels, role, found)
         return found
     for exchange in role.exchanges:
-        await _look(channels, exchange.name, "exchange", _exchange(exchange, passive=True), _exchange(exchange), found)
+        await _check_one(
+            channels, exchange.name, "exchange", _exchange(exchange, passive=True), _exchange(exchange), found
+        )
     for queue in role.queues if role.name == "silo" else role.lasting:
-        await _look(channels, queue.name, "queue", _queue(queue, passive=True), _queue(queue), found)
+        await _check_one(channels, queue.name, "queue", _queue(queue, passive=True), _queue(queue), found)
     if not found.findings:
         found.findings.append(Finding.ok("topology", _summary(found)))
     if role.name == "silo" and found.in_use:
@@ -147,7 +149,7 @@ async def _check_existing(channels: Channels, role: Role, found: Topology) -> No
     """Check that the queues of a role that declares none exist."""
     for queue in role.queues:
         try:
-            declared = await channels.ask(_passively(queue))
+            declared = await channels.ask(_inspection(queue))
         except aiormq.exceptions.ChannelNotFoundEntity:
             found.missing.append(queue.name)
             found.findings.append(Finding.problem("topology", not_enrolled(f"queue {queue.name!r}")))
@@ -159,7 +161,7 @@ async def _check_existing(channels: Channels, role: Role, found: Topology) -> No
         found.findings.append(Finding.ok("name", "a silo of this name is running"))
 
 
-def _passively(queue: Queue) -> Question[commands.Queue.DeclareOk]:
+def _inspection(queue: Queue) -> Question[commands.Queue.DeclareOk]:
     return lambda channel: channel.queue_declare(queue.name, passive=True)
 
 
@@ -172,13 +174,13 @@ def _summary(found: Topology) -> str:
     return text
 
 
-async def _look(
+async def _check_one(
     channels: Channels, name: str, kind: str, passively: Question[object], as_ours: Question[object], found: Topology
 ) -> None:
     try:
         await channels.ask(passively)
     except aiormq.exceptions.ChannelNotFoundEntity as error:
-        if _HOME_DOWN in str(error):
+        if _NODE_DOWN in str(error):
             down = BrokerLost(f"the node that holds {kind} {name!r} is down", hint="start that node again")
             found.findings.append(Finding.warning("topology", down))
         else:

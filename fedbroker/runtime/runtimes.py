@@ -181,13 +181,13 @@ class Runtimes:
             self._retire(hosted, "it still runs an abandoned computation")
             self._tidy()
 
-    def _retire(self, hosted: _Hosted, why: str) -> None:
+    def _retire(self, hosted: _Hosted, reason: str) -> None:
         """Give a runtime no new sessions."""
         if hosted.retired:
             return
         hosted.retired = True
         self.retired += 1
-        _log.info("runtime_retired", reason=why)
+        _log.info("runtime_retired", reason=reason)
         if hosted is self._hosted[-1]:
             self._hosted.append(_Hosted(self._make()))
         retired = [other for other in self._hosted if other.retired]
@@ -207,13 +207,13 @@ class Runtimes:
         for hosted in [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]:
             self._end(hosted, "")
 
-    def _end(self, hosted: _Hosted, why: str) -> None:
+    def _end(self, hosted: _Hosted, reason: str) -> None:
         """End a runtime even if it has users. Not awaited, since a stopped one takes seconds to end."""
         if hosted not in self._hosted:
             return
         _stop_timer(hosted)
         if hosted.users:
-            _log.warning("runtime_ended", reason=why, sessions=hosted.users)
+            _log.warning("runtime_ended", reason=reason, sessions=hosted.users)
         self._hosted.remove(hosted)
         self._restarts_before += hosted.runtime.restarts
         task = asyncio.create_task(hosted.runtime.close(), name="end a retired runtime")

@@ -113,13 +113,13 @@ class Service:
 
     async def _translated(self, error: grpc.aio.AioRpcError) -> RuntimeFailure:
         code, detail = error.code(), printable(" ".join((error.details() or "no details").split()), _LONGEST_MESSAGE)
-        gone = code in _GONE
+        is_gone = code in _GONE
         # The connection may fail, in several ways, before the exit report arrives.
         exit_text = await self._exit_report(_EXIT_REPORT_SECONDS if code is grpc.StatusCode.UNAVAILABLE else 0.0)
         if exit_text is not None:
             hint = f"{_RESTARTED}; {_TOO_LARGE}" if _died_of_memory(exit_text) else _RESTARTED
             return RuntimeUnavailable(f"the C++ runtime is gone: {exit_text}", retryable=True, hint=hint)
-        if gone:
+        if is_gone:
             return RuntimeUnavailable(f"the C++ runtime does not respond: {detail}", retryable=True, hint=_RESTARTED)
         if code is grpc.StatusCode.UNKNOWN and detail == _THROWN:
             self._broken()

@@ -73,7 +73,7 @@ class MessageContext:
     def as_bytes(self) -> bytes:
         """Return an unambiguous encoding: two contexts never have the same."""
         fields = (self.direction, self.cohort, self.silo, self.session_id, str(self.stage))
-        return b"".join(len(word).to_bytes(4, "big") + word for word in (one.encode() for one in fields))
+        return b"".join(len(encoded).to_bytes(4, "big") + encoded for encoded in (text.encode() for text in fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,8 @@ def _signed(context: MessageContext, head: Buffer, body: Buffer) -> bytes:
     return b"".join([b"fedbroker signed 1", context.as_bytes(), head, blake3.blake3(body).digest()])
 
 
-def _cipher(mine: Identity, other: Public, sender: bytes, nonce: bytes) -> AESGCM:
-    return AESGCM(derived(mine.shared_with(other), b"message from " + sender, nonce))
+def _cipher(own: Identity, other: Public, sender: bytes, nonce: bytes) -> AESGCM:
+    return AESGCM(derived(own.shared_with(other), b"message from " + sender, nonce))
 
 
 SKEW: Final = 300.0

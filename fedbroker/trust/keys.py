@@ -65,7 +65,7 @@ class Public:
         Raises:
             ConfigError: the text is no public key; the error does not repeat it, since it may be a secret.
         """
-        raw = _parsed(text, _PUBLIC, 2 * KEY_BYTES, "public key")
+        raw = _decoded(text, _PUBLIC, 2 * KEY_BYTES, "public key")
         return cls(raw[:KEY_BYTES], raw[KEY_BYTES:])
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class Identity:
         Raises:
             ConfigError: the text is no secret; the error does not repeat it.
         """
-        return cls(_parsed(text, _SECRET, KEY_BYTES, "secret key"))
+        return cls(_decoded(text, _SECRET, KEY_BYTES, "secret key"))
 
     def reveal(self) -> str:
         """Return the secret as text, for a file that only its owner can read.
@@ -152,12 +152,12 @@ class Identity:
         """
         if other not in self._shared:
             try:
-                agreed = self._sealing.exchange(other.sealing)
+                secret = self._sealing.exchange(other.sealing)
             except ValueError:
                 raise ConfigError(
                     f"the public key {other.fingerprint} is not usable", hint="make another one"
                 ) from None
-            self._shared[other] = derived(agreed, b"pair", b"".join(sorted((self.public.id, other.id))))
+            self._shared[other] = derived(secret, b"pair", b"".join(sorted((self.public.id, other.id))))
         return self._shared[other]
 
     def secret_with(self, other: Public, purpose: bytes) -> bytes:
@@ -173,16 +173,16 @@ def _text(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _parsed(text: str, prefix: str, size: int, what: str) -> bytes:
+def _decoded(text: str, prefix: str, size: int, kind: str) -> bytes:
     """Return the bytes encoded after a prefix."""
     hint = f"it is one line that begins with {prefix}"
     if not text.startswith(prefix):
-        raise ConfigError(f"this is not a {what}", hint=hint)
+        raise ConfigError(f"this is not a {kind}", hint=hint)
     body = text.removeprefix(prefix)
     try:
         raw = base64.b64decode(body + "=" * (-len(body) % 4), b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raise ConfigError(f"a {what} is damaged", hint=hint) from None
+        raise ConfigError(f"a {kind} is damaged", hint=hint) from None
     if len(raw) != size:
-        raise ConfigError(f"a {what} is truncated or too long", hint=hint)
+        raise ConfigError(f"a {kind} is truncated or too long", hint=hint)
     return raw

@@ -12,17 +12,16 @@ any case. Plain state with the time passed in.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from fedbroker.errors import Forged
 
-__all__ = ["MOST", "Accepted", "AcceptedMessages"]
+__all__ = ["MAX_ENTRIES", "Accepted", "AcceptedMessages"]
 
-MOST: Final = 16_384
-"""The most entries of one signer."""
+MAX_ENTRIES: Final = 16_384
+"""The most entries of one signer: they take about 6 MiB."""
 
 _COPIES: Final = "find out who sends messages again at the broker"
 _CLOCKS: Final = "set the clocks of both sides, and send the work again"
@@ -48,8 +47,8 @@ class Accepted:
 
 @dataclass(slots=True)
 class _Signer:
-    # The accepted messages by nonce, with their message ids.
-    entries: OrderedDict[str, tuple[Accepted, str]] = field(default_factory=OrderedDict[str, tuple[Accepted, str]])
+    # The accepted messages by nonce, oldest first, with their message ids.
+    entries: dict[str, tuple[Accepted, str]] = field(default_factory=dict[str, tuple[Accepted, str]])
     limit: float = -math.inf
     # Of those that were forgotten as expired: the latest time of writing, and the latest end.
     expired_issued: float = -math.inf
@@ -65,11 +64,11 @@ class AcceptedMessages:
     """The messages of all signers.
 
     Args:
-        most: entries of one signer.
+        max_entries: the most entries of one signer.
     """
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
         self._signers: dict[str, _Signer] = {}
 
     def __iter__(self) -> Iterator[Accepted]:
@@ -127,7 +126,7 @@ class AcceptedMessages:
             oldest, _ = next(iter(signer.entries.values()))
             if oldest.until < now:
                 signer.forget(oldest)
-            elif len(signer.entries) <= self._most:
+            elif len(signer.entries) <= self._max_entries:
                 return
             else:
                 signer.limit = max(signer.limit, oldest.issued)

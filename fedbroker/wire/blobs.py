@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -19,23 +18,23 @@ from fedbroker.errors import WireError
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Chunk, Digest
 
-__all__ = ["Assembler", "Assembly", "Buffer", "cut", "digest_of", "joined", "room"]
+__all__ = ["Assembler", "Assembly", "Buffer", "allocate", "cut", "digest_of", "joined"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes."""
 
-LARGE: Final = 4 << 20
+HUGE_PAGES_FROM: Final = 4 << 20
 """Bytes, two huge pages: a smaller buffer is an ordinary bytearray."""
 
 
-def room(size: int) -> memoryview:
+def allocate(size: int) -> memoryview:
     """Return a writable buffer of ``size`` zero bytes.
 
     The kernel allocates the pages of a large buffer when they are first written, 2 MiB at a time: writing 100 MiB takes
     a third of the time that a ``bytearray`` takes, most of which the kernel spends page by page (``python -m
     benchmarks.room``).
     """
-    if size < LARGE:
+    if size < HUGE_PAGES_FROM:
         return memoryview(bytearray(size))
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages uses small ones
@@ -45,15 +44,15 @@ def room(size: int) -> memoryview:
 
 def joined(parts: Iterable[Buffer]) -> Buffer:
     """Return the parts joined into one buffer, each copied once."""
-    every = list(parts)
-    size = sum(map(len, every))
-    if size < LARGE:
-        return b"".join(every)
-    into, at = room(size), 0
-    for part in every:
-        into[at : at + len(part)] = part
-        at += len(part)
-    return into.toreadonly()
+    views = list(parts)
+    size = sum(map(len, views))
+    if size < HUGE_PAGES_FROM:
+        return b"".join(views)
+    buffer, position = allocate(size), 0
+    for view in views:
+        buffer[position : position + len(view)] = view
+        position += len(view)
+    return buffer.toreadonly()
 
 
 DIGEST_BYTES: Final = 16  # of BLAKE3's 32: no search finds a second blob with the same 128 bits
@@ -85,12 +84,12 @@ class Assembly:
 
     size: int
     touched: float
-    _room: memoryview = field(init=False)
+    _buffer: memoryview = field(init=False)
     # [start, end) of arrived bytes: disjoint and sorted
     _spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def __post_init__(self) -> None:
-        self._room = room(self.size)
+        self._buffer = allocate(self.size)
 
     @property
     def complete(self) -> bool:
@@ -100,7 +99,7 @@ class Assembly:
     def add(self, offset: int, data: memoryview) -> None:
         """Copy one chunk in. It may overwrite bytes that arrived before: the digest of the complete blob decides."""
         end = offset + len(data)
-        self._room[offset:end] = data
+        self._buffer[offset:end] = data
         first = bisect_left(self._spans, offset, key=lambda span: span[1])
         last = bisect_right(self._spans, end, key=lambda span: span[0])
         touching = self._spans[first:last]
@@ -110,7 +109,7 @@ class Assembly:
 
     def content(self) -> memoryview:
         """Return the blob, read-only."""
-        return self._room.toreadonly()
+        return self._buffer.toreadonly()
 
 
 class Assembler:
@@ -122,7 +121,7 @@ class Assembler:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._pending: OrderedDict[Digest, Assembly] = OrderedDict()
+        self._pending: dict[Digest, Assembly] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -145,18 +144,17 @@ class Assembler:
         try:
             self._check(chunk, len(view))
             if len(view) == chunk.size and chunk.digest not in self._pending:
-                return _verified(chunk.digest, view.toreadonly())  # the only chunk: no buffer, no copy
+                return _verify(chunk.digest, view.toreadonly())  # the only chunk: no buffer, no copy
             assembly = self._assembly(chunk, now)
             assembly.add(chunk.offset, view)
         except WireError:
             self.drop(chunk.digest)
             raise
         assembly.touched = now
-        self._pending.move_to_end(chunk.digest)
         if not assembly.complete:
             return None
         self.drop(chunk.digest)
-        return _verified(chunk.digest, assembly.content())
+        return _verify(chunk.digest, assembly.content())
 
     def drop(self, digest: Digest) -> None:
         """Drop the chunks of a blob, if some have arrived."""
@@ -166,8 +164,8 @@ class Assembler:
 
     def sweep(self, now: float) -> tuple[Digest, ...]:
         """Give up the blobs that got no chunk for ``limits.pending_seconds``; return their digests."""
-        before = now - self._limits.pending_seconds
-        stale = tuple(digest for digest, assembly in self._pending.items() if assembly.touched <= before)
+        limit = now - self._limits.pending_seconds
+        stale = tuple(digest for digest, assembly in self._pending.items() if assembly.touched <= limit)
         for digest in stale:
             self.drop(digest)
         return stale
@@ -202,8 +200,8 @@ class Assembler:
         return assembly
 
 
-def _verified(digest: Digest, content: memoryview) -> memoryview:
-    found = digest_of(content)
-    if found != digest:
-        raise WireError(f"a blob is damaged: its digest is {found}, not {digest}", hint="send it again")
+def _verify(digest: Digest, content: memoryview) -> memoryview:
+    actual = digest_of(content)
+    if actual != digest:
+        raise WireError(f"a blob is damaged: its digest is {actual}, not {digest}", hint="send it again")
     return content

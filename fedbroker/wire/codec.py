@@ -105,10 +105,10 @@ def decode(body: Buffer, limits: Limits = DEFAULT_LIMITS) -> Frame:
     _check_counts(message, len(lengths), limits)
     _check_numbers(message)
     attachments: list[memoryview] = []
-    at = 0
+    position = 0
     for length in lengths:
-        attachments.append(rest[at : at + length])
-        at += length
+        attachments.append(rest[position : position + length])
+        position += length
     return Frame(message, tuple(attachments))
 
 
@@ -156,10 +156,10 @@ def _cleaned(value: object) -> object:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
-        return [_cleaned(one) for one in cast("list[object]", value)]
+        return [_cleaned(element) for element in cast("list[object]", value)]
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
-        cleaned = {printable(key): _cleaned(one) for key, one in fields.items()}
+        cleaned = {printable(key): _cleaned(element) for key, element in fields.items()}
         if len(cleaned) < len(fields):
             raise ValueError("two names differ only in characters that cannot be printed")
         return cleaned
@@ -200,7 +200,7 @@ def _check_numbers(message: Message) -> None:
                 *message.incoming.values(),
             )
         case Announce():
-            counts = (count for one in message.sources.values() for count in (one.rows or 0, one.clients))
+            counts = (count for source in message.sources.values() for count in (source.rows or 0, source.clients))
             numbers = (message.heartbeat, message.in_flight, *counts)
         case Rejected():
             numbers = message.retry_after
@@ -222,8 +222,8 @@ def _checksum(prefix: Buffer, header: Buffer) -> bytes:
     return _CHECKSUM.pack(state.intdigest())
 
 
-def _too_large(what: str, size: int, limit: int) -> WireError:
-    return WireError(f"a message's {what} is {size}, the limit is {limit}", hint="send less at once")
+def _too_large(kind: str, size: int, limit: int) -> WireError:
+    return WireError(f"a message's {kind} is {size}, the limit is {limit}", hint="send less at once")
 
 
 def _first_line(error: Exception) -> str:

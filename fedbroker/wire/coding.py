@@ -15,18 +15,18 @@ from fedbroker.wire.blobs import Buffer
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Chunk
 
-__all__ = ["Compression", "check_compression", "coded", "decoded", "worth_it"]
+__all__ = ["Compression", "check_compression", "coded", "compressible", "decoded"]
 
 Compression: TypeAlias = Literal["off", "auto", "on"]
-"""The setting of compression: no blobs, those of which a sample shrinks (:func:`worth_it`), or all."""
+"""The setting of compression: no blobs, those of which a sample shrinks (:func:`compressible`), or all."""
 
 # Level 3 takes 1.3 to 2 times as long and gains little. Measured in chunks of 1 MiB, at levels 1 and 3: float32 values,
 # one in ten not zero, shrink to 0.14 of their size at both, at 430 and 290 MB/s; text to 0.31 and 0.28, at 230 and 120.
 LEVEL: Final = 1
-SLICES: Final = 16  # spread over the blob: its start alone may differ from the rest
-SAMPLE: Final = 64 * 1024
+SAMPLE_SLICES: Final = 16  # spread over the blob: its start alone may differ from the rest
+SAMPLE_BYTES: Final = 64 * 1024
 """Total bytes of the slices."""
-WORTH: Final = 0.8
+WORTHWHILE_RATIO: Final = 0.8
 """A blob is compressed if its sample shrinks below this share of its size."""
 
 
@@ -41,17 +41,17 @@ def check_compression(value: Compression) -> Compression:
     return value
 
 
-def worth_it(data: Buffer) -> bool:
+def compressible(data: Buffer) -> bool:
     """Return whether a sample of the blob shrinks enough for compression to pay.
 
     The sample is 16 slices from the blob's start to its end, 64 KiB in all. Numbers whose bits are mostly random, as of
     dense weights, are not worth it.
     """
     view = memoryview(data).cast("B")
-    each = SAMPLE // SLICES
-    starts = [at * max(0, len(view) - each) // (SLICES - 1) for at in range(SLICES)]
-    sample = view if len(view) <= SAMPLE else b"".join(view[start : start + each] for start in starts)
-    return len(_frame(sample)) < WORTH * len(sample)
+    slice_bytes = SAMPLE_BYTES // SAMPLE_SLICES
+    starts = [at * max(0, len(view) - slice_bytes) // (SAMPLE_SLICES - 1) for at in range(SAMPLE_SLICES)]
+    sample = view if len(view) <= SAMPLE_BYTES else b"".join(view[start : start + slice_bytes] for start in starts)
+    return len(_frame(sample)) < WORTHWHILE_RATIO * len(sample)
 
 
 def coded(chunk: Chunk, data: Buffer) -> tuple[Chunk, Buffer]:

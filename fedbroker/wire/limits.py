@@ -76,11 +76,11 @@ class Limits:
         A remainder that is too small for a chunk is spread over the other chunks: serialization adds a few bytes to a
         value whose size is a multiple of the chunk size.
         """
-        piece = self.small_chunk if size <= self.small_blob else self.large_chunk
-        left_over = size % piece < self.min_chunk and size > piece
-        if left_over and piece + self.min_chunk + _HEADER <= self.max_message:
-            return -(-size // (size // piece))
-        return piece
+        chunk = self.small_chunk if size <= self.small_blob else self.large_chunk
+        left_over = size % chunk < self.min_chunk and size > chunk
+        if left_over and chunk + self.min_chunk + _HEADER <= self.max_message:
+            return -(-size // (size // chunk))
+        return chunk
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -156,7 +156,7 @@ async def test_interrupted_work_runs_at_the_restarted_silo(scene: Scene) -> None
 
 
 async def test_a_copy_does_not_run_again_after_thousands_of_messages(scene: Scene, monkeypatch) -> None:
-    monkeypatch.setattr(scene.silo._transport._envelopes._work, "_most", 3)
+    monkeypatch.setattr(scene.silo._transport._envelopes._work, "_max_entries", 3)
     for _ in range(5):
         await scene.client.check()
     scene.silo._reply_cache.clear()

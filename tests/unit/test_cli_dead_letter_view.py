@@ -45,16 +45,16 @@ def test_ops_of_a_letter_are_listed():
 
 
 def test_unknown_values_are_from_an_earlier_stage():
-    assert WorkBundle(item(), {}).kept == (7, 8, 9)
-    assert WorkBundle(item([Value(1, "d" * 32), Compute(1)]), {}).kept == ()
+    assert WorkBundle(item(), {}).earlier_refs == (7, 8, 9)
+    assert WorkBundle(item([Value(1, "d" * 32), Compute(1)]), {}).earlier_refs == ()
 
 
 def test_bundle_lists_its_missing_blobs():
     small, large = b"small", b"large"
     program = [Value(1, digest_of(small)), Value(2, digest_of(large)), Value(3, digest_of(small))]
     bundle = WorkBundle.opened(encode(item(program), [small]))
-    assert bundle.named == (digest_of(small), digest_of(large))
-    assert bundle.lacking == (digest_of(large),)
+    assert bundle.digests == (digest_of(small), digest_of(large))
+    assert bundle.missing == (digest_of(large),)
 
 
 def test_only_work_items_can_be_bundled():

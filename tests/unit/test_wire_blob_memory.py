@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.wire.blobs import LARGE, joined, room
+from fedbroker.wire.blobs import HUGE_PAGES_FROM, allocate, joined
 
 
 def taken() -> int:
     return psutil.Process().memory_info().rss
 
 
-@pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, LARGE + 4097])
+@pytest.mark.parametrize("size", [0, 1, HUGE_PAGES_FROM - 1, HUGE_PAGES_FROM, HUGE_PAGES_FROM + 4097])
 def test_memory_has_its_size_and_is_zero(size):
-    made = room(size)
+    made = allocate(size)
     assert (len(made), made.format, made.readonly) == (size, "B", False)
     assert bytes(made) == bytes(size)
 
 
 def test_large_memory_is_allocated_when_written():
     before = taken()
-    made = room(1 << 30)
+    made = allocate(1 << 30)
     made[:100] = bytes(100)
     assert taken() - before < 16 << 20
 
@@ -31,11 +31,11 @@ def test_large_memory_is_allocated_when_written():
 def test_memory_is_released():
     before = taken()
     for _ in range(8):
-        room(64 << 20)[:] = bytes(64 << 20)
+        allocate(64 << 20)[:] = bytes(64 << 20)
     assert taken() - before < 100 << 20
 
 
-@given(st.lists(st.binary(max_size=50), max_size=5), st.sampled_from([0, LARGE // 2, LARGE]))
+@given(st.lists(st.binary(max_size=50), max_size=5), st.sampled_from([0, HUGE_PAGES_FROM // 2, HUGE_PAGES_FROM]))
 def test_parts_are_joined_in_order(parts, more):
     every = [*parts, memoryview(bytes(more)), bytearray(b"end")]
     found = joined(iter(every))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedbroker.errors import ConfigError, WireError
 from fedbroker.wire import DEFAULT_LIMITS, Assembler, Limits, cut, decode, digest_of, encode
-from fedbroker.wire.coding import check_compression, coded, decoded, worth_it
+from fedbroker.wire.coding import check_compression, coded, compressible, decoded
 from fedbroker.wire.messages import Chunk
 
 MIB = 2**20
@@ -157,31 +157,31 @@ TEXT = b"".join(path.read_bytes() for path in sorted((Path(__file__).parents[2] 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.1, 0.5])
 def test_sparse_arrays_are_compressed(kept: float) -> None:
-    assert worth_it(arrays(kept))
+    assert compressible(arrays(kept))
 
 
 @pytest.mark.parametrize("data", [TEXT, TEXT[:20_000], TEXT[:64] * 1000], ids=len)
 def test_text_is_compressed(data: bytes) -> None:
-    assert worth_it(data)
+    assert compressible(data)
 
 
 @pytest.mark.parametrize("count", [5000, 16_384, 16_385, MIB])
 def test_dense_weights_are_not_compressed(count: int) -> None:
-    assert not worth_it(arrays(1.0, count))
+    assert not compressible(arrays(1.0, count))
     glorot = np.random.default_rng(1).uniform(-0.05, 0.05, count).astype(np.float32)
-    assert not worth_it(memoryview(glorot))
+    assert not compressible(memoryview(glorot))
 
 
 def test_one_compressible_part_does_not_decide() -> None:
     dense = arrays(1.0)
-    assert not worth_it(bytes(16 * 1024) + dense)
-    assert not worth_it(dense + bytes(4096))
-    assert worth_it(bytes(3 * MIB) + dense[:MIB])
+    assert not compressible(bytes(16 * 1024) + dense)
+    assert not compressible(dense + bytes(4096))
+    assert compressible(bytes(3 * MIB) + dense[:MIB])
 
 
 @pytest.mark.parametrize("data", [b"", b"x"])
 def test_tiny_content_is_not_compressed(data: bytes) -> None:
-    assert not worth_it(data)
+    assert not compressible(data)
 
 
 def test_unknown_setting_is_refused() -> None:

@@ -172,8 +172,8 @@ def _namespaced(needs: Needs) -> str:
 
 def _limits(_needs: Needs) -> None:
     """Limit open files, and forbid every file to grow, however it was opened."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = _OPEN_FILES if hard_limit == resource.RLIM_INFINITY else min(hard_limit, _OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 

@@ -16,7 +16,7 @@ from fedbroker.transport.blobs.store import BlobStore
 from fedbroker.transport.topology import Exchange
 from fedbroker.wire.blobs import Buffer, cut
 from fedbroker.wire.codec import decode, encode
-from fedbroker.wire.coding import Compression, check_compression, coded, decoded, worth_it
+from fedbroker.wire.coding import Compression, check_compression, coded, compressible, decoded
 from fedbroker.wire.limits import Limits
 from fedbroker.wire.messages import Chunk, Digest
 
@@ -98,7 +98,7 @@ class BlobTransfer:
             ) from None
 
     async def _send(self, key: str, digest: Digest, data: Buffer, deadline: Deadline) -> None:
-        compress = self._compression == "on" or (self._compression == "auto" and worth_it(data))
+        compress = self._compression == "on" or (self._compression == "auto" and compressible(data))
         try:
             async with asyncio.TaskGroup() as publishing, self._lock:
                 for chunk, view in cut(digest, data, self._limits.chunk_bytes(memoryview(data).nbytes)):

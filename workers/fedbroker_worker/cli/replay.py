@@ -141,15 +141,15 @@ def _check(bundle: WorkBundle, settings: Settings) -> None:
             f"the work item is for silo {item.silo!r}, the settings are those of {settings.silo.name!r}",
             hint=f"use its settings, or set FEDBROKER_SILO_NAME={item.silo} to run it over these data",
         )
-    if bundle.kept:
-        kept = ", ".join(f"%{ref}" for ref in bundle.kept)
+    if bundle.earlier_refs:
+        kept = ", ".join(f"%{ref}" for ref in bundle.earlier_refs)
         raise SessionLost(
             f"the work item continues session {item.session_id} with values of an earlier stage ({kept})",
             hint="it cannot be run alone: run the computation again",
         )
-    if bundle.lacking:
+    if bundle.missing:
         raise WorkRefused(
-            f"blobs that the work item needs are not in the file: {', '.join(bundle.lacking)}",
+            f"blobs that the work item needs are not in the file: {', '.join(bundle.missing)}",
             hint="put each into a file of that name, and name the directory with --blobs",
         )
     guard = Guard(settings.policy)
