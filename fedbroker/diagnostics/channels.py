@@ -11,8 +11,9 @@ import aiormq.abc
 import aiormq.exceptions
 
 from fedbroker.errors import BrokerLost
+from fedbroker.transport.amqp.channel import Channel
 from fedbroker.transport.amqp.dial import Connected
-from fedbroker.transport.amqp.exceptions import first_line, guarded
+from fedbroker.transport.amqp.exceptions import ConnectionLost, first_line, guarded
 
 __all__ = ["Channels", "Question"]
 
@@ -31,7 +32,7 @@ class Channels:
 
     def __init__(self, connected: Connected) -> None:
         self._connected = connected
-        self._kept: list[object] = []  # aio-pika keeps only weak references to them
+        self._open: list[object] = []  # aio-pika keeps only weak references to them
 
     async def open(self, *, confirms: bool = False) -> aiormq.abc.AbstractChannel:
         """Open a channel; it is closed with its connection.
@@ -40,7 +41,7 @@ class Channels:
             BrokerLost: the connection was lost, or the broker did not answer.
         """
         channel = self._connected.amqp.channel(publisher_confirms=confirms)
-        self._kept.append(channel)
+        self._open.append(channel)
         with _lost():
             async with asyncio.timeout(SECONDS):
                 await guarded(channel.initialize())
@@ -57,6 +58,22 @@ class Channels:
             with _lost():
                 async with asyncio.timeout(SECONDS):
                     return await guarded(question(channel))
+
+    async def request(self, ask: Callable[[Channel], Awaitable[T]]) -> T:
+        """Return the answer to one of the requests that the transport makes, too, on a channel of its own.
+
+        Raises:
+            NotFound, Locked, TopologyMismatch, BrokerRefused: the broker refused.
+            BrokerLost: the connection was lost, or the broker did not answer.
+        """
+        with _lost():
+            async with asyncio.timeout(SECONDS):
+                channel = await Channel.open(self._connected)
+                try:
+                    return await ask(channel)
+                finally:
+                    with suppress(Exception):  # the broker closes it with a refusal
+                        await channel.close()
 
     @asynccontextmanager
     async def _passing(self) -> AsyncGenerator[aiormq.abc.AbstractChannel]:
@@ -78,5 +95,5 @@ def _lost() -> Generator[None]:
         raise BrokerLost("the broker did not answer in time", hint="check the broker's load") from None
     except aiormq.exceptions.ChannelClosed:
         raise
-    except _GONE as error:
+    except (ConnectionLost, *_GONE) as error:
         raise BrokerLost(f"the connection was lost ({first_line(error)})", hint="see the broker's log") from None

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-import aiormq.abc
-import aiormq.exceptions
-from pamqp import commands
-
-from fedbroker.diagnostics.channels import Channels, Question
+from fedbroker.diagnostics.channels import Channels
 from fedbroker.diagnostics.finding import Finding
-from fedbroker.errors import BrokerLost, TopologyMismatch
+from fedbroker.errors import BrokerLost, BrokerRefused, TopologyMismatch
 from fedbroker.transport import topology
-from fedbroker.transport.amqp.exceptions import first_line, not_enrolled
+from fedbroker.transport.amqp.channel import Channel
+from fedbroker.transport.amqp.exceptions import Locked, NotFound, not_enrolled
 from fedbroker.transport.topology import Exchange, Queue
 
 __all__ = ["Role", "Target", "Topology", "check_topology", "coordinator_role", "silo_role"]
 
 _NODE_DOWN: Final = "home node"
+"""Words in the broker's error if the one node that holds a durable classic queue is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,98 +126,81 @@ async def check_topology(channels: Channels, role: Role) -> Topology:
     Raises:
         BrokerLost: the connection was lost.
     """
-    found = Topology()
+    state = Topology()
     if not role.declares:
-        await _check_existing(channels, role, found)
-        return found
-    for exchange in role.exchanges:
-        await _check_one(
-            channels, exchange.name, "exchange", _exchange(exchange, passive=True), _exchange(exchange), found
-        )
-    for queue in role.queues if role.name == "silo" else role.lasting:
-        await _check_one(channels, queue.name, "queue", _queue(queue, passive=True), _queue(queue), found)
-    if not found.findings:
-        found.findings.append(Finding.ok("topology", _summary(found)))
-    if role.name == "silo" and found.in_use:
-        found.findings.append(Finding.ok("name", "a silo of this name is running"))
-    return found
+        await _check_existing(channels, role, state)
+        return state
+    queues = role.queues if role.name == "silo" else role.lasting
+    parts: tuple[Exchange | Queue, ...] = (*role.exchanges, *queues)
+    for part in parts:
+        await _check_one(channels, part, state)
+    if not state.findings:
+        state.findings.append(Finding.ok("topology", _summary(state)))
+    if role.name == "silo" and state.in_use:
+        state.findings.append(Finding.ok("name", "a silo of this name is running"))
+    return state
 
 
-async def _check_existing(channels: Channels, role: Role, found: Topology) -> None:
+async def _check_existing(channels: Channels, role: Role, state: Topology) -> None:
     """Check that the queues of a role that declares none exist."""
     for queue in role.queues:
         try:
-            declared = await channels.ask(_inspection(queue))
-        except aiormq.exceptions.ChannelNotFoundEntity:
-            found.missing.append(queue.name)
-            found.findings.append(Finding.problem("topology", not_enrolled(f"queue {queue.name!r}")))
+            found = await channels.request(partial(Channel.inspect, queue=queue))
+        except NotFound:
+            state.missing.append(queue.name)
+            state.findings.append(Finding.problem("topology", not_enrolled(f"queue {queue.name!r}")))
         else:
-            (found.in_use if declared.consumer_count else found.present).append(queue.name)
-    if not found.findings:
-        found.findings.append(Finding.ok("topology", f"{len(role.queues)} queues exist, made by enrolment"))
-    if found.in_use:
-        found.findings.append(Finding.ok("name", "a silo of this name is running"))
+            (state.in_use if found.consumers else state.present).append(queue.name)
+    if not state.findings:
+        state.findings.append(Finding.ok("topology", f"{len(role.queues)} queues exist, made by enrolment"))
+    if state.in_use:
+        state.findings.append(Finding.ok("name", "a silo of this name is running"))
 
 
-def _inspection(queue: Queue) -> Question[commands.Queue.DeclareOk]:
-    return lambda channel: channel.queue_declare(queue.name, passive=True)
-
-
-def _summary(found: Topology) -> str:
-    if not found.present:
+def _summary(state: Topology) -> str:
+    if not state.present:
         return "no exchange or queue of fedbroker exists yet: the first silo or coordinator makes them"
-    text = f"{len(found.present)} exchanges and queues exist with the right properties"
-    if found.missing:
-        text += f"; made when they are needed: {', '.join(found.missing)}"
+    text = f"{len(state.present)} exchanges and queues exist with the right properties"
+    if state.missing:
+        text += f"; made when they are needed: {', '.join(state.missing)}"
     return text
 
 
-async def _check_one(
-    channels: Channels, name: str, kind: str, passively: Question[object], as_ours: Question[object], found: Topology
-) -> None:
+async def _check_one(channels: Channels, part: Exchange | Queue, state: Topology) -> None:
+    kind = "exchange" if isinstance(part, Exchange) else "queue"
     try:
-        await channels.ask(passively)
-    except aiormq.exceptions.ChannelNotFoundEntity as error:
+        await channels.request(partial(_inspect, part=part))
+    except NotFound as error:
         if _NODE_DOWN in str(error):
-            down = BrokerLost(f"the node that holds {kind} {name!r} is down", hint="start that node again")
-            found.findings.append(Finding.warning("topology", down))
+            down = BrokerLost(f"the node that holds {kind} {part.name!r} is down", hint="start that node again")
+            state.findings.append(Finding.warning("topology", down))
         else:
-            found.missing.append(name)
+            state.missing.append(part.name)
         return
-    except aiormq.exceptions.ChannelLockedResource:
-        found.in_use.append(name)
+    except Locked:
+        state.in_use.append(part.name)
         return
     try:
-        await channels.ask(as_ours)
-    except aiormq.exceptions.ChannelPreconditionFailed as error:
-        mismatch = TopologyMismatch(
-            f"{kind} {name!r} exists with other properties than ours ({first_line(error)})",
-            hint="delete it at the broker if it is not needed, or use another cohort or vhost",
-        )
-        found.findings.append(Finding.problem("topology", mismatch))
-    except aiormq.exceptions.ChannelLockedResource:
-        found.in_use.append(name)
-    except aiormq.exceptions.ChannelAccessRefused:
+        await channels.request(partial(_declare, part=part))
+    except TopologyMismatch as mismatch:
+        state.findings.append(Finding.problem("topology", mismatch))
+    except Locked:
+        state.in_use.append(part.name)
+    except BrokerRefused:
         pass  # reported by the check of permissions
     else:
-        found.present.append(name)
+        state.present.append(part.name)
 
 
-def _exchange(exchange: Exchange, *, passive: bool = False) -> Question[object]:
-    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
-        return channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True, passive=passive)
+async def _inspect(channel: Channel, part: Exchange | Queue) -> None:
+    if isinstance(part, Exchange):
+        await channel.check_exchange(part)
+    else:
+        await channel.inspect(part)
 
-    return ask
 
-
-def _queue(queue: Queue, *, passive: bool = False) -> Question[object]:
-    def ask(channel: aiormq.abc.AbstractChannel) -> Awaitable[object]:
-        return channel.queue_declare(
-            queue.name,
-            durable=not queue.exclusive,
-            exclusive=queue.exclusive,
-            passive=passive,
-            arguments=dict(queue.arguments),
-        )
-
-    return ask
+async def _declare(channel: Channel, part: Exchange | Queue) -> None:
+    if isinstance(part, Exchange):
+        await channel.declare_exchange(part)
+    else:
+        await channel.declare_queue(part)

@@ -247,7 +247,7 @@ async def test_queue_with_other_arguments_is_reported(broker, cohort, queue):
         findings = await examine(broker.url, silo_role(cohort, "ewr"))
         await look.delete(name)
     assert problems(findings) == [("topology", "FB2004")]
-    assert f"queue '{name}' exists with other properties than ours" in of(findings, "topology").what
+    assert f"queue '{name}' exists at the broker with properties that differ from ours" in of(findings, "topology").what
     assert exit_code_of(findings) == 3
 
 

@@ -96,6 +96,10 @@ class Channel:
         declaring = self._amqp.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True)
         await _answer(declaring, f"exchange {exchange.name!r}")
 
+    async def check_exchange(self, exchange: Exchange) -> None:
+        """Check that an exchange exists. A passive declaration needs no permission."""
+        await _answer(self._amqp.exchange_declare(exchange.name, passive=True), f"exchange {exchange.name!r}")
+
     async def declare_queue(self, queue: Queue) -> None:
         """Declare a queue, without its bindings."""
         declaring = self._amqp.queue_declare(
