@@ -35,18 +35,18 @@ IDLE_SECONDS: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class _Hosted:
-    """A runtime, the number of its executors in use, and how many of them are at work now."""
+    """A runtime, the number of its open executors, and how many of them compute now."""
 
     runtime: Runtime
     users: int = 0
-    at_work: int = 0
+    in_use: int = 0
     retired: bool = False
     timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An executor, to be given back to its :class:`Runtimes`.
+    """An executor, to be released to its :class:`Runtimes`.
 
     Attributes:
         executor: the leased executor.
@@ -55,18 +55,18 @@ class Lease:
 
     executor: Executor
     hosted: _Hosted
-    _rests: Callable[[_Hosted], None]
+    _start_idle_timer: Callable[[_Hosted], None]
 
     @contextlib.contextmanager
-    def at_work(self) -> Generator[None]:
+    def in_use(self) -> Generator[None]:
         """Mark the executor as in use: while a result is awaited, even a retired runtime is kept."""
-        self.hosted.at_work += 1
+        self.hosted.in_use += 1
         try:
             yield
         finally:
-            self.hosted.at_work -= 1
+            self.hosted.in_use -= 1
             if self.hosted.retired:
-                self._rests(self.hosted)
+                self._start_idle_timer(self.hosted)
 
 
 class Runtimes:
@@ -108,14 +108,14 @@ class Runtimes:
         await self._hosted[-1].runtime.start()
 
     async def executor(self, clients: int) -> Executor:
-        """Return an executor with this number of clients, at work until it is closed.
+        """Return an executor with this number of clients, in use until it is closed.
 
         Raises:
             RuntimeUnavailable: no executor is available.
         """
         lease = await self.lease(clients)
         work = contextlib.ExitStack()
-        work.enter_context(lease.at_work())
+        work.enter_context(lease.in_use())
         lease.executor.on_close(work.close)
         return lease.executor
 
@@ -133,12 +133,12 @@ class Runtimes:
             if isinstance(error, asyncio.CancelledError):
                 self._retire(hosted, "it returned no executor in time")
             hosted.users -= 1
-            self._tidy()
+            self._end_unused()
             raise
-        executor.on_close(partial(self._returned, hosted, executor))
-        return Lease(executor, hosted, self._rests)
+        executor.on_close(partial(self._on_closed, hosted, executor))
+        return Lease(executor, hosted, self._start_idle_timer)
 
-    async def give_back(self, lease: Lease, *, busy: bool = False) -> None:
+    async def release(self, lease: Lease, *, busy: bool = False) -> None:
         """Dispose of an executor. Bounded in time.
 
         Args:
@@ -154,7 +154,7 @@ class Runtimes:
         finally:
             if asyncio.get_running_loop().time() - started > SILENT_SECONDS:
                 self._retire(hosted, "it does not respond")
-            self._tidy()
+            self._end_unused()
 
     async def close(self) -> None:
         """End all runtimes. Bounded in time; may be called twice."""
@@ -166,20 +166,20 @@ class Runtimes:
         await asyncio.gather(*closing, *self._ending)
         await asyncio.gather(*self._watching, return_exceptions=True)
 
-    def _returned(self, hosted: _Hosted, executor: Executor) -> None:
+    def _on_closed(self, hosted: _Hosted, executor: Executor) -> None:
         """Account for a closed executor; watch its runtime if calls in it may still be running."""
         hosted.users -= 1
         if executor.unfinished and not hosted.retired:
             watch = asyncio.create_task(self._watch(hosted), name="watch a runtime")
             self._watching.add(watch)
             watch.add_done_callback(self._watching.discard)
-        self._tidy()
+        self._end_unused()
 
     async def _watch(self, hosted: _Hosted) -> None:
         pid = hosted.runtime.pid
         if pid is not None and await computes(pid):
             self._retire(hosted, "it still runs an abandoned computation")
-            self._tidy()
+            self._end_unused()
 
     def _retire(self, hosted: _Hosted, reason: str) -> None:
         """Give a runtime no new sessions."""
@@ -193,16 +193,16 @@ class Runtimes:
         retired = [other for other in self._hosted if other.retired]
         if len(retired) > MAX_RETIRED:
             self._end(retired[0], "too many runtimes are retired")
-        self._rests(hosted)
+        self._start_idle_timer(hosted)
 
-    def _rests(self, hosted: _Hosted) -> None:
+    def _start_idle_timer(self, hosted: _Hosted) -> None:
         """Start the timer that ends an idle retired runtime. Until then sessions can use their values in it."""
         _stop_timer(hosted)
-        if hosted.retired and hosted.at_work == 0 and hosted in self._hosted:
+        if hosted.retired and hosted.in_use == 0 and hosted in self._hosted:
             loop = asyncio.get_running_loop()
             hosted.timer = loop.call_later(IDLE_SECONDS, self._end, hosted, "it is idle")
 
-    def _tidy(self) -> None:
+    def _end_unused(self) -> None:
         """End the retired runtimes that have no users."""
         for hosted in [hosted for hosted in self._hosted if hosted.retired and hosted.users == 0]:
             self._end(hosted, "")

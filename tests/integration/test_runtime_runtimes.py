@@ -20,7 +20,7 @@ async def several():
 async def retired(pool):
     """Return a lease in a runtime that another lease has left busy."""
     kept, given_up = await pool.lease(1), await pool.lease(1)
-    await pool.give_back(given_up, busy=True)
+    await pool.release(given_up, busy=True)
     return kept
 
 
@@ -47,8 +47,8 @@ async def test_idle_replaced_runtime_is_ended_after_a_while(several, monkeypatch
     monkeypatch.setattr(runtimes, "IDLE_SECONDS", 0.1)
     kept, worked_in = await several.lease(1), await several.lease(1)
     given_up = await several.lease(1)
-    with worked_in.at_work():
-        await several.give_back(given_up, busy=True)
+    with worked_in.in_use():
+        await several.release(given_up, busy=True)
         assert several.retired == 1
         assert not await ended(kept)
     await eventually(lambda: ended(kept))

@@ -167,7 +167,7 @@ class Sessions:
             try:
                 if session.lease is None:
                     session.lease = await self._runtimes.lease(session.clients)
-                with session.lease.at_work():
+                with session.lease.in_use():
                     yield SessionValues(session.lease.executor, session.refs, session.labels)
             except BaseException as error:
                 cancelled = isinstance(error, asyncio.CancelledError)
@@ -219,4 +219,4 @@ class Sessions:
         """Return a lease after a short delay, so that the runtime's disposal does not delay a reply."""
         if not computing:
             await asyncio.sleep(DISPOSE_AFTER)
-        await self._runtimes.give_back(lease, busy=computing)
+        await self._runtimes.release(lease, busy=computing)
