@@ -54,6 +54,9 @@ _SCHEME_END: Final = re.compile(r":/+")
 
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
 
+_PROXY: Final = re.compile(r"([?&]proxy=)[^&\s]+")
+"""The option of a broker's URL that holds a URL itself, with another password."""
+
 KIB: Final = 1024
 
 
@@ -111,8 +114,11 @@ def has_stray_at(url: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Return the text with user and password of every URL in it replaced by ``***``."""
-    return _WORD.sub(_redacted, text) if ":/" in text and "@" in text else text
+    """Return the text with user and password of every URL in it replaced by ``***``, and a URL's proxy, too."""
+    if ":/" not in text:
+        return text
+    text = _PROXY.sub(r"\1***", text)
+    return _WORD.sub(_redacted, text) if "@" in text else text
 
 
 def _redacted(word: re.Match[str]) -> str:

@@ -13,14 +13,14 @@ import aiormq.exceptions
 from fedbroker.diagnostics.channels import Channels
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.diagnostics.latency import ROUNDS, Loop, Pace, confirmed
-from fedbroker.diagnostics.network import is_loopback, reach
+from fedbroker.diagnostics.network import reach
 from fedbroker.diagnostics.permissions import check_permissions
 from fedbroker.diagnostics.server import Server, alarm, message_limit, server_of
 from fedbroker.diagnostics.topology import Role, check_topology
 from fedbroker.errors import BrokerError, BrokerLost, BrokerUnreachable, ConfigError, DeadlineExceeded
 from fedbroker.text import seconds_text
 from fedbroker.transport.amqp.dial import Connected, connect
-from fedbroker.transport.amqp.url import Address, Endpoint, parse
+from fedbroker.transport.amqp.url import Address, Endpoint, is_loopback, parse
 from fedbroker.transport.topology import BLOBS
 
 __all__ = ["examine"]

@@ -17,10 +17,11 @@ from aiormq.connection import SSLContextProvider
 
 from fedbroker.diagnostics.finding import Finding
 from fedbroker.errors import BrokerUnreachable, ConfigError
-from fedbroker.transport.amqp.dial import tls_context, untrusted
+from fedbroker.transport.amqp.dial import open_streams, tls_context, untrusted
+from fedbroker.transport.amqp.proxy import Proxy
 from fedbroker.transport.amqp.url import Endpoint
 
-__all__ = ["is_loopback", "reach"]
+__all__ = ["reach"]
 
 SECONDS: Final = 5.0
 """Seconds that each step may take; a lost SYN is repeated after 1 and after 3 s."""
@@ -33,16 +34,21 @@ _TLS_PORT: Final = "check that the port is the broker's TLS port, usually 5671"
 async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
     """Look up the host, connect to it, and do the handshake of TLS, if used.
 
+    With a proxy, look up the proxy and connect to it, then have it open a tunnel to the host, whose name it resolves.
+
     Returns:
         The findings, and whether the host can be reached.
     """
     findings: list[Finding] = []
     try:
-        addresses = await _resolved(endpoint)
-        literal = addresses == [endpoint.host]
+        peer = endpoint.proxy or endpoint
+        addresses = await _resolved(peer)
+        literal = addresses == [peer.host]
         resolved = "is an address, which needs no DNS" if literal else f"resolves to {', '.join(addresses)}"
-        findings.append(Finding.ok("dns", f"{endpoint.host} {resolved}"))
-        findings += await _tcp(endpoint, addresses)
+        findings.append(Finding.ok("dns", f"{peer.host} {resolved}"))
+        findings += await _tcp(peer, addresses)
+        if endpoint.proxy is not None:
+            findings.append(await _tunnel(endpoint, endpoint.proxy))
         if tls:
             findings += await _tls(endpoint)
     except ConfigError as error:
@@ -50,14 +56,6 @@ async def reach(endpoint: Endpoint, *, tls: bool) -> tuple[list[Finding], bool]:
     except _Failed as failed:
         return [*findings, Finding.problem(failed.subject, failed.error)], False
     return findings, True
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, judged by its name only."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Failed(Exception):
@@ -69,27 +67,47 @@ class _Failed(Exception):
         self.error = BrokerUnreachable(what, hint=hint)
 
 
-async def _resolved(endpoint: Endpoint) -> list[str]:
+async def _resolved(peer: Endpoint | Proxy) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(SECONDS):
-            infos = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+            infos = await loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
+        name = "proxy" if isinstance(peer, Proxy) else "broker"
         raise _Failed(
             "dns",
-            f"the host name {endpoint.host!r} cannot be resolved: {error.strerror}",
-            "correct the broker's URL, or this machine's name server",
+            f"the host name {peer.host!r} cannot be resolved: {error.strerror}",
+            f"correct the {name}'s URL, or this machine's name server",
         ) from None
     except TimeoutError:
         raise _Failed(
             "dns",
-            f"the name server did not resolve {endpoint.host!r} within {SECONDS:g} s",
+            f"the name server did not resolve {peer.host!r} within {SECONDS:g} s",
             "check this machine's name server",
         ) from None
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
-async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
+async def _tunnel(endpoint: Endpoint, proxy: Proxy) -> Finding:
+    """Have the proxy open a tunnel to the broker's host."""
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(SECONDS):
+            _, writer = await open_streams(endpoint)
+    except BrokerUnreachable as error:
+        raise _Failed("proxy", error.what, error.hint) from None
+    except TimeoutError:
+        raise _Failed(
+            "proxy",
+            f"the proxy {proxy} opened no tunnel to {endpoint} within {SECONDS:g} s",
+            "ask the proxy's operator whether it can reach the broker",
+        ) from None
+    writer.transport.abort()
+    took = 1000 * (time.perf_counter() - started)
+    return Finding.ok("proxy", f"{proxy} opens a tunnel to {endpoint} in {took:.1f} ms")
+
+
+async def _tcp(peer: Endpoint | Proxy, addresses: list[str]) -> list[Finding]:
     """Connect to each address: an address that does not answer makes connections slow, or fail now and then."""
     refused: dict[str, str] = {}
     seconds = 0.0
@@ -97,7 +115,7 @@ async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(SECONDS):
-                _, writer = await asyncio.open_connection(address, endpoint.port)
+                _, writer = await asyncio.open_connection(address, peer.port)
             seconds = time.perf_counter() - started
             writer.close()
         except TimeoutError:
@@ -107,15 +125,16 @@ async def _tcp(endpoint: Endpoint, addresses: list[str]) -> list[Finding]:
     if len(refused) == len(addresses):
         reason = ", ".join(dict.fromkeys(refused.values()))
         silent = "no answer" in reason
-        hint = "check for a firewall" if silent else "start the broker"
-        what = f"no server is listening at {endpoint}: {reason}"
-        raise _Failed("tcp", what, f"{hint}, or correct host and port in the URL")
-    findings = [Finding.ok("tcp", f"{endpoint} accepts connections in {1000 * seconds:.1f} ms")]
+        server = "proxy" if isinstance(peer, Proxy) else "broker"
+        hint = "check for a firewall" if silent else f"start the {server}"
+        what = f"no server is listening at {peer}: {reason}"
+        raise _Failed("tcp", what, f"{hint}, or correct host and port in its URL")
+    findings = [Finding.ok("tcp", f"{peer} accepts connections in {1000 * seconds:.1f} ms")]
     for address, reason in refused.items():
         if ip_address(address).is_loopback:
             continue  # "localhost" has two addresses, and few servers listen on both
         silent_address = BrokerUnreachable(
-            f"address {address} of {endpoint.host} does not answer: {reason}", hint="correct the host's DNS records"
+            f"address {address} of {peer.host} does not answer: {reason}", hint="correct the host's DNS records"
         )
         findings.append(Finding.warning("tcp", silent_address))
     return findings
@@ -125,7 +144,7 @@ async def _tls(endpoint: Endpoint) -> list[Finding]:
     context = await _context(endpoint)
     try:
         async with asyncio.timeout(SECONDS):
-            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
+            _, writer = await open_streams(endpoint, context)
     except ssl.SSLCertVerificationError as error:
         refusal = untrusted(str(endpoint), error)
         raise _Failed("tls", refusal.what, refusal.hint) from None

@@ -16,7 +16,8 @@ from fedbroker.errors import ConfigError
 from fedbroker.narrowing import is_dict
 from fedbroker.runtime.resources import MIN_MEMORY
 from fedbroker.text import printable
-from fedbroker.transport.amqp.url import parse, with_absolute_files
+from fedbroker.transport.amqp.proxy import parse_proxy
+from fedbroker.transport.amqp.url import parse, with_absolute_files, with_proxy
 from fedbroker.trust.keyring import silo_keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -139,6 +140,8 @@ class SiloSettings:
         name: unique in the cohort.
         cohort: the name of the cohort that the silo joins.
         broker: the broker's URL with its password; not in the ``repr``.
+        proxy: the HTTP proxy through which to reach the broker, or ``none``; empty: ``HTTPS_PROXY`` decides. Not in the
+            ``repr``: it may hold a password.
         enrolled: True if the broker's operator created the queues (`fedbroker admin enroll`), so that the silo may
             create none.
         heartbeat: seconds between two announcements.
@@ -163,6 +166,9 @@ class SiloSettings:
     cohort: Annotated[str, Meta(description='the name of the cohort to join, such as "airports"')]
     broker: Annotated[str, Meta(description="the broker's URL, amqps://user:password@broker.example/vhost")] = field(
         repr=False
+    )
+    proxy: Annotated[str, Meta(description='an HTTP proxy, http://user:password@proxy.example:3128, or "none"')] = (
+        field(default="", repr=False)
     )
     enrolled: bool = False
     heartbeat: Annotated[float, Meta(ge=0.2, le=60, description="seconds, from 0.2 to 60")] = 5.0
@@ -291,6 +297,9 @@ def _silo(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> S
     _check(label("name"), partial(check_name, "silo", silo.name))
     _check(label("cohort"), partial(check_name, "cohort", silo.cohort))
     _check(label("broker"), partial(parse, silo.broker))
+    if silo.proxy:
+        _check(label("proxy"), partial(parse_proxy, silo.proxy, "it"))
+        silo = replace(silo, broker=with_proxy(silo.broker, silo.proxy))
     if 0 < silo.runtime_memory_bytes < MIN_MEMORY:
         raise SettingsError(
             f"{label('runtime_memory_bytes')}: too few for the C++ runtime and its threads",

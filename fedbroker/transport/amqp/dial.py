@@ -19,9 +19,10 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConfigError
 from fedbroker.transport.amqp.exceptions import guarded
 from fedbroker.transport.amqp.message import install_tolerant_decoders
+from fedbroker.transport.amqp.proxy import open_tunnel
 from fedbroker.transport.amqp.url import Address, Endpoint
 
-__all__ = ["Connected", "accepts_connections", "connect", "tls_context", "untrusted"]
+__all__ = ["Connected", "accepts_connections", "connect", "open_streams", "tls_context", "untrusted"]
 
 _HINT_HOSTS: Final = "start the broker's nodes, or correct hosts and ports in its URL"
 
@@ -111,12 +112,32 @@ async def connect(address: Address, name: str, deadline: Deadline | None = None)
     raise _combined_error(failed)
 
 
+async def open_streams(
+    endpoint: Endpoint, context: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a TCP connection to the endpoint, through its proxy if it has one; with TLS if ``context`` is given.
+
+    Raises:
+        BrokerUnreachable: the proxy opens no tunnel.
+        OSError: the connection or the handshake failed.
+    """
+    if endpoint.proxy is None:
+        return await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context, limit=READ_BUFFER)
+    tunnel = await open_tunnel(endpoint.proxy, endpoint.host, endpoint.port)
+    name = None if context is None else endpoint.host
+    try:
+        return await asyncio.open_connection(sock=tunnel, ssl=context, server_hostname=name, limit=READ_BUFFER)
+    except BaseException:
+        tunnel.close()
+        raise
+
+
 async def accepts_connections(endpoint: Endpoint) -> bool:
     """Return whether the endpoint accepts TCP connections."""
     try:
         async with asyncio.timeout(HOST_TIMEOUT):
-            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
-    except (OSError, TimeoutError):
+            _, writer = await open_streams(endpoint)
+    except (OSError, TimeoutError, BrokerUnreachable):
         return False
     writer.transport.abort()
     return True
@@ -171,7 +192,7 @@ class _Sockets(aiormq.TransportFactory):
         endpoint = self._endpoint
         context = await tls_context(kwargs["ssl_context_provider"]) if self._tls else None
         try:
-            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context, limit=READ_BUFFER)
+            reader, writer = await open_streams(endpoint, context)
         except ssl.SSLError as error:
             raise tls_error(endpoint.shown, error) from None
         except socket.gaierror:

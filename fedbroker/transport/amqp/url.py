@@ -7,14 +7,16 @@ import os
 import random
 import re
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from fedbroker.errors import ConfigError
 from fedbroker.text import ESCAPES, has_stray_at
+from fedbroker.transport.amqp.proxy import Proxy, parse_proxy, proxy_from_environment
 
-__all__ = ["Address", "Endpoint", "parse", "with_absolute_files"]
+__all__ = ["Address", "Endpoint", "is_loopback", "parse", "with_absolute_files", "with_proxy"]
 
 HEARTBEAT: Final = 15
 """Seconds between AMQP heartbeats, unless the URL sets another value."""
@@ -26,7 +28,8 @@ _PARTS: Final = re.compile(
 _MISREAD: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 """Characters that urllib drops, or that aio-pika's parser refuses with an error that contains the URL."""
 _FILES: Final = ("cafile", "capath", "certfile", "keyfile")
-_OPTIONS: Final = ("auth", "cadata", *_FILES, "heartbeat", "no_verify_ssl")
+_PROXY: Final = "proxy"
+_OPTIONS: Final = ("auth", "cadata", *_FILES, "heartbeat", "no_verify_ssl", _PROXY)
 _MECHANISMS: Final = ("PLAIN", "EXTERNAL")
 
 
@@ -39,12 +42,14 @@ class Endpoint:
         shown: the URL without the password and the options.
         host: name or IP address.
         port: TCP port.
+        proxy: the HTTP proxy through which to connect; None for a direct connection.
     """
 
     secret: str = field(repr=False)
     shown: str
     host: str
     port: int
+    proxy: Proxy | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -101,6 +106,14 @@ class Address:
         return order
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, judged by its name only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def with_absolute_files(url: str, directory: Path) -> str:
     """Return the URL with the relative file paths in its options resolved against a directory."""
     before, mark, query = url.partition("?")
@@ -111,11 +124,21 @@ def with_absolute_files(url: str, directory: Path) -> str:
     return f"{before}{mark}{urlencode(found, safe='/')}"
 
 
+def with_proxy(url: str, proxy: str) -> str:
+    """Return the URL with the option ``proxy``, which replaces the environment's proxy."""
+    before, _, query = url.partition("?")
+    options = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name != _PROXY]
+    return f"{before}?{urlencode([*options, (_PROXY, proxy)], safe='/')}"
+
+
 def parse(url: str) -> Address:
     """Check a broker's URL, which may name several hosts: ``amqps://user:password@a.example,b.example:5673/vhost``.
 
+    The option ``proxy`` names an HTTP proxy, or is ``none``. Without it, ``HTTPS_PROXY`` and ``NO_PROXY`` in the
+    environment decide for ``amqps``.
+
     Raises:
-        ConfigError: the scheme, host, port, an option, or a file named by an option is wrong.
+        ConfigError: the scheme, host, port, an option, a file named by an option, or the proxy's URL is wrong.
     """
     url = url.strip()
     if has_stray_at(url) or _MISREAD.search(url):
@@ -127,8 +150,9 @@ def parse(url: str) -> Address:
     each = list(dict.fromkeys(_split(f"{before}{host}{after}") for host in hosts))
     parts = each[0]
     tls = parts.scheme == "amqps"
-    query = urlencode(_options(parts, tls))
-    endpoints = tuple(_endpoint(host, query, tls) for host in each)
+    options = _options(parts, tls)
+    proxy = options.pop(_PROXY, None)
+    endpoints = tuple(_endpoint(host, urlencode(options), tls, proxy) for host in each)
     endpoints = tuple({str(endpoint): endpoint for endpoint in endpoints}.values())
     return Address(
         endpoints=endpoints,
@@ -154,11 +178,18 @@ def _split(host: str) -> SplitResult:
     return parts
 
 
-def _endpoint(parts: SplitResult, query: str, tls: bool) -> Endpoint:
+def _endpoint(parts: SplitResult, query: str, tls: bool, proxy: str | None) -> Endpoint:
     host, port = parts.hostname or "", parts.port or (5671 if tls else 5672)
     secret = parts._replace(query=query, path=parts.path or "/").geturl()
-    endpoint = Endpoint(secret, "", host, port)
+    endpoint = Endpoint(secret, "", host, port, _proxy_of(host, port, tls, proxy))
     return replace(endpoint, shown=f"{_shown_login(parts)}{endpoint}{parts.path or '/'}")
+
+
+def _proxy_of(host: str, port: int, tls: bool, setting: str | None) -> Proxy | None:
+    if setting is not None:
+        return parse_proxy(setting, "proxy= in the broker's URL")
+    # Other programs exempt the machine itself, too.
+    return proxy_from_environment(host, port) if tls and not is_loopback(host) else None
 
 
 def _shown_login(parts: SplitResult) -> str:
