@@ -39,7 +39,7 @@ __all__ = ["SECURE", "Flat", "SecureSum", "contents_of", "flatten"]
 SecureSum: TypeAlias = Literal["refuse", "plaintext"]
 """The handling of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
 
-_IN_THE_OPEN: Final = 'or pass secure_sum="plaintext" to the context if that is acceptable'
+_IN_THE_OPEN: Final = 'or make the context with options=Options(secure_sum="plaintext") if that is acceptable'
 _SUM: Final = (
     "secure aggregation is not supported: the coordinator would see each silo's sum; "
     f"use tff.federated_sum (or an aggregator without secure sums), {_IN_THE_OPEN}"

@@ -126,7 +126,9 @@ def _total(slots: Sequence[Slot]) -> int | None:
 def _server_lines(stage: ServerStage) -> list[str]:
     merges = len(stage.merges)
     what = f"merges {merges} aggregate{'s' * (merges != 1)}" if merges else "runs"
-    return [f"server stage {stage.number}: {what}, makes {len(stage.outputs)} value{'s' * (len(stage.outputs) != 1)}"]
+    return [
+        f"server stage {stage.number}: {what}, computes {len(stage.outputs)} value{'s' * (len(stage.outputs) != 1)}"
+    ]
 
 
 def _client_lines(crossing: Crossing) -> list[str]:
