@@ -241,7 +241,7 @@ def _settings(
 
 
 def _as_default(kind: type[C], settings: Settings) -> C:
-    before = replace_default()  # first: the new context may want the same address for its metrics
+    previous = replace_default()  # first: the new context may want the same address for its metrics
     context = kind(settings)
-    context._become_default(before)  # pyright: ignore[reportPrivateUsage] -- no user calls it
+    context._become_default(previous)  # pyright: ignore[reportPrivateUsage] -- no user calls it
     return context

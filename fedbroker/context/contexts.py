@@ -33,31 +33,31 @@ class _BrokerContext:
         check_process()
         self._thread = LoopThread(f"fedbroker-{settings.cohort}")
         self._coordinator = Coordinator(settings)
-        self._ending = _Ending(self._thread, self._coordinator)
-        self._finalizer = weakref.finalize(self, self._ending.collected)
+        self._closer = _Closer(self._thread, self._coordinator)
+        self._finalizer = weakref.finalize(self, self._closer.collected)
         self._finalizer.atexit = False  # then it is closed by an exit handler, which waits
 
-        self._before: object = None  # TFF's default context before this one became it
+        self._previous_default: object = None  # TFF's default context before this one became it
         self._entered = False
 
-    def _become_default(self, before: object) -> None:
-        self._before = before
+    def _become_default(self, previous: object) -> None:
+        self._previous_default = previous
         tff.framework.get_context_stack().set_default_context(self)
 
     def _yield_default(self) -> object:
         """Close, if this context is TFF's default and no ``with`` block holds it; return the default to go back to."""
-        if self._before is None or self._entered:
+        if self._previous_default is None or self._entered:
             return self
-        tff.framework.get_context_stack().set_default_context(self._before)
+        tff.framework.get_context_stack().set_default_context(self._previous_default)
         self.close()
-        return self._before
+        return self._previous_default
 
     def _leave(self) -> None:
         """End a ``with`` block: TFF's default is again what it was before."""
         self._entered = False
         stack = tff.framework.get_context_stack()
-        if self._before is not None and default_context() is self:
-            stack.set_default_context(self._before)
+        if self._previous_default is not None and default_context() is self:
+            stack.set_default_context(self._previous_default)
 
     @property
     def executor_factory(self) -> object:
@@ -96,7 +96,7 @@ class _BrokerContext:
         A closed context stays closed: each call raises :class:`fedbroker.errors.ContextClosed`.
         """
         self._finalizer.detach()
-        self._ending.close()
+        self._closer.close()
 
     def __repr__(self) -> str:
         settings = self._coordinator.settings
@@ -153,7 +153,7 @@ class AsyncBrokerContext(_BrokerContext, tff.framework.AsyncExecutionContext):  
         """
         if inspect.isawaitable(arg):
             arg = await arg
-        return await self._thread.await_(self._coordinator.invoke(comp, arg))
+        return await self._thread.run_async(self._coordinator.invoke(comp, arg))
 
     async def __aenter__(self) -> Self:
         self._entered = True
@@ -177,13 +177,13 @@ def replace_default() -> object:
     Returns:
         The context to go back to when the one that takes its place is left.
     """
-    before = default_context()
-    if not isinstance(before, _BrokerContext):
-        return before
-    return before._yield_default()  # pyright: ignore[reportPrivateUsage] -- no user calls it
+    previous = default_context()
+    if not isinstance(previous, _BrokerContext):
+        return previous
+    return previous._yield_default()  # pyright: ignore[reportPrivateUsage] -- no user calls it
 
 
-class _Ending:
+class _Closer:
     """Closes a context, once: when asked to, when the context was collected, or at the interpreter's end."""
 
     def __init__(self, thread: LoopThread, coordinator: Coordinator) -> None:

@@ -13,8 +13,8 @@ from fedbroker import tracing
 from fedbroker.context.invocation import Attempt, invoke
 from fedbroker.context.loop import runtime_starts
 from fedbroker.context.progress import Progress
-from fedbroker.context.retry import attempt
-from fedbroker.context.selection import Wanted, choose, pool_of
+from fedbroker.context.retry import with_retries
+from fedbroker.context.selection import Requirements, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
 from fedbroker.errors import BrokerUnreachable, FedbrokerError
@@ -36,8 +36,8 @@ from fedbroker.text import seconds_text
 
 __all__ = ["Coordinator"]
 
-PLANS_KEPT = 128
-"""Number of plans kept, the last used ones: a program that builds a computation in each round must not fill memory."""
+MAX_PLANS = 128
+"""Number of plans entry, the last used ones: a program that builds a computation in each round must not fill memory."""
 
 
 class Coordinator:
@@ -50,8 +50,8 @@ class Coordinator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._progress = Progress(settings.cohort, settings.progress)
-        self._plans: LruMap[int, tuple[tff.Computation, asyncio.Task[Plan]]] = LruMap(PLANS_KEPT)
-        self._special: LruMap[tff.Computation, tff.Computation] = LruMap(PLANS_KEPT)
+        self._plans: LruMap[int, tuple[tff.Computation, asyncio.Task[Plan]]] = LruMap(MAX_PLANS)
+        self._specialized: LruMap[tff.Computation, tff.Computation] = LruMap(MAX_PLANS)
         self._lock = asyncio.Lock()
         self._opening = asyncio.Lock()  # a separate lock: computations without silos do not wait for the broker
         self._cohort: CoordinatorCohort | None = None
@@ -76,7 +76,7 @@ class Coordinator:
                 span.set(computation=plan.name, stages=len(plan.client_stages))
                 watch.planned(plan.name, len(plan.client_stages))
                 join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
-                result = await attempt(
+                result = await with_retries(
                     lambda deadline: invoke(plan, rest, self, Attempt(deadline, join, watch)),
                     retries=self.settings.options.retries,
                     seconds=self.settings.timeouts.total,
@@ -123,9 +123,11 @@ class Coordinator:
         """Return the computation to plan and its argument: those given, unless functions are among the arguments."""
         if not (isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter)):
             return comp, argument
-        special, rest = await asyncio.to_thread(specialize, comp, argument)
-        special = self._special[special] = self._special.get(special, special)  # equal computations share a plan
-        return special, rest
+        specialized, rest = await asyncio.to_thread(specialize, comp, argument)
+        specialized = self._specialized[specialized] = self._specialized.get(
+            specialized, specialized
+        )  # equal computations share a plan
+        return specialized, rest
 
     async def plan(self, comp: tff.Computation) -> Plan:
         """Return the plan of a computation, made once.
@@ -133,14 +135,14 @@ class Coordinator:
         Computations are compared by identity, because comparing two serializes both. Concurrent callers wait for the
         same plan, which is finished even if all of them are cancelled.
         """
-        kept = self._plans.use(id(comp))
-        if kept is None:
+        entry = self._plans.use(id(comp))
+        if entry is None:
             making = asyncio.create_task(
                 asyncio.to_thread(make_plan, comp, secure_sum=self.settings.options.secure_sum)
             )
             making.add_done_callback(lambda plan: self._forget_failed(id(comp), plan))
-            kept = self._plans[id(comp)] = comp, making
-        return await asyncio.shield(kept[1])
+            entry = self._plans[id(comp)] = comp, making
+        return await asyncio.shield(entry[1])
 
     def _forget_failed(self, key: int, plan: asyncio.Task[Plan]) -> None:
         failed = plan.cancelled() or plan.exception() is not None
@@ -178,16 +180,16 @@ class Coordinator:
             confinement=settings.options.runtime_confinement,
         )
 
-    async def gather(self, wanted: Wanted, attempt: Attempt) -> Sequence[Member]:
-        """Wait for the silos that are wanted, and return a membership."""
+    async def gather(self, requirements: Requirements, attempt: Attempt) -> Sequence[Member]:
+        """Wait for the silos that the requirements name, and return a membership."""
         settings = self.settings
-        pool = pool_of(wanted, settings)
-        cohort = await self._opened(attempt)
+        pool = pool_of(requirements, settings)
+        cohort = await self._connected_cohort(attempt)
         seconds = min(settings.timeouts.join, attempt.deadline.left())
         attempt.watch.waits()
-        return choose(await cohort.gather(settings.min_silos, seconds, pool), wanted, settings)
+        return choose(await cohort.gather(settings.min_silos, seconds, pool), requirements, settings)
 
-    async def _opened(self, attempt: Attempt) -> CoordinatorCohort:
+    async def _connected_cohort(self, attempt: Attempt) -> CoordinatorCohort:
         """Return the cohort, connected: until ``attempt.join``, wait for a broker that does not listen yet."""
         settings = self.settings
         async with self._opening:
@@ -235,7 +237,7 @@ class Coordinator:
 
     async def resume_session(self, fingerprint: str, attempt: Attempt) -> Session | None:
         """Resume the session of the same computation in which an earlier process was killed; None if none was."""
-        cohort = await self._opened(attempt)
+        cohort = await self._connected_cohort(attempt)
         assert self._journal is not None
         unfinished = self._journal.take(fingerprint)
         if unfinished is None:

@@ -11,12 +11,12 @@ from typing import Protocol
 
 from fedbroker import tracing
 from fedbroker.context.progress import Watch
-from fedbroker.context.selection import Wanted, wanted
+from fedbroker.context.selection import Requirements, requirements_of
 from fedbroker.context.server_stages import ServerSide
 from fedbroker.context.settings import Settings
-from fedbroker.context.values.arguments import Argument, ClientValues, Given, client_count, read_arguments
+from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue, client_count, read_arguments
 from fedbroker.context.values.binding import bind_type, check_source
-from fedbroker.context.values.conversion import ResultValues, assemble, deal, serialize
+from fedbroker.context.values.conversion import ResultValues, assemble, serialize, split_clients
 from fedbroker.context.values.data import SiloData
 from fedbroker.context.values.ops import BoundData, StageOps, output_count, parts_of
 from fedbroker.context.values.sequences import SequenceReader, has_sequences, read_sequences, returns_sequences
@@ -96,8 +96,8 @@ class Host(Protocol):
         """Return an executor of the coordinator's runtime with that many clients."""
         ...
 
-    async def gather(self, wanted: Wanted, attempt: Attempt) -> Sequence[Member]:
-        """Wait for the silos that are wanted, and return a membership."""
+    async def gather(self, requirements: Requirements, attempt: Attempt) -> Sequence[Member]:
+        """Wait for the silos that the requirements name, and return a membership."""
         ...
 
     async def start_session(
@@ -136,18 +136,18 @@ async def invoke(plan: Plan, argument: object, host: Host, attempt: Attempt) -> 
     if session is not None:
         members = session.membership
     elif plan.client_stages:
-        members = await host.gather(wanted(arguments.values()), attempt)
+        members = await host.gather(requirements_of(arguments.values()), attempt)
     at_silos = any(isinstance(argument, SiloData) for argument in arguments.values())
     bound = await asyncio.to_thread(_bind, plan, arguments, members) if at_silos else {}
-    dealt = _deal(arguments, bound, members, options.default_num_clients)
-    given = {name: one.value for name, one in arguments.items() if isinstance(one, Given)}
-    server = ServerSide(host.executor, given)
-    run = _Run(plan, host, attempt, server, StageOps(dealt, arguments, bound))
+    client_ranges = _client_ranges(arguments, bound, members, options.default_num_clients)
+    shared = {name: argument.value for name, argument in arguments.items() if isinstance(argument, SharedValue)}
+    server = ServerSide(host.executor, shared)
+    run = _Run(plan, host, attempt, server, StageOps(client_ranges, arguments, bound))
     try:
         if not plan.client_stages:
             await run.stages(None)
         else:
-            clients = {silo: len(held) for silo, held in dealt.items()}
+            clients = {silo: len(clients) for silo, clients in client_ranges.items()}
             await _run_session(run, session or await host.start_session(members, clients, fingerprint, attempt))
         values = await run.result()
     except BaseException:
@@ -180,11 +180,11 @@ class _Run:
         self.returned: defaultdict[str, dict[str, Buffer]] = defaultdict(dict)  # slot, silo
         self.participants: Sequence[str] = ()
         self.reader = SequenceReader(host.executor)
-        self.at_server = {slot.name: slot for slot in plan.parameters} | {
+        self.server_slots = {slot.name: slot for slot in plan.parameters} | {
             slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
         }
-        clients_own = {name for name, one in ops.arguments.items() if not isinstance(one, Given)}
-        self.sent_down = self.at_server.keys() - clients_own
+        client_slots = {name for name, argument in ops.arguments.items() if not isinstance(argument, SharedValue)}
+        self.sent_slots = self.server_slots.keys() - client_slots
 
     async def stages(self, session: SessionLike | None) -> None:
         for index, stage in enumerate(self.plan.stages):
@@ -197,7 +197,7 @@ class _Run:
         """Return the serialized values of a slot of the result: one, or one for each participant of the last stage."""
         if name in self.returned:
             return [self.returned[name][silo] for silo in self.participants]
-        return [self.server.value(self.at_server[name])]
+        return [self.server.value(self.server_slots[name])]
 
     async def result(self) -> ResultValues:
         """Return the values of the plan's result.
@@ -216,8 +216,8 @@ class _Run:
                 executor = await self.host.executor(0)
                 try:
                     for slot in slots:
-                        found = [await read_sequences(one, slot.type, executor) for one in values[slot.name]]
-                        values[slot.name] = found
+                        tensors = [await read_sequences(value, slot.type, executor) for value in values[slot.name]]
+                        values[slot.name] = tensors
                 finally:
                     await asyncio.shield(executor.close())
         except TimeoutError:
@@ -241,10 +241,10 @@ class _Run:
             ) from None
 
     async def _at_clients(self, stage: ClientStage, session: SessionLike, later: Sequence[object]) -> None:
-        to_come = [one for one in later if isinstance(one, ClientStage)]
-        down = await self._sent(stage, session.journal)
-        keep = [slot.name for one in to_come for slot in one.inputs]
-        ops = await asyncio.to_thread(self.ops.write, stage, down, keep, last=not to_come)
+        later_stages = [stage for stage in later if isinstance(stage, ClientStage)]
+        server_values = await self._sent(stage, session.journal)
+        keep = [slot.name for later_stage in later_stages for slot in later_stage.inputs]
+        ops = await asyncio.to_thread(self.ops.write, stage, server_values, keep, last=not later_stages)
         merges = MergeScheduler(session.policy.merge_order)
         if stage.partials:
             merging = later[0]
@@ -252,7 +252,7 @@ class _Run:
             self.server.begin(merging, merges, len(ops))
         work = StageWork(
             stage=stage.number,
-            last=not to_come,
+            last=not later_stages,
             ops=ops,
             blobs=self.ops.blobs,
             merges=merges,
@@ -273,31 +273,31 @@ class _Run:
 
     async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, Buffer]:
         """Return the server's values that the stage needs: those sent before, if we were killed in this stage."""
-        before = journal.sent(stage.number) if journal is not None else None
-        if before is not None:
-            return before
-        down = {slot.name: self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_down}
+        recorded = journal.sent(stage.number) if journal is not None else None
+        if recorded is not None:
+            return recorded
+        server_values = {slot.name: self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_slots}
         if journal is not None:
-            await journal.record_sent(stage.number, down)
-        return down
+            await journal.record_sent(stage.number, server_values)
+        return server_values
 
     def _enlist(self, newcomer: Member, straggler: str) -> LateJoiner | None:
         """Return the work of a late joiner in a straggler's place; only for the first client stage.
 
         In later stages a silo may need values that it kept from an earlier one.
         """
-        bound, clients = self.ops.bound, len(self.ops.dealt[straggler])
+        bound, clients = self.ops.bound, len(self.ops.client_ranges[straggler])
         try:
             columns = {
-                name: check_source(one.binding, one.handle, newcomer.name, newcomer.sources)
-                for name, one in bound.items()
+                name: check_source(data.binding, data.handle, newcomer.name, newcomer.sources)
+                for name, data in bound.items()
             }
-            own = _data_clients(bound, [newcomer])[newcomer.name] if bound else clients
+            own_clients = _clients_in_data(bound, [newcomer])[newcomer.name] if bound else clients
         except (DataError, UsageError):
             return None
-        if own != clients and client_count(self.ops.arguments) is not None:
+        if own_clients != clients and client_count(self.ops.arguments) is not None:
             return None
-        return LateJoiner(self.ops.enlist(newcomer.name, straggler, own, columns), own)
+        return LateJoiner(self.ops.enlist(newcomer.name, straggler, own_clients, columns), own_clients)
 
 
 def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
@@ -305,7 +305,7 @@ def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
     parts: list[Buffer] = [identity_of(plan).encode()]
     for slot in plan.parameters:
         match arguments[slot.name]:
-            case Given(value):
+            case SharedValue(value):
                 parts.append(value)
             case ClientValues(values):
                 parts.append(serialize(list(values), slot.type))
@@ -321,12 +321,12 @@ def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Membe
         handle = arguments[slot.name]
         if isinstance(handle, SiloData):
             binding = bind_type(handle, slot.type.member)
-            columns = {one.name: check_source(binding, handle, one.name, one.sources) for one in members}
+            columns = {member.name: check_source(binding, handle, member.name, member.sources) for member in members}
             bound[slot.name] = BoundData(handle, binding, columns)
     return bound
 
 
-def _deal(
+def _client_ranges(
     arguments: Mapping[str, Argument], bound: Mapping[str, BoundData], members: Sequence[Member], default: int | None
 ) -> dict[str, range]:
     """Return the clients of each silo: those of its data, or its share of the lists or of the default number."""
@@ -334,25 +334,25 @@ def _deal(
     count = client_count(arguments)
     if not bound:
         count = default if count is None else count
-        return deal(len(names) if count is None else count, names) if names else {}
-    sizes = _data_clients(bound, members)
+        return split_clients(len(names) if count is None else count, names) if names else {}
+    sizes = _clients_in_data(bound, members)
     if count is not None and count != sum(sizes.values()):
         raise UsageError(
             f"a list of {count} client values was given together with data of {sum(sizes.values())} clients",
             hint="give one value for each client of the data",
         )
-    dealt: dict[str, range] = {}
+    client_ranges: dict[str, range] = {}
     start = 0
     for name in names:
-        dealt[name] = range(start, start + sizes[name])
+        client_ranges[name] = range(start, start + sizes[name])
         start += sizes[name]
-    return dealt
+    return client_ranges
 
 
-def _data_clients(bound: Mapping[str, BoundData], members: Sequence[Member]) -> dict[str, int]:
+def _clients_in_data(bound: Mapping[str, BoundData], members: Sequence[Member]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for member in members:
-        counts = {one.handle.name: member.sources[one.handle.name].clients for one in bound.values()}
+        counts = {data.handle.name: member.sources[data.handle.name].clients for data in bound.values()}
         if len(set(counts.values())) > 1:
             raise UsageError(f"at silo {member.name!r} the sources stand for different numbers of clients: {counts}")
         sizes[member.name] = next(iter(counts.values()))

@@ -97,7 +97,7 @@ class LoopThread:
             future.cancel()
             raise
 
-    async def await_(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    async def run_async(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` in the thread, awaited from another event loop; cancelling the wait cancels it.
 
         Raises:
@@ -112,8 +112,8 @@ class LoopThread:
                 raise _closed() from None
             raise
 
-    def stop(self, farewell: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Cancel running coroutines, run ``farewell``, and end the thread. Bounded in time; idempotent.
+    def stop(self, cleanup: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Cancel running coroutines, run ``cleanup``, and end the thread. Bounded in time; idempotent.
 
         Called on the thread itself it starts all that and does not wait.
         """
@@ -125,11 +125,11 @@ class LoopThread:
         if loop is None or thread is None:
             return
         if first:
-            asyncio.run_coroutine_threadsafe(self._leave(farewell), loop)
+            asyncio.run_coroutine_threadsafe(self._shut_down(cleanup), loop)
         if threading.current_thread() is not thread:
             thread.join(STOP_SECONDS)
 
-    async def _leave(self, farewell: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    async def _shut_down(self, cleanup: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
         loop = asyncio.get_running_loop()
         try:
             running = [task for task in asyncio.all_tasks(loop) if task.get_coro() in self._submitted]
@@ -137,8 +137,8 @@ class LoopThread:
                 task.cancel()
             if running:
                 await asyncio.wait(running, timeout=CANCEL_SECONDS)
-            if farewell is not None:
-                await farewell()
+            if cleanup is not None:
+                await cleanup()
         finally:
             loop.call_soon(loop.stop)
 

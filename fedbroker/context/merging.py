@@ -15,27 +15,27 @@ from fedbroker.session.merge_scheduler import MergeScheduler, Reply
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
 
-__all__ = ["Misfit", "PartialMerger"]
+__all__ = ["MergeFailure", "PartialMerger"]
 
-MOST: Final = 16
+MAX_BATCH_SILOS: Final = 16
 """Largest number of silos whose partials are merged at once; each number needs a computation of its own."""
-LARGE: Final = 16 << 20
+LARGE_BATCH: Final = 16 << 20
 """Bytes of partials from which a merge starts, and is awaited so that they can be released. A merge takes several
 requests to the runtime: for fewer bytes these cost more than waiting for further partials."""
 
-PAST: Final = 64 << 20
+MAX_HISTORY: Final = 64 << 20
 """Bytes of partials that the runtime may hold after they are merged. A value in the runtime keeps all values that it
 was computed from, disposed of or not, in three more copies. A value that is read out and loaded again keeps none."""
 
 SEARCH_SECONDS: Final = 10.0
 """Time limit, in seconds, for finding the silo whose partial did not merge, once merging has failed."""
 
-NAMED: Final = 3
+MAX_NAMES: Final = 3
 """Number of silos merged before it that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
+class MergeFailure:
     """The failure of a merge.
 
     Attributes:
@@ -75,16 +75,16 @@ class PartialMerger:
     ) -> None:
         self._fold = fold
         self._replies = replies
-        self._ready = executor
+        self._executor = executor
         self._value_of = value_of
         self._functions: dict[int, Ref] = {}
         self._merged: Ref | None = None
-        self._past: list[Ref] = []
-        self._past_bytes = 0
+        self._history: list[Ref] = []
+        self._history_bytes = 0
         self._silos: list[str] = []  # in the order in which they are merged
         self._merges: list[_Merge] = []
         self._unmerged: Sequence[Reply] = ()
-        self._each = 0  # partials of one silo
+        self._partials_per_silo = 0
         self._work = asyncio.create_task(self._run())
 
     def take_few(self) -> list[Buffer]:
@@ -95,7 +95,7 @@ class PartialMerger:
         Raises:
             WireError: a value is no partial.
         """
-        self._unmerged = self._replies.take_few(MOST, LARGE)
+        self._unmerged = self._replies.take_few(MAX_BATCH_SILOS, LARGE_BATCH)
         return [_member(partial) for reply in self._unmerged for partial in reply.partials]
 
     async def result(self) -> Ref:
@@ -110,7 +110,7 @@ class PartialMerger:
         assert self._merged is not None, "no silo sent partials"
         return self._merged
 
-    async def misfit(self) -> Misfit | None:
+    async def failure(self) -> MergeFailure | None:
         """Look for the first silo whose partial does not merge with those before it. Bounded in time.
 
         Returns:
@@ -120,26 +120,28 @@ class PartialMerger:
             async with asyncio.timeout(SEARCH_SECONDS):
                 if self._unmerged:
                     replies, self._unmerged = self._unmerged, ()
-                    self._each = len(replies[0].partials)
+                    self._partials_per_silo = len(replies[0].partials)
                     self._silos = [reply.silo for reply in replies]
                     rest = await self._value(replies[1:])
                     self._merges = [_Merge(await self._value(replies[:1]), rest, self._silos[1:])]
                 for merge in self._merges:
-                    if (silo := await self._first_misfit(merge)) is not None:
-                        return Misfit(silo, _named(self._silos[: self._silos.index(silo)]))
+                    if (silo := await self._first_failure(merge)) is not None:
+                        return MergeFailure(silo, _named(self._silos[: self._silos.index(silo)]))
         except (FedbrokerError, TimeoutError):
             pass  # the error of the failed merge says more
         return None
 
-    async def _first_misfit(self, merge: _Merge) -> str | None:
+    async def _first_failure(self, merge: _Merge) -> str | None:
         """Repeat a merge silo by silo, waiting for each, and return the first silo that fails."""
-        executor = await self._ready()
+        executor = await self._executor()
         inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
         so_far = merge.so_far
         for at, silo in enumerate(merge.silos):
-            count = self._each
-            own = [("", await executor.select(merge.partials, index)) for index in range(at * count, (at + 1) * count)]
-            argument = await executor.struct([*inputs, ("", so_far), ("", await executor.struct(own))])
+            count = self._partials_per_silo
+            silo_partials = [
+                ("", await executor.select(merge.partials, index)) for index in range(at * count, (at + 1) * count)
+            ]
+            argument = await executor.struct([*inputs, ("", so_far), ("", await executor.struct(silo_partials))])
             result = await executor.call(await self._function(1), argument)
             try:
                 await executor.compute(await executor.select(result, 1))
@@ -155,7 +157,7 @@ class PartialMerger:
 
     async def _run(self) -> None:
         try:
-            while batch := await self._replies.next_batch(MOST, LARGE):
+            while batch := await self._replies.next_batch(MAX_BATCH_SILOS, LARGE_BATCH):
                 try:
                     await self._merge_batch(batch)
                 finally:
@@ -165,7 +167,7 @@ class PartialMerger:
             raise
 
     async def _merge_batch(self, batch: Sequence[Reply]) -> None:
-        self._each = len(batch[0].partials)
+        self._partials_per_silo = len(batch[0].partials)
         self._silos += [reply.silo for reply in batch]
         if self._merged is None:
             self._merged, batch = await self._value(batch[:1]), batch[1:]
@@ -173,47 +175,47 @@ class PartialMerger:
             await self._merge(self._merged, batch)
 
     async def _merge(self, so_far: Ref, batch: Sequence[Reply]) -> None:
-        executor = await self._ready()
+        executor = await self._executor()
         partials = await self._value(batch)
         inputs = [(slot.name, await self._value_of(slot)) for slot in self._fold.inputs]
         argument = await executor.struct([*inputs, ("", so_far), ("", partials)])
         self._merges.append(_Merge(so_far, partials, [reply.silo for reply in batch]))
         result = await executor.call(await self._function(len(batch)), argument)
         self._merged = await executor.select(result, 0)
-        self._past += [so_far, partials, argument, result]
+        self._history += [so_far, partials, argument, result]
         size = sum(reply.size for reply in batch)
-        self._past_bytes += size
-        if self._past_bytes >= PAST:
-            await self._forget_past(self._merged)
-        elif size >= LARGE:
+        self._history_bytes += size
+        if self._history_bytes >= MAX_HISTORY:
+            await self._forget_history(self._merged)
+        elif size >= LARGE_BATCH:
             ready = await executor.select(result, 1)
-            self._past.append(ready)
+            self._history.append(ready)
             await executor.compute(ready)
 
-    async def _forget_past(self, merged: Ref) -> None:
+    async def _forget_history(self, merged: Ref) -> None:
         """Read the merged value out and load it again, so that the runtime releases all that it was computed from."""
-        executor = await self._ready()
+        executor = await self._executor()
         content = await executor.compute(merged)
-        await executor.dispose([*self._past, merged])
-        self._past, self._past_bytes, self._merges = [], 0, []
+        await executor.dispose([*self._history, merged])
+        self._history, self._history_bytes, self._merges = [], 0, []
         self._merged = await executor.value(content)
 
     async def _value(self, batch: Sequence[Reply]) -> Ref:
         """Load the struct of all partials of a batch into the runtime."""
-        executor = await self._ready()
+        executor = await self._executor()
         return await executor.value(*structure(_member(partial) for reply in batch for partial in reply.partials))
 
     async def _function(self, silos: int) -> Ref:
         if silos not in self._functions:
             computation = await asyncio.to_thread(self._fold.computation, silos)
-            self._functions[silos] = await (await self._ready()).function(digest_of(computation), computation)
+            self._functions[silos] = await (await self._executor()).function(digest_of(computation), computation)
         return self._functions[silos]
 
 
 def _named(silos: Sequence[str]) -> str:
     """Return the names of the last few silos as text."""
-    more = f", and {len(silos) - NAMED} more" if len(silos) > NAMED else ""
-    return ", ".join(map(repr, silos[-NAMED:])) + more
+    more = f", and {len(silos) - MAX_NAMES} more" if len(silos) > MAX_NAMES else ""
+    return ", ".join(map(repr, silos[-MAX_NAMES:])) + more
 
 
 def _member(partial: Buffer) -> Buffer:

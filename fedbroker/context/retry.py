@@ -11,7 +11,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded, FedbrokerError
 from fedbroker.text import seconds_text
 
-__all__ = ["attempt"]
+__all__ = ["with_retries"]
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ OVERTIME = 1.0
 error that says more."""
 
 
-async def attempt(
-    once: Callable[[Deadline], Awaitable[T]],
+async def with_retries(
+    run: Callable[[Deadline], Awaitable[T]],
     *,
     retries: int,
     seconds: float | None,
@@ -35,7 +35,7 @@ async def attempt(
     """Return the result of the first attempt that succeeds.
 
     Args:
-        once: makes one attempt, given its deadline.
+        run: makes one attempt, given its deadline.
         retries: largest number of further attempts; they are made only after a ``retryable`` error.
         seconds: time limit for all attempts together; None for no limit but the stages' own.
         pause: seconds before the second attempt.
@@ -50,7 +50,7 @@ async def attempt(
         async with asyncio.timeout(None if seconds is None else seconds + OVERTIME):
             for number in range(retries + 1):
                 try:
-                    return await once(deadline)
+                    return await run(deadline)
                 except FedbrokerError as error:
                     wait = pause * 2**number * random.uniform(0.5, 1.0)
                     if not error.retryable or number == retries or wait >= deadline.left():

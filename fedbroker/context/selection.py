@@ -13,11 +13,11 @@ from fedbroker.session.cohort import Pool
 from fedbroker.session.roster import Member
 from fedbroker.text import count_text
 
-__all__ = ["Wanted", "choose", "pool_of", "wanted"]
+__all__ = ["Requirements", "choose", "pool_of", "requirements_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Requirements:
     """The requirements of an invocation on its membership.
 
     Attributes:
@@ -45,7 +45,7 @@ class Wanted:
         return [member for member in members if member.name in drawn]
 
 
-def wanted(arguments: Iterable[object]) -> Wanted:
+def requirements_of(arguments: Iterable[object]) -> Requirements:
     """Return the requirements of a call's arguments.
 
     Raises:
@@ -58,36 +58,36 @@ def wanted(arguments: Iterable[object]) -> Wanted:
             f"the data handles {', '.join(sorted({handle.name for handle in handles}))} draw different silos",
             hint="select from data sources with the same seed, and the same number of silos",
         )
-    return Wanted(next(iter(draws), None), frozenset(handle.name for handle in handles))
+    return Requirements(next(iter(draws), None), frozenset(handle.name for handle in handles))
 
 
-def pool_of(wanted: Wanted, settings: Settings) -> Pool:
+def pool_of(requirements: Requirements, settings: Settings) -> Pool:
     """Return the pool of silos that may take part, with the number of them that must be present.
 
     Raises:
         UsageError: the data handles draw more silos than may take part.
     """
-    most = settings.max_silos
-    if most is not None and wanted.count > most:
+    max_silos = settings.max_silos
+    if max_silos is not None and requirements.count > max_silos:
         raise UsageError(
-            f"{count_text(wanted.count, 'silo')} were selected, but max_silos is {most}",
+            f"{count_text(requirements.count, 'silo')} were selected, but max_silos is {max_silos}",
             hint="select fewer, or raise max_silos",
         )
     rule = settings.options.eligible
 
     def includes(member: Member) -> bool:
-        return wanted.eligible(member) and (rule is None or bool(rule(member)))
+        return requirements.eligible(member) and (rule is None or bool(rule(member)))
 
-    at_least = wanted.count if wanted.draw is not None or rule is None else settings.min_silos
-    return Pool(includes, at_least, ", ".join(sorted(wanted.sources)))
+    at_least = requirements.count if requirements.draw is not None or rule is None else settings.min_silos
+    return Pool(includes, at_least, ", ".join(sorted(requirements.sources)))
 
 
-def choose(present: Sequence[Member], wanted: Wanted, settings: Settings) -> list[Member]:
+def choose(present: Sequence[Member], requirements: Requirements, settings: Settings) -> list[Member]:
     """Return the membership, sorted by name.
 
     Args:
         present: the present silos, sorted by name; enough of them are in the pool.
-        wanted: requirements of the call's arguments; a draw takes precedence over ``select``.
+        requirements: requirements of the call's arguments; a draw takes precedence over ``select``.
         settings: ``eligible``, ``select`` and ``max_silos``.
 
     Raises:
@@ -95,27 +95,25 @@ def choose(present: Sequence[Member], wanted: Wanted, settings: Settings) -> lis
     """
     rule = settings.options.eligible
     candidates = list(present) if rule is None else [member for member in present if rule(member)]
-    chosen = list(wanted.choose(candidates))
-    if wanted.draw is not None:
+    chosen = list(requirements.choose(candidates))
+    if requirements.draw is not None:
         return chosen
     if callable(settings.options.select):
         return _by_function(chosen, settings)
-    most = settings.max_silos
-    if settings.options.select == "random" and most is not None and len(chosen) > most:
-        drawn = {member.name for member in random.sample(chosen, most)}
+    max_silos = settings.max_silos
+    if settings.options.select == "random" and max_silos is not None and len(chosen) > max_silos:
+        drawn = {member.name for member in random.sample(chosen, max_silos)}
         return [member for member in chosen if member.name in drawn]
-    return chosen[:most]
+    return chosen[:max_silos]
 
 
 def _by_function(candidates: Sequence[Member], settings: Settings) -> list[Member]:
     assert callable(settings.options.select)
-    given = {member.name for member in candidates}
+    offered = {member.name for member in candidates}
     selected = {getattr(member, "name", member) for member in settings.options.select(tuple(candidates))}
-    if not selected <= given:
-        strangers = ", ".join(sorted(map(str, selected - given)))
-        raise UsageError(
-            f"select returned silos that it was not given: {strangers}", hint="return some of its argument"
-        )
+    if not selected <= offered:
+        unknown = ", ".join(sorted(map(str, selected - offered)))
+        raise UsageError(f"select returned silos that it was not given: {unknown}", hint="return some of its argument")
     chosen = [member for member in candidates if member.name in selected][: settings.max_silos]
     if len(chosen) < settings.min_silos:
         raise UsageError(

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from fedbroker.context.merging import LARGE, MOST, PartialMerger
+from fedbroker.context.merging import LARGE_BATCH, MAX_BATCH_SILOS, PartialMerger
 from fedbroker.context.values.conversion import elements, structure
 from fedbroker.errors import ComputationFailed
 from fedbroker.plan.model import ServerStage, Slot, Whole
@@ -18,7 +18,7 @@ from fedbroker.wire.codec import Buffer
 
 __all__ = ["ServerSide"]
 
-SMALL: Final = 64 << 10
+MAX_INLINE: Final = 64 << 10
 """Bytes up to which an input is sent to the runtime together with a stage's partials; a larger one is sent ahead."""
 
 
@@ -27,14 +27,14 @@ class ServerSide:
 
     Args:
         executor: returns an executor of the coordinator's runtime with that many clients; called with 0 here.
-        given: serialized values of the parameter's server-placed and unplaced leaves, by slot name.
+        values: serialized values of the parameter's server-placed and unplaced leaves, by slot name.
     """
 
-    def __init__(self, executor: Callable[[int], Awaitable[Executor]], given: Mapping[str, Buffer]) -> None:
-        self._make = executor
+    def __init__(self, executor: Callable[[int], Awaitable[Executor]], values: Mapping[str, Buffer]) -> None:
+        self._make_executor = executor
         self._lock = asyncio.Lock()
         self._executor: Executor | None = None
-        self._bytes: dict[str, Buffer] = dict(given)
+        self._bytes: dict[str, Buffer] = dict(values)
         self._refs: dict[str, asyncio.Task[Ref]] = {}
         self._functions: dict[int, asyncio.Task[Ref]] = {}
         self._merger: PartialMerger | None = None
@@ -48,12 +48,12 @@ class ServerSide:
             silos: number of silos that are expected to send partials.
         """
         if stage.fold is not None:
-            self._merger = PartialMerger(stage.fold, replies, self._ready, self._load)
-            if silos >= MOST or silos * stage.fold.size >= LARGE:
+            self._merger = PartialMerger(stage.fold, replies, self._get_executor, self._load)
+            if silos >= MAX_BATCH_SILOS or silos * stage.fold.size >= LARGE_BATCH:
                 silos = 0
         self._function(stage, silos)
         for slot in stage.inputs:
-            if len(self._bytes[slot.name]) > SMALL:
+            if len(self._bytes[slot.name]) > MAX_INLINE:
                 self._load(slot)
 
     async def run(self, stage: ServerStage) -> None:
@@ -67,15 +67,15 @@ class ServerSide:
         try:
             await self._run(stage)
         except ComputationFailed as error:
-            misfit = await self._merger.misfit() if self._merger is not None else None
-            if misfit is None:
+            failure = await self._merger.failure() if self._merger is not None else None
+            if failure is None:
                 raise ComputationFailed(error.status, error.detail, stage=stage.number, hint=error.hint) from None
             raise ComputationFailed(
                 error.status,
                 error.detail,
                 stage=stage.number,
-                silo=misfit.silo,
-                merged=misfit.merged,
+                silo=failure.silo,
+                merged=failure.merged,
                 hint="see that what its clients have is of the shape of the others', or leave that silo out",
             ) from None
 
@@ -87,9 +87,9 @@ class ServerSide:
             silos = len(partials) // len(stage.merges)
             function = await self._function(stage, silos)
             argument = await self._argument(stage.fold.whole(silos), partials)
-            result = await (await self._ready()).call(function, argument)
+            result = await (await self._get_executor()).call(function, argument)
         # Compute all outputs now: a failure must be the stage's, not that of the first later use of a value.
-        values = elements(await (await self._ready()).compute(result))
+        values = elements(await (await self._get_executor()).compute(result))
         self._bytes |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
         await self._release()
 
@@ -113,18 +113,18 @@ class ServerSide:
         inputs = [(slot.name, await self._load(slot)) for slot in stage.inputs]
         if self._merger is not None:
             inputs.append(("", await self._merger.result()))
-        executor = await self._ready()
+        executor = await self._get_executor()
         return await executor.call(function, await executor.struct(inputs) if inputs else None)
 
     async def _argument(self, whole: Whole, partials: Sequence[Buffer]) -> Ref:
         """Load the argument of a stage, in one request if no input is large."""
-        executor = await self._ready()
-        of_silos = structure(partials)
-        if all(len(self._bytes[slot.name]) <= SMALL for slot in whole.inputs):
+        executor = await self._get_executor()
+        partial_struct = structure(partials)
+        if all(len(self._bytes[slot.name]) <= MAX_INLINE for slot in whole.inputs):
             inputs = [(slot.name, [self._bytes[slot.name]]) for slot in whole.inputs]
-            return await executor.value(*struct([*inputs, (None, of_silos)]))
-        given = [(slot.name, await self._load(slot)) for slot in whole.inputs]
-        return await executor.struct([*given, ("", await executor.value(*of_silos))])
+            return await executor.value(*struct([*inputs, (None, partial_struct)]))
+        loaded = [(slot.name, await self._load(slot)) for slot in whole.inputs]
+        return await executor.struct([*loaded, ("", await executor.value(*partial_struct))])
 
     async def _release(self) -> None:
         """Release the functions and the merger of the current stage."""
@@ -137,10 +137,10 @@ class ServerSide:
         if merger is not None:
             await merger.close()
 
-    async def _ready(self) -> Executor:
+    async def _get_executor(self) -> Executor:
         async with self._lock:
             if self._executor is None:
-                self._executor = await self._make(0)
+                self._executor = await self._make_executor(0)
             return self._executor
 
     def _load(self, slot: Slot) -> asyncio.Task[Ref]:
@@ -159,7 +159,7 @@ class ServerSide:
         computation = stage.computation
         if stage.fold is not None and silos > 0:
             computation = (await asyncio.to_thread(stage.fold.whole, silos)).computation
-        return await (await self._ready()).function(digest_of(computation), computation)
+        return await (await self._get_executor()).function(digest_of(computation), computation)
 
     async def _loaded(self, value: Buffer) -> Ref:
-        return await (await self._ready()).value(value)
+        return await (await self._get_executor()).value(value)

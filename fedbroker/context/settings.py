@@ -200,8 +200,8 @@ class Settings:
         if number is not None and fraction is not None:
             raise ConfigError("quorum and quorum_fraction are both given", hint="leave one of them out")
         # Not every caller is type-checked.
-        whole = isinstance(number, int)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if number is not None and (isinstance(number, bool) or not whole or number < 1):
+        is_integer = isinstance(number, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if number is not None and (isinstance(number, bool) or not is_integer or number < 1):
             raise ConfigError(
                 f"quorum is {number!r}", hint="use a number of silos from 1 on, or quorum_fraction for a fraction"
             )

@@ -99,7 +99,7 @@ def appended(left, right):
     return tf.concat([left, right], 0)
 
 
-@pytest.mark.parametrize("silos", [1, 2, 3, merging.MOST + 1, 2 * merging.MOST + 3])
+@pytest.mark.parametrize("silos", [1, 2, 3, merging.MAX_BATCH_SILOS + 1, 2 * merging.MAX_BATCH_SILOS + 3])
 async def test_partials_are_merged_in_the_given_order(executor, started, make_fold, silos):
     running, replies = started(make_fold(appended))
     for silo in range(silos):
@@ -110,7 +110,7 @@ async def test_partials_are_merged_in_the_given_order(executor, started, make_fo
 
 
 async def test_large_partials_are_merged_one_by_one(executor, started, make_fold):
-    count = merging.LARGE // 4
+    count = merging.LARGE_BATCH // 4
     running, replies = started(make_fold(added))
     for silo in range(4):
         replies.give([partial(*np.full(count, silo + 1))], silo)
@@ -121,8 +121,8 @@ async def test_large_partials_are_merged_one_by_one(executor, started, make_fold
 
 async def test_runtime_releases_merged_partials(own_runtime, executor, started, make_fold, monkeypatch):
     silos, count = 40, 1 << 20  # of 4 MiB each
-    monkeypatch.setattr(merging, "LARGE", 4 * count)
-    monkeypatch.setattr(merging, "PAST", 8 * 4 * count)
+    monkeypatch.setattr(merging, "LARGE_BATCH", 4 * count)
+    monkeypatch.setattr(merging, "MAX_HISTORY", 8 * 4 * count)
     (process,) = child_runtimes(own_runtime.pid)
     before = process.memory_info().rss
     (running, replies), most = started(make_fold(added)), 0
@@ -136,7 +136,7 @@ async def test_runtime_releases_merged_partials(own_runtime, executor, started, 
 
 
 async def test_failed_merge_is_raised_at_the_end_without_blocking(started, make_fold):
-    count = merging.LARGE // 4 + 1
+    count = merging.LARGE_BATCH // 4 + 1
     running, replies = started(make_fold(added))
     for silo in range(6):
         replies.give([partial(*range(count + silo))], silo)
@@ -154,15 +154,15 @@ async def test_invalid_partial_is_refused(started, make_fold):
         await running.result()
 
 
-@pytest.mark.parametrize("wrong", [1, merging.MOST + 5])
+@pytest.mark.parametrize("wrong", [1, merging.MAX_BATCH_SILOS + 5])
 async def test_silo_of_an_unmergeable_partial_is_found(executor, started, make_fold, wrong):
     running, replies = started(make_fold(added))
-    for silo in range(2 * merging.MOST):
+    for silo in range(2 * merging.MAX_BATCH_SILOS):
         numbers = range(3 if silo == wrong else 2)
         replies.give([partial(*numbers)], f"silo{silo}")
     with pytest.raises(ComputationFailed):
         await executor.compute(await running.result())
-    found = await running.misfit()
+    found = await running.failure()
     assert found is not None
     assert found.silo == f"silo{wrong}"
     assert found.merged.startswith("'silo0'" if wrong == 1 else "'silo18', 'silo19', 'silo20', and 18 more")
@@ -173,8 +173,8 @@ async def test_silo_of_an_unmergeable_partial_is_found_among_few(started, make_f
     for silo, numbers in (("ewr", (1, 2)), ("jfk", (1, 2)), ("bos", (1, 2, 3))):
         replies.give([partial(*numbers)], silo)
     assert running.take_few()
-    found = await running.misfit()
-    assert found == merging.Misfit("bos", "'ewr', 'jfk'")
+    found = await running.failure()
+    assert found == merging.MergeFailure("bos", "'ewr', 'jfk'")
 
 
 async def test_no_silo_is_blamed_if_all_partials_merge(started, make_fold):
@@ -182,4 +182,4 @@ async def test_no_silo_is_blamed_if_all_partials_merge(started, make_fold):
     for silo in ("ewr", "jfk"):
         replies.give([partial(1, 2)], silo)
     assert running.take_few()
-    assert await running.misfit() is None
+    assert await running.failure() is None

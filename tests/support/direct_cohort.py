@@ -82,8 +82,8 @@ class DirectCohort:
     async def executor(self, clients):
         return await self.runtime.executor(clients)
 
-    async def gather(self, wanted, attempt):
-        return wanted.choose(self.members)
+    async def gather(self, requirements, attempt):
+        return requirements.choose(self.members)
 
     async def start_session(self, members, clients, fingerprint, attempt):
         self.sessions.append(DirectSession(self.runtime, members, clients))

@@ -8,8 +8,8 @@ import tensorflow_federated as tff
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.context.values.arguments import ClientValues, Given, client_count, read_arguments
-from fedbroker.context.values.conversion import deal, deserialize
+from fedbroker.context.values.arguments import ClientValues, SharedValue, client_count, read_arguments
+from fedbroker.context.values.conversion import deserialize, split_clients
 from fedbroker.context.values.data import data
 from fedbroker.errors import UsageError
 from fedbroker.plan import make_plan
@@ -25,7 +25,7 @@ def test_lists_values_and_handles_are_distinguished():
     arguments = read(c.two_barriers, [1.0, 2.0], 3.0)
     assert arguments["arg_0"] == ClientValues([1.0, 2.0])
     server = arguments["arg_1"]
-    assert isinstance(server, Given)
+    assert isinstance(server, SharedValue)
     assert deserialize(server.value, c.AT_SERVER) == np.float32(3)
     assert read(c.total, data("delays"))["arg"] == data("delays")
 
@@ -57,15 +57,15 @@ def test_lists_must_have_the_same_number_of_clients():
     both = {"a": ClientValues([1, 2]), "b": ClientValues([1, 2, 3])}
     with pytest.raises(UsageError, match="lists of 2, 3 client values"):
         client_count(both)
-    assert client_count({"a": ClientValues([]), "b": Given(b"")}) == 0
-    assert client_count({"b": Given(b"")}) is None
+    assert client_count({"a": ClientValues([]), "b": SharedValue(b"")}) == 0
+    assert client_count({"b": SharedValue(b"")}) is None
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_clients_are_distributed_evenly_and_in_order(count, silos):
-    hands = [f"silo-{index}" for index in range(silos)]
-    dealt = deal(count, hands)
-    assert [client for hand in hands for client in dealt[hand]] == list(range(count))
-    sizes = [len(dealt[hand]) for hand in hands]
+    silos = [f"silo-{index}" for index in range(silos)]
+    clients_of = split_clients(count, silos)
+    assert [client for silo in silos for client in clients_of[silo]] == list(range(count))
+    sizes = [len(clients_of[silo]) for silo in silos]
     assert max(sizes) - min(sizes) <= 1
     assert sizes == sorted(sizes, reverse=True)

@@ -113,7 +113,7 @@ async def test_wait_from_another_loop_raises_on_close():
         began.set()
         await asyncio.Event().wait()
 
-    wait = asyncio.create_task(thread.await_(forever()))
+    wait = asyncio.create_task(thread.run_async(forever()))
     await asyncio.to_thread(began.wait, 30)
     await asyncio.to_thread(thread.stop)
     with pytest.raises(ContextClosed):

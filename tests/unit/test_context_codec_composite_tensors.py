@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.values.codec import apart, together
+from fedbroker.context.values.codec import expand_composite, with_composites
 
 VALUES = {
     "ragged": tf.ragged.constant([[1.0], [], [2.0, 3.0]]),
@@ -21,8 +21,8 @@ VALUES = {
 
 def struct(value):
     """Return TFF's struct of the parts, as the runtime would, and its type with TFF's container."""
-    parts = tff.structure.from_container(apart(value), recursive=True)
-    plain = type_conversions.infer_type(apart(value))
+    parts = tff.structure.from_container(expand_composite(value), recursive=True)
+    plain = type_conversions.infer_type(expand_composite(value))
     return parts, tff.types.StructWithPythonType(list(tff.structure.iter_elements(plain)), type(value))
 
 
@@ -32,7 +32,7 @@ def test_composite_tensor_is_rebuilt_from_its_parts(name):
     parts, type_ = struct(value)
     nest = tff.StructType([("a", type_), ("b", tff.TensorType(np.int32))])
     whole = tff.structure.Struct([("a", parts), ("b", 3)])
-    made = type_conversions.type_to_py_container(whole, together(nest))
+    made = type_conversions.type_to_py_container(whole, with_composites(nest))
     assert type(made["a"]) is type(value)
     assert _as_lists(made["a"]) == _as_lists(value)
     assert made["b"] == 3
@@ -44,9 +44,9 @@ def _as_lists(value):
 
 @pytest.mark.parametrize("value", [1.0, "text", np.ones(2), [1, 2], collections.OrderedDict(a=1), tf.constant(1)])
 def test_other_values_are_unchanged(value):
-    assert apart(value) is None
+    assert expand_composite(value) is None
 
 
 def test_other_types_stay_the_same_object():
     type_ = tff.StructType([("a", np.int32), ("b", [np.float32])])
-    assert together(type_) == type_
+    assert with_composites(type_) == type_

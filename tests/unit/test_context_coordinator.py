@@ -69,7 +69,7 @@ async def test_error_names_the_computation_and_keeps_its_class(coordinator, monk
     async def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr(module, "attempt", failing)
+    monkeypatch.setattr(module, "with_retries", failing)
     with pytest.raises(SiloError) as caught:
         await coordinator.invoke(c.two_barriers, None)
     assert caught.value is error

@@ -85,7 +85,7 @@ def test_page_shows_the_rendered_lines(capsys):
             silo=name, incarnation="1", outcome=outcome, bytes_out=out, bytes_in=0 if name == late else into
         )
 
-    one = Invocation("train", "airports", 2, 0.0, present=("ewr",), wanted=3)
+    one = Invocation("train", "airports", 2, 0.0, present=("ewr",), needed=3)
     renderer = LineRenderer()
     renderer.say(f"train: {one.waiting_text()}")
     one.attempt("s1", NAMES)
@@ -99,7 +99,7 @@ def test_page_shows_the_rendered_lines(capsys):
 
 def test_long_wait_is_shown_once(capsys):
     renderer = LineRenderer()
-    one = invocation(phase="waiting", present=("bos",), wanted=3)
+    one = invocation(phase="waiting", present=("bos",), needed=3)
     for now in (1.0, 6.0, 7.0):
         renderer.paint([one], now)
     assert capsys.readouterr().err == "fedbroker: mean: waiting for silos, 1 of 3 are present: bos\n"

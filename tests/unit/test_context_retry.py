@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fedbroker.context.retry import attempt
+from fedbroker.context.retry import with_retries
 from fedbroker.errors import BrokerLost, DeadlineExceeded, SiloError
 
 
@@ -31,28 +31,28 @@ WRONG = SiloError("ewr", "no such table")
 
 async def test_lost_attempt_is_retried():
     once = Attempts(2, LOST)
-    assert await attempt(once, retries=2, seconds=None, pause=0.001) == "result"
+    assert await with_retries(once, retries=2, seconds=None, pause=0.001) == "result"
     assert once.made == 3
 
 
 async def test_number_of_retries_is_limited():
     once = Attempts(3, LOST)
     with pytest.raises(BrokerLost):
-        await attempt(once, retries=2, seconds=None, pause=0.001)
+        await with_retries(once, retries=2, seconds=None, pause=0.001)
     assert once.made == 3
 
 
 async def test_permanent_error_is_not_retried():
     once = Attempts(1, WRONG)
     with pytest.raises(SiloError):
-        await attempt(once, retries=2, seconds=None, pause=0.001)
+        await with_retries(once, retries=2, seconds=None, pause=0.001)
     assert once.made == 1
 
 
 async def test_no_retry_after_the_deadline():
     once = Attempts(9, LOST)
     with pytest.raises(BrokerLost):
-        await attempt(once, retries=9, seconds=0.05, pause=1.0)
+        await with_retries(once, retries=9, seconds=0.05, pause=1.0)
     assert once.made == 1
 
 
@@ -63,7 +63,7 @@ async def test_endless_attempt_ends_at_the_deadline(monkeypatch):
         await asyncio.Event().wait()
 
     with pytest.raises(DeadlineExceeded, match=r"more than 0\.01 s"):
-        await attempt(for_ever, retries=2, seconds=0.01)
+        await with_retries(for_ever, retries=2, seconds=0.01)
 
 
 async def test_each_attempt_has_the_same_deadline():
@@ -74,5 +74,5 @@ async def test_each_attempt_has_the_same_deadline():
         raise LOST
 
     with pytest.raises(BrokerLost):
-        await attempt(once, retries=1, seconds=30.0, pause=0.001)
+        await with_retries(once, retries=1, seconds=30.0, pause=0.001)
     assert seen[0] == seen[1]

@@ -23,13 +23,13 @@ class Progress:
 
     Args:
         cohort: name of the cohort.
-        wanted: False for no progress; True for a live display even if standard error is no terminal; None for a live
+        mode: False for no progress; True for a live display even if standard error is no terminal; None for a live
             display on a terminal and plain lines elsewhere.
     """
 
-    def __init__(self, cohort: str, wanted: bool | None) -> None:
+    def __init__(self, cohort: str, mode: bool | None) -> None:
         self._cohort = cohort
-        self._wanted = wanted
+        self._mode = mode
 
     def watch(self) -> Watch:
         """Return the progress of a new invocation."""
@@ -38,7 +38,7 @@ class Progress:
     @property
     def listener(self) -> Listener | None:
         """The listener to the context's events; None without progress."""
-        return None if self._wanted is False else self._on_event
+        return None if self._mode is False else self._on_event
 
     def _on_event(self, event: Event) -> None:
         display = self._display()
@@ -46,9 +46,9 @@ class Progress:
             display.on_event(self._cohort, event)
 
     def _display(self) -> Display | None:
-        if self._wanted is False or sys.stderr is None:
+        if self._mode is False or sys.stderr is None:
             return None
-        if self._wanted:
+        if self._mode:
             return display_of(live=True, force=True)
         return display_of(live=_is_terminal(), force=False)
 
@@ -87,9 +87,9 @@ class Watch:
         """Show the end of the invocation and its error, if any."""
         if self._display is None or self._invocation is None:
             return
-        one, text = self._invocation, _short_text(error)
+        invocation, text = self._invocation, _short_text(error)
         report = None if self._session is None else self._session.recorder.report
-        await self._display.end(one, lambda now: f"{one.name}: {one.summary(report, text, now)}")
+        await self._display.end(invocation, lambda now: f"{invocation.name}: {invocation.summary(report, text, now)}")
 
 
 def _is_terminal() -> bool:

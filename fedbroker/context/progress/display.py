@@ -20,7 +20,7 @@ from fedbroker.text import bytes_text, count_text, printable
 
 __all__ = ["Display", "LineRenderer", "display_of"]
 
-PATIENCE: Final = 0.5
+LAST_LINE_SECONDS: Final = 0.5
 """Seconds to wait for the last line to be written: a stopped terminal must not delay the result for long."""
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
-UNHURRIED: Final = 0.3
+SHOW_AFTER_SECONDS: Final = 0.3
 """Seconds before a live display is shown: a shorter invocation would only flicker."""
-LONG_WAIT: Final = 5.0
+LONG_WAIT_SECONDS: Final = 5.0
 """Seconds of waiting for silos after which a plain line says so."""
-BAR: Final = 20
+BAR_WIDTH: Final = 20
 """Width of a progress bar in characters."""
 
 
@@ -61,15 +61,16 @@ class LineRenderer:
     pause = 1.0
 
     def __init__(self) -> None:
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
 
     def paint(self, invocations: Sequence[Invocation], now: float) -> None:
         """Write a line for each invocation that has waited long for silos, once."""
-        for one in invocations:
-            if one.phase == "waiting" and one.wanted and now - one.began > LONG_WAIT and id(one) not in self._told:
-                self._told.add(id(one))
-                self.say(f"{one.name}: {one.waiting_text()}")
-        self._told &= {id(one) for one in invocations}
+        for invocation in invocations:
+            waiting = invocation.phase == "waiting" and invocation.needed
+            if waiting and now - invocation.began > LONG_WAIT_SECONDS and id(invocation) not in self._reported:
+                self._reported.add(id(invocation))
+                self.say(f"{invocation.name}: {invocation.waiting_text()}")
+        self._reported &= {id(invocation) for invocation in invocations}
 
     def stage_over(self, invocation: Invocation, now: float) -> None:
         """Write a line, except for the last stage, which the invocation's own line covers."""
@@ -106,12 +107,12 @@ class LiveRenderer:
                 live.stop()
             return
         if self._live is None:
-            if all(now - one.began < UNHURRIED for one in invocations):
+            if all(now - invocation.began < SHOW_AFTER_SECONDS for invocation in invocations):
                 return
             # Standard output is the program's own. Other output to standard error appears above the display.
-            self._live = Live(console=self._made(), auto_refresh=False, transient=True, redirect_stdout=False)
+            self._live = Live(console=self._get_console(), auto_refresh=False, transient=True, redirect_stdout=False)
             self._live.start()
-            self._made().show_cursor(True)  # so that the cursor is not left hidden if we are killed
+            self._get_console().show_cursor(True)  # so that the cursor is not left hidden if we are killed
         self._live.update(_table(invocations, now), refresh=True)
 
     def stage_over(self, invocation: Invocation, now: float) -> None:
@@ -121,9 +122,9 @@ class LiveRenderer:
         """Write a line above the live display."""
         from rich.text import Text
 
-        self._made().print(Text(printable(line)), soft_wrap=True)
+        self._get_console().print(Text(printable(line)), soft_wrap=True)
 
-    def _made(self) -> Console:
+    def _get_console(self) -> Console:
         from rich.console import Console
 
         if self._console is None:
@@ -137,30 +138,31 @@ def _table(invocations: Sequence[Invocation], now: float) -> RenderableType:
     from rich.table import Table
 
     shown = Table.grid(padding=(0, 1))
-    for one in invocations:
+    for invocation in invocations:
         bar: RenderableType = ""
-        words = "connecting"
-        if one.phase == "waiting" and one.wanted:
-            bar = ProgressBar(total=one.wanted, completed=len(one.present), width=BAR)
-            words = one.waiting_text()
-        elif one.phase == "clients":
-            bar = ProgressBar(total=max(1, len(one.asked)), completed=len(one.answered), width=BAR)
-            words = _stage_words(one)
-        elif one.phase == "server":
-            words = f"stage {one.stage} of {one.stages} is over" if one.stage else "starting"
-        shown.add_row(one.name, bar, words, time_text(now - one.began))
+        text = "connecting"
+        if invocation.phase == "waiting" and invocation.needed:
+            bar = ProgressBar(total=invocation.needed, completed=len(invocation.present), width=BAR_WIDTH)
+            text = invocation.waiting_text()
+        elif invocation.phase == "clients":
+            bar = ProgressBar(total=max(1, len(invocation.asked)), completed=len(invocation.answered), width=BAR_WIDTH)
+            text = _stage_text(invocation)
+        elif invocation.phase == "server":
+            text = f"stage {invocation.stage} of {invocation.stages} is over" if invocation.stage else "starting"
+        shown.add_row(invocation.name, bar, text, time_text(now - invocation.began))
     return shown
 
 
-def _stage_words(one: Invocation) -> str:
-    words = [f"stage {one.stage} of {one.stages}", f"{len(one.answered)}/{count_text(len(one.asked), 'silo')}"]
-    if one.bytes_in:
-        words.append(f"{bytes_text(one.bytes_in)} in")
-    if one.awaited:
-        words.append(f"waiting for {names_text(one.awaited)}")
-    if one.dropped:
-        words.append(f"dropped {names_text(one.dropped)}")
-    return ", ".join(words)
+def _stage_text(invocation: Invocation) -> str:
+    answered = f"{len(invocation.answered)}/{count_text(len(invocation.asked), 'silo')}"
+    parts = [f"stage {invocation.stage} of {invocation.stages}", answered]
+    if invocation.bytes_in:
+        parts.append(f"{bytes_text(invocation.bytes_in)} in")
+    if invocation.awaited:
+        parts.append(f"waiting for {names_text(invocation.awaited)}")
+    if invocation.dropped:
+        parts.append(f"dropped {names_text(invocation.dropped)}")
+    return ", ".join(parts)
 
 
 def display_of(*, live: bool, force: bool) -> Display:
@@ -177,8 +179,8 @@ def _display(process: int, live: bool, force: bool) -> Display:
 class Display:
     """The display of running invocations. Its methods may be called from any thread and do not block."""
 
-    def __init__(self, painter: Renderer) -> None:
-        self._renderer = painter
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
         self._process = os.getpid()
         self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._shown: list[Invocation] = []
@@ -197,48 +199,48 @@ class Display:
 
     def on_event(self, cohort: str, event: Event) -> None:
         """Update the invocations from an event of a cohort."""
-        self._changes.put(lambda: self._heard(cohort, event))
+        self._changes.put(lambda: self._apply_event(cohort, event))
 
-    async def end(self, invocation: Invocation, words: Callable[[float], str]) -> None:
+    async def end(self, invocation: Invocation, last_line: Callable[[float], str]) -> None:
         """Remove an invocation, and write its last line; return when it is written, or after half a second."""
         loop = asyncio.get_running_loop()
         written = loop.create_future()
 
-        def over() -> None:
+        def finish() -> None:
             try:
-                self._ended(invocation, words)
+                self._ended(invocation, last_line)
             finally:
                 self._late = False
                 with contextlib.suppress(RuntimeError):  # the loop was closed before
                     loop.call_soon_threadsafe(lambda: None if written.done() else written.set_result(None))
 
-        self._changes.put(over)
+        self._changes.put(finish)
         if self._late:
             return  # standard error is not read: waiting once was enough
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(LAST_LINE_SECONDS):
                 await written
         except TimeoutError:
             self._late = True
 
-    def _heard(self, cohort: str, event: Event) -> None:
+    def _apply_event(self, cohort: str, event: Event) -> None:
         now = time.monotonic()
-        for one in self._shown:
-            if event.session and event.session == one.session:
-                one.on_event(event, now)
+        for invocation in self._shown:
+            if event.session and event.session == invocation.session:
+                invocation.on_event(event, now)
                 if event.name == "stage_finished" and not self._silent:
-                    self._renderer.stage_over(one, now)
-            elif event.name == "waiting_for_silos" and one.phase == "waiting" and one.cohort == cohort:
-                one.present = tuple(event.details.get("present", ()))
-                one.wanted = event.details.get("wanted", 0)
+                    self._renderer.stage_over(invocation, now)
+            elif event.name == "waiting_for_silos" and invocation.phase == "waiting" and invocation.cohort == cohort:
+                invocation.present = tuple(event.details.get("present", ()))
+                invocation.needed = event.details.get("wanted", 0)
 
-    def _ended(self, invocation: Invocation, words: Callable[[float], str]) -> None:
-        self._shown = [one for one in self._shown if one is not invocation]
+    def _ended(self, invocation: Invocation, last_line: Callable[[float], str]) -> None:
+        self._shown = [other for other in self._shown if other is not invocation]
         now = time.monotonic()
         if not self._silent:
             if not self._shown:
                 self._renderer.paint((), now)
-            self._renderer.say(words(now))
+            self._renderer.say(last_line(now))
 
     def _run(self) -> None:
         painted = 0.0
@@ -269,4 +271,4 @@ class Display:
             cleared.set()
 
         self._changes.put(clear)
-        cleared.wait(PATIENCE)
+        cleared.wait(LAST_LINE_SECONDS)

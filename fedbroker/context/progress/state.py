@@ -17,7 +17,7 @@ __all__ = ["Invocation", "names_text", "time_text"]
 
 Phase: TypeAlias = Literal["connecting", "waiting", "clients", "server"]
 
-MOST_NAMES = 4
+MAX_NAMES = 4
 """Number of silo names in a line, so that it stays short with many silos."""
 
 
@@ -33,7 +33,7 @@ class Invocation:
         phase: connecting to the broker, waiting for silos, waiting for replies (``clients``), or computing here
             (``server``).
         present: names of the present silos, while it waits for more.
-        wanted: number of silos that must be present.
+        needed: number of silos that must be present.
         session: session_id of its latest attempt.
         attempts: number of attempts so far.
         stage: number of the running client stage, from 1.
@@ -50,7 +50,7 @@ class Invocation:
     began: float
     phase: Phase = "connecting"
     present: tuple[str, ...] = ()
-    wanted: int = 0
+    needed: int = 0
     session: str = ""
     attempts: int = 0
     stage: int = 0
@@ -89,7 +89,7 @@ class Invocation:
     def waiting_text(self) -> str:
         """Return a line on the silos that it waits for before it starts."""
         present = names_text(self.present) if self.present else "none"
-        return f"waiting for silos, {len(self.present)} of {self.wanted} are present: {present}"
+        return f"waiting for silos, {len(self.present)} of {self.needed} are present: {present}"
 
     def stage_text(self, now: float) -> str:
         """Return a line on a finished client stage."""
@@ -99,20 +99,20 @@ class Invocation:
 
     def summary(self, report: SessionReport | None, error: str, now: float) -> str:
         """Return a line on the finished invocation; ``error`` is an error's code, a word, or empty."""
-        words = [f"{'failed' if error else 'done'} in {time_text(now - self.began)}"]
+        parts = [f"{'failed' if error else 'done'} in {time_text(now - self.began)}"]
         if error:
-            words[0] += f" ({error})"
+            parts[0] += f" ({error})"
         if report is not None:
             silos = [silo for stage in report.stages for silo in stage.silos]
             stages = len(report.stages)
-            words.append(f"{count_text(len(report.participants), 'silo')}, {count_text(stages, 'stage')}")
-            out, into = sum(one.bytes_out for one in silos), sum(one.bytes_in for one in silos)
-            words.append(f"{bytes_text(out)} out, {bytes_text(into)} in")
+            parts.append(f"{count_text(len(report.participants), 'silo')}, {count_text(stages, 'stage')}")
+            out, into = sum(silo.bytes_out for silo in silos), sum(silo.bytes_in for silo in silos)
+            parts.append(f"{bytes_text(out)} out, {bytes_text(into)} in")
             if report.dropped:
-                words.append("dropped: " + names_text(f"{silo} ({end})" for silo, end in report.dropped.items()))
+                parts.append("dropped: " + names_text(f"{silo} ({end})" for silo, end in report.dropped.items()))
         if self.attempts > 1:
-            words.append(f"{self.attempts} attempts")
-        return ", ".join(words)
+            parts.append(f"{self.attempts} attempts")
+        return ", ".join(parts)
 
     def attempt(self, session: str, members: Iterable[str]) -> None:
         """Update the state for a new attempt, whose session has started."""
@@ -123,9 +123,9 @@ class Invocation:
 
 def names_text(names: Iterable[str]) -> str:
     """Return the first few names, and the number of others."""
-    all_ = list(names)
-    more = f" and {len(all_) - MOST_NAMES} more" if len(all_) > MOST_NAMES else ""
-    return ", ".join(all_[:MOST_NAMES]) + more
+    all_names = list(names)
+    more = f" and {len(all_names) - MAX_NAMES} more" if len(all_names) > MAX_NAMES else ""
+    return ", ".join(all_names[:MAX_NAMES]) + more
 
 
 def time_text(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The arguments of a call, leaf by leaf: the coordinator's values, clients' values to be dealt, and data handles."""
+"""The arguments of a call, leaf by leaf: the coordinator's values, clients' values, and data handles."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import tree
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.computation import function_utils
 
-from fedbroker.context.values.codec import apart
+from fedbroker.context.values.codec import expand_composite
 from fedbroker.context.values.conversion import serialize
 from fedbroker.context.values.data import SiloData
 from fedbroker.errors import UsageError
 from fedbroker.plan.model import Plan, Slot
 from fedbroker.wire.blobs import Buffer
 
-__all__ = ["Argument", "ClientValues", "Given", "client_count", "read_arguments"]
+__all__ = ["Argument", "ClientValues", "SharedValue", "client_count", "read_arguments"]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class SharedValue:
     """A value that is the same for all: server-placed, all-equal or unplaced, as a serialized executor value."""
 
     value: Buffer
@@ -35,7 +35,7 @@ class ClientValues:
     values: Sequence[object]
 
 
-Argument: TypeAlias = Given | ClientValues | SiloData
+Argument: TypeAlias = SharedValue | ClientValues | SiloData
 
 
 def read_arguments(plan: Plan, argument: object) -> dict[str, Argument]:
@@ -52,8 +52,8 @@ def read_arguments(plan: Plan, argument: object) -> dict[str, Argument]:
         UsageError: a list is given where none is allowed, or is missing where one is needed; a value is not of its
             type.
     """
-    whole = _normalize(argument)
-    return {slot.name: _read(slot, _at(whole, slot.path or ())) for slot in plan.parameters}
+    normalized = _normalize(argument)
+    return {slot.name: _read(slot, _select(normalized, slot.path or ())) for slot in plan.parameters}
 
 
 def client_count(arguments: Mapping[str, Argument]) -> int | None:
@@ -80,7 +80,7 @@ def _read(slot: Slot, value: object) -> Argument:
                 f"fedbroker.data({value.name!r}) was given for a parameter of type {type_}",
                 hint="silos' data can only stand for a parameter that is placed at tff.CLIENTS",
             )
-        return Given(serialize(value, type_))
+        return SharedValue(serialize(value, type_))
     if isinstance(value, SiloData):
         if type_.all_equal:
             raise UsageError(
@@ -89,7 +89,7 @@ def _read(slot: Slot, value: object) -> Argument:
             )
         return value
     if type_.all_equal:
-        return Given(serialize(value, type_))
+        return SharedValue(serialize(value, type_))
     if not isinstance(value, (list, tuple)):
         raise UsageError(
             f"a parameter of type {type_} was given a {type(value).__name__}",
@@ -98,7 +98,7 @@ def _read(slot: Slot, value: object) -> Argument:
     return ClientValues(list(cast("Sequence[object]", value)))
 
 
-def _at(value: object, path: Sequence[int]) -> object:
+def _select(value: object, path: Sequence[int]) -> object:
     for index in path:
         value = tff.structure.from_container(value)[index]
     return value
@@ -119,4 +119,6 @@ def _normalize(argument: object) -> object:
 
 def _to_python(value: object) -> object:
     """Convert TFF structs and composite tensors to Python containers; None for other values, for ``tree.traverse``."""
-    return tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else apart(value)
+    return (
+        tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else expand_composite(value)
+    )

@@ -45,7 +45,18 @@ from fedbroker.runtime.values import (
     struct,
 )
 
-__all__ = ["ELEMENTS", "MEMBERS", "apart", "columns", "each", "elements_of", "federated", "read", "together", "write"]
+__all__ = [
+    "ELEMENTS",
+    "MEMBERS",
+    "columns",
+    "each",
+    "elements_of",
+    "expand_composite",
+    "federated",
+    "read",
+    "with_composites",
+    "write",
+]
 
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
@@ -64,12 +75,12 @@ def write(value: object, type_: tff.Type) -> list[Buffer]:
         return _write_array(value)
     if isinstance(type_, tff.FederatedType) and (type_.all_equal or isinstance(value, list)):
         members = cast("list[object]", [value] if type_.all_equal else value)
-        return federated((write(one, type_.member) for one in members), type_)
+        return federated((write(member, type_.member) for member in members), type_)
     if isinstance(type_, tff.StructType):
         elements = tff.structure.to_elements(tff.structure.from_container(value))
         if len(elements) == len(type_):
             pairs = zip(tff.structure.to_elements(type_), elements, strict=True)
-            return struct((name, write(one, inner)) for (name, inner), (_, one) in pairs)
+            return struct((name, write(element, inner)) for (name, inner), (_, element) in pairs)
     return _by_tff(value, type_)
 
 
@@ -249,7 +260,7 @@ def dataset(arrays: Sequence[object], count: int, element: tff.Type) -> tf.data.
         raise ValueError("the tensors of a sequence's elements are not equally many")
     if isinstance(element, tff.TensorType) and not kinds[0].is_serialized:
         return tf.data.Dataset.from_tensor_slices(tensors[0])
-    container = together(element)
+    container = with_composites(element)
 
     def element_of(*leaves: tf.Tensor) -> object:
         parsed = (_parsed(kind, leaf) for kind, leaf in zip(kinds, leaves, strict=False))
@@ -292,7 +303,7 @@ def _structure(type_: tff.Type, leaves: Iterator[Any]) -> object:
     return tff.structure.Struct([(name, _structure(inner, leaves)) for name, inner in elements])
 
 
-def apart(value: object) -> object | None:
+def expand_composite(value: object) -> object | None:
     """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
     tensor = cast("Any", value)
     if isinstance(value, tf.RaggedTensor):
@@ -307,7 +318,7 @@ def apart(value: object) -> object | None:
     return None
 
 
-def together(type_: tff.Type) -> tff.Type:
+def with_composites(type_: tff.Type) -> tff.Type:
     """Return ``type_`` with containers that make ragged and sparse tensors of their parts, which TFF's own cannot."""
     made, _ = type_transformations.transform_type_postorder(type_, _contained)
     return made

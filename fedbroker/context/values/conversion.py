@@ -10,7 +10,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.values.codec import ELEMENTS, MEMBERS, each, federated, read, together, write
+from fedbroker.context.values.codec import ELEMENTS, MEMBERS, each, federated, read, with_composites, write
 from fedbroker.errors import UsageError, WireError
 from fedbroker.plan.model import FunctionResult, Plan, Slot, Template
 from fedbroker.runtime.values import struct
@@ -20,12 +20,12 @@ from fedbroker.wire.codec import Buffer
 __all__ = [
     "ResultValues",
     "assemble",
-    "deal",
     "deserialize",
     "elements",
     "federate",
     "members",
     "serialize",
+    "split_clients",
     "structure",
 ]
 
@@ -59,7 +59,7 @@ def members(data: Buffer) -> list[memoryview]:
     Raises:
         WireError: ``data`` is malformed.
     """
-    return _taken_apart(data, MEMBERS)
+    return _split(data, MEMBERS)
 
 
 def elements(data: Buffer) -> list[memoryview]:
@@ -68,7 +68,7 @@ def elements(data: Buffer) -> list[memoryview]:
     Raises:
         WireError: ``data`` is malformed.
     """
-    return _taken_apart(data, ELEMENTS)
+    return _split(data, ELEMENTS)
 
 
 def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> Buffer:
@@ -81,19 +81,19 @@ def structure(values: Iterable[Buffer]) -> list[Buffer]:
     return struct((None, [value]) for value in values)
 
 
-def deal(count: int, hands: Sequence[str]) -> dict[str, range]:
-    """Deal ``count`` clients to silos in consecutive blocks of nearly equal size, the longer ones first."""
-    quotient, remainder = divmod(count, len(hands))
-    dealt: dict[str, range] = {}
+def split_clients(count: int, silos: Sequence[str]) -> dict[str, range]:
+    """Split ``count`` clients over silos in consecutive blocks of nearly equal size, the longer ones first."""
+    quotient, remainder = divmod(count, len(silos))
+    ranges: dict[str, range] = {}
     start = 0
-    for index, hand in enumerate(hands):
+    for index, silo in enumerate(silos):
         stop = start + quotient + (index < remainder)
-        dealt[hand] = range(start, stop)
+        ranges[silo] = range(start, stop)
         start = stop
-    return dealt
+    return ranges
 
 
-def _taken_apart(data: Buffer, path: tuple[int, ...]) -> list[memoryview]:
+def _split(data: Buffer, path: tuple[int, ...]) -> list[memoryview]:
     try:
         return list(each(data, *path))
     except ValueError as error:
@@ -110,7 +110,7 @@ class ResultValues:
 def assemble(plan: Plan, values: ResultValues) -> object:
     """Return the result in the Python containers of the computation's type, with TFF's own dtypes."""
     python = _fill(plan.result, values)
-    contained = type_conversions.type_to_py_container(python, together(plan.type.result))
+    contained = type_conversions.type_to_py_container(python, with_composites(plan.type.result))
     return tensorflow_computation.transform_result(contained)
 
 
@@ -126,8 +126,8 @@ def _value(slot: Slot, parts: Sequence[Buffer]) -> object:
     type_ = slot.type
     if not isinstance(type_, tff.FederatedType) or type_.placement is not tff.CLIENTS:
         return deserialize(parts[0], type_)
-    every = [member for part in parts for member in members(part)]
-    if not every:
+    all_members = [member for part in parts for member in members(part)]
+    if not all_members:
         return []
     # The runtime does not distinguish all-equal values from others: it returns one value for each client.
-    return deserialize(federate(every[:1] if type_.all_equal else every, type_), type_)
+    return deserialize(federate(all_members[:1] if type_.all_equal else all_members, type_), type_)

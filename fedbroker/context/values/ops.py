@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedbroker.context.values.arguments import Argument, ClientValues, Given
+from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue
 from fedbroker.context.values.binding import Binding
 from fedbroker.context.values.conversion import elements, serialize
 from fedbroker.context.values.data import SiloData
@@ -26,9 +26,9 @@ def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
     Raises:
         WireError: these are no outputs of that stage.
     """
-    wanted = output_count(stage)
-    if len(outputs) != wanted:
-        raise WireError(f"a silo's answer has {len(outputs)} outputs, and not {wanted}", hint=_SAME_VERSION)
+    expected = output_count(stage)
+    if len(outputs) != expected:
+        raise WireError(f"a silo's answer has {len(outputs)} outputs, and not {expected}", hint=_SAME_VERSION)
     parts = outputs if stage.kept else elements(outputs[0])
     if len(parts) != len(stage.partials) + len(stage.returned):
         raise WireError(f"a silo's answer has {len(parts)} values", hint=_SAME_VERSION)
@@ -56,7 +56,7 @@ class BoundData:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _WrittenStage:
     """The ingredients of one stage's operations, kept for late joiners."""
 
     slots: Sequence[Slot]
@@ -73,19 +73,19 @@ class StageOps:
     References have the same numbers at every silo, so that operations differ only in the silos' data.
 
     Attributes:
-        dealt: for each silo, its range of the clients in the lists.
+        client_ranges: for each silo, its range of the clients in the lists.
         arguments: the arguments, by slot name.
         bound: the data handles among them, by slot name.
         blobs: content of every digest named so far in the stage being written.
     """
 
-    dealt: dict[str, range]
+    client_ranges: dict[str, range]
     arguments: Mapping[str, Argument]
     bound: Mapping[str, BoundData]
     blobs: dict[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
-    _held: dict[str, int] = field(default_factory=dict[str, int])
-    _next: int = 0
-    _written: _Written | None = None
+    _refs: dict[str, int] = field(default_factory=dict[str, int])
+    _last_ref: int = 0
+    _written: _WrittenStage | None = None
 
     def write(
         self, stage: ClientStage, server_values: Mapping[str, Buffer], keep: Sequence[str], *, last: bool
@@ -103,13 +103,13 @@ class StageOps:
             If values are kept at the silo, each of them is an output of its own: see :func:`parts_of`.
         """
         self.blobs = {}
-        shared = [slot for slot in stage.inputs if slot.name not in self._held]
-        refs = {slot.name: self._number() for slot in shared}
-        scratch = {slot.name: (self._number(), self._number()) for slot in shared if slot.name in self.bound}
-        loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.dealt}
-        self._held |= refs
+        shared = [slot for slot in stage.inputs if slot.name not in self._refs]
+        refs = {slot.name: self._next_ref() for slot in shared}
+        scratch = {slot.name: (self._next_ref(), self._next_ref()) for slot in shared if slot.name in self.bound}
+        loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.client_ranges}
+        self._refs |= refs
         tail = self._run(stage, keep, last)
-        self._written = _Written(shared, refs, scratch, server_values, tail)
+        self._written = _WrittenStage(shared, refs, scratch, server_values, tail)
         return {silo: (*load, *tail) for silo, load in loads.items()}
 
     def enlist(
@@ -125,36 +125,36 @@ class StageOps:
         """
         written = self._written
         assert written is not None
-        place = self.dealt[straggler]
-        self.dealt[newcomer] = place if len(place) == clients else range(clients)
-        for name, chosen in columns.items():
-            self.bound[name].columns[newcomer] = chosen
+        clients_range = self.client_ranges[straggler]
+        self.client_ranges[newcomer] = clients_range if len(clients_range) == clients else range(clients)
+        for name, silo_columns in columns.items():
+            self.bound[name].columns[newcomer] = silo_columns
         load = self._load(written.slots, written.refs, written.scratch, written.server_values, newcomer)
         return (*load, *written.tail)
 
     def _run(self, stage: ClientStage, keep: Sequence[str], last: bool) -> list[Op]:
         """Call the stage's computation, compute the values for the coordinator, drop those not needed any more."""
-        function, result = self._number(), self._number()
+        function, result = self._next_ref(), self._next_ref()
         ops: list[Op] = [Value(function, self._blob(stage.computation))]
         argument = None
         temporary = [function, result]
         if stage.inputs:
-            argument = self._number()
+            argument = self._next_ref()
             temporary.append(argument)
-            ops.append(Struct(argument, tuple((slot.name, self._held[slot.name]) for slot in stage.inputs)))
+            ops.append(Struct(argument, tuple((slot.name, self._refs[slot.name]) for slot in stage.inputs)))
         ops.append(Call(result, function, argument))
         if stage.kept:
             for index, slot in enumerate(stage.outputs):
-                self._held[slot.name] = self._number()
-                ops.append(Select(self._held[slot.name], result, index))
-            ops += [Compute(self._held[slot.name]) for slot in (*stage.partials, *stage.returned)]
+                self._refs[slot.name] = self._next_ref()
+                ops.append(Select(self._refs[slot.name], result, index))
+            ops += [Compute(self._refs[slot.name]) for slot in (*stage.partials, *stage.returned)]
         else:
             ops.append(Compute(result))
         if last:
-            self._held.clear()
+            self._refs.clear()
             return ops
-        unused = [name for name in self._held if name not in keep]
-        ops.append(Drop((*temporary, *(self._held.pop(name) for name in unused))))
+        unused = [name for name in self._refs if name not in keep]
+        ops.append(Drop((*temporary, *(self._refs.pop(name) for name in unused))))
         return ops
 
     def _load(
@@ -172,10 +172,10 @@ class StageOps:
             if slot.name in self.bound:
                 ops += self._load_data(refs[slot.name], self.bound[slot.name], silo, scratch[slot.name])
             elif isinstance(argument, ClientValues):
-                mine = [argument.values[index] for index in self.dealt[silo]]
-                ops.append(Value(refs[slot.name], self._blob(serialize(mine, slot.type))))
+                values = [argument.values[index] for index in self.client_ranges[silo]]
+                ops.append(Value(refs[slot.name], self._blob(serialize(values, slot.type))))
             else:
-                value = argument.value if isinstance(argument, Given) else server_values[slot.name]
+                value = argument.value if isinstance(argument, SharedValue) else server_values[slot.name]
                 ops.append(Value(refs[slot.name], self._blob(value)))
         return ops
 
@@ -193,6 +193,6 @@ class StageOps:
         self.blobs[digest] = data
         return digest
 
-    def _number(self) -> int:
-        self._next += 1
-        return self._next
+    def _next_ref(self) -> int:
+        self._last_ref += 1
+        return self._last_ref

@@ -145,7 +145,7 @@ def _check_array(message: memoryview, type_: tff.TensorType) -> None:
     rest = message
     if content is not None:
         rest = message[: len(message) - len(prefix(ARRAY_CONTENT, len(content))) - len(content)]
-    if any(one == ARRAY_CONTENT for one, _ in fields(rest, FIELDS)):
+    if any(number == ARRAY_CONTENT for number, _ in fields(rest, FIELDS)):
         raise ValueError(_UNKNOWN)
     head = array_pb2.Array.FromString(bytes(rest))
     dtype, shape = dtype_utils.from_proto(head.dtype), array_shape.from_proto(head.shape)
@@ -174,12 +174,12 @@ def _usual(dtype: type[np.generic], shape: array_shape.ArrayShape) -> tuple[byte
     return b"".join([head.SerializeToString(deterministic=True), prefix(ARRAY_CONTENT, size)]), size
 
 
-def _fits(shape: Sequence[int | None] | None, wanted: Sequence[int | None] | None) -> TypeGuard[Sequence[int]]:
+def _fits(shape: Sequence[int | None] | None, expected: Sequence[int | None] | None) -> TypeGuard[Sequence[int]]:
     if shape is None or None in shape:
         return False
-    if wanted is None:
+    if expected is None:
         return True
-    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
+    return len(shape) == len(expected) and all(b is None or a == b for a, b in zip(shape, expected, strict=True))
 
 
 def _possible(shape: Sequence[int], itemsize: int) -> bool:
@@ -203,9 +203,9 @@ def _only(message: memoryview, number: int, *, besides: int | None = None) -> me
 def _all(message: memoryview, number: int, count: int, *, besides: int | None = None) -> list[memoryview]:
     """Return the contents of a field that occurs ``count`` times, with no other field but ``besides``, once."""
     found = list(fields(message, count + (besides is not None)))
-    if any(one not in (number, besides) for one, _ in found):
+    if any(found_number not in (number, besides) for found_number, _ in found):
         raise ValueError(_UNKNOWN)
-    contents = [content for one, content in found if one == number]
+    contents = [content for found_number, content in found if found_number == number]
     if len(contents) != count:
         raise ValueError(f"{len(contents)} values, and not {count}")
     return contents
