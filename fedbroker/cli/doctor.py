@@ -98,7 +98,7 @@ def _version(announce: Announce) -> Finding:
     from fedbroker.wire.messages import Rejected
 
     ours = fedbroker.__version__
-    answer = admit(announce, "doctor", version=ours, members=0, most=1)
+    answer = admit(announce, "doctor", version=ours, members=0, max_silos=1)
     if isinstance(answer, Rejected):
         other = CohortError(
             f"a coordinator would reject silo {announce.silo!r}: {answer.reason}",

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Final, Self, Unpack
 
 from fedbroker.deadline import Deadline
 from fedbroker.errors import CohortTimeout
@@ -28,11 +28,13 @@ from fedbroker.wire.messages import Accepted, Announce, Leave, Rejected
 
 __all__ = ["CoordinatorCohort", "Pool"]
 
-REMEMBERED = 256
-"""Number of recent sessions whose late replies are still counted in their reports."""
+MAX_RECENT_SESSIONS: Final = 256
+"""Number of recent sessions whose late replies are still counted in their reports. A reply is late by minutes at most,
+and a report takes a few kilobytes."""
 
-OPEN_SECONDS = 60.0
-"""Time limit, in seconds, for connecting in ``async with``, which cannot be given one."""
+OPEN_SECONDS: Final = 60.0
+"""Time limit, in seconds, for connecting in ``async with``, which cannot be given one: the default of
+``Timeouts(join=)``."""
 
 DEFAULT_POLICY = Policy()
 NEVER = Deadline.never()
@@ -95,7 +97,7 @@ class CoordinatorCohort:
         self._roster_changed = asyncio.Event()
         self._open = asyncio.Event()
         self._notices: set[asyncio.Task[None]] = set()
-        self._recent: LruMap[str, Recorder] = LruMap(REMEMBERED)
+        self._recent: LruMap[str, Recorder] = LruMap(MAX_RECENT_SESSIONS)
         self._transport = CoordinatorTransport(
             url,
             name,
@@ -148,9 +150,9 @@ class CoordinatorCohort:
 
     def statistics(self) -> Statistics:
         """Return the present and missing silos and the counters; may be called from any thread."""
-        end, now = self._transport, time.monotonic()
+        transport, now = self._transport, time.monotonic()
         present = tuple(member.name for member in self._roster.present(now))
-        return Statistics(present, self._roster.missing(now), end.traffic, end.late, end.dead)
+        return Statistics(present, self._roster.missing(now), transport.traffic, transport.late, transport.dead)
 
     async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANY_SILO) -> tuple[Member, ...]:
         """Wait until enough silos are present.
@@ -163,7 +165,7 @@ class CoordinatorCohort:
         """
         deadline = Deadline.after(join_timeout)
         reported = None
-        while len(self.silos) < min_silos or len(self._of(pool)) < pool.at_least:
+        while len(self.silos) < min_silos or len(self._in_pool(pool)) < pool.at_least:
             names = [member.name for member in self.silos]
             if names != reported:
                 reported = names
@@ -247,15 +249,15 @@ class CoordinatorCohort:
             journal=journal,
         )
 
-    def _of(self, pool: Pool) -> list[Member]:
+    def _in_pool(self, pool: Pool) -> list[Member]:
         return [member for member in self.silos if pool.includes(member)]
 
     def _too_few(self, min_silos: int, seconds: float, pool: Pool) -> CohortTimeout:
         missing = self._roster.missing(time.monotonic())
-        present, wanted, data = self.silos, min_silos, ""
+        present, needed, data = self.silos, min_silos, ""
         if len(present) >= min_silos:
-            present, wanted, data = tuple(self._of(pool)), pool.at_least, pool.data
-        return CohortTimeout(self.name, wanted, [member.name for member in present], missing, seconds, data=data)
+            present, needed, data = tuple(self._in_pool(pool)), pool.at_least, pool.data
+        return CohortTimeout(self.name, needed, [member.name for member in present], missing, seconds, data=data)
 
     def _on_announce(self, message: Announce) -> None:
         if not self._roster.knows(message) and not self._admitted(message):
@@ -267,11 +269,15 @@ class CoordinatorCohort:
     def _admitted(self, message: Announce) -> bool:
         """Answer the first announcement of an incarnation, and return whether it is admitted."""
         now = time.monotonic()
-        most = self._limits.max_silos
-        if len(self._roster) >= most:
+        max_silos = self._limits.max_silos
+        if len(self._roster) >= max_silos:
             self._roster.forget_longest_missing(now)
         answer = admit(
-            message, self._transport.coordinator_id, version=self._version, members=len(self._roster), most=most
+            message,
+            self._transport.coordinator_id,
+            version=self._version,
+            members=len(self._roster),
+            max_silos=max_silos,
         )
         notice = asyncio.get_running_loop().create_task(self._answer(answer))
         self._notices.add(notice)
@@ -298,10 +304,12 @@ class CoordinatorCohort:
     def _on_forged(self, silo: str, session: str, why: str) -> None:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""
         named = [self._recent[session]] if session in self._recent else []
-        under_way = [one for one in self._recent.values() if not one.over and silo in one.report.members]
-        for recorder in named or under_way:
+        running = [
+            recorder for recorder in self._recent.values() if not recorder.over and silo in recorder.report.members
+        ]
+        for recorder in named or running:
             recorder.forged(silo, why)
-        if not named and not under_way:
+        if not named and not running:
             self._emit("message_forged", silo, why=why)
 
     def _emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:

@@ -94,12 +94,12 @@ Listener: TypeAlias = Callable[[Event], None]
 def emit(listener: Listener | None, event: Event) -> None:
     """Log an event and pass it to the listener. An exception of the listener is logged and has no other effect."""
     position = {"session": event.session, "stage": event.stage, "silo": event.silo}
-    facts: dict[str, Any] = {  # times in milliseconds, which is as precise as a reader of the log needs
+    fields: dict[str, Any] = {  # times in milliseconds, which is as precise as a reader of the log needs
         key: round(value, 3) if isinstance(value, float) else value for key, value in event.details.items()
     }
-    facts |= {key: value for key, value in position.items() if value not in ("", None)}
+    fields |= {key: value for key, value in position.items() if value not in ("", None)}
     log = _log.warning if event.name in WARNINGS else _log.info
-    log(event.name, **facts)
+    log(event.name, **fields)
     _call(listener, event)
 
 

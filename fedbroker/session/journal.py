@@ -33,13 +33,14 @@ __all__ = ["Journal", "SessionJournal"]
 
 _log = get_logger(__name__)
 
-KEPT: Final = 86_400.0
-"""Seconds after which a session that was not resumed is forgotten; the silos have forgotten it by then."""
+RETENTION_SECONDS: Final = 86_400.0
+"""Seconds after which a session that was not resumed is forgotten: a day, by which the silos have forgotten it, too."""
 
 SUFFIX: Final = ".session"
 
-FULL: Final = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk is full (the user's quota)"}
-OURS: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+DISK_FULL: Final = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk is full (the user's quota)"}
+"""Error numbers that an operator can correct without changing the settings, with what they mean."""
+OPEN_FLAGS: Final = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 """Flags for opening files: O_NOFOLLOW, so that a symbolic link placed there by another user is not followed."""
 
 
@@ -58,14 +59,14 @@ class SessionJournal:
         session: str,
         members: Sequence[Member],
         clients: Mapping[str, int],
-        on_leave: Callable[[Path], None],
+        on_release: Callable[[Path], None],
     ) -> None:
         self.session = session
         self.members = tuple(members)
         self.clients = dict(clients)
         self._path = path
-        self._on_leave = on_leave
-        self._over = False
+        self._on_release = on_release
+        self._ended = False
         self._failed: JournalError | None = None
         self._writing = threading.Lock()
         self._answers: dict[tuple[int, str], Sequence[Buffer]] = {}
@@ -100,16 +101,16 @@ class SessionJournal:
     def forget(self) -> None:
         """Delete the records: the session has ended and will not be resumed."""
         with self._writing:
-            self._over = True
+            self._ended = True
             _remove(self._path)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the unfinished session back to the journal, for the next invocation to resume."""
-        self._on_leave(self._path)
+        self._on_release(self._path)
 
     def start(self, fingerprint: str) -> None:
         """Write the first record."""
-        members = [[one.name, one.incarnation, msgspec.to_builtins(one.sources)] for one in self.members]
+        members = [[member.name, member.incarnation, msgspec.to_builtins(member.sources)] for member in self.members]
         self._write(["session", self.session, fingerprint, members, self.clients])
 
     def replay(self, record: Sequence[Any]) -> None:
@@ -136,12 +137,12 @@ class SessionJournal:
         with self._writing:
             if self._failed is not None:
                 raise JournalError(self._failed.directory, "an earlier record could not be written")
-            if self._over:  # a write still pending when the session ends must not create the file again
+            if self._ended:  # a write still pending when the session ends must not create the file again
                 return
             try:
-                _append_whole(self._path, msgpack.packb(record))
+                _append_atomically(self._path, msgpack.packb(record))
             except OSError as error:
-                self._failed = _refused(self._path.parent, error)
+                self._failed = _journal_error(self._path.parent, error)
                 raise self._failed from None
 
 
@@ -166,11 +167,11 @@ class Journal:
         self._directory = Path(directory)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _close_to_others(self._directory)
-            self._lock = os.fdopen(os.open(self._directory / "lock", os.O_RDWR | OURS, 0o600), "rb+")
+            _restrict_to_owner(self._directory)
+            self._lock = os.fdopen(os.open(self._directory / "lock", os.O_RDWR | OPEN_FLAGS, 0o600), "rb+")
         except OSError as error:
-            if error.errno in FULL:
-                raise _refused(self._directory, error) from None
+            if error.errno in DISK_FULL:
+                raise _journal_error(self._directory, error) from None
             raise ConfigError(
                 f"the journal (journal={str(directory)!r}) cannot be used: {error.strerror}",
                 hint="name a directory of your own",
@@ -196,13 +197,13 @@ class Journal:
         self, fingerprint: str, session: str, members: Sequence[Member], clients: Mapping[str, int]
     ) -> SessionJournal:
         """Start the records of a new session."""
-        one = SessionJournal(self._directory / f"{session}{SUFFIX}", session, members, clients, self._load)
+        session_journal = SessionJournal(self._directory / f"{session}{SUFFIX}", session, members, clients, self._load)
         try:
-            one.start(fingerprint)
+            session_journal.start(fingerprint)
         except JournalError:
-            one.forget()
+            session_journal.forget()
             raise
-        return one
+        return session_journal
 
     def close(self) -> None:
         """Release the directory for another coordinator."""
@@ -210,35 +211,37 @@ class Journal:
 
     def _own_key(self) -> str:
         path = self._directory / "key"
-        with contextlib.suppress(OSError, ValueError), _ours(path) as file:
+        with contextlib.suppress(OSError, ValueError), _open_own(path) as file:
             key = file.read(256).decode().strip()
             if is_name(key):
                 return key
         key = secrets.token_hex(6)
         try:
             path.unlink(missing_ok=True)
-            _append_whole(path, f"{key}\n".encode())
+            _append_atomically(path, f"{key}\n".encode())
         except OSError as error:
             self._lock.close()
-            raise _refused(self._directory, error) from None
+            raise _journal_error(self._directory, error) from None
         return key
 
     def _load(self, path: Path) -> None:
         """Read one session's complete records; delete the file if it is too old or malformed."""
         try:
-            with _ours(path) as file:
-                if time.time() - os.fstat(file.fileno()).st_mtime > KEPT:
+            with _open_own(path) as file:
+                if time.time() - os.fstat(file.fileno()).st_mtime > RETENTION_SECONDS:
                     raise ValueError("too old")
                 records = iter(msgpack.Unpacker(file, strict_map_key=False, max_buffer_size=0))
                 _, session, fingerprint, members, clients = next(records)
-                one = SessionJournal(path, session, [_member(*fields) for fields in members], clients, self._load)
+                session_journal = SessionJournal(
+                    path, session, [_member(*fields) for fields in members], clients, self._load
+                )
                 for record in records:
-                    one.replay(record)
+                    session_journal.replay(record)
         except (ValueError, TypeError, StopIteration, OSError, msgpack.UnpackException) as error:
             _log.warning("journal_entry_discarded", path=path.name, reason=str(error))
             _remove(path)
             return
-        self._unfinished.setdefault(fingerprint, []).append(one)
+        self._unfinished.setdefault(fingerprint, []).append(session_journal)
 
 
 def _remove(path: Path) -> None:
@@ -253,50 +256,52 @@ def _remove(path: Path) -> None:
         try:
             os.truncate(path, 0)
         except OSError:
-            raise _refused(path.parent, error) from None
+            raise _journal_error(path.parent, error) from None
 
 
 def _member(name: str, incarnation: str, sources: object) -> Member:
     return Member(name, incarnation, msgspec.convert(sources, dict[str, Source]))
 
 
-def _refused(directory: Path, error: OSError) -> JournalError:
-    return JournalError(str(directory), FULL.get(error.errno or 0, error.strerror or str(error)))
+def _journal_error(directory: Path, error: OSError) -> JournalError:
+    return JournalError(str(directory), DISK_FULL.get(error.errno or 0, error.strerror or str(error)))
 
 
-def _close_to_others(directory: Path) -> None:
+def _restrict_to_owner(directory: Path) -> None:
     """Close a directory to other users, who could read it or add files to it; refuse one of another owner."""
-    found = directory.stat()
-    if found.st_uid != os.geteuid():
+    status = directory.stat()
+    if status.st_uid != os.geteuid():
         raise ConfigError(
             f"the journal (journal={str(directory)!r}) belongs to another user", hint="name a directory of your own"
         )
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         directory.chmod(0o700)
-        _log.warning("journal_directory_restricted", path=str(directory), mode=oct(stat.S_IMODE(found.st_mode)))
+        _log.warning("journal_directory_restricted", path=str(directory), mode=oct(stat.S_IMODE(status.st_mode)))
 
 
-def _ours(path: Path) -> BinaryIO:
+def _open_own(path: Path) -> BinaryIO:
     """Open a file of the journal for reading; refuse a file that another user has put there."""
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-    found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         file.close()
         raise ValueError("it is no file of ours")
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         os.fchmod(file.fileno(), 0o600)
     return file
 
 
-def _append_whole(path: Path, content: bytes) -> None:
+def _append_atomically(path: Path, content: bytes) -> None:
     """Append to a file, created for its owner alone; after a failure its content is as before."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | OURS, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | OPEN_FLAGS, 0o600)
     try:
         size = os.fstat(file).st_size
         try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(file, left) :]  # a disk that fills up accepts a part of the content first
+            remaining = memoryview(content)
+            while remaining:
+                remaining = remaining[
+                    os.write(file, remaining) :
+                ]  # a disk that fills up accepts a part of the content first
         except OSError:
             os.ftruncate(file, size)
             raise

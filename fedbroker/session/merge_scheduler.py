@@ -85,7 +85,7 @@ class MergeScheduler:
     _ready: deque[Reply] = field(default_factory=deque[Reply])
     _ready_bytes: int = 0
     _unmerged_bytes: int = 0  # ready, or taken and not released
-    _taken: bool = False
+    _batch_taken: bool = False
     _complete: bool = False
     _discarding: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -168,7 +168,7 @@ class MergeScheduler:
             batch.append(self._ready.popleft())
             size += batch[-1].size
         self._ready_bytes -= size
-        self._taken = True
+        self._batch_taken = True
         return batch
 
     async def next_batch(self, most: int, large: int) -> list[Reply]:
@@ -180,7 +180,7 @@ class MergeScheduler:
 
     def take_few(self, most: int, large: int) -> list[Reply]:
         """Take and release all replies if they are too few for a batch and none was taken before; else take none."""
-        if self._taken or self.is_batch_ready(most, large):
+        if self._batch_taken or self.is_batch_ready(most, large):
             return []
         few = self._clear()
         if few:

@@ -19,7 +19,7 @@ from fedbroker.wire.messages import Done
 
 __all__ = ["Recorder", "RequestTimings", "SessionReport", "SiloReport", "StageReport", "Statistics"]
 
-MOST_FORGED: Final = 256
+MAX_FORGED: Final = 256
 """Largest number of forged messages listed in a report: a reader learns nothing new from more."""
 
 
@@ -81,12 +81,12 @@ class StageReport:
     @property
     def participants(self) -> tuple[str, ...]:
         """The silos whose outputs are in the aggregates."""
-        return tuple(one.silo for one in self.silos if one.outcome == "answered")
+        return tuple(silo.silo for silo in self.silos if silo.outcome == "answered")
 
     @property
     def dropped(self) -> Mapping[str, OutcomeName]:
         """The silos that were asked and are not in the aggregates, with their outcomes."""
-        return {one.silo: one.outcome for one in self.silos if one.outcome != "answered"}
+        return {silo.silo: silo.outcome for silo in self.silos if silo.outcome != "answered"}
 
     def __repr__(self) -> str:
         answered = f"{len(self.participants)} of {count_text(len(self.silos), 'silo')} answered"
@@ -130,7 +130,7 @@ class SessionReport:
     @property
     def dropped(self) -> Mapping[str, OutcomeName]:
         """The silos that were dropped in any stage, with their outcomes."""
-        return {silo: end for stage in self.stages for silo, end in stage.dropped.items()}
+        return {silo: outcome for stage in self.stages for silo, outcome in stage.dropped.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain containers, for JSON."""
@@ -158,23 +158,23 @@ class SessionReport:
 
 
 _COLUMNS: Final = ("stage", "silo", "outcome", "after", "queue", "transfer", "compute", "out", "in")
-_MOST_ROWS: Final = 20
-"""Rows of the table of a report: it stays small with a thousand silos."""
+_MAX_ROWS: Final = 20
+"""Rows of the table of a report: a screen, even with a thousand silos."""
 
 
 def _table(stages: Sequence[StageReport]) -> str:
     rows = [
         (
             str(stage.stage),
-            printable(one.silo),
-            one.outcome,
-            *map(seconds_text, (one.at, one.queue, one.transfer, one.compute)),
-            *map(bytes_text, (one.bytes_out, one.bytes_in)),
+            printable(silo.silo),
+            silo.outcome,
+            *map(seconds_text, (silo.at, silo.queue, silo.transfer, silo.compute)),
+            *map(bytes_text, (silo.bytes_out, silo.bytes_in)),
         )
         for stage in stages
-        for one in stage.silos
+        for silo in stage.silos
     ]
-    shown = [_COLUMNS, *rows[:_MOST_ROWS]]
+    shown = [_COLUMNS, *rows[:_MAX_ROWS]]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = [
         "  ".join(
@@ -183,7 +183,7 @@ def _table(stages: Sequence[StageReport]) -> str:
         ).rstrip()
         for row in shown
     ]
-    more = len(rows) - _MOST_ROWS
+    more = len(rows) - _MAX_ROWS
     return "\n".join([*lines, f"and {more:,} more"] if more > 0 else lines)
 
 
@@ -323,17 +323,17 @@ class Recorder:
 
     def forged(self, silo: str, why: str) -> None:
         """Record a forged message."""
-        if len(self.report.forged) < MOST_FORGED:
+        if len(self.report.forged) < MAX_FORGED:
             self.report = replace(self.report, forged=(*self.report.forged, (silo, why)))
         self.emit("message_forged", silo, why=why)
 
     def finished(self, error: BaseException | None = None) -> None:
         """Record the end of the session."""
         self.over = True
-        words = "" if error is None else str(error) or type(error).__name__
-        self.report = replace(self.report, seconds=time.monotonic() - self._began, error=words)
+        text = "" if error is None else str(error) or type(error).__name__
+        self.report = replace(self.report, seconds=time.monotonic() - self._began, error=text)
         outcome: Literal["ok", "cancelled", "failed"] = "ok"
         if error is not None:
             outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
         code = error.code if isinstance(error, FedbrokerError) else ""
-        self.emit("session_finished", seconds=self.report.seconds, outcome=outcome, code=code, error=words)
+        self.emit("session_finished", seconds=self.report.seconds, outcome=outcome, code=code, error=text)

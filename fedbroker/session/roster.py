@@ -16,15 +16,18 @@ from fedbroker.wire.messages import Accepted, Announce, Digest, Leave, Op, Rejec
 
 __all__ = ["BlobCacheIndex", "Member", "Roster", "Shipment", "admit", "needs", "ship"]
 
-HEARTBEATS_OF_GRACE = 2
-"""Heartbeats after its last announcement for which a silo counts as present."""
-LEAST_GRACE = 2.0
-"""Seconds by which an announcement may be late, if heartbeats are shorter than that."""
+MISSED_HEARTBEATS: Final = 2
+"""Heartbeats after its last announcement for which a silo counts as present: one announcement may be late or lost, for
+example while the broker elects a leader, without a change of the membership."""
+MIN_GRACE_SECONDS: Final = 2.0
+"""Seconds by which an announcement may be late if heartbeats are shorter than that: a busy machine or a reconnection
+delays messages by a second or so, however short the heartbeat is."""
 
-TEMPORARY: Final = (30.0, 90.0)
-"""Range of seconds from which a silo picks its retry delay if the cohort is full: another silo may leave by then."""
-PERMANENT: Final = (900.0, 2700.0)
-"""The same if an operator has to change something first, such as the silo's version."""
+RETRY_DELAY: Final = (30.0, 90.0)
+"""Range of seconds from which a silo picks its retry delay if the cohort is full: another silo may leave by then. A
+range, so that rejected silos do not all retry at once."""
+PERMANENT_RETRY_DELAY: Final = (900.0, 2700.0)
+"""The same if an operator has to change something first, such as the silo's version, which takes minutes or hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Member:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _KnownSilo:
     member: Member
     until: float
     left: bool = False
@@ -57,7 +60,7 @@ class _Seen:
 class Roster:
     """The silos of one cohort, present and missing. Times are seconds on any one monotonic clock."""
 
-    _seen: dict[str, _Seen] = field(default_factory=dict[str, _Seen])
+    _seen: dict[str, _KnownSilo] = field(default_factory=dict[str, _KnownSilo])
 
     def __len__(self) -> int:
         """Return the number of known silos, present or missing."""
@@ -70,9 +73,9 @@ class Roster:
             True if the silo is new here: never seen, another incarnation, or present again after it was missing.
         """
         seen = self._seen.get(message.silo)
-        until = now + max(HEARTBEATS_OF_GRACE * message.heartbeat, message.heartbeat + LEAST_GRACE)
+        until = now + max(MISSED_HEARTBEATS * message.heartbeat, message.heartbeat + MIN_GRACE_SECONDS)
         member = Member(message.silo, message.incarnation, message.sources, message.version, message.capabilities)
-        self._seen[message.silo] = _Seen(member, until)
+        self._seen[message.silo] = _KnownSilo(member, until)
         return seen is None or seen.left or seen.until < now or seen.member.incarnation != message.incarnation
 
     def knows(self, message: Announce) -> bool:
@@ -107,7 +110,9 @@ class Roster:
         return True
 
 
-def admit(announcement: Announce, coordinator: str, *, version: str, members: int, most: int) -> Accepted | Rejected:
+def admit(
+    announcement: Announce, coordinator: str, *, version: str, members: int, max_silos: int
+) -> Accepted | Rejected:
     """Return the answer to an incarnation's first announcement.
 
     Args:
@@ -115,18 +120,18 @@ def admit(announcement: Announce, coordinator: str, *, version: str, members: in
         coordinator: our own coordinator_id.
         version: our own; a silo of another version is admitted if the first two numbers are the same.
         members: number of silos that are known here already.
-        most: largest number of silos.
+        max_silos: largest number of silos.
     """
-    if not _fit(announcement.version, version):
+    if not _are_compatible(announcement.version, version):
         return _rejected(
             announcement,
             coordinator,
             f"its version {announcement.version} does not fit the coordinator's {version}",
             permanent=True,
         )
-    if members >= most:
+    if members >= max_silos:
         return _rejected(
-            announcement, coordinator, f"the coordinator knows {count_text(most, 'silo')} already", permanent=False
+            announcement, coordinator, f"the coordinator knows {count_text(max_silos, 'silo')} already", permanent=False
         )
     return Accepted(coordinator, announcement.silo, announcement.incarnation)
 
@@ -137,19 +142,20 @@ def _rejected(announcement: Announce, coordinator: str, reason: str, *, permanen
         announcement.silo,
         announcement.incarnation,
         reason,
-        PERMANENT if permanent else TEMPORARY,
+        PERMANENT_RETRY_DELAY if permanent else RETRY_DELAY,
         permanent,
     )
 
 
-def _fit(theirs: str, ours: str) -> bool:
+def _are_compatible(silo_version: str, coordinator_version: str) -> bool:
     """Return whether two versions are compatible. A source tree has no version and is always compatible."""
-    numbers = [version.split(".")[:2] for version in (theirs, ours)]
-    return not all(version[:1].isdigit() for version in (theirs, ours)) or numbers[0] == numbers[1]
+    numbers = [version.split(".")[:2] for version in (silo_version, coordinator_version)]
+    return not all(version[:1].isdigit() for version in (silo_version, coordinator_version)) or numbers[0] == numbers[1]
 
 
-REMEMBERED = 4096
-"""Number of digests remembered for each silo. A blob whose digest is forgotten too early is only sent once more."""
+MAX_DIGESTS: Final = 4096
+"""Number of digests remembered for each silo: more than the blobs of a hundred rounds, in less than a megabyte. A blob
+whose digest is forgotten too early is sent once more."""
 
 
 @dataclass(slots=True)
@@ -169,7 +175,7 @@ class BlobCacheIndex:
         """Add blobs that the silo has used. Forgets the blobs of an earlier incarnation."""
         incarnation, seen = self._by_silo.get(member.name, ("", None))
         if seen is None or incarnation != member.incarnation:
-            seen = LruMap[Digest, None](REMEMBERED)
+            seen = LruMap[Digest, None](MAX_DIGESTS)
             self._by_silo[member.name] = (member.incarnation, seen)
         for digest in digests:
             seen[digest] = None
@@ -198,8 +204,8 @@ class Shipment:
 
     def sent_separately(self, silo: str, lacking: Iterable[Digest]) -> tuple[Digest, ...]:
         """Return the lacking blobs that a silo has to wait for: all that are not sent with its work item."""
-        mine = {*self.broadcast, *self.direct[silo]} - {*self.inline[silo]}
-        return tuple(digest for digest in lacking if digest in mine)
+        separate = {*self.broadcast, *self.direct[silo]} - {*self.inline[silo]}
+        return tuple(digest for digest in lacking if digest in separate)
 
 
 def needs(program: Iterable[Op]) -> tuple[Digest, ...]:
@@ -220,25 +226,25 @@ def ship(
     silo alone.
     """
     lacking = {m.name: [d for d in needs(programs[m.name]) if not blob_index.has(m, d)] for m in members}
-    inline = {silo: _riders(digests, sizes, limits) for silo, digests in lacking.items()}
-    wanted_by: dict[Digest, list[str]] = {}
+    inline = {silo: _inline_blobs(digests, sizes, limits) for silo, digests in lacking.items()}
+    lacked_by: dict[Digest, list[str]] = {}
     for silo, digests in lacking.items():
         for digest in digests:
             if digest not in inline[silo]:
-                wanted_by.setdefault(digest, []).append(silo)
+                lacked_by.setdefault(digest, []).append(silo)
     return Shipment(
         inline=inline,
-        broadcast=tuple(digest for digest, silos in wanted_by.items() if len(silos) > 1),
-        direct={silo: tuple(d for d, silos in wanted_by.items() if silos == [silo]) for silo in lacking},
+        broadcast=tuple(digest for digest, silos in lacked_by.items() if len(silos) > 1),
+        direct={silo: tuple(d for d, silos in lacked_by.items() if silos == [silo]) for silo in lacking},
     )
 
 
-def _riders(digests: Iterable[Digest], sizes: Mapping[Digest, int], limits: Limits) -> tuple[Digest, ...]:
+def _inline_blobs(digests: Iterable[Digest], sizes: Mapping[Digest, int], limits: Limits) -> tuple[Digest, ...]:
     """Return the small blobs to send with a work item, as many as fit into it."""
-    riders: list[Digest] = []
+    inline: list[Digest] = []
     room = limits.inline_total
     for digest in digests:
         if sizes[digest] <= min(limits.inline_blob, room):
-            riders.append(digest)
+            inline.append(digest)
             room -= sizes[digest]
-    return tuple(riders)
+    return tuple(inline)

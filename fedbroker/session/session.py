@@ -30,7 +30,7 @@ PICKUP_SHARE: Final = 0.5
 """Share of the stage's time in which silos must pick up their work, if late joiners may replace them: the rest of the
 time is the late joiner's."""
 
-GOODBYE_SECONDS = 5.0
+END_NOTICE_SECONDS: Final = 5.0
 """Seconds to wait for notices to dropped silos: a session must not hang at its end because of the broker."""
 
 
@@ -68,7 +68,7 @@ class Session:
     members: Sequence[Member] = field(init=False)
     _asked: dict[str, str] = field(init=False)  # silo: incarnation
     _dropped: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])  # silo and incarnation
-    _goodbyes: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    _end_notices: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
         self.members = tuple(self.membership)
@@ -101,9 +101,9 @@ class Session:
 
     def continue_with(self, members: Sequence[Member]) -> None:
         """Continue with the members that answered the stage; tell the others that the session is over for them."""
-        left = {member.name for member in members}
+        remaining = {member.name for member in members}
         for member in self.members:
-            if member.name not in left:
+            if member.name not in remaining:
                 self.drop(member)
         self.members = tuple(members)
 
@@ -114,8 +114,8 @@ class Session:
             return
         self._dropped.add(incarnation)
         task = asyncio.create_task(self.transport.end_session(member.name, self.session_id, member.incarnation))
-        self._goodbyes.add(task)
-        task.add_done_callback(self._goodbyes.discard)
+        self._end_notices.add(task)
+        task.add_done_callback(self._end_notices.discard)
 
     def was_asked(self, member: Member) -> bool:
         """Return whether this incarnation, or a participant of this name, was asked before: it cannot join again."""
@@ -134,16 +134,16 @@ class Session:
         self.recorder.finished(error)
         if self.journal is not None and isinstance(error, JournalError):
             # Leave everything as if we were killed: silos, too, keep their values for a while, to be resumed.
-            await asyncio.to_thread(self.journal.leave)
+            await asyncio.to_thread(self.journal.release)
             error = None
         elif self.journal is not None:
             await asyncio.to_thread(self.journal.forget)
         if error is not None:
             for member in self.members:
                 self.drop(member)
-        if self._goodbyes:
-            await asyncio.wait(self._goodbyes, timeout=GOODBYE_SECONDS)
-        for task in list(self._goodbyes):
+        if self._end_notices:
+            await asyncio.wait(self._end_notices, timeout=END_NOTICE_SECONDS)
+        for task in list(self._end_notices):
             task.cancel()
 
 

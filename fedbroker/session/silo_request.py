@@ -17,6 +17,7 @@ from fedbroker.session.ports import PendingRequest, SessionTransport, StageWork
 from fedbroker.session.report import RequestTimings
 from fedbroker.session.roster import BlobCacheIndex, Member, needs
 from fedbroker.session.stage_state import Lost, Outcome, outcome_name, why
+from fedbroker.text import seconds_text
 from fedbroker.transport.coordinator.requests import Dead
 from fedbroker.wire.blobs import digest_of
 from fedbroker.wire.codec import Buffer
@@ -25,20 +26,23 @@ from fedbroker.wire.messages import Digest, Done, Failed, Need, Op, WorkItem
 
 __all__ = ["SiloRequest", "StageContext"]
 
-ROUNDS_OF_NEED = 3
-"""Number of times that a silo may ask for blobs that it lacks; the request then fails."""
+MAX_BLOB_REQUESTS: Final = 3
+"""Number of times that a silo may ask for blobs that it lacks; the request then fails. Once is normal after a restart;
+a cache that is too small for the stage loses the blobs each time."""
 
-ROUNDS_OF_RESULTS = 3
-"""Number of times that results may be lost in transfer; the request then fails. The silo keeps them until then."""
+MAX_RESULT_ATTEMPTS: Final = 3
+"""Number of times that results may be lost in transfer; the request then fails. The silo keeps them until then. A lost
+connection loses them once; further losses have a cause that more attempts do not remove."""
 
-RESULT_PATIENCE = 30.0
-"""Seconds without progress on the bulk lane after which an announced result counts as lost."""
+RESULT_PATIENCE: Final = 30.0
+"""Seconds without progress on the bulk lane after which an announced result counts as lost: longer than a reconnection
+to the broker takes."""
 
-LEASE_SLACK = 60.0
+LEASE_SLACK: Final = 60.0
 """Seconds beyond the stage's own time for which a silo keeps a session that it hears nothing of, for the server stages
 in between."""
 
-LARGE: Final = 4 << 20
+CHECK_IN_THREAD_BYTES: Final = 4 << 20
 """Bytes of results from which a thread checks them: a check on the event loop would block the other requests."""
 
 READING_SHARE: Final = 0.9
@@ -50,7 +54,7 @@ MAX_ERROR_CHARS: Final = 400
 Reply: TypeAlias = Done | Failed | Need | Dead
 
 _SEQUENCE: Final = "see that its data can be read to their end, or drop the silo (stragglers, quorum)"
-_SLOW: Final = "return fewer elements, raise stage_timeout, or drop the silo (stragglers, quorum)"
+_SLOW: Final = "return fewer elements, raise Timeouts(stage=), or drop the silo (stragglers, quorum)"
 
 _log = get_logger(__name__)
 
@@ -146,25 +150,25 @@ class SiloRequest:
         stage, silo = self.stage, self.member.name
         inline, incoming = tuple(self.inline), tuple(self.bulk)
         self.timings.started = time.monotonic()
-        before = None if stage.journal is None else stage.journal.answer(stage.work.stage, silo)
-        if before is not None:
-            self.outputs = before
-            return await self._unreadable() or self._remembered(before)
+        recorded = None if stage.journal is None else stage.journal.answer(stage.work.stage, silo)
+        if recorded is not None:
+            self.outputs = recorded
+            return await self._read_sequences() or self._recorded_reply(recorded)
         self.timings.bytes_out = self._size(incoming)
-        pickup, needed, missed = self.pickup, 0, 0
-        while needed < ROUNDS_OF_NEED:
+        pickup, blob_requests, lost_results = self.pickup, 0, 0
+        while blob_requests < MAX_BLOB_REQUESTS:
             try:
-                outcome = await self._ask(inline, incoming, pickup, self.allowance if missed == 0 else 0)
+                outcome = await self._ask(inline, incoming, pickup, self.allowance if lost_results == 0 else 0)
             except Missing as missing:
-                missed += 1
-                if missed == ROUNDS_OF_RESULTS:
+                lost_results += 1
+                if lost_results == MAX_RESULT_ATTEMPTS:
                     return self._failed("lost", "its results were lost on the way", "run the computation again")
                 _log.info("results_requested_again", session=stage.session_id, silo=silo, reason=str(missing))
                 inline, pickup = (), None
                 continue
             if not isinstance(outcome, Need):
                 return outcome
-            needed, pickup = needed + 1, None
+            blob_requests, pickup = blob_requests + 1, None
             _log.info("blobs_sent_again", session=stage.session_id, silo=silo, count=len(outcome.digests))
             stage.blob_index.forget(self.member, outcome.digests)
             inline = tuple(d for d in outcome.digests if len(stage.work.blobs[d]) <= stage.limits.inline_blob)
@@ -173,7 +177,7 @@ class SiloRequest:
             stage.start_task(stage.send_blobs(large, silo))
             self.timings.bytes_out += self._size(large)
             incoming = tuple(dict.fromkeys((*incoming, *large)))
-        cause = f"it asked {ROUNDS_OF_NEED} times for blobs that it had been sent"
+        cause = f"it asked {MAX_BLOB_REQUESTS} times for blobs that it had been sent"
         return self._failed("lost", cause, "give it more room for blobs ([silo] blob_cache_bytes)")
 
     async def _ask(
@@ -206,8 +210,8 @@ class SiloRequest:
             if isinstance(reply, Dead):
                 return Lost(silo, reply.reason)
             if isinstance(reply, Done):
-                if (wrong := await self._wrong(reply)) is not None:
-                    return wrong
+                if (failure := await self._check_outputs(reply)) is not None:
+                    return failure
                 self.timings.fetched = time.monotonic()
                 if stage.journal is not None:
                     await stage.journal.record_answer(stage.work.stage, silo, self.outputs)
@@ -218,12 +222,12 @@ class SiloRequest:
             return self._failed("refused", "it asked for blobs that it was never to have", "see its log")
         return reply
 
-    async def _wrong(self, reply: Done) -> Failed | None:
+    async def _check_outputs(self, reply: Done) -> Failed | None:
         """Return the failure of a silo whose outputs are not the requested ones; None if they are."""
         if [len(output) for output in self.outputs] != [size for _, size in reply.outputs]:
             return self._invalid("an output is not of the size that was announced")
         try:
-            if sum(map(len, self.outputs)) > LARGE:
+            if sum(map(len, self.outputs)) > CHECK_IN_THREAD_BYTES:
                 await asyncio.to_thread(self.stage.work.check, self.outputs, self.clients)
             else:
                 self.stage.work.check(self.outputs, self.clients)
@@ -232,9 +236,9 @@ class SiloRequest:
         except Exception as error:  # a gap in our own checks: still the failure of this silo alone
             _log.exception("reply_check_failed", session=self.stage.session_id, silo=self.member.name)
             return self._invalid(f"it cannot be read ({type(error).__name__})")
-        return await self._unreadable()
+        return await self._read_sequences()
 
-    async def _unreadable(self) -> Failed | None:
+    async def _read_sequences(self) -> Failed | None:
         """Return the failure of a silo whose outputs cannot be read, or not in time; None if they can."""
         if self.stage.work.read is None:
             return None
@@ -247,14 +251,14 @@ class SiloRequest:
         except ComputationFailed as error:
             return self._invalid(f"a sequence in it cannot be read: {error.what[:MAX_ERROR_CHARS]}", _SEQUENCE)
         except TimeoutError:
-            return self._invalid(f"a sequence in it was not read within {seconds:.3g} s", _SLOW)
+            return self._invalid(f"a sequence in it was not read within {seconds_text(seconds)}", _SLOW)
         return None
 
     def _check_announcement(self, reply: Done) -> Failed | None:
         """Return the failure of a silo that announces outputs other than the requested ones, which are not awaited."""
-        wanted, found = self.stage.work.outputs, len(reply.outputs)
-        if wanted is not None and found != wanted:
-            return self._invalid(f"{found} outputs, and not {wanted}")
+        expected, count = self.stage.work.outputs, len(reply.outputs)
+        if expected is not None and count != expected:
+            return self._invalid(f"{count} outputs, and not {expected}")
         if any(size > self.stage.limits.max_blob for _, size in reply.outputs):
             return self._invalid(f"an output of more than {self.stage.limits.max_blob} bytes")
         return None
@@ -263,24 +267,27 @@ class SiloRequest:
         self.outputs = ()
         return self._failed("refused", f"its reply is invalid: {why}", hint)
 
-    def _remembered(self, outputs: Sequence[Buffer]) -> Done:
+    def _recorded_reply(self, outputs: Sequence[Buffer]) -> Done:
         """Return the reply of a silo that had answered before we were killed."""
         self.timings.replied = self.timings.fetched = self.timings.started
         sizes = tuple((digest_of(output), len(output)) for output in outputs)
         return Done(self.stage.session_id, self.stage.work.stage, self.member.name, self.member.incarnation, sizes, 0.0)
 
-    async def _with_results(self, asked: PendingRequest, reply: Done) -> Reply:
+    async def _with_results(self, pending: PendingRequest, reply: Done) -> Reply:
         """Wait for results that are not in the reply. Another reply to the work item replaces this one.
 
         The other reply is the broker's notice that the item is dead, or comes from the incarnation that got it next.
         """
-        for _ in range(ROUNDS_OF_RESULTS):
-            if (wrong := self._check_announcement(reply)) is not None:
-                return wrong
+        for _ in range(MAX_RESULT_ATTEMPTS):
+            if (failure := self._check_announcement(reply)) is not None:
+                return failure
             if not reply.deferred and all(digest in self.stage.transport.results for digest, _ in reply.outputs):
                 await self._receive(reply)
                 return reply
-            uploading, answering = asyncio.create_task(self._upload(reply)), asyncio.create_task(asked.next_response())
+            uploading, answering = (
+                asyncio.create_task(self._upload(reply)),
+                asyncio.create_task(pending.next_response()),
+            )
             try:
                 await asyncio.wait((uploading, answering), return_when=asyncio.FIRST_COMPLETED)
                 if uploading.done():
@@ -293,7 +300,7 @@ class SiloRequest:
             if not isinstance(answer, Done):
                 return answer
             reply = answer
-        return self._failed("lost", f"it announced its results {ROUNDS_OF_RESULTS} times", "see its log")
+        return self._failed("lost", f"it announced its results {MAX_RESULT_ATTEMPTS} times", "see its log")
 
     async def _upload(self, reply: Done) -> Done:
         """Wait for the results. If the silo holds them, tell it to upload them when room is left."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, get_args
 
 from fedbroker.errors import ComputationFailed, ConfigError, FedbrokerError, PolicyRefusal, SiloError, StragglerTimeout
 from fedbroker.text import seconds_text
+from fedbroker.transport.coordinator.requests import Reason
 from fedbroker.wire.messages import Done, ErrorType, Failed
 
 __all__ = [
@@ -83,11 +84,11 @@ class Policy:
         """Return how many of so many members must answer: at least one and at most all of them."""
         if self.stragglers == "fail":
             return members
-        wanted = self.quorum if isinstance(self.quorum, int) else math.ceil(self.quorum * members - 1e-9)
-        return min(max(1, wanted), members)
+        needed = self.quorum if isinstance(self.quorum, int) else math.ceil(self.quorum * members - 1e-9)
+        return min(max(1, needed), members)
 
 
-LostReason: TypeAlias = Literal["expired", "delivery_limit", "rejected", "unroutable", "time"]
+LostReason: TypeAlias = Literal[Reason, "time"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,22 +211,22 @@ def stage_error(session: str, stage: int, seconds: float, outcomes: Sequence[Out
     if failed:
         return _silo_error(session, stage, failed[0])
     lost = [outcome for outcome in outcomes if isinstance(outcome, Lost)]
-    early = [one for one in lost if one.reason in ("unroutable", "rejected", "delivery_limit")]
+    early = [outcome for outcome in lost if outcome.reason in ("unroutable", "rejected", "delivery_limit")]
     if early and len(early) == len(lost):
-        one = early[0]
+        first = early[0]
         return SiloError(
-            one.silo,
-            f"it {_why_lost(one.reason)}",
+            first.silo,
+            f"it {_why_lost(first.reason)}",
             stage=stage,
             session=session,
-            retryable=one.reason == "unroutable",  # another attempt asks the silos that are present by then
+            retryable=first.reason == "unroutable",  # another attempt asks the silos that are present by then
             hint="see the silo's log, and start it again if it is down",
         )
-    details = "; ".join(f"silo {one.silo!r} {_why_lost(one.reason)}" for one in lost)
+    details = "; ".join(f"silo {outcome.silo!r} {_why_lost(outcome.reason)}" for outcome in lost)
     return StragglerTimeout(
         f"client stage {stage} was not answered by enough silos within {seconds_text(seconds)}: {details}",
-        silos=[one.silo for one in lost],
-        unread=[one.silo for one in lost if one.reason == "expired"],
+        silos=[outcome.silo for outcome in lost],
+        unread=[outcome.silo for outcome in lost if outcome.reason == "expired"],
         stage=stage,
         session=session,
         hint="raise Timeouts(stage=) if the silos are slow, lower the quorum, or see why they are down",
@@ -366,7 +367,7 @@ class StageState:
         if answered + (open_slots if in_time else 0) < self.needed:
             if in_time and self.pending and self._time_is_up:
                 return Wait(self.deadline)  # pending silos are about to time out, too: the error then names all
-            return Fail(stage_error(self.session, self.stage, self.seconds, self._endings(in_time)))
+            return Fail(stage_error(self.session, self.stage, self.seconds, self._final_outcomes(in_time)))
         if answered >= self.needed:
             until = self.deadline
             if self.grace is not None and self._quorum_at is not None:
@@ -394,7 +395,7 @@ class StageState:
         short = [outcome for outcome in self.outcomes.values() if not isinstance(outcome, Done)]
         return all(isinstance(outcome, Lost) and outcome.reason in ("expired", "time") for outcome in short)
 
-    def _endings(self, in_time: bool) -> list[Outcome]:
+    def _final_outcomes(self, in_time: bool) -> list[Outcome]:
         """Return the outcomes in the order in which they came; silos pending after the deadline have timed out."""
         overdue = () if in_time else self.pending
         return [*self.outcomes.values(), *(Lost(silo, "time") for silo in overdue)]

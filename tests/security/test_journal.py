@@ -53,7 +53,7 @@ try:
     asyncio.run(one.record_closed(0, ["ewr"]))
 except JournalError:
     refused = True
-one.leave()
+one.release()
 same = journal.take("print")
 journal.close()
 later = Journal(disk / "journal")

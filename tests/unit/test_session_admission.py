@@ -8,8 +8,10 @@ from fedbroker.session.roster import admit
 from fedbroker.wire.messages import Accepted, Announce, Rejected
 
 
-def answer(version="0.1.0", ours="0.1.3", members=0, most=10):
-    return admit(Announce("c", "ewr", "i", 5.0, version=version), "k", version=ours, members=members, most=most)
+def answer(version="0.1.0", ours="0.1.3", members=0, max_silos=10):
+    return admit(
+        Announce("c", "ewr", "i", 5.0, version=version), "k", version=ours, members=members, max_silos=max_silos
+    )
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.1.99", "", "source"])

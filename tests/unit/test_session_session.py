@@ -170,6 +170,16 @@ async def test_invalid_reply_drops_only_its_silo():
         await session(lane).run_stage(work(check=check))
 
 
+async def test_error_says_how_long_a_sequence_was_read():
+    async def read(silo, outputs):
+        raise TimeoutError
+
+    lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[None])
+    lane.stored = {"a": b"1"}
+    with pytest.raises(SiloError, match=r"was not read within 2,2\d\d s"):
+        await session(lane, stage_timeout=2500.0).run_stage(work(read=read))
+
+
 async def test_missing_blobs_are_sent_to_that_silo_alone_while_others_are_in_transit():
     known = BlobCacheIndex()
     known.add(MEMBERS[0], ["small"])
