@@ -28,11 +28,6 @@ class Requirements:
     draw: Draw | None = None
     sources: frozenset[str] = frozenset()
 
-    @property
-    def count(self) -> int:
-        """The number of eligible silos that must be present."""
-        return self.draw.count if self.draw is not None else 0
-
     def eligible(self, member: Member) -> bool:
         """Return whether a silo has the data sources."""
         return self.sources <= member.sources.keys()
@@ -51,34 +46,39 @@ def requirements_of(arguments: Iterable[object]) -> Requirements:
     Raises:
         UsageError: two handles draw different silos.
     """
-    handles = [value for value in arguments if isinstance(value, SiloData) and value.draw is not None]
-    draws = {handle.draw for handle in handles}
+    draws: set[Draw] = set()
+    sources: set[str] = set()
+    for value in arguments:
+        if isinstance(value, SiloData) and value.draw is not None:
+            draws.add(value.draw)
+            sources.add(value.name)
     if len(draws) > 1:
         raise UsageError(
-            f"the data handles {', '.join(sorted({handle.name for handle in handles}))} draw different silos",
+            f"the data handles {', '.join(sorted(sources))} draw different silos",
             hint="select from data sources with the same seed, and the same number of silos",
         )
-    return Requirements(next(iter(draws), None), frozenset(handle.name for handle in handles))
+    return Requirements(next(iter(draws), None), frozenset(sources))
 
 
-def pool_of(requirements: Requirements, settings: Settings) -> Pool:
-    """Return the pool of silos that may take part, with the number of them that must be present.
+def pool_of(requirements: Requirements, settings: Settings) -> Pool | None:
+    """Return the pool of silos that may take part, with the number of them that must be present; None for any silos.
 
     Raises:
         UsageError: the data handles draw more silos than may take part.
     """
-    max_silos = settings.max_silos
-    if max_silos is not None and requirements.count > max_silos:
+    draw, rule, max_silos = requirements.draw, settings.options.eligible, settings.max_silos
+    if draw is None and rule is None:
+        return None
+    at_least = settings.min_silos if draw is None else draw.count
+    if draw is not None and max_silos is not None and draw.count > max_silos:
         raise UsageError(
-            f"{count_text(requirements.count, 'silo')} were selected, but max_silos is {max_silos}",
+            f"{count_text(draw.count, 'silo')} were selected, but max_silos is {max_silos}",
             hint="select fewer, or raise max_silos",
         )
-    rule = settings.options.eligible
 
     def includes(member: Member) -> bool:
         return requirements.eligible(member) and (rule is None or bool(rule(member)))
 
-    at_least = requirements.count if requirements.draw is not None or rule is None else settings.min_silos
     return Pool(includes, at_least, ", ".join(sorted(requirements.sources)))
 
 

@@ -55,9 +55,6 @@ class Pool:
     data: str = ""
 
 
-ANY_SILO = Pool(lambda _: True, 0)
-
-
 class CoordinatorCohort:
     """The silos of one cohort, as one coordinator sees them, and the sessions that it starts with them.
 
@@ -154,29 +151,33 @@ class CoordinatorCohort:
         present = tuple(member.name for member in self._roster.present(now))
         return Statistics(present, self._roster.missing(now), transport.traffic, transport.late, transport.dead)
 
-    async def gather(self, min_silos: int, join_timeout: float, pool: Pool = ANY_SILO) -> tuple[Member, ...]:
+    async def gather(self, min_silos: int, join_timeout: float, pool: Pool | None = None) -> tuple[Member, ...]:
         """Wait until enough silos are present.
 
         Returns:
-            The present silos, sorted by name: at least ``min_silos``, and at least ``pool.at_least`` of the pool.
+            The present silos, sorted by name: at least ``min_silos`` and, of a pool, ``pool.at_least``.
 
         Raises:
             CohortTimeout: fewer were present within ``join_timeout`` seconds; names the present and the missing silos.
         """
         deadline = Deadline.after(join_timeout)
         reported = None
-        while len(self.silos) < min_silos or len(self._in_pool(pool)) < pool.at_least:
-            names = [member.name for member in self.silos]
+        while True:
+            present = self.silos
+            in_pool = present if pool is None else [member for member in present if pool.includes(member)]
+            at_least = 0 if pool is None else pool.at_least
+            if len(present) >= min_silos and len(in_pool) >= at_least:
+                return present
+            names = [member.name for member in present]
             if names != reported:
                 reported = names
-                self._emit("waiting_for_silos", present=names, wanted=max(min_silos, pool.at_least))
+                self._emit("waiting_for_silos", present=names, wanted=max(min_silos, at_least))
             self._roster_changed.clear()
             try:
                 async with asyncio.timeout(deadline.left()):
                     await self._roster_changed.wait()
             except TimeoutError:
                 raise self._too_few(min_silos, join_timeout, pool) from None
-        return self.silos
 
     async def newcomer(self, fits: Callable[[Member], bool]) -> Member:
         """Wait, without a time limit, until a silo that fits is present, and return it."""
@@ -233,7 +234,7 @@ class CoordinatorCohort:
     ) -> Session:
         report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
         recorder = self._recent[name] = Recorder(report, self._listener)
-        recorder.session_started()
+        recorder.emit("session_started", members=list(report.members))
         return Session(
             name,
             self._transport,
@@ -249,14 +250,12 @@ class CoordinatorCohort:
             journal=journal,
         )
 
-    def _in_pool(self, pool: Pool) -> list[Member]:
-        return [member for member in self.silos if pool.includes(member)]
-
-    def _too_few(self, min_silos: int, seconds: float, pool: Pool) -> CohortTimeout:
+    def _too_few(self, min_silos: int, seconds: float, pool: Pool | None) -> CohortTimeout:
         missing = self._roster.missing(time.monotonic())
         present, needed, data = self.silos, min_silos, ""
-        if len(present) >= min_silos:
-            present, needed, data = tuple(self._in_pool(pool)), pool.at_least, pool.data
+        if pool is not None and len(present) >= min_silos:
+            present = tuple(member for member in present if pool.includes(member))
+            needed, data = pool.at_least, pool.data
         return CohortTimeout(self.name, needed, [member.name for member in present], missing, seconds, data=data)
 
     def _on_announce(self, message: Announce) -> None:

@@ -236,14 +236,13 @@ class RequestTimings:
             silo=self.silo,
             incarnation=self.incarnation,
             outcome=outcome_name(outcome),
-            why=why(outcome),
             in_place_of=self.in_place_of,
             at=now - began,
             bytes_out=self.bytes_out,
             asked=self.asked,
         )
         if not isinstance(outcome, Done):
-            return common
+            return replace(common, why=why(outcome))
         fetching = max(0.0, self.fetched - self.replied)
         return replace(
             common,
@@ -275,10 +274,6 @@ class Recorder:
     def emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
         """Emit an event of this session."""
         emit(self.listener, Event(name, self.report.session, self._stage, silo, details))
-
-    def session_started(self) -> None:
-        """Record the start of the session, with its frozen membership."""
-        self.emit("session_started", members=list(self.report.members))
 
     def stage_started(self, stage: int, silos: Sequence[str], seconds: float) -> None:
         """Record the start of a stage, before its silos are asked."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from fedbroker.lru import LruMap
@@ -95,7 +96,7 @@ class Roster:
         """Return the present silos, sorted by name."""
         # A copy, made in one step, because metrics are read from another thread; so below.
         present = [seen.member for seen in list(self._seen.values()) if not seen.left and seen.until >= now]
-        return tuple(sorted(present, key=lambda member: member.name))
+        return tuple(sorted(present, key=attrgetter("name")))
 
     def missing(self, now: float) -> tuple[str, ...]:
         """Return the names of the silos that were present once and are not now."""
@@ -196,16 +197,13 @@ class Shipment:
         inline: for each silo, the blobs sent with its work item.
         broadcast: the blobs sent once to the whole cohort.
         direct: for each silo, the blobs sent to it alone.
+        bulk: for each silo, the blobs that it may wait for, because they are broadcast or sent to it alone.
     """
 
-    inline: Mapping[str, tuple[Digest, ...]]
-    broadcast: tuple[Digest, ...]
-    direct: Mapping[str, tuple[Digest, ...]]
-
-    def sent_separately(self, silo: str, lacking: Iterable[Digest]) -> tuple[Digest, ...]:
-        """Return the lacking blobs that a silo has to wait for: all that are not sent with its work item."""
-        separate = {*self.broadcast, *self.direct[silo]} - {*self.inline[silo]}
-        return tuple(digest for digest in lacking if digest in separate)
+    inline: Mapping[str, Sequence[Digest]]
+    broadcast: Sequence[Digest]
+    direct: Mapping[str, Sequence[Digest]]
+    bulk: Mapping[str, Sequence[Digest]]
 
 
 def needs(program: Iterable[Op]) -> tuple[Digest, ...]:
@@ -225,26 +223,27 @@ def ship(
     Small blobs are sent with the work item. A large blob is broadcast if more than one silo lacks it, else sent to that
     silo alone.
     """
-    lacking = {m.name: [d for d in needs(programs[m.name]) if not blob_index.has(m, d)] for m in members}
-    inline = {silo: _inline_blobs(digests, sizes, limits) for silo, digests in lacking.items()}
-    lacked_by: dict[Digest, list[str]] = {}
-    for silo, digests in lacking.items():
-        for digest in digests:
-            if digest not in inline[silo]:
-                lacked_by.setdefault(digest, []).append(silo)
-    return Shipment(
-        inline=inline,
-        broadcast=tuple(digest for digest, silos in lacked_by.items() if len(silos) > 1),
-        direct={silo: tuple(d for d, silos in lacked_by.items() if silos == [silo]) for silo in lacking},
-    )
-
-
-def _inline_blobs(digests: Iterable[Digest], sizes: Mapping[Digest, int], limits: Limits) -> tuple[Digest, ...]:
-    """Return the small blobs to send with a work item, as many as fit into it."""
-    inline: list[Digest] = []
-    room = limits.inline_total
-    for digest in digests:
-        if sizes[digest] <= min(limits.inline_blob, room):
-            inline.append(digest)
-            room -= sizes[digest]
-    return tuple(inline)
+    needed = {member.name: needs(programs[member.name]) for member in members}
+    inline: dict[str, list[Digest]] = {}
+    lacked_by: dict[Digest, list[str]] = {}  # the blobs that do not fit into a work item
+    for member in members:
+        room = limits.inline_total
+        riders = inline[member.name] = []
+        for digest in needed[member.name]:
+            if blob_index.has(member, digest):
+                continue
+            if sizes[digest] <= min(limits.inline_blob, room):
+                riders.append(digest)
+                room -= sizes[digest]
+            else:
+                lacked_by.setdefault(digest, []).append(member.name)
+    broadcast: list[Digest] = []
+    direct: dict[str, list[Digest]] = {silo: [] for silo in needed}
+    for digest, silos in lacked_by.items():
+        (broadcast if len(silos) > 1 else direct[silos[0]]).append(digest)
+    bulk: dict[str, list[Digest]] = {}
+    for silo, digests in needed.items():
+        # A broadcast reaches a silo that has the blob, too: it need not ask for it if it has lost it since.
+        sent = {*broadcast, *direct[silo]} - {*inline[silo]}
+        bulk[silo] = [digest for digest in digests if digest in sent]
+    return Shipment(inline, broadcast, direct, bulk)

@@ -15,7 +15,7 @@ from fedbroker.session.journal import SessionJournal
 from fedbroker.session.merge_scheduler import upload_allowance
 from fedbroker.session.ports import SessionTransport, StageWork
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport
-from fedbroker.session.roster import BlobCacheIndex, Member, needs, ship
+from fedbroker.session.roster import BlobCacheIndex, Member, ship
 from fedbroker.session.silo_request import SiloRequest, StageContext
 from fedbroker.session.stage_state import Close, Fail, Policy, StageState, Wait, replaceable
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -244,11 +244,11 @@ class StageRunner:
             request = self._requests[member.name] = SiloRequest(
                 stage=stage,
                 member=member,
-                slot=self._state.slot_of(member.name),
+                slot=self._state.slots[member.name],
                 ops=ops[member.name],
                 clients=session.clients[member.name],
                 inline=shipment.inline[member.name],
-                bulk=shipment.sent_separately(member.name, needs(ops[member.name])),
+                bulk=shipment.bulk[member.name],
                 pickup=None if in_place_of else self._pickup,
                 allowance=upload_allowance(len(session.membership), session.limits.held_results),
                 timings=RequestTimings(member.name, member.incarnation, in_place_of),

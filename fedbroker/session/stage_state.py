@@ -284,6 +284,8 @@ class StageState:
         seconds: time limit of the stage.
         deadline: end of that time.
         grace: seconds after the quorum at which the stage closes; None waits for all.
+        slots: the place in membership order of each silo that was asked; a late joiner has that of its straggler.
+        outcomes: the outcome of each silo that has one.
     """
 
     session: str
@@ -294,7 +296,7 @@ class StageState:
     deadline: float
     grace: float | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
-    _slots: dict[str, int] = field(init=False)
+    slots: dict[str, int] = field(init=False)
     _holders: list[list[str]] = field(init=False)  # by slot: the silos that have ever had it
     _vacant: dict[str, int] = field(default_factory=dict[str, int])
     _answered: int = 0
@@ -302,12 +304,12 @@ class StageState:
     _quorum_at: float | None = None
 
     def __post_init__(self) -> None:
-        self._slots = {silo: slot for slot, silo in enumerate(self.silos)}
+        self.slots = {silo: slot for slot, silo in enumerate(self.silos)}
         self._holders = [[silo] for silo in self.silos]
 
     def settle(self, silo: str, outcome: Outcome, now: float) -> bool:
         """Record a silo's outcome; return False for any outcome after its first, and for a silo that was not asked."""
-        if silo not in self._slots or silo in self.outcomes:
+        if silo not in self.slots or silo in self.outcomes:
             return False
         self.outcomes[silo] = outcome
         self._answered += isinstance(outcome, Done)
@@ -317,17 +319,17 @@ class StageState:
 
     def offer(self, silo: str) -> None:
         """Open the slot of a silo that did not answer to late joiners."""
-        self._vacant[silo] = self._slots[silo]
+        self._vacant[silo] = self.slots[silo]
 
     def fill_slot(self, newcomer: str, in_place_of: str) -> None:
         """Give an open slot to a late joiner, which is asked next."""
-        slot = self._slots[newcomer] = self._vacant.pop(in_place_of)
+        slot = self.slots[newcomer] = self._vacant.pop(in_place_of)
         self._holders[slot].append(newcomer)
 
     @property
     def asked(self) -> tuple[str, ...]:
         """All silos that were asked, in membership order; a late joiner follows the silo that it replaced."""
-        return tuple(sorted(self._slots, key=self._slots.__getitem__))
+        return tuple(sorted(self.slots, key=self.slots.__getitem__))
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -341,14 +343,12 @@ class StageState:
             The silos that have had the slots passed by this call.
         """
         passed: list[str] = []
-        while self._passed < len(self._holders) and self._is_settled(self._passed):
-            passed += self._holders[self._passed]
+        for holders in self._holders[self._passed :]:
+            if self._passed in self._vacant.values() or any(silo not in self.outcomes for silo in holders):
+                break
+            passed += holders
             self._passed += 1
         return passed
-
-    def slot_of(self, silo: str) -> int:
-        """Return a silo's place in membership order."""
-        return self._slots[silo]
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -362,7 +362,7 @@ class StageState:
 
     def verdict(self, now: float) -> Verdict:
         """Return the verdict on the stage at this time: wait, close or fail."""
-        answered, open_slots = self._answered, len(self._slots) - len(self.outcomes) + len(self._vacant)
+        answered, open_slots = self._answered, len(self.slots) - len(self.outcomes) + len(self._vacant)
         in_time = now < self.deadline
         if answered + (open_slots if in_time else 0) < self.needed:
             if in_time and self.pending and self._time_is_up:
@@ -385,9 +385,6 @@ class StageState:
         self.outcomes |= late
         self._vacant.clear()
         return late
-
-    def _is_settled(self, slot: int) -> bool:
-        return slot not in self._vacant.values() and all(silo in self.outcomes for silo in self._holders[slot])
 
     @property
     def _time_is_up(self) -> bool:

@@ -24,10 +24,10 @@ def test_small_blobs_are_inline_large_ones_broadcast_and_own_ones_direct():
     shipment = ship(
         programs(ewr=["small", "model", "mine"], jfk=["model"], lga=["model"]), sizes, MEMBERS, BlobCacheIndex(), LIMITS
     )
-    assert shipment.inline["ewr"] == ("small",)
-    assert shipment.broadcast == ("model",)
-    assert shipment.direct == {"ewr": ("mine",), "jfk": (), "lga": ()}
-    assert shipment.sent_separately("jfk", ("model", "mine")) == ("model",)
+    assert shipment.inline["ewr"] == ["small"]
+    assert shipment.broadcast == ["model"]
+    assert shipment.direct == {"ewr": ["mine"], "jfk": [], "lga": []}
+    assert shipment.bulk == {"ewr": ["model", "mine"], "jfk": ["model"], "lga": ["model"]}
 
 
 def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
@@ -39,21 +39,20 @@ def test_inline_blob_of_one_silo_is_not_expected_as_a_bulk_message():
         BlobCacheIndex(),
         LIMITS,
     )
-    assert shipment.inline == {"ewr": ("small",), "jfk": ("other",), "lga": ("other",)}
-    assert shipment.broadcast == ("small",)
-    assert shipment.sent_separately("ewr", ("small",)) == ()
-    assert shipment.sent_separately("jfk", ("other", "small")) == ("small",)
+    assert shipment.inline == {"ewr": ["small"], "jfk": ["other"], "lga": ["other"]}
+    assert shipment.broadcast == ["small"]
+    assert shipment.bulk == {"ewr": [], "jfk": ["small"], "lga": ["small"]}
 
 
 def test_cached_blob_is_sent_again_only_after_a_restart():
     known = BlobCacheIndex()
     known.add(MEMBERS[0], ["model"])
     wanted = programs(ewr=["model"])
-    assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == ()
+    assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == []
     reborn = [Member("ewr", "2"), *MEMBERS[1:]]
-    assert ship(wanted, {"model": 5000}, reborn, known, LIMITS).direct["ewr"] == ("model",)
+    assert ship(wanted, {"model": 5000}, reborn, known, LIMITS).direct["ewr"] == ["model"]
     known.forget(MEMBERS[0], ["model"])
-    assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == ("model",)
+    assert ship(wanted, {"model": 5000}, MEMBERS, known, LIMITS).direct["ewr"] == ["model"]
 
 
 blobs = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 300), min_size=1, max_size=8)
@@ -69,7 +68,8 @@ def test_each_silo_gets_each_missing_blob_exactly_once(sizes, data):
     for member in MEMBERS:
         lacking = {digest for digest in wanted[member.name] if not known.has(member, digest)}
         inline = set(shipment.inline[member.name])
-        bulk = set(shipment.sent_separately(member.name, lacking))
-        assert inline | bulk == lacking
+        bulk = set(shipment.bulk[member.name])
+        assert inline | (bulk & lacking) == lacking
+        assert bulk - lacking <= set(shipment.broadcast) & set(wanted[member.name])
         assert not inline & bulk
         assert sum(sizes[digest] for digest in inline) <= LIMITS.inline_total
