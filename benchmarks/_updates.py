@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_federated as tff
 
 from benchmarks._children import say, serve
-from fedbroker.context.values.conversion import federate, serialize, structure
+from fedbroker.context.values.codec import federate, serialize, structure
 from fedbroker.deadline import Deadline
 from fedbroker.transport import Signed, SiloTransport
 from fedbroker.wire import digest_of

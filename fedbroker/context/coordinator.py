@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 import tensorflow_federated as tff
 
@@ -13,11 +16,10 @@ from fedbroker import tracing
 from fedbroker.context.invocation import Attempt, invoke
 from fedbroker.context.loop import runtime_starts
 from fedbroker.context.progress import Progress
-from fedbroker.context.retry import with_retries
 from fedbroker.context.selection import Requirements, choose, pool_of
 from fedbroker.context.settings import Settings
 from fedbroker.deadline import Deadline
-from fedbroker.errors import BrokerUnreachable, FedbrokerError
+from fedbroker.errors import BrokerUnreachable, DeadlineExceeded, FedbrokerError
 from fedbroker.lru import LruMap
 from fedbroker.metrics.coordinator import CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition
@@ -34,10 +36,20 @@ from fedbroker.session.roster import Member
 from fedbroker.session.session import Session
 from fedbroker.text import seconds_text
 
-__all__ = ["Coordinator"]
+__all__ = ["Coordinator", "with_retries"]
 
-MAX_PLANS = 128
+T = TypeVar("T")
+
+MAX_PLANS: Final = 128
 """Number of plans entry, the last used ones: a program that builds a computation in each round must not fill memory."""
+
+RETRY_PAUSE: Final = 0.5
+"""Seconds before the second attempt, doubled for each further one, with jitter: a process that died needs time to
+restart."""
+
+OVERTIME: Final = 1.0
+"""Seconds beyond the deadline after which an invocation is cancelled. Until then a step can stop by itself, with an
+error that says more."""
 
 
 class Coordinator:
@@ -49,8 +61,10 @@ class Coordinator:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._progress = Progress(settings.cohort, settings.progress)
-        self._plans: LruMap[int, tuple[tff.Computation, asyncio.Task[Plan]]] = LruMap(MAX_PLANS)
+        shown = settings.progress is not False
+        self._progress = Progress(settings.cohort, settings.progress or None) if shown else None
+        self._plans: LruMap[int, tuple[tff.Computation, Plan]] = LruMap(MAX_PLANS)  # by the computation's id
+        self._planning: dict[int, asyncio.Task[Plan]] = {}
         self._specialized: LruMap[tff.Computation, tff.Computation] = LruMap(MAX_PLANS)
         self._lock = asyncio.Lock()
         self._opening = asyncio.Lock()  # a separate lock: computations without silos do not wait for the broker
@@ -58,7 +72,8 @@ class Coordinator:
         self._runtimes: Runtimes | None = None
         self._journal: Journal | None = None
         self._last: Session | None = None
-        self._listener = both(self._progress.listener, settings.on_event)
+        progress = None if self._progress is None else self._progress.on_event
+        self._listener = both(progress, settings.on_event)
         self._exposition: Exposition | None = None
         if settings.options.metrics is not None:
             metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
@@ -68,28 +83,31 @@ class Coordinator:
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run a computation, with retries; see :func:`fedbroker.context.invocation.invoke`."""
         tracing.start("fedbroker-coordinator")
-        watch = self._progress.watch()
+        began, watch = time.monotonic(), None
         with tracing.span("invocation", cohort=self.settings.cohort) as span:
             try:
-                called, rest = await self._with_functions(comp, argument)
-                plan = await self.plan(called)
-                span.set(computation=plan.name, stages=len(plan.client_stages))
-                watch.planned(plan.name, len(plan.client_stages))
+                plan, argument = await self._plan_call(comp, argument)
+                stages = len(plan.client_stages)
+                span.set(computation=plan.name, stages=stages)
+                if self._progress is not None and stages:
+                    watch = self._progress.watch(plan.name, stages, began)
                 join = Deadline.after(self.settings.timeouts.join)  # for all attempts: a retry gets no further time
                 result = await with_retries(
-                    lambda deadline: invoke(plan, rest, self, Attempt(deadline, join, watch)),
+                    lambda deadline: invoke(plan, argument, self, Attempt(deadline, join, watch)),
                     retries=self.settings.options.retries,
                     seconds=self.settings.timeouts.total,
                     on_retry=self._on_retry,
                 )
             except BaseException as error:
-                await watch.ended(error)
+                if watch is not None:
+                    await watch.ended(error)
                 if isinstance(error, FedbrokerError):
                     error.computation = (
                         name_of(comp) if isinstance(comp, tff.framework.ConcreteComputation) else UNNAMED
                     )
                 raise
-            await watch.ended()
+            if watch is not None:
+                await watch.ended()
             return result
 
     @property
@@ -119,15 +137,15 @@ class Coordinator:
         details: EventDetails = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
         emit(self._listener, Event("invocation_retried", details=details))
 
-    async def _with_functions(self, comp: tff.Computation, argument: object) -> tuple[tff.Computation, object]:
-        """Return the computation to plan and its argument: those given, unless functions are among the arguments."""
-        if not (isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter)):
-            return comp, argument
-        specialized, rest = await asyncio.to_thread(specialize, comp, argument)
-        specialized = self._specialized[specialized] = self._specialized.get(
-            specialized, specialized
-        )  # equal computations share a plan
-        return specialized, rest
+    async def _plan_call(self, comp: tff.Computation, argument: object) -> tuple[Plan, object]:
+        """Return the plan of a call and its argument, of which functions have become parts of the computation."""
+        if (planned := self._plans.use(id(comp))) is not None:  # it takes no functions
+            return planned[1], argument
+        if isinstance(comp, tff.framework.ConcreteComputation) and holds_function(comp.type_signature.parameter):
+            specialized, argument = await asyncio.to_thread(specialize, comp, argument)
+            comp = self._specialized.get(specialized, specialized)  # equal computations share a plan
+            self._specialized[specialized] = comp
+        return await self.plan(comp), argument
 
     async def plan(self, comp: tff.Computation) -> Plan:
         """Return the plan of a computation, made once.
@@ -135,19 +153,20 @@ class Coordinator:
         Computations are compared by identity, because comparing two serializes both. Concurrent callers wait for the
         same plan, which is finished even if all of them are cancelled.
         """
-        entry = self._plans.use(id(comp))
-        if entry is None:
-            making = asyncio.create_task(
-                asyncio.to_thread(make_plan, comp, secure_sum=self.settings.options.secure_sum)
-            )
-            making.add_done_callback(lambda plan: self._forget_failed(id(comp), plan))
-            entry = self._plans[id(comp)] = comp, making
-        return await asyncio.shield(entry[1])
+        if (planned := self._plans.use(id(comp))) is not None:
+            return planned[1]
+        planning = self._planning.get(id(comp))
+        if planning is None:
+            making = asyncio.to_thread(make_plan, comp, secure_sum=self.settings.options.secure_sum)
+            planning = self._planning[id(comp)] = asyncio.create_task(making)
+            planning.add_done_callback(partial(self._planned, comp))
+        return await asyncio.shield(planning)
 
-    def _forget_failed(self, key: int, plan: asyncio.Task[Plan]) -> None:
-        failed = plan.cancelled() or plan.exception() is not None
-        if failed and key in self._plans and self._plans[key][1] is plan:
-            del self._plans[key]
+    def _planned(self, comp: tff.Computation, planning: asyncio.Task[Plan]) -> None:
+        """Keep a plan that was made; after an error, it is made again."""
+        del self._planning[id(comp)]
+        if not planning.cancelled() and planning.exception() is None:
+            self._plans[id(comp)] = comp, planning.result()
 
     async def close(self) -> None:
         """Disconnect, stop the runtime and leave nothing behind. Bounded in time; idempotent."""
@@ -186,7 +205,8 @@ class Coordinator:
         pool = pool_of(requirements, settings)
         cohort = await self._connected_cohort(attempt)
         seconds = min(settings.timeouts.join, attempt.deadline.left())
-        attempt.watch.waits()
+        if attempt.watch is not None:
+            attempt.watch.waits()
         return choose(await cohort.gather(settings.min_silos, seconds, pool), requirements, settings)
 
     async def _connected_cohort(self, attempt: Attempt) -> CoordinatorCohort:
@@ -224,7 +244,7 @@ class Coordinator:
         """Start a session with a membership and the number of clients of each member."""
         assert self._cohort is not None, "a membership comes from a cohort"
         settings = self.settings
-        self._last = await self._cohort.session(
+        session = await self._cohort.session(
             members,
             clients,
             settings.timeouts.stage,
@@ -232,8 +252,7 @@ class Coordinator:
             deadline=attempt.deadline,
             fingerprint=fingerprint,
         )
-        attempt.watch.runs(self._last)
-        return self._last
+        return self._started(session, attempt)
 
     async def resume_session(self, fingerprint: str, attempt: Attempt) -> Session | None:
         """Resume the session of the same computation in which an earlier process was killed; None if none was."""
@@ -242,12 +261,60 @@ class Coordinator:
         unfinished = self._journal.take(fingerprint)
         if unfinished is None:
             return None
-        self._last = cohort.resume(unfinished, self.settings.timeouts.stage, self.settings.policy, attempt.deadline)
-        attempt.watch.runs(self._last)
-        return self._last
+        session = cohort.resume(unfinished, self.settings.timeouts.stage, self.settings.policy, attempt.deadline)
+        return self._started(session, attempt)
+
+    def _started(self, session: Session, attempt: Attempt) -> Session:
+        self._last = session
+        if attempt.watch is not None:
+            attempt.watch.runs(session)
+        return session
 
 
 def _waited(error: BrokerUnreachable, seconds: float) -> BrokerUnreachable:
     """Return the same error, with the seconds for which the broker was waited for."""
     what = f"the broker could not be reached within {seconds_text(seconds)}: {error.what}"
     return BrokerUnreachable(what, retryable=True, hint=error.hint)
+
+
+async def with_retries(
+    run: Callable[[Deadline], Awaitable[T]],
+    *,
+    retries: int,
+    seconds: float | None,
+    pause: float = RETRY_PAUSE,
+    on_retry: Callable[[int, FedbrokerError], None] = lambda number, error: None,
+) -> T:
+    """Return the result of the first attempt that succeeds.
+
+    Args:
+        run: makes one attempt, given its deadline.
+        retries: largest number of further attempts; they are made only after a ``retryable`` error.
+        seconds: time limit for all attempts together; None for no limit but the stages' own.
+        pause: seconds before the second attempt.
+        on_retry: called before each further attempt with its number, from 2, and the error of the previous attempt.
+
+    Raises:
+        DeadlineExceeded: the time was up.
+        FedbrokerError: the error of the last attempt.
+    """
+    deadline = Deadline.never() if seconds is None else Deadline.after(seconds)
+    try:
+        async with asyncio.timeout(None if seconds is None else seconds + OVERTIME):
+            for number in range(retries + 1):
+                try:
+                    return await run(deadline)
+                except FedbrokerError as error:
+                    wait = pause * 2**number * random.uniform(0.5, 1.0)
+                    if not error.retryable or number == retries or wait >= deadline.left():
+                        raise
+                    on_retry(number + 2, error)
+                await asyncio.sleep(wait)
+    except TimeoutError:
+        if seconds is None:
+            raise
+        raise DeadlineExceeded(
+            f"the invocation took more than {seconds_text(seconds)}",
+            hint="raise Timeouts(total=), or ask for less at once",
+        ) from None
+    raise AssertionError("an attempt returns or raises")

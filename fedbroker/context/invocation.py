@@ -16,15 +16,15 @@ from fedbroker.context.server_stages import ServerSide
 from fedbroker.context.settings import Settings
 from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue, client_count, read_arguments
 from fedbroker.context.values.binding import bind_type, check_source
-from fedbroker.context.values.conversion import ResultValues, assemble, serialize, split_clients
+from fedbroker.context.values.codec import assemble, serialize
 from fedbroker.context.values.data import SiloData
 from fedbroker.context.values.ops import BoundData, StageOps, output_count, parts_of
-from fedbroker.context.values.sequences import SequenceReader, has_sequences, read_sequences, returns_sequences
+from fedbroker.context.values.sequences import SequenceReader, has_sequences, read_sequences
 from fedbroker.context.values.validation import check_reply
 from fedbroker.deadline import Deadline
 from fedbroker.errors import DataError, DeadlineExceeded, UsageError
 from fedbroker.log import get_logger
-from fedbroker.plan.model import ClientStage, Plan, ServerStage, identity_of
+from fedbroker.plan.model import ClientStage, Plan, ServerStage, Slot, identity_of
 from fedbroker.runtime import Executor
 from fedbroker.session.journal import SessionJournal
 from fedbroker.session.merge_scheduler import MergeScheduler
@@ -79,12 +79,12 @@ class Attempt:
     Attributes:
         deadline: deadline of the whole invocation.
         join: deadline for reaching a broker that does not listen yet, the same for all attempts.
-        watch: display of the invocation.
+        watch: display of the invocation; None without one.
     """
 
     deadline: Deadline
     join: Deadline
-    watch: Watch
+    watch: Watch | None
 
 
 class Host(Protocol):
@@ -179,12 +179,6 @@ class _Run:
         self.ops = ops
         self.returned: defaultdict[str, dict[str, Buffer]] = defaultdict(dict)  # slot, silo
         self.participants: Sequence[str] = ()
-        self.reader = SequenceReader(host.executor)
-        self.server_slots = {slot.name: slot for slot in plan.parameters} | {
-            slot.name: slot for stage in plan.stages if isinstance(stage, ServerStage) for slot in stage.outputs
-        }
-        client_slots = {name for name, argument in ops.arguments.items() if not isinstance(argument, SharedValue)}
-        self.sent_slots = self.server_slots.keys() - client_slots
 
     async def stages(self, session: SessionLike | None) -> None:
         for index, stage in enumerate(self.plan.stages):
@@ -193,31 +187,34 @@ class _Run:
             elif session is not None:
                 await self._at_clients(stage, session, self.plan.stages[index + 1 :])
 
-    def value(self, name: str) -> list[Buffer]:
-        """Return the serialized values of a slot of the result: one, or one for each participant of the last stage."""
-        if name in self.returned:
-            return [self.returned[name][silo] for silo in self.participants]
-        return [self.server.value(self.server_slots[name])]
-
-    async def result(self) -> ResultValues:
-        """Return the values of the plan's result.
+    async def result(self) -> dict[str, Sequence[Buffer]]:
+        """Return the values of the result's slots: one or, for silos' values, one for each participant.
 
         Sequences in the server's values are read in its runtime now; silos' were read with their replies.
         """
-        values: dict[str, Sequence[Buffer]] = {slot.name: self.value(slot.name) for slot in self.plan.result_slots()}
-        slots = [
-            slot for slot in self.plan.result_slots() if slot.name not in self.returned and has_sequences(slot.type)
-        ]
-        if not slots:
-            return ResultValues(values)
+        values: dict[str, Sequence[Buffer]] = {}
+        sequences: list[Slot] = []
+        for slot in self.plan.result_slots():
+            if slot.name in self.returned:
+                values[slot.name] = [self.returned[slot.name][silo] for silo in self.participants]
+            else:
+                values[slot.name] = [self.server.values[slot.name]]
+                if has_sequences(slot.type):
+                    sequences.append(slot)
+        if sequences:
+            values |= await self._read(sequences)
+        return values
+
+    async def _read(self, slots: Sequence[Slot]) -> dict[str, Sequence[Buffer]]:
+        """Return the server's values of slots, with tensors in place of sequences."""
         seconds = min(self.host.settings.timeouts.stage, self.deadline.left())
+        values: dict[str, Sequence[Buffer]] = {}
         try:
             async with asyncio.timeout(seconds):
                 executor = await self.host.executor(0)
                 try:
                     for slot in slots:
-                        tensors = [await read_sequences(value, slot.type, executor) for value in values[slot.name]]
-                        values[slot.name] = tensors
+                        values[slot.name] = [await read_sequences(self.server.values[slot.name], slot.type, executor)]
                 finally:
                     await asyncio.shield(executor.close())
         except TimeoutError:
@@ -225,7 +222,7 @@ class _Run:
                 f"the sequences of the result were not read within {seconds_text(seconds)}",
                 hint="raise Timeouts(stage=), or reduce the sequences before they are returned",
             ) from None
-        return ResultValues(values)
+        return values
 
     async def _at_server(self, stage: ServerStage) -> None:
         seconds = min(self.host.settings.timeouts.stage, self.deadline.left())
@@ -246,6 +243,8 @@ class _Run:
         keep = [slot.name for later_stage in later_stages for slot in later_stage.inputs]
         ops = await asyncio.to_thread(self.ops.write, stage, server_values, keep, last=not later_stages)
         merges = MergeScheduler(session.policy.merge_order)
+        reads = any(has_sequences(slot.type) for slot in stage.returned)
+        reader = SequenceReader(stage, self.host.executor) if reads else None
         if stage.partials:
             merging = later[0]
             assert isinstance(merging, ServerStage), "a stage whose partials are merged follows"
@@ -256,19 +255,21 @@ class _Run:
             ops=ops,
             blobs=self.ops.blobs,
             merges=merges,
-            accept=partial(self._accept, stage),
+            accept=partial(self._accept, stage, reader),
             enlist=self._enlist if stage is self.plan.client_stages[0] else None,
             check=partial(check_reply, stage),
             outputs=output_count(stage),
-            read=partial(self.reader.read, stage) if returns_sequences(stage) else None,
+            read=None if reader is None else reader.read,
         )
         self.participants = await session.run_stage(work)
 
-    def _accept(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
+    def _accept(
+        self, stage: ClientStage, reader: SequenceReader | None, silo: str, outputs: Sequence[Buffer]
+    ) -> Sequence[Buffer]:
         """Keep the values that a silo returns, and return its partials."""
         parts, count = parts_of(stage, outputs), len(stage.partials)
         for slot, output in zip(stage.returned, parts[count:], strict=True):
-            self.returned[slot.name][silo] = self.reader.take(slot, silo, output)
+            self.returned[slot.name][silo] = output if reader is None else reader.take(slot, silo, output)
         return parts[:count]
 
     async def _sent(self, stage: ClientStage, journal: SessionJournal | None) -> Mapping[str, Buffer]:
@@ -276,7 +277,9 @@ class _Run:
         recorded = journal.sent(stage.number) if journal is not None else None
         if recorded is not None:
             return recorded
-        server_values = {slot.name: self.server.value(slot) for slot in stage.inputs if slot.name in self.sent_slots}
+        server_values = {
+            slot.name: self.server.values[slot.name] for slot in stage.inputs if slot.name in self.server.values
+        }
         if journal is not None:
             await journal.record_sent(stage.number, server_values)
         return server_values
@@ -347,6 +350,18 @@ def _client_ranges(
         client_ranges[name] = range(start, start + sizes[name])
         start += sizes[name]
     return client_ranges
+
+
+def split_clients(count: int, silos: Sequence[str]) -> dict[str, range]:
+    """Split ``count`` clients over silos in consecutive blocks of nearly equal size, the longer ones first."""
+    quotient, remainder = divmod(count, len(silos))
+    ranges: dict[str, range] = {}
+    start = 0
+    for index, silo in enumerate(silos):
+        stop = start + quotient + (index < remainder)
+        ranges[silo] = range(start, stop)
+        start = stop
+    return ranges
 
 
 def _clients_in_data(bound: Mapping[str, BoundData], members: Sequence[Member]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fedbroker.context.values.conversion import members, structure
+from fedbroker.context.values.codec import MEMBERS, split, structure
 from fedbroker.errors import ComputationFailed, FedbrokerError, WireError
 from fedbroker.plan.model import Fold, Slot
 from fedbroker.runtime import Executor, Ref
@@ -220,7 +220,9 @@ def _named(silos: Sequence[str]) -> str:
 
 def _member(partial: Buffer) -> Buffer:
     """Return the member of a serialized server-placed value."""
-    found = members(partial)
-    if len(found) != 1:
-        raise WireError(f"a silo's partial aggregate has {len(found)} values", hint="use the same version at both ends")
-    return found[0]
+    members = split(partial, MEMBERS)
+    if len(members) != 1:
+        raise WireError(
+            f"a silo's partial aggregate has {len(members)} values", hint="use the same version at both ends"
+        )
+    return members[0]

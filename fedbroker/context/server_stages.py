@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from fedbroker.context.merging import LARGE_BATCH, MAX_BATCH_SILOS, PartialMerger
-from fedbroker.context.values.conversion import elements, structure
+from fedbroker.context.values.codec import ELEMENTS, split, structure
 from fedbroker.errors import ComputationFailed
 from fedbroker.plan.model import ServerStage, Slot, Whole
 from fedbroker.runtime import Executor, Ref
@@ -28,13 +28,16 @@ class ServerSide:
     Args:
         executor: returns an executor of the coordinator's runtime with that many clients; called with 0 here.
         values: serialized values of the parameter's server-placed and unplaced leaves, by slot name.
+
+    Attributes:
+        values: these, and the outputs of the stages that have run.
     """
 
     def __init__(self, executor: Callable[[int], Awaitable[Executor]], values: Mapping[str, Buffer]) -> None:
         self._make_executor = executor
         self._lock = asyncio.Lock()
         self._executor: Executor | None = None
-        self._bytes: dict[str, Buffer] = dict(values)
+        self.values: dict[str, Buffer] = dict(values)
         self._refs: dict[str, asyncio.Task[Ref]] = {}
         self._functions: dict[int, asyncio.Task[Ref]] = {}
         self._merger: PartialMerger | None = None
@@ -53,11 +56,11 @@ class ServerSide:
                 silos = 0
         self._function(stage, silos)
         for slot in stage.inputs:
-            if len(self._bytes[slot.name]) > MAX_INLINE:
+            if len(self.values[slot.name]) > MAX_INLINE:
                 self._load(slot)
 
     async def run(self, stage: ServerStage) -> None:
-        """Run a stage over the partials of its silos; :meth:`value` then returns its outputs.
+        """Run a stage over the partials of its silos, and add its outputs to :attr:`values`.
 
         Raises:
             ComputationFailed: the computation failed; with the runtime's error and the silo whose partial did not
@@ -89,8 +92,8 @@ class ServerSide:
             argument = await self._argument(stage.fold.whole(silos), partials)
             result = await (await self._get_executor()).call(function, argument)
         # Compute all outputs now: a failure must be the stage's, not that of the first later use of a value.
-        values = elements(await (await self._get_executor()).compute(result))
-        self._bytes |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
+        values = split(await (await self._get_executor()).compute(result), ELEMENTS)
+        self.values |= {slot.name: value for slot, value in zip(stage.outputs, values, strict=True)}
         await self._release()
 
     async def close(self) -> None:
@@ -102,10 +105,6 @@ class ServerSide:
         await asyncio.gather(*loading, return_exceptions=True)
         if self._executor is not None:
             await self._executor.close()
-
-    def value(self, slot: Slot) -> Buffer:
-        """Return the serialized value of a slot that a server stage computed or that was given."""
-        return self._bytes[slot.name]
 
     async def _merged(self, stage: ServerStage) -> Ref:
         """Run a stage that has no partials, or whose partials are merged before."""
@@ -120,8 +119,8 @@ class ServerSide:
         """Load the argument of a stage, in one request if no input is large."""
         executor = await self._get_executor()
         partial_struct = structure(partials)
-        if all(len(self._bytes[slot.name]) <= MAX_INLINE for slot in whole.inputs):
-            inputs = [(slot.name, [self._bytes[slot.name]]) for slot in whole.inputs]
+        if all(len(self.values[slot.name]) <= MAX_INLINE for slot in whole.inputs):
+            inputs = [(slot.name, [self.values[slot.name]]) for slot in whole.inputs]
             return await executor.value(*struct([*inputs, (None, partial_struct)]))
         loaded = [(slot.name, await self._load(slot)) for slot in whole.inputs]
         return await executor.struct([*loaded, ("", await executor.value(*partial_struct))])
@@ -146,7 +145,7 @@ class ServerSide:
     def _load(self, slot: Slot) -> asyncio.Task[Ref]:
         """Load a slot's value into the runtime, once."""
         if slot.name not in self._refs:
-            self._refs[slot.name] = asyncio.create_task(self._loaded(self._bytes[slot.name]))
+            self._refs[slot.name] = asyncio.create_task(self._loaded(self.values[slot.name]))
         return self._refs[slot.name]
 
     def _function(self, stage: ServerStage, silos: int) -> asyncio.Task[Ref]:

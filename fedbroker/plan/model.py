@@ -189,6 +189,7 @@ class Plan:
         stages: server and client stages, alternating.
         result: the result's shape, with a slot for each value that a stage computes.
         exposed: the secure intrinsics that are computed in plaintext, so that the coordinator sees each silo's part.
+        client_stages: the stages that need silos: each is one barrier, and so one round trip.
     """
 
     name: str
@@ -197,11 +198,11 @@ class Plan:
     stages: tuple[Stage, ...]
     result: Template
     exposed: tuple[str, ...] = ()
+    client_stages: tuple[ClientStage, ...] = field(init=False)
 
-    @property
-    def client_stages(self) -> tuple[ClientStage, ...]:
-        """Return the stages that need silos: each is one barrier, and so one round trip."""
-        return tuple(stage for stage in self.stages if isinstance(stage, ClientStage))
+    def __post_init__(self) -> None:
+        client_stages = tuple(stage for stage in self.stages if isinstance(stage, ClientStage))
+        object.__setattr__(self, "client_stages", client_stages)
 
     @property
     def round_trips(self) -> int:

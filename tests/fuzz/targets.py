@@ -27,7 +27,7 @@ from fedbroker_worker.policy.audit import read_audit
 from fedbroker_worker.policy.values import parts
 from fedbroker_worker.work.replay import fuse_structs, replay
 
-from fedbroker.context.values.conversion import deserialize
+from fedbroker.context.values.codec import read
 from fedbroker.context.values.validation import check_value
 from fedbroker.errors import ComputationFailed, ConfigError, Forged, WireError
 from fedbroker.graphs.reading import Unreadable, ops_of_computation, ops_of_graph
@@ -247,7 +247,7 @@ def answer(data: bytes) -> bool:
     except WireError as error:
         _one_line(error)
         return False
-    deserialize(data[1:], type_)
+    read(data[1:], type_)
     return True
 
 

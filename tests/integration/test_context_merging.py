@@ -9,8 +9,7 @@ import tensorflow_federated as tff
 
 from fedbroker.context import merging
 from fedbroker.context.merging import PartialMerger
-from fedbroker.context.values.codec import read, write
-from fedbroker.context.values.conversion import elements, federate
+from fedbroker.context.values.codec import ELEMENTS, federate, read, split, write
 from fedbroker.errors import ComputationFailed, WireError
 from fedbroker.plan import make_plan
 from fedbroker.session.merge_scheduler import MergeScheduler
@@ -104,7 +103,7 @@ async def test_partials_are_merged_in_the_given_order(executor, started, make_fo
     running, replies = started(make_fold(appended))
     for silo in range(silos):
         replies.give([partial(silo)], silo)
-    (whole,) = elements(await executor.compute(await running.result()))
+    (whole,) = split(await executor.compute(await running.result()), ELEMENTS)
     assert read(whole, VECTOR).tolist() == list(range(silos))
     assert replies.released == [str(silo) for silo in range(silos)]
 
@@ -115,7 +114,7 @@ async def test_large_partials_are_merged_one_by_one(executor, started, make_fold
     for silo in range(4):
         replies.give([partial(*np.full(count, silo + 1))], silo)
         await eventually(lambda silo=silo: replies.released == [str(one) for one in range(silo + 1)])
-    (whole,) = elements(await executor.compute(await running.result()))
+    (whole,) = split(await executor.compute(await running.result()), ELEMENTS)
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, 10.0))
 
 
@@ -130,7 +129,7 @@ async def test_runtime_releases_merged_partials(own_runtime, executor, started, 
         replies.give([partial(*np.full(count, silo))], silo)
         await eventually(lambda silo=silo: len(replies.released) == silo + 1)
         most = max(most, process.memory_info().rss)
-    (whole,) = elements(await executor.compute(await running.result()))
+    (whole,) = split(await executor.compute(await running.result()), ELEMENTS)
     np.testing.assert_array_equal(read(whole, VECTOR), np.full(count, sum(range(silos))))
     assert most - before < 2.5 * silos * 4 * count  # four times all partials
 

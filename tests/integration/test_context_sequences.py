@@ -12,7 +12,8 @@ from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.impl.executors import value_serialization
 
 from fedbroker.context.values import sequences
-from fedbroker.context.values.conversion import deserialize, serialize
+from fedbroker.context.values.codec import read as deserialize
+from fedbroker.context.values.codec import serialize
 from fedbroker.context.values.sequences import has_sequences, read_sequences
 from fedbroker.errors import ComputationFailed, WireError
 

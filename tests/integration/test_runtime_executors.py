@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.proto.v0 import executor_pb2
 
-from fedbroker.context.values.conversion import serialize
+from fedbroker.context.values.codec import serialize
 from fedbroker.errors import ComputationFailed, RuntimeUnavailable
 from fedbroker.plan import make_plan
 from fedbroker.runtime import runtime as runtime_module

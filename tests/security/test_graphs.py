@@ -18,7 +18,7 @@ from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import type_serialization
 
 import fedbroker
-from fedbroker.context.values.conversion import structure
+from fedbroker.context.values.codec import structure
 from fedbroker.deadline import Deadline
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.wire import digest_of

@@ -10,8 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 import fedbroker
-from fedbroker.context.values.codec import write
-from fedbroker.context.values.conversion import federate, structure
+from fedbroker.context.values.codec import federate, structure, write
 from fedbroker.deadline import Deadline
 from tests.support.context_settings import context_settings
 from tests.support.local_tff import pack_arguments

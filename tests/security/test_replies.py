@@ -21,7 +21,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.proto.v0 import data_type_pb2
 
 import fedbroker
-from fedbroker.context.values.conversion import federate, serialize, structure
+from fedbroker.context.values.codec import federate, serialize, structure
 from fedbroker.errors import SiloError
 from fedbroker.runtime.protos import executor_pb2
 from fedbroker.trust.keyring import SECRET, keys_table

@@ -8,8 +8,9 @@ import tensorflow_federated as tff
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedbroker.context.invocation import split_clients
 from fedbroker.context.values.arguments import ClientValues, SharedValue, client_count, read_arguments
-from fedbroker.context.values.conversion import deserialize, split_clients
+from fedbroker.context.values.codec import read as deserialize
 from fedbroker.context.values.data import data
 from fedbroker.errors import UsageError
 from fedbroker.plan import make_plan

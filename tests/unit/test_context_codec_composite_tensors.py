@@ -10,7 +10,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.values.codec import expand_composite, with_composites
+from fedbroker.context.values.arguments import expand_composite
+from fedbroker.context.values.containers import with_composites
 
 VALUES = {
     "ragged": tf.ragged.constant([[1.0], [], [2.0, 3.0]]),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fedbroker.context.retry import with_retries
+from fedbroker.context.coordinator import with_retries
 from fedbroker.errors import BrokerLost, DeadlineExceeded, SiloError
 
 
@@ -57,7 +57,7 @@ async def test_no_retry_after_the_deadline():
 
 
 async def test_endless_attempt_ends_at_the_deadline(monkeypatch):
-    monkeypatch.setattr("fedbroker.context.retry.OVERTIME", 0.01)
+    monkeypatch.setattr("fedbroker.context.coordinator.OVERTIME", 0.01)
 
     async def for_ever(deadline):
         await asyncio.Event().wait()

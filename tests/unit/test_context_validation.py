@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from tensorflow_federated.proto.v0 import array_pb2, data_type_pb2, executor_pb2
 from tensorflow_federated.python.core.impl.types import type_serialization
 
-from fedbroker.context.values.conversion import federate, serialize, structure
+from fedbroker.context.values.codec import federate, serialize, structure
 from fedbroker.context.values.validation import check_reply, check_value
 from fedbroker.errors import WireError
 from fedbroker.runtime.values import framed

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
+import tensorflow as tf
 import tensorflow_federated as tff
 import tree
 from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.computation import function_utils
 
-from fedbroker.context.values.codec import expand_composite
-from fedbroker.context.values.conversion import serialize
+from fedbroker.context.values.codec import serialize
 from fedbroker.context.values.data import SiloData
 from fedbroker.errors import UsageError
 from fedbroker.plan.model import Plan, Slot
 from fedbroker.wire.blobs import Buffer
 
-__all__ = ["Argument", "ClientValues", "SharedValue", "client_count", "read_arguments"]
+__all__ = ["Argument", "ClientValues", "SharedValue", "client_count", "expand_composite", "read_arguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,13 @@ def read_arguments(plan: Plan, argument: object) -> dict[str, Argument]:
             type.
     """
     normalized = _normalize(argument)
-    return {slot.name: _read(slot, _select(normalized, slot.path or ())) for slot in plan.parameters}
+    arguments: dict[str, Argument] = {}
+    for slot in plan.parameters:
+        value = normalized
+        for index in slot.path or ():
+            value = tff.structure.from_container(value)[index]
+        arguments[slot.name] = _read(slot, value)
+    return arguments
 
 
 def client_count(arguments: Mapping[str, Argument]) -> int | None:
@@ -98,12 +105,6 @@ def _read(slot: Slot, value: object) -> Argument:
     return ClientValues(list(cast("Sequence[object]", value)))
 
 
-def _select(value: object, path: Sequence[int]) -> object:
-    for index in path:
-        value = tff.structure.from_container(value)[index]
-    return value
-
-
 def _normalize(argument: object) -> object:
     """Convert TensorFlow values in the argument to NumPy's, as TFF's own contexts do before they ingest it."""
     if argument is None:
@@ -122,3 +123,18 @@ def _to_python(value: object) -> object:
     return (
         tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else expand_composite(value)
     )
+
+
+def expand_composite(value: object) -> object | None:
+    """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
+    tensor = cast("Any", value)
+    if isinstance(value, tf.RaggedTensor):
+        return collections.OrderedDict[str, object](
+            flat_values=tensor.flat_values.numpy(),
+            nested_row_splits=tuple(splits.numpy() for splits in tensor.nested_row_splits),
+        )
+    if isinstance(value, tf.sparse.SparseTensor):
+        return collections.OrderedDict[str, object](
+            indices=tensor.indices.numpy(), values=tensor.values.numpy(), dense_shape=tensor.dense_shape.numpy()
+        )
+    return None

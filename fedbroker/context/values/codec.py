@@ -7,17 +7,13 @@ never read by it: it would run their graph in this process.
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeGuard, cast
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_federated as tff
-from google.protobuf.message import DecodeError
-from tensorflow.core.framework import tensor_pb2
 from tensorflow_federated.proto.v0 import array_pb2, computation_pb2, executor_pb2
+from tensorflow_federated.python.core.environments.tensorflow_frontend import tensorflow_computation
 from tensorflow_federated.python.core.impl.compiler import array
 from tensorflow_federated.python.core.impl.executors import value_serialization
 from tensorflow_federated.python.core.impl.types import (
@@ -25,9 +21,11 @@ from tensorflow_federated.python.core.impl.types import (
     dtype_utils,
     type_conversions,
     type_serialization,
-    type_transformations,
 )
 
+from fedbroker.context.values.containers import columns, dataset, with_composites
+from fedbroker.errors import UsageError, WireError
+from fedbroker.plan.model import FunctionResult, Plan, Slot, Template
 from fedbroker.runtime.values import (
     ARRAY,
     ARRAY_CONTENT,
@@ -44,23 +42,41 @@ from fedbroker.runtime.values import (
     framed,
     struct,
 )
+from fedbroker.wire.blobs import joined
 
 __all__ = [
     "ELEMENTS",
     "MEMBERS",
-    "columns",
+    "assemble",
     "each",
     "elements_of",
-    "expand_composite",
+    "federate",
     "federated",
     "read",
-    "with_composites",
+    "serialize",
+    "split",
+    "structure",
     "write",
 ]
 
 MEMBERS: Final = (FEDERATED, MEMBER)
 ELEMENTS: Final = (STRUCT, ELEMENT, ELEMENT_VALUE)
 """Paths for :func:`each` to the members of a serialized value, and to the values of its elements."""
+
+_SAME_VERSION: Final = "use the same version of fedbroker on both sides"
+
+
+def serialize(value: object, type_: tff.Type) -> Buffer:
+    """Return a Python value as a serialized ``executor.Value`` of that type.
+
+    Raises:
+        UsageError: the value is not of that type; with TFF's error.
+    """
+    try:
+        return joined(write(value, type_))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"a value does not fit the type {type_}: {words}") from error
 
 
 def write(value: object, type_: tff.Type) -> list[Buffer]:
@@ -207,143 +223,54 @@ def each(message: Buffer, *path: int) -> Iterator[memoryview]:
             yield from each(content, *rest) if rest else [content]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """The tensors at one leaf of a sequence's elements.
-
-    Attributes:
-        leaf: the type of one tensor.
-    """
-
-    leaf: tff.TensorType
-
-    @property
-    def is_serialized(self) -> bool:
-        """True if each tensor is serialized by itself, because their shapes vary."""
-        return self.leaf.shape is None or None in self.leaf.shape
-
-    @property
-    def type(self) -> tff.TensorType:
-        """The type of the column."""
-        if self.is_serialized:
-            return tff.TensorType(np.str_, [None])
-        assert self.leaf.shape is not None
-        return tff.TensorType(self.leaf.dtype, [None, *self.leaf.shape])
-
-    @property
-    def dtype(self) -> tf.DType:
-        """TensorFlow's dtype for the leaf's."""
-        return tf.dtypes.as_dtype(self.leaf.dtype.type)
-
-
-def columns(element: tff.Type) -> list[Column]:
-    """Return the columns of a sequence of elements of that type, in the order of the type."""
-    if isinstance(element, tff.TensorType):
-        return [Column(element)]
-    return [column for _, inner in tff.structure.iter_elements(element) for column in columns(inner)]
-
-
-def dataset(arrays: Sequence[object], count: int, element: tff.Type) -> tf.data.Dataset:
-    """Return a dataset of elements of that type.
+def split(data: Buffer, path: tuple[int, ...]) -> list[memoryview]:
+    """Return the serialized members or elements of a silo's serialized value, as views of it.
 
     Args:
-        arrays: the columns.
-        count: number of elements.
-        element: type of each element.
+        data: the value.
+        path: :data:`MEMBERS` of a federated value, or :data:`ELEMENTS` of a struct.
 
     Raises:
-        ValueError: a serialized tensor is not of its leaf's type.
+        WireError: ``data`` is malformed.
     """
-    kinds = columns(element)
-    tensors = tuple(map(_tensor, kinds, arrays))
-    if any(len(tensor) != count for tensor in tensors):
-        raise ValueError("the tensors of a sequence's elements are not equally many")
-    if isinstance(element, tff.TensorType) and not kinds[0].is_serialized:
-        return tf.data.Dataset.from_tensor_slices(tensors[0])
-    container = with_composites(element)
-
-    def element_of(*leaves: tf.Tensor) -> object:
-        parsed = (_parsed(kind, leaf) for kind, leaf in zip(kinds, leaves, strict=False))
-        return type_conversions.type_to_py_container(_structure(element, parsed), container)
-
-    rows = tf.data.Dataset.from_tensor_slices(tensors) if tensors else tf.data.Dataset.range(count)
-    return rows.map(tf.autograph.experimental.do_not_convert(element_of))
-
-
-def _tensor(column: Column, array: object) -> tf.Tensor:
-    if not column.is_serialized:
-        return tf.constant(array, column.dtype)
-    texts = [bytes(text) for text in np.asarray(array, np.object_)]
-    for text in texts:
-        _check(column, text)
-    return tf.constant(texts, tf.string, [len(texts)])
-
-
-def _check(column: Column, text: bytes) -> None:
-    """Check that the text is a plain tensor of the leaf's dtype and of a shape that fits."""
     try:
-        proto = tensor_pb2.TensorProto.FromString(text)
-    except DecodeError:
-        raise ValueError("an element of a sequence is no tensor") from None
-    shape = tf.TensorShape(proto.tensor_shape)
-    if proto.dtype != column.dtype.as_datatype_enum or not shape.is_compatible_with(column.leaf.shape):
-        raise ValueError(f"an element of a sequence is not of the type {column.leaf}")
+        return list(each(data, *path))
+    except ValueError as error:
+        raise WireError(f"a silo's answer is not a value: {error}", hint=_SAME_VERSION) from None
 
 
-def _parsed(column: Column, leaf: tf.Tensor) -> tf.Tensor:
-    if not column.is_serialized:
-        return leaf
-    return tf.ensure_shape(tf.io.parse_tensor(leaf, column.dtype), column.leaf.shape)
+def federate(values: Iterable[Buffer], type_: tff.FederatedType) -> Buffer:
+    """Return a serialized federated value of that type with these serialized members."""
+    return joined(federated(([value] for value in values), type_))
 
 
-def _structure(type_: tff.Type, leaves: Iterator[Any]) -> object:
-    if isinstance(type_, tff.TensorType):
-        return next(leaves)
-    elements = tff.structure.iter_elements(type_)
-    return tff.structure.Struct([(name, _structure(inner, leaves)) for name, inner in elements])
+def structure(values: Iterable[Buffer]) -> list[Buffer]:
+    """Return the parts of a serialized struct of these serialized values; joined, they are the struct."""
+    return struct((None, [value]) for value in values)
 
 
-def expand_composite(value: object) -> object | None:
-    """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
-    tensor = cast("Any", value)
-    if isinstance(value, tf.RaggedTensor):
-        return collections.OrderedDict[str, object](
-            flat_values=tensor.flat_values.numpy(),
-            nested_row_splits=tuple(splits.numpy() for splits in tensor.nested_row_splits),
-        )
-    if isinstance(value, tf.sparse.SparseTensor):
-        return collections.OrderedDict[str, object](
-            indices=tensor.indices.numpy(), values=tensor.values.numpy(), dense_shape=tensor.dense_shape.numpy()
-        )
-    return None
+def assemble(plan: Plan, values: Mapping[str, Sequence[Buffer]]) -> object:
+    """Return a result in the Python containers of the computation's type, with TFF's own dtypes.
+
+    Args:
+        plan: plan of the computation.
+        values: serialized values of the result's slots, by name: one or, for a clients-placed slot, one for each silo.
+    """
+    python = _fill(plan.result, values)
+    contained = type_conversions.type_to_py_container(python, with_composites(plan.type.result))
+    return tensorflow_computation.transform_result(contained)
 
 
-def with_composites(type_: tff.Type) -> tff.Type:
-    """Return ``type_`` with containers that make ragged and sparse tensors of their parts, which TFF's own cannot."""
-    made, _ = type_transformations.transform_type_postorder(type_, _contained)
-    return made
-
-
-class _Ragged:
-    """A container type that makes a ``tf.RaggedTensor`` of its parts."""
-
-    def __new__(cls, parts: Sequence[tuple[str, Any]]) -> tf.RaggedTensor:
-        named = dict(parts)
-        return tf.RaggedTensor.from_nested_row_splits(named["flat_values"], named["nested_row_splits"])
-
-
-class _Sparse:
-    """A container type that makes a ``tf.sparse.SparseTensor`` of its parts."""
-
-    def __new__(cls, parts: Sequence[tuple[str, Any]]) -> tf.sparse.SparseTensor:
-        return tf.sparse.SparseTensor(**dict(parts))
-
-
-_CONTAINERS: Final = {tf.RaggedTensor: _Ragged, tf.sparse.SparseTensor: _Sparse}
-
-
-def _contained(type_: tff.Type) -> tuple[tff.Type, bool]:
-    container = _CONTAINERS.get(type_.python_container) if isinstance(type_, tff.StructType) else None
-    if container is None:
-        return type_, False
-    return tff.types.StructWithPythonType(list(tff.structure.iter_elements(type_)), container), True
+def _fill(template: Template, values: Mapping[str, Sequence[Buffer]]) -> object:
+    if isinstance(template, FunctionResult):
+        return template.computation
+    if not isinstance(template, Slot):
+        return tff.structure.Struct([(name, _fill(element, values)) for name, element in template.elements])
+    type_, parts = template.type, values[template.name]
+    if not isinstance(type_, tff.FederatedType) or type_.placement is not tff.CLIENTS:
+        return read(parts[0], type_)
+    members = [member for part in parts for member in split(part, MEMBERS)]
+    if not members:
+        return []
+    # The runtime does not distinguish all-equal values from others: it returns one value for each client.
+    return read(federate(members[:1] if type_.all_equal else members, type_), type_)

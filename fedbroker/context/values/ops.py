@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from fedbroker.context.values.arguments import Argument, ClientValues, SharedValue
 from fedbroker.context.values.binding import Binding
-from fedbroker.context.values.conversion import elements, serialize
+from fedbroker.context.values.codec import ELEMENTS, serialize, split
 from fedbroker.context.values.data import SiloData
 from fedbroker.errors import WireError
 from fedbroker.plan.model import ClientStage, Slot
@@ -29,7 +31,7 @@ def parts_of(stage: ClientStage, outputs: Sequence[Buffer]) -> Sequence[Buffer]:
     expected = output_count(stage)
     if len(outputs) != expected:
         raise WireError(f"a silo's answer has {len(outputs)} outputs, and not {expected}", hint=_SAME_VERSION)
-    parts = outputs if stage.kept else elements(outputs[0])
+    parts = outputs if stage.kept else split(outputs[0], ELEMENTS)
     if len(parts) != len(stage.partials) + len(stage.returned):
         raise WireError(f"a silo's answer has {len(parts)} values", hint=_SAME_VERSION)
     return parts
@@ -84,7 +86,7 @@ class StageOps:
     bound: Mapping[str, BoundData]
     blobs: dict[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
     _refs: dict[str, int] = field(default_factory=dict[str, int])
-    _last_ref: int = 0
+    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     _written: _WrittenStage | None = None
 
     def write(
@@ -104,8 +106,8 @@ class StageOps:
         """
         self.blobs = {}
         shared = [slot for slot in stage.inputs if slot.name not in self._refs]
-        refs = {slot.name: self._next_ref() for slot in shared}
-        scratch = {slot.name: (self._next_ref(), self._next_ref()) for slot in shared if slot.name in self.bound}
+        refs = {slot.name: next(self._numbers) for slot in shared}
+        scratch = {slot.name: (next(self._numbers), next(self._numbers)) for slot in shared if slot.name in self.bound}
         loads = {silo: self._load(shared, refs, scratch, server_values, silo) for silo in self.client_ranges}
         self._refs |= refs
         tail = self._run(stage, keep, last)
@@ -134,18 +136,18 @@ class StageOps:
 
     def _run(self, stage: ClientStage, keep: Sequence[str], last: bool) -> list[Op]:
         """Call the stage's computation, compute the values for the coordinator, drop those not needed any more."""
-        function, result = self._next_ref(), self._next_ref()
+        function, result = next(self._numbers), next(self._numbers)
         ops: list[Op] = [Value(function, self._blob(stage.computation))]
         argument = None
         temporary = [function, result]
         if stage.inputs:
-            argument = self._next_ref()
+            argument = next(self._numbers)
             temporary.append(argument)
             ops.append(Struct(argument, tuple((slot.name, self._refs[slot.name]) for slot in stage.inputs)))
         ops.append(Call(result, function, argument))
         if stage.kept:
             for index, slot in enumerate(stage.outputs):
-                self._refs[slot.name] = self._next_ref()
+                self._refs[slot.name] = next(self._numbers)
                 ops.append(Select(self._refs[slot.name], result, index))
             ops += [Compute(self._refs[slot.name]) for slot in (*stage.partials, *stage.returned)]
         else:
@@ -192,7 +194,3 @@ class StageOps:
         digest = digest_of(data)
         self.blobs[digest] = data
         return digest
-
-    def _next_ref(self) -> int:
-        self._last_ref += 1
-        return self._last_ref

@@ -15,7 +15,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.types import type_analysis, type_transformations
 
-from fedbroker.context.values.codec import MEMBERS, columns, each, elements_of, federated, read, write
+from fedbroker.context.values.codec import MEMBERS, each, elements_of, federated, read, write
+from fedbroker.context.values.containers import columns
 from fedbroker.context.values.ops import parts_of
 from fedbroker.errors import RuntimeUnavailable, WireError
 from fedbroker.plan.model import ClientStage, Slot
@@ -23,7 +24,7 @@ from fedbroker.runtime import Executor
 from fedbroker.runtime.values import SEQUENCE, Buffer, fields, struct
 from fedbroker.wire.blobs import digest_of, joined
 
-__all__ = ["MOST_ELEMENTS", "SequenceReader", "has_sequences", "read_sequences", "returns_sequences"]
+__all__ = ["MOST_ELEMENTS", "SequenceReader", "has_sequences", "read_sequences"]
 
 MOST_ELEMENTS: Final = 10_000_000
 """Largest number of elements of a sequence: an endless one would use up the stage's time or the runtime's memory."""
@@ -34,6 +35,7 @@ BATCH: Final = 1 << 14
 _SAME_VERSION: Final = "use the same version of fedbroker on both sides"
 
 
+@functools.lru_cache(4096)
 def has_sequences(type_: tff.Type) -> bool:
     """Return whether values of a type contain sequences."""
     return bool(type_analysis.contains(type_, _is_sequence))
@@ -155,19 +157,21 @@ AT_A_TIME: Final = 16
 
 
 class SequenceReader:
-    """The sequences that silos return, read as tensors, which are held until they are taken.
+    """The sequences that silos return in one stage, read as tensors, which are held until they are taken.
 
     Args:
+        stage: the stage.
         executor: returns an executor of the coordinator's runtime with that many clients.
     """
 
-    def __init__(self, executor: Callable[[int], Awaitable[Executor]]) -> None:
+    def __init__(self, stage: ClientStage, executor: Callable[[int], Awaitable[Executor]]) -> None:
+        self._stage = stage
         self._executor = executor
         self._room = asyncio.Semaphore(AT_A_TIME)
         self._reading: dict[str, None] = {}
         self._tensors: dict[tuple[str, str], Buffer] = {}  # by slot and silo
 
-    async def read(self, stage: ClientStage, silo: str, outputs: Sequence[Buffer]) -> None:
+    async def read(self, silo: str, outputs: Sequence[Buffer]) -> None:
         """Read the sequences in a silo's checked reply.
 
         Raises:
@@ -175,6 +179,7 @@ class SequenceReader:
             ComputationFailed: a sequence cannot be read; with the runtime's error.
             RuntimeUnavailable: the runtime died; names the silos whose sequences were being read.
         """
+        stage = self._stage
         returned = parts_of(stage, outputs)[len(stage.partials) :]
         async with self._room:
             self._reading[silo] = None
@@ -197,8 +202,3 @@ class SequenceReader:
     def take(self, slot: Slot, silo: str, value: Buffer) -> Buffer:
         """Return a silo's value of a slot, with tensors in place of sequences; each is handed out once."""
         return self._tensors.pop((slot.name, silo), value)
-
-
-def returns_sequences(stage: ClientStage) -> bool:
-    """Return whether the values that silos return in a stage contain sequences."""
-    return any(has_sequences(slot.type) for slot in stage.returned)
