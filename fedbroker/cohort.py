@@ -48,7 +48,7 @@ class Cohort:
             name,
             limits=DEFAULT_LIMITS if limits is None else limits,
             keys=None if keys is None else coordinator_keys(Path(keys)),
-            on_event=on_event,
+            listeners=() if on_event is None else (on_event,),
         )
 
     @property

@@ -29,7 +29,7 @@ from fedbroker.plan.functions import holds_function, specialize
 from fedbroker.runtime import Executor, Runtime
 from fedbroker.runtime.runtimes import Runtimes
 from fedbroker.session.cohort import CoordinatorCohort
-from fedbroker.session.events import Event, EventDetails, both, emit
+from fedbroker.session.events import Event, EventDetails, Listener, emit
 from fedbroker.session.journal import Journal
 from fedbroker.session.report import SessionReport, Statistics
 from fedbroker.session.roster import Member
@@ -72,13 +72,16 @@ class Coordinator:
         self._runtimes: Runtimes | None = None
         self._journal: Journal | None = None
         self._last: Session | None = None
-        progress = None if self._progress is None else self._progress.on_event
-        self._listener = both(progress, settings.on_event)
+        self._listeners: list[Listener] = []
         self._exposition: Exposition | None = None
         if settings.options.metrics is not None:
             metrics = CoordinatorMetrics(settings.cohort, statistics=self._statistics, restarts=self._restarts)
             self._exposition = Exposition(settings.options.metrics, metrics.registry)
-            self._listener = both(metrics.on_event, self._listener)
+            self._listeners.append(metrics.on_event)
+        if self._progress is not None:
+            self._listeners.append(self._progress.on_event)
+        if settings.on_event is not None:
+            self._listeners.append(settings.on_event)
 
     async def invoke(self, comp: tff.Computation, argument: object) -> object:
         """Run a computation, with retries; see :func:`fedbroker.context.invocation.invoke`."""
@@ -135,7 +138,7 @@ class Coordinator:
 
     def _on_retry(self, number: int, error: FedbrokerError) -> None:
         details: EventDetails = {"attempt": number, "of": self.settings.options.retries + 1, "reason": str(error)}
-        emit(self._listener, Event("invocation_retried", details=details))
+        emit(self._listeners, Event("invocation_retried", details=details))
 
     async def _plan_call(self, comp: tff.Computation, argument: object) -> tuple[Plan, object]:
         """Return the plan of a call and its argument, of which functions have become parts of the computation."""
@@ -223,7 +226,7 @@ class Coordinator:
                     limits=settings.limits,
                     compression=settings.options.compression,
                     keys=settings.trusted,
-                    on_event=self._listener,
+                    listeners=self._listeners,
                     journal=self._journal,
                 )
                 try:

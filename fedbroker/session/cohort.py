@@ -65,7 +65,7 @@ class CoordinatorCohort:
         limits: limits on messages and blobs.
         compression: compression of large blobs.
         keys: keys of the coordinator and its silos; None: nothing is signed.
-        on_event: called for each silo that joins or leaves and each event of a session; must not block.
+        listeners: called for each silo that joins or leaves and each event of a session; must not block.
         journal: record of unfinished sessions, from which a coordinator resumes after it was killed.
 
     Raises:
@@ -81,13 +81,13 @@ class CoordinatorCohort:
         limits: Limits = DEFAULT_LIMITS,
         compression: Compression = "off",
         keys: Keys | None = None,
-        on_event: Listener | None = None,
+        listeners: Sequence[Listener] = (),
         journal: Journal | None = None,
     ) -> None:
         self.name = name
         self._version = version
         self._limits = limits
-        self._listener = on_event
+        self._listeners = listeners
         self._journal = journal
         self._roster = Roster()
         self._blob_index = BlobCacheIndex()
@@ -233,7 +233,7 @@ class CoordinatorCohort:
         journal: SessionJournal | None,
     ) -> Session:
         report = SessionReport(session=name, cohort=self.name, members=tuple(member.name for member in members))
-        recorder = self._recent[name] = Recorder(report, self._listener)
+        recorder = self._recent[name] = Recorder(report, self._listeners)
         recorder.emit("session_started", members=list(report.members))
         return Session(
             name,
@@ -298,7 +298,7 @@ class CoordinatorCohort:
         if recorder is not None:
             recorder.late(response.silo, response.stage)
         else:  # the session ended long ago, or belongs to another process
-            emit(self._listener, Event("late_reply", response.session_id, response.stage, response.silo))
+            emit(self._listeners, Event("late_reply", response.session_id, response.stage, response.silo))
 
     def _on_forged(self, silo: str, session: str, why: str) -> None:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""
@@ -312,4 +312,4 @@ class CoordinatorCohort:
             self._emit("message_forged", silo, why=why)
 
     def _emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
-        emit(self._listener, Event(name, silo=silo, details={"cohort": self.name, **details}))
+        emit(self._listeners, Event(name, silo=silo, details={"cohort": self.name, **details}))

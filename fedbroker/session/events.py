@@ -1,15 +1,15 @@
-"""Events of a cohort and its sessions: written to the structured log and passed to a listener."""
+"""Events of a cohort and its sessions: written to the structured log and passed to listeners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from fedbroker.log import get_logger
 from fedbroker.session.stage_state import OutcomeName
 
-__all__ = ["Event", "EventDetails", "EventName", "Listener", "both", "emit"]
+__all__ = ["Event", "EventDetails", "EventName", "Listener", "emit"]
 
 _log = get_logger(__name__)
 
@@ -91,8 +91,8 @@ Listener: TypeAlias = Callable[[Event], None]
 """Function that is called for each event, on the event loop: it must not block."""
 
 
-def emit(listener: Listener | None, event: Event) -> None:
-    """Log an event and pass it to the listener. An exception of the listener is logged and has no other effect."""
+def emit(listeners: Iterable[Listener], event: Event) -> None:
+    """Log an event and pass it to the listeners. An exception of a listener is logged and has no other effect."""
     position = {"session": event.session, "stage": event.stage, "silo": event.silo}
     fields: dict[str, Any] = {  # times in milliseconds, which is as precise as a reader of the log needs
         key: round(value, 3) if isinstance(value, float) else value for key, value in event.details.items()
@@ -100,25 +100,8 @@ def emit(listener: Listener | None, event: Event) -> None:
     fields |= {key: value for key, value in position.items() if value not in ("", None)}
     log = _log.warning if event.name in WARNINGS else _log.info
     log(event.name, **fields)
-    _call(listener, event)
-
-
-def both(first: Listener | None, second: Listener | None) -> Listener | None:
-    """Return a listener that passes each event to both, even if one of them raises."""
-    if first is None or second is None:
-        return first or second
-
-    def listen(event: Event) -> None:
-        _call(first, event)
-        _call(second, event)
-
-    return listen
-
-
-def _call(listener: Listener | None, event: Event) -> None:
-    if listener is None:
-        return
-    try:
-        listener(event)
-    except Exception:
-        _log.exception("on_event_failed", event_name=event.name)
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:
+            _log.exception("on_event_failed", event_name=event.name)

@@ -259,12 +259,12 @@ class Recorder:
 
     Attributes:
         report: the report so far.
-        listener: called for each event, too.
+        listeners: called for each event, too.
         over: True once the session has ended.
     """
 
     report: SessionReport
-    listener: Listener | None = None
+    listeners: Sequence[Listener] = ()
     over: bool = field(default=False, init=False)
     _began: float = field(default_factory=time.monotonic)
     _stage: int | None = None
@@ -273,7 +273,7 @@ class Recorder:
 
     def emit(self, name: EventName, silo: str = "", **details: Unpack[EventDetails]) -> None:
         """Emit an event of this session."""
-        emit(self.listener, Event(name, self.report.session, self._stage, silo, details))
+        emit(self.listeners, Event(name, self.report.session, self._stage, silo, details))
 
     def stage_started(self, stage: int, silos: Sequence[str], seconds: float) -> None:
         """Record the start of a stage, before its silos are asked."""
@@ -314,7 +314,7 @@ class Recorder:
     def late(self, silo: str, stage: int) -> None:
         """Record a reply that came after its stage had closed."""
         self.report = replace(self.report, late=self.report.late + 1)
-        emit(self.listener, Event("late_reply", self.report.session, stage, silo))
+        emit(self.listeners, Event("late_reply", self.report.session, stage, silo))
 
     def forged(self, silo: str, why: str) -> None:
         """Record a forged message."""

@@ -12,7 +12,7 @@ import pytest
 from fedbroker.errors import ConfigError, SiloError
 from fedbroker.metrics.coordinator import MOST_SILOS, CoordinatorMetrics
 from fedbroker.metrics.exposition import Exposition, Registry, parse_address
-from fedbroker.session.events import Event, both
+from fedbroker.session.events import Event, emit
 from fedbroker.session.report import Recorder, RequestTimings, SessionReport, Statistics
 from fedbroker.session.stage_state import Lost
 from fedbroker.transport.amqp.connection import TrafficCounters
@@ -30,12 +30,12 @@ def value(of: CoordinatorMetrics, name: str, **labels: str) -> float | None:
 
 
 def recorder(of: CoordinatorMetrics, session: str = "5e55101") -> Recorder:
-    return Recorder(SessionReport(session=session, cohort="airports", members=("ewr", "jfk")), of.on_event)
+    return Recorder(SessionReport(session=session, cohort="airports", members=("ewr", "jfk")), (of.on_event,))
 
 
 def stage(of: Recorder, error: Exception | None = None) -> None:
     """Emit a stage in which one silo answers and the other never picks its work up."""
-    of.session_started()
+    of.emit("session_started", members=["ewr", "jfk"])
     of.stage_started(0, ["ewr", "jfk"], 10.0)
     timings = RequestTimings("ewr", "1")
     timings.started, timings.replied, timings.fetched, timings.bytes_out = 1.0, 4.0, 4.5, 1000
@@ -70,7 +70,7 @@ def test_session_outcome_and_error_code_are_counted():
     stage(failed, SiloError("jfk", "no"))
     failed.finished(SiloError("jfk", "no"))
     broken = recorder(own, "b")
-    broken.session_started()
+    broken.emit("session_started", members=["ewr", "jfk"])
     broken.finished(KeyError("a fault of ours"))
     assert value(own, "fedbroker_sessions_total", outcome="failed") == 2
     assert value(own, "fedbroker_stages_total", outcome="failed") == 1
@@ -81,7 +81,7 @@ def test_session_outcome_and_error_code_are_counted():
 def test_gauge_of_awaited_silos_ends_with_its_session():
     own = metrics()
     one = recorder(own)
-    one.session_started()
+    one.emit("session_started", members=["ewr", "jfk"])
     one.stage_started(0, ["ewr", "jfk"], 10.0)
     assert value(own, "fedbroker_work_unanswered") == 2
     one.emit("late_joiner_added", "lga", in_place_of="jfk")
@@ -150,13 +150,9 @@ def test_listeners_receive_events_even_if_another_one_raises(caplog):
     def broken(event: Event) -> None:
         raise RuntimeError("no")
 
-    listener = both(broken, heard.append)
-    assert listener is not None
-    listener(Event("silo_left", silo="ewr"))
+    emit((broken, heard.append), Event("silo_left", silo="ewr"))
     assert [event.name for event in heard] == ["silo_left"]
     assert "on_event_failed" in caplog.text
-    assert both(None, heard.append) == heard.append
-    assert both(None, None) is None
 
 
 def test_registry_is_served_until_closed():

@@ -349,7 +349,7 @@ async def test_events_agree_with_the_report():
     lane = ScriptedLane(ewr=[done("ewr", "a")], jfk=[Dead("jfk", "s", 0, "expired")])
     lane.stored = {"a": b"1"}
     one = session(lane, policy=Policy("drop", 1))
-    one.recorder.listener = events.append
+    one.recorder.listeners = (events.append,)
     await run(one, work())
     one.recorder.late("jfk", 0)
     await one.close()
