@@ -194,7 +194,7 @@ class _Run:
         """
         values: dict[str, Sequence[Buffer]] = {}
         sequences: list[Slot] = []
-        for slot in self.plan.result_slots():
+        for slot in self.plan.result_slots:
             if slot.name in self.returned:
                 values[slot.name] = [self.returned[slot.name][silo] for silo in self.participants]
             else:

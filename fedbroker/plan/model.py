@@ -190,6 +190,7 @@ class Plan:
         result: the result's shape, with a slot for each value that a stage computes.
         exposed: the secure intrinsics that are computed in plaintext, so that the coordinator sees each silo's part.
         client_stages: the stages that need silos: each is one barrier, and so one round trip.
+        result_slots: the slots of the result, left to right.
     """
 
     name: str
@@ -199,19 +200,17 @@ class Plan:
     result: Template
     exposed: tuple[str, ...] = ()
     client_stages: tuple[ClientStage, ...] = field(init=False)
+    result_slots: tuple[Slot, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         client_stages = tuple(stage for stage in self.stages if isinstance(stage, ClientStage))
         object.__setattr__(self, "client_stages", client_stages)
+        object.__setattr__(self, "result_slots", tuple(_slots(self.result)))
 
     @property
     def round_trips(self) -> int:
         """Return how often the coordinator waits for the silos: each time 2 control messages per silo."""
         return len(self.client_stages)
-
-    def result_slots(self) -> Iterator[Slot]:
-        """Return the slots of the result, left to right."""
-        return leaves(self.result)
 
     def __repr__(self) -> str:
         return one_line_repr("Plan", repr(self.name), count_text(self.round_trips, "round trip"), str(self.type))
@@ -222,13 +221,13 @@ def _stage_repr(kind: str, number: int, computation: bytes, inputs: Sized, outpu
     return one_line_repr(kind, str(number), *sizes, f"computation of {bytes_text(len(computation))}")
 
 
-def leaves(template: Template) -> Iterator[Slot]:
+def _slots(template: Template) -> Iterator[Slot]:
     """Yield the slots of a template, left to right."""
     if isinstance(template, Slot):
         yield template
     elif isinstance(template, ResultStruct):
         for _, element in template.elements:
-            yield from leaves(element)
+            yield from _slots(element)
 
 
 def serialize_computation(computation: Proto) -> bytes:

@@ -223,13 +223,15 @@ def ship(
     Small blobs are sent with the work item. A large blob is broadcast if more than one silo lacks it, else sent to that
     silo alone.
     """
-    needed = {member.name: needs(programs[member.name]) for member in members}
     inline: dict[str, list[Digest]] = {}
+    direct: dict[str, list[Digest]] = {}
+    bulk: dict[str, list[Digest]] = {}
     lacked_by: dict[Digest, list[str]] = {}  # the blobs that do not fit into a work item
     for member in members:
         room = limits.inline_total
         riders = inline[member.name] = []
-        for digest in needed[member.name]:
+        direct[member.name] = []
+        for digest in needs(programs[member.name]):
             if blob_index.has(member, digest):
                 continue
             if sizes[digest] <= min(limits.inline_blob, room):
@@ -238,12 +240,10 @@ def ship(
             else:
                 lacked_by.setdefault(digest, []).append(member.name)
     broadcast: list[Digest] = []
-    direct: dict[str, list[Digest]] = {silo: [] for silo in needed}
     for digest, silos in lacked_by.items():
         (broadcast if len(silos) > 1 else direct[silos[0]]).append(digest)
-    bulk: dict[str, list[Digest]] = {}
-    for silo, digests in needed.items():
+    for silo, riders in inline.items():
         # A broadcast reaches a silo that has the blob, too: it need not ask for it if it has lost it since.
-        sent = {*broadcast, *direct[silo]} - {*inline[silo]}
-        bulk[silo] = [digest for digest in digests if digest in sent]
+        sent = {*broadcast, *direct[silo]} - {*riders}
+        bulk[silo] = [digest for digest in needs(programs[silo]) if digest in sent]
     return Shipment(inline, broadcast, direct, bulk)

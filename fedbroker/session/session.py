@@ -210,7 +210,8 @@ class StageRunner:
                 )
                 self._start(stage, session.members, self._work.ops)
                 error, over = await self._verdict(), True
-                stage.cancel_tasks()
+                for task in stage.tasks:
+                    task.cancel()
         except BaseExceptionGroup as group:
             if not over:  # a failed upload or a lost broker ends the stage, too
                 error = group.exceptions[0]

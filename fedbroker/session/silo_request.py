@@ -71,7 +71,8 @@ class StageContext:
         journal: records outputs; None without a journal.
         work: the work of the stage.
         deadline: deadline of the stage.
-        task_group: the tasks of the stage.
+        task_group: runs the tasks of the stage.
+        tasks: the tasks that were started.
     """
 
     session_id: str
@@ -82,16 +83,11 @@ class StageContext:
     work: StageWork
     deadline: Deadline
     task_group: asyncio.TaskGroup
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
+    tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work in the background until the stage ends; its error ends the stage."""
-        self._tasks.append(self.task_group.create_task(work))
-
-    def cancel_tasks(self) -> None:
-        """Cancel the tasks that still run."""
-        for task in self._tasks:
-            task.cancel()
+        self.tasks.append(self.task_group.create_task(work))
 
     async def send_blobs(self, digests: Sequence[Digest], silo: str | None) -> None:
         """Send blobs one after another to one silo or, with None, to the cohort."""
