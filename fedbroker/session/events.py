@@ -36,6 +36,7 @@ EventName: TypeAlias = Literal[
 WARNINGS: Final[frozenset[EventName]] = frozenset(
     ("silo_dropped", "silo_rejected", "stage_failed", "message_forged", "invocation_retried")
 )
+"""Events that are logged as warnings, because an operator may have to act on them."""
 
 
 class EventDetails(TypedDict, total=False):
