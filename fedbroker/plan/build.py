@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from fedbroker.plan.blocks import (
 from fedbroker.plan.cut import Local, Place
 from fedbroker.plan.model import ClientStage, Fold, ServerStage, Slot, Stage, Whole, serialize_computation
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "in_order_of_use"]
 
 _INPUTS = "inputs"
 
@@ -170,7 +171,8 @@ class Builder:
             The slots that it takes in addition to ``fed``, and the computation, whose parameter is these slots and then
                 a struct for each of ``fed``, in this order.
         """
-        bodies = [*self._repeated(block for _, block in locals_), *locals_]
+        # A repeated value may need one that is evaluated once, and the reverse.
+        bodies = in_order_of_use([*self._repeated(block for _, block in locals_), *locals_])
         bound = {name for name, _ in bodies} | {slot.name for slots in fed for slot in slots}
         wanted = [name for name in names_in_order(*(block for _, block in bodies), result) if name not in bound]
         inputs = tuple(self.slots[name] for name in wanted)
@@ -197,6 +199,26 @@ class Builder:
         return [
             (name, local.block) for name, local in self.values.items() if name in needed and local.block is not None
         ]
+
+
+def in_order_of_use(bodies: Sequence[tuple[str, Block]]) -> list[tuple[str, Block]]:
+    """Return named values so that each follows those that it refers to, and otherwise in the given order."""
+    position = {name: at for at, (name, _) in enumerate(bodies)}
+    waits_for = [{position[use] for use in names_in_order(block) if use in position} for _, block in bodies]
+    used_by: list[list[int]] = [[] for _ in bodies]
+    for at, uses in enumerate(waits_for):
+        for use in uses:
+            used_by[use].append(at)
+    ready = [at for at, uses in enumerate(waits_for) if not uses]  # a sorted list is a heap
+    ordered: list[tuple[str, Block]] = []
+    while ready:
+        at = heapq.heappop(ready)
+        ordered.append(bodies[at])
+        for other in used_by[at]:
+            waits_for[other].remove(at)
+            if not waits_for[other]:
+                heapq.heappush(ready, other)
+    return ordered
 
 
 def _result(outputs: Iterable[Slot]) -> Block:
