@@ -29,7 +29,7 @@ setup: ## install the private .venv and RabbitMQ's server, if they are missing
 	@scripts/setup.sh $(also)
 
 # The tests and checks of config/ need more packages.
-test check coverage blocking: also := tests
+test check coverage: also := tests
 
 .PHONY: test
 test: setup ## run all tests, three files at a time, then the timing tests; ARGS="-k name" chooses
@@ -39,10 +39,6 @@ test: setup ## run all tests, three files at a time, then the timing tests; ARGS
 coverage: setup ## run the tests that need no quiet machine; require the branch coverage that pyproject.toml names
 	@COVERAGE_FILE="$(CURDIR)/.cache/coverage" $(bin)/python -m pytest -n 3 --dist loadfile --alone no --cov \
 	  --cov-report=term $(ARGS)
-
-.PHONY: blocking
-blocking: setup ## run the tests, and fail those in which fedbroker's own code blocks an event loop
-	@scripts/test.sh --blocking $(ARGS)
 
 .PHONY: unit
 unit: setup ## run the tests that need neither broker nor processes
