@@ -34,7 +34,7 @@ from fedbroker.plan.functions import holds_function
 from fedbroker.plan.model import Slot
 from fedbroker.plan.sequences import SEQUENCE_INTRINSICS, sequences_as_tensorflow
 
-__all__ = ["SECURE", "Flat", "SecureSum", "contents_of", "flatten"]
+__all__ = ["DEFECT", "SECURE", "Flat", "SecureSum", "contents_of", "flatten"]
 
 SecureSum: TypeAlias = Literal["refuse", "plaintext"]
 """The handling of secure intrinsics: a PlanError, or ordinary aggregates that the coordinator sees."""
@@ -56,6 +56,12 @@ SECURE: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """The intrinsics whose promise fedbroker cannot keep, each with its replacement."""
+
+DEFECT: Final = (
+    "this is a defect of fedbroker: report this line, the versions of fedbroker and tensorflow-federated, and the "
+    "program's text, which holds no arguments: print(computation.to_building_block().formatted_representation())"
+)
+"""The hint of errors that no program should cause."""
 
 PARAMETER_PREFIX = "arg"
 
@@ -97,8 +103,7 @@ def flatten(comp: tff.framework.ConcreteComputation, secure_sum: SecureSum) -> F
         compiled: Block = untyped(native).desugar_and_transform_to_native(comp).to_building_block()
     except Exception as error:  # TFF raises many types here; all mean the same to the caller
         raise PlanError(
-            f"TFF cannot compile the computation: {type(error).__name__}: {_first_line(error)}",
-            hint="run it on TFF's own context first: tff.backends.native.set_sync_local_cpp_execution_context()",
+            f"cannot compile the computation: {type(error).__name__}: {_first_line(error)}", hint=DEFECT
         ) from error
     _check_supported(compiled, contents_of(compiled), ())
     function = _as_lambda(compiled)

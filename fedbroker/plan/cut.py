@@ -16,7 +16,7 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from fedbroker.errors import PlanError
 from fedbroker.plan.aggregation import Aggregation, aggregation_of
 from fedbroker.plan.blocks import Block, free, names_in_order, proto_of, tf, untyped, walk
-from fedbroker.plan.compiler import Flat
+from fedbroker.plan.compiler import DEFECT, Flat
 
 __all__ = ["Local", "Place", "analyse", "check_captures", "place_of"]
 
@@ -115,7 +115,7 @@ def _local(name: str, block: Block, values: Mapping[str, Local], *, returned: bo
     uses = tuple(names_in_order(block))
     unbound = [use for use in uses if use not in values]
     if unbound:
-        raise PlanError(f"TFF's compiler left {', '.join(unbound)} unbound in {name}")
+        raise PlanError(f"TFF's compiler left {', '.join(unbound)} unbound in {name}", hint=DEFECT)
     place = place_of(block.type_signature)
     used = [values[use] for use in uses]
     stateful = _check_parts(block)

@@ -10,7 +10,7 @@ from tensorflow_federated.python.core.impl.compiler import building_blocks as bb
 from fedbroker.errors import PlanError
 from fedbroker.plan.blocks import Block, elements_of, names_in_order, proto_of
 from fedbroker.plan.build import Builder
-from fedbroker.plan.compiler import Flat, SecureSum, flatten
+from fedbroker.plan.compiler import DEFECT, Flat, SecureSum, flatten
 from fedbroker.plan.cut import analyse, check_captures
 from fedbroker.plan.model import FunctionResult, Plan, ResultStruct, Slot, Template
 
@@ -71,4 +71,4 @@ def _template(block: Block, slots: dict[str, Slot]) -> Template:
         return FunctionResult(proto_of(block))
     if isinstance(block, bb.Reference):
         return slots[block.name]
-    raise PlanError(f"the result holds {block.compact_representation()[:80]}, which is no value")
+    raise PlanError(f"the result holds {block.compact_representation()[:80]}, which is no value", hint=DEFECT)

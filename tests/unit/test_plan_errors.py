@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow_federated as tff
 
 from fedbroker.errors import PlanError
-from fedbroker.plan import make_plan
+from fedbroker.plan import compiler, make_plan
 from tests.support import computations as c
 
 INTS = tff.FederatedType(np.int32, tff.CLIENTS)
@@ -87,6 +89,19 @@ def test_function_that_captures_a_value_is_refused():
 
     with pytest.raises(PlanError, match="captures a value of type float32"):
         make_plan(shifted)
+
+
+def test_a_planners_bug_says_how_to_report_it(monkeypatch):
+    def broken(_):
+        raise AttributeError("no such part\nand more")
+
+    monkeypatch.setattr(compiler, "native", SimpleNamespace(desugar_and_transform_to_native=broken))
+    with pytest.raises(PlanError, match="cannot compile the computation: AttributeError: no such part") as caught:
+        make_plan(c.total)
+    assert "defect of fedbroker" in caught.value.hint
+    assert "TFF's own context" not in str(caught.value)
+    # The expression in the hint works, and shows neither values nor graphs.
+    assert "federated_sum" in c.total.to_building_block().formatted_representation()
 
 
 def test_errors_are_one_line():
