@@ -21,6 +21,7 @@ GROUPS = {
     "secure": "Secure sums",
     "program": "`tff.program`",
     "mapreduce": "`tff.backends.mapreduce`",
+    "tutorials": "TFF's tutorials",
     "clients": "Clients and silos",
     "refused": "What does not run",
 }
