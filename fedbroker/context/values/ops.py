@@ -86,7 +86,7 @@ class StageOps:
     bound: Mapping[str, BoundData]
     blobs: dict[Digest, Buffer] = field(default_factory=dict[Digest, Buffer])
     _refs: dict[str, int] = field(default_factory=dict[str, int])
-    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
+    _numbers: Iterator[int] = field(default_factory=partial[Iterator[int]](itertools.count, 1))
     _written: _WrittenStage | None = None
 
     def write(
