@@ -304,7 +304,7 @@ class CoordinatorCohort:
         """Record a forged message in the report of its session or, if unknown, of the silo's running sessions."""
         named = [self._recent[session]] if session in self._recent else []
         running = [
-            recorder for recorder in self._recent.values() if not recorder.over and silo in recorder.report.members
+            recorder for recorder in self._recent.values() if not recorder.ended and silo in recorder.report.members
         ]
         for recorder in named or running:
             recorder.forged(silo, why)

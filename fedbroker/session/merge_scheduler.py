@@ -150,37 +150,37 @@ class MergeScheduler:
             self._uploading[first] = upload.size
             upload.granted.set()
 
-    def is_batch_ready(self, most: int, large: int) -> bool:
-        """Return whether ``most`` replies or ``large`` bytes are ready: merging fewer costs more than it saves."""
-        return len(self._ready) >= most or self._ready_bytes >= large
+    def is_batch_ready(self, max_replies: int, batch_bytes: int) -> bool:
+        """Return whether so many replies or bytes are ready: merging fewer costs more than it saves."""
+        return len(self._ready) >= max_replies or self._ready_bytes >= batch_bytes
 
-    def take_batch(self, most: int, large: int) -> list[Reply] | None:
-        """Take the next replies to merge: up to ``most``, of up to ``large`` bytes or a single larger one.
+    def take_batch(self, max_replies: int, batch_bytes: int) -> list[Reply] | None:
+        """Take the next replies to merge: up to ``max_replies``, of up to ``batch_bytes`` or a single larger one.
 
         Returns:
             None while too few are ready and more may come; no reply once all of them were taken.
         """
-        if not (self._complete or self.is_batch_ready(most, large)):
+        if not (self._complete or self.is_batch_ready(max_replies, batch_bytes)):
             return None
         batch: list[Reply] = []
         size = 0
-        while self._ready and len(batch) < most and (not batch or size + self._ready[0].size <= large):
+        while self._ready and len(batch) < max_replies and (not batch or size + self._ready[0].size <= batch_bytes):
             batch.append(self._ready.popleft())
             size += batch[-1].size
         self._ready_bytes -= size
         self._batch_taken = True
         return batch
 
-    async def next_batch(self, most: int, large: int) -> list[Reply]:
+    async def next_batch(self, max_replies: int, batch_bytes: int) -> list[Reply]:
         """Wait until :meth:`take_batch` returns a batch, and return it; no reply once all of them were taken."""
-        while (batch := self.take_batch(most, large)) is None:
+        while (batch := self.take_batch(max_replies, batch_bytes)) is None:
             self._changed.clear()
             await self._changed.wait()
         return batch
 
-    def take_few(self, most: int, large: int) -> list[Reply]:
+    def take_few(self, max_replies: int, batch_bytes: int) -> list[Reply]:
         """Take and release all replies if they are too few for a batch and none was taken before; else take none."""
-        if self._batch_taken or self.is_batch_ready(most, large):
+        if self._batch_taken or self.is_batch_ready(max_replies, batch_bytes):
             return []
         few = self._clear()
         if few:

@@ -260,12 +260,12 @@ class Recorder:
     Attributes:
         report: the report so far.
         listeners: called for each event, too.
-        over: True once the session has ended.
+        ended: True once the session has ended.
     """
 
     report: SessionReport
     listeners: Sequence[Listener] = ()
-    over: bool = field(default=False, init=False)
+    ended: bool = field(default=False, init=False)
     _began: float = field(default_factory=time.monotonic)
     _stage: int | None = None
     _stage_began: float = 0.0
@@ -324,7 +324,7 @@ class Recorder:
 
     def finished(self, error: BaseException | None = None) -> None:
         """Record the end of the session."""
-        self.over = True
+        self.ended = True
         text = "" if error is None else str(error) or type(error).__name__
         self.report = replace(self.report, seconds=time.monotonic() - self._began, error=text)
         outcome: Literal["ok", "cancelled", "failed"] = "ok"

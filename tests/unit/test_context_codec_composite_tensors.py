@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.types import type_conversions
 
-from fedbroker.context.values.arguments import expand_composite
+from fedbroker.context.values.arguments import expand
 from fedbroker.context.values.containers import with_composites
 
 VALUES = {
@@ -22,8 +22,8 @@ VALUES = {
 
 def struct(value):
     """Return TFF's struct of the parts, as the runtime would, and its type with TFF's container."""
-    parts = tff.structure.from_container(expand_composite(value), recursive=True)
-    plain = type_conversions.infer_type(expand_composite(value))
+    parts = tff.structure.from_container(expand(value), recursive=True)
+    plain = type_conversions.infer_type(expand(value))
     return parts, tff.types.StructWithPythonType(list(tff.structure.iter_elements(plain)), type(value))
 
 
@@ -45,7 +45,7 @@ def _as_lists(value):
 
 @pytest.mark.parametrize("value", [1.0, "text", np.ones(2), [1, 2], collections.OrderedDict(a=1), tf.constant(1)])
 def test_other_values_are_unchanged(value):
-    assert expand_composite(value) is None
+    assert expand(value) is None
 
 
 def test_other_types_stay_the_same_object():

@@ -19,7 +19,7 @@ from fedbroker.errors import UsageError
 from fedbroker.plan.model import Plan, Slot
 from fedbroker.wire.blobs import Buffer
 
-__all__ = ["Argument", "ClientValues", "SharedValue", "client_count", "expand_composite", "read_arguments"]
+__all__ = ["Argument", "ClientValues", "SharedValue", "client_count", "expand", "read_arguments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +110,23 @@ def _normalize(argument: object) -> object:
     if argument is None:
         return None
     if not isinstance(argument, tff.structure.Struct):
-        return tensorflow_computation.transform_args(tree.traverse(_to_python, argument))
+        return tensorflow_computation.transform_args(tree.traverse(expand, argument))
     args, kwargs = function_utils.unpack_args_from_struct(argument)
     return function_utils.pack_args_into_struct(
-        tensorflow_computation.transform_args(tree.traverse(_to_python, args)),
-        tensorflow_computation.transform_args(tree.traverse(_to_python, kwargs)),
+        tensorflow_computation.transform_args(tree.traverse(expand, args)),
+        tensorflow_computation.transform_args(tree.traverse(expand, kwargs)),
     )
 
 
-def _to_python(value: object) -> object:
-    """Convert TFF structs and composite tensors to Python containers; None for other values, for ``tree.traverse``."""
-    return (
-        tff.structure.to_odict_or_tuple(value) if isinstance(value, tff.structure.Struct) else expand_composite(value)
-    )
+def expand(value: object) -> object | None:
+    """Return a TFF struct as a Python container, and a ragged or sparse tensor as its parts, by their names in TFF.
 
-
-def expand_composite(value: object) -> object | None:
-    """Return the parts of a ragged or sparse tensor, by their names in TFF; None for any other value."""
+    Returns:
+        None for any other value, which ``tree.traverse`` then keeps.
+    """
+    if isinstance(value, tff.structure.Struct):
+        container: object = tff.structure.to_odict_or_tuple(value)
+        return container
     tensor = cast("Any", value)
     if isinstance(value, tf.RaggedTensor):
         return collections.OrderedDict[str, object](

@@ -77,7 +77,7 @@ async def _replaced(value: memoryview, type_: tff.Type, executor: Executor) -> l
     if not isinstance(type_, tff.StructType) or len(parts) != len(type_):
         raise WireError(f"a value is not of the type {type_}", hint=_SAME_VERSION)
     inner = zip(tff.structure.iter_elements(type_), parts, strict=True)
-    return struct([(name, await _replaced(part, one, executor)) for (name, one), part in inner])
+    return struct([(name, await _replaced(part, element, executor)) for (name, element), part in inner])
 
 
 async def _tensors(value: memoryview, element: tff.Type, executor: Executor) -> Buffer:
