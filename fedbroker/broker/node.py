@@ -9,13 +9,13 @@ import asyncio
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from fedbroker.broker.directories import link_to, make_temporary, remove_leftovers, usable
 from fedbroker.broker.setup import (
     NODE,
     ClusterIdentity,
@@ -70,6 +70,7 @@ class PrivateBroker:
         self._plugins = tuple(plugins)
         self._start_timeout = start_timeout
         self._directory: Path | None = None
+        self._link: Path | None = None
         self._files: NodeFiles | None = None
         self._ports: Ports | None = None
         self._supervisor: SupervisorProcess | None = None
@@ -120,7 +121,8 @@ class PrivateBroker:
         Raises:
             UsageError: it was never started.
         """
-        return self._started()[0].directory
+        files, _ = self._started()
+        return self._directory or files.directory
 
     @property
     def running(self) -> bool:
@@ -238,14 +240,16 @@ class PrivateBroker:
     def _prepared(self) -> NodeFiles:
         """Return the node's files, whose directory a supervisor has locked."""
         if self._files is None:
+            remove_leftovers()
             temporary = self._given_directory is None
-            self._directory = (
-                Path(tempfile.mkdtemp(prefix="fedbroker-broker-")) if temporary else self._owned_directory()
-            )
+            self._directory = make_temporary() if temporary else self._owned_directory()
             self._supervisor = SupervisorProcess(self._directory, remove=temporary)
+            if not usable(self._directory):
+                self._link = link_to(self._directory)
             cluster = self._cluster
             credentials = cluster.credentials if cluster else Credentials.of(self._directory)
-            files = NodeFiles(self._directory, credentials, self._extra_conf, self._plugins, self._node, cluster)
+            path = self._link or self._directory
+            files = NodeFiles(path, credentials, self._extra_conf, self._plugins, self._node, cluster)
             files.prepare()
             self._files = files
         return self._files
@@ -253,11 +257,14 @@ class PrivateBroker:
     def _end(self, *, orderly: bool) -> None:
         supervisor, self._supervisor = self._supervisor, None
         directory, self._directory = self._directory, None
+        link, self._link = self._link, None
         self._files = None
         if supervisor is not None:
             supervisor.close(orderly=orderly)
         if directory is not None and self._given_directory is None:
             shutil.rmtree(directory, ignore_errors=True)  # for a supervisor that was killed
+        if link is not None:
+            shutil.rmtree(link.parent, ignore_errors=True)
 
     def _owned_directory(self) -> Path:
         assert self._given_directory is not None

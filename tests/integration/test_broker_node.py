@@ -148,6 +148,29 @@ async def _get_durable(url: str) -> bytes:
         return message.body
 
 
+async def test_directory_may_have_a_space_in_its_path(tmp_path: Path) -> None:
+    place = tmp_path / "a 'b' $c"
+    for _ in range(2):
+        with PrivateBroker(directory=place) as node:
+            assert node.directory == place
+            await round_trip(node.url)
+            assert "fedbroker" in node.ctl("list_users")
+            (link,) = [Path(line) for line in node.ctl("eval", 'os:getenv("HOME").').strip('"\n').splitlines()]
+            assert link.resolve() == place
+        assert not link.parent.exists()
+        assert (place / "mnesia").is_dir()
+
+
+async def test_temporary_files_may_have_a_space_in_their_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "a b"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    with PrivateBroker() as node:
+        await round_trip(node.url)
+        directory = node.directory
+    assert nothing_left(directory)
+
+
 async def test_settings_and_plugins_reach_the_node() -> None:
     small = {"max_message_size": "65536", "disk_free_limit.absolute": "100MB"}
     node = PrivateBroker(extra_conf=_example() | small, plugins=["rabbitmq_consistent_hash_exchange"])
