@@ -100,5 +100,9 @@ def _usage(error: Exception) -> Exception:
     if (cyclopts := sys.modules.get("cyclopts")) is None or not isinstance(error, cyclopts.CycloptsError):
         return error
     usage = UsageError(str(error).rstrip(". \n"), hint="see --help")
+    if isinstance(error, cyclopts.MissingArgumentError) and (argument := error.argument) is not None:
+        variables = list(argument.parameter.env_var or ())
+        if variables:
+            usage = UsageError(f"{argument.name} is missing", hint=f"give it, or set {' or '.join(variables)}")
     usage.__cause__ = error
     return usage

@@ -81,15 +81,18 @@ def list_(*, url: Url, seconds: Listen = LISTEN, json: Json = False) -> None:
 
 @app.command(help_epilogue=_SHOW)
 def show(cohort: Name, /, *, url: Url, json: Json = False) -> None:
-    """Show a cohort's silos: state, data sources and work in flight."""
+    """Show a cohort's silos: state, data sources and work in flight. A cohort without silos is an error."""
+    from fedbroker.errors import CohortError
+
     configure("auto", "error")
     rows = asyncio.run(_rows(url, cohort))
     if json:
         print_json([row.as_json() for row in rows])
     elif rows:
         console().print(_table(rows))
-    else:
-        print(f"cohort {cohort} has no silo")
+    if not rows:
+        hint = "start silos (`fedbroker-silo run`), or correct the cohort's name (`fedbroker cohort list`)"
+        raise CohortError(f"cohort {cohort!r} has no silo", hint=hint)
 
 
 @app.command(help_epilogue=_WATCH)

@@ -134,9 +134,11 @@ async def test_show_does_not_disturb_silos_and_coordinators(broker, cohort, run)
 
 
 async def test_show_creates_no_queues_for_an_unknown_cohort(broker, cohort, run):
-    code, out, _ = await run("show", cohort)
-    assert (code, out.strip()) == (0, f"cohort {cohort} has no silo")
-    assert json.loads((await run("show", cohort, "--json"))[1]) == []
+    code, out, err = await run("show", cohort)
+    assert (code, out) == (4, "")
+    assert err.startswith(f"error: [FB3000] cohort '{cohort}' has no silo; start silos")
+    code, out, _ = await run("show", cohort, "--json")
+    assert (code, json.loads(out)) == (4, [])
     async with queue_admin(broker.url) as at:
         assert not await at.has_queue(f"fedbroker.lobby.{cohort}")
     code, _, err = await run("show", "No Name")

@@ -38,3 +38,14 @@ def test_missing_url_file_is_a_one_line_error(run):
     assert done.returncode == 2
     assert done.stderr.startswith("error: [FB1001] FEDBROKER_URL_FILE: file /no/such/file does not exist")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_error_of_a_missing_url_names_its_variables():
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("FEDBROKER_")}
+    for command in (["doctor"], ["cohort", "list"]):
+        line = [sys.executable, "-m", "fedbroker.cli", *command]
+        done = subprocess.run(line, env=ours, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr == (
+            "error: [FB1002] --url is missing; give it, or set FEDBROKER_URL or FEDBROKER_URL_FILE\n"
+        )
