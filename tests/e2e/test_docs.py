@@ -79,7 +79,8 @@ def test_silo_page_installs_and_runs_a_silo(broker, cohort, tmp_path):
     toml = toml.replace("amqp://localhost:5672/", broker.url).replace('"airports"', f'"{cohort}"')
     (work / "silo.toml").write_text(toml)
     (work / "flights.csv").write_text(FLIGHTS)
-    check, start = use
+    preview, check, start = use
+    assert "first" in run(preview, work)
     assert "dep_delay" in run(check, work)
     process = subprocess.Popen([*start.split(), "--ready-file", "ready"], cwd=work, stderr=subprocess.DEVNULL)
     try:

@@ -113,6 +113,17 @@ def test_client_values_stay_at_the_silo_by_default(broker, cohort, comp):
     with cohort_of(broker, cohort, None) as (_, context):
         assert refusal(context, comp, fedbroker.data("numbers")).rule == "client_results"
 
+def test_source_with_too_few_rows_is_refused(broker, cohort):
+    with cohort_of(broker, cohort, {"min_rows": 11}) as (_, context):
+        with pytest.raises(PolicyRefusal) as caught:
+            run(context, total, fedbroker.data("numbers"))
+        assert caught.value.rule == "min_rows"
+        assert "source 'numbers' has fewer rows than this silo computes over" in str(caught.value)
+        assert "10" not in caught.value.cause
+    with cohort_of(broker, f"{cohort}-2", {"min_rows": 10}) as (_, context):
+        assert run(context, total, fedbroker.data("numbers")) == 45.0
+
+
 
 def test_client_values_leave_the_silo_if_allowed(broker, cohort):
     with cohort_of(broker, cohort, {"client_results": "allow"}) as (_, context):

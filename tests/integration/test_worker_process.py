@@ -341,6 +341,67 @@ def test_check_reports_every_problem(tmp_path, broker, cohort):
     assert "failed" in printed
 
 
+def test_check_reads_the_data(tmp_path, broker, cohort):
+    """Report NULLs and failing casts as problems; empty sources and contradicting policies as warnings."""
+    (tmp_path / "days.csv").write_text("day,x,name\n2013-01-01,1,a\n2013-01-02,,b\n2013-01-03,3,\n")
+    (tmp_path / "empty.csv").write_text("x,y\n")
+    sources = {
+        "nulls": {"query": "select x, name, 1 as y from 'days.csv'"},
+        "casts": {"query": "select name::int as n, 1 as y from 'days.csv' where name is not null"},
+        "empty": {"query": "select x::int as x from 'empty.csv'"},
+    }
+    path = write_settings(tmp_path, broker.url, cohort, sources)
+    returned, printed, said = run("check", "--config", path)
+    assert returned == 4
+    nulls, casts = said.splitlines()
+    assert nulls.startswith("error: [FB4204] source 'nulls': columns have NULLs in 3 rows: 'x' (1), 'name' (1); add ")
+    assert "`where x is not null and name is not null`" in nulls
+    assert "column 'n' cannot be computed: Conversion Error" in casts
+    assert 'try_cast(… as INTEGER) as "n"' in casts
+    assert re.search("warning +source .*'empty': has no rows", printed)
+
+
+def test_check_warns_of_data_that_no_computation_reads(tmp_path, broker, cohort):
+    path = write_settings(tmp_path, broker.url, cohort, {"one": {"query": "select 1 as x"}}, {"min_clients": 3})
+    returned, printed, said = run("check", "--config", path)
+    assert (returned, said) == (0, "")
+    assert re.search("warning +source .*'one' stands for 1 client, .*min_clients is 3; lower min_clients", printed)
+    path = write_settings(tmp_path, broker.url, cohort, {})
+    returned, printed, said = run("check", "--config", path)
+    assert (returned, said) == (0, "")
+    assert re.search(r"warning +source .*has no \[data.NAME\]", printed)
+
+
+def test_check_and_data_have_a_time_limit(tmp_path, broker, cohort):
+    slow = "select count(*) as n from range(10000000) a, range(10000000) b where hash(a.range) > hash(b.range)"
+    path = write_settings(tmp_path, broker.url, cohort, {"slow": {"query": slow}})
+    returned, printed, said = run("check", "--seconds", "3", "--config", path)
+    assert (returned, said) == (0, "")
+    assert re.search("warning +source .*was not read to its end within 3 s", printed)
+
+
+def test_data_prints_a_summary_and_the_first_rows(tmp_path):
+    (tmp_path / "days.csv").write_text("k,day,x\n1,2013-01-01,1\n2,2013-01-02,\n2,2013-01-03,3\n")
+    query = "select k, day, x from 'days.csv'"
+    path = write_settings(tmp_path, "amqp://127.0.0.1:1/", "nowhere", {"days": {"query": query, "clients": "k"}})
+    returned, printed, said = run("data", "days", "--head", "2", "--config", path)
+    assert returned == 4
+    assert said.startswith("error: [FB4204] source 'days': column 'x' has 1 NULL in 3 rows; add `where x is not null`")
+    lines = [line.split() for line in printed.splitlines()]
+    assert printed.startswith(f"days: 3 rows, 2 clients with 1 to 2 rows (median 2)\n{query}\n")
+    assert ["day", "int32", "(date)", "0", "2013-01-01", "2013-01-03"] in lines
+    assert ["x", "int64", "1", "1", "3"] in lines
+    assert lines[-2:] == [["2013-01-01", "1"], ["2013-01-02", "NULL"]]
+    _, printed, _ = run("data", "--json", "--config", path)
+    found = json.loads(printed)["sources"]["days"]
+    assert (found["rows"], found["clients"], found["rows_by_client"]) == (3, 2, [1, 2])
+    assert found["columns"][1] == {"name": "x", "type": "int64", "nulls": 1, "min": "1", "max": "3", "error": None}
+    assert found["head"][1] == {"day": "2013-01-02", "x": None}
+    returned, printed, said = run("data", "dayz", "--config", path)
+    assert (returned, printed) == (2, "")
+    assert said == "error: [FB4201] [data.dayz] does not exist in silo.toml; did you mean 'days'?\n"
+
+
 async def test_check_does_not_join_the_cohort(flights):
     """Run the check while the silo serves."""
     with process(flights) as silo:

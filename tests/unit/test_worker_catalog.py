@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 import threading
 
 import numpy as np
 import pytest
 from fedbroker_worker.config import SourceSettings
-from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError, WorkRefused
+from fedbroker_worker.errors import ColumnError, PolicyRefused, Problem, SettingsError, SourceError, WorkRefused
 from fedbroker_worker.sources.catalog import Catalog, OpenSource
 from fedbroker_worker.threads import still_running
 
@@ -241,3 +242,66 @@ async def test_announced_number_of_clients_is_read():
 async def test_rows_of_a_source_that_knows_them_are_not_counted():
     one = OpenSource("theirs", Faulty(), Source((Column("x", "int32"),), rows=5))
     assert await one.count() == 5
+
+
+def empty_kinds(tmp_path):
+    """Return a source without rows, or without types, of each kind."""
+    (tmp_path / "empty.csv").write_text("x,v\n")
+    (tmp_path / "empty_module.py").write_text("def f():\n    return {'x': [], 'v': []}\n")
+    sqlite3.connect(tmp_path / "empty.db").execute("create table t (x, v)").connection.close()
+    return {
+        "file": SourceSettings("duckdb", {"file": "empty.csv"}),
+        "query": SourceSettings("duckdb", {"query": "select 'a' as x, 'b' as v where false"}),
+        "sql": SourceSettings("sql", {"url": "sqlite:///empty.db", "query": "select x, v from t"}),
+        "python": SourceSettings("python", {"callable": "empty_module:f"}),
+    }
+
+
+async def test_source_without_rows_is_announced_as_such_and_fits_any_type(tmp_path):
+    settings = empty_kinds(tmp_path)
+    empty = Catalog(settings, tmp_path)
+    await empty.open()
+    try:
+        for name in settings:
+            assert empty.announced[name].rows == 0
+            assert [column.name for column in empty.announced[name].columns] == ["x", "v"]
+            for dtype in ("float32", "int64", "bool", "str", "bfloat16"):
+                op = Data(1, name, (("x", dtype), ("v", "float32[?,4]")))
+                value = executor_pb2.Value.FromString(await empty.load(op, 1))
+                x, v = (element.value.array for element in value.federated.value[0].struct.element)
+                assert (list(x.shape.dim), list(v.shape.dim)) == ([0], [0, 0, 4])
+    finally:
+        await empty.close()
+
+
+async def test_rows_of_another_shape_than_requested_are_an_error(catalog):
+    with pytest.raises(ColumnError, match="another shape"):
+        await catalog.load(Data(1, "flights", (("x", "int32[4]"),)), 1)
+    with pytest.raises(WorkRefused, match="requested as 'int32\\[x\\]'"):
+        await catalog.load(Data(1, "flights", (("x", "int32[x]"),)), 1)
+
+
+async def test_source_with_fewer_rows_than_the_policy_demands_is_refused(tmp_path):
+    demanding = Catalog(tables(four=QUERY, one="select 7::bigint as n"), tmp_path, min_rows=4)
+    await demanding.open()
+    try:
+        assert await demanding.load(Data(1, "four", (("x", "int32"),)), 1)
+        with pytest.raises(PolicyRefused, match="source 'one' has fewer rows than this silo computes over") as caught:
+            await demanding.load(Data(1, "one", (("n", "int32"),)), 1)
+        assert (caught.value.rule, caught.value.by_data) == ("min_rows", True)
+        assert "1" not in caught.value.what
+    finally:
+        await demanding.close()
+
+
+async def test_lone_surrogate_is_an_error_of_its_column(tmp_path):
+    (tmp_path / "surrogate_module.py").write_text("def f():\n    return {'t': ['a', chr(0xD800) + 'secret']}\n")
+    source = Catalog({"texts": SourceSettings("python", {"callable": "surrogate_module:f"})}, tmp_path)
+    await source.open()
+    try:
+        with pytest.raises(ColumnError, match="column 't' holds text that is not valid Unicode") as caught:
+            await source.load(Data(1, "texts", (("t", "str"),)), 1)
+        assert caught.value.problem is Problem.NOT_UNICODE
+        assert "secret" not in str(caught.value)
+    finally:
+        await source.close()

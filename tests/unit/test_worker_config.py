@@ -313,6 +313,7 @@ def test_a_policy_is_read(write):
     [policy]
     sources = ["flights"]
     min_clients = 5
+    min_rows = 1000
     client_results = "allow"
     refuse_ops = ["Assert"]
     allow_ops = ["PrintV2", "ReadFile"]
@@ -325,7 +326,7 @@ def test_a_policy_is_read(write):
     policy = load(write(GOOD + text), {}).policy
     assert (policy.sources, policy.allow_ops) == (("flights",), ("PrintV2", "ReadFile"))
     assert policy.summary == (
-        "sources flights with at least 5 clients; client values may leave; errors with position only; "
+        "sources flights with at least 5 clients and 1,000 rows; client values may leave; errors with position only; "
         "at most 1,000 bytes per session, 90 s per work item, 2 failures per session; "
         "refused ops: Assert; allowed ops: PrintV2, ReadFile; audit log audit.log"
     )

@@ -104,9 +104,12 @@ def test_empty_result_has_the_configured_types(stays):
     source = stays("select days, ward from stays where false", types={"days": "int32", "ward": "str"})
     assert source.describe() == Source((Column("days", "int32"), Column("ward", "str")), rows=0)
     assert values(source, "days") == {"days": []}
-    empty = stays("select days from stays where false")
-    said = line(ColumnError, empty.describe)
-    assert "column 'days' has no value (no rows) from which to infer its type; set its type, such as types" in said
+
+
+def test_empty_result_is_announced_and_its_types_are_inferred_once_it_has_rows(stays):
+    source = stays("select days from stays where days > 1000")
+    assert source.describe() == Source((Column("days", "float64"),), rows=0)
+    assert values(source, "days") == {"days": []}
 
 
 @pytest.mark.parametrize(

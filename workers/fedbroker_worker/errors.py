@@ -74,6 +74,7 @@ class Problem(Enum):
     NOT_ROWS = "is not one value for each row"
     NOT_CONVERTIBLE = "does not convert to {dtype}", _CAST
     OUT_OF_RANGE = "holds a number that {dtype} cannot hold", "ask for a wider dtype, or scale it in the silo's query"
+    NOT_UNICODE = "holds text that is not valid Unicode", "correct it, or leave its rows out, in the silo's query"
     CHANGED = "is not as it was announced", "start the silo again"
     TWICE = "occurs twice in the source", "give one of them another name"
     NOT_KEYS = "cannot tell clients apart", "correct 'clients' in the silo's settings"

@@ -92,7 +92,7 @@ class SiloService:
         self._settings = silo
         self._incarnation = secrets.token_hex(8)
         self._version = worker_version()
-        self._catalog = Catalog(settings.data, settings.directory, limits=limits)
+        self._catalog = Catalog(settings.data, settings.directory, limits=limits, min_rows=settings.policy.min_rows)
         memory = silo.runtime_memory_bytes
         self._runtimes = Runtimes(
             lambda: Runtime(isolation=silo.isolation, memory=memory, confinement=silo.runtime_confinement)

@@ -32,8 +32,16 @@ _RUN_EXAMPLES: Final = """Examples:
 _CHECK_EXAMPLES: Final = """Examples:
   fedbroker-silo check --config silo.toml
   fedbroker-silo check --json | jq .sources.flights.rows"""
+  fedbroker-silo check --seconds 600                         for large data
 
 _AUDIT_EXAMPLES: Final = """Examples:
+_DATA_EXAMPLES: Final = """Examples:
+  fedbroker-silo data
+  fedbroker-silo data flights --head 20 --config silo.toml
+  fedbroker-silo data flights --json | jq '.sources.flights.columns[] | select(.nulls > 0)'"""
+
+Seconds = Annotated[float, cyclopts.Parameter(validator=cyclopts.validators.Number(gt=0, lte=86_400))]
+
   fedbroker-silo audit --config silo.toml
   fedbroker-silo audit --last 20
   fedbroker-silo audit --file audit.log.1 --json | jq '.lines[] | select(.outcome == "refused")'"""
@@ -107,13 +115,20 @@ def run(
 
 
 @app.command(help_epilogue=_CHECK_EXAMPLES)
-def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Parameter(negative="")] = False) -> int:
+def check(
+    *,
+    config: Path = Path("silo.toml"),
+    seconds: Seconds = 60.0,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> int:
     """Check the broker, the C++ runtime, the policy and each data source, and say what to do.
 
     Prints one line per finding: ok, warning or problem, with the code of an error
     that docs/errors.md explains. Then prints the columns and rows of each source.
-    Does not join the cohort, leaves nothing on the broker and disturbs no running
-    silo. The exit code is 0, or that of the first problem.
+    Reads all data: NULLs and values that do not convert are problems, a source
+    without rows is a warning. Does not join the cohort, leaves nothing on the
+    broker and disturbs no running silo. The exit code is 0, or that of the first
+    problem.
 
     Parameters
     ----------
@@ -121,11 +136,49 @@ def check(*, config: Path = Path("silo.toml"), json: Annotated[bool, cyclopts.Pa
         The silo's settings file.
     json
         Print JSON.
+    seconds
+        Time limit for reading one source.
     """
     from fedbroker_worker.cli.check import check_silo
     from fedbroker_worker.config import load
 
-    return check_silo(load(config), as_json=json)
+    return check_silo(load(config), seconds=seconds, as_json=json)
+
+
+@app.command(help_epilogue=_DATA_EXAMPLES)
+def data(
+    name: str | None = None,
+    /,
+    *,
+    config: Path = Path("silo.toml"),
+    head: Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0, lte=10_000))] = 5,
+    seconds: Seconds = 60.0,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> int:
+    """Print a summary and the first rows of this silo's data, on this terminal only.
+
+    For each source: its SQL, the number of rows and clients, and for each column
+    the announced type, the number of NULLs, the least and the greatest value. Needs
+    no broker and sends nothing. Errors of the data go to standard error, with the
+    SQL to add. The exit code is 0, or that of the first error.
+
+    Parameters
+    ----------
+    name
+        The source; all sources without it.
+    config
+        The silo's settings file.
+    head
+        The number of first rows to print.
+    seconds
+        Time limit for reading one source.
+    json
+        Print JSON, with long texts in full.
+    """
+    from fedbroker_worker.cli.data import print_data
+    from fedbroker_worker.config import load
+
+    return print_data(load(config), name, head=head, seconds=seconds, as_json=json)
 
 
 @app.command(help_epilogue=_KEY_EXAMPLES)

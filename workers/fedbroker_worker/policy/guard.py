@@ -198,6 +198,11 @@ class Guard:
 
         Returns:
             True if the message may leave; its bytes then count as the session's output.
+    @property
+    def reads_first(self) -> bool:
+        """True if all data are read, and their rows counted, before anything is computed."""
+        return self._policy.min_rows > 0
+
 
         Raises:
             PolicyRefused: the session has already failed too often. Several of its items may run concurrently; each of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from msgspec import Meta
 
 from fedbroker.graphs import known_ops, why_refused
-from fedbroker.text import seconds_text
+from fedbroker.text import count_text, seconds_text
 from fedbroker_worker.errors import PolicyRefused, SettingsError
 from fedbroker_worker.options import nearest, read_table
 
@@ -29,6 +29,7 @@ __all__ = [
     "refuse_client_values",
     "source_refused",
     "too_few_clients",
+    "too_few_rows",
     "too_many_bytes",
     "too_many_failures",
 ]
@@ -55,6 +56,8 @@ class PolicySettings:
         sources: names of the data sources that computations may read; None for all sources of the silo.
         min_clients: the least number of clients of a source; a source with fewer is not read. A source without any
             client is never read.
+        min_rows: the least number of rows of a source, over all of its clients; nothing is computed over a source with
+            fewer.
         client_results: whether values of single clients may leave, or only aggregates.
         aggregates: which aggregates may leave: any, or only sums, counts, minima and maxima over clients that the silo
             recognises.
@@ -71,6 +74,7 @@ class PolicySettings:
 
     sources: Annotated[Names, Meta(description='a list of names of data sources, such as ["flights"]')] | None = None
     min_clients: Annotated[int, Meta(ge=1, le=1_000_000_000, description="a number, at least 1")] = 1
+    min_rows: Annotated[int, Meta(ge=0, le=1_000_000_000_000, description="a number, at least 0")] = 0
     client_results: Literal["refuse", "allow"] = "refuse"
     aggregates: Literal["any", "recognised"] = "any"
     refuse_ops: Annotated[Names, Meta(description='a list of TensorFlow ops, such as ["MatMul"]')] = ()
@@ -92,7 +96,8 @@ class PolicySettings:
     def summary(self) -> str:
         """The policy in one line, for people."""
         sources = "any source" if self.sources is None else f"sources {', '.join(self.sources) or 'none'}"
-        clients = f"with at least {self.min_clients} client{'s' * (self.min_clients != 1)}"
+        clients = f"with at least {count_text(self.min_clients, 'client')}"
+        clients += f" and {count_text(self.min_rows, 'row')}" if self.min_rows else ""
         aggregates = "aggregates" if self.aggregates == "any" else "sums, counts, minima and maxima"
         results = f"only {aggregates} leave"
         if self.client_results == "allow":
@@ -159,6 +164,16 @@ def too_few_clients(policy: PolicySettings, clients: int) -> PolicyRefused:
         "min_clients",
         f"an aggregate would be over {clients} client{'s' * (clients != 1)}, and the minimum is {policy.min_clients}",
         hint="leave this silo out, or have its administrator lower min_clients",
+    )
+
+
+def too_few_rows(source: str) -> PolicyRefused:
+    """Return the refusal to compute over a source with fewer than ``min_rows`` rows; it does not tell their number."""
+    return PolicyRefused(
+        "min_rows",
+        f"source {source!r} has fewer rows than this silo computes over",
+        hint="leave this silo out, or have its administrator lower min_rows",
+        by_data=True,
     )
 
 

@@ -15,8 +15,10 @@ from fedbroker.text import printable
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, Problem, SourceError, WorkRefused
-from fedbroker_worker.sources.column_types import check_dtype
+from fedbroker_worker.policy.rules import too_few_rows
+from fedbroker_worker.sources.column_types import check_dtype, requested_type
 from fedbroker_worker.sources.columns import ColumnType, clients_value, member_value
+from fedbroker_worker.sources.profile import ProfiledSource, profile_by_reading
 from fedbroker_worker.sources.protocol import open_source
 from fedbroker_worker.threads import in_thread
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fedbroker.wire.blobs import Buffer
     from fedbroker.wire.messages import Data
     from fedbroker_worker.config import SourceSettings
+    from fedbroker_worker.sources.profile import SourceProfile
     from fedbroker_worker.sources.protocol import DataSource
 
 __all__ = ["Catalog", "OpenSource"]
@@ -40,6 +43,13 @@ CANCEL_SECONDS: Final = 3.0
 """How often and for how long a source is asked to cancel abandoned calls, in seconds.
 
 The silo's exit waits for it, so that it is short. A call that runs on is abandoned with its thread.
+"""
+
+COUNT_SECONDS: Final = 1.0
+"""How long opening waits for the numbers of rows, in seconds.
+
+A source without rows fits any type, so its first announcement should say that it has none. The C++ runtime starts
+meanwhile, and takes as long.
 """
 
 UNKNOWN: Final = Source(columns=())
@@ -91,10 +101,34 @@ class OpenSource:
             self.announced = msgspec.structs.replace(self.announced, rows=rows)
         return rows
 
-    async def load(self, op: Data, clients: int, limits: Limits) -> bytes:
+    async def profile(self, head: int, seconds: float) -> SourceProfile:
+        """Read all rows and summarise them, for the silo's own terminal.
+
+        Args:
+            head: the number of first rows to return.
+            seconds: time limit.
+
+        Raises:
+            SourceError: the source cannot be read.
+            TimeoutError: the time was up; the read was interrupted.
+        """
+        source = self.source
+        if isinstance(source, ProfiledSource):
+            read = partial(source.profile, head)
+        else:
+            read = partial(profile_by_reading, self.name, source, self.announced, head)
+        reading = self._start("profile", read)
+        done, _ = await asyncio.wait([reading], timeout=seconds)
+        if not done:
+            await self._finish({reading}, source.interrupt)
+            raise TimeoutError
+        return reading.result()
+
+    async def load(self, op: Data, clients: int, limits: Limits, min_rows: int = 0) -> bytes:
         """Return the columns that a work item requests, as a serialized value with one member for each client.
 
         Raises:
+            PolicyRefused: the source has fewer than ``min_rows`` rows.
             SourceError: the source cannot be read, or the value is too large.
             ColumnError: a column is missing or does not convert.
             WorkRefused: the source has another number of clients.
@@ -106,12 +140,14 @@ class OpenSource:
             announced = f"{self.announced.clients} client{'s' * (self.announced.clients != 1)}"
             raise WorkRefused(f"source {self.name!r} has {announced}, not {clients}")
         async with self._reading:  # one at a time, so that cancelling one read interrupts no other
-            reading = self._start("read", partial(self._serialized, types, op.scalar))
+            reading = self._start("read", partial(self._serialized, types, op.scalar, min_rows))
             try:
                 value = await asyncio.shield(reading)
             except asyncio.CancelledError:
                 await self._finish({reading}, self.source.interrupt)
                 raise
+        if value is None:
+            raise too_few_rows(self.name)
         if len(value) > limits.max_blob:
             what = f"takes {len(value)} bytes, more than the limit of {limits.max_blob}"
             raise SourceError(
@@ -144,12 +180,16 @@ class OpenSource:
                 available = ", ".join(column.name for column in self.announced.columns)
                 hint = f"available: {available}"
                 raise ColumnError(self.name, name, "does not exist", hint=hint, problem=Problem.UNKNOWN_COLUMN)
+            dtype, shape = requested_type(dtype, found[0].shape)
             check_dtype(dtype, name)
-            types.append(ColumnType(found[0].name, dtype, found[0].shape))
+            types.append(ColumnType(found[0].name, dtype, shape))
         return types
 
-    def _serialized(self, types: list[ColumnType], scalar: bool) -> bytes:
+    def _serialized(self, types: list[ColumnType], scalar: bool, min_rows: int) -> bytes | None:
+        """Return the serialized value; None, before anything is converted, if it would have fewer rows."""
         read = self.source.read([type_.name for type_ in types])
+        if min_rows and sum(len(columns[types[0].name]) for columns in read) < min_rows:
+            return None
         if len(read) != self.announced.clients:
             what = f"its rows came as those of {len(read)} clients where it announced {self.announced.clients}"
             hint = "see the package that brings this kind of source"
@@ -190,11 +230,18 @@ class Catalog:
         settings: the tables ``[data.NAME]``.
         directory: the directory to which relative paths are relative.
         limits: bounds on values.
+        min_rows: the least number of rows of a source that is read.
     """
 
     def __init__(
-        self, settings: Mapping[str, SourceSettings], directory: Path, *, limits: Limits = DEFAULT_LIMITS
+        self,
+        settings: Mapping[str, SourceSettings],
+        directory: Path,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        min_rows: int = 0,
     ) -> None:
+        self._min_rows = min_rows
         self._settings = settings
         self._directory = directory
         self._limits = limits
@@ -202,7 +249,7 @@ class Catalog:
         self._counting: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Open all sources concurrently; their rows are counted in the background.
+        """Open all sources concurrently; rows that take longer than ``COUNT_SECONDS`` are counted in the background.
 
         Raises:
             ConfigError: a source's settings are wrong.
@@ -216,6 +263,8 @@ class Catalog:
                 await self.close()
                 raise result
         self._counting = [asyncio.create_task(self._count(source)) for source in self._open.values()]
+        if self._counting:
+            await asyncio.wait(self._counting, timeout=COUNT_SECONDS)
 
     @property
     def announced(self) -> dict[str, Source]:
@@ -232,7 +281,7 @@ class Catalog:
             available = ", ".join(self._open) or "none"
             what = f"no source has that name (available: {available})"
             raise SourceError(op.name, what, hint="see silo.toml", problem=Problem.UNKNOWN_SOURCE)
-        return await self._open[op.name].load(op, clients, self._limits)
+        return await self._open[op.name].load(op, clients, self._limits, self._min_rows)
 
     async def close(self) -> None:
         """Close every source."""

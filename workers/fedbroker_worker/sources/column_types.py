@@ -19,7 +19,18 @@ from fedbroker_worker.options import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["DATE", "DATETIME", "DTYPES", "DeclaredType", "cast_to", "check_dtype", "check_names", "given_types"]
+__all__ = [
+    "DATE",
+    "DATETIME",
+    "DTYPES",
+    "WITHOUT_ROWS",
+    "DeclaredType",
+    "cast_to",
+    "check_dtype",
+    "check_names",
+    "given_types",
+    "requested_type",
+]
 
 Array = npt.NDArray[Any]
 
@@ -37,11 +48,15 @@ DTYPES: Final = (
 DATE: Final = "date"
 DATETIME: Final = "datetime"
 
+WITHOUT_ROWS: Final = "float64"
+"""The announced type of a column whose source has no rows from which to infer one; such a source fits any type."""
+
 _POINTS: Final = {DATE: "int32", DATETIME: "int64"}
 """Types of points in time, and the dtypes of their numbers: days, or microseconds, since 1970."""
 
 _TYPE_NAMES: Final = (*(dtype for dtype in DTYPES if dtype != BFLOAT16 and "complex" not in dtype), *_POINTS)
 
+_SIZES: Final = re.compile(r"((\d{1,9}|\?)(,(\d{1,9}|\?)){0,7})?\]")
 _TYPE: Final = re.compile(r"(?P<type_name>[a-z0-9]+)(?P<dimensions>(\[\d*\])*)")
 
 
@@ -133,12 +148,27 @@ def cast_to(dtype: str, values: Array, *, source: str, column: str) -> Array:
     if TEXT in (dtype, _name(values)):
         if dtype != _name(values):
             raise refused(f"is {_name(values)}, requested as {dtype}", "cast it in the source's query")
-        return _encoded(values)
+        return _encoded(values, refused)
     target = np.dtype("float32" if dtype == BFLOAT16 else dtype)
     if not np.can_cast(values.dtype, target, "same_kind"):
         raise refused(f"is {values.dtype}, requested as {dtype}", "cast it in the source's query")
     cast = _integers(values, target, refused) if target.kind in "iu" else _floats(values, target, refused)
     return np.ascontiguousarray(_bfloat16_bits(cast, refused) if dtype == BFLOAT16 else cast).reshape(values.shape)
+
+
+def requested_type(text: str, shape: tuple[int | None, ...]) -> tuple[str, tuple[int | None, ...]]:
+    """Return dtype and row shape of a request such as ``float32`` or ``float32[?,4]``.
+
+    A coordinator names the shape where a source without rows was announced with another one.
+
+    Args:
+        text: the request.
+        shape: the announced shape, for a request without one.
+    """
+    dtype, bracket, sizes = text.partition("[")
+    if not bracket or not _SIZES.fullmatch(sizes):
+        return text, shape
+    return dtype, tuple(None if size == "?" else int(size) for size in sizes[:-1].split(",") if size)
 
 
 def check_dtype(dtype: str, column: str) -> None:
@@ -151,9 +181,13 @@ def _name(values: Array) -> str:
     return TEXT if values.dtype.kind in "OSU" else values.dtype.name
 
 
-def _encoded(values: Array) -> Array:
+def _encoded(values: Array, refused: Callable[..., ColumnError]) -> Array:
     result = np.empty(values.size, dtype=object)
-    result[:] = [bytes(cell) if isinstance(cell, bytes) else str(cell).encode() for cell in values.ravel()]
+    try:
+        result[:] = [bytes(cell) if isinstance(cell, bytes) else str(cell).encode() for cell in values.ravel()]
+    except UnicodeEncodeError:  # a lone surrogate; the exception's text quotes the cell
+        what, hint = "holds text that is not valid Unicode", "correct it, or leave its rows out"
+        raise refused(what, hint, Problem.NOT_UNICODE) from None
     return result.reshape(values.shape)
 
 

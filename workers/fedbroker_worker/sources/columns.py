@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fedbroker.runtime.protos import array_pb2, computation_pb2, data_type_pb2
 from fedbroker.runtime.values import Buffer, framed, struct
-from fedbroker_worker.errors import Problem, SourceError
+from fedbroker_worker.errors import ColumnError, Problem, SourceError
 from fedbroker_worker.sources.column_types import BFLOAT16, TEXT, cast_to
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def member_value(
     """
     elements: list[tuple[str | None, Parts]] = []
     for type_ in types:
-        values = cast_to(type_.dtype, columns[type_.name], source=source, column=type_.name)
+        values = cast_to(type_.dtype, _of_rows(source, type_, columns[type_.name]), source=source, column=type_.name)
         if scalar:
             if len(values) != 1:
                 what = f"{client} has {len(values)} rows where the computation takes one".lstrip()
@@ -86,6 +86,18 @@ def member_value(
             values = values[0:1].reshape(values.shape[1:])
         elements.append((None, framed(_VALUE_ARRAY, _array(values, type_.dtype))))
     return struct(elements)
+
+
+def _of_rows(source: str, type_: ColumnType, values: Array) -> Array:
+    """Return the rows of one client, or an empty array of the requested type: no rows fit any type."""
+    if not len(values):
+        dtype = {TEXT: "object", BFLOAT16: "float32"}.get(type_.dtype, type_.dtype)
+        return np.empty((0, *(size or 0 for size in type_.shape)), dtype)
+    sizes = zip(values.shape[1:], type_.shape, strict=False)
+    if len(values.shape) != 1 + len(type_.shape) or any(size not in (None, found) for found, size in sizes):
+        what, hint = "has rows of another shape than the silo announced", "start the silo again"
+        raise ColumnError(source, type_.name, what, hint=hint, problem=Problem.CHANGED)
+    return values
 
 
 def clients_value(types: Sequence[ColumnType], members: Sequence[Parts], *, scalar: bool) -> bytes:

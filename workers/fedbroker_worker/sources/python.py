@@ -18,6 +18,7 @@ from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, keys_as_text
 from fedbroker_worker.sources.column_types import DTYPES, check_names
+from fedbroker_worker.sources.profile import SourceProfile, profile_by_reading
 from fedbroker_worker.threads import CancellableCalls
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class PythonSource:
         arrays = self._calls.run(lambda _: self._arrays())
         announced, clients = self._inspect(arrays)
         with self._lock:
-            self._announced, self._clients = announced, clients
+            # Without rows, the types are only placeholders: the next read infers them.
+            self._announced, self._clients = announced if _length(arrays) else None, clients
         number = 1 if clients is None else len(clients.keys)
         return Source(tuple(announced.values()), rows=_length(arrays), clients=number)
 
@@ -119,6 +121,10 @@ class PythonSource:
         if clients is None:
             return [chosen]
         return clients.deal(self._name, chosen, keys_as_text(self._keys(clients.column, arrays)))
+
+    def profile(self, head: int) -> SourceProfile:
+        """See :class:`~fedbroker_worker.sources.profile.ProfiledSource`."""
+        return profile_by_reading(self._name, self, self.describe(), head, query=self._options.callable)
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""

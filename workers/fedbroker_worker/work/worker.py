@@ -179,6 +179,8 @@ class Worker:
             large = sum(map(len, blobs.values())) > LARGE
             check = partial(self._guard.check_blobs, blobs.values(), [] if record is None else record.computations)
             await in_thread(check, "check blobs") if large else check()
+            if self._guard.reads_first:
+                await asyncio.gather(*loads.values())
             return await self._replayed(item, by, blobs, loads, 1 if is_known else ATTEMPTS, large=large), waited
         finally:
             for load in loads.values():

@@ -16,6 +16,7 @@ from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceE
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import Array, array_of, vectors_of
 from fedbroker_worker.sources.clients import Clients
+from fedbroker_worker.sources.duckdb.profile import first_rows, profile_columns
 from fedbroker_worker.sources.duckdb.sqltypes import (
     READERS,
     SqlColumn,
@@ -25,6 +26,7 @@ from fedbroker_worker.sources.duckdb.sqltypes import (
     quoted,
     sql_column,
 )
+from fedbroker_worker.sources.profile import SourceProfile, rows_of_clients
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -122,6 +124,28 @@ class DuckDBSource:
             key = None if clients is None else key_expression(clients)
             rows, keys = fetch_rows(self._name, connection, self._query, wanted, key)
         return [rows] if clients is None or keys is None else clients.deal(self._name, rows, keys)
+
+    def profile(self, head: int) -> SourceProfile:
+        """See :class:`~fedbroker_worker.sources.profile.ProfiledSource`."""
+        with self._connected(reading=True) as connection:
+            types = self._described(connection)
+            clients = self._find_clients(connection, types)
+            columns = self._columns(types, clients)
+
+            def read(column: SqlColumn) -> object:
+                # Its own connection: the read of a vector leaves a temporary table.
+                with self._connected(reading=True) as own:
+                    return fetch_rows(self._name, own, self._query, [column], None)
+
+            profiles = profile_columns(self._name, connection, self._query, columns, types, read)
+            counted = f"select count(*) from ({self._query}\n)"  # the administrator's own query  # nosec B608
+            rows = int((connection.execute(counted).fetchone() or (0,))[0])
+            head_rows = first_rows(connection, self._query, profiles, head)
+            by_client, error = None, None
+            if clients is not None:
+                _, keys = fetch_rows(self._name, connection, self._query, [], key_expression(clients))
+                by_client, error = rows_of_clients(self._name, clients, cast("Array", keys))
+        return SourceProfile(self._query, rows, tuple(profiles), head_rows, by_client, error)
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedbroker_worker.errors import ColumnError, Problem, SourceError
 from fedbroker_worker.sources.arrays import array_from, infer
-from fedbroker_worker.sources.column_types import DATE, DATETIME, DeclaredType
+from fedbroker_worker.sources.column_types import DATE, DATETIME, WITHOUT_ROWS, DeclaredType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,8 @@ class Grid:
         Raises:
             ColumnError: the column is empty, or its cells are of different kinds.
         """
+        if not self.lines:
+            return DeclaredType(name, WITHOUT_ROWS)
         values = [float(cell) if type(cell) is int else cell for cell in self.cells[name]]
         kinds = [type(value) for value in values if value is not None]
         if len(set(kinds)) > 1:
@@ -91,9 +93,9 @@ class Grid:
             raise ColumnError(
                 self.source, typed.name, what, hint='fill it in, or set nulls = "drop"', problem=Problem.NO_VALUE
             )
-        if typed.type_name in (DATE, DATETIME):
-            cells = [_moment(cell, whole=typed.type_name == DATE) for cell in cells]
-        return array_from(self.source, typed, cells, lambda at: f"in cell {self.cell_name(typed.name, rows[at])}")
+        return array_from(
+            self.source, typed, _moments(typed, cells), lambda at: f"in cell {self.cell_name(typed.name, rows[at])}"
+        )
 
     def chosen(self, name: str, rows: Sequence[int]) -> list[object]:
         """Return the cells of a column in these rows.
@@ -103,6 +105,10 @@ class Grid:
         """
         own = self._own(name)
         return [own[at] for at in rows]
+
+    def shown(self, typed: DeclaredType, rows: Sequence[int]) -> list[object]:
+        """Return the cells of a column in these rows, points in time as such, None for a cell without a value."""
+        return _moments(typed, self.chosen(typed.name, rows))
 
     def _own(self, name: str) -> list[object]:
         if name not in self.cells:
@@ -186,6 +192,13 @@ def _letters(number: int) -> str:
         number, rest = divmod(number - 1, _ALPHABET)
         letters = chr(ord("A") + rest) + letters
     return letters
+
+
+def _moments(typed: DeclaredType, cells: list[object]) -> list[object]:
+    """Convert a column's numbers of days to points in time if its type asks for that."""
+    if typed.type_name not in (DATE, DATETIME):
+        return cells
+    return [_moment(cell, whole=typed.type_name == DATE) for cell in cells]
 
 
 def _moment(cell: object, *, whole: bool) -> object:

@@ -18,16 +18,18 @@ from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceE
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.clients import Clients, clients_among, keys_as_text
 from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
+from fedbroker_worker.sources.profile import CellSummary, SourceProfile, rows_of_clients
 from fedbroker_worker.sources.sheets.google import GOOGLE, Place, fetch, service_account
 from fedbroker_worker.sources.sheets.grid import Grid, grid_of
 from fedbroker_worker.threads import CancellableCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from google.oauth2.service_account import Credentials
 
+    from fedbroker_worker.sources.arrays import Array
     from fedbroker_worker.sources.protocol import Columns
     from fedbroker_worker.threads import Call
 
@@ -115,7 +117,8 @@ class SheetsSource:
         grid = self._calls.run(self._grid)
         typed, clients = self._inspect(grid)
         with self._lock:
-            self._typed, self._clients = typed, clients
+            # Without rows, the types are only placeholders: the next read infers them.
+            self._typed, self._clients = typed if grid.lines else None, clients
         number = 1 if clients is None else len(clients.keys)
         return Source(
             tuple(column.announced for column in typed.values()), rows=len(self._rows(grid, typed)), clients=number
@@ -131,6 +134,27 @@ class SheetsSource:
     def read(self, columns: Sequence[str]) -> Sequence[Columns]:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         return self._calls.run(lambda call: self._read(columns, self._grid(call)), reading=True)
+
+    def profile(self, head: int) -> SourceProfile:
+        """See :class:`~fedbroker_worker.sources.profile.ProfiledSource`."""
+        grid = self._calls.run(self._grid, reading=True)
+        typed, clients = self._inspect(grid)
+        rows = self._rows(grid, typed)
+        summaries: list[CellSummary] = []
+        for column in typed.values():
+            summary = CellSummary(self._name, column, head)
+            cells = grid.shown(column, rows)
+            if self._options.nulls == "nan" and "float" in column.type_name:
+                cells = [float("nan") if cell is None else cell for cell in cells]
+            summary.add(cells, _converting(grid, column, rows))
+            summaries.append(summary)
+        owners = [] if clients is None else self._keys(grid, clients.column, rows)
+        by_client, error = rows_of_clients(self._name, clients, keys_as_text(owners))
+        worksheet = self._worksheet()
+        query = "the first worksheet" if worksheet is None else f"worksheet {worksheet}"
+        query += f", range {self._options.range}" if self._options.range else ""
+        shown = tuple(zip(*(summary.head for summary in summaries), strict=True))
+        return SourceProfile(query, len(rows), tuple(one.profile for one in summaries), shown, by_client, error)
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -240,6 +264,12 @@ class SheetsSource:
             raise SettingsError(
                 f"'spreadsheet' in [data.{self._name}] is no spreadsheet", hint=f"it is {_KEY}"
             ) from None
+
+
+def _converting(
+    grid: Grid, column: DeclaredType, rows: Sequence[int]
+) -> Callable[[Sequence[object], Sequence[int]], Array]:
+    return lambda _, at: grid.array(column, [rows[index] for index in at], nan=False)
 
 
 def _as_shown(cell: object) -> object:

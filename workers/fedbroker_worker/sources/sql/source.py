@@ -16,7 +16,8 @@ from fedbroker_worker.errors import ColumnError, Problem, SettingsError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, keys_as_text
-from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
+from fedbroker_worker.sources.column_types import WITHOUT_ROWS, DeclaredType, check_names, given_types
+from fedbroker_worker.sources.profile import CellSummary, SourceProfile, rows_of_clients
 from fedbroker_worker.sources.sql.database import Database, database_at
 from fedbroker_worker.threads import CancellableCalls
 
@@ -114,7 +115,8 @@ class SqlSource:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         typed, clients, rows = self._calls.run(self._described)
         with self._lock:
-            self._typed, self._clients = typed, clients
+            # Without rows, the types are only placeholders: the next read infers them.
+            self._typed, self._clients = None if rows == 0 else typed, clients
         columns = tuple(column.announced for column in self._offered(typed, clients).values())
         return Source(columns, rows=rows, clients=1 if clients is None else len(clients.keys))
 
@@ -125,6 +127,10 @@ class SqlSource:
     def read(self, columns: Sequence[str]) -> Sequence[Columns]:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
         return self._calls.run(lambda call: self._read(columns, call), reading=True)
+
+    def profile(self, head: int) -> SourceProfile:
+        """See :class:`~fedbroker_worker.sources.profile.ProfiledSource`."""
+        return self._calls.run(lambda call: self._profile(head, call), reading=True)
 
     def interrupt(self) -> None:
         """See :class:`~fedbroker_worker.sources.protocol.DataSource`."""
@@ -173,6 +179,25 @@ class SqlSource:
         arrays = {column.name: _joined(self._name, column, pieces[column.name]) for column in wanted}
         return [arrays] if clients is None else clients.deal(self._name, arrays, _owners(owners))
 
+    def _profile(self, head: int, call: Call) -> SourceProfile:
+        typed, clients, _ = self._described(call)
+        offered = self._offered(typed, clients)
+        summaries = {name: CellSummary(self._name, column, head) for name, column in offered.items()}
+        owners: list[Array] = []
+        before = 0
+        with self._database.rows(self._query, call, self._options.batch_rows) as rows:
+            while batch := rows.next():
+                for name, column in offered.items():
+                    place = self._place(name, rows)
+                    summaries[name].add([row[place] for row in batch], _converting(self._name, column, before))
+                if clients is not None:
+                    owners.append(keys_as_text([row[self._place(clients.column, rows)] for row in batch]))
+                before += len(batch)
+        by_client, error = rows_of_clients(self._name, clients, _owners(owners or [keys_as_text([])]))
+        shown = zip(*(summary.head for summary in summaries.values()), strict=True)
+        profiles = tuple(summary.profile for summary in summaries.values())
+        return SourceProfile(self._query, before, profiles, tuple(shown), by_client, error)
+
     def _batches(
         self, rows: Rows, wanted: Sequence[DeclaredType], clients: Clients | None
     ) -> tuple[dict[str, list[Array]], list[Array]]:
@@ -210,9 +235,11 @@ class SqlSource:
         return {name: column for name, column in typed.items() if name != client_column}
 
     def _type(self, name: str, at: int, rows: Sequence[Sequence[object]]) -> DeclaredType:
+        if not rows:
+            return self._given.get(name) or DeclaredType(name, WITHOUT_ROWS)
         typed = self._given.get(name) or infer(self._name, name, [row[at] for row in rows])
         if typed is None:
-            seen = f"in its first {len(rows)} rows" if rows else "(no rows)"
+            seen = f"in its first {len(rows)} rows"
             hint = f'set its type, such as types.{name} = "float64"'
             raise ColumnError(
                 self._name,
@@ -238,6 +265,10 @@ class SqlSource:
         if file is None:
             return url or ""
         return read_secret(f"'url_file' in [data.{self._name}]", file, directory, error=SettingsError)
+
+
+def _converting(source: str, column: DeclaredType, before: int) -> Callable[[Sequence[object], Sequence[int]], Array]:
+    return lambda cells, at: array_from(source, column, cells, lambda index: _in_row(before)(at[index]))
 
 
 def _in_row(before: int) -> Callable[[int], str]:
