@@ -290,9 +290,11 @@ class DataError(SiloError):
         column: the column, or None if the source as a whole does not match.
         expected: what the computation needs.
         found: what the silo has.
+        others: the errors of further columns and silos, which the line names, too.
     """
 
     code = "FB4002"
+    others: tuple[DataError, ...] = ()
 
     def __init__(
         self, silo: str, source: str, *, column: str | None = None, expected: str, found: str, hint: str = ""
@@ -303,6 +305,20 @@ class DataError(SiloError):
         self.column = column
         self.expected = expected
         self.found = found
+
+    @classmethod
+    def joined(cls, errors: Sequence[DataError]) -> DataError:
+        """Return one error for several; its fields are those of the first, its line names all of them."""
+        first, *others = errors
+        if others:
+            silos: dict[str, list[str]] = {}
+            for error in errors:
+                silos.setdefault(error.cause, []).append(repr(error.silo))
+            first.others = tuple(others)
+            first.what = "; ".join(
+                f"silo{'s' * (len(names) > 1)} {', '.join(names)} failed: {cause}" for cause, names in silos.items()
+            )
+        return first
 
 
 class PolicyRefusal(SiloError):

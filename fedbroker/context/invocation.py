@@ -318,14 +318,26 @@ def _fingerprint(plan: Plan, arguments: Mapping[str, Argument]) -> str:
 
 
 def _bind(plan: Plan, arguments: Mapping[str, Argument], members: Sequence[Member]) -> dict[str, BoundData]:
-    """Bind every data handle, and check it for every member before any work is sent."""
+    """Bind every data handle, and check it for every member before any work is sent.
+
+    Raises:
+        DataError: sources do not fit; names each silo and column.
+    """
     bound: dict[str, BoundData] = {}
+    errors: list[DataError] = []
     for slot in plan.parameters:
         handle = arguments[slot.name]
         if isinstance(handle, SiloData):
             binding = bind_type(handle, slot.type.member)
-            columns = {member.name: check_source(binding, handle, member.name, member.sources) for member in members}
+            columns: dict[str, tuple[tuple[str, str], ...]] = {}
+            for member in members:
+                try:
+                    columns[member.name] = check_source(binding, handle, member.name, member.sources)
+                except DataError as error:
+                    errors += [error, *error.others]
             bound[slot.name] = BoundData(handle, binding, columns)
+    if errors:
+        raise DataError.joined(errors)
     return bound
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import pickle
 
 import numpy as np
 import pytest
@@ -51,6 +52,40 @@ def test_a_type_without_names_takes_columns_by_position():
     assert columns(tff.TensorType(np.float32, OPEN), one) == (("#0", "float32"),)
     with pytest.raises(DataError, match="1 column, as the type has no names, found x, y, note"):
         columns(tff.TensorType(np.float32, OPEN))
+
+
+def test_source_without_rows_fits_any_type():
+    empty = Source((Column("x", "str"), Column("y", "float64", (2,)), Column("z", "str")), rows=0)
+    named = collections.OrderedDict(
+        x=tff.TensorType(np.float32, [None, 4]), y=tff.TensorType(np.int32, OPEN), z=tff.TensorType(np.bool_, OPEN)
+    )
+    assert columns(named, empty) == (("x", "float32[4]"), ("y", "int32[]"), ("z", "bool"))
+    with pytest.raises(DataError, match="expected int32, found columns x, y, z"):
+        columns(collections.OrderedDict(nope=tff.TensorType(np.int32, OPEN)), empty)
+    with pytest.raises(DataError, match="expected 1 rows, found 0"):
+        columns(collections.OrderedDict(x=np.float32), empty)
+
+
+def test_error_names_each_column_that_does_not_fit():
+    wrong = collections.OrderedDict(
+        x=tff.TensorType(np.int32, [None, 4]), y=tff.TensorType(np.int32, OPEN), note=tff.TensorType(np.int32, OPEN)
+    )
+    with pytest.raises(DataError) as caught:
+        columns(wrong)
+    error = caught.value
+    assert error.what == (
+        "silo 'ewr' failed: column 'x' of source 'flights': expected int32[4], found float64[4]; "
+        "silo 'ewr' failed: column 'note' of source 'flights': expected int32, found str"
+    )
+    assert [other.column for other in error.others] == ["note"]
+    assert pickle.loads(pickle.dumps(error)).others[0].column == "note"
+
+
+def test_error_groups_the_silos_of_one_cause():
+    errors = [DataError(silo, "flights", column="x", expected="int32", found="str") for silo in ("ewr", "jfk")]
+    assert DataError.joined(errors).what == (
+        "silos 'ewr', 'jfk' failed: column 'x' of source 'flights': expected int32, found str"
+    )
 
 
 def test_batches_without_a_batch_size_are_refused():

@@ -95,11 +95,15 @@ def check_source(
 ) -> tuple[tuple[str, str], ...]:
     """Check that a silo's source fits the binding, by its announcement.
 
+    A source without rows fits any type, because nothing told the silo which types its columns have.
+
     Returns:
-        Name (or ``#`` and position) and dtype of each column to read, in the order of ``binding.leaves``.
+        Name (or ``#`` and position) and dtype of each column to read, in the order of ``binding.leaves``; with the
+        row shape (``float32[?,4]``) where a source without rows was announced with another one.
 
     Raises:
-        DataError: the source does not fit; names the silo, the column, and the expected and the announced type.
+        DataError: the source does not fit; names the silo, each column that does not fit, and the expected and the
+            announced type.
     """
     source = sources.get(handle.name)
     if source is None:
@@ -122,9 +126,20 @@ def check_source(
     # The number of rows is announced for all clients together: it tells nothing about a single client's rows.
     if source.clients == 1 and None not in (binding.rows, source.rows) and source.rows != binding.rows:
         raise DataError(silo, handle.name, expected=f"{binding.rows} rows", found=f"{source.rows}")
+    columns: list[tuple[str, str]] = []
+    errors: list[DataError] = []
     for index, leaf in enumerate(binding.leaves):
-        _check_column(leaf, _column(source, leaf, index), handle, silo, source)
-    return tuple((leaf.column, leaf.dtype) for leaf in binding.leaves)
+        column = _column(source, leaf, index)
+        try:
+            _check_column(leaf, column, handle, silo, source)
+        except DataError as error:
+            errors.append(error)
+        else:
+            fits = column is None or _fits(column.shape, leaf.row)
+            columns.append((leaf.column, leaf.dtype if fits else leaf.dtype + _sizes(leaf.row)))
+    if errors:
+        raise DataError.joined(errors)
+    return tuple(columns)
 
 
 def _column(source: Source, leaf: Leaf, index: int) -> Column | None:
@@ -139,6 +154,8 @@ def _check_column(leaf: Leaf, column: Column | None, handle: SiloData, silo: str
     if column is None:
         names = ", ".join(column.name for column in source.columns)
         raise DataError(silo, handle.name, column=leaf.column, expected=expected, found=f"columns {names}")
+    if source.rows == 0:
+        return
     if not (_converts(column.dtype, leaf.dtype) and _fits(column.shape, leaf.row)):
         raise DataError(
             silo,
@@ -151,7 +168,11 @@ def _check_column(leaf: Leaf, column: Column | None, handle: SiloData, silo: str
 
 
 def _describe(dtype: str, row: Sequence[int | None]) -> str:
-    return f"{dtype}[{','.join('?' if n is None else str(n) for n in row)}]" if row else dtype
+    return dtype + _sizes(row) if row else dtype
+
+
+def _sizes(row: Sequence[int | None]) -> str:
+    return f"[{','.join('?' if n is None else str(n) for n in row)}]"
 
 
 def _converts(found: str, expected: str) -> bool:
