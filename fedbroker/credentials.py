@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
 from fedbroker.errors import ConfigError
 
-__all__ = ["broker_url", "create_private", "from_file", "read_secret", "write_private"]
+__all__ = ["broker_url", "create_private", "from_file", "read_secret", "readable_by_others", "write_private"]
 
 _URL: Final = "FEDBROKER_URL"
 _URL_FILE: Final = "FEDBROKER_URL_FILE"
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
+_CONTAINER: Final = ("/run/secrets", "/var/run/secrets")
+"""Where container engines mount secrets, readable by all of the container's users."""
 _MAX_BYTES: Final = 1 << 20
 """Maximal bytes of a secret's file: a larger file is not a secret, and reading it would only fill the memory."""
 
@@ -45,7 +48,7 @@ def read_secret(
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
-        text = content.decode().strip()
+        text = content.decode("utf-8-sig").strip()  # editors on Windows write a byte order mark
     except FileNotFoundError:
         credentials = environ.get(_CREDENTIALS)
         neither = f", nor a credential {name} in {credentials}" if credentials and not Path(name).is_absolute() else ""
@@ -60,6 +63,24 @@ def read_secret(
     if not text:
         raise error(f"{label}: {path} is empty", hint=hint)
     return text
+
+
+def readable_by_others(path: Path) -> bool:
+    """Return whether any user of this machine may read a file, which then is no place for a secret.
+
+    A file in a directory that only its owner may enter is safe; so is one in a container's ``/run/secrets``.
+    """
+    try:
+        found = path.resolve(strict=True)
+        if not found.stat().st_mode & stat.S_IROTH or any(found.is_relative_to(place) for place in _CONTAINER):
+            return False
+        return all(map(_may_be_entered, found.parents))
+    except OSError:
+        return False
+
+
+def _may_be_entered(directory: Path) -> bool:
+    return bool(directory.stat().st_mode & stat.S_IXOTH)
 
 
 def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:

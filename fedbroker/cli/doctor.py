@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import cyclopts
 
 import fedbroker
 from fedbroker.cli.common import Json, Url, print_json
+from fedbroker.credentials import readable_by_others
 from fedbroker.deadline import Deadline
+from fedbroker.errors import ConfigError
 from fedbroker.log import configure
 
 if TYPE_CHECKING:
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from fedbroker.wire.messages import Announce
 
 __all__ = ["doctor"]
+
+_SECRET_FILES: Final = ("FEDBROKER_URL_FILE", "FEDBROKER_ADMIN_URL_FILE")
 
 OPEN: Final = 20.0
 """Seconds to connect and hear the silos that are present."""
@@ -31,7 +37,7 @@ def doctor(*, url: Url, cohort: Cohort = None, json: Json = False) -> int:
     from fedbroker.diagnostics.finding import exit_code_of, print_findings
 
     configure("auto", "error")
-    findings = asyncio.run(_examine(url, cohort))
+    findings = asyncio.run(_examine(url, cohort)) + _exposed_secrets()
     if json:
         print_json([finding.as_json() for finding in findings])
     else:
@@ -60,6 +66,21 @@ async def _runtime() -> list[Finding]:
 
     found = await check_runtime()
     return [replace(one, level="warning", exit_code=0) if one.level == "problem" else one for one in found]
+
+
+def _exposed_secrets() -> list[Finding]:
+    """Return a warning for each file with a secret that any user of this machine may read."""
+    from fedbroker.diagnostics.finding import Finding
+
+    files = [Path(os.environ[variable]) for variable in _SECRET_FILES if os.environ.get(variable)]
+    return [
+        Finding.warning(
+            "secrets",
+            ConfigError(f"any user of this machine may read {file}, which holds a secret", hint=f"chmod 600 {file}"),
+        )
+        for file in files
+        if readable_by_others(file)
+    ]
 
 
 async def _silos(url: str, cohort: str) -> list[Finding]:

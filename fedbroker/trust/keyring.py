@@ -123,7 +123,7 @@ def public_key(path: Path) -> Public:
 
 def _table(path: Path) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="correct keys=") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

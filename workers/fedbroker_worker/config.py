@@ -220,6 +220,7 @@ class Settings:
     """
 
     path: Path
+        secret_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
     silo: SiloSettings
     data: Mapping[str, SourceSettings]
     limits: Limits = DEFAULT_LIMITS
@@ -228,6 +229,7 @@ class Settings:
 
     @property
     def directory(self) -> Path:
+    secret_file: str | None = None
         """The file's own directory, to which relative paths are relative."""
         return self.path.parent
 
@@ -252,16 +254,18 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
+    security = _table(document, "security", path)
         data=data,
         limits=_limits(_table(document, "limits", path), path),
-        keys=keys_of(_table(document, "security", path), path, environ),
+        keys=keys_of(security, path, environ),
         policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
     )
 
 
+        secret_file=security.get("secret_file"),
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist", hint="name the silo's settings with --config") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from fedbroker.diagnostics.runtime import check_runtime
 from fedbroker.errors import FedbrokerError
 from fedbroker.log import configure
 from fedbroker_worker.cli.examine import examine_sources, no_data
+from fedbroker_worker.cli.secret_files import exposed_secrets
 from fedbroker_worker.policy.accepted import accepted_file
 from fedbroker_worker.policy.audit import AuditLog
 from fedbroker_worker.sources.profile import type_text
@@ -91,7 +92,7 @@ async def _try(settings: Settings, seconds: float) -> _Findings:
         check_runtime(silo.isolation, memory=silo.runtime_memory_bytes, confinement=silo.runtime_confinement),
         examine_sources(settings, settings.data, seconds=seconds),
     )
-    own = [] if sources else [no_data(settings)]
+    own = exposed_secrets(settings) + ([] if sources else [no_data(settings)])
     return _Findings(broker, runtime, _policy(settings), sources, own)
 
 
