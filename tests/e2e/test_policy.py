@@ -108,11 +108,6 @@ def test_aggregate_of_too_few_clients_is_refused(broker, cohort):
         assert run(context, total, fedbroker.data("pairs")) == 45.0
 
 
-@pytest.mark.parametrize("comp", [doubled, both, untouched])
-def test_client_values_stay_at_the_silo_by_default(broker, cohort, comp):
-    with cohort_of(broker, cohort, None) as (_, context):
-        assert refusal(context, comp, fedbroker.data("numbers")).rule == "client_results"
-
 def test_source_with_too_few_rows_is_refused(broker, cohort):
     with cohort_of(broker, cohort, {"min_rows": 11}) as (_, context):
         with pytest.raises(PolicyRefusal) as caught:
@@ -123,6 +118,11 @@ def test_source_with_too_few_rows_is_refused(broker, cohort):
     with cohort_of(broker, f"{cohort}-2", {"min_rows": 10}) as (_, context):
         assert run(context, total, fedbroker.data("numbers")) == 45.0
 
+
+@pytest.mark.parametrize("comp", [doubled, both, untouched])
+def test_client_values_stay_at_the_silo_by_default(broker, cohort, comp):
+    with cohort_of(broker, cohort, None) as (_, context):
+        assert refusal(context, comp, fedbroker.data("numbers")).rule == "client_results"
 
 
 def test_client_values_leave_the_silo_if_allowed(broker, cohort):

@@ -11,6 +11,7 @@ import threading
 
 import pytest
 from fedbroker_worker.cli.audit import print_audit, rows
+from fedbroker_worker.config import load_for_audit
 from fedbroker_worker.errors import AuditDamaged, SettingsError
 from fedbroker_worker.policy import audit
 from fedbroker_worker.policy.accepted import AcceptedFile
@@ -19,8 +20,9 @@ from fedbroker_worker.policy.recording import first_line, last_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbroker.errors import ConfigError
+from fedbroker.errors import ConfigError, UsageError
 from fedbroker.transport import Signed
+from fedbroker.trust import Identity
 from fedbroker.wire.messages import Data, Done, Failed, Value, WorkItem
 
 ITEM = WorkItem(
@@ -54,7 +56,7 @@ def problem_of(lines, after=""):
 
 def test_line_records_coordinator_ops_data_and_outputs():
     done = Done("s1", 2, "ewr", "i", (("d7", 40), ("d8", 2)), 0.1)
-    line = last_line(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)))
+    line = last_line(ITEM, done, ["sha"], Signed("0123456789abcdef", ("0a" * 16,)), releases=["sum of int32"])
     assert line.pop("time").endswith("+00:00")
     assert line == {
         "silo": "ewr",
@@ -64,12 +66,13 @@ def test_line_records_coordinator_ops_data_and_outputs():
         "session": "s1",
         "stage": 2,
         "clients": 3,
-        "sources": [{"name": "flights", "columns": ["x", "y"]}],
+        "sources": [{"name": "flights", "columns": ["x", "y"], "types": ["float32", "int32"]}],
         "computations": ["sha"],
         "outcome": "answered",
         "rule": "",
         "why": "",
         "outputs": ["d7", "d8"],
+        "releases": ["sum of int32"],
         "bytes_out": 42,
     }
 
@@ -242,6 +245,37 @@ def test_log_is_printed(tmp_path, capsys):
     assert [line["rule"] for line in shown["lines"]] == ["min_clients"]
     assert shown["problem"] is None
     assert shown["last"] in printed.replace("\n", "")
+
+
+def test_table_fits_in_80_columns_and_names_coordinators(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    log = AuditLog(tmp_path / "audit.log")
+    key = Identity.generate().public
+    done = Done("s1", 2, "ewr", "i", (("d7", 40_000),), 0.1)
+    log.append(last_line(ITEM, done, ["sha" * 20], Signed(key.fingerprint), releases=["sum of float32[10]"]))
+    log.append(last_line(ITEM, Failed("s1", 2, "ewr", "i", "refused", "no", "", "min_clients"), [], Signed("f" * 16)))
+    log.append(last_line(ITEM, done, [], Signed()))
+    (tmp_path / "silo.toml").write_text(
+        '[silo]\n[policy]\naudit_file = "audit.log"\n[data.flights]\nsource = "sql"\nurl_file = "missing"\n'
+        f'[security]\nsecret_file = "missing"\ncoordinators = {{ hospital = "{key}" }}\n'
+    )
+    settings = load_for_audit(tmp_path / "silo.toml", {})
+    print_audit(settings)
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 80
+    assert printed[1].split()[3:] == ["hospital", "flights(x,", "y)", "answered", "39", "KiB"]
+    print_audit(settings, show=1)
+    shown = {
+        line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1].strip() for line in capsys.readouterr().out.splitlines()
+    }
+    assert shown["coordinator"] == "hospital, id c1"
+    assert shown["key"] == key.fingerprint
+    assert shown["reads"] == "flights(x: float32, y: int32)"
+    assert shown["releases"] == "sum of float32[10]"
+    print_audit(settings, show=2, as_json=True)
+    assert json.loads(capsys.readouterr().out)["rule"] == "min_clients"
+    with pytest.raises(UsageError, match="the audit log has no line 4; its last one is 3"):
+        print_audit(settings, show=4)
 
 
 def test_damaged_log_is_printed_with_an_error(tmp_path, capsys):

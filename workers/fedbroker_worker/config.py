@@ -18,6 +18,7 @@ from fedbroker.runtime.resources import MIN_MEMORY
 from fedbroker.text import printable
 from fedbroker.transport.amqp.proxy import parse_proxy
 from fedbroker.transport.amqp.url import parse, with_absolute_files, with_proxy
+from fedbroker.trust import Public
 from fedbroker.trust.keyring import silo_keys
 from fedbroker.wire.coding import Compression
 from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from fedbroker.trust.keyring import Keys
 
 
-__all__ = ["SecuritySettings", "Settings", "SiloSettings", "SourceSettings", "load"]
+__all__ = ["AuditSettings", "SecuritySettings", "Settings", "SiloSettings", "SourceSettings", "load", "load_for_audit"]
 
 MIB: Final = 1024 * 1024
 
@@ -56,13 +57,14 @@ class SecuritySettings:
 
     Attributes:
         secret_file: the file with the silo's secret: a path, or the name of a systemd credential.
-        coordinators: public keys of the coordinators that may send work.
+        coordinators: public keys of the coordinators that may send work: a list, or a table with a name for each.
         seal: accept only sealed work, and seal every reply; if False, only replies to sealed work are sealed.
     """
 
     secret_file: Annotated[str, Meta(description='the file with the silo\'s secret, such as "secret.key"')]
     coordinators: Annotated[
-        tuple[str, ...], Meta(min_length=1, description='public keys, ["fedbroker-public-1:…"]; at least one')
+        Annotated[tuple[str, ...], Meta(min_length=1)] | Annotated[dict[str, str], Meta(min_length=1)],
+        Meta(description='public keys, ["fedbroker-public-1:…"] or {name = "fedbroker-public-1:…"}; at least one'),
     ]
     seal: bool = False
 
@@ -88,7 +90,8 @@ def keys_of(table: Mapping[str, object], path: Path, environ: Mapping[str, str])
     settings = read_table(SecuritySettings, table, label=label)
     secret = read_secret(label("secret_file"), settings.secret_file, path.absolute().parent, environ, SettingsError)
     try:
-        return silo_keys(secret, settings.coordinators, seal=settings.seal)
+        own = settings.coordinators
+        return silo_keys(secret, tuple(own.values()) if isinstance(own, dict) else own, seal=settings.seal)
     except ConfigError as error:
         raise SettingsError(f"[security] of {path.name}: {error.what}", hint=error.hint) from None
 
@@ -217,19 +220,19 @@ class Settings:
         limits: its table ``[limits]``.
         keys: the keys of its table ``[security]``; None without that table.
         policy: its table ``[policy]``.
+        secret_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
     """
 
     path: Path
-        secret_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
     silo: SiloSettings
     data: Mapping[str, SourceSettings]
     limits: Limits = DEFAULT_LIMITS
     keys: Keys | None = None
     policy: PolicySettings = field(default_factory=PolicySettings)
+    secret_file: str | None = None
 
     @property
     def directory(self) -> Path:
-    secret_file: str | None = None
         """The file's own directory, to which relative paths are relative."""
         return self.path.parent
 
@@ -251,18 +254,48 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         if table not in _TABLES:
             raise SettingsError(f"unknown table [{table}] in {path.name}", hint=nearest(table, _TABLES))
     data = _sources(_table(document, "data", path), path, environ)
+    security = _table(document, "security", path)
     return Settings(
         path=path.absolute(),
         silo=_silo(_table(document, "silo", path), path, environ),
-    security = _table(document, "security", path)
         data=data,
         limits=_limits(_table(document, "limits", path), path),
         keys=keys_of(security, path, environ),
         policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
+        secret_file=security.get("secret_file"),
     )
 
 
-        secret_file=security.get("secret_file"),
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The settings that reading the audit log needs: neither the broker's URL nor a secret nor a credential.
+
+    Attributes:
+        file: the audit log; None if the silo writes none.
+        names: the names of coordinators by the fingerprint of their key.
+    """
+
+    file: Path | None
+    names: Mapping[str, str]
+
+
+def load_for_audit(path: Path, environ: Mapping[str, str] = os.environ) -> AuditSettings:
+    """Read only what reading the audit log needs.
+
+    Raises:
+        SettingsError: the file cannot be read, is not TOML, or a key of ``[policy]`` is wrong.
+        ConfigError: a coordinator's key is malformed.
+    """
+    document = _parse(path)
+    policy = read_policy(
+        _table(document, "policy", path), path.name, _table(document, "data", path), environ.get(_AUDIT_FILE)
+    )
+    coordinators = _table(document, "security", path).get("coordinators")
+    names = coordinators if is_dict(coordinators) else {}
+    file = path.absolute().parent / policy.audit_file if policy.audit_file else None
+    return AuditSettings(file, {Public.parse(str(key)).fingerprint: name for name, key in names.items()})
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark

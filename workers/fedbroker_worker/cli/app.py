@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -31,10 +32,9 @@ _RUN_EXAMPLES: Final = """Examples:
 
 _CHECK_EXAMPLES: Final = """Examples:
   fedbroker-silo check --config silo.toml
-  fedbroker-silo check --json | jq .sources.flights.rows"""
   fedbroker-silo check --seconds 600                         for large data
+  fedbroker-silo check --json | jq .sources.flights.rows"""
 
-_AUDIT_EXAMPLES: Final = """Examples:
 _DATA_EXAMPLES: Final = """Examples:
   fedbroker-silo data
   fedbroker-silo data flights --head 20 --config silo.toml
@@ -42,8 +42,10 @@ _DATA_EXAMPLES: Final = """Examples:
 
 Seconds = Annotated[float, cyclopts.Parameter(validator=cyclopts.validators.Number(gt=0, lte=86_400))]
 
+_AUDIT_EXAMPLES: Final = """Examples:
   fedbroker-silo audit --config silo.toml
   fedbroker-silo audit --last 20
+  fedbroker-silo audit --show 7                                   line 7 in full
   fedbroker-silo audit --file audit.log.1 --json | jq '.lines[] | select(.outcome == "refused")'"""
 
 _REPLAY_EXAMPLES: Final = """Examples:
@@ -134,10 +136,10 @@ def check(
     ----------
     config
         The silo's settings file.
-    json
-        Print JSON.
     seconds
         Time limit for reading one source.
+    json
+        Print JSON.
     """
     from fedbroker_worker.cli.check import check_silo
     from fedbroker_worker.config import load
@@ -245,12 +247,14 @@ def audit(
     file: Path | None = None,
     after: str = "",
     last: Annotated[int | None, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=0))] = None,
+    show: Annotated[int | None, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=1))] = None,
     json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
 ) -> None:
     """Print the audit log of requests and outputs, and verify that no line was edited, removed or moved.
 
     Always verifies the whole log. The log cannot show that its last lines were removed: compare the hash of the last
-    line with a hash that you noted elsewhere.
+    line with a hash that you noted elsewhere. Needs neither the broker's URL nor a
+    secret nor a credential: only [policy], and the names in [security] coordinators.
 
     Parameters
     ----------
@@ -262,10 +266,15 @@ def audit(
         The hash of the last line of the previous log, from which this log continues.
     last
         Print only this number of lines, from the end.
+    show
+        Print only the line with this number, in full: what the work read, and what it released.
     json
         Print JSON.
     """
     from fedbroker_worker.cli.audit import print_audit
-    from fedbroker_worker.config import load
+    from fedbroker_worker.config import AuditSettings, load_for_audit
 
-    print_audit(file or load(config), after=after, last=last, as_json=json)
+    known = file is None or config.exists()  # a file that was moved elsewhere can be read without settings
+    settings = load_for_audit(config) if known else AuditSettings(None, {})
+    settings = settings if file is None else replace(settings, file=file)
+    print_audit(settings, after=after, last=last, show=show, as_json=json)

@@ -12,7 +12,7 @@ from fedbroker.deadline import Deadline
 from fedbroker.errors import DeadlineExceeded
 from fedbroker.graphs import Unreadable, ops_of_computation, ops_of_graph
 from fedbroker.lru import LruMap
-from fedbroker_worker.errors import PolicyRefused
+from fedbroker_worker.errors import PolicyRefused, WorkRefused
 from fedbroker_worker.policy import rules
 from fedbroker_worker.policy.aggregates import Aggregates, check_labels, check_shapes
 from fedbroker_worker.policy.values import holds_client_values, parts
@@ -154,6 +154,21 @@ class Guard:
         check_labels(self._policy, outputs)
         return outputs
 
+    def labels_of(
+        self, item: WorkItem, blobs: Mapping[Digest, Buffer], labels: MutableMapping[int, Label]
+    ) -> list[Label]:
+        """Return the label of each output, for the audit log; an empty list if the computations cannot be followed.
+
+        Args:
+            item: the item.
+            blobs: the content of every digest that it names.
+            labels: the labels of the session's values; changed in place.
+        """
+        try:
+            return self._aggregates.follow(item.ops, blobs, labels)
+        except WorkRefused:  # the policy lets any aggregate leave
+            return []
+
     def check_outputs(
         self, item: WorkItem, outputs: Sequence[Buffer], by: str = "", labels: Sequence[Label] = ()
     ) -> None:
@@ -184,6 +199,11 @@ class Guard:
         spent.bytes += size
 
     @property
+    def reads_first(self) -> bool:
+        """True if all data are read, and their rows counted, before anything is computed."""
+        return self._policy.min_rows > 0
+
+    @property
     def errors_in_full(self) -> bool:
         """True if the C++ runtime's whole message on a failed computation may leave."""
         return self._policy.errors_in_full
@@ -198,11 +218,6 @@ class Guard:
 
         Returns:
             True if the message may leave; its bytes then count as the session's output.
-    @property
-    def reads_first(self) -> bool:
-        """True if all data are read, and their rows counted, before anything is computed."""
-        return self._policy.min_rows > 0
-
 
         Raises:
             PolicyRefused: the session has already failed too often. Several of its items may run concurrently; each of

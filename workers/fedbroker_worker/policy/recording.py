@@ -22,6 +22,7 @@ from fedbroker_worker.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedbroker.graphs.expressions import Value as Label
     from fedbroker.transport import Signed
     from fedbroker.wire.messages import Need, WorkItem
     from fedbroker_worker.policy.audit import AuditLog
@@ -62,14 +63,25 @@ def first_line(item: WorkItem, signed: Signed) -> dict[str, object]:
         "stage": item.stage,
         "clients": item.clients,
         "sources": [
-            {"name": op.name, "columns": [name for name, _ in op.columns]} for op in item.ops if isinstance(op, Data)
+            {
+                "name": op.name,
+                "columns": [name for name, _ in op.columns],
+                "types": [dtype for _, dtype in op.columns],
+            }
+            for op in item.ops
+            if isinstance(op, Data)
         ],
         "outcome": BEGUN,
     }
 
 
 def last_line(
-    item: WorkItem, reply: Done | Failed | Need | str, computations: Sequence[str], signed: Signed, begun: str = ""
+    item: WorkItem,
+    reply: Done | Failed | Need | str,
+    computations: Sequence[str],
+    signed: Signed,
+    begun: str = "",
+    releases: Sequence[str] = (),
 ) -> dict[str, object]:
     """Return the line that is written when work is over: the request, its sender and the outputs.
 
@@ -79,6 +91,7 @@ def last_line(
         computations: SHA-256 of each computation and sequence in it that was examined.
         signed: its signer and nonces.
         begun: the hash of the first line; empty without a first line.
+        releases: the values that the reply releases, in words.
     """
     outputs: Sequence[tuple[str, int]] = ()
     rule, why = "", ""
@@ -98,6 +111,7 @@ def last_line(
         "rule": rule,
         "why": why,
         "outputs": [digest for digest, _ in outputs],
+        "releases": list(releases) if isinstance(reply, Done) else [],
         "bytes_out": sum(size for _, size in outputs),
         **({BEGUN: begun} if begun else {}),
     }
@@ -113,10 +127,14 @@ class Recording:
 
     Attributes:
         computations: SHA-256 of each computation and sequence that was examined so far.
+        labels: the label of each output; empty if the computations could not be followed.
+        releases: the values that the reply releases, in words.
     """
 
     def __init__(self, log: AuditLog | None, item: WorkItem, signed: Signed) -> None:
         self.computations: list[str] = []
+        self.labels: Sequence[Label] = ()
+        self.releases: Sequence[str] = ()
         self._log = log
         self._item = item
         self._signed = signed
@@ -184,7 +202,7 @@ class Recording:
         assert self._log is not None
         if self._first_write is not None:
             await self._in_file(self._first_write)  # the last line quotes the first one's hash
-        line = last_line(self._item, reply, self.computations, self._signed, self._first_hash)
+        line = last_line(self._item, reply, self.computations, self._signed, self._first_hash, self.releases)
         return await in_thread(partial(self._log.append, line), "audit")
 
     async def _in_file(self, first_write: asyncio.Future[str]) -> bool:

@@ -18,6 +18,7 @@ from fedbroker.wire.limits import DEFAULT_LIMITS, Limits
 from fedbroker.wire.messages import Data, Digest, Done, Failed, Need
 from fedbroker_worker.errors import WorkRefused
 from fedbroker_worker.policy.recording import AuditNotWritten, Recording
+from fedbroker_worker.policy.releases import releases
 from fedbroker_worker.threads import in_thread
 from fedbroker_worker.work.failures import failed_reply, located
 from fedbroker_worker.work.replay import fuse_structs, replay
@@ -181,7 +182,8 @@ class Worker:
             await in_thread(check, "check blobs") if large else check()
             if self._guard.reads_first:
                 await asyncio.gather(*loads.values())
-            return await self._replayed(item, by, blobs, loads, 1 if is_known else ATTEMPTS, large=large), waited
+            attempts = 1 if is_known else ATTEMPTS
+            return await self._replayed(item, by, blobs, loads, attempts, record, large=large), waited
         finally:
             for load in loads.values():
                 load.cancel()
@@ -199,6 +201,7 @@ class Worker:
         blobs: Mapping[Digest, memoryview],
         loads: Mapping[Data, asyncio.Task[bytes]],
         attempts: int,
+        record: Recording | None,
         *,
         large: bool,
     ) -> list[Buffer]:
@@ -209,9 +212,14 @@ class Worker:
                     async with self._sessions.entered(item, by) as session:
                         check = partial(self._guard.check_operations, item, blobs, session.labels)
                         labels = await in_thread(check, "check operations") if large else check()
+                        if record is not None and not labels:
+                            follow = partial(self._guard.labels_of, item, blobs, session.labels)
+                            record.labels = await in_thread(follow, "follow operations") if large else follow()
                         steps = fuse_structs(item.ops, blobs, ends_session=item.ends_session, session_refs=session.refs)
                         outputs = await replay(steps, session.executor, session.refs, blobs, loads.__getitem__)
                         self._guard.check_outputs(item, outputs, by, labels)
+                        if record is not None:
+                            record.releases = releases(outputs, labels or record.labels)
                         return outputs
             except ComputationFailed as error:
                 raise await in_thread(partial(located, error, item, blobs), "locate failure") from error
