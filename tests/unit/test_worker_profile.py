@@ -7,6 +7,7 @@ import sqlite3
 import numpy as np
 import pytest
 from fedbroker_worker.config import SourceSettings
+from fedbroker_worker.errors import ColumnError
 from fedbroker_worker.sources import open_source
 from fedbroker_worker.sources.catalog import OpenSource
 from fedbroker_worker.sources.profile import ColumnProfile, profile_by_reading
@@ -93,3 +94,25 @@ async def test_profile_ends_at_its_time_limit(tmp_path):
             await source.profile(5, 0.2)
     finally:
         await source.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (
+            duckdb,
+            {"query": "select time '10:00' as t, interval 1 day as i, 1 as x"},
+            "source 't': column 't' is of the SQL type TIME, which is not supported; "
+            "column 'i' is of the SQL type INTERVAL, which is not supported; ",
+        ),
+        (
+            sql,
+            {"query": "select null as a, 1 as x, null as b", "types": {}},
+            "source 't': column 'a' has no value in its first 1 rows from which to infer its type; column 'b' has no ",
+        ),
+    ],
+)
+def test_error_of_a_description_names_all_columns(kind, options, said, tmp_path):
+    with pytest.raises(ColumnError) as caught:
+        kind(tmp_path, **options).describe()
+    assert said in str(caught.value)

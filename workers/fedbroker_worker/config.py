@@ -220,7 +220,7 @@ class Settings:
         limits: its table ``[limits]``.
         keys: the keys of its table ``[security]``; None without that table.
         policy: its table ``[policy]``.
-        secret_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
+        key_file: the file with the silo's secret, as ``[security]`` names it; None without that table.
     """
 
     path: Path
@@ -229,7 +229,7 @@ class Settings:
     limits: Limits = DEFAULT_LIMITS
     keys: Keys | None = None
     policy: PolicySettings = field(default_factory=PolicySettings)
-    secret_file: str | None = None
+    key_file: str | None = None
 
     @property
     def directory(self) -> Path:
@@ -262,7 +262,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         limits=_limits(_table(document, "limits", path), path),
         keys=keys_of(security, path, environ),
         policy=read_policy(_table(document, "policy", path), path.name, data, environ.get(_AUDIT_FILE)),
-        secret_file=security.get("secret_file"),
+        key_file=security.get("secret_file"),
     )
 
 

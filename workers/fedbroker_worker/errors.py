@@ -174,6 +174,16 @@ class ColumnError(SourceError):
         super().__init__(source, f"column {column!r} {what}", hint=hint, problem=problem, dtype=dtype)
         self.column = column
 
+    @classmethod
+    def joined(cls, errors: Sequence[ColumnError]) -> ColumnError:
+        """Return one error for several columns; its fields are those of the first, its line names all of them."""
+        first, *others = errors
+        if others:
+            own = f"source {first.source!r}: "
+            first.what = first.cause = own + "; ".join(error.what.removeprefix(own) for error in errors)
+            first.hint = "; ".join(dict.fromkeys(error.hint for error in errors if error.hint))
+        return first
+
 
 class WorkRefused(_Local):
     """A work item contradicts itself, its session or the limits; it was not run, or not to its end.

@@ -25,7 +25,7 @@ __all__ = ["ExaminedSource", "examine_sources", "no_data"]
 
 @dataclass(frozen=True, slots=True)
 class ExaminedSource:
-    """What was found in one source.
+    """The results of one source's checks.
 
     Attributes:
         name: its name in the settings.

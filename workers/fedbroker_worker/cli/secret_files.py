@@ -38,8 +38,8 @@ def exposed_secrets(settings: Settings, environ: Mapping[str, str] = os.environ)
 def _files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Path]:
     if _PASSWORD.search(settings.path.read_text(encoding="utf-8-sig", errors="replace")):
         yield settings.path
-    if settings.secret_file is not None:
-        yield settings.directory / settings.secret_file
+    if settings.key_file is not None:
+        yield settings.directory / settings.key_file
     for variable, value in environ.items():
         if variable.startswith("FEDBROKER_SILO_") and variable.endswith("_FILE"):
             yield Path(value)

@@ -48,8 +48,8 @@ The silo's exit waits for it, so that it is short. A call that runs on is abando
 COUNT_SECONDS: Final = 1.0
 """How long opening waits for the numbers of rows, in seconds.
 
-A source without rows fits any type, so its first announcement should say that it has none. The C++ runtime starts
-meanwhile, and takes as long.
+A source without rows fits any type, so its first announcement should say that it has none. The C++ runtime
+starts at the same time, and takes as long.
 """
 
 UNKNOWN: Final = Source(columns=())

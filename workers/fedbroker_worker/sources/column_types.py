@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,12 @@ __all__ = [
     "check_dtype",
     "check_names",
     "given_types",
+    "of_each",
     "requested_type",
 ]
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 BFLOAT16: Final = "bfloat16"
 TEXT: Final = "str"
@@ -91,6 +93,24 @@ class DeclaredType:
 
     def __str__(self) -> str:
         return self.type_name + "".join(f"[{'' if size is None else size}]" for size in self.shape)
+
+
+def of_each(names: Iterable[str], type_of: Callable[[str], T]) -> dict[str, T]:
+    """Return the type of each column.
+
+    Raises:
+        ColumnError: columns have no usable type; names all of them.
+    """
+    found: dict[str, T] = {}
+    errors: list[ColumnError] = []
+    for name in names:
+        try:
+            found[name] = type_of(name)
+        except ColumnError as error:
+            errors.append(error)
+    if errors:
+        raise ColumnError.joined(errors)
+    return found
 
 
 def given_types(source: str, types: Mapping[str, str]) -> dict[str, DeclaredType]:

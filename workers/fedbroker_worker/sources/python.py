@@ -17,7 +17,7 @@ from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceE
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, keys_as_text
-from fedbroker_worker.sources.column_types import DTYPES, check_names
+from fedbroker_worker.sources.column_types import DTYPES, check_names, of_each
 from fedbroker_worker.sources.profile import SourceProfile, profile_by_reading
 from fedbroker_worker.threads import CancellableCalls
 
@@ -161,7 +161,7 @@ class PythonSource:
         return {str(name): values for name, values in dict(returned).items()}
 
     def _checked(self, returned: Mapping[str, object]) -> dict[str, Array]:
-        arrays = {name: as_array(self._name, name, values) for name, values in returned.items()}
+        arrays = of_each(returned, lambda name: as_array(self._name, name, returned[name]))
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name} has {length}" for name, length in lengths.items())

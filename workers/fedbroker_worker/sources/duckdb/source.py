@@ -16,6 +16,7 @@ from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceE
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import Array, array_of, vectors_of
 from fedbroker_worker.sources.clients import Clients
+from fedbroker_worker.sources.column_types import of_each
 from fedbroker_worker.sources.duckdb.profile import first_rows, profile_columns
 from fedbroker_worker.sources.duckdb.sqltypes import (
     READERS,
@@ -174,7 +175,8 @@ class DuckDBSource:
 
     def _columns(self, described: Mapping[str, str], clients: Clients | None) -> list[SqlColumn]:
         client_column = None if clients is None else clients.column
-        return [sql_column(self._name, name, type_) for name, type_ in described.items() if name != client_column]
+        names = [name for name in described if name != client_column]
+        return list(of_each(names, lambda name: sql_column(self._name, name, described[name])).values())
 
     def _chosen(self, names: Sequence[str], columns: Sequence[SqlColumn]) -> list[SqlColumn]:
         """Return the columns of these names, each once."""

@@ -107,7 +107,7 @@ class Grid:
         return [own[at] for at in rows]
 
     def shown(self, typed: DeclaredType, rows: Sequence[int]) -> list[object]:
-        """Return the cells of a column in these rows, points in time as such, None for a cell without a value."""
+        """Return the cells of a column in these rows, points in time converted; None for a missing value."""
         return _moments(typed, self.chosen(typed.name, rows))
 
     def _own(self, name: str) -> list[object]:

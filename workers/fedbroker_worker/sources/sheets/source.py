@@ -17,7 +17,7 @@ from fedbroker.wire.messages import Source
 from fedbroker_worker.errors import ColumnError, Problem, SettingsError, SourceError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.clients import Clients, clients_among, keys_as_text
-from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types
+from fedbroker_worker.sources.column_types import DeclaredType, check_names, given_types, of_each
 from fedbroker_worker.sources.profile import CellSummary, SourceProfile, rows_of_clients
 from fedbroker_worker.sources.sheets.google import GOOGLE, Place, fetch, service_account
 from fedbroker_worker.sources.sheets.grid import Grid, grid_of
@@ -180,7 +180,7 @@ class SheetsSource:
 
     def _inspect(self, grid: Grid) -> tuple[dict[str, DeclaredType], Clients | None]:
         """Return the columns' types, and the clients."""
-        typed = {name: self._given.get(name) or grid.infer(name) for name in self._offered(grid)}
+        typed = of_each(self._offered(grid), lambda name: self._given.get(name) or grid.infer(name))
         column = self._options.clients
         if column is None:
             return typed, None

@@ -16,7 +16,7 @@ from fedbroker_worker.errors import ColumnError, Problem, SettingsError
 from fedbroker_worker.options import read_table
 from fedbroker_worker.sources.arrays import array_from, infer
 from fedbroker_worker.sources.clients import clients_among, keys_as_text
-from fedbroker_worker.sources.column_types import WITHOUT_ROWS, DeclaredType, check_names, given_types
+from fedbroker_worker.sources.column_types import WITHOUT_ROWS, DeclaredType, check_names, given_types, of_each
 from fedbroker_worker.sources.profile import CellSummary, SourceProfile, rows_of_clients
 from fedbroker_worker.sources.sql.database import Database, database_at
 from fedbroker_worker.threads import CancellableCalls
@@ -145,11 +145,8 @@ class SqlSource:
         with self._database.rows(self._query, call, self._options.batch_rows) as rows:
             first = rows.next()
             check_names(self._name, "types", self._options.types, rows.names)
-            typed = {
-                name: self._type(name, at, first)
-                for at, name in enumerate(rows.names)
-                if not self._is_client_column(name)
-            }
+            places = {name: at for at, name in enumerate(rows.names) if not self._is_client_column(name)}
+            typed = of_each(places, lambda name: self._type(name, places[name], first))
             number = len(first) if len(first) < self._options.batch_rows else None
             names = list(rows.names)
         wanted = self._options.clients
