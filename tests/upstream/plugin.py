@@ -46,8 +46,7 @@ class Contexts:
                 self._cohort.url,
                 cohort=self._cohort.cohort,
                 min_silos=SILOS,
-                default_num_clients=default_num_clients,
-                secure_sum=secure_sum,
+                options=fedbroker.Options(default_num_clients=default_num_clients, secure_sum=secure_sum),
             )
             self._stack.callback(self._made[key].close)
         return self._made[key]
