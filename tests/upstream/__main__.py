@@ -22,11 +22,14 @@ from pathlib import Path
 
 import tensorflow_federated as tff
 
-FACTORY = re.compile(r"(set|create)_(a?sync)_(local|test)_cpp_execution_context")
+FACTORY = re.compile(r"(set|create)_(a?sync)_(local|test)_cpp_execution_context|test_contexts\.get_all_contexts")
 PARTS = ("aggregators", "analytics", "core/backends", "core/impl/execution_contexts", "learning", "program", "tests")
 NOT_IN_THE_WHEEL = re.compile(
-    r"prefetching_data_source|cpp_execution_contexts_test|/xla/|backend_accelerators|backend_test|remote_runtime"
+    r"prefetching_data_source|cpp_execution_contexts_test|/xla/|backend_accelerators|remote_runtime"
 )
+# Of TFF's `examples`, which must not be mistaken for ours. Their tests spell it with a point and without.
+EXAMPLES = "upstream_examples"
+IMPORT = re.compile(r"^from examples\.?(?=\w)", re.MULTILINE)
 OF_TFFS_OWN_WORKER = {
     "SyncLocalCPPExecutionContextTest::test_process_starts": "looks for the worker process that TFF's context starts",
     "SyncLocalCPPExecutionContextTest::test_raises_runtime_error_if_no_worker_binarys": "takes that worker's file away",
@@ -44,7 +47,17 @@ def overlay(checkout: Path, directory: Path) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
     tests = [path for part in PARTS for path in sorted((package / "python" / part).rglob("*_test.py"))]
-    return [path for path in tests if FACTORY.search(path.read_text()) and not NOT_IN_THE_WHEEL.search(str(path))]
+    chosen = [path for path in tests if FACTORY.search(path.read_text()) and not NOT_IN_THE_WHEEL.search(str(path))]
+    return chosen + examples(checkout, directory)
+
+
+def examples(checkout: Path, directory: Path) -> list[Path]:
+    """Return the tests of the checkout's examples, copied as a package of their own."""
+    for source in (checkout / "examples").rglob("*.py"):
+        target = directory / EXAMPLES / source.relative_to(checkout / "examples")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(IMPORT.sub(f"from {EXAMPLES}.", source.read_text()))
+    return sorted((directory / EXAMPLES).rglob("*_test.py"))
 
 
 def run(kind: str, tests: list[Path], directory: Path) -> dict[str, str]:

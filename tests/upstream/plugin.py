@@ -1,7 +1,8 @@
 """A pytest plugin for TFF's own tests: their context factories make contexts on a cohort instead.
 
 Where a test module names its default context in its ``__main__`` block, that context is set for the whole module, as
-running the file would. With ``UPSTREAM=stock`` nothing is replaced.
+running the file would; TFF's examples get the context that TFF itself sets as the default. With ``UPSTREAM=stock``
+nothing is replaced.
 """
 
 from __future__ import annotations
@@ -93,5 +94,7 @@ def default_context(request: pytest.FixtureRequest):
         module = native_contexts if word == "local" else test_contexts
         options = {} if clients is None else {"default_num_clients": int(clients)}
         getattr(module, f"set_{kind}_{word}_cpp_execution_context")(**options)
+    elif "upstream_examples" in request.path.parts:  # they rely on the context that TFF sets when it is imported
+        native_contexts.set_sync_local_cpp_execution_context()
     yield
     stack.set_default_context(before)
