@@ -47,8 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="every cell of the fault matrix, not only the cut")
     parser.addoption("--soak", type=int, default=20, help="how many invocations the soak makes")
     parser.addoption("--soak-seed", type=int, default=4, help="of the soak's faults")
-    parser.addoption("--programs", type=int, default=40, help="how many random programs are compared with TFF")
-    parser.addoption("--programs-seed", type=int, default=1, help="of the random programs")
+    parser.addoption("--programs", type=int, default=21, help="how many programs use stateful values in pairs")
     parser.addoption("--blocking", action="store_true", help="fail where our own code blocks an event loop")
     parser.addoption("--alone", choices=("no", "only"), help="leave out what measures time, or run nothing else")
 

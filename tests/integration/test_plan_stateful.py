@@ -168,7 +168,7 @@ def test_all_uses_together(direct, call):
 
 
 def test_pairs_of_uses(direct, request):
-    """All pairs take some minutes: without `make programs`, each use is paired with one other."""
+    """All pairs take a minute or more: without ``--programs 441``, each use is paired with one other."""
     pairs = [(first, second) for first in USES for second in USES]
     if request.config.getoption("--programs") < len(pairs):
         pairs = list(zip(USES, [*list(USES)[8:], *list(USES)[:8]], strict=True))
