@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedbroker.runtime.host import confinement, kernel
 from tests.support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
+SECCOMP = ROOT / "config" / "seccomp" / "fedbroker.json"
 FILES = ("compose.yaml", "tls.yaml", "watch.yaml")
 DOCKERFILES = sorted(COMPOSE.glob("*.Dockerfile"))
 PUBLIC = {"rabbitmq", "prom/prometheus", "grafana/grafana"}
@@ -107,6 +109,33 @@ def test_our_containers_may_write_only_where_needed():
         if name != "broker":  # whose image starts as root
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]
+
+
+def test_profile_of_system_calls_allows_what_the_runtimes_confinement_calls():
+    profile = json.loads(SECCOMP.read_text())
+    ours = [rule for rule in profile["syscalls"] if rule.get("comment", "").startswith("fedbroker: ")]
+    unshared = {rule["args"][0]["value"]: rule for rule in ours if rule["names"] == ["unshare"]}
+    namespaces = kernel._NEWUSER | kernel._NEWNET
+    assert unshared.keys() == {
+        namespaces | kernel._NEWPID,
+        namespaces,
+        kernel._CLONE_NEWNS,
+        confinement._CLONE_NEWIPC,
+    }
+    assert all(rule["args"][0] == {"index": 0, "value": flags, "op": "SCMP_CMP_EQ"} for flags, rule in unshared.items())
+    (rest,) = [rule["names"] for rule in ours if rule["names"] != ["unshare"]]
+    assert rest == ["mount", "pivot_root", "umount2"]
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+    for rule in profile["syscalls"]:
+        if rule not in ours and rule["action"] == "SCMP_ACT_ALLOW" and not rule.get("includes", {}).get("caps"):
+            assert not {"mount", "pivot_root", "umount2", "unshare", "setns", "clone3", "bpf"} & set(rule["names"])
+
+
+def test_silos_and_coordinators_have_the_profile_and_namespaces():
+    for name in ("ewr", "jfk", "lga", "coordinator"):
+        (path,) = [one.removeprefix("seccomp:") for one in SERVICES[name]["security_opt"] if one.startswith("seccomp:")]
+        assert (COMPOSE / path).resolve() == SECCOMP
+        assert not any("ISOLATION" in variable for variable in SERVICES[name]["environment"])
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -16,7 +16,7 @@ import yaml
 from tests.support.kustomize import BROKER, EXAMPLES, KUBERNETES, OVERLAYS, render, title
 
 ROOT = Path(__file__).parents[2]
-EWR, STANDBY = KUBERNETES / "silo" / "overlays" / "ewr", KUBERNETES / "silo" / "overlays" / "standby"
+EWR, STANDBY, NAMESPACES = (KUBERNETES / "silo" / "overlays" / name for name in ("ewr", "standby", "namespaces"))
 DELAYS = KUBERNETES / "coordinator" / "overlays" / "delays"
 NORTH = ROOT / "examples" / "sheets" / "kubernetes" / "silo"
 VERSIONS = ("1.25", "1.31", "1.37")
@@ -79,7 +79,8 @@ def test_pods_are_restricted(overlay):
     assert the("Namespace", overlay)["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] > 0
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    own = {"type": "Localhost", "localhostProfile": "fedbroker.json"}
+    assert spec["securityContext"]["seccompProfile"] == (own if overlay == NAMESPACES else {"type": "RuntimeDefault"})
     assert spec["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     for container in spec["containers"]:
@@ -197,11 +198,12 @@ def test_settings_of_the_silo_are_valid(tmp_path):
 
     (tmp_path / "silo.toml").write_text(the("ConfigMap", EWR)["data"]["silo.toml"])
     (tmp_path / "broker").write_text("amqps://ewr:password@broker.example/")
-    for overlay in (EWR, STANDBY):
+    for overlay in (EWR, STANDBY, NAMESPACES):
         (container,) = pod(overlay)["containers"]
         environ = {one["name"]: one["value"].replace(SECRETS, str(tmp_path)) for one in container["env"]}
         settings = load(tmp_path / "silo.toml", environ)
-        assert (settings.silo.isolation, settings.silo.standby) == ("none", overlay == STANDBY)
+        isolation = "namespace" if overlay == NAMESPACES else "none"
+        assert (settings.silo.isolation, settings.silo.standby) == (isolation, overlay == STANDBY)
 
 
 def test_program_equals_that_of_compose():

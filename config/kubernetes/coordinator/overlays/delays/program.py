@@ -21,7 +21,7 @@ def mean_delay(delays: object) -> object:
     return tff.federated_mean(tff.federated_map(mean, delays), tff.federated_map(flights, delays))
 
 
-# In a container the C++ runtime has no namespaces of its own: FEDBROKER_ISOLATION is none there.
+# Where a container's filter of system calls refuses namespaces, FEDBROKER_ISOLATION is none.
 isolation = os.environ.get("FEDBROKER_ISOLATION", "namespace")
 with fedbroker.set_sync_execution_context(
     cohort="airports",
