@@ -90,7 +90,7 @@ def test_only_the_broker_is_published_and_without_tls_on_this_machine_alone():
 
 
 def test_a_silos_network_holds_broker_and_prometheus_only():
-    """Check the network on which the silo's C++ runtime listens: it has no namespace in a container."""
+    """Check the network on which the silo listens for Prometheus, and its C++ runtime with isolation none."""
     for one in ("ewr", "jfk", "lga", "coordinator"):
         assert SERVICES[one]["networks"] == [one]
         assert WHOLE["networks"][one] == {"internal": True}
@@ -99,6 +99,27 @@ def test_a_silos_network_holds_broker_and_prometheus_only():
             "broker",
             "prometheus",
         }
+
+
+def test_silos_reach_one_port_of_the_broker_and_none_of_prometheus():
+    """Check the interfaces that each server listens on; make compose connects from a silo's container."""
+    broker, prometheus = SERVICES["broker"], SERVICES["prometheus"]
+    environment = broker["environment"]
+    assert environment["RABBITMQ_NODENAME"].endswith("@localhost")
+    assert environment["ERL_EPMD_ADDRESS"] == "127.0.0.1"
+    for tool in ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "RABBITMQ_CTL_ERL_ARGS"):
+        assert "inet_dist_use_interface {127,0,0,1}" in environment[tool]
+    assert "getent hosts broker-metrics" in broker["command"][-1]
+    assert "prometheus.tcp.ip" in broker["command"][-1]
+    assert "--web.listen-address=prometheus-api:9090" in prometheus["command"]
+    for service, alias in ((broker, "broker-metrics"), (prometheus, "prometheus-api")):
+        aliases = {name: (how or {}).get("aliases", []) for name, how in service["networks"].items()}
+        assert [name for name, names in aliases.items() if alias in names] == ["watch"]
+    assert {name for name, service in SERVICES.items() if "watch" in service["networks"]} == {
+        "broker",
+        "prometheus",
+        "grafana",
+    }
 
 
 def test_our_containers_may_write_only_where_needed():
@@ -212,7 +233,8 @@ def test_prometheus_targets_exist():
     for path in sorted((COMPOSE / "targets").glob("*.yml")):
         (group,) = yaml.safe_load(path.read_text())
         for target in group["targets"]:
-            service, _, port = target.partition(":")
+            host, _, port = target.partition(":")
+            service = {"broker-metrics": "broker"}.get(host, host)
             assert service in SERVICES
             assert set(SERVICES[service]["networks"]) & set(SERVICES["prometheus"]["networks"])
             environment = SERVICES[service].get("environment", {})
